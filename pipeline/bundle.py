@@ -1,0 +1,99 @@
+"""The source code of a job as a content-addressed bundle: the same bytes, the same URI.
+
+A bundle holds an entry point of `steps/` and the modules that it imports, no more, so that a change to one step leaves
+the cache of the others alone. It is stored twice below one key: as plain files, for Processing jobs, and as
+`sourcedir.tar.gz`, for the sagemaker-training toolkit.
+"""
+
+import ast
+import functools
+import gzip
+import hashlib
+import io
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+STEPS = Path(__file__).resolve().parent.parent / "steps"
+ARCHIVE_NAME = "sourcedir.tar.gz"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Files of one job, by name."""
+
+    entry_point: str
+    files: dict[str, bytes]
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits over names and contents."""
+        total = hashlib.sha256()
+        for name in sorted(self.files):
+            total.update(f"{name}\0{len(self.files[name])}\0".encode() + self.files[name])
+        return total.hexdigest()[:16]
+
+    def key(self, pipeline_name: str) -> str:
+        """The S3 key below which the bundle is stored."""
+        return f"{pipeline_name}/code/{self.entry_point.removesuffix('.py')}-{self.digest}"
+
+    def objects(self, pipeline_name: str) -> dict[str, bytes]:
+        """S3 key -> content of everything that has to be uploaded."""
+        key = self.key(pipeline_name)
+        plain = {f"{key}/source/{name}": content for name, content in self.files.items()}
+        return plain | {f"{key}/{ARCHIVE_NAME}": self.archive()}
+
+    def archive(self) -> bytes:
+        """The files as a .tar.gz whose bytes depend on nothing but them."""
+        buffer = io.BytesIO()
+        with gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0) as packed, tarfile.open(fileobj=packed, mode="w") as tar:
+            for name in sorted(self.files):
+                member = tarfile.TarInfo(name)
+                member.size = len(self.files[name])
+                member.mode = 0o644
+                tar.addfile(member, io.BytesIO(self.files[name]))
+        return buffer.getvalue()
+
+
+@functools.cache
+def bundle(*entry_points: str) -> Bundle:
+    """The bundle of the entry points' modules; the first names the bundle."""
+    files: dict[str, bytes] = {}
+    waiting = list(entry_points)
+    while waiting:
+        name = waiting.pop()
+        if name not in files:
+            files[name] = (STEPS / name).read_bytes()
+            waiting.extend(imported_files(files[name]))
+    return Bundle(entry_points[0], files)
+
+
+def imported_files(source: bytes) -> list[str]:
+    """File names of the modules of `steps/` that a module imports, at its top or within a function."""
+    modules: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            modules.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            modules.add(node.module)
+    return sorted(f"{module}.py" for module in modules if (STEPS / f"{module}.py").is_file())
+
+
+def prepare_bundle() -> Bundle:
+    """Code of PrepareData."""
+    return bundle("prepare.py")
+
+
+def training_bundle() -> Bundle:
+    """Code of TuneHyperparameters and TrainWithDebugger; the server travels inside the model it will serve."""
+    return bundle("train.py", "serve.py")
+
+
+def evaluation_bundle() -> Bundle:
+    """Code of EvaluateModel."""
+    return bundle("evaluate.py")
+
+
+def deploy_bundle() -> Bundle:
+    """Code of the deploy Lambda function."""
+    return bundle("deploy.py")

@@ -1,0 +1,111 @@
+"""What every step builder is given: configuration, placement, parameters, the SDK session and the shared policies."""
+
+from dataclasses import dataclass
+
+from sagemaker.core.shapes import ProcessingInput, ProcessingOutput, ProcessingS3Input, ProcessingS3Output
+from sagemaker.core.workflow.execution_variables import ExecutionVariables
+from sagemaker.core.workflow.functions import Join
+from sagemaker.core.workflow.pipeline_context import PipelineSession
+from sagemaker.mlops.workflow.retry import (
+    SageMakerJobExceptionTypeEnum,
+    SageMakerJobStepRetryPolicy,
+    StepExceptionTypeEnum,
+    StepRetryPolicy,
+)
+from sagemaker.mlops.workflow.steps import CacheConfig
+
+from pipeline.bundle import Bundle
+from pipeline.config import Config
+from pipeline.parameters import Parameters
+from pipeline.placement import Placement
+
+PROCESSING = "/opt/ml/processing"
+
+
+@dataclass(frozen=True)
+class Context:
+    """Handed to each builder; immutable."""
+
+    config: Config
+    placement: Placement
+    parameters: Parameters
+    session: PipelineSession
+    weights_uri: str
+
+    def code_uri(self, bundle: Bundle, *parts: str) -> str:
+        """S3 URI of a bundle, or of something in it."""
+        return self.placement.uri(bundle.key(self.config.pipeline.name), *parts)
+
+    def output_uri(self, *parts: str) -> Join:
+        """S3 URI below which one execution writes: no two executions share it."""
+        return Join(
+            on="/",
+            values=[
+                self.placement.uri(self.config.pipeline.name, "executions"),
+                ExecutionVariables.PIPELINE_EXECUTION_ID,
+                *parts,
+            ],
+        )
+
+    def cache(self) -> CacheConfig:
+        """An unchanged step is reused for so many days."""
+        return CacheConfig(enable_caching=True, expire_after=f"P{self.config.pipeline.cache_expire_days}D")
+
+    def job_retries(self) -> list[StepRetryPolicy]:
+        """Throttling and service faults are retried soon, missing capacity for up to two hours."""
+        capacity = SageMakerJobStepRetryPolicy(
+            exception_types=[
+                SageMakerJobExceptionTypeEnum.CAPACITY_ERROR,
+                SageMakerJobExceptionTypeEnum.RESOURCE_LIMIT,
+            ],
+            interval_seconds=60,
+            backoff_rate=1.5,
+            expire_after_mins=120,
+        )
+        return [*self.step_retries(), capacity]
+
+    def step_retries(self) -> list[StepRetryPolicy]:
+        """Throttling and service faults are retried soon."""
+        return [
+            StepRetryPolicy(
+                exception_types=[StepExceptionTypeEnum.THROTTLING, StepExceptionTypeEnum.SERVICE_FAULT],
+                interval_seconds=5,
+                backoff_rate=2.0,
+                max_attempts=5,
+            )
+        ]
+
+
+def processing_input(name: str, uri: object) -> ProcessingInput:
+    """An input below /opt/ml/processing/input, whole on every instance."""
+    return ProcessingInput(
+        input_name=name,
+        s3_input=ProcessingS3Input(
+            s3_uri=uri,
+            local_path=f"{PROCESSING}/input/{name}",
+            s3_data_type="S3Prefix",
+            s3_input_mode="File",
+            s3_data_distribution_type="FullyReplicated",
+            s3_compression_type="None",
+        ),
+    )
+
+
+def processing_output(name: str, uri: object) -> ProcessingOutput:
+    """An output below /opt/ml/processing/output, uploaded when the job ends."""
+    return ProcessingOutput(
+        output_name=name,
+        s3_output=ProcessingS3Output(
+            s3_uri=uri, local_path=f"{PROCESSING}/output/{name}", s3_upload_mode="EndOfJob"
+        ),
+    )
+
+
+def flags(**values: object) -> list[str]:
+    """Command-line arguments: `flags(seed=1)` is `["--seed", "1"]`; True and None read as they do in pipeline.yaml."""
+    spelled = {True: "true", False: "false", None: "auto"}
+    arguments: list[str] = []
+    for name, value in values.items():
+        text = spelled[value] if isinstance(value, bool) or value is None else str(value)
+        arguments += [f"--{name.replace('_', '-')}", text]
+    return arguments

@@ -1,0 +1,96 @@
+"""The pipeline, as a table of contents: configuration in, definition JSON out.
+
+PrepareData -> TuneHyperparameters -> TrainWithDebugger -> EvaluateModel -> CheckAccuracy
+                                                     true: RegisterModel -> DeployEndpoint
+                                                     false: AccuracyTooLow
+Compiling is pure: no network, no credentials, no upload, no time. The same configuration gives the same bytes.
+"""
+
+import contextlib
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+
+from pipeline.config import Config
+from pipeline.placement import Placement
+
+os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")  # the SDK looks for a region while it is imported
+os.environ.setdefault("SAGEMAKER_VALIDATE_ROLE", "false")  # else it asks IAM
+
+import boto3  # noqa: E402
+from sagemaker.core.workflow.pipeline_context import PipelineSession  # noqa: E402
+from sagemaker.mlops.workflow.pipeline import Pipeline  # noqa: E402
+
+from pipeline.context import Context  # noqa: E402
+from pipeline.deployment import deploy_step  # noqa: E402
+from pipeline.evaluation import check_accuracy_step, evaluate_step  # noqa: E402
+from pipeline.parameters import declare  # noqa: E402
+from pipeline.preparation import prepare_data_step  # noqa: E402
+from pipeline.registration import register_step  # noqa: E402
+from pipeline.training import train_step  # noqa: E402
+from pipeline.tuning import tune_step  # noqa: E402
+
+
+def build(config: Config, placement: Placement, *, input_data_uri: str, weights_uri: str) -> Pipeline:
+    """The eight steps, wired."""
+    context = Context(
+        config=config,
+        placement=placement,
+        parameters=declare(config, input_data_uri),
+        session=OfflineSession(placement),
+        weights_uri=weights_uri,
+    )
+    prepare = prepare_data_step(context)
+    tune = tune_step(context, prepare)
+    train = train_step(context, prepare, tune)
+    evaluate = evaluate_step(context, prepare, train)
+    register = register_step(context, train, evaluate)
+    deploy = deploy_step(context, register)
+    check = check_accuracy_step(context, evaluate, if_steps=[register, deploy])
+    return Pipeline(
+        name=config.pipeline.name,
+        parameters=context.parameters.all(),
+        pipeline_experiment_config=None,
+        steps=[prepare, tune, train, evaluate, check],
+        sagemaker_session=context.session,
+    )
+
+
+def compile_definition(config: Config, placement: Placement, *, input_data_uri: str, weights_uri: str) -> str:
+    """The definition JSON of the pipeline."""
+    with quiet():
+        pipeline = build(config, placement, input_data_uri=input_data_uri, weights_uri=weights_uri)
+        return str(pipeline.definition())
+
+
+class OfflineSession(PipelineSession):  # type: ignore[misc]
+    """A session that never speaks to AWS: made-up credentials, no telemetry, no defaults from the user's machine."""
+
+    def __init__(self, placement: Placement) -> None:
+        super().__init__(
+            boto_session=boto3.Session(
+                aws_access_key_id="offline", aws_secret_access_key="offline", region_name=placement.region
+            ),
+            default_bucket=placement.bucket,
+            sagemaker_config={
+                "SchemaVersion": "1.0",
+                "SageMaker": {"PythonSDK": {"Modules": {"TelemetryOptOut": True}}},
+            },
+        )
+
+    def default_bucket(self) -> str:
+        """The bucket, without asking S3 whether it exists."""
+        return str(self._default_bucket_name_override)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """The SDK's log lines and warnings say nothing about the user's pipeline."""
+    logging.disable(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            logging.disable(logging.NOTSET)

@@ -1,0 +1,28 @@
+"""Builds DeployEndpoint: the Lambda function that creates or updates the endpoint, and never waits for it."""
+
+from sagemaker.core.lambda_helper import Lambda
+from sagemaker.mlops.workflow.lambda_step import LambdaOutput, LambdaOutputTypeEnum, LambdaStep
+from sagemaker.mlops.workflow.model_step import ModelStep
+
+from pipeline.context import Context
+
+OUTPUTS = ("endpoint_name", "endpoint_status", "model_package_arn", "message")
+
+
+def deploy_step(context: Context, register: ModelStep) -> LambdaStep:
+    """Calls steps/deploy.py with the version just registered."""
+    deploy = context.config.deploy
+    return LambdaStep(
+        name="DeployEndpoint",
+        display_name="Deploy endpoint",
+        description="Deploys an approved version; says so when it waits for approval.",
+        lambda_func=Lambda(function_arn=context.placement.function_arn, session=context.session),
+        inputs={
+            "model_package_arn": register.properties.ModelPackageArn,
+            "endpoint_name": context.parameters.endpoint_name,
+            "execution_role_arn": context.placement.role_arn,
+            "instance_type": deploy.instance_type,
+            "initial_instance_count": deploy.instance_count,
+        },
+        outputs=[LambdaOutput(output_name=name, output_type=LambdaOutputTypeEnum.String) for name in OUTPUTS],
+    )

@@ -1,0 +1,184 @@
+"""The local target's memory: one SQLite file, readable whatever happened to the process that wrote it.
+
+`executions` and `steps` are rows, since they are updated while others read them; everything else that SageMaker would
+keep (pipelines, jobs, models, endpoints, ...) is a JSON document under its kind and name. Write-ahead logging lets any
+number of processes share the file; each change is one transaction.
+"""
+
+import json
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+Document = dict[str, Any]
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS resources (
+  kind TEXT, name TEXT, document TEXT NOT NULL, created REAL NOT NULL, PRIMARY KEY (kind, name));
+CREATE TABLE IF NOT EXISTS executions (
+  arn TEXT PRIMARY KEY, pipeline TEXT NOT NULL, status TEXT NOT NULL, created REAL NOT NULL, document TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS steps (
+  execution TEXT, name TEXT, position INTEGER, document TEXT NOT NULL, PRIMARY KEY (execution, name));
+CREATE TABLE IF NOT EXISTS cache (
+  key TEXT PRIMARY KEY, created REAL NOT NULL, document TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS digests (
+  path TEXT PRIMARY KEY, stamp TEXT NOT NULL, digest TEXT NOT NULL);
+"""
+
+
+class State:
+    """Reads and writes `state.db` of one home."""
+
+    def __init__(self, home: Path) -> None:
+        home.mkdir(parents=True, exist_ok=True)
+        self.home = home
+        self.connection = sqlite3.connect(home / "state.db", timeout=60, isolation_level=None, check_same_thread=False)
+        self.connection.execute("PRAGMA journal_mode=WAL")
+        self.connection.execute("PRAGMA synchronous=NORMAL")
+        self.connection.executescript(SCHEMA)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self.connection.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All of it or nothing; no other process writes meanwhile."""
+        self.connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self.connection.execute("ROLLBACK")
+            raise
+        self.connection.execute("COMMIT")
+
+    # documents
+
+    def put(self, kind: str, name: str, document: Document) -> None:
+        """Create or replace a document; the time of creation is kept."""
+        self.connection.execute(
+            "INSERT INTO resources VALUES (?, ?, ?, ?) "
+            "ON CONFLICT (kind, name) DO UPDATE SET document = excluded.document",
+            (kind, name, json.dumps(document), time.time()),
+        )
+
+    def get(self, kind: str, name: str) -> Document | None:
+        """The document, or None."""
+        row = self.connection.execute(
+            "SELECT document FROM resources WHERE kind = ? AND name = ?", (kind, name)
+        ).fetchone()
+        return json.loads(row[0]) if row else None
+
+    def delete(self, kind: str, name: str) -> None:
+        """Forget the document, if there is one."""
+        self.connection.execute("DELETE FROM resources WHERE kind = ? AND name = ?", (kind, name))
+
+    def all(self, kind: str) -> list[Document]:
+        """Every document of a kind, oldest first."""
+        rows = self.connection.execute(
+            "SELECT document FROM resources WHERE kind = ? ORDER BY created, rowid", (kind,)
+        )
+        return [json.loads(row[0]) for row in rows]
+
+    def change(self, kind: str, name: str, edit: Callable[[Document], None]) -> Document:
+        """Read, edit and write a document in one transaction.
+
+        Raises:
+            KeyError: there is no such document.
+        """
+        with self.transaction():
+            document = self.get(kind, name)
+            if document is None:
+                raise KeyError(name)
+            edit(document)
+            self.put(kind, name, document)
+        return document
+
+    # executions and their steps
+
+    def add_execution(self, document: Document) -> None:
+        """A new execution; `document` has PipelineExecutionArn, PipelineName and PipelineExecutionStatus."""
+        self.connection.execute(
+            "INSERT INTO executions VALUES (?, ?, ?, ?, ?)",
+            (
+                document["PipelineExecutionArn"],
+                document["PipelineName"],
+                document["PipelineExecutionStatus"],
+                document["CreationTime"],
+                json.dumps(document),
+            ),
+        )
+
+    def execution(self, arn: str) -> Document | None:
+        """One execution, or None."""
+        row = self.connection.execute("SELECT document FROM executions WHERE arn = ?", (arn,)).fetchone()
+        return json.loads(row[0]) if row else None
+
+    def executions(self, pipeline: str | None = None) -> list[Document]:
+        """Executions of a pipeline, or of all, newest first."""
+        rows = self.connection.execute(
+            "SELECT document FROM executions WHERE ? IS NULL OR pipeline = ? ORDER BY created DESC, rowid DESC",
+            (pipeline, pipeline),
+        )
+        return [json.loads(row[0]) for row in rows]
+
+    def update_execution(self, arn: str, **changes: Any) -> Document:
+        """Change some values of an execution."""
+        with self.transaction():
+            document = {**(self.execution(arn) or {}), **changes, "LastModifiedTime": time.time()}
+            self.connection.execute(
+                "UPDATE executions SET status = ?, document = ? WHERE arn = ?",
+                (document["PipelineExecutionStatus"], json.dumps(document), arn),
+            )
+        return document
+
+    def put_step(self, execution: str, document: Document) -> None:
+        """Create or replace the record of a step; `document` has StepName."""
+        self.connection.execute(
+            "INSERT INTO steps VALUES (?, ?, (SELECT COUNT(*) FROM steps WHERE execution = ?), ?) "
+            "ON CONFLICT (execution, name) DO UPDATE SET document = excluded.document",
+            (execution, document["StepName"], execution, json.dumps(document)),
+        )
+
+    def delete_step(self, execution: str, name: str) -> None:
+        """Forget a step, so that a retry can start it anew."""
+        self.connection.execute("DELETE FROM steps WHERE execution = ? AND name = ?", (execution, name))
+
+    def steps(self, execution: str) -> list[Document]:
+        """The steps that were started, in that order."""
+        rows = self.connection.execute(
+            "SELECT document FROM steps WHERE execution = ? ORDER BY position, rowid", (execution,)
+        )
+        return [json.loads(row[0]) for row in rows]
+
+    # the step cache and the digests it rests on
+
+    def cached(self, key: str) -> Document | None:
+        """What a finished step with that key left, with its `created` time."""
+        row = self.connection.execute("SELECT document, created FROM cache WHERE key = ?", (key,)).fetchone()
+        return {**json.loads(row[0]), "created": row[1]} if row else None
+
+    def put_cached(self, key: str, document: Document) -> None:
+        """Remember a finished step."""
+        self.connection.execute(
+            "INSERT OR REPLACE INTO cache VALUES (?, ?, ?)", (key, time.time(), json.dumps(document))
+        )
+
+    def known_digests(self, prefix: str) -> dict[str, tuple[str, str]]:
+        """Path -> (stamp, digest) of the files below a directory, or of one file."""
+        rows = self.connection.execute(
+            "SELECT path, stamp, digest FROM digests WHERE path = ? OR path BETWEEN ? AND ?",
+            (prefix, f"{prefix}/", f"{prefix}0"),
+        )
+        return {path: (stamp, digest) for path, stamp, digest in rows}
+
+    def put_digests(self, found: dict[str, tuple[str, str]]) -> None:
+        """Remember digests of files as they were at a stamp (size, time of change, inode)."""
+        with self.transaction():
+            self.connection.executemany(
+                "INSERT OR REPLACE INTO digests VALUES (?, ?, ?)",
+                [(path, stamp, digest) for path, (stamp, digest) in found.items()],
+            )

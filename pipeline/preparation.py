@@ -1,0 +1,61 @@
+"""Builds PrepareData: check, de-duplicate, split by class, decode once, embed once, stage to S3."""
+
+from sagemaker.core.processing import Processor
+from sagemaker.mlops.workflow.steps import ProcessingStep
+
+from pipeline.bundle import prepare_bundle
+from pipeline.context import PROCESSING, Context, flags, processing_input, processing_output
+
+OUTPUTS = ("train", "validation", "test", "embeddings", "manifest")
+
+
+def prepare_data_step(context: Context) -> ProcessingStep:
+    """The first step; its outputs are named as the directories that steps/prepare.py writes."""
+    data = context.config.data
+    processor = Processor(
+        role=context.placement.role_arn,
+        image_uri=context.placement.training_image,
+        entrypoint=["python3", f"{PROCESSING}/input/code/{prepare_bundle().entry_point}"],
+        instance_count=data.instance_count,
+        instance_type=context.parameters.processing_instance_type,
+        volume_size_in_gb=data.volume_size_gb,
+        max_runtime_in_seconds=data.max_runtime_seconds,
+        sagemaker_session=context.session,
+    )
+    return ProcessingStep(
+        name="PrepareData",
+        display_name="Prepare data",
+        description="Checks the images, drops duplicates, splits by class, and computes the embeddings.",
+        step_args=processor.run(
+            arguments=arguments(context),
+            inputs=[
+                processing_input("data", context.parameters.input_data_uri),
+                processing_input("weights", context.weights_uri),
+                processing_input("code", context.code_uri(prepare_bundle(), "source")),
+            ],
+            outputs=[processing_output(name, context.output_uri("PrepareData", name)) for name in OUTPUTS],
+        ),
+        cache_config=context.cache(),
+        retry_policies=context.job_retries(),
+    )
+
+
+def arguments(context: Context) -> list[str]:
+    """The command line of steps/prepare.py."""
+    data = context.config.data
+    return flags(
+        data_dir=f"{PROCESSING}/input/data",
+        weights_dir=f"{PROCESSING}/input/weights",
+        output_dir=f"{PROCESSING}/output",
+        backbone=context.config.model.backbone,
+        image_size=data.image_size_px,
+        train_fraction=data.split.train,
+        validation_fraction=data.split.validation,
+        test_fraction=data.split.test,
+        split_seed=data.split_seed,
+        augmented_views=data.augmented_views,
+        horizontal_flip=data.horizontal_flip,
+        min_images_per_class=data.min_images_per_class,
+        max_unreadable_fraction=data.max_unreadable_fraction,
+        max_image_megapixels=data.max_image_megapixels,
+    )

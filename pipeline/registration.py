@@ -1,0 +1,52 @@
+"""Builds RegisterModel: a new version in the model package group, with its metrics."""
+
+from sagemaker.core.model_metrics import MetricsSource, ModelMetrics
+from sagemaker.core.workflow.functions import Join
+from sagemaker.mlops.workflow.model_step import ModelStep
+from sagemaker.mlops.workflow.steps import ProcessingStep, TrainingStep
+from sagemaker.serve.model_builder import ModelBuilder
+
+from pipeline.context import Context
+
+CONTENT_TYPES = ["image/jpeg", "image/png", "application/x-image"]
+RESPONSE_TYPES = ["application/json"]
+
+
+def register_step(context: Context, train: TrainingStep, evaluate: ProcessingStep) -> ModelStep:
+    """The model, the server's environment and evaluation.json as one model package version."""
+    config = context.config
+    builder = ModelBuilder(
+        s3_model_data_url=train.properties.ModelArtifacts.S3ModelArtifacts,
+        image_uri=context.placement.inference_image,
+        role_arn=context.placement.role_arn,
+        sagemaker_session=context.session,
+        instance_type=config.deploy.instance_type,
+        env_vars={
+            "SAGEMAKER_PROGRAM": "serve.py",
+            "SAGEMAKER_SUBMIT_DIRECTORY": "/opt/ml/model/code",
+            "MAX_REQUEST_MEGABYTES": str(config.deploy.max_request_megabytes),
+        },
+    )
+    evaluation_uri = evaluate.properties.ProcessingOutputConfig.Outputs["evaluation"].S3Output.S3Uri
+    statistics = MetricsSource(
+        content_type="application/json", s3_uri=Join(on="/", values=[evaluation_uri, "evaluation.json"])
+    )
+    return ModelStep(
+        name="RegisterModel",
+        display_name="Register model",
+        description="Registers a new version of the model with its metrics.",
+        step_args=builder.register(
+            model_package_group_name=config.registry.model_package_group,
+            content_types=CONTENT_TYPES,
+            response_types=RESPONSE_TYPES,
+            inference_instances=[config.deploy.instance_type],
+            transform_instances=[config.deploy.instance_type],
+            model_metrics=ModelMetrics(model_statistics=statistics),
+            approval_status=context.parameters.model_approval_status,
+            description=config.pipeline.description,
+            domain="COMPUTER_VISION",
+            task="IMAGE_CLASSIFICATION",
+            skip_model_validation="All",
+        ),
+        retry_policies=context.step_retries(),
+    )

@@ -1,0 +1,242 @@
+"""What one setting of pipeline.yaml accepts, and how a section of settings is read.
+
+A reader is a function from a `Value` to the typed value; it raises `Unacceptable` with every fault it finds. `whole_number`,
+`number`, `text`, `choice` ... make readers of single values, `section` one of a dataclass whose fields are `setting`s.
+A setting that the file leaves out takes the default that stands in its dataclass, and nowhere else.
+"""
+
+import math
+import operator
+import re
+from collections.abc import Callable
+from dataclasses import MISSING, Field, dataclass, field, fields
+from typing import Any, NoReturn, TypeVar
+
+from pipeline.suggestion import did_you_mean
+from pipeline.yaml_lines import Value, join
+
+T = TypeVar("T")
+Read = Callable[[Value], T]
+REQUIRED: Any = MISSING
+BOUNDS: dict[str, Callable[[float, float], bool]] = {
+    "at_least": operator.ge,
+    "above": operator.gt,
+    "at_most": operator.le,
+    "below": operator.lt,
+}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One mistake: the setting's path and the rest of the sentence about it."""
+
+    line: int
+    path: str
+    text: str
+
+    def below(self, name: str) -> "Fault":
+        """The same fault, seen from the section above."""
+        return Fault(self.line, f"{name}{self.path}" if self.path.startswith("[") else join(name, self.path), self.text)
+
+
+class Unacceptable(Exception):
+    """Every fault of a value."""
+
+    def __init__(self, *faults: Fault) -> None:
+        super().__init__(*faults)
+        self.faults = faults
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A relation between settings of one section: `fault` is given their values and returns what is wrong, or None.
+
+    The fault is reported at the first of them. A rule is not asked when one of its settings is itself unacceptable.
+    """
+
+    names: tuple[str, ...]
+    fault: Callable[..., str | None]
+    at_section: bool = False
+
+
+def setting(default: T, read: Read[T]) -> T:
+    """A dataclass field with its default and its reader."""
+    if default is MISSING:
+        return field(metadata={"read": read})  # type: ignore[no-any-return]
+    return field(default_factory=lambda: default, metadata={"read": read})
+
+
+def refuse(value: Value, text: str) -> NoReturn:
+    """Raises Unacceptable for the value itself."""
+    raise Unacceptable(Fault(value.line, "", text))
+
+
+def section(cls: type[T], rules: tuple[Rule, ...] = ()) -> Read[T]:
+    """A reader of a mapping whose keys are the dataclass's fields; nothing at all is a section of defaults."""
+    known: dict[str, Field[Any]] = {item.name: item for item in fields(cls)}  # type: ignore[arg-type]
+
+    def read(value: Value) -> T:
+        members = mapping(value)
+        faults = [unknown_key(name, member, known) for name, member in members.items() if name not in known]
+        settings = {}
+        for name, item in known.items():
+            try:
+                settings[name] = read_member(item, members.get(name), value.line)
+            except Unacceptable as error:
+                faults += [fault.below(name) for fault in error.faults]
+        faults += broken_rules(rules, settings, members, value.line)
+        if faults:
+            raise Unacceptable(*faults)
+        return cls(**settings)
+
+    return read
+
+
+def mapping(value: Value) -> dict[str, Value]:
+    """The members of a mapping; none when nothing is written."""
+    if value.data is None:
+        return {}
+    if not isinstance(value.data, dict):
+        refuse(value, f"must be a mapping of settings, but got {value}.")
+    return value.data
+
+
+def unknown_key(name: str, member: Value, known: dict[str, Any]) -> Fault:
+    """The fault of a key that the section does not have."""
+    hint = did_you_mean(name, known) or f" Known here: {', '.join(known)}."
+    return Fault(member.key_line, name, f"is not a known setting.{hint}")
+
+
+def read_member(item: "Field[Any]", member: Value | None, line: int) -> Any:
+    """A setting's value: the file's, else its default."""
+    if member is not None:
+        return item.metadata["read"](member)
+    if item.default_factory is MISSING:
+        raise Unacceptable(Fault(line, "", "is missing."))
+    return item.default_factory()
+
+
+def broken_rules(
+    rules: tuple[Rule, ...], settings: dict[str, Any], members: dict[str, Value], line: int
+) -> list[Fault]:
+    """The faults of the rules whose settings are all acceptable."""
+    faults = []
+    for rule in rules:
+        first = rule.names[0]
+        if not settings.keys() >= set(rule.names):
+            continue
+        text = rule.fault(*(settings[name] for name in rule.names))
+        if text and rule.at_section:
+            faults.append(Fault(line, "", text))
+        elif text:
+            faults.append(Fault(members[first].line if first in members else line, first, text))
+    return faults
+
+
+def number(**bounds: float) -> Read[float]:
+    """A number within bounds: at_least, above, at_most, below."""
+    return bounded(finite_number, bounds)
+
+
+def whole_number(**bounds: int) -> Read[int]:
+    """An integer within bounds: at_least, above, at_most, below."""
+    return bounded(integer, bounds)
+
+
+def bounded(read: Read[Any], bounds: dict[str, Any]) -> Read[Any]:
+    """A reader that also compares with the bounds."""
+    accepted = " and ".join(f"{name.replace('_', ' ')} {limit}" for name, limit in bounds.items())
+
+    def read_bounded(value: Value) -> Any:
+        found = read(value)
+        if not all(BOUNDS[name](found, limit) for name, limit in bounds.items()):
+            refuse(value, f"must be {accepted}, but got {value}.")
+        return found
+
+    return read_bounded
+
+
+def finite_number(value: Value) -> float:
+    """An integer or a float, but neither infinity nor NaN."""
+    if isinstance(value.data, bool) or not isinstance(value.data, int | float) or not math.isfinite(value.data):
+        refuse(value, f"must be a number, but got {value}{quotes_remedy(value)}.")
+    return float(value.data)
+
+
+def integer(value: Value) -> int:
+    """An integer; 32.0 is none."""
+    if isinstance(value.data, bool) or not isinstance(value.data, int):
+        refuse(value, f"must be a whole number, but got {value}{quotes_remedy(value)}.")
+    return value.data
+
+
+def quotes_remedy(value: Value) -> str:
+    """What to do about a number in quotes."""
+    is_number = value.quoted and re.fullmatch(r"[-+]?[\d.]+([eE][-+]?\d+)?", value.text)
+    return ", which is text; remove the quotes" if is_number else ""
+
+
+def boolean(value: Value) -> bool:
+    """True or false, in any of YAML's spellings."""
+    if not isinstance(value.data, bool):
+        refuse(value, f"must be true or false, but got {value}.")
+    return value.data
+
+
+def text(pattern: str, accepted: str, *, longest: int = 1024) -> Read[str]:
+    """Text that matches the pattern as a whole; `accepted` says in words what does."""
+    compiled = re.compile(pattern)
+
+    def read(value: Value) -> str:
+        if not isinstance(value.data, str):
+            remedy = "; write it in quotes" if value.text and value.data is not None else ""
+            is_odd_boolean = "unless it is in quotes" in str(value)
+            refuse(value, f"must be text, but got {value}{'' if is_odd_boolean else remedy}.")
+        if len(value.data) > longest:
+            refuse(value, f"must be at most {longest} characters long, but has {len(value.data)}.")
+        if not compiled.fullmatch(value.data):
+            refuse(value, f"must be {accepted}, but got {value}.")
+        return value.data
+
+    return read
+
+
+def choice(*accepted: str) -> Read[str]:
+    """One of a few words; a word that YAML takes for a boolean, such as Off, is read as it is written."""
+    listed = listing(accepted)
+
+    def read(value: Value) -> str:
+        if value.text in accepted:
+            return value.text
+        refuse(value, f"must be {listed}, but got {value}.{did_you_mean(value.text, accepted)}")
+
+    return read
+
+
+def auto_or(read: Read[T]) -> Read[T | None]:
+    """The word auto, which is None, or what the other reader accepts."""
+    return none_or(read, written="auto", meaning_none="auto")
+
+
+def null_or(read: Read[T]) -> Read[T | None]:
+    """Null, which is None, or what the other reader accepts."""
+    return none_or(read, written="null", meaning_none=None)
+
+
+def none_or(read: Read[T], *, written: str, meaning_none: str | None) -> Read[T | None]:
+    """None for one particular value, or what the other reader accepts."""
+
+    def read_or_none(value: Value) -> T | None:
+        if value.data == meaning_none:
+            return None
+        try:
+            return read(value)
+        except Unacceptable as error:
+            refuse(value, error.faults[0].text.replace("must be", f"must be {written} or", 1))
+
+    return read_or_none
+
+
+def listing(words: tuple[str, ...]) -> str:
+    """Words as in a sentence: "a, b or c"."""
+    return " or ".join(filter(None, [", ".join(words[:-1]), words[-1]]))

@@ -1,0 +1,79 @@
+"""Builds TuneHyperparameters: a search over the ranges of pipeline.yaml."""
+
+from typing import Any
+
+from sagemaker.core.parameter import CategoricalParameter, ContinuousParameter, IntegerParameter, ParameterRange
+from sagemaker.core.workflow.parameters import ParameterInteger
+from sagemaker.mlops.workflow.steps import ProcessingStep, TuningStep
+from sagemaker.train.tuner import HyperparameterTuner
+
+from pipeline.config import CategoricalRange, ContinuousRange, IntegerRange
+from pipeline.context import Context
+from pipeline.training import channels, compute, fixed_hyperparameters, metric_definitions, trainer
+
+
+def tune_step(context: Context, prepare: ProcessingStep) -> TuningStep:
+    """Trials of steps/train.py, without the debugger."""
+    tuning = context.config.tuning
+    model_trainer = trainer(
+        context,
+        step_name="TuneHyperparameters",
+        hyperparameters={**fixed_hyperparameters(context), "seed": tuning.seed, "final": False},
+        compute=compute(tuning, context.parameters.tuning_instance_type),
+        max_runtime_seconds=tuning.max_runtime_seconds,
+    )
+    tuner = HyperparameterTuner(
+        model_trainer=model_trainer,
+        objective_metric_name=tuning.objective_metric,
+        objective_type=tuning.objective_type,
+        metric_definitions=[{"Name": m.name, "Regex": m.regex} for m in metric_definitions()],
+        hyperparameter_ranges={name: parameter_range(found) for name, found in tuning.ranges.items()},
+        strategy=tuning.strategy,
+        max_jobs=tuning.max_jobs,
+        max_parallel_jobs=tuning.max_parallel_jobs,
+        early_stopping_type=tuning.early_stopping,
+    )
+    return LimitedTuningStep(
+        limits=resource_limits(context),
+        seed=tuning.seed,
+        name="TuneHyperparameters",
+        display_name="Tune hyperparameters",
+        description="Searches for the hyperparameters with the best validation accuracy.",
+        step_args=tuner.tune(inputs=channels(context, prepare)),
+        cache_config=context.cache(),
+        retry_policies=context.job_retries(),
+    )
+
+
+class LimitedTuningStep(TuningStep):  # type: ignore[misc]
+    """A tuning step whose limits are runtime parameters; the SDK's tuner takes only numbers."""
+
+    def __init__(self, *, limits: dict[str, ParameterInteger], seed: int, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.limits = limits
+        self.seed = seed
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The CreateHyperParameterTuningJob request, its limits replaced."""
+        request: dict[str, Any] = super().arguments
+        config = request["HyperParameterTuningJobConfig"]
+        config["ResourceLimits"] = dict(self.limits)
+        config["RandomSeed"] = self.seed  # the tuner drops a seed of 0
+        return request
+
+
+def resource_limits(context: Context) -> dict[str, ParameterInteger]:
+    """How many trials, and how many at once. A grid is run whole: it takes no number."""
+    limits = {"MaxParallelTrainingJobs": context.parameters.max_parallel_tuning_jobs}
+    if context.config.tuning.strategy != "Grid":
+        limits["MaxNumberOfTrainingJobs"] = context.parameters.max_tuning_jobs
+    return limits
+
+
+def parameter_range(found: ContinuousRange | IntegerRange | CategoricalRange) -> ParameterRange:
+    """A range of pipeline.yaml as the SDK's."""
+    if isinstance(found, CategoricalRange):
+        return CategoricalParameter([str(value) for value in found.values])
+    kind = ContinuousParameter if isinstance(found, ContinuousRange) else IntegerParameter
+    return kind(found.min, found.max, scaling_type=found.scaling)

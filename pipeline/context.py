@@ -95,9 +95,7 @@ def processing_output(name: str, uri: object) -> ProcessingOutput:
     """An output below /opt/ml/processing/output, uploaded when the job ends."""
     return ProcessingOutput(
         output_name=name,
-        s3_output=ProcessingS3Output(
-            s3_uri=uri, local_path=f"{PROCESSING}/output/{name}", s3_upload_mode="EndOfJob"
-        ),
+        s3_output=ProcessingS3Output(s3_uri=uri, local_path=f"{PROCESSING}/output/{name}", s3_upload_mode="EndOfJob"),
     )
 
 

@@ -18,18 +18,18 @@ from pipeline.placement import Placement
 os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")  # the SDK looks for a region while it is imported
 os.environ.setdefault("SAGEMAKER_VALIDATE_ROLE", "false")  # else it asks IAM
 
-import boto3  # noqa: E402
-from sagemaker.core.workflow.pipeline_context import PipelineSession  # noqa: E402
-from sagemaker.mlops.workflow.pipeline import Pipeline  # noqa: E402
+import boto3
+from sagemaker.core.workflow.pipeline_context import PipelineSession
+from sagemaker.mlops.workflow.pipeline import Pipeline
 
-from pipeline.context import Context  # noqa: E402
-from pipeline.deployment import deploy_step  # noqa: E402
-from pipeline.evaluation import check_accuracy_step, evaluate_step  # noqa: E402
-from pipeline.parameters import declare  # noqa: E402
-from pipeline.preparation import prepare_data_step  # noqa: E402
-from pipeline.registration import register_step  # noqa: E402
-from pipeline.training import train_step  # noqa: E402
-from pipeline.tuning import tune_step  # noqa: E402
+from pipeline.context import Context
+from pipeline.deployment import deploy_step
+from pipeline.evaluation import check_accuracy_step, evaluate_step
+from pipeline.parameters import declare
+from pipeline.preparation import prepare_data_step
+from pipeline.registration import register_step
+from pipeline.training import train_step
+from pipeline.tuning import tune_step
 
 
 def build(config: Config, placement: Placement, *, input_data_uri: str, weights_uri: str) -> Pipeline:

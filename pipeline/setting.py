@@ -1,14 +1,16 @@
 """What one setting of pipeline.yaml accepts, and how a section of settings is read.
 
-A reader is a function from a `Value` to the typed value; it raises `Unacceptable` with every fault it finds. `whole_number`,
-`number`, `text`, `choice` ... make readers of single values, `section` one of a dataclass whose fields are `setting`s.
-A setting that the file leaves out takes the default that stands in its dataclass, and nowhere else.
+A reader is a function from a `Value` to the typed value; it raises `Unacceptable` with every fault it finds.
+`whole_number`, `number`, `text`, `choice` ... make readers of single values, `section` one of a dataclass whose fields
+are `setting`s or sections in turn, and whose `rules` relate them. A setting that the file leaves out takes the default
+that stands in its dataclass, and nowhere else.
 """
 
 import math
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, NoReturn, TypeVar
 
@@ -36,7 +38,7 @@ class Fault:
 
     def below(self, name: str) -> "Fault":
         """The same fault, seen from the section above."""
-        return Fault(self.line, f"{name}{self.path}" if self.path.startswith("[") else join(name, self.path), self.text)
+        return Fault(self.line, join(name, self.path), self.text)
 
 
 class Unacceptable(Exception):
@@ -45,6 +47,15 @@ class Unacceptable(Exception):
     def __init__(self, *faults: Fault) -> None:
         super().__init__(*faults)
         self.faults = faults
+
+
+@contextmanager
+def collecting(faults: list[Fault], name: str = "") -> Iterator[None]:
+    """Adds the faults met inside, seen from the section above, to the list."""
+    try:
+        yield
+    except Unacceptable as error:
+        faults += [fault.below(name) for fault in error.faults]
 
 
 @dataclass(frozen=True)
@@ -71,8 +82,9 @@ def refuse(value: Value, text: str) -> NoReturn:
     raise Unacceptable(Fault(value.line, "", text))
 
 
-def section(cls: type[T], rules: tuple[Rule, ...] = ()) -> Read[T]:
+def section(cls: type[T]) -> Read[T]:
     """A reader of a mapping whose keys are the dataclass's fields; nothing at all is a section of defaults."""
+    rules: tuple[Rule, ...] = getattr(cls, "rules", ())
     known: dict[str, Field[Any]] = {item.name: item for item in fields(cls)}  # type: ignore[arg-type]
 
     def read(value: Value) -> T:
@@ -80,10 +92,8 @@ def section(cls: type[T], rules: tuple[Rule, ...] = ()) -> Read[T]:
         faults = [unknown_key(name, member, known) for name, member in members.items() if name not in known]
         settings = {}
         for name, item in known.items():
-            try:
+            with collecting(faults, name):
                 settings[name] = read_member(item, members.get(name), value.line)
-            except Unacceptable as error:
-                faults += [fault.below(name) for fault in error.faults]
         faults += broken_rules(rules, settings, members, value.line)
         if faults:
             raise Unacceptable(*faults)
@@ -110,7 +120,8 @@ def unknown_key(name: str, member: Value, known: dict[str, Any]) -> Fault:
 def read_member(item: "Field[Any]", member: Value | None, line: int) -> Any:
     """A setting's value: the file's, else its default."""
     if member is not None:
-        return item.metadata["read"](member)
+        read = item.metadata.get("read") or section(item.default_factory)  # type: ignore[arg-type]
+        return read(member)
     if item.default_factory is MISSING:
         raise Unacceptable(Fault(line, "", "is missing."))
     return item.default_factory()
@@ -189,9 +200,8 @@ def text(pattern: str, accepted: str, *, longest: int = 1024) -> Read[str]:
 
     def read(value: Value) -> str:
         if not isinstance(value.data, str):
-            remedy = "; write it in quotes" if value.text and value.data is not None else ""
-            is_odd_boolean = "unless it is in quotes" in str(value)
-            refuse(value, f"must be text, but got {value}{'' if is_odd_boolean else remedy}.")
+            is_plain = isinstance(value.data, int | float) and str(value) == value.text
+            refuse(value, f"must be text, but got {value}{'; write it in quotes' if is_plain else ''}.")
         if len(value.data) > longest:
             refuse(value, f"must be at most {longest} characters long, but has {len(value.data)}.")
         if not compiled.fullmatch(value.data):

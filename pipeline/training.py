@@ -112,5 +112,3 @@ def channels(context: Context, prepare: ProcessingStep) -> list[InputData]:
 def compute(section: TrainingConfig | TuningConfig, instance_type: object) -> Compute:
     """One instance of the type that the parameter names."""
     return Compute(instance_type=instance_type, instance_count=1, volume_size_in_gb=section.volume_size_gb)
-
-

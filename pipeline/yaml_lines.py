@@ -1,7 +1,8 @@
 """YAML with the line of every value, so that a mistake can be pointed at.
 
-`read_mapping` turns a file into a tree of `Value`s. Numbers such as 1e-3 are numbers, as in YAML 1.2 (PyYAML follows 1.1
-and reads text). What makes the file unreadable as a whole is raised as ConfigError; duplicate keys are listed beside the tree.
+`read_mapping` turns a file into a tree of `Value`s. Numbers such as 1e-3 are numbers, as in YAML 1.2 (PyYAML follows
+1.1 and reads text). What makes the file unreadable as a whole is raised as ConfigError; duplicate keys are listed
+beside the tree.
 """
 
 import re
@@ -118,7 +119,9 @@ def read_mapping(path: Path, name: str) -> tuple[Value, list[Problem]]:
     except yaml.reader.ReaderError as error:
         raise ConfigError([f"{name} is not YAML: it holds a control character."]) from error
     except RecursionError as error:
-        raise ConfigError([f"{name} cannot be read: a value contains itself, or values are nested too deep."]) from error
+        raise ConfigError(
+            [f"{name} cannot be read: a value contains itself, or values are nested too deep."]
+        ) from error
     if not isinstance(root.data, dict):
         raise ConfigError([f"{name}:{root.line}: the file must be a mapping of sections, but is {root}."])
     return root, reader.problems
@@ -151,6 +154,6 @@ def line_of(node: yaml.Node) -> int:
     return int(node.start_mark.line) + 1
 
 
-def join(path: str, key: str) -> str:
-    """A dotted path."""
-    return f"{path}.{key}" if path else key
+def join(path: str, member: str) -> str:
+    """A dotted path; either part may be empty, and an [index] takes no dot."""
+    return f"{path}.{member}" if path and member and not member.startswith("[") else path + member

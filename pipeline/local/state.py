@@ -7,8 +7,9 @@ number of processes share the file; each change is one transaction.
 
 import json
 import sqlite3
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ class State:
     def __init__(self, home: Path) -> None:
         home.mkdir(parents=True, exist_ok=True)
         self.home = home
+        self.start_options: Document = {}  # of this process's executions: use_cache, tied; not stored
+        self.lock = threading.RLock()
         self.connection = sqlite3.connect(home / "state.db", timeout=60, isolation_level=None, check_same_thread=False)
         self.connection.execute("PRAGMA journal_mode=WAL")
         self.connection.execute("PRAGMA synchronous=NORMAL")
@@ -47,19 +50,25 @@ class State:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """All of it or nothing; no other process writes meanwhile."""
-        self.connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self.connection.execute("ROLLBACK")
-            raise
-        self.connection.execute("COMMIT")
+        with self.lock:
+            self.connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self.connection.execute("ROLLBACK")
+                raise
+            self.connection.execute("COMMIT")
+
+    def rows(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Run one statement, no other thread's in between; its rows."""
+        with self.lock:
+            return self.connection.execute(statement, values).fetchall()
 
     # documents
 
     def put(self, kind: str, name: str, document: Document) -> None:
         """Create or replace a document; the time of creation is kept."""
-        self.connection.execute(
+        self.rows(
             "INSERT INTO resources VALUES (?, ?, ?, ?) "
             "ON CONFLICT (kind, name) DO UPDATE SET document = excluded.document",
             (kind, name, json.dumps(document), time.time()),
@@ -67,20 +76,16 @@ class State:
 
     def get(self, kind: str, name: str) -> Document | None:
         """The document, or None."""
-        row = self.connection.execute(
-            "SELECT document FROM resources WHERE kind = ? AND name = ?", (kind, name)
-        ).fetchone()
-        return json.loads(row[0]) if row else None
+        rows = self.rows("SELECT document FROM resources WHERE kind = ? AND name = ?", (kind, name))
+        return json.loads(rows[0][0]) if rows else None
 
     def delete(self, kind: str, name: str) -> None:
         """Forget the document, if there is one."""
-        self.connection.execute("DELETE FROM resources WHERE kind = ? AND name = ?", (kind, name))
+        self.rows("DELETE FROM resources WHERE kind = ? AND name = ?", (kind, name))
 
     def all(self, kind: str) -> list[Document]:
         """Every document of a kind, oldest first."""
-        rows = self.connection.execute(
-            "SELECT document FROM resources WHERE kind = ? ORDER BY created, rowid", (kind,)
-        )
+        rows = self.rows("SELECT document FROM resources WHERE kind = ? ORDER BY created, rowid", (kind,))
         return [json.loads(row[0]) for row in rows]
 
     def change(self, kind: str, name: str, edit: Callable[[Document], None]) -> Document:
@@ -101,7 +106,7 @@ class State:
 
     def add_execution(self, document: Document) -> None:
         """A new execution; `document` has PipelineExecutionArn, PipelineName and PipelineExecutionStatus."""
-        self.connection.execute(
+        self.rows(
             "INSERT INTO executions VALUES (?, ?, ?, ?, ?)",
             (
                 document["PipelineExecutionArn"],
@@ -114,12 +119,12 @@ class State:
 
     def execution(self, arn: str) -> Document | None:
         """One execution, or None."""
-        row = self.connection.execute("SELECT document FROM executions WHERE arn = ?", (arn,)).fetchone()
-        return json.loads(row[0]) if row else None
+        rows = self.rows("SELECT document FROM executions WHERE arn = ?", (arn,))
+        return json.loads(rows[0][0]) if rows else None
 
     def executions(self, pipeline: str | None = None) -> list[Document]:
         """Executions of a pipeline, or of all, newest first."""
-        rows = self.connection.execute(
+        rows = self.rows(
             "SELECT document FROM executions WHERE ? IS NULL OR pipeline = ? ORDER BY created DESC, rowid DESC",
             (pipeline, pipeline),
         )
@@ -129,7 +134,7 @@ class State:
         """Change some values of an execution."""
         with self.transaction():
             document = {**(self.execution(arn) or {}), **changes, "LastModifiedTime": time.time()}
-            self.connection.execute(
+            self.rows(
                 "UPDATE executions SET status = ?, document = ? WHERE arn = ?",
                 (document["PipelineExecutionStatus"], json.dumps(document), arn),
             )
@@ -137,7 +142,7 @@ class State:
 
     def put_step(self, execution: str, document: Document) -> None:
         """Create or replace the record of a step; `document` has StepName."""
-        self.connection.execute(
+        self.rows(
             "INSERT INTO steps VALUES (?, ?, (SELECT COUNT(*) FROM steps WHERE execution = ?), ?) "
             "ON CONFLICT (execution, name) DO UPDATE SET document = excluded.document",
             (execution, document["StepName"], execution, json.dumps(document)),
@@ -145,31 +150,27 @@ class State:
 
     def delete_step(self, execution: str, name: str) -> None:
         """Forget a step, so that a retry can start it anew."""
-        self.connection.execute("DELETE FROM steps WHERE execution = ? AND name = ?", (execution, name))
+        self.rows("DELETE FROM steps WHERE execution = ? AND name = ?", (execution, name))
 
     def steps(self, execution: str) -> list[Document]:
         """The steps that were started, in that order."""
-        rows = self.connection.execute(
-            "SELECT document FROM steps WHERE execution = ? ORDER BY position, rowid", (execution,)
-        )
+        rows = self.rows("SELECT document FROM steps WHERE execution = ? ORDER BY position, rowid", (execution,))
         return [json.loads(row[0]) for row in rows]
 
     # the step cache and the digests it rests on
 
     def cached(self, key: str) -> Document | None:
         """What a finished step with that key left, with its `created` time."""
-        row = self.connection.execute("SELECT document, created FROM cache WHERE key = ?", (key,)).fetchone()
-        return {**json.loads(row[0]), "created": row[1]} if row else None
+        rows = self.rows("SELECT document, created FROM cache WHERE key = ?", (key,))
+        return {**json.loads(rows[0][0]), "created": rows[0][1]} if rows else None
 
     def put_cached(self, key: str, document: Document) -> None:
         """Remember a finished step."""
-        self.connection.execute(
-            "INSERT OR REPLACE INTO cache VALUES (?, ?, ?)", (key, time.time(), json.dumps(document))
-        )
+        self.rows("INSERT OR REPLACE INTO cache VALUES (?, ?, ?)", (key, time.time(), json.dumps(document)))
 
     def known_digests(self, prefix: str) -> dict[str, tuple[str, str]]:
         """Path -> (stamp, digest) of the files below a directory, or of one file."""
-        rows = self.connection.execute(
+        rows = self.rows(
             "SELECT path, stamp, digest FROM digests WHERE path = ? OR path BETWEEN ? AND ?",
             (prefix, f"{prefix}/", f"{prefix}0"),
         )

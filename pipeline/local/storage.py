@@ -141,9 +141,10 @@ def place(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except FileExistsError:
-        unfinished = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-        place(source, unfinished)
-        unfinished.replace(target)
+        if not source.samefile(target):
+            unfinished = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+            place(source, unfinished)
+            unfinished.replace(target)
     except OSError:
         unfinished = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
         shutil.copy2(source, unfinished)

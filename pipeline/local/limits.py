@@ -1,0 +1,54 @@
+"""What a definition asks for that one machine cannot give: said once, by name, before a run."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from pipeline.local.state import Document
+
+NOT_HONOURED = {
+    "InstanceType": "instance types",
+    "SupportedRealtimeInferenceInstanceTypes": "instance types",
+    "VolumeSizeInGB": "volume sizes",
+    "RoleArn": "roles",
+    "VpcConfig": "VPCs",
+    "NetworkConfig": "network settings",
+    "KmsKeyId": "KMS keys",
+    "VolumeKmsKeyId": "KMS keys",
+    "EnableManagedSpotTraining": "spot capacity",
+    "TrainingImage": "images",
+    "ImageUri": "images",
+    "Image": "images",
+}
+
+
+def not_honoured(definition: Document) -> str:
+    """One sentence; empty when there is nothing to say."""
+    names = {NOT_HONOURED[key] for key in keys(definition) if key in NOT_HONOURED}
+    counts = [value for key, value in members(definition) if key == "InstanceCount"]
+    if any(count != 1 for count in counts):
+        names.add("instance counts")
+    if not names:
+        return ""
+    return f"Local target: every job runs on this machine, in this Python environment; ignored are {listing(names)}."
+
+
+def listing(names: set[str]) -> str:
+    """a, b and c."""
+    ordered = sorted(names)
+    return ordered[0] if len(ordered) == 1 else f"{', '.join(ordered[:-1])} and {ordered[-1]}"
+
+
+def keys(value: Any) -> Iterator[str]:
+    """Every member name in a JSON value."""
+    return (key for key, _ in members(value))
+
+
+def members(value: Any) -> Iterator[tuple[str, Any]]:
+    """Every member in a JSON value, at any depth."""
+    if isinstance(value, dict):
+        for key, member in value.items():
+            yield key, member
+            yield from members(member)
+    elif isinstance(value, list):
+        for item in value:
+            yield from members(item)

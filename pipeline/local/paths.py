@@ -1,0 +1,167 @@
+"""Property paths: the text behind `Get` and the `Path` of `Std:JsonGet`, as tokens, and what they lead to.
+
+tokenize("ProcessingOutputConfig.Outputs['train'].S3Output.S3Uri")
+    -> ("ProcessingOutputConfig", "Outputs", "train", "S3Output", "S3Uri")
+look_up(describe_response, tokens)      a list of named objects is entered by name as well as by index
+json_get(document, "$.metrics[0].value")   plain JSON: a list is entered by index only
+"""
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from pipeline.errors import PipelineError
+
+Token = str | int
+
+# A quote ends a bracket only before ']' and a separator, so ['it's'] (the SDK escapes nothing) is one name.
+_PART = re.compile(
+    r"""\.?\[(?P<index>\d+)\]
+      | \.?\['(?P<single>.+?)'\](?=$|[.\[])
+      | \.?\["(?P<double>.+?)"\](?=$|[.\[])
+      | \.?(?P<name>[^.\[\]]+)""",
+    re.VERBOSE,
+)
+_PLAIN_NAME = re.compile(r"[A-Za-z_][\w-]*\Z")
+
+# The member that names an object of a list, in the Describe* responses of SageMaker; the first one that it has counts.
+_NAMING_KEYS = (
+    "OutputName",
+    "InputName",
+    "MetricName",
+    "ChannelName",
+    "Name",
+    "TrainingJobName",
+    "RuleConfigurationName",
+    "CollectionName",
+    "DefinitionName",
+    "VariantName",
+    "InstanceGroupName",
+    "ContainerHostname",
+    "AlgorithmName",
+    "ProfileName",
+    "AlarmName",
+    "HyperParameterTuningJobName",
+)
+
+
+class PathError(PipelineError):
+    """A path is not well formed, or leads to nothing in the document it is applied to."""
+
+
+def tokenize(path: str) -> tuple[Token, ...]:
+    """Split a path into member names (str) and indexes (int)."""
+    tokens: list[Token] = []
+    position = 0
+    while position < len(path):
+        match = _PART.match(path, position)
+        if match is None or not _separated(path, position):
+            raise PathError(
+                f"Path {path!r} cannot be read from character {position + 1}: {path[position:]!r}. "
+                "Accepted are names joined by dots, [0] and ['any name']."
+            )
+        index, single, double, name = match.group("index", "single", "double", "name")
+        tokens.append(int(index) if index is not None else single or double or name)
+        position = match.end()
+    if not tokens:
+        raise PathError("A path must name something, but it is empty.")
+    return tuple(tokens)
+
+
+def _separated(path: str, position: int) -> bool:
+    """Whether a dot or a bracket stands between two parts, and no dot before the first."""
+    return path[position] in ".[" if position else path[0] != "."
+
+
+def format_path(tokens: Sequence[Token], *, root: str = "") -> str:
+    """Write tokens as a path again, below `root`."""
+    text = root
+    for token in tokens:
+        if isinstance(token, int):
+            text += f"[{token}]"
+        elif _PLAIN_NAME.match(token):
+            text += f".{token}" if text else token
+        else:
+            text += f"['{token}']"
+    return text
+
+
+def look_up(document: Any, tokens: Sequence[Token], *, root: str = "") -> Any:
+    """Find a property of a Describe* response; `root` stands before the path in error sentences."""
+    return _walk(document, tokens, root=root, members=_named_members)
+
+
+def json_get(document: Any, path: str | None, *, root: str = "") -> Any:
+    """Find a value in plain JSON, as `Std:JsonGet` does; no path, `$` and `` mean the whole document."""
+    steps = re.sub(r"\A\$\.?", "", path or "")
+    return _walk(document, tokenize(steps) if steps else (), root=root, members=_indexed_members)
+
+
+def _walk(document: Any, tokens: Sequence[Token], *, root: str, members: Callable[[Any], dict[Token, Any]]) -> Any:
+    value = document
+    for depth, token in enumerate(tokens):
+        found = members(value)
+        if token not in found:
+            raise PathError(_not_found(value, token, found, format_path(tokens[:depth], root=root)))
+        value = found[token]
+    return value
+
+
+def _indexed_members(value: Any) -> dict[Token, Any]:
+    if isinstance(value, dict):
+        return dict(value)
+    return dict(enumerate(value)) if isinstance(value, list) else {}
+
+
+def _named_members(value: Any) -> dict[Token, Any]:
+    members = _indexed_members(value)
+    if isinstance(value, list):
+        for item in value:
+            name = _name_of(item)
+            if name is not None:
+                members.setdefault(name, item)
+    return members
+
+
+def _name_of(item: Any) -> str | None:
+    if not isinstance(item, dict):
+        return None
+    return next((item[key] for key in _NAMING_KEYS if isinstance(item.get(key), str)), None)
+
+
+def _not_found(value: Any, token: Token, found: dict[Token, Any], parent: str) -> str:
+    where = parent or "The document"
+    path = format_path([token], root=parent)
+    if not isinstance(value, dict | list):
+        return f"{path} was not found: {where} is {kind_of(value)}, which has no members."
+    if not found:
+        return f"{path} was not found: {where} is empty."
+    if isinstance(value, list) and (isinstance(token, int) or not any(isinstance(name, str) for name in found)):
+        count = f"{len(value)} members, [0] to [{len(value) - 1}]" if len(value) > 1 else "one member, [0]"
+        return f"{path} was not found: {where} has {count}."
+    names = [name for name in found if isinstance(name, str)]
+    return f"{path} was not found: {where} has {listing(names)}.{did_you_mean(str(token), names)}"
+
+
+_KINDS = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a string"}
+
+
+def kind_of(value: Any) -> str:
+    """What JSON calls this value, with its article."""
+    return _KINDS.get(type(value), "an object" if isinstance(value, dict) else "a list")
+
+
+def listing(names: Iterable[str], *, limit: int = 12) -> str:
+    """'a', 'b' and 'c': quoted, in the given order, cut off after `limit`."""
+    quoted = [repr(name) for name in names]
+    if len(quoted) > limit:
+        quoted[limit:] = [f"{len(quoted) - limit} more"]
+    return " and ".join([", ".join(quoted[:-1]), quoted[-1]] if len(quoted) > 1 else quoted)
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """A sentence that starts with a space, or nothing when no name is near."""
+    candidates = {candidate.lower(): candidate for candidate in names}
+    near = difflib.get_close_matches(name.lower(), candidates, n=1)
+    return f" Did you mean '{candidates[near[0]]}'?" if near else ""

@@ -1,0 +1,209 @@
+"""Runs one job's command as a process: its log on disk, its lines handed on, its end explained.
+
+Standard output and standard error go to one log, as in CloudWatch. Stopping follows the service: SIGTERM to the whole
+process group, SIGKILL after a grace period.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+from pipeline.local.isolation import CONTAINER_ROOT, Mount, prepare_child
+
+JOB_VARIABLE = "LOCAL_JOB_NAME"
+TIMEOUT_GRACE_SECONDS = 120.0  # what SageMaker gives a job between SIGTERM and SIGKILL
+STOP_GRACE_SECONDS = 30.0
+HIDDEN_PREFIXES = ("AWS_", "SM_", "SAGEMAKER_", "MAKE", "MFLAGS")
+
+
+@dataclass(frozen=True)
+class Command:
+    """What to run, in the container's own terms: paths below /opt/ml."""
+
+    arguments: Sequence[str]
+    environment: Mapping[str, str]
+    folder: str
+
+
+@dataclass(frozen=True)
+class Exit:
+    """How a process ended. `cause` is exited, timeout, stopped or lost (killed from outside)."""
+
+    code: int
+    cause: str
+
+
+@dataclass
+class JobDirectory:
+    """`<home>/jobs/<job name>`: the job's /opt/ml as `ml`, and `log.txt`."""
+
+    home: Path
+    name: str
+    folder: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.folder = self.home / "jobs" / self.name
+        self.tree.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def tree(self) -> Path:
+        """What the job sees as /opt/ml."""
+        return self.folder / "ml"
+
+    @property
+    def log(self) -> Path:
+        """Standard output and standard error."""
+        return self.folder / "log.txt"
+
+    def inside(self, path: str) -> Path:
+        """Where a path below /opt/ml lies on this machine.
+
+        Raises:
+            ValueError: the path is not below /opt/ml.
+        """
+        return self.tree / Path(path).relative_to(CONTAINER_ROOT)
+
+    def last_lines(self, count: int) -> list[str]:
+        """The end of the log."""
+        if not self.log.is_file():
+            return []
+        with self.log.open("rb") as stream:
+            stream.seek(max(0, self.log.stat().st_size - 16384))
+            return stream.read().decode(errors="replace").splitlines()[-count:]
+
+
+class JobProcess(asyncio.SubprocessProtocol):
+    """One running process. What it leaves running behind it is ended with it, as a container is."""
+
+    def __init__(self, job: JobDirectory, command: Command, mount: Mount | None) -> None:
+        self.job = job
+        self.command = command
+        self.mount = mount
+        self.cause = "exited"
+        self.pid: int | None = None
+        self.rest = b""
+
+    async def run(self, timeout_seconds: float, on_line: Callable[[str], None]) -> Exit:
+        """Start, hand on every line, wait for the end.
+
+        Raises:
+            OSError: the process could not be started.
+            asyncio.CancelledError: after the process has been ended.
+        """
+        loop = asyncio.get_running_loop()
+        self.on_line = on_line
+        self.exited: asyncio.Future[int] = loop.create_future()
+        self.closed: asyncio.Future[None] = loop.create_future()
+        with self.job.log.open("ab", buffering=0) as self.log:
+            await loop.subprocess_exec(
+                lambda: self,
+                *self.localized(self.command.arguments),
+                env=self.environment(),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=prepare_child(self.job.tree, self.mount, *self.localized([self.command.folder])),
+            )
+            try:
+                code = await self.wait(timeout_seconds)
+            finally:
+                self.transport.close()
+        if code == -signal.SIGKILL and self.cause == "exited":
+            self.cause = "lost"
+        return Exit(code, self.cause)
+
+    async def wait(self, timeout_seconds: float) -> int:
+        """The exit code, once the output is read; ends the process when time is up or the task is cancelled."""
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                code = await asyncio.shield(self.exited)
+        except TimeoutError:
+            code = await self.end("timeout", TIMEOUT_GRACE_SECONDS)
+        except asyncio.CancelledError:
+            await self.end("stopped", STOP_GRACE_SECONDS)
+            raise
+        self.signal(signal.SIGKILL)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(5):
+                await asyncio.shield(self.closed)
+        if self.rest:
+            self.on_line(self.rest.decode(errors="replace"))
+        return code
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The process has been started."""
+        self.transport = cast(asyncio.SubprocessTransport, transport)
+        self.pid = self.transport.get_pid()
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        """Copy output to the log and hand on whole lines."""
+        self.log.write(data)
+        *lines, self.rest = (self.rest + data).split(b"\n")
+        for line in lines:
+            self.on_line(line.decode(errors="replace"))
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+        """The output has ended."""
+        if not self.closed.done():
+            self.closed.set_result(None)
+
+    def process_exited(self) -> None:
+        """The process itself has ended."""
+        if not self.exited.done():
+            self.exited.set_result(self.transport.get_returncode() or 0)
+
+    def stop(self) -> None:
+        """Ask the process to end; `run` then returns with the cause `stopped`."""
+        if self.pid and not self.exited.done():
+            self.cause = "stopped"
+            self.signal(signal.SIGTERM)
+            asyncio.get_running_loop().call_later(STOP_GRACE_SECONDS, self.kill_if_running)
+
+    def kill_if_running(self) -> None:
+        """SIGKILL, unless it has ended by itself."""
+        if not self.exited.done():
+            self.signal(signal.SIGKILL)
+
+    async def end(self, cause: str, grace_seconds: float) -> int:
+        """SIGTERM, then SIGKILL; the exit code."""
+        self.cause = cause
+        self.signal(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(grace_seconds):
+                return await asyncio.shield(self.exited)
+        except TimeoutError:
+            self.signal(signal.SIGKILL)
+            return await self.exited
+
+    def signal(self, number: signal.Signals) -> None:
+        """To the process and all that it started."""
+        assert self.pid
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, number)
+
+    def environment(self) -> dict[str, str]:
+        """This machine's environment without its AWS and SageMaker variables, under the job's own."""
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(HIDDEN_PREFIXES)}
+        path = f"{Path(sys.executable).parent}{os.pathsep}{inherited.get('PATH', os.defpath)}"
+        own = dict(zip(self.command.environment, self.localized(self.command.environment.values()), strict=True))
+        return {
+            **inherited,
+            "PATH": path,
+            "PYTHONUNBUFFERED": "1",
+            "AWS_REGION": "us-east-1",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            **own,
+            JOB_VARIABLE: self.job.name,
+        }
+
+    def localized(self, texts: Iterable[str]) -> list[str]:
+        """Texts as this process must see them: /opt/ml is rewritten when it cannot be mounted."""
+        found = list(texts)
+        return found if self.mount else [text.replace(str(CONTAINER_ROOT), str(self.job.tree)) for text in found]

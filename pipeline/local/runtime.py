@@ -1,0 +1,94 @@
+"""What every step of an execution shares, and the vocabulary of how a step ends."""
+
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.errors import PipelineError
+from pipeline.local.isolation import Mount
+from pipeline.local.process import Exit, JobDirectory
+from pipeline.local.state import Document, State
+from pipeline.local.storage import Storage
+
+REGION, ACCOUNT = "us-east-1", "000000000000"
+FAILURE_REASON_LIMIT = 1024
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The machine as one execution sees it."""
+
+    state: State
+    storage: Storage
+    mount: Mount | None
+    use_cache: bool = True
+
+    def job(self, name: str) -> JobDirectory:
+        """The directory of a job; made if need be."""
+        return JobDirectory(self.state.home, name)
+
+
+@dataclass(frozen=True)
+class StepCall:
+    """One step, its expressions resolved, ready to run."""
+
+    name: str
+    definition: Mapping[str, Any]
+    arguments: Document
+    execution_id: str
+    job_name: str
+    timeout_seconds: float | None = None
+
+
+@dataclass
+class StepResult:
+    """What a finished step leaves: its property document, its Metadata and the S3 URIs that it wrote."""
+
+    properties: Document
+    metadata: Document
+    outputs: list[str] = field(default_factory=list)
+    reused: bool = False
+
+
+class StepFailure(PipelineError):
+    """A step failed. `code` is the exception type that a retry policy may name; None is not retried."""
+
+    def __init__(self, reason: str, *, code: str | None = None, metadata: Document | None = None) -> None:
+        super().__init__(reason[:FAILURE_REASON_LIMIT])
+        self.code = code
+        self.metadata = metadata or {}
+
+
+def arn(kind: str, name: str) -> str:
+    """An ARN of the local account."""
+    return f"arn:aws:sagemaker:{REGION}:{ACCOUNT}:{kind}/{name}"
+
+
+def new_job_name(execution_id: str, step_name: str) -> str:
+    """As the service names jobs: pipelines-<execution>-<step, shortened>-<random>; at most 63 characters."""
+    step = step_name.replace("_", "-")[:20].strip("-")
+    return f"pipelines-{execution_id}-{step}-{secrets.token_urlsafe(12).replace('_', '').replace('-', '')[:10]}"
+
+
+def now() -> float:
+    """Seconds since 1970, to the millisecond, as the service keeps times."""
+    return round(time.time(), 3)
+
+
+def failure_reason(job: JobDirectory, ended: Exit, message_file: str, max_runtime_seconds: float) -> str:
+    """Why a job failed, as SageMaker words it: the script's own message if it left one, else its last line."""
+    if ended.cause == "timeout":
+        return f"ClientError: the job ran longer than MaxRuntimeInSeconds = {max_runtime_seconds:g} and was ended."
+    message = job.inside(message_file)
+    text = message.read_text(errors="replace")[:FAILURE_REASON_LIMIT].strip() if message.is_file() else ""
+    text = text or next((line.strip() for line in reversed(job.last_lines(20)) if line.strip()), "no output")
+    if ended.cause == "lost":
+        return f"InternalServerError: the job's process was killed from outside; its last line: {text}"
+    return f"AlgorithmError: {text}, exit code: {exit_code(ended)}"
+
+
+def exit_code(ended: Exit) -> int:
+    """As a shell counts: 128 + signal for a process that a signal ended."""
+    return ended.code if ended.code >= 0 else 128 - ended.code

@@ -1,0 +1,195 @@
+"""Runs a Tuning step: training jobs with hyperparameters from a search, so many at a time.
+
+The answer is what DescribeHyperParameterTuningJob and ListTrainingJobsForHyperParameterTuningJob would give.
+"""
+
+import asyncio
+import os
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.local.runtime import Runtime, StepCall, StepFailure, StepResult, arn, now
+from pipeline.local.search import Search, Trial
+from pipeline.local.state import Document
+from pipeline.local.training import TrainingJob
+
+OBJECTIVE_HYPERPARAMETER = "_tuning_objective_metric"
+COUNTERS = ("Completed", "InProgress", "RetryableError", "NonRetryableError", "Stopped")
+COUNTED_AS = {"Failed": "NonRetryableError"}
+SUMMARY_LIMIT = 50
+
+
+async def run_tuning(call: StepCall, runtime: Runtime) -> StepResult:
+    """One Tuning step.
+
+    Raises:
+        StepFailure: no trial reported the objective.
+    """
+    job = TuningJob(call, runtime)
+    metadata = {"TuningJob": {"Arn": job.document["HyperParameterTuningJobArn"]}}
+    try:
+        await job.run()
+    except asyncio.CancelledError:
+        job.finish("Stopped")
+        raise
+    if not job.ranked():
+        reason = job.failure_reason()
+        job.finish("Failed", FailureReason=reason)
+        raise StepFailure(reason, metadata=metadata)
+    job.finish("Completed")
+    return StepResult(job.properties(), metadata, job.outputs())
+
+
+class TuningJob:
+    """One search."""
+
+    def __init__(self, call: StepCall, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.name = f"{call.execution_id}-{call.name.replace('_', '-')[:10].strip('-')}-{secrets.token_hex(4)}"
+        self.config = call.arguments["HyperParameterTuningJobConfig"]
+        if "TrainingJobDefinition" not in call.arguments:
+            raise StepFailure("The step has no TrainingJobDefinition; several TrainingJobDefinitions are not run here.")
+        self.template: Mapping[str, Any] = call.arguments["TrainingJobDefinition"]
+        self.objective = self.config["HyperParameterTuningJobObjective"]
+        self.parallel = int(self.config["ResourceLimits"]["MaxParallelTrainingJobs"])
+        self.search = Search(self.config)
+        self.trials: list[tuple[Trial, TrainingJob]] = []
+        self.document: Document = {
+            "HyperParameterTuningJobName": self.name,
+            "HyperParameterTuningJobArn": arn("hyper-parameter-tuning-job", self.name),
+            **call.arguments,
+            "HyperParameterTuningJobStatus": "InProgress",
+            "CreationTime": now(),
+        }
+        self.save()
+
+    async def run(self) -> None:
+        """Start trials as places become free, until the search has enough or time is up."""
+        limit = self.config["ResourceLimits"].get("MaxRuntimeInSeconds")
+        try:
+            async with asyncio.timeout(float(limit) if limit else None), asyncio.TaskGroup() as group:
+                await self.keep_busy(group)
+        except TimeoutError:
+            return
+
+    async def keep_busy(self, group: asyncio.TaskGroup) -> None:
+        """At most MaxParallelTrainingJobs trials at a time."""
+        running: set[asyncio.Task[None]] = set()
+        while True:
+            while len(running) < self.parallel and (trial := self.search.ask()):
+                running.add(group.create_task(self.run_trial(trial)))
+            if not running:
+                return
+            _, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+
+    async def run_trial(self, trial: Trial) -> None:
+        """One training job; its failure is the trial's, not the search's."""
+        job = TrainingJob(
+            f"{self.name}-{len(self.trials) + 1:03d}-{secrets.token_hex(4)}",
+            self.trial_request(trial),
+            self.runtime,
+            threads=max(1, (os.cpu_count() or 1) // self.parallel),
+        )
+        job.document["TuningJobArn"] = self.document["HyperParameterTuningJobArn"]
+        self.trials.append((trial, job))
+
+        def on_metric(name: str, value: float) -> None:
+            if name == self.objective["MetricName"] and self.search.report(trial, value) and job.process:
+                job.process.stop()
+
+        try:
+            await job.run(on_metric)
+        except StepFailure:
+            pass  # recorded in the job's document
+        finally:
+            self.search.finish(trial, job.document["TrainingJobStatus"], self.value_of(job))
+            self.save()
+
+    def trial_request(self, trial: Trial) -> Document:
+        """The training request of one trial."""
+        template = {k: v for k, v in self.template.items() if k not in ("StaticHyperParameters", "DefinitionName")}
+        hyperparameters = {
+            **self.template.get("StaticHyperParameters", {}),
+            **trial.hyperparameters,
+            OBJECTIVE_HYPERPARAMETER: self.objective["MetricName"],
+        }
+        return {**template, "HyperParameters": hyperparameters}
+
+    def value_of(self, job: TrainingJob) -> float | None:
+        """The last value of the objective that the job printed."""
+        found = job.values.get(self.objective["MetricName"])
+        return found[0] if found else None
+
+    def ranked(self) -> list[tuple[Trial, TrainingJob]]:
+        """Trials with an objective and an end that counts, best first, earlier ones first among equals."""
+        counted = [
+            (trial, job)
+            for trial, job in self.trials
+            if self.value_of(job) is not None and job.document["TrainingJobStatus"] in ("Completed", "Stopped")
+        ]
+        sign = -1 if self.objective["Type"] == "Maximize" else 1
+        return sorted(counted, key=lambda pair: sign * (self.value_of(pair[1]) or 0.0))
+
+    def summary(self, trial: Trial, job: TrainingJob) -> Document:
+        """HyperParameterTrainingJobSummary."""
+        document, value = job.document, self.value_of(job)
+        times: Document = {k: document[k] for k in ("CreationTime", "TrainingStartTime", "TrainingEndTime") if k in document}
+        measured = (
+            {} if value is None else {"FinalHyperParameterTuningJobObjectiveMetric": {**self.objective, "Value": value}}
+        )
+        ended = document["TrainingJobStatus"] != "InProgress"
+        return {
+            "TrainingJobName": document["TrainingJobName"],
+            "TrainingJobArn": document["TrainingJobArn"],
+            "TuningJobName": self.name,
+            "TrainingJobStatus": document["TrainingJobStatus"],
+            "TunedHyperParameters": trial.hyperparameters,
+            **times,
+            **measured,
+            **({"FailureReason": document["FailureReason"]} if "FailureReason" in document else {}),
+            "ObjectiveStatus": ("Succeeded" if value is not None else "Failed") if ended else "Pending",
+        }
+
+    def properties(self) -> Document:
+        """The Describe answer with TrainingJobSummaries, best first."""
+        best_first = [self.summary(trial, job) for trial, job in self.ranked()]
+        return {**self.document, "TrainingJobSummaries": best_first[:SUMMARY_LIMIT]}
+
+    def outputs(self) -> list[str]:
+        """Where the trials' models are."""
+        return [job.output_uri for _, job in self.ranked()]
+
+    def failure_reason(self) -> str:
+        """Why there is no winner."""
+        if not self.trials:
+            return "No training job was started: the search had nothing to try."
+        reasons = [job.document.get("FailureReason") for _, job in self.trials]
+        last = next((reason for reason in reversed(reasons) if reason), None)
+        if last:
+            return f"All {len(self.trials)} training jobs failed. The last one: {last}"
+        return (
+            f"No training job printed the objective {self.objective['MetricName']!r}; "
+            "its regular expression in MetricDefinitions never matched a number."
+        )
+
+    def finish(self, status: str, **more: Any) -> None:
+        """Record how the search ended."""
+        self.document.update(HyperParameterTuningJobStatus=status, HyperParameterTuningEndTime=now(), **more)
+        self.save()
+
+    def save(self) -> None:
+        """Write the document with counters and the best trial so far, and every trial's summary."""
+        statuses = [job.document["TrainingJobStatus"] for _, job in self.trials]
+        summaries = [self.summary(trial, job) for trial, job in self.trials]
+        objectives = [summary["ObjectiveStatus"] for summary in summaries]
+        self.document.update(
+            LastModifiedTime=now(),
+            TrainingJobStatusCounters={
+                name: sum(COUNTED_AS.get(status, status) == name for status in statuses) for name in COUNTERS
+            },
+            ObjectiveStatusCounters={name: objectives.count(name) for name in ("Succeeded", "Pending", "Failed")},
+        )
+        if best := self.ranked():
+            self.document["BestTrainingJob"] = self.summary(*best[0])
+        self.runtime.state.put("HyperParameterTuningJob", self.name, {**self.document, "Trials": summaries})

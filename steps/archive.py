@@ -1,0 +1,89 @@
+"""Archives of images: unpacked into a directory, and never outside of it.
+
+Only regular files are written. A member whose name leads out of the archive makes the whole archive suspect and is
+refused; links and devices are left out.
+"""
+
+import gzip
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from failures import StepError
+
+# A member's name, and how to open it.
+Member = tuple[str, Callable[[], AbstractContextManager[IO[bytes]]]]
+
+DAMAGE = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    EOFError,
+    gzip.BadGzipFile,
+    zlib.error,
+    NotImplementedError,
+    RuntimeError,
+)
+
+
+def is_archive(path: Path) -> bool:
+    """Whether the name is one of an accepted kind."""
+    return kind(path) is not None
+
+
+def kind(path: Path) -> str | None:
+    """The accepted suffix that the name ends with, or None."""
+    return next((suffix for suffix in READERS if path.name.lower().endswith(suffix)), None)
+
+
+def unpack(path: Path, directory: Path) -> None:
+    """Write the archive's regular files below `directory`."""
+    reader = READERS[kind(path) or ".tar"]
+    try:
+        for name, open_member in reader(path):
+            target = directory / _inside(name, path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with open_member() as source, target.open("wb") as file:
+                shutil.copyfileobj(source, file, 1 << 20)
+    except DAMAGE as error:
+        raise StepError(
+            f"{path} cannot be unpacked ({error}); a .zip, .tar, .tar.gz or .tgz without a password is accepted."
+        ) from error
+
+
+def _inside(name: str, archive: Path) -> PurePosixPath:
+    """The member's relative path."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts:
+        raise StepError(
+            f"{archive} holds a member named {name!r}, which leads out of the archive; only relative paths within it "
+            "are accepted."
+        )
+    return path
+
+
+def _zip_members(path: Path) -> Iterator[Member]:
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            if not info.is_dir() and stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG):
+                yield info.filename, lambda info=info: archive.open(info)  # type: ignore[misc]
+
+
+def _tar_members(path: Path) -> Iterator[Member]:
+    with tarfile.open(path) as archive:
+        for info in archive:
+            if info.isreg():
+                yield info.name, lambda info=info: archive.extractfile(info)  # type: ignore[misc]
+
+
+READERS: dict[str, Callable[[Path], Iterator[Member]]] = {
+    ".zip": _zip_members,
+    ".tar": _tar_members,
+    ".tar.gz": _tar_members,
+    ".tgz": _tar_members,
+}

@@ -1,0 +1,206 @@
+"""The data set's layout: which folders are classes, which splits are given, and which files may be images.
+
+Accepted are `class/image.*`, `train|valid|validation|val|test/class/image.*`, and one archive of either; all may lie
+within an enclosing folder. Hidden files and what systems leave behind (.DS_Store, Thumbs.db, __MACOSX) do not exist
+here. Other files that belong to no class are listed as skipped.
+"""
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from archive import is_archive, unpack
+from failures import StepError
+
+SPLITS = ("train", "validation", "test")
+SPLIT_FOLDERS = {
+    "train": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "test": "test",
+}
+JUNK = frozenset({"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "icon\r"})
+LAYOUTS = (
+    "a folder per class with its images, or train, validation and test folders with such folders, "
+    "or one .zip or .tar(.gz) archive of either, is accepted"
+)
+NAMED = 5  # so many culprits are named in an error
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """A file in a class folder; whether it is an image is not known yet."""
+
+    path: Path
+    source: str  # path within the data set, with slashes
+    class_name: str
+    given_split: str | None  # of SPLITS; None where the data set is not split
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that is not used, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass
+class Listing:
+    """What a data set holds."""
+
+    classes: list[str]
+    files: list[ImageFile] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+
+    @property
+    def given_splits(self) -> frozenset[str]:
+        """The splits that the data set comes with; empty when it is not split."""
+        return frozenset(file.given_split for file in self.files if file.given_split)
+
+
+@contextmanager
+def open_dataset(folder: Path, *, scratch: Path) -> Iterator[Path]:
+    """The folder that holds the data set; an archive is unpacked below `scratch` for as long as it is needed."""
+    if not folder.is_dir():
+        raise StepError(f"There is no folder {folder}; {LAYOUTS}.")
+    archives = [entry for entry in visible(folder) if entry.is_file() and is_archive(entry)]
+    if not archives or subfolders(folder):
+        yield folder
+        return
+    if len(archives) > 1:
+        raise StepError(f"{folder} holds {len(archives)} archives ({some(archives)}), but exactly one is accepted.")
+    with tempfile.TemporaryDirectory(dir=scratch, prefix=".unpacked-") as unpacked:
+        unpack(archives[0], Path(unpacked))
+        yield Path(unpacked)
+
+
+def list_images(root: Path) -> Listing:
+    """Find the classes and the files that may be images, both in natural order."""
+    top = enclosed(root)
+    listing = list_split_folders(root, top) if has_split_folders(root, top) else list_class_folders(root, top)
+    if not listing.classes:
+        raise StepError(f"{name_of(root, top)} holds no class folders; {LAYOUTS}.")
+    if len(listing.classes) == 1:
+        raise StepError(
+            f"{name_of(root, top)} holds only one class, {listing.classes[0]!r}, but a classifier needs two or more."
+        )
+    return listing
+
+
+def list_class_folders(root: Path, top: Path) -> Listing:
+    """`class/image.*`"""
+    listing = Listing([folder.name for folder in subfolders(top)])
+    listing.skipped += stray_files(root, top)
+    for folder in subfolders(top):
+        listing.files += files_of_class(root, folder, None)
+    return listing
+
+
+def list_split_folders(root: Path, top: Path) -> Listing:
+    """`train|valid|validation|val|test/class/image.*`; the classes are those of train."""
+    listing = Listing([])
+    listing.skipped += stray_files(root, top)
+    for folder in subfolders(top):
+        split = split_of(folder)
+        if split is None:
+            listing.skipped.append(Skipped(relative(root, folder), "not a train, validation or test folder"))
+            continue
+        listing.skipped += stray_files(root, folder)
+        if split == "train":
+            listing.classes += [class_folder.name for class_folder in subfolders(folder)]
+        for class_folder in subfolders(folder):
+            listing.files += files_of_class(root, class_folder, split)
+    refuse_unknown_classes(listing)
+    return listing
+
+
+def refuse_unknown_classes(listing: Listing) -> None:
+    """A class that is only in validation or test could never be learned."""
+    for split in SPLITS[1:]:
+        found = {file.class_name for file in listing.files if file.given_split == split}
+        unknown = sorted(found - set(listing.classes), key=natural)
+        if unknown:
+            raise StepError(
+                f"The {split} folder holds {some(unknown)}, which the train folder does not; every class must have "
+                "images in train."
+            )
+
+
+def has_split_folders(root: Path, top: Path) -> bool:
+    """Whether the folders are splits, not classes; a class may be called train, too."""
+    folders = subfolders(top)
+    splits = {split_of(folder): folder for folder in folders if split_of(folder)}
+    if "train" in splits:
+        return bool(subfolders(splits["train"])) and (len(splits) > 1 or len(folders) == 1)
+    if folders and len(splits) == len(folders) and any(subfolders(folder) for folder in folders):
+        raise StepError(f"{name_of(root, top)} holds {some(folders)}, but no train folder; {LAYOUTS}.")
+    return False
+
+
+def enclosed(folder: Path) -> Path:
+    """The folder itself, or the one that it only wraps."""
+    folders = subfolders(folder)
+    wraps = len(folders) == 1 and split_of(folders[0]) is None and subfolders(folders[0])
+    return enclosed(folders[0]) if wraps else folder
+
+
+def files_of_class(root: Path, folder: Path, split: str | None) -> list[ImageFile]:
+    """All files below a class folder, in natural order; links to folders are not followed."""
+    found = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not is_junk(name)]
+        found += [Path(parent, name) for name in names if not is_junk(name)]
+    files = [ImageFile(path, relative(root, path), folder.name, split) for path in found]
+    return sorted(files, key=lambda file: natural(file.source))
+
+
+def stray_files(root: Path, folder: Path) -> list[Skipped]:
+    """Files beside the folders that matter."""
+    strays = (entry for entry in visible(folder) if not entry.is_dir())
+    return [Skipped(relative(root, entry), "not in a class folder") for entry in strays]
+
+
+def subfolders(folder: Path) -> list[Path]:
+    return [entry for entry in visible(folder) if entry.is_dir()]
+
+
+def visible(folder: Path) -> list[Path]:
+    """A folder's entries in natural order, without junk."""
+    return sorted(
+        (entry for entry in folder.iterdir() if not is_junk(entry.name)), key=lambda entry: natural(entry.name)
+    )
+
+
+def is_junk(name: str) -> bool:
+    return name.startswith(".") or name.casefold() in JUNK
+
+
+def split_of(folder: Path) -> str | None:
+    return SPLIT_FOLDERS.get(folder.name.casefold())
+
+
+def natural(name: str) -> tuple[list[tuple[int, int, str]], str]:
+    """Sort key that counts: `2.cat` before `10.dog`, `005.x` before `006.y`."""
+    parts = re.findall(r"\d+|\D+", name.casefold())
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts], name
+
+
+def relative(root: Path, path: Path) -> str:
+    return path.relative_to(root).as_posix()
+
+
+def name_of(root: Path, top: Path) -> str:
+    """What to call the data set's top folder; the place where an archive was unpacked means nothing to a reader."""
+    return str(top) if not root.name.startswith(".unpacked-") else "The archive"
+
+
+def some(names: list[Path] | list[str]) -> str:
+    """The first few, and how many more."""
+    shown = [name.name if isinstance(name, Path) else name for name in names[:NAMED]]
+    return ", ".join(shown) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")

@@ -1,0 +1,60 @@
+"""Mistakes of the user's and broken inputs: one sentence on stderr, in the job's failure file, and exit code 1.
+
+SageMaker shows the first 1,024 characters of /opt/ml/output/failure (training) and /opt/ml/output/message (processing)
+as the reason why a job failed: AWS guide, "your-algorithms-training-algo-output", "your-own-processing-container".
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+FAILURE_FILE_CHARACTERS = 1024
+
+TRAINING_FAILURE = ("SM_OUTPUT_FAILURE", "/opt/ml/output/failure")
+PROCESSING_MESSAGE = ("SM_OUTPUT_MESSAGE", "/opt/ml/output/message")
+
+
+class StepError(Exception):
+    """One sentence for the user: where, what was found, what is accepted, the remedy."""
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Treats a wrong argument as any other mistake of the user's; options are never abbreviated."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        raise StepError(f"{self.prog}: {message}. See {self.prog} --help.")
+
+
+def run(main: Callable[[], None], failure_file: tuple[str, str] | None = None) -> int:
+    """Run an entry point and return its exit code.
+
+    Args:
+        main: The entry point's work; a StepError out of it is the user's to mend.
+        failure_file: Environment variable that holds the file's path, and the path used when it is not set. An
+            endpoint has no such file.
+    """
+    try:
+        main()
+    except StepError as error:
+        print(error, file=sys.stderr, flush=True)
+        if failure_file:
+            variable, default = failure_file
+            _write(str(error), Path(os.environ.get(variable, default)))
+        return 1
+    return 0
+
+
+def say(line: str) -> None:
+    """Print one line at once, so that logs and metric scrapers see it when it happens."""
+    print(line, flush=True)
+
+
+def _write(sentence: str, file: Path) -> None:
+    if file.parent.is_dir():
+        file.write_text(sentence[:FAILURE_FILE_CHARACTERS], encoding="utf-8")

@@ -1,0 +1,243 @@
+"""Images: bytes -> decoded picture -> prepared picture -> pixels -> the network's input.
+
+The same functions serve training, evaluation and the endpoint, so a model sees one kind of pixels everywhere:
+`to_pixels(shrink(image)) == to_pixels(image)`, byte for byte.
+"""
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+Pixels = npt.NDArray[np.uint8]
+Picture = Image.Image
+
+PLUGINS = (
+    JpegImagePlugin.JpegImageFile,
+    PngImagePlugin.PngImageFile,
+    WebPImagePlugin.WebPImageFile,
+    BmpImagePlugin.BmpImageFile,
+    TiffImagePlugin.TiffImageFile,
+    GifImagePlugin.GifImageFile,
+)
+FORMATS = [plugin.format for plugin in PLUGINS]
+LOSSLESS_FORMATS = frozenset({"PNG", "BMP", "DIB", "TIFF", "GIF"})
+ACCEPTED = "JPEG, PNG, WebP, BMP, TIFF or GIF"
+ASPECT_LIMIT = 4  # of a longer strip the middle is used: resizing 65,000 x 1 px must not take gigabytes
+SNIFFED_BYTES = 16  # Pillow recognises a format by as many
+REDUCING_GAP = 3.0  # Pillow halves very large pictures before resampling; without visible difference at 3
+
+# What Pillow's decoders raise on damaged files.
+DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, struct.error, zlib.error)
+
+ORIENTATION_TAG = 0x0112  # EXIF
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+RESAMPLING = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+Image.MAX_IMAGE_PIXELS = None  # Pillow warns and raises at limits of its own; `max_pixels` is checked here instead
+
+
+class ImageError(ValueError):
+    """An image that cannot be used: one sentence, without its path."""
+
+
+class ImageTooLarge(ImageError):
+    """More pixels than accepted; found before any is decoded."""
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """What turns any image into the network's input; stored in manifest.json and model.json."""
+
+    image_size: int  # side of the square crop, px
+    resize_to: int  # shorter side after resizing, px
+    mean: tuple[float, float, float]  # per channel, of pixels scaled to 0..1
+    std: tuple[float, float, float]
+    interpolation: str = "bicubic"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.image_size <= self.resize_to:
+            raise ValueError(
+                f"image_size must be between 1 and resize_to ({self.resize_to}), but got {self.image_size}."
+            )
+        if self.interpolation not in RESAMPLING:
+            raise ValueError(f"interpolation must be {' or '.join(RESAMPLING)}, but got {self.interpolation!r}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON keeps it."""
+        return asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_dict(cls, stored: dict[str, Any]) -> "Preprocess":
+        """The inverse of `to_dict`."""
+        mean, std = (tuple(float(value) for value in stored[key]) for key in ("mean", "std"))
+        return cls(**{**stored, "mean": mean, "std": std})
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """What is known of an image that decodes without error."""
+
+    format: str  # Pillow's name
+    shorter_side: int  # px
+
+
+def is_image(head: bytes) -> bool:
+    """Whether a file that begins with `head` (SNIFFED_BYTES of it) claims to be of an accepted format."""
+    return any(accepts(head) for _, accepts in (Image.OPEN[name] for name in FORMATS) if accepts)
+
+
+def decode(data: bytes, *, max_pixels: int) -> Picture:
+    """The image upright, RGB, 8 bits per channel, alpha over white; of an animation the first frame.
+
+    Raises:
+        ImageTooLarge: more than `max_pixels`; nothing has been decoded then.
+        ImageError: another format, or damaged.
+    """
+    return _decode(_open(data, max_pixels))
+
+
+def inspect(data: bytes, *, max_pixels: int) -> ImageInfo:
+    """Decode only to see that it can be done; a JPEG at an eighth of its size, which is quicker. Raises as `decode`."""
+    image = _open(data, max_pixels)
+    info = ImageInfo(image.format or "", min(image.size))
+    image.draft(image.mode, (image.width // 8, image.height // 8))
+    _decode(image)
+    return info
+
+
+def shrink(image: Picture, preprocess: Preprocess) -> Picture:
+    """What is stored as a prepared image: the shorter side at most `resize_to`, never enlarged."""
+    image = _within_aspect_limit(image)
+    return _resize(image, preprocess) if min(image.size) > preprocess.resize_to else image
+
+
+def to_pixels(image: Picture, preprocess: Preprocess) -> Pixels:
+    """The centre crop that the network sees: (image_size, image_size, 3) uint8."""
+    image = _resize(_within_aspect_limit(image), preprocess)
+    size = preprocess.image_size
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    return np.asarray(image.crop((left, top, left + size, top + size)))
+
+
+def normalise(pixels: Pixels, preprocess: Preprocess) -> npt.NDArray[np.float32]:
+    """(..., H, W, 3) uint8 -> (..., 3, H, W) float32 with mean 0 and deviation 1; a view, channels last in memory."""
+    mean, std = (np.asarray(values, dtype=np.float64) for values in (preprocess.mean, preprocess.std))
+    scale, shift = (1 / (255 * std)).astype(np.float32), (mean / std).astype(np.float32)
+    return np.moveaxis(pixels.astype(np.float32) * scale - shift, -1, -3)
+
+
+def _open(data: bytes, max_pixels: int) -> Picture:
+    """Read the header only."""
+    if not is_image(data[:SNIFFED_BYTES]):
+        raise ImageError("The file is empty." if not data else f"The file is not a {ACCEPTED} image.")
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except DAMAGE as error:
+        raise ImageError("The image is damaged: its header cannot be read.") from error
+    if image.width * image.height > max_pixels:
+        raise ImageTooLarge(
+            f"The image has {image.width * image.height / 1e6:,.1f} megapixels ({image.width} x {image.height}), "
+            f"but at most {max_pixels / 1e6:,g} are accepted."
+        )
+    return image
+
+
+def _decode(image: Picture) -> Picture:
+    try:
+        image.load()
+        return _upright(_to_rgb(image), _orientation(image))
+    except ImageError:
+        raise
+    except DAMAGE as error:
+        raise ImageError(f"The image is damaged: {error}.") from error
+
+
+def _orientation(image: Picture) -> int:
+    """EXIF orientation, 1 (upright) when there is none or it cannot be read."""
+    try:
+        return int(image.getexif().get(ORIENTATION_TAG, 1))
+    except DAMAGE:
+        return 1
+
+
+def _upright(image: Picture, orientation: int) -> Picture:
+    return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
+
+
+def _to_rgb(image: Picture) -> Picture:
+    if image.mode not in CONVERSIONS:
+        raise ImageError(
+            f"The image has pixels of Pillow's mode {image.mode}, but grey, RGB, CMYK, YCbCr and palette images "
+            "of 8 or 16 bits per channel are accepted."
+        )
+    if image.mode in SIXTEEN_BITS or not image.has_transparency_data:
+        return CONVERSIONS[image.mode](image)
+    return _over_white(image)
+
+
+def _over_white(image: Picture) -> Picture:
+    layer = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+
+
+def _from_16_bits(image: Picture) -> Picture:
+    values = np.asarray(image).astype(np.uint32)
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+
+
+def _from_8_bits(image: Picture) -> Picture:
+    return image.convert("RGB")
+
+
+SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
+EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
+CONVERSIONS: dict[str, Callable[[Picture], Picture]] = {
+    **dict.fromkeys(SIXTEEN_BITS, _from_16_bits),
+    **dict.fromkeys(EIGHT_BITS, _from_8_bits),
+}
+
+
+def _within_aspect_limit(image: Picture) -> Picture:
+    """The middle of a strip longer than ASPECT_LIMIT times its width; any other image as it is."""
+    longest = ASPECT_LIMIT * min(image.size)
+    if max(image.size) <= longest:
+        return image
+    width, height = (min(side, longest) for side in image.size)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
+
+
+def _resize(image: Picture, preprocess: Preprocess) -> Picture:
+    """The shorter side at exactly `resize_to`."""
+    shorter = min(image.size)
+    if shorter == preprocess.resize_to:
+        return image
+    width, height = ((side * preprocess.resize_to + shorter // 2) // shorter for side in image.size)
+    return image.resize((width, height), RESAMPLING[preprocess.interpolation], reducing_gap=REDUCING_GAP)

@@ -1,0 +1,77 @@
+"""manifest.json: what PrepareData made of the data set, for every later step and for people."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dataset import SPLITS, natural
+from images import LOSSLESS_FORMATS
+from inspection import LabelledImage
+
+SCHEMA_VERSION = 1
+ID_DIGITS = 16
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An image in its split."""
+
+    path: str  # of the prepared image, below the output directory
+    image: LabelledImage
+    split: str
+    label: int  # index into the classes
+
+    def to_dict(self) -> dict[str, Any]:
+        """As manifest.json lists it."""
+        return {
+            "path": self.path,
+            "source": self.image.file.source,
+            "sha256": self.image.sha256,
+            "split": self.split,
+            "label": self.label,
+        }
+
+
+def list_entries(images: Sequence[LabelledImage], splits: dict[str, str], classes: Sequence[str]) -> list[Entry]:
+    """All images in the manifest's order: by split, class and source. `splits` is sha256 -> split."""
+    labels = {name: label for label, name in enumerate(classes)}
+    entries = [
+        Entry(prepared_path(image, splits[image.sha256]), image, splits[image.sha256], labels[image.file.class_name])
+        for image in images
+    ]
+    return sorted(entries, key=lambda entry: (SPLITS.index(entry.split), entry.label, natural(entry.image.file.source)))
+
+
+def prepared_path(image: LabelledImage, split: str) -> str:
+    """The test split is kept without loss, so that evaluation sees exactly what the endpoint would."""
+    suffix = "png" if split == "test" or image.format in LOSSLESS_FORMATS else "jpg"
+    return f"{split}/{image.file.class_name}/{image.sha256[:ID_DIGITS]}.{suffix}"
+
+
+def count(entries: Sequence[Entry], classes: Sequence[str]) -> dict[str, dict[str, int]]:
+    """split -> class -> number of images; every class is listed in every split."""
+    counts = Counter((entry.split, entry.label) for entry in entries)
+    return {split: {name: counts[split, label] for label, name in enumerate(classes)} for split in SPLITS}
+
+
+def class_weights(train_counts: dict[str, int]) -> dict[str, float]:
+    """N / (C n_c) over the training images: a class as large as the average weighs 1."""
+    total = sum(train_counts.values())
+    return {name: total / (len(train_counts) * number) for name, number in train_counts.items()}
+
+
+def dataset_sha256(entries: Sequence[Entry], classes: Sequence[str]) -> str:
+    """Names the images and their classes, wherever they lie and however they are split."""
+    lines = sorted(f"{entry.image.sha256} {classes[entry.label]}\n" for entry in entries)
+    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def write(path: Path, manifest: dict[str, Any]) -> None:
+    """All of it or nothing: a reader never finds half a manifest."""
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    unfinished.replace(path)

@@ -1,0 +1,77 @@
+"""The report's style sheet: light and dark, from 400 px wide upwards."""
+
+STYLE = """
+:root { color-scheme: light dark; --page: #f6f7f9; --card: #fff; --text: #1c2330; --dim: #5b6675; --line: #dfe3e9;
+  --hit: #2a9d8f; --miss: #e4572e; --bar: #3b7dd8; --track: #e8ebf0; }
+@media (prefers-color-scheme: dark) { :root { --page: #12161c; --card: #1b2129; --text: #e6eaf0; --dim: #98a4b3;
+  --line: #303945; --hit: #2fae9e; --miss: #f0714b; --bar: #5b9cf2; --track: #2a323d; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--page); color: var(--text); font: 15px/1.5 system-ui, sans-serif; }
+main { max-width: 1120px; margin: 0 auto; padding: 16px; }
+header, section { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 20px;
+  margin-bottom: 16px; }
+h1 { font-size: 1.15rem; margin: 0; color: var(--dim); font-weight: 600; }
+h2 { font-size: 1.15rem; margin: 0 0 8px; }
+p { margin: 0 0 12px; color: var(--dim); }
+.accuracy { color: var(--text); margin: 4px 0; font-size: 1.15rem; }
+.accuracy strong { font-size: 3rem; line-height: 1.1; letter-spacing: -0.02em; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(130px, 1fr)); gap: 12px; margin: 16px 0 0; }
+.tiles div { border: 1px solid var(--line); border-radius: 8px; padding: 8px 12px; }
+.tiles dt { color: var(--dim); font-size: 0.85rem; }
+.tiles dd { margin: 0; font-size: 1.25rem; font-weight: 600; font-variant-numeric: tabular-nums; }
+.scroll { overflow: auto; max-height: 80vh; overscroll-behavior-x: contain; }
+table { border-collapse: separate; border-spacing: 0; font-variant-numeric: tabular-nums; }
+th { font-weight: 500; text-align: left; }
+.matrix { font-size: 0.85rem; }
+.matrix td { min-width: 2.5rem; height: 2.1rem; padding: 0 4px; text-align: center;
+  border-right: 1px solid var(--line); border-bottom: 1px solid var(--line);
+  background: color-mix(in srgb, var(--miss) calc(15% + 75% * var(--share, -0.2)), transparent); }
+.matrix .hit { background: color-mix(in srgb, var(--hit) calc(10% + 60% * var(--share, -0.1)), transparent); }
+.matrix thead th { position: sticky; top: 0; z-index: 1; background: var(--card); vertical-align: bottom;
+  border-bottom: 1px solid var(--line); padding: 4px; }
+.matrix thead span { display: block; writing-mode: vertical-rl; transform: rotate(180deg); margin: 0 auto;
+  max-height: 9rem; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.matrix tbody th { position: sticky; left: 0; background: var(--card); max-width: 9rem; padding: 0 8px 0 0;
+  overflow: hidden; text-overflow: ellipsis; white-space: nowrap; border-right: 1px solid var(--line);
+  border-bottom: 1px solid var(--line); }
+.matrix .corner { left: 0; z-index: 2; font-size: 0.75rem; color: var(--dim); border-right: 1px solid var(--line); }
+.pairs { margin: 0; padding-left: 1.5rem; }
+.mistakes { display: grid; grid-template-columns: repeat(auto-fill, minmax(130px, 1fr)); gap: 12px; }
+figure { margin: 0; border: 1px solid var(--line); border-radius: 8px; overflow: hidden; }
+figure img { display: block; width: 100%; aspect-ratio: 1; object-fit: contain; background: var(--track); }
+figure .tiny { image-rendering: pixelated; }
+figcaption { padding: 6px 10px 8px; font-size: 0.85rem; overflow-wrap: anywhere; }
+.wrong, .right { font-weight: 600; }
+.wrong { color: var(--miss); }
+.wrong::before { content: "✗ "; }
+.right { color: var(--hit); }
+.right::before { content: "✓ "; }
+.classes { width: 100%; }
+.classes th, .classes td { padding: 5px 12px 5px 0; border-bottom: 1px solid var(--line); }
+.classes thead th { position: sticky; top: 0; background: var(--card); color: var(--dim); font-size: 0.85rem; }
+.classes .support { text-align: right; width: 4rem; }
+.bar { width: 23%; white-space: nowrap; }
+.bar span { display: inline-block; vertical-align: middle; width: calc(100% - 3rem); height: 8px; margin-right: 8px;
+  border-radius: 4px; background: linear-gradient(var(--bar) 0 0) 0 / calc(100% * var(--value)) 100% no-repeat,
+  var(--track); }
+.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); gap: 8px 32px; }
+.facts table { width: 100%; align-self: start; }
+.facts caption { text-align: left; color: var(--dim); padding-bottom: 4px; }
+.facts th, .facts td { padding: 4px 12px 4px 0; border-top: 1px solid var(--line); vertical-align: top; }
+.facts th { width: 45%; color: var(--dim); }
+.facts td { overflow-wrap: anywhere; }
+@media (max-width: 640px) {
+  main { padding: 8px; }
+  header, section { padding: 14px; }
+  .accuracy strong { font-size: 2.5rem; }
+  .matrix tbody th { max-width: 6rem; }
+  .classes thead { display: none; }
+  .classes tr { display: grid; grid-template-columns: 1fr auto; border-bottom: 1px solid var(--line); padding: 6px 0; }
+  .classes th, .classes td { border: 0; padding: 1px 0; }
+  .classes .support { width: auto; }
+  .classes .support::after { content: " images"; color: var(--dim); }
+  .bar { grid-column: 1 / -1; width: 100%; }
+  .bar::before { content: attr(data-name); display: inline-block; width: 5rem; color: var(--dim); }
+  .bar span { width: calc(100% - 8.5rem); }
+}
+"""

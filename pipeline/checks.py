@@ -10,10 +10,12 @@ all steps  -> names given once, no circle, not too many
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from pipeline.definition_shapes import (
     ARGUMENTS,
+    EXPRESSION_SHAPES,
     MAX_CHARACTERS,
     MAX_STEPS,
     STEP_MEMBERS,
@@ -25,9 +27,11 @@ from pipeline.definition_shapes import (
 )
 from pipeline.local.conditions import condition_faults
 from pipeline.local.paths import listing
-from pipeline.placed_step import PlacedStep
+from pipeline.operands import condition_operand_faults, join_faults
+from pipeline.placed_step import PlacedStep, objects
 from pipeline.service_model import STEP_MODELS, request_shape
 from pipeline.shape_check import ShapeCheck, quoted
+from pipeline.step_properties import metric_definitions
 from pipeline.step_references import Names
 from pipeline.suggestion import did_you_mean
 
@@ -42,20 +46,26 @@ def check(definition: dict[str, Any]) -> list[str]:
     problems = [*definition_problems(definition, names)]
     for parameter in names.all_parameters:
         problems += parameter_problems(parameter, names)
+    problems += experiment_problems(definition, names)
     for step in names.all_steps:
         problems += step_problems(step, names)
     problems += names.cycles()
     return list(dict.fromkeys(problems))
 
 
-def shape_check(owner: str, names: Names, *, filled_in: str | None = None) -> ShapeCheck:
-    """A comparison in which expressions stand for values of their type."""
+def request_check(owner: str, names: Names, *, filled_in: str | None = None) -> ShapeCheck:
+    """A comparison in which an expression stands for a value of its type."""
     return ShapeCheck(owner, type_of=names.type_of, default_of=names.default_of, filled_in=filled_in)
+
+
+def format_check(owner: str, names: Names) -> ShapeCheck:
+    """A comparison of what a definition says outside of Arguments, nearly all of it without expressions."""
+    return replace(request_check(owner, names), expression_shapes=EXPRESSION_SHAPES)
 
 
 def definition_problems(definition: dict[str, Any], names: Names) -> Iterator[str]:
     """What is wrong with the definition around parameters and steps."""
-    for fault in shape_check("a definition", names).problems(definition, definition_shape()):
+    for fault in format_check("a definition", names).problems(definition, definition_shape()):
         yield f"The definition: {fault}"
     characters = len(json.dumps(definition))
     if characters > MAX_CHARACTERS:
@@ -76,9 +86,17 @@ def duplicates(noun: str, found: Iterable[Any]) -> Iterator[str]:
 def parameter_problems(parameter: dict[str, Any], names: Names) -> Iterator[str]:
     """What is wrong with a parameter's declaration."""
     parameter_type = str(parameter.get("Type"))
-    shape = parameter_shape(parameter_type, parameter.get("EnumValues"))
-    for fault in shape_check(with_article(f"{parameter_type} parameter"), names).problems(parameter, shape):
+    listed = parameter.get("EnumValues")
+    accepted = [value for value in listed if isinstance(value, str)] if isinstance(listed, list) else []
+    shape = parameter_shape(parameter_type, accepted)
+    for fault in format_check(with_article(f"{parameter_type} parameter"), names).problems(parameter, shape):
         yield f"Parameter '{parameter.get('Name')}': {fault}"
+
+
+def experiment_problems(definition: dict[str, Any], names: Names) -> Iterator[str]:
+    """What PipelineExperimentConfig refers to in vain."""
+    experiment = PlacedStep("PipelineExperimentConfig", "", {"Arguments": definition.get("PipelineExperimentConfig")})
+    yield from (f"PipelineExperimentConfig {fault}" for fault in names.faults(experiment))
 
 
 def step_problems(step: PlacedStep, names: Names) -> Iterator[str]:
@@ -87,24 +105,28 @@ def step_problems(step: PlacedStep, names: Names) -> Iterator[str]:
         hint = did_you_mean(step.type, STEP_TYPES)
         yield f"Step '{step.name}' has the type '{step.type}', which no step has.{hint}"
     faults = [*member_faults(step, names), *argument_faults(step, names), *dependency_faults(step)]
-    for find in (condition_step_faults, retry_faults, property_file_faults):
-        faults += find(step)
+    faults += [*condition_step_faults(step, names), *retry_faults(step), *property_file_faults(step)]
+    faults += objective_faults(step)
+    faults += [fault for expression in step.expressions() for fault in join_faults(expression)]
     yield from (f"Step '{step.name}': {fault}" for fault in faults)
-    yield from names.problems(step)
+    yield from (f"Step '{step.name}' {fault}" for fault in names.faults(step))
 
 
 def member_faults(step: PlacedStep, names: Names) -> Iterator[str]:
     """The members that every step of its type has; ExceptionType may be one text instead of a list."""
     if step.type not in STEP_MEMBERS:
         return
-    policies = [
-        {**policy, "ExceptionType": [policy["ExceptionType"]]}
-        if isinstance(policy.get("ExceptionType"), str)
-        else policy
-        for policy in retry_policies(step)
-    ]
-    definition = {**step.definition, "RetryPolicies": policies} if policies else step.definition
-    yield from shape_check(with_article(f"{step.type} step"), names).problems(definition, step_shape(step.type))
+    policies = step.definition.get("RetryPolicies")
+    definition = dict(step.definition)
+    if isinstance(policies, list):
+        definition["RetryPolicies"] = [with_list_of_errors(policy) for policy in policies]
+    yield from format_check(with_article(f"{step.type} step"), names).problems(definition, step_shape(step.type))
+
+
+def with_list_of_errors(policy: Any) -> Any:
+    """A retry policy whose ExceptionType is a list."""
+    is_text = isinstance(policy, dict) and isinstance(policy.get("ExceptionType"), str)
+    return {**policy, "ExceptionType": [policy["ExceptionType"]]} if is_text else policy
 
 
 def argument_faults(step: PlacedStep, names: Names) -> Iterator[str]:
@@ -114,10 +136,11 @@ def argument_faults(step: PlacedStep, names: Names) -> Iterator[str]:
     if arguments is None:
         return
     if model:
-        comparison = shape_check(model.creates, names, filled_in=model.name_member)
+        comparison = request_check(model.creates, names, filled_in=model.name_member)
         yield from comparison.problems(arguments, request_shape(step.type))
     elif step.type in ARGUMENTS:
-        comparison = shape_check(with_article(f"{step.type} step"), names)
+        make = format_check if step.type == "Condition" else request_check
+        comparison = make(with_article(f"{step.type} step"), names)
         yield from comparison.problems(arguments, arguments_shape(step.type))
 
 
@@ -127,28 +150,24 @@ def dependency_faults(step: PlacedStep) -> Iterator[str]:
     for index, entry in enumerate(entries if isinstance(entries, list) else []):
         trigger = entry.get("Trigger", "Completed") if isinstance(entry, dict) else "Completed"
         if not isinstance(entry.get("Step") if isinstance(entry, dict) else entry, str):
-            yield f"DependsOn[{index}] must be a step's name or an object with Step and Trigger, but got {quoted(entry)}."
+            accepted = "a step's name or an object with Step and Trigger"
+            yield f"DependsOn[{index}] must be {accepted}, but got {quoted(entry)}."
         elif trigger not in TRIGGERS:
             accepted = f"one of {listing(TRIGGERS)}"
             yield f"DependsOn[{index}].Trigger must be {accepted}, but got {quoted(trigger)}."
 
 
-def condition_step_faults(step: PlacedStep) -> Iterator[str]:
-    """Conditions of unknown types or without their operands."""
-    conditions = step.arguments.get("Conditions") if step.type == "Condition" else None
-    for condition in conditions if isinstance(conditions, list) else []:
+def condition_step_faults(step: PlacedStep, names: Names) -> Iterator[str]:
+    """Conditions of unknown types, without their operands, or with operands that do not compare."""
+    conditions = objects(step.arguments.get("Conditions")) if step.type == "Condition" else []
+    for condition in conditions:
         yield from condition_faults(condition)
-
-
-def retry_policies(step: PlacedStep) -> list[dict[str, Any]]:
-    """The step's retry policies, as far as they are objects."""
-    policies = step.definition.get("RetryPolicies")
-    return [policy for policy in policies if isinstance(policy, dict)] if isinstance(policies, list) else []
+        yield from condition_operand_faults(condition, names.type_of)
 
 
 def retry_faults(step: PlacedStep) -> Iterator[str]:
     """A policy ends after a number of attempts or after a time, not both."""
-    for index, policy in enumerate(retry_policies(step)):
+    for index, policy in enumerate(step.objects("RetryPolicies")):
         ends = [name for name in ("MaxAttempts", "ExpireAfterMin") if policy.get(name) is not None]
         if len(ends) != 1:
             has = "both" if ends else "neither"
@@ -157,8 +176,7 @@ def retry_faults(step: PlacedStep) -> Iterator[str]:
 
 def property_file_faults(step: PlacedStep) -> Iterator[str]:
     """A property file is in one of the step's outputs, and has a name of its own."""
-    declared = step.definition.get("PropertyFiles")
-    files = [file for file in declared if isinstance(file, dict)] if isinstance(declared, list) else []
+    files = step.objects("PropertyFiles")
     yield from duplicates("property files", [file.get("PropertyFileName") for file in files])
     outputs = output_names(step)
     for file in files:
@@ -169,12 +187,26 @@ def property_file_faults(step: PlacedStep) -> Iterator[str]:
             yield f"property file '{name}' is in output '{output}', but the step's outputs are {has}.{hint}"
 
 
+def objective_faults(step: PlacedStep) -> Iterator[str]:
+    """A tuning job's objective is one of the metrics that its training jobs define."""
+    config, job = (step.arguments.get(name) for name in ("HyperParameterTuningJobConfig", "TrainingJobDefinition"))
+    if step.type != "Tuning" or not isinstance(config, dict) or not isinstance(job, dict):
+        return
+    objective = config.get("HyperParameterTuningJobObjective")
+    defined = metric_definitions(job)
+    if isinstance(objective, dict) and isinstance(objective.get("MetricName"), str) and defined:
+        metrics = [str(metric.get("Name")) for metric in objects(defined)]
+        name = objective["MetricName"]
+        if name not in metrics:
+            hint = did_you_mean(name, metrics)
+            yield f"the objective is the metric '{name}', but MetricDefinitions has {listing(metrics)}.{hint}"
+
+
 def output_names(step: PlacedStep) -> list[str]:
     """The names of a processing job's outputs."""
     config = step.arguments.get("ProcessingOutputConfig")
     outputs = config.get("Outputs") if isinstance(config, dict) else None
-    found = outputs if isinstance(outputs, list) else []
-    return [str(output.get("OutputName")) for output in found if isinstance(output, dict)]
+    return [str(output.get("OutputName")) for output in objects(outputs)]
 
 
 def with_article(words: str) -> str:

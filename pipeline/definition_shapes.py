@@ -59,6 +59,8 @@ DEFAULT_TYPES = {"String": "string", "Integer": "integer", "Float": "double", "B
 DURATION = r"(?i)P?(?!$)(\d+Y)?(\d+M)?(\d+W)?(\d+D)?(T(?=\d)(\d+H)?(\d+M)?(\d+S)?)?"
 FUNCTION_ARN = r"arn:aws[a-z-]*:lambda:[a-z0-9-]+:\d{12}:function:[a-zA-Z0-9-_]{1,64}(:[a-zA-Z0-9-_$]+)?"
 
+EXPRESSION_SHAPES = frozenset(("ExperimentText", "FunctionArn", "SqsQueueUrl"))  # outside Arguments
+
 Shapes = dict[str, Any]
 
 
@@ -107,7 +109,8 @@ SHAPES: Shapes = {
     "Version": string(enum=["2020-12-01"]),
     "Parameters": list_of("Object", max=200),
     "Steps": list_of("Object", min=1),
-    "Experiment": structure(ExperimentName="Text", TrialName="Text"),
+    "Experiment": structure(ExperimentName="ExperimentText", TrialName="ExperimentText"),
+    "ExperimentText": string(),
     "Mlflow": structure(MlflowResourceArn="Text", MlflowExperimentName="Text"),
     "Parameter": structure(
         "Name", "Type", Name="IdentifierName", Type="ParameterType", DefaultValue="Default", EnumValues="Texts"
@@ -161,9 +164,12 @@ def definition_shape() -> Shape:
     return resolve(SHAPES, "Definition")
 
 
-def parameter_shape(parameter_type: str, enum_values: list[str] | None) -> Shape:
-    """A parameter of the type; EnumValues go with strings only."""
-    default = {"type": DEFAULT_TYPES.get(parameter_type, "string"), "max": 4096 if parameter_type == "String" else None}
+def parameter_shape(parameter_type: str, enum_values: list[str]) -> Shape:
+    """A parameter of the type; EnumValues, if any, go with strings only."""
+    default: Shapes = {
+        "type": DEFAULT_TYPES.get(parameter_type, "string"),
+        "max": 4096 if parameter_type == "String" else None,
+    }
     if enum_values:
         default["enum"] = enum_values
     members = dict(SHAPES["Parameter"]["members"])

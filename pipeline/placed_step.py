@@ -28,6 +28,10 @@ class PlacedStep:
         members = arguments.items() if isinstance(arguments, dict) else ()
         return {key: value for key, value in members if key not in hidden}
 
+    def objects(self, member: str) -> list[dict[str, Any]]:
+        """The objects of a member that is a list, such as RetryPolicies."""
+        return objects(self.definition.get(member))
+
     def expressions(self) -> Iterator[dict[str, Any]]:
         """The outermost expressions of the step itself."""
         return expressions({**self.definition, "Arguments": self.arguments, "DependsOn": None})
@@ -52,11 +56,14 @@ class PlacedStep:
         return self.branch[: len(other.branch)] == other.branch
 
 
+def objects(value: Any) -> list[dict[str, Any]]:
+    """The objects in a list; none when it is no list."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
 def placed_steps(steps: Any, branch: Branch = ()) -> Iterator[PlacedStep]:
     """Every step of a list and of the branches below it; what is no object is left out."""
-    for step in steps if isinstance(steps, list) else []:
-        if not isinstance(step, dict):
-            continue
+    for step in objects(steps):
         placed = PlacedStep(str(step.get("Name")), str(step.get("Type")), step, branch)
         yield placed
         arguments = step.get("Arguments")

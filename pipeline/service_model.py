@@ -1,4 +1,4 @@
-"""SageMaker's service model as botocore ships it: the request that a step becomes and the responses that it answers with.
+"""SageMaker's service model, as botocore ships it: the request that a step becomes, and the responses about it.
 
 Read from botocore's data files; there is no client, no region, no credential.
 """

@@ -39,6 +39,7 @@ KINDS = {
     "double": "a number",
     "boolean": "true or false",
 }
+MAX_LISTED = 12
 CONTAINERS = ("structure", "map", "list")
 # What a pattern means, by the name of its shape.
 PATTERNS = {
@@ -54,27 +55,29 @@ PATTERNS = {
 class ShapeCheck:
     """What every part of one comparison needs.
 
-    `owner` is what sentences call the whole ("CreateTrainingJob"). `type_of` gives the type of an expression's value, as
-    shapes name types, or None when it is not known; `default_of` the name and default of the parameter that it reads.
-    `filled_in` is a member of the whole that the service fills in, so that it may be absent.
+    `owner` is what sentences call the whole ("CreateTrainingJob"). `type_of` gives the type of an expression's value,
+    as shapes name types, or None when it is not known; `default_of` the name and default of the parameter that it
+    reads. `filled_in` is a member of the whole that the service fills in, so that it may be absent. Only the shapes
+    named in `expression_shapes` take expressions; None is all.
     """
 
     owner: str
     type_of: Callable[[Any], str | None]
     default_of: Callable[[Any], tuple[str, Any] | None]
     filled_in: str | None = None
+    expression_shapes: frozenset[str] | None = None
     got: str = "got"
 
     def problems(self, value: Any, shape: Shape, path: Path = ()) -> Iterator[str]:
         """Every difference between the value and the shape, as a sentence."""
-        if is_expression(value):
-            yield from self.expression_problems(value, shape, path)
-        elif getattr(shape, "is_document_type", False):
+        if getattr(shape, "is_document_type", False):
             return
+        if is_expression(value) and (self.expression_shapes is None or shape.name in self.expression_shapes):
+            yield from self.expression_problems(value, shape, path)
         elif not has_type(value, shape.type_name):
             yield f"{self.name(path)} must be {KINDS[shape.type_name]}, but {self.got} {quoted(value)}."
         else:
-            yield from METHODS.get(shape.type_name, ShapeCheck.number_problems)(self, value, shape, path)
+            yield from METHODS[shape.type_name](self, value, shape, path)
 
     def structure_problems(self, value: dict[str, Any], shape: StructureShape, path: Path) -> Iterator[str]:
         """An object's members; null stands for an absent one."""
@@ -106,8 +109,8 @@ class ShapeCheck:
         enum = shape.metadata.get("enum")
         pattern = compiled(shape.metadata.get("pattern"))
         if enum and value not in enum:
-            accepted = f"one of {listing(enum, limit=6)}" if len(enum) > 1 else f"'{enum[0]}'"
-            yield f"{self.name(path)} must be {accepted}, but {self.got} '{value}'.{did_you_mean(value, enum)}"
+            hint = did_you_mean(value, enum) if len(enum) > 1 else ""
+            yield f"{self.name(path)} must be {words_of(enum, shape.name)}, but {self.got} '{value}'.{hint}"
         elif pattern and not pattern.fullmatch(value):
             meaning = PATTERNS.get(shape.name, f"match {pattern.pattern}")
             yield f"{self.name(path)} must {meaning}, but {self.got} '{value}'."
@@ -117,7 +120,8 @@ class ShapeCheck:
     def size_problems(self, size: int, shape: Shape, path: Path, *, unit: str) -> Iterator[str]:
         """The length of a string, list or map."""
         for bound in broken_bounds(size, shape):
-            yield f"{self.name(path)} must have {bound} {unit}, but has {size}."
+            must = "not be empty" if bound == "at least 1" else f"have {bound} {unit}, but has {size}"
+            yield f"{self.name(path)} must {must}."
 
     def number_problems(self, value: float, shape: Shape, path: Path) -> Iterator[str]:
         """A number's bounds."""
@@ -127,7 +131,7 @@ class ShapeCheck:
     def expression_problems(self, value: Any, shape: Shape, path: Path) -> Iterator[str]:
         """An expression gives a value of a suitable type; a parameter's default is acceptable itself."""
         given = self.type_of(value)
-        if getattr(shape, "is_document_type", False) or given is None:
+        if given is None:
             return
         if not suits(given, shape.type_name):
             yield f"{self.name(path)} must be {KINDS[shape.type_name]}, but {describe(value)} is {KINDS[given]}."
@@ -142,14 +146,27 @@ class ShapeCheck:
         return format_path(path) or "Arguments"
 
 
+def no_problems(check: ShapeCheck, value: Any, shape: Shape, path: Path) -> Iterator[str]:
+    """Every value of the type is acceptable."""
+    return iter(())
+
+
 METHODS: dict[str, Callable[..., Iterator[str]]] = {
     "structure": ShapeCheck.structure_problems,
     "list": ShapeCheck.list_problems,
     "map": ShapeCheck.map_problems,
     "string": ShapeCheck.string_problems,
-    "boolean": lambda *_: iter(()),
-    "timestamp": lambda *_: iter(()),
+    **dict.fromkeys((*WHOLE, *NUMBER), ShapeCheck.number_problems),
+    "boolean": no_problems,
+    "timestamp": no_problems,
 }
+
+
+def words_of(enum: list[str], shape_name: str) -> str:
+    """The values of an enum in a sentence, unless there are too many."""
+    if len(enum) > MAX_LISTED:
+        return f"one of the {len(enum)} values of {shape_name}"
+    return f"one of {listing(enum)}" if len(enum) > 1 else f"'{enum[0]}'"
 
 
 def has_type(value: Any, type_name: str) -> bool:

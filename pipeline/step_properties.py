@@ -1,7 +1,7 @@
 """The type of what an expression reads from a step, or why there is no such thing.
 
-A step's properties are the response of its Describe operation, the outputs that a Lambda or Callback step declares, or a
-Condition's outcome. Names in lists and keys of maps must be among those that the step's own request declares.
+A step's properties are the response of its Describe operation, the outputs that a Lambda or Callback step declares, or
+a Condition's outcome. Names in lists and keys of maps must be among those that the step's own request declares.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,8 @@ Path = tuple[Token, ...]
 def property_type(step: PlacedStep, reference: Reference) -> str | None:
     """The type, as shapes name types; None where only the run will tell. Raises UnknownProperty."""
     if reference.property_file is not None:
-        return property_file_type(step, reference.property_file)
+        require_property_file(step, reference.property_file)
+        return None
     if not reference.path and step.type != "Fail":
         raise UnknownProperty("names none of the step's properties.")
     if step.type in STEP_MODELS:
@@ -83,12 +84,8 @@ DERIVED: dict[tuple[str, Token], Callable[[dict[str, Any]], Any]] = {
 
 def output_type(step: PlacedStep, path: Path) -> str | None:
     """The declared type of OutputParameters['name']."""
-    declared = step.definition.get("OutputParameters")
-    outputs = {
-        str(output.get("OutputName")): output.get("OutputType")
-        for output in (declared if isinstance(declared, list) else [])
-        if isinstance(output, dict)
-    }
+    declared = step.objects("OutputParameters")
+    outputs = {str(output.get("OutputName")): output.get("OutputType") for output in declared}
     if path[0] != "OutputParameters" or len(path) != 2:
         raise UnknownProperty(f"a {step.type} step has only OutputParameters['name'].")
     if path[1] not in outputs:
@@ -117,10 +114,9 @@ PROPERTIES: dict[str, Callable[[PlacedStep, Path], str | None]] = {
 }
 
 
-def property_file_type(step: PlacedStep, name: str) -> None:
-    """A property file holds any JSON; the step must declare it."""
-    declared = step.definition.get("PropertyFiles")
-    files = [file.get("PropertyFileName") for file in declared or [] if isinstance(file, dict)]
+def require_property_file(step: PlacedStep, name: str) -> None:
+    """Refuses a property file that the step does not declare."""
+    files = [str(file.get("PropertyFileName")) for file in step.objects("PropertyFiles")]
     if name not in files:
-        has = listing(map(str, files)) if files else "none"
-        raise UnknownProperty(f"its property files are {has}.{did_you_mean(name, map(str, files))}")
+        has = listing(files) if files else "none"
+        raise UnknownProperty(f"its property files are {has}.{did_you_mean(name, files)}")

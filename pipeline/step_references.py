@@ -1,13 +1,13 @@
 """What the steps of a definition refer to: whether it exists, whether it can be read there, and its type."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from pipeline.definition_shapes import DEFAULT_TYPES
 from pipeline.errors import PipelineError
 from pipeline.local.expressions import EXECUTION_VARIABLES, Reference, references
-from pipeline.placed_step import PlacedStep, placed_steps
+from pipeline.placed_step import PlacedStep, objects, placed_steps
 from pipeline.service_model import STEP_MODELS, UnknownProperty
 from pipeline.shape_check import CONTAINERS, KINDS
 from pipeline.step_properties import property_type
@@ -20,53 +20,55 @@ class Names:
     """The parameters and steps of a definition, by name."""
 
     def __init__(self, definition: dict[str, Any]) -> None:
-        declared = definition.get("Parameters")
-        found = declared if isinstance(declared, list) else []
-        self.all_parameters: list[dict[str, Any]] = [item for item in found if isinstance(item, dict)]
+        self.all_parameters = objects(definition.get("Parameters"))
         self.parameters = {str(item.get("Name")): item for item in self.all_parameters}
         self.all_steps = list(placed_steps(definition.get("Steps")))
         self.steps = {step.name: step for step in self.all_steps}
-        self.known = {"Parameters": self.parameters, "Steps": self.steps, "Execution": EXECUTION_VARIABLES}
+        self.known: dict[str, Collection[str]] = {
+            "Parameters": self.parameters,
+            "Steps": self.steps,
+            "Execution": EXECUTION_VARIABLES,
+        }
 
-    def problems(self, step: PlacedStep) -> Iterator[str]:
-        """Everything that the step refers to in vain."""
+    def faults(self, step: PlacedStep) -> Iterator[str]:
+        """Everything that the step refers to in vain; the step's name is the subject of each sentence."""
         for expression in step.expressions():
             try:
                 found = references(expression)
             except PipelineError as error:
-                yield f"Step '{step.name}': {error}"
+                yield f"has an expression that cannot be read: {error}"
                 continue
             is_operand = "Get" not in expression or step.type not in STEP_MODELS
             for reference in found:
-                yield from self.reference_problems(step, reference, is_operand=is_operand)
+                yield from self.reference_faults(step, reference, is_operand=is_operand)
             if "Get" in expression and found[0].property_file is not None:
-                yield f"Step '{step.name}' reads {expression['Get']}, which only Std:JsonGet can read."
+                yield f"reads {expression['Get']}, which only Std:JsonGet can read."
         for name in step.dependencies():
-            yield from self.dependency_problems(step, name)
+            yield from self.dependency_faults(step, name)
 
-    def reference_problems(self, step: PlacedStep, reference: Reference, *, is_operand: bool) -> Iterator[str]:
+    def reference_faults(self, step: PlacedStep, reference: Reference, *, is_operand: bool) -> Iterator[str]:
         """Why the step cannot read this; an operand must be a single value."""
         known = self.known.get(reference.root)
         if known is None:
             return
         if reference.name not in known:
-            reads = f"Step '{step.name}' reads {reference.root}.{reference.name}"
+            reads = f"reads {reference.root}.{reference.name}"
             yield f"{reads}, but no {NOUNS[reference.root]} has that name.{did_you_mean(reference.name, known)}"
         elif reference.root == "Steps":
             target = self.steps[reference.name]
-            yield from visibility_problems(step, target, verb="reads")
-            yield from property_problems(step, target, reference, is_operand=is_operand)
+            yield from visibility_faults(step, target, verb="reads")
+            yield from property_faults(target, reference, is_operand=is_operand)
 
-    def dependency_problems(self, step: PlacedStep, name: str) -> Iterator[str]:
+    def dependency_faults(self, step: PlacedStep, name: str) -> Iterator[str]:
         """Why the step cannot depend on another."""
         target = self.steps.get(name)
         if target is None:
             hint = did_you_mean(name, self.steps)
-            yield f"Step '{step.name}' depends on '{name}', but no step has that name.{hint}"
+            yield f"depends on '{name}', but no step has that name.{hint}"
         elif target.type == "Fail":
-            yield f"Step '{step.name}' depends on '{name}', but nothing runs after a Fail step."
+            yield f"depends on '{name}', but nothing runs after a Fail step."
         else:
-            yield from visibility_problems(step, target, verb="depends on")
+            yield from visibility_faults(step, target, verb="depends on")
 
     def cycles(self) -> Iterator[str]:
         """The circles in which steps wait for each other, each from its first step on."""
@@ -80,7 +82,8 @@ class Names:
                 start = names.index(min(names, key=order.index))
                 names = [*names[start:], *names[:start], names[start]]
                 waits[names[0]].remove(names[1])
-                yield f"Steps wait for each other in a circle: '{"' waits for '".join(names)}'."
+                circle = " waits for ".join(f"'{name}'" for name in names)
+                yield f"Steps wait for each other in a circle: {circle}."
             else:
                 return
 
@@ -124,9 +127,9 @@ def what_get_reads(expression: Any) -> Reference | None:
         return None
 
 
-def property_problems(step: PlacedStep, target: PlacedStep, reference: Reference, *, is_operand: bool) -> Iterator[str]:
+def property_faults(target: PlacedStep, reference: Reference, *, is_operand: bool) -> Iterator[str]:
     """Why the other step has no such property, or none that is a single value where one is needed."""
-    reads = f"Step '{step.name}' reads {reference.text}"
+    reads = f"reads {reference.text}"
     try:
         found = property_type(target, reference)
     except UnknownProperty as error:
@@ -136,11 +139,11 @@ def property_problems(step: PlacedStep, target: PlacedStep, reference: Reference
         yield f"{reads}, which is {KINDS[str(found)]}, but a single value is needed."
 
 
-def visibility_problems(step: PlacedStep, target: PlacedStep, *, verb: str) -> Iterator[str]:
+def visibility_faults(step: PlacedStep, target: PlacedStep, *, verb: str) -> Iterator[str]:
     """A step of another branch may not run at all."""
     if not step.sees(target):
         condition, branch = target.branch[-1]
         yield (
-            f"Step '{step.name}' {verb} '{target.name}', which runs only in {branch} of '{condition}'; "
+            f"{verb} '{target.name}', which runs only in {branch} of '{condition}'; "
             "only steps of the same branch can rely on it."
         )

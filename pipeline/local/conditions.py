@@ -106,7 +106,8 @@ def _operand(condition: Condition, name: str, scope: Scope, *, accepted: tuple[s
     if kind_of(value) not in accepted or is_undefined:
         found = "not a number (NaN)" if is_undefined else kind_of(value)
         raise ConditionError(
-            f"{condition['Type']} takes {' or '.join(accepted)} as {name}, but {describe(condition[name])} is {found}."
+            f"{condition['Type']} takes {', '.join(accepted[:-1])} or {accepted[-1]} as {name}, "
+            f"but {describe(condition[name])} is {found}."
         )
     return value
 

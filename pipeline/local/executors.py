@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.local import registry
 from pipeline.local.answers import RequestError
-from pipeline.local.functions import STEP_TIMEOUT_SECONDS, FunctionError, function_named, invoke
+from pipeline.local.functions import FunctionError, function_named, invoke
 from pipeline.local.processing import run_processing
 from pipeline.local.runtime import Runtime, StepCall, StepFailure, StepResult, arn
 from pipeline.local.training import run_training
@@ -50,9 +50,7 @@ async def run_lambda(call: StepCall, runtime: Runtime) -> StepResult:
     function = function_named(runtime.state, call.definition["FunctionArn"])
     metadata: dict[str, Any] = {"Lambda": {"Arn": call.definition["FunctionArn"]}}
     try:
-        answer, job = await invoke(
-            runtime.state, function, call.arguments, timeout_seconds=call.timeout_seconds or STEP_TIMEOUT_SECONDS
-        )
+        answer = await invoke(runtime.state, function, call.arguments, job_name=call.job_name)
     except FunctionError as problem:
         raise StepFailure(str(problem), metadata=metadata) from problem
     declared = [output["OutputName"] for output in call.definition.get("OutputParameters", [])]
@@ -65,7 +63,6 @@ async def run_lambda(call: StepCall, runtime: Runtime) -> StepResult:
         )
     outputs = {name: flat(answer[name]) for name in declared}
     metadata["Lambda"]["OutputParameters"] = [{"Name": n, "Value": str(v)} for n, v in outputs.items()]
-    metadata["Lambda"]["Job"] = job.name
     return StepResult({"OutputParameters": outputs, "Outputs": outputs}, metadata)
 
 

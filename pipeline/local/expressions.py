@@ -237,7 +237,7 @@ def _json_get(operand: Any, scope: Scope) -> Any:
     try:
         value = json_get(document, path, root="$")
     except PathError as error:
-        raise ExpressionError(f"{root[0].upper()}{root[1:]}: {error}") from error
+        raise ExpressionError(f"In {root}, {error}") from error
     return _defined(value, f"{path!r} of {root}")
 
 

@@ -74,14 +74,19 @@ def code_digest(document: Document) -> str:
 
 
 async def invoke(
-    state: State, document: Document, event: Any, *, timeout_seconds: float = STEP_TIMEOUT_SECONDS
-) -> tuple[Any, JobDirectory]:
+    state: State,
+    document: Document,
+    event: Any,
+    *,
+    job_name: str | None = None,
+    timeout_seconds: float = STEP_TIMEOUT_SECONDS,
+) -> Any:
     """Call the handler and return what it returned.
 
     Raises:
         FunctionError: the handler raised, or ran out of time.
     """
-    job = JobDirectory(state.home, f"lambda-{document['FunctionName']}-{secrets.token_hex(5)}")
+    job = JobDirectory(state.home, job_name or f"lambda-{document['FunctionName']}-{secrets.token_hex(5)}")
     (job.folder / "event.json").write_text(json.dumps(event))
     command = Command(
         [sys.executable, "-m", "pipeline.local.function_host", str(state.home), str(job.folder)],
@@ -103,9 +108,9 @@ async def invoke(
     answer = json.loads(outcome.read_text())
     if "errorMessage" in answer:
         raise FunctionError(f"{answer['errorType']}: {answer['errorMessage']}")
-    return answer["result"], job
+    return answer["result"]
 
 
 def invoke_now(state: State, document: Document, event: Any) -> Any:
     """`invoke`, for callers outside an event loop."""
-    return asyncio.run(invoke(state, document, event))[0]
+    return asyncio.run(invoke(state, document, event))

@@ -66,19 +66,19 @@ class Graph:
 def read_graph(definition: Mapping[str, Any]) -> Graph:
     """The graph of a definition's `Steps`; a `DefinitionError` lists every problem at once."""
     entries = list(_entries(definition.get("Steps")))
-    problems = [fault for entry in entries for fault in _faults(entry)]
-    problems += _duplicates(entries)
-    if problems:
+    problems = [fault for entry in entries for fault in _form_faults(entry)] + _duplicates(entries)
+    if problems:  # names and arguments cannot be relied on
         raise DefinitionError(problems)
-    by_name = {entry.name: entry for entry in entries}
-    names = _Names(by_name, definition)
-    reads = {entry.name: _reads(entry, problems) for entry in entries}
+    names = _Names({entry.name: entry for entry in entries}, definition)
+    steps = {}
     for entry in entries:
-        problems += [fault for reference in reads[entry.name] for fault in names.faults(entry, reference)]
-        problems += [fault for name in _depends_on(entry) for fault in names.dependency_faults(entry, name)]
+        problems += _content_faults(entry)
+        reads = _reads(entry, problems)
+        problems += [fault for reference in reads for fault in names.faults(entry, reference)]
+        problems += [fault for name, _ in _depends_on(entry) for fault in names.dependency_faults(entry, name)]
+        steps[entry.name] = entry.step(reads)
     if problems:
         raise DefinitionError(problems)
-    steps = {entry.name: entry.step(reads[entry.name]) for entry in entries}
     return Graph({name: steps[name] for name in _order(steps)})
 
 
@@ -105,7 +105,7 @@ class _Entry:
     def step(self, reads: list[Reference]) -> Step:
         dependencies = [self.condition] if self.condition else []
         dependencies += [reference.name for reference in reads if reference.root == "Steps"]
-        dependencies += _depends_on(self)
+        dependencies += [name for name, _ in _depends_on(self)]
         return Step(
             self.name, self.type, self.definition, tuple(dict.fromkeys(dependencies)), self.condition, self.outcome
         )
@@ -124,41 +124,40 @@ def _entries(steps: Any, condition: str | None = None, outcome: bool | None = No
                 yield from _entries(entry.arguments.get(key, []), entry.name, branch)
 
 
-def _faults(entry: _Entry) -> Iterator[str]:
-    """What is wrong with a step by itself."""
+def _form_faults(entry: _Entry) -> Iterator[str]:
+    """Why a step cannot be read at all."""
     if not isinstance(entry.definition, dict):
         yield f"A step must be an object with Name, Type and Arguments, but got {entry.definition!r}."
         return
     if not _STEP_NAME.match(entry.name):
         yield f"Step name {entry.name!r} is not 1 to 64 letters, digits, '-' and '_'."
+    if not isinstance(entry.arguments, dict):
+        yield f"Step '{entry.name}' needs an object as Arguments, but got {entry.arguments!r}."
+    for name, _ in _depends_on(entry):
+        if not isinstance(name, str):
+            yield f"Step '{entry.name}' has {name!r} as a step in DependsOn, which is not a name."
+
+
+def _content_faults(entry: _Entry) -> Iterator[str]:
+    """Why the local target cannot run a step, whatever the others are."""
     if entry.type not in STEP_TYPES:
         yield (
             f"Step '{entry.name}' is of type {entry.type}, which the local target cannot run; it runs "
             f"{listing(STEP_TYPES)}.{did_you_mean(entry.type, STEP_TYPES)}"
         )
-    if not isinstance(entry.arguments, dict):
-        yield f"Step '{entry.name}' needs an object as Arguments, but got {entry.arguments!r}."
-    elif entry.type == "Condition":
-        yield from (f"Step '{entry.name}': {fault}" for fault in _conditions_faults(entry.arguments.get("Conditions")))
-    yield from _dependency_form_faults(entry)
-
-
-def _conditions_faults(conditions: Any) -> list[str]:
-    if not isinstance(conditions, list):
-        return ["A Condition step needs a list as Conditions."]
-    return [fault for condition in conditions for fault in condition_faults(condition)]
-
-
-def _dependency_form_faults(entry: _Entry) -> Iterator[str]:
-    for dependency in entry.definition.get("DependsOn") or []:
-        trigger = dependency.get("Trigger", "Completed") if isinstance(dependency, dict) else "Completed"
+    for name, trigger in _depends_on(entry):
         if trigger != "Completed":
             yield (
-                f"Step '{entry.name}' depends on '{dependency.get('Step')}' with Trigger {trigger!r}; "
+                f"Step '{entry.name}' depends on '{name}' with Trigger {trigger!r}; "
                 "the local target knows only 'Completed'."
             )
-        elif not isinstance(dependency if isinstance(dependency, str) else dependency.get("Step"), str):
-            yield f"Step '{entry.name}' has {dependency!r} in DependsOn, which names no step."
+    if entry.type == "Condition":
+        conditions = entry.arguments.get("Conditions")
+        if isinstance(conditions, list):
+            faults = [fault for condition in conditions for fault in condition_faults(condition)]
+        else:
+            faults = ["A Condition step needs a list as Conditions."]
+        yield from (f"Step '{entry.name}': {fault}" for fault in faults)
 
 
 def _duplicates(entries: list[_Entry]) -> list[str]:
@@ -166,10 +165,14 @@ def _duplicates(entries: list[_Entry]) -> list[str]:
     return [f"{names.count(name)} steps are named '{name}'." for name in dict.fromkeys(names) if names.count(name) > 1]
 
 
-def _depends_on(entry: _Entry) -> list[str]:
+def _depends_on(entry: _Entry) -> list[tuple[Any, str]]:
+    """(step name, trigger) of every member of DependsOn: a name, or {"Step": name, "Trigger": trigger}."""
+    dependencies = entry.definition.get("DependsOn") or []
     return [
-        dependency if isinstance(dependency, str) else dependency["Step"]
-        for dependency in entry.definition.get("DependsOn") or []
+        (dependency.get("Step"), dependency.get("Trigger", "Completed"))
+        if isinstance(dependency, dict)
+        else (dependency, "Completed")
+        for dependency in (dependencies if isinstance(dependencies, list) else [dependencies])
     ]
 
 
@@ -247,7 +250,7 @@ _NOUNS = {
 
 
 def _outputs(entry: _Entry) -> list[dict[str, Any]]:
-    outputs = entry.arguments.get("ProcessingOutputConfig", {}).get("Outputs", [])
+    outputs = (entry.arguments.get("ProcessingOutputConfig") or {}).get("Outputs")
     return outputs if isinstance(outputs, list) else []
 
 

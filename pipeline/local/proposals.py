@@ -13,7 +13,8 @@ from pipeline.local.ranges import CategoricalRange
 from pipeline.local.search_config import SearchConfig
 
 _STARTUP_TRIALS = 4  # trials spread evenly before Bayesian search learns from them
-_NEW_COMBINATION_ATTEMPTS = 50
+_SAMPLER_ATTEMPTS = 10  # draws for a combination that was not tried yet, before points are drawn evenly instead
+_ATTEMPTS = 200
 _REDUCTION_FACTOR = 3  # Hyperband lets one trial in three go on
 
 
@@ -47,6 +48,7 @@ class Sampled:
         seed = None if config.seed is None else config.seed % 2**32  # what numpy accepts
         startup = min(max(_STARTUP_TRIALS, config.max_parallel), config.max_trials)
         self._config = config
+        self._generator = random.Random(seed)
         self._distributions = {
             searched.name: optuna.distributions.CategoricalDistribution(searched.values)
             if isinstance(searched, CategoricalRange)
@@ -63,7 +65,7 @@ class Sampled:
                 pruner=_hyperband_pruner(config) if config.strategy == "Hyperband" else optuna.pruners.NopPruner(),
             )
         if config.strategy == "Bayesian":
-            for point in _even_spread(config, startup, random.Random(seed)):
+            for point in _even_spread(config, startup, self._generator):
                 self._study.enqueue_trial(point)
         self._trials: dict[int, Any] = {}
         self._tried: set[tuple[str, ...]] = set()
@@ -71,11 +73,13 @@ class Sampled:
 
     def propose(self, number: int) -> dict[str, str]:
         """The hyperparameters of trial `number`."""
-        for attempt in range(_NEW_COMBINATION_ATTEMPTS):
+        for attempt in range(_ATTEMPTS):
+            if attempt >= _SAMPLER_ATTEMPTS:
+                self._study.enqueue_trial(_even_spread(self._config, 1, self._generator)[0])
             trial = self._study.ask(self._distributions)
             hyperparameters = self._texts(trial.params)
             combination = tuple(hyperparameters.values())
-            is_last = attempt == _NEW_COMBINATION_ATTEMPTS - 1 or len(self._tried) >= self._config.combinations
+            is_last = attempt == _ATTEMPTS - 1 or len(self._tried) >= self._config.combinations
             if is_last or combination not in self._tried:
                 break
             self._study.tell(trial, state=self._failed)

@@ -27,7 +27,16 @@ from pipeline.local.executors import EXECUTORS
 from pipeline.local.expressions import Scope, resolve
 from pipeline.local.graph import Step, read_graph
 from pipeline.local.isolation import die_with, find_mount
-from pipeline.local.runtime import Runtime, StepCall, StepFailure, StepResult, new_job_name, now
+from pipeline.local.runtime import (
+    Runtime,
+    StepCall,
+    StepFailure,
+    StepResult,
+    job_metadata,
+    new_job_name,
+    new_tuning_job_name,
+    now,
+)
 from pipeline.local.state import Document, State
 from pipeline.local.storage import Storage
 
@@ -151,7 +160,7 @@ class Execution:
 
     async def attempt(self, step: Step, call: StepCall) -> StepResult:
         """One attempt; the machine's own troubles count as the service's."""
-        self.record(step, "Executing", Job=call.job_name)
+        self.record(step, "Executing", Job=call.job_name, Metadata=job_metadata(step.type, call.job_name))
         try:
             return await EXECUTORS[step.type](call, self.runtime)
         except OSError as problem:
@@ -160,7 +169,8 @@ class Execution:
 
     def call(self, step: Step) -> StepCall:
         """The step with its expressions resolved, under a new job name."""
-        job_name = new_job_name(execution_id_of(self.arn), step.name)
+        new_name = new_tuning_job_name if step.type == "Tuning" else new_job_name
+        job_name = new_name(execution_id_of(self.arn), step.name)
         arguments = resolve(step.definition.get("Arguments", {}), self.scope(job_name))
         return StepCall(step.name, step.definition, arguments, execution_id_of(self.arn), job_name)
 

@@ -39,7 +39,6 @@ class StepCall:
     arguments: Document
     execution_id: str
     job_name: str
-    timeout_seconds: float | None = None
 
 
 @dataclass
@@ -70,6 +69,27 @@ def new_job_name(execution_id: str, step_name: str) -> str:
     """As the service names jobs: pipelines-<execution>-<step, shortened>-<random>; at most 63 characters."""
     step = step_name.replace("_", "-")[:20].strip("-")
     return f"pipelines-{execution_id}-{step}-{secrets.token_urlsafe(12).replace('_', '').replace('-', '')[:10]}"
+
+
+def new_tuning_job_name(execution_id: str, step_name: str) -> str:
+    """A search's name, at most 32 characters."""
+    return f"{execution_id}-{step_name.replace('_', '-')[:10].strip('-')}-{secrets.token_hex(4)}"
+
+
+JOB_KINDS = {
+    "Processing": ("ProcessingJob", "processing-job"),
+    "Training": ("TrainingJob", "training-job"),
+    "Tuning": ("TuningJob", "hyper-parameter-tuning-job"),
+    "Transform": ("TransformJob", "transform-job"),
+}
+
+
+def job_metadata(step_type: str, job_name: str) -> Document:
+    """The Metadata of a step whose job has been started."""
+    if step_type not in JOB_KINDS:
+        return {}
+    member, kind = JOB_KINDS[step_type]
+    return {member: {"Arn": arn(kind, job_name)}}
 
 
 def now() -> float:

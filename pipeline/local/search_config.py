@@ -71,7 +71,7 @@ def read_search_config(
     metric = root.section("HyperParameterTuningJobObjective") if objective is None else _Section(objective, problems)
     limits = root.section("ResourceLimits")
     max_trials = limits.integer("MaxNumberOfTrainingJobs", at_least=1)
-    if strategy == "Grid":
+    if strategy == "Grid" and not faults:
         max_trials = _grid_size(searched, max_trials, problems)
     min_epochs, max_epochs = _epochs(root, strategy, static_hyperparameters or {})
     criteria = root.section("TuningJobCompletionCriteria")
@@ -99,8 +99,9 @@ def read_search_config(
 def _grid_size(searched: list[Range], max_trials: int | None, problems: list[str]) -> int | None:
     others = [other.name for other in searched if not isinstance(other, CategoricalRange)]
     if others:
+        are, their = ("is", "its") if len(others) == 1 else ("are", "their")
         problems.append(
-            f"Strategy Grid takes categorical ranges only, but {listing(others)} has bounds; list its values."
+            f"Strategy Grid takes categorical ranges only, but {listing(others)} {are} not; list {their} values."
         )
         return max_trials
     size = int(math.prod(categorical.combinations for categorical in searched))

@@ -20,6 +20,7 @@ from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 
 from pipeline.local import endpoints, functions, service
 from pipeline.local.answers import RequestError
+from pipeline.local.logs import answer_logs
 from pipeline.local.s3_requests import answer_s3
 from pipeline.local.state import State
 from pipeline.local.wire import Reply
@@ -112,30 +113,9 @@ def answer_lambda(state: State, operation: str, request: AWSPreparedRequest) -> 
     return Reply.json(result)
 
 
-def answer_logs(state: State, operation: str, request: AWSPreparedRequest) -> Reply:
-    """GetLogEvents of a job: its log.txt, whose stream is named `<job name>/algo-1`; the token is an offset."""
-    asked = json.loads(request.body or b"{}")
-    if operation == "DescribeLogStreams":
-        prefix = asked.get("logStreamNamePrefix", "").split("/")[0]
-        streams = [{"logStreamName": f"{prefix}/algo-1"}] if log_of(state, prefix).is_file() else []
-        return Reply.json({"logStreams": streams})
-    if operation != "GetLogEvents":
-        raise RequestError("InvalidParameterException", f"The local target does not answer logs:{operation}.")
-    log = log_of(state, asked["logStreamName"].split("/")[0])
-    if not log.is_file():
-        raise RequestError("ResourceNotFoundException", "The specified log stream does not exist.")
-    offset = int(asked.get("nextToken", "f/0").split("/")[1])
-    with log.open("rb") as stream:
-        stream.seek(offset)
-        content = stream.read(1_000_000)
-    whole = content[: content.rfind(b"\n") + 1]
-    events = [{"timestamp": 0, "message": line} for line in whole.decode(errors="replace").splitlines()]
-    return Reply.json({"events": events, "nextForwardToken": f"f/{offset + len(whole)}"})
-
-
-def log_of(state: State, job_name: str) -> Path:
-    """A job's log."""
-    return state.home / "jobs" / job_name / "log.txt"
+def answer_cloudwatch_logs(state: State, operation: str, request: AWSPreparedRequest) -> Reply:
+    """JSON 1.1."""
+    return Reply.json(answer_logs(state, operation, json.loads(request.body or b"{}")))
 
 
 def refuse(state: State, operation: str, request: AWSPreparedRequest) -> Reply:
@@ -170,7 +150,7 @@ SERVICES: dict[str, Answer] = {
     "sagemaker": answer_sagemaker,
     "sagemaker-runtime": answer_runtime,
     "lambda": answer_lambda,
-    "cloudwatch-logs": answer_logs,
-    "logs": answer_logs,
+    "cloudwatch-logs": answer_cloudwatch_logs,
+    "logs": answer_cloudwatch_logs,
     "s3": lambda state, operation, request: answer_s3(state, operation, request.url, body_of(request)),
 }

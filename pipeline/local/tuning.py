@@ -18,6 +18,7 @@ OBJECTIVE_HYPERPARAMETER = "_tuning_objective_metric"
 COUNTERS = ("Completed", "InProgress", "RetryableError", "NonRetryableError", "Stopped")
 COUNTED_AS = {"Failed": "NonRetryableError"}
 SUMMARY_LIMIT = 50
+ENDED = ("Completed", "Stopped", "Failed")
 
 
 async def run_tuning(call: StepCall, runtime: Runtime) -> StepResult:
@@ -46,14 +47,14 @@ class TuningJob:
 
     def __init__(self, call: StepCall, runtime: Runtime) -> None:
         self.runtime = runtime
-        self.name = f"{call.execution_id}-{call.name.replace('_', '-')[:10].strip('-')}-{secrets.token_hex(4)}"
+        self.name = call.job_name
         self.config = call.arguments["HyperParameterTuningJobConfig"]
         if "TrainingJobDefinition" not in call.arguments:
             raise StepFailure("The step has no TrainingJobDefinition; several TrainingJobDefinitions are not run here.")
         self.template: Mapping[str, Any] = call.arguments["TrainingJobDefinition"]
         self.objective = self.config["HyperParameterTuningJobObjective"]
         self.parallel = int(self.config["ResourceLimits"]["MaxParallelTrainingJobs"])
-        self.search = Search(self.config)
+        self.search = Search(self.config, static_hyperparameters=self.template.get("StaticHyperParameters"))
         self.trials: list[tuple[Trial, TrainingJob]] = []
         self.document: Document = {
             "HyperParameterTuningJobName": self.name,
@@ -82,6 +83,14 @@ class TuningJob:
             if not running:
                 return
             _, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            if self.search.done:
+                self.stop_running()
+
+    def stop_running(self) -> None:
+        """A completion criterion is met: what still runs is stopped, and counts with what it has reached."""
+        for _, job in self.trials:
+            if job.process and job.document["TrainingJobStatus"] == "InProgress":
+                job.process.stop()
 
     async def run_trial(self, trial: Trial) -> None:
         """One training job; its failure is the trial's, not the search's."""
@@ -103,7 +112,8 @@ class TuningJob:
         except StepFailure:
             pass  # recorded in the job's document
         finally:
-            self.search.finish(trial, job.document["TrainingJobStatus"], self.value_of(job))
+            status = job.document["TrainingJobStatus"]
+            self.search.finish(trial, status if status in ENDED else "Stopped", self.value_of(job))
             self.save()
 
     def trial_request(self, trial: Trial) -> Document:
@@ -134,7 +144,9 @@ class TuningJob:
     def summary(self, trial: Trial, job: TrainingJob) -> Document:
         """HyperParameterTrainingJobSummary."""
         document, value = job.document, self.value_of(job)
-        times: Document = {k: document[k] for k in ("CreationTime", "TrainingStartTime", "TrainingEndTime") if k in document}
+        times: Document = {
+            k: document[k] for k in ("CreationTime", "TrainingStartTime", "TrainingEndTime") if k in document
+        }
         measured = (
             {} if value is None else {"FinalHyperParameterTuningJobObjectiveMetric": {**self.objective, "Value": value}}
         )

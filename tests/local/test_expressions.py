@@ -48,7 +48,12 @@ def test_references_are_found_at_any_depth_in_order() -> None:
         "Inputs": [
             {"Std:Join": {"On": "/", "Values": ["s3:/", {"Get": "Execution.PipelineName"}, {"Get": "Steps.Prep.Arn"}]}},
             {"Std:JsonGet": {"PropertyFile": {"Get": "Steps.Eval.PropertyFiles.Report"}, "Path": "a"}},
-            {"Std:JsonGet": {"S3Uri": {"Std:Join": {"On": "", "Values": [{"Get": "Steps.Train.Uri['x y'][0]"}]}}, "Path": "a"}},
+            {
+                "Std:JsonGet": {
+                    "S3Uri": {"Std:Join": {"On": "", "Values": [{"Get": "Steps.Train.Uri['x y'][0]"}]}},
+                    "Path": "a",
+                }
+            },
             {"Get": 1},
         ],
     }
@@ -68,11 +73,15 @@ def test_a_reference_keeps_the_text_it_was_written_as() -> None:
 def test_expressions_are_described_by_what_they_read() -> None:
     file = {"Get": "Steps.Eval.PropertyFiles.Report"}
     assert describe({"Get": "Parameters.Epochs"}) == "Parameters.Epochs"
-    assert describe({"Std:JsonGet": {"PropertyFile": file, "Path": "a.b"}}) == "'a.b' of Steps.Eval.PropertyFiles.Report"
+    assert (
+        describe({"Std:JsonGet": {"PropertyFile": file, "Path": "a.b"}}) == "'a.b' of Steps.Eval.PropertyFiles.Report"
+    )
     assert describe({"Std:Join": {"On": "", "Values": []}}) == "Std:Join"
     assert describe("x") == '"x"'
 
 
 def test_an_object_has_no_text_form() -> None:
-    with pytest.raises(ExpressionError, match=r"^Only text, numbers and booleans have a text form, but got an object\.$"):
+    with pytest.raises(
+        ExpressionError, match=r"^Only text, numbers and booleans have a text form, but got an object\.$"
+    ):
         text_of({})

@@ -46,7 +46,12 @@ def test_data_and_explicit_dependencies_are_both_followed() -> None:
         step("Other"),
         step("Third", depends_on=["Prep", "Prep"]),
     ]
-    assert dependencies_of(*steps) == {"Train": {"Prep", "Other", "Third"}, "Prep": set(), "Other": set(), "Third": {"Prep"}}
+    assert dependencies_of(*steps) == {
+        "Train": {"Prep", "Other", "Third"},
+        "Prep": set(),
+        "Other": set(),
+        "Third": {"Prep"},
+    }
 
 
 def test_every_step_comes_after_its_dependencies_whatever_the_order_of_the_list() -> None:
@@ -55,7 +60,9 @@ def test_every_step_comes_after_its_dependencies_whatever_the_order_of_the_list(
 
 
 def test_a_branch_step_waits_for_its_condition_and_for_what_it_reads() -> None:
-    condition = gate("Gate", get("Steps.Eval.X"), [step("Register", "RegisterModel", Url=get("Steps.Train.X"))], [step("No", "Fail")])
+    condition = gate(
+        "Gate", get("Steps.Eval.X"), [step("Register", "RegisterModel", Url=get("Steps.Train.X"))], [step("No", "Fail")]
+    )
     found = dependencies_of(condition, step("Train"), step("Eval"))
     assert found["Register"] == {"Gate", "Train"}
     assert found["No"] == {"Gate"}
@@ -116,11 +123,24 @@ def test_duplicate_names_are_refused_also_across_branches() -> None:
 
 
 def test_step_types_that_cannot_run_here_are_refused_by_name() -> None:
-    types = "'Processing', 'Training', 'Tuning', 'Model', 'RegisterModel', 'Lambda', 'Transform', 'Condition' and 'Fail'"
-    assert problems_of(step("Q", "QualityCheck"), gate("Gate", 2, [step("E", "Endpoint")], []), step("T", "Trainning")) == [
+    types = (
+        "'Processing', 'Training', 'Tuning', 'Model', 'RegisterModel', 'Lambda', 'Transform', 'Condition' and 'Fail'"
+    )
+    assert problems_of(
+        step("Q", "QualityCheck"), gate("Gate", 2, [step("E", "Endpoint")], []), step("T", "Trainning")
+    ) == [
         f"Step 'Q' is of type QualityCheck, which the local target cannot run; it runs {types}.",
         f"Step 'E' is of type Endpoint, which the local target cannot run; it runs {types}.",
         f"Step 'T' is of type Trainning, which the local target cannot run; it runs {types}. Did you mean 'Training'?",
+    ]
+
+
+def test_faults_of_different_kinds_are_reported_together() -> None:
+    problems = problems_of(step("Q", "EMR", ["Nobody"], a=get("Steps.Who.X")), step("B", depends_on=["Q"]))
+    assert [problem.split(",")[0] for problem in problems] == [
+        "Step 'Q' is of type EMR",
+        "Step 'Q' reads Steps.Who.X",
+        "Step 'Q' depends on 'Nobody'",
     ]
 
 
@@ -145,7 +165,8 @@ def test_unknown_references_are_all_reported_at_once() -> None:
         "Step 'Reader' reads Parameters.Epoch, but no parameter has the name 'Epoch'. Did you mean 'Epochs'?",
         "Step 'Reader' reads Execution.PipelineID, but no execution variable has the name 'PipelineID'. "
         "Did you mean 'PipelineArn'?",
-        "Step 'Reader' reads PipelineExperimentConfig.Name, but no field of PipelineExperimentConfig has the name 'Name'.",
+        "Step 'Reader' reads PipelineExperimentConfig.Name, but no field of PipelineExperimentConfig has the name "
+        "'Name'.",
         "Step 'Reader' reads Steps.Stop.ErrorMessage, but a Fail step has no properties.",
         "Step 'Reader' reads property file 'Repport' of step 'Eval', which declares 'Lost'.",
         "Property file 'Lost' of step 'Eval' is in output 'gone', but the step's outputs are 'out'.",
@@ -157,7 +178,7 @@ def test_unknown_references_are_all_reported_at_once() -> None:
 def test_malformed_expressions_are_reported_with_their_step() -> None:
     assert problems_of(step("A", a={"Std:Joint": {}}, b={"Std:Join": {"On": ""}}), step("B", a=get("Step.A.X"))) == [
         "Step 'A': Function 'Std:Joint' is not known. Did you mean 'Std:Join'?",
-        "Step 'A': Std:Join needs On and a list of Values, but got {\"On\": \"\"}.",
+        'Step \'A\': Std:Join needs On and a list of Values, but got {"On": ""}.',
         "Step 'B': Get 'Step.A.X' does not start with one of 'Parameters', 'Steps', 'Execution' and "
         "'PipelineExperimentConfig'. Did you mean 'Steps'?",
     ]
@@ -186,8 +207,8 @@ def test_malformed_steps_are_reported() -> None:
         "Step 'B' needs an object as Arguments, but got [].",
     ]
     assert problems_of(step("A", depends_on=[{"Trigger": "Completed"}, 1])) == [
-        "Step 'A' has {'Trigger': 'Completed'} in DependsOn, which names no step.",
-        "Step 'A' has 1 in DependsOn, which names no step.",
+        "Step 'A' has None as a step in DependsOn, which is not a name.",
+        "Step 'A' has 1 as a step in DependsOn, which is not a name.",
     ]
     assert problems_of(step("Gate", "Condition", Conditions=[], IfSteps={}, ElseSteps=[])) == [
         "Step 'Gate' needs lists as IfSteps and ElseSteps, but got dict."

@@ -9,7 +9,12 @@ from pipeline.local.parameters import bind
 
 DECLARED: list[dict[str, Any]] = [
     {"Name": "InputUri", "Type": "String", "DefaultValue": "s3://b/x"},
-    {"Name": "Approval", "Type": "String", "DefaultValue": "Approved", "EnumValues": ["PendingManualApproval", "Approved"]},
+    {
+        "Name": "Approval",
+        "Type": "String",
+        "DefaultValue": "Approved",
+        "EnumValues": ["PendingManualApproval", "Approved"],
+    },
     {"Name": "Epochs", "Type": "Integer", "DefaultValue": 3},
     {"Name": "MinAcc", "Type": "Float", "DefaultValue": 0},
     {"Name": "Deploy", "Type": "Boolean", "DefaultValue": True},
@@ -30,9 +35,21 @@ def test_defaults_are_used_and_have_the_declared_type() -> None:
 
 
 def test_given_text_is_parsed_by_the_declared_type() -> None:
-    given = {"InputUri": "", "Approval": "PendingManualApproval", "Epochs": "-12", "MinAcc": "8.5e-1", "Deploy": "False"}
+    given = {
+        "InputUri": "",
+        "Approval": "PendingManualApproval",
+        "Epochs": "-12",
+        "MinAcc": "8.5e-1",
+        "Deploy": "False",
+    }
     values = bind(DECLARED, given)
-    assert values == {"InputUri": "", "Approval": "PendingManualApproval", "Epochs": -12, "MinAcc": 0.85, "Deploy": False}
+    assert values == {
+        "InputUri": "",
+        "Approval": "PendingManualApproval",
+        "Epochs": -12,
+        "MinAcc": 0.85,
+        "Deploy": False,
+    }
 
 
 @pytest.mark.parametrize(("text", "value"), [("true", True), ("True", True), ("false", False), ("False", False)])

@@ -13,6 +13,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from backbone import load_backbone
 from pipeline import weights
 from pipeline.errors import UsageError
 from pipeline.weights import ResolvedWeights, resolve, stage
@@ -230,6 +231,18 @@ def test_staged_directory_holds_the_file_and_its_manifest(tmp_path: Path) -> Non
     assert json.loads((directory / "weights.json").read_text()) == resolved.manifest
     assert sha256(directory / "weights.pth") == manifest_of(resolved)["sha256"]
     assert [path.name for path in directory.parent.iterdir()] == ["weights"]
+
+
+@pytest.mark.parametrize("backbone", ["tf_efficientnet_lite0", SMALL])
+def test_jobs_load_what_was_staged(tmp_path: Path, tensors: dict[str, torch.Tensor], backbone: str) -> None:
+    torch.save(tensors, tmp_path / "mine.pth")
+    source = {SMALL: str(tmp_path / "mine.pth")}.get(backbone, "package")
+    stage(resolve(backbone, source, cache=tmp_path / "cache"), tmp_path / "weights")
+
+    features = load_backbone(backbone, tmp_path / "weights")(torch.zeros(2, 3, 64, 64))
+
+    assert features.shape[0] == 2
+    assert torch.isfinite(features).all()
 
 
 def test_staging_again_leaves_the_directory_as_it_is(tmp_path: Path) -> None:

@@ -436,6 +436,43 @@ def test_deployment_under_way_is_recognised(aws: Any, calls: list[str]) -> None:
     assert calls == []
 
 
+def test_update_under_way_is_recognised_by_the_configuration_it_goes_to(aws: Any, calls: list[str]) -> None:
+    older, newer = register(), register("PendingManualApproval")
+    step(older)
+    old_config = aws.endpoints[ENDPOINT].endpoint_config_name
+    judge(newer, "Approved")
+    step(newer)
+    endpoint = aws.endpoints[ENDPOINT]  # as SageMaker describes it until the update is done
+    endpoint.endpoint_status = "Updating"
+    endpoint.pending_deployment_summary = {"EndpointConfigName": endpoint.endpoint_config_name}
+    endpoint.endpoint_config_name = old_config
+    calls.clear()
+
+    assert step(newer)["message"] == "Endpoint digits-endpoint is Updating with digits version 2 already."
+    assert calls == []
+
+
+def test_endpoint_that_is_being_deleted_is_not_taken_for_deployed(aws: Any) -> None:
+    arn = register()
+    step(arn)
+    aws.endpoints[ENDPOINT].endpoint_status = "Deleting"
+
+    assert step(arn)["message"] == (
+        "Endpoint digits-endpoint is Deleting, so digits version 1 is not deployed: "
+        "once it is gone, `run_pipeline.py approve` creates it anew."
+    )
+
+
+def test_version_number_used_again_with_other_content_is_a_new_model(aws: Any, calls: list[str]) -> None:
+    arn = register()
+    step(arn)
+    aws.model_packages[arn].inference_specification["Containers"][0]["ModelDataUrl"] = "s3://b/another.tar.gz"
+    calls.clear()
+
+    assert step(arn)["endpoint_status"] == "Updating"
+    assert calls == ["CreateModel", "CreateEndpointConfig", "UpdateEndpoint"]
+
+
 def test_long_group_names_are_cut_to_63_characters() -> None:
     group = "g" + "-a" * 31
     deploy.sagemaker().create_model_package_group(ModelPackageGroupName=group)

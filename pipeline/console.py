@@ -1,0 +1,204 @@
+"""What a person sees: progress while an execution runs, and the table at its end. Fits 80 columns."""
+
+import time
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+from botocore.exceptions import ClientError
+
+from pipeline.status import JOB_GROUPS, job_of
+from pipeline.targets import Target
+
+LINES_A_LOOK = 3
+WIDTH = 80
+ENDED = ("Succeeded", "Failed", "Stopped")
+
+
+class Progress:
+    """Prints what has changed since the last look: steps, trials, and the lines that jobs print.
+
+    On a terminal the newest line of a job replaces the one before; elsewhere every line is plain.
+    """
+
+    def __init__(self, target: Target, stream: TextIO) -> None:
+        self.target = target
+        self.stream = stream
+        self.live = stream.isatty()
+        self.began = time.monotonic()
+        self.states: dict[str, str] = {}
+        self.trials: set[str] = set()
+        self.tokens: dict[str, str] = {}
+
+    def look(self, steps: list[dict[str, Any]]) -> None:
+        """Say what is new."""
+        for step in steps:
+            name, status = step["StepName"], step["StepStatus"]
+            if name not in self.states:
+                self.states[name] = "Executing"
+                if "CacheHitResult" not in step and status not in ENDED:
+                    self.say(name, "started")
+            if self.states[name] in ENDED:
+                continue
+            self.follow(step)
+            if status in ENDED:
+                self.states[name] = status
+                self.say(name, ending(step))
+
+    def follow(self, step: Mapping[str, Any]) -> None:
+        """What the step's job has said since."""
+        job = job_of(step)
+        if job is None or "CacheHitResult" in step:
+            return
+        if job[0] == "TuningJob":
+            self.follow_trials(step["StepName"], job[1])
+        elif lines := self.new_lines(JOB_GROUPS[job[0]], job[1]):
+            for line in lines[-LINES_A_LOOK:]:
+                self.hint(step["StepName"], line)
+
+    def follow_trials(self, step_name: str, job_name: str) -> None:
+        """One line for each trial that has ended."""
+        client = self.target.client("sagemaker")
+        try:
+            answer = client.list_training_jobs_for_hyper_parameter_tuning_job(HyperParameterTuningJobName=job_name)
+        except ClientError:
+            return
+        for number, trial in enumerate(answer["TrainingJobSummaries"], start=1):
+            if trial["TrainingJobStatus"] != "InProgress" and trial["TrainingJobName"] not in self.trials:
+                self.trials.add(trial["TrainingJobName"])
+                self.say(step_name, f"trial {number} {trial_text(trial)}")
+
+    def new_lines(self, group: str, job_name: str) -> list[str]:
+        """Lines of the job's log since the last look."""
+        logs = self.target.client("logs")
+        try:
+            request = {"logGroupName": f"/aws/sagemaker/{group}"}
+            streams = logs.describe_log_streams(**request, logStreamNamePrefix=f"{job_name}/")["logStreams"]
+            if not streams:
+                return []
+            token = {"nextToken": self.tokens[job_name]} if job_name in self.tokens else {}
+            answer = logs.get_log_events(
+                **request, logStreamName=streams[0]["logStreamName"], startFromHead=True, **token
+            )
+        except ClientError:
+            return []
+        self.tokens[job_name] = answer["nextForwardToken"]
+        return [event["message"].rstrip() for event in answer["events"] if event["message"].strip()]
+
+    def say(self, step: str, text: str) -> None:
+        """A line that stays."""
+        erase = "\r\x1b[K" if self.live else ""
+        print(f"{erase}{self.elapsed()} {step:<20} {text}", file=self.stream, flush=True)
+
+    def hint(self, step: str, text: str) -> None:
+        """A line that, on a terminal, the next one replaces."""
+        if not self.live:
+            self.say(step, text)
+            return
+        line = f"{self.elapsed()} {step:<20} {text}"[: WIDTH - 1]
+        print(f"\r\x1b[K{line}", end="", file=self.stream, flush=True)
+
+    def elapsed(self) -> str:
+        """Seconds since the start."""
+        return f"{time.monotonic() - self.began:6.1f}s"
+
+
+def trial_text(trial: Mapping[str, Any]) -> str:
+    """A finished trial in one line."""
+    metric = trial.get("FinalHyperParameterTuningJobObjectiveMetric")
+    score = f"{metric['Value']:.4f}" if metric else "no objective"
+    stopped = "" if trial["TrainingJobStatus"] == "Completed" else f" ({trial['TrainingJobStatus'].lower()})"
+    return f"{score}{stopped}  {hyperparameters_text(trial['TunedHyperParameters'])}"
+
+
+def hyperparameters_text(values: Mapping[str, str]) -> str:
+    """name=value, numbers to four digits."""
+    return " ".join(f"{name}={shortened(value)}" for name, value in values.items())
+
+
+def shortened(value: str) -> str:
+    """A long number with fewer digits."""
+    try:
+        return f"{float(value):.4g}" if "." in value else value
+    except ValueError:
+        return value
+
+
+def ending(step: Mapping[str, Any]) -> str:
+    """How a step ended."""
+    if "CacheHitResult" in step:
+        return "reused: nothing it depends on has changed"
+    if outcome := step.get("Metadata", {}).get("Condition", {}).get("Outcome"):
+        return f"the condition is {outcome}"
+    seconds = (step["EndTime"] - step["StartTime"]).total_seconds() if "EndTime" in step else 0.0
+    return f"{step['StepStatus']} after {seconds:.1f} s"
+
+
+def print_summary(document: Mapping[str, Any], command: str) -> None:
+    """The table of steps, what came of them, and what to do next."""
+    print(f"\n{'Step':<22}{'Type':<15}{'Status':<12}{'Seconds':>8}  Note")
+    for step in document["steps"]:
+        seconds = "" if step["seconds"] is None else f"{step['seconds']:.1f}"
+        note = "reused" if step["cache_hit"] else step["outcome"] or ""
+        print(f"{step['name']:<22}{step['type']:<15}{step['status']:<12}{seconds:>8}  {note}".rstrip())
+    print(f"\nExecution      {document['status']}  {document['execution_arn'].rpartition('/')[2]}")
+    for label, text in facts(document):
+        print(f"{label:<14} {text}")
+    for failed in [step for step in document["steps"] if step["status"] == "Failed"]:
+        print_failure(failed)
+    print_next(document, command)
+
+
+def facts(document: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Label and text of each result."""
+    rows = []
+    if "test_accuracy" in document["metrics"]:
+        threshold = document["parameters"].get("AccuracyThreshold")
+        against = "" if threshold is None else f"  (threshold {threshold:g})"
+        rows.append(("Test accuracy", f"{document['metrics']['test_accuracy']:.4f}{against}"))
+    if document["best_hyperparameters"]:
+        rows.append(("Winner", hyperparameters_text(document["best_hyperparameters"])))
+    if document["model_package_arn"]:
+        version = document["model_package_arn"].partition("/")[2]
+        rows.append(("Model", f"{version}  {document['model_approval_status']}"))
+    if document["endpoint"]:
+        rows.append(("Endpoint", f"{document['endpoint']['name']}  {document['endpoint']['status']}"))
+        if document["endpoint"]["url"]:
+            rows.append(("", document["endpoint"]["url"]))
+    rows += [(f"{name.title()} report"[:14], place) for name, place in document["reports"].items() if place]
+    return rows
+
+
+def print_failure(step: Mapping[str, Any]) -> None:
+    """Why a step failed, and the end of its log."""
+    print(f"\n{step['name']} failed: {step['failure_reason']}")
+    lines = last_lines(step["log"])
+    if lines:
+        print(f"The last lines of its log, {step['log']}:")
+        print("\n".join(f"  {line}" for line in lines))
+
+
+def last_lines(log: str | None, count: int = 10) -> list[str]:
+    """The end of a log file of this machine."""
+    try:
+        with open(log or "", errors="replace") as stream:  # noqa: PTH123
+            return stream.read().splitlines()[-count:]
+    except OSError:
+        return []
+
+
+def print_next(document: Mapping[str, Any], command: str) -> None:
+    """The commands that make sense now."""
+    rows = []
+    if document["endpoint"]:
+        rows.append((f"{command} invoke {document['example_image'] or 'IMAGE'}", "classify an image"))
+    if document["model_approval_status"] == "PendingManualApproval":
+        rows.append((f"{command} approve", "approve and deploy the model"))
+    judged = any(step["type"] == "Fail" for step in document["steps"])
+    if document["status"] in ("Failed", "Stopped") and not judged:
+        rows.append((f"{command} retry", "go on from the failed step"))
+    rows.append((f"{command} run --data FOLDER", "your own images: one folder a class"))
+    rows.append((f"{command} status", "this summary again"))
+    rows.append((f"{command} teardown", "end the endpoint and remove what was made"))
+    print("\nNext")
+    for text, why in rows:
+        print(f"  {text}\n      {why}")

@@ -1,0 +1,233 @@
+"""Upsert, start, watch, stop, retry, approve, invoke: boto3 only, the same for both targets."""
+
+import json
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from pipeline.errors import ServiceError, UsageError
+from pipeline.targets import POLL_SECONDS, Target
+
+ACTIVE = ("Executing", "Stopping")
+WAIT_SECONDS = 900
+NOT_FOUND = ("ResourceNotFound", "ResourceNotFoundException", "ValidationException")
+ENDPOINT_IN_MOTION = ("Creating", "Updating", "SystemUpdating", "RollingBack", "Deleting")
+
+
+@contextmanager
+def service_errors(action: str) -> Iterator[None]:
+    """A refused request becomes one sentence.
+
+    Raises:
+        ServiceError: with the action and the service's reason.
+    """
+    try:
+        yield
+    except ClientError as problem:
+        raise ServiceError(f"Could not {action}: {problem.response['Error']['Message']}") from problem
+    except BotoCoreError as problem:
+        raise ServiceError(f"Could not {action}: {problem}") from problem
+
+
+def upsert(target: Target, *, name: str, definition: str, description: str, parallel_steps: int) -> str:
+    """Create or update the pipeline: created, updated or unchanged."""
+    client = target.client("sagemaker")
+    request = {
+        "PipelineName": name,
+        "PipelineDefinition": definition,
+        "PipelineDescription": description,
+        "RoleArn": target.placement.role_arn,
+        "ParallelismConfiguration": {"MaxParallelExecutionSteps": parallel_steps},
+    }
+    with service_errors(f"create or update pipeline {name!r}"):
+        known = existing(client, name)
+        if known is None:
+            client.create_pipeline(**request, ClientRequestToken=secrets.token_hex(16))
+            return "created"
+        if all(known.get(key) == value for key, value in request.items()):
+            return "unchanged"
+        client.update_pipeline(**request)
+        return "updated"
+
+
+def existing(client: Any, name: str) -> dict[str, Any] | None:
+    """DescribePipeline, or None if there is none."""
+    try:
+        description: dict[str, Any] = client.describe_pipeline(PipelineName=name)
+    except ClientError as problem:
+        if problem.response["Error"]["Code"] in NOT_FOUND:
+            return None
+        raise
+    return description
+
+
+def start(target: Target, name: str, parameters: Mapping[str, str]) -> str:
+    """Start an execution; its ARN."""
+    with service_errors(f"start pipeline {name!r}"):
+        answer = target.client("sagemaker").start_pipeline_execution(
+            PipelineName=name,
+            PipelineParameters=[{"Name": key, "Value": value} for key, value in parameters.items()],
+            ClientRequestToken=secrets.token_hex(16),
+        )
+    arn: str = answer["PipelineExecutionArn"]
+    return arn
+
+
+def latest(target: Target, name: str) -> str:
+    """The ARN of the newest execution.
+
+    Raises:
+        ServiceError: there is none.
+    """
+    with service_errors(f"list executions of pipeline {name!r}"):
+        summaries = target.client("sagemaker").list_pipeline_executions(PipelineName=name)["PipelineExecutionSummaries"]
+    if not summaries:
+        raise ServiceError(f"Pipeline {name!r} has no execution yet; start one with: run_pipeline.py run")
+    arn: str = summaries[0]["PipelineExecutionArn"]
+    return arn
+
+
+def execution_arn(target: Target, name: str, wanted: str | None) -> str:
+    """An execution by ARN, by its last part, or the newest."""
+    if wanted is None:
+        return latest(target, name)
+    return wanted if wanted.startswith("arn:") else f"{target.placement.pipeline_arn(name)}/execution/{wanted}"
+
+
+def describe(target: Target, arn: str) -> dict[str, Any]:
+    """DescribePipelineExecution."""
+    with service_errors(f"find execution {arn}"):
+        answer: dict[str, Any] = target.client("sagemaker").describe_pipeline_execution(PipelineExecutionArn=arn)
+    return answer
+
+
+def steps(target: Target, arn: str) -> list[dict[str, Any]]:
+    """The steps that were started, in that order."""
+    with service_errors(f"list the steps of {arn}"):
+        pages = target.client("sagemaker").get_paginator("list_pipeline_execution_steps")
+        found = pages.paginate(PipelineExecutionArn=arn, SortOrder="Ascending")
+        return [step for page in found for step in page["PipelineExecutionSteps"]]
+
+
+def watch(target: Target, arn: str, look: Callable[[list[dict[str, Any]]], None]) -> str:
+    """Call `look` with the steps until the execution has ended; its status."""
+    while True:
+        status = str(describe(target, arn)["PipelineExecutionStatus"])
+        look(steps(target, arn))
+        if status not in ACTIVE:
+            return status
+        time.sleep(POLL_SECONDS[target.name])
+
+
+def stop(target: Target, arn: str) -> None:
+    """StopPipelineExecution."""
+    with service_errors(f"stop execution {arn}"):
+        target.client("sagemaker").stop_pipeline_execution(
+            PipelineExecutionArn=arn, ClientRequestToken=secrets.token_hex(16)
+        )
+
+
+def retry(target: Target, arn: str) -> None:
+    """RetryPipelineExecution."""
+    with service_errors(f"retry execution {arn}"):
+        target.client("sagemaker").retry_pipeline_execution(
+            PipelineExecutionArn=arn, ClientRequestToken=secrets.token_hex(16)
+        )
+
+
+def models(target: Target, group: str) -> list[dict[str, Any]]:
+    """The versions of a model package group, newest first."""
+    with service_errors(f"list the versions of model package group {group!r}"):
+        pages = target.client("sagemaker").get_paginator("list_model_packages")
+        found = pages.paginate(ModelPackageGroupName=group, SortBy="CreationTime", SortOrder="Descending")
+        return [package for page in found for package in page["ModelPackageSummaryList"]]
+
+
+def model_package_arn(target: Target, group: str, wanted: str | None, status: str) -> str:
+    """A version by ARN or number, or the newest that has not the status yet.
+
+    Raises:
+        UsageError: there is no such version.
+    """
+    if wanted and wanted.startswith("arn:"):
+        return wanted
+    versions = models(target, group)
+    for package in versions:
+        fits = package["ModelApprovalStatus"] != status if wanted is None else str(version(package)) == wanted
+        if fits:
+            return str(package["ModelPackageArn"])
+    known = ", ".join(str(version(package)) for package in versions) or "none"
+    which = "no version that could change" if wanted is None else f"no version {wanted!r}"
+    raise UsageError(f"Model package group {group!r} has {which}; its versions: {known}.")
+
+
+def version(package: Mapping[str, Any]) -> int:
+    """The number of a version."""
+    return int(package.get("ModelPackageVersion") or str(package["ModelPackageArn"]).rpartition("/")[2])
+
+
+def set_approval(target: Target, arn: str, status: str, why: str) -> None:
+    """UpdateModelPackage; on both targets the deploy function hears of it by an event."""
+    with service_errors(f"set {arn} to {status}"):
+        target.client("sagemaker").update_model_package(
+            ModelPackageArn=arn, ModelApprovalStatus=status, ApprovalDescription=why
+        )
+
+
+def endpoint(target: Target, name: str) -> dict[str, Any] | None:
+    """DescribeEndpoint, or None if there is none."""
+    try:
+        answer: dict[str, Any] = target.client("sagemaker").describe_endpoint(EndpointName=name)
+    except ClientError as problem:
+        if "not find" in problem.response["Error"]["Message"]:
+            return None
+        raise ServiceError(f"Could not describe endpoint {name!r}: {problem.response['Error']['Message']}") from problem
+    return answer
+
+
+def wait_for_endpoint(target: Target, name: str) -> dict[str, Any] | None:
+    """The endpoint once it is neither being created nor updated."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        found = endpoint(target, name)
+        busy = found and found["EndpointStatus"] in ENDPOINT_IN_MOTION
+        if not busy or time.monotonic() > deadline:
+            return found
+        time.sleep(POLL_SECONDS[target.name])
+
+
+def endpoints(target: Target) -> list[dict[str, Any]]:
+    """Every endpoint, newest first."""
+    with service_errors("list endpoints"):
+        pages = target.client("sagemaker").get_paginator("list_endpoints").paginate()
+        return [endpoint for page in pages for endpoint in page["Endpoints"]]
+
+
+def invoke(target: Target, name: str, image: bytes) -> dict[str, Any]:
+    """Label, score and the top five of one image."""
+    with service_errors(f"invoke endpoint {name!r}"):
+        try:
+            answer = target.client("sagemaker-runtime").invoke_endpoint(
+                EndpointName=name,
+                Body=image,
+                ContentType="application/x-image",
+                Accept="application/json;verbose=1",
+            )
+        except ClientError as problem:
+            said = problem.response.get("OriginalMessage")
+            if said:
+                raise ServiceError(f"The endpoint refused the image: {error_sentence(said)}") from problem
+            raise
+        content: dict[str, Any] = json.loads(answer["Body"].read())
+    return content
+
+
+def error_sentence(said: str) -> str:
+    """The sentence in a server's {"error": ...}, or what it said."""
+    match = re.search(r'"error":\s*("(?:[^"\\]|\\.)*")', said)
+    return str(json.loads(match[1])) if match else said

@@ -1,0 +1,127 @@
+"""What a definition refers to, by content: code bundles, backbone weights and data, and the compiled definition itself.
+
+Names are derived from content, so that compiling needs no upload and an upload repeats nothing.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline import sources, weights
+from pipeline.bundle import Bundle, evaluation_bundle, prepare_bundle, training_bundle
+from pipeline.config import Config
+from pipeline.errors import DefinitionError
+from pipeline.placement import Placement
+from pipeline.sources import Source, fingerprint
+from pipeline.targets import Target
+from pipeline.weights import ResolvedWeights
+
+SAMPLE_KEY = "sample-v1"
+PACKAGE = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Project:
+    """A configuration whose data source and weights have been found."""
+
+    config: Config
+    source: Source
+    backbone: ResolvedWeights
+
+    def data_uri(self, placement: Placement, source: Source | None = None) -> str:
+        """Where a data source is staged."""
+        chosen = source or self.source
+        if chosen.uri:
+            return chosen.uri
+        key = SAMPLE_KEY if chosen.path is None else f"{slug(chosen.path.stem)}-{fingerprint(chosen.path)[:16]}"
+        return placement.uri(self.config.pipeline.name, "data", key)
+
+    def weights_uri(self, placement: Placement) -> str:
+        """Where the weights are staged."""
+        if self.backbone.uri:
+            return self.backbone.uri
+        return placement.uri(self.config.pipeline.name, "weights", self.backbone.digest)
+
+    def bundles(self) -> list[Bundle]:
+        """Every job's code."""
+        return [prepare_bundle(), training_bundle(), evaluation_bundle()]
+
+
+def open_project(config: Config, config_path: Path) -> Project:
+    """Find the data source and the weights that pipeline.yaml names, relative to it."""
+    folder = config_path.resolve().parent
+    return Project(
+        config=config,
+        source=sources.resolve(config.data.source, relative_to=folder),
+        backbone=weights.resolve(config.model.backbone, config.model.weights, relative_to=folder),
+    )
+
+
+def definition_of(project: Project, placement: Placement, cache_folder: Path | None = None) -> str:
+    """The compiled, checked definition; compiled again only when something it is made of has changed.
+
+    Raises:
+        DefinitionError: it does not pass `checks`.
+    """
+    inputs = {"input_data_uri": project.data_uri(placement), "weights_uri": project.weights_uri(placement)}
+    made_of = repr(
+        [project.config, placement, inputs, [bundle.digest for bundle in project.bundles()], compiler_digest()]
+    )
+    kept = cache_folder / f"{hashlib.sha256(made_of.encode()).hexdigest()[:32]}.json" if cache_folder else None
+    if kept and kept.is_file():
+        return kept.read_text()
+    from pipeline.checks import check
+    from pipeline.definition import compile_definition  # the SDK takes two seconds to import
+
+    definition = compile_definition(project.config, placement, **inputs)
+    if problems := check(json.loads(definition)):
+        raise DefinitionError(problems)
+    if kept:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = kept.with_suffix(".part")
+        unfinished.write_text(definition)
+        unfinished.replace(kept)
+    return definition
+
+
+def compiler_digest() -> str:
+    """Of the builders' source and the SDK's version."""
+    total = hashlib.sha256(importlib.metadata.version("sagemaker").encode())
+    for file in sorted(PACKAGE.glob("*.py")):
+        total.update(file.read_bytes())
+    return total.hexdigest()
+
+
+def upload(project: Project, target: Target, source: Source | None = None) -> int:
+    """Store code, weights and data unless they are there already; how many things were stored."""
+    name, placement = project.config.pipeline.name, target.placement
+    objects = [item for bundle in project.bundles() for item in bundle.objects(name).items()]
+    stored = sum(target.put(placement.uri(key), content) for key, content in objects)
+    if project.backbone.uri is None:
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary) / "weights"
+            weights.stage(project.backbone, folder)
+            stored += target.put_tree(project.weights_uri(placement), folder)
+    return stored + upload_data(project, target, source or project.source)
+
+
+def upload_data(project: Project, target: Target, source: Source) -> bool:
+    """Store a data source unless it is there already."""
+    if source.uri:
+        return False
+    uri = project.data_uri(target.placement, source)
+    if source.path:
+        return target.put_tree(uri, source.path)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "sample"
+        sources.write_sample(folder)
+        return target.put_tree(uri, folder)
+
+
+def slug(text: str) -> str:
+    """Letters, digits and single dashes."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-") or "data"

@@ -1,0 +1,106 @@
+#!/usr/bin/env python3
+"""The command line: from a folder of images to a deployed classifier, on this machine or on AWS.
+
+Only parses; the commands are in pipeline.commands, which is imported once it is known that one will run.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parent
+USUAL_CONFIG = str(FOLDER / "pipeline.yaml")
+USUAL_HOME = ".local"
+DESCRIPTIONS = {
+    "run": "create or update the pipeline, start it and follow it",
+    "definition": "print the compiled pipeline definition (JSON)",
+    "validate": "check pipeline.yaml and the compiled definition without AWS",
+    "upsert": "upload what is new and create or update the pipeline",
+    "start": "start an execution and return at once",
+    "status": "show an execution",
+    "stop": "stop an execution",
+    "retry": "go on with a failed or stopped execution",
+    "models": "list the registered model versions",
+    "approve": "approve a model version, which deploys it",
+    "reject": "reject a model version",
+    "invoke": "classify images with the deployed model",
+    "endpoints": "list the endpoints",
+    "teardown": "end the endpoints and remove what was made",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """Every command with its options."""
+    top = argparse.ArgumentParser(prog="run_pipeline.py", description=__doc__.splitlines()[0])
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    found = {name: commands.add_parser(name, help=text, description=text) for name, text in DESCRIPTIONS.items()}
+    for command in found.values():
+        add_common(command)
+    for name in ("run", "start"):
+        add = found[name].add_argument
+        add(
+            "--param",
+            action="append",
+            default=[],
+            metavar="NAME=VALUE",
+            help="override a runtime parameter",
+        )
+        add("--data", metavar="SOURCE", help="sample, a folder, a .zip or .tar(.gz), or s3://bucket/prefix")
+    for name in ("run", "retry"):
+        found[name].add_argument("--no-cache", action="store_true", help="run every step, changed or not")
+    for name in ("run", "validate"):
+        found[name].add_argument("--definition", metavar="FILE", help="any compiled definition, not pipeline.yaml's")
+    add = found["run"].add_argument
+    add("--lambda", dest="functions", action="append", default=[], metavar="NAME=FILE.py:HANDLER",
+        help="a Lambda function that --definition calls; repeatable")  # fmt: skip
+    add("--parallel", type=positive, default=50, metavar="N", help="with --definition: steps at the same time (50)")
+    for name in ("status", "stop", "retry"):
+        add = found[name].add_argument
+        add("execution", nargs="?", help="an execution's ARN or its last part; the newest unless given")
+        add("--pipeline", metavar="NAME", help="another pipeline than pipeline.yaml's")
+    found["status"].add_argument("--watch", action="store_true", help="follow it until it ends")
+    for name in ("approve", "reject"):
+        add = found[name].add_argument
+        add("version", nargs="?", help="a version's number or ARN; the newest that can change unless given")
+        add("--why", default="", help="kept with the decision")
+    found["invoke"].add_argument("images", nargs="+", metavar="IMAGE")
+    found["invoke"].add_argument("--endpoint", metavar="NAME", help="another endpoint than pipeline.yaml's")
+    found["teardown"].add_argument("--yes", action="store_true", help="do not ask")
+    return top
+
+
+def add_common(command: argparse.ArgumentParser) -> None:
+    """The options that every command has."""
+    command.add_argument("--target", choices=["local", "aws"], default="local", help="where to run (local)")
+    command.add_argument("--config", default=USUAL_CONFIG, metavar="FILE", help="the configuration (pipeline.yaml)")
+    command.add_argument("--home", default=USUAL_HOME, metavar="DIR", help="the local target's folder (.local)")
+    command.add_argument("--json", action="store_true", help="one JSON document on standard output")
+
+
+def positive(text: str) -> int:
+    """A whole number from 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, but got {number}")
+    return number
+
+
+def main(words: list[str]) -> int:
+    """Run one command; its exit status."""
+    arguments = parser().parse_args(words)
+    arguments.program = f"python {Path(sys.argv[0]).name}"
+    arguments.usual_config, arguments.usual_home = USUAL_CONFIG, USUAL_HOME
+    from pipeline.commands import COMMANDS
+    from pipeline.errors import PipelineError, UsageError
+
+    try:
+        return COMMANDS[arguments.command](arguments)
+    except PipelineError as problem:
+        print(problem, file=sys.stderr)
+        return 2 if isinstance(problem, UsageError) else 1
+    except KeyboardInterrupt:
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -197,7 +197,7 @@ def span(step: dict[str, Any]) -> Span:
 
 
 def ready_steps(spans: list[Span], shape: str) -> Iterator[tuple[datetime, Span]]:
-    """Each step but the first, with the moment its inputs were ready; of independent ones, those with a place at once."""
+    """Each step but the first, and when its inputs were ready; of independent ones, those with a place at once."""
     if shape == "chain":
         return ((before.ended, step) for before, step in pairwise(spans))
     first_end = min(span.ended for span in spans)

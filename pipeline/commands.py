@@ -124,7 +124,7 @@ def start(arguments: Arguments) -> int:
     if arguments.json:
         print(json.dumps({"execution_arn": arn}))
     else:
-        print(f"Started {arn}\nFollow it with: {command(arguments)} status --watch")
+        print(f"Started {arn}\nFollow it with: {command(arguments, 'status --watch')}")
     return 0
 
 
@@ -364,12 +364,12 @@ def show(arguments: Arguments, target: Target, arn: str) -> int:
     if arguments.json:
         print(json.dumps(document))
     else:
-        print_summary(document, command(arguments))
+        print_summary(document, lambda words: command(arguments, words))
     return 0 if document["status"] in ("Succeeded", "Executing") else 1
 
 
-def command(arguments: Arguments) -> str:
-    """How the user called this program, with the options that must be repeated."""
+def command(arguments: Arguments, words: str) -> str:
+    """A command line of this program, with the options of this call that it must repeat."""
     options = [
         f" --{name} {value}"
         for name, value, usual in (
@@ -379,7 +379,7 @@ def command(arguments: Arguments) -> str:
         )
         if value != usual
     ]
-    return f"{arguments.program}{''.join(options)}"
+    return f"{arguments.program} {words}{''.join(options)}"
 
 
 def parse_parameter(text: str) -> tuple[str, str]:

@@ -1,7 +1,8 @@
 """What a person sees: progress while an execution runs, and the table at its end. Fits 80 columns."""
 
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
 from botocore.exceptions import ClientError
@@ -53,7 +54,7 @@ class Progress:
             self.follow_trials(step["StepName"], job[1])
         elif lines := self.new_lines(JOB_GROUPS[job[0]], job[1]):
             for line in lines[-LINES_A_LOOK:]:
-                self.hint(step["StepName"], line)
+                self.hint(step["StepName"], epoch_text(line))
 
     def follow_trials(self, step_name: str, job_name: str) -> None:
         """One line for each trial that has ended."""
@@ -102,6 +103,16 @@ class Progress:
         return f"{time.monotonic() - self.began:6.1f}s"
 
 
+def epoch_text(line: str) -> str:
+    """An epoch's line in a form that fits; any other line as it is."""
+    values = dict(re.findall(r"(\w+)=([0-9.]+)", line)) if line.startswith("epoch=") else {}
+    if not values.keys() >= {"train_loss", "validation_loss", "train_accuracy", "validation_accuracy"}:
+        return line
+    loss = f"loss {values['train_loss']}/{values['validation_loss']}"
+    accuracy = f"accuracy {values['train_accuracy']}/{values['validation_accuracy']}"
+    return f"epoch {values['epoch']:>2} {loss} {accuracy}"
+
+
 def trial_text(trial: Mapping[str, Any]) -> str:
     """A finished trial in one line."""
     metric = trial.get("FinalHyperParameterTuningJobObjectiveMetric")
@@ -133,7 +144,7 @@ def ending(step: Mapping[str, Any]) -> str:
     return f"{step['StepStatus']} after {seconds:.1f} s"
 
 
-def print_summary(document: Mapping[str, Any], command: str) -> None:
+def print_summary(document: Mapping[str, Any], command: Callable[[str], str]) -> None:
     """The table of steps, what came of them, and what to do next."""
     print(f"\n{'Step':<22}{'Type':<15}{'Status':<12}{'Seconds':>8}  Note")
     for step in document["steps"]:
@@ -164,7 +175,7 @@ def facts(document: Mapping[str, Any]) -> list[tuple[str, str]]:
         rows.append(("Endpoint", f"{document['endpoint']['name']}  {document['endpoint']['status']}"))
         if document["endpoint"]["url"]:
             rows.append(("", document["endpoint"]["url"]))
-    rows += [(f"{name.title()} report"[:14], place) for name, place in document["reports"].items() if place]
+    rows += [(name.title(), place) for name, place in document["reports"].items() if place]
     return rows
 
 
@@ -186,19 +197,19 @@ def last_lines(log: str | None, count: int = 10) -> list[str]:
         return []
 
 
-def print_next(document: Mapping[str, Any], command: str) -> None:
+def print_next(document: Mapping[str, Any], command: Callable[[str], str]) -> None:
     """The commands that make sense now."""
     rows = []
     if document["endpoint"]:
-        rows.append((f"{command} invoke {document['example_image'] or 'IMAGE'}", "classify an image"))
+        rows.append((command(f"invoke {document['example_image'] or 'IMAGE'}"), "classify an image"))
     if document["model_approval_status"] == "PendingManualApproval":
-        rows.append((f"{command} approve", "approve and deploy the model"))
+        rows.append((command("approve"), "approve and deploy the model"))
     judged = any(step["type"] == "Fail" for step in document["steps"])
     if document["status"] in ("Failed", "Stopped") and not judged:
-        rows.append((f"{command} retry", "go on from the failed step"))
-    rows.append((f"{command} run --data FOLDER", "your own images: one folder a class"))
-    rows.append((f"{command} status", "this summary again"))
-    rows.append((f"{command} teardown", "end the endpoint and remove what was made"))
+        rows.append((command("retry"), "go on from the failed step"))
+    rows.append((command("run --data FOLDER"), "your own images: one folder a class"))
+    rows.append((command("status"), "this summary again"))
+    rows.append((command("teardown"), "end the endpoint and remove what was made"))
     print("\nNext")
     for text, why in rows:
         print(f"  {text}\n      {why}")

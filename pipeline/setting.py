@@ -242,7 +242,7 @@ def none_or(read: Read[T], *, written: str, meaning_none: str | None) -> Read[T 
         try:
             return read(value)
         except Unacceptable as error:
-            refuse(value, error.faults[0].text.replace("must be", f"must be {written} or", 1))
+            refuse(value, error.faults[0].text.replace("must be", f"must be {written}, or", 1))
 
     return read_or_none
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 import manifest
 from backbone import Weights, load_backbone, read_weights
@@ -53,6 +54,7 @@ class Views:
 
 
 def main() -> None:
+    torch.set_num_threads(1)  # in every thread; there are as many threads as cores
     warnings.filterwarnings("ignore", module="PIL")  # about oddities in images; what matters ends in the manifest
     try:
         prepare(parse_arguments())

@@ -49,8 +49,7 @@ def start(state: State, endpoint_name: str, config_name: str, container: dict[st
     folder = state.home / "endpoints" / f"{endpoint_name}-{secrets.token_hex(4)}"
     model = folder / "model"
     model.mkdir(parents=True)
-    with tarfile.open(fileobj=io.BytesIO(Storage(state).read(container["ModelDataUrl"]))) as archive:
-        archive.extractall(model, filter="data")
+    unpack(Storage(state).read(container["ModelDataUrl"]), container["ModelDataUrl"], model)
     script = model / "code" / str(program)
     if not program or not script.is_file():
         raise invalid(f"The model has no server for this machine: model.tar.gz holds no code/{program}.")
@@ -67,6 +66,19 @@ def start(state: State, endpoint_name: str, config_name: str, container: dict[st
             start_new_session=True,
         )
     return {"pid": process.pid, "port": port, "log": str(log), "config": config_name, "started": now()}
+
+
+def unpack(content: bytes, uri: str, folder: Path) -> None:
+    """model.tar.gz into a directory.
+
+    Raises:
+        RequestError: it is no such archive.
+    """
+    try:
+        with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+            archive.extractall(folder, filter="data")
+    except (tarfile.TarError, OSError, EOFError) as problem:
+        raise invalid(f"{uri} is not a usable model.tar.gz: {problem}") from problem
 
 
 def environment(state: State, container: dict[str, Any], model: Path, port: int) -> dict[str, str]:

@@ -1,0 +1,30 @@
+# Each target sets itself up: a virtual environment in .venv with everything from pyproject.toml.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: run test check bench clean
+.DELETE_ON_ERROR:
+
+run: $(READY)  ## the main job: images in, deployed classifier out, on this machine
+	$(BIN)/python run_pipeline.py run
+
+test: $(READY)  ## every test
+	$(BIN)/python -m pytest
+
+check: $(READY)  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)  ## the figures of the README
+	$(BIN)/python benchmarks/runner_overhead.py
+
+clean:  ## forget the environment and everything that ran on this machine
+	rm -rf $(VENV) .local
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@

@@ -64,7 +64,7 @@ def objects(value: Any) -> list[dict[str, Any]]:
 def placed_steps(steps: Any, branch: Branch = ()) -> Iterator[PlacedStep]:
     """Every step of a list and of the branches below it; what is no object is left out."""
     for step in objects(steps):
-        placed = PlacedStep(str(step.get("Name")), str(step.get("Type")), step, branch)
+        placed = PlacedStep(str(step.get("Name", "(unnamed)")), str(step.get("Type")), step, branch)
         yield placed
         arguments = step.get("Arguments")
         if placed.type == "Condition" and isinstance(arguments, dict):

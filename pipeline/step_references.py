@@ -23,7 +23,7 @@ class Names:
         self.all_parameters = objects(definition.get("Parameters"))
         self.parameters = {str(item.get("Name")): item for item in self.all_parameters}
         self.all_steps = list(placed_steps(definition.get("Steps")))
-        self.steps = {step.name: step for step in self.all_steps}
+        self.steps = {step.name: step for step in reversed(self.all_steps)}  # of two with one name, the first
         self.known: dict[str, Collection[str]] = {
             "Parameters": self.parameters,
             "Steps": self.steps,

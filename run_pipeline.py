@@ -5,12 +5,13 @@ Only parses; the commands are in pipeline.commands, which is imported once it is
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
 USUAL_CONFIG = str(FOLDER / "pipeline.yaml")
-USUAL_HOME = ".local"
+USUAL_HOME = str(FOLDER / ".local")
 DESCRIPTIONS = {
     "run": "create or update the pipeline, start it and follow it",
     "definition": "print the compiled pipeline definition (JSON)",
@@ -53,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     add = found["run"].add_argument
     add("--lambda", dest="functions", action="append", default=[], metavar="NAME=FILE.py:HANDLER",
         help="a Lambda function that --definition calls; repeatable")  # fmt: skip
-    add("--parallel", type=positive, default=50, metavar="N", help="with --definition: steps at the same time (50)")
+    add("--parallel", type=positive, metavar="N", help="with --definition: steps at the same time (50)")
     for name in ("status", "stop", "retry"):
         add = found[name].add_argument
         add("execution", nargs="?", help="an execution's ARN or its last part; the newest unless given")
@@ -61,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
     found["status"].add_argument("--watch", action="store_true", help="follow it until it ends")
     for name in ("approve", "reject"):
         add = found[name].add_argument
-        add("version", nargs="?", help="a version's number or ARN; the newest that can change unless given")
+        add("version", nargs="?", help="a version's number or ARN; else the newest that waits, else the newest")
         add("--why", default="", help="kept with the decision")
     found["invoke"].add_argument("images", nargs="+", metavar="IMAGE")
     found["invoke"].add_argument("--endpoint", metavar="NAME", help="another endpoint than pipeline.yaml's")
@@ -73,7 +74,7 @@ def add_common(command: argparse.ArgumentParser) -> None:
     """The options that every command has."""
     command.add_argument("--target", choices=["local", "aws"], default="local", help="where to run (local)")
     command.add_argument("--config", default=USUAL_CONFIG, metavar="FILE", help="the configuration (pipeline.yaml)")
-    command.add_argument("--home", default=USUAL_HOME, metavar="DIR", help="the local target's folder (.local)")
+    command.add_argument("--home", default=USUAL_HOME, metavar="DIR", help="the local target's folder (.local here)")
     command.add_argument("--json", action="store_true", help="one JSON document on standard output")
 
 
@@ -88,18 +89,28 @@ def positive(text: str) -> int:
 def main(words: list[str]) -> int:
     """Run one command; its exit status."""
     arguments = parser().parse_args(words)
-    arguments.program = f"python {Path(sys.argv[0]).name}"
     arguments.usual_config, arguments.usual_home = USUAL_CONFIG, USUAL_HOME
+    try:
+        return run(arguments)
+    except KeyboardInterrupt:
+        return 1
+    except BrokenPipeError:  # whoever read standard output has seen enough, as in `run_pipeline.py definition | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """The command, its mistakes as sentences."""
     from pipeline.commands import COMMANDS
     from pipeline.errors import PipelineError, UsageError
 
     try:
-        return COMMANDS[arguments.command](arguments)
+        status = COMMANDS[arguments.command](arguments)
+        sys.stdout.flush()
     except PipelineError as problem:
         print(problem, file=sys.stderr)
         return 2 if isinstance(problem, UsageError) else 1
-    except KeyboardInterrupt:
-        return 1
+    return status
 
 
 if __name__ == "__main__":

@@ -6,35 +6,43 @@
 import argparse
 import json
 import re
+import shlex
 import shutil
+import signal
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import control
-from pipeline.console import Progress, print_summary
-from pipeline.errors import DefinitionError, ServiceError, UsageError
+from pipeline.console import WIDTH, Progress, print_summary
+from pipeline.errors import DefinitionError, ProblemList, ServiceError, UsageError
+from pipeline.inputs import parse_lambda, parse_parameter, read_definition, read_image
 from pipeline.local.parameters import bind
 from pipeline.status import status
-from pipeline.targets import AwsTarget, LocalTarget, Target
+from pipeline.targets import AwsTarget, LocalTarget, Target, shown
+from pipeline.teardown import teardown
 
 if TYPE_CHECKING:
     from pipeline.config import Config
+    from pipeline.sources import Source
     from pipeline.staging import Project
 
 Arguments = argparse.Namespace
-INTERRUPTED = 1
+PARALLEL_STEPS = 50  # of a given definition
+INPUT_DATA = "InputDataUri"
 
 
 def run(arguments: Arguments) -> int:
     """Upsert, start, watch."""
     if arguments.definition:
         return run_definition(arguments)
+    if arguments.functions or arguments.parallel:
+        raise UsageError("--lambda and --parallel go with --definition; pipeline.yaml has its own.")
     project = opened(arguments)
     target = chosen_target(arguments, project.config, tied=True)
-    text = put_pipeline(arguments, project, target)
-    parameters = parameters_of(arguments, project, target, text)
+    text, parameters = put_pipeline(arguments, project, target)
     say_limits(target, text)
     arn = control.start(target, project.config.pipeline.name, parameters)
     return follow(arguments, target, arn)
@@ -56,9 +64,14 @@ def run_definition(arguments: Arguments) -> int:
     parameters = dict(map(parse_parameter, arguments.param))
     refuse_what_cannot_run(target, json.loads(text), parameters)
     control.upsert(
-        target, name=name, definition=text, description=arguments.definition, parallel_steps=arguments.parallel
+        target,
+        name=name,
+        definition=text,
+        description=arguments.definition,
+        parallel_steps=arguments.parallel or PARALLEL_STEPS,
     )
     say_limits(target, text)
+    arguments.pipeline = name
     arn = control.start(target, name, parameters)
     return follow(arguments, target, arn)
 
@@ -85,24 +98,34 @@ def definition(arguments: Arguments) -> int:
 
 def validate(arguments: Arguments) -> int:
     """Check pipeline.yaml and the compiled definition, or a given one."""
-    from pipeline.checks import check
-
-    if arguments.definition:
-        problems = check(json.loads(read_definition(Path(arguments.definition))))
-        if problems:
-            raise DefinitionError(problems)
-        name = arguments.definition
-    else:
-        from pipeline.staging import definition_of
-
-        project = opened(arguments)
-        definition_of(project, placement_of(arguments, project.config))
-        name = arguments.config
+    try:
+        validated(arguments)
+    except ProblemList as found:
+        if not arguments.json:
+            raise
+        print(json.dumps({"valid": False, "problems": found.problems}))
+        return 2
     if arguments.json:
         print(json.dumps({"valid": True, "problems": []}))
     else:
-        print(f"{name}: no problem found.")
+        print(f"{arguments.definition or arguments.config}: no problem found.")
     return 0
+
+
+def validated(arguments: Arguments) -> None:
+    """Find the problems.
+
+    Raises:
+        ProblemList: all of them.
+    """
+    from pipeline.checks import check
+    from pipeline.staging import definition_of
+
+    if not arguments.definition:
+        project = opened(arguments)
+        definition_of(project, placement_of(arguments, project.config))
+    elif problems := check(json.loads(read_definition(Path(arguments.definition)))):
+        raise DefinitionError(problems)
 
 
 def upsert(arguments: Arguments) -> int:
@@ -119,12 +142,12 @@ def start(arguments: Arguments) -> int:
     """Start an execution and return."""
     project = opened(arguments)
     target = chosen_target(arguments, project.config)
-    parameters = parameters_of(arguments, project, target, put_pipeline(arguments, project, target))
+    _, parameters = put_pipeline(arguments, project, target)
     arn = control.start(target, project.config.pipeline.name, parameters)
     if arguments.json:
         print(json.dumps({"execution_arn": arn}))
     else:
-        print(f"Started {arn}\nFollow it with: {command(arguments, 'status --watch')}")
+        print(f"Started {arn}\nFollow it with: {command(arguments, 'status', '--watch')}")
     return 0
 
 
@@ -183,16 +206,19 @@ def decide(arguments: Arguments, decision: str) -> int:
     config = loaded(arguments)
     target = chosen_target(arguments, config)
     target.set_up(config)
-    arn = control.model_package_arn(target, config.registry.model_package_group, arguments.version, decision)
+    arn = control.model_package_arn(target, config.registry.model_package_group, arguments.version)
     control.set_approval(target, arn, decision, arguments.why)
     found = control.wait_for_endpoint(target, config.deploy.endpoint_name) if target.name == "local" else None
-    shown = None if found is None else {"name": found["EndpointName"], "status": found["EndpointStatus"]}
+    endpoint = None if found is None else {"name": found["EndpointName"], "status": found["EndpointStatus"]}
     if arguments.json:
-        print(json.dumps({"model_package_arn": arn, "model_approval_status": decision, "endpoint": shown}))
-        return 0
-    print(f"{decision} {arn.partition('/')[2]}")
-    if shown:
-        print(f"Endpoint {shown['name']} is {shown['status']}")
+        print(json.dumps({"model_package_arn": arn, "model_approval_status": decision, "endpoint": endpoint}))
+    else:
+        print(f"{decision} {arn.partition('/')[2]}")
+        if endpoint:
+            print(f"Endpoint {endpoint['name']} is {endpoint['status']}")
+    if found and "FailureReason" in found:
+        print(f"The last deployment failed: {found['FailureReason']}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -217,38 +243,14 @@ def invoke(arguments: Arguments) -> int:
     config = loaded(arguments)
     target = chosen_target(arguments, config)
     name = arguments.endpoint or config.deploy.endpoint_name
+    contents = {image: read_image(Path(image)) for image in arguments.images}
     answers = []
-    for image in arguments.images:
-        if not Path(image).is_file():
-            raise UsageError(f"No such image: {image}")
-        answer = control.invoke(target, name, Path(image).read_bytes())
-        answers.append({"image": image, **answer})
+    for image, content in contents.items():
+        answers.append({"image": image, **control.invoke(target, name, content)})
         if not arguments.json:
             print_answer(answers[-1])
     if arguments.json:
         print(json.dumps(answers))
-    return 0
-
-
-def teardown(arguments: Arguments) -> int:
-    """Remove what the local target made."""
-    if arguments.target != "local":
-        raise UsageError("teardown removes what the local target made; it does not touch an AWS account.")
-    home = Path(arguments.home)
-    if not (home / "state.db").is_file():
-        print(f"There is nothing to remove: {home} holds no state.")
-        return 0
-    target = LocalTarget(None, home)
-    names = [found["EndpointName"] for found in control.endpoints(target)]
-    print(f"Ends {len(names)} endpoint{'' if len(names) == 1 else 's'} and removes {home} with all models and data.")
-    if not arguments.yes and input("Type yes to go on: ").strip() != "yes":
-        print("Nothing was removed.")
-        return 0
-    for name in names:
-        target.client("sagemaker").delete_endpoint(EndpointName=name)
-    target.state.close()
-    shutil.rmtree(home)
-    print("Removed.")
     return 0
 
 
@@ -259,7 +261,9 @@ def loaded(arguments: Arguments) -> "Config":
     """pipeline.yaml."""
     from pipeline.config import load
 
-    return load(Path(arguments.config))
+    config = load(Path(arguments.config))
+    arguments.usual_endpoint = config.deploy.endpoint_name
+    return config
 
 
 def opened(arguments: Arguments) -> "Project":
@@ -284,35 +288,21 @@ def placement_of(arguments: Arguments, config: "Config") -> Any:
     return aws_placement(config) if arguments.target == "aws" else local_placement(config.aws.deploy_function)
 
 
-def parameters_of(arguments: Arguments, project: "Project", target: Target, text: str) -> dict[str, str]:
-    """--param, checked against the definition, and --data, staged.
+def put_pipeline(arguments: Arguments, project: "Project", target: Target) -> tuple[str, dict[str, str]]:
+    """Compile, check what the command line gives, upload, create or update; the definition and the parameters' values.
 
     Raises:
         ParameterError: a name or value that the definition does not take.
     """
-    parameters = dict(map(parse_parameter, arguments.param))
-    bind(json.loads(text)["Parameters"], parameters)
-    if arguments.data:
-        from pipeline import sources
-        from pipeline.staging import upload_data
-
-        source = sources.resolve(arguments.data)
-        upload_data(project, target, source)
-        parameters["InputDataUri"] = project.data_uri(target.placement, source)
-    return parameters
-
-
-def put_pipeline(arguments: Arguments, project: "Project", target: Target) -> str:
-    """Compile, upload, create or update; the definition."""
-    from pipeline import sources
     from pipeline.staging import definition_of, upload
 
     config = project.config
+    source, parameters = given(arguments, project, target)
     cache_folder = Path(arguments.home) / "definitions" if target.name == "local" else None
     text = definition_of(project, target.placement, cache_folder)
+    bind(json.loads(text)["Parameters"], parameters)
     target.set_up(config)
-    own_data = sources.Source("s3", uri="s3://unused") if getattr(arguments, "data", None) else None
-    stored = upload(project, target, own_data)
+    stored = upload(project, target, source)
     what = control.upsert(
         target,
         name=config.pipeline.name,
@@ -321,7 +311,20 @@ def put_pipeline(arguments: Arguments, project: "Project", target: Target) -> st
         parallel_steps=config.pipeline.max_parallel_steps,
     )
     print(f"Pipeline {config.pipeline.name} {what}; {stored} new uploads.", file=sys.stderr)
-    return text
+    return text, parameters
+
+
+def given(arguments: Arguments, project: "Project", target: Target) -> tuple["Source | None", dict[str, str]]:
+    """--data and --param."""
+    from pipeline import sources
+
+    parameters = dict(map(parse_parameter, getattr(arguments, "param", [])))
+    if not getattr(arguments, "data", None):
+        return None, parameters
+    if INPUT_DATA in parameters:
+        raise UsageError(f"--data sets the parameter {INPUT_DATA}; give one of them.")
+    source = sources.resolve(arguments.data)
+    return source, {**parameters, INPUT_DATA: project.data_uri(target.placement, source)}
 
 
 def say_limits(target: Target, text: str) -> None:
@@ -330,7 +333,7 @@ def say_limits(target: Target, text: str) -> None:
         from pipeline.local.limits import not_honoured
 
         if sentence := not_honoured(json.loads(text)):
-            print(sentence, file=sys.stderr)
+            print(textwrap.fill(sentence, WIDTH), file=sys.stderr)
 
 
 def found_execution(arguments: Arguments, *, tied: bool = False) -> tuple[Target, str]:
@@ -341,8 +344,9 @@ def found_execution(arguments: Arguments, *, tied: bool = False) -> tuple[Target
 
 
 def follow(arguments: Arguments, target: Target, arn: str) -> int:
-    """Show progress until the end; Ctrl-C stops the execution."""
+    """Show progress until the end; Ctrl-C and SIGTERM stop the execution."""
     progress = Progress(target, sys.stderr if arguments.json else sys.stdout)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         control.watch(target, arn, progress.look)
     except KeyboardInterrupt:
@@ -364,64 +368,26 @@ def show(arguments: Arguments, target: Target, arn: str) -> int:
     if arguments.json:
         print(json.dumps(document))
     else:
-        print_summary(document, lambda words: command(arguments, words))
+        print_summary(
+            document,
+            lambda *words: command(arguments, *words),
+            usual_endpoint=getattr(arguments, "usual_endpoint", None),
+        )
     return 0 if document["status"] in ("Succeeded", "Executing") else 1
 
 
-def command(arguments: Arguments, words: str) -> str:
-    """A command line of this program, with the options of this call that it must repeat."""
-    options = [
-        f" --{name} {value}"
-        for name, value, usual in (
-            ("target", arguments.target, "local"),
-            ("config", arguments.config, arguments.usual_config),
-            ("home", arguments.home, arguments.usual_home),
-        )
-        if value != usual
+def command(arguments: Arguments, *words: str) -> str:
+    """A command line of this program as it can be typed here, with the options of this call that it must repeat."""
+    chosen = [
+        ("--target", arguments.target, "local"),
+        ("--config", arguments.config, arguments.usual_config),
+        ("--home", arguments.home, arguments.usual_home),
     ]
-    return f"{arguments.program} {words}{''.join(options)}"
-
-
-def parse_parameter(text: str) -> tuple[str, str]:
-    """NAME=VALUE.
-
-    Raises:
-        UsageError: it has no `=`.
-    """
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise UsageError(f"--param {text}: expected NAME=VALUE.")
-    return name, value
-
-
-def parse_lambda(text: str) -> tuple[str, Path, str]:
-    """NAME=FILE.py:HANDLER.
-
-    Raises:
-        UsageError: it is not of that form.
-    """
-    match = re.fullmatch(r"([^=]+)=(.+\.py):([\w.]+)", text)
-    if match is None:
-        raise UsageError(f"--lambda {text}: expected NAME=FILE.py:HANDLER.")
-    return match[1], Path(match[2]), match[3]
-
-
-def read_definition(path: Path) -> str:
-    """A definition file.
-
-    Raises:
-        UsageError: it is missing or not a JSON object.
-    """
-    try:
-        text = path.read_text()
-        content = json.loads(text)
-    except OSError as problem:
-        raise UsageError(f"{path}: {problem.strerror}.") from problem
-    except ValueError as problem:
-        raise UsageError(f"{path} is not JSON: {problem}.") from problem
-    if not isinstance(content, dict) or not isinstance(content.get("Steps"), list):
-        raise UsageError(f"{path} is not a pipeline definition: it has no list 'Steps'.")
-    return text
+    if words[0] in ("status", "stop", "retry"):
+        chosen.append(("--pipeline", getattr(arguments, "pipeline", None), None))
+    options = [text for name, value, usual in chosen if value != usual for text in (name, value)]
+    python = "python" if shutil.which("python") == sys.executable else shown(Path(sys.executable))
+    return shlex.join([python, sys.argv[0], *words, *options])
 
 
 def print_rows(arguments: Arguments, rows: list[dict[str, Any]], nothing: str) -> None:
@@ -439,7 +405,10 @@ def print_rows(arguments: Arguments, rows: list[dict[str, Any]], nothing: str) -
 
 
 def print_answer(answer: dict[str, Any]) -> None:
-    """Label and score, and a bar for each of the top five."""
+    """Label and score, and a bar for each of the top five; the answer of another model as it is."""
+    if not {"label", "score", "top"} <= answer.keys():
+        print(f"{answer['image']}: {json.dumps({key: value for key, value in answer.items() if key != 'image'})}")
+        return
     print(f"{answer['image']}: {answer['label']} ({answer['score']:.3f})")
     width = max(len(item["label"]) for item in answer["top"])
     for item in answer["top"]:

@@ -8,52 +8,61 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
+from pipeline import environments
+from pipeline.aws_config import AwsConfig, PricesConfig, VpcConfig
 from pipeline.errors import ConfigError
+from pipeline.formats import (
+    INSTANCE_COUNT,
+    INSTANCE_TYPE,
+    NO_URI,
+    PROCESSING_SECONDS,
+    S3_URI,
+    SEED,
+    SHARE,
+    VOLUME_SIZE_GB,
+    aws_name,
+)
+from pipeline.hosting_config import AutoscalingConfig, DeployConfig, ServerlessConfig
 from pipeline.ranges import (
     HYPERPARAMETERS,
     WHOLE_HYPERPARAMETERS,
     CategoricalRange,
     ContinuousRange,
     IntegerRange,
-    Range,
-    ranges,
 )
 from pipeline.setting import (
+    Fault,
     Read,
     Rule,
-    Unacceptable,
     auto_or,
     boolean,
     choice,
-    null_or,
+    collecting,
     number,
     section,
     setting,
     text,
     whole_number,
 )
-from pipeline.yaml_lines import Problem, read_mapping
+from pipeline.suggestion import did_you_mean
+from pipeline.training_config import TrainingConfig, TuningConfig
+from pipeline.yaml_lines import Problem, Value, read_mapping
 
-__all__ = ["CategoricalRange", "Config", "ContinuousRange", "IntegerRange", "load"]
-
-DAY = 24 * 3600
-PROCESSING_SECONDS = whole_number(at_least=1, at_most=9 * DAY)  # ProcessingMaxRuntimeInSeconds
-TRAINING_SECONDS = whole_number(at_least=1, at_most=28 * DAY)
-VOLUME_SIZE_GB = whole_number(at_least=1, at_most=16384)
-INSTANCE_COUNT = whole_number(at_least=1, at_most=100)
-SEED = whole_number(at_least=0, at_most=2**31 - 1)
-SHARE = number(above=0, below=1)
-INSTANCE_TYPE = text(r"ml\.[a-z0-9-]+\.[a-z0-9]+", "an instance type such as ml.m5.xlarge")
-S3_URI = r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?"
-NO_URI = r"(?!\w\w+:/).+"
-ARN_OF_ROLE = r"arn:aws[a-z-]*:iam::\d{12}:role/?[a-zA-Z_0-9+=,.@\-_/]+"
-IMAGE = text(r"[^\s/]+/\S+", "an image URI such as 123456789012.dkr.ecr.us-east-1.amazonaws.com/name:tag", longest=255)
-
-
-def aws_name(longest: int) -> Read[str]:
-    """A name as SageMaker takes it for pipelines, endpoints and groups."""
-    accepted = "letters, digits and dashes, with a letter or digit at both ends"
-    return text(r"[a-zA-Z0-9](-*[a-zA-Z0-9])*", accepted, longest=longest)
+__all__ = [
+    "AutoscalingConfig",
+    "AwsConfig",
+    "CategoricalRange",
+    "Config",
+    "ContinuousRange",
+    "DeployConfig",
+    "IntegerRange",
+    "PricesConfig",
+    "ServerlessConfig",
+    "TrainingConfig",
+    "TuningConfig",
+    "VpcConfig",
+    "load",
+]
 
 
 def hyperparameter(name: str) -> Read[float]:
@@ -116,85 +125,10 @@ class ModelConfig:
 
     backbone: str = setting("tf_efficientnet_lite0", text(r"[\w.-]+", "the name of a timm network"))
     weights: str = setting("package", text(f"{S3_URI}|{NO_URI}", "package, timm, a file, or s3://bucket/key"))
-    hidden_units: int = setting(0, WHOLE_HYPERPARAMETERS["hidden_units"])
+    hidden_units: int = setting(512, WHOLE_HYPERPARAMETERS["hidden_units"])
     dropout: float = setting(0.2, hyperparameter("dropout"))
     label_smoothing: float = setting(0.05, hyperparameter("label_smoothing"))
     weight_decay: float = setting(0.0001, hyperparameter("weight_decay"))
-
-
-def more_parallel_than_total(max_parallel_jobs: int, max_jobs: int) -> str | None:
-    """CreateHyperParameterTuningJob refuses it."""
-    if max_parallel_jobs <= max_jobs:
-        return None
-    return f"must not exceed max_jobs ({max_jobs}), but got {max_parallel_jobs}."
-
-
-def hyperband_stopped_early(early_stopping: str, strategy: str) -> str | None:
-    """Hyperband stops trials itself."""
-    if strategy != "Hyperband" or early_stopping == "Off":
-        return None
-    return f"must be Off with strategy Hyperband, which stops trials itself, but got '{early_stopping}'."
-
-
-def grid_of_intervals(searched: dict[str, Range], strategy: str) -> str | None:
-    """A grid has a finite number of points."""
-    endless = [name for name, found in searched.items() if not isinstance(found, CategoricalRange)]
-    if strategy != "Grid" or not endless:
-        return None
-    return f"must all be categorical with strategy Grid, but these are not: {', '.join(endless)}."
-
-
-def grid_not_covered(max_jobs: int, strategy: str, searched: dict[str, Range]) -> str | None:
-    """MaxNumberOfTrainingJobs of a grid is the number of its points."""
-    points = 1
-    for found in searched.values():
-        points *= len(found.values) if isinstance(found, CategoricalRange) else max_jobs
-    if strategy != "Grid" or max_jobs == points or grid_of_intervals(searched, strategy):
-        return None
-    return f"must be {points} with strategy Grid, which tries every combination of the ranges, but got {max_jobs}."
-
-
-def default_ranges() -> dict[str, Range]:
-    """What is searched when the file does not say."""
-    return {
-        "lr": ContinuousRange(min=0.0005, max=0.05, scaling="Logarithmic"),
-        "batch_size": CategoricalRange(values=(32, 64, 128)),
-        "epochs": IntegerRange(min=8, max=24, scaling="Linear"),
-    }
-
-
-@dataclass(frozen=True)
-class TuningConfig:
-    """TuneHyperparameters."""
-
-    rules: ClassVar = (
-        Rule(("max_parallel_jobs", "max_jobs"), more_parallel_than_total),
-        Rule(("early_stopping", "strategy"), hyperband_stopped_early),
-        Rule(("ranges", "strategy"), grid_of_intervals),
-        Rule(("max_jobs", "strategy", "ranges"), grid_not_covered),
-    )
-    strategy: str = setting("Bayesian", choice("Bayesian", "Random", "Grid", "Hyperband"))
-    objective_metric: str = setting("validation:best_accuracy", text(".+", "the name of a metric", longest=255))
-    objective_type: str = setting("Maximize", choice("Maximize", "Minimize"))
-    max_jobs: int = setting(6, whole_number(at_least=1))
-    max_parallel_jobs: int = setting(2, whole_number(at_least=1, at_most=100))
-    early_stopping: str = setting("Auto", choice("Auto", "Off"))
-    seed: int = setting(0, SEED)
-    ranges: dict[str, Range] = field(default_factory=default_ranges, metadata={"read": ranges})
-    instance_type: str = setting("ml.m5.xlarge", INSTANCE_TYPE)
-    volume_size_gb: int = setting(30, VOLUME_SIZE_GB)
-    max_runtime_seconds: int = setting(3600, TRAINING_SECONDS)
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """TrainWithDebugger."""
-
-    seed: int = setting(0, SEED)
-    debug_save_interval_steps: int = setting(10, whole_number(at_least=1))
-    instance_type: str = setting("ml.m5.xlarge", INSTANCE_TYPE)
-    volume_size_gb: int = setting(30, VOLUME_SIZE_GB)
-    max_runtime_seconds: int = setting(14400, TRAINING_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -213,41 +147,33 @@ class RegistryConfig:
 
     model_package_group: str = setting("image-classification", aws_name(63))
     approval_status: str = setting("Approved", choice("Approved", "PendingManualApproval"))
+    require_improvement: bool = setting(False, boolean)
+    improvement_margin: float = setting(0.0, number(at_least=0, below=1))
 
 
-@dataclass(frozen=True)
-class DeployConfig:
-    """DeployEndpoint and the endpoint."""
-
-    endpoint_name: str = setting("image-classification", aws_name(63))
-    instance_type: str = setting("ml.m5.large", INSTANCE_TYPE)
-    instance_count: int = setting(1, INSTANCE_COUNT)
-    max_request_megabytes: int = setting(6, whole_number(at_least=1, at_most=6))  # InvokeEndpoint takes 6 MiB
-    local_idle_minutes: int = setting(15, whole_number(at_least=1))
+def expired_while_cached(artifact_retention_days: int, cache_expire_days: int) -> str | None:
+    """A cached step would hand on outputs that the bucket has let go."""
+    if artifact_retention_days > cache_expire_days:
+        return None
+    return f"must be more than pipeline.cache_expire_days ({cache_expire_days}), but got {artifact_retention_days}."
 
 
-@dataclass(frozen=True)
-class AwsConfig:
-    """What the aws target needs; None where the stack or the account gives it."""
-
-    region: str = setting("us-east-1", text(r"[a-z]{2,}(-[a-z]+)+-\d+", "a region such as us-east-1"))
-    bucket: str | None = setting(
-        None, null_or(text(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", "the name of an S3 bucket, without s3://"))
-    )
-    role_arn: str | None = setting(
-        None, null_or(text(ARN_OF_ROLE, "a role's ARN such as arn:aws:iam::123456789012:role/name", longest=2048))
-    )
-    training_image: str | None = setting(None, null_or(IMAGE))
-    inference_image: str | None = setting(None, null_or(IMAGE))
-    deploy_function: str = setting(
-        "image-classification-deploy", text(r"[a-zA-Z0-9_-]+", "letters, digits, dashes and underscores", longest=64)
-    )
+def serverless_in_vpc(memory_mb: int, subnet_ids: tuple[str, ...], network_isolation: bool) -> str | None:
+    """CreateEndpointConfig refuses it."""
+    if not memory_mb or not (subnet_ids or network_isolation):
+        return None
+    where = "aws.vpc" if subnet_ids else "aws.network_isolation"
+    return f"must be 0 (off) with {where}, which serverless endpoints do not have, but got {memory_mb}."
 
 
 @dataclass(frozen=True)
 class Config:
-    """All of pipeline.yaml."""
+    """All of pipeline.yaml, an environment laid over it if one was chosen."""
 
+    rules: ClassVar = (
+        Rule(("aws.artifact_retention_days", "pipeline.cache_expire_days"), expired_while_cached),
+        Rule(("deploy.serverless.memory_mb", "aws.vpc.subnet_ids", "aws.network_isolation"), serverless_in_vpc),
+    )
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -257,20 +183,54 @@ class Config:
     registry: RegistryConfig = field(default_factory=RegistryConfig)
     deploy: DeployConfig = field(default_factory=DeployConfig)
     aws: AwsConfig = field(default_factory=AwsConfig)
+    prices: PricesConfig = field(default_factory=PricesConfig)
+    environments: tuple[str, ...] = setting((), environments.names)
 
 
-def load(path: Path) -> Config:
-    """The configuration of the file; ConfigError holds every mistake, in the order of the lines."""
+def load(path: Path, environment: str | None = None) -> Config:
+    """The configuration of the file, the environment's overlay laid over it.
+
+    Raises:
+        ConfigError: every mistake of the file and of all its overlays, in the order of the lines.
+    """
     name = displayed(path)
     root, problems = read_mapping(path, name)
-    config = Config()
-    try:
-        config = section(Config)(root)
-    except Unacceptable as error:
-        problems += [(fault.line, f"{fault.path} {fault.text}") for fault in error.faults]
+    faults: list[Fault] = []
+    config = read(root, faults)
+    if not any(fault.path.partition(".")[0] == environments.SECTION for fault in faults):
+        known = set(faults)
+        for overlay in environments.overlays(root):
+            found = environments.faults_of(root, overlay, config, section(Config))
+            faults += [fault for fault in found if as_written(fault, overlay) not in known]
+    problems += [(fault.line, f"{fault.path} {fault.text}") for fault in faults]
     if problems:
         raise ConfigError(sentences(problems, name))
-    return config
+    return config if environment is None else chosen(root, environment, config, name)
+
+
+def read(root: Value, faults: list[Fault]) -> Config:
+    """The configuration; where the file is not acceptable, its faults and the defaults."""
+    with collecting(faults):
+        return section(Config)(root)
+    return Config()
+
+
+def as_written(fault: Fault, environment: str) -> Fault:
+    """A fault met under an overlay, in the words that it would have without."""
+    return Fault(fault.line, fault.path.removeprefix(f"{environments.SECTION}.{environment}."), fault.text)
+
+
+def chosen(root: Value, environment: str, base: Config, name: str) -> Config:
+    """The configuration with one environment's overlay.
+
+    Raises:
+        ConfigError: the file has no such environment.
+    """
+    if environment not in base.environments:
+        known = ", ".join(base.environments) or "none"
+        hint = did_you_mean(environment, base.environments)
+        raise ConfigError([f"{name} has no environment '{environment}' in environments; it has {known}.{hint}"])
+    return section(Config)(environments.overlaid(root, environment, base))
 
 
 def sentences(problems: list[Problem], name: str) -> list[str]:

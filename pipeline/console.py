@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TextIO
 
 from botocore.exceptions import ClientError
@@ -144,7 +144,7 @@ def ending(step: Mapping[str, Any]) -> str:
     return f"{step['StepStatus']} after {seconds:.1f} s"
 
 
-def print_summary(document: Mapping[str, Any], command: Callable[[str], str]) -> None:
+def print_summary(document: Mapping[str, Any], command: Callable[..., str], *, usual_endpoint: str | None) -> None:
     """The table of steps, what came of them, and what to do next."""
     print(f"\n{'Step':<22}{'Type':<15}{'Status':<12}{'Seconds':>8}  Note")
     for step in document["steps"]:
@@ -156,7 +156,9 @@ def print_summary(document: Mapping[str, Any], command: Callable[[str], str]) ->
         print(f"{label:<14} {text}")
     for failed in [step for step in document["steps"] if step["status"] == "Failed"]:
         print_failure(failed)
-    print_next(document, command)
+    print("\nNext")
+    for text, why in next_commands(document, command, usual_endpoint):
+        print(f"  {text}\n      {why}")
 
 
 def facts(document: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -164,7 +166,7 @@ def facts(document: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = []
     if "test_accuracy" in document["metrics"]:
         threshold = document["parameters"].get("AccuracyThreshold")
-        against = "" if threshold is None else f"  (threshold {threshold:g})"
+        against = "" if threshold is None else f"  (threshold {threshold})"
         rows.append(("Test accuracy", f"{document['metrics']['test_accuracy']:.4f}{against}"))
     if document["best_hyperparameters"]:
         rows.append(("Winner", hyperparameters_text(document["best_hyperparameters"])))
@@ -197,19 +199,19 @@ def last_lines(log: str | None, count: int = 10) -> list[str]:
         return []
 
 
-def print_next(document: Mapping[str, Any], command: Callable[[str], str]) -> None:
-    """The commands that make sense now."""
-    rows = []
-    if document["endpoint"]:
-        rows.append((command(f"invoke {document['example_image'] or 'IMAGE'}"), "classify an image"))
+def next_commands(
+    document: Mapping[str, Any], command: Callable[..., str], usual_endpoint: str | None
+) -> Iterator[tuple[str, str]]:
+    """The commands that make sense now, and why."""
+    if endpoint := document["endpoint"]:
+        other = [] if endpoint["name"] == usual_endpoint else ["--endpoint", endpoint["name"]]
+        yield command("invoke", document["example_image"] or "IMAGE", *other), "classify an image"
     if document["model_approval_status"] == "PendingManualApproval":
-        rows.append((command("approve"), "approve and deploy the model"))
+        yield command("approve"), "approve and deploy the model"
     judged = any(step["type"] == "Fail" for step in document["steps"])
     if document["status"] in ("Failed", "Stopped") and not judged:
-        rows.append((command("retry"), "go on from the failed step"))
-    rows.append((command("run --data FOLDER"), "your own images: one folder a class"))
-    rows.append((command("status"), "this summary again"))
-    rows.append((command("teardown"), "end the endpoint and remove what was made"))
-    print("\nNext")
-    for text, why in rows:
-        print(f"  {text}\n      {why}")
+        yield command("retry"), "go on from the failed step"
+    if "InputDataUri" in document["parameters"]:
+        yield command("run", "--data", "FOLDER"), "your own images: one folder a class"
+    yield command("status"), "this summary again"
+    yield command("teardown"), "end the endpoint and remove what was made"

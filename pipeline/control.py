@@ -15,6 +15,7 @@ from pipeline.targets import POLL_SECONDS, Target
 
 ACTIVE = ("Executing", "Stopping")
 WAIT_SECONDS = 900
+EVENT_FAILED = "EventDeliveryFailed"  # of the local target: it waits for what the event leads to
 NOT_FOUND = ("ResourceNotFound", "ResourceNotFoundException", "ValidationException")
 ENDPOINT_IN_MOTION = ("Creating", "Updating", "SystemUpdating", "RollingBack", "Deleting")
 
@@ -46,13 +47,24 @@ def upsert(target: Target, *, name: str, definition: str, description: str, para
     }
     with service_errors(f"create or update pipeline {name!r}"):
         known = existing(client, name)
-        if known is None:
-            client.create_pipeline(**request, ClientRequestToken=secrets.token_hex(16))
+        if known is None and created(client, request):
             return "created"
+        known = known or client.describe_pipeline(PipelineName=name)
         if all(known.get(key) == value for key, value in request.items()):
             return "unchanged"
         client.update_pipeline(**request)
         return "updated"
+
+
+def created(client: Any, request: dict[str, Any]) -> bool:
+    """CreatePipeline; False if somebody else was quicker."""
+    try:
+        client.create_pipeline(**request, ClientRequestToken=secrets.token_hex(16))
+    except ClientError:
+        if existing(client, request["PipelineName"]) is None:
+            raise
+        return False
+    return True
 
 
 def existing(client: Any, name: str) -> dict[str, Any] | None:
@@ -84,8 +96,10 @@ def latest(target: Target, name: str) -> str:
     Raises:
         ServiceError: there is none.
     """
+    client, summaries = target.client("sagemaker"), []
     with service_errors(f"list executions of pipeline {name!r}"):
-        summaries = target.client("sagemaker").list_pipeline_executions(PipelineName=name)["PipelineExecutionSummaries"]
+        if existing(client, name):
+            summaries = client.list_pipeline_executions(PipelineName=name)["PipelineExecutionSummaries"]
     if not summaries:
         raise ServiceError(f"Pipeline {name!r} has no execution yet; start one with: run_pipeline.py run")
     arn: str = summaries[0]["PipelineExecutionArn"]
@@ -148,8 +162,8 @@ def models(target: Target, group: str) -> list[dict[str, Any]]:
         return [package for page in found for package in page["ModelPackageSummaryList"]]
 
 
-def model_package_arn(target: Target, group: str, wanted: str | None, status: str) -> str:
-    """A version by ARN or number, or the newest that has not the status yet.
+def model_package_arn(target: Target, group: str, wanted: str | None) -> str:
+    """A version by ARN or number; else the newest that waits for approval, else the newest.
 
     Raises:
         UsageError: there is no such version.
@@ -157,13 +171,15 @@ def model_package_arn(target: Target, group: str, wanted: str | None, status: st
     if wanted and wanted.startswith("arn:"):
         return wanted
     versions = models(target, group)
-    for package in versions:
-        fits = package["ModelApprovalStatus"] != status if wanted is None else str(version(package)) == wanted
-        if fits:
-            return str(package["ModelPackageArn"])
-    known = ", ".join(str(version(package)) for package in versions) or "none"
-    which = "no version that could change" if wanted is None else f"no version {wanted!r}"
-    raise UsageError(f"Model package group {group!r} has {which}; its versions: {known}.")
+    waiting = [package for package in versions if package["ModelApprovalStatus"] == "PendingManualApproval"]
+    named = [package for package in versions if str(version(package)) == wanted]
+    fitting = (waiting or versions) if wanted is None else named
+    if fitting:
+        return str(fitting[0]["ModelPackageArn"])
+    if not versions:
+        raise UsageError(f"Model package group {group!r} has no version yet.")
+    known = ", ".join(str(version(package)) for package in versions)
+    raise UsageError(f"Model package group {group!r} has no version {wanted!r}; its versions: {known}.")
 
 
 def version(package: Mapping[str, Any]) -> int:
@@ -174,9 +190,14 @@ def version(package: Mapping[str, Any]) -> int:
 def set_approval(target: Target, arn: str, status: str, why: str) -> None:
     """UpdateModelPackage; on both targets the deploy function hears of it by an event."""
     with service_errors(f"set {arn} to {status}"):
-        target.client("sagemaker").update_model_package(
-            ModelPackageArn=arn, ModelApprovalStatus=status, ApprovalDescription=why
-        )
+        try:
+            target.client("sagemaker").update_model_package(
+                ModelPackageArn=arn, ModelApprovalStatus=status, ApprovalDescription=why
+            )
+        except ClientError as problem:
+            if problem.response["Error"]["Code"] == EVENT_FAILED:
+                raise ServiceError(problem.response["Error"]["Message"]) from problem
+            raise
 
 
 def endpoint(target: Target, name: str) -> dict[str, Any] | None:
@@ -223,8 +244,12 @@ def invoke(target: Target, name: str, image: bytes) -> dict[str, Any]:
             if said:
                 raise ServiceError(f"The endpoint refused the image: {error_sentence(said)}") from problem
             raise
-        content: dict[str, Any] = json.loads(answer["Body"].read())
-    return content
+        said = answer["Body"].read()
+    try:
+        content = json.loads(said)
+    except ValueError:
+        content = {"answer": said.decode(errors="replace")}
+    return content if isinstance(content, dict) else {"answer": content}
 
 
 def error_sentence(said: str) -> str:

@@ -16,7 +16,6 @@ from pipeline.config import Config
 from pipeline.placement import Placement
 
 os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")  # the SDK looks for a region while it is imported
-os.environ.setdefault("SAGEMAKER_VALIDATE_ROLE", "false")  # else it asks IAM
 
 import boto3
 from sagemaker.core.workflow.pipeline_context import PipelineSession
@@ -25,6 +24,7 @@ from sagemaker.mlops.workflow.pipeline import Pipeline
 from pipeline.context import Context
 from pipeline.deployment import deploy_step
 from pipeline.evaluation import check_accuracy_step, evaluate_step
+from pipeline.offline import offline
 from pipeline.parameters import declare
 from pipeline.preparation import prepare_data_step
 from pipeline.registration import register_step
@@ -59,7 +59,7 @@ def build(config: Config, placement: Placement, *, input_data_uri: str, weights_
 
 def compile_definition(config: Config, placement: Placement, *, input_data_uri: str, weights_uri: str) -> str:
     """The definition JSON of the pipeline."""
-    with quiet():
+    with quiet(), offline():
         pipeline = build(config, placement, input_data_uri=input_data_uri, weights_uri=weights_uri)
         return str(pipeline.definition())
 

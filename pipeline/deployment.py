@@ -20,7 +20,6 @@ def deploy_step(context: Context, register: ModelStep) -> LambdaStep:
         inputs={
             "model_package_arn": register.properties.ModelPackageArn,
             "endpoint_name": context.parameters.endpoint_name,
-            "execution_role_arn": context.placement.role_arn,
             "instance_type": deploy.instance_type,
             "initial_instance_count": deploy.instance_count,
         },

@@ -60,9 +60,10 @@ def collecting(faults: list[Fault], name: str = "") -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Rule:
-    """A relation between settings of one section: `fault` is given their values and returns what is wrong, or None.
+    """A relation between settings: `fault` is given their values and returns what is wrong, or None.
 
-    The fault is reported at the first of them. A rule is not asked when one of its settings is itself unacceptable.
+    A name may lead into a section below, as `vpc.subnet_ids`. The fault is reported at the first name. A rule is not
+    asked when one of its settings is itself unacceptable.
     """
 
     names: tuple[str, ...]
@@ -133,15 +134,29 @@ def broken_rules(
     """The faults of the rules whose settings are all acceptable."""
     faults = []
     for rule in rules:
-        first = rule.names[0]
-        if not settings.keys() >= set(rule.names):
+        if not settings.keys() >= {name.partition(".")[0] for name in rule.names}:
             continue
-        text = rule.fault(*(settings[name] for name in rule.names))
+        text = rule.fault(*(found_below(settings, name) for name in rule.names))
         if text and rule.at_section:
             faults.append(Fault(line, "", text))
         elif text:
-            faults.append(Fault(members[first].line if first in members else line, first, text))
+            faults.append(Fault(line_below(members, rule.names[0], line), rule.names[0], text))
     return faults
+
+
+def found_below(settings: dict[str, Any], name: str) -> Any:
+    """The value of a setting, of this section or of one below."""
+    first, _, rest = name.partition(".")
+    return operator.attrgetter(rest)(settings[first]) if rest else settings[first]
+
+
+def line_below(members: dict[str, Value], name: str, line: int) -> int:
+    """Where a setting stands, as near as the file states it."""
+    first, _, rest = name.partition(".")
+    if first not in members:
+        return line
+    member = members[first]
+    return line_below(member.data or {}, rest, member.line) if rest else member.line
 
 
 def number(**bounds: float) -> Read[float]:
@@ -221,6 +236,47 @@ def choice(*accepted: str) -> Read[str]:
         refuse(value, f"must be {listed}, but got {value}.{did_you_mean(value.text, accepted)}")
 
     return read
+
+
+def list_of(read: Read[T], *, at_most: int) -> Read[tuple[T, ...]]:
+    """A list, each item read by the other reader; it may be empty."""
+
+    def read_list(value: Value) -> tuple[T, ...]:
+        if not isinstance(value.data, list):
+            refuse(value, f"must be a list, but got {value}.")
+        if len(value.data) > at_most:
+            refuse(value, f"must hold at most {at_most} items, but holds {len(value.data)}.")
+        faults: list[Fault] = []
+        found: list[T] = []
+        for index, item in enumerate(value.data):
+            with collecting(faults, f"[{index}]"):
+                found.append(read(item))
+        if faults:
+            raise Unacceptable(*faults)
+        return tuple(found)
+
+    return read_list
+
+
+def mapping_of(read_key: Read[str], read: Read[T], *, at_most: int = 1000) -> Read[dict[str, T]]:
+    """A mapping whose keys the user chooses; both readers speak of its members."""
+
+    def read_mapping(value: Value) -> dict[str, T]:
+        members = mapping(value)
+        if len(members) > at_most:
+            refuse(value, f"must hold at most {at_most} members, but holds {len(members)}.")
+        faults: list[Fault] = []
+        found: dict[str, T] = {}
+        for name, member in members.items():
+            with collecting(faults):
+                read_key(Value(name, member.key_line, name))
+            with collecting(faults, name):
+                found[name] = read(member)
+        if faults:
+            raise Unacceptable(*faults)
+        return found
+
+    return read_mapping
 
 
 def auto_or(read: Read[T]) -> Read[T | None]:

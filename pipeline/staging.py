@@ -6,6 +6,7 @@ Names are derived from content, so that compiling needs no upload and an upload 
 import hashlib
 import importlib.metadata
 import json
+import os
 import re
 import tempfile
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pipeline import sources, weights
 from pipeline.bundle import Bundle, evaluation_bundle, prepare_bundle, training_bundle
 from pipeline.config import Config
 from pipeline.errors import DefinitionError
+from pipeline.offline import offline
 from pipeline.placement import Placement
 from pipeline.sources import Source, fingerprint
 from pipeline.targets import Target
@@ -75,14 +77,16 @@ def definition_of(project: Project, placement: Placement, cache_folder: Path | N
     if kept and kept.is_file():
         return kept.read_text()
     from pipeline.checks import check
-    from pipeline.definition import compile_definition  # the SDK takes two seconds to import
 
-    definition = compile_definition(project.config, placement, **inputs)
+    with offline():
+        from pipeline.definition import compile_definition  # the SDK takes two seconds to import
+
+        definition = compile_definition(project.config, placement, **inputs)
     if problems := check(json.loads(definition)):
         raise DefinitionError(problems)
     if kept:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = kept.with_suffix(".part")
+        unfinished = kept.with_suffix(f".{os.getpid()}")
         unfinished.write_text(definition)
         unfinished.replace(kept)
     return definition
@@ -101,7 +105,7 @@ def upload(project: Project, target: Target, source: Source | None = None) -> in
     name, placement = project.config.pipeline.name, target.placement
     objects = [item for bundle in project.bundles() for item in bundle.objects(name).items()]
     stored = sum(target.put(placement.uri(key), content) for key, content in objects)
-    if project.backbone.uri is None:
+    if project.backbone.uri is None and not target.holds(project.weights_uri(placement)):
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / "weights"
             weights.stage(project.backbone, folder)
@@ -111,9 +115,9 @@ def upload(project: Project, target: Target, source: Source | None = None) -> in
 
 def upload_data(project: Project, target: Target, source: Source) -> bool:
     """Store a data source unless it is there already."""
-    if source.uri:
-        return False
     uri = project.data_uri(target.placement, source)
+    if source.uri or target.holds(uri):
+        return False
     if source.path:
         return target.put_tree(uri, source.path)
     with tempfile.TemporaryDirectory() as temporary:

@@ -162,17 +162,20 @@ def metrics(target: Target, evaluation_uri: str | None) -> dict[str, float]:
     except (PipelineError, ValueError):
         return {}
     found = content.get(METRICS_ROOT, {}) if isinstance(content, dict) else {}
-    return {f"test_{name}": m["value"] for name, m in found.items() if isinstance(m, dict) and "value" in m}
+    values = {name: metric.get("value") for name, metric in found.items() if isinstance(metric, dict)}
+    return {f"test_{name}": value for name, value in values.items() if isinstance(value, int | float)}
 
 
 def registered(target: Target, steps: list[dict[str, Any]]) -> dict[str, Any]:
-    """The version that was registered and its approval now."""
+    """The version that was registered, and its approval now; None when it has been deleted since."""
     arns = [step["Metadata"]["RegisterModel"]["Arn"] for step in steps if "RegisterModel" in step.get("Metadata", {})]
     if not arns:
         return {"model_package_arn": None, "model_approval_status": None}
-    with control.service_errors(f"describe model package {arns[-1]}"):
+    approval = None
+    with contextlib.suppress(ServiceError), control.service_errors(f"describe model package {arns[-1]}"):
         package = target.client("sagemaker").describe_model_package(ModelPackageName=arns[-1])
-    return {"model_package_arn": arns[-1], "model_approval_status": package["ModelApprovalStatus"]}
+        approval = package["ModelApprovalStatus"]
+    return {"model_package_arn": arns[-1], "model_approval_status": approval}
 
 
 def deployed(target: Target, steps: list[dict[str, Any]]) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ The local target's clients are answered in this process by `pipeline.local`; bot
 
 import functools
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from pipeline.config import Config
 
 POLL_SECONDS = {"local": 0.05, "aws": 5.0}
+LOCAL_FOLDERS = ("s3", "jobs", "executions", "endpoints", "functions", "definitions", "locks", "mounts")  # of a home
 
 
 class Target(Protocol):
@@ -25,6 +27,9 @@ class Target(Protocol):
 
     def client(self, service: str) -> Any:
         """A boto3 client."""
+
+    def holds(self, uri: str) -> bool:
+        """Whether there is an object of that name, or any below it."""
 
     def put(self, uri: str, content: bytes) -> bool:
         """Store an object unless its name is taken; whether it was stored."""
@@ -87,9 +92,13 @@ class LocalTarget:
             return DirectClient(self.state, service)
         return self.session.client(service)
 
+    def holds(self, uri: str) -> bool:
+        """Whether there is an object of that name, or any below it."""
+        return self.storage.exists(uri)
+
     def put(self, uri: str, content: bytes) -> bool:
         """Store an object unless its name is taken."""
-        if self.storage.exists(uri):
+        if self.holds(uri):
             return False
         self.storage.write(uri, content)
         return True
@@ -99,7 +108,7 @@ class LocalTarget:
         from pipeline.local.storage import place
         from pipeline.sources import files
 
-        if self.storage.exists(uri):
+        if self.holds(uri):
             return False
         target = self.storage.path(uri)
         unfinished = target.with_name(f".{target.name}.{os.getpid():08d}")
@@ -108,7 +117,13 @@ class LocalTarget:
         else:
             for file in files(folder):
                 place(Path(file.path), unfinished / file.relative)
-        unfinished.rename(target)
+        try:
+            unfinished.rename(target)
+        except OSError:  # another process was quicker
+            shutil.rmtree(unfinished)
+            if not target.exists():
+                raise
+            return False
         return True
 
     def read(self, uri: str) -> bytes:
@@ -125,10 +140,13 @@ class LocalTarget:
         folder = self.home / "functions" / f"{name}-{bundle.digest}"
         folder.mkdir(parents=True, exist_ok=True)
         for file_name, content in bundle.files.items():
-            (folder / file_name).write_bytes(content)
+            if not (folder / file_name).is_file():
+                unfinished = folder / f".{file_name}.{os.getpid():08d}"
+                unfinished.write_bytes(content)
+                unfinished.replace(folder / file_name)
         environment = deploy_environment(config, self.placement)
         put_function(self.state, name, folder / bundle.entry_point, "deploy.handler", environment)
-        self.state.put("Rule", config.registry.model_package_group, {"FunctionName": name})
+        self.state.put("Rule", config.registry.model_package_group.lower(), {"FunctionName": name})
         self.state.put("Settings", "endpoints", {"idle_seconds": 60 * config.deploy.local_idle_minutes})
 
     def where(self, uri: str) -> str:
@@ -173,10 +191,20 @@ class AwsTarget:
 
         return boto3.Session(region_name=self.placement.region).client(service)
 
+    def holds(self, uri: str) -> bool:
+        """Whether there is an object of that name, or any below it."""
+        return self.first_key(uri) == split_uri(uri)[1] or self.first_key(f"{uri}/") is not None
+
+    def first_key(self, uri: str) -> str | None:
+        """The first key that begins as the URI says."""
+        bucket, prefix = split_uri(uri)
+        found = self.client("s3").list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1).get("Contents", [])
+        return found[0]["Key"] if found else None
+
     def put(self, uri: str, content: bytes) -> bool:
         """Store an object unless its name is taken."""
         bucket, key = split_uri(uri)
-        if self.client("s3").list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1).get("KeyCount"):
+        if self.holds(uri):
             return False
         self.client("s3").put_object(Bucket=bucket, Key=key, Body=content)
         return True
@@ -186,7 +214,7 @@ class AwsTarget:
         from pipeline.sources import files
 
         bucket, key = split_uri(uri)
-        if self.client("s3").list_objects_v2(Bucket=bucket, Prefix=f"{key}/", MaxKeys=1).get("KeyCount"):
+        if self.holds(uri):
             return False
         if folder.is_file():
             self.client("s3").upload_file(str(folder), bucket, f"{key}/{folder.name}")

@@ -13,8 +13,9 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
+from cause import cause
 from failures import StepError
 
 # A member's name, and how to open it.
@@ -33,26 +34,21 @@ DAMAGE = (
 
 def is_archive(path: Path) -> bool:
     """Whether the name is one of an accepted kind."""
-    return kind(path) is not None
-
-
-def kind(path: Path) -> str | None:
-    """The accepted suffix that the name ends with, or None."""
-    return next((suffix for suffix in READERS if path.name.lower().endswith(suffix)), None)
+    return path.name.lower().endswith(tuple(READERS))
 
 
 def unpack(path: Path, directory: Path) -> None:
     """Write the archive's regular files below `directory`."""
-    reader = READERS[kind(path) or ".tar"]
+    read_members = next(reader for suffix, reader in READERS.items() if path.name.lower().endswith(suffix))
     try:
-        for name, open_member in reader(path):
+        for name, open_member in read_members(path):
             target = directory / _inside(name, path)
             target.parent.mkdir(parents=True, exist_ok=True)
             with open_member() as source, target.open("wb") as file:
                 shutil.copyfileobj(source, file, 1 << 20)
     except DAMAGE as error:
         raise StepError(
-            f"{path} cannot be unpacked ({error}); a .zip, .tar, .tar.gz or .tgz without a password is accepted."
+            f"{path} cannot be unpacked ({cause(error)}); a .zip, .tar, .tar.gz or .tgz without a password is accepted."
         ) from error
 
 
@@ -79,6 +75,16 @@ def _tar_members(path: Path) -> Iterator[Member]:
         for info in archive:
             if info.isreg():
                 yield info.name, lambda info=info: archive.extractfile(info)  # type: ignore[misc]
+        _refuse_unread_rest(archive)
+
+
+def _refuse_unread_rest(archive: tarfile.TarFile) -> None:
+    """tarfile stops without a word at a header that is cut off or damaged."""
+    stream: Any = archive.fileobj  # decompressed
+    stream.seek(archive.offset)
+    rest = stream.read(tarfile.BLOCKSIZE)
+    if rest.strip(b"\0") or 0 < len(rest) < tarfile.BLOCKSIZE:
+        raise tarfile.ReadError("it is cut off or damaged")
 
 
 READERS: dict[str, Callable[[Path], Iterator[Member]]] = {

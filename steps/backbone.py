@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cause import cause
 from failures import StepError
 
 REMEDY = "Stage the weights again"
@@ -38,7 +39,7 @@ class Weights:
 
 
 def read_weights(weights_dir: Path) -> Weights:
-    """weights.json, checked; the weights themselves are not read yet."""
+    """weights.json; a file of weights that is not the one it announces is refused before it is loaded."""
     path = weights_dir / "weights.json"
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
@@ -54,7 +55,22 @@ def read_weights(weights_dir: Path) -> Weights:
         ) from error
     if weights.format not in FORMATS:
         raise StepError(f"{path}: format must be {' or '.join(FORMATS)}, but got {weights.format!r}.")
+    verify(weights)
     return weights
+
+
+def verify(weights: Weights) -> None:
+    """Compare the file with its sha256."""
+    try:
+        with weights.file.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise StepError(f"The weights {weights.file} cannot be read: {error.strerror}. {REMEDY}.") from error
+    if sha256 != weights.sha256:
+        raise StepError(
+            f"{weights.file} has sha256 {sha256}, but weights.json announces {weights.sha256}: it is damaged or was "
+            f"changed. {REMEDY}."
+        )
 
 
 def load_backbone(name: str, weights_dir: Path) -> nn.Module:
@@ -92,23 +108,12 @@ def frozen(module: nn.Module, example: Tensor) -> torch.jit.ScriptModule:
 
 
 def read_tensors(weights: Weights) -> dict[str, Tensor]:
-    """The file's tensors; a wrong or tampered file is refused before it is loaded."""
-    try:
-        with weights.file.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise StepError(f"The weights {weights.file} cannot be read: {error.strerror}. {REMEDY}.") from error
-    if sha256 != weights.sha256:
-        raise StepError(
-            f"{weights.file} has sha256 {sha256}, but weights.json announces {weights.sha256}: it is damaged or was "
-            f"changed. {REMEDY}."
-        )
+    """The file's tensors; loading them runs no code."""
     try:
         tensors: Any = torch.load(weights.file, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
         raise StepError(
-            f"{weights.file} is not a file of tensors alone, which is all that is accepted "
-            f"({str(error).splitlines()[0]})."
+            f"{weights.file} is not a file of tensors alone, which is all that is accepted ({cause(error)})."
         ) from error
     if not isinstance(tensors, Mapping) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         raise StepError(f"{weights.file} holds no state dict, which is a mapping of names to tensors.")

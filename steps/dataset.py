@@ -8,6 +8,7 @@ here. Other files that belong to no class are listed as skipped.
 import os
 import re
 import tempfile
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -90,6 +91,7 @@ def list_images(root: Path) -> Listing:
         raise StepError(
             f"{name_of(root, top)} holds only one class, {listing.classes[0]!r}, but a classifier needs two or more."
         )
+    refuse_unprintable(listing.classes)
     return listing
 
 
@@ -113,7 +115,8 @@ def list_split_folders(root: Path, top: Path) -> Listing:
             continue
         listing.skipped += stray_files(root, folder)
         if split == "train":
-            listing.classes += [class_folder.name for class_folder in subfolders(folder)]
+            found = [class_folder.name for class_folder in subfolders(folder)]
+            listing.classes = list(dict.fromkeys(listing.classes + found))
         for class_folder in subfolders(folder):
             listing.files += files_of_class(root, class_folder, split)
     refuse_unknown_classes(listing)
@@ -191,8 +194,18 @@ def natural(name: str) -> tuple[list[tuple[int, int, str]], str]:
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts], name
 
 
+def refuse_unprintable(classes: list[str]) -> None:
+    """Class names end up in reports and in the endpoint's answers."""
+    for name in classes:
+        if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
+            raise StepError(
+                f"The class folder {name!a} must have a name in UTF-8 without control characters; rename it."
+            )
+
+
 def relative(root: Path, path: Path) -> str:
-    return path.relative_to(root).as_posix()
+    """The path within the data set; of a name that is not UTF-8 a readable form."""
+    return path.relative_to(root).as_posix().encode("utf-8", "backslashreplace").decode()
 
 
 def name_of(root: Path, top: Path) -> str:

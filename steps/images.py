@@ -23,6 +23,8 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from cause import cause
+
 Pixels = npt.NDArray[np.uint8]
 Picture = Image.Image
 
@@ -127,7 +129,7 @@ def inspect(data: bytes, *, max_pixels: int) -> ImageInfo:
     """Decode only to see that it can be done; a JPEG at an eighth of its size, which is quicker. Raises as `decode`."""
     image = _open(data, max_pixels)
     info = ImageInfo(image.format or "", min(image.size))
-    image.draft(image.mode, (image.width // 8, image.height // 8))
+    image.draft(image.mode, (max(1, image.width // 8), max(1, image.height // 8)))
     _decode(image)
     return info
 
@@ -176,7 +178,7 @@ def _decode(image: Picture) -> Picture:
     except ImageError:
         raise
     except DAMAGE as error:
-        raise ImageError(f"The image is damaged: {error}.") from error
+        raise ImageError(f"The image is damaged: {cause(error)}.") from error
 
 
 def _orientation(image: Picture) -> int:

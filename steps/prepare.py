@@ -14,7 +14,6 @@ import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +22,11 @@ import torch
 
 import manifest
 from backbone import Weights, load_backbone, read_weights
-from dataset import SPLITS, Skipped, list_images, open_dataset
+from dataset import NAMED, SPLITS, Skipped, list_images, open_dataset
 from embedding import Embedder
 from failures import PROCESSING_MESSAGE, ArgumentParser, StepError, run, say
-from images import ImageError, Picture, Pixels, Preprocess, decode, shrink
-from inspection import LabelledImage, inspect, refuse_unreadable
+from images import ImageError, Pixels, Preprocess, decode, shrink
+from inspection import inspect, refuse_unreadable
 from manifest import Entry, list_entries
 from progress import Progress
 from split import UniqueImages, assign_splits, check_fractions, refuse_small_classes, without_duplicates
@@ -35,7 +34,7 @@ from views import views
 
 OUTPUTS = (*SPLITS, "embeddings", "manifest")
 TINY_PX = 64  # images whose median shorter side is below this are tiny: digits, icons
-IMAGE_SIZE_PX, TINY_IMAGE_SIZE_PX = 224, 96
+IMAGE_SIZE_PX, TINY_IMAGE_SIZE_PX = 224, 128
 CROP_SHARE = 0.875  # of the resized image's side; the backbones were trained to see so much of it
 SAVING: dict[str, dict[str, Any]] = {
     ".png": {"format": "PNG", "compress_level": 3},
@@ -44,13 +43,38 @@ SAVING: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Views:
-    """How the views of an image are made."""
+class Selection:
+    """The images that are used, and those that are not."""
+
+    classes: list[str]
+    entries: list[Entry]
+    skipped: list[Skipped]
+    unique: UniqueImages
+    given: frozenset[str]  # splits that the data set came with
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What is done to every image."""
 
     preprocess: Preprocess
-    augmented: int  # random views per training image, besides the plain one
+    augmented_views: int  # random views per training image, besides the plain one
     flip: bool
     seed: int
+    max_pixels: int
+    output_dir: Path
+
+    def prepare(self, entry: Entry) -> Pixels:
+        """Decode and store one image; its views are (1 or 1 + augmented_views, H, W, 3) uint8."""
+        file = entry.image.file
+        try:
+            image = shrink(decode(file.path.read_bytes(), max_pixels=self.max_pixels), self.preprocess)
+        except ImageError as error:
+            raise StepError(f"{file.source} was changed while it was being prepared: {error}") from error
+        path = self.output_dir / entry.path
+        image.save(path, **SAVING[path.suffix])
+        count = self.augmented_views if entry.split == "train" else 0
+        return views(image, self.preprocess, count=count, key=f"{self.seed}:{entry.image.sha256}", flip=self.flip)
 
 
 def main() -> None:
@@ -63,54 +87,27 @@ def main() -> None:
 
 
 def prepare(options: argparse.Namespace) -> None:
-    fractions = {split: getattr(options, f"{split}_fraction") for split in SPLITS}
-    check_fractions(fractions)
+    check_fractions(fractions_of(options))
     weights = read_weights(options.weights_dir)
     make_output_folders(options.output_dir)
 
     with open_dataset(options.data_dir, scratch=options.output_dir) as root:
-        listing = list_images(root)
-        say(f"found {len(listing.files)} files in {len(listing.classes)} classes")
-        images, unusable = inspect(listing.files, max_megapixels=options.max_image_megapixels, workers=cores())
-        refuse_unreadable(unusable, len(listing.files), max_fraction=options.max_unreadable_fraction)
-        skipped = listing.skipped + unusable
-
-        unique = without_duplicates(images)
-        say_what_was_left_out(skipped, unique)
-        given = listing.given_splits
-        refuse_small_classes(unique.images, listing.classes, given=given, min_images=options.min_images_per_class)
-        splits = assign_splits(unique.images, fractions=fractions, seed=options.split_seed, given=given)
-        entries = list_entries(unique.images, splits, listing.classes)
-
-        how = choose_views(options, unique.images, weights)
-        embedder = Embedder(load_backbone(options.backbone, options.weights_dir), how.preprocess, workers=cores())
+        selection = select_images(root, options)
+        preparation = choose_preparation(selection.entries, weights, options)
+        backbone = load_backbone(options.backbone, options.weights_dir)
+        embedder = Embedder(backbone, preparation.preprocess, workers=cores())
+        progress = Progress("embedded", len(selection.entries))
         for split in SPLITS:
-            of_split = [entry for entry in entries if entry.split == split]
-            write_split(split, of_split, embedder, how, options)
+            write_split(split, selection.entries, preparation, embedder, progress)
 
-    counts = manifest.count(entries, listing.classes)
-    manifest.write(
-        options.output_dir / "manifest" / "manifest.json",
-        {
-            "schema_version": manifest.SCHEMA_VERSION,
-            "classes": listing.classes,
-            "counts": counts,
-            "images": [entry.to_dict() for entry in entries],
-            "skipped": [asdict(file) for file in skipped],
-            "duplicates": unique.duplicates,
-            "conflicting_labels": unique.conflicting_labels,
-            "split": {"seed": options.split_seed, "fractions": fractions, "given": bool(given)},
-            "class_weights": manifest.class_weights(counts["train"]),
-            "preprocess": how.preprocess.to_dict(),
-            "backbone": {
-                "name": options.backbone,
-                "feature_dim": embedder.feature_dim,
-                "weights_sha256": weights.sha256,
-            },
-            "augmented_views": options.augmented_views,
-            "dataset_sha256": manifest.dataset_sha256(entries, listing.classes),
-        },
-    )
+    described = describe(selection, preparation, options)
+    described["backbone"] = {
+        "name": options.backbone,
+        "feature_dim": embedder.feature_dim,
+        "weights_sha256": weights.sha256,
+    }
+    manifest.write(options.output_dir / "manifest" / "manifest.json", described)
+    counts = described["counts"]
     say("prepared " + ", ".join(f"{sum(counts[split].values())} {split}" for split in SPLITS) + " images")
 
 
@@ -123,8 +120,22 @@ def make_output_folders(output_dir: Path) -> None:
             raise StepError(f"{folder} is not empty; an empty or missing folder is accepted as --output-dir.")
 
 
+def select_images(root: Path, options: argparse.Namespace) -> Selection:
+    """Find, check, de-duplicate and split; everything that the user may have to mend is refused here."""
+    listing = list_images(root)
+    images, unusable = inspect(listing.files, max_megapixels=options.max_image_megapixels, workers=cores())
+    say(f"found {len(images)} images in {len(listing.classes)} classes")
+    refuse_unreadable(unusable, len(listing.files), max_fraction=options.max_unreadable_fraction)
+
+    unique, skipped, given = without_duplicates(images), listing.skipped + unusable, listing.given_splits
+    say_what_was_left_out(skipped, unique)
+    refuse_small_classes(unique.images, listing.classes, given=given, min_images=options.min_images_per_class)
+    splits = assign_splits(unique.images, fractions=fractions_of(options), seed=options.split_seed, given=given)
+    return Selection(listing.classes, list_entries(unique.images, splits, listing.classes), skipped, unique, given)
+
+
 def say_what_was_left_out(skipped: Sequence[Skipped], unique: UniqueImages) -> None:
-    for file in skipped[:5]:
+    for file in skipped[:NAMED]:
         say(f"skipped {file.path}: {file.reason}")
     left_out = {
         "skipped files": len(skipped),
@@ -135,50 +146,70 @@ def say_what_was_left_out(skipped: Sequence[Skipped], unique: UniqueImages) -> N
         say("left out: " + ", ".join(f"{number} {what}" for what, number in left_out.items() if number))
 
 
-def choose_views(options: argparse.Namespace, images: Sequence[LabelledImage], weights: Weights) -> Views:
+def choose_preparation(entries: Sequence[Entry], weights: Weights, options: argparse.Namespace) -> Preparation:
     """Tiny images are seen whole and not mirrored: they tend to be digits, letters and icons."""
-    tiny = statistics.median(image.shorter_side for image in images) < TINY_PX
+    tiny = statistics.median(entry.image.shorter_side for entry in entries) < TINY_PX
     size = options.image_size or (TINY_IMAGE_SIZE_PX if tiny else IMAGE_SIZE_PX)
-    preprocess = Preprocess(size, size if tiny else round(size / CROP_SHARE), weights.mean, weights.std)
-    flip = not tiny if options.horizontal_flip is None else options.horizontal_flip
-    return Views(preprocess, options.augmented_views, flip, options.split_seed)
+    return Preparation(
+        preprocess=Preprocess(size, size if tiny else round(size / CROP_SHARE), weights.mean, weights.std),
+        augmented_views=options.augmented_views,
+        flip=not tiny if options.horizontal_flip is None else options.horizontal_flip,
+        seed=options.split_seed,
+        max_pixels=int(options.max_image_megapixels * 1e6),
+        output_dir=options.output_dir,
+    )
 
 
 def write_split(
-    split: str, entries: Sequence[Entry], embedder: Embedder, how: Views, options: argparse.Namespace
+    split: str, entries: Sequence[Entry], preparation: Preparation, embedder: Embedder, progress: Progress
 ) -> None:
     """Prepared images, embeddings and labels of one split."""
-    for class_name in {entry.image.file.class_name for entry in entries}:
-        (options.output_dir / split / class_name).mkdir()
-    augmented = how.augmented if split == "train" else 0
-    pixels_of = partial(prepare_image, entries, options.output_dir, how, augmented, options.max_image_megapixels)
-    progress = Progress(f"{split}: embedded", len(entries))
-    embeddings = options.output_dir / "embeddings"
-    embedder.write(embeddings / f"{split}.npy", pixels_of, rows=len(entries), views=1 + augmented, progress=progress)
-    np.save(embeddings / f"{split}_labels.npy", np.array([entry.label for entry in entries], dtype=np.int64))
+    chosen = [entry for entry in entries if entry.split == split]
+    for class_name in {entry.image.file.class_name for entry in chosen}:
+        (preparation.output_dir / split / class_name).mkdir()
+    folder = preparation.output_dir / "embeddings"
+    embedder.write(
+        folder / f"{split}.npy",
+        lambda row: preparation.prepare(chosen[row]),
+        rows=len(chosen),
+        views=1 + preparation.augmented_views if split == "train" else 1,
+        progress=progress,
+    )
+    np.save(folder / f"{split}_labels.npy", np.array([entry.label for entry in chosen], dtype=np.int64))
 
 
-def prepare_image(
-    entries: Sequence[Entry], output_dir: Path, how: Views, augmented: int, max_megapixels: float, row: int
-) -> Pixels:
-    """Decode and store one image; its views are (1 + augmented, H, W, 3) uint8."""
-    entry = entries[row]
-    file = entry.image.file
-    try:
-        image = shrink(decode(file.path.read_bytes(), max_pixels=int(max_megapixels * 1e6)), how.preprocess)
-    except ImageError as error:
-        raise StepError(f"{file.source} was changed while it was being prepared ({error})") from error
-    store(image, output_dir / entry.path)
-    return views(image, how.preprocess, count=augmented, key=f"{how.seed}:{entry.image.sha256}", flip=how.flip)
+def describe(selection: Selection, preparation: Preparation, options: argparse.Namespace) -> dict[str, Any]:
+    """manifest.json, as far as it is about images."""
+    classes, entries = selection.classes, selection.entries
+    counts = manifest.count(entries, classes)
+    return {
+        "schema_version": manifest.SCHEMA_VERSION,
+        "classes": classes,
+        "counts": counts,
+        "images": [entry.to_dict() for entry in entries],
+        "skipped": [asdict(file) for file in selection.skipped],
+        "duplicates": selection.unique.duplicates,
+        "conflicting_labels": selection.unique.conflicting_labels,
+        "split": {
+            "seed": options.split_seed,
+            "fractions": fractions_of(options),
+            "given": bool(selection.given),
+        },
+        "class_weights": manifest.class_weights(counts["train"]),
+        "preprocess": preparation.preprocess.to_dict(),
+        "augmented_views": preparation.augmented_views,
+        "dataset_sha256": manifest.dataset_sha256(entries, classes),
+    }
 
 
-def store(image: Picture, path: Path) -> None:
-    image.save(path, **SAVING[path.suffix])
+def fractions_of(options: argparse.Namespace) -> dict[str, float]:
+    """Split -> share."""
+    return {split: getattr(options, f"{split}_fraction") for split in SPLITS}
 
 
 def cores() -> int:
     """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def parse_arguments() -> argparse.Namespace:

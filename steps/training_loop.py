@@ -17,6 +17,7 @@ from optimizer import AdamW
 from training_data import Split, TrainingData
 
 EVALUATION_ROWS = 4096  # rows of one forward pass in validation
+PLAIN_SHARE = 0.5  # of an epoch's images are seen plain for certain, the rest in any view
 Mode = Literal["TRAIN", "EVAL"]
 
 
@@ -122,6 +123,7 @@ def _batches(split: Split, hyperparameters: Hyperparameters, epoch: int) -> Iter
     generator = np.random.default_rng((hyperparameters.seed, epoch))
     order = generator.permutation(len(split))
     views = generator.integers(0, split.embeddings.shape[1], len(split))
+    views[generator.random(len(split)) < PLAIN_SHARE] = 0
     for start in range(0, len(split), hyperparameters.batch_size):
         rows = order[start : start + hyperparameters.batch_size]
         yield _tensor(split.embeddings[rows, views[rows]]), torch.from_numpy(split.labels[rows])

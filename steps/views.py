@@ -8,8 +8,8 @@ from PIL import Image
 
 from images import RESAMPLING, Picture, Pixels, Preprocess, to_pixels
 
-AREA = (0.5, 1.0)  # share of the image that a view shows
-LOG_ASPECT = math.log(4 / 3)  # views are that much wider or narrower than square, at most
+AREA = (0.75, 1.0)  # share of the image that a view shows; less of a digit is another digit
+LOG_ASPECT = math.log(1.15)  # views are that much wider or narrower than square, at most
 
 
 def views(image: Picture, preprocess: Preprocess, *, count: int, key: str, flip: bool) -> Pixels:

@@ -1,10 +1,13 @@
 """What the local SageMaker's operations have in common: errors as the service gives them, lists, missing resources."""
 
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.local.state import Document, State
+
+PAGE = 100  # items in one answer of a List operation
 
 
 class RequestError(PipelineError):
@@ -33,6 +36,20 @@ def found(state: State, kind: str, name: str, what: str) -> Document:
     return document
 
 
+def checked_name(request: Document, member: str, limit: int = 63) -> str:
+    """A name of the request that the service would take: SageMaker's pattern for names, `[a-zA-Z0-9](-*[a-zA-Z0-9])*`.
+
+    Raises:
+        RequestError: it is none.
+    """
+    name = str(request[member])
+    if len(name) > limit or not re.fullmatch(r"[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?", name):
+        raise invalid(
+            f"{member} must be 1 to {limit} letters, digits and dashes, no dash first or last, but is {name!r}."
+        )
+    return name
+
+
 def unused(state: State, kind: str, name: str, what: str) -> None:
     """Make sure that a name is free.
 
@@ -46,11 +63,25 @@ def unused(state: State, kind: str, name: str, what: str) -> None:
 def listed(
     documents: Iterable[Document], request: Document, keep: Callable[[Document], bool] = lambda document: True
 ) -> list[Document]:
-    """Filtered, in the order asked for (by creation; the service's default is descending), at most MaxResults."""
+    """Filtered, in the order asked for (by creation; the service's default is descending)."""
     kept = sorted((d for d in documents if keep(d)), key=lambda document: float(document["CreationTime"]))
     if request.get("SortOrder", "Descending") == "Descending":
         kept.reverse()
-    return kept[: request.get("MaxResults", 100)]
+    return kept
+
+
+def paged(member: str, items: Sequence[Any], request: Document) -> Document:
+    """The answer of a List operation: at most MaxResults items, and a NextToken where there are more.
+
+    Raises:
+        RequestError: the token is none of ours.
+    """
+    token, size = str(request.get("NextToken", "0")), int(request.get("MaxResults", PAGE))
+    if not token.isdecimal():
+        raise invalid(f"NextToken {token!r} is not one that an earlier answer gave.")
+    end = int(token) + size
+    more = {"NextToken": str(end)} if end < len(items) else {}
+    return {member: list(items[int(token) : end]), **more}
 
 
 def chosen(document: Document, *names: str) -> Document:

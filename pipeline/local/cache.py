@@ -15,6 +15,7 @@ from typing import Any
 from pipeline.local.functions import code_digest, function_named
 from pipeline.local.runtime import Runtime, StepCall, StepResult, now
 from pipeline.local.state import Document
+from pipeline.local.step_faults import duration_seconds
 
 KEY_MEMBERS: Mapping[str, tuple[str, ...]] = {
     "Processing": ("AppSpecification", "Environment", "ProcessingInputs"),
@@ -31,6 +32,7 @@ KEY_MEMBERS: Mapping[str, tuple[str, ...]] = {
     "Transform": ("DataProcessing", "Environment", "ModelName", "TransformInput"),
     "Lambda": (),
 }
+WRITTEN = ("CheckpointConfig", "DebugHookConfig")  # what their URIs hold is the job's own doing
 TRIAL_MEMBERS = (
     "AlgorithmSpecification",
     "HyperParameterRanges",
@@ -39,7 +41,6 @@ TRIAL_MEMBERS = (
     "TuningObjective",
     "Environment",
 )
-UNIT_SECONDS = {"Y": 31536000, "W": 604800, "D": 86400, "H": 3600, "S": 1}
 
 
 def cache_key(call: StepCall, pipeline_name: str, runtime: Runtime) -> str | None:
@@ -49,7 +50,8 @@ def cache_key(call: StepCall, pipeline_name: str, runtime: Runtime) -> str | Non
     if not config.get("Enabled") or step_type not in KEY_MEMBERS:
         return None
     relevant = KEY_DOCUMENTS.get(step_type, plain_document)(call, runtime)
-    content = json.dumps([pipeline_name, call.name, step_type, with_digests(relevant, runtime)], sort_keys=True)
+    read = {name: value if name in WRITTEN else with_digests(value, runtime) for name, value in relevant.items()}
+    content = json.dumps([pipeline_name, call.name, step_type, read], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
 
@@ -79,8 +81,9 @@ def with_digests(value: Any, runtime: Runtime) -> Any:
         return {name: with_digests(member, runtime) for name, member in value.items()}
     if isinstance(value, list):
         return [with_digests(member, runtime) for member in value]
-    if isinstance(value, str) and re.fullmatch(r"s3://[^/\s]+/\S+", value) and runtime.storage.exists(value):
-        return f"sha256:{runtime.storage.digest(value)}"
+    if isinstance(value, str) and re.fullmatch(r"s3://[^/\n]+/.+", value):
+        digest = runtime.storage.digest(value)
+        return value if digest == "absent" else f"sha256:{digest}"
     return value
 
 
@@ -89,8 +92,8 @@ def remembered(key: str, call: StepCall, runtime: Runtime) -> tuple[StepResult, 
     document = runtime.state.cached(key)
     if document is None:
         return None
-    expires = call.definition["CacheConfig"].get("ExpireAfter")
-    if expires and now() - document["created"] > seconds(expires):
+    expires = duration_seconds(call.definition["CacheConfig"].get("ExpireAfter"))
+    if expires is not None and now() - document["created"] > expires:
         return None
     if any(runtime.storage.digest(uri) != digest for uri, digest in document["outputs"].items()):
         return None
@@ -107,19 +110,3 @@ def remember(key: str, result: StepResult, execution_arn: str, runtime: Runtime)
         "execution": execution_arn,
     }
     runtime.state.put_cached(key, document)
-
-
-def seconds(duration: str) -> float:
-    """An ISO 8601 duration (P30D, PT2H, P1DT12H), and the service's documented short forms 30d and T16m.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    text = duration.upper()
-    match = re.fullmatch(r"P?((?:\d+[YMWD])*)(?:T((?:\d+[HMS])+))?", text)
-    if not match or not any(match.groups()):
-        raise ValueError(f"{duration!r} is not an ISO 8601 duration such as P30D or PT2H.")
-    days = re.findall(r"(\d+)([YMWD])", match[1] or "")
-    times = re.findall(r"(\d+)([HMS])", match[2] or "")
-    long = sum(int(n) * (2592000 if unit == "M" else UNIT_SECONDS[unit]) for n, unit in days)
-    return long + sum(int(n) * (60 if unit == "M" else UNIT_SECONDS[unit]) for n, unit in times)

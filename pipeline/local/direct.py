@@ -38,20 +38,24 @@ class DirectClient:
 
         return call
 
-    def get_paginator(self, name: str) -> "OnePage":
-        """The local target's lists are one page."""
-        return OnePage(getattr(self, name))
+    def get_paginator(self, name: str) -> "Paginator":
+        """What follows NextToken."""
+        return Paginator(getattr(self, name))
 
 
-class OnePage:
-    """A paginator over a single page."""
+class Paginator:
+    """Pages of a List operation."""
 
     def __init__(self, call: Callable[..., Any]) -> None:
         self.call = call
 
     def paginate(self, **request: Any) -> Iterator[Any]:
-        """The page."""
-        yield self.call(**request)
+        """Page after page."""
+        answer = self.call(**request)
+        yield answer
+        while token := answer.get("NextToken"):
+            answer = self.call(**request, NextToken=token)
+            yield answer
 
 
 def with_times(value: Any, name: str = "") -> Any:

@@ -1,60 +1,35 @@
-"""Endpoints: configurations, and a real HTTP server process for each endpoint.
+"""Endpoints: a real HTTP server process for each.
 
 An endpoint's status is brought up to date whenever somebody looks: nobody has to run in the background. A server is
 healthy when `/ping` answers 200. An update starts the new server beside the old one and switches when it is healthy; if
 it never is, the old one stays, as after a rollback. A server that has ended (idle, or killed) is started again by the
-next request.
+next request. Whoever starts or ends a server holds the endpoint's lock meanwhile.
 """
 
+import fcntl
+import shutil
 import time
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from pipeline.local import servers
-from pipeline.local.answers import RequestError, chosen, found, invalid, listed, unused
-from pipeline.local.registry import containers
-from pipeline.local.runtime import arn, now
+from pipeline.local.answers import RequestError, checked_name, chosen, found, invalid, listed, paged, unused
+from pipeline.local.models import containers, resolved_container
+from pipeline.local.runtime import ACCOUNT, arn, now
 from pipeline.local.state import Document, State
 
-STARTUP_SECONDS = 240  # the service's limit for the first good /ping
+STARTUP_SECONDS = 240  # until the first good /ping, unless the variant's ContainerStartupHealthCheck... says otherwise
+ATTEMPTS = 3  # at a start that failed through nobody's fault
+POLL_SECONDS = 0.05
 SUMMARY = ("EndpointName", "EndpointArn", "CreationTime", "LastModifiedTime", "EndpointStatus")
-
-
-def create_endpoint_config(state: State, request: Document) -> Document:
-    """CreateEndpointConfig."""
-    name = request["EndpointConfigName"]
-    unused(state, "EndpointConfig", name, "endpoint configuration")
-    for variant in request["ProductionVariants"]:
-        found(state, "Model", variant["ModelName"], "model")
-    document = {**request, "EndpointConfigArn": arn("endpoint-config", name), "CreationTime": now()}
-    state.put("EndpointConfig", name, document)
-    return chosen(document, "EndpointConfigArn")
-
-
-def describe_endpoint_config(state: State, request: Document) -> Document:
-    """DescribeEndpointConfig."""
-    return found(state, "EndpointConfig", request["EndpointConfigName"], "endpoint configuration")
-
-
-def list_endpoint_configs(state: State, request: Document) -> Document:
-    """ListEndpointConfigs."""
-    wanted = request.get("NameContains", "")
-    configs = listed(state.all("EndpointConfig"), request, lambda d: wanted in d["EndpointConfigName"])
-    members = ("EndpointConfigName", "EndpointConfigArn", "CreationTime")
-    return {"EndpointConfigs": [chosen(document, *members) for document in configs]}
-
-
-def delete_endpoint_config(state: State, request: Document) -> Document:
-    """DeleteEndpointConfig."""
-    found(state, "EndpointConfig", request["EndpointConfigName"], "endpoint configuration")
-    state.delete("EndpointConfig", request["EndpointConfigName"])
-    return {}
 
 
 def create_endpoint(state: State, request: Document) -> Document:
     """CreateEndpoint: starts the server and returns; the status is Creating until it is healthy."""
-    name = request["EndpointName"]
+    name = checked_name(request, "EndpointName")
     config = found(state, "EndpointConfig", request["EndpointConfigName"], "endpoint configuration")
-    with state.transaction():
+    with changing(state, name):
         unused(state, "Endpoint", name, "endpoint")
         document = {
             **chosen(request, "EndpointName", "EndpointConfigName"),
@@ -72,25 +47,32 @@ def create_endpoint(state: State, request: Document) -> Document:
 def update_endpoint(state: State, request: Document) -> Document:
     """UpdateEndpoint: starts a server for the new configuration beside the old one."""
     name = request["EndpointName"]
-    current = refreshed(state, name)
-    if current["EndpointStatus"] != "InService":
-        raise invalid(f"Cannot update endpoint {name!r} while its status is {current['EndpointStatus']}.")
+    refreshed(state, name)
     config = found(state, "EndpointConfig", request["EndpointConfigName"], "endpoint configuration")
+    with changing(state, name):
+        status = found(state, "Endpoint", name, "endpoint")["EndpointStatus"]
+        if status != "InService":
+            raise invalid(f"Cannot update endpoint {name!r} while its status is {status}.")
+        pending = start(state, name, config)
 
-    def edit(document: Document) -> None:
-        document.update(EndpointStatus="Updating", LastModifiedTime=now(), Pending=start(state, name, config))
-        document.pop("FailureReason", None)
+        def edit(document: Document) -> None:
+            document.update(EndpointStatus="Updating", LastModifiedTime=now(), Pending=pending)
+            document.pop("FailureReason", None)
 
-    return chosen(state.change("Endpoint", name, edit), "EndpointArn")
+        return chosen(state.change("Endpoint", name, edit), "EndpointArn")
 
 
 def delete_endpoint(state: State, request: Document) -> Document:
-    """DeleteEndpoint: ends its servers."""
+    """DeleteEndpoint: ends its servers and removes their files."""
     name = request["EndpointName"]
-    document = found(state, "Endpoint", name, "endpoint")
-    for server in (document["Server"], document["Pending"]):
-        servers.stop(server)
-    state.delete("Endpoint", name)
+    found(state, "Endpoint", name, "endpoint")
+    with changing(state, name):
+        document = found(state, "Endpoint", name, "endpoint")
+        state.delete("Endpoint", name)
+        for server in (document["Server"], document["Pending"]):
+            servers.stop(server)
+        servers.end_strays(state, name)
+        shutil.rmtree(servers.folder_of(state, name), ignore_errors=True)
     return {}
 
 
@@ -98,24 +80,41 @@ def describe_endpoint(state: State, request: Document) -> Document:
     """DescribeEndpoint."""
     document = refreshed(state, request["EndpointName"])
     config = state.get("EndpointConfig", document["EndpointConfigName"]) or {"ProductionVariants": []}
-    variants = [
-        {
-            "VariantName": variant["VariantName"],
-            "CurrentWeight": variant.get("InitialVariantWeight", 1.0),
-            "DesiredWeight": variant.get("InitialVariantWeight", 1.0),
-            "CurrentInstanceCount": 1,
-            "DesiredInstanceCount": 1,
+    answer = {**document, "ProductionVariants": [variant_summary(variant) for variant in config["ProductionVariants"]]}
+    pending = document["Pending"]
+    if pending and document["EndpointStatus"] == "Updating":
+        answer["PendingDeploymentSummary"] = {
+            "EndpointConfigName": pending["config"],
+            "ProductionVariants": [{"VariantName": pending["variant"]}],
+            "StartTime": pending["started"],
         }
-        for variant in config["ProductionVariants"]
-    ]
-    return {**document, "ProductionVariants": variants}
+    return answer
+
+
+def variant_summary(variant: Document) -> Document:
+    """ProductionVariantSummary: one server, whatever the number of instances."""
+    weight = variant.get("InitialVariantWeight", 1.0)
+    return {
+        "VariantName": variant["VariantName"],
+        "CurrentWeight": weight,
+        "DesiredWeight": weight,
+        "CurrentInstanceCount": 1,
+        "DesiredInstanceCount": 1,
+    }
 
 
 def list_endpoints(state: State, request: Document) -> Document:
     """ListEndpoints."""
     names = [document["EndpointName"] for document in state.all("Endpoint")]
-    endpoints = listed([refreshed(state, name) for name in names], request)
-    return {"Endpoints": [chosen(document, *SUMMARY) for document in endpoints]}
+    known = [document for document in (looked_up(state, name) for name in names) if document]
+    wanted, status = request.get("NameContains", ""), request.get("StatusEquals")
+    kept = listed(known, request, lambda d: wanted in d["EndpointName"] and status in (None, d["EndpointStatus"]))
+    return paged("Endpoints", [chosen(document, *SUMMARY) for document in kept], request)
+
+
+def looked_up(state: State, name: str) -> Document | None:
+    """The endpoint brought up to date, unless it has been deleted meanwhile."""
+    return refreshed(state, name) if state.get("Endpoint", name) else None
 
 
 def invoke_endpoint(state: State, name: str, body: bytes, headers: dict[str, str]) -> servers.Answer:
@@ -125,95 +124,151 @@ def invoke_endpoint(state: State, name: str, body: bytes, headers: dict[str, str
         RequestError: no such endpoint, or it is not in service.
     """
     if state.get("Endpoint", name) is None:
-        raise RequestError("ValidationError", f"Endpoint {name} of account 000000000000 not found.")
-    document = in_service(state, name)
-    answer = servers.post(document["Server"], body, headers)
+        raise RequestError("ValidationError", f"Endpoint {name} of account {ACCOUNT} not found.")
+    answer = servers.post(in_service(state, name), body, headers)
     if answer is None:
-        answer = servers.post(revived(state, name)["Server"], body, headers)
+        answer = servers.post(revived(state, name), body, headers)
     if answer is None:
         raise RequestError("ServiceUnavailable", f"The server of endpoint {name!r} does not answer.", 503)
     return answer
 
 
+def variant(state: State, name: str) -> str:
+    """The variant that answers."""
+    return str((found(state, "Endpoint", name, "endpoint")["Server"] or {}).get("variant", ""))
+
+
 def in_service(state: State, name: str) -> Document:
-    """The endpoint once it can answer, waiting for a start in progress.
+    """The endpoint's server once it can answer, waiting for a start in progress.
 
     Raises:
         RequestError: it failed.
     """
-    deadline = time.monotonic() + STARTUP_SECONDS
     while True:
         document = refreshed(state, name)
-        if document["Server"] and document["EndpointStatus"] in ("InService", "Updating"):
-            return document if servers.is_running(document["Server"]) else revived(state, name)
-        if document["EndpointStatus"] == "Failed" or time.monotonic() > deadline:
+        if server := document["Server"]:
+            return server if servers.is_running(server) else revived(state, name)
+        if document["EndpointStatus"] == "Failed":
             reason = document.get("FailureReason", "")
-            raise RequestError(
-                "ValidationError", f"Endpoint {name!r} is {document['EndpointStatus']}. {reason}".strip()
-            )
-        time.sleep(0.05)
+            raise RequestError("ValidationError", f"Endpoint {name!r} is Failed. {reason}".strip())
+        time.sleep(POLL_SECONDS)
 
 
 def revived(state: State, name: str) -> Document:
-    """The endpoint with its server started again and healthy.
+    """The endpoint's server, started again unless it runs, and healthy.
 
     Raises:
         RequestError: it does not come up.
     """
-
-    def edit(document: Document) -> None:
-        if not servers.is_running(document["Server"]):
-            config = found(state, "EndpointConfig", document["EndpointConfigName"], "endpoint configuration")
-            document["Server"] = start(state, name, config)
-
-    document = state.change("Endpoint", name, edit)
-    deadline = time.monotonic() + STARTUP_SECONDS
-    while not servers.is_healthy(document["Server"]):
-        if not servers.is_running(document["Server"]) or time.monotonic() > deadline:
-            reason = servers.failure(document["Server"])
+    began = now()
+    while True:
+        server = running_server(state, name)
+        if wait_until_healthy(server):
+            return server
+        if server["started"] >= began:  # else it was about to end when it was looked at
+            servers.stop(server)
+            reason = servers.failure(server)
             raise RequestError("ServiceUnavailable", f"Endpoint {name!r} did not start again: {reason}", 503)
-        time.sleep(0.05)
-    return document
+
+
+def running_server(state: State, name: str) -> Document:
+    """The endpoint's server; started again if its process has ended."""
+    with changing(state, name):
+        document = found(state, "Endpoint", name, "endpoint")
+        server: Document = document["Server"]
+        if not servers.is_running(server):
+            servers.stop(server)
+            config = found(state, "EndpointConfig", document["EndpointConfigName"], "endpoint configuration")
+            server = start(state, name, config)
+            state.change("Endpoint", name, lambda current: current.update(Server=server))
+    return server
+
+
+def wait_until_healthy(server: Document) -> bool:
+    """Whether the server becomes healthy in time."""
+    while servers.is_running(server) and not is_late(server):
+        if servers.is_healthy(server):
+            return True
+        time.sleep(POLL_SECONDS)
+    return False
 
 
 def refreshed(state: State, name: str) -> Document:
     """The endpoint, its status brought up to date with its pending server."""
     document = found(state, "Endpoint", name, "endpoint")
-    if not document["Pending"]:
-        return document
     pending = document["Pending"]
-    healthy, alive = servers.is_healthy(pending), servers.is_running(pending)
-    late = now() - pending["started"] > STARTUP_SECONDS
-    if not healthy and alive and not late:
+    if not pending:
         return document
-
-    def edit(current: Document) -> None:
-        if current["Pending"] != pending:
-            return
-        if healthy:
-            servers.stop(current["Server"])
-            current.update(EndpointStatus="InService", Server=pending, EndpointConfigName=pending["config"])
-        else:
-            servers.stop(pending)
-            status = "InService" if current["Server"] else "Failed"
-            current.update(EndpointStatus=status, FailureReason=servers.failure(pending))
-        current.update(Pending=None, LastModifiedTime=now())
-
-    return state.change("Endpoint", name, edit)
+    healthy = servers.is_healthy(pending)
+    if not healthy and servers.is_running(pending) and not is_late(pending):
+        return document
+    with changing(state, name):
+        current = found(state, "Endpoint", name, "endpoint")
+        if current["Pending"] != pending:  # somebody else was quicker
+            return current
+        return switched(state, current) if healthy else given_up(state, current)
 
 
-def start(state: State, endpoint_name: str, config: Document) -> Document:
-    """A server process for the first variant's model."""
-    model = found(state, "Model", config["ProductionVariants"][0]["ModelName"], "model")
+def switched(state: State, document: Document) -> Document:
+    """The pending server serves; the one before it ends."""
+    pending, old = document["Pending"], document["Server"]
+    changed = state.change(
+        "Endpoint",
+        document["EndpointName"],
+        lambda current: current.update(
+            EndpointStatus="InService",
+            Server=pending,
+            EndpointConfigName=pending["config"],
+            Pending=None,
+            LastModifiedTime=now(),
+        ),
+    )
+    servers.stop(old)
+    return changed
+
+
+def given_up(state: State, document: Document) -> Document:
+    """The pending server did not become healthy: the one before it stays, unless it is worth another attempt."""
+    pending, name = document["Pending"], document["EndpointName"]
+    servers.stop(pending)
+    if pending["attempt"] < ATTEMPTS and is_blameless(pending):
+        config = found(state, "EndpointConfig", pending["config"], "endpoint configuration")
+        again = start(state, name, config, attempt=pending["attempt"] + 1)
+        return state.change("Endpoint", name, lambda current: current.update(Pending=again))
+    status = "InService" if document["Server"] else "Failed"
+    changes = {"EndpointStatus": status, "FailureReason": servers.failure(pending), "Pending": None}
+    return state.change("Endpoint", name, lambda current: current.update(changes, LastModifiedTime=now()))
+
+
+def is_blameless(server: Document) -> bool:
+    """Whether another program took the port meanwhile, or nobody looked until the server had been idle long enough."""
+    return servers.port_is_taken(server) or now() - server["started"] > float(server["idle_seconds"])
+
+
+def is_late(server: Document) -> bool:
+    """Whether the server has had its time to become healthy."""
+    return now() - float(server["started"]) > float(server["startup_seconds"])
+
+
+def start(state: State, endpoint_name: str, config: Document, attempt: int = 1) -> Document:
+    """A server process for the first variant's model: what the `Endpoint` document keeps of it."""
+    variant = config["ProductionVariants"][0]
+    model = found(state, "Model", variant["ModelName"], "model")
     container = resolved_container(state, containers(model)[0])
-    return servers.start(state, endpoint_name, config["EndpointConfigName"], container)
+    return {
+        "config": config["EndpointConfigName"],
+        "variant": variant["VariantName"],
+        "startup_seconds": variant.get("ContainerStartupHealthCheckTimeoutInSeconds", STARTUP_SECONDS),
+        "attempt": attempt,
+        **servers.start(state, endpoint_name, container),
+    }
 
 
-def resolved_container(state: State, container: Document) -> dict[str, Any]:
-    """Image, data and environment of a container, those of its model package included."""
-    if package_arn := container.get("ModelPackageName"):
-        package = found(state, "ModelPackage", package_arn, "model package")
-        packaged = package["InferenceSpecification"]["Containers"][0]
-        environment = {**packaged.get("Environment", {}), **container.get("Environment", {})}
-        return {**packaged, **container, "Environment": environment}
-    return container
+@contextmanager
+def changing(state: State, name: str) -> Iterator[None]:
+    """Hold the endpoint's lock: one process at a time starts or ends its servers."""
+    path: Path = state.home / "locks" / f"endpoint-{name}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield

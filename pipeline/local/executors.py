@@ -1,11 +1,11 @@
 """One coroutine a step type: runs a step whose expressions are resolved. Condition and Fail steps are the runner's."""
 
-import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from pipeline.local import registry
+from pipeline.local import models, registry
 from pipeline.local.answers import RequestError
+from pipeline.local.function_outputs import OutputError, typed_outputs
 from pipeline.local.functions import FunctionError, function_named, invoke
 from pipeline.local.processing import run_processing
 from pipeline.local.runtime import Runtime, StepCall, StepFailure, StepResult, arn
@@ -19,10 +19,10 @@ Executor = Callable[[StepCall, Runtime], Awaitable[StepResult]]
 async def run_model(call: StepCall, runtime: Runtime) -> StepResult:
     """CreateModel under the service's kind of name."""
     try:
-        registry.create_model(runtime.state, {**call.arguments, "ModelName": call.job_name})
+        models.create_model(runtime.state, {**call.arguments, "ModelName": call.job_name})
     except RequestError as problem:
         raise StepFailure(f"ClientError: {problem}") from problem
-    document = registry.describe_model(runtime.state, {"ModelName": call.job_name})
+    document = models.describe_model(runtime.state, {"ModelName": call.job_name})
     return StepResult(document, {"Model": {"Arn": arn("model", call.job_name)}})
 
 
@@ -53,22 +53,12 @@ async def run_lambda(call: StepCall, runtime: Runtime) -> StepResult:
         answer = await invoke(runtime.state, function, call.arguments, job_name=call.job_name)
     except FunctionError as problem:
         raise StepFailure(str(problem), metadata=metadata) from problem
-    declared = [output["OutputName"] for output in call.definition.get("OutputParameters", [])]
-    missing = [name for name in declared if not isinstance(answer, dict) or name not in answer]
-    if missing:
-        raise StepFailure(
-            f"The function's answer lacks the output parameter {missing[0]!r}; it must be a dictionary with "
-            f"{', '.join(declared)}.",
-            metadata=metadata,
-        )
-    outputs = {name: flat(answer[name]) for name in declared}
+    try:
+        outputs = typed_outputs(call.definition.get("OutputParameters") or [], answer)
+    except OutputError as problem:
+        raise StepFailure(str(problem), metadata=metadata) from problem
     metadata["Lambda"]["OutputParameters"] = [{"Name": n, "Value": str(v)} for n, v in outputs.items()]
     return StepResult({"OutputParameters": outputs, "Outputs": outputs}, metadata)
-
-
-def flat(value: Any) -> Any:
-    """A nested value becomes JSON text, as the service makes it."""
-    return json.dumps(value) if isinstance(value, dict | list) else value
 
 
 EXECUTORS: dict[str, Executor] = {

@@ -8,12 +8,14 @@ import importlib.util
 import json
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from pipeline.local.functions import STEP_TIMEOUT_SECONDS
 from pipeline.local.session import answer_every_client
 
 
@@ -54,15 +56,18 @@ def load_handler() -> Callable[[Any, Any], Any]:
 def context() -> SimpleNamespace:
     """The part of Lambda's context object that handlers read."""
     name = os.environ["AWS_LAMBDA_FUNCTION_NAME"]
+    deadline = time.monotonic() + STEP_TIMEOUT_SECONDS
     return SimpleNamespace(
         function_name=name,
-        function_version="$LATEST",
+        function_version=os.environ["AWS_LAMBDA_FUNCTION_VERSION"],
         invoked_function_arn=f"arn:aws:lambda:us-east-1:000000000000:function:{name}",
-        memory_limit_in_mb="512",
+        memory_limit_in_mb=os.environ["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"],
         aws_request_id=os.environ.get("LOCAL_JOB_NAME", name),
-        log_group_name=f"/aws/lambda/{name}",
-        log_stream_name=os.environ.get("LOCAL_JOB_NAME", name),
-        get_remaining_time_in_millis=lambda: 600_000,
+        log_group_name=os.environ["AWS_LAMBDA_LOG_GROUP_NAME"],
+        log_stream_name=os.environ["AWS_LAMBDA_LOG_STREAM_NAME"],
+        identity=None,
+        client_context=None,
+        get_remaining_time_in_millis=lambda: int(1000 * (deadline - time.monotonic())),
     )
 
 

@@ -5,6 +5,7 @@ the log of the job directory that the invocation gets.
 """
 
 import asyncio
+import hashlib
 import json
 import os
 import secrets
@@ -69,8 +70,9 @@ def function_name(arn_or_name: str) -> str:
 
 
 def code_digest(document: Document) -> str:
-    """Of the handler's file: a change of code is a change of the step."""
-    return file_digest(Path(document["Script"]))
+    """Of the handler's file and of those beside it that it may import: a change of code is a change of the step."""
+    files = sorted(Path(document["Script"]).parent.glob("*.py"))
+    return hashlib.sha256("".join(f"{file.name} {file_digest(file)}\n" for file in files).encode()).hexdigest()
 
 
 async def invoke(
@@ -93,6 +95,12 @@ async def invoke(
         {
             "PYTHONPATH": os.pathsep.join([str(PACKAGE_PARENT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
             "AWS_LAMBDA_FUNCTION_NAME": document["FunctionName"],
+            "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
+            "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "512",
+            "AWS_LAMBDA_LOG_GROUP_NAME": f"/aws/lambda/{document['FunctionName']}",
+            "AWS_LAMBDA_LOG_STREAM_NAME": job.name,
+            "LAMBDA_TASK_ROOT": str(Path(document["Script"]).parent),
+            "_HANDLER": f"{Path(document['Script']).stem}.{document['Handler'].rpartition('.')[2]}",
             "LOCAL_FUNCTION": json.dumps({key: document[key] for key in ("Script", "Handler")}),
             **document["Environment"],
         },

@@ -195,8 +195,9 @@ class _Names:
 
     def __init__(self, entries: dict[str, _Entry], definition: Mapping[str, Any]) -> None:
         self.entries = entries
+        parameters = definition.get("Parameters") or []  # `parameters.bind` says what is wrong with them
         self.known = {
-            "Parameters": [str(parameter.get("Name")) for parameter in definition.get("Parameters") or []],
+            "Parameters": [str(each.get("Name")) for each in parameters if isinstance(each, Mapping)],
             "Steps": list(entries),
             "Execution": list(EXECUTION_VARIABLES),
             "PipelineExperimentConfig": list(definition.get("PipelineExperimentConfig") or {}),

@@ -1,36 +1,62 @@
 """Gives a job a real `/opt/ml` of its own, so that a script which names that path works unchanged.
 
 On Linux each job runs in a mount namespace in which its tree is bound to `/opt/ml`; nobody else sees that mount, and it
-ends with the job. Where the kernel does not allow this (no root and no user namespaces, or another system), `/opt/ml`
-in arguments and environment is rewritten to the job's directory instead: scripts that take their paths from there work.
-Children also ask the kernel to be killed when their runner dies, however it dies.
+ends with the job. Inputs that are links to S3 objects get an overlay there: what the job writes to them goes elsewhere.
+Where the kernel does not allow this (no root and no user namespaces, or another system) or LOCAL_ISOLATION=off forbids
+it, `/opt/ml` in arguments, environment and configuration files is rewritten to the job's directory instead: scripts
+that take their paths from there work. Children also ask the kernel to be killed when their runner dies, however it
+dies, and what they leave behind becomes the runner's own child, so that it can be ended with its job.
 """
 
+import contextlib
 import ctypes
 import functools
 import os
+import re
+import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
 MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
-PR_SET_PDEATHSIG = 1
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 CONTAINER_ROOT = Path("/opt/ml")
+SWITCH = "LOCAL_ISOLATION"  # "off": do without mounts
+NO_MOUNT, NO_OVERLAY = 1, 2  # exit codes of the trial
+_MENTION = re.compile(rf"(?<![\w.-]){CONTAINER_ROOT}(?![\w.-])")
 
 
-def prepare_child(tree: Path, mount: "Mount | None", folder: str) -> Callable[[], None]:
-    """What a child does between fork and exec: die with its parent, mount its tree, change to `folder`."""
+def prepare_child(tree: Path, mount: "Mount | None", folder: str, linked: Sequence[Path] = ()) -> Callable[[], None]:
+    """What a child does between fork and exec: die with its parent, mount its tree, change to `folder`.
+
+    Args:
+        tree: what the job sees as /opt/ml.
+        mount: how it gets to see it.
+        folder: the working directory, as the job sees it.
+        linked: directories of the tree whose files are links to S3 objects.
+    """
     parent = os.getpid()
 
     def prepare() -> None:
         die_with(parent)
         if mount:
-            mount.enter(tree)
+            mount.enter(tree, linked)
         os.chdir(folder)
 
     return prepare
+
+
+def localized(text: str, tree: Path) -> str:
+    """A text in which /opt/ml is the job's tree; /opt/mlflow is something else."""
+    return _MENTION.sub(lambda match: str(tree), text)
+
+
+def adopt_orphans() -> None:
+    """From now on what this process's children leave running becomes its own child (Linux only)."""
+    if sys.platform == "linux":
+        libc().prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def die_with(parent: int) -> None:
@@ -52,6 +78,7 @@ class Mount:
 
     def __init__(self, stage: Path) -> None:
         self.stage = stage
+        self.overlays = False  # whether linked inputs can be protected from the job's writes
         self.neighbours: list[Path] = []
         if not CONTAINER_ROOT.is_dir():
             self.neighbours = sorted(CONTAINER_ROOT.parent.iterdir())
@@ -59,14 +86,17 @@ class Mount:
             for entry in self.neighbours:
                 make_mount_point(entry, stage / entry.name)
 
-    def enter(self, tree: Path) -> None:
+    def enter(self, tree: Path, linked: Sequence[Path] = ()) -> None:
         """In a child: a new mount namespace with the tree at /opt/ml.
 
         Raises:
             OSError: the kernel refuses.
         """
+        is_root = os.geteuid() == 0
         enter_namespace()
         call("mount", None, b"/", None, MS_REC | MS_PRIVATE, None)
+        for folder, (upper, work) in zip(linked, change_folders(tree, len(linked)), strict=True):
+            cover(folder, upper, work, is_root=is_root)
         if CONTAINER_ROOT.is_dir():
             bind(tree, CONTAINER_ROOT)
             return
@@ -78,20 +108,72 @@ class Mount:
 
 def find_mount(home: Path) -> Mount | None:
     """A way to mount that works here, tried out in a child process; None where there is none."""
-    if sys.platform != "linux" or not CONTAINER_ROOT.parent.is_dir():
+    if sys.platform != "linux" or not CONTAINER_ROOT.parent.is_dir() or os.environ.get(SWITCH) == "off":
         return None
     libc()
-    trial = home / "mounts" / "trial"
-    trial.mkdir(parents=True, exist_ok=True)
     mount = Mount(home / "mounts" / "opt")
+    folder = home / "mounts" / f"trial-{os.getpid()}"
+    tree = folder / "ml"
+    linked = tree / "input"
+    linked.mkdir(parents=True, exist_ok=True)
+    make_change_folders(tree, 1)
     child = os.fork()
     if child == 0:
-        try:
-            mount.enter(trial)
-        except OSError:
-            os._exit(1)
-        os._exit(0)
-    return mount if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0 else None
+        os._exit(trial(mount, tree, linked))
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    remove_work_folders(tree, 1)
+    shutil.rmtree(folder, ignore_errors=True)
+    mount.overlays = code == 0
+    return mount if code in (0, NO_OVERLAY) else None
+
+
+def trial(mount: Mount, tree: Path, linked: Path) -> int:
+    """Mount with and without an overlay; the exit code."""
+    try:
+        mount.enter(tree)
+    except OSError:
+        return NO_MOUNT
+    try:
+        cover(linked, *change_folders(tree, 1)[0], is_root=os.geteuid() == 0)
+    except OSError:
+        return NO_OVERLAY
+    return 0
+
+
+def change_folders(tree: Path, count: int) -> list[tuple[Path, Path]]:
+    """Beside a tree, where each of its overlays keeps changes and works."""
+    folder = tree.parent / "changes"
+    return [(folder / f"{number}", folder / f"{number}.work") for number in range(count)]
+
+
+def make_change_folders(tree: Path, count: int) -> None:
+    """Before the job starts."""
+    for upper, work in change_folders(tree, count):
+        upper.mkdir(parents=True, exist_ok=True)
+        work.mkdir(exist_ok=True)
+
+
+def remove_work_folders(tree: Path, count: int) -> None:
+    """After the job has ended: the kernel leaves directories that only root can list."""
+    for _, work in change_folders(tree, count):
+        with contextlib.suppress(OSError):
+            (work / "work").rmdir()
+            work.rmdir()
+
+
+def can_be_covered(folder: Path) -> bool:
+    """Whether the path can stand in the options of an overlay."""
+    return not re.search(r"[:,\\]", str(folder))
+
+
+def cover(folder: Path, upper: Path, work: Path, *, is_root: bool) -> None:
+    """In a child: mount an overlay over a directory, so that its files are read and never written.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    options = f"lowerdir={folder},upperdir={upper},workdir={work}{'' if is_root else ',userxattr'}"
+    call("mount", b"overlay", os.fsencode(folder), b"overlay", 0, os.fsencode(options))
 
 
 def enter_namespace() -> None:
@@ -108,14 +190,15 @@ def enter_namespace() -> None:
 
 def make_mount_point(entry: Path, target: Path) -> None:
     """An empty file or directory to bind `entry` over; a link is made again."""
-    if target.is_symlink() or target.exists():
-        return
-    if entry.is_symlink():
-        target.symlink_to(entry.readlink())
-    elif entry.is_dir():
-        target.mkdir(parents=True)
-    else:
-        target.touch()
+    with contextlib.suppress(FileExistsError):  # another runner of this home may be making it
+        if target.is_symlink() or target.exists():
+            return
+        if entry.is_symlink():
+            target.symlink_to(entry.readlink())
+        elif entry.is_dir():
+            target.mkdir(parents=True)
+        else:
+            target.touch()
 
 
 def bind(source: Path, target: Path) -> None:

@@ -15,6 +15,8 @@ NOT_HONOURED = {
     "KmsKeyId": "KMS keys",
     "VolumeKmsKeyId": "KMS keys",
     "EnableManagedSpotTraining": "spot capacity",
+    "EnableNetworkIsolation": "network settings",
+    "WarmStartConfig": "warm starts",
     "TrainingImage": "images",
     "ImageUri": "images",
     "Image": "images",
@@ -23,7 +25,7 @@ NOT_HONOURED = {
 
 def not_honoured(definition: Document) -> str:
     """One sentence; empty when there is nothing to say."""
-    names = {NOT_HONOURED[key] for key in keys(definition) if key in NOT_HONOURED}
+    names = {NOT_HONOURED[key] for key, value in members(definition) if key in NOT_HONOURED and value}
     counts = [value for key, value in members(definition) if key == "InstanceCount"]
     if any(count != 1 for count in counts):
         names.add("instance counts")
@@ -36,11 +38,6 @@ def listing(names: set[str]) -> str:
     """a, b and c."""
     ordered = sorted(names)
     return ordered[0] if len(ordered) == 1 else f"{', '.join(ordered[:-1])} and {ordered[-1]}"
-
-
-def keys(value: Any) -> Iterator[str]:
-    """Every member name in a JSON value."""
-    return (key for key, _ in members(value))
 
 
 def members(value: Any) -> Iterator[tuple[str, Any]]:

@@ -32,7 +32,7 @@ def log_events(state: State, request: Document) -> Document:
     with log.open("rb") as stream:
         stream.seek(offset)
         content = stream.read(CHUNK_BYTES)
-    whole = content[: content.rfind(b"\n") + 1]
+    whole = content if len(content) == CHUNK_BYTES and b"\n" not in content else content[: content.rfind(b"\n") + 1]
     events = [{"timestamp": 0, "message": line} for line in whole.decode(errors="replace").splitlines()]
     return {"events": events, "nextForwardToken": f"f/{offset + len(whole)}"}
 

@@ -15,13 +15,16 @@ from pipeline.local.paths import did_you_mean, listing
 MAX_VALUE_CHARACTERS = 1024  # of Parameter.Value, StartPipelineExecution
 
 
-def bind(declared: Sequence[Mapping[str, Any]], given: Mapping[str, str]) -> dict[str, Any]:
+def bind(declared: Sequence[Mapping[str, Any]] | None, given: Mapping[str, str]) -> dict[str, Any]:
     """The typed value of every declared parameter; all problems are reported at once.
 
     Args:
         declared: `Parameters` of the definition: Name, Type, and optionally DefaultValue and EnumValues.
         given: parameter name -> value as text.
     """
+    declared = declared or []
+    if not isinstance(declared, list | tuple) or not all(isinstance(member, Mapping) for member in declared):
+        raise ParameterError([f"Parameters must be a list of objects with Name and Type, but is {_quoted(declared)}."])
     names = [str(parameter.get("Name")) for parameter in declared]
     problems = [_unknown(name, names) for name in given if name not in names]
     problems += [f"Parameter '{name}' is declared twice." for name in dict.fromkeys(names) if names.count(name) > 1]

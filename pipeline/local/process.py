@@ -6,20 +6,42 @@ process group, SIGKILL after a grace period.
 
 import asyncio
 import contextlib
+import errno
 import os
+import posixpath
+import re
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
-from pipeline.local.isolation import CONTAINER_ROOT, Mount, prepare_child
+from pipeline.errors import PipelineError
+from pipeline.local.isolation import (
+    CONTAINER_ROOT,
+    Mount,
+    localized,
+    make_change_folders,
+    prepare_child,
+    remove_work_folders,
+)
+from pipeline.local.orphans import end_orphans, namespace_of
 
 JOB_VARIABLE = "LOCAL_JOB_NAME"
 TIMEOUT_GRACE_SECONDS = 120.0  # what SageMaker gives a job between SIGTERM and SIGKILL
 STOP_GRACE_SECONDS = 30.0
+CLOSING_SECONDS = 5.0  # how long the output of an ended job may stay open
+LINE_LIMIT_BYTES = 65536  # a longer line is handed on in parts
 HIDDEN_PREFIXES = ("AWS_", "SM_", "SAGEMAKER_", "MAKE", "MFLAGS")
+PACKAGE_PARENT = Path(__file__).resolve().parents[2]
+UNUSABLE_PROGRAM = (errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.ENOTDIR, errno.ELOOP, errno.E2BIG, errno.EISDIR)
+PYTHON = re.compile(r"/.*/python[0-9.]*|python[0-9.]*")
+
+
+class ProgramError(PipelineError):
+    """A job's command cannot be started, whoever tries."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +68,7 @@ class JobDirectory:
     home: Path
     name: str
     folder: Path = field(init=False)
+    linked: list[Path] = field(default_factory=list)  # directories of the tree whose files are links to S3 objects
 
     def __post_init__(self) -> None:
         self.folder = self.home / "jobs" / self.name
@@ -67,7 +90,7 @@ class JobDirectory:
         Raises:
             ValueError: the path is not below /opt/ml.
         """
-        return self.tree / Path(path).relative_to(CONTAINER_ROOT)
+        return self.tree / Path(posixpath.normpath(path)).relative_to(CONTAINER_ROOT)
 
     def last_lines(self, count: int) -> list[str]:
         """The end of the log."""
@@ -87,37 +110,64 @@ class JobProcess(asyncio.SubprocessProtocol):
         self.mount = mount
         self.cause = "exited"
         self.pid: int | None = None
+        self.namespace: str | None = None
         self.rest = b""
 
     async def run(self, timeout_seconds: float, on_line: Callable[[str], None]) -> Exit:
         """Start, hand on every line, wait for the end.
 
         Raises:
-            OSError: the process could not be started.
+            ProgramError: there is no such program, or it cannot be executed.
+            OSError: the machine could not start the process.
             asyncio.CancelledError: after the process has been ended.
         """
         loop = asyncio.get_running_loop()
         self.on_line = on_line
         self.exited: asyncio.Future[int] = loop.create_future()
         self.closed: asyncio.Future[None] = loop.create_future()
-        with self.job.log.open("ab", buffering=0) as self.log:
+        make_change_folders(self.job.tree, len(self.job.linked))
+        try:
+            with self.job.log.open("ab", buffering=0) as self.log:
+                await self.start(loop)
+                if self.cause == "stopped":
+                    self.stop()
+                try:
+                    code = await self.wait(timeout_seconds)
+                finally:
+                    self.transport.close()
+        finally:
+            remove_work_folders(self.job.tree, len(self.job.linked))
+        if code == -signal.SIGKILL and self.cause == "exited":
+            self.cause = "lost"
+        return Exit(code, self.cause)
+
+    async def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Start the process.
+
+        Raises:
+            ProgramError: there is no such program, or it cannot be executed.
+            OSError: the machine could not start the process.
+        """
+        arguments = self.arguments()
+        (folder,) = self.localized([self.command.folder])
+        try:
             await loop.subprocess_exec(
                 lambda: self,
-                *self.localized(self.command.arguments),
+                *arguments,
                 env=self.environment(),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=prepare_child(self.job.tree, self.mount, *self.localized([self.command.folder])),
+                preexec_fn=prepare_child(self.job.tree, self.mount, folder, self.job.linked),
             )
-            try:
-                code = await self.wait(timeout_seconds)
-            finally:
-                self.transport.close()
-        if code == -signal.SIGKILL and self.cause == "exited":
-            self.cause = "lost"
-        return Exit(code, self.cause)
+        except subprocess.SubprocessError as problem:  # of what the child does before it becomes the program
+            raise OSError(errno.EPERM, f"its /opt/ml could not be set up ({problem})") from problem
+        except (OSError, ValueError) as problem:
+            if isinstance(problem, OSError) and problem.errno not in UNUSABLE_PROGRAM:
+                raise
+            program, reason = self.command.arguments[0], getattr(problem, "strerror", problem)
+            raise ProgramError(f"The program {program!r} could not be started: {reason}.") from problem
 
     async def wait(self, timeout_seconds: float) -> int:
         """The exit code, once the output is read; ends the process when time is up or the task is cancelled."""
@@ -128,10 +178,11 @@ class JobProcess(asyncio.SubprocessProtocol):
             code = await self.end("timeout", TIMEOUT_GRACE_SECONDS)
         except asyncio.CancelledError:
             await self.end("stopped", STOP_GRACE_SECONDS)
+            self.end_descendants()
             raise
-        self.signal(signal.SIGKILL)
+        self.end_descendants()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(CLOSING_SECONDS):
                 await asyncio.shield(self.closed)
         if self.rest:
             self.on_line(self.rest.decode(errors="replace"))
@@ -141,11 +192,17 @@ class JobProcess(asyncio.SubprocessProtocol):
         """The process has been started."""
         self.transport = cast(asyncio.SubprocessTransport, transport)
         self.pid = self.transport.get_pid()
+        self.namespace = namespace_of(self.pid) if self.mount and self.pid else None
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         """Copy output to the log and hand on whole lines."""
         self.log.write(data)
-        *lines, self.rest = (self.rest + data).split(b"\n")
+        lines = data.split(b"\n")
+        lines[0] = self.rest + lines[0]
+        self.rest = lines.pop()
+        if len(self.rest) > LINE_LIMIT_BYTES:
+            lines.append(self.rest)
+            self.rest = b""
         for line in lines:
             self.on_line(line.decode(errors="replace"))
 
@@ -160,8 +217,10 @@ class JobProcess(asyncio.SubprocessProtocol):
             self.exited.set_result(self.transport.get_returncode() or 0)
 
     def stop(self) -> None:
-        """Ask the process to end; `run` then returns with the cause `stopped`."""
-        if self.pid and not self.exited.done():
+        """Ask the process to end, as soon as it runs; `run` then returns with the cause `stopped`."""
+        if self.pid is None:
+            self.cause = "stopped"
+        elif not self.exited.done():
             self.cause = "stopped"
             self.signal(signal.SIGTERM)
             asyncio.get_running_loop().call_later(STOP_GRACE_SECONDS, self.kill_if_running)
@@ -182,15 +241,28 @@ class JobProcess(asyncio.SubprocessProtocol):
             self.signal(signal.SIGKILL)
             return await self.exited
 
+    def end_descendants(self) -> None:
+        """What the process has left running, in its group or out of it."""
+        self.signal(signal.SIGKILL)
+        end_orphans(f"{JOB_VARIABLE}={self.job.name}", self.namespace)
+
     def signal(self, number: signal.Signals) -> None:
         """To the process and all that it started."""
         assert self.pid
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, number)
 
+    def arguments(self) -> list[str]:
+        """The command's words; any image's Python means this one."""
+        words = self.localized(self.command.arguments)
+        return [sys.executable, *words[1:]] if PYTHON.fullmatch(words[0]) else words
+
     def environment(self) -> dict[str, str]:
         """This machine's environment without its AWS and SageMaker variables, under the job's own."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(HIDDEN_PREFIXES)}
+        folders = inherited.pop("PYTHONPATH", "").split(os.pathsep)
+        if kept := [folder for folder in folders if folder not in ("", str(PACKAGE_PARENT))]:  # ours is not the job's
+            inherited["PYTHONPATH"] = os.pathsep.join(kept)
         path = f"{Path(sys.executable).parent}{os.pathsep}{inherited.get('PATH', os.defpath)}"
         own = dict(zip(self.command.environment, self.localized(self.command.environment.values()), strict=True))
         return {
@@ -205,5 +277,4 @@ class JobProcess(asyncio.SubprocessProtocol):
 
     def localized(self, texts: Iterable[str]) -> list[str]:
         """Texts as this process must see them: /opt/ml is rewritten when it cannot be mounted."""
-        found = list(texts)
-        return found if self.mount else [text.replace(str(CONTAINER_ROOT), str(self.job.tree)) for text in found]
+        return list(texts) if self.mount else [localized(text, self.job.tree) for text in texts]

@@ -6,11 +6,13 @@ resourceconfig.json, and /opt/ml/output/message, whose first kilobyte becomes Ex
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
+from pipeline.errors import PipelineError
 from pipeline.local.isolation import CONTAINER_ROOT
 from pipeline.local.process import Command, JobDirectory, JobProcess
-from pipeline.local.runtime import Runtime, StepCall, StepFailure, StepResult, arn, failure_reason, now
+from pipeline.local.runtime import Runtime, StepCall, StepFailure, StepResult, arn, failure_reason, not_run, now
 from pipeline.local.state import Document
 
 DEFAULT_MAX_RUNTIME_SECONDS = 86400
@@ -26,25 +28,32 @@ async def run_processing(call: StepCall, runtime: Runtime) -> StepResult:
     document = job_document(call)
     job = runtime.job(call.job_name)
     metadata = {"ProcessingJob": {"Arn": document["ProcessingJobArn"]}}
-    await asyncio.to_thread(lay_out, document, job, runtime)
     runtime.state.put("ProcessingJob", call.job_name, document)
-    limit = call.arguments.get("StoppingCondition", {}).get("MaxRuntimeInSeconds", DEFAULT_MAX_RUNTIME_SECONDS)
+    limit = float(
+        (call.arguments.get("StoppingCondition") or {}).get("MaxRuntimeInSeconds", DEFAULT_MAX_RUNTIME_SECONDS)
+    )
     try:
+        await asyncio.to_thread(lay_out, document, job, runtime)
         ended = await JobProcess(job, command(call.arguments), runtime.mount).run(limit, lambda line: None)
+        succeeded = ended.code == 0 and ended.cause == "exited"
+        mode = None if succeeded else "Continuous"
+        outputs = await asyncio.to_thread(upload_outputs, call.arguments, job, runtime, mode)
     except asyncio.CancelledError:
         finish(document, runtime, "Stopped")
         raise
+    except (PipelineError, OSError) as problem:
+        failure = not_run(problem, metadata)
+        finish(document, runtime, "Failed", FailureReason=str(failure))
+        raise failure from problem
     message = job.inside(MESSAGE_FILE)
     if message.is_file():
         document["ExitMessage"] = message.read_text(errors="replace")[:1024]
-    if ended.code != 0 or ended.cause != "exited":
-        reason = failure_reason(job, ended, MESSAGE_FILE, limit)
-        finish(document, runtime, "Failed", FailureReason=reason)
-        code = "SageMaker.JOB_INTERNAL_ERROR" if ended.cause == "lost" else None
-        raise StepFailure(reason, code=code, metadata=metadata)
-    outputs = await asyncio.to_thread(upload_outputs, call.arguments, job, runtime)
-    finish(document, runtime, "Completed")
-    return StepResult(document, metadata, outputs)
+    if succeeded:
+        finish(document, runtime, "Completed")
+        return StepResult(document, metadata, outputs)
+    reason = failure_reason(job, ended, MESSAGE_FILE, limit)
+    finish(document, runtime, "Failed", FailureReason=reason)
+    raise StepFailure(reason, code="SageMaker.JOB_INTERNAL_ERROR" if ended.cause == "lost" else None, metadata=metadata)
 
 
 def job_document(call: StepCall) -> Document:
@@ -67,39 +76,36 @@ def finish(document: Document, runtime: Runtime, status: str, **more: Any) -> No
 
 
 def command(arguments: Document) -> Command:
-    """Entrypoint and arguments.
-
-    Raises:
-        StepFailure: none is given; the image's own entry point is not on this machine.
-    """
+    """Entrypoint and arguments."""
     specification = arguments["AppSpecification"]
-    words = [*specification.get("ContainerEntrypoint", []), *specification.get("ContainerArguments", [])]
-    if not specification.get("ContainerEntrypoint"):
-        raise StepFailure("AppSpecification has no ContainerEntrypoint, and an image's own is not on this machine.")
-    return Command([str(word) for word in words], arguments.get("Environment", {}), str(CONTAINER_ROOT))
+    words = [*specification["ContainerEntrypoint"], *(specification.get("ContainerArguments") or [])]
+    return Command(words, arguments.get("Environment") or {}, str(CONTAINER_ROOT))
 
 
 def lay_out(document: Document, job: JobDirectory, runtime: Runtime) -> None:
     """The tree that the container finds: inputs, empty output directories, configuration files."""
-    for source in document.get("ProcessingInputs", []):
-        if "S3Input" not in source:
-            raise StepFailure(f"Input {source.get('InputName')!r} has no S3Input; the local target reads only S3.")
+    outputs = [inside(job, output["S3Output"]["LocalPath"]) for output in outputs_of(document)]
+    for source in document.get("ProcessingInputs") or []:
         s3_input = source["S3Input"]
-        if s3_input.get("S3DataType") == "ManifestFile" or s3_input.get("S3InputMode") == "Pipe":
-            raise StepFailure(
-                f"Input {source.get('InputName')!r} is a manifest or a pipe; the local target reads S3Prefix as files."
-            )
-        runtime.storage.download(s3_input["S3Uri"], inside(job, s3_input["LocalPath"]))
-    for output in document.get("ProcessingOutputConfig", {}).get("Outputs", []):
-        inside(job, output["S3Output"]["LocalPath"]).mkdir(parents=True, exist_ok=True)
+        runtime.place_input(s3_input["S3Uri"], inside(job, s3_input["LocalPath"]), job, written=outputs)
+    for folder in outputs:
+        folder.mkdir(parents=True, exist_ok=True)
     config = job.inside("/opt/ml/config")
     config.mkdir(parents=True, exist_ok=True)
-    (config / "processingjobconfig.json").write_text(json.dumps(document))
-    (config / "resourceconfig.json").write_text(json.dumps({"current_host": "algo-1", "hosts": ["algo-1"]}))
+    resources = {"current_host": "algo-1", "hosts": ["algo-1"]}
+    (config / "processingjobconfig.json").write_text(runtime.json_text(document, job))
+    (config / "resourceconfig.json").write_text(json.dumps(resources))
     job.inside("/opt/ml/output").mkdir(parents=True, exist_ok=True)
+    runtime.localize_scripts(command(document).arguments, job)
 
 
-def inside(job: JobDirectory, local_path: str) -> Any:
+def outputs_of(arguments: Document) -> list[Document]:
+    """ProcessingOutputConfig.Outputs."""
+    found: list[Document] = (arguments.get("ProcessingOutputConfig") or {}).get("Outputs") or []
+    return found
+
+
+def inside(job: JobDirectory, local_path: str) -> Path:
     """A LocalPath on this machine.
 
     Raises:
@@ -111,11 +117,12 @@ def inside(job: JobDirectory, local_path: str) -> Any:
         raise StepFailure(f"LocalPath {local_path!r} is not below /opt/ml/processing, as SageMaker requires.") from None
 
 
-def upload_outputs(arguments: Document, job: JobDirectory, runtime: Runtime) -> list[str]:
-    """Every output to its S3 URI; the URIs."""
+def upload_outputs(arguments: Document, job: JobDirectory, runtime: Runtime, mode: str | None = None) -> list[str]:
+    """Every output, or those of one S3UploadMode, to its S3 URI; the URIs."""
     uris = []
-    for output in arguments.get("ProcessingOutputConfig", {}).get("Outputs", []):
+    for output in outputs_of(arguments):
         s3_output = output["S3Output"]
-        runtime.storage.upload(job.inside(s3_output["LocalPath"]), s3_output["S3Uri"])
-        uris.append(s3_output["S3Uri"])
+        if mode in (None, s3_output.get("S3UploadMode")):
+            runtime.storage.upload(job.inside(s3_output["LocalPath"]), s3_output["S3Uri"])
+            uris.append(s3_output["S3Uri"])
     return uris

@@ -1,11 +1,12 @@
-"""The model registry and models: groups, versions with their approval, and CreateModel.
+"""The model registry: groups, and their versions with their approval.
 
-A group is created by the first version registered in it, so that a definition needs nothing beforehand.
+A group is created by the first version registered in it, so that a definition needs nothing beforehand. As on the
+service, ARNs are in lower case: groups are told apart regardless of case, and keep the case they were created with.
 """
 
 from typing import Any
 
-from pipeline.local.answers import chosen, found, invalid, listed, unused
+from pipeline.local.answers import checked_name, chosen, found, invalid, listed, paged, unused
 from pipeline.local.runtime import arn, now
 from pipeline.local.state import Document, State
 
@@ -20,46 +21,62 @@ SUMMARY = (
     "ModelPackageStatus",
     "ModelApprovalStatus",
 )
-COMPARED_OUT = ("ModelApprovalStatus", "ClientToken")
+GROUP_SUMMARY = (
+    "ModelPackageGroupName",
+    "ModelPackageGroupArn",
+    "ModelPackageGroupDescription",
+    "CreationTime",
+    "ModelPackageGroupStatus",
+)
+REPLACED = (  # what UpdateModelPackage replaces where given
+    "ModelApprovalStatus",
+    "ApprovalDescription",
+    "InferenceSpecification",
+    "SourceUri",
+    "ModelCard",
+    "ModelLifeCycle",
+    "ModelPackageRegistrationType",
+)
+COMPARED_OUT = ("ModelApprovalStatus", "ModelPackageGroupName", "ClientToken")
 
 
 def create_model_package_group(state: State, request: Document) -> Document:
     """CreateModelPackageGroup."""
-    name = request["ModelPackageGroupName"]
-    unused(state, "ModelPackageGroup", name, "model package group")
+    name = checked_name(request, "ModelPackageGroupName")
     document = {
         **request,
-        "ModelPackageGroupArn": arn("model-package-group", name),
+        "ModelPackageGroupArn": arn("model-package-group", name.lower()),
         "ModelPackageGroupStatus": "Completed",
         "CreationTime": now(),
         "Versions": 0,
     }
-    state.put("ModelPackageGroup", name, document)
+    with state.transaction():
+        unused(state, "ModelPackageGroup", name.lower(), "model package group")
+        state.put("ModelPackageGroup", name.lower(), document)
     return chosen(document, "ModelPackageGroupArn")
 
 
 def create_model_package(state: State, request: Document) -> Document:
     """CreateModelPackage; the next version of its group."""
-    group = request.get("ModelPackageGroupName")
-    if not group:
+    if not request.get("ModelPackageGroupName"):
         raise invalid("CreateModelPackage needs ModelPackageGroupName: the local registry keeps versions only.")
+    check_approval(request)
+    key = key_of(request["ModelPackageGroupName"])
     with state.transaction():
-        known = state.get("ModelPackageGroup", group)
-        if known is None:
-            create_model_package_group(state, {"ModelPackageGroupName": group})
-            known = found(state, "ModelPackageGroup", group, "model package group")
-        known["Versions"] += 1
-        state.put("ModelPackageGroup", group, known)
-        version = known["Versions"]
-        package_arn = arn("model-package", f"{group}/{version}")
+        if state.get("ModelPackageGroup", key) is None:
+            name = request["ModelPackageGroupName"].rpartition("/")[2]
+            create_model_package_group(state, {"ModelPackageGroupName": name})
+        group = state.change("ModelPackageGroup", key, lambda known: known.update(Versions=known["Versions"] + 1))
+        package_arn = arn("model-package", f"{key}/{group['Versions']}")
         document = {
+            "ModelApprovalStatus": "PendingManualApproval",
             **request,
-            "ModelPackageName": f"{group}/{version}",
-            "ModelPackageVersion": version,
+            "ModelPackageName": f"{group['ModelPackageGroupName']}/{group['Versions']}",
+            "ModelPackageGroupName": group["ModelPackageGroupName"],
+            "ModelPackageVersion": group["Versions"],
             "ModelPackageArn": package_arn,
             "ModelPackageStatus": "Completed",
             "ModelPackageStatusDetails": {"ValidationStatuses": [], "ImageScanStatuses": []},
-            "ModelApprovalStatus": request.get("ModelApprovalStatus", "PendingManualApproval"),
             "CreationTime": now(),
             "LastModifiedTime": now(),
         }
@@ -67,40 +84,69 @@ def create_model_package(state: State, request: Document) -> Document:
     return {"ModelPackageArn": package_arn}
 
 
+def check_approval(request: Document) -> None:
+    """Refuse an approval status that there is not.
+
+    Raises:
+        RequestError: with those that there are.
+    """
+    status = request.get("ModelApprovalStatus", "Approved")
+    if status not in APPROVAL_STATUSES:
+        raise invalid(f"ModelApprovalStatus must be one of {', '.join(APPROVAL_STATUSES)}, but is {status!r}.")
+
+
+def key_of(name_or_arn: str) -> str:
+    """The key of a group given by its name or its ARN."""
+    return name_or_arn.rpartition("/")[2].lower()
+
+
+def package_key(name_or_arn: str) -> str:
+    """The key of a version given by its ARN or as `group/number`."""
+    return (name_or_arn if name_or_arn.startswith("arn:") else arn("model-package", name_or_arn)).lower()
+
+
+def found_package(state: State, name_or_arn: str) -> Document:
+    """A version by its ARN or as `group/number`."""
+    document = state.get("ModelPackage", package_key(name_or_arn))
+    if document is None:
+        raise invalid(f"Could not find model package {name_or_arn!r}.")
+    return document
+
+
+def versions(state: State, group: str) -> list[Document]:
+    """The versions of a group, oldest first."""
+    wanted = key_of(group)
+    return [d for d in state.all("ModelPackage") if d["ModelPackageGroupName"].lower() == wanted]
+
+
 def same_model_package(state: State, request: Document) -> Document | None:
     """The newest version of the group, if it was registered by an equal request and still has that approval."""
-    versions = [
-        d for d in state.all("ModelPackage") if d["ModelPackageGroupName"] == request.get("ModelPackageGroupName")
-    ]
-    if not versions:
+    known = versions(state, request.get("ModelPackageGroupName", ""))
+    if not known:
         return None
-    newest = versions[-1]
+    newest = known[-1]
     equal = all(newest.get(key) == value for key, value in request.items() if key not in COMPARED_OUT)
     wanted = request.get("ModelApprovalStatus", "PendingManualApproval")
     return newest if equal and newest["ModelApprovalStatus"] == wanted else None
 
 
 def describe_model_package(state: State, request: Document) -> Document:
-    """DescribeModelPackage, by ARN."""
-    return found(state, "ModelPackage", request["ModelPackageName"], "model package")
+    """DescribeModelPackage."""
+    return found_package(state, request["ModelPackageName"])
 
 
 def list_model_packages(state: State, request: Document) -> Document:
     """ListModelPackages, by group and approval."""
     group, approval = request.get("ModelPackageGroupName"), request.get("ModelApprovalStatus")
-
-    def keep(document: Document) -> bool:
-        in_group = group in (None, document["ModelPackageGroupName"], arn("model-package-group", str(group)))
-        return in_group and approval in (None, document["ModelApprovalStatus"])
-
-    packages = listed(state.all("ModelPackage"), request, keep)
-    return {"ModelPackageSummaryList": [chosen(document, *SUMMARY) for document in packages]}
+    known = versions(state, group) if group else state.all("ModelPackage")
+    packages = listed(known, request, lambda document: approval in (None, document["ModelApprovalStatus"]))
+    return paged("ModelPackageSummaryList", [chosen(document, *SUMMARY) for document in packages], request)
 
 
 def update_model_package(state: State, request: Document) -> Document:
-    """UpdateModelPackage: approval, its description and the customer's metadata."""
-    package_arn = request["ModelPackageArn"]
-    found(state, "ModelPackage", package_arn, "model package")
+    """UpdateModelPackage; what the request leaves out is kept."""
+    check_approval(request)
+    package = found_package(state, request["ModelPackageArn"])
 
     def edit(document: Document) -> None:
         metadata: dict[str, Any] = {
@@ -109,78 +155,43 @@ def update_model_package(state: State, request: Document) -> Document:
         }
         for name in request.get("CustomerMetadataPropertiesToRemove", []):
             metadata.pop(name, None)
-        document.update(chosen(request, "ModelApprovalStatus", "ApprovalDescription"), LastModifiedTime=now())
-        if metadata:
-            document["CustomerMetadataProperties"] = metadata
+        added = request.get("AdditionalInferenceSpecificationsToAdd", [])
+        specifications = [*document.get("AdditionalInferenceSpecifications", []), *added]
+        document.update(chosen(request, *REPLACED), CustomerMetadataProperties=metadata, LastModifiedTime=now())
+        document.update({"AdditionalInferenceSpecifications": specifications} if specifications else {})
 
-    state.change("ModelPackage", package_arn, edit)
-    return {"ModelPackageArn": package_arn}
+    state.change("ModelPackage", package["ModelPackageArn"], edit)
+    return chosen(package, "ModelPackageArn")
 
 
 def delete_model_package(state: State, request: Document) -> Document:
     """DeleteModelPackage; its number is not given again."""
-    found(state, "ModelPackage", request["ModelPackageName"], "model package")
-    state.delete("ModelPackage", request["ModelPackageName"])
+    state.delete("ModelPackage", found_package(state, request["ModelPackageName"])["ModelPackageArn"])
     return {}
+
+
+def found_group(state: State, name_or_arn: str) -> Document:
+    """A group by name or ARN."""
+    return found(state, "ModelPackageGroup", key_of(name_or_arn), "model package group")
 
 
 def list_model_package_groups(state: State, request: Document) -> Document:
     """ListModelPackageGroups."""
-    groups = listed(state.all("ModelPackageGroup"), request)
-    members = ("ModelPackageGroupName", "ModelPackageGroupArn", "CreationTime", "ModelPackageGroupStatus")
-    return {"ModelPackageGroupSummaryList": [chosen(document, *members) for document in groups]}
+    wanted = request.get("NameContains", "")
+    groups = listed(state.all("ModelPackageGroup"), request, lambda d: wanted in d["ModelPackageGroupName"])
+    return paged("ModelPackageGroupSummaryList", [chosen(group, *GROUP_SUMMARY) for group in groups], request)
 
 
 def describe_model_package_group(state: State, request: Document) -> Document:
     """DescribeModelPackageGroup."""
-    return found(state, "ModelPackageGroup", request["ModelPackageGroupName"], "model package group")
+    return found_group(state, request["ModelPackageGroupName"])
 
 
 def delete_model_package_group(state: State, request: Document) -> Document:
     """DeleteModelPackageGroup; refused while it has versions."""
-    name = request["ModelPackageGroupName"]
-    found(state, "ModelPackageGroup", name, "model package group")
-    if any(document["ModelPackageGroupName"] == name for document in state.all("ModelPackage")):
-        raise invalid(f"Model package group {name!r} still has versions.")
-    state.delete("ModelPackageGroup", name)
-    return {}
-
-
-def create_model(state: State, request: Document) -> Document:
-    """CreateModel, from a container or from an approved model package."""
-    name = request["ModelName"]
-    unused(state, "Model", name, "model")
-    for container in containers(request):
-        if package_arn := container.get("ModelPackageName"):
-            package = found(state, "ModelPackage", package_arn, "model package")
-            if package["ModelApprovalStatus"] != "Approved":
-                status = package["ModelApprovalStatus"]
-                raise invalid(f"Model package {package_arn} is {status}; only an Approved one can become a model.")
-    document = {**request, "ModelArn": arn("model", name), "CreationTime": now()}
-    state.put("Model", name, document)
-    return chosen(document, "ModelArn")
-
-
-def containers(request: Document) -> list[Document]:
-    """The containers of a CreateModel request."""
-    primary = request.get("PrimaryContainer")
-    return [primary] if primary else list(request.get("Containers", []))
-
-
-def describe_model(state: State, request: Document) -> Document:
-    """DescribeModel."""
-    return found(state, "Model", request["ModelName"], "model")
-
-
-def list_models(state: State, request: Document) -> Document:
-    """ListModels."""
-    wanted = request.get("NameContains", "")
-    models = listed(state.all("Model"), request, lambda document: wanted in document["ModelName"])
-    return {"Models": [chosen(document, "ModelName", "ModelArn", "CreationTime") for document in models]}
-
-
-def delete_model(state: State, request: Document) -> Document:
-    """DeleteModel."""
-    found(state, "Model", request["ModelName"], "model")
-    state.delete("Model", request["ModelName"])
+    name = found_group(state, request["ModelPackageGroupName"])["ModelPackageGroupName"]
+    with state.transaction():
+        if versions(state, name):
+            raise invalid(f"Model package group {name!r} still has versions.")
+        state.delete("ModelPackageGroup", name.lower())
     return {}

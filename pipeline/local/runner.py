@@ -22,11 +22,12 @@ from typing import Any
 from pipeline.errors import PipelineError
 from pipeline.local import cache
 from pipeline.local.conditions import holds
-from pipeline.local.executions import execution_id_of, held_lock, lock_path
 from pipeline.local.executors import EXECUTORS
 from pipeline.local.expressions import Scope, resolve
 from pipeline.local.graph import Step, read_graph
-from pipeline.local.isolation import die_with, find_mount
+from pipeline.local.isolation import adopt_orphans, die_with, find_mount
+from pipeline.local.request_texts import as_request
+from pipeline.local.runner_process import execution_id_of, held_lock, lock_path
 from pipeline.local.runtime import (
     Runtime,
     StepCall,
@@ -59,7 +60,8 @@ class Execution:
         )
         use_cache = bool(document["Options"].get("use_cache", True))
         self.runtime = Runtime(state, Storage(state), find_mount(state.home), use_cache)
-        self.properties: dict[str, Document] = {}  # of the steps that have ended well
+        self.records: dict[str, Document] = {}  # of the steps that were started, as they are in the state
+        self.properties: dict[str, Document] = {}  # of those that have ended well
         self.skipped: set[str] = set()
         self.failed = False
         self.stopping = False
@@ -80,6 +82,7 @@ class Execution:
     def resume(self) -> None:
         """Take over what an earlier runner of this execution has done."""
         for record in self.state.steps(self.arn):
+            self.records[record["StepName"]] = record
             if record["StepStatus"] == "Succeeded":
                 self.properties[record["StepName"]] = record["Properties"]
                 if outcome := record["Metadata"].get("Condition", {}).get("Outcome"):
@@ -127,16 +130,20 @@ class Execution:
     async def run_job_step(self, step: Step) -> None:
         """A step that an executor runs, or that the cache already has."""
         call = self.call(step)
-        key = cache.cache_key(call, self.document["PipelineName"], self.runtime)
-        hit = cache.remembered(key, call, self.runtime) if key and self.runtime.use_cache else None
+        key, hit = await asyncio.to_thread(self.look_up, call)
         if hit:
             result, source = hit
         else:
             result, source = await self.attempts(step, call), self.arn
             if key:
-                cache.remember(key, result, self.arn, self.runtime)
+                await asyncio.to_thread(cache.remember, key, result, self.arn, self.runtime)
         reused = {"CacheHitResult": {"SourcePipelineExecutionArn": source}} if result.reused else {}
         self.succeed(step, result, **reused)
+
+    def look_up(self, call: StepCall) -> tuple[str | None, tuple[StepResult, str] | None]:
+        """A step's cache key, and what the cache has under it; inputs may have to be read for it."""
+        key = cache.cache_key(call, self.document["PipelineName"], self.runtime)
+        return key, cache.remembered(key, call, self.runtime) if key and self.runtime.use_cache else None
 
     async def attempts(self, step: Step, call: StepCall) -> StepResult:
         """Run, and run again as the step's RetryPolicies say.
@@ -171,7 +178,9 @@ class Execution:
         """The step with its expressions resolved, under a new job name."""
         new_name = new_tuning_job_name if step.type == "Tuning" else new_job_name
         job_name = new_name(execution_id_of(self.arn), step.name)
-        arguments = resolve(step.definition.get("Arguments", {}), self.scope(job_name))
+        arguments = resolve(step.definition.get("Arguments") or {}, self.scope(job_name))
+        if step.type != "Lambda":  # whose event keeps its types
+            arguments = as_request(arguments)
         return StepCall(step.name, step.definition, arguments, execution_id_of(self.arn), job_name)
 
     async def run_condition(self, step: Step) -> None:
@@ -233,11 +242,11 @@ class Execution:
     def fail(self, name: str, reason: str, metadata: Document) -> None:
         """Record the end of a step that failed; nothing new is started."""
         self.failed = True
-        self.record(self.graph.steps[name], "Failed", EndTime=now(), FailureReason=reason, Metadata=metadata)
+        known = {"Metadata": metadata} if metadata else {}
+        self.record(self.graph.steps[name], "Failed", EndTime=now(), FailureReason=reason, **known)
 
     def record(self, step: Step, status: str, **values: Any) -> None:
         """Write the step's record."""
-        known = next((r for r in self.state.steps(self.arn) if r["StepName"] == step.name), {})
         document = {
             "StepName": step.name,
             "StepType": step.type,
@@ -248,10 +257,11 @@ class Execution:
             },
             "AttemptCount": 1,
             "Metadata": {},
-            **known,
+            **self.records.get(step.name, {}),
             "StepStatus": status,
             **values,
         }
+        self.records[step.name] = document
         self.state.put_step(self.arn, document)
 
     def stop(self) -> None:
@@ -298,6 +308,7 @@ def main(home: Path, execution_arn: str, parent: int | None) -> None:
     """Run the execution, unless another process already does."""
     if parent is not None:
         die_with(parent)
+    adopt_orphans()
     state = State(home)
     with held_lock(lock_path(state, execution_arn)):
         asyncio.run(Execution(state, execution_arn).run())

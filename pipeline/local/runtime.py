@@ -1,19 +1,23 @@
 """What every step of an execution shares, and the vocabulary of how a step ends."""
 
+import json
+import math
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.local.isolation import Mount
+from pipeline.local.isolation import Mount, can_be_covered, localized
 from pipeline.local.process import Exit, JobDirectory
 from pipeline.local.state import Document, State
 from pipeline.local.storage import Storage
 
 REGION, ACCOUNT = "us-east-1", "000000000000"
 FAILURE_REASON_LIMIT = 1024
+LINK_FROM_BYTES = 16 * 2**20  # smaller inputs are copied: that is quick, and needs no overlay
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,35 @@ class Runtime:
     def job(self, name: str) -> JobDirectory:
         """The directory of a job; made if need be."""
         return JobDirectory(self.state.home, name)
+
+    def place_input(self, uri: str, folder: Path, job: JobDirectory, written: Sequence[Path] = ()) -> None:
+        """Download an input of a job in such a way that whatever the job does to its files, the objects stay.
+
+        Args:
+            uri: an object or a prefix.
+            folder: within the job's tree.
+            job: whose tree it is.
+            written: directories of the tree that are read after the job, where an overlay would be in the way.
+
+        Raises:
+            StorageError: there is nothing.
+        """
+        kept = any(folder.is_relative_to(other) or other.is_relative_to(folder) for other in written)
+        links = self.mount is not None and self.mount.overlays and can_be_covered(folder) and not kept
+        if self.storage.download(uri, folder, link_from_bytes=LINK_FROM_BYTES if links else math.inf):
+            job.linked = outermost([*job.linked, folder])
+
+    def json_text(self, content: Any, job: JobDirectory) -> str:
+        """A configuration file of a job; without a mount, /opt/ml in it is the job's tree."""
+        text = json.dumps(content)
+        return text if self.mount else localized(text, job.tree)
+
+    def localize_scripts(self, words: Sequence[str], job: JobDirectory) -> None:
+        """Without a mount, rewrite /opt/ml in the shell scripts that a command names, as FrameworkProcessor's does."""
+        scripts = [word for word in words if word.startswith("/opt/ml/") and word.endswith(".sh") and not self.mount]
+        for script in map(job.inside, scripts):
+            if script.is_file():
+                script.write_text(localized(script.read_text(), job.tree))
 
 
 @dataclass(frozen=True)
@@ -58,6 +91,12 @@ class StepFailure(PipelineError):
         super().__init__(reason[:FAILURE_REASON_LIMIT])
         self.code = code
         self.metadata = metadata or {}
+
+
+def outermost(folders: Sequence[Path]) -> list[Path]:
+    """Those that lie in no other."""
+    distinct = set(folders)
+    return sorted(folder for folder in distinct if distinct.isdisjoint(folder.parents))
 
 
 def arn(kind: str, name: str) -> str:
@@ -107,6 +146,16 @@ def failure_reason(job: JobDirectory, ended: Exit, message_file: str, max_runtim
     if ended.cause == "lost":
         return f"InternalServerError: the job's process was killed from outside; its last line: {text}"
     return f"AlgorithmError: {text}, exit code: {exit_code(ended)}"
+
+
+def not_run(problem: Exception, metadata: Document) -> StepFailure:
+    """The failure of a job that could not be run: the request's fault, or (OSError) this machine's."""
+    if isinstance(problem, StepFailure):
+        return StepFailure(str(problem), code=problem.code, metadata=metadata)
+    if isinstance(problem, OSError):
+        reason = f"InternalServerError: the job could not be run on this machine: {problem}"
+        return StepFailure(reason, code="SageMaker.JOB_INTERNAL_ERROR", metadata=metadata)
+    return StepFailure(f"ClientError: {problem}", metadata=metadata)
 
 
 def exit_code(ended: Exit) -> int:

@@ -1,10 +1,27 @@
 """The operations that the local target answers, by service and name. Anything else is refused by name."""
 
+import secrets
+from datetime import UTC, datetime
 from typing import Any
 
-from pipeline.local import endpoints, executions, functions, registry
-from pipeline.local.answers import Operation, RequestError, chosen, found, listed
+from pipeline.local import endpoint_configs, endpoints, executions, functions, models, pipelines, registry
+from pipeline.local.answers import Operation, RequestError, chosen, found, listed, paged
+from pipeline.local.runtime import ACCOUNT, REGION, now
 from pipeline.local.state import Document, State
+
+EVENT_FAILED = "EventDeliveryFailed"  # no code of the service
+EVENT_MEMBERS = (
+    "ModelPackageGroupName",
+    "ModelPackageVersion",
+    "ModelPackageArn",
+    "CreationTime",
+    "LastModifiedTime",
+    "InferenceSpecification",
+    "ModelPackageStatus",
+    "ModelPackageStatusDetails",
+    "ModelApprovalStatus",
+    "ModelMetrics",
+)
 
 
 def described(kind: str, member: str, what: str) -> Operation:
@@ -20,7 +37,7 @@ def list_trials(state: State, request: Document) -> Document:
     """ListTrainingJobsForHyperParameterTuningJob."""
     name = request["HyperParameterTuningJobName"]
     job = found(state, "HyperParameterTuningJob", name, "hyperparameter tuning job")
-    return {"TrainingJobSummaries": job["Trials"][: request.get("MaxResults", 100)]}
+    return paged("TrainingJobSummaries", job["Trials"], request)
 
 
 def list_training_jobs(state: State, request: Document) -> Document:
@@ -28,41 +45,45 @@ def list_training_jobs(state: State, request: Document) -> Document:
     wanted = request.get("NameContains", "")
     jobs = listed(state.all("TrainingJob"), request, lambda d: wanted in d["TrainingJobName"])
     members = ("TrainingJobName", "TrainingJobArn", "CreationTime", "TrainingEndTime", "TrainingJobStatus")
-    return {"TrainingJobSummaries": [chosen(document, *members) for document in jobs]}
+    return paged("TrainingJobSummaries", [chosen(document, *members) for document in jobs], request)
 
 
 def update_model_package(state: State, request: Document) -> Document:
     """UpdateModelPackage, and the event that EventBridge would deliver to the function of a rule on the group."""
     answer = registry.update_model_package(state, request)
     if "ModelApprovalStatus" in request:
-        package = registry.describe_model_package(state, {"ModelPackageName": request["ModelPackageArn"]})
-        deliver(state, package)
+        deliver(state, registry.found_package(state, request["ModelPackageArn"]))
     return answer
 
 
 def deliver(state: State, package: Document) -> None:
-    """Call the function that the group's rule names with a state change event."""
-    rule = state.get("Rule", package["ModelPackageGroupName"])
+    """Call the function that the group's rule names with a state change event.
+
+    Raises:
+        RequestError: the function failed. On AWS nobody would hear of it; here somebody waits for what it does.
+    """
+    rule = state.get("Rule", package["ModelPackageGroupName"].lower())
     if rule is None:
         return
-    members = (
-        "ModelPackageGroupName",
-        "ModelPackageVersion",
-        "ModelPackageArn",
-        "CreationTime",
-        "ModelPackageStatus",
-        "ModelApprovalStatus",
-    )
     event = {
         "version": "0",
+        "id": secrets.token_hex(16),
         "source": "aws.sagemaker",
         "detail-type": "SageMaker Model Package State Change",
-        "account": "000000000000",
-        "region": "us-east-1",
+        "account": ACCOUNT,
+        "region": REGION,
+        "time": datetime.fromtimestamp(now(), UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
         "resources": [package["ModelPackageArn"]],
-        "detail": chosen(package, *members),
+        "detail": chosen(package, *EVENT_MEMBERS),
     }
-    functions.invoke_now(state, functions.function_named(state, rule["FunctionName"]), event)
+    name = rule["FunctionName"]
+    try:
+        functions.invoke_now(state, functions.function_named(state, name), event)
+    except RequestError as problem:
+        status = package["ModelApprovalStatus"]
+        raise RequestError(
+            EVENT_FAILED, f"The version is {status} now, but function {name!r}, which heard of it, failed: {problem}"
+        ) from problem
 
 
 def nothing(state: State, request: Document) -> Document:
@@ -71,11 +92,11 @@ def nothing(state: State, request: Document) -> Document:
 
 
 SAGEMAKER: dict[str, Operation] = {
-    "CreatePipeline": executions.create_pipeline,
-    "UpdatePipeline": executions.update_pipeline,
-    "DescribePipeline": executions.describe_pipeline,
-    "ListPipelines": executions.list_pipelines,
-    "DeletePipeline": executions.delete_pipeline,
+    "CreatePipeline": pipelines.create_pipeline,
+    "UpdatePipeline": pipelines.update_pipeline,
+    "DescribePipeline": pipelines.describe_pipeline,
+    "ListPipelines": pipelines.list_pipelines,
+    "DeletePipeline": pipelines.delete_pipeline,
     "StartPipelineExecution": executions.start_pipeline_execution,
     "DescribePipelineExecution": executions.describe_pipeline_execution,
     "DescribePipelineDefinitionForExecution": executions.describe_pipeline_definition_for_execution,
@@ -101,14 +122,14 @@ SAGEMAKER: dict[str, Operation] = {
     "ListModelPackages": registry.list_model_packages,
     "UpdateModelPackage": update_model_package,
     "DeleteModelPackage": registry.delete_model_package,
-    "CreateModel": registry.create_model,
-    "DescribeModel": registry.describe_model,
-    "ListModels": registry.list_models,
-    "DeleteModel": registry.delete_model,
-    "CreateEndpointConfig": endpoints.create_endpoint_config,
-    "DescribeEndpointConfig": endpoints.describe_endpoint_config,
-    "ListEndpointConfigs": endpoints.list_endpoint_configs,
-    "DeleteEndpointConfig": endpoints.delete_endpoint_config,
+    "CreateModel": models.create_model,
+    "DescribeModel": models.describe_model,
+    "ListModels": models.list_models,
+    "DeleteModel": models.delete_model,
+    "CreateEndpointConfig": endpoint_configs.create_endpoint_config,
+    "DescribeEndpointConfig": endpoint_configs.describe_endpoint_config,
+    "ListEndpointConfigs": endpoint_configs.list_endpoint_configs,
+    "DeleteEndpointConfig": endpoint_configs.delete_endpoint_config,
     "CreateEndpoint": endpoints.create_endpoint,
     "UpdateEndpoint": endpoints.update_endpoint,
     "DescribeEndpoint": endpoints.describe_endpoint,

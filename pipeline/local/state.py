@@ -5,6 +5,7 @@ keep (pipelines, jobs, models, endpoints, ...) is a JSON document under its kind
 number of processes share the file; each change is one transaction.
 """
 
+import fcntl
 import json
 import sqlite3
 import threading
@@ -14,8 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import UsageError
+
 Document = dict[str, Any]
 
+SCHEMA_VERSION = 1
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS resources (
   kind TEXT, name TEXT, document TEXT NOT NULL, created REAL NOT NULL, PRIMARY KEY (kind, name));
@@ -34,14 +38,39 @@ class State:
     """Reads and writes `state.db` of one home."""
 
     def __init__(self, home: Path) -> None:
-        home.mkdir(parents=True, exist_ok=True)
+        """Open the file, made if need be.
+
+        Raises:
+            UsageError: the home cannot hold it, or it is not readable.
+        """
         self.home = home
         self.start_options: Document = {}  # of this process's executions: use_cache, tied; not stored
         self.lock = threading.RLock()
-        self.connection = sqlite3.connect(home / "state.db", timeout=60, isolation_level=None, check_same_thread=False)
-        self.connection.execute("PRAGMA journal_mode=WAL")
-        self.connection.execute("PRAGMA synchronous=NORMAL")
-        self.connection.executescript(SCHEMA)
+        try:
+            home.mkdir(parents=True, exist_ok=True)
+            self.connection = self.opened()
+        except FileExistsError as problem:
+            raise UsageError(f"{home} is not a folder; choose another place by --home.") from problem
+        except OSError as problem:
+            raise UsageError(f"{home} cannot be written ({problem.strerror}); choose another by --home.") from problem
+        except sqlite3.Error as problem:
+            raise UsageError(
+                f"{home / 'state.db'} cannot be used ({problem}); remove it to start anew, or choose another --home."
+            ) from problem
+
+    def opened(self) -> sqlite3.Connection:
+        """A connection to the file. One process at a time makes it: SQLite does not wait while the mode changes."""
+        connection = sqlite3.connect(self.home / "state.db", timeout=60, isolation_level=None, check_same_thread=False)
+        connection.execute("PRAGMA synchronous=NORMAL")
+        if schema_version(connection) != SCHEMA_VERSION:
+            with (self.home / "state.lock").open("a") as stream:
+                fcntl.flock(stream, fcntl.LOCK_EX)
+                if schema_version(connection) == 0:
+                    connection.execute("PRAGMA journal_mode=WAL")
+                    connection.executescript(f"{SCHEMA}PRAGMA user_version={SCHEMA_VERSION};")
+        if (version := schema_version(connection)) != SCHEMA_VERSION:
+            raise sqlite3.DatabaseError(f"it was made by another release: version {version}, not {SCHEMA_VERSION}")
+        return connection
 
     def close(self) -> None:
         """Let go of the file."""
@@ -49,8 +78,11 @@ class State:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All of it or nothing; no other process writes meanwhile."""
+        """All of it or nothing; no other process writes meanwhile. One within another is part of it."""
         with self.lock:
+            if self.connection.in_transaction:
+                yield
+                return
             self.connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -143,7 +175,8 @@ class State:
     def put_step(self, execution: str, document: Document) -> None:
         """Create or replace the record of a step; `document` has StepName."""
         self.rows(
-            "INSERT INTO steps VALUES (?, ?, (SELECT COUNT(*) FROM steps WHERE execution = ?), ?) "
+            "INSERT INTO steps "
+            "VALUES (?, ?, (SELECT COALESCE(MAX(position), -1) + 1 FROM steps WHERE execution = ?), ?) "
             "ON CONFLICT (execution, name) DO UPDATE SET document = excluded.document",
             (execution, document["StepName"], execution, json.dumps(document)),
         )
@@ -183,3 +216,8 @@ class State:
                 "INSERT OR REPLACE INTO digests VALUES (?, ?, ?)",
                 [(path, stamp, digest) for path, (stamp, digest) in found.items()],
             )
+
+
+def schema_version(connection: sqlite3.Connection) -> int:
+    """The version of the tables in a file; 0 when it has none yet."""
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])

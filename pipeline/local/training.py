@@ -7,21 +7,20 @@ the failure file.
 
 import asyncio
 import gzip
-import json
 import os
 import re
-import shutil
 import tarfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.local.launchers import LaunchError, input_data_config, resource_config, training_command
+from pipeline.local.launchers import training_command
 from pipeline.local.process import Command, Exit, JobProcess
-from pipeline.local.runtime import Runtime, StepCall, StepFailure, StepResult, arn, failure_reason, now
+from pipeline.local.runtime import Runtime, StepCall, StepFailure, StepResult, arn, failure_reason, not_run, now
 from pipeline.local.state import Document
-from pipeline.local.storage import files_below
+from pipeline.local.storage import copy, files_below
+from pipeline.local.training_environment import CODE_CHANNEL, input_data_config, resource_config
 
 DEFAULT_MAX_RUNTIME_SECONDS = 86400
 FAILURE_FILE = "/opt/ml/output/failure"
@@ -66,40 +65,47 @@ class TrainingJob:
         self.metrics = {found["Name"]: re.compile(found["Regex"]) for found in metric_definitions(request)}
         self.values: dict[str, tuple[float, float]] = {}
         self.process: JobProcess | None = None
+        self.stopping = False
 
     @property
     def limit_seconds(self) -> float:
         """MaxRuntimeInSeconds, or the service's default."""
-        return float(self.document.get("StoppingCondition", {}).get("MaxRuntimeInSeconds", DEFAULT_MAX_RUNTIME_SECONDS))
+        condition = self.document.get("StoppingCondition") or {}
+        return float(condition.get("MaxRuntimeInSeconds", DEFAULT_MAX_RUNTIME_SECONDS))
 
     async def run(self, on_metric: OnMetric) -> Exit:
         """Lay out, run, collect. A failure of the script is in `document`, not raised.
 
         Raises:
-            StepFailure: there was nothing to run.
+            StepFailure: the script could not be started.
         """
         self.save()
         try:
             await asyncio.to_thread(self.lay_out)
             command = await asyncio.to_thread(training_command, self.document, self.job, self.runtime.storage)
-        except PipelineError as problem:
-            self.finish("Failed", str(problem))
-            raise StepFailure(str(problem)) from problem
-        self.process = JobProcess(self.job, self.limited(command), self.runtime.mount)
-        self.document.update(SecondaryStatus="Training", TrainingStartTime=now())
-        self.save()
-        try:
+            self.process = JobProcess(self.job, self.limited(command), self.runtime.mount)
+            if self.stopping:
+                self.process.stop()
+            self.document.update(SecondaryStatus="Training", TrainingStartTime=now())
+            self.save()
             ended = await self.process.run(self.limit_seconds, lambda line: self.scrape(line, on_metric))
+            await asyncio.to_thread(self.collect)
         except asyncio.CancelledError:
+            self.collect()
             self.finish("Stopped")
             raise
-        except OSError as problem:
-            reason = f"InternalServerError: the job's process could not be started: {problem}"
-            self.finish("Failed", reason)
-            raise StepFailure(reason, code="SageMaker.JOB_INTERNAL_ERROR") from problem
-        await asyncio.to_thread(self.collect)
+        except (PipelineError, OSError) as problem:
+            failure = not_run(problem, {})
+            self.finish("Failed", str(failure))
+            raise failure from problem
         self.finish(*self.judged(ended))
         return ended
+
+    def stop(self) -> None:
+        """StopTrainingJob: the script is asked to end, and what it has written counts."""
+        self.stopping = True
+        if self.process:
+            self.process.stop()
 
     def limited(self, command: Command) -> Command:
         """The command, told to use its share of the processors when trials run side by side."""
@@ -111,21 +117,17 @@ class TrainingJob:
         """The tree that the container finds."""
         for folder in FOLDERS:
             (self.job.tree / folder).mkdir(parents=True, exist_ok=True)
-        for channel in self.document.get("InputDataConfig", []):
-            source = channel["DataSource"]["S3DataSource"]
-            if channel.get("InputMode") == "Pipe" or source.get("S3DataType", "S3Prefix") != "S3Prefix":
-                raise LaunchError(
-                    f"Channel {channel['ChannelName']!r} is a pipe or a manifest; the local target reads an S3Prefix."
-                )
+        code = self.job.inside(CODE_CHANNEL)  # in which an archive may be unpacked
+        for channel in self.document.get("InputDataConfig") or []:
+            uri = channel["DataSource"]["S3DataSource"]["S3Uri"]
             folder = self.job.tree / "input/data" / channel["ChannelName"]
-            self.runtime.storage.download(source["S3Uri"], folder)
+            self.runtime.place_input(uri, folder, self.job, written=[code])
         self.restore_checkpoints()
         config = self.job.tree / "input/config"
-        instance_type = self.document.get("ResourceConfig", {}).get("InstanceType", "local")
         files: dict[str, Any] = {
-            "hyperparameters": self.document.get("HyperParameters", {}),
+            "hyperparameters": self.document.get("HyperParameters") or {},
             "inputdataconfig": input_data_config(self.document),
-            "resourceconfig": resource_config(str(instance_type)),
+            "resourceconfig": resource_config(self.document),
             "debughookconfig": self.document.get("DebugHookConfig"),
             "profilerconfig": self.document.get("ProfilerConfig"),
             "checkpointconfig": self.document.get("CheckpointConfig"),
@@ -133,18 +135,36 @@ class TrainingJob:
         }
         for name, content in files.items():
             if content is not None:
-                (config / f"{name}.json").write_text(json.dumps(content))
+                (config / f"{name}.json").write_text(self.runtime.json_text(content, self.job))
 
     def restore_checkpoints(self) -> None:
         """What an earlier job left at CheckpointConfig.S3Uri: copied, since a job may write to these files."""
-        uri = self.document.get("CheckpointConfig", {}).get("S3Uri")
-        if uri and self.runtime.storage.exists(uri):
-            shutil.copytree(self.runtime.storage.path(uri), self.checkpoint_folder, dirs_exist_ok=True)
+        if self.checkpoint_uri:
+            self.checkpoint_folder.mkdir(parents=True, exist_ok=True)
+            for name, file in self.runtime.storage.objects(self.checkpoint_uri):
+                copy(file, self.checkpoint_folder / name)
+
+    @property
+    def checkpoint_uri(self) -> str | None:
+        """CheckpointConfig.S3Uri."""
+        uri: str | None = (self.document.get("CheckpointConfig") or {}).get("S3Uri")
+        return uri
 
     @property
     def checkpoint_folder(self) -> Path:
-        """CheckpointConfig.LocalPath on this machine."""
-        return self.job.inside(self.document.get("CheckpointConfig", {}).get("LocalPath", "/opt/ml/checkpoints"))
+        """CheckpointConfig.LocalPath on this machine.
+
+        Raises:
+            StepFailure: it is not below /opt/ml.
+        """
+        local_path = (self.document.get("CheckpointConfig") or {}).get("LocalPath") or "/opt/ml/checkpoints"
+        try:
+            return self.job.inside(local_path)
+        except ValueError:
+            raise StepFailure(
+                f"ClientError: CheckpointConfig.LocalPath {local_path!r} is not below /opt/ml, which is all that a job "
+                "has here."
+            ) from None
 
     def scrape(self, line: str, on_metric: OnMetric) -> None:
         """Read metrics from one line, as the service does: the first group of the first match, if it is a number."""
@@ -156,17 +176,28 @@ class TrainingJob:
                 on_metric(name, value)
 
     def collect(self) -> None:
-        """model.tar.gz, output.tar.gz and checkpoints to S3; also after a stop, as on the service."""
-        storage = self.runtime.storage
-        for folder, name in (("model", "model.tar.gz"), ("output/data", "output.tar.gz")):
-            if any((self.job.tree / folder).iterdir()):
-                archive = self.job.folder / name
-                pack(self.job.tree / folder, archive)
-                storage.upload(archive, f"{self.output_uri}/{name}")
-                archive.unlink()
-        if uri := self.document.get("CheckpointConfig", {}).get("S3Uri"):
-            shutil.copytree(self.checkpoint_folder, storage.path(uri), dirs_exist_ok=True)
-        self.document["ModelArtifacts"] = {"S3ModelArtifacts": f"{self.output_uri}/model.tar.gz"}
+        """Model, output data and checkpoints to S3; also after a stop, as on the service."""
+        self.document["ModelArtifacts"] = {"S3ModelArtifacts": self.upload_model()}
+        data = self.job.tree / "output/data"
+        if data.is_dir() and any(data.iterdir()):
+            self.upload_archive("output/data", "output.tar.gz")
+        if self.checkpoint_uri:
+            self.runtime.storage.upload(self.checkpoint_folder, self.checkpoint_uri)
+
+    def upload_model(self) -> str:
+        """/opt/ml/model as model.tar.gz, or as it is where CompressionType is NONE; its URI."""
+        if self.document["OutputDataConfig"].get("CompressionType") != "NONE":
+            return self.upload_archive("model", "model.tar.gz")
+        self.runtime.storage.upload(self.job.tree / "model", f"{self.output_uri}/model")
+        return f"{self.output_uri}/model/"
+
+    def upload_archive(self, folder: str, name: str) -> str:
+        """A directory of the tree as a .tar.gz; its URI."""
+        archive = self.job.folder / name
+        pack(self.job.tree / folder, archive)
+        self.runtime.storage.upload(archive, f"{self.output_uri}/{name}")
+        archive.unlink()
+        return f"{self.output_uri}/{name}"
 
     def judged(self, ended: Exit) -> tuple[str, str | None]:
         """Status and failure reason."""
@@ -178,12 +209,12 @@ class TrainingJob:
         return ("Stopped" if ended.cause == "timeout" else "Failed"), reason
 
     def finish(self, status: str, reason: str | None = None) -> None:
-        """Record how the job ended."""
+        """Record how the job ended; a stop with a reason is that of MaxRuntimeInSeconds."""
         ended = now()
         seconds = round(ended - self.document.get("TrainingStartTime", ended))
         self.document.update(
             TrainingJobStatus=status,
-            SecondaryStatus=status,
+            SecondaryStatus="MaxRuntimeExceeded" if status == "Stopped" and reason else status,
             TrainingEndTime=ended,
             TrainingTimeInSeconds=seconds,
             BillableTimeInSeconds=seconds,
@@ -203,14 +234,14 @@ class TrainingJob:
 
 def metric_definitions(request: Mapping[str, Any]) -> list[dict[str, str]]:
     """MetricDefinitions of a request."""
-    found: list[dict[str, str]] = request.get("AlgorithmSpecification", {}).get("MetricDefinitions", [])
+    found: list[dict[str, str]] = (request.get("AlgorithmSpecification") or {}).get("MetricDefinitions") or []
     return found
 
 
-def as_number(text: str) -> float | None:
+def as_number(text: str | None) -> float | None:
     """A finite number, or None: the service takes neither nan nor inf."""
     try:
-        value = float(text)
+        value = float(text or "")
     except ValueError:
         return None
     return value if value - value == 0 else None
@@ -223,7 +254,7 @@ def pack(folder: Path, archive: Path) -> None:
         gzip.GzipFile(fileobj=stream, mode="wb", mtime=0, compresslevel=1, filename="") as packed,
         tarfile.open(fileobj=packed, mode="w") as tar,
     ):
-        for file in files_below(folder):
+        for file in files_below(folder) if folder.is_dir() else ():
             member = tar.gettarinfo(str(file), arcname=file.relative_to(folder).as_posix())
             member.mtime = member.uid = member.gid = 0
             member.uname = member.gname = ""

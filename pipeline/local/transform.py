@@ -2,12 +2,11 @@
 
 import asyncio
 import time
-from pathlib import Path
 
 from pipeline.local import servers
 from pipeline.local.answers import RequestError, found
-from pipeline.local.endpoints import STARTUP_SECONDS, resolved_container
-from pipeline.local.registry import containers
+from pipeline.local.endpoints import STARTUP_SECONDS
+from pipeline.local.models import containers, resolved_container
 from pipeline.local.runtime import Runtime, StepCall, StepFailure, StepResult, arn, now
 from pipeline.local.state import Document
 from pipeline.local.storage import files_below
@@ -67,8 +66,8 @@ def started(arguments: Document, runtime: Runtime) -> Document:
     """A healthy server for the model."""
     model = found(runtime.state, "Model", arguments["ModelName"], "model")
     container = resolved_container(runtime.state, containers(model)[0])
-    container["Environment"] = {**container.get("Environment", {}), **arguments.get("Environment", {})}
-    server = servers.start(runtime.state, "transform", Path(arguments["ModelName"]).name, container)
+    environment = {**container.get("Environment", {}), **arguments.get("Environment", {})}
+    server = servers.start(runtime.state, "transform", {**container, "Environment": environment})
     deadline = time.monotonic() + STARTUP_SECONDS
     while not servers.is_healthy(server):
         if not servers.is_running(server) or time.monotonic() > deadline:

@@ -49,13 +49,12 @@ class TuningJob:
         self.runtime = runtime
         self.name = call.job_name
         self.config = call.arguments["HyperParameterTuningJobConfig"]
-        if "TrainingJobDefinition" not in call.arguments:
-            raise StepFailure("The step has no TrainingJobDefinition; several TrainingJobDefinitions are not run here.")
         self.template: Mapping[str, Any] = call.arguments["TrainingJobDefinition"]
         self.objective = self.config["HyperParameterTuningJobObjective"]
         self.parallel = int(self.config["ResourceLimits"]["MaxParallelTrainingJobs"])
         self.search = Search(self.config, static_hyperparameters=self.template.get("StaticHyperParameters"))
         self.trials: list[tuple[Trial, TrainingJob]] = []
+        self.expired = False
         self.document: Document = {
             "HyperParameterTuningJobName": self.name,
             "HyperParameterTuningJobArn": arn("hyper-parameter-tuning-job", self.name),
@@ -68,17 +67,19 @@ class TuningJob:
     async def run(self) -> None:
         """Start trials as places become free, until the search has enough or time is up."""
         limit = self.config["ResourceLimits"].get("MaxRuntimeInSeconds")
+        timer = asyncio.get_running_loop().call_later(float(limit), self.expire) if limit else None
         try:
-            async with asyncio.timeout(float(limit) if limit else None), asyncio.TaskGroup() as group:
+            async with asyncio.TaskGroup() as group:
                 await self.keep_busy(group)
-        except TimeoutError:
-            return
+        finally:
+            if timer:
+                timer.cancel()
 
     async def keep_busy(self, group: asyncio.TaskGroup) -> None:
         """At most MaxParallelTrainingJobs trials at a time."""
         running: set[asyncio.Task[None]] = set()
         while True:
-            while len(running) < self.parallel and (trial := self.search.ask()):
+            while len(running) < self.parallel and not self.expired and (trial := self.search.ask()):
                 running.add(group.create_task(self.run_trial(trial)))
             if not running:
                 return
@@ -86,11 +87,16 @@ class TuningJob:
             if self.search.done:
                 self.stop_running()
 
+    def expire(self) -> None:
+        """MaxRuntimeInSeconds has passed."""
+        self.expired = True
+        self.stop_running()
+
     def stop_running(self) -> None:
-        """A completion criterion is met: what still runs is stopped, and counts with what it has reached."""
+        """What still runs is stopped, and counts with what it has reached."""
         for _, job in self.trials:
-            if job.process and job.document["TrainingJobStatus"] == "InProgress":
-                job.process.stop()
+            if job.document["TrainingJobStatus"] == "InProgress":
+                job.stop()
 
     async def run_trial(self, trial: Trial) -> None:
         """One training job; its failure is the trial's, not the search's."""
@@ -104,8 +110,8 @@ class TuningJob:
         self.trials.append((trial, job))
 
         def on_metric(name: str, value: float) -> None:
-            if name == self.objective["MetricName"] and self.search.report(trial, value) and job.process:
-                job.process.stop()
+            if name == self.objective["MetricName"] and self.search.report(trial, value):
+                job.stop()
 
         try:
             await job.run(on_metric)
@@ -120,7 +126,7 @@ class TuningJob:
         """The training request of one trial."""
         template = {k: v for k, v in self.template.items() if k not in ("StaticHyperParameters", "DefinitionName")}
         hyperparameters = {
-            **self.template.get("StaticHyperParameters", {}),
+            **(self.template.get("StaticHyperParameters") or {}),
             **trial.hyperparameters,
             OBJECTIVE_HYPERPARAMETER: self.objective["MetricName"],
         }
@@ -151,7 +157,9 @@ class TuningJob:
             {} if value is None else {"FinalHyperParameterTuningJobObjectiveMetric": {**self.objective, "Value": value}}
         )
         ended = document["TrainingJobStatus"] != "InProgress"
+        definition = self.template.get("DefinitionName")
         return {
+            **({"TrainingJobDefinitionName": definition} if definition else {}),
             "TrainingJobName": document["TrainingJobName"],
             "TrainingJobArn": document["TrainingJobArn"],
             "TuningJobName": self.name,

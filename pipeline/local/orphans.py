@@ -1,0 +1,56 @@
+"""Ends what a job has left running, also what has left its process group: a container leaves nothing behind either.
+
+The runner is the reaper of its jobs' descendants (`isolation.adopt_orphans`): a process whose parent has ended becomes
+the runner's own child, and is told from other children by the job's name in its environment, or by the job's mount
+namespace where it has one.
+"""
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+ROUNDS = 100  # each ends one generation: the children of a process become ours when it has ended
+
+
+def end_orphans(variable: str, namespace: str | None) -> None:
+    """SIGKILL for the children of this process that belong to a job, and for theirs; the job itself has ended.
+
+    Args:
+        variable: NAME=VALUE that is in the job's environment alone.
+        namespace: the job's mount namespace; None where it shares this process's.
+    """
+    for _ in range(ROUNDS):
+        orphans = [pid for pid in children() if has(pid, variable) or (namespace and namespace_of(pid) == namespace)]
+        if not orphans:
+            return
+        for pid in orphans:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        for pid in orphans:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+
+
+def children() -> Iterator[int]:
+    """The processes whose parent this process is; none where the kernel does not tell."""
+    for file in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            yield from map(int, file.read_text().split())
+
+
+def namespace_of(pid: int) -> str | None:
+    """A process's mount namespace; None when the process is gone."""
+    try:
+        return str(Path(f"/proc/{pid}/ns/mnt").readlink())
+    except OSError:
+        return None
+
+
+def has(pid: int, variable: str) -> bool:
+    """Whether a process was started with a variable of that value; a zombie has none."""
+    try:
+        return variable.encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return False

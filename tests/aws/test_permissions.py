@@ -1,0 +1,208 @@
+"""The roles of a made stack allow what is done with them: on the resources that are named, by IAM's own documents."""
+
+import importlib
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import botocore.client
+import pytest
+from policies import allows
+
+from pipeline.aws import infra, model_group, stack
+
+ACCOUNT = "123456789012"
+NAMED = {"EndpointName": "endpoint", "EndpointConfigName": "endpoint-config", "ModelName": "model"}
+ACTIONS_OF_STEPS = {
+    "Processing": ("CreateProcessingJob", "DescribeProcessingJob", "StopProcessingJob", "AddTags"),
+    "Training": ("CreateTrainingJob", "DescribeTrainingJob", "StopTrainingJob", "AddTags"),
+    "Tuning": (
+        "CreateHyperParameterTuningJob", "DescribeHyperParameterTuningJob", "StopHyperParameterTuningJob",
+        "ListTrainingJobsForHyperParameterTuningJob", "CreateTrainingJob", "AddTags",
+    ),
+}  # fmt: skip
+JOB_ARNS = {"Processing": "processing-job", "Training": "training-job", "Tuning": "hyper-parameter-tuning-job"}
+
+
+def statements_of(client: Any, role_arn: str) -> list[dict[str, Any]]:
+    """Every statement of a role."""
+    name, iam = role_arn.rpartition("/")[2], client("iam")
+    documents = [
+        iam.get_role_policy(RoleName=name, PolicyName=policy)["PolicyDocument"]
+        for policy in iam.list_role_policies(RoleName=name)["PolicyNames"]
+    ]
+    return [statement for document in documents for statement in document["Statement"]]
+
+
+def role_of(client: Any, logical_id: str) -> str:
+    found = client("cloudformation").describe_stack_resource(
+        StackName="image-classification", LogicalResourceId=logical_id
+    )
+    return str(found["StackResourceDetail"]["PhysicalResourceId"])
+
+
+def arn(service: str, resource: str) -> str:
+    return f"arn:aws:{service}:us-east-1:{ACCOUNT}:{resource}"
+
+
+@dataclass
+class Calls:
+    """The requests that were sent: service, operation and parameters."""
+
+    seen: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
+
+    def operations(self) -> set[str]:
+        return {f"{service}:{operation}" for service, operation, _ in self.seen}
+
+    def denied(self, statements: list[dict[str, Any]]) -> list[str]:
+        """What the statements do not allow."""
+        return [
+            f"{service}:{operation} on {resource}"
+            for service, operation, parameters in self.seen
+            for resource in resources(service, operation, parameters)
+            if not allows(statements, f"{service}:{operation}", resource)
+        ]
+
+
+def resources(service: str, operation: str, parameters: dict[str, Any]) -> list[str]:
+    """The ARNs that IAM compares with for a request; SageMaker writes names in lower case into them."""
+    if service == "application-autoscaling":
+        return [arn(service, "scalable-target/1234567890abcdef")]
+    if operation.startswith("List"):
+        return ["*"]
+    if "ModelPackageName" in parameters:
+        return [parameters["ModelPackageName"]]
+    return [
+        arn(service, f"{kind}/{parameters[key].lower()}") for key, kind in NAMED.items() if key in parameters
+    ]
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """Records every request of every client."""
+    recorded = Calls()
+    send = botocore.client.BaseClient._make_api_call
+
+    def record(self: Any, operation: str, parameters: dict[str, Any]) -> Any:
+        recorded.seen.append((self.meta.service_model.service_name, operation, parameters))
+        return send(self, operation, parameters)
+
+    monkeypatch.setattr(botocore.client.BaseClient, "_make_api_call", record)
+    return recorded
+
+
+@pytest.fixture
+def deploy(client: Any, made: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The handler, in the environment that the stack gives the function."""
+    function = client("lambda").get_function(FunctionName=made["DeployFunctionName"])["Configuration"]
+    for name, value in function["Environment"]["Variables"].items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    importlib.import_module("services").client.cache_clear()
+    yield lambda event: importlib.import_module("deploy").handler(event, None)
+    importlib.import_module("services").client.cache_clear()
+
+
+def register(client: Any, config: Any) -> str:
+    """A new approved version."""
+    model_group.ensure(client, config)
+    container = {"Image": "image", "ModelDataUrl": "s3://bucket/model.tar.gz"}
+    return str(
+        client("sagemaker").create_model_package(
+            ModelPackageGroupName=config.registry.model_package_group,
+            ModelApprovalStatus="Approved",
+            InferenceSpecification={
+                "Containers": [container],
+                "SupportedContentTypes": ["image/png"],
+                "SupportedResponseMIMETypes": ["application/json"],
+            },
+        )["ModelPackageArn"]
+    )
+
+
+def approved(version: str) -> dict[str, Any]:
+    return {"detail-type": "SageMaker Model Package State Change", "detail": {"ModelPackageArn": version}}
+
+
+def test_the_deploy_role_allows_every_call_of_the_handler(client, config, deploy, calls, monkeypatch):
+    statements = statements_of(client, role_of(client, "DeployRole"))
+    monkeypatch.setenv("AUTOSCALING_MAX", "3")
+    monkeypatch.setenv("KEEP_VERSIONS", "1")
+    calls.seen.clear()
+    for _ in range(4):
+        version = register(client, config)
+        calls.seen = [call for call in calls.seen if not call[1].startswith(("CreateModelPackage", "DescribeModelPackageGroup"))]
+        deploy(approved(version))
+    deploy({"detail-type": "SageMaker Endpoint State Change", "detail": {"EndpointName": config.deploy.endpoint_name}})
+    client("sagemaker").update_model_package(
+        ModelPackageArn=version,
+        ModelApprovalStatus="Rejected",
+        ApprovalDescription="worse",
+        CustomerMetadataProperties={"reason": "worse"},
+    )
+    calls.seen = [call for call in calls.seen if call[1] != "UpdateModelPackage"]
+    deploy(approved(version))
+    assert calls.denied(statements) == []
+    assert {
+        "sagemaker:CreateEndpoint", "sagemaker:UpdateEndpoint", "sagemaker:CreateModel", "sagemaker:DeleteModel",
+        "sagemaker:CreateEndpointConfig", "sagemaker:DeleteEndpointConfig", "sagemaker:ListModelPackages",
+        "application-autoscaling:RegisterScalableTarget", "application-autoscaling:PutScalingPolicy",
+    } <= calls.operations()  # fmt: skip
+
+
+def test_the_deploy_role_passes_the_endpoint_role_and_no_other(client, made):
+    statements = statements_of(client, role_of(client, "DeployRole"))
+    assert allows(statements, "iam:PassRole", made["EndpointRoleArn"])
+    assert not allows(statements, "iam:PassRole", made["PipelineRoleArn"])
+    assert not allows(statements, "sagemaker:DeleteEndpoint", arn("sagemaker", "endpoint/of-somebody-else"))
+
+
+@pytest.mark.parametrize("step", ACTIONS_OF_STEPS)
+def test_the_pipeline_role_allows_what_a_step_does(client, made, step):
+    statements = statements_of(client, made["PipelineRoleArn"])
+    for action in ACTIONS_OF_STEPS[step]:
+        assert allows(statements, f"sagemaker:{action}", arn("sagemaker", f"{JOB_ARNS[step]}/pipelines-abc-{step}-1"))
+
+
+def test_the_pipeline_role_reads_and_writes_its_own_part_of_the_bucket_only(client, made):
+    statements = statements_of(client, made["PipelineRoleArn"])
+    bucket = f"arn:aws:s3:::{made['BucketName']}"
+    for action in ("s3:GetObject", "s3:PutObject"):
+        assert allows(statements, action, f"{bucket}/image-classification/executions/1/file")
+        assert not allows(statements, action, f"{bucket}/other/file")
+        assert not allows(statements, action, "arn:aws:s3:::other/image-classification/file")
+    assert allows(statements, "iam:PassRole", made["PipelineRoleArn"])
+    assert allows(statements, "lambda:InvokeFunction", made["DeployFunctionArn"])
+
+
+def test_the_schedule_may_start_the_pipeline_and_nothing_else(client, made):
+    statements = statements_of(client, made["SchedulerRoleArn"])
+    schedule = client("scheduler").get_schedule(Name=made["ScheduleName"])
+    assert schedule["Target"]["RoleArn"] == made["SchedulerRoleArn"]
+    assert allows(statements, "sagemaker:StartPipelineExecution", schedule["Target"]["Arn"])
+    assert not allows(statements, "sagemaker:StartPipelineExecution", arn("sagemaker", "pipeline/other"))
+
+
+def test_the_endpoint_role_sees_the_alarms_that_roll_back(client, made):
+    statements = statements_of(client, made["EndpointRoleArn"])
+    for name in (made["ErrorAlarmName"], made["LatencyAlarmName"]):
+        (alarm,) = client("cloudwatch").describe_alarms(AlarmNames=[name])["MetricAlarms"]
+        assert allows(statements, "cloudwatch:DescribeAlarms", alarm["AlarmArn"])
+
+
+def test_data_that_pipeline_yaml_names_elsewhere_can_be_read(client, config, change):
+    elsewhere = change(config, "data", source="s3://pictures/animals")
+    list(infra.apply(client, elsewhere, infra.propose(client, elsewhere)))
+    role = stack.outputs(client, config.aws.project)["PipelineRoleArn"]
+    statements = statements_of(client, role)
+    assert allows(statements, "s3:GetObject", "arn:aws:s3:::pictures/animals/cat/1.jpg")
+    assert allows(statements, "s3:ListBucket", "arn:aws:s3:::pictures")
+    assert not allows(statements, "s3:PutObject", "arn:aws:s3:::pictures/animals/cat/1.jpg")
+
+
+def test_the_queue_takes_what_the_rules_could_not_deliver(client, made):
+    attributes = client("sqs").get_queue_attributes(QueueUrl=made["DeadLetterQueueUrl"], AttributeNames=["Policy"])
+    (statement,) = json.loads(attributes["Attributes"]["Policy"])["Statement"]
+    rules = [rule["Arn"] for rule in client("events").list_rules()["Rules"]]
+    assert sorted(statement["Condition"]["ArnEquals"]["aws:SourceArn"]) == sorted(rules)

@@ -1,0 +1,125 @@
+"""The step cache: what is a hit, what is a miss, and how long."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.local.lab import Lab, call, get, output_uri, parameter, source
+
+CACHE = {"Enabled": True, "ExpireAfter": "P30D"}
+X = {"ContinuousParameterRanges": [{"Name": "rate", "MinValue": "0", "MaxValue": "1"}]}
+COPY = """
+    import shutil
+    shutil.copytree("/opt/ml/processing/input/raw", "/opt/ml/processing/output/o", dirs_exist_ok=True)
+"""
+
+
+def chain(lab: Lab) -> list[dict[str, Any]]:
+    """A step of each kind that can be cached, each reading the one before."""
+    lab.put("s3://bucket/raw/a.txt", "one")
+    channel = {"data": output_uri("Prep", "o")}
+    prep = lab.processing("Prep", COPY, inputs={"raw": "s3://bucket/raw"}, outputs=["o"], environment={"A": "1"})
+    train = lab.training("Train", "open('/opt/ml/model/m', 'w').write('m')", {"n": 1}, channels=channel)
+    tune = lab.tuning("Tune", "open('/opt/ml/model/m', 'w'); print('score=1')", X, jobs=1, channels=channel)
+    asked = call("Call", {"model": get("Steps.Train.ModelArtifacts.S3ModelArtifacts")}, {"o": "String"})
+    return [{**step, "CacheConfig": CACHE} for step in (prep, train, tune, asked)]
+
+
+def test_unchanged_steps_are_reused_whoever_writes_the_same_bytes_again(lab: Lab) -> None:
+    functions = [lab.function("def handler(event, context): return {'o': 'x'}")]
+    first = lab.run(*chain(lab), functions=functions)
+    assert (first.code, first.reused) == (0, [])
+    second = lab.run(*chain(lab), functions=functions)  # which stores every input anew
+    assert (second.code, second.reused) == (0, ["Prep", "Train", "Tune", "Call"])
+    assert second.properties("Train") == first.properties("Train")
+    assert second.step("Call")["outputs"] == {"o": "x"}
+    found = second.record("Prep")["CacheHitResult"]["SourcePipelineExecutionArn"]
+    assert found == first.document["execution_arn"]
+    third = lab.run(*chain(lab), functions=functions, options=["--no-cache"])
+    assert (third.code, third.reused) == (0, [])
+
+
+def same_size_and_time(lab: Lab) -> None:
+    """Change an input so that only its content and the time of its status tell."""
+    path = lab.path("s3://bucket/raw/a.txt")
+    times = path.stat()
+    path.write_text("six")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def newest(lab: Lab, prefix: str, name: str) -> Path:
+    """The object of that name that was written last."""
+    return max(lab.path(f"s3://bucket/{prefix}").rglob(name), key=lambda path: path.stat().st_mtime_ns)
+
+
+CHANGES: dict[str, tuple[Callable[[Lab], object], str]] = {
+    "an input in place": (lambda lab: lab.put("s3://bucket/raw/a.txt", "two"), "Prep Train"),
+    "an input with the same size and time": (same_size_and_time, "Prep Train"),
+    "a new input": (lambda lab: lab.put("s3://bucket/raw/b.txt", "new"), "Prep Train"),
+    "an input's name": (
+        lambda lab: lab.path("s3://bucket/raw/a.txt").rename(lab.path("s3://bucket/raw/c.txt")),
+        "Prep Train",
+    ),
+    "the code": (lambda lab: lab.put("s3://bucket/code/Prep/script.py", source(COPY) + "print()"), "Prep"),
+    "the training code": (
+        lambda lab: lab.archive("s3://bucket/code/Train/sourcedir.tar.gz", {"train.py": "print()"}),
+        "Train",
+    ),
+    "an output": (lambda lab: newest(lab, "out", "c.txt").write_text("!"), "Prep"),
+    "a model that is gone": (lambda lab: newest(lab, "models", "*.gz").unlink(), "Train"),
+    "nothing": (lambda lab: None, ""),
+}
+
+
+def test_a_change_of_bytes_is_a_miss_for_what_depends_on_them(lab: Lab) -> None:
+    steps = chain(lab)[:2]
+    assert lab.run(*steps).code == 0
+    missed = {}
+    for change, (edit, _) in CHANGES.items():
+        edit(lab)
+        rows = lab.run(*steps).document["steps"]
+        missed[change] = " ".join(row["name"] for row in rows if not row["cache_hit"])
+    assert missed == {change: expected for change, (_, expected) in CHANGES.items()}
+
+
+def test_arguments_and_environment_count_and_instances_do_not(lab: Lab) -> None:
+    step = lab.processing("Prep", "", arguments=["--n", get("Parameters.N")], CacheConfig=CACHE)
+    parameters = [parameter("N", "Integer", 1)]
+    assert lab.run(step, parameters=parameters).reused == []
+    assert lab.run(step, parameters=parameters, options=["--param", "N=2"]).reused == []
+    step["Arguments"]["ProcessingResources"]["ClusterConfig"]["InstanceType"] = "ml.c5.xlarge"
+    assert lab.run(step, parameters=parameters).reused == ["Prep"]
+    step["Arguments"]["Environment"] = {"A": "1"}
+    assert lab.run(step, parameters=parameters).reused == []
+
+
+def test_a_result_expires_and_a_failure_or_an_uncached_step_is_never_one(lab: Lab) -> None:
+    brief = lab.processing("Brief", "", CacheConfig={"Enabled": True, "ExpireAfter": "PT1S"})
+    off = lab.processing("Off", "", CacheConfig={"Enabled": False, "ExpireAfter": "P1D"})
+    assert lab.run(brief, off).reused == []
+    assert lab.run(brief, off).reused == ["Brief"]
+    time.sleep(1.1)
+    assert lab.run(brief, off).reused == []
+    failing = lab.processing("Failing", "raise SystemExit(1)", CacheConfig=CACHE)
+    assert [lab.run(failing).code, lab.run(failing).code] == [1, 1]
+
+
+def test_a_handler_and_what_lies_beside_it_count(lab: Lab) -> None:
+    beside = lab.folder / "beside.py"
+    beside.write_text("VALUE = 'one'\n")
+    functions = [lab.function("import beside\ndef handler(event, context): return {'o': beside.VALUE}")]
+    step = call("Call", {}, {"o": "String"}, CacheConfig=CACHE)
+    assert lab.run(step, functions=functions).reused == []
+    assert lab.run(step, functions=functions).reused == ["Call"]
+    beside.write_text("VALUE = 'two'\n")
+    report = lab.run(step, functions=functions)
+    assert (report.reused, report.step("Call")["outputs"]) == ([], {"o": "two"})
+
+
+def test_checkpoints_that_a_job_wrote_itself_do_not_count(lab: Lab) -> None:
+    more = {"CheckpointConfig": {"S3Uri": "s3://bucket/ckpt"}}
+    step = lab.training("Train", "open('/opt/ml/checkpoints/c', 'w')", more=more, CacheConfig=CACHE)
+    assert lab.run(step).reused == []
+    assert lab.run(step).reused == ["Train"]

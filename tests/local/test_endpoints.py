@@ -1,0 +1,507 @@
+"""Endpoints with real servers, of the standard library alone: created, updated, killed, idle, deleted."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from pipeline.local import endpoints, servers
+from pipeline.local.direct import DirectClient
+from pipeline.local.session import local_session
+from pipeline.local.state import State
+from pipeline.local.storage import Storage
+from tests.local.samples import ROOT, model_archive, processes_of, wait_until, zombies
+
+ROLE = "arn:aws:iam::000000000000:role/x"
+
+
+class World:
+    """A home with its clients; a model is told by its name."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.state = State(home)
+        self.sagemaker = DirectClient(self.state, "sagemaker")
+        self.runtime = local_session(self.state).client("sagemaker-runtime")
+
+    def model(self, name: str, *, data: bytes | None = None, **environment: str) -> None:
+        """A model, and a configuration of the same name."""
+        uri = f"s3://bucket/{name}/model.tar.gz"
+        Storage(self.state).write(uri, model_archive(name) if data is None else data)
+        container = {
+            "Image": "image",
+            "ModelDataUrl": uri,
+            "Environment": {"SAGEMAKER_PROGRAM": "serve.py", **environment},
+        }
+        self.sagemaker.create_model(ModelName=name, ExecutionRoleArn=ROLE, PrimaryContainer=container)
+        variant = {"VariantName": "Main", "ModelName": name, "InstanceType": "ml.m5.large", "InitialInstanceCount": 1}
+        self.sagemaker.create_endpoint_config(EndpointConfigName=name, ProductionVariants=[variant])
+
+    def create(self, config: str, endpoint: str = "ep") -> None:
+        self.sagemaker.create_endpoint(EndpointName=endpoint, EndpointConfigName=config)
+
+    def update(self, config: str, endpoint: str = "ep") -> None:
+        self.sagemaker.update_endpoint(EndpointName=endpoint, EndpointConfigName=config)
+
+    def describe(self, endpoint: str = "ep") -> dict[str, Any]:
+        found: dict[str, Any] = self.sagemaker.describe_endpoint(EndpointName=endpoint)
+        return found
+
+    def settled(self, endpoint: str = "ep") -> dict[str, Any]:
+        """The endpoint once nothing is under way."""
+        wait_until(lambda: self.describe(endpoint)["EndpointStatus"] not in ("Creating", "Updating"))
+        return self.describe(endpoint)
+
+    def invoke(self, body: bytes = b"x", endpoint: str = "ep", **members: Any) -> dict[str, Any]:
+        answer = self.runtime.invoke_endpoint(EndpointName=endpoint, Body=body, **members)
+        said: dict[str, Any] = json.loads(answer["Body"].read())
+        return said
+
+    def delete(self, endpoint: str = "ep") -> None:
+        self.sagemaker.delete_endpoint(EndpointName=endpoint)
+
+    def server(self, endpoint: str = "ep") -> dict[str, Any]:
+        document = self.state.get("Endpoint", endpoint)
+        assert document and document["Server"]
+        found: dict[str, Any] = document["Server"]
+        return found
+
+
+@pytest.fixture
+def world(tmp_path) -> Iterator[World]:
+    """A home; deleting its endpoints leaves no process, no zombie and no file of theirs."""
+    found = World(tmp_path / "home")
+    yield found
+    for endpoint in found.sagemaker.list_endpoints()["Endpoints"]:
+        found.delete(endpoint["EndpointName"])
+    assert not processes_of(tmp_path)
+    assert not zombies()
+    assert not list((found.home / "endpoints").glob("*"))
+
+
+def refusal(call: Any, *arguments: Any, **request: Any) -> dict[str, Any]:
+    with pytest.raises(ClientError) as caught:
+        call(*arguments, **request)
+    found: dict[str, Any] = caught.value.response
+    return found
+
+
+def message(call: Any, *arguments: Any, **request: Any) -> str:
+    return str(refusal(call, *arguments, **request)["Error"]["Message"])
+
+
+# create
+
+
+def test_a_new_endpoint_is_creating_until_its_server_is_healthy(world):
+    world.model("m", SECONDS_TO_START="0.4")
+    world.create("m")
+    found = world.describe()
+    assert found["EndpointStatus"] == "Creating"
+    assert found["EndpointArn"] == "arn:aws:sagemaker:us-east-1:000000000000:endpoint/ep"
+    found = world.settled()
+    assert (found["EndpointStatus"], found["EndpointConfigName"]) == ("InService", "m")
+    assert [(v["VariantName"], v["CurrentWeight"]) for v in found["ProductionVariants"]] == [("Main", 1.0)]
+    assert "FailureReason" not in found
+    assert world.invoke()["model"] == "m"
+
+
+def test_an_invocation_waits_for_the_first_start(world):
+    world.model("m", SECONDS_TO_START="0.4")
+    world.create("m")
+    assert world.invoke()["model"] == "m"
+
+
+def test_a_server_that_ends_at_once_fails_the_endpoint_with_its_last_words(world):
+    world.model("m", MODE="dies")
+    world.create("m")
+    found = world.settled()
+    log = next((world.home / "endpoints" / "ep").glob("*.log"))
+    reason = f"The server did not pass /ping: ValueError: no such weights (log: {log})"
+    assert (found["EndpointStatus"], found["FailureReason"]) == ("Failed", reason)
+    assert message(world.invoke) == f"Endpoint 'ep' is Failed. {reason}"
+    assert message(world.update, "m") == "Cannot update endpoint 'ep' while its status is Failed."
+    assert not processes_of(world.home)
+    world.delete()
+    assert message(world.describe) == "Could not find endpoint 'ep'."
+
+
+def test_a_server_that_never_is_healthy_fails_the_endpoint_in_time(world, monkeypatch):
+    monkeypatch.setattr(endpoints, "STARTUP_SECONDS", 0.5)
+    world.model("m", MODE="deaf")
+    world.create("m")
+    found = world.settled()
+    assert found["EndpointStatus"] == "Failed"
+    assert found["FailureReason"].startswith("The server did not pass /ping: it printed nothing (log: ")
+    assert not processes_of(world.home)
+
+
+def test_a_variant_says_how_long_its_server_may_take(world):
+    world.model("m")
+    variant = {"VariantName": "V", "ModelName": "m", "ContainerStartupHealthCheckTimeoutInSeconds": 90}
+    world.sagemaker.create_endpoint_config(EndpointConfigName="slow", ProductionVariants=[variant])
+    world.create("slow")
+    world.settled()
+    assert world.server()["startup_seconds"] == 90
+
+
+def test_a_port_that_somebody_takes_meanwhile_is_given_up(world, monkeypatch):
+    with socket.socket() as somebody:
+        somebody.bind((servers.HOST, 0))
+        somebody.listen()
+        taken = somebody.getsockname()[1]
+        free_port = servers.free_port
+        ports = iter([taken, taken])
+        monkeypatch.setattr(servers, "free_port", lambda: next(ports, None) or free_port())
+        monkeypatch.setattr(servers, "PING_TIMEOUT_SECONDS", 0.2)
+        world.model("m")
+        world.create("m")
+        assert world.settled()["EndpointStatus"] == "InService"
+        assert world.invoke()["model"] == "m"
+        assert world.server()["port"] != taken
+
+
+def test_what_cannot_be_served_is_refused_and_leaves_nothing(world):
+    world.model("broken", data=b"no archive")
+    world.model("cut", data=model_archive("cut")[:-60])
+    world.model("damaged", data=model_archive("damaged")[:40] + b"\x00" * 200)
+    world.model("empty", data=model_archive("empty"), SAGEMAKER_PROGRAM="other.py")
+    world.model("anonymous", SAGEMAKER_PROGRAM="")
+    world.model("gone")
+    (world.home / "s3/bucket/gone/model.tar.gz").unlink()
+    sentences = {name: message(world.create, name) for name in ("broken", "cut", "damaged")}
+    for name, sentence in sentences.items():
+        assert sentence.startswith(f"s3://bucket/{name}/model.tar.gz is not a usable model.tar.gz: "), sentence
+    assert message(world.create, "empty") == (
+        "The model has no server for this machine: its data holds no code/other.py."
+    )
+    assert message(world.create, "anonymous") == (
+        "The model has no server for this machine: its container's environment has no SAGEMAKER_PROGRAM that names a "
+        "script in the model's code directory."
+    )
+    assert message(world.create, "gone") == (
+        "Could not access model data: s3://bucket/gone/model.tar.gz does not exist in the local S3 at "
+        f"{world.home / 's3'}."
+    )
+    assert message(world.create, "nothing") == "Could not find endpoint configuration 'nothing'."
+    assert world.sagemaker.list_endpoints()["Endpoints"] == []
+    assert not list((world.home / "endpoints").glob("*/*"))
+    (world.home / "endpoints" / "ep").rmdir()
+
+
+def test_names_are_those_that_the_service_takes(world):
+    world.model("m")
+    assert message(world.create, "m", "../ep") == (
+        "EndpointName must be 1 to 63 letters, digits and dashes, no dash first or last, but is '../ep'."
+    )
+    world.create("m")
+    assert message(world.create, "m") == "Cannot create already existing endpoint 'ep'."
+
+
+def test_model_data_may_be_a_prefix(world):
+    for path, text in (("name.txt", "loose"), ("code/serve.py", "")):
+        Storage(world.state).write(f"s3://bucket/loose/{path}", text.encode())
+    Storage(world.state).write("s3://bucket/loose/code/serve.py", b"raise SystemExit('started')")
+    source = {"S3Uri": "s3://bucket/loose/", "S3DataType": "S3Prefix", "CompressionType": "None"}
+    world.sagemaker.create_model(
+        ModelName="loose",
+        PrimaryContainer={
+            "ModelDataSource": {"S3DataSource": source},
+            "Environment": {"SAGEMAKER_PROGRAM": "serve.py"},
+        },
+    )
+    variants = [{"VariantName": "V", "ModelName": "loose"}]
+    world.sagemaker.create_endpoint_config(EndpointConfigName="loose", ProductionVariants=variants)
+    world.create("loose")
+    assert world.settled()["FailureReason"].startswith("The server did not pass /ping: started (log: ")
+
+
+# update
+
+
+def test_the_old_server_answers_until_the_new_one_is_healthy(world):
+    world.model("old")
+    world.model("new", SECONDS_TO_START="0.6")
+    world.create("old")
+    world.settled()
+    first = world.server()
+    world.update("new")
+    found = world.describe()
+    assert (found["EndpointStatus"], found["EndpointConfigName"]) == ("Updating", "old")
+    assert found["PendingDeploymentSummary"]["EndpointConfigName"] == "new"
+    assert message(world.update, "old") == "Cannot update endpoint 'ep' while its status is Updating."
+    seen = []
+    while world.describe()["EndpointStatus"] == "Updating":
+        seen.append(world.invoke()["model"])
+    assert "old" in seen
+    assert world.invoke()["model"] == "new"
+    assert world.describe()["EndpointConfigName"] == "new"
+    assert "PendingDeploymentSummary" not in world.describe()
+    assert not servers.is_running(first)
+    assert not Path(first["folder"]).exists()
+
+
+def test_no_invocation_is_lost_in_an_update(world):
+    world.model("old")
+    world.model("new", SECONDS_TO_START="0.3")
+    world.create("old")
+    world.settled()
+    over, answers = threading.Event(), []
+
+    def ask() -> None:
+        mine = World(world.home)
+        while not over.is_set():
+            answers.append(mine.invoke()["model"])
+
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: answers)
+    world.update("new")
+    world.settled()
+    count = len(answers)
+    wait_until(lambda: len(answers) > count + 5)
+    over.set()
+    for thread in threads:
+        thread.join()
+    assert set(answers) == {"old", "new"}
+    assert answers[-1] == "new"
+
+
+def test_a_new_server_that_fails_leaves_the_old_one(world):
+    world.model("old")
+    world.model("bad", MODE="dies")
+    world.model("good")
+    world.create("old")
+    world.settled()
+    pid = world.server()["pid"]
+    world.update("bad")
+    found = world.settled()
+    assert (found["EndpointStatus"], found["EndpointConfigName"]) == ("InService", "old")
+    assert found["FailureReason"].startswith("The server did not pass /ping: ValueError: no such weights (log: ")
+    assert (world.invoke()["model"], world.invoke()["pid"]) == ("old", pid)
+    world.update("good")
+    found = world.settled()
+    assert found["EndpointConfigName"] == "good"
+    assert "FailureReason" not in found
+
+
+# the server's life
+
+
+def test_a_killed_server_is_started_again_by_the_next_invocation(world):
+    world.model("m")
+    world.create("m")
+    world.settled()
+    first = world.server()
+    os.kill(first["pid"], signal.SIGKILL)
+    assert world.invoke()["pid"] != first["pid"]
+    assert world.describe()["EndpointStatus"] == "InService"
+    assert not Path(first["folder"]).exists()
+
+
+def test_a_server_that_crashes_over_a_request_is_started_again_for_the_next(world):
+    world.model("m")
+    world.create("m")
+    world.settled()
+    refused = refusal(world.invoke, b"crash 1")
+    assert refused["Error"]["Code"] == "ServiceUnavailable"
+    assert refused["Error"]["Message"] == "The server of endpoint 'ep' does not answer."
+    assert world.invoke()["model"] == "m"
+
+
+def test_two_invocations_of_a_dead_server_start_one(world):
+    world.model("m", SECONDS_TO_START="0.3")
+    world.create("m")
+    world.settled()
+    os.kill(world.server()["pid"], signal.SIGKILL)
+    pids: list[int] = []
+    worlds = [World(world.home) for _ in range(4)]
+    threads = [threading.Thread(target=lambda mine=mine: pids.append(mine.invoke()["pid"])) for mine in worlds]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(pids) == 4
+    assert set(pids) == {world.server()["pid"]}
+    assert len(processes_of(world.home)) == 1
+
+
+def test_an_idle_server_ends_and_the_next_invocation_starts_it(world):
+    world.state.put("Settings", "endpoints", {"idle_seconds": 0.8})
+    world.model("m")
+    world.create("m")
+    world.settled()
+    first = world.server()
+    wait_until(lambda: not servers.is_running(first), seconds=3)
+    assert world.describe()["EndpointStatus"] == "InService"
+    assert world.invoke()["pid"] != first["pid"]
+
+
+def test_a_server_that_was_idle_before_anybody_looked_at_it_has_not_failed(world):
+    world.state.put("Settings", "endpoints", {"idle_seconds": 0.7})
+    world.model("m")
+    world.create("m")
+    wait_until(lambda: not processes_of(world.home))
+    assert world.describe()["EndpointStatus"] == "Creating"
+    assert world.invoke()["model"] == "m"
+    assert world.describe()["EndpointStatus"] == "InService"
+
+
+def test_a_server_that_does_not_come_up_again_is_told_and_ended(world, monkeypatch):
+    world.model("m")
+    world.create("m")
+    world.settled()
+    os.kill(world.server()["pid"], signal.SIGKILL)
+    code = model_archive("m", **{"code/serve.py": "raise SystemExit('the disk is full')"})
+    Storage(world.state).write("s3://bucket/m/model.tar.gz", code)
+    refused = refusal(world.invoke)["Error"]
+    assert refused["Code"] == "ServiceUnavailable"
+    assert refused["Message"].startswith(
+        "Endpoint 'ep' did not start again: The server did not pass /ping: the disk is full (log: "
+    )
+    assert not processes_of(world.home)
+    Storage(world.state).write("s3://bucket/m/model.tar.gz", model_archive("m"))
+    assert world.invoke()["model"] == "m"
+
+
+def test_a_server_outlives_the_process_that_started_it_and_knows_nothing_of_it(world):
+    world.model("m")
+    code = (
+        "import boto3, sys; from pathlib import Path; from pipeline.local.session import local_session; "
+        "from pipeline.local.state import State; client = local_session(State(Path(sys.argv[1]))).client('sagemaker'); "
+        "client.create_endpoint(EndpointName='ep', EndpointConfigName='m')"
+    )
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{ROOT}{os.pathsep}/of/the/user",
+        "LOCAL_JOB_NAME": "pipelines-abc-Deploy-xyz",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_LAMBDA_FUNCTION_NAME": "deploy",
+        "SM_CHANNEL_TRAIN": "/nowhere",
+    }
+    subprocess.run([sys.executable, "-c", code, str(world.home)], env=environment, cwd=ROOT, check=True)
+    assert world.settled()["EndpointStatus"] == "InService"
+    seen = world.invoke()["environment"]
+    unknown = ("LOCAL_JOB_NAME", "AWS_SECRET_ACCESS_KEY", "AWS_LAMBDA_FUNCTION_NAME", "SM_CHANNEL_TRAIN")
+    assert [name for name in unknown if name in seen] == []
+    assert seen["PYTHONPATH"] == "/of/the/user"
+    assert seen["AWS_REGION"] == "us-east-1"
+    assert seen["SM_MODEL_DIR"] == str(Path(world.server()["folder"]) / "model")
+
+
+def test_deleting_ends_a_server_that_does_not_want_to(world, monkeypatch):
+    monkeypatch.setattr(servers, "STOP_SECONDS", 0.3)
+    world.model("m", MODE="stubborn")
+    world.create("m")
+    world.settled()
+    server = world.server()
+    world.delete()
+    assert not servers.is_running(server)
+
+
+def test_deleting_ends_servers_that_no_record_knows(world):
+    world.model("m")
+    world.create("m")
+    world.settled()
+    stray = endpoints.start(world.state, "ep", world.state.get("EndpointConfig", "m"))  # then its starter was killed
+    world.delete()
+    wait_until(lambda: not servers.is_running(stray), seconds=3)
+
+
+def test_deleting_while_it_is_created_or_updated_ends_both_servers(world):
+    world.model("old")
+    world.model("new", SECONDS_TO_START="20")
+    world.create("new", "young")
+    world.create("old")
+    world.settled()
+    world.update("new")
+    assert len(processes_of(world.home)) == 3
+    world.delete("young")
+    world.delete()
+    assert not processes_of(world.home)
+    assert message(world.invoke) == "Endpoint ep of account 000000000000 not found."
+
+
+def test_an_endpoint_whose_name_begins_another_ones_is_deleted_alone(world):
+    world.model("m")
+    world.create("m", "a")
+    world.create("m", "a-12345678")
+    world.settled("a"), world.settled("a-12345678")
+    world.delete("a")
+    assert world.invoke(endpoint="a-12345678")["model"] == "m"
+
+
+# requests
+
+
+def test_a_request_reaches_the_server_as_it_was_made(world):
+    world.model("m")
+    world.create("m")
+    answer = world.runtime.invoke_endpoint(
+        EndpointName="ep",
+        Body=bytes(range(256)),
+        ContentType="image/png",
+        Accept="application/json;verbose=1",
+        CustomAttributes="trace=1",
+    )
+    assert (answer["ContentType"], answer["InvokedProductionVariant"]) == ("application/json", "Main")
+    assert answer["CustomAttributes"] == "seen"
+    said = json.loads(answer["Body"].read())
+    assert said["bytes"] == 256
+    assert said["headers"]["Content-Type"] == "image/png"
+    assert said["headers"]["Accept"] == "application/json;verbose=1"
+    assert said["headers"]["X-Amzn-SageMaker-Custom-Attributes"] == "trace=1"
+
+
+@pytest.mark.parametrize(("status", "fault"), [(400, "client"), (415, "client"), (500, "server"), (503, "server")])
+def test_an_error_of_the_model_is_a_model_error(world, status, fault):
+    world.model("m")
+    world.create("m")
+    refused = refusal(world.invoke, f"status {status}".encode())
+    assert refused["Error"]["Code"] == "ModelError"
+    assert refused["ResponseMetadata"]["HTTPStatusCode"] == 424
+    assert refused["OriginalStatusCode"] == status
+    said = json.loads(refused["OriginalMessage"])
+    assert said["model"] == "m"
+    assert refused["Error"]["Message"].startswith(f'Received {fault} error ({status}) from primary with message "')
+
+
+def test_a_model_that_takes_too_long_is_a_model_error_and_is_asked_once(world, monkeypatch):
+    monkeypatch.setattr(servers, "ANSWER_TIMEOUT_SECONDS", 0.3)
+    world.model("m")
+    world.create("m")
+    world.settled()
+    pid, began = world.server()["pid"], time.monotonic()
+    refused = refusal(world.invoke, b"sleep 1.5")
+    assert time.monotonic() - began < 1.2
+    assert (refused["Error"]["Code"], refused["OriginalStatusCode"]) == ("ModelError", 0)
+    assert refused["OriginalMessage"].startswith("Your invocation timed out")
+    assert world.invoke()["pid"] == pid
+
+
+def test_endpoints_are_listed(world):
+    world.model("m")
+    for name in ("b", "a"):
+        world.create("m", name)
+        world.settled(name)
+    pages = world.sagemaker.get_paginator("list_endpoints").paginate(MaxResults=1)
+    assert [found["EndpointName"] for page in pages for found in page["Endpoints"]] == ["a", "b"]
+    assert world.sagemaker.list_endpoints(StatusEquals="Failed")["Endpoints"] == []
+    assert [found["EndpointName"] for found in world.sagemaker.list_endpoints(NameContains="b")["Endpoints"]] == ["b"]
+    assert [c["EndpointConfigName"] for c in world.sagemaker.list_endpoint_configs()["EndpointConfigs"]] == ["m"]
+    world.sagemaker.delete_endpoint_config(EndpointConfigName="m")
+    assert message(world.sagemaker.describe_endpoint_config, EndpointConfigName="m") == (
+        "Could not find endpoint configuration 'm'."
+    )
+    assert world.describe("a")["EndpointStatus"] == "InService"

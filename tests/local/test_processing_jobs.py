@@ -1,0 +1,308 @@
+"""Processing jobs: what a script finds in its container, what becomes of what it leaves, and how it may end."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from pipeline.local.state import State
+from tests.local.lab import Lab, compare, condition, get, join, json_get, output_uri, parameter, s3_input
+
+REPORT = {"PropertyFileName": "Report", "OutputName": "report", "FilePath": "sub/evaluation.json"}
+
+
+def test_a_script_finds_its_container(lab: Lab) -> None:
+    lab.put("s3://bucket/data/deep/er/a.txt", "A")
+    lab.put("s3://bucket/data/b.txt", "B")
+    step = lab.processing(
+        "Prep",
+        """
+        import json, os, sys
+        from pathlib import Path
+        root = Path("/opt/ml/processing")
+        config = json.load(open("/opt/ml/config/processingjobconfig.json"))
+        print(json.dumps({
+            "argv": sys.argv, "cwd": os.getcwd(), "executable": sys.executable,
+            "files": sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file()),
+            "output": (root / "output/train").is_dir(),
+            "job": config["ProcessingJobName"], "arn": config["ProcessingJobArn"],
+            "local_path": config["ProcessingInputs"][0]["S3Input"]["LocalPath"],
+            "resources": json.load(open("/opt/ml/config/resourceconfig.json")),
+            "environment": {k: v for k, v in os.environ.items()
+                            if k.startswith(("SM_", "SAGEMAKER_", "AWS_", "OWN", "PYTHONPATH", "TRAINING_"))},
+        }))
+        """,
+        inputs={"raw": "s3://bucket/data/", "one": "s3://bucket/data/deep/er/a.txt"},
+        outputs=["train"],
+        arguments=[
+            "--n",
+            get("Parameters.N"),
+            "--flag",
+            get("Parameters.Flag"),
+            join("-", 1.5, get("Parameters.Flag")),
+        ],
+        environment={"OWN": "x=/opt/mlflow:/opt/ml/processing", "OWN_N": get("Parameters.N")},
+    )
+    report = lab.run(
+        step,
+        parameters=[parameter("N", "Integer", 3), parameter("Flag", "Boolean", True)],
+        environment={"AWS_PROFILE": "mine", "SM_HPS": "{}", "PYTHONPATH": "/nowhere"},
+    )
+    assert report.statuses == {"Prep": "Succeeded"}
+    found = report.printed("Prep")
+    job = report.record("Prep")["Job"]
+    assert found == {
+        "argv": ["/opt/ml/processing/input/code/script.py", "--n", "3", "--flag", "true", "1.5-true"],
+        "cwd": "/opt/ml",
+        "executable": sys.executable,
+        "files": ["input/code/script.py", "input/one/a.txt", "input/raw/b.txt", "input/raw/deep/er/a.txt"],
+        "output": True,
+        "job": job,
+        "arn": f"arn:aws:sagemaker:us-east-1:000000000000:processing-job/{job}",
+        "local_path": "/opt/ml/processing/input/raw",
+        "resources": {"current_host": "algo-1", "hosts": ["algo-1"]},
+        "environment": {
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_REGION": "us-east-1",
+            "OWN": "x=/opt/mlflow:/opt/ml/processing",
+            "OWN_N": "3",
+        },
+    }
+
+
+def test_outputs_are_uploaded_and_read_by_the_next_step_and_by_a_condition(lab: Lab) -> None:
+    prep = lab.processing(
+        "Prep",
+        """
+        import json, os
+        from pathlib import Path
+        out = Path("/opt/ml/processing/output")
+        (out / "train/a/b").mkdir(parents=True)
+        (out / "train/a/b/c.txt").write_text("kept")
+        (out / "train/.model.metadata").write_text("kept too")
+        os.symlink("/etc/passwd", out / "train/link")
+        (out / "report/sub").mkdir()
+        (out / "report/sub/evaluation.json").write_text(json.dumps({"m": [{"value": 0.5}]}))
+        Path("/opt/ml/output/message").write_text("done well")
+        """,
+        outputs=["train", "report"],
+        PropertyFiles=[REPORT],
+    )
+    after = lab.processing(
+        "After",
+        """
+        import sys
+        from pathlib import Path
+        print(sys.argv[1], sorted(str(p) for p in Path("/opt/ml/processing/input/train").rglob("*") if p.is_file()))
+        """,
+        inputs={"train": output_uri("Prep", "train")},
+        arguments=[get("Steps.Prep.ExitMessage")],
+    )
+    gate = condition("Gate", [compare("GreaterThan", json_get("Prep", "m[0].value"), 0.4)], [after])
+    report = lab.run(gate, prep)
+    assert report.statuses == {"Prep": "Succeeded", "Gate": "Succeeded", "After": "Succeeded"}
+    root = "/opt/ml/processing/input/train"
+    assert report.log("After") == f"done well ['{root}/.model.metadata', '{root}/a/b/c.txt']\n"
+
+
+def test_what_a_script_does_to_its_inputs_stays_in_the_job(lab: Lab) -> None:
+    for name in ("appended.txt", "overwritten.txt", "truncated.txt", "removed.txt"):
+        lab.put(f"s3://bucket/data/{name}", "original")
+    lab.put("s3://bucket/large/big.bin", b"original" + bytes(17 * 2**20))
+    step = lab.processing(
+        "Prep",
+        """
+        import os
+        from pathlib import Path
+        data, big = Path("/opt/ml/processing/input/data"), Path("/opt/ml/processing/input/large/big.bin")
+        with (data / "appended.txt").open("a") as stream:
+            stream.write(" and more")
+        (data / "overwritten.txt").write_text("changed")
+        os.truncate(data / "truncated.txt", 1)
+        (data / "removed.txt").unlink()
+        (data / "new.txt").write_text("new")
+        with big.open("r+b") as stream:
+            stream.write(b"modified")
+        (big.parent / "new.bin").write_bytes(b"new")
+        print(big.read_bytes()[:8], sorted(p.name for p in big.parent.iterdir()))
+        """,
+        inputs={"data": "s3://bucket/data", "large": "s3://bucket/large"},
+    )
+    report = lab.run(step)
+    assert report.statuses == {"Prep": "Succeeded"}
+    assert report.log("Prep") == "b'modified' ['big.bin', 'new.bin']\n"
+    texts = {path.name: path.read_text() for path in lab.path("s3://bucket/data").iterdir()}
+    assert texts == dict.fromkeys(["appended.txt", "overwritten.txt", "truncated.txt", "removed.txt"], "original")
+    assert lab.path("s3://bucket/large/big.bin").read_bytes()[:8] == b"original"
+    assert [path.name for path in lab.path("s3://bucket/large").iterdir()] == ["big.bin"]
+
+
+def test_an_output_that_lies_in_a_large_input_is_uploaded(lab: Lab) -> None:
+    lab.put("s3://bucket/large/big.bin", bytes(17 * 2**20))
+    step = lab.processing("Prep", "open('/opt/ml/processing/input/large/new.txt', 'w').write('new')", outputs=["o"])
+    step["Arguments"]["ProcessingInputs"].append(s3_input("l", "s3://bucket/large", "/opt/ml/processing/input/large"))
+    output = step["Arguments"]["ProcessingOutputConfig"]["Outputs"][0]["S3Output"]
+    output |= {"S3Uri": "s3://bucket/out", "LocalPath": "/opt/ml/processing/input/large"}
+    assert lab.run(step).statuses == {"Prep": "Succeeded"}
+    assert lab.get("s3://bucket/out/new.txt") == "new"
+
+
+def test_a_prefix_stands_for_every_key_that_begins_with_it(lab: Lab) -> None:
+    for key in ("part-0.csv", "part-1.csv", "part-2/a.csv", "other.csv"):
+        lab.put(f"s3://bucket/data/{key}", key)
+    step = lab.processing(
+        "Prep",
+        """
+        from pathlib import Path
+        root = Path("/opt/ml/processing/input/parts")
+        print(sorted(str(p.relative_to(root)) for p in root.rglob("*.csv")))
+        """,
+        inputs={"parts": "s3://bucket/data/part-"},
+    )
+    assert lab.run(step).log("Prep") == "['part-0.csv', 'part-1.csv', 'part-2/a.csv']\n"
+
+
+def test_a_framework_processor_unpacks_its_source_and_runs_it(lab: Lab) -> None:
+    case = json.loads((Path(__file__).parent / "cases" / "framework_processor.json").read_text())
+    lab.put("s3://bucket/source/runproc.sh", case["runproc.sh"])
+    files = {
+        "main.py": "import sys, lib, os; open('/opt/ml/processing/output/o/x', 'w').write(lib.V); print(sys.argv)",
+        "lib.py": "V = 'from the bundle'",
+        "requirements.txt": "numpy\n",
+    }
+    lab.archive("s3://bucket/source/sourcedir.tar.gz", files)
+    lab.put("s3://bucket/source/install_requirements.py", "import sys; print('asked for', *sys.argv[1:])")
+    report = lab.run_definition(case["definition"])
+    assert report.statuses == {"Fw": "Succeeded"}
+    assert report.log("Fw").splitlines()[-2:] == ["asked for requirements.txt", "['main.py', '--x', 'a b']"]
+    assert lab.get("s3://bucket/out/x") == "from the bundle"
+
+
+ENDINGS = {
+    "import sys; print('the reason', file=sys.stderr); sys.exit(3)": "AlgorithmError: the reason, exit code: 3",
+    "import sys; sys.exit(137)": "AlgorithmError: no output, exit code: 137",
+    "import ctypes; print('now', flush=True); ctypes.string_at(0)": "AlgorithmError: now, exit code: 139",
+    "import os; print('x'); os.kill(os.getpid(), 9)": (
+        "InternalServerError: the job's process was killed from outside; its last line: x"
+    ),
+    "open('/opt/ml/output/message', 'w').write('said so'); raise SystemExit('other')": (
+        "AlgorithmError: said so, exit code: 1"
+    ),
+    "import time; print('slow', flush=True); time.sleep(60)": (
+        "ClientError: the job ran longer than MaxRuntimeInSeconds = 1 and was ended."
+    ),
+}
+
+
+def test_how_a_script_ends_is_told(lab: Lab) -> None:
+    steps = [lab.processing(f"Step{number}", code) for number, code in enumerate(ENDINGS)]
+    for step in steps:
+        step["Arguments"]["StoppingCondition"] = {"MaxRuntimeInSeconds": 1}
+    report = lab.run(*steps)
+    assert (report.code, report.document["status"]) == (1, "Failed")
+    assert report.statuses == {step["Name"]: reason for step, reason in zip(steps, ENDINGS.values(), strict=True)}
+
+
+def test_a_flood_of_output_without_lines_or_in_no_encoding_is_kept(lab: Lab) -> None:
+    step = lab.processing(
+        "Flood",
+        """
+        import sys
+        for _ in range(160):
+            sys.stdout.buffer.write(b"x" * 65536)
+        sys.stdout.buffer.write(b"\\xff\\xfe\\x00 caf\\xe9\\n" * 1000 + b"the end")
+        sys.exit(2)
+        """,
+    )
+    report = lab.run(step)
+    assert report.statuses == {"Flood": "AlgorithmError: the end, exit code: 2"}
+    log = lab.home / "jobs" / report.record("Flood")["Job"] / "log.txt"
+    assert log.stat().st_size == 160 * 65536 + 1000 * 9 + 7
+    assert report.step("Flood")["seconds"] < 5
+
+
+def test_nothing_that_a_script_starts_outlives_it(lab: Lab) -> None:
+    step = lab.processing(
+        "Daemon",
+        """
+        import os, subprocess, sys, time
+        sleeper = "import os, time; open(f'/opt/ml/processing/output/pids/{os.getpid()}', 'w'); time.sleep(60)"
+        subprocess.Popen([sys.executable, "-c", sleeper])
+        subprocess.Popen([sys.executable, "-c", sleeper], start_new_session=True)
+        subprocess.run(["sh", "-c", f'setsid {sys.executable} -c "{sleeper}" & exit 0'])
+        while len(os.listdir("/opt/ml/processing/output/pids")) < 3:
+            time.sleep(0.01)
+        """,
+        outputs=["pids"],
+    )
+    report = lab.run(step)
+    assert report.statuses == {"Daemon": "Succeeded"}
+    assert report.step("Daemon")["seconds"] < 5
+    pids = [path.name for path in lab.path("s3://bucket/out").rglob("*") if path.is_file()]
+    assert len(pids) == 3
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+
+
+def test_a_program_that_is_not_there_fails_the_step_and_is_not_tried_again(lab: Lab) -> None:
+    step = lab.processing("Prep", "", RetryPolicies=[{"ExceptionType": ["SageMaker.JOB_INTERNAL_ERROR"]}])
+    step["Arguments"]["AppSpecification"]["ContainerEntrypoint"] = ["no-such-program"]
+    report = lab.run(step)
+    reason = "ClientError: The program 'no-such-program' could not be started: No such file or directory."
+    assert report.statuses == {"Prep": reason}
+    record = report.record("Prep")
+    assert record["AttemptCount"] == 1
+    assert record["Metadata"]["ProcessingJob"]["Arn"].endswith(record["Job"])
+
+
+def test_the_python_of_any_image_is_this_one(lab: Lab) -> None:
+    steps = [lab.processing(f"Step{number}", "import sys; print(sys.executable)") for number in range(3)]
+    for step, program in zip(steps, ("/miniconda3/bin/python", "/usr/bin/python3", "python3.8"), strict=True):
+        step["Arguments"]["AppSpecification"]["ContainerEntrypoint"][0] = program
+    report = lab.run(*steps)
+    assert [report.log(step["Name"]) for step in steps] == [f"{sys.executable}\n"] * 3
+
+
+def test_an_input_that_is_not_there_or_leads_out_of_the_container_fails_the_step(lab: Lab) -> None:
+    lab.put("s3://bucket/data/a.txt", "A")
+    missing = lab.processing("Missing", "", inputs={"raw": "s3://bucket/none/"})
+    outside = lab.processing("Outside", "")
+    outside["Arguments"]["ProcessingInputs"].append(s3_input("x", "s3://bucket/data", "/opt/ml/processing/../../../x"))
+    report = lab.run(missing, outside)
+    assert report.statuses == {
+        "Missing": f"ClientError: s3://bucket/none/ does not exist in the local S3 at {lab.home}/s3.",
+        "Outside": "LocalPath '/opt/ml/processing/../../../x' is not below /opt/ml/processing, as SageMaker requires.",
+    }
+    assert not os.path.lexists("/x")
+
+
+def test_continuous_outputs_of_a_failed_job_are_uploaded_and_others_are_not(lab: Lab) -> None:
+    code = """
+        for name in ("live", "late"):
+            open(f"/opt/ml/processing/output/{name}/x", "w").write(name)
+        raise SystemExit(1)
+    """
+    step = lab.processing("Prep", code, outputs=["live", "late"])
+    for output in step["Arguments"]["ProcessingOutputConfig"]["Outputs"]:
+        output["S3Output"]["S3Uri"] = f"s3://bucket/{output['OutputName']}"
+    step["Arguments"]["ProcessingOutputConfig"]["Outputs"][0]["S3Output"]["S3UploadMode"] = "Continuous"
+    assert lab.run(step).code == 1
+    assert lab.get("s3://bucket/live/x") == "live"
+    assert not lab.path("s3://bucket/late").exists()
+
+
+def test_an_output_that_goes_nowhere_fails_the_step(lab: Lab) -> None:
+    step = lab.processing("Prep", "", outputs=["o"])
+    step["Arguments"]["ProcessingOutputConfig"]["Outputs"][0]["S3Output"]["S3Uri"] = "file:///tmp/o"
+    report = lab.run(step)
+    reason = "ClientError: 'file:///tmp/o' is not a usable S3 URI; expected s3://bucket/key."
+    assert report.statuses == {"Prep": reason}
+    state = State(lab.home)
+    job = state.get("ProcessingJob", report.record("Prep")["Job"])
+    state.close()
+    assert job is not None
+    assert (job["ProcessingJobStatus"], job["FailureReason"]) == ("Failed", reason)
+
+
+def test_a_removed_output_directory_is_an_empty_output(lab: Lab) -> None:
+    step = lab.processing("Prep", "import os; os.rmdir('/opt/ml/processing/output/gone')", outputs=["gone"])
+    assert lab.run(step).statuses == {"Prep": "Succeeded"}

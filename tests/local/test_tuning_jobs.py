@@ -1,0 +1,255 @@
+"""Searches as pipeline steps: real trials, what stops them, and what the step's properties say."""
+
+import json
+import re
+import time
+from typing import Any
+
+from tests.local.lab import Lab, compare, condition, fail, get, join
+
+SCORE = """
+    import argparse, os
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rate", type=float)
+    parser.add_argument("--kind", default="a")
+    arguments, _ = parser.parse_known_args()
+    open(os.environ["SM_MODEL_DIR"] + "/m.txt", "w").write(str(arguments.rate))
+    print(f"score={arguments.rate if arguments.kind == 'a' else -arguments.rate:.6f}", flush=True)
+"""
+X = {"Name": "rate", "MinValue": "0.25", "MaxValue": "4", "ScalingType": "Linear"}
+KIND = {"Name": "kind", "Values": ["a", "b"]}
+
+
+def trials_of(report: Any, name: str = "Tune") -> list[dict[str, Any]]:
+    """TrainingJobSummaries, best first."""
+    found: list[dict[str, Any]] = report.properties(name)["TrainingJobSummaries"]
+    return found
+
+
+def test_the_winner_is_used_downstream(lab: Lab) -> None:
+    tune = lab.tuning(
+        "Tune", SCORE, {"ContinuousParameterRanges": [X], "CategoricalParameterRanges": [KIND]}, jobs=4, static={"n": 1}
+    )
+    best = "Steps.Tune.BestTrainingJob"
+    top = "Steps.Tune.TrainingJobSummaries[0].TrainingJobName"
+    model = join("/", "s3:/", "bucket", "models", get(top), "output/model.tar.gz")
+    after = lab.processing(
+        "After",
+        "import json, sys, tarfile; tarfile.open('/opt/ml/processing/input/m/model.tar.gz').extractall('/opt/ml');"
+        "print(json.dumps([*sys.argv[1:], open('/opt/ml/m.txt').read()]))",
+        inputs={"m": model},
+        arguments=[get(f"{best}.TunedHyperParameters['rate']"), get(f"{best}.TrainingJobName"), get(top)],
+    )
+    report = lab.run(tune, after)
+    assert report.statuses == {"Tune": "Succeeded", "After": "Succeeded"}
+    properties = report.properties("Tune")
+    winner = properties["BestTrainingJob"]
+    assert winner == trials_of(report)[0]
+    assert report.printed("After") == [
+        winner["TunedHyperParameters"]["rate"],
+        winner["TrainingJobName"],
+        winner["TrainingJobName"],
+        winner["TunedHyperParameters"]["rate"],
+    ]
+    assert re.fullmatch(
+        rf"{properties['HyperParameterTuningJobName']}-00[1-4]-[0-9a-f]{{8}}", winner["TrainingJobName"]
+    )
+    assert len(properties["HyperParameterTuningJobName"]) <= 32
+    objectives = [t["FinalHyperParameterTuningJobObjectiveMetric"]["Value"] for t in trials_of(report)]
+    assert objectives == sorted(objectives, reverse=True)
+    assert winner["FinalHyperParameterTuningJobObjectiveMetric"] == {
+        "Type": "Maximize",
+        "MetricName": "score",
+        "Value": objectives[0],
+    }
+    assert (winner["TrainingJobStatus"], winner["ObjectiveStatus"]) == ("Completed", "Succeeded")
+    assert properties["TrainingJobStatusCounters"] == {
+        "Completed": 4,
+        "InProgress": 0,
+        "RetryableError": 0,
+        "NonRetryableError": 0,
+        "Stopped": 0,
+    }
+    assert properties["ObjectiveStatusCounters"] == {"Succeeded": 4, "Pending": 0, "Failed": 0}
+    assert report.document["best_hyperparameters"] == winner["TunedHyperParameters"]
+
+
+def test_every_strategy_runs_with_every_kind_of_range(lab: Lab) -> None:
+    categorical: dict[str, list[dict[str, Any]]] = {
+        "CategoricalParameterRanges": [{"Name": "kind", "Values": ["a", "b c", "3"]}]
+    }
+    every = {
+        "ContinuousParameterRanges": [
+            {"Name": "log", "MinValue": "0.0001", "MaxValue": "0.1", "ScalingType": "Logarithmic"},
+            {"Name": "reverse", "MinValue": "0.5", "MaxValue": "0.999", "ScalingType": "ReverseLogarithmic"},
+        ],
+        "IntegerParameterRanges": [{"Name": "n", "MinValue": "1", "MaxValue": "64", "ScalingType": "Auto"}],
+        **categorical,
+    }
+    epochs = {"HyperbandStrategyConfig": {"MinResource": 1, "MaxResource": 3}}
+    code = "import sys; print(*(f'score=0.{n}' for n in range(1, 4)), sep='\\n', flush=True); print(sys.argv[1:])"
+    steps = [
+        lab.tuning("Bayesian", code, every, config={"Strategy": "Bayesian"}),
+        lab.tuning("Random", code, every, config={"Strategy": "Random"}),
+        lab.tuning("Grid", code, categorical, jobs=None, config={"Strategy": "Grid"}),
+        lab.tuning("Hyperband", code, every, config={"Strategy": "Hyperband", "StrategyConfig": epochs}),
+    ]
+    report = lab.run(*steps)
+    assert report.statuses == dict.fromkeys(["Bayesian", "Random", "Grid", "Hyperband"], "Succeeded")
+    for step in steps:
+        ranges = step["Arguments"]["HyperParameterTuningJobConfig"]["ParameterRanges"]
+        found = [trial["TunedHyperParameters"] for trial in trials_of(report, step["Name"])]
+        assert len(found) == 3
+        assert {name for trial in found for name in trial} == {e["Name"] for kind in ranges.values() for e in kind}
+        assert all(isinstance(value, str) for trial in found for value in trial.values())
+
+
+def test_a_seed_repeats_a_search(lab: Lab) -> None:
+    steps = [
+        lab.tuning(name, SCORE, {"ContinuousParameterRanges": [X]}, parallel=1, config={"RandomSeed": seed})
+        for name, seed in (("A", 5), ("B", 5), ("C", 6))
+    ]
+    report = lab.run(*steps)
+    found = [sorted(t["TunedHyperParameters"]["rate"] for t in trials_of(report, name)) for name in "ABC"]
+    assert found[0] == found[1] != found[2]
+
+
+def test_failed_and_silent_trials_do_not_fail_the_search_but_all_together_do(lab: Lab) -> None:
+    code = """
+        import argparse, sys
+        parser = argparse.ArgumentParser()
+        parser.add_argument("--kind")
+        kind = parser.parse_known_args()[0].kind
+        if kind == "bad":
+            sys.exit("no such kind")
+        if kind != "silent":
+            print("score=0.5")
+    """
+    grid: dict[str, Any] = {"Strategy": "Grid"}
+    mixed, failing, silent = (
+        lab.tuning(
+            name, code, {"CategoricalParameterRanges": [{"Name": "kind", "Values": kinds}]}, jobs=None, config=grid
+        )
+        for name, kinds in (("Mixed", ["bad", "good", "silent"]), ("Failing", ["bad"]), ("Silent", ["silent"]))
+    )
+    report = lab.run(mixed, failing, silent)
+    assert report.statuses == {
+        "Mixed": "Succeeded",
+        "Failing": "All 1 training jobs failed. The last one: AlgorithmError: no such kind, exit code: 1",
+        "Silent": "No training job printed the objective 'score'; its regular expression in MetricDefinitions never "
+        "matched a number.",
+    }
+    properties = report.properties("Mixed")
+    assert properties["BestTrainingJob"]["TunedHyperParameters"] == {"kind": "good"}
+    counters = {name: number for name, number in properties["TrainingJobStatusCounters"].items() if number}
+    assert counters == {"Completed": 2, "NonRetryableError": 1}
+    assert properties["ObjectiveStatusCounters"] == {"Succeeded": 1, "Pending": 0, "Failed": 2}
+
+
+def test_early_stopping_ends_a_trial_that_falls_behind(lab: Lab) -> None:
+    code = """
+        import argparse, time
+        parser = argparse.ArgumentParser()
+        parser.add_argument("--kind")
+        kind = parser.parse_known_args()[0].kind
+        for epoch in range(4):
+            print(f"score={0.9 if kind != 'c' else 0.1}", flush=True)
+            time.sleep(0 if kind != "c" else 20)
+    """
+    ranges = {"CategoricalParameterRanges": [{"Name": "kind", "Values": ["a", "b", "c"]}]}
+    config = {"Strategy": "Grid", "TrainingJobEarlyStoppingType": "Auto"}
+    report = lab.run(lab.tuning("Tune", code, ranges, jobs=None, parallel=1, config=config))
+    assert report.statuses == {"Tune": "Succeeded"}
+    assert [trial["TrainingJobStatus"] for trial in trials_of(report)] == ["Completed", "Completed", "Stopped"]
+    assert report.step("Tune")["seconds"] < 10
+
+
+def test_a_target_that_is_reached_ends_the_search_and_what_still_runs(lab: Lab) -> None:
+    code = """
+        import argparse, time
+        parser = argparse.ArgumentParser()
+        parser.add_argument("--kind")
+        kind = parser.parse_known_args()[0].kind
+        print("score=0.1" if kind == "slow" else "score=0.99", flush=True)
+        time.sleep(30 if kind == "slow" else 0.3)
+    """
+    ranges = {"CategoricalParameterRanges": [{"Name": "kind", "Values": ["slow", "quick", "x", "y"]}]}
+    config = {"Strategy": "Grid", "TuningJobCompletionCriteria": {"TargetObjectiveMetricValue": 0.9}}
+    report = lab.run(lab.tuning("Tune", code, ranges, jobs=None, config=config))
+    assert report.statuses == {"Tune": "Succeeded"}
+    assert [(t["TunedHyperParameters"]["kind"], t["TrainingJobStatus"]) for t in trials_of(report)] == [
+        ("quick", "Completed"),
+        ("slow", "Stopped"),
+    ]
+
+
+def test_no_more_trials_run_at_once_than_allowed(lab: Lab) -> None:
+    code = "import time; print('from', time.time()); time.sleep(0.2); print('score=1'); print('to', time.time())"
+    report = lab.run(lab.tuning("Tune", code, {"ContinuousParameterRanges": [X]}, jobs=4, parallel=2))
+    spans = []
+    for trial in trials_of(report):
+        log = (lab.home / "jobs" / trial["TrainingJobName"] / "log.txt").read_text()
+        start, _, end = (line.split()[-1] for line in log.splitlines())
+        spans.append((float(start), float(end)))
+    overlaps = [sum(start <= moment < end for start, end in spans) for moment, _ in spans]
+    assert max(overlaps) == 2
+
+
+def test_a_search_that_cannot_be_made_is_refused_before_anything_runs(lab: Lab) -> None:
+    prep = lab.processing("Prep", "")
+    bad = {"Name": "x", "MinValue": "0", "MaxValue": "1", "ScalingType": "Logarithmic"}
+    tune = lab.tuning("Tune", SCORE, {"ContinuousParameterRanges": [bad]}, config={"Strategy": "Bayes"})
+    other = lab.tuning("Other", SCORE, {"ContinuousParameterRanges": [X]})
+    other["Arguments"]["HyperParameterTuningJobConfig"]["HyperParameterTuningJobObjective"]["MetricName"] = "f1"
+    report = lab.run(prep, tune, other)
+    assert (report.code, report.stdout) == (2, "")
+    assert report.stderr.splitlines() == [
+        "Step 'Tune' cannot be searched: HyperParameterTuningJobConfig.Range 'x' must have MinValue > 0 on the "
+        "logarithmic scale, but starts at 0.0.",
+        "Step 'Tune' cannot be searched: HyperParameterTuningJobConfig.Strategy must be one of 'Bayesian', 'Random', "
+        "'Grid' and 'Hyperband', but is 'Bayes'. Did you mean 'Bayesian'?",
+        "Step 'Other' searches by the objective 'f1', but none of the MetricDefinitions of its TrainingJobDefinition "
+        "has that Name.",
+    ]
+    assert not (lab.home / "jobs").exists()
+
+
+def test_limits_may_come_from_parameters(lab: Lab) -> None:
+    tune = lab.tuning("Tune", SCORE, {"ContinuousParameterRanges": [X]})
+    limits = {"MaxParallelTrainingJobs": get("Parameters.P"), "MaxNumberOfTrainingJobs": get("Parameters.N")}
+    tune["Arguments"]["HyperParameterTuningJobConfig"]["ResourceLimits"] = limits
+    found = "Steps.Tune.TrainingJobStatusCounters.Completed"
+    gate = condition("Gate", [compare("Equals", get(found), get("Parameters.N"))], [], [fail("Wrong", "wrong count")])
+    parameters = [{"Name": n, "Type": "Integer", "DefaultValue": 1} for n in "PN"]
+    report = lab.run(tune, gate, parameters=parameters, options=["--param", "N=2"])
+    assert report.statuses == {"Tune": "Succeeded", "Gate": "Succeeded"}
+
+
+def test_stopping_a_search_keeps_what_its_trials_have_reached(lab: Lab) -> None:
+    """MaxRuntimeInSeconds is at least 120 seconds, so the search is driven here without the command line."""
+    import asyncio
+
+    from pipeline.local.isolation import find_mount
+    from pipeline.local.runtime import Runtime, StepCall
+    from pipeline.local.state import State
+    from pipeline.local.storage import Storage
+    from pipeline.local.tuning import TuningJob
+
+    code = "import time; open('/opt/ml/model/m', 'w'); print('score=0.5', flush=True); time.sleep(60)"
+    step = lab.tuning("Tune", code, {"ContinuousParameterRanges": [X]}, jobs=5)
+    state = State(lab.home)
+    runtime = Runtime(state, Storage(state), find_mount(lab.home))
+
+    async def search() -> TuningJob:
+        job = TuningJob(StepCall("Tune", step, step["Arguments"], "e", "tune"), runtime)
+        asyncio.get_running_loop().call_later(1.0, job.expire)
+        await job.run()
+        return job
+
+    began = time.monotonic()
+    job = asyncio.run(search())
+    state.close()
+    assert time.monotonic() - began < 10
+    assert [pair[1].document["TrainingJobStatus"] for pair in job.ranked()] == ["Stopped", "Stopped"]
+    assert all(lab.path(f"{uri}/model.tar.gz").is_file() for uri in job.outputs())
+    assert json.loads(json.dumps(job.properties()))["BestTrainingJob"]["ObjectiveStatus"] == "Succeeded"

@@ -1,0 +1,244 @@
+"""The compiled definition: pure, the same bytes everywhere, and what pipeline.yaml says is in it."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.checks import check
+from pipeline.config import load
+from pipeline.offline import offline
+from pipeline.placement import Placement, local_placement
+
+ROOT = Path(__file__).parents[2]
+SEARCHED = ("hidden_units", "dropout", "label_smoothing", "weight_decay")
+Json = dict[str, Any]
+
+with offline():
+    from pipeline.definition import compile_definition
+
+
+@pytest.fixture
+def compiled(tmp_path):
+    """A function from the text of a pipeline.yaml to its definition; a sound one."""
+
+    def compile_text(text: str = "", placement: Placement | None = None) -> Json:
+        path = tmp_path / "pipeline.yaml"
+        path.write_text(text or "data: {source: sample}\n")
+        uris = {"input_data_uri": "s3://local/data", "weights_uri": "s3://local/weights"}
+        definition: Json = json.loads(compile_definition(load(path), placement or local_placement("deploy"), **uris))
+        assert check(definition) == []
+        return definition
+
+    return compile_text
+
+
+def steps_of(definition: Json) -> dict[str, Json]:
+    """Name -> step, those of branches included."""
+    found = {step["Name"]: step for step in definition["Steps"]}
+    for step in definition["Steps"]:
+        for branch in ("IfSteps", "ElseSteps"):
+            found |= {inner["Name"]: inner for inner in step["Arguments"].get(branch, [])}
+    return found
+
+
+def printed(folder: Path, words: list[str], environment: dict[str, str]) -> bytes:
+    """What `definition` prints, in a process of its own."""
+    command = [*words, sys.executable, str(ROOT / "run_pipeline.py"), "definition"]
+    found = {"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONDONTWRITEBYTECODE": "1", **environment}
+    done = subprocess.run(command, cwd=folder, env=found, capture_output=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stderr == b""
+    return done.stdout
+
+
+def without_network() -> list[str]:
+    """The words that start a command without a network; none where the machine does not allow it."""
+    for words in (["unshare", "-n"], ["unshare", "-rn"]) if shutil.which("unshare") else ():
+        if subprocess.run([*words, "true"], capture_output=True, check=False).returncode == 0:
+            return words
+    return []
+
+
+def test_the_same_bytes_anywhere_without_network_whatever_the_machine_says_about_aws(tmp_path):
+    wrong = tmp_path / "aws-config"
+    wrong.write_text("this is no configuration")
+    odd = {
+        "AWS_PROFILE": "nobody",
+        "AWS_CONFIG_FILE": str(wrong),
+        "AWS_DEFAULT_REGION": "eu-central-1",
+        "AWS_RETRY_MODE": "wild",
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+        "PYTHONHASHSEED": "7",
+    }
+    bare = printed(tmp_path, without_network(), {})
+    assert bare == printed(Path("/"), [], odd)
+    assert json.loads(bare)["Version"] == "2020-12-01"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["aws-config"]  # nothing was written
+
+
+def test_the_steps_of_the_workflow_are_there_with_all_that_studio_shows(compiled):
+    steps = steps_of(compiled())
+    assert {name: step["Type"] for name, step in steps.items()} == {
+        "PrepareData": "Processing",
+        "TuneHyperparameters": "Tuning",
+        "TrainWithDebugger": "Training",
+        "EvaluateModel": "Processing",
+        "CheckAccuracy": "Condition",
+        "RegisterModel": "RegisterModel",
+        "DeployEndpoint": "Lambda",
+        "AccuracyTooLow": "Fail",
+    }
+    for name, step in steps.items():
+        assert step["DisplayName"], name
+        assert step["Description"].endswith("."), name
+    for name in ("PrepareData", "TuneHyperparameters", "TrainWithDebugger", "EvaluateModel"):
+        assert steps[name]["CacheConfig"] == {"Enabled": True, "ExpireAfter": "P30D"}
+        assert steps[name]["RetryPolicies"]
+        arguments = steps[name]["Arguments"].get("TrainingJobDefinition", steps[name]["Arguments"])
+        assert arguments["StoppingCondition"]["MaxRuntimeInSeconds"] > 0
+
+
+def test_nothing_in_it_tells_when_or_where_it_was_compiled(compiled):
+    text = json.dumps(compiled())
+    assert str(ROOT) not in text
+    assert str(Path.cwd()) not in text
+    assert not re.search(r"\d{4}-\d\d-\d\d(?!\")", text)  # the version's date is the only one
+    assert text == json.dumps(compiled())
+
+
+def test_seeds_of_zero_are_kept(compiled):
+    steps = steps_of(compiled("tuning: {seed: 0}\ntraining: {seed: 0}\ndata: {split_seed: 0}\n"))
+    assert steps["TuneHyperparameters"]["Arguments"]["HyperParameterTuningJobConfig"]["RandomSeed"] == 0
+    assert steps["TuneHyperparameters"]["Arguments"]["TrainingJobDefinition"]["StaticHyperParameters"]["seed"] == "0"
+    assert steps["TrainWithDebugger"]["Arguments"]["HyperParameters"]["seed"] == "0"
+    words = steps["PrepareData"]["Arguments"]["AppSpecification"]["ContainerArguments"]
+    assert words[words.index("--split-seed") + 1] == "0"
+
+
+def test_a_grid_is_run_whole_and_takes_no_number(compiled):
+    text = """
+tuning:
+  strategy: Grid
+  max_jobs: 4
+  max_parallel_jobs: 2
+  ranges:
+    lr: {type: categorical, values: [0.001, 0.01]}
+    batch_size: {type: categorical, values: [32, 64]}
+"""
+    config = steps_of(compiled(text))["TuneHyperparameters"]["Arguments"]["HyperParameterTuningJobConfig"]
+    assert config["Strategy"] == "Grid"
+    assert config["ResourceLimits"] == {"MaxParallelTrainingJobs": {"Get": "Parameters.MaxParallelTuningJobs"}}
+    assert config["ParameterRanges"]["CategoricalParameterRanges"] == [
+        {"Name": "lr", "Values": ["0.001", "0.01"]},
+        {"Name": "batch_size", "Values": ["32", "64"]},
+    ]
+
+
+@pytest.mark.parametrize("strategy", ["Bayesian", "Random", "Hyperband"])
+def test_other_strategies_take_their_number_at_run_time(compiled, strategy):
+    text = f"tuning: {{strategy: {strategy}, early_stopping: 'Off', max_jobs: 9}}\n"
+    definition = compiled(text)
+    config = steps_of(definition)["TuneHyperparameters"]["Arguments"]["HyperParameterTuningJobConfig"]
+    assert config["Strategy"] == strategy
+    assert config["ResourceLimits"]["MaxNumberOfTrainingJobs"] == {"Get": "Parameters.MaxTuningJobs"}
+    defaults = {parameter["Name"]: parameter["DefaultValue"] for parameter in definition["Parameters"]}
+    assert (defaults["MaxTuningJobs"], defaults["MaxParallelTuningJobs"]) == (9, 2)
+
+
+def test_what_is_searched_is_not_fixed_and_goes_from_the_winner_into_the_training(compiled):
+    text = """
+tuning:
+  ranges:
+    lr: {type: continuous, min: 0.001, max: 0.1, scaling: Logarithmic}
+    hidden_units: {type: integer, min: 16, max: 512, scaling: Linear}
+    dropout: {type: continuous, min: 0.0, max: 0.5, scaling: Linear}
+    label_smoothing: {type: categorical, values: [0.0, 0.1]}
+    weight_decay: {type: continuous, min: 0.00001, max: 0.01, scaling: ReverseLogarithmic}
+"""
+    steps = steps_of(compiled(text))
+    tuning = steps["TuneHyperparameters"]["Arguments"]
+    assert not set(SEARCHED) & set(tuning["TrainingJobDefinition"]["StaticHyperParameters"])
+    ranges = tuning["HyperParameterTuningJobConfig"]["ParameterRanges"]
+    assert [found["Name"] for found in ranges["IntegerParameterRanges"]] == ["hidden_units"]
+    assert {found["Name"]: found["ScalingType"] for found in ranges["ContinuousParameterRanges"]} == {
+        "lr": "Logarithmic",
+        "dropout": "Linear",
+        "weight_decay": "ReverseLogarithmic",
+    }
+    winner = "Steps.TuneHyperparameters.BestTrainingJob.TunedHyperParameters"
+    training = steps["TrainWithDebugger"]["Arguments"]["HyperParameters"]
+    for name in ("lr", *SEARCHED):
+        assert training[name] == {"Get": f"{winner}['{name}']"}
+    assert "batch_size" not in training
+
+
+def test_what_is_not_searched_is_the_same_for_trials_and_training(compiled):
+    steps = steps_of(compiled("model: {hidden_units: 512, dropout: 0.3}\n"))
+    trials = steps["TuneHyperparameters"]["Arguments"]["TrainingJobDefinition"]["StaticHyperParameters"]
+    training = steps["TrainWithDebugger"]["Arguments"]["HyperParameters"]
+    assert {name: trials[name] for name in SEARCHED} == {name: training[name] for name in SEARCHED}
+    assert (trials["hidden_units"], trials["dropout"]) == ("512", "0.3")
+    assert (trials["final"].lower(), training["final"].lower()) == ("false", "true")
+    for name in ("sagemaker_program", "sagemaker_submit_directory"):
+        assert trials[name] == training[name]
+
+
+def test_the_runtime_parameters_are_those_of_the_design_with_the_defaults_of_the_file(compiled):
+    text = "evaluation: {accuracy_threshold: 0.9}\nregistry: {approval_status: PendingManualApproval}\n"
+    declared = {parameter["Name"]: parameter for parameter in compiled(text)["Parameters"]}
+    assert list(declared) == [
+        "InputDataUri",
+        "AccuracyThreshold",
+        "ModelApprovalStatus",
+        "MaxTuningJobs",
+        "MaxParallelTuningJobs",
+        "ProcessingInstanceType",
+        "TuningInstanceType",
+        "TrainingInstanceType",
+        "EndpointName",
+    ]
+    assert declared["AccuracyThreshold"]["DefaultValue"] == 0.9
+    assert declared["ModelApprovalStatus"]["DefaultValue"] == "PendingManualApproval"
+    assert declared["InputDataUri"]["DefaultValue"] == "s3://local/data"
+
+
+def test_a_definition_for_another_account_differs_in_its_placement_only(compiled):
+    local = local_placement("deploy")
+    other = Placement(
+        region="eu-west-1",
+        account_id="123456789012",
+        bucket="images-eu",
+        role_arn="arn:aws:iam::123456789012:role/pipeline",
+        training_image="123456789012.dkr.ecr.eu-west-1.amazonaws.com/training:1",
+        inference_image="123456789012.dkr.ecr.eu-west-1.amazonaws.com/inference:1",
+        deploy_function="deploy",
+    )
+    here, there = json.dumps(compiled()), json.dumps(compiled(placement=other))
+    for old, new in (
+        (local.training_image, other.training_image),
+        (local.inference_image, other.inference_image),
+        (local.role_arn, other.role_arn),
+        (local.function_arn, other.function_arn),
+        ("s3://local/image-classification", "s3://images-eu/image-classification"),
+    ):
+        assert old in here
+        here = here.replace(old, new)
+    assert here == there
+
+
+def test_the_condition_names_both_numbers_when_it_fails(compiled):
+    steps = steps_of(compiled())
+    [condition] = steps["CheckAccuracy"]["Arguments"]["Conditions"]
+    assert condition["Type"] == "GreaterThanOrEqualTo"
+    assert condition["RightValue"] == {"Get": "Parameters.AccuracyThreshold"}
+    assert condition["LeftValue"]["Std:JsonGet"]["Path"] == "multiclass_classification_metrics.accuracy.value"
+    said = steps["AccuracyTooLow"]["Arguments"]["ErrorMessage"]["Std:Join"]["Values"]
+    assert condition["LeftValue"] in said
+    assert condition["RightValue"] in said

@@ -1,0 +1,151 @@
+"""What the tests of the steps work on: a small data set as PrepareData leaves it, and a tiny backbone."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from backbone import feature_dim, load_backbone
+from images import Preprocess, normalise, to_pixels
+from PIL import Image
+
+STEPS = Path(__file__).parents[2] / "steps"
+BACKBONE = "test_resnet"  # timm's own network for tests: 0.5 million parameters
+PREPROCESS = Preprocess(32, 36, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+COLOURS = {"blue sky": (60, 90, 200), "grass": (70, 170, 60), "<rust> & co": (180, 80, 40)}
+CLASSES = list(COLOURS)
+IMAGES_PER_CLASS = {"train": 24, "validation": 8, "test": 6}
+AUGMENTED_VIEWS = 2
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """PrepareData's output directories and the weights that it used."""
+
+    root: Path
+    weights: Path
+
+    @property
+    def embeddings(self) -> Path:
+        return self.root / "embeddings"
+
+    @property
+    def manifest(self) -> Path:
+        return self.root / "manifest"
+
+    @property
+    def test(self) -> Path:
+        return self.root / "test"
+
+    @property
+    def channels(self) -> dict[str, str]:
+        """The environment of a training job that reads it."""
+        return {
+            "SM_CHANNEL_EMBEDDINGS": str(self.embeddings),
+            "SM_CHANNEL_MANIFEST": str(self.manifest),
+            "SM_CHANNEL_WEIGHTS": str(self.weights),
+        }
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished final training."""
+
+    model_dir: Path
+    tensors: Path
+    stdout: str
+    stderr: str
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """model.json."""
+        return json.loads((self.model_dir / "model.json").read_text())
+
+
+def run_step(script: str, *arguments: object, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run an entry point as a job does, with this environment and nothing else of the test's process."""
+    command = [sys.executable, str(STEPS / script), *map(str, arguments)]
+    return subprocess.run(
+        command, env=base_environment() | env, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def base_environment() -> dict[str, str]:
+    return {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def write_weights(directory: Path) -> None:
+    """Random weights of the tiny backbone."""
+    import timm
+
+    torch.manual_seed(0)
+    file = directory / "weights.pth"
+    torch.save(timm.create_model(BACKBONE, pretrained=False).state_dict(), file)
+    description = {
+        "backbone": BACKBONE,
+        "file": file.name,
+        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "format": "state_dict",
+        "mean": PREPROCESS.mean,
+        "std": PREPROCESS.std,
+    }
+    (directory / "weights.json").write_text(json.dumps(description))
+
+
+def write_prepared(root: Path, weights_dir: Path) -> None:
+    """Noisy coloured pictures in three classes, with their embeddings and manifest."""
+    generator = np.random.default_rng(0)
+    backbone = load_backbone(BACKBONE, weights_dir)
+    (root / "embeddings").mkdir()
+    images: list[dict[str, Any]] = []
+    for split, count in IMAGES_PER_CLASS.items():
+        pictures = [(label, noisy(colour, generator)) for label, colour in enumerate(COLOURS.values()) for _ in range(count)]
+        images += [write_picture(root, split, label, picture) for label, picture in pictures]
+        views = 1 + (AUGMENTED_VIEWS if split == "train" else 0)
+        crops = [np.roll(to_pixels(picture, PREPROCESS), view, axis=0) for _, picture in pictures for view in range(views)]
+        with torch.inference_mode():
+            features = backbone(torch.from_numpy(normalise(np.stack(crops), PREPROCESS))).numpy()
+        embeddings = features.reshape(len(pictures), views, feature_dim(backbone)).astype(np.float16)
+        np.save(root / "embeddings" / f"{split}.npy", embeddings)
+        np.save(root / "embeddings" / f"{split}_labels.npy", np.array([label for label, _ in pictures]))
+    (root / "manifest").mkdir()
+    document = manifest(images, feature_dim(backbone), json.loads((weights_dir / "weights.json").read_text())["sha256"])
+    (root / "manifest" / "manifest.json").write_text(json.dumps(document))
+
+
+def noisy(colour: tuple[int, int, int], generator: np.random.Generator) -> Image.Image:
+    return Image.fromarray(generator.normal(colour, 60, (40, 48, 3)).clip(0, 255).astype(np.uint8))
+
+
+def write_picture(root: Path, split: str, label: int, picture: Image.Image) -> dict[str, Any]:
+    """Save one prepared image and return its entry in the manifest."""
+    sha256 = hashlib.sha256(picture.tobytes()).hexdigest()
+    path = Path(split, CLASSES[label], f"{sha256[:16]}.png")
+    (root / path).parent.mkdir(parents=True, exist_ok=True)
+    picture.save(root / path)
+    return {"path": str(path), "source": str(path), "sha256": sha256, "split": split, "label": label}
+
+
+def manifest(images: list[dict[str, Any]], dim: int, weights_sha256: str) -> dict[str, Any]:
+    return {
+        "schema_version": 1,
+        "classes": CLASSES,
+        "counts": {split: dict.fromkeys(CLASSES, count) for split, count in IMAGES_PER_CLASS.items()},
+        "images": images,
+        "skipped": [],
+        "duplicates": [],
+        "conflicting_labels": [],
+        "split": {"seed": 0, "fractions": {"train": 0.6, "validation": 0.2, "test": 0.2}, "given": False},
+        "class_weights": dict.fromkeys(CLASSES, 1.0),
+        "preprocess": PREPROCESS.to_dict(),
+        "backbone": {"name": BACKBONE, "feature_dim": dim, "weights_sha256": weights_sha256},
+        "augmented_views": AUGMENTED_VIEWS,
+        "dataset_sha256": "0" * 64,
+    }

@@ -1,0 +1,198 @@
+"""Backbones come from a directory, verified; anything else is refused before it is loaded."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+
+from backbone import feature_dim, frozen, load_backbone, read_weights
+from failures import StepError
+
+NAME = "test_resnet"
+
+
+def stage(directory: Path, tensors: Any, **changed: Any) -> Path:
+    """Write weights.json and the weights, as the command line stages them."""
+    file = directory / "weights.pth"
+    torch.save(tensors, file)
+    described = {
+        "backbone": NAME,
+        "file": "weights.pth",
+        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "format": "state_dict",
+        "mean": [0.1, 0.2, 0.3],
+        "std": [0.4, 0.5, 0.6],
+    }
+    (directory / "weights.json").write_text(json.dumps(described | changed))
+    return directory
+
+
+def network(name: str = NAME, **options: Any) -> torch.nn.Module:
+    torch.manual_seed(1)
+    return timm.create_model(name, pretrained=False, **options).eval()
+
+
+def message_of(error: pytest.ExceptionInfo[StepError]) -> str:
+    return str(error.value)
+
+
+def test_the_backbone_is_the_network_without_its_classifier(tmp_path: Path) -> None:
+    original = network()
+    backbone = load_backbone(NAME, stage(tmp_path, original.state_dict()))
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = original.forward_head(original.forward_features(images), pre_logits=True)
+        torch.testing.assert_close(backbone(images), expected)
+    assert backbone(images).shape == (2, feature_dim(backbone))
+    assert not backbone.training
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+
+
+@pytest.mark.parametrize("name", ["test_efficientnet", "test_mambaout", "test_vit"])
+def test_the_number_of_features_is_known_for_other_kinds_of_networks(tmp_path: Path, name: str) -> None:
+    backbone = load_backbone(name, stage(tmp_path, network(name).state_dict(), backbone=name))
+    assert backbone(torch.rand(1, 3, 160, 160)).shape == (1, feature_dim(backbone))
+
+
+def test_ordered_tensors_are_taken_in_order_whatever_they_are_called(tmp_path: Path) -> None:
+    original = network()
+    renamed = {f"t{number}": tensor for number, tensor in enumerate(original.state_dict().values())}
+    backbone = load_backbone(NAME, stage(tmp_path, renamed, format="ordered"))
+    for name, tensor in backbone.state_dict().items():
+        torch.testing.assert_close(tensor, original.state_dict()[name])
+
+
+def test_another_number_of_classes_in_the_weights_does_not_matter(tmp_path: Path) -> None:
+    original = network(num_classes=7)
+    backbone = load_backbone(NAME, stage(tmp_path, original.state_dict()))
+    torch.testing.assert_close(backbone.state_dict()["conv1.0.weight"], original.state_dict()["conv1.0.weight"])
+
+
+def test_weights_without_a_classifier_are_accepted(tmp_path: Path) -> None:
+    load_backbone(NAME, stage(tmp_path, network(num_classes=0).state_dict()))
+
+
+def test_the_frozen_backbone_answers_as_the_backbone_for_any_number_of_images(tmp_path: Path) -> None:
+    backbone = load_backbone(NAME, stage(tmp_path, network().state_dict()))
+    script = frozen(backbone, torch.rand(1, 3, 64, 64))
+    for count in (1, 3, 8):
+        images = torch.rand(count, 3, 64, 64)
+        torch.testing.assert_close(script(images), backbone(images), rtol=1e-4, atol=1e-5)
+
+
+def test_weights_json_is_read(tmp_path: Path) -> None:
+    weights = read_weights(stage(tmp_path, {}))
+    assert (weights.backbone, weights.mean, weights.std) == (NAME, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+
+
+def test_changed_weights_are_refused(tmp_path: Path) -> None:
+    stage(tmp_path, network().state_dict(), sha256="f" * 64)
+    found = hashlib.sha256((tmp_path / "weights.pth").read_bytes()).hexdigest()
+    with pytest.raises(StepError) as error:
+        load_backbone(NAME, tmp_path)
+    assert message_of(error) == (
+        f"{tmp_path}/weights.pth has sha256 {found}, but weights.json announces {'f' * 64}: it is damaged or was "
+        "changed. Stage the weights again."
+    )
+
+
+class Malicious:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return Path.touch, (self.path,)
+
+
+def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
+    stage(tmp_path, {"weight": Malicious(tmp_path / "ran")})
+    with pytest.raises(
+        StepError, match=r"weights.pth is not a file of tensors alone, which is all that is accepted \("
+    ):
+        load_backbone(NAME, tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_missing_description_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StepError) as error:
+        load_backbone(NAME, tmp_path)
+    assert message_of(error) == f"{tmp_path} holds no readable weights.json. Stage the weights again."
+
+
+def test_an_incomplete_description_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "weights.json").write_text(json.dumps({"mean": [0, 0, 0], "std": [1, 1, 1]}))
+    with pytest.raises(StepError) as error:
+        load_backbone(NAME, tmp_path)
+    assert message_of(error) == (
+        f"{tmp_path}/weights.json is not as expected (KeyError('backbone')); backbone, file, sha256, format, mean and "
+        "std are. Stage the weights again."
+    )
+
+
+@pytest.mark.parametrize(
+    ("changed", "asked", "message"),
+    [
+        (
+            {"format": "onnx"},
+            NAME,
+            "{dir}/weights.json: format must be ordered or state_dict, but got 'onnx'.",
+        ),
+        (
+            {},
+            "resnet18",
+            "{dir} holds weights of test_resnet, but the backbone is resnet18. Name the same network in model.backbone "
+            "and model.weights.",
+        ),
+        (
+            {"backbone": "test_resnett"},
+            "test_resnett",
+            "model.backbone must be a network of timm's, but got 'test_resnett'. Did you mean 'test_resnet'?",
+        ),
+        (
+            {"format": "ordered"},
+            NAME,
+            "{dir}/weights.pth holds 1 tensors, but the network has {tensors}.",
+        ),
+        ({}, NAME, "{dir}/weights.pth has no tensor 'conv1.0.weight', which the network needs."),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(tmp_path: Path, changed: dict[str, Any], asked: str, message: str) -> None:
+    stage(tmp_path, {"weight": torch.zeros(1)}, **changed)
+    with pytest.raises(StepError) as error:
+        load_backbone(asked, tmp_path)
+    assert message_of(error) == message.format(dir=tmp_path, tensors=len(network().state_dict()))
+
+
+@pytest.mark.parametrize(
+    ("format", "message"),
+    [
+        ("state_dict", "tensor 'conv1.0.weight' must have shape {shape}, but has (1, 2)."),
+        ("ordered", "tensor 'conv1.0.weight' must have shape {shape} to be 'conv1.0.weight', but has (1, 2)."),
+    ],
+)
+def test_tensors_of_another_shape_are_refused(tmp_path: Path, format: str, message: str) -> None:
+    tensors = network().state_dict()
+    shape = tuple(tensors["conv1.0.weight"].shape)
+    stage(tmp_path, tensors | {"conv1.0.weight": torch.zeros(1, 2)}, format=format)
+    with pytest.raises(StepError) as error:
+        load_backbone(NAME, tmp_path)
+    assert message_of(error) == f"{tmp_path}/weights.pth: " + message.format(shape=shape)
+
+
+def test_tensors_of_another_network_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(StepError) as error:
+        load_backbone(NAME, stage(tmp_path, network().state_dict() | {"layer9.weight": torch.zeros(1)}))
+    assert message_of(error) == f"{tmp_path}/weights.pth holds tensor 'layer9.weight', which the network does not have."
+
+
+def test_a_list_instead_of_a_state_dict_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StepError) as error:
+        load_backbone(NAME, stage(tmp_path, [torch.zeros(1)]))
+    assert message_of(error) == (f"{tmp_path}/weights.pth holds no state dict, which is a mapping of names to tensors.")

@@ -1,0 +1,54 @@
+"""The classifier head: its normalisation, its shapes, and the names that smdebug relies on."""
+
+import numpy as np
+import pytest
+import torch
+from failures import StepError
+from head import SMALLEST_STD, ClassifierHead
+from torch import nn
+
+
+def test_head_without_hidden_units_is_linear() -> None:
+    head = ClassifierHead(6, 3)
+    assert [name for name, _ in head.named_parameters()] == ["classifier.weight", "classifier.bias"]
+    assert head(torch.zeros(5, 6)).shape == (5, 3)
+
+
+def test_hidden_layer_has_a_relu_that_smdebug_finds_by_name() -> None:
+    head = ClassifierHead(6, 3, hidden_units=4)
+    relus = [name for name, module in head.named_modules() if isinstance(module, nn.ReLU)]
+    assert relus == ["hidden_relu"]
+    assert head(torch.zeros(5, 6)).shape == (5, 3)
+
+
+def test_standardise_measures_the_compressed_plain_views() -> None:
+    embeddings = np.array([[[4.0, -9.0], [100.0, 100.0]], [[16.0, -9.0], [100.0, 100.0]]], dtype=np.float16)
+    head = ClassifierHead(2, 3)
+    head.standardise(embeddings)  # signed square roots: [2, -3] and [4, -3]
+    assert head.feature_mean.tolist() == [3.0, -3.0]
+    assert head.feature_std.tolist() == pytest.approx([1.0, SMALLEST_STD])
+
+
+def test_normalisation_travels_with_the_state() -> None:
+    head = ClassifierHead(4, 2)
+    head.standardise(np.random.default_rng(0).normal(size=(50, 1, 4)).astype(np.float16))
+    copy = ClassifierHead(4, 2)
+    copy.load_state_dict(head.state_dict())
+    embeddings = torch.randn(3, 4)
+    assert torch.equal(head(embeddings), copy(embeddings))
+
+
+def test_standardise_in_chunks_equals_standardise_at_once() -> None:
+    embeddings = np.random.default_rng(0).normal(3, 2, size=(5000, 1, 4)).astype(np.float16)
+    head = ClassifierHead(4, 2)
+    head.standardise(embeddings)
+    compressed = np.sign(embeddings[:, 0].astype(np.float64)) * np.sqrt(np.abs(embeddings[:, 0].astype(np.float64)))
+    assert head.feature_mean.tolist() == pytest.approx(compressed.mean(axis=0).tolist(), rel=1e-6)
+    assert head.feature_std.tolist() == pytest.approx(compressed.std(axis=0).tolist(), rel=1e-6)
+
+
+def test_embeddings_that_are_not_finite_are_refused() -> None:
+    embeddings = np.full((2, 1, 3), np.inf, dtype=np.float16)
+    with pytest.raises(StepError) as caught:
+        ClassifierHead(3, 2).standardise(embeddings)
+    assert str(caught.value) == "The training embeddings hold values that are not finite. Run PrepareData again."

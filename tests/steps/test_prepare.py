@@ -1,0 +1,429 @@
+"""prepare.py as a job runs it: what it writes, what it says, and what it refuses."""
+
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import prepare
+from backbone import load_backbone
+from failures import PROCESSING_MESSAGE, run
+from images import Preprocess, decode, normalise, shrink, to_pixels
+
+BACKBONE = "test_resnet"
+CLASSES = ["001.sky", "002.grass", "003.rust & co"]
+COLOURS = {"001.sky": (60, 90, 200), "002.grass": (70, 170, 60), "003.rust & co": (180, 80, 40)}
+SPLITS = ("train", "validation", "test")
+FORMATS = [("JPEG", ".jpg"), ("PNG", ".png"), ("WEBP", ".webp"), ("BMP", ".bmp"), ("TIFF", ".tif"), ("GIF", ".gif")]
+
+
+def picture(class_name: str, number: int, size: tuple[int, int] = (90, 70)) -> Image.Image:
+    """A noisy square of the class's colour."""
+    grid = np.random.default_rng(number).normal(COLOURS[class_name], 50, (6, 6, 3)).clip(0, 255).astype(np.uint8)
+    return Image.fromarray(grid).resize(size, Image.Resampling.BILINEAR)
+
+
+def encoded(image: Image.Image, format: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format)
+    return buffer.getvalue()
+
+
+def write_classes(root: Path, images: int, *, first: int = 0, size: tuple[int, int] = (90, 70)) -> Path:
+    """`images` of each class, in all formats by turns."""
+    for class_name in CLASSES:
+        (root / class_name).mkdir(parents=True, exist_ok=True)
+        for number in range(first, first + images):
+            format, suffix = FORMATS[number % len(FORMATS)]
+            path = root / class_name / f"{number}{suffix}"
+            path.write_bytes(encoded(picture(class_name, number, size), format))
+    return root
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run of prepare.py left."""
+
+    data: Path
+    output: Path
+    returncode: int
+    stdout: str
+    stderr: str
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        return json.loads((self.output / "manifest" / "manifest.json").read_text())
+
+    def embeddings(self, split: str) -> np.ndarray:
+        return np.load(self.output / "embeddings" / f"{split}.npy")
+
+    def labels(self, split: str) -> list[int]:
+        return np.load(self.output / "embeddings" / f"{split}_labels.npy").tolist()
+
+    def entries(self, split: str) -> list[dict[str, Any]]:
+        return [entry for entry in self.manifest["images"] if entry["split"] == split]
+
+
+Prepare = Callable[..., Result]
+
+
+def arguments(data: Path, output: Path, weights: Path, options: dict[str, object]) -> list[str]:
+    given = {"data-dir": data, "weights-dir": weights, "output-dir": output, "backbone": BACKBONE, "image-size": 32}
+    given |= {"train-fraction": 0.6, "validation-fraction": 0.2, "test-fraction": 0.2, "augmented-views": 2}
+    return [text for name, value in (given | options).items() for text in (f"--{name}", str(value))]
+
+
+def run_job(command: list[str], message: Path) -> subprocess.CompletedProcess[str]:
+    """prepare.py in a process of its own, without this one's environment."""
+    environment = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1", PROCESSING_MESSAGE[0]: str(message)}
+    script = [sys.executable, prepare.__file__, *command]
+    return subprocess.run(script, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture(scope="session")
+def messy(tmp_path_factory: pytest.TempPathFactory, weights_dir: Path) -> Result:
+    """A data set with all formats, duplicates, a conflict and files that are no images; prepared by a real job."""
+    root = tmp_path_factory.mktemp("messy")
+    data = write_classes(root / "data", 24)
+    sky, grass, rust = (data / name for name in CLASSES)
+    (sky / "copy.png").write_bytes((sky / "1.png").read_bytes())
+    (grass / "sky.png").write_bytes((sky / "7.png").read_bytes())
+    (rust / "cut.jpg").write_bytes((rust / "0.jpg").read_bytes()[:-100])
+    (rust / "notes.txt").write_text("no picture")
+    (rust / ".DS_Store").write_bytes(b"junk")
+    (data / "README.md").write_text("about")
+    options = {"max-unreadable-fraction": 0.1}
+    process = run_job(arguments(data, root / "output", weights_dir, options), root / "message")
+    return Result(data, root / "output", process.returncode, process.stdout, process.stderr)
+
+
+@pytest.fixture
+def prepare_data(
+    tmp_path: Path, weights_dir: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Prepare:
+    """Runs prepare.py within this process, for speed; its message file is tmp_path/message."""
+
+    def prepared(data: Path, *, output: str = "output", weights: Path = weights_dir, **options: object) -> Result:
+        named = {name.replace("_", "-"): value for name, value in options.items()}
+        monkeypatch.setattr(sys, "argv", ["prepare.py", *arguments(data, tmp_path / output, weights, named)])
+        monkeypatch.setenv(PROCESSING_MESSAGE[0], str(tmp_path / "message"))
+        code = run(prepare.main, PROCESSING_MESSAGE)
+        captured = capfd.readouterr()
+        return Result(data, tmp_path / output, code, captured.out, captured.err)
+
+    return prepared
+
+
+def test_the_job_says_what_it_found_and_made(messy: Result) -> None:
+    assert (messy.returncode, messy.stderr) == (0, "")
+    counts = Counter(entry["split"] for entry in messy.manifest["images"])
+    lines = messy.stdout.splitlines()
+    assert lines[0] == "found 74 images in 3 classes"
+    assert lines[1] == "skipped README.md: not in a class folder"
+    assert "left out: 3 skipped files, 1 exact duplicates, 1 images with conflicting labels" in lines
+    assert (
+        lines[-1]
+        == f"prepared {counts['train']} train, {counts['validation']} validation, {counts['test']} test images"
+    )
+
+
+def test_the_manifest_lists_every_image_once(messy: Result) -> None:
+    manifest = messy.manifest
+    assert manifest["schema_version"] == 1
+    assert manifest["classes"] == CLASSES
+    assert len(manifest["images"]) == 3 * 24 - 1
+    assert len({entry["sha256"] for entry in manifest["images"]}) == len(manifest["images"])
+    for entry in manifest["images"]:
+        original = (messy.data / entry["source"]).read_bytes()
+        assert hashlib.sha256(original).hexdigest() == entry["sha256"]
+        split, class_name, name = entry["path"].split("/")
+        assert (split, class_name) == (entry["split"], CLASSES[entry["label"]])
+        assert name.split(".")[0] == entry["sha256"][:16]
+        assert entry["source"].startswith(class_name)
+
+
+def test_the_manifest_tells_what_was_left_out_and_why(messy: Result) -> None:
+    manifest = messy.manifest
+    [cut, notes] = [file for file in manifest["skipped"] if file["path"] != "README.md"]
+    assert cut["path"] == "003.rust & co/cut.jpg"
+    assert cut["reason"].startswith("The image is damaged: image file is truncated")
+    assert notes == {
+        "path": "003.rust & co/notes.txt",
+        "reason": "The file is not a JPEG, PNG, WebP, BMP, TIFF or GIF image.",
+    }
+    assert manifest["duplicates"] == [{"kept": "001.sky/1.png", "dropped": "001.sky/copy.png"}]
+    [conflict] = manifest["conflicting_labels"]
+    assert conflict["paths"] == ["001.sky/7.png", "002.grass/sky.png"]
+
+
+def test_counts_and_class_weights_belong_to_the_listed_images(messy: Result) -> None:
+    manifest = messy.manifest
+    for split in SPLITS:
+        found = Counter(CLASSES[entry["label"]] for entry in messy.entries(split))
+        assert manifest["counts"][split] == {name: found[name] for name in CLASSES}
+        assert min(found.values()) > 0
+    train = manifest["counts"]["train"]
+    for name in CLASSES:
+        assert manifest["class_weights"][name] == pytest.approx(sum(train.values()) / (3 * train[name]))
+
+
+def test_the_manifest_describes_how_images_were_prepared(messy: Result, weights_dir: Path) -> None:
+    manifest = messy.manifest
+    assert manifest["preprocess"] == {
+        "image_size": 32,
+        "resize_to": 37,
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.5, 0.5, 0.5],
+        "interpolation": "bicubic",
+    }
+    assert manifest["backbone"] == {
+        "name": BACKBONE,
+        "feature_dim": 96,
+        "weights_sha256": hashlib.sha256((weights_dir / "weights.pth").read_bytes()).hexdigest(),
+    }
+    assert manifest["augmented_views"] == 2
+    assert manifest["split"] == {
+        "seed": 0,
+        "fractions": {"train": 0.6, "validation": 0.2, "test": 0.2},
+        "given": False,
+    }
+
+
+def test_embeddings_and_labels_follow_the_manifest(messy: Result, weights_dir: Path) -> None:
+    preprocess = Preprocess.from_dict(messy.manifest["preprocess"])
+    backbone = load_backbone(BACKBONE, weights_dir)
+    for split in SPLITS:
+        entries, embeddings = messy.entries(split), messy.embeddings(split)
+        assert (embeddings.shape, embeddings.dtype) == ((len(entries), 3 if split == "train" else 1, 96), np.float16)
+        assert messy.labels(split) == [entry["label"] for entry in entries]
+        for entry, row in zip(entries, embeddings, strict=True):
+            image = decode((messy.data / entry["source"]).read_bytes(), max_pixels=10**6)
+            pixels = to_pixels(image, preprocess)[None]
+            plain = backbone(torch.from_numpy(normalise(pixels, preprocess).copy())).numpy()
+            np.testing.assert_allclose(row[0].astype(np.float32), plain[0], rtol=2e-3, atol=2e-3)
+
+
+def test_test_images_give_exactly_the_pixels_of_the_originals(messy: Result) -> None:
+    preprocess = Preprocess.from_dict(messy.manifest["preprocess"])
+    entries = messy.entries("test")
+    assert len({Path(entry["source"]).suffix for entry in entries}) > 2
+    for entry in entries:
+        assert entry["path"].endswith(".png")
+        original, stored = (
+            decode(path.read_bytes(), max_pixels=10**6)
+            for path in (messy.data / entry["source"], messy.output / entry["path"])
+        )
+        assert min(stored.size) == preprocess.resize_to
+        np.testing.assert_array_equal(to_pixels(stored, preprocess), to_pixels(original, preprocess))
+
+
+def test_other_images_are_stored_without_loss_when_they_came_so(messy: Result) -> None:
+    preprocess = Preprocess.from_dict(messy.manifest["preprocess"])
+    for entry in (*messy.entries("train"), *messy.entries("validation")):
+        lossy = Path(entry["source"]).suffix in (".jpg", ".webp")
+        assert entry["path"].endswith(".jpg" if lossy else ".png")
+        original = shrink(decode((messy.data / entry["source"]).read_bytes(), max_pixels=10**6), preprocess)
+        stored = decode((messy.output / entry["path"]).read_bytes(), max_pixels=10**6)
+        difference = np.abs(np.asarray(stored, np.int16) - np.asarray(original, np.int16))
+        assert difference.max() <= (24 if lossy else 0)
+
+
+def test_nothing_else_is_written(messy: Result) -> None:
+    listed = {entry["path"] for entry in messy.manifest["images"]} | {"manifest/manifest.json"}
+    listed |= {f"embeddings/{split}{kind}.npy" for split in SPLITS for kind in ("", "_labels")}
+    written = {path.relative_to(messy.output).as_posix() for path in messy.output.rglob("*") if path.is_file()}
+    assert written == listed
+
+
+def test_the_same_data_gives_the_same_bytes_whatever_lies_where(
+    tmp_path: Path, messy: Result, prepare_data: Prepare
+) -> None:
+    with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
+        for path in messy.data.rglob("*"):
+            if path.is_file():
+                archive.write(path, Path("enclosing") / path.relative_to(messy.data))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data.zip").rename(tmp_path / "data" / "data.zip")
+    again = prepare_data(tmp_path / "data", max_unreadable_fraction=0.1)
+    assert (again.returncode, again.stderr) == (0, "")
+    for split in SPLITS:
+        assert [e["path"] for e in again.entries(split)] == [e["path"] for e in messy.entries(split)]
+        np.testing.assert_array_equal(again.embeddings(split), messy.embeddings(split))
+    assert again.manifest["dataset_sha256"] == messy.manifest["dataset_sha256"]
+    assert not list(again.output.glob(".*"))
+
+
+def test_given_splits_are_kept_and_a_missing_one_is_cut_from_train(tmp_path: Path, prepare_data: Prepare) -> None:
+    write_classes(tmp_path / "data" / "train", 20)
+    write_classes(tmp_path / "data" / "valid", 3, first=100)
+    twin = tmp_path / "data" / "train" / CLASSES[0] / "twin.png"
+    twin.write_bytes((tmp_path / "data" / "valid" / CLASSES[0] / "102.jpg").read_bytes())
+    result = prepare_data(tmp_path / "data")
+    assert result.returncode == 0, result.stderr
+    assert {entry["source"].split("/")[0] for entry in result.entries("validation")} == {"valid"}
+    assert len(result.entries("validation")) == 9
+    assert {entry["source"].split("/")[0] for split in ("train", "test") for entry in result.entries(split)} == {
+        "train"
+    }
+    assert len(result.entries("train")) + len(result.entries("test")) == 60
+    assert result.manifest["split"]["given"] is True
+    assert result.manifest["duplicates"] == [
+        {"kept": "valid/001.sky/102.jpg", "dropped": "train/001.sky/twin.png"},
+    ]
+
+
+def test_tiny_images_are_seen_whole_and_not_mirrored(tmp_path: Path, prepare_data: Prepare) -> None:
+    data = write_classes(tmp_path / "data", 6, size=(20, 14))
+    result = prepare_data(data, image_size="auto", augmented_views=8)
+    assert result.returncode == 0, result.stderr
+    preprocess = result.manifest["preprocess"]
+    assert (preprocess["image_size"], preprocess["resize_to"]) == (128, 128)
+    unmirrored = prepare_data(data, output="other", image_size=128, augmented_views=8, horizontal_flip="false")
+    mirrored = prepare_data(data, output="mirrored", image_size=128, augmented_views=8, horizontal_flip="true")
+    np.testing.assert_array_equal(result.embeddings("train"), unmirrored.embeddings("train"))
+    assert (result.embeddings("train") != mirrored.embeddings("train")).any()
+
+
+def test_other_images_are_seen_at_224_px_and_mirrored(tmp_path: Path, prepare_data: Prepare) -> None:
+    data = write_classes(tmp_path / "data", 5)
+    result = prepare_data(data, image_size="auto")
+    assert result.returncode == 0, result.stderr
+    preprocess = result.manifest["preprocess"]
+    assert (preprocess["image_size"], preprocess["resize_to"]) == (224, 256)
+    mirrored = prepare_data(data, output="mirrored", image_size=224, horizontal_flip="true")
+    np.testing.assert_array_equal(result.embeddings("train"), mirrored.embeddings("train"))
+
+
+def test_no_augmented_views_leave_the_plain_one(tmp_path: Path, prepare_data: Prepare) -> None:
+    result = prepare_data(write_classes(tmp_path / "data", 5), augmented_views=0)
+    assert result.embeddings("train").shape[1:] == (1, 96)
+
+
+def assert_refused(result: Result, tmp_path: Path, sentence: str) -> None:
+    assert (result.returncode, result.stderr) == (1, sentence + "\n")
+    assert (tmp_path / "message").read_text() == sentence
+    assert not (result.output / "manifest" / "manifest.json").exists()
+
+
+def test_a_refusal_is_one_sentence_and_the_jobs_message(tmp_path: Path, weights_dir: Path) -> None:
+    command = arguments(tmp_path / "nowhere", tmp_path / "output", weights_dir, {})
+    process = run_job(command, tmp_path / "message")
+    result = Result(tmp_path, tmp_path / "output", process.returncode, process.stdout, process.stderr)
+    assert_refused(
+        result,
+        tmp_path,
+        f"There is no folder {tmp_path}/nowhere; a folder per class with its images, or train, validation and test "
+        "folders with such folders, or one .zip or .tar(.gz) archive of either, is accepted.",
+    )
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path, prepare_data: Prepare) -> None:
+    (tmp_path / "data").mkdir()
+    assert_refused(
+        prepare_data(tmp_path / "data"),
+        tmp_path,
+        f"{tmp_path}/data holds no class folders; a folder per class with its images, or train, validation and test "
+        "folders with such folders, or one .zip or .tar(.gz) archive of either, is accepted.",
+    )
+
+
+def test_a_small_class_is_refused(tmp_path: Path, prepare_data: Prepare) -> None:
+    write_classes(tmp_path / "data", 4)
+    assert_refused(
+        prepare_data(tmp_path / "data", min_images_per_class=10),
+        tmp_path,
+        "Each class needs at least 10 different readable images, but '001.sky' has 4, '002.grass' has 4, "
+        "'003.rust & co' has 4; add images, remove the class, or lower data.min_images_per_class.",
+    )
+
+
+def test_unreadable_files_are_refused_above_their_share(tmp_path: Path, prepare_data: Prepare) -> None:
+    data = write_classes(tmp_path / "data", 6)
+    (data / CLASSES[1] / "bad.png").write_bytes(b"")
+    (data / CLASSES[1] / "worse.png").write_text("text")
+    assert_refused(
+        prepare_data(data),
+        tmp_path,
+        "2 of 20 files in class folders (10.0%) cannot be used as images, but at most 5.0% is accepted "
+        "(002.grass/bad.png: The file is empty; 002.grass/worse.png: The file is not a JPEG, PNG, WebP, BMP, TIFF or "
+        "GIF image); remove them or raise data.max_unreadable_fraction.",
+    )
+
+
+def test_an_image_above_the_pixel_limit_is_refused(tmp_path: Path, prepare_data: Prepare) -> None:
+    data = write_classes(tmp_path / "data", 6)
+    (data / CLASSES[1] / "large.png").write_bytes(encoded(Image.new("L", (3000, 1000))))
+    assert_refused(
+        prepare_data(data, max_image_megapixels=2),
+        tmp_path,
+        "002.grass/large.png: The image has 3.0 megapixels (3000 x 1000), but at most 2 are accepted; remove or resize "
+        "it, or raise data.max_image_megapixels.",
+    )
+
+
+def test_fractions_that_do_not_sum_to_one_are_refused(tmp_path: Path, prepare_data: Prepare) -> None:
+    assert_refused(
+        prepare_data(write_classes(tmp_path / "data", 6), train_fraction=0.7),
+        tmp_path,
+        "data.split: the shares must sum to 1, but train 0.7, validation 0.2, test 0.2 sum to 1.1.",
+    )
+
+
+def test_changed_weights_are_refused(tmp_path: Path, prepare_data: Prepare, weights_dir: Path) -> None:
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    (weights / "weights.json").write_bytes((weights_dir / "weights.json").read_bytes())
+    (weights / "weights.pth").write_bytes((weights_dir / "weights.pth").read_bytes() + b"!")
+    found = hashlib.sha256((weights / "weights.pth").read_bytes()).hexdigest()
+    announced = json.loads((weights / "weights.json").read_text())["sha256"]
+    assert_refused(
+        prepare_data(write_classes(tmp_path / "data", 6), weights=weights),
+        tmp_path,
+        f"{weights}/weights.pth has sha256 {found}, but weights.json announces {announced}: it is damaged or was "
+        "changed. Stage the weights again.",
+    )
+
+
+def test_an_output_folder_with_results_is_refused(tmp_path: Path, prepare_data: Prepare) -> None:
+    write_classes(tmp_path / "output" / "train", 1)
+    assert_refused(
+        prepare_data(write_classes(tmp_path / "data", 6)),
+        tmp_path,
+        f"{tmp_path}/output/train is not empty; an empty or missing folder is accepted as --output-dir.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "complaint"),
+    [
+        ("image_size", "16", "argument --image-size: must be auto or 32 or more, but got 16"),
+        ("horizontal_flip", "perhaps", "argument --horizontal-flip: must be auto, true or false, but got perhaps"),
+        ("augmented_views", "-1", "argument --augmented-views: must be 0 or more, but got -1"),
+        ("split_seed", "x", "argument --split-seed: invalid int value: 'x'"),
+    ],
+)
+def test_an_impossible_argument_is_refused(
+    tmp_path: Path, prepare_data: Prepare, option: str, value: str, complaint: str
+) -> None:
+    result = prepare_data(tmp_path / "data", **{option: value})
+    assert_refused(result, tmp_path, f"prepare.py: {complaint}. See prepare.py --help.")
+
+
+def test_a_full_or_forbidden_disk_is_told_without_a_traceback(tmp_path: Path, prepare_data: Prepare) -> None:
+    write_classes(tmp_path / "data", 6)
+    (tmp_path / "output").write_text("a file where the folder should be")
+    result = prepare_data(tmp_path / "data")
+    assert (result.returncode, result.stderr) == (1, f"{tmp_path}/output/train: Not a directory.\n")

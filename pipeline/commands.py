@@ -187,7 +187,8 @@ def models(arguments: Arguments) -> int:
         }
         for package in found
     ]
-    print_rows(arguments, rows, f"No version is registered in {config.registry.model_package_group!r} yet.")
+    nothing = f"No version is registered in {config.registry.model_package_group!r} yet."
+    print_rows(arguments, rows, ("version", "status", "created"), nothing)
     return 0
 
 
@@ -234,7 +235,7 @@ def endpoints(arguments: Arguments) -> int:
         }
         for found in control.endpoints(target)
     ]
-    print_rows(arguments, rows, "There is no endpoint.")
+    print_rows(arguments, rows, ("name", "status", "url"), "There is no endpoint.")
     return 0
 
 
@@ -390,18 +391,18 @@ def command(arguments: Arguments, *words: str) -> str:
     return shlex.join([python, sys.argv[0], *words, *options])
 
 
-def print_rows(arguments: Arguments, rows: list[dict[str, Any]], nothing: str) -> None:
-    """A table, or JSON."""
+def print_rows(arguments: Arguments, rows: list[dict[str, Any]], columns: tuple[str, ...], nothing: str) -> None:
+    """A table of some columns, or all as JSON."""
     if arguments.json:
         print(json.dumps(rows))
         return
     if not rows:
         print(nothing)
         return
-    widths = {key: max(len(key), *(len(str(row[key])) for row in rows)) for key in rows[0]}
+    widths = {key: max(len(key), *(len(str(row[key] or "-")) for row in rows)) for key in columns}
     print("  ".join(key.upper().ljust(width) for key, width in widths.items()).rstrip())
     for row in rows:
-        print("  ".join(str(row[key]).ljust(width) for key, width in widths.items()).rstrip())
+        print("  ".join(str(row[key] or "-").ljust(width) for key, width in widths.items()).rstrip())
 
 
 def print_answer(answer: dict[str, Any]) -> None:

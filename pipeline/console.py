@@ -1,6 +1,7 @@
 """What a person sees: progress while an execution runs, and the table at its end. Fits 80 columns."""
 
 import re
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TextIO
@@ -12,6 +13,7 @@ from pipeline.targets import Target
 
 LINES_A_LOOK = 3
 WIDTH = 80
+LABEL = 14
 ENDED = ("Succeeded", "Failed", "Stopped")
 
 
@@ -153,7 +155,7 @@ def print_summary(document: Mapping[str, Any], command: Callable[..., str], *, u
         print(f"{step['name']:<22}{step['type']:<15}{step['status']:<12}{seconds:>8}  {note}".rstrip())
     print(f"\nExecution      {document['status']}  {document['execution_arn'].rpartition('/')[2]}")
     for label, text in facts(document):
-        print(f"{label:<14} {text}")
+        print(f"{label:<{LABEL}} {text}")
     for failed in [step for step in document["steps"] if step["status"] == "Failed"]:
         print_failure(failed)
     print("\nNext")
@@ -177,6 +179,9 @@ def facts(document: Mapping[str, Any]) -> list[tuple[str, str]]:
         rows.append(("Endpoint", f"{document['endpoint']['name']}  {document['endpoint']['status']}"))
         if document["endpoint"]["url"]:
             rows.append(("", document["endpoint"]["url"]))
+    messages = [step["outputs"]["message"] for step in document["steps"] if "message" in step["outputs"]]
+    for message in messages[-1:]:
+        rows += zip(("Deployment", *[""] * len(message)), textwrap.wrap(message, WIDTH - LABEL - 1), strict=False)
     rows += [(name.title(), place) for name, place in document["reports"].items() if place]
     return rows
 

@@ -18,6 +18,7 @@ from pipeline.placement import Placement
 os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")  # the SDK looks for a region while it is imported
 
 import boto3
+from sagemaker.core.config.config_manager import SageMakerConfig
 from sagemaker.core.workflow.pipeline_context import PipelineSession
 from sagemaker.mlops.workflow.pipeline import Pipeline
 
@@ -59,7 +60,7 @@ def build(config: Config, placement: Placement, *, input_data_uri: str, weights_
 
 def compile_definition(config: Config, placement: Placement, *, input_data_uri: str, weights_uri: str) -> str:
     """The definition JSON of the pipeline."""
-    with quiet(), offline():
+    with quiet(), offline(), settings_checked_once():
         pipeline = build(config, placement, input_data_uri=input_data_uri, weights_uri=weights_uri)
         return str(pipeline.definition())
 
@@ -82,6 +83,17 @@ class OfflineSession(PipelineSession):  # type: ignore[misc]
     def default_bucket(self) -> str:
         """The bucket, without asking S3 whether it exists."""
         return str(self._default_bucket_name_override)
+
+
+@contextlib.contextmanager
+def settings_checked_once() -> Iterator[None]:
+    """The SDK compares the session's settings with a large schema for each of its defaults: nine tenths of the time."""
+    check = SageMakerConfig.__dict__["validate_sagemaker_config"]
+    SageMakerConfig.validate_sagemaker_config = staticmethod(lambda settings=None: None)
+    try:
+        yield
+    finally:
+        SageMakerConfig.validate_sagemaker_config = check
 
 
 @contextlib.contextmanager

@@ -56,11 +56,12 @@ def overlaid(root: Value, name: str, base: Any) -> Value:
     overlay = overlays(root)[name]
     merged = merge(root, overlay, base)
     for path in SUFFIXED:
-        if not stated(overlay, path):
-            section, key = path.split(".")
-            value = Value(f"{found_below(vars(base), path)}-{name}", line_of(root, path, overlay.key_line))
-            below = merged.data.get(section) or Value({}, overlay.key_line)
-            merged.data[section] = replace(below, data={**mapping(below), key: value})
+        section, key = path.split(".")
+        below = merged.data.get(section) or Value({}, overlay.key_line)
+        if stated(overlay, path) or not isinstance(below.data or {}, dict):
+            continue
+        value = Value(f"{found_below(vars(base), path)}-{name}", line_of(root, path, overlay.key_line))
+        merged.data[section] = replace(below, data={**mapping(below), key: value})
     return merged
 
 
@@ -69,8 +70,9 @@ def merge(base: Value, overlay: Value, defaults: Any) -> Value:
     sections = {item.name for item in fields(defaults) if "read" not in item.metadata}
     members = dict(mapping(base))
     for name, member in mapping(overlay).items():
-        both = name in sections and isinstance(member.data, dict) and name in members and members[name].data
-        members[name] = merge(members[name], member, getattr(defaults, name)) if both else member
+        below = members.get(name)
+        both = name in sections and below and isinstance(below.data, dict) and isinstance(member.data, dict)
+        members[name] = merge(below, member, getattr(defaults, name)) if below and both else member
     return replace(base, data=members)
 
 

@@ -85,7 +85,7 @@ def cron_fault(inner: str) -> str | None:
         return f"must have the six fields {names}, as cron(0 3 ? * SUN *)"
     for field, text in zip(FIELDS, written, strict=True):
         if not field.holds(text):
-            return f"must have a {field.name} from {field.lowest} to {field.highest} where it has '{text}'"
+            return f"must have {field.name} from {field.lowest} to {field.highest} where it has '{text}'"
     if (written[2] == "?") == (written[4] == "?"):
         return "must have ? as exactly one of day of the month and day of the week"
     return None

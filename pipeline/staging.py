@@ -6,8 +6,8 @@ Names are derived from content, so that compiling needs no upload and an upload 
 import hashlib
 import importlib.metadata
 import json
-import os
 import re
+import secrets
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +86,7 @@ def definition_of(project: Project, placement: Placement, cache_folder: Path | N
         raise DefinitionError(problems)
     if kept:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = kept.with_suffix(f".{os.getpid()}")
+        unfinished = kept.with_suffix(f".{secrets.token_hex(4)}")
         unfinished.write_text(definition)
         unfinished.replace(kept)
     return definition

@@ -4,7 +4,7 @@ The local target's clients are answered in this process by `pipeline.local`; bot
 """
 
 import functools
-import os
+import secrets
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -111,7 +111,7 @@ class LocalTarget:
         if self.holds(uri):
             return False
         target = self.storage.path(uri)
-        unfinished = target.with_name(f".{target.name}.{os.getpid():08d}")
+        unfinished = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
         if folder.is_file():
             place(folder, unfinished / folder.name)
         else:
@@ -141,7 +141,7 @@ class LocalTarget:
         folder.mkdir(parents=True, exist_ok=True)
         for file_name, content in bundle.files.items():
             if not (folder / file_name).is_file():
-                unfinished = folder / f".{file_name}.{os.getpid():08d}"
+                unfinished = folder / f".{file_name}.{secrets.token_hex(4)}"
                 unfinished.write_bytes(content)
                 unfinished.replace(folder / file_name)
         environment = deploy_environment(config, self.placement)

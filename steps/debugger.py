@@ -10,21 +10,23 @@ import logging
 import math
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from failures import say
+from head import ClassifierHead
 from training_loop import Mode
 
 CONFIG_FILE_VARIABLE = "SMDEBUG_CONFIG_FILE_PATH"
 CONFIG_FILE_DEFAULT = "/opt/ml/input/config/debughookconfig.json"
 END_MARKER = "training_job_end.ts"  # readers wait for it; under SageMaker smdebug leaves it to the service
-MEGABYTES = 128  # of tensors in all, about; more would take longer to pack than the training takes
+MEGABYTES: dict[Mode, int] = {"TRAIN": 32, "EVAL": 16}  # of tensors, about; more takes longer to pack than to train
 HOOK_METHODS = ("forward_pre_hook", "forward_hook", "fhook")
-COLLECTIONS = {
-    "losses": None,
+LOSSES = "losses"
+TENSORS = {  # collections besides the losses, and the pattern of those that smdebug does not define
     "gradients": None,
     "weights": None,
     "biases": None,
@@ -46,21 +48,27 @@ SMDEBUG_TROUBLE = (
 )
 
 
+@dataclass(frozen=True)
+class SaveIntervals:
+    """Every how many steps of a mode the losses and the (much larger) tensors are saved."""
+
+    losses: dict[Mode, int]
+    tensors: dict[Mode, int]
+
+
 class Debugger:
     """smdebug's hook on a head and its loss.
 
     Args:
-        out_dir: Where tensors go unless a debugger configuration file says otherwise. Must not hold an earlier run's.
-        save_interval_steps: Save every so many training steps.
-        evaluation_interval_steps: Save every so many evaluation steps.
+        out_dir: Where tensors go, unless a debugger configuration file says otherwise. Must not hold an earlier run's.
+        intervals: When to save, unless a debugger configuration file says otherwise.
     """
 
-    def __init__(self, out_dir: Path, *, save_interval_steps: int, evaluation_interval_steps: int) -> None:
+    def __init__(self, out_dir: Path, intervals: SaveIntervals) -> None:
         self.out_dir = out_dir
         self._hook: Any = None
         self._modes: Any = None
-        self._intervals = {"TRAIN": save_interval_steps, "EVAL": evaluation_interval_steps}
-        self._attempt(self._create)
+        self._attempt(lambda: self._create(intervals))
 
     def watch(self, head: nn.Module, criterion: nn.Module) -> None:
         """Save the head's tensors and the loss of every step that is due."""
@@ -75,7 +83,7 @@ class Debugger:
         """Flush the last step and mark the end, so that readers stop waiting."""
         self._attempt(self._finish)
 
-    def _create(self) -> None:
+    def _create(self, intervals: SaveIntervals) -> None:
         os.environ.setdefault("SMDEBUG_LOG_LEVEL", "warning")
         import smdebug.pytorch as smdebug
 
@@ -86,17 +94,23 @@ class Debugger:
             self._hook = smdebug.Hook.create_from_json_file(config_file)
             self.out_dir = Path(self._hook.out_dir)
         else:
-            self._hook = smdebug.Hook(
-                out_dir=str(self.out_dir),
-                include_collections=list(COLLECTIONS),
-                save_config={
-                    smdebug.modes[mode]: smdebug.SaveConfigMode(save_interval=interval)
-                    for mode, interval in self._intervals.items()
-                },
-            )
-        for name, pattern in COLLECTIONS.items():
+            self._hook = self._configured_hook(smdebug, intervals)
+
+    def _configured_hook(self, smdebug: Any, intervals: SaveIntervals) -> Any:
+        def save_config(by_mode: dict[Mode, int]) -> Any:
+            return {smdebug.modes[mode]: smdebug.SaveConfigMode(save_interval=steps) for mode, steps in by_mode.items()}
+
+        hook = smdebug.Hook(
+            out_dir=str(self.out_dir),
+            include_collections=[LOSSES, *TENSORS],
+            save_config=save_config(intervals.losses),
+        )
+        for name, pattern in TENSORS.items():
+            collection = hook.get_collection(name)
+            collection.save_config = save_config(intervals.tensors)
             if pattern:
-                self._hook.get_collection(name).include(pattern)
+                collection.include(pattern)
+        return hook
 
     def _register(self, head: nn.Module, criterion: nn.Module) -> None:
         if self._hook is None:
@@ -108,7 +122,7 @@ class Debugger:
         hook.backward_hook = lambda tensor_name: self._guarded(backward_hook(tensor_name))
         hook.register_module(head)
         hook.register_loss(criterion)
-        say(f"Debugger tensors go to {self.out_dir}")
+        say(f"Debugger: tensors go to {self.out_dir}")
 
     def _finish(self) -> None:
         if self._hook is None:
@@ -136,14 +150,26 @@ class Debugger:
             say(f"Debugger: off for this training, since smdebug failed ({_one_line(error)})")
 
 
-def affordable_interval(asked: int, head: nn.Module, train_steps: int) -> int:
-    """The save interval asked for, in steps, or a wider one if a large head would fill the disk with tensors."""
+def save_intervals(
+    head: ClassifierHead, asked: int, *, steps: dict[Mode, int], rows: dict[Mode, int], epochs: int
+) -> SaveIntervals:
+    """Losses as often as asked for and once per validation; tensors as often if that is affordable.
+
+    Args:
+        asked: debug_save_interval_steps.
+        steps: Of each mode, in the whole training.
+        rows: Of one batch, in each mode.
+    """
     parameters = sum(parameter.numel() for parameter in head.parameters())
-    megabytes_per_save = 2 * 4 * parameters / 1e6  # weights and gradients, float32
-    affordable = max(asked, math.ceil(train_steps * megabytes_per_save / MEGABYTES))
-    if affordable > asked:
-        say(f"Debugger: saving every {affordable} steps instead of {asked}, for about {MEGABYTES} MB of tensors")
-    return affordable
+    activations = 2 * (head.hidden.out_features if head.hidden else 0)  # per row: before and after the ReLU
+    values = {"TRAIN": 2 * parameters, "EVAL": parameters}  # gradients exist in training only
+    losses: dict[Mode, int] = {"TRAIN": asked, "EVAL": steps["EVAL"] // epochs}
+    tensors = dict(losses)
+    for mode, interval in losses.items():
+        megabytes_per_save = 4 * (values[mode] + rows[mode] * activations) / 1e6  # float32
+        affordable = math.ceil(steps[mode] * megabytes_per_save / MEGABYTES[mode])
+        tensors[mode] = interval * math.ceil(max(1, affordable / interval))  # a multiple, so that losses are there too
+    return SaveIntervals(losses, tensors)
 
 
 def _one_line(error: BaseException) -> str:

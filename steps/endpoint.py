@@ -20,6 +20,7 @@ from accept import accepted_format
 from failures import say
 from images import ImageError, ImageTooLarge
 from predictor import Predictor
+from request_body import BodyTooLarge, TooLargeResponse, read_body
 
 CONTENT_TYPES = (
     "image/jpeg",
@@ -33,7 +34,6 @@ CONTENT_TYPES = (
     "image/gif",
 )
 TOP = 5
-MEGABYTE = 1024 * 1024
 CLIENT_CLOSED_REQUEST = 499  # nginx's code for a client that left; nobody reads it
 
 Row = npt.NDArray[np.float32]  # (C,) probabilities of one image
@@ -44,7 +44,7 @@ class Endpoint:
 
     Args:
         predictor: Answers for one image at a time in threads of `pool`, so that the event loop stays free.
-        max_request_bytes: A larger body is answered 413, and not read further.
+        max_request_bytes: A larger body is answered 413.
     """
 
     def __init__(self, predictor: Predictor, pool: Executor, *, max_request_bytes: int) -> None:
@@ -59,7 +59,12 @@ class Endpoint:
                 Route("/ping", self._ping, methods=["GET"]),
                 Route("/invocations", self._invocations, methods=["POST"]),
             ],
-            exception_handlers={HTTPException: _refuse, ClientDisconnect: _gone, Exception: _failed},
+            exception_handlers={
+                BodyTooLarge: _too_large,
+                HTTPException: _refuse,
+                ClientDisconnect: _gone,
+                Exception: _failed,
+            },
         )
 
     @property
@@ -91,7 +96,9 @@ class Endpoint:
         with self._counted():
             _require_image(request.headers.get("content-type", ""))
             answer = self._formats[accepted_format(request.headers.get("accept", "*/*"))]
-            body = await self._body(request)
+            body = await read_body(request, self._max_request_bytes)
+            if not body:
+                raise HTTPException(400, "The request has no body: send the bytes of one image.")
             return JSONResponse(answer(await self._predict(body)))
 
     @contextmanager
@@ -102,24 +109,6 @@ class Endpoint:
         finally:
             self._running -= 1
             self._last_invocation = time.monotonic()
-
-    async def _body(self, request: Request) -> bytes:
-        """The request's body; reading stops at the limit, whether or not the length was announced."""
-        announced = request.headers.get("content-length", "0")
-        if announced.isdigit() and int(announced) > self._max_request_bytes:
-            raise self._too_large()
-        body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > self._max_request_bytes:
-                raise self._too_large()
-        if not body:
-            raise HTTPException(400, "The request has no body: send the bytes of one image.")
-        return bytes(body)
-
-    def _too_large(self) -> HTTPException:
-        limit = self._max_request_bytes / MEGABYTE
-        return HTTPException(413, f"The request is larger than {limit:g} MB: send a smaller image.")
 
     async def _predict(self, body: bytes) -> Row:
         try:
@@ -158,6 +147,11 @@ async def _refuse(request: Request, error: Exception) -> Response:
         405: f"{request.url.path} does not accept {request.method}: POST an image to /invocations, or GET /ping.",
     }
     return _sentence(error.status_code, sentences.get(error.status_code, error.detail), error.headers)
+
+
+async def _too_large(request: Request, error: Exception) -> Response:
+    assert isinstance(error, BodyTooLarge)
+    return TooLargeResponse(error)
 
 
 async def _failed(request: Request, error: Exception) -> Response:

@@ -34,7 +34,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         unpack(arguments.model_dir / "model.tar.gz", Path(directory))
         predictor = Predictor(Path(directory))
-    files, labels = test_split(arguments.test_dir, manifest, predictor.classes)
+    files, labels = read_test_split(arguments.test_dir, manifest, predictor.classes)
     probabilities = predict(predictor, files)  # (N, C) float32
 
     metrics = classification_metrics(labels, probabilities, predictor.classes)
@@ -76,7 +76,7 @@ def unpack(archive: Path, directory: Path) -> None:
         raise StepError(f"{archive} cannot be unpacked ({error}). Run the final training again.") from None
 
 
-def test_split(test_dir: Path, manifest: dict[str, Any], classes: list[str]) -> tuple[list[Path], Labels]:
+def read_test_split(test_dir: Path, manifest: dict[str, Any], classes: list[str]) -> tuple[list[Path], Labels]:
     """The test images that the manifest lists, and their labels (N,) int64."""
     if manifest["classes"] != classes:
         raise StepError(

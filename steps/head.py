@@ -14,8 +14,8 @@ CHUNK_ROWS = 4096
 class ClassifierHead(nn.Module):
     """Compresses, standardises, drops out, and classifies: (N, D) float32 -> (N, C) float32 logits.
 
-    The features of a pooled network are skewed, mostly near 0 with a few large ones; their signed square root is less so,
-    which is worth about a percentage point of accuracy.
+    The features of a pooled network are skewed, mostly near 0 with a few large ones; their signed square root is less
+    so, which is worth about a percentage point of accuracy.
 
     Submodules are attributes, and the ReLU's name ends in `relu`: smdebug's collections find tensors by these names
     (`.*relu_output`), and its rules rely on them.

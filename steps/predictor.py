@@ -1,6 +1,7 @@
 """The deployed model: bytes of image files in, class probabilities out; evaluation and the endpoint share it."""
 
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,9 @@ def load_network(model_dir: Path) -> torch.jit.ScriptModule:
     if not path.is_file():
         raise StepError(f"{model_dir} holds no {NETWORK_FILE}. A model of the final training has one.")
     try:
-        network: torch.jit.ScriptModule = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript ages, but needs no code of the model's
+            network: torch.jit.ScriptModule = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
     except (RuntimeError, ValueError) as error:
         raise StepError(f"{path} is no TorchScript model ({str(error).splitlines()[0]}). Train it again.") from None
     return network

@@ -1,7 +1,7 @@
 """report.html: what a model can and cannot tell apart, in one file that needs no network.
 
-Sections, top to bottom: headline figures, confusion matrix, most confused classes, the most confident mistakes with
-their pictures, figures per class, and what was trained on what.
+Sections, top to bottom: headline figures, confusion matrix with the most confused classes, the most confident mistakes
+with their pictures, figures per class, and what was trained on what.
 """
 
 import base64
@@ -19,6 +19,16 @@ SHOWN_MISTAKES = 24  # at most this many pictures
 SHOWN_PAIRS = 10
 THUMBNAIL_PX = 192  # longer side
 TINY_PX = 64  # smaller pictures are kept as they are, and enlarged by the browser with visible pixels
+HYPERPARAMETERS = {
+    "lr": "Learning rate",
+    "batch_size": "Batch size",
+    "epochs": "Epochs",
+    "hidden_units": "Hidden units",
+    "dropout": "Dropout",
+    "label_smoothing": "Label smoothing",
+    "weight_decay": "Weight decay",
+    "seed": "Seed",
+}
 
 
 @dataclass(frozen=True)
@@ -53,7 +63,6 @@ def render(evaluation: Evaluation) -> str:
     sections = [
         _headline(evaluation),
         _confusion(evaluation),
-        _pairs(evaluation),
         _mistakes(evaluation),
         _classes(evaluation),
         _provenance(evaluation),
@@ -80,8 +89,8 @@ def _headline(evaluation: Evaluation) -> str:
     return (
         "<header><h1>Evaluation on the test split</h1>"
         f'<p class="accuracy"><strong>{_percent(accuracy)}</strong> accuracy</p>'
-        f"<p>{round(accuracy * count):,} of {count:,} test images are classified correctly. With this many images the "
-        f"true accuracy lies between {_percent(low)} and {_percent(high)} (95 % confidence).</p>"
+        f"<p>{round(accuracy * count):,} of {count:,} test images are classified correctly. With this many images, the "
+        f"true accuracy lies between {_percent(low)} and {_percent(high)} in 19 of 20 cases.</p>"
         '<dl class="tiles">'
         + "".join(f"<div><dt>{name}</dt><dd>{figure}</dd></div>" for name, figure in tiles.items())
         + "</dl></header>"
@@ -98,8 +107,9 @@ def _confusion(evaluation: Evaluation) -> str:
     return _section(
         "Confusion matrix",
         "<p>Rows are the true classes, columns the predicted ones; the colour is the share of the row.</p>"
-        f'<div class="scroll" tabindex="0"><table class="matrix"><thead><tr><th class="corner">true \\ predicted</th>'
-        f"{heads}</tr></thead><tbody>{rows}</tbody></table></div>",
+        '<div class="beside"><div class="scroll" tabindex="0"><table class="matrix"><thead><tr>'
+        f'<th class="corner">true \\ predicted</th>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
+        f"{_pairs(evaluation)}</div>",
     )
 
 
@@ -130,7 +140,7 @@ def _pairs(evaluation: Evaluation) -> str:
         f"<li><b>{escape(true)}</b> taken for <b>{escape(predicted)}</b>: {count} of {total}</li>"
         for count, true, predicted, total in confused[:SHOWN_PAIRS]
     )
-    return _section("Most confused classes", f'<ol class="pairs">{items}</ol>')
+    return f'<div class="pairs"><h3>Most confused classes</h3><ol>{items}</ol></div>'
 
 
 def _mistakes(evaluation: Evaluation) -> str:
@@ -185,7 +195,11 @@ def _provenance(evaluation: Evaluation) -> str:
     facts = {
         "Backbone": f"{model['backbone']}, frozen, at {size} × {size} px",
         "Kept epoch": f"{validation['epoch']}, with validation accuracy {_percent(validation['validation_accuracy'])}",
-        **{name.replace("_", " ").capitalize(): str(value) for name, value in model["hyperparameters"].items()},
+        **{
+            HYPERPARAMETERS[name]: str(value)
+            for name, value in model["hyperparameters"].items()
+            if name in HYPERPARAMETERS
+        },
     }
     counts = {split: sum(classes.values()) for split, classes in manifest["counts"].items()}
     data = {
@@ -214,7 +228,7 @@ def _value(evaluation: Evaluation, name: str) -> float:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+    return f"{100 * share:.1f}\N{NARROW NO-BREAK SPACE}%"
 
 
 def wilson_interval(share: float, count: int, z: float = 1.96) -> tuple[float, float]:

@@ -35,8 +35,11 @@ th { font-weight: 500; text-align: left; }
   overflow: hidden; text-overflow: ellipsis; white-space: nowrap; border-right: 1px solid var(--line);
   border-bottom: 1px solid var(--line); }
 .matrix .corner { left: 0; z-index: 2; font-size: 0.75rem; color: var(--dim); border-right: 1px solid var(--line); }
-.pairs { margin: 0; padding-left: 1.5rem; }
-.mistakes { display: grid; grid-template-columns: repeat(auto-fill, minmax(130px, 1fr)); gap: 12px; }
+.beside { display: flex; flex-wrap: wrap; gap: 16px 40px; align-items: start; }
+.beside .scroll { max-width: 100%; }
+.pairs ol { margin: 0; padding-left: 1.75rem; }
+h3 { font-size: 1rem; margin: 0 0 6px; }
+.mistakes { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 12px; }
 figure { margin: 0; border: 1px solid var(--line); border-radius: 8px; overflow: hidden; }
 figure img { display: block; width: 100%; aspect-ratio: 1; object-fit: contain; background: var(--track); }
 figure .tiny { image-rendering: pixelated; }
@@ -64,7 +67,7 @@ figcaption { padding: 6px 10px 8px; font-size: 0.85rem; overflow-wrap: anywhere;
   main { padding: 8px; }
   header, section { padding: 14px; }
   .accuracy strong { font-size: 2.5rem; }
-  .matrix tbody th { max-width: 6rem; }
+  .matrix tbody th { max-width: 7.5rem; }
   .classes thead { display: none; }
   .classes tr { display: grid; grid-template-columns: 1fr auto; border-bottom: 1px solid var(--line); padding: 6px 0; }
   .classes th, .classes td { border: 0; padding: 1px 0; }

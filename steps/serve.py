@@ -19,9 +19,10 @@ from typing import NoReturn
 
 import uvicorn
 
-from endpoint import MEGABYTE, Endpoint
+from endpoint import Endpoint
 from failures import StepError, run, say
 from predictor import Predictor
+from request_body import MEGABYTE
 
 DRAIN_SECONDS = 25
 IDLE_CHECKS = 20  # looks at the clock during one idle time

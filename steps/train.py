@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 import hyperparameters as hp
-from debugger import Debugger, affordable_interval
+from debugger import Debugger, save_intervals
 from failures import TRAINING_FAILURE, ArgumentParser, StepError, run, say
 from head import ClassifierHead
 from hyperparameters import Hyperparameters
@@ -102,12 +102,18 @@ def debugged_training(
     tensors_dir: Path,
 ) -> TrainingResult:
     """Train with smdebug's hook on head and loss."""
-    train_steps = hyperparameters.epochs * steps_per_epoch(len(data.train), hyperparameters.batch_size)
-    debugger = Debugger(
-        tensors_dir,
-        save_interval_steps=affordable_interval(hyperparameters.debug_save_interval_steps, head, train_steps),
-        evaluation_interval_steps=steps_per_epoch(len(data.validation), EVALUATION_ROWS),
+    epochs, validation_images = hyperparameters.epochs, len(data.validation)
+    intervals = save_intervals(
+        head,
+        hyperparameters.debug_save_interval_steps,
+        steps={
+            "TRAIN": epochs * steps_per_epoch(len(data.train), hyperparameters.batch_size),
+            "EVAL": epochs * steps_per_epoch(validation_images, EVALUATION_ROWS),
+        },
+        rows={"TRAIN": hyperparameters.batch_size, "EVAL": min(validation_images, EVALUATION_ROWS)},
+        epochs=epochs,
     )
+    debugger = Debugger(tensors_dir, intervals)
     debugger.watch(head, criterion)
     result = train(head, criterion, data, hyperparameters, set_mode=debugger.set_mode)
     debugger.close()

@@ -159,6 +159,7 @@ def delete(cloudformation: Any, name: str) -> Iterator[str]:
     seen = seen_events(cloudformation, stack_id)
     cloudformation.delete_stack(StackName=stack_id)
     yield from follow(cloudformation, stack_id, seen, "DELETE")
+    yield f"stack {name} removed"
 
 
 def follow(cloudformation: Any, stack_id: str, seen: set[str], kind: str) -> Iterator[str]:

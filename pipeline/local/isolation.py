@@ -86,24 +86,24 @@ class Mount:
             for entry in self.neighbours:
                 make_mount_point(entry, stage / entry.name)
 
-    def enter(self, tree: Path, linked: Sequence[Path] = ()) -> None:
-        """In a child: a new mount namespace with the tree at /opt/ml.
+    def enter(self, tree: Path, linked: Sequence[Path] = ()) -> bool:
+        """In a child: a new mount namespace with the tree at /opt/ml; whether that took root's rights.
 
         Raises:
             OSError: the kernel refuses.
         """
-        is_root = os.geteuid() == 0
-        enter_namespace()
+        is_root = enter_namespace()
         call("mount", None, b"/", None, MS_REC | MS_PRIVATE, None)
         for folder, (upper, work) in zip(linked, change_folders(tree, len(linked)), strict=True):
             cover(folder, upper, work, is_root=is_root)
         if CONTAINER_ROOT.is_dir():
             bind(tree, CONTAINER_ROOT)
-            return
+            return is_root
         for entry in self.neighbours:
             bind(entry, self.stage / entry.name)
         bind(tree, self.stage / CONTAINER_ROOT.name)
         bind(self.stage, CONTAINER_ROOT.parent)
+        return is_root
 
 
 def find_mount(home: Path) -> Mount | None:
@@ -130,11 +130,11 @@ def find_mount(home: Path) -> Mount | None:
 def trial(mount: Mount, tree: Path, linked: Path) -> int:
     """Mount with and without an overlay; the exit code."""
     try:
-        mount.enter(tree)
+        is_root = mount.enter(tree)
     except OSError:
         return NO_MOUNT
     try:
-        cover(linked, *change_folders(tree, 1)[0], is_root=os.geteuid() == 0)
+        cover(linked, *change_folders(tree, 1)[0], is_root=is_root)
     except OSError:
         return NO_OVERLAY
     return 0
@@ -176,16 +176,17 @@ def cover(folder: Path, upper: Path, work: Path, *, is_root: bool) -> None:
     call("mount", b"overlay", os.fsencode(folder), b"overlay", 0, os.fsencode(options))
 
 
-def enter_namespace() -> None:
-    """A mount namespace; without root, inside a user namespace that maps the user to itself."""
-    if os.geteuid() == 0:
+def enter_namespace() -> bool:
+    """A mount namespace, by root's rights (True) or inside a user namespace that maps the user to itself."""
+    with contextlib.suppress(OSError):  # root of a container may lack the right
         call("unshare", CLONE_NEWNS)
-        return
+        return True
     user, group = os.geteuid(), os.getegid()
     call("unshare", CLONE_NEWUSER | CLONE_NEWNS)
     Path("/proc/self/setgroups").write_text("deny")
     Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
     Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
+    return False
 
 
 def make_mount_point(entry: Path, target: Path) -> None:

@@ -14,15 +14,16 @@ from pathlib import Path
 ROUNDS = 100  # each ends one generation: the children of a process become ours when it has ended
 
 
-def end_orphans(variable: str, namespace: str | None) -> None:
+def end_orphans(variable: str, namespace: int | None) -> None:
     """SIGKILL for the children of this process that belong to a job, and for theirs; the job itself has ended.
 
     Args:
         variable: NAME=VALUE that is in the job's environment alone.
-        namespace: the job's mount namespace; None where it shares this process's.
+        namespace: from `open_namespace`; None where the job has none of its own.
     """
+    wanted = None if namespace is None else os.fstat(namespace).st_ino
     for _ in range(ROUNDS):
-        orphans = [pid for pid in children() if has(pid, variable) or (namespace and namespace_of(pid) == namespace)]
+        orphans = [pid for pid in children() if has(pid, variable) or (wanted and namespace_of(pid) == wanted)]
         if not orphans:
             return
         for pid in orphans:
@@ -40,10 +41,21 @@ def children() -> Iterator[int]:
             yield from map(int, file.read_text().split())
 
 
-def namespace_of(pid: int) -> str | None:
-    """A process's mount namespace; None when the process is gone."""
+def open_namespace(pid: int) -> int | None:
+    """A file descriptor of a process's mount namespace, which keeps its number from being given to another.
+
+    None when the process is gone.
+    """
     try:
-        return str(Path(f"/proc/{pid}/ns/mnt").readlink())
+        return os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY)
+    except OSError:
+        return None
+
+
+def namespace_of(pid: int) -> int | None:
+    """The number of a process's mount namespace; None when the process is gone."""
+    try:
+        return Path(f"/proc/{pid}/ns/mnt").stat().st_ino
     except OSError:
         return None
 

@@ -27,7 +27,7 @@ from pipeline.local.isolation import (
     prepare_child,
     remove_work_folders,
 )
-from pipeline.local.orphans import end_orphans, namespace_of
+from pipeline.local.orphans import end_orphans, open_namespace
 
 JOB_VARIABLE = "LOCAL_JOB_NAME"
 TIMEOUT_GRACE_SECONDS = 120.0  # what SageMaker gives a job between SIGTERM and SIGKILL
@@ -110,7 +110,7 @@ class JobProcess(asyncio.SubprocessProtocol):
         self.mount = mount
         self.cause = "exited"
         self.pid: int | None = None
-        self.namespace: str | None = None
+        self.namespace: int | None = None
         self.rest = b""
 
     async def run(self, timeout_seconds: float, on_line: Callable[[str], None]) -> Exit:
@@ -136,6 +136,8 @@ class JobProcess(asyncio.SubprocessProtocol):
                 finally:
                     self.transport.close()
         finally:
+            if self.namespace is not None:
+                os.close(self.namespace)
             remove_work_folders(self.job.tree, len(self.job.linked))
         if code == -signal.SIGKILL and self.cause == "exited":
             self.cause = "lost"
@@ -192,7 +194,7 @@ class JobProcess(asyncio.SubprocessProtocol):
         """The process has been started."""
         self.transport = cast(asyncio.SubprocessTransport, transport)
         self.pid = self.transport.get_pid()
-        self.namespace = namespace_of(self.pid) if self.mount and self.pid else None
+        self.namespace = open_namespace(self.pid) if self.mount and self.pid else None
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         """Copy output to the log and hand on whole lines."""

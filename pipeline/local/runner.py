@@ -27,6 +27,7 @@ from pipeline.local.expressions import Scope, resolve
 from pipeline.local.graph import Step, read_graph
 from pipeline.local.isolation import adopt_orphans, die_with, find_mount
 from pipeline.local.request_texts import as_request
+from pipeline.local.retries import retry_wait
 from pipeline.local.runner_process import execution_id_of, held_lock, lock_path
 from pipeline.local.runtime import (
     Runtime,
@@ -156,7 +157,7 @@ class Execution:
             try:
                 return await self.attempt(step, call)
             except StepFailure as failure:
-                wait = retry_wait(step.definition.get("RetryPolicies", []), failure.code, used, started)
+                wait = retry_wait(step.definition.get("RetryPolicies") or [], failure.code, used, started)
                 if wait is None:
                     raise
                 print(f"{step.name}: {failure} Trying again in {wait:g} seconds.", flush=True)
@@ -279,24 +280,6 @@ class Execution:
 
 
 STEP_KINDS = {"Condition": Execution.run_condition, "Fail": Execution.run_fail}
-
-
-def retry_wait(policies: list[Document], code: str | None, used: int, started: float) -> float | None:
-    """Seconds until the next attempt: Interval * Backoff^(n-1); None when no policy gives one.
-
-    Args:
-        policies: the step's RetryPolicies.
-        code: the failure's exception type.
-        used: retries so far.
-        started: `time.monotonic()` at the first attempt.
-    """
-    policy = next((policy for policy in policies if code in policy.get("ExceptionType", [])), None)
-    if policy is None:
-        return None
-    wait = float(policy.get("IntervalSeconds", 1)) * float(policy.get("BackoffRate", 2.0)) ** used
-    if "ExpireAfterMin" in policy:
-        return wait if time.monotonic() - started + wait < 60 * policy["ExpireAfterMin"] else None
-    return wait if used < policy.get("MaxAttempts", 5) else None
 
 
 def timestamp(seconds: float) -> str:

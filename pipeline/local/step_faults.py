@@ -33,8 +33,9 @@ def step_faults(definition: Mapping[str, Any]) -> Iterator[str]:
     expires = (definition.get("CacheConfig") or {}).get("ExpireAfter")
     if expires is not None and duration_seconds(expires) is None:
         yield f"has {expires!r} as CacheConfig.ExpireAfter, which is not an ISO 8601 duration such as P30D or PT2H."
-    if not isinstance(definition.get("RetryPolicies") or [], list):
-        yield f"needs a list as RetryPolicies, but has {definition['RetryPolicies']!r}."
+    policies = definition.get("RetryPolicies") or []
+    if not isinstance(policies, list) or not all(isinstance(policy, Mapping) for policy in policies):
+        yield f"needs a list of objects as RetryPolicies, but has {policies!r}."
 
 
 def lacking(arguments: Any, paths: Sequence[str], where: str = "") -> Iterator[str]:
@@ -76,7 +77,9 @@ def processing_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
 
 
 def training_faults(arguments: Mapping[str, Any], where: str = "") -> Iterator[str]:
-    """Channels and metrics."""
+    """Checkpoints, channels and metrics."""
+    if arguments.get("CheckpointConfig"):
+        yield from lacking(arguments, ("CheckpointConfig.S3Uri",), where)
     usual_mode = member(arguments.get("AlgorithmSpecification"), "TrainingInputMode")
     for number, channel in enumerate(items(arguments, "InputDataConfig")):
         path = f"{where}InputDataConfig[{number}]."

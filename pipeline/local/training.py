@@ -6,23 +6,22 @@ the failure file.
 """
 
 import asyncio
-import gzip
 import os
 import re
-import tarfile
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
+from pipeline.local.archives import pack
+from pipeline.local.checkpoints import Checkpoints
 from pipeline.local.launchers import training_command
 from pipeline.local.process import Command, Exit, JobProcess
 from pipeline.local.runtime import Runtime, StepCall, StepFailure, StepResult, arn, failure_reason, not_run, now
 from pipeline.local.state import Document
-from pipeline.local.storage import copy, files_below
 from pipeline.local.training_environment import CODE_CHANNEL, input_data_config, resource_config
 
 DEFAULT_MAX_RUNTIME_SECONDS = 86400
+SCRAPED_CHARACTERS = 8192  # from the end of a line: `.*loss=` takes time that grows with the square of its length
 FAILURE_FILE = "/opt/ml/output/failure"
 FOLDERS = ("model", "output/data", "output/tensors", "output/profiler", "input/config", "input/data", "checkpoints")
 
@@ -64,6 +63,7 @@ class TrainingJob:
         }
         self.metrics = {found["Name"]: re.compile(found["Regex"]) for found in metric_definitions(request)}
         self.values: dict[str, tuple[float, float]] = {}
+        self.checkpoints: Checkpoints | None = None
         self.process: JobProcess | None = None
         self.stopping = False
 
@@ -81,6 +81,8 @@ class TrainingJob:
         """
         self.save()
         try:
+            if config := self.document.get("CheckpointConfig"):
+                self.checkpoints = Checkpoints(config, self.job, self.runtime.storage)
             await asyncio.to_thread(self.lay_out)
             command = await asyncio.to_thread(training_command, self.document, self.job, self.runtime.storage)
             self.process = JobProcess(self.job, self.limited(command), self.runtime.mount)
@@ -88,7 +90,7 @@ class TrainingJob:
                 self.process.stop()
             self.document.update(SecondaryStatus="Training", TrainingStartTime=now())
             self.save()
-            ended = await self.process.run(self.limit_seconds, lambda line: self.scrape(line, on_metric))
+            ended = await self.watched(self.process, on_metric)
             await asyncio.to_thread(self.collect)
         except asyncio.CancelledError:
             self.collect()
@@ -100,6 +102,15 @@ class TrainingJob:
             raise failure from problem
         self.finish(*self.judged(ended))
         return ended
+
+    async def watched(self, process: JobProcess, on_metric: OnMetric) -> Exit:
+        """Run the script, its metrics read and its checkpoints kept meanwhile."""
+        uploads = asyncio.create_task(self.checkpoints.keep_uploading()) if self.checkpoints else None
+        try:
+            return await process.run(self.limit_seconds, lambda line: self.scrape(line, on_metric))
+        finally:
+            if uploads:
+                uploads.cancel()
 
     def stop(self) -> None:
         """StopTrainingJob: the script is asked to end, and what it has written counts."""
@@ -122,7 +133,8 @@ class TrainingJob:
             uri = channel["DataSource"]["S3DataSource"]["S3Uri"]
             folder = self.job.tree / "input/data" / channel["ChannelName"]
             self.runtime.place_input(uri, folder, self.job, written=[code])
-        self.restore_checkpoints()
+        if self.checkpoints:
+            self.checkpoints.restore()
         config = self.job.tree / "input/config"
         files: dict[str, Any] = {
             "hyperparameters": self.document.get("HyperParameters") or {},
@@ -137,39 +149,10 @@ class TrainingJob:
             if content is not None:
                 (config / f"{name}.json").write_text(self.runtime.json_text(content, self.job))
 
-    def restore_checkpoints(self) -> None:
-        """What an earlier job left at CheckpointConfig.S3Uri: copied, since a job may write to these files."""
-        if self.checkpoint_uri:
-            self.checkpoint_folder.mkdir(parents=True, exist_ok=True)
-            for name, file in self.runtime.storage.objects(self.checkpoint_uri):
-                copy(file, self.checkpoint_folder / name)
-
-    @property
-    def checkpoint_uri(self) -> str | None:
-        """CheckpointConfig.S3Uri."""
-        uri: str | None = (self.document.get("CheckpointConfig") or {}).get("S3Uri")
-        return uri
-
-    @property
-    def checkpoint_folder(self) -> Path:
-        """CheckpointConfig.LocalPath on this machine.
-
-        Raises:
-            StepFailure: it is not below /opt/ml.
-        """
-        local_path = (self.document.get("CheckpointConfig") or {}).get("LocalPath") or "/opt/ml/checkpoints"
-        try:
-            return self.job.inside(local_path)
-        except ValueError:
-            raise StepFailure(
-                f"ClientError: CheckpointConfig.LocalPath {local_path!r} is not below /opt/ml, which is all that a job "
-                "has here."
-            ) from None
-
     def scrape(self, line: str, on_metric: OnMetric) -> None:
         """Read metrics from one line, as the service does: the first group of the first match, if it is a number."""
         for name, pattern in self.metrics.items():
-            match = pattern.search(line)
+            match = pattern.search(line[-SCRAPED_CHARACTERS:])
             value = as_number(match[1]) if match and match.groups() else None
             if value is not None:
                 self.values[name] = (value, now())
@@ -181,8 +164,8 @@ class TrainingJob:
         data = self.job.tree / "output/data"
         if data.is_dir() and any(data.iterdir()):
             self.upload_archive("output/data", "output.tar.gz")
-        if self.checkpoint_uri:
-            self.runtime.storage.upload(self.checkpoint_folder, self.checkpoint_uri)
+        if self.checkpoints:
+            self.checkpoints.upload()
 
     def upload_model(self) -> str:
         """/opt/ml/model as model.tar.gz, or as it is where CompressionType is NONE; its URI."""
@@ -245,18 +228,3 @@ def as_number(text: str | None) -> float | None:
     except ValueError:
         return None
     return value if value - value == 0 else None
-
-
-def pack(folder: Path, archive: Path) -> None:
-    """A .tar.gz of a directory's content; the same content gives the same bytes."""
-    with (
-        archive.open("wb") as stream,
-        gzip.GzipFile(fileobj=stream, mode="wb", mtime=0, compresslevel=1, filename="") as packed,
-        tarfile.open(fileobj=packed, mode="w") as tar,
-    ):
-        for file in files_below(folder) if folder.is_dir() else ():
-            member = tar.gettarinfo(str(file), arcname=file.relative_to(folder).as_posix())
-            member.mtime = member.uid = member.gid = 0
-            member.uname = member.gname = ""
-            with file.open("rb") as content:
-                tar.addfile(member, content)

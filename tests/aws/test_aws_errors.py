@@ -12,7 +12,9 @@ def client_error(code: str, message: str, operation: str = "CreatePipeline") -> 
     return raised.ClientError({"Error": {"Code": code, "Message": message}}, operation)
 
 
-NOT_AUTHORIZED = "is not authorized to perform: sagemaker:CreatePipeline on resource: arn:aws:sagemaker:us-east-1:1:pipeline/p"
+NOT_AUTHORIZED = (
+    "is not authorized to perform: sagemaker:CreatePipeline on resource: arn:aws:sagemaker:us-east-1:1:pipeline/p"
+)
 CLIENT_ERRORS = [
     (
         ("ThrottlingException", "Rate exceeded"),
@@ -66,7 +68,7 @@ CLIENT_ERRORS = [
     ),
     (
         ("AccessDenied", "Access Denied"),
-        "The credentials do not allow CreatePipeline here: allow it in a policy of their role or user.",
+        "The credentials may not perform CreatePipeline here: allow it in a policy of their role or user.",
     ),
     (
         (

@@ -163,7 +163,8 @@ def test_a_second_step_that_failed_is_made_up_for_by_the_next_application(client
     [
         (
             "UPDATE_IN_PROGRESS",
-            "Stack 'image-classification' is being changed (UPDATE_IN_PROGRESS): repeat the command once that has ended.",
+            "Stack 'image-classification' is being changed (UPDATE_IN_PROGRESS): repeat the command once that has "
+            "ended.",
         ),
         (
             "UPDATE_ROLLBACK_FAILED",

@@ -10,8 +10,10 @@ import pytest
 from policies import allows
 
 from pipeline.aws import infra, model_group, stack
+from pipeline.config import VpcConfig
 
 ACCOUNT = "123456789012"
+INLINE_POLICIES_LENGTH = 10240  # characters without white space, IAM's quota for a role
 NAMED = {"EndpointName": "endpoint", "EndpointConfigName": "endpoint-config", "ModelName": "model"}
 ACTIONS_OF_STEPS = {
     "Processing": ("CreateProcessingJob", "DescribeProcessingJob", "StopProcessingJob", "AddTags"),
@@ -72,9 +74,7 @@ def resources(service: str, operation: str, parameters: dict[str, Any]) -> list[
         return ["*"]
     if "ModelPackageName" in parameters:
         return [parameters["ModelPackageName"]]
-    return [
-        arn(service, f"{kind}/{parameters[key].lower()}") for key, kind in NAMED.items() if key in parameters
-    ]
+    return [arn(service, f"{kind}/{parameters[key].lower()}") for key, kind in NAMED.items() if key in parameters]
 
 
 @pytest.fixture
@@ -132,7 +132,9 @@ def test_the_deploy_role_allows_every_call_of_the_handler(client, config, deploy
     calls.seen.clear()
     for _ in range(4):
         version = register(client, config)
-        calls.seen = [call for call in calls.seen if not call[1].startswith(("CreateModelPackage", "DescribeModelPackageGroup"))]
+        calls.seen = [
+            call for call in calls.seen if not call[1].startswith(("CreateModelPackage", "DescribeModelPackageGroup"))
+        ]
         deploy(approved(version))
     deploy({"detail-type": "SageMaker Endpoint State Change", "detail": {"EndpointName": config.deploy.endpoint_name}})
     client("sagemaker").update_model_package(
@@ -206,3 +208,19 @@ def test_the_queue_takes_what_the_rules_could_not_deliver(client, made):
     (statement,) = json.loads(attributes["Attributes"]["Policy"])["Statement"]
     rules = [rule["Arn"] for rule in client("events").list_rules()["Rules"]]
     assert sorted(statement["Condition"]["ArnEquals"]["aws:SourceArn"]) == sorted(rules)
+
+
+def test_the_policies_of_each_role_fit_into_it_with_every_option_on(client, config, change):
+    vpc = VpcConfig(
+        subnet_ids=tuple(f"subnet-0123456789abcde{number:02}" for number in range(16)),
+        security_group_ids=tuple(f"sg-0123456789abcde{number:02}" for number in range(5)),
+    )
+    key = "arn:aws:kms:us-east-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+    full = change(config, "aws", vpc=vpc, kms_key_arn=key, project="p" * 40, deploy_function="f" * 64)
+    full = change(full, "registry", model_package_group="g" * 63)
+    full = change(full, "deploy", endpoint_name="e" * 63)
+    full = change(full, "data", source="s3://pictures/animals")
+    list(infra.apply(client, full, infra.propose(client, full)))
+    for role in client("iam").list_roles()["Roles"]:
+        text = json.dumps(statements_of(client, role["Arn"]), separators=(",", ":"))
+        assert len(text) < INLINE_POLICIES_LENGTH

@@ -36,7 +36,10 @@ def test_switching_it_off_keeps_the_expression(client, config, made):
             "The schedule must be like rate(7 days), cron(0 3 ? * SUN *) or at(2030-01-31T03:00:00), "
             "but got 'every day'.",
         ),
-        ("at(2020-01-31T03:00:00)", "The schedule must name a moment in the future (UTC), but got 'at(2020-01-31T03:00:00)'."),
+        (
+            "at(2020-01-31T03:00:00)",
+            "The schedule must name a moment in the future (UTC), but got 'at(2020-01-31T03:00:00)'.",
+        ),
     ],
 )
 def test_an_expression_that_would_be_refused_is_not_sent(client, config, made, expression, sentence):

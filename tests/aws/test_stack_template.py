@@ -1,8 +1,10 @@
 """stack.yaml: clean for cfn-lint, no permission without a reason, nothing open, nothing forgotten."""
 
+import importlib
 import json
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import botocore.session
@@ -10,7 +12,7 @@ import pytest
 import yaml
 from policies import Statement, template_statements
 
-from pipeline.aws.stack_parameters import stack_parameters
+from pipeline.aws.stack_parameters import SERVING_NAME_LENGTH, stack_parameters
 from pipeline.aws.template import TEMPLATE, read_template
 from pipeline.config import load
 
@@ -42,7 +44,7 @@ def test_cfn_lint_finds_nothing():
 
 
 def test_every_statement_of_every_role_is_found():
-    assert ROLES <= {statement.where for statement in STATEMENTS}
+    assert {statement.where for statement in STATEMENTS} >= ROLES
     assert TEMPLATE.read_text().count("Effect: ") == len(STATEMENTS)
     names = [named(statement) for statement in STATEMENTS]
     assert len(set(names)) == len(names)
@@ -119,9 +121,20 @@ def test_the_bucket_is_closed_encrypted_versioned_and_outlives_the_stack():
 def test_models_data_and_code_are_not_in_the_lifecycle():
     rules = RESOURCES["ArtifactBucket"]["Properties"]["LifecycleConfiguration"]["Rules"]
     expiring = {rule["Prefix"]["Fn::Sub"] for rule in rules if "ExpirationInDays" in rule}
-    assert expiring == {
-        "${PipelineName}/executions/", "${PipelineName}/jobs/TuneHyperparameters/", "${PipelineName}/capture/",
+    assert {text.removeprefix("${PipelineName}/") for text in expiring} == {
+        "executions/", "jobs/TuneHyperparameters/", "checkpoints/", "capture/",
     }  # fmt: skip
+
+
+def test_the_function_is_told_exactly_the_settings_that_the_handler_reads():
+    hosting = importlib.import_module("hosting")
+    variables = RESOURCES["DeployFunction"]["Properties"]["Environment"]["Variables"]
+    assert set(variables) == {field.name.upper() for field in fields(hosting.Hosting)}
+
+
+def test_names_of_models_begin_as_the_handler_begins_them():
+    rollout = importlib.import_module("rollout")
+    assert SERVING_NAME_LENGTH == rollout.GROUP_LENGTH
 
 
 def test_image_tags_are_immutable_scanned_and_expire():
@@ -153,7 +166,9 @@ def test_every_event_rule_retries_and_then_keeps_the_event():
 
 
 def test_every_alarm_tells_the_topic_and_latency_is_in_microseconds(config):
-    alarms = {name: found["Properties"] for name, found in RESOURCES.items() if found["Type"] == "AWS::CloudWatch::Alarm"}
+    alarms = {
+        name: found["Properties"] for name, found in RESOURCES.items() if found["Type"] == "AWS::CloudWatch::Alarm"
+    }
     assert set(alarms) == {"EndpointErrorAlarm", "EndpointLatencyAlarm", "DeployErrorAlarm", "DeadLetterAlarm"}
     assert all(found["AlarmActions"] == [{"Ref": "AlarmTopic"}] for found in alarms.values())
     assert alarms["EndpointLatencyAlarm"]["Threshold"] == {"Ref": "MaxLatencyMicroseconds"}

@@ -426,7 +426,7 @@ def test_deleting_while_it_is_created_or_updated_ends_both_servers(world):
     world.create("old")
     world.settled()
     world.update("new")
-    assert len(processes_of(world.home)) == 3
+    wait_until(lambda: len(processes_of(world.home)) == 3)
     world.delete("young")
     world.delete()
     assert not processes_of(world.home)

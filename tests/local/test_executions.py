@@ -125,7 +125,7 @@ def test_kill_9_of_the_command_ends_everything_and_retry_goes_on(home, slow):
     process = waiting(home, slow)
     process.kill()
     process.communicate()
-    wait_until(lambda: not processes_of(home), seconds=5)  # nobody has looked yet
+    wait_until(lambda: not processes_of(home.parent), seconds=5)  # nobody has looked yet
     wait_until(lambda: document_of(home)["status"] == "Failed", seconds=1)
     document = status_of(home, "slow")
     assert document["failure_reason"] == LOST
@@ -144,7 +144,7 @@ def test_kill_9_of_the_command_at_any_moment_leaves_a_readable_execution(home, s
     time.sleep(seconds)
     process.kill()
     process.communicate()
-    wait_until(lambda: not processes_of(home), seconds=5)
+    wait_until(lambda: not processes_of(home.parent), seconds=5)
     if not State(home).executions():  # it had not come as far
         return
     wait_until(lambda: document_of(home)["status"] != "Executing", seconds=1)
@@ -177,7 +177,7 @@ def test_a_signal_to_the_command_stops_the_execution(home, slow, number):
     assert process.returncode == 1
     assert error == "\nStopping ...\n" or "Stopping ..." in error
     assert "Stopped" in out
-    assert not processes_of(home)
+    assert not processes_of(home.parent)
     document = document_of(home)
     assert document["status"] == "Stopped"
     assert statuses(document) == {"First": "Succeeded", "Second": "Succeeded", "Waits": "Stopped"}
@@ -194,7 +194,7 @@ def test_ctrl_c_soon_after_the_start_stops_too(home, slow, seconds):
     out, _ = process.communicate(timeout=10)
     assert process.returncode in (1, -signal.SIGINT)  # the latter while Python itself starts
     assert "Last" not in out
-    wait_until(lambda: not processes_of(home), seconds=5)
+    wait_until(lambda: not processes_of(home.parent), seconds=5)
 
 
 def test_a_job_that_left_the_process_group_is_ended_by_the_next_look(home, tmp_path):
@@ -208,7 +208,7 @@ def test_a_job_that_left_the_process_group_is_ended_by_the_next_look(home, tmp_p
     process.kill()
     process.communicate()
     wait_until(lambda: document_of(home)["status"] == "Failed")
-    wait_until(lambda: not processes_of(home), seconds=5)
+    wait_until(lambda: not processes_of(home.parent), seconds=5)
 
 
 def test_the_jobs_of_a_lost_execution_are_no_longer_in_progress(home, slow):

@@ -189,15 +189,14 @@ ENDINGS = {
         "AlgorithmError: said so, exit code: 1"
     ),
     "import time; print('slow', flush=True); time.sleep(60)": (
-        "ClientError: the job ran longer than MaxRuntimeInSeconds = 1 and was ended."
+        "ClientError: the job ran longer than MaxRuntimeInSeconds = 2 and was ended."
     ),
 }
 
 
 def test_how_a_script_ends_is_told(lab: Lab) -> None:
     steps = [lab.processing(f"Step{number}", code) for number, code in enumerate(ENDINGS)]
-    for step in steps:
-        step["Arguments"]["StoppingCondition"] = {"MaxRuntimeInSeconds": 1}
+    steps[-1]["Arguments"]["StoppingCondition"] = {"MaxRuntimeInSeconds": 2}
     report = lab.run(*steps)
     assert (report.code, report.document["status"]) == (1, "Failed")
     assert report.statuses == {step["Name"]: reason for step, reason in zip(steps, ENDINGS.values(), strict=True)}

@@ -423,7 +423,7 @@ REFUSED: dict[str, tuple[Any, list[str]]] = {
             "Step 'P' lacks ProcessingOutputConfig.Outputs[0].S3Output.S3Uri.",
             "Step 'P' lacks ProcessingOutputConfig.Outputs[0].S3Output.LocalPath.",
             "Step 'P' has 'a day' as CacheConfig.ExpireAfter, which is not an ISO 8601 duration such as P30D or PT2H.",
-            "Step 'P' needs a list as RetryPolicies, but has 'none'.",
+            "Step 'P' needs a list of objects as RetryPolicies, but has 'none'.",
             "Step 'T' lacks InputDataConfig[0].DataSource.S3DataSource.S3Uri.",
             "Step 'T' has a manifest or a pipe in InputDataConfig[0]; the local target reads an S3Prefix as files.",
             "Step 'T' has a manifest or a pipe in InputDataConfig[1]; the local target reads an S3Prefix as files.",

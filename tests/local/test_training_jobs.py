@@ -226,7 +226,7 @@ def wheel() -> dict[str, bytes]:
 
 
 def test_torchrun_starts_as_many_processes_as_asked(lab: Lab) -> None:
-    code = "import os, sys; print(os.environ['RANK'], os.environ['WORLD_SIZE'], sys.argv[1:], flush=True)"
+    code = "import os, sys; sys.stdout.write(f\"{os.environ['RANK']} {os.environ['WORLD_SIZE']} {sys.argv[1:]}\\n\")"
     step = lab.drivers(
         "Train",
         {"train.py": code},
@@ -268,6 +268,13 @@ def test_metrics_are_read_from_both_streams_and_used_downstream(lab: Lab) -> Non
     assert report.step("Gate")["outcome"] == "True"
 
 
+def test_a_flood_without_lines_holds_no_metric_up(lab: Lab) -> None:
+    code = "import sys; [sys.stdout.write('x' * 65536) for _ in range(80)]; print(' loss=0.5')"
+    report = lab.run(lab.training("Train", code, metrics={"loss": ".*loss=([0-9.]+)"}))
+    assert [found["Value"] for found in report.properties("Train")["FinalMetricDataList"]] == [0.5]
+    assert report.step("Train")["seconds"] < 15
+
+
 def test_artifacts_are_packed_without_a_directory_of_their_own(lab: Lab) -> None:
     code = """
         import os
@@ -291,6 +298,22 @@ def test_artifacts_are_packed_without_a_directory_of_their_own(lab: Lab) -> None
     assert lines_of(lab, report.properties("Empty")["ModelArtifacts"]["S3ModelArtifacts"]) == []
 
 
+def test_the_same_artifacts_give_the_same_bytes_and_only_what_shrinks_is_made_smaller(lab: Lab) -> None:
+    code = """
+        import random
+        for name, content in (("weights", random.Random(0).randbytes(300_000)), ("text", b"x" * {count})):
+            open(f"/opt/ml/model/{name}", "wb").write(content)
+    """
+    steps = [lab.training(name, code.replace("{count}", n)) for name, n in (("A", "9"), ("B", "9"), ("C", "3_000_000"))]
+    report = lab.run(*steps)
+    found = [
+        lab.path(report.properties(name)["ModelArtifacts"]["S3ModelArtifacts"]).read_bytes() for name in ("A", "B", "C")
+    ]
+    assert found[0] == found[1]
+    assert 300_000 < len(found[0]) < 320_000
+    assert len(found[2]) < 400_000
+
+
 def test_checkpoints_are_restored_and_kept(lab: Lab) -> None:
     lab.put("s3://bucket/ckpt/deep/count.txt", "1")
     code = """
@@ -307,6 +330,29 @@ def test_checkpoints_are_restored_and_kept(lab: Lab) -> None:
     assert (report.code, lab.get("s3://bucket/ckpt/deep/count.txt")) == (0, "3")
 
 
+def test_checkpoints_are_kept_while_a_job_runs(lab: Lab) -> None:
+    code = """
+        import os, time
+        from pathlib import Path
+        folder = Path("/opt/ml/checkpoints")
+        if (folder / "epoch").exists():
+            print("goes on from", (folder / "epoch").read_text())
+        else:
+            for epoch in range(3):
+                (folder / "epoch").write_text(str(epoch))
+            time.sleep(60)
+    """
+    step = lab.training("Train", code, more={"CheckpointConfig": {"S3Uri": "s3://bucket/ckpt/"}})
+    words = lab.command({"Version": "2020-12-01", "Steps": [step]})
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 20
+        while not lab.path("s3://bucket/ckpt/epoch").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.kill()
+    assert lab.run(step).log("Train") == "goes on from 2\n"
+
+
 def test_why_a_training_job_failed_is_told(lab: Lab) -> None:
     said = "open('/opt/ml/output/failure', 'w').write('the true reason'); raise SystemExit('another')"
     slow = "import os, time; print('x', flush=True); open('/opt/ml/model/m', 'w').write('m'); time.sleep(60)"
@@ -314,7 +360,7 @@ def test_why_a_training_job_failed_is_told(lab: Lab) -> None:
     steps = [
         lab.training("Said", said),
         lab.training("Raised", "raise ValueError('lr must be positive')"),
-        lab.training("Slow", slow, max_runtime_seconds=1),
+        lab.training("Slow", slow, max_runtime_seconds=2),
         lab.training("Elsewhere", "", more=elsewhere),
         lab.drivers("NoScript", {"a.py": ""}, {"entry_script": "b.py"}),
         lab.drivers("Mpi", {"a.py": ""}, {"entry_script": "a.py"}, distributed={"mpi_additional_options": None}),
@@ -323,7 +369,7 @@ def test_why_a_training_job_failed_is_told(lab: Lab) -> None:
     assert report.statuses == {
         "Said": "AlgorithmError: the true reason, exit code: 1",
         "Raised": "AlgorithmError: ValueError: lr must be positive, exit code: 1",
-        "Slow": "ClientError: the job ran longer than MaxRuntimeInSeconds = 1 and was ended.",
+        "Slow": "ClientError: the job ran longer than MaxRuntimeInSeconds = 2 and was ended.",
         "Elsewhere": "ClientError: CheckpointConfig.LocalPath '/tmp/ckpt' is not below /opt/ml, which is all that a "
         "job has here.",
         "NoScript": "ClientError: The channel 'code' holds no entry script 'b.py', which sm_drivers/sourcecode.json "

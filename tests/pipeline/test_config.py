@@ -99,6 +99,42 @@ aws: {bucket: my-bucket, role_arn: "arn:aws:iam::123456789012:role/pipeline"}
     assert (config.aws.bucket, config.aws.training_image) == ("my-bucket", None)
 
 
+def test_the_account_takes_lists_tags_and_null(loaded):
+    config = loaded(
+        """
+training: {use_spot: false, max_wait_seconds: 60}
+deploy: {max_request_megabytes: 4, serverless: {memory_mb: 2048}}
+aws:
+  tags: {team: vision, "cost centre": "4711"}
+  kms_key_arn: null
+  retrain_schedule: cron(0 3 ? * SUN *)
+prices: {date: 2026-01-31, per_hour: {ml.m5.large: 1}}
+"""
+    )
+    assert config.aws.tags == {"team": "vision", "cost centre": "4711"}
+    assert (config.aws.kms_key_arn, config.aws.retrain_schedule) == (None, "cron(0 3 ? * SUN *)")
+    assert (config.prices.date, config.prices.per_hour) == ("2026-01-31", {"ml.m5.large": 1.0})
+    assert (config.deploy.serverless.enabled, config.deploy.autoscaling.enabled) == (True, False)
+
+
+def test_a_vpc_has_subnets_and_security_groups(loaded):
+    vpc = loaded(
+        "aws: {vpc: {subnet_ids: [subnet-0123abcd, subnet-4567cdef], security_group_ids: [sg-0123abcd]}}"
+    ).aws.vpc
+    assert vpc.subnet_ids == ("subnet-0123abcd", "subnet-4567cdef")
+    assert vpc.security_group_ids == ("sg-0123abcd",)
+
+
+def test_a_rule_between_sections_is_reported_where_its_first_setting_stands(problems):
+    text = "pipeline:\n  cache_expire_days: 100\naws:\n  region: eu-west-1\n  artifact_retention_days: 90\n"
+    assert problems(text) == [
+        "pipeline.yaml:5: aws.artifact_retention_days must be more than pipeline.cache_expire_days (100), but got 90."
+    ]
+    assert problems("pipeline: {cache_expire_days: 100}\n") == [
+        "pipeline.yaml:1: aws.artifact_retention_days must be more than pipeline.cache_expire_days (100), but got 90."
+    ]
+
+
 def test_auto_is_none(loaded):
     data = loaded("data: {image_size_px: auto, horizontal_flip: auto}").data
     assert (data.image_size_px, data.horizontal_flip) == (None, None)

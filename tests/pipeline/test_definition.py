@@ -1,5 +1,6 @@
 """The compiled definition: pure, the same bytes everywhere, and what pipeline.yaml says is in it."""
 
+import functools
 import json
 import os
 import re
@@ -20,19 +21,22 @@ ROOT = Path(__file__).parents[2]
 SEARCHED = ("hidden_units", "dropout", "label_smoothing", "weight_decay")
 Json = dict[str, Any]
 
+HERE = local_placement("deploy")
+
 with offline():
     from pipeline.definition import compile_definition
 
 
-@pytest.fixture
-def compiled(tmp_path):
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
     """A function from the text of a pipeline.yaml to its definition; a sound one."""
+    path = tmp_path_factory.mktemp("definition") / "pipeline.yaml"
 
-    def compile_text(text: str = "", placement: Placement | None = None) -> Json:
-        path = tmp_path / "pipeline.yaml"
-        path.write_text(text or "data: {source: sample}\n")
+    @functools.cache  # a second each
+    def compile_text(text: str = "data: {source: sample}", placement: Placement = HERE) -> Json:
+        path.write_text(text)
         uris = {"input_data_uri": "s3://local/data", "weights_uri": "s3://local/weights"}
-        definition: Json = json.loads(compile_definition(load(path), placement or local_placement("deploy"), **uris))
+        definition: Json = json.loads(compile_definition(load(path), placement, **uris))
         assert check(definition) == []
         return definition
 
@@ -75,6 +79,7 @@ def test_the_same_bytes_anywhere_without_network_whatever_the_machine_says_about
         "AWS_DEFAULT_REGION": "eu-central-1",
         "AWS_RETRY_MODE": "wild",
         "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+        "SAGEMAKER_USER_CONFIG_OVERRIDE": str(wrong),
         "PYTHONHASHSEED": "7",
     }
     bare = printed(tmp_path, without_network(), {})
@@ -110,7 +115,6 @@ def test_nothing_in_it_tells_when_or_where_it_was_compiled(compiled):
     assert str(ROOT) not in text
     assert str(Path.cwd()) not in text
     assert not re.search(r"\d{4}-\d\d-\d\d(?!\")", text)  # the version's date is the only one
-    assert text == json.dumps(compiled())
 
 
 def test_seeds_of_zero_are_kept(compiled):
@@ -141,7 +145,7 @@ tuning:
     ]
 
 
-@pytest.mark.parametrize("strategy", ["Bayesian", "Random", "Hyperband"])
+@pytest.mark.parametrize("strategy", ["Bayesian", "Hyperband"])
 def test_other_strategies_take_their_number_at_run_time(compiled, strategy):
     text = f"tuning: {{strategy: {strategy}, early_stopping: 'Off', max_jobs: 9}}\n"
     definition = compiled(text)
@@ -210,7 +214,6 @@ def test_the_runtime_parameters_are_those_of_the_design_with_the_defaults_of_the
 
 
 def test_a_definition_for_another_account_differs_in_its_placement_only(compiled):
-    local = local_placement("deploy")
     other = Placement(
         region="eu-west-1",
         account_id="123456789012",
@@ -222,10 +225,11 @@ def test_a_definition_for_another_account_differs_in_its_placement_only(compiled
     )
     here, there = json.dumps(compiled()), json.dumps(compiled(placement=other))
     for old, new in (
-        (local.training_image, other.training_image),
-        (local.inference_image, other.inference_image),
-        (local.role_arn, other.role_arn),
-        (local.function_arn, other.function_arn),
+        (HERE.training_image, other.training_image),
+        (HERE.inference_image, other.inference_image),
+        (HERE.role_arn, other.role_arn),
+        (HERE.function_arn, other.function_arn),
+        ('REGION": "us-east-1"', 'REGION": "eu-west-1"'),
         ("s3://local/image-classification", "s3://images-eu/image-classification"),
     ):
         assert old in here

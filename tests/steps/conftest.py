@@ -30,7 +30,11 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, weights_dir: Path) -> Pre
 def trained(tmp_path_factory: pytest.TempPathFactory, prepared: Prepared) -> Trained:
     """The final training, in a process with the environment of a SageMaker job."""
     job = tmp_path_factory.mktemp("training")
-    environment = {"SM_MODEL_DIR": str(job / "model"), "SM_OUTPUT_DATA_DIR": str(job / "data"), "TRAINING_JOB_NAME": "t"}
+    environment = {
+        "SM_MODEL_DIR": str(job / "model"),
+        "SM_OUTPUT_DATA_DIR": str(job / "data"),
+        "TRAINING_JOB_NAME": "t",
+    }
     process = run_step("train.py", *FINAL_TRAINING.split(), env=prepared.channels | environment)
     assert process.returncode == 0, process.stderr
     return Trained(job / "model", job / "data" / "tensors", process.stdout, process.stderr)

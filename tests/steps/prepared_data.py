@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
+
 from backbone import feature_dim, load_backbone
 from images import Preprocess, normalise, to_pixels
-from PIL import Image
 
 STEPS = Path(__file__).parents[2] / "steps"
 BACKBONE = "test_resnet"  # timm's own network for tests: 0.5 million parameters
@@ -106,10 +107,14 @@ def write_prepared(root: Path, weights_dir: Path) -> None:
     (root / "embeddings").mkdir()
     images: list[dict[str, Any]] = []
     for split, count in IMAGES_PER_CLASS.items():
-        pictures = [(label, noisy(colour, generator)) for label, colour in enumerate(COLOURS.values()) for _ in range(count)]
+        pictures = [
+            (label, noisy(colour, generator)) for label, colour in enumerate(COLOURS.values()) for _ in range(count)
+        ]
         images += [write_picture(root, split, label, picture) for label, picture in pictures]
         views = 1 + (AUGMENTED_VIEWS if split == "train" else 0)
-        crops = [np.roll(to_pixels(picture, PREPROCESS), view, axis=0) for _, picture in pictures for view in range(views)]
+        crops = [
+            np.roll(to_pixels(picture, PREPROCESS), view, axis=0) for _, picture in pictures for view in range(views)
+        ]
         with torch.inference_mode():
             features = backbone(torch.from_numpy(normalise(np.stack(crops), PREPROCESS))).numpy()
         embeddings = features.reshape(len(pictures), views, feature_dim(backbone)).astype(np.float16)

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
+
 from failures import StepError
 from head import SMALLEST_STD, ClassifierHead
-from torch import nn
 
 
 def test_head_without_hidden_units_is_linear() -> None:

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from metrics import accuracy, class_scores, classification_metrics, confusion_matrix, log_loss, top_k_accuracy
 from sklearn import metrics as sklearn_metrics
+
+from metrics import accuracy, class_scores, classification_metrics, confusion_matrix, log_loss, top_k_accuracy
 
 CLASSES = ["ant", "bee", "cat"]
 LABELS = np.array([0, 0, 0, 0, 1, 1])
@@ -32,7 +33,9 @@ def test_evaluation_has_the_layout_of_model_monitor() -> None:
     figures = classification_metrics(LABELS, PROBABILITIES, CLASSES)
     assert figures["accuracy"] == {"value": 4 / 6, "standard_deviation": "NaN"}
     assert figures["weighted_precision"]["value"] == pytest.approx((4 * 3 / 4 + 2 * 1 / 2) / 6)
-    assert figures["macro_f1"]["value"] == pytest.approx((3 / 4 + 1 / 2) / 2), "a class that never occurs does not count"
+    assert figures["macro_f1"]["value"] == pytest.approx((3 / 4 + 1 / 2) / 2), (
+        "a class that never occurs does not count"
+    )
     assert figures["top_5_accuracy"]["value"] == 1.0, "three classes are fewer than five"
     assert figures["confusion_matrix"] == {
         "ant": {"ant": 3, "bee": 1, "cat": 0},

@@ -8,19 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 import train
 from failures import TRAINING_FAILURE, run
 from head import ClassifierHead
 from hyperparameters import Hyperparameters
 from optimizer import AdamW, scheduled_lr
-
 from tests.steps.prepared_data import CLASSES, STEPS, Prepared, Trained, run_step
 
 EPOCH_LINE = re.compile(
     r"epoch=\d+ train_loss=\d+\.\d{4} train_accuracy=[01]\.\d{4} validation_loss=\d+\.\d{4} "
     r"validation_accuracy=[01]\.\d{4} best_validation_accuracy=[01]\.\d{4}"
 )
-TRIAL = "--epochs 4 --batch_size 16 --lr 0.01".split()
+TRIAL = ["--epochs", "4", "--batch_size", "16", "--lr", "0.01"]
 
 
 def call(monkeypatch: pytest.MonkeyPatch, prepared: Prepared, tmp_path: Path, *arguments: str) -> int:
@@ -77,7 +77,9 @@ def test_same_seed_gives_the_same_metrics_and_another_seed_others(
     outputs = []
     for seed in ("3", "3", "4"):
         assert call(monkeypatch, prepared, tmp_path, "--seed", seed, "--hidden_units", "8") == 0
-        outputs.append(((tmp_path / "model" / "metrics.json").read_text().replace(f'"seed": {seed}', ""), capsys.readouterr().out))
+        outputs.append(
+            ((tmp_path / "model" / "metrics.json").read_text().replace(f'"seed": {seed}', ""), capsys.readouterr().out)
+        )
     assert outputs[0] == outputs[1]
     assert outputs[0] != outputs[2]
 
@@ -85,7 +87,7 @@ def test_same_seed_gives_the_same_metrics_and_another_seed_others(
 def test_final_training_repeats_the_trial_with_its_hyperparameters(
     prepared: Prepared, trained: Trained, tmp_path: Path
 ) -> None:
-    arguments = "--epochs 6 --batch_size 16 --hidden_units 8 --lr 0.02".split()
+    arguments = ["--epochs", "6", "--batch_size", "16", "--hidden_units", "8", "--lr", "0.02"]
     process = run_step("train.py", *arguments, env=prepared.channels | {"SM_MODEL_DIR": str(tmp_path)})
     assert epoch_lines(process.stdout) == epoch_lines(trained.stdout)
     trial, final = (torch.load(directory / "head.pt") for directory in (tmp_path, trained.model_dir))
@@ -100,7 +102,9 @@ def test_best_epoch_is_kept_and_ties_go_to_the_lower_validation_loss(trained: Tr
     epochs = [dict(pair.split("=") for pair in line.split()) for line in epoch_lines(trained.stdout)]
     best = max(epochs, key=lambda epoch: (float(epoch["validation_accuracy"]), -float(epoch["validation_loss"])))
     assert trained.description["validation"]["epoch"] == int(best["epoch"])
-    running = [max(float(epoch["validation_accuracy"]) for epoch in epochs[: count + 1]) for count in range(len(epochs))]
+    running = [
+        max(float(epoch["validation_accuracy"]) for epoch in epochs[: count + 1]) for count in range(len(epochs))
+    ]
     assert [float(epoch["best_validation_accuracy"]) for epoch in epochs] == running
 
 
@@ -242,9 +246,7 @@ def test_empty_validation_split_is_refused(
     np.save(other.embeddings / "validation_labels.npy", np.zeros(0, dtype=np.int64))
     edit_manifest(other, counts={"train": {"grass": 72}, "validation": {"grass": 0}, "test": {}})
     assert call(monkeypatch, other, tmp_path) == 1
-    assert capsys.readouterr().err == (
-        "The validation split is empty. Raise its share in data.split, or add images.\n"
-    )
+    assert capsys.readouterr().err == ("The validation split is empty. Raise its share in data.split, or add images.\n")
 
 
 def test_damaged_embeddings_are_refused(

@@ -1,11 +1,11 @@
 """What moto lacks of the services that the product uses, added to moto; the product knows nothing of it.
 
-`install()` changes moto in this process. `python tests/support/moto_bridge.py PORT` serves moto with it, for command lines
-that reach it through AWS_ENDPOINT_URL.
+`install()` changes moto in this process. `python tests/support/moto_bridge.py PORT` serves moto with it, for command
+lines that reach it through AWS_ENDPOINT_URL.
 
 CloudFormation: resource types (alarm, schedule, subscription, policies), conditions that turn true or false with an
-update, the outputs of a stack made by a change set, what a change set would change when parameters do, the rollback of a
-failed change set with its reason in the events, a bucket's versioning, and a role's policies as JSON.
+update, the outputs of a stack made by a change set, what a change set would change when parameters do, the rollback of
+a failed change set with its reason in the events, a bucket's versioning, and a role's policies as JSON.
 SageMaker: updating endpoints, stopping executions, deleting model packages, groups and job records, a search's trials,
 and the steps of an execution, which are none unless a test sets them.
 """
@@ -259,7 +259,9 @@ def only_present(build: Callable[..., Any]) -> Callable[..., Any]:
 
 def tell(stack: Any, name: str, resource_type: str, status: str, reason: str | None = None) -> None:
     """An event of a resource."""
-    stack.events.append(cloudformation.Event(stack.stack_id, stack.name, name, name, resource_type, status, reason, None))
+    stack.events.append(
+        cloudformation.Event(stack.stack_id, stack.name, name, name, resource_type, status, reason, None)
+    )
 
 
 def execute_change_set(self: Any, change_set_name: str, stack_name: str | None = None) -> None:
@@ -276,7 +278,7 @@ def execute_change_set(self: Any, change_set_name: str, stack_name: str | None =
             remove(stack, name)
         for name in sorted(wanted):
             _ = resource_map[name]
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  whatever a resource of moto raises
         roll_back(stack, kind, error)
         return
     for change in change_set.changes:
@@ -345,7 +347,9 @@ def retaining(delete: Callable[..., Any]) -> Callable[..., Any]:
 def versioned(create: Callable[..., Any]) -> Any:
     """A bucket with its versioning."""
 
-    def create_from_cloudformation_json(cls: Any, resource_name: str, cloudformation_json: Any, *rest: Any, **kw: Any) -> Any:
+    def create_from_cloudformation_json(
+        cls: Any, resource_name: str, cloudformation_json: Any, *rest: Any, **kw: Any
+    ) -> Any:
         bucket = create(resource_name, cloudformation_json, *rest, **kw)
         bucket.versioning_status = cloudformation_json["Properties"].get("VersioningConfiguration", {}).get("Status")
         return bucket
@@ -429,7 +433,9 @@ def delete_processing_job(self: Any) -> Any:
 def list_training_jobs_for_hyper_parameter_tuning_job(self: Any) -> Any:
     """A search's trials: the training jobs whose names begin with its name."""
     name = self._get_param("HyperParameterTuningJobName")
-    jobs = [job for job in self.sagemaker_backend.training_jobs.values() if job.training_job_name.startswith(f"{name}-")]
+    jobs = [
+        job for job in self.sagemaker_backend.training_jobs.values() if job.training_job_name.startswith(f"{name}-")
+    ]
     summaries = [
         {
             "TrainingJobName": job.training_job_name,

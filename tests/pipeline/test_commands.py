@@ -1,0 +1,474 @@
+"""The command line as somebody types it: what it says, what it prints as JSON, how it ends, and no traceback."""
+
+import contextlib
+import io
+import json
+import os
+import resource
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import run_pipeline
+from pipeline.config import load
+from pipeline.errors import UsageError
+from pipeline.local.direct import DirectClient
+from pipeline.local.session import local_session
+from pipeline.local.state import State
+from pipeline.local.storage import Storage
+from pipeline.targets import LocalTarget
+from tests.local.samples import (
+    ROOT,
+    command_line,
+    definition,
+    model_archive,
+    processes_of,
+    python_step,
+    run_cli,
+    wait_until,
+)
+
+GROUP = ENDPOINT = "image-classification"
+
+
+class Said(NamedTuple):
+    """How a command ended and what it printed."""
+
+    status: int
+    out: str
+    error: str
+
+
+Cli = Callable[..., Said]
+
+
+@pytest.fixture
+def cli(tmp_path, monkeypatch, capsys) -> Cli:
+    """A function that runs a command in this process, in an empty working directory with the home `home`."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", [str(ROOT / "run_pipeline.py")])
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+
+    def run(*words: object) -> Said:
+        home = [] if "--home" in words else ["--home", "home"]
+        capsys.readouterr()
+        try:
+            status = run_pipeline.main([*map(str, words), *home])
+        except SystemExit as ended:
+            status = int(ended.code or 0)
+        return Said(status, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def files() -> Callable[..., None]:
+    """A function that writes files into the working directory."""
+
+    def write(**content: Any) -> None:
+        for name, value in content.items():
+            Path(name.replace("_", ".", 1)).write_text(value if isinstance(value, str) else json.dumps(value))
+
+    return write
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left(tmp_path) -> Iterator[None]:
+    """No process of a test's home outlives it."""
+    yield
+    for home in tmp_path.glob("**/state.db"):
+        with contextlib.suppress(UsageError):  # a state that is none
+            client = DirectClient(State(home.parent), "sagemaker")
+            for endpoint in client.list_endpoints()["Endpoints"]:
+                client.delete_endpoint(EndpointName=endpoint["EndpointName"])
+    wait_until(lambda: not processes_of(tmp_path), seconds=5)
+
+
+def registered(home: Path, *statuses: str, **environment: str) -> list[str]:
+    """Versions of the project's group, served by a server of the standard library."""
+    state = State(home)
+    arns = []
+    for number, status in enumerate(statuses, start=1):
+        uri = f"s3://local/models/{number}/model.tar.gz"
+        Storage(state).write(uri, model_archive(f"model {number}"))
+        container = {
+            "Image": "image",
+            "ModelDataUrl": uri,
+            "Environment": {"SAGEMAKER_PROGRAM": "serve.py", **environment},
+        }
+        answer = DirectClient(state, "sagemaker").create_model_package(
+            ModelPackageGroupName=GROUP,
+            InferenceSpecification={"Containers": [container], "SupportedContentTypes": ["image/png"]},
+            ModelApprovalStatus=status,
+        )
+        arns.append(str(answer["ModelPackageArn"]))
+    return arns
+
+
+# mistakes: one sentence, exit status 2 for what was typed, 1 for what was refused
+
+LAMBDA_STEP = {
+    "Name": "Call",
+    "Type": "Lambda",
+    "FunctionArn": "arn:aws:lambda:us-east-1:000000000000:function:fn",
+    "Arguments": {},
+    "OutputParameters": [],
+}
+PARAMETER = {"Name": "Rounds", "Type": "Integer", "DefaultValue": 1}
+UNKNOWN = "arn:aws:sagemaker:us-east-1:000000000000:pipeline/image-classification/execution/xyz"
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "sentence"),
+    [
+        ("run --config none.yaml", 2, "none.yaml does not exist; name the configuration file with --config."),
+        ("run --config folder", 2, "folder cannot be read: Is a directory."),
+        ("validate --config bad.yaml", 2, "bad.yaml:2: this is not YAML: did not find expected node content."),
+        ("run --definition none.json", 2, "none.json: No such file or directory."),
+        ("run --definition folder", 2, "folder: Is a directory."),
+        ("run --definition text.json", 2, "text.json is not JSON: Expecting value: line 1 column 1 (char 0)."),
+        ("run --definition list.json", 2, "list.json is not a pipeline definition: it has no list 'Steps'."),
+        ("validate --definition list.json", 2, "list.json is not a pipeline definition: it has no list 'Steps'."),
+        (
+            "run --definition lambda.json",
+            2,
+            "Step 'Call' calls the Lambda function 'fn', which is not known here; give it with "
+            "--lambda fn=FILE.py:HANDLER.",
+        ),
+        ("run --definition lambda.json --lambda fn", 2, "--lambda fn: expected NAME=FILE.py:HANDLER."),
+        (
+            "run --definition lambda.json --lambda fn=none.py:handler",
+            2,
+            "The code of Lambda function 'fn' is not there: none.py.",
+        ),
+        ("run --definition plain.json --param Rounds", 2, "--param Rounds: expected NAME=VALUE."),
+        ("run --definition plain.json --param Rounds=x", 2, "Parameter 'Rounds' must be a whole number, but is 'x'."),
+        (
+            "run --definition plain.json --param Round=2",
+            2,
+            "Parameter 'Round' is not declared by the pipeline; it declares 'Rounds'. Did you mean 'Rounds'?",
+        ),
+        (
+            "run --definition plain.json --target aws",
+            2,
+            "--definition runs on the local target only; use it without --target aws.",
+        ),
+        (
+            "run --definition plain.json --data sample",
+            2,
+            "--data belongs to this project's own pipeline; give the definition's parameter by --param.",
+        ),
+        (
+            "run --lambda fn=fn.py:handler",
+            2,
+            "--lambda and --parallel go with --definition; pipeline.yaml has its own.",
+        ),
+        (
+            "run --data s3://b --param InputDataUri=s3://c",
+            2,
+            "--data sets the parameter InputDataUri; give one of them.",
+        ),
+        ("start --param x", 2, "--param x: expected NAME=VALUE."),
+        (
+            "run --data nowhere",
+            2,
+            "Data source 'nowhere' does not exist. Give sample, a folder, a .zip, .tar, .tar.gz or .tgz archive, or "
+            "s3://bucket/prefix.",
+        ),
+        (
+            "status",
+            1,
+            "Pipeline 'image-classification' has no execution yet; start one with: run_pipeline.py run",
+        ),
+        ("stop --pipeline other", 1, "Pipeline 'other' has no execution yet; start one with: run_pipeline.py run"),
+        ("status xyz", 1, f"Could not find execution {UNKNOWN}: Could not find pipeline execution '{UNKNOWN}'."),
+        ("retry xyz", 1, f"Could not retry execution {UNKNOWN}: Could not find pipeline execution '{UNKNOWN}'."),
+        ("approve", 2, "Model package group 'image-classification' has no version yet."),
+        ("invoke none.png", 2, "No such image: none.png"),
+        ("invoke folder", 2, "folder cannot be read: Is a directory."),
+        (
+            "invoke list.json",
+            1,
+            "Could not invoke endpoint 'image-classification': Endpoint image-classification of account 000000000000 "
+            "not found.",
+        ),
+        ("teardown --target aws", 2, "teardown removes what the local target made; it does not touch an AWS account."),
+    ],
+)
+def test_a_mistake_is_answered_by_a_sentence(cli, files, words, status, sentence):
+    Path("folder").mkdir()
+    files(text_json="no", list_json="[]", bad_yaml="data: [\n", fn_py="def handler(e, c): return {}")
+    files(plain_json=definition(Parameters=[PARAMETER]), lambda_json=definition(LAMBDA_STEP))
+    assert cli(*words.split()) == (status, "", f"{sentence}\n")
+
+
+@pytest.mark.parametrize("words", ["status", "models", "upsert", "endpoints", "invoke list.json", "approve", "run"])
+def test_a_home_that_cannot_be_one_is_answered_by_a_sentence(cli, files, words):
+    files(list_json="[]")
+    place = Path("list.json").resolve()
+    said = f"{place} is not a folder; choose another place by --home.\n"
+    assert cli(*words.split(), "--home", "list.json") == (2, "", said)
+
+
+def test_a_state_that_cannot_be_read_is_answered_by_a_sentence(cli):
+    Path("home").mkdir()
+    Path("home/state.db").write_text("garbage " * 1000)
+    said = cli("status")
+    assert (said.status, said.out) == (2, "")
+    assert said.error == (
+        f"{Path('home/state.db').resolve()} cannot be used (file is not a database); remove it to start anew, or "
+        "choose another --home.\n"
+    )
+
+
+@pytest.mark.parametrize("words", ["", "frob", "run --parallel 0", "run --target moon", "invoke"])
+def test_wrong_usage_ends_with_2(cli, words):
+    said = cli(*words.split())
+    assert (said.status, said.out) == (2, "")
+    assert said.error.startswith("usage: run_pipeline.py")
+
+
+def test_validate_finds_a_definitions_mistakes(cli, files):
+    one = python_step("One", "pass")
+    one["Arguments"]["AppSpecification"]["ImageURI"] = "image"
+    two = python_step("Two", "pass", depends_on=["Three"])
+    two["Arguments"]["Environment"] = {
+        "A": {"Get": "Steps.Non.ProcessingJobArn"},
+        "B": {"Get": "Steps.One.ModelArtifacts"},
+        "C": {"Get": "Parameters.Round"},
+    }
+    files(bad_json=definition(one, two, python_step("Three", "pass", depends_on=["Two"])), good_json=definition(one))
+    said = cli("validate", "--definition", "bad.json")
+    assert (said.status, said.out) == (2, "")
+    for part in ("ImageURI", "Steps.Non", "ModelArtifacts", "Parameters.Round", "'Two'"):
+        assert part in said.error
+    as_json = cli("validate", "--json", "--definition", "bad.json")
+    assert json.loads(as_json.out) == {"valid": False, "problems": said.error.splitlines()}
+    assert (as_json.status, as_json.error) == (2, "")
+
+
+def test_validate_is_content_with_what_is_sound(cli, files):
+    files(good_json=definition(python_step("One", "pass")))
+    assert cli("validate", "--definition", "good.json") == (0, "good.json: no problem found.\n", "")
+    assert json.loads(cli("validate", "--json").out) == {"valid": True, "problems": []}
+
+
+# JSON: one document on standard output, whatever happens
+
+
+def test_run_and_status_print_one_document(cli, files):
+    files(plain_json=definition(python_step("One", "print('hello')")), bad_json=definition(python_step("No", "1 / 0")))
+    said = cli("run", "--definition", "plain.json", "--json")
+    document = json.loads(said.out)
+    assert (said.status, document["status"]) == (0, "Succeeded")
+    assert "One                  Succeeded after " in said.error
+    assert document["steps"][0]["log"].startswith("home/jobs/pipelines-")
+    for words in (["status", "--json"], ["status", "--json", "--watch"]):
+        again = cli(*words, "--pipeline", "plain")
+        assert (again.status, json.loads(again.out)["steps"]) == (0, document["steps"])
+    said = cli("run", "--definition", "bad.json", "--json")
+    assert (said.status, json.loads(said.out)["status"]) == (1, "Failed")
+
+
+def test_the_other_commands_print_one_document(cli):
+    for words, expected in (("models", []), ("endpoints", []), ("teardown", {"removed": False})):
+        said = cli(*words.split(), "--json")
+        assert (said.status, json.loads(said.out)) == (0, expected)
+    registered(Path("home"), "PendingManualApproval")
+    [model] = json.loads(cli("models", "--json").out)
+    assert (model["version"], model["status"]) == (1, "PendingManualApproval")
+    approved = json.loads(cli("approve", "--json", "--why", "good").out)
+    assert approved["endpoint"] == {"name": ENDPOINT, "status": "InService"}
+    [endpoint] = json.loads(cli("endpoints", "--json").out)
+    assert (endpoint["status"], endpoint["url"].startswith("http://127.0.0.1:")) == ("InService", True)
+    Path("image.png").write_bytes(b"pixels")
+    [answer] = json.loads(cli("invoke", "--json", "image.png").out)
+    assert (answer["image"], answer["model"], answer["bytes"]) == ("image.png", "model 1", 6)
+    assert answer["headers"]["Accept"] == "application/json;verbose=1"
+    rejected = json.loads(cli("reject", "--json", "1").out)
+    assert rejected["model_approval_status"] == "Rejected"
+    assert json.loads(cli("teardown", "--json", "--yes").out) == {"removed": True}
+    assert not Path("home").exists()
+
+
+def test_start_returns_at_once_and_stop_ends_it(cli):
+    started = json.loads(cli("start", "--json").out)
+    status = json.loads(cli("status", "--json").out)
+    assert (status["execution_arn"], status["status"]) == (started["execution_arn"], "Executing")
+    assert status["parameters"]["AccuracyThreshold"] == 0.8
+    began = time.monotonic()
+    stopped = cli("stop", "--json")
+    assert (stopped.status, json.loads(stopped.out)["status"]) == (0, "Stopped")
+    assert time.monotonic() - began < 5
+    assert json.loads(cli("upsert", "--json").out)["pipeline_arn"].endswith(":pipeline/image-classification")
+
+
+# approvals
+
+
+def test_an_approval_deploys_and_the_endpoint_follows_the_newest_approved_version(cli):
+    registered(Path("home"), "PendingManualApproval", "PendingManualApproval")
+    Path("image.png").write_bytes(b"pixels")
+    assert cli("approve", "1") == (0, f"Approved {GROUP}/1\nEndpoint {ENDPOINT} is InService\n", "")
+    assert '"model": "model 1"' in cli("invoke", "image.png").out
+    assert cli("approve").out == f"Approved {GROUP}/2\nEndpoint {ENDPOINT} is InService\n"
+    assert '"model": "model 2"' in cli("invoke", "image.png").out
+    assert cli("models").out.splitlines()[1].split()[:2] == ["2", "Approved"]
+    assert cli("reject", "2").out == f"Rejected {GROUP}/2\nEndpoint {ENDPOINT} is InService\n"
+    assert '"model": "model 1"' in cli("invoke", "image.png").out
+
+
+def test_an_approved_version_can_be_approved_again_to_deploy_it(cli):
+    registered(Path("home"), "Approved")
+    assert cli("endpoints").out == "There is no endpoint.\n"
+    assert cli("approve").out == f"Approved {GROUP}/1\nEndpoint {ENDPOINT} is InService\n"
+
+
+def test_rejecting_what_was_never_deployed_makes_no_endpoint(cli):
+    registered(Path("home"), "PendingManualApproval")
+    assert cli("reject") == (0, f"Rejected {GROUP}/1\n", "")
+    assert cli("approve", "7") == (
+        2,
+        "",
+        f"Model package group '{GROUP}' has no version '7'; its versions: 1.\n",
+    )
+
+
+def test_a_version_that_cannot_be_served_is_told_in_a_sentence(cli):
+    registered(Path("home"), "PendingManualApproval", SAGEMAKER_PROGRAM="none.py")
+    said = cli("approve")
+    assert (said.status, said.out) == (1, "")
+    assert said.error.startswith(
+        "The version is Approved now, but function 'image-classification-deploy', which heard of it, failed: "
+        "DeployError: "
+    )
+    assert "The model has no server for this machine: its data holds no code/none.py" in said.error
+    assert len(said.error.splitlines()) == 1
+
+
+def test_a_deployment_whose_server_does_not_come_up_ends_with_1(cli):
+    registered(Path("home"), "PendingManualApproval", MODE="dies")
+    said = cli("approve")
+    assert (said.status, said.out) == (1, f"Approved {GROUP}/1\nEndpoint {ENDPOINT} is Failed\n")
+    assert said.error.startswith("The last deployment failed: The server did not pass /ping: ValueError: no such")
+
+
+# what a person sees
+
+
+def test_a_run_fits_80_columns_and_its_next_commands_can_be_typed(cli, files):
+    Path("my work").mkdir()
+    path = Path("my work/three steps.json")
+    steps = [python_step("A", "print('x')"), python_step("B", "import sys; print('why'); sys.exit('no luck')")]
+    path.write_text(json.dumps(definition(*steps)))
+    said = cli("run", "--definition", path, "--home", "my work/home")
+    assert said.status == 1
+    lines = said.out.splitlines()
+    assert [line for line in (*lines, *said.error.splitlines()) if len(line) > 80 and "/" not in line] == []
+    assert "B failed: AlgorithmError: no luck, exit code: 1" in lines
+    assert "  why" in lines
+    following = [line.strip() for line in lines[lines.index("Next") + 1 :: 2]]
+    assert [shlex.split(line)[2] for line in following] == ["retry", "status", "teardown"]
+    done = subprocess.run(following[1], shell=True, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "B failed: AlgorithmError: no luck, exit code: 1" in done.stdout
+
+
+def test_tables_fit_80_columns(cli):
+    registered(Path("home"), "PendingManualApproval")
+    cli("approve")
+    for words in ("models", "endpoints"):
+        assert max(len(line) for line in cli(words).out.splitlines()) <= 80
+
+
+def test_help_answers_in_less_than_0_3_seconds_and_loads_nothing():
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = run_cli("--help")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0
+    assert "{" not in done.stdout.splitlines()[0]
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.3
+    for name in ("run", "status", "invoke"):
+        assert f"    {name} " in done.stdout
+
+
+def test_whoever_reads_only_the_beginning_sees_no_traceback(tmp_path):
+    path = tmp_path / "plain.json"
+    path.write_text(json.dumps(definition(python_step("One", "pass"))))
+    words = command_line("run", "--json", "--definition", path, "--home", tmp_path / "home")
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(words, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    os.close(writer)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr
+
+
+def test_another_working_directory_uses_the_projects_own_files(tmp_path):
+    assert Path(run_pipeline.USUAL_CONFIG) == ROOT / "pipeline.yaml"
+    assert Path(run_pipeline.USUAL_HOME) == ROOT / ".local"
+    done = run_cli("models", "--home", tmp_path / "home", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, f"No version is registered in '{GROUP}' yet.\n")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["home"]
+
+
+# teardown
+
+
+def test_teardown_ends_what_runs_and_leaves_what_is_not_its_own(cli, files):
+    code = f"import pathlib, time; pathlib.Path({str(Path('job').resolve())!r}).touch(); time.sleep(600)"
+    files(long_json=definition(python_step("Long", code)))
+    Path("home").mkdir()
+    Path("home/notes.txt").write_text("mine")
+    registered(Path("home"), "PendingManualApproval")
+    cli("approve")
+    process = subprocess.Popen(
+        command_line("run", "--definition", "long.json", "--home", "home"), stdout=subprocess.DEVNULL
+    )
+    wait_until(Path("job").exists)
+    said = cli("teardown", "--yes")
+    assert said.out == "Ends 1 endpoint and removes home with all models and data.\nRemoved.\n"
+    assert process.wait(timeout=10) != 0
+    assert not processes_of(Path.cwd())
+    assert [path.name for path in Path("home").iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("answer", ["", "no\n", "y\n"])
+def test_teardown_without_a_yes_removes_nothing(cli, answer):
+    registered(Path("home"), "Approved")
+    words = command_line("teardown", "--home", "home")
+    done = subprocess.run(words, input=answer, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == (
+        "Ends 0 endpoints and removes home with all models and data.\nType yes to go on: Nothing was removed.\n"
+    )
+    assert Path("home/state.db").is_file()
+
+
+# at the same time
+
+
+def test_two_upserts_at_once_in_a_new_home_are_one_pipeline(tmp_path):
+    (tmp_path / "photos/cat").mkdir(parents=True)
+    (tmp_path / "photos/cat/1.jpg").write_text("image")
+    config = tmp_path / "pipeline.yaml"
+    config.write_text("data: {source: photos}\n")
+    words = command_line("upsert", "--home", tmp_path / "home", "--config", config)
+    processes = [subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert [out for out, _ in said] == ["", ""]
+    target = LocalTarget(load(config), tmp_path / "home")
+    assert len(local_session(target.state).client("sagemaker").list_pipelines()["PipelineSummaries"]) == 1
+    [data] = (tmp_path / "home/s3/local/image-classification/data").iterdir()
+    assert data.name.startswith("photos-")
+    assert (data / "cat/1.jpg").read_text() == "image"

@@ -1,0 +1,178 @@
+"""Staging: named by content, uploaded once, compiled once; several processes at the same time included."""
+
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import sources, staging
+from pipeline.config import load
+from pipeline.errors import DefinitionError
+from pipeline.placement import local_placement
+from pipeline.staging import definition_of, open_project, upload
+from pipeline.targets import LocalTarget
+
+HERE = local_placement("deploy")
+
+
+@pytest.fixture
+def images(tmp_path) -> Path:
+    """A folder of what could be images."""
+    folder = tmp_path / "My photos (2024)"
+    for name in ("cat/1.jpg", "cat/2.jpg", "dog/1.jpg", "dog/.hidden", ".cache/x"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    return folder
+
+
+@pytest.fixture
+def opened(tmp_path, images):
+    """A function from the text of a pipeline.yaml to its project; the data source is the folder."""
+
+    def open_text(text: str = "") -> staging.Project:
+        path = tmp_path / "pipeline.yaml"
+        path.write_text(f"data: {{source: '{images.name}'}}\n{text}")
+        return open_project(load(path), path)
+
+    return open_text
+
+
+def target_of(project: staging.Project, home: Path) -> LocalTarget:
+    return LocalTarget(project.config, home)
+
+
+def stored(home: Path) -> list[str]:
+    """Every file of the home's S3, unfinished ones too."""
+    return sorted(path.relative_to(home / "s3/local").as_posix() for path in (home / "s3").rglob("*") if path.is_file())
+
+
+def test_code_weights_and_data_are_stored_once_under_names_made_of_their_content(opened, tmp_path):
+    project = opened()
+    target = target_of(project, tmp_path / "home")
+    assert upload(project, target) > 3
+    names = stored(tmp_path / "home")
+    assert upload(project, target_of(project, tmp_path / "home")) == 0
+    assert stored(tmp_path / "home") == names
+    data = project.data_uri(HERE).removeprefix("s3://local/")
+    assert data.startswith("image-classification/data/My-photos-2024-")
+    assert [name for name in names if name.startswith(data)] == [
+        f"{data}/cat/1.jpg",
+        f"{data}/cat/2.jpg",
+        f"{data}/dog/1.jpg",
+    ]
+    weights = project.weights_uri(HERE).removeprefix("s3://local/")
+    assert f"{weights}/weights.json" in names
+    assert any(name.endswith("/sourcedir.tar.gz") for name in names)
+    assert any(name.endswith("/source/prepare.py") for name in names)
+
+
+def test_every_uri_of_the_definition_is_stored(opened, tmp_path):
+    project = opened()
+    target = target_of(project, tmp_path / "home")
+    definition = definition_of(project, target.placement)
+    upload(project, target)
+    uris = {text for text in json.dumps(json.loads(definition)).split('"') if text.startswith("s3://")}
+    missing = [uri for uri in uris if not target.holds(uri)]
+    assert sorted(uri.removeprefix("s3://local/image-classification/") for uri in missing) == [
+        "executions",  # below which outputs will go
+        "jobs/TrainWithDebugger",
+        "jobs/TuneHyperparameters",
+    ]
+
+
+def test_a_changed_folder_is_another_data_set(opened, images):
+    before = opened().data_uri(HERE)
+    assert opened().data_uri(HERE) == before
+    (images / "dog/.hidden").write_text("nobody sees it")
+    assert opened().data_uri(HERE) == before
+    (images / "dog/2.jpg").write_text("new")
+    assert opened().data_uri(HERE) != before
+
+
+def test_data_of_the_command_line_goes_beside_those_of_the_file(opened, tmp_path):
+    project, other = opened(), tmp_path / "other"
+    (other / "a").mkdir(parents=True)
+    (other / "a/1.png").write_text("1")
+    target = target_of(project, tmp_path / "home")
+    source = sources.resolve(str(other))
+    upload(project, target, source)
+    assert target.holds(project.data_uri(HERE, source))
+    assert not target.holds(project.data_uri(HERE))
+    assert project.data_uri(HERE, sources.resolve("s3://bucket/prefix")) == "s3://bucket/prefix"
+    assert upload(project, target, sources.resolve("s3://bucket/prefix")) == 0
+
+
+def test_the_sample_is_written_once(opened, tmp_path, monkeypatch):
+    project, sample = opened(), sources.Source("sample")
+    target = target_of(project, tmp_path / "home")
+    written = []
+    monkeypatch.setattr(sources, "write_sample", lambda folder: written.append(folder) or _one_image(folder))
+    assert upload(project, target, sample) > upload(project, target, sample) == 0
+    assert len(written) == 1
+    assert project.data_uri(HERE, sample) == "s3://local/image-classification/data/sample-v1"
+
+
+def _one_image(folder: Path) -> None:
+    (folder / "0").mkdir(parents=True)
+    (folder / "0/1.png").write_text("image")
+
+
+def test_uploads_at_the_same_time_store_each_thing_once_and_whole(opened, tmp_path, images):
+    for number in range(300):
+        (images / f"dog/{number}.jpg").write_text(str(number))
+    project, home = opened(), tmp_path / "home"
+    counts: list[bool] = []
+    targets = [target_of(project, home) for _ in range(4)]
+    barrier = threading.Barrier(4)
+
+    def run(target: LocalTarget) -> None:
+        barrier.wait()
+        counts.append(target.put_tree("s3://local/data", images))
+
+    threads = [threading.Thread(target=run, args=[target]) for target in targets]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(counts) == [False, False, False, True]
+    assert len(stored(home)) == 302
+
+
+def test_a_definition_is_compiled_again_only_when_something_it_is_made_of_changes(opened, tmp_path):
+    kept = tmp_path / "kept"
+    text = definition_of(opened(), HERE, kept)
+    [file] = kept.iterdir()
+    file.write_text(f"{text} ")  # told from a new one by this
+    assert definition_of(opened(), HERE, kept) == f"{text} "
+    changed = definition_of(opened("evaluation: {accuracy_threshold: 0.5}\n"), HERE, kept)
+    assert changed != text
+    assert len(list(kept.iterdir())) == 2
+    began = time.monotonic()
+    assert definition_of(opened(), HERE, kept) == f"{text} "
+    assert time.monotonic() - began < 1.0
+
+
+def test_a_compiled_definition_that_is_not_sound_is_not_kept(opened, tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.checks.check", lambda definition: ["Step 'A' is odd.", "Step 'B' too."])
+    with pytest.raises(DefinitionError) as caught:
+        definition_of(opened(), HERE, tmp_path / "kept")
+    assert caught.value.problems == ["Step 'A' is odd.", "Step 'B' too."]
+    assert not (tmp_path / "kept").exists()
+
+
+def test_what_the_target_sets_up_is_written_once_and_whole(opened, tmp_path):
+    project = opened("deploy: {local_idle_minutes: 2}\nregistry: {model_package_group: Photos}\n")
+    target = target_of(project, tmp_path / "home")
+    target.set_up(project.config)
+    function: dict[str, Any] = target.state.get("Function", "image-classification-deploy") or {}
+    script = Path(function["Script"])
+    stamp = script.stat().st_mtime_ns
+    target.set_up(project.config)
+    assert script.stat().st_mtime_ns == stamp
+    assert script.read_bytes() == (Path(staging.__file__).parents[1] / "steps/deploy.py").read_bytes()
+    assert function["Environment"]["ENDPOINT_NAME"] == "image-classification"
+    assert target.state.get("Settings", "endpoints") == {"idle_seconds": 120}
+    assert target.state.get("Rule", "photos") == {"FunctionName": "image-classification-deploy"}

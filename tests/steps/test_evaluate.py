@@ -1,0 +1,212 @@
+"""evaluate.py: the packed model scores the test split, and one sentence says what is wrong."""
+
+import io
+import json
+import shutil
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import evaluate
+from failures import PROCESSING_MESSAGE, run
+from metrics import classification_metrics
+from predictor import Predictor
+from tests.steps.prepared_data import CLASSES, Prepared, Trained, run_step
+
+
+def arguments(archive_dir: Path, prepared: Prepared, output: Path) -> list[str]:
+    options = {
+        "--model-dir": archive_dir,
+        "--test-dir": prepared.test,
+        "--manifest-dir": prepared.manifest,
+        "--output-dir": output,
+    }
+    return [str(word) for pair in options.items() for word in pair]
+
+
+@pytest.fixture(scope="module")
+def evaluated(archive_dir: Path, prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The outputs of evaluate.py, run as a processing job runs it."""
+    output = tmp_path_factory.mktemp("evaluation") / "out"
+    process = run_step("evaluate.py", *arguments(archive_dir, prepared, output), env={})
+    assert (process.returncode, process.stderr) == (0, "")
+    assert process.stdout.startswith("test_accuracy=")
+    return output
+
+
+def failure(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    archive_dir: Path,
+    prepared: Prepared,
+    directory: Path,
+) -> str:
+    """Run evaluate.py in this process where it must fail; returns its sentence."""
+    message = directory / "message"
+    monkeypatch.setenv("SM_OUTPUT_MESSAGE", str(message))
+    monkeypatch.setattr("sys.argv", ["evaluate.py", *arguments(archive_dir, prepared, directory / "out")])
+    assert run(evaluate.main, PROCESSING_MESSAGE) == 1
+    sentence = capsys.readouterr().err
+    assert message.read_text() + "\n" == sentence
+    return sentence
+
+
+def archive(directory: Path, members: dict[str, bytes]) -> Path:
+    """A directory with a model.tar.gz of these members."""
+    directory.mkdir()
+    with tarfile.open(directory / "model.tar.gz", "w:gz") as tar:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return directory
+
+
+def test_evaluation_holds_the_figures_of_the_model_s_answers(
+    evaluated: Path, prepared: Prepared, trained: Trained
+) -> None:
+    document = json.loads((evaluated / "evaluation.json").read_text())
+    images = [
+        image
+        for image in json.loads((prepared.manifest / "manifest.json").read_text())["images"]
+        if image["split"] == "test"
+    ]
+    answers = Predictor(trained.model_dir).predict([(prepared.root / image["path"]).read_bytes() for image in images])
+    expected = classification_metrics(np.array([image["label"] for image in images]), answers, CLASSES)
+
+    assert sorted(document) == ["dataset_sha256", "multiclass_classification_metrics", "test_images"]
+    assert (document["dataset_sha256"], document["test_images"]) == ("0" * 64, 18)
+    found = document["multiclass_classification_metrics"]
+    assert found["loss"]["value"] == pytest.approx(expected["loss"]["value"], rel=1e-3)
+    assert found["confusion_matrix"] == expected["confusion_matrix"]
+    assert found["accuracy"] == expected["accuracy"]
+    assert found["accuracy"]["value"] > 0.9, "three colours are easily told apart"
+
+
+def test_report_is_written_beside_it(evaluated: Path) -> None:
+    assert "&lt;rust&gt; &amp; co" in (evaluated / "report.html").read_text()
+
+
+def test_missing_archive_is_named(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert failure(monkeypatch, capsys, tmp_path, prepared, tmp_path) == (
+        f"{tmp_path} holds no model.tar.gz, which the final training writes.\n"
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"not an archive", None], ids=["empty", "text", "cut off"])
+def test_damaged_archive_is_refused(
+    content: bytes | None,
+    archive_dir: Path,
+    prepared: Prepared,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    whole = (archive_dir / "model.tar.gz").read_bytes()
+    (tmp_path / "model.tar.gz").write_bytes(whole[: len(whole) // 2] if content is None else content)
+    sentence = failure(monkeypatch, capsys, tmp_path, prepared, tmp_path)
+    assert sentence.startswith(f"{tmp_path / 'model.tar.gz'} cannot be unpacked (")
+    assert sentence.endswith("). Run the final training again.\n")
+
+
+@pytest.mark.parametrize("name", ["../escaped.txt", "code/../../escaped.txt"])
+def test_archive_with_a_member_that_escapes_is_refused(
+    name: str,
+    prepared: Prepared,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    directory = archive(tmp_path / "archive", {name: b"outside"})
+    assert failure(monkeypatch, capsys, directory, prepared, tmp_path) == (
+        f"{directory / 'model.tar.gz'} is refused: its member {name} would not stay inside the model directory. "
+        "Use a model.tar.gz that the final training wrote.\n"
+    )
+    assert not list(tmp_path.rglob("escaped.txt"))
+
+
+def test_archive_with_a_link_to_the_outside_is_refused(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "archive").mkdir()
+    with tarfile.open(tmp_path / "archive" / "model.tar.gz", "w:gz") as tar:
+        link = tarfile.TarInfo("model.pt")
+        link.type, link.linkname = tarfile.SYMTYPE, "../../../etc/passwd"
+        tar.addfile(link)
+    sentence = failure(monkeypatch, capsys, tmp_path / "archive", prepared, tmp_path)
+    assert "its member model.pt would not stay inside the model directory" in sentence
+
+
+def test_archive_of_another_kind_of_model_is_refused(
+    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = archive(tmp_path / "archive", {"weights.h5": b"x"})
+    sentence = failure(monkeypatch, capsys, directory, prepared, tmp_path)
+    assert sentence.endswith(" holds no model.json. A model of the final training has one.\n")
+
+
+def changed(prepared: Prepared, directory: Path, **changes: object) -> Prepared:
+    """A copy of the prepared data with another manifest."""
+    shutil.copytree(prepared.root, directory)
+    document = json.loads((directory / "manifest" / "manifest.json").read_text()) | changes
+    (directory / "manifest" / "manifest.json").write_text(json.dumps(document))
+    return Prepared(directory, prepared.weights)
+
+
+def test_empty_test_split_is_refused(
+    archive_dir: Path,
+    prepared: Prepared,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    other = changed(prepared, tmp_path / "other", images=[])
+    assert failure(monkeypatch, capsys, archive_dir, other, tmp_path) == (
+        "The test split is empty. Raise its share in data.split, or add images.\n"
+    )
+
+
+def test_model_of_other_classes_is_refused(
+    archive_dir: Path,
+    prepared: Prepared,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    other = changed(prepared, tmp_path / "other", classes=[*CLASSES, "moss"])
+    assert failure(monkeypatch, capsys, archive_dir, other, tmp_path) == (
+        "The model knows 3 classes, and they are not the 4 classes of manifest.json in the same order. "
+        "Evaluate a model on the data that it was trained with.\n"
+    )
+
+
+def test_missing_and_damaged_test_images_are_named(
+    archive_dir: Path,
+    prepared: Prepared,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    other = changed(prepared, tmp_path / "other")
+    file = sorted((other.test / "grass").iterdir())[0]
+    file.write_bytes(file.read_bytes()[:100])
+    sentence = failure(monkeypatch, capsys, archive_dir, other, tmp_path)
+    assert sentence.startswith(f"Test image {file} cannot be read (The image is damaged")
+    file.unlink()
+    assert failure(monkeypatch, capsys, archive_dir, other, tmp_path) == (
+        f"1 of the 18 test images that manifest.json lists are not there, for example {file}. Run PrepareData again.\n"
+    )
+
+
+def test_wrong_arguments_are_one_sentence_too(tmp_path: Path) -> None:
+    process = run_step("evaluate.py", "--model-dir", tmp_path, env={"SM_OUTPUT_MESSAGE": str(tmp_path / "message")})
+    assert process.returncode == 1
+    assert process.stderr == (
+        "evaluate.py: the following arguments are required: --test-dir, --manifest-dir, --output-dir. "
+        "See evaluate.py --help.\n"
+    )
+    assert (tmp_path / "message").read_text() + "\n" == process.stderr

@@ -1,0 +1,162 @@
+"""report.html: complete, self-contained, and safe with any class name."""
+
+import base64
+import io
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from metrics import classification_metrics
+from report import Evaluation, Mistake, data_uri, render, wilson_interval
+
+CLASSES = ["cat", "<script>alert(1)</script>", 'dog "rex" & co']
+VOID = {"meta", "img", "br", "link", "input"}
+
+
+def evaluation(classes: list[str], mistakes: list[Mistake], labels: list[int], predicted: list[int]) -> Evaluation:
+    probabilities = np.full((len(labels), len(classes)), 0.01, dtype=np.float32)
+    probabilities[np.arange(len(labels)), predicted] = 1 - 0.01 * (len(classes) - 1)
+    return Evaluation(
+        metrics=classification_metrics(np.array(labels), probabilities, classes),
+        classes=classes,
+        mistakes=mistakes,
+        model={
+            "backbone": "test_resnet",
+            "preprocess": {"image_size": 32},
+            "validation": {"epoch": 4, "validation_accuracy": 0.75},
+            "hyperparameters": {"lr": 0.003, "hidden_units": 7, "final": True},
+        },
+        manifest={
+            "counts": {"train": {"cat": 1200, "dog": 34}, "validation": {"cat": 9}, "test": {"cat": 6}},
+            "augmented_views": 3,
+            "skipped": [{"path": "x", "reason": "y"}],
+            "duplicates": [],
+            "dataset_sha256": "abc123",
+        },
+    )
+
+
+def mistake(size: tuple[int, int] = (300, 200)) -> Mistake:
+    return Mistake(Image.new("RGB", size, "red"), "a&b.png", CLASSES[1], CLASSES[2], 0.912, 0.034)
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    return render(evaluation(CLASSES, [mistake()], [0, 0, 0, 1, 2, 2], [0, 0, 0, 2, 2, 2]))
+
+
+class Balance(HTMLParser):
+    """Fails on a closing tag that does not match; keeps texts and addresses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in VOID:
+            self.open.append(tag)
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def parsed(page: str) -> Balance:
+    parser = Balance()
+    parser.feed(page)
+    assert parser.open == []
+    return parser
+
+
+def test_page_is_well_formed_and_fetches_nothing(page: str) -> None:
+    assert all(address.startswith("data:image/") for address in parsed(page).addresses)
+    assert not re.search(r"url\(|@import|<script|https?://", page)
+
+
+def test_class_names_are_text_and_never_markup(page: str) -> None:
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "dog &quot;rex&quot; &amp; co" in page
+
+
+def test_headline_names_accuracy_counts_and_confidence(page: str) -> None:
+    text = "".join(parsed(page).text).replace("\N{NARROW NO-BREAK SPACE}", " ")
+    assert "83.3 % accuracy" in text
+    assert "5 of 6 test images are classified correctly. With this many images the true accuracy lies between" in text
+
+
+def test_confusion_matrix_colours_cells_by_their_share_of_the_row(page: str) -> None:
+    assert (
+        '<td class="hit" style="--share:1.00" title="cat taken for cat: 3 (100.0\N{NARROW NO-BREAK SPACE}%)">3</td>'
+        in page
+    )
+    assert '<td style="--share:1.00"' in page, "the one image of the second class is taken for the third"
+    assert page.count("<td></td>") + page.count('<td class="hit"></td>') == 6
+
+
+def test_mistakes_show_picture_predicted_and_true_class_with_scores(page: str) -> None:
+    figure = re.search(r"<figure>.*?</figure>", page, re.DOTALL)
+    assert figure is not None
+    caption = re.sub(r"<.*?>", " ", figure[0]).split()
+    assert " ".join(caption) == (
+        "dog &quot;rex&quot; &amp; co 91.2\N{NARROW NO-BREAK SPACE}% &lt;script&gt;alert(1)&lt;/script&gt; 3.4\N{NARROW NO-BREAK SPACE}%"
+    ).replace("\N{NARROW NO-BREAK SPACE}", " ")
+
+
+def test_classes_are_sorted_by_f1_the_hardest_first(page: str) -> None:
+    table = page[page.index('<table class="classes">') :]
+    assert re.findall(r'<th scope="row">(.*?)</th>', table)[:3] == [
+        "&lt;script&gt;alert(1)&lt;/script&gt;",
+        "dog &quot;rex&quot; &amp; co",
+        "cat",
+    ]
+
+
+def test_what_was_trained_is_said(page: str) -> None:
+    text = " ".join(parsed(page).text)
+    for fact in (
+        "test_resnet, frozen, at 32 × 32 px",
+        "Hidden units 7",
+        "Train images 1,234",
+        "Skipped files 1",
+        "abc123",
+    ):
+        assert fact in text
+
+
+def test_page_without_mistakes_says_so() -> None:
+    page = render(evaluation(CLASSES, [], [0, 1, 2], [0, 1, 2]))
+    assert "None: every test image is classified correctly." in page
+    assert "<figure>" not in page
+    parsed(page)
+
+
+def test_page_with_133_classes_stays_small() -> None:
+    classes = [f"{number:03}.breed_{number}" for number in range(133)]
+    labels = list(range(133)) * 6
+    page = render(evaluation(classes, [mistake()] * 24, labels, labels))
+    parsed(page)
+    assert len(page) < 500_000
+
+
+@pytest.mark.parametrize(
+    ("size", "format_name", "longer_side"), [((300, 200), "JPEG", 192), ((8, 8), "PNG", 8), ((100, 90), "JPEG", 100)]
+)
+def test_pictures_are_small_data_uris(size: tuple[int, int], format_name: str, longer_side: int) -> None:
+    kind, _, encoded = data_uri(Image.new("RGB", size, "blue")).partition(";base64,")
+    picture = Image.open(io.BytesIO(base64.b64decode(encoded)))
+    assert kind == f"data:image/{format_name.lower()}"
+    assert (picture.format, max(picture.size)) == (format_name, longer_side)
+
+
+def test_wilson_interval_is_the_textbook_s() -> None:
+    low, high = wilson_interval(0.8, 10)
+    assert (round(low, 4), round(high, 4)) == (0.4902, 0.9433)
+    assert wilson_interval(1.0, 5)[1] == 1.0

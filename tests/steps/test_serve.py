@@ -1,0 +1,309 @@
+"""serve.py as a server process on a free port: answers, refusals, and both ways to end."""
+
+import http.client
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from starlette.exceptions import HTTPException
+
+from accept import LIST, VERBOSE, accepted_format
+from predictor import Predictor
+from tests.steps.prepared_data import CLASSES, COLOURS, Prepared, Trained, base_environment
+
+PATIENCE_SECONDS = 30
+MEGABYTE = 1024 * 1024
+
+
+class Server:
+    """A serve.py process and its address."""
+
+    def __init__(self, model_dir: Path, **settings: str) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        environment = {
+            "SM_MODEL_DIR": str(model_dir),
+            "BIND_HOST": "127.0.0.1",
+            "SAGEMAKER_BIND_TO_PORT": str(self.port),
+        }
+        self.process = subprocess.Popen(
+            # As in a container: with the code that travels in the model itself.
+            [sys.executable, str(model_dir / "code" / "serve.py"), "serve"],
+            env=base_environment() | environment | settings,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def wait_until_ready(self) -> "Server":
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                status, _, _ = self.request("GET", "/ping")
+            except ConnectionRefusedError:
+                time.sleep(0.05)
+                continue
+            assert status == 200
+            return self
+        raise AssertionError(f"The server was not ready after {PATIENCE_SECONDS} s.")
+
+    def request(
+        self, method: str, path: str, body: Any = None, *, chunked: bool = False, **headers: str
+    ) -> tuple[int, str, bytes]:
+        """Status, content type and body of the answer; header names with underscores for dashes."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_SECONDS)
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request(method, path, body, named, encode_chunked=chunked)
+        answer = connection.getresponse()
+        result = answer.status, answer.headers.get("content-type", ""), answer.read()
+        connection.close()
+        return result
+
+    def invoke(self, body: Any, content_type: str = "image/png", **headers: str) -> tuple[int, Any]:
+        status, kind, content = self.request("POST", "/invocations", body, Content_Type=content_type, **headers)
+        assert kind == "application/json"
+        return status, json.loads(content)
+
+    def end(self) -> tuple[int, str, str]:
+        """Exit code, stdout and stderr, once the process has ended by itself."""
+        stdout, stderr = self.process.communicate(timeout=PATIENCE_SECONDS)
+        return self.process.returncode, stdout, stderr
+
+
+@pytest.fixture(scope="module")
+def server(trained: Trained) -> Iterator[Server]:
+    running = Server(trained.model_dir, MAX_REQUEST_MEGABYTES="1", MAX_IMAGE_MEGAPIXELS="0.25").wait_until_ready()
+    yield running
+    running.process.terminate()
+    assert running.end()[0] == 0
+
+
+def picture(format_name: str, size: tuple[int, int] = (40, 40), colour: str = "grass") -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", size, COLOURS[colour]).save(buffer, format_name)
+    return buffer.getvalue()
+
+
+def test_ping_is_empty(server: Server) -> None:
+    assert server.request("GET", "/ping") == (200, "", b"")
+
+
+def test_answer_is_the_list_of_class_probabilities(server: Server, trained: Trained, prepared: Prepared) -> None:
+    body = next((prepared.test / "grass").iterdir()).read_bytes()
+    status, answer = server.invoke(body)
+    expected = Predictor(trained.model_dir).predict([body])[0].tolist()
+    assert status == 200
+    assert answer == pytest.approx(expected, abs=1e-5)
+    assert sum(answer) == pytest.approx(1)
+    assert answer.index(max(answer)) == CLASSES.index("grass")
+
+
+def test_verbose_answer_names_label_score_and_the_top_five(server: Server) -> None:
+    status, answer = server.invoke(picture("PNG"), Accept="application/json;verbose=1")
+    probabilities = server.invoke(picture("PNG"), Accept="application/json")[1]
+    ranked = sorted(zip(CLASSES, probabilities, strict=True), key=lambda pair: -pair[1])
+    assert status == 200
+    assert answer["top"] == [{"label": label, "score": score} for label, score in ranked]
+    assert (answer["label"], answer["score"]) == ranked[0]
+
+
+@pytest.mark.parametrize(
+    ("content_type", "format_name"),
+    [
+        ("image/jpeg", "JPEG"),
+        ("image/png", "PNG"),
+        ("application/x-image", "JPEG"),
+        ("IMAGE/WEBP; q=1", "WEBP"),
+        ("image/bmp", "BMP"),
+        ("image/tiff", "TIFF"),
+        ("image/gif", "GIF"),
+    ],
+)
+def test_every_accepted_content_type_is_answered(server: Server, content_type: str, format_name: str) -> None:
+    status, answer = server.invoke(picture(format_name), content_type)
+    assert (status, len(answer)) == (200, 3)
+
+
+REFUSALS = {
+    "content type": (
+        {"body": b"1,2", "content_type": "text/csv"},
+        415,
+        "Content type text/csv is not accepted: send one image as image/jpeg, image/png or application/x-image.",
+    ),
+    "no content type": (
+        {"body": b"1,2", "content_type": ""},
+        415,
+        "Content type (none) is not accepted: send one image as image/jpeg, image/png or application/x-image.",
+    ),
+    "no image": ({"body": b"no image"}, 400, "The file is not a JPEG, PNG, WebP, BMP, TIFF or GIF image."),
+    "no body": ({"body": b""}, 400, "The request has no body: send the bytes of one image."),
+    "accept": (
+        {"body": b"x", "Accept": "text/csv"},
+        406,
+        "Accept text/csv cannot be answered: ask for application/json or application/json;verbose=1.",
+    ),
+    "too many bytes": ({"body": bytes(MEGABYTE + 1)}, 413, "The request is larger than 1 MB: send a smaller image."),
+    "too many pixels": (
+        {"body": picture("PNG", (1000, 500))},
+        413,
+        "The image has 0.5 megapixels (1000 x 500), but at most 0.25 are accepted.",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_refusal_is_a_status_and_a_json_sentence(server: Server, case: str) -> None:
+    request, status, sentence = REFUSALS[case]
+    assert server.invoke(**request) == (status, {"error": sentence})  # type: ignore[arg-type]
+
+
+def test_truncated_image_is_refused(server: Server) -> None:
+    status, answer = server.invoke(picture("PNG", (300, 300), "blue sky")[:-30])
+    assert status == 400
+    assert answer["error"].startswith("The image is damaged")
+
+
+def test_unannounced_body_is_read_no_further_than_the_limit(server: Server) -> None:
+    sent = 0
+
+    def endless() -> Iterator[bytes]:
+        nonlocal sent
+        while sent < 500 * MEGABYTE:
+            sent += 65536
+            yield bytes(65536)
+
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE_SECONDS)
+    try:
+        connection.request("POST", "/invocations", endless(), {"Content-Type": "image/png"}, encode_chunked=True)
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # the server hung up, as it should
+    assert sent < 50 * MEGABYTE
+
+
+def test_chunked_body_that_is_a_little_too_large_is_answered_413(server: Server) -> None:
+    chunks = (bytes(65536) for _ in range(17))
+    status, _, body = server.request("POST", "/invocations", chunks, chunked=True, Content_Type="image/png")
+    assert (status, json.loads(body)) == (413, {"error": "The request is larger than 1 MB: send a smaller image."})
+
+
+def test_chunked_image_is_answered(server: Server) -> None:
+    image = picture("PNG", (200, 200))
+    chunks = (image[start : start + 100] for start in range(0, len(image), 100))
+    status, _, body = server.request("POST", "/invocations", chunks, chunked=True, Content_Type="image/png")
+    assert (status, len(json.loads(body))) == (200, 3)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "sentence"),
+    [
+        ("GET", "/", 404, "There is no /: POST an image to /invocations, or GET /ping."),
+        (
+            "GET",
+            "/invocations",
+            405,
+            "/invocations does not accept GET: POST an image to /invocations, or GET /ping.",
+        ),
+        ("POST", "/ping", 405, "/ping does not accept POST: POST an image to /invocations, or GET /ping."),
+    ],
+)
+def test_other_paths_and_methods_are_refused_in_json(
+    server: Server, method: str, path: str, status: int, sentence: str
+) -> None:
+    answer = server.request(method, path)
+    assert (answer[0], json.loads(answer[2])) == (status, {"error": sentence})
+
+
+@pytest.mark.parametrize(
+    ("accept", "answer"),
+    [
+        ("*/*", LIST),
+        ("", LIST),
+        ("application/json", LIST),
+        ("APPLICATION/JSON; charset=utf-8", LIST),
+        ("application/json;verbose=1", VERBOSE),
+        ('application/json; verbose="1"', VERBOSE),
+        ("application/json;verbose=0", LIST),
+        ("text/csv, application/*;q=0.5", LIST),
+        ("application/json;verbose=1;q=0.1, application/json", LIST),
+    ],
+)
+def test_accept_header_chooses_the_format(accept: str, answer: str) -> None:
+    assert accepted_format(accept) == answer
+
+
+@pytest.mark.parametrize("accept", ["text/csv", "image/*", "application/json;q=0", "application/json;q=much"])
+def test_accept_header_without_json_is_refused(accept: str) -> None:
+    with pytest.raises(HTTPException) as caught:
+        accepted_format(accept)
+    assert caught.value.status_code == 406
+
+
+def test_sigterm_finishes_the_request_that_is_running_and_exits_0(trained: Trained) -> None:
+    server = Server(trained.model_dir).wait_until_ready()
+    image = picture("JPEG")
+    with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_SECONDS) as client:
+        head = (
+            f"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: {len(image)}\r\n\r\n"
+        )
+        client.sendall(head.encode() + image[:100])
+        time.sleep(0.2)
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+        assert server.process.poll() is None, "it waits for the request"
+        client.sendall(image[100:])
+        assert client.recv(65536).startswith(b"HTTP/1.1 200 OK")
+    code, stdout, stderr = server.end()
+    assert (code, stderr) == (0, "")
+    first, second = stdout.splitlines()
+    assert first == f"Serving 3 classes on http://127.0.0.1:{server.port}/invocations"
+    assert second.startswith("POST /invocations 200 ")
+
+
+def test_server_ends_after_its_idle_time_although_it_is_pinged(trained: Trained) -> None:
+    server = Server(trained.model_dir, ENDPOINT_IDLE_SECONDS="1").wait_until_ready()
+    assert server.invoke(picture("PNG"))[0] == 200
+    started = time.monotonic()
+    while server.process.poll() is None and time.monotonic() < started + PATIENCE_SECONDS:
+        try:
+            server.request("GET", "/ping")
+        except OSError:
+            break
+        time.sleep(0.05)
+    code, stdout, _ = server.end()
+    assert code == 0
+    assert 0.9 < time.monotonic() - started < 5
+    assert stdout.splitlines()[-1] == "No invocation for 1 s: the endpoint ends"
+
+
+def test_port_in_use_is_one_sentence(trained: Trained) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, _, stderr = Server(trained.model_dir, SAGEMAKER_BIND_TO_PORT=str(port)).end()
+    assert code == 1
+    assert stderr.startswith(f"The endpoint cannot listen on 127.0.0.1:{port} (")
+    assert stderr.endswith("). Set SAGEMAKER_BIND_TO_PORT to a free port.\n")
+
+
+def test_wrong_setting_is_one_sentence(trained: Trained) -> None:
+    code, _, stderr = Server(trained.model_dir, MAX_REQUEST_MEGABYTES="six").end()
+    assert (code, stderr) == (
+        1,
+        "Environment variable MAX_REQUEST_MEGABYTES must be a number of at least 0, but got six.\n",
+    )
+
+
+def test_directory_without_a_model_is_one_sentence(trained: Trained, tmp_path: Path) -> None:
+    os.symlink(trained.model_dir / "code", tmp_path / "code")
+    code, _, stderr = Server(tmp_path).end()
+    assert (code, stderr) == (1, f"{tmp_path} holds no model.json. A model of the final training has one.\n")

@@ -5,6 +5,7 @@ import os
 import signal
 from pathlib import Path
 
+from pipeline.local import servers
 from pipeline.local.answers import invalid
 from pipeline.local.process import JOB_VARIABLE
 from pipeline.local.runner_process import execution_id_of, lock_path, taken_lock
@@ -73,6 +74,8 @@ def settle_jobs(state: State, execution_arn: str, outcome: str, reason: Document
         for document in state.all(kind):
             if document[status] == "InProgress" and document[name].startswith(job_prefixes(execution_arn)):
                 state.put(kind, document[name], {**document, status: outcome, end_time: now(), **reason})
+                if kind == "TransformJob":
+                    servers.end_strays(state, document[name])
 
 
 def job_prefixes(execution_arn: str) -> tuple[str, str]:

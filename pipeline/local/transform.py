@@ -1,6 +1,7 @@
 """Runs a Transform step: every object of the input goes to the model's own server, every answer to `<object>.out`."""
 
 import asyncio
+import threading
 import time
 
 from pipeline.local import servers
@@ -27,19 +28,30 @@ async def run_transform(call: StepCall, runtime: Runtime) -> StepResult:
     }
     metadata = {"TransformJob": {"Arn": document["TransformJobArn"]}}
     runtime.state.put("TransformJob", call.job_name, document)
+    stopping = threading.Event()
     try:
-        await asyncio.to_thread(transform, call.arguments, runtime)
+        await asyncio.to_thread(transform, call, runtime, stopping)
+    except asyncio.CancelledError:
+        stopping.set()
+        servers.end_strays(runtime.state, call.job_name)
+        finish(document, runtime, "Stopped")
+        raise
     except (RequestError, StepFailure) as problem:
-        document.update(TransformJobStatus="Failed", FailureReason=str(problem), TransformEndTime=now())
-        runtime.state.put("TransformJob", call.job_name, document)
+        finish(document, runtime, "Failed", FailureReason=str(problem))
         raise StepFailure(str(problem), metadata=metadata) from problem
-    document.update(TransformJobStatus="Completed", TransformEndTime=now())
-    runtime.state.put("TransformJob", call.job_name, document)
+    finish(document, runtime, "Completed")
     return StepResult(document, metadata, [call.arguments["TransformOutput"]["S3OutputPath"]])
 
 
-def transform(arguments: Document, runtime: Runtime) -> None:
+def finish(document: Document, runtime: Runtime, status: str, **more: str) -> None:
+    """Record how the job ended."""
+    document.update(TransformJobStatus=status, TransformEndTime=now(), **more)
+    runtime.state.put("TransformJob", document["TransformJobName"], document)
+
+
+def transform(call: StepCall, runtime: Runtime, stopping: threading.Event) -> None:
     """Start the server, send every object, stop the server."""
+    arguments = call.arguments
     source = arguments["TransformInput"]
     top = runtime.storage.path(source["DataSource"]["S3DataSource"]["S3Uri"])
     objects = [top] if top.is_file() else list(files_below(top)) if top.is_dir() else []
@@ -48,11 +60,13 @@ def transform(arguments: Document, runtime: Runtime) -> None:
     headers = {"Content-Type": source.get("ContentType", "application/octet-stream")}
     if accept := arguments["TransformOutput"].get("Accept"):
         headers["Accept"] = accept
-    server = started(arguments, runtime)
+    server = started(call, runtime, stopping)
     try:
         for item in objects:
             name = item.name if item == top else item.relative_to(top).as_posix()
             answer = servers.post(server, item.read_bytes(), headers)
+            if stopping.is_set():
+                return
             if answer is None or answer.status != 200:
                 said = answer.body.decode(errors="replace") if answer else "no answer"
                 raise StepFailure(f"ClientError: the model refused {name}: {said}")
@@ -62,15 +76,16 @@ def transform(arguments: Document, runtime: Runtime) -> None:
         servers.stop(server)
 
 
-def started(arguments: Document, runtime: Runtime) -> Document:
-    """A healthy server for the model."""
+def started(call: StepCall, runtime: Runtime, stopping: threading.Event) -> Document:
+    """A healthy server for the model; its files are those of an endpoint with the job's name."""
+    arguments = call.arguments
     model = found(runtime.state, "Model", arguments["ModelName"], "model")
     container = resolved_container(runtime.state, containers(model)[0])
     environment = {**container.get("Environment", {}), **arguments.get("Environment", {})}
-    server = servers.start(runtime.state, "transform", {**container, "Environment": environment})
+    server = servers.start(runtime.state, call.job_name, {**container, "Environment": environment})
     deadline = time.monotonic() + STARTUP_SECONDS
     while not servers.is_healthy(server):
-        if not servers.is_running(server) or time.monotonic() > deadline:
+        if not servers.is_running(server) or stopping.is_set() or time.monotonic() > deadline:
             servers.stop(server)
             raise StepFailure(servers.failure(server))
         time.sleep(0.05)

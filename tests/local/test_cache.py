@@ -96,30 +96,25 @@ def test_arguments_and_environment_count_and_instances_do_not(lab: Lab) -> None:
 
 
 def test_a_result_expires_and_a_failure_or_an_uncached_step_is_never_one(lab: Lab) -> None:
-    brief = lab.processing("Brief", "", CacheConfig={"Enabled": True, "ExpireAfter": "PT1S"})
+    brief = lab.processing("Brief", "", CacheConfig={"Enabled": True, "ExpireAfter": "PT3S"})
     off = lab.processing("Off", "", CacheConfig={"Enabled": False, "ExpireAfter": "P1D"})
-    assert lab.run(brief, off).reused == []
-    assert lab.run(brief, off).reused == ["Brief"]
-    time.sleep(1.1)
-    assert lab.run(brief, off).reused == []
-    failing = lab.processing("Failing", "raise SystemExit(1)", CacheConfig=CACHE)
-    assert [lab.run(failing).code, lab.run(failing).code] == [1, 1]
+    failing = lab.processing("Failing", "raise SystemExit(1)", CacheConfig=CACHE, DependsOn=["Brief", "Off"])
+    runs = [lab.run(brief, off, failing), lab.run(brief, off, failing)]
+    time.sleep(3.1)
+    runs.append(lab.run(brief, off, failing))
+    assert [report.reused for report in runs] == [[], ["Brief"], []]
+    assert {report.statuses["Failing"] for report in runs} == {"AlgorithmError: no output, exit code: 1"}
 
 
-def test_a_handler_and_what_lies_beside_it_count(lab: Lab) -> None:
+def test_what_lies_beside_a_handler_counts_and_checkpoints_that_a_job_wrote_itself_do_not(lab: Lab) -> None:
     beside = lab.folder / "beside.py"
     beside.write_text("VALUE = 'one'\n")
     functions = [lab.function("import beside\ndef handler(event, context): return {'o': beside.VALUE}")]
-    step = call("Call", {}, {"o": "String"}, CacheConfig=CACHE)
-    assert lab.run(step, functions=functions).reused == []
-    assert lab.run(step, functions=functions).reused == ["Call"]
-    beside.write_text("VALUE = 'two'\n")
-    report = lab.run(step, functions=functions)
-    assert (report.reused, report.step("Call")["outputs"]) == ([], {"o": "two"})
-
-
-def test_checkpoints_that_a_job_wrote_itself_do_not_count(lab: Lab) -> None:
+    asked = call("Call", {}, {"o": "String"}, CacheConfig=CACHE)
     more = {"CheckpointConfig": {"S3Uri": "s3://bucket/ckpt"}}
-    step = lab.training("Train", "open('/opt/ml/checkpoints/c', 'w')", more=more, CacheConfig=CACHE)
-    assert lab.run(step).reused == []
-    assert lab.run(step).reused == ["Train"]
+    train = lab.training("Train", "open('/opt/ml/checkpoints/c', 'w')", more=more, CacheConfig=CACHE)
+    assert lab.run(asked, train, functions=functions).reused == []
+    assert sorted(lab.run(asked, train, functions=functions).reused) == ["Call", "Train"]
+    beside.write_text("VALUE = 'two'\n")
+    report = lab.run(asked, train, functions=functions)
+    assert (report.reused, report.step("Call")["outputs"]) == (["Train"], {"o": "two"})

@@ -18,11 +18,13 @@ from pipeline.local.direct import DirectClient
 from pipeline.local.runner_process import lock_path, runner_pid
 from pipeline.local.settlement import LOST
 from pipeline.local.state import State
+from pipeline.local.storage import Storage
 from pipeline.status import status as status_document
 from pipeline.targets import LocalTarget
 from tests.local.samples import (
     command_line,
     definition,
+    model_archive,
     processes_of,
     python_step,
     run_cli,
@@ -224,6 +226,37 @@ def test_the_jobs_of_a_lost_execution_are_no_longer_in_progress(home, slow):
     assert job["ProcessingJobStatus"] == "Failed"
     assert job["FailureReason"] == LOST
     assert job["ProcessingEndTime"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_transform_ends_with_its_server(home, tmp_path, number):
+    storage = Storage(State(home))
+    storage.write("s3://b/model.tar.gz", model_archive("slow"))
+    for name in ("a", "b"):
+        storage.write(f"s3://b/in/{name}", b"sleep 20")
+    environment = {"SAGEMAKER_PROGRAM": "serve.py"}
+    container = {"Image": "i", "ModelDataUrl": "s3://b/model.tar.gz", "Environment": environment}
+    source = {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": "s3://b/in"}}
+    request = {
+        "ModelName": {"Get": "Steps.Model.ModelName"},
+        "TransformInput": {"DataSource": source},
+        "TransformOutput": {"S3OutputPath": "s3://b/out"},
+        "TransformResources": {"InstanceCount": 1, "InstanceType": "ml.m5.large"},
+    }
+    steps = [
+        {"Name": "Model", "Type": "Model", "Arguments": {"PrimaryContainer": container, "ExecutionRoleArn": "role"}},
+        {"Name": "Transform", "Type": "Transform", "Arguments": request},
+    ]
+    path = written(tmp_path / "transform.json", definition(*steps))
+    process = started("run", "--definition", path, "--home", home)
+    wait_until(lambda: list(home.glob("endpoints/*/*/model/name.txt")) and len(processes_of(tmp_path)) == 3)
+    process.send_signal(number)
+    process.communicate(timeout=10)
+    wait_until(lambda: document_of(home)["status"] in ("Stopped", "Failed"))
+    wait_until(lambda: not processes_of(tmp_path), seconds=3)
+    assert statuses(document_of(home))["Transform"] == {signal.SIGINT: "Stopped", signal.SIGKILL: "Failed"}[number]
+    [job] = State(home).all("TransformJob")
+    assert job["TransformJobStatus"] == {signal.SIGINT: "Stopped", signal.SIGKILL: "Failed"}[number]
 
 
 # by another command

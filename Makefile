@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test check bench clean
+.PHONY: run test check bench image-test clean
 .DELETE_ON_ERROR:
 
 run: $(READY)  ## the main job: images in, deployed classifier out, on this machine
@@ -20,6 +20,9 @@ check: $(READY)  ## style and types
 
 bench: $(READY)  ## the figures of the README
 	$(BIN)/python benchmarks/runner_overhead.py
+
+image-test: $(READY)  ## the contract inside both images; BASE_IMAGE and IMAGE_TOOL may be set
+	IMAGE_TEST=1 $(BIN)/python -m pytest tests/images
 
 clean:  ## forget the environment and everything that ran on this machine
 	rm -rf $(VENV) .local

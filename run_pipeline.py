@@ -27,6 +27,10 @@ DESCRIPTIONS = {
     "invoke": "classify images with the deployed model",
     "endpoints": "list the endpoints",
     "teardown": "end the endpoints and remove what was made",
+    "infra": "AWS: make or change the stack that the pipeline needs",
+    "images": "AWS: build or push the training and inference images",
+    "schedule": "AWS: show, set or switch off the retrain schedule",
+    "cost": "estimate what a run and the endpoint cost on AWS",
 }
 
 
@@ -66,7 +70,16 @@ def parser() -> argparse.ArgumentParser:
         add("--why", default="", help="kept with the decision")
     found["invoke"].add_argument("images", nargs="+", metavar="IMAGE")
     found["invoke"].add_argument("--endpoint", metavar="NAME", help="another endpoint than pipeline.yaml's")
-    found["teardown"].add_argument("--yes", action="store_true", help="do not ask")
+    for name in ("teardown", "infra"):
+        found[name].add_argument("--yes", action="store_true", help="do not ask")
+    found["teardown"].add_argument("--delete-data", action="store_true", help="AWS: the data in the bucket too")
+    add = found["images"].add_argument
+    add("action", choices=["build", "push"])
+    add("--base-image", metavar="IMAGE", help="instead of python:3.11-slim")
+    add("--pip-args", default="", metavar="TEXT", help="for pip while building")
+    add = found["schedule"].add_argument
+    add("action", choices=["show", "set", "off"])
+    add("expression", nargs="?", help="with set: 'cron(...)' or 'rate(...)'")
     return top
 
 
@@ -75,6 +88,7 @@ def add_common(command: argparse.ArgumentParser) -> None:
     command.add_argument("--target", choices=["local", "aws"], default="local", help="where to run (local)")
     command.add_argument("--config", default=USUAL_CONFIG, metavar="FILE", help="the configuration (pipeline.yaml)")
     command.add_argument("--home", default=USUAL_HOME, metavar="DIR", help="the local target's folder (.local here)")
+    command.add_argument("--env", metavar="NAME", help="an environment of pipeline.yaml")
     command.add_argument("--json", action="store_true", help="one JSON document on standard output")
 
 

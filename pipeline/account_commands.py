@@ -58,7 +58,7 @@ def apply_infra(arguments: Arguments, config: Config, client: Client) -> int:
 
 def handle_images(arguments: Arguments, config: Config, client: Client) -> int:
     """Build the images, or push them to the stack's repositories."""
-    answers = []
+    answers: list[dict[str, Any]] = []
     for name in images.NAMES:
         if arguments.action == "build":
             answers.append({"image": images.build(name, base_image=arguments.base_image, pip_args=arguments.pip_args)})
@@ -70,7 +70,8 @@ def handle_images(arguments: Arguments, config: Config, client: Client) -> int:
     if arguments.json:
         print(json.dumps(answers))
     else:
-        print("\n".join(f"{answer['image']}{'' if answer.get('pushed', True) else '  (there already)'}" for answer in answers))
+        for answer in answers:
+            print(f"{answer['image']}{'' if answer.get('pushed', True) else '  (there already)'}")
     return 0
 
 
@@ -90,7 +91,7 @@ def handle_schedule(arguments: Arguments, config: Config, client: Client) -> int
     return 0
 
 
-def handle_cost(arguments: Arguments, config: Config) -> int:
+def handle_cost(arguments: Arguments, config: Config, client: Client) -> int:
     """Estimate a run and the standing endpoint from the price table."""
     run, endpoint = cost.run_cost(config), cost.endpoint_cost(config)
     if arguments.json:
@@ -109,7 +110,8 @@ def remove_everything(arguments: Arguments, config: Config, client: Client) -> i
             say(arguments, "There is nothing to remove.")
             return 0
         for item in inventory.items(found, config.prices):
-            price = "price unknown" if item.per_month is None else f"{item.per_month:.2f} {config.prices.currency} a month"
+            known = item.per_month is not None
+            price = f"{item.per_month:.2f} {config.prices.currency} a month" if known else "price unknown"
             say(arguments, f"  {item.kind:<22} {item.name}  {price}  {item.note}".rstrip())
         kept = "and all data" if arguments.delete_data else "but not the data in the bucket (--delete-data)"
         if not confirmed(arguments, f"Remove all of this, {kept}?"):
@@ -138,3 +140,12 @@ def say_all(arguments: Arguments, lines: Iterable[str]) -> None:
     """Lines as they come."""
     for line in lines:
         say(arguments, line)
+
+
+ACCOUNT_COMMANDS: dict[str, Callable[[Arguments, Config, Client], int]] = {
+    "infra": apply_infra,
+    "images": handle_images,
+    "schedule": handle_schedule,
+    "cost": handle_cost,
+    "teardown": remove_everything,
+}

@@ -42,10 +42,7 @@ def run(arguments: Arguments) -> int:
         raise UsageError("--lambda and --parallel go with --definition; pipeline.yaml has its own.")
     project = opened(arguments)
     target = chosen_target(arguments, project.config, tied=True)
-    text, parameters = put_pipeline(arguments, project, target)
-    say_limits(target, text)
-    arn = control.start(target, project.config.pipeline.name, parameters)
-    return follow(arguments, target, arn)
+    return follow(arguments, target, started(arguments, project, target))
 
 
 def run_definition(arguments: Arguments) -> int:
@@ -56,24 +53,31 @@ def run_definition(arguments: Arguments) -> int:
         raise UsageError("--data belongs to this project's own pipeline; give the definition's parameter by --param.")
     text = read_definition(Path(arguments.definition))
     target = LocalTarget(None, Path(arguments.home), use_cache=not arguments.no_cache, tied=True)
-    for name, script, handler in map(parse_lambda, arguments.functions):
+    name = re.sub(r"[^A-Za-z0-9]+", "-", Path(arguments.definition).stem).strip("-") or "definition"
+    arguments.pipeline = name
+    functions, parameters = list(map(parse_lambda, arguments.functions)), dict(map(parse_parameter, arguments.param))
+    with target.alone():
+        put_functions(target, functions)
+        refuse_what_cannot_run(target, json.loads(text), parameters)
+        control.upsert(
+            target,
+            name=name,
+            definition=text,
+            description=arguments.definition,
+            parallel_steps=arguments.parallel or PARALLEL_STEPS,
+        )
+        arn = control.start(target, name, parameters)
+    say_limits(target, text)
+    return follow(arguments, target, arn)
+
+
+def put_functions(target: LocalTarget, functions: list[tuple[str, Path, str]]) -> None:
+    """Make the functions of --lambda known."""
+    if functions:
         from pipeline.local.functions import put_function
 
-        put_function(target.state, name, script, handler)
-    name = re.sub(r"[^A-Za-z0-9]+", "-", Path(arguments.definition).stem).strip("-") or "definition"
-    parameters = dict(map(parse_parameter, arguments.param))
-    refuse_what_cannot_run(target, json.loads(text), parameters)
-    control.upsert(
-        target,
-        name=name,
-        definition=text,
-        description=arguments.definition,
-        parallel_steps=arguments.parallel or PARALLEL_STEPS,
-    )
-    say_limits(target, text)
-    arguments.pipeline = name
-    arn = control.start(target, name, parameters)
-    return follow(arguments, target, arn)
+        for name, script, handler in functions:
+            put_function(target.state, name, script, handler)
 
 
 def refuse_what_cannot_run(target: LocalTarget, content: dict[str, Any], parameters: dict[str, str]) -> None:
@@ -132,7 +136,8 @@ def upsert(arguments: Arguments) -> int:
     """Upload what is new, create or update the pipeline."""
     project = opened(arguments)
     target = chosen_target(arguments, project.config)
-    put_pipeline(arguments, project, target)
+    text, _, stored = prepared(arguments, project, target)
+    put_pipeline(project, target, text, stored)
     if arguments.json:
         print(json.dumps({"pipeline_arn": target.placement.pipeline_arn(project.config.pipeline.name)}))
     return 0
@@ -142,8 +147,7 @@ def start(arguments: Arguments) -> int:
     """Start an execution and return."""
     project = opened(arguments)
     target = chosen_target(arguments, project.config)
-    _, parameters = put_pipeline(arguments, project, target)
-    arn = control.start(target, project.config.pipeline.name, parameters)
+    arn = started(arguments, project, target)
     if arguments.json:
         print(json.dumps({"execution_arn": arn}))
     else:
@@ -262,7 +266,7 @@ def loaded(arguments: Arguments) -> "Config":
     """pipeline.yaml."""
     from pipeline.config import load
 
-    config = load(Path(arguments.config))
+    config = load(Path(arguments.config), arguments.env)
     arguments.usual_endpoint = config.deploy.endpoint_name
     return config
 
@@ -289,21 +293,35 @@ def placement_of(arguments: Arguments, config: "Config") -> Any:
     return aws_placement(config) if arguments.target == "aws" else local_placement(config.aws.deploy_function)
 
 
-def put_pipeline(arguments: Arguments, project: "Project", target: Target) -> tuple[str, dict[str, str]]:
-    """Compile, check what the command line gives, upload, create or update; the definition and the parameters' values.
+def started(arguments: Arguments, project: "Project", target: Target) -> str:
+    """Upsert and start, no other process's definition in between; the execution's ARN."""
+    text, parameters, stored = prepared(arguments, project, target)
+    with target.alone():
+        put_pipeline(project, target, text, stored)
+        arn = control.start(target, project.config.pipeline.name, parameters)
+    say_limits(target, text)
+    return arn
+
+
+def prepared(arguments: Arguments, project: "Project", target: Target) -> tuple[str, dict[str, str], int]:
+    """Compile, check what the command line gives, upload: the definition, the parameters' values, the new uploads.
 
     Raises:
         ParameterError: a name or value that the definition does not take.
     """
     from pipeline.staging import definition_of, upload
 
-    config = project.config
     source, parameters = given(arguments, project, target)
     cache_folder = Path(arguments.home) / "definitions" if target.name == "local" else None
     text = definition_of(project, target.placement, cache_folder)
     bind(json.loads(text)["Parameters"], parameters)
+    return text, parameters, upload(project, target, source)
+
+
+def put_pipeline(project: "Project", target: Target, text: str, stored: int) -> None:
+    """Create or update the pipeline and what has to be beside it."""
+    config = project.config
     target.set_up(config)
-    stored = upload(project, target, source)
     what = control.upsert(
         target,
         name=config.pipeline.name,
@@ -312,7 +330,6 @@ def put_pipeline(arguments: Arguments, project: "Project", target: Target) -> tu
         parallel_steps=config.pipeline.max_parallel_steps,
     )
     print(f"Pipeline {config.pipeline.name} {what}; {stored} new uploads.", file=sys.stderr)
-    return text, parameters
 
 
 def given(arguments: Arguments, project: "Project", target: Target) -> tuple["Source | None", dict[str, str]]:
@@ -383,6 +400,7 @@ def command(arguments: Arguments, *words: str) -> str:
         ("--target", arguments.target, "local"),
         ("--config", arguments.config, arguments.usual_config),
         ("--home", arguments.home, arguments.usual_home),
+        ("--env", arguments.env, None),
     ]
     if words[0] in ("status", "stop", "retry"):
         chosen.append(("--pipeline", getattr(arguments, "pipeline", None), None))
@@ -416,6 +434,22 @@ def print_answer(answer: dict[str, Any]) -> None:
         print(f"  {item['label']:<{width}}  {item['score']:.3f} {'█' * round(40 * item['score'])}".rstrip())
 
 
+def account(arguments: Arguments) -> int:
+    """A command about what surrounds the pipeline in an AWS account."""
+    from pipeline.account_commands import ACCOUNT_COMMANDS
+    from pipeline.targets import aws_client
+
+    if arguments.target != "aws" and arguments.command != "cost":
+        raise UsageError(f"{arguments.command} is about an AWS account; add --target aws.")
+    config = loaded(arguments)
+    return ACCOUNT_COMMANDS[arguments.command](arguments, config, aws_client(config.aws.region))
+
+
+def tear_down(arguments: Arguments) -> int:
+    """Remove what was made, here or in the account."""
+    return account(arguments) if arguments.target == "aws" else teardown(arguments)
+
+
 COMMANDS: dict[str, Callable[[Arguments], int]] = {
     "run": run,
     "definition": definition,
@@ -430,5 +464,9 @@ COMMANDS: dict[str, Callable[[Arguments], int]] = {
     "reject": reject,
     "invoke": invoke,
     "endpoints": endpoints,
-    "teardown": teardown,
+    "teardown": tear_down,
+    "infra": account,
+    "images": account,
+    "schedule": account,
+    "cost": account,
 }

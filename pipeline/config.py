@@ -147,8 +147,6 @@ class RegistryConfig:
 
     model_package_group: str = setting("image-classification", aws_name(63))
     approval_status: str = setting("Approved", choice("Approved", "PendingManualApproval"))
-    require_improvement: bool = setting(False, boolean)
-    improvement_margin: float = setting(0.0, number(at_least=0, below=1))
 
 
 def expired_while_cached(artifact_retention_days: int, cache_expire_days: int) -> str | None:

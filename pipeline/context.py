@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from sagemaker.core.network import NetworkConfig
 from sagemaker.core.shapes import ProcessingInput, ProcessingOutput, ProcessingS3Input, ProcessingS3Output
 from sagemaker.core.workflow.execution_variables import ExecutionVariables
 from sagemaker.core.workflow.functions import Join
@@ -46,6 +47,13 @@ class Context:
                 *parts,
             ],
         )
+
+    def network(self) -> NetworkConfig | None:
+        """The VPC of pipeline.yaml for Processing jobs, if it names one."""
+        vpc = self.config.aws.vpc
+        if not vpc.subnet_ids:
+            return None
+        return NetworkConfig(subnets=list(vpc.subnet_ids), security_group_ids=list(vpc.security_group_ids))
 
     def cache(self) -> CacheConfig:
         """An unchanged step is reused for so many days."""

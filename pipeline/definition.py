@@ -106,3 +106,4 @@ def quiet() -> Iterator[None]:
             yield
         finally:
             logging.disable(logging.NOTSET)
+            logging.getLogger().setLevel(logging.WARNING)  # the SDK lowers it to INFO for every library

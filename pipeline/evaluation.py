@@ -29,6 +29,7 @@ def evaluate_step(context: Context, prepare: ProcessingStep, train: TrainingStep
         volume_size_in_gb=evaluation.volume_size_gb,
         max_runtime_in_seconds=evaluation.max_runtime_seconds,
         sagemaker_session=context.session,
+        network_config=context.network(),
     )
     prepared = prepare.properties.ProcessingOutputConfig.Outputs
     return ProcessingStep(

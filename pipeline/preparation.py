@@ -21,6 +21,7 @@ def prepare_data_step(context: Context) -> ProcessingStep:
         volume_size_in_gb=data.volume_size_gb,
         max_runtime_in_seconds=data.max_runtime_seconds,
         sagemaker_session=context.session,
+        network_config=context.network(),
     )
     return ProcessingStep(
         name="PrepareData",

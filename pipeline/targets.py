@@ -6,6 +6,8 @@ The local target's clients are answered in this process by `pipeline.local`; bot
 import functools
 import secrets
 import shutil
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,6 +17,7 @@ from pipeline.placement import Placement, local_placement
 if TYPE_CHECKING:
     from pipeline.config import Config
 
+LOCK_WAIT_SECONDS = 60.0
 POLL_SECONDS = {"local": 0.05, "aws": 5.0}
 LOCAL_FOLDERS = ("s3", "jobs", "executions", "endpoints", "functions", "definitions", "locks", "mounts")  # of a home
 
@@ -42,6 +45,9 @@ class Target(Protocol):
 
     def set_up(self, config: "Config") -> None:
         """What has to exist beside the pipeline."""
+
+    def alone(self) -> AbstractContextManager[object]:
+        """A block in which no other process changes pipelines and functions, where that can be had."""
 
     def where(self, uri: str) -> str:
         """How a person opens an object."""
@@ -130,6 +136,12 @@ class LocalTarget:
         """An object."""
         return self.storage.read(uri)
 
+    def alone(self) -> AbstractContextManager[object]:
+        """A lock of the home."""
+        from pipeline.local.runner_process import taken_lock
+
+        return taken_lock(self.home / "locks" / "start", wait_seconds=LOCK_WAIT_SECONDS)
+
     def set_up(self, config: "Config") -> None:
         """The deploy function, the rule that calls it on approvals, and the endpoints' idle time."""
         from pipeline.bundle import deploy_bundle
@@ -187,9 +199,7 @@ class AwsTarget:
     @functools.cache  # noqa: B019  as long as the command
     def client(self, service: str) -> Any:
         """A boto3 client."""
-        import boto3
-
-        return boto3.Session(region_name=self.placement.region).client(service)
+        return aws_client(self.placement.region)(service)
 
     def holds(self, uri: str) -> bool:
         """Whether there is an object of that name, or any below it."""
@@ -229,6 +239,10 @@ class AwsTarget:
         content: bytes = self.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read()
         return content
 
+    def alone(self) -> AbstractContextManager[object]:
+        """AWS has no such thing."""
+        return nullcontext()
+
     def set_up(self, config: "Config") -> None:
         """Nothing: the account's infrastructure is not made by the pipeline."""
 
@@ -254,25 +268,63 @@ class AwsTarget:
 
 
 def aws_placement(config: "Config") -> Placement:
-    """The placement that pipeline.yaml's `aws` section states.
+    """The placement that pipeline.yaml's `aws` section states; what it leaves null comes from the stack's outputs.
 
     Raises:
-        UsageError: something that AWS needs is not stated.
+        UsageError: it leaves something null, and there is no stack.
     """
     aws = config.aws
-    missing = [name for name in ("role_arn", "training_image", "inference_image") if getattr(aws, name) is None]
-    if aws.role_arn is None or aws.training_image is None or aws.inference_image is None:
-        raise UsageError(f"pipeline.yaml: --target aws needs aws.{', aws.'.join(missing)}, which are null.")
-    account_id = aws.role_arn.split(":")[4]
+    if aws.role_arn and aws.training_image and aws.inference_image and aws.bucket:
+        made: dict[str, str] = {}
+    else:
+        made = stack_outputs(config)
+    role_arn = aws.role_arn or made["PipelineRoleArn"]
+    account_id = role_arn.split(":")[4]
     return Placement(
         region=aws.region,
         account_id=account_id,
-        bucket=aws.bucket or f"sagemaker-{aws.region}-{account_id}",
-        role_arn=aws.role_arn,
-        training_image=aws.training_image,
-        inference_image=aws.inference_image,
+        bucket=aws.bucket or made.get("BucketName") or f"sagemaker-{aws.region}-{account_id}",
+        role_arn=role_arn,
+        training_image=aws.training_image or pushed_image("training", made),
+        inference_image=aws.inference_image or pushed_image("inference", made),
         deploy_function=aws.deploy_function,
     )
+
+
+def stack_outputs(config: "Config") -> dict[str, str]:
+    """What `infra` made.
+
+    Raises:
+        UsageError: nothing yet, and pipeline.yaml does not state a role and images of its own.
+    """
+    from pipeline.aws.stack import outputs
+    from pipeline.aws.stack_parameters import stack_name
+
+    made = outputs(aws_client(config.aws.region), stack_name(config))
+    aws = config.aws
+    stated = {"role_arn": aws.role_arn, "training_image": aws.training_image, "inference_image": aws.inference_image}
+    missing = [f"aws.{name}" for name, value in stated.items() if value is None]
+    if not made and missing:
+        raise UsageError(
+            f"pipeline.yaml: {', '.join(missing)} are null and stack {stack_name(config)!r} has not been made in "
+            f"{aws.region}; make it with: run_pipeline.py infra --target aws"
+        )
+    return made
+
+
+def pushed_image(name: str, made: Mapping[str, str]) -> str:
+    """The image of this version of the code in the stack's repository."""
+    from pipeline.aws.images import content_tag
+
+    return f"{made[f'{name.title()}RepositoryUri']}:{content_tag(name)}"
+
+
+def aws_client(region: str) -> Callable[[str], Any]:
+    """boto3 clients by the ordinary credential chain."""
+    import boto3
+
+    session = boto3.Session(region_name=region)
+    return functools.cache(session.client)
 
 
 def deploy_environment(config: "Config", placement: Placement) -> dict[str, str]:

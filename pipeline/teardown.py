@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import TextIO
 
 from pipeline import control
-from pipeline.errors import ServiceError, UsageError
+from pipeline.errors import ServiceError
 from pipeline.targets import LOCAL_FOLDERS, LocalTarget
 
 
 def teardown(arguments: argparse.Namespace) -> int:
     """The command."""
-    if arguments.target != "local":
-        raise UsageError("teardown removes what the local target made; it does not touch an AWS account.")
     out = sys.stderr if arguments.json else sys.stdout
     removed = torn_down(Path(arguments.home), out, sure=arguments.yes)
     if arguments.json:

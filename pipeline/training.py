@@ -8,7 +8,14 @@ from collections.abc import Mapping
 
 from sagemaker.mlops.workflow.steps import ProcessingStep, TrainingStep, TuningStep
 from sagemaker.train import ModelTrainer
-from sagemaker.train.configs import Compute, InputData, MetricDefinition, OutputDataConfig, StoppingCondition
+from sagemaker.train.configs import (
+    Compute,
+    InputData,
+    MetricDefinition,
+    Networking,
+    OutputDataConfig,
+    StoppingCondition,
+)
 
 from pipeline.bundle import ARCHIVE_NAME, training_bundle
 from pipeline.config import TrainingConfig, TuningConfig
@@ -39,8 +46,8 @@ def train_step(context: Context, prepare: ProcessingStep, tune: TuningStep) -> T
         context,
         step_name="TrainWithDebugger",
         hyperparameters=hyperparameters,
-        compute=compute(training, context.parameters.training_instance_type),
-        max_runtime_seconds=training.max_runtime_seconds,
+        section=training,
+        instance_type=context.parameters.training_instance_type,
     )
     return TrainingStep(
         name="TrainWithDebugger",
@@ -57,8 +64,8 @@ def trainer(
     *,
     step_name: str,
     hyperparameters: Mapping[str, object],
-    compute: Compute,
-    max_runtime_seconds: int,
+    section: TrainingConfig | TuningConfig,
+    instance_type: object,
 ) -> ModelTrainer:
     """A trainer for steps/train.py. The SDK's SourceCode is not used: it would upload, under a timestamp."""
     launcher = {
@@ -71,8 +78,9 @@ def trainer(
         sagemaker_session=context.session,
         base_job_name=step_name,
         hyperparameters={**hyperparameters, **launcher},
-        compute=compute,
-        stopping_condition=StoppingCondition(max_runtime_in_seconds=max_runtime_seconds),
+        compute=compute(section, instance_type),
+        stopping_condition=stopping_condition(section),
+        networking=networking(context),
         output_data_config=OutputDataConfig(s3_output_path=output_path(context, step_name), compression_type="GZIP"),
     ).with_metric_definitions(metric_definitions())
 
@@ -111,4 +119,19 @@ def channels(context: Context, prepare: ProcessingStep) -> list[InputData]:
 
 def compute(section: TrainingConfig | TuningConfig, instance_type: object) -> Compute:
     """One instance of the type that the parameter names."""
-    return Compute(instance_type=instance_type, instance_count=1, volume_size_in_gb=section.volume_size_gb)
+    spot = {"enable_managed_spot_training": True} if section.use_spot else {}
+    return Compute(instance_type=instance_type, instance_count=1, volume_size_in_gb=section.volume_size_gb, **spot)
+
+
+def stopping_condition(section: TrainingConfig | TuningConfig) -> StoppingCondition:
+    """How long a job may run and, on spot capacity, wait and run."""
+    wait = {"max_wait_time_in_seconds": section.max_wait_seconds} if section.use_spot else {}
+    return StoppingCondition(max_runtime_in_seconds=section.max_runtime_seconds, **wait)
+
+
+def networking(context: Context) -> Networking | None:
+    """The VPC of pipeline.yaml, if it names one."""
+    vpc = context.config.aws.vpc
+    if not vpc.subnet_ids:
+        return None
+    return Networking(subnets=list(vpc.subnet_ids), security_group_ids=list(vpc.security_group_ids))

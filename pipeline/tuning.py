@@ -9,7 +9,7 @@ from sagemaker.train.tuner import HyperparameterTuner
 
 from pipeline.config import CategoricalRange, ContinuousRange, IntegerRange
 from pipeline.context import Context
-from pipeline.training import channels, compute, fixed_hyperparameters, metric_definitions, trainer
+from pipeline.training import channels, fixed_hyperparameters, metric_definitions, trainer
 
 
 def tune_step(context: Context, prepare: ProcessingStep) -> TuningStep:
@@ -19,8 +19,8 @@ def tune_step(context: Context, prepare: ProcessingStep) -> TuningStep:
         context,
         step_name="TuneHyperparameters",
         hyperparameters={**fixed_hyperparameters(context), "seed": tuning.seed, "final": False},
-        compute=compute(tuning, context.parameters.tuning_instance_type),
-        max_runtime_seconds=tuning.max_runtime_seconds,
+        section=tuning,
+        instance_type=context.parameters.tuning_instance_type,
     )
     tuner = HyperparameterTuner(
         model_trainer=model_trainer,

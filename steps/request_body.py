@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
 MEGABYTE = 1024 * 1024
-DISCARDED_SHARE = 8  # times the limit
+DISCARDED_SHARE = 8  # times the limit, at most
 DISCARDING_SECONDS = 10
 
 

@@ -118,12 +118,17 @@ def gone(what: str, delete: Callable[..., Any], **request: str) -> Iterator[str]
 def remove_data(s3: Any, places: tuple[Storage, ...]) -> Iterator[str]:
     """Every version of every object, and the bucket unless the user brought it."""
     for place in places:
-        for page in s3.get_paginator("list_object_versions").paginate(Bucket=place.bucket, Prefix=place.prefix):
-            stored = [*page.get("Versions", []), *page.get("DeleteMarkers", [])]
+        while stored := first_versions(s3, place):
             delete_objects(s3, place.bucket, stored)
         if not place.prefix:
             s3.delete_bucket(Bucket=place.bucket)
         yield f"{place} removed"
+
+
+def first_versions(s3: Any, place: Storage) -> list[Mapping[str, str]]:
+    """The first page of what is stored: a page's place is lost with the objects before it."""
+    page = s3.list_object_versions(Bucket=place.bucket, Prefix=place.prefix)
+    return [*page.get("Versions", []), *page.get("DeleteMarkers", [])]
 
 
 def delete_objects(s3: Any, bucket: str, stored: list[Mapping[str, str]]) -> None:

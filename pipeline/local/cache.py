@@ -68,7 +68,7 @@ def tuning_document(call: StepCall, runtime: Runtime) -> Document:
 
 def lambda_document(call: StepCall, runtime: Runtime) -> Document:
     """The event and the function's code."""
-    function = function_named(runtime.state, call.definition["FunctionArn"])
+    function = function_named(runtime.state, call.definition["FunctionArn"], call.execution_id)
     return {"Event": call.arguments, "Code": code_digest(function), "Handler": function["Handler"]}
 
 

@@ -66,7 +66,8 @@ def start_pipeline_execution(state: State, request: Document) -> Document:
     given = {item["Name"]: item["Value"] for item in request.get("PipelineParameters", [])}
     try:
         parameters = bind(definition.get("Parameters", []), given)
-        missing = list(missing_programs(state, read_graph(definition)))
+        graph = read_graph(definition)
+        missing = list(missing_programs(state, graph))
     except PipelineError as problem:
         raise invalid(str(problem)) from problem
     if missing:
@@ -89,9 +90,19 @@ def start_pipeline_execution(state: State, request: Document) -> Document:
         **chosen(request, "PipelineExecutionDisplayName", "PipelineExecutionDescription"),
     }
     with taken_lock(lock_path(state, execution_arn)) as lock:
-        state.add_execution(document)
+        with state.transaction():
+            keep_functions(state, execution_id, graph)
+            state.add_execution(document)
         spawn_runner(state, execution_arn, lock)
     return {"PipelineExecutionArn": execution_arn}
+
+
+def keep_functions(state: State, execution_id: str, graph: Graph) -> None:
+    """The functions that the steps call, as they are now: another run may give their names to other code."""
+    for step in graph.steps.values():
+        if step.type == "Lambda":
+            name = function_name(str(step.definition.get("FunctionArn", "")))
+            state.put("ExecutionFunction", f"{execution_id}/{name}", state.get("Function", name) or {})
 
 
 def describe_pipeline_execution(state: State, request: Document) -> Document:

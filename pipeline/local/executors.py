@@ -47,7 +47,7 @@ async def run_lambda(call: StepCall, runtime: Runtime) -> StepResult:
     Raises:
         StepFailure: the handler raised, or left out a declared output.
     """
-    function = function_named(runtime.state, call.definition["FunctionArn"])
+    function = function_named(runtime.state, call.definition["FunctionArn"], call.execution_id)
     metadata: dict[str, Any] = {"Lambda": {"Arn": call.definition["FunctionArn"]}}
     try:
         answer = await invoke(runtime.state, function, call.arguments, job_name=call.job_name)

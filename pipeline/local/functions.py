@@ -50,14 +50,15 @@ def put_function(
     state.put("Function", name, document)
 
 
-def function_named(state: State, arn_or_name: str) -> Document:
-    """The function of an ARN (its version or alias is ignored) or of a name.
+def function_named(state: State, arn_or_name: str, execution_id: str | None = None) -> Document:
+    """The function of an ARN (its version or alias is ignored) or of a name; of an execution, as it was at its start.
 
     Raises:
         RequestError: it is not known.
     """
     name = function_name(arn_or_name)
-    document = state.get("Function", name)
+    kept = state.get("ExecutionFunction", f"{execution_id}/{name}") if execution_id else None
+    document = kept or state.get("Function", name)
     if document is None:
         raise RequestError("ResourceNotFoundException", f"Function not found: {name}", 404)
     return document

@@ -401,6 +401,32 @@ def test_two_runs_at_once_in_a_new_home_both_succeed(home, tmp_path):
     assert sorted(statuses(documents[1])) == ["right0", "right1", "right2", "right3"]
 
 
+def test_runs_at_once_of_definitions_of_one_name_keep_their_own_steps_and_functions(home, tmp_path):
+    processes = {}
+    for name in ("left", "right", "middle"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "code.py").write_text(f"def handler(event, context):\n    return {{'name': {name!r}}}\n")
+        call = {
+            "Name": "Call",
+            "Type": "Lambda",
+            "FunctionArn": "arn:aws:lambda:us-east-1:000000000000:function:fn",
+            "DependsOn": ["Wait"],
+            "Arguments": {},
+            "OutputParameters": [{"OutputName": "name", "OutputType": "String"}],
+        }
+        wait = python_step("Wait", "import time; time.sleep(0.3)")
+        path = written(folder / "pipeline.json", definition(wait, call, python_step(name, "pass")))
+        words = ["--definition", path, "--lambda", f"fn={folder / 'code.py'}:code.handler", "--home", home]
+        processes[name] = started("run", "--json", *words)
+    for name, process in processes.items():
+        document = json.loads(process.communicate(timeout=60)[0])
+        steps = {step["name"]: step for step in document["steps"]}
+        assert document["status"] == "Succeeded"
+        assert sorted(steps) == sorted(["Call", "Wait", name])
+        assert steps["Call"]["outputs"] == {"name": name}
+
+
 def test_one_of_two_runs_can_be_stopped_without_the_other(home, slow, tmp_path):
     other = written(tmp_path / "other.json", json.loads(slow.read_text()))
     stays = waiting(home, slow)

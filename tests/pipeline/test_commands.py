@@ -200,7 +200,6 @@ UNKNOWN = "arn:aws:sagemaker:us-east-1:000000000000:pipeline/image-classificatio
             "Could not invoke endpoint 'image-classification': Endpoint image-classification of account 000000000000 "
             "not found.",
         ),
-        ("teardown --target aws", 2, "teardown removes what the local target made; it does not touch an AWS account."),
     ],
 )
 def test_a_mistake_is_answered_by_a_sentence(cli, files, words, status, sentence):

@@ -42,7 +42,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, prepared: Prepared) -> Tra
 
 @pytest.fixture(scope="session")
 def archive_dir(tmp_path_factory: pytest.TempPathFactory, trained: Trained) -> Path:
-    """A directory with the model's model.tar.gz, packed as SageMaker packs it: paths relative to the model directory."""
+    """A directory with model.tar.gz, packed as SageMaker packs it: paths relative to the model directory."""
     directory = tmp_path_factory.mktemp("archive")
     with tarfile.open(directory / "model.tar.gz", "w:gz") as tar:
         for path in sorted(trained.model_dir.iterdir()):

@@ -107,19 +107,18 @@ def write_prepared(root: Path, weights_dir: Path) -> None:
     (root / "embeddings").mkdir()
     images: list[dict[str, Any]] = []
     for split, count in IMAGES_PER_CLASS.items():
-        pictures = [
-            (label, noisy(colour, generator)) for label, colour in enumerate(COLOURS.values()) for _ in range(count)
+        labels = np.repeat(np.arange(len(CLASSES)), count)
+        pictures = [noisy(COLOURS[CLASSES[label]], generator) for label in labels]
+        images += [
+            write_picture(root, split, int(label), picture) for label, picture in zip(labels, pictures, strict=True)
         ]
-        images += [write_picture(root, split, label, picture) for label, picture in pictures]
         views = 1 + (AUGMENTED_VIEWS if split == "train" else 0)
-        crops = [
-            np.roll(to_pixels(picture, PREPROCESS), view, axis=0) for _, picture in pictures for view in range(views)
-        ]
+        crops = [np.roll(to_pixels(picture, PREPROCESS), view, axis=0) for picture in pictures for view in range(views)]
         with torch.inference_mode():
             features = backbone(torch.from_numpy(normalise(np.stack(crops), PREPROCESS))).numpy()
         embeddings = features.reshape(len(pictures), views, feature_dim(backbone)).astype(np.float16)
         np.save(root / "embeddings" / f"{split}.npy", embeddings)
-        np.save(root / "embeddings" / f"{split}_labels.npy", np.array([label for label, _ in pictures]))
+        np.save(root / "embeddings" / f"{split}_labels.npy", labels)
     (root / "manifest").mkdir()
     document = manifest(images, feature_dim(backbone), json.loads((weights_dir / "weights.json").read_text())["sha256"])
     (root / "manifest" / "manifest.json").write_text(json.dumps(document))

@@ -6,11 +6,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from debugger import MEGABYTES, affordable_interval
+from debugger import MEGABYTES, SaveIntervals, save_intervals
 from head import ClassifierHead
+from hyperparameters import Hyperparameters
 from tests.steps.conftest import FINAL_TRAINING
 from tests.steps.prepared_data import Prepared, Trained, run_step
+from train import debugged_training, new_head
+from training_data import TrainingData, load
+from training_loop import Mode, TrainingResult, train
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # smdebug's protobuf code is of 2020
 
 EPOCHS = 6
 STEPS_PER_EPOCH = 5  # 72 images in batches of 16
@@ -78,19 +85,38 @@ def test_end_is_marked_although_a_sagemaker_job_leaves_that_to_the_service(train
 
 def test_log_lines_of_smdebug_do_not_mix_with_the_training_s(trained: Trained) -> None:
     first_words = [line.split()[0].partition("=")[0] for line in trained.stdout.splitlines()]
-    assert first_words == ["Training", "Debugger", *["epoch"] * EPOCHS, "Kept"]
+    assert first_words == ["Training", "Debugger:", *["epoch"] * EPOCHS, "Kept"]
     assert trained.stderr == ""
 
 
-def final_training(prepared: Prepared, directory: Path, **environment: str) -> tuple[str, str]:
-    """Run the final training; returns stdout without the last line, and stderr."""
-    output = {"SM_MODEL_DIR": str(directory / "model"), "SM_OUTPUT_DATA_DIR": str(directory / "data")}
-    process = run_step("train.py", *FINAL_TRAINING.split(), env=prepared.channels | output | environment)
-    assert process.returncode == 0, process.stderr
-    return process.stdout.rpartition("Kept")[0], process.stderr
+HYPERPARAMETERS = Hyperparameters(final=True, epochs=4, batch_size=16, hidden_units=8, debug_save_interval_steps=2)
 
 
-def test_configuration_file_of_the_service_decides_where_and_what_is_saved(prepared: Prepared, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def data(prepared: Prepared) -> TrainingData:
+    return load(prepared.embeddings, prepared.manifest)
+
+
+@pytest.fixture
+def undisturbed(data: TrainingData, capsys: pytest.CaptureFixture[str]) -> TrainingResult:
+    """What the training yields without a debugger."""
+    result = train(*new_head(data, HYPERPARAMETERS), data, HYPERPARAMETERS)
+    capsys.readouterr()
+    return result
+
+
+def assert_same(result: TrainingResult, expected: TrainingResult) -> None:
+    assert result.best == expected.best
+    assert all(torch.equal(result.state[name], expected.state[name]) for name in expected.state)
+
+
+def test_configuration_file_of_the_service_decides_where_and_what_is_saved(
+    data: TrainingData,
+    undisturbed: TrainingResult,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     from smdebug import modes
     from smdebug.trials import create_trial
 
@@ -100,62 +126,76 @@ def test_configuration_file_of_the_service_decides_where_and_what_is_saved(prepa
         "CollectionConfigurations": [{"CollectionName": "losses"}, {"CollectionName": "gradients"}],
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
-    stdout, _ = final_training(prepared, tmp_path, SMDEBUG_CONFIG_FILE_PATH=str(tmp_path / "config.json"))
-    assert f"Debugger tensors go to {tmp_path / 'chosen'}\n" in stdout
+    monkeypatch.setenv("SMDEBUG_CONFIG_FILE_PATH", str(tmp_path / "config.json"))
+
+    assert_same(debugged(data, tmp_path / "tensors"), undisturbed)
+
+    assert f"Debugger: tensors go to {tmp_path / 'chosen'}\n" in capsys.readouterr().out
     trial = create_trial(str(tmp_path / "chosen"))
-    assert trial.tensor("CrossEntropyLoss_output_0").steps(mode=modes.TRAIN) == [0, 10, 20]
+    assert trial.tensor("CrossEntropyLoss_output_0").steps(mode=modes.TRAIN) == [0, 10]
     assert trial.tensor("CrossEntropyLoss_output_0").steps(mode=modes.EVAL) == [0, 3]
     assert trial.tensor_names(collection="weights") == []
 
 
-@pytest.mark.parametrize(
-    ("broken", "reason"),
-    [
-        ("raise ImportError('no protobuf')", "ImportError: no protobuf"),
-        ("from smdebug_real import *", "ModuleNotFoundError: No module named 'smdebug_real'"),
-    ],
-)
+def debugged(data: TrainingData, directory: Path) -> TrainingResult:
+    return debugged_training(*new_head(data, HYPERPARAMETERS), data, HYPERPARAMETERS, directory)
+
+
+def test_training_goes_on_where_the_configuration_file_is_missing(
+    data: TrainingData,
+    undisturbed: TrainingResult,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("SMDEBUG_CONFIG_FILE_PATH", str(tmp_path / "missing.json"))
+    assert_same(debugged(data, tmp_path / "tensors"), undisturbed)
+    reason = f"FileNotFoundError: [Errno 2] No such file or directory: '{tmp_path / 'missing.json'}'"
+    first, *epochs = capsys.readouterr().out.splitlines()
+    assert first == f"Debugger: off for this training, since smdebug failed ({reason})"
+    assert [line.partition("=")[0] for line in epochs] == ["epoch"] * 4
+
+
+def test_training_goes_on_where_tensors_cannot_be_written(
+    data: TrainingData, undisturbed: TrainingResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("where a directory is needed")
+    assert_same(debugged(data, tmp_path / "file" / "tensors"), undisturbed)
+    failures = [line for line in capsys.readouterr().out.splitlines() if "smdebug failed" in line]
+    assert len(failures) == 1
+    assert failures[0].startswith("Debugger: off for this training, since smdebug failed (NotADirectoryError: ")
+
+
 def test_training_goes_on_where_smdebug_cannot_be_imported(
-    broken: str, reason: str, prepared: Prepared, trained: Trained, tmp_path: Path
+    prepared: Prepared, trained: Trained, tmp_path: Path
 ) -> None:
     (tmp_path / "smdebug").mkdir()
-    (tmp_path / "smdebug" / "__init__.py").write_text(broken)
-    stdout, stderr = final_training(prepared, tmp_path, PYTHONPATH=str(tmp_path))
-    assert stdout.splitlines()[1] == f"Debugger: off for this training, since smdebug failed ({reason})"
-    assert epoch_lines(stdout) == epoch_lines(trained.stdout)
-    assert stderr == ""
+    (tmp_path / "smdebug" / "__init__.py").write_text("raise ImportError('no\\nprotobuf')")
+    output = {"SM_MODEL_DIR": str(tmp_path / "model"), "SM_OUTPUT_DATA_DIR": str(tmp_path / "data")}
+    environment = prepared.channels | output | {"PYTHONPATH": str(tmp_path)}
+    process = run_step("train.py", *FINAL_TRAINING.split(), env=environment)
+    assert (process.returncode, process.stderr) == (0, "")
+    lines = process.stdout.splitlines()
+    assert lines[1] == "Debugger: off for this training, since smdebug failed (ImportError: no protobuf)"
+    assert lines[2:-1] == trained.stdout.splitlines()[2:-1]
 
 
-def test_training_goes_on_where_the_configuration_file_is_missing(prepared: Prepared, tmp_path: Path) -> None:
-    stdout, stderr = final_training(prepared, tmp_path, SMDEBUG_CONFIG_FILE_PATH=str(tmp_path / "missing.json"))
-    assert stdout.splitlines()[1] == (
-        "Debugger: off for this training, since smdebug failed "
-        f"(FileNotFoundError: [Errno 2] No such file or directory: '{tmp_path / 'missing.json'}')"
-    )
-    assert len(epoch_lines(stdout)) == EPOCHS
-    assert stderr == ""
+STEPS: dict[Mode, int] = {"TRAIN": 1000, "EVAL": 20}
+ROWS: dict[Mode, int] = {"TRAIN": 64, "EVAL": 500}
 
 
-def test_training_goes_on_where_tensors_cannot_be_written(prepared: Prepared, trained: Trained, tmp_path: Path) -> None:
-    (tmp_path / "data").write_text("a file where a directory is needed")
-    stdout, stderr = final_training(prepared, tmp_path)
-    lines = stdout.splitlines()
-    assert sum("smdebug failed" in line for line in lines) == 1
-    assert epoch_lines(stdout) == epoch_lines(trained.stdout)
-    assert stderr == ""
+def test_tensors_of_a_small_head_are_saved_as_often_as_losses() -> None:
+    intervals = save_intervals(ClassifierHead(64, 3), 10, steps=STEPS, rows=ROWS, epochs=20)
+    assert intervals == SaveIntervals({"TRAIN": 10, "EVAL": 1}, {"TRAIN": 10, "EVAL": 1})
 
 
-def epoch_lines(stdout: str) -> list[str]:
-    return [line for line in stdout.splitlines() if line.startswith("epoch=")]
-
-
-def test_save_interval_widens_for_a_head_whose_tensors_would_fill_the_disk(capsys: pytest.CaptureFixture[str]) -> None:
-    small, large = ClassifierHead(64, 3), ClassifierHead(1280, 10, hidden_units=2048)
-    assert affordable_interval(10, small, 1000) == 10
-    interval = affordable_interval(10, large, 10_000)
-    saved_megabytes = 10_000 / interval * 8 * sum(tensor.numel() for tensor in large.parameters()) / 1e6
-    assert 0.9 * MEGABYTES < saved_megabytes <= MEGABYTES
-    assert (
-        capsys.readouterr().out
-        == f"Debugger: saving every {interval} steps instead of 10, for about 128 MB of tensors\n"
-    )
+def test_tensors_of_a_large_head_are_saved_less_often_than_losses_and_together_with_them() -> None:
+    head = ClassifierHead(1280, 10, hidden_units=512)
+    intervals = save_intervals(head, 10, steps=STEPS, rows=ROWS, epochs=20)
+    assert intervals.losses == {"TRAIN": 10, "EVAL": 1}
+    assert intervals.tensors["TRAIN"] % 10 == 0
+    parameters = sum(parameter.numel() for parameter in head.parameters())
+    gradients_and_weights = 1000 / intervals.tensors["TRAIN"] * 2 * parameters * 4 / 1e6
+    assert 0.5 * MEGABYTES["TRAIN"] < gradients_and_weights <= MEGABYTES["TRAIN"]
+    weights = 20 / intervals.tensors["EVAL"] * parameters * 4 / 1e6
+    assert 0.5 * MEGABYTES["EVAL"] < weights <= MEGABYTES["EVAL"]

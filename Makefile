@@ -25,6 +25,7 @@ image-test: $(READY)  ## the contract inside both images; BASE_IMAGE and IMAGE_T
 	IMAGE_TEST=1 $(BIN)/python -m pytest tests/images
 
 clean:  ## forget the environment and everything that ran on this machine
+	-[ -x $(BIN)/python ] && $(BIN)/python run_pipeline.py teardown --yes
 	rm -rf $(VENV) .local
 
 $(READY): pyproject.toml

@@ -68,6 +68,7 @@ class Debugger:
         self.out_dir = out_dir
         self._hook: Any = None
         self._modes: Any = None
+        self._trouble: tuple[type[Exception], ...] = SMDEBUG_TROUBLE
         self._attempt(lambda: self._create(intervals))
 
     def watch(self, head: nn.Module, criterion: nn.Module) -> None:
@@ -77,7 +78,7 @@ class Debugger:
     def set_mode(self, mode: Mode) -> None:
         """Tell smdebug whether the coming steps train or evaluate."""
         if self._hook is not None:
-            self._hook.set_mode(self._modes[mode])
+            self._attempt(lambda: self._hook.set_mode(self._modes[mode]))
 
     def close(self) -> None:
         """Flush the last step and mark the end, so that readers stop waiting."""
@@ -86,7 +87,9 @@ class Debugger:
     def _create(self, intervals: SaveIntervals) -> None:
         os.environ.setdefault("SMDEBUG_LOG_LEVEL", "warning")
         import smdebug.pytorch as smdebug
+        from smdebug.exceptions import SMDebugError
 
+        self._trouble += (SMDebugError,)
         _log_in_one_line()
         self._modes = smdebug.modes
         config_file = os.environ.get(CONFIG_FILE_VARIABLE)
@@ -143,7 +146,7 @@ class Debugger:
     def _attempt(self, action: Callable[[], Any]) -> None:
         try:
             action()
-        except SMDEBUG_TROUBLE as error:
+        except self._trouble as error:
             if self._hook is not None:
                 atexit.unregister(self._hook._cleanup)
                 self._hook = None

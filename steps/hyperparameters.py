@@ -19,13 +19,13 @@ BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 class Hyperparameters:
     """What decides a training's result, besides its data."""
 
-    lr: float = 0.005  # peak learning rate of AdamW
+    lr: float = 0.001  # peak learning rate of AdamW
     batch_size: int = 64
-    epochs: int = 16
-    hidden_units: int = 0  # 0 is a linear head
+    epochs: int = 20
+    hidden_units: int = 256  # 0 is a linear head
     dropout: float = 0.2  # of the embeddings, and of the hidden layer
     label_smoothing: float = 0.05
-    weight_decay: float = 1e-4
+    weight_decay: float = 0.01
     seed: int = 0
     final: bool = False  # the final training, with debugger and export, instead of a tuning trial
     debug_save_interval_steps: int = 10

@@ -19,6 +19,7 @@ SHOWN_MISTAKES = 24  # at most this many pictures
 SHOWN_PAIRS = 10
 THUMBNAIL_PX = 192  # longer side
 TINY_PX = 64  # smaller pictures are kept as they are, and enlarged by the browser with visible pixels
+SHORT_NAME = 3  # characters; such column heads need not be turned
 HYPERPARAMETERS = {
     "lr": "Learning rate",
     "batch_size": "Batch size",
@@ -104,10 +105,11 @@ def _confusion(evaluation: Evaluation) -> str:
         f'<tr><th scope="row" title="{escape(true)}">{escape(true)}</th>{_cells(true, row)}</tr>'
         for true, row in matrix.items()
     )
+    short = " short" if max(map(len, matrix)) <= SHORT_NAME else ""
     return _section(
         "Confusion matrix",
         "<p>Rows are the true classes, columns the predicted ones; the colour is the share of the row.</p>"
-        '<div class="beside"><div class="scroll" tabindex="0"><table class="matrix"><thead><tr>'
+        f'<div class="beside"><div class="scroll" tabindex="0"><table class="matrix{short}"><thead><tr>'
         f'<th class="corner">true \\ predicted</th>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
         f"{_pairs(evaluation)}</div>",
     )

@@ -31,6 +31,7 @@ th { font-weight: 500; text-align: left; }
   border-bottom: 1px solid var(--line); padding: 4px; }
 .matrix thead span { display: block; writing-mode: vertical-rl; transform: rotate(180deg); margin: 0 auto;
   max-height: 9rem; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.matrix.short thead span { writing-mode: horizontal-tb; transform: none; text-align: center; }
 .matrix tbody th { position: sticky; left: 0; background: var(--card); max-width: 9rem; padding: 0 8px 0 0;
   overflow: hidden; text-overflow: ellipsis; white-space: nowrap; border-right: 1px solid var(--line);
   border-bottom: 1px solid var(--line); }

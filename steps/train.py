@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import sys
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def final_training(
     head, criterion = new_head(data, hyperparameters)
     result = debugged_training(head, criterion, data, hyperparameters, output_data_dir / "tensors")
 
-    trained_head, _ = new_head(data, hyperparameters)
+    trained_head = untrained_head(data, hyperparameters)  # without the debugger's hooks
     trained_head.load_state_dict(result.state)
     torch.save(result.state, model_dir / "head.pt")
     export_network(backbone, trained_head, data.manifest["preprocess"]["image_size"], model_dir)
@@ -84,14 +85,18 @@ def new_head(data: TrainingData, hyperparameters: Hyperparameters) -> tuple[Clas
     The seed is set here, so that a final training repeats its trial to the last digit.
     """
     torch.manual_seed(hyperparameters.seed)
-    head = ClassifierHead(
+    head = untrained_head(data, hyperparameters)
+    head.standardise(data.train.embeddings)
+    return head, torch.nn.CrossEntropyLoss(label_smoothing=hyperparameters.label_smoothing)
+
+
+def untrained_head(data: TrainingData, hyperparameters: Hyperparameters) -> ClassifierHead:
+    return ClassifierHead(
         data.feature_dim,
         len(data.classes),
         hidden_units=hyperparameters.hidden_units,
         dropout=hyperparameters.dropout,
     )
-    head.standardise(data.train.embeddings)
-    return head, torch.nn.CrossEntropyLoss(label_smoothing=hyperparameters.label_smoothing)
 
 
 def debugged_training(
@@ -113,11 +118,9 @@ def debugged_training(
         rows={"TRAIN": hyperparameters.batch_size, "EVAL": min(validation_images, EVALUATION_ROWS)},
         epochs=epochs,
     )
-    debugger = Debugger(tensors_dir, intervals)
-    debugger.watch(head, criterion)
-    result = train(head, criterion, data, hyperparameters, set_mode=debugger.set_mode)
-    debugger.close()
-    return result
+    with closing(Debugger(tensors_dir, intervals)) as debugger:
+        debugger.watch(head, criterion)
+        return train(head, criterion, data, hyperparameters, set_mode=debugger.set_mode)
 
 
 def description(data: TrainingData, hyperparameters: Hyperparameters, result: TrainingResult) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def run_step(script: str, *arguments: object, env: Mapping[str, str]) -> subproc
 
 
 def base_environment() -> dict[str, str]:
-    return {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    return {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def write_weights(directory: Path) -> None:

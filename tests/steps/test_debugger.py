@@ -156,6 +156,24 @@ def test_training_goes_on_where_the_configuration_file_is_missing(
     assert [line.partition("=")[0] for line in epochs] == ["epoch"] * 4
 
 
+def test_training_goes_on_where_the_configuration_file_asks_for_what_smdebug_refuses(
+    data: TrainingData,
+    undisturbed: TrainingResult,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = {"LocalPath": str(tmp_path / "chosen"), "CollectionConfigurations": [{"CollectionName": "mine"}]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    monkeypatch.setenv("SMDEBUG_CONFIG_FILE_PATH", str(tmp_path / "config.json"))
+    assert_same(debugged(data, tmp_path / "tensors"), undisturbed)
+    failures = [line for line in capsys.readouterr().out.splitlines() if "smdebug failed" in line]
+    assert failures == [
+        "Debugger: off for this training, since smdebug failed (InvalidCollectionConfiguration: "
+        "Collection mine has not been configured. Please fill in tensor_name or include_regex)"
+    ]
+
+
 def test_training_goes_on_where_tensors_cannot_be_written(
     data: TrainingData, undisturbed: TrainingResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

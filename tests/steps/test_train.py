@@ -109,7 +109,9 @@ def test_best_epoch_is_kept_and_ties_go_to_the_lower_validation_loss(trained: Tr
 
 def test_model_directory_holds_the_network_its_description_and_the_code(trained: Trained) -> None:
     assert sorted(path.name for path in trained.model_dir.iterdir()) == ["code", "head.pt", "model.json", "model.pt"]
-    assert {path.name for path in (trained.model_dir / "code").glob("*.py")} == {path.name for path in STEPS.glob("*.py")}
+    assert {path.name for path in (trained.model_dir / "code").glob("*.py")} == {
+        path.name for path in STEPS.glob("*.py")
+    }
     description = trained.description
     assert description["classes"] == CLASSES
     assert (description["schema_version"], description["backbone"]) == (1, "test_resnet")

@@ -23,7 +23,7 @@ from training_loop import Mode
 CONFIG_FILE_VARIABLE = "SMDEBUG_CONFIG_FILE_PATH"
 CONFIG_FILE_DEFAULT = "/opt/ml/input/config/debughookconfig.json"
 END_MARKER = "training_job_end.ts"  # readers wait for it; under SageMaker smdebug leaves it to the service
-MEGABYTES: dict[Mode, int] = {"TRAIN": 32, "EVAL": 16}  # of tensors, about; more takes longer to pack than to train
+MEGABYTES: dict[Mode, int] = {"TRAIN": 32, "EVAL": 16}  # of tensors, about: all of them are packed into output.tar.gz
 HOOK_METHODS = ("forward_pre_hook", "forward_hook", "fhook")
 LOSSES = "losses"
 TENSORS = {  # collections besides the losses, and the pattern of those that smdebug does not define

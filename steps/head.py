@@ -15,7 +15,7 @@ class ClassifierHead(nn.Module):
     """Compresses, standardises, drops out, and classifies: (N, D) float32 -> (N, C) float32 logits.
 
     The features of a pooled network are skewed, mostly near 0 with a few large ones; their signed square root is less
-    so, which is worth about a percentage point of accuracy.
+    so. With a hidden layer that was worth 0.3 (digits) and 0.7 (photos) points of accuracy in cross-validation.
 
     Submodules are attributes, and the ReLU's name ends in `relu`: smdebug's collections find tensors by these names
     (`.*relu_output`), and its rules rely on them.

@@ -60,7 +60,7 @@ class Settings:
             max_request_megabytes=number("MAX_REQUEST_MEGABYTES", 6),
             max_image_megapixels=number("MAX_IMAGE_MEGAPIXELS", 100),
             idle_seconds=number("ENDPOINT_IDLE_SECONDS", 0),
-            workers=len(os.sched_getaffinity(0)),
+            workers=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         )
 
 
@@ -86,13 +86,19 @@ def end(signal_number: int, frame: FrameType | None) -> NoReturn:
 
 def listen(settings: Settings) -> socket.socket:
     """The server's socket; clients that connect while the model loads wait for it."""
+    # The protocol is named since asyncio sets TCP_NODELAY on such sockets only; without it an answer takes 40 ms more.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        return socket.create_server((settings.host, settings.port))
+        listener.bind((settings.host, settings.port))
+        listener.listen()
     except (OSError, OverflowError) as error:
+        listener.close()
         raise StepError(
             f"The endpoint cannot listen on {settings.host}:{settings.port} ({error}). "
             f"Set SAGEMAKER_BIND_TO_PORT to a free port."
         ) from None
+    return listener
 
 
 async def serve(endpoint: Endpoint, listener: socket.socket, idle_seconds: float) -> None:

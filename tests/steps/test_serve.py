@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from accept import LIST, VERBOSE, accepted_format
 from failures import StepError
 from predictor import Predictor
-from serve import Settings
+from serve import Settings, listen
 from tests.steps.prepared_data import CLASSES, COLOURS, Prepared, Trained, base_environment
 
 PATIENCE_SECONDS = 30
@@ -285,6 +285,11 @@ def test_server_ends_after_its_idle_time_although_it_is_pinged(trained: Trained)
     assert code == 0
     assert 0.9 < time.monotonic() - started < 5
     assert stdout.splitlines()[-1] == "No invocation for 1 s: the endpoint ends"
+
+
+def test_socket_is_of_the_kind_on_which_asyncio_sends_without_delay() -> None:
+    with listen(Settings.from_environment({"BIND_HOST": "127.0.0.1", "SAGEMAKER_BIND_TO_PORT": "0"})) as listener:
+        assert listener.proto == socket.IPPROTO_TCP
 
 
 def test_port_in_use_is_one_sentence(trained: Trained) -> None:

@@ -181,19 +181,27 @@ def retry(arguments: Arguments) -> int:
 def models(arguments: Arguments) -> int:
     """The registered versions."""
     config = loaded(arguments)
-    found = control.models(chosen_target(arguments, config), config.registry.model_package_group)
-    rows = [
-        {
-            "version": control.version(package),
-            "status": package["ModelApprovalStatus"],
-            "created": package["CreationTime"].isoformat(timespec="seconds"),
-            "model_package_arn": package["ModelPackageArn"],
-        }
-        for package in found
-    ]
+    target = chosen_target(arguments, config)
+    found = control.models(target, config.registry.model_package_group)
+    rows = [model_row(control.model_package(target, package["ModelPackageArn"])) for package in found]
     nothing = f"No version is registered in {config.registry.model_package_group!r} yet."
-    print_rows(arguments, rows, ("version", "status", "created"), nothing)
+    print_rows(arguments, rows, ("version", "status", "accuracy", "created"), nothing)
     return 0
+
+
+def model_row(package: dict[str, Any]) -> dict[str, Any]:
+    """A version as described, with where it came from; the accuracy is text as it was registered, None without."""
+    origin, metadata = package.get("MetadataProperties", {}), package.get("CustomerMetadataProperties", {})
+    return {
+        "version": control.version(package),
+        "status": package["ModelApprovalStatus"],
+        "accuracy": metadata.get("accuracy"),
+        "created": package["CreationTime"].isoformat(timespec="seconds"),
+        "model_package_arn": package["ModelPackageArn"],
+        "execution_arn": origin.get("GeneratedBy"),
+        "commit": origin.get("CommitId"),
+        "metadata": metadata,
+    }
 
 
 def approve(arguments: Arguments) -> int:
@@ -322,6 +330,10 @@ def put_pipeline(project: "Project", target: Target, text: str, stored: int) -> 
     """Create or update the pipeline and what has to be beside it."""
     config = project.config
     target.set_up(config)
+    if config.registry.require_improvement:
+        from pipeline import champion
+
+        stored += champion.ensure(target, config)
     what = control.upsert(
         target,
         name=config.pipeline.name,

@@ -147,6 +147,8 @@ class RegistryConfig:
 
     model_package_group: str = setting("image-classification", aws_name(63))
     approval_status: str = setting("Approved", choice("Approved", "PendingManualApproval"))
+    require_improvement: bool = setting(False, boolean)
+    improvement_margin: float = setting(0.0, number(at_least=0, at_most=1))
 
 
 def expired_while_cached(artifact_retention_days: int, cache_expire_days: int) -> str | None:

@@ -32,21 +32,23 @@ class Context:
     parameters: Parameters
     session: PipelineSession
     weights_uri: str
+    commit: str | None = None
 
     def code_uri(self, bundle: Bundle, *parts: str) -> str:
         """S3 URI of a bundle, or of something in it."""
         return self.placement.uri(bundle.key(self.config.pipeline.name), *parts)
 
     def output_uri(self, *parts: str) -> Join:
-        """S3 URI below which one execution writes: no two executions share it."""
-        return Join(
-            on="/",
-            values=[
-                self.placement.uri(self.config.pipeline.name, "executions"),
-                ExecutionVariables.PIPELINE_EXECUTION_ID,
-                *parts,
-            ],
-        )
+        """S3 URI below which one execution writes what may expire: no two executions share it."""
+        return self._of_execution("executions", *parts)
+
+    def evaluation_uri(self) -> Join:
+        """S3 URI of an execution's evaluation: apart, as it must last as long as the version registered with it."""
+        return self._of_execution("evaluations")
+
+    def _of_execution(self, folder: str, *parts: str) -> Join:
+        top = self.placement.uri(self.config.pipeline.name, folder)
+        return Join(on="/", values=[top, ExecutionVariables.PIPELINE_EXECUTION_ID, *parts])
 
     def network(self) -> NetworkConfig | None:
         """The VPC of pipeline.yaml for Processing jobs, if it names one."""

@@ -162,6 +162,13 @@ def models(target: Target, group: str) -> list[dict[str, Any]]:
         return [package for page in found for package in page["ModelPackageSummaryList"]]
 
 
+def model_package(target: Target, arn: str) -> dict[str, Any]:
+    """DescribeModelPackage: unlike the list, with the version's metadata."""
+    with service_errors(f"describe model package {arn}"):
+        found: dict[str, Any] = target.client("sagemaker").describe_model_package(ModelPackageName=arn)
+    return found
+
+
 def model_package_arn(target: Target, group: str, wanted: str | None) -> str:
     """A version by ARN or number; else the newest that waits for approval, else the newest.
 

@@ -33,14 +33,17 @@ from pipeline.training import train_step
 from pipeline.tuning import tune_step
 
 
-def build(config: Config, placement: Placement, *, input_data_uri: str, weights_uri: str) -> Pipeline:
-    """The eight steps, wired."""
+def build(
+    config: Config, placement: Placement, *, input_data_uri: str, weights_uri: str, commit: str | None = None
+) -> Pipeline:
+    """The eight steps, wired; `commit` is noted on the registered version."""
     context = Context(
         config=config,
         placement=placement,
         parameters=declare(config, input_data_uri),
         session=OfflineSession(placement),
         weights_uri=weights_uri,
+        commit=commit,
     )
     prepare = prepare_data_step(context)
     tune = tune_step(context, prepare)
@@ -58,10 +61,13 @@ def build(config: Config, placement: Placement, *, input_data_uri: str, weights_
     )
 
 
-def compile_definition(config: Config, placement: Placement, *, input_data_uri: str, weights_uri: str) -> str:
+def compile_definition(
+    config: Config, placement: Placement, *, input_data_uri: str, weights_uri: str, commit: str | None = None
+) -> str:
     """The definition JSON of the pipeline."""
+    uris = {"input_data_uri": input_data_uri, "weights_uri": weights_uri}
     with quiet(), offline(), settings_checked_once():
-        pipeline = build(config, placement, input_data_uri=input_data_uri, weights_uri=weights_uri)
+        pipeline = build(config, placement, **uris, commit=commit)
         return str(pipeline.definition())
 
 

@@ -4,6 +4,7 @@ from sagemaker.core.lambda_helper import Lambda
 from sagemaker.mlops.workflow.lambda_step import LambdaOutput, LambdaOutputTypeEnum, LambdaStep
 from sagemaker.mlops.workflow.model_step import ModelStep
 
+from pipeline.champion import champion_uri
 from pipeline.context import Context
 
 OUTPUTS = ("endpoint_name", "endpoint_status", "model_package_arn", "message")
@@ -12,6 +13,7 @@ OUTPUTS = ("endpoint_name", "endpoint_status", "model_package_arn", "message")
 def deploy_step(context: Context, register: ModelStep) -> LambdaStep:
     """Calls steps/deploy.py with the version just registered."""
     deploy = context.config.deploy
+    kept = {"champion_uri": champion_uri(context.config, context.placement)}
     return LambdaStep(
         name="DeployEndpoint",
         display_name="Deploy endpoint",
@@ -22,6 +24,7 @@ def deploy_step(context: Context, register: ModelStep) -> LambdaStep:
             "endpoint_name": context.parameters.endpoint_name,
             "instance_type": deploy.instance_type,
             "initial_instance_count": deploy.instance_count,
+            **(kept if context.config.registry.require_improvement else {}),
         },
         outputs=[LambdaOutput(output_name=name, output_type=LambdaOutputTypeEnum.String) for name in OUTPUTS],
     )

@@ -1,8 +1,13 @@
-"""Builds EvaluateModel and CheckAccuracy: the model as the endpoint will load it, against the test split."""
+"""Builds EvaluateModel and CheckAccuracy: the model as the endpoint will load it, against the test split.
+
+With registry.require_improvement the model in service, the champion, is scored on the same split, and the condition
+demands an improvement on it too.
+"""
 
 from collections.abc import Sequence
 
 from sagemaker.core.processing import Processor
+from sagemaker.core.shapes import ProcessingInput
 from sagemaker.core.workflow.conditions import ConditionGreaterThanOrEqualTo
 from sagemaker.core.workflow.functions import Join, JsonGet
 from sagemaker.core.workflow.properties import PropertyFile
@@ -11,15 +16,21 @@ from sagemaker.mlops.workflow.fail_step import FailStep
 from sagemaker.mlops.workflow.steps import ProcessingStep, Step, TrainingStep
 
 from pipeline.bundle import evaluation_bundle
+from pipeline.champion import champion_uri
 from pipeline.context import PROCESSING, Context, flags, processing_input, processing_output
 
 ACCURACY_PATH = "multiclass_classification_metrics.accuracy.value"
+IMPROVEMENT_PATH = "improvement.value"
+CHAMPION_PATH = "improvement.champion"  # which model, with its accuracy; or that there is none
 EVALUATION = PropertyFile(name="Evaluation", output_name="evaluation", path="evaluation.json")
 
 
 def evaluate_step(context: Context, prepare: ProcessingStep, train: TrainingStep) -> ProcessingStep:
     """Writes evaluation.json, which the condition reads, and the report."""
     evaluation = context.config.evaluation
+    compares = context.config.registry.require_improvement
+    margin = context.config.registry.improvement_margin
+    champion = {"champion_dir": f"{PROCESSING}/input/champion", "improvement_margin": margin} if compares else {}
     processor = Processor(
         role=context.placement.role_arn,
         image_uri=context.placement.training_image,
@@ -42,40 +53,80 @@ def evaluate_step(context: Context, prepare: ProcessingStep, train: TrainingStep
                 test_dir=f"{PROCESSING}/input/test",
                 manifest_dir=f"{PROCESSING}/input/manifest",
                 output_dir=f"{PROCESSING}/output/evaluation",
+                **champion,
             ),
             inputs=[
                 processing_input("model", train.properties.ModelArtifacts.S3ModelArtifacts),
                 processing_input("test", prepared["test"].S3Output.S3Uri),
                 processing_input("manifest", prepared["manifest"].S3Output.S3Uri),
                 processing_input("code", context.code_uri(evaluation_bundle(), "source")),
+                *([champion_input(context)] if compares else []),
             ],
-            outputs=[processing_output("evaluation", context.output_uri("EvaluateModel", "evaluation"))],
+            outputs=[processing_output("evaluation", context.evaluation_uri())],
         ),
         property_files=[EVALUATION],
-        cache_config=context.cache(),
+        # A comparison is never reused: the cache's key knows the champion's URI only, and what lies there changes.
+        cache_config=None if compares else context.cache(),
         retry_policies=context.job_retries(),
     )
 
 
+def champion_input(context: Context) -> ProcessingInput:
+    """The model in service, if there is one: the prefix is never empty."""
+    return processing_input("champion", f"{champion_uri(context.config, context.placement)}/")
+
+
 def check_accuracy_step(context: Context, evaluate: ProcessingStep, if_steps: Sequence[Step]) -> ConditionStep:
-    """Test accuracy >= AccuracyThreshold: register and deploy; else fail, naming both."""
-    accuracy = JsonGet(step_name=evaluate.name, property_file=EVALUATION, json_path=ACCURACY_PATH)
-    threshold = context.parameters.accuracy_threshold
+    """Test accuracy >= AccuracyThreshold, and improvement >= margin if asked for: register and deploy; else fail."""
+    compares = context.config.registry.require_improvement
+    improves = " and improves on the model in service" if compares else ""
     return ConditionStep(
         name="CheckAccuracy",
         display_name="Check accuracy",
-        description="Continues only if the accuracy on the test split reaches AccuracyThreshold.",
-        conditions=[ConditionGreaterThanOrEqualTo(left=accuracy, right=threshold)],
+        description=f"Continues only if the accuracy on the test split reaches AccuracyThreshold{improves}.",
+        conditions=[
+            ConditionGreaterThanOrEqualTo(
+                left=reported(evaluate, ACCURACY_PATH), right=context.parameters.accuracy_threshold
+            ),
+            *([improvement_condition(context, evaluate)] if compares else []),
+        ],
         if_steps=list(if_steps),
         else_steps=[
             FailStep(
                 name="AccuracyTooLow",
                 display_name="Accuracy too low",
                 description="Ends the execution: nothing is registered.",
-                error_message=Join(
-                    on=" ",
-                    values=["Test accuracy", accuracy, "is below the threshold AccuracyThreshold =", threshold],
-                ),
+                error_message=Join(on=" ", values=refusal(context, evaluate)),
             )
         ],
     )
+
+
+def improvement_condition(context: Context, evaluate: ProcessingStep) -> ConditionGreaterThanOrEqualTo:
+    """The accuracy less the champion's; with no champion the accuracy itself."""
+    margin = context.config.registry.improvement_margin
+    return ConditionGreaterThanOrEqualTo(left=reported(evaluate, IMPROVEMENT_PATH), right=margin)
+
+
+def refusal(context: Context, evaluate: ProcessingStep) -> list[object]:
+    """The words and numbers of AccuracyTooLow's sentence."""
+    accuracy, threshold = reported(evaluate, ACCURACY_PATH), context.parameters.accuracy_threshold
+    if not context.config.registry.require_improvement:
+        return ["Test accuracy", accuracy, "is below the threshold AccuracyThreshold =", threshold]
+    return [
+        "Nothing is registered: test accuracy",
+        accuracy,
+        "must reach AccuracyThreshold =",
+        threshold,
+        "and exceed by registry.improvement_margin =",
+        context.config.registry.improvement_margin,
+        "that of",
+        reported(evaluate, CHAMPION_PATH),
+        "but the difference is",
+        reported(evaluate, IMPROVEMENT_PATH),
+    ]
+
+
+def reported(evaluate: ProcessingStep, path: str) -> JsonGet:
+    """A value of evaluation.json."""
+    return JsonGet(step_name=evaluate.name, property_file=EVALUATION, json_path=path)

@@ -1,19 +1,32 @@
 """Builds RegisterModel: a new version in the model package group, with its metrics."""
 
+from sagemaker.core.metadata_properties import MetadataProperties
 from sagemaker.core.model_metrics import MetricsSource, ModelMetrics
-from sagemaker.core.workflow.functions import Join
+from sagemaker.core.workflow.execution_variables import ExecutionVariables
+from sagemaker.core.workflow.functions import Join, JsonGet
 from sagemaker.mlops.workflow.model_step import ModelStep
 from sagemaker.mlops.workflow.steps import ProcessingStep, TrainingStep
 from sagemaker.serve.model_builder import ModelBuilder
 
 from pipeline.context import Context
+from pipeline.evaluation import EVALUATION
 
 CONTENT_TYPES = ["image/jpeg", "image/png", "application/x-image"]
 RESPONSE_TYPES = ["application/json"]
+METADATA = (  # of the version, from customer_metadata_properties in evaluation.json, where all of it is text
+    "accuracy",
+    "macro_f1",
+    "top_5_accuracy",
+    "loss",
+    "test_images",
+    "dataset_sha256",
+    "hyperparameters",
+    "rules",
+)
 
 
 def register_step(context: Context, train: TrainingStep, evaluate: ProcessingStep) -> ModelStep:
-    """The model, the server's environment and evaluation.json as one model package version."""
+    """The model, the server's environment, evaluation.json and where it all came from as one model package version."""
     config = context.config
     builder = ModelBuilder(
         s3_model_data_url=train.properties.ModelArtifacts.S3ModelArtifacts,
@@ -42,6 +55,10 @@ def register_step(context: Context, train: TrainingStep, evaluate: ProcessingSte
             inference_instances=[config.deploy.instance_type],
             transform_instances=[config.deploy.instance_type],
             model_metrics=ModelMetrics(model_statistics=statistics),
+            metadata_properties=MetadataProperties(
+                commit_id=context.commit, generated_by=ExecutionVariables.PIPELINE_EXECUTION_ARN
+            ),
+            customer_metadata_properties={name: measured(evaluate, name) for name in METADATA},
             approval_status=context.parameters.model_approval_status,
             description=config.pipeline.description,
             domain="COMPUTER_VISION",
@@ -50,3 +67,9 @@ def register_step(context: Context, train: TrainingStep, evaluate: ProcessingSte
         ),
         retry_policies=context.step_retries(),
     )
+
+
+def measured(evaluate: ProcessingStep, name: str) -> JsonGet:
+    """What EvaluateModel says for a property of the version."""
+    path = f"customer_metadata_properties.{name}"
+    return JsonGet(step_name=evaluate.name, property_file=EVALUATION, json_path=path)

@@ -18,6 +18,7 @@ from pipeline.config import Config
 from pipeline.errors import DefinitionError
 from pipeline.offline import offline
 from pipeline.placement import Placement
+from pipeline.revision import commit_of
 from pipeline.sources import Source, fingerprint
 from pipeline.targets import Target
 from pipeline.weights import ResolvedWeights
@@ -70,9 +71,8 @@ def definition_of(project: Project, placement: Placement, cache_folder: Path | N
         DefinitionError: it does not pass `checks`.
     """
     inputs = {"input_data_uri": project.data_uri(placement), "weights_uri": project.weights_uri(placement)}
-    made_of = repr(
-        [project.config, placement, inputs, [bundle.digest for bundle in project.bundles()], compiler_digest()]
-    )
+    commit, bundles = commit_of(), [bundle.digest for bundle in project.bundles()]
+    made_of = repr([project.config, placement, inputs, commit, bundles, compiler_digest()])
     kept = cache_folder / f"{hashlib.sha256(made_of.encode()).hexdigest()[:32]}.json" if cache_folder else None
     if kept and kept.is_file():
         return kept.read_text()
@@ -81,7 +81,7 @@ def definition_of(project: Project, placement: Placement, cache_folder: Path | N
     with offline():
         from pipeline.definition import compile_definition  # the SDK takes two seconds to import
 
-        definition = compile_definition(project.config, placement, **inputs)
+        definition = compile_definition(project.config, placement, **inputs, commit=commit)
     if problems := check(json.loads(definition)):
         raise DefinitionError(problems)
     if kept:

@@ -329,11 +329,14 @@ def aws_client(region: str) -> Callable[[str], Any]:
 
 def deploy_environment(config: "Config", placement: Placement) -> dict[str, str]:
     """What the deploy function is told once, for events that do not carry it."""
+    from pipeline.champion import champion_uri
+
     return {
         "ENDPOINT_NAME": config.deploy.endpoint_name,
         "EXECUTION_ROLE_ARN": placement.role_arn,
         "INSTANCE_TYPE": config.deploy.instance_type,
         "INITIAL_INSTANCE_COUNT": str(config.deploy.instance_count),
+        "CHAMPION_URI": champion_uri(config, placement),
     }
 
 

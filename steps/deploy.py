@@ -17,8 +17,8 @@ It never waits: a Lambda step has ten minutes, an endpoint may take longer. It r
 raised error fails the step, and makes Lambda try an asynchronous invocation again.
 
 Flow: read the settings (hosting) -> ask the registry (model_versions) -> plan the requests (rollout) -> act on the
-endpoint's status (endpoint_actions), which makes and removes models and configurations (resources) and sets the
-autoscaling (autoscaling).
+endpoint's status (endpoint_actions), which makes and removes models and configurations (resources), sets the
+autoscaling (autoscaling) and keeps a copy of the model for retrains to be compared with (champion).
 """
 
 from collections.abc import Callable
@@ -27,6 +27,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError, ParamValidationError
 
+from champion import keep_champion, remove_champion
 from endpoint_actions import Outcome, apply_plan, settle, update
 from hosting import Hosting, read_hosting, required_text
 from model_versions import ModelVersion, model_version, newest_approved, served_version
@@ -51,7 +52,7 @@ def handler(event: dict[str, Any], context: object) -> dict[str, str]:
             raise
         raise sentence from error
     print(outcome.message, flush=True)
-    return asdict(outcome)
+    return {name: value for name, value in asdict(outcome).items() if name != "left_undone"}
 
 
 def deploy(event: dict[str, Any]) -> Outcome:
@@ -61,7 +62,13 @@ def deploy(event: dict[str, Any]) -> Outcome:
         accepted = " and ".join(f"'{name}'" for name in SOURCES if name)
         raise DeployError(f"The event is a '{kind}', but only {accepted} are understood.")
     hosting = read_hosting({} if kind else event)
-    return SOURCES[kind](hosting, event)
+    outcome = SOURCES[kind](hosting, event)
+    if not outcome.left_undone:
+        return outcome
+    message = f"{outcome.message} {outcome.left_undone}"
+    if kind:  # Lambda calls again, and if that does not help, an alarm tells somebody
+        raise DeployError(message)
+    return replace(outcome, message=message)
 
 
 def _by_step(hosting: Hosting, event: dict[str, Any]) -> Outcome:
@@ -131,16 +138,18 @@ def _deploy(hosting: Hosting, asked: ModelVersion) -> Outcome:
 def _withdraw(hosting: Hosting, asked: ModelVersion) -> Outcome:
     """After a rejection: the newest version still approved takes over an endpoint that exists."""
     prefix = f"{asked} is rejected. "
-    endpoint = endpoint_named(hosting.endpoint_name)
+    name, endpoint, wanted = hosting.endpoint_name, endpoint_named(hosting.endpoint_name), newest_approved(asked)
+    # The champion at once: whatever the endpoint does, no retrain is to be compared with a rejected model.
+    undone = keep_champion(hosting, wanted) if wanted else remove_champion(hosting)
     if endpoint is None:
-        message = f"{prefix}Endpoint {hosting.endpoint_name} does not exist, so nothing changes."
-        return Outcome(hosting.endpoint_name, NOT_DEPLOYED, asked.arn, message)
-    wanted = newest_approved(asked)
+        message = f"{prefix}Endpoint {name} does not exist, so nothing changes."
+        return Outcome(name, NOT_DEPLOYED, asked.arn, message, undone)
     if wanted is None:
-        message = f"{prefix}No other version is approved, so endpoint {hosting.endpoint_name} keeps what it serves."
-        return Outcome(hosting.endpoint_name, endpoint["EndpointStatus"], asked.arn, message)
+        message = f"{prefix}No other version is approved, so endpoint {name} keeps what it serves."
+        return Outcome(name, endpoint["EndpointStatus"], asked.arn, message, undone)
     outcome = apply_plan(make_plan(hosting, wanted), endpoint)
-    return replace(outcome, message=prefix + outcome.message)
+    undone = outcome.left_undone or (undone and keep_champion(hosting, wanted))
+    return replace(outcome, message=prefix + outcome.message, left_undone=undone)
 
 
 def _waiting(hosting: Hosting, asked: ModelVersion) -> Outcome:

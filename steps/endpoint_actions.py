@@ -1,10 +1,11 @@
 """One step towards a plan, by the status that the endpoint is found in. Nothing here waits."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from autoscaling import apply_autoscaling, stop_autoscaling
+from champion import keep_champion
 from hosting import Hosting
 from model_versions import ModelVersion
 from resources import put_into_service, remove_unused
@@ -23,13 +24,15 @@ class Outcome:
     """What the handler returns: the Lambda step's OutputParameters.
 
     endpoint_status is SageMaker's EndpointStatus, or WaitingForApproval, NotDeployed, ModelPackagePending,
-    ModelPackageInProgress when this call did not touch the endpoint.
+    ModelPackageInProgress when this call did not touch the endpoint. left_undone is no output: a sentence about the
+    champion (see `champion`), which a later call has to bring up to date.
     """
 
     endpoint_name: str
     endpoint_status: str
     model_package_arn: str
     message: str
+    left_undone: str = ""
 
 
 def apply_plan(plan: Plan, endpoint: dict[str, Any] | None) -> Outcome:
@@ -45,7 +48,7 @@ def create(plan: Plan) -> Outcome:
     request = {"EndpointName": hosting.endpoint_name, "EndpointConfigName": plan.config_name, **tags(hosting)}
     put_into_service(plan, client("sagemaker").create_endpoint, request)
     remove_unused(hosting, {plan.config_name})
-    return _outcome(plan, "Creating", f"is being created with {plan.version}.")
+    return _served(plan, "Creating", f"is being created with {plan.version}.")
 
 
 def update(plan: Plan, endpoint: dict[str, Any]) -> Outcome:
@@ -60,15 +63,16 @@ def update(plan: Plan, endpoint: dict[str, Any]) -> Outcome:
         )
     put_into_service(plan, client("sagemaker").update_endpoint, update_request(plan, endpoint))
     remove_unused(hosting, {plan.config_name, endpoint["EndpointConfigName"]})
-    return _outcome(plan, "Updating", f"is being updated to {plan.version}.")
+    return _served(plan, "Updating", f"is being updated to {plan.version}.")
 
 
 def settle(hosting: Hosting, endpoint: dict[str, Any], served: ModelVersion) -> Outcome:
-    """An InService endpoint that keeps what it serves: its autoscaling, and what is no longer used."""
+    """An InService endpoint that keeps what it serves: its autoscaling, the champion, and what is no longer used."""
     apply_autoscaling(hosting)
     remove_unused(hosting, {endpoint["EndpointConfigName"]})
     message = f"Endpoint {hosting.endpoint_name} already serves {served}."
-    return Outcome(hosting.endpoint_name, "InService", served.arn, message)
+    undone = keep_champion(hosting, served) if served.approval == "Approved" else ""
+    return Outcome(hosting.endpoint_name, "InService", served.arn, message, undone)
 
 
 def recreate(plan: Plan, endpoint: dict[str, Any]) -> Outcome:
@@ -88,9 +92,14 @@ def _leave(plan: Plan, endpoint: dict[str, Any]) -> Outcome:
     status = endpoint["EndpointStatus"]
     under_way = endpoint.get("PendingDeploymentSummary", endpoint)["EndpointConfigName"]
     if status in ("Creating", "Updating") and under_way == plan.config_name:
-        return _outcome(plan, status, f"is {status} with {plan.version} already.")
+        return _served(plan, status, f"is {status} with {plan.version} already.")
     again = AGAIN.get(status, AGAIN_IN_SERVICE)
     return _outcome(plan, status, f"is {status}, so {plan.version} is not deployed: {again}.")
+
+
+def _served(plan: Plan, status: str, message: str) -> Outcome:
+    """The endpoint is asked to serve the plan's version, which makes it the champion."""
+    return replace(_outcome(plan, status, message), left_undone=keep_champion(plan.hosting, plan.version))
 
 
 def _outcome(plan: Plan, status: str, message: str) -> Outcome:

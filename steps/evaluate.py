@@ -1,6 +1,7 @@
 """Evaluation: the packed model, loaded as the endpoint loads it, scores the test split.
 
-Writes evaluation.json, which the pipeline's condition and the model registry read, and report.html for people.
+Writes evaluation.json, which the pipeline's condition and the model registry read, and report.html for people. Given
+the model in service too, it scores that on the same images by the same code, and writes both side by side.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import tarfile
 import tempfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,47 +19,114 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from comparison import compare
 from failures import PROCESSING_MESSAGE, ArgumentParser, StepError, run, say
 from images import ImageError, decode
 from metrics import Labels, Probabilities, classification_metrics
 from predictor import DEFAULT_MAX_PIXELS, Predictor
 from report import SHOWN_MISTAKES, Evaluation, Mistake, render
 from training_data import read_manifest
+from version_metadata import version_metadata
 
 BATCH_IMAGES = 32
 DECODING_THREADS = 4
 
 
+@dataclass(frozen=True)
+class Split:
+    """The test images that the manifest lists, and their labels (N,) int64, which index `classes`."""
+
+    files: list[Path]
+    labels: Labels
+    classes: list[str]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A model on the test split: what it is, probabilities (N, C) float32, and the figures."""
+
+    description: dict[str, Any]  # model.json
+    rules: dict[str, str]  # rule -> status
+    probabilities: Probabilities
+    metrics: dict[str, Any]  # multiclass_classification_metrics of evaluation.json
+
+
 def main() -> None:
     arguments = parse_arguments()
     manifest = read_manifest(arguments.manifest_dir)
-    with tempfile.TemporaryDirectory() as directory:
-        unpack(arguments.model_dir / "model.tar.gz", Path(directory))
-        predictor = Predictor(Path(directory))
-    files, labels = read_test_split(arguments.test_dir, manifest, predictor.classes)
-    probabilities = predict(predictor, files)  # (N, C) float32
-
-    metrics = classification_metrics(labels, probabilities, predictor.classes)
+    split = read_test_split(arguments.test_dir, manifest)
+    archive = arguments.model_dir / "model.tar.gz"
+    model = score(archive, split)
+    accuracy = model.metrics["accuracy"]["value"]
+    comparison = None
+    if arguments.champion_dir:
+        found = compare(arguments.champion_dir, archive, lambda champion: score(champion, split).metrics)
+        comparison = replace(found, accuracy=accuracy, margin=arguments.improvement_margin)
     document = {
-        "multiclass_classification_metrics": metrics,
+        "multiclass_classification_metrics": model.metrics,
         "dataset_sha256": manifest["dataset_sha256"],
-        "test_images": len(files),
+        "test_images": len(split.files),
+        "hyperparameters": model.description["hyperparameters"],
+        "rules": model.rules,
+        **(comparison.document() if comparison else {}),
     }
+    document["customer_metadata_properties"] = version_metadata(document)
     evaluation = Evaluation(
-        metrics=metrics,
-        classes=predictor.classes,
-        mistakes=worst_mistakes(files, labels, probabilities, predictor.classes),
-        model=predictor.description,
+        metrics=model.metrics,
+        classes=split.classes,
+        mistakes=worst_mistakes(split, model.probabilities),
+        model=model.description,
         manifest=manifest,
+        comparison=comparison,
     )
-    arguments.output_dir.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-    (arguments.output_dir / "evaluation.json").write_text(text, encoding="utf-8")
-    (arguments.output_dir / "report.html").write_text(render(evaluation), encoding="utf-8")
+    write(arguments.output_dir, document, render(evaluation))
     say(
-        f"test_accuracy={metrics['accuracy']['value']:.4f} test_loss={metrics['loss']['value']:.4f} "
-        f"test_macro_f1={metrics['macro_f1']['value']:.4f} test_images={len(files)}"
+        f"test_accuracy={accuracy:.4f} test_loss={model.metrics['loss']['value']:.4f} "
+        f"test_macro_f1={model.metrics['macro_f1']['value']:.4f} test_images={len(split.files)}"
     )
+    if comparison:
+        say(str(comparison))
+
+
+def write(output_dir: Path, document: dict[str, Any], page: str) -> None:
+    """evaluation.json and report.html."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    (output_dir / "evaluation.json").write_text(text, encoding="utf-8")
+    (output_dir / "report.html").write_text(page, encoding="utf-8")
+
+
+def score(archive: Path, split: Split) -> Scored:
+    """Unpack a model, and let it answer for every test image.
+
+    Raises:
+        StepError: it cannot be unpacked or loaded, or was trained for other classes.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        unpack(archive, Path(directory))
+        predictor = Predictor(Path(directory))
+        rules = read_rules(Path(directory))
+    if predictor.classes != split.classes:
+        raise StepError(
+            f"The model knows {len(predictor.classes)} classes, and they are not the {len(split.classes)} classes of "
+            f"manifest.json in the same order. Evaluate a model on the data that it was trained with."
+        )
+    probabilities = predict(predictor, split.files)
+    metrics = classification_metrics(split.labels, probabilities, split.classes)
+    return Scored(predictor.description, rules, probabilities, metrics)
+
+
+def read_rules(model_dir: Path) -> dict[str, str]:
+    """How the rules that watched the training ended, {rule: status}; empty if no rule watched."""
+    try:
+        content = json.loads((model_dir / "rules.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise StepError(f"The model's rules.json is not JSON ({error}). Train the model again.") from None
+    if not isinstance(content, dict):
+        raise StepError("The model's rules.json is no object of rules and statuses. Train the model again.")
+    return {str(rule): str(status) for rule, status in content.items()}
 
 
 def unpack(archive: Path, directory: Path) -> None:
@@ -76,13 +145,8 @@ def unpack(archive: Path, directory: Path) -> None:
         raise StepError(f"{archive} cannot be unpacked ({error}). Run the final training again.") from None
 
 
-def read_test_split(test_dir: Path, manifest: dict[str, Any], classes: list[str]) -> tuple[list[Path], Labels]:
-    """The test images that the manifest lists, and their labels (N,) int64."""
-    if manifest["classes"] != classes:
-        raise StepError(
-            f"The model knows {len(classes)} classes, and they are not the {len(manifest['classes'])} classes of "
-            f"manifest.json in the same order. Evaluate a model on the data that it was trained with."
-        )
+def read_test_split(test_dir: Path, manifest: dict[str, Any]) -> Split:
+    """What is there of what the manifest lists, which is all of it or an error."""
     images = [image for image in manifest["images"] if image["split"] == "test"]
     if not images:
         raise StepError("The test split is empty. Raise its share in data.split, or add images.")
@@ -93,7 +157,8 @@ def read_test_split(test_dir: Path, manifest: dict[str, Any], classes: list[str]
             f"{len(missing)} of the {len(files)} test images that manifest.json lists are not there, for example "
             f"{missing[0]}. Run PrepareData again."
         )
-    return files, np.array([image["label"] for image in images], dtype=np.int64)
+    labels = np.array([image["label"] for image in images], dtype=np.int64)
+    return Split(files, labels, list(manifest["classes"]))
 
 
 def predict(predictor: Predictor, files: list[Path]) -> Probabilities:
@@ -114,10 +179,9 @@ def pixels(predictor: Predictor, file: Path) -> npt.NDArray[np.uint8]:
         raise StepError(f"Test image {file} cannot be read ({error}) Run PrepareData again.") from None
 
 
-def worst_mistakes(
-    files: list[Path], labels: Labels, probabilities: Probabilities, classes: list[str]
-) -> list[Mistake]:
+def worst_mistakes(split: Split, probabilities: Probabilities) -> list[Mistake]:
     """The wrongly classified images that the model was most certain about."""
+    files, labels, classes = split.files, split.labels, split.classes
     predicted = probabilities.argmax(axis=1)
     scores = probabilities.max(axis=1)
     wrong = np.flatnonzero(predicted != labels)
@@ -142,6 +206,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--manifest-dir", type=Path, required=True, metavar="DIR", help="holds manifest.json")
     parser.add_argument(
         "--output-dir", type=Path, required=True, metavar="DIR", help="for evaluation.json, report.html"
+    )
+    parser.add_argument(
+        "--champion-dir", type=Path, metavar="DIR", help="holds the model in service, to be compared with, if any is"
+    )
+    parser.add_argument(
+        "--improvement-margin", type=float, default=0.0, metavar="SHARE", help="by which it is to be exceeded"
     )
     arguments, _ = parser.parse_known_args()
     return arguments

@@ -48,6 +48,7 @@ class Hosting:
     security_group_ids: tuple[str, ...] = ()
     network_isolation: bool = False
     kms_key_arn: str = ""
+    champion_uri: str = ""  # s3://bucket/prefix of the copy that retrains are compared with; none: no copy is kept
     tags: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -1,7 +1,8 @@
 """report.html: what a model can and cannot tell apart, in one file that needs no network.
 
-Sections, top to bottom: headline figures, confusion matrix with the most confused classes, the most confident mistakes
-with their pictures, figures per class, and what was trained on what.
+Sections, top to bottom: headline figures, the comparison with the model in service if there was one, confusion matrix
+with the most confused classes, the most confident mistakes with their pictures, figures per class, and what was trained
+on what.
 """
 
 import base64
@@ -13,6 +14,10 @@ from typing import Any
 
 from PIL import Image
 
+from comparison import Comparison
+from report_comparison import comparison_section
+from report_parts import percent as _percent
+from report_parts import section as _section
 from report_style import STYLE
 
 SHOWN_MISTAKES = 24  # at most this many pictures
@@ -53,6 +58,7 @@ class Evaluation:
     mistakes: list[Mistake]  # the worst ones, most confident first
     model: dict[str, Any]  # model.json
     manifest: dict[str, Any]  # manifest.json
+    comparison: Comparison | None = None  # with the model in service, where that was asked for
 
     @property
     def test_images(self) -> int:
@@ -63,6 +69,7 @@ def render(evaluation: Evaluation) -> str:
     """The whole page."""
     sections = [
         _headline(evaluation),
+        *([comparison_section(evaluation.metrics, evaluation.comparison)] if evaluation.comparison else []),
         _confusion(evaluation),
         _mistakes(evaluation),
         _classes(evaluation),
@@ -221,16 +228,8 @@ def _facts(title: str, facts: dict[str, str]) -> str:
     return f"<table><caption>{title}</caption><tbody>{rows}</tbody></table>"
 
 
-def _section(title: str, body: str) -> str:
-    return f"<section><h2>{title}</h2>{body}</section>"
-
-
 def _value(evaluation: Evaluation, name: str) -> float:
     return float(evaluation.metrics[name]["value"])
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}\N{NARROW NO-BREAK SPACE}%"
 
 
 def wilson_interval(share: float, count: int, z: float = 1.96) -> tuple[float, float]:

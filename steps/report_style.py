@@ -64,7 +64,24 @@ figcaption { padding: 6px 10px 8px; font-size: 0.85rem; overflow-wrap: anywhere;
 .facts th, .facts td { padding: 4px 12px 4px 0; border-top: 1px solid var(--line); vertical-align: top; }
 .facts th { width: 45%; color: var(--dim); }
 .facts td { overflow-wrap: anywhere; }
+.verdict { color: var(--text); }
+.versus { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 16px 40px; }
+.versus table { width: 100%; align-self: start; }
+.versus caption { text-align: left; color: var(--dim); padding-bottom: 4px; }
+.versus thead th { color: var(--dim); font-size: 0.85rem; }
+.versus th, .versus td { padding: 5px 0 5px 12px; border-bottom: 1px solid var(--line); text-align: right;
+  white-space: nowrap; }
+.versus th:first-child { padding-left: 0; text-align: left; max-width: 11rem; overflow: hidden;
+  text-overflow: ellipsis; }
+.better { color: var(--hit); font-weight: 600; }
+.worse { color: var(--miss); font-weight: 600; }
+.alike { color: var(--dim); }
+.change span { display: inline-block; vertical-align: middle; width: 5rem; height: 8px; margin-right: 8px;
+  border-radius: 4px; background: linear-gradient(to right, transparent var(--start), currentColor var(--start)
+  var(--end), transparent var(--end)), linear-gradient(to right, transparent calc(50% - 0.5px), var(--dim) 0
+  calc(50% + 0.5px), transparent 0), var(--track); }
 @media (max-width: 640px) {
+  .change span { display: none; }
   main { padding: 8px; }
   header, section { padding: 14px; }
   .accuracy strong { font-size: 2.5rem; }

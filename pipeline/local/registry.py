@@ -37,7 +37,7 @@ REPLACED = (  # what UpdateModelPackage replaces where given
     "ModelLifeCycle",
     "ModelPackageRegistrationType",
 )
-COMPARED_OUT = ("ModelApprovalStatus", "ModelPackageGroupName", "ClientToken")
+COMPARED_OUT = ("ModelApprovalStatus", "ModelPackageGroupName", "ClientToken", "MetadataProperties")
 
 
 def create_model_package_group(state: State, request: Document) -> Document:
@@ -120,12 +120,17 @@ def versions(state: State, group: str) -> list[Document]:
 
 
 def same_model_package(state: State, request: Document) -> Document | None:
-    """The newest version of the group, if it was registered by an equal request and still has that approval."""
+    """The newest version of the group, if it was registered by an equal request and still has that approval.
+
+    Which execution and commit a request comes from does not matter. Nor does where the figures lie if the request gives
+    them too, as CustomerMetadataProperties: the same model may have been evaluated again.
+    """
     known = versions(state, request.get("ModelPackageGroupName", ""))
     if not known:
         return None
     newest = known[-1]
-    equal = all(newest.get(key) == value for key, value in request.items() if key not in COMPARED_OUT)
+    compared_out = (*COMPARED_OUT, *(("ModelMetrics",) if request.get("CustomerMetadataProperties") else ()))
+    equal = all(newest.get(key) == value for key, value in request.items() if key not in compared_out)
     wanted = request.get("ModelApprovalStatus", "PendingManualApproval")
     return newest if equal and newest["ModelApprovalStatus"] == wanted else None
 

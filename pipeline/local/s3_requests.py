@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from email.utils import formatdate
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
@@ -79,6 +80,19 @@ def put_object(storage: Storage, request: S3Request) -> Reply:
     return Reply(200, {"ETag": f'"{file_digest(storage.path(request.uri))[:32]}"'}, b"")
 
 
+def copy_object(storage: Storage, request: S3Request) -> Reply:
+    """CopyObject; objects are replaced and never changed, so the copy may be a link."""
+    source_uri = f"s3://{unquote(request.headers['x-amz-copy-source']).lstrip('/').partition('?')[0]}"
+    source = storage.path(source_uri)
+    if not source.is_file():
+        return error(404, "NoSuchKey", f"The specified key does not exist: {source_uri}")
+    storage.upload(source, request.uri)
+    copied = storage.path(request.uri)
+    changed = datetime.fromtimestamp(copied.stat().st_mtime, UTC).isoformat(timespec="seconds")
+    content = f"<ETag>&quot;{file_digest(copied)[:32]}&quot;</ETag><LastModified>{changed}</LastModified>"
+    return Reply(200, XML, f"<CopyObjectResult>{content}</CopyObjectResult>".encode())
+
+
 def delete_object(storage: Storage, request: S3Request) -> Reply:
     """DeleteObject; a missing one is no error."""
     storage.path(request.uri).unlink(missing_ok=True)
@@ -126,6 +140,7 @@ OPERATIONS: dict[str, Callable[[Storage, S3Request], Reply]] = {
     "GetObject": get_object,
     "HeadObject": head_object,
     "PutObject": put_object,
+    "CopyObject": copy_object,
     "DeleteObject": delete_object,
     "ListObjectsV2": list_objects,
 }

@@ -96,7 +96,7 @@ def check_accuracy_step(context: Context, evaluate: ProcessingStep, if_steps: Se
                 name="AccuracyTooLow",
                 display_name="Accuracy too low",
                 description="Ends the execution: nothing is registered.",
-                error_message=Join(on=" ", values=refusal(context, evaluate)),
+                error_message=refusal(context, evaluate),
             )
         ],
     )
@@ -108,23 +108,26 @@ def improvement_condition(context: Context, evaluate: ProcessingStep) -> Conditi
     return ConditionGreaterThanOrEqualTo(left=reported(evaluate, IMPROVEMENT_PATH), right=margin)
 
 
-def refusal(context: Context, evaluate: ProcessingStep) -> list[object]:
-    """The words and numbers of AccuracyTooLow's sentence."""
+def refusal(context: Context, evaluate: ProcessingStep) -> Join:
+    """AccuracyTooLow's sentence, with every number that was compared."""
     accuracy, threshold = reported(evaluate, ACCURACY_PATH), context.parameters.accuracy_threshold
     if not context.config.registry.require_improvement:
-        return ["Test accuracy", accuracy, "is below the threshold AccuracyThreshold =", threshold]
-    return [
-        "Nothing is registered: test accuracy",
+        words = ["Test accuracy", accuracy, "is below the threshold AccuracyThreshold =", threshold]
+        return Join(on=" ", values=words)
+    words = [
+        "Test accuracy ",
         accuracy,
-        "must reach AccuracyThreshold =",
+        " (at least AccuracyThreshold = ",
         threshold,
-        "and exceed by registry.improvement_margin =",
-        context.config.registry.improvement_margin,
-        "that of",
-        reported(evaluate, CHAMPION_PATH),
-        "but the difference is",
+        " is needed) is an improvement of ",
         reported(evaluate, IMPROVEMENT_PATH),
+        " over ",
+        reported(evaluate, CHAMPION_PATH),
+        " (at least registry.improvement_margin = ",
+        context.config.registry.improvement_margin,
+        " is needed), so nothing is registered.",
     ]
+    return Join(on="", values=words)
 
 
 def reported(evaluate: ProcessingStep, path: str) -> JsonGet:

@@ -74,26 +74,29 @@ class Comparison:
             return {"champion": None, "improvement": {**improvement, "champion": "no model", "reason": self.reason}}
         figures = {name: self.metrics[name]["value"] for name in ("accuracy", "macro_f1", "top_5_accuracy", "loss")}
         champion = {"model_package_arn": self.model_package_arn, **figures, "is_same_model": self.is_same_model}
-        said = f"{self.name} (accuracy {self.champion_accuracy:.4f})"
+        said = f"{self.name} with accuracy {self.champion_accuracy:.4f}"
         return {"champion": champion, "improvement": {**improvement, "champion": said}}
 
 
-def compare(champion_dir: Path, archive: Path, score: Score) -> Comparison:
-    """Score the champion as the new model was scored.
+def compare(champion_dir: Path, archive: Path, metrics: dict[str, Any], score: Score) -> Comparison:
+    """Score the champion as the new model was scored, unless it is the new model.
 
     Args:
         champion_dir: Holds model.tar.gz and champion.json, or neither.
         archive: The new model's model.tar.gz.
+        metrics: The new model's.
         score: The metrics of a model.tar.gz on the test split.
     """
     kept = champion_dir / "model.tar.gz"
     if not kept.is_file():
         return Comparison(reason="no model has been approved and deployed yet")
+    version = version_of(champion_dir)
+    if digest(kept) == digest(archive):
+        return Comparison(metrics, version, is_same_model=True)
     try:
-        metrics = score(kept)
+        return Comparison(score(kept), version)
     except UNREADABLE as error:
         return Comparison(reason=f"the model in service cannot be compared: {why(error)}")
-    return Comparison(metrics, version_of(champion_dir), digest(kept) == digest(archive))
 
 
 def why(error: Exception) -> str:

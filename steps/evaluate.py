@@ -60,7 +60,7 @@ def main() -> None:
     accuracy = model.metrics["accuracy"]["value"]
     comparison = None
     if arguments.champion_dir:
-        found = compare(arguments.champion_dir, archive, lambda champion: score(champion, split).metrics)
+        found = compare(arguments.champion_dir, archive, model.metrics, lambda other: score(other, split).metrics)
         comparison = replace(found, accuracy=accuracy, margin=arguments.improvement_margin)
     document = {
         "multiclass_classification_metrics": model.metrics,

@@ -45,7 +45,8 @@ def _verdict(comparison: Comparison) -> str:
     if comparison.is_same_model:
         return f"This is {name}, the model in service itself: it replaces nothing."
     difference = comparison.improvement
-    asked = f"{100 * comparison.margin:g} points more were asked for" if comparison.margin else "as much was asked for"
+    more = f"{100 * comparison.margin:g} points more were" if comparison.margin else "as much was"
+    asked = f"at least {more} asked for"
     met = "and" if difference >= comparison.margin else "but"
     if not difference:
         return f"This model is exactly as accurate as {name}, {met} {asked}."
@@ -79,7 +80,8 @@ def _classes(new: dict[str, Any], old: dict[str, Any]) -> str:
     widest = abs(differences[shown[0]])
     rows = "".join(_class_row(name, new[name], old[name], widest) for name in shown)
     heads = "".join(f'<th scope="col">{head}</th>' for head in ("Class", "This model", "In service", "Difference"))
-    caption = f"F1 of the classes that differ most ({len(shown)} of the {len(differing)} that differ)"
+    most = f" most ({len(shown)} of {len(differing)})" if len(shown) < len(differing) else ""
+    caption = f"F1 of the classes that differ{most}"
     return f"<table><caption>{caption}</caption><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
 
 

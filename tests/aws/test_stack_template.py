@@ -4,7 +4,7 @@ import importlib
 import json
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import botocore.session
@@ -14,7 +14,9 @@ from policies import Statement, template_statements
 
 from pipeline.aws.stack_parameters import SERVING_NAME_LENGTH, stack_parameters
 from pipeline.aws.template import TEMPLATE, read_template
+from pipeline.champion import champion_uri
 from pipeline.config import load
+from pipeline.placement import local_placement
 
 TEMPLATE_DATA = read_template()
 RESOURCES = TEMPLATE_DATA["Resources"]
@@ -126,10 +128,31 @@ def test_models_data_and_code_are_not_in_the_lifecycle():
     }  # fmt: skip
 
 
+def test_what_a_registered_version_refers_to_is_in_no_expiring_prefix(config):
+    """Its archive, its evaluation, and the champion."""
+    rules = RESOURCES["ArtifactBucket"]["Properties"]["LifecycleConfiguration"]["Rules"]
+    prefixes = [rule["Prefix"]["Fn::Sub"].replace("${PipelineName}", config.pipeline.name) for rule in rules
+                if "ExpirationInDays" in rule]  # fmt: skip
+    for key in (
+        "jobs/TrainWithDebugger/1/output/model.tar.gz",
+        "evaluations/1/evaluation.json",
+        "champion/model.tar.gz",
+    ):
+        assert not [prefix for prefix in prefixes if f"{config.pipeline.name}/{key}".startswith(prefix)]
+
+
 def test_the_function_is_told_exactly_the_settings_that_the_handler_reads():
     hosting = importlib.import_module("hosting")
     variables = RESOURCES["DeployFunction"]["Properties"]["Environment"]["Variables"]
     assert set(variables) == {field.name.upper() for field in fields(hosting.Hosting)}
+
+
+def test_the_function_keeps_the_champion_where_the_pipeline_looks_for_it(config):
+    variable = RESOURCES["DeployFunction"]["Properties"]["Environment"]["Variables"]["CHAMPION_URI"]["Fn::Sub"][0]
+    placement = replace(local_placement("deploy"), bucket="b")
+    assert variable.replace("${Bucket}", "b").replace("${PipelineName}", config.pipeline.name) == champion_uri(
+        config, placement
+    )
 
 
 def test_names_of_models_begin_as_the_handler_begins_them():

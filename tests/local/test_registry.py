@@ -148,6 +148,27 @@ def test_an_equal_request_is_recognised_while_the_approval_is_as_it_asks(client,
     assert same_model_package(state, {**request, "ModelApprovalStatus": "Approved"}) is None
 
 
+def test_the_same_model_is_recognised_whichever_execution_and_commit_it_comes_from(client, state):
+    def request(execution: str, accuracy: str) -> dict[str, Any]:
+        statistics = {"ContentType": "application/json", "S3Uri": f"s3://bucket/evaluations/{execution}.json"}
+        return {
+            "InferenceSpecification": SPECIFICATION,
+            "MetadataProperties": {"GeneratedBy": f"arn:execution/{execution}", "CommitId": execution},
+            "CustomerMetadataProperties": {"accuracy": accuracy},
+            "ModelMetrics": {"ModelQuality": {"Statistics": statistics}},
+        }
+
+    arn = register(client, **request("one", "0.9627"))
+    described = client.describe_model_package(ModelPackageName=arn)
+    assert described["MetadataProperties"] == {"GeneratedBy": "arn:execution/one", "CommitId": "one"}
+    assert described["CustomerMetadataProperties"] == {"accuracy": "0.9627"}
+    found = same_model_package(state, {"ModelPackageGroupName": "mugs", **request("two", "0.9627")})
+    assert found and found["ModelPackageArn"] == arn
+    assert same_model_package(state, {"ModelPackageGroupName": "mugs", **request("two", "0.9")}) is None
+    without = {"ModelPackageGroupName": "mugs", "ModelMetrics": request("two", "")["ModelMetrics"]}
+    assert same_model_package(state, without) is None
+
+
 def test_what_cannot_be_is_refused_in_a_sentence(client):
     arn = register(client)
     assert refusal(client.describe_model_package, ModelPackageName="mugs/7") == "Could not find model package 'mugs/7'."

@@ -382,6 +382,27 @@ def test_tags_are_accepted(home):
 # S3 and Lambda, for handlers
 
 
+def test_an_object_is_copied_and_stays_as_it_was_when_its_source_is_replaced(home):
+    s3 = home.session.client("s3")
+    s3.put_object(Bucket="bucket", Key="from/ü+ 1.txt", Body=b"one")
+    source = {"Bucket": "bucket", "Key": "from/ü+ 1.txt"}
+    copied = s3.copy_object(Bucket="other", Key="to/1.txt", CopySource=source, TaggingDirective="REPLACE")
+    etag = copied["CopyObjectResult"]["ETag"]
+    assert isinstance(copied["CopyObjectResult"]["LastModified"], datetime)
+    assert s3.head_object(Bucket="other", Key="to/1.txt")["ETag"] == etag
+    s3.put_object(Bucket="bucket", Key="from/ü+ 1.txt", Body=b"two")
+    assert s3.get_object(Bucket="other", Key="to/1.txt")["Body"].read() == b"one"
+    again = s3.copy_object(Bucket="other", Key="to/1.txt", CopySource=source)
+    assert again["CopyObjectResult"]["ETag"] != etag
+    assert s3.get_object(Bucket="other", Key="to/1.txt")["Body"].read() == b"two"
+    with pytest.raises(ClientError) as caught:
+        s3.copy_object(Bucket="other", Key="to/2.txt", CopySource={"Bucket": "bucket", "Key": "none"})
+    assert caught.value.response["Error"] == {
+        "Code": "NoSuchKey",
+        "Message": "The specified key does not exist: s3://bucket/none",
+    }
+
+
 def test_objects_are_written_read_listed_and_deleted(home):
     s3 = home.session.client("s3")
     keys = ["x/1.txt", "x/a b&c.txt", "x/ü+%/2.txt", "y.txt"]

@@ -325,6 +325,37 @@ def test_an_approval_deploys_and_the_endpoint_follows_the_newest_approved_versio
     assert '"model": "model 1"' in cli("invoke", "image.png").out
 
 
+def test_the_model_in_service_is_kept_for_comparison_whatever_is_approved_and_rejected(cli):
+    registered(Path("home"), "PendingManualApproval", "PendingManualApproval")
+    folder = Path("home/s3/local/image-classification/champion")
+    for words, version in (("approve 1", 1), ("approve 2", 2), ("reject 2", 1)):
+        assert cli(*words.split()).status == 0
+        assert json.loads((folder / "champion.json").read_text())["model_package_arn"].endswith(f"/{version}")
+        model = Path(f"home/s3/local/models/{version}/model.tar.gz")
+        assert (folder / "model.tar.gz").read_bytes() == model.read_bytes()
+    assert cli("reject", "1").status == 0
+    assert list(folder.iterdir()) == []
+
+
+def test_models_shows_the_accuracy_and_as_json_all_that_is_known_of_a_version(cli):
+    [arn, _] = registered(Path("home"), "Rejected", "Approved")
+    state = State(Path("home"))
+    metadata = {"accuracy": "0.9627", "rules": "none"}
+    origin = {"GeneratedBy": "arn:execution/one", "CommitId": "abc"}
+    state.change("ModelPackage", arn, lambda known: known.update(
+        CustomerMetadataProperties=metadata, MetadataProperties=origin
+    ))  # fmt: skip
+    head, second, first = cli("models").out.splitlines()
+    assert head.split() == ["VERSION", "STATUS", "ACCURACY", "CREATED"]
+    assert (first.split()[:3], second.split()[:3]) == (["1", "Rejected", "0.9627"], ["2", "Approved", "-"])
+    document = json.loads(cli("models", "--json").out)[1]
+    assert (document["metadata"], document["commit"], document["execution_arn"]) == (
+        metadata,
+        "abc",
+        "arn:execution/one",
+    )
+
+
 def test_an_approved_version_can_be_approved_again_to_deploy_it(cli):
     registered(Path("home"), "Approved")
     assert cli("endpoints").out == "There is no endpoint.\n"

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 import evaluate
-from failures import PROCESSING_MESSAGE, run
+from failures import PROCESSING_MESSAGE, StepError, run
 from metrics import classification_metrics
 from predictor import Predictor
 from tests.steps.prepared_data import CLASSES, Prepared, Trained, run_step
+from version_metadata import version_metadata
 
 
 def arguments(archive_dir: Path, prepared: Prepared, output: Path) -> list[str]:
@@ -76,13 +77,42 @@ def test_evaluation_holds_the_figures_of_the_model_s_answers(
     answers = Predictor(trained.model_dir).predict([(prepared.root / image["path"]).read_bytes() for image in images])
     expected = classification_metrics(np.array([image["label"] for image in images]), answers, CLASSES)
 
-    assert sorted(document) == ["dataset_sha256", "multiclass_classification_metrics", "test_images"]
+    assert sorted(document) == [
+        "customer_metadata_properties",
+        "dataset_sha256",
+        "hyperparameters",
+        "multiclass_classification_metrics",
+        "rules",
+        "test_images",
+    ]
     assert (document["dataset_sha256"], document["test_images"]) == ("0" * 64, 18)
+    assert (document["hyperparameters"], document["rules"]) == (trained.description["hyperparameters"], {})
+    assert document["customer_metadata_properties"] == version_metadata(document)
     found = document["multiclass_classification_metrics"]
     assert found["loss"]["value"] == pytest.approx(expected["loss"]["value"], rel=1e-3)
     assert found["confusion_matrix"] == expected["confusion_matrix"]
     assert found["accuracy"] == expected["accuracy"]
     assert found["accuracy"]["value"] > 0.9, "three colours are easily told apart"
+
+
+def test_outcome_of_the_rules_is_read_from_the_model(tmp_path: Path) -> None:
+    assert evaluate.read_rules(tmp_path) == {}
+    (tmp_path / "rules.json").write_text('{"Overfit": "NoIssuesFound", "Odd": null}')
+    assert evaluate.read_rules(tmp_path) == {"Overfit": "NoIssuesFound", "Odd": "None"}
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("[]", "The model's rules.json is no object of rules and statuses. Train the model again."),
+        ("", "The model's rules.json is not JSON (Expecting value: line 1 column 1 (char 0)). Train the model again."),
+    ],
+)
+def test_rules_that_cannot_be_read_are_refused(tmp_path: Path, text: str, sentence: str) -> None:
+    (tmp_path / "rules.json").write_text(text)
+    with pytest.raises(StepError) as error:
+        evaluate.read_rules(tmp_path)
+    assert str(error.value) == sentence
 
 
 def test_report_is_written_beside_it(evaluated: Path) -> None:

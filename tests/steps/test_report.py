@@ -3,12 +3,14 @@
 import base64
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from comparison import Comparison
 from metrics import classification_metrics
 from report import Evaluation, Mistake, data_uri, render, wilson_interval
 
@@ -151,3 +153,52 @@ def test_wilson_interval_is_the_textbook_s() -> None:
     low, high = wilson_interval(0.8, 10)
     assert (round(low, 4), round(high, 4)) == (0.4902, 0.9433)
     assert wilson_interval(1.0, 5)[1] == 1.0
+
+
+def compared(labels: list[int], new: list[int], old: list[int], **settings: object) -> str:
+    """The comparison's section of a page, as text."""
+    model, champion = evaluation(CLASSES, [], labels, new), evaluation(CLASSES, [], labels, old)
+    accuracy = model.metrics["accuracy"]["value"]
+    comparison = Comparison(champion.metrics, "arn:x:model-package/digits/3", accuracy=accuracy, **settings)  # type: ignore[arg-type]
+    page = render(replace(model, comparison=comparison))
+    parsed(page)
+    section = page[page.index("<h2>Compared") : page.index("<h2>Confusion")].replace(SPACE, " ")
+    return " ".join(re.sub(r"<[^>]*>", " ", section).split())
+
+
+def test_both_models_stand_side_by_side_with_the_classes_that_differ_most() -> None:
+    text = compared([0, 0, 1, 1, 2, 2], [0, 0, 1, 1, 2, 1], [0, 1, 2, 1, 2, 2])
+    assert text.startswith(
+        "Compared with the model in service This model is 16.7 points more accurate than digits/3 , and at least as "
+        "much was asked for. The whole split This model In service Difference Accuracy 83.3 % 66.7 % +16.7 points "
+        "Macro F1 0.822 0.656 +0.167"
+    )
+    assert text.endswith(
+        "F1 of the classes that differ Class This model In service Difference cat 1.000 0.667 +0.333 "
+        "&lt;script&gt;alert(1)&lt;/script&gt; 0.800 0.500 +0.300 "
+        "dog &quot;rex&quot; &amp; co 0.667 0.800 \N{MINUS SIGN}0.133"
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "settings", "verdict"),
+    [
+        ([0, 0, 1], {}, "This model is 33.3 points less accurate than digits/3 , but at least as much was asked for."),
+        (
+            [0, 1, 0],
+            {"margin": 0.01},
+            "This model is exactly as accurate as digits/3 , but at least 1 points more were asked for.",
+        ),
+        ([0, 1, 0], {}, "This model is exactly as accurate as digits/3 , and at least as much was asked for."),
+        ([0, 0, 2], {"is_same_model": True}, "This is digits/3 , the model in service itself: it replaces nothing."),
+    ],
+)
+def test_the_verdict_says_what_was_asked_for(old: list[int], settings: dict[str, object], verdict: str) -> None:
+    assert verdict in compared([0, 0, 1], [0, 0, 2], old, **settings)
+
+
+def test_a_page_without_a_champion_says_why_and_one_that_was_not_asked_to_compare_says_nothing() -> None:
+    alone = evaluation(CLASSES, [], [0, 1, 2], [0, 1, 2])
+    page = render(replace(alone, comparison=Comparison(reason="it knows <other> classes")))
+    assert "<p>There is none to compare with: it knows &lt;other&gt; classes.</p>" in page
+    assert "Compared with" not in render(alone)

@@ -28,7 +28,9 @@ SETTINGS = {
     "instance_type": "ml.m5.large",
     "initial_instance_count": 1,
 }
-READS = ("Describe", "List")
+READS = ("Describe", "List", "Head", "Get")
+BUCKET = "artifacts"
+CHAMPION = f"s3://{BUCKET}/digits/champion"
 IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/serve:1"
 
 
@@ -52,6 +54,8 @@ class Account:
     def __init__(self) -> None:
         self.sagemaker = client("sagemaker")
         self.autoscaling = client("application-autoscaling")
+        self.s3 = client("s3")
+        self.s3.create_bucket(Bucket=BUCKET)
         self.requests: list[tuple[str, dict[str, Any]]] = []
         self.create_group(GROUP)
 
@@ -81,18 +85,39 @@ class Account:
     def create_group(self, name: str) -> None:
         self.sagemaker.create_model_package_group(ModelPackageGroupName=name)
 
-    def register(self, approval: str = "Approved", group: str = GROUP) -> str:
+    def register(
+        self, approval: str = "Approved", group: str = GROUP, url: str = f"s3://{BUCKET}/digits/jobs/model.tar.gz"
+    ) -> str:
         """A new version in the group; its ARN."""
         response = self.sagemaker.create_model_package(
             ModelPackageGroupName=group,
             ModelApprovalStatus=approval,
             InferenceSpecification={
-                "Containers": [{"Image": IMAGE, "ModelDataUrl": "s3://b/model.tar.gz"}],
+                "Containers": [{"Image": IMAGE, "ModelDataUrl": url}],
                 "SupportedContentTypes": ["image/png"],
                 "SupportedResponseMIMETypes": ["application/json"],
             },
         )
         return str(response["ModelPackageArn"])
+
+    def register_model(self, approval: str = "Approved") -> str:
+        """A new version with an archive of its own, whose content is the version's number."""
+        number = len(self.backend.model_packages) + 1
+        key = f"digits/jobs/{number}/model.tar.gz"
+        self.s3.put_object(Bucket=BUCKET, Key=key, Body=str(number).encode())
+        return self.register(approval, url=f"s3://{BUCKET}/{key}")
+
+    def champion(self) -> dict[str, Any]:
+        """What is kept for comparison: the version that champion.json names, and the archive's content."""
+        stored = self.objects("digits/champion/")
+        description = json.loads(stored.get("digits/champion/champion.json", b"{}"))
+        arn, model = description.get("model_package_arn"), stored.get("digits/champion/model.tar.gz")
+        return {"version": arn and int(arn.rpartition("/")[2]), "model": model and int(model)}
+
+    def objects(self, prefix: str) -> dict[str, bytes]:
+        """Key -> content."""
+        found = self.s3.list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", [])
+        return {item["Key"]: self.s3.get_object(Bucket=BUCKET, Key=item["Key"])["Body"].read() for item in found}
 
     def judge(self, arn: str, approval: str) -> None:
         self.sagemaker.update_model_package(
@@ -157,13 +182,19 @@ class Account:
             "models": {name: model.containers for name, model in self.backend._models.items()},
             "targets": self.targets(),
             "policies": self.policies(),
+            "champion": self.champion(),
         }
 
     def saved(self) -> dict[str, Any]:
         """A copy of what the handler reads and changes, for `restore`; quicker than making it again."""
-        return {name: copy.deepcopy(getattr(backend, name)) for backend, name in self._stores()}
+        stores = {name: copy.deepcopy(getattr(backend, name)) for backend, name in self._stores()}
+        return {**stores, "champion": self.objects("digits/champion/")}
 
     def restore(self, saved: dict[str, Any]) -> None:
+        for key in self.objects("digits/champion/"):
+            self.s3.delete_object(Bucket=BUCKET, Key=key)
+        for key, content in saved["champion"].items():
+            self.s3.put_object(Bucket=BUCKET, Key=key, Body=content)
         for backend, name in self._stores():
             setattr(backend, name, copy.deepcopy(saved[name]))
 
@@ -194,8 +225,8 @@ class Account:
 
     @contextmanager
     def hooked(self, event: str, hook: Callable[..., Any]) -> Iterator[None]:
-        """botocore's events of both clients."""
-        clients = (self.sagemaker, self.autoscaling)
+        """botocore's events of all clients."""
+        clients = (self.sagemaker, self.autoscaling, self.s3)
         for each in clients:
             each.meta.events.register(event, hook)
         try:
@@ -237,7 +268,8 @@ def empty_account() -> Iterator[Account]:
         account = Account()
 
         def record(model: Any, params: dict[str, Any], **_: Any) -> None:
-            account.requests.append((model.name, json.loads(params["body"])))
+            body = params["body"] if model.service_model.service_name != "s3" else b""
+            account.requests.append((model.name, json.loads(body or "{}")))
 
         with account.hooked("before-call", record):
             yield account

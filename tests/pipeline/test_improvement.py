@@ -1,0 +1,137 @@
+"""require_improvement in the compiled definition: what it adds, that it adds nothing when off, and what it decides."""
+
+import functools
+import json
+from typing import Any
+
+import pytest
+
+from pipeline.checks import check
+from pipeline.config import load
+from pipeline.local.conditions import holds
+from pipeline.local.expressions import Scope, resolve
+from pipeline.local.request_texts import as_request
+from pipeline.offline import offline
+from pipeline.placement import local_placement
+
+Json = dict[str, Any]
+HERE = local_placement("deploy")
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+ARN = "arn:aws:sagemaker:us-east-1:000000000000:pipeline/p/execution/abc"
+
+with offline():
+    from pipeline.definition import compile_definition
+
+
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory):
+    """A function from settings of `registry` to the compiled steps by name, those of branches included."""
+    path = tmp_path_factory.mktemp("definition") / "pipeline.yaml"
+
+    @functools.cache
+    def compiled(registry: str = "{}", commit: str | None = None) -> dict[str, Json]:
+        path.write_text(f"registry: {registry}")
+        uris = {"input_data_uri": "s3://local/data", "weights_uri": "s3://local/weights"}
+        definition: Json = json.loads(compile_definition(load(path), HERE, **uris, commit=commit))
+        assert check(definition) == []
+        found = {step["Name"]: step for step in definition["Steps"]}
+        branches = found["CheckAccuracy"]["Arguments"]
+        return found | {step["Name"]: step for step in [*branches["IfSteps"], *branches["ElseSteps"]]}
+
+    return compiled
+
+
+ON = "{require_improvement: true, improvement_margin: 0.01}"
+
+
+def scope(document: Json) -> Scope:
+    """Where EvaluateModel wrote this evaluation.json."""
+    return Scope(
+        parameters={"AccuracyThreshold": 0.8, "ModelApprovalStatus": "Approved"},
+        steps={"EvaluateModel": {"ProcessingOutputConfig": {"Outputs": []}}},
+        execution={"PipelineExecutionArn": ARN},
+        read_property_file=lambda step, file: document,
+        read_json=lambda uri: {},
+    )
+
+
+def measured(accuracy: float, improvement: float, champion: str = "digits/3 with accuracy 0.9500") -> Json:
+    return {
+        "multiclass_classification_metrics": {"accuracy": {"value": accuracy}},
+        "improvement": {"value": improvement, "champion": champion},
+    }
+
+
+def test_when_off_nothing_of_it_is_in_the_definition(steps):
+    text = json.dumps(steps())
+    assert "champion" not in text
+    assert "improvement" not in text
+    assert steps()["EvaluateModel"]["CacheConfig"]["Enabled"]
+
+
+def test_when_on_the_champion_is_an_input_that_is_never_taken_from_the_cache(steps):
+    evaluate = steps(ON)["EvaluateModel"]
+    inputs = {each["InputName"]: each["S3Input"] for each in evaluate["Arguments"]["ProcessingInputs"]}
+    assert inputs["champion"]["S3Uri"] == "s3://local/image-classification/champion/"
+    words = evaluate["Arguments"]["AppSpecification"]["ContainerArguments"]
+    assert words[words.index("--champion-dir") + 1] == inputs["champion"]["LocalPath"]
+    assert words[words.index("--improvement-margin") + 1] == "0.01"
+    assert "CacheConfig" not in evaluate
+    event = steps(ON)["DeployEndpoint"]["Arguments"]
+    assert event["champion_uri"] == "s3://local/image-classification/champion"
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "improvement", "expected"),
+    [(0.96, 0.01, True), (0.96, 0.009, False), (0.79, 0.5, False), (0.8, 0.8, True)],
+)
+def test_threshold_and_margin_must_both_be_reached(steps, accuracy, improvement, expected):
+    conditions = steps(ON)["CheckAccuracy"]["Arguments"]["Conditions"]
+    assert [condition["Type"] for condition in conditions] == ["GreaterThanOrEqualTo"] * 2
+    assert holds(conditions, scope(measured(accuracy, improvement))) is expected
+
+
+def test_refusal_names_every_number(steps):
+    message = steps(ON)["AccuracyTooLow"]["Arguments"]["ErrorMessage"]
+    assert resolve(message, scope(measured(0.94, -0.01))) == (
+        "Test accuracy 0.94 (at least AccuracyThreshold = 0.8 is needed) is an improvement of -0.01 over digits/3 with "
+        "accuracy 0.9500 (at least registry.improvement_margin = 0.01 is needed), so nothing is registered."
+    )
+
+
+def test_evaluation_lies_where_no_lifecycle_rule_removes_it(steps):
+    [output] = steps()["EvaluateModel"]["Arguments"]["ProcessingOutputConfig"]["Outputs"]
+    assert output["S3Output"]["S3Uri"]["Std:Join"]["Values"] == [
+        "s3://local/image-classification/evaluations",
+        {"Get": "Execution.PipelineExecutionId"},
+    ]
+
+
+def test_registered_version_says_what_it_is_and_where_it_came_from(steps):
+    request = steps(commit=COMMIT)["RegisterModel"]["Arguments"]
+    names = list(request["CustomerMetadataProperties"])
+    said = {"customer_metadata_properties": {name: f"the {name}" for name in names}}
+    properties = {"MetadataProperties": request["MetadataProperties"], "Customer": {}}
+    assert as_request(resolve(properties, scope(said)))["MetadataProperties"] == {
+        "CommitId": COMMIT,
+        "GeneratedBy": ARN,
+    }
+    assert resolve(request["CustomerMetadataProperties"], scope(said)) == said["customer_metadata_properties"]
+    assert {"accuracy", "macro_f1", "dataset_sha256", "hyperparameters", "rules"} <= set(names)
+
+
+def test_without_a_commit_none_is_named(steps):
+    assert steps()["RegisterModel"]["Arguments"]["MetadataProperties"] == {
+        "GeneratedBy": {"Get": "Execution.PipelineExecutionArn"}
+    }
+
+
+def test_evaluate_writes_every_property_that_the_version_carries(steps):
+    from version_metadata import version_metadata
+
+    figures = {name: {"value": 0.5} for name in ("accuracy", "macro_f1", "top_5_accuracy", "loss")}
+    document = {
+        "multiclass_classification_metrics": figures, "test_images": 1, "dataset_sha256": "0", "hyperparameters": {},
+        "rules": {},
+    }  # fmt: skip
+    assert set(steps()["RegisterModel"]["Arguments"]["CustomerMetadataProperties"]) == set(version_metadata(document))

@@ -12,6 +12,7 @@ from botocore.exceptions import ReadTimeoutError
 from moto import mock_aws
 from moto.applicationautoscaling.models import applicationautoscaling_backends
 from moto.core.responses import ActionResult
+from moto.s3.models import s3_backends
 from moto.sagemaker.exceptions import ValidationError
 from moto.sagemaker.models import FakeEndpoint, SageMakerModelBackend, sagemaker_backends
 from moto.sagemaker.responses import SageMakerResponse
@@ -65,6 +66,16 @@ class Account:
         return sagemaker_backends["123456789012"]["us-east-1"]
 
     @property
+    def storage(self) -> Any:
+        """moto's own state of S3."""
+        return s3_backends["123456789012"]["aws"]
+
+    @property
+    def bucket(self) -> Any:
+        """The bucket of artifacts."""
+        return self.storage.buckets[BUCKET]
+
+    @property
     def endpoint(self) -> Any:
         """moto's endpoint."""
         return self.backend.endpoints[ENDPOINT]
@@ -115,9 +126,8 @@ class Account:
         return {"version": arn and int(arn.rpartition("/")[2]), "model": model and int(model)}
 
     def objects(self, prefix: str) -> dict[str, bytes]:
-        """Key -> content."""
-        found = self.s3.list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", [])
-        return {item["Key"]: self.s3.get_object(Bucket=BUCKET, Key=item["Key"])["Body"].read() for item in found}
+        """Key -> content; of moto's own state, which is quicker than asking."""
+        return {name: bytes(key.value) for name, key in self.bucket.keys.items() if name.startswith(prefix)}
 
     def judge(self, arn: str, approval: str) -> None:
         self.sagemaker.update_model_package(
@@ -191,10 +201,10 @@ class Account:
         return {**stores, "champion": self.objects("digits/champion/")}
 
     def restore(self, saved: dict[str, Any]) -> None:
-        for key in self.objects("digits/champion/"):
-            self.s3.delete_object(Bucket=BUCKET, Key=key)
+        for key in self.objects("digits/champion/").keys() - saved["champion"].keys():
+            self.bucket.keys.pop(key)
         for key, content in saved["champion"].items():
-            self.s3.put_object(Bucket=BUCKET, Key=key, Body=content)
+            self.storage.put_object(BUCKET, key, content)
         for backend, name in self._stores():
             setattr(backend, name, copy.deepcopy(saved[name]))
 

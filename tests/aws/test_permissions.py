@@ -80,8 +80,7 @@ def needed_of_s3(operation: str, parameters: dict[str, Any]) -> list[tuple[str, 
     if operation in ("HeadObject", "GetObject"):
         return [read, ("s3:ListBucket", bucket)]
     if operation == "CopyObject":
-        source = parameters["CopySource"]
-        return [written, ("s3:GetObject", f"arn:aws:s3:::{source['Bucket']}/{source['Key']}")]
+        return [written, ("s3:GetObject", f"arn:aws:s3:::{parameters['CopySource']}")]  # as botocore has written it
     return [{"PutObject": written, "DeleteObject": ("s3:DeleteObject", written[1])}[operation]]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,9 @@ def worse_model_dir(tmp_path_factory: pytest.TempPathFactory, trained: Trained) 
     """A model of the same classes that is right by chance only."""
     directory = tmp_path_factory.mktemp("worse")
     shutil.copy(trained.model_dir / "model.json", directory)
-    torch.jit.script(Constant()).save(directory / "model.pt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript ages, as in predictor.load_network
+        torch.jit.script(Constant()).save(directory / "model.pt")
     return directory
 
 

@@ -185,11 +185,11 @@ def test_both_models_stand_side_by_side_with_the_classes_that_differ_most() -> N
     [
         ([0, 0, 1], {}, "This model is 33.3 points less accurate than digits/3 , but at least as much was asked for."),
         (
-            [0, 1, 0],
+            [0, 1, 1],
             {"margin": 0.01},
             "This model is exactly as accurate as digits/3 , but at least 1 points more were asked for.",
         ),
-        ([0, 1, 0], {}, "This model is exactly as accurate as digits/3 , and at least as much was asked for."),
+        ([0, 1, 1], {}, "This model is exactly as accurate as digits/3 , and at least as much was asked for."),
         ([0, 0, 2], {"is_same_model": True}, "This is digits/3 , the model in service itself: it replaces nothing."),
     ],
 )

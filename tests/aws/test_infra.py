@@ -79,6 +79,7 @@ def test_the_function_is_told_what_the_configuration_says(client, config, made):
         "SUBNET_IDS": "",
         "SECURITY_GROUP_IDS": "",
         "KMS_KEY_ARN": "",
+        "CHAMPION_URI": f"s3://{made['BucketName']}/image-classification/champion",
         "NETWORK_ISOLATION": "false",
         "TAGS": '{"pipeline-stack": "image-classification"}',
     }

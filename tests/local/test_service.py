@@ -384,22 +384,22 @@ def test_tags_are_accepted(home):
 
 def test_an_object_is_copied_and_stays_as_it_was_when_its_source_is_replaced(home):
     s3 = home.session.client("s3")
-    s3.put_object(Bucket="bucket", Key="from/ü+ 1.txt", Body=b"one")
-    source = {"Bucket": "bucket", "Key": "from/ü+ 1.txt"}
+    s3.put_object(Bucket="source", Key="from/ü+ 1.txt", Body=b"one")
+    source = {"Bucket": "source", "Key": "from/ü+ 1.txt"}
     copied = s3.copy_object(Bucket="other", Key="to/1.txt", CopySource=source, TaggingDirective="REPLACE")
     etag = copied["CopyObjectResult"]["ETag"]
     assert isinstance(copied["CopyObjectResult"]["LastModified"], datetime)
     assert s3.head_object(Bucket="other", Key="to/1.txt")["ETag"] == etag
-    s3.put_object(Bucket="bucket", Key="from/ü+ 1.txt", Body=b"two")
+    s3.put_object(Bucket="source", Key="from/ü+ 1.txt", Body=b"two")
     assert s3.get_object(Bucket="other", Key="to/1.txt")["Body"].read() == b"one"
     again = s3.copy_object(Bucket="other", Key="to/1.txt", CopySource=source)
     assert again["CopyObjectResult"]["ETag"] != etag
     assert s3.get_object(Bucket="other", Key="to/1.txt")["Body"].read() == b"two"
     with pytest.raises(ClientError) as caught:
-        s3.copy_object(Bucket="other", Key="to/2.txt", CopySource={"Bucket": "bucket", "Key": "none"})
+        s3.copy_object(Bucket="other", Key="to/2.txt", CopySource={"Bucket": "source", "Key": "none"})
     assert caught.value.response["Error"] == {
         "Code": "NoSuchKey",
-        "Message": "The specified key does not exist: s3://bucket/none",
+        "Message": "The specified key does not exist: s3://source/none",
     }
 
 

@@ -50,12 +50,14 @@ def newest_approved(sagemaker: Any, group: str) -> dict[str, Any] | None:
             return None
         raise
     arn = next((item["ModelPackageArn"] for item in found if item["ModelPackageStatus"] == "Completed"), None)
-    return sagemaker.describe_model_package(ModelPackageName=arn) if arn else None
+    version: dict[str, Any] | None = sagemaker.describe_model_package(ModelPackageName=arn) if arn else None
+    return version
 
 
 def copy(target: Target, uri: str, version: dict[str, Any]) -> int:
     """The archive, then what it is, as the deploy function writes it; 0 if the version has no archive on S3."""
-    source = version["InferenceSpecification"]["Containers"][0].get("ModelDataUrl", "")
+    containers = version.get("InferenceSpecification", {}).get("Containers") or [{}]
+    source = str(containers[0].get("ModelDataUrl", ""))
     if not source.startswith("s3://"):
         return 0
     s3 = target.client("s3")

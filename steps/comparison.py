@@ -64,8 +64,10 @@ class Comparison:
         Where no model would be replaced by another it is never below the margin: a first run and a run in which nothing
         has changed are no failures.
         """
+        if self.metrics is None:
+            return max(self.accuracy, self.margin)
         difference = round(self.accuracy - self.champion_accuracy, DIGITS)
-        return max(difference, self.margin) if self.metrics is None or self.is_same_model else difference
+        return max(difference, self.margin) if self.is_same_model else difference
 
     def document(self) -> dict[str, Any]:
         """`champion` and `improvement` of evaluation.json; their texts are for AccuracyTooLow's message."""

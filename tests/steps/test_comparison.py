@@ -3,15 +3,17 @@
 import json
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import evaluate
 from comparison import Comparison, compare
 from failures import StepError
-from tests.steps.prepared_data import CLASSES, Prepared, Trained, run_step
+from tests.steps.prepared_data import CLASSES, Prepared, Trained
 
 ARN = "arn:aws:sagemaker:us-east-1:000000000000:model-package/digits/3"
 
@@ -137,18 +139,34 @@ def worse_model_dir(tmp_path_factory: pytest.TempPathFactory, trained: Trained) 
     return directory
 
 
-def evaluated(archive_dir: Path, prepared: Prepared, champion: Path, output: Path) -> tuple[dict[str, Any], str, str]:
-    """evaluation.json, report.html and the log of evaluate.py with a champion."""
-    words = ["--model-dir", archive_dir, "--test-dir", prepared.test, "--manifest-dir", prepared.manifest]
-    words += ["--output-dir", output, "--champion-dir", champion, "--improvement-margin", 0.02]
-    process = run_step("evaluate.py", *words, env={})
-    assert (process.returncode, process.stderr) == (0, "")
-    return json.loads((output / "evaluation.json").read_text()), (output / "report.html").read_text(), process.stdout
+Evaluated = Callable[[Path], tuple[dict[str, Any], str, str]]
+
+
+@pytest.fixture
+def evaluated(
+    archive_dir: Path,
+    prepared: Prepared,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Evaluated:
+    """A function from a champion's folder to evaluation.json, report.html and the log of evaluate.py."""
+
+    def run_beside(champion: Path) -> tuple[dict[str, Any], str, str]:
+        output = tmp_path / "out"
+        words = ["--model-dir", archive_dir, "--test-dir", prepared.test, "--manifest-dir", prepared.manifest]
+        words += ["--output-dir", output, "--champion-dir", champion, "--improvement-margin", 0.02]
+        monkeypatch.setattr("sys.argv", ["evaluate.py", *map(str, words)])
+        evaluate.main()
+        document = json.loads((output / "evaluation.json").read_text())
+        return document, (output / "report.html").read_text(), capsys.readouterr().out
+
+    return run_beside
 
 
 @pytest.mark.parametrize("classes", [CLASSES, CLASSES[:2]], ids=["the same classes", "other classes"])
 def test_evaluation_compares_with_a_trained_champion_or_says_why_not(
-    archive_dir: Path, worse_model_dir: Path, prepared: Prepared, tmp_path: Path, classes: list[str]
+    evaluated: Evaluated, worse_model_dir: Path, tmp_path: Path, classes: list[str]
 ) -> None:
     champion = tmp_path / "champion"
     champion.mkdir()
@@ -159,7 +177,7 @@ def test_evaluation_compares_with_a_trained_champion_or_says_why_not(
     (model / "model.json").write_text(json.dumps(description))
     shutil.make_archive(str(champion / "model"), "gztar", model)
 
-    document, page, log = evaluated(archive_dir, prepared, champion, tmp_path / "out")
+    document, page, log = evaluated(champion)
 
     accuracy = document["multiclass_classification_metrics"]["accuracy"]["value"]
     if classes != CLASSES:
@@ -179,10 +197,10 @@ def test_evaluation_compares_with_a_trained_champion_or_says_why_not(
 
 
 def test_evaluation_of_the_champion_itself_passes_any_margin(
-    archive_dir: Path, prepared: Prepared, tmp_path: Path
+    evaluated: Evaluated, archive_dir: Path, tmp_path: Path
 ) -> None:
     champion = stored(tmp_path / "champion", (archive_dir / "model.tar.gz").read_bytes())
-    document, page, log = evaluated(archive_dir, prepared, champion, tmp_path / "out")
+    document, page, log = evaluated(champion)
     assert document["champion"]["model_package_arn"] == ARN
     assert document["improvement"] == {
         "value": 0.02,
@@ -193,7 +211,7 @@ def test_evaluation_of_the_champion_itself_passes_any_margin(
     assert "This is <b>digits/3</b>, the model in service itself: it replaces nothing." in page
 
 
-def test_champion_of_garbage_counts_as_none(archive_dir: Path, prepared: Prepared, tmp_path: Path) -> None:
-    document, _, _ = evaluated(archive_dir, prepared, stored(tmp_path / "champion", b"garbage"), tmp_path / "out")
+def test_champion_of_garbage_counts_as_none(evaluated: Evaluated, tmp_path: Path) -> None:
+    document, _, _ = evaluated(stored(tmp_path / "champion", b"garbage"))
     assert document["champion"] is None
     assert "cannot be unpacked" in document["improvement"]["reason"]

@@ -29,7 +29,7 @@ DESCRIPTIONS = {
     "teardown": "end the endpoints and remove what was made",
     "infra": "AWS: make or change the stack that the pipeline needs",
     "images": "AWS: build or push the training and inference images",
-    "schedule": "AWS: show, set or switch off the retrain schedule",
+    "schedule": "show, set or switch off the retrain schedule; run it on this machine",
     "cost": "estimate what a run and the endpoint cost on AWS",
 }
 
@@ -78,8 +78,8 @@ def parser() -> argparse.ArgumentParser:
     add("--base-image", metavar="IMAGE", help="instead of python:3.11-slim")
     add("--pip-args", default="", metavar="TEXT", help="for pip while building")
     add = found["schedule"].add_argument
-    add("action", choices=["show", "set", "off"])
-    add("expression", nargs="?", help="with set: 'cron(...)' or 'rate(...)'")
+    add("action", choices=["show", "set", "off", "run"], help="run: start here what is due, until Ctrl-C")
+    add("expression", nargs="?", help="with set: 'cron(...)', 'rate(...)' or 'at(...)', in UTC")
     return top
 
 
@@ -115,11 +115,11 @@ def main(words: list[str]) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """The command, its mistakes as sentences."""
-    from pipeline.commands import COMMANDS
+    from pipeline.commands import call
     from pipeline.errors import PipelineError, UsageError
 
     try:
-        status = COMMANDS[arguments.command](arguments)
+        status = call(arguments)
         sys.stdout.flush()
     except PipelineError as problem:
         print(problem, file=sys.stderr)

@@ -10,11 +10,14 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from pipeline.errors import ServiceError, UsageError
+from pipeline.aws.errors import explain, passes
+from pipeline.definition_diff import differences
+from pipeline.errors import PassingError, ServiceError, UsageError
 from pipeline.targets import POLL_SECONDS, Target
 
 ACTIVE = ("Executing", "Stopping")
 WAIT_SECONDS = 900
+WATCH_ATTEMPTS = 12
 EVENT_FAILED = "EventDeliveryFailed"  # of the local target: it waits for what the event leads to
 NOT_FOUND = ("ResourceNotFound", "ResourceNotFoundException", "ValidationException")
 ENDPOINT_IN_MOTION = ("Creating", "Updating", "SystemUpdating", "RollingBack", "Deleting")
@@ -22,21 +25,28 @@ ENDPOINT_IN_MOTION = ("Creating", "Updating", "SystemUpdating", "RollingBack", "
 
 @contextmanager
 def service_errors(action: str) -> Iterator[None]:
-    """A refused request becomes one sentence.
+    """A request that was refused or not answered becomes one sentence.
 
     Raises:
-        ServiceError: with the action and the service's reason.
+        ServiceError: with the action and the reason; a PassingError if the same request may be answered later.
     """
     try:
         yield
-    except ClientError as problem:
-        raise ServiceError(f"Could not {action}: {problem.response['Error']['Message']}") from problem
-    except BotoCoreError as problem:
-        raise ServiceError(f"Could not {action}: {problem}") from problem
+    except (ClientError, BotoCoreError) as problem:
+        kind = PassingError if passes(problem) else ServiceError
+        raise kind(f"Could not {action}: {explain(problem)}") from problem
 
 
-def upsert(target: Target, *, name: str, definition: str, description: str, parallel_steps: int) -> str:
-    """Create or update the pipeline: created, updated or unchanged."""
+def upsert(
+    target: Target,
+    *,
+    name: str,
+    definition: str,
+    description: str,
+    parallel_steps: int,
+    tell: Callable[[list[str]], None] = lambda lines: None,
+) -> str:
+    """Create or update the pipeline: created, updated or unchanged; `tell` hears what changes before it does."""
     client = target.client("sagemaker")
     request = {
         "PipelineName": name,
@@ -47,19 +57,45 @@ def upsert(target: Target, *, name: str, definition: str, description: str, para
     }
     with service_errors(f"create or update pipeline {name!r}"):
         known = existing(client, name)
-        if known is None and created(client, request):
+        if known is None and created(client, request, target.tags):
             return "created"
         known = known or client.describe_pipeline(PipelineName=name)
-        if all(known.get(key) == value for key, value in request.items()):
+        tags = missing_tags(client, known["PipelineArn"], target.tags)
+        changes = [*differences(known, request), *tag_lines(tags)]
+        if not changes:
             return "unchanged"
-        client.update_pipeline(**request)
+        tell(changes)
+        if len(changes) > len(tags):
+            client.update_pipeline(**request)
+        if tags:
+            client.add_tags(ResourceArn=known["PipelineArn"], Tags=tag_list(tags))
         return "updated"
 
 
-def created(client: Any, request: dict[str, Any]) -> bool:
+def missing_tags(client: Any, pipeline_arn: str, wanted: Mapping[str, str]) -> dict[str, str]:
+    """The tags that the pipeline does not have so; what it is tagged with besides is its owner's."""
+    if not wanted:
+        return {}
+    pages = client.get_paginator("list_tags").paginate(ResourceArn=pipeline_arn)
+    known = {tag["Key"]: tag["Value"] for page in pages for tag in page["Tags"]}
+    return {key: value for key, value in wanted.items() if known.get(key) != value}
+
+
+def tag_list(tags: Mapping[str, str]) -> list[dict[str, str]]:
+    """As requests carry them."""
+    return [{"Key": key, "Value": value} for key, value in tags.items()]
+
+
+def tag_lines(tags: Mapping[str, str]) -> list[str]:
+    """A line for each."""
+    return [f"tag {key}: {value}" for key, value in tags.items()]
+
+
+def created(client: Any, request: dict[str, Any], tags: Mapping[str, str]) -> bool:
     """CreatePipeline; False if somebody else was quicker."""
+    tagged = {"Tags": tag_list(tags)} if tags else {}
     try:
-        client.create_pipeline(**request, ClientRequestToken=secrets.token_hex(16))
+        client.create_pipeline(**request, **tagged, ClientRequestToken=secrets.token_hex(16))
     except ClientError:
         if existing(client, request["PipelineName"]) is None:
             raise
@@ -129,12 +165,26 @@ def steps(target: Target, arn: str) -> list[dict[str, Any]]:
 
 
 def watch(target: Target, arn: str, look: Callable[[list[dict[str, Any]]], None]) -> str:
-    """Call `look` with the steps until the execution has ended; its status."""
+    """Call `look` with the steps until the execution has ended; its status.
+
+    An execution may take hours: a throttled or unanswered request is repeated.
+
+    Raises:
+        PassingError: that did not help several times in a row.
+    """
+    failed = 0
     while True:
-        status = str(describe(target, arn)["PipelineExecutionStatus"])
-        look(steps(target, arn))
-        if status not in ACTIVE:
-            return status
+        try:
+            status = str(describe(target, arn)["PipelineExecutionStatus"])
+            look(steps(target, arn))
+        except PassingError:
+            failed += 1
+            if failed == WATCH_ATTEMPTS:
+                raise
+        else:
+            failed = 0
+            if status not in ACTIVE:
+                return status
         time.sleep(POLL_SECONDS[target.name])
 
 
@@ -176,6 +226,8 @@ def model_package_arn(target: Target, group: str, wanted: str | None) -> str:
         UsageError: there is no such version.
     """
     if wanted and wanted.startswith("arn:"):
+        with service_errors(f"find {wanted}"):
+            target.client("sagemaker").describe_model_package(ModelPackageName=wanted)
         return wanted
     versions = models(target, group)
     waiting = [package for package in versions if package["ModelApprovalStatus"] == "PendingManualApproval"]
@@ -214,7 +266,7 @@ def endpoint(target: Target, name: str) -> dict[str, Any] | None:
     except ClientError as problem:
         if "not find" in problem.response["Error"]["Message"]:
             return None
-        raise ServiceError(f"Could not describe endpoint {name!r}: {problem.response['Error']['Message']}") from problem
+        raise ServiceError(f"Could not describe endpoint {name!r}: {explain(problem)}") from problem
     return answer
 
 

@@ -7,6 +7,7 @@ PipelineError               one sentence, or several, for the terminal; never a 
 │   ├── ParameterError      a value given to a runtime parameter
 │   └── DataSourceError     --data or data.source
 └── ServiceError            SageMaker, here or on AWS, refused a request: exit status 1
+    └── PassingError        it was throttled or not answered; the same request may succeed later
 """
 
 from collections.abc import Sequence
@@ -46,3 +47,7 @@ class DataSourceError(UsageError):
 
 class ServiceError(PipelineError):
     """SageMaker refused a request; the sentence names what and why."""
+
+
+class PassingError(ServiceError):
+    """A request was throttled or not answered; it may be repeated."""

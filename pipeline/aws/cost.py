@@ -5,10 +5,11 @@ where nothing was measured, the limits of pipeline.yaml say what it can cost at 
 requests, data transfer, taxes, and what spot instances save.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.aws.lookup import answer
 from pipeline.aws.stack import Client
 from pipeline.config import Config, PricesConfig
 from pipeline.errors import UsageError
@@ -16,6 +17,7 @@ from pipeline.suggestion import did_you_mean
 
 HOURS_PER_MONTH = 730
 MEASURED, LIMIT = "measured", "limit"
+EXECUTIONS_LOOKED_AT = 10
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ def per_hour(prices: PricesConfig, instance_type: str) -> float:
         raise UsageError(f"pipeline.yaml: prices.per_hour has no price for {instance_type}; add it.{hint}") from None
 
 
-def lines(run: RunCost, endpoint: EndpointCost) -> list[str]:
+def lines(run: RunCost, endpoint: EndpointCost, measured: "Measured", *, on_this_machine: bool = False) -> list[str]:
     """Both estimates as a person reads them."""
     rows = [
         f"  {step.step:<20} {step.instance_type:<15} {duration(step.instance_seconds):>10} {step.amount:10.2f}"
@@ -137,14 +139,26 @@ def lines(run: RunCost, endpoint: EndpointCost) -> list[str]:
     ]
     found = [
         f"An estimate, not a bill: prices of {run.prices_of} in {run.currency}, on demand, from pipeline.yaml.",
+        "That table is a starting point: check it against AWS's price pages and edit it.",
+        *source(measured, on_this_machine),
         "One run:",
         *rows,
         f"  {'total':<20} {'':<15} {'':>10} {run.total:10.2f}" + (" at most" if run.is_limit else ""),
         standing(endpoint),
     ]
     if run.is_limit:
-        found.append("At most: no such step has been measured, so its max_runtime_seconds is counted in full.")
+        found.append("At most: such a step has not been measured, so its max_runtime_seconds is counted in full.")
     return found
+
+
+def source(measured: "Measured", on_this_machine: bool) -> list[str]:
+    """Where the durations come from."""
+    if not measured.executions:
+        return []
+    which = f"execution {' and '.join(arn.rpartition('/')[2] for arn in measured.executions)}"
+    if on_this_machine:
+        return [f"Durations of the local run, {which}: this machine is faster or slower than those instances."]
+    return [f"Durations as billed in {which}."]
 
 
 def standing(endpoint: EndpointCost) -> str:
@@ -163,6 +177,35 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h {minutes:02}m" if hours else f"{minutes}m {rest:02}s"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Instance-seconds by step, and the executions that they are of, newest first."""
+
+    seconds: dict[str, float]
+    executions: tuple[str, ...]
+
+
+def measured(client: Client, pipeline_name: str, steps: Iterable[str]) -> Measured:
+    """What the steps took when they last ran: a step that the newest execution took from the cache, in an older one."""
+    seconds: dict[str, float] = {}
+    used = []
+    for arn in newest_executions(client("sagemaker"), pipeline_name):
+        missing = set(steps) - seconds.keys()
+        if not missing:
+            break
+        found = {step: taken for step, taken in billed_seconds(client, arn).items() if step in missing}
+        seconds |= found
+        used += [arn] if found else []
+    return Measured(seconds, tuple(used))
+
+
+def newest_executions(sagemaker: Any, pipeline_name: str) -> list[str]:
+    """ARNs, newest first; none before there is a pipeline."""
+    request = {"PipelineName": pipeline_name, "SortBy": "CreationTime", "SortOrder": "Descending"}
+    found = answer(sagemaker.list_pipeline_executions, **request, MaxResults=EXECUTIONS_LOOKED_AT)
+    return [summary["PipelineExecutionArn"] for summary in (found or {}).get("PipelineExecutionSummaries", [])]
 
 
 def billed_seconds(client: Client, execution_arn: str) -> dict[str, float]:

@@ -39,6 +39,14 @@ def explain(error: Exception) -> str:
     return one_line(str(error))
 
 
+def passes(error: Exception) -> bool:
+    """Whether the same request may succeed in a while: AWS throttles it, fails by itself, or is not reached."""
+    if isinstance(error, ClientError):
+        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 400))
+        return error.response.get("Error", {}).get("Code", "") in THROTTLED or status >= 500
+    return isinstance(error, EndpointConnectionError | ConnectTimeoutError | ReadTimeoutError)
+
+
 def said(error: ClientError) -> str:
     """What the service said."""
     return one_line(error.response.get("Error", {}).get("Message") or str(error))

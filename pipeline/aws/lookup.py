@@ -14,12 +14,12 @@ def listed(sagemaker: Any, operation: str, member: str, key: str, prefix: str) -
     return [item[key] for page in pages for item in page[member] if item[key].startswith(prefix)]
 
 
-def exists(describe: Any, **request: str) -> bool:
+def exists(describe: Any, **request: Any) -> bool:
     """Whether there is such a thing."""
     return answer(describe, **request) is not None
 
 
-def answer(describe: Any, **request: str) -> dict[str, Any] | None:
+def answer(describe: Any, **request: Any) -> dict[str, Any] | None:
     """The description, or None if there is no such thing."""
     try:
         found: dict[str, Any] = describe(**request)

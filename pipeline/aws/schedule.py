@@ -1,4 +1,7 @@
-"""The retrain schedule: shown, set and switched off in EventBridge Scheduler, where the stack has made it."""
+"""The retrain schedule: shown, set and switched off in EventBridge Scheduler, where the stack has made it.
+
+The local target answers the same requests.
+"""
 
 import datetime
 from dataclasses import dataclass
@@ -6,14 +9,17 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from pipeline import schedule_expression
+from pipeline import schedule_expression, schedule_times
 from pipeline.aws.stack import Client
 from pipeline.aws.stack_parameters import stack_name
 from pipeline.config import Config
 from pipeline.errors import ServiceError, UsageError
 
 ON, OFF = "ENABLED", "DISABLED"
-SENT_AGAIN = ("Name", "GroupName", "Description", "FlexibleTimeWindow", "Target", "ScheduleExpressionTimezone")
+SENT_AGAIN = (
+    *("Name", "GroupName", "Description", "FlexibleTimeWindow", "Target", "ScheduleExpressionTimezone"),
+    *("KmsKeyArn", "ActionAfterCompletion"),
+)
 
 
 @dataclass(frozen=True)
@@ -24,11 +30,20 @@ class Schedule:
     expression: str
     timezone: str
     state: str
+    changed: datetime.datetime
 
     @property
     def is_on(self) -> bool:
         """Whether it starts anything."""
         return self.state == ON
+
+    def next_times(self, after: datetime.datetime, count: int = 1) -> list[datetime.datetime]:
+        """When it starts the pipeline next; not at all while it is off. A rate counts from the last change on."""
+        if not self.is_on:
+            return []
+        return schedule_times.next_times(
+            self.expression, after=max(after, self.changed), changed=self.changed, timezone=self.timezone, count=count
+        )
 
     def __str__(self) -> str:
         return f"{self.expression} {self.timezone}, {'on' if self.is_on else 'off'}"
@@ -109,7 +124,7 @@ def update(client: Client, described: dict[str, Any], **changes: str) -> Schedul
         **changes,
     }
     client("scheduler").update_schedule(**request)
-    return read({**described, **changes})
+    return read(client("scheduler").get_schedule(Name=described["Name"]))
 
 
 def read(described: dict[str, Any]) -> Schedule:
@@ -119,4 +134,5 @@ def read(described: dict[str, Any]) -> Schedule:
         expression=described["ScheduleExpression"],
         timezone=described.get("ScheduleExpressionTimezone", "UTC"),
         state=described.get("State", ON),
+        changed=described["LastModificationDate"],
     )

@@ -26,6 +26,7 @@ from pipeline.local.answers import RequestError, invalid
 from pipeline.local.logs import answer_logs
 from pipeline.local.runtime import REGION
 from pipeline.local.s3_requests import S3Request, answer_s3
+from pipeline.local.schedules import answer_schedules
 from pipeline.local.servers import CUSTOM_ATTRIBUTES, Answer
 from pipeline.local.state import State
 from pipeline.local.storage import Storage
@@ -169,6 +170,12 @@ def answer_cloudwatch_logs(state: State, operation: str, request: AWSPreparedReq
     return Reply.json(answer_logs(state, operation, json.loads(request.body or b"{}")))
 
 
+def answer_scheduler(state: State, operation: str, request: AWSPreparedRequest) -> Reply:
+    """JSON, the schedule's name in the path."""
+    name = unquote(urlsplit(request.url).path.rpartition("/")[2])
+    return Reply.json(answer_schedules(state, operation, name, json.loads(body_of(request) or b"{}")))
+
+
 def answer_objects(state: State, operation: str, request: AWSPreparedRequest) -> Reply:
     """REST with XML."""
     headers = {name.lower(): as_text(value) for name, value in request.headers.items()}
@@ -203,4 +210,5 @@ SERVICES: dict[str, Callable[[State, str, AWSPreparedRequest], Reply]] = {
     "cloudwatch-logs": answer_cloudwatch_logs,
     "logs": answer_cloudwatch_logs,
     "s3": answer_objects,
+    "scheduler": answer_scheduler,
 }

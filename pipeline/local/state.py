@@ -37,8 +37,8 @@ CREATE TABLE IF NOT EXISTS digests (
 class State:
     """Reads and writes `state.db` of one home."""
 
-    def __init__(self, home: Path) -> None:
-        """Open the file, made if need be.
+    def __init__(self, home: Path, *, create: bool = True) -> None:
+        """Open the file, made if need be; without `create`, what is not there is an empty state in memory.
 
         Raises:
             UsageError: the home cannot hold it, or it is not readable.
@@ -47,8 +47,10 @@ class State:
         self.start_options: Document = {}  # of this process's executions: use_cache, tied; not stored
         self.lock = threading.RLock()
         try:
-            home.mkdir(parents=True, exist_ok=True)
-            self.connection = self.opened()
+            if create or home.exists():
+                home.mkdir(parents=True, exist_ok=True)
+            stored = create or (home / "state.db").exists()
+            self.connection = self.opened() if stored else empty()
         except FileExistsError as problem:
             raise UsageError(f"{home} is not a folder; choose another place by --home.") from problem
         except OSError as problem:
@@ -216,6 +218,13 @@ class State:
                 "INSERT OR REPLACE INTO digests VALUES (?, ?, ?)",
                 [(path, stamp, digest) for path, (stamp, digest) in found.items()],
             )
+
+
+def empty() -> sqlite3.Connection:
+    """A state that holds nothing and is not kept."""
+    connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    connection.executescript(SCHEMA)
+    return connection
 
 
 def schema_version(connection: sqlite3.Connection) -> int:

@@ -65,8 +65,13 @@ def test_a_person_reads_that_it_is_an_estimate(config):
     measured = {"PrepareData": 90.0, "TuneHyperparameters": 600.0, "TrainWithDebugger": 3720.0}
     prices = replace(config.prices, date="2026-01-31", currency="EUR")
     config = replace(config, prices=prices)
-    assert cost.lines(cost.run_cost(config, measured), cost.endpoint_cost(config)) == [
+    known = cost.Measured(measured, ("arn:a/execution/new1", "arn:a/execution/old1"))
+    run, endpoint = cost.run_cost(config, measured), cost.endpoint_cost(config)
+    said = cost.lines(run, endpoint, known)
+    assert said == [
         "An estimate, not a bill: prices of 2026-01-31 in EUR, on demand, from pipeline.yaml.",
+        "That table is a starting point: check it against AWS's price pages and edit it.",
+        "Durations as billed in execution new1 and old1.",
         "One run:",
         "  PrepareData          ml.m5.xlarge        1m 30s       0.01",
         "  TuneHyperparameters  ml.m5.xlarge       10m 00s       0.04",
@@ -74,8 +79,11 @@ def test_a_person_reads_that_it_is_an_estimate(config):
         "  EvaluateModel        ml.m5.xlarge        1h 00m       0.23 at most",
         "  total                                                 0.51 at most",
         "The endpoint, left on (1 x ml.m5.large): 83.95 a month.",
-        "At most: no such step has been measured, so its max_runtime_seconds is counted in full.",
+        "At most: such a step has not been measured, so its max_runtime_seconds is counted in full.",
     ]
+    assert cost.lines(run, endpoint, known, on_this_machine=True)[2] == (
+        "Durations of the local run, execution new1 and old1: this machine is faster or slower than those instances."
+    )
 
 
 START = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
@@ -103,10 +111,16 @@ class RecordedSageMaker:
         }
 
         class Paginator:
-            def paginate(self, **request: str) -> list[dict[str, Any]]:
+            def paginate(paginator, **request: str) -> list[dict[str, Any]]:
+                if request.get("PipelineExecutionArn") == "arn:older":
+                    return [{"PipelineExecutionSteps": [self.step("EvaluateModel", ProcessingJob={"Arn": "arn:job/old"})]}]
                 return [pages[operation]]
 
         return Paginator()
+
+    def list_pipeline_executions(self, **request: Any) -> dict[str, Any]:
+        self.listed = request
+        return {"PipelineExecutionSummaries": [{"PipelineExecutionArn": arn} for arn in ("arn:execution", "arn:older")]}
 
     @staticmethod
     def step(name: str, **metadata: Any) -> dict[str, Any]:
@@ -119,6 +133,13 @@ class RecordedSageMaker:
     def describe_training_job(self, TrainingJobName: str) -> dict[str, Any]:
         times = {"TrainingStartTime": START, "TrainingEndTime": ended(100), "BillableTimeInSeconds": 40}
         return {**times, "ResourceConfig": {"InstanceCount": 1}}
+
+
+def test_a_step_that_the_newest_execution_reused_was_measured_by_an_older_one():
+    sagemaker = RecordedSageMaker()
+    found = cost.measured(lambda service: sagemaker, "image-classification", ("PrepareData", "EvaluateModel"))
+    assert found == cost.Measured({"PrepareData": 60.0, "EvaluateModel": 60.0}, ("arn:execution", "arn:older"))
+    assert sagemaker.listed["SortOrder"] == "Descending"
 
 
 def test_the_seconds_of_an_execution_are_those_that_were_billed():

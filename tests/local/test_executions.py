@@ -20,7 +20,7 @@ from pipeline.local.settlement import LOST
 from pipeline.local.state import State
 from pipeline.local.storage import Storage
 from pipeline.status import status as status_document
-from pipeline.targets import LocalTarget
+from pipeline.local_target import LocalTarget
 from tests.local.samples import (
     command_line,
     definition,

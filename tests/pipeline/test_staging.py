@@ -13,7 +13,7 @@ from pipeline.config import load
 from pipeline.errors import DefinitionError
 from pipeline.placement import local_placement
 from pipeline.staging import definition_of, open_project, upload
-from pipeline.targets import LocalTarget
+from pipeline.local_target import LocalTarget
 
 HERE = local_placement("deploy")
 

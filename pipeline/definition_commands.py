@@ -1,0 +1,50 @@
+"""`definition` and `validate`: the compiled definition, and whether it and pipeline.yaml are right, without AWS."""
+
+import json
+from pathlib import Path
+
+from pipeline.errors import DefinitionError, ProblemList
+from pipeline.inputs import read_definition
+from pipeline.invocation import Arguments, opened, placement_of
+
+
+def definition(arguments: Arguments) -> int:
+    """Print the definition JSON."""
+    project = opened(arguments)
+    placement = placement_of(arguments, project.config)
+    from pipeline.staging import definition_of
+
+    print(definition_of(project, placement))
+    return 0
+
+
+def validate(arguments: Arguments) -> int:
+    """Check pipeline.yaml and the compiled definition, or a given one."""
+    try:
+        validated(arguments)
+    except ProblemList as found:
+        if not arguments.json:
+            raise
+        print(json.dumps({"valid": False, "problems": found.problems}))
+        return 2
+    if arguments.json:
+        print(json.dumps({"valid": True, "problems": []}))
+    else:
+        print(f"{arguments.definition or arguments.config}: no problem found.")
+    return 0
+
+
+def validated(arguments: Arguments) -> None:
+    """Find the problems.
+
+    Raises:
+        ProblemList: all of them.
+    """
+    from pipeline.checks import check
+    from pipeline.staging import definition_of
+
+    if not arguments.definition:
+        project = opened(arguments)
+        definition_of(project, placement_of(arguments, project.config))
+    elif problems := check(json.loads(read_definition(Path(arguments.definition)))):
+        raise DefinitionError(problems)

@@ -1,0 +1,63 @@
+"""One call of run_pipeline.py: from its arguments to the configuration, the project and the target that it works on."""
+
+import argparse
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.aws_target import AwsTarget, aws_placement
+from pipeline.local_target import LocalTarget, shown
+from pipeline.placement import Placement, local_placement
+from pipeline.targets import Target
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
+    from pipeline.staging import Project
+
+Arguments = argparse.Namespace
+
+
+def loaded(arguments: Arguments) -> "Config":
+    """pipeline.yaml."""
+    from pipeline.config import load
+
+    config = load(Path(arguments.config), arguments.env)
+    arguments.usual_endpoint = config.deploy.endpoint_name
+    return config
+
+
+def opened(arguments: Arguments) -> "Project":
+    """pipeline.yaml with its data source and weights."""
+    from pipeline.staging import open_project
+
+    return open_project(loaded(arguments), Path(arguments.config))
+
+
+def chosen_target(arguments: Arguments, config: "Config", *, tied: bool = False, reads_only: bool = False) -> Target:
+    """The target of the command line; a command that only reads makes no home where there is none."""
+    if arguments.target == "aws":
+        return AwsTarget(config)
+    use_cache = not getattr(arguments, "no_cache", False)
+    return LocalTarget(config, Path(arguments.home), use_cache=use_cache, tied=tied, reads_only=reads_only)
+
+
+def placement_of(arguments: Arguments, config: "Config") -> Placement:
+    """The placement, without opening the target."""
+    return aws_placement(config) if arguments.target == "aws" else local_placement(config.aws.deploy_function)
+
+
+def command(arguments: Arguments, *words: str) -> str:
+    """A command line of this program as it can be typed here, with the options of this call that it must repeat."""
+    chosen = [
+        ("--target", arguments.target, "local"),
+        ("--config", arguments.config, arguments.usual_config),
+        ("--home", arguments.home, arguments.usual_home),
+        ("--env", arguments.env, None),
+    ]
+    if words[0] in ("status", "stop", "retry"):
+        chosen.append(("--pipeline", getattr(arguments, "pipeline", None), None))
+    options = [text for name, value, usual in chosen if value != usual for text in (name, value)]
+    python = "python" if shutil.which("python") == sys.executable else shown(Path(sys.executable))
+    return shlex.join([python, sys.argv[0], *words, *options])

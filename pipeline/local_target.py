@@ -1,0 +1,211 @@
+"""The local target: this machine, everything below one folder, its home.
+
+Its clients are answered in this process by `pipeline.local`, which botocore does not notice.
+"""
+
+import functools
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import ServiceError
+from pipeline.placement import Placement, local_placement
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
+
+LOCK_WAIT_SECONDS = 60.0
+LOCAL_FOLDERS = ("s3", "jobs", "executions", "endpoints", "functions", "definitions", "locks", "mounts")  # of a home
+
+
+class LocalTarget:
+    """This machine; everything below `home`."""
+
+    name = "local"
+    tags: Mapping[str, str] = MappingProxyType({})
+
+    def __init__(
+        self,
+        config: "Config | None",
+        home: Path,
+        *,
+        use_cache: bool = True,
+        tied: bool = False,
+        reads_only: bool = False,
+    ) -> None:
+        """Without a configuration it runs a given definition: clients then bypass botocore.
+
+        With `reads_only` a home that does not exist is empty, and is not made.
+        """
+        from pipeline.local.state import State
+        from pipeline.local.storage import Storage
+
+        self.home = home.resolve()
+        self.direct = config is None
+        self.state = State(self.home, create=not reads_only)
+        self.state.start_options = {"use_cache": use_cache, "tied": tied}
+        self.storage = Storage(self.state)
+        self.placement = local_placement(config.aws.deploy_function if config else "deploy")
+
+    @functools.cached_property
+    def session(self) -> Any:
+        """The boto3 session that this process answers."""
+        from pipeline.local.session import local_session
+
+        return local_session(self.state)
+
+    @functools.cache  # noqa: B019  as long as the command
+    def client(self, service: str) -> Any:
+        """A boto3 client, or its stand-in that starts faster."""
+        if self.direct:
+            from pipeline.local.direct import DirectClient
+
+            return DirectClient(self.state, service)
+        return self.session.client(service)
+
+    def holds(self, uri: str) -> bool:
+        """Whether there is an object of that name, or any below it."""
+        return self.storage.exists(uri)
+
+    def put(self, uri: str, content: bytes) -> bool:
+        """Store an object unless its name is taken."""
+        if self.holds(uri):
+            return False
+        self.storage.write(uri, content)
+        return True
+
+    def put_tree(self, uri: str, folder: Path) -> bool:
+        """Hard links where possible: the user's files are neither copied nor changed."""
+        from pipeline.local.storage import place
+        from pipeline.sources import files
+
+        if self.holds(uri):
+            return False
+        target = self.storage.path(uri)
+        unfinished = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+        if folder.is_file():
+            place(folder, unfinished / folder.name)
+        else:
+            for file in files(folder):
+                place(Path(file.path), unfinished / file.relative)
+        try:
+            unfinished.rename(target)
+        except OSError:  # another process was quicker
+            shutil.rmtree(unfinished)
+            if not target.exists():
+                raise
+            return False
+        return True
+
+    def read(self, uri: str) -> bytes:
+        """An object."""
+        return self.storage.read(uri)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """A lock of the home.
+
+        Raises:
+            ServiceError: another process has held it for too long.
+        """
+        from pipeline.local.runner_process import taken_lock
+
+        with ExitStack() as held:
+            try:
+                held.enter_context(taken_lock(self.home / "locks" / "start", wait_seconds=LOCK_WAIT_SECONDS))
+            except BlockingIOError as problem:
+                raise ServiceError(
+                    f"Another run_pipeline.py has been changing {shown(self.home)} for {LOCK_WAIT_SECONDS:.0f} s; "
+                    "repeat the command once it has ended, or choose another --home."
+                ) from problem
+            yield
+
+    def set_up(self, config: "Config") -> None:
+        """The deploy function, the rule that calls it on approvals, and the endpoints' idle time."""
+        from pipeline.bundle import deploy_bundle
+        from pipeline.local.functions import put_function
+
+        bundle = deploy_bundle()
+        name = config.aws.deploy_function
+        folder = self.home / "functions" / f"{name}-{bundle.digest}"
+        folder.mkdir(parents=True, exist_ok=True)
+        for file_name, content in bundle.files.items():
+            if not (folder / file_name).is_file():
+                unfinished = folder / f".{file_name}.{secrets.token_hex(4)}"
+                unfinished.write_bytes(content)
+                unfinished.replace(folder / file_name)
+        environment = deploy_environment(config, self.placement)
+        put_function(self.state, name, folder / bundle.entry_point, "deploy.handler", environment)
+        self.state.put("Rule", config.registry.model_package_group.lower(), {"FunctionName": name})
+        self.state.put("Settings", "endpoints", {"idle_seconds": 60 * config.deploy.local_idle_minutes})
+        self.set_up_schedule(config)
+
+    def set_up_schedule(self, config: "Config") -> None:
+        """What the stack makes on AWS: the expression of pipeline.yaml, switched off."""
+        from pipeline.aws.schedule import schedule_name
+        from pipeline.local.schedules import make_schedule
+
+        make_schedule(
+            self.state,
+            schedule_name(config),
+            config.aws.retrain_schedule,
+            pipeline_name=config.pipeline.name,
+        )
+
+    def where(self, uri: str) -> str:
+        """The file, relative to the working directory if it lies below it."""
+        return shown(self.storage.path(uri))
+
+    def example(self, uri: str) -> str | None:
+        """The first file below the URI."""
+        from pipeline.local.storage import files_below
+
+        folder = self.storage.path(uri)
+        return next((shown(file) for file in files_below(folder)), None) if folder.is_dir() else None
+
+    def log_of(self, job_group: str, job_name: str) -> str:
+        """The job's log file."""
+        return shown(self.home / "jobs" / job_name / "log.txt")
+
+    def last_lines(self, log: str, count: int) -> list[str]:
+        """The end of the file."""
+        try:
+            return Path(log).read_text(errors="replace").splitlines()[-count:]
+        except OSError:
+            return []
+
+    def function_log(self, execution_arn: str, step_name: str) -> str | None:
+        """The log file of the call."""
+        record = next((r for r in self.state.steps(execution_arn) if r["StepName"] == step_name), {})
+        return self.log_of("", record["Job"]) if "Job" in record else None
+
+    def endpoint_url(self, name: str) -> str | None:
+        """The server's own address, while it runs."""
+        document = self.state.get("Endpoint", name)
+        server = (document or {}).get("Server")
+        return f"http://127.0.0.1:{server['port']}" if server else None
+
+
+def deploy_environment(config: "Config", placement: Placement) -> dict[str, str]:
+    """What the deploy function is told once, for events that do not carry it."""
+    from pipeline.champion import champion_uri
+
+    return {
+        "ENDPOINT_NAME": config.deploy.endpoint_name,
+        "EXECUTION_ROLE_ARN": placement.role_arn,
+        "INSTANCE_TYPE": config.deploy.instance_type,
+        "INITIAL_INSTANCE_COUNT": str(config.deploy.instance_count),
+        "CHAMPION_URI": champion_uri(config, placement),
+    }
+
+
+def shown(path: Path) -> str:
+    """A path as a person would type it."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

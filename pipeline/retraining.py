@@ -1,0 +1,53 @@
+"""The loop of `schedule run`: waits for the moments at which a schedule starts the pipeline."""
+
+import datetime
+import time
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+LOOK_SECONDS = 5.0  # between two looks at the schedule, which another command may change
+
+
+class Timed(Protocol):
+    """A schedule, as far as the loop needs it."""
+
+    def next_times(self, after: datetime.datetime, count: int = 1) -> list[datetime.datetime]:
+        """The next moments."""
+
+
+class Clock:
+    """Time, which a test can make go faster."""
+
+    def now(self) -> datetime.datetime:
+        """In UTC."""
+        return datetime.datetime.now(datetime.UTC)
+
+    def sleep(self, seconds: float) -> None:
+        """Wait."""
+        time.sleep(seconds)
+
+
+def due_times(
+    read: Callable[[], Timed],
+    *,
+    say: Callable[[datetime.datetime], None],
+    clock: Clock | None = None,
+) -> Iterator[datetime.datetime]:
+    """Each moment when it has come; ends when the schedule is switched off or has none left.
+
+    The caller works before it asks for the next: moments that pass meanwhile, or while no loop runs, are left out.
+    `say` is told of each moment that is waited for.
+    """
+    clock = clock or Clock()
+    after, told = clock.now(), None
+    while times := read().next_times(after):
+        [moment] = times
+        if moment != told:
+            say(moment)
+            told = moment
+        left_seconds = (moment - clock.now()).total_seconds()
+        if left_seconds > 0:
+            clock.sleep(min(LOOK_SECONDS, left_seconds))
+            continue
+        yield moment
+        after = clock.now()

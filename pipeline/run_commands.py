@@ -1,0 +1,180 @@
+"""`run`, `upsert` and `start`: compile, upload what is new, create or update the pipeline, start an execution."""
+
+import json
+import re
+import sys
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline import control
+from pipeline.console import WIDTH
+from pipeline.errors import DefinitionError, UsageError
+from pipeline.execution_commands import follow
+from pipeline.inputs import parse_lambda, parse_parameter, read_definition
+from pipeline.invocation import Arguments, chosen_target, command, opened
+from pipeline.local.parameters import bind
+from pipeline.local_target import LocalTarget
+from pipeline.targets import Target
+
+if TYPE_CHECKING:
+    from pipeline.sources import Source
+    from pipeline.staging import Project
+
+PARALLEL_STEPS = 50  # of a given definition
+INPUT_DATA = "InputDataUri"
+
+
+def run(arguments: Arguments) -> int:
+    """Upsert, start, watch."""
+    if arguments.definition:
+        return run_definition(arguments)
+    if arguments.functions or arguments.parallel:
+        raise UsageError("--lambda and --parallel go with --definition; pipeline.yaml has its own.")
+    project = opened(arguments)
+    target = chosen_target(arguments, project.config, tied=True)
+    return follow(arguments, target, started(arguments, project, target))
+
+
+def upsert(arguments: Arguments) -> int:
+    """Upload what is new, create or update the pipeline."""
+    project = opened(arguments)
+    target = chosen_target(arguments, project.config)
+    text, _, stored = prepared(arguments, project, target)
+    put_pipeline(project, target, text, stored)
+    if arguments.json:
+        print(json.dumps({"pipeline_arn": target.placement.pipeline_arn(project.config.pipeline.name)}))
+    return 0
+
+
+def start(arguments: Arguments) -> int:
+    """Start an execution and return."""
+    project = opened(arguments)
+    target = chosen_target(arguments, project.config)
+    arn = started(arguments, project, target)
+    if arguments.json:
+        print(json.dumps({"execution_arn": arn}))
+    else:
+        print(f"Started {arn}\nFollow it with: {command(arguments, 'status', '--watch')}")
+    return 0
+
+
+def started(arguments: Arguments, project: "Project", target: Target) -> str:
+    """Upsert and start, no other process's definition in between; the execution's ARN."""
+    text, parameters, stored = prepared(arguments, project, target)
+    with target.alone():
+        put_pipeline(project, target, text, stored)
+        arn = control.start(target, project.config.pipeline.name, parameters)
+    say_limits(target, text)
+    return arn
+
+
+def prepared(arguments: Arguments, project: "Project", target: Target) -> tuple[str, dict[str, str], int]:
+    """Compile, check what the command line gives, upload: the definition, the parameters' values, the new uploads.
+
+    Raises:
+        ParameterError: a name or value that the definition does not take.
+    """
+    from pipeline.staging import definition_of, upload
+
+    source, parameters = given(arguments, project, target)
+    cache_folder = Path(arguments.home) / "definitions" if target.name == "local" else None
+    text = definition_of(project, target.placement, cache_folder)
+    bind(json.loads(text)["Parameters"], parameters)
+    return text, parameters, upload(project, target, source)
+
+
+def put_pipeline(project: "Project", target: Target, text: str, stored: int) -> None:
+    """Create or update the pipeline and what has to be beside it; says what changes."""
+    config = project.config
+    target.set_up(config)
+    if config.registry.require_improvement:
+        from pipeline import champion
+
+        stored += champion.ensure(target, config)
+    what = control.upsert(
+        target,
+        name=config.pipeline.name,
+        definition=text,
+        description=config.pipeline.description,
+        parallel_steps=config.pipeline.max_parallel_steps,
+        tell=lambda changes: say_changes(config.pipeline.name, changes),
+    )
+    print(f"Pipeline {config.pipeline.name} {what}; {counted(stored)}.", file=sys.stderr)
+
+
+def say_changes(name: str, changes: list[str]) -> None:
+    """What an update changes."""
+    print("\n".join([f"Changes of pipeline {name}:", *(f"  {line}" for line in changes)]), file=sys.stderr)
+
+
+def counted(stored: int) -> str:
+    """How much was uploaded."""
+    return f"{stored or 'no'} new upload{'' if stored == 1 else 's'}"
+
+
+def given(arguments: Arguments, project: "Project", target: Target) -> tuple["Source | None", dict[str, str]]:
+    """--data and --param."""
+    from pipeline import sources
+
+    parameters = dict(map(parse_parameter, getattr(arguments, "param", [])))
+    if not getattr(arguments, "data", None):
+        return None, parameters
+    if INPUT_DATA in parameters:
+        raise UsageError(f"--data sets the parameter {INPUT_DATA}; give one of them.")
+    source = sources.resolve(arguments.data)
+    return source, {**parameters, INPUT_DATA: project.data_uri(target.placement, source)}
+
+
+def run_definition(arguments: Arguments) -> int:
+    """Run any compiled definition on the local target."""
+    if arguments.target != "local":
+        raise UsageError("--definition runs on the local target only; use it without --target aws.")
+    if arguments.data:
+        raise UsageError("--data belongs to this project's own pipeline; give the definition's parameter by --param.")
+    text = read_definition(Path(arguments.definition))
+    target = LocalTarget(None, Path(arguments.home), use_cache=not arguments.no_cache, tied=True)
+    name = re.sub(r"[^A-Za-z0-9]+", "-", Path(arguments.definition).stem).strip("-") or "definition"
+    arguments.pipeline = name
+    functions, parameters = list(map(parse_lambda, arguments.functions)), dict(map(parse_parameter, arguments.param))
+    with target.alone():
+        put_functions(target, functions)
+        refuse_what_cannot_run(target, json.loads(text), parameters)
+        control.upsert(
+            target,
+            name=name,
+            definition=text,
+            description=arguments.definition,
+            parallel_steps=arguments.parallel or PARALLEL_STEPS,
+        )
+        arn = control.start(target, name, parameters)
+    say_limits(target, text)
+    return follow(arguments, target, arn)
+
+
+def put_functions(target: LocalTarget, functions: list[tuple[str, Path, str]]) -> None:
+    """Make the functions of --lambda known."""
+    if functions:
+        from pipeline.local.functions import put_function
+
+        for name, script, handler in functions:
+            put_function(target.state, name, script, handler)
+
+
+def refuse_what_cannot_run(target: LocalTarget, content: dict[str, Any], parameters: dict[str, str]) -> None:
+    """Raise for a definition, a function or a parameter that would be refused later, as a mistake of usage."""
+    from pipeline.local.executions import missing_programs
+    from pipeline.local.graph import read_graph
+
+    if missing := list(missing_programs(target.state, read_graph(content))):
+        raise DefinitionError(missing)
+    bind(content.get("Parameters", []), parameters)
+
+
+def say_limits(target: Target, text: str) -> None:
+    """What the local target ignores."""
+    if target.name == "local":
+        from pipeline.local.limits import not_honoured
+
+        if sentence := not_honoured(json.loads(text)):
+            print(textwrap.fill(sentence, WIDTH), file=sys.stderr)

@@ -8,12 +8,16 @@ from typing import Any, TextIO
 
 from botocore.exceptions import ClientError
 
+from pipeline.aws.errors import explain
+from pipeline.aws.lookup import is_missing
 from pipeline.status import JOB_GROUPS, job_of
 from pipeline.targets import Target
 
 LINES_A_LOOK = 3
+LAST_LINES = 10
 WIDTH = 80
 LABEL = 14
+HEADING = 29  # before what is said of a step: seconds and name
 ENDED = ("Succeeded", "Failed", "Stopped")
 
 
@@ -30,7 +34,9 @@ class Progress:
         self.began = time.monotonic()
         self.states: dict[str, str] = {}
         self.trials: set[str] = set()
+        self.streams: dict[str, str] = {}
         self.tokens: dict[str, str] = {}
+        self.unreadable: set[str] = set()
 
     def look(self, steps: list[dict[str, Any]]) -> None:
         """Say what is new."""
@@ -46,6 +52,8 @@ class Progress:
             if status in ENDED:
                 self.states[name] = status
                 self.say(name, ending(step))
+                for line in textwrap.wrap(step.get("FailureReason", ""), WIDTH - HEADING):
+                    self.say(name, line)
 
     def follow(self, step: Mapping[str, Any]) -> None:
         """What the step's job has said since."""
@@ -60,32 +68,49 @@ class Progress:
 
     def follow_trials(self, step_name: str, job_name: str) -> None:
         """One line for each trial that has ended."""
-        client = self.target.client("sagemaker")
+        pages = self.target.client("sagemaker").get_paginator("list_training_jobs_for_hyper_parameter_tuning_job")
         try:
-            answer = client.list_training_jobs_for_hyper_parameter_tuning_job(HyperParameterTuningJobName=job_name)
+            found = [
+                trial
+                for page in pages.paginate(HyperParameterTuningJobName=job_name)
+                for trial in page["TrainingJobSummaries"]
+            ]
         except ClientError:
             return
-        for number, trial in enumerate(answer["TrainingJobSummaries"], start=1):
+        for number, trial in enumerate(found, start=1):
             if trial["TrainingJobStatus"] != "InProgress" and trial["TrainingJobName"] not in self.trials:
                 self.trials.add(trial["TrainingJobName"])
                 self.say(step_name, f"trial {number} {trial_text(trial)}")
 
     def new_lines(self, group: str, job_name: str) -> list[str]:
-        """Lines of the job's log since the last look."""
-        logs = self.target.client("logs")
+        """Lines of the job's log since the last look; of a job on several instances, the first one's."""
+        logs, log_group = self.target.client("logs"), f"/aws/sagemaker/{group}"
         try:
-            request = {"logGroupName": f"/aws/sagemaker/{group}"}
-            streams = logs.describe_log_streams(**request, logStreamNamePrefix=f"{job_name}/")["logStreams"]
-            if not streams:
+            stream = self.stream_of(logs, log_group, job_name)
+            if stream is None:
                 return []
             token = {"nextToken": self.tokens[job_name]} if job_name in self.tokens else {}
-            answer = logs.get_log_events(
-                **request, logStreamName=streams[0]["logStreamName"], startFromHead=True, **token
-            )
-        except ClientError:
-            return []
+            answer = logs.get_log_events(logGroupName=log_group, logStreamName=stream, startFromHead=True, **token)
+        except ClientError as problem:
+            return self.not_readable(log_group, problem)
         self.tokens[job_name] = answer["nextForwardToken"]
         return [event["message"].rstrip() for event in answer["events"] if event["message"].strip()]
+
+    def stream_of(self, logs: Any, log_group: str, job_name: str) -> str | None:
+        """The job's log stream, once there is one."""
+        if job_name not in self.streams:
+            found = logs.describe_log_streams(logGroupName=log_group, logStreamNamePrefix=f"{job_name}/")["logStreams"]
+            if not found:
+                return None
+            self.streams[job_name] = found[0]["logStreamName"]
+        return self.streams[job_name]
+
+    def not_readable(self, log_group: str, problem: ClientError) -> list[str]:
+        """No lines; why, said once, unless the log is only not there yet."""
+        if not is_missing(problem) and log_group not in self.unreadable:
+            self.unreadable.add(log_group)
+            return [f"The log cannot be shown: {explain(problem)}"]
+        return []
 
     def say(self, step: str, text: str) -> None:
         """A line that stays."""
@@ -146,8 +171,14 @@ def ending(step: Mapping[str, Any]) -> str:
     return f"{step['StepStatus']} after {seconds:.1f} s"
 
 
-def print_summary(document: Mapping[str, Any], command: Callable[..., str], *, usual_endpoint: str | None) -> None:
-    """The table of steps, what came of them, and what to do next."""
+def print_summary(
+    document: Mapping[str, Any],
+    command: Callable[..., str],
+    *,
+    usual_endpoint: str | None,
+    last_lines: Callable[[str, int], list[str]],
+) -> None:
+    """The table of steps, what came of them, and what to do next; `last_lines` reads the end of a log."""
     print(f"\n{'Step':<22}{'Type':<15}{'Status':<12}{'Seconds':>8}  Note")
     for step in document["steps"]:
         seconds = "" if step["seconds"] is None else f"{step['seconds']:.1f}"
@@ -157,7 +188,7 @@ def print_summary(document: Mapping[str, Any], command: Callable[..., str], *, u
     for label, text in facts(document):
         print(f"{label:<{LABEL}} {text}")
     for failed in [step for step in document["steps"] if step["status"] == "Failed"]:
-        print_failure(failed)
+        print_failure(failed, last_lines)
     print("\nNext")
     for text, why in next_commands(document, command, usual_endpoint):
         print(f"  {text}\n      {why}")
@@ -186,22 +217,12 @@ def facts(document: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-def print_failure(step: Mapping[str, Any]) -> None:
+def print_failure(step: Mapping[str, Any], last_lines: Callable[[str, int], list[str]]) -> None:
     """Why a step failed, and the end of its log."""
     print(f"\n{step['name']} failed: {step['failure_reason']}")
-    lines = last_lines(step["log"])
-    if lines:
+    if step["log"] and (lines := last_lines(step["log"], LAST_LINES)):
         print(f"The last lines of its log, {step['log']}:")
         print("\n".join(f"  {line}" for line in lines))
-
-
-def last_lines(log: str | None, count: int = 10) -> list[str]:
-    """The end of a log file of this machine."""
-    try:
-        with open(log or "", errors="replace") as stream:  # noqa: PTH123
-            return stream.read().splitlines()[-count:]
-    except OSError:
-        return []
 
 
 def next_commands(

@@ -78,5 +78,6 @@ def show(arguments: Arguments, target: Target, arn: str) -> int:
             document,
             lambda *words: command(arguments, *words),
             usual_endpoint=getattr(arguments, "usual_endpoint", None),
+            last_lines=target.last_lines,
         )
     return 0 if document["status"] in ("Succeeded", "Executing") else 1

@@ -113,7 +113,9 @@ class RecordedSageMaker:
         class Paginator:
             def paginate(paginator, **request: str) -> list[dict[str, Any]]:
                 if request.get("PipelineExecutionArn") == "arn:older":
-                    return [{"PipelineExecutionSteps": [self.step("EvaluateModel", ProcessingJob={"Arn": "arn:job/old"})]}]
+                    return [
+                        {"PipelineExecutionSteps": [self.step("EvaluateModel", ProcessingJob={"Arn": "arn:job/old"})]}
+                    ]
                 return [pages[operation]]
 
         return Paginator()

@@ -19,8 +19,8 @@ from pipeline.local.runner_process import lock_path, runner_pid
 from pipeline.local.settlement import LOST
 from pipeline.local.state import State
 from pipeline.local.storage import Storage
-from pipeline.status import status as status_document
 from pipeline.local_target import LocalTarget
+from pipeline.status import status as status_document
 from tests.local.samples import (
     command_line,
     definition,

@@ -11,9 +11,9 @@ import pytest
 from pipeline import sources, staging
 from pipeline.config import load
 from pipeline.errors import DefinitionError
+from pipeline.local_target import LocalTarget
 from pipeline.placement import local_placement
 from pipeline.staging import definition_of, open_project, upload
-from pipeline.local_target import LocalTarget
 
 HERE = local_placement("deploy")
 

@@ -1,7 +1,8 @@
 """The AWS target: an account, by the ordinary credential chain, and where in it the pipeline runs."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,8 @@ from pipeline.placement import Placement
 
 if TYPE_CHECKING:
     from pipeline.config import Config
+
+UPLOADS_AT_ONCE = 10  # as many connections as a client keeps
 
 
 class AwsTarget:
@@ -31,18 +34,18 @@ class AwsTarget:
 
     def holds(self, uri: str) -> bool:
         """Whether there is an object of that name, or a whole tree below it."""
-        return any(self.first_key(place) == split_uri(place)[1] for place in (uri, whole_mark(uri)))
+        return self.has_object(uri) or self.has_object(whole_mark(uri))
 
-    def first_key(self, uri: str) -> str | None:
-        """The first key that begins as the URI says."""
-        bucket, prefix = split_uri(uri)
-        found = self.client("s3").list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1).get("Contents", [])
-        return found[0]["Key"] if found else None
+    def has_object(self, uri: str) -> bool:
+        """Whether there is an object of exactly that name: it is the first of those that begin so."""
+        bucket, key = split_uri(uri)
+        found = self.client("s3").list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1).get("Contents", [])
+        return bool(found) and bool(found[0]["Key"] == key)
 
     def put(self, uri: str, content: bytes) -> bool:
         """Store an object unless its name is taken."""
         bucket, key = split_uri(uri)
-        if self.holds(uri):
+        if self.has_object(uri):
             return False
         self.client("s3").put_object(Bucket=bucket, Key=key, Body=content)
         return True
@@ -56,9 +59,18 @@ class AwsTarget:
         if folder.is_file():
             self.upload(str(folder), f"{uri}/{folder.name}")
         else:
-            for file in files(folder):
-                self.upload(file.path, f"{uri}/{file.relative}")
+            self.upload_all((file.path, f"{uri}/{file.relative}") for file in files(folder))
         return self.put(whole_mark(uri), b"")
+
+    def upload_all(self, places: Iterable[tuple[str, str]]) -> None:
+        """Many files, some at the same time; the first failure, or Ctrl-C, ends it."""
+        self.client("s3")  # made once, then shared
+        pool = ThreadPoolExecutor(UPLOADS_AT_ONCE)
+        try:
+            for _ in pool.map(lambda place: self.upload(*place), places):
+                pass
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def upload(self, path: str, uri: str) -> None:
         """One file, in parts if it is large.
@@ -152,10 +164,10 @@ def stack_outputs(config: "Config") -> dict[str, str]:
     Raises:
         UsageError: nothing yet, and pipeline.yaml does not state a role and images of its own.
     """
-    from pipeline.aws.stack import outputs
+    from pipeline.aws.stack import known_outputs
     from pipeline.aws.stack_parameters import stack_name
 
-    made = outputs(aws_client(config.aws.region), stack_name(config))
+    made = known_outputs(aws_client(config.aws.region), stack_name(config))
     aws = config.aws
     stated = {"role_arn": aws.role_arn, "training_image": aws.training_image, "inference_image": aws.inference_image}
     missing = [f"aws.{name}" for name, value in stated.items() if value is None]

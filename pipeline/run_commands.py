@@ -78,8 +78,7 @@ def prepared(arguments: Arguments, project: "Project", target: Target) -> tuple[
     from pipeline.staging import definition_of, upload
 
     source, parameters = given(arguments, project, target)
-    cache_folder = Path(arguments.home) / "definitions" if target.name == "local" else None
-    text = definition_of(project, target.placement, cache_folder)
+    text = definition_of(project, target.placement, Path(arguments.home) / "definitions")
     bind(json.loads(text)["Parameters"], parameters)
     return text, parameters, upload(project, target, source)
 

@@ -63,10 +63,16 @@ def outputs(client: Client, name: str) -> dict[str, str]:
     Raises:
         ServiceError: there is no such stack.
     """
-    stack = describe(client("cloudformation"), name)
-    if stack is None or not stack.get("Outputs"):
+    known = known_outputs(client, name)
+    if not known:
         raise ServiceError(f"There is no stack '{name}' in this account and region: `run_pipeline.py infra` makes it.")
-    return {item["OutputKey"]: item["OutputValue"] for item in stack["Outputs"]}
+    return known
+
+
+def known_outputs(client: Client, name: str) -> dict[str, str]:
+    """The stack's outputs by name; empty before there is a stack."""
+    stack = describe(client("cloudformation"), name) or {}
+    return {item["OutputKey"]: item["OutputValue"] for item in stack.get("Outputs", [])}
 
 
 def deployed_parameters(stack: Mapping[str, Any] | None) -> dict[str, str]:

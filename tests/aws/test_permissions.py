@@ -1,29 +1,54 @@
 """The roles of a made stack allow what is done with them: on the resources that are named, by IAM's own documents."""
 
+import ast
 import importlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import botocore.client
 import pytest
-from policies import allows
+from policies import allows, as_list
 
 from pipeline.aws import infra, model_group, stack
+from pipeline.aws_target import AwsTarget
+from pipeline.bundle import deploy_bundle
 from pipeline.config import VpcConfig
+from pipeline.staging import definition_of, open_project
 
+SHIPPED = Path(__file__).parents[2] / "pipeline.yaml"
 ACCOUNT = "123456789012"
 INLINE_POLICIES_LENGTH = 10240  # characters without white space, IAM's quota for a role
 NAMED = {"EndpointName": "endpoint", "EndpointConfigName": "endpoint-config", "ModelName": "model"}
-ACTIONS_OF_STEPS = {
-    "Processing": ("CreateProcessingJob", "DescribeProcessingJob", "StopProcessingJob", "AddTags"),
-    "Training": ("CreateTrainingJob", "DescribeTrainingJob", "StopTrainingJob", "AddTags"),
-    "Tuning": (
-        "CreateHyperParameterTuningJob", "DescribeHyperParameterTuningJob", "StopHyperParameterTuningJob",
-        "ListTrainingJobsForHyperParameterTuningJob", "CreateTrainingJob", "AddTags",
-    ),
+ACTIONS_OF_STEPS = {  # what the service does under the execution role for a step, by the resource that it does it to
+    "Processing": {"processing-job": ("CreateProcessingJob", "DescribeProcessingJob", "StopProcessingJob", "AddTags")},
+    "Training": {"training-job": ("CreateTrainingJob", "DescribeTrainingJob", "StopTrainingJob", "AddTags")},
+    "Tuning": {
+        "hyper-parameter-tuning-job": (
+            "CreateHyperParameterTuningJob", "DescribeHyperParameterTuningJob", "StopHyperParameterTuningJob",
+            "ListTrainingJobsForHyperParameterTuningJob", "AddTags",
+        ),
+        "training-job": ("CreateTrainingJob", "DescribeTrainingJob", "StopTrainingJob", "AddTags"),
+    },
+    "RegisterModel": {},  # below: it is about the group and its versions
+    "Lambda": {},
+    "Condition": {},
+    "Fail": {},
 }  # fmt: skip
-JOB_ARNS = {"Processing": "processing-job", "Training": "training-job", "Tuning": "hyper-parameter-tuning-job"}
+JOB_LOGS = {"Processing": "ProcessingJobs", "Training": "TrainingJobs", "Tuning": "TrainingJobs"}
+PULL = ("BatchCheckLayerAvailability", "BatchGetImage", "GetDownloadUrlForLayer")
+IMAGE_KEYS = ("ImageUri", "TrainingImage")  # that the step itself runs
+WRITTEN = ("S3OutputPath", "S3Output", "CheckpointConfig", "HookParameters", "DebugHookConfig", "ProfilerConfig")
+NETWORK_CHANGES = (
+    "CreateNetworkInterface", "CreateNetworkInterfacePermission", "DeleteNetworkInterface",
+    "DeleteNetworkInterfacePermission",
+)  # fmt: skip
+NETWORK_LOOKS = (
+    "DescribeDhcpOptions", "DescribeNetworkInterfaces", "DescribeSecurityGroups", "DescribeSubnets", "DescribeVpcs",
+)  # fmt: skip
+HANDLER_SERVICES = {"sagemaker": "sagemaker", "application-autoscaling": "application-autoscaling"}
 
 
 def statements_of(client: Any, role_arn: str) -> list[dict[str, Any]]:
@@ -191,11 +216,136 @@ def test_the_deploy_role_writes_the_champion_and_nothing_else_of_the_bucket(clie
     assert not allows(statements, "s3:GetObject", f"{folder}/data/1.jpg")
 
 
-@pytest.mark.parametrize("step", ACTIONS_OF_STEPS)
-def test_the_pipeline_role_allows_what_a_step_does(client, made, step):
-    statements = statements_of(client, made["PipelineRoleArn"])
-    for action in ACTIONS_OF_STEPS[step]:
-        assert allows(statements, f"sagemaker:{action}", arn("sagemaker", f"{JOB_ARNS[step]}/pipelines-abc-{step}-1"))
+def operations_of(sources: dict[str, bytes], client: Any) -> set[str]:
+    """Every operation that Python code names, as a method or as the word that a paginator is asked for."""
+    methods = {
+        method: f"{prefix}:{operation}"
+        for service, prefix in HANDLER_SERVICES.items()
+        for method, operation in client(service).meta.method_to_api_mapping.items()
+    }
+    names = {
+        getattr(node, "attr", None) or getattr(node, "value", None)
+        for name, source in sources.items()
+        if name.endswith(".py")
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Attribute) or (isinstance(node, ast.Constant) and isinstance(node.value, str))
+    }
+    return {operation for method, operation in methods.items() if method in names}
+
+
+def test_the_deploy_role_has_every_action_that_the_handlers_code_names(client, made):
+    found = operations_of(deploy_bundle().files, client)
+    assert {"sagemaker:CreateEndpoint", "sagemaker:DeleteEndpoint", "sagemaker:ListModelPackages"} <= found
+    statements = statements_of(client, role_of(client, "DeployRole"))
+    allowed = {action for statement in statements for action in as_list(statement["Action"])}
+    assert found - allowed == set()
+
+
+def needs_of(step: dict[str, Any], group: str) -> Iterator[tuple[str, str]]:
+    """Action and resource of what a step makes the service do under the execution role."""
+    kind, arguments = step["Type"], step["Arguments"]
+    for resource, actions in ACTIONS_OF_STEPS[kind].items():
+        name = f"pipelines-abc123-{step['Name'].lower()}-x"
+        yield from ((f"sagemaker:{action}", arn("sagemaker", f"{resource}/{name}")) for action in actions)
+    if kind == "Lambda":
+        yield "lambda:InvokeFunction", step["FunctionArn"]
+    if kind == "RegisterModel":
+        version = arn("sagemaker", f"model-package/{group}/7")
+        yield from ((f"sagemaker:{action}ModelPackage", version) for action in ("Create", "Describe"))
+        yield "sagemaker:DescribeModelPackageGroup", arn("sagemaker", f"model-package-group/{group}")
+    if kind in JOB_LOGS:
+        stream = arn("logs", f"log-group:/aws/sagemaker/{JOB_LOGS[kind]}:log-stream:pipelines-abc123-x/algo-1")
+        yield from ((f"logs:{action}", stream) for action in ("CreateLogStream", "DescribeLogStreams", "PutLogEvents"))
+        yield from (("cloudwatch:PutMetricData", "*"), ("ecr:GetAuthorizationToken", "*"))
+        yield from needs_within(arguments, written=False)
+
+
+def needs_within(value: Any, *, written: bool) -> Iterator[tuple[str, str]]:
+    """What the arguments of a job need: its objects, images, role, network and key."""
+    if isinstance(value, list):
+        for member in value:
+            yield from needs_within(member, written=written)
+    if not isinstance(value, dict):
+        return
+    for key, member in value.items():
+        text = as_text(member)
+        if key in ("S3Uri", "S3OutputPath") and text:
+            yield from object_needs(text, written=written or key in WRITTEN)
+        elif key in IMAGE_KEYS:
+            repository = arn("ecr", f"repository/{text.partition('/')[2].partition(':')[0]}")
+            yield from ((f"ecr:{action}", repository) for action in PULL)
+        elif key == "RoleArn":
+            yield "iam:PassRole", text
+        elif key in ("KmsKeyId", "VolumeKmsKeyId"):
+            yield from ((f"kms:{action}", text) for action in ("Decrypt", "GenerateDataKey", "CreateGrant"))
+        elif key == "VpcConfig":
+            yield from network_needs(member)
+        else:
+            yield from needs_within(member, written=written or key in WRITTEN)
+
+
+def network_needs(vpc: dict[str, list[str]]) -> Iterator[tuple[str, str]]:
+    """Network interfaces of a job in a VPC."""
+    yield from ((f"ec2:{action}", "*") for action in NETWORK_LOOKS)
+    places = [f"subnet/{name}" for name in vpc["Subnets"]] + [f"security-group/{name}" for name in vpc["SecurityGroupIds"]]
+    yield from (("ec2:CreateNetworkInterface", arn("ec2", place)) for place in places)
+    yield from ((f"ec2:{action}", arn("ec2", "network-interface/eni-1")) for action in NETWORK_CHANGES)
+
+
+def object_needs(uri: str, *, written: bool) -> Iterator[tuple[str, str]]:
+    """Reading or writing below a prefix; writing in parts may have to be given up."""
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    objects = f"arn:aws:s3:::{bucket}/{key.rstrip('/')}/file"
+    yield "s3:ListBucket", f"arn:aws:s3:::{bucket}"
+    for action in ("PutObject", "AbortMultipartUpload", "GetObject") if written else ("GetObject",):
+        yield f"s3:{action}", objects
+
+
+def as_text(value: Any) -> str:
+    """A string; of an expression, with x where a value is known at run time only. Empty for what a step gives."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict) and "Std:Join" in value:
+        join = value["Std:Join"]
+        return str(join["On"]).join(as_text(member) or "x" for member in join["Values"])
+    return ""
+
+
+def all_steps(definition: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Those of branches included."""
+    for step in definition["Steps"]:
+        yield step
+        for branch in ("IfSteps", "ElseSteps"):
+            yield from step["Arguments"].get(branch, [])
+
+
+VPC = VpcConfig(subnet_ids=("subnet-0123456789abcdef0",), security_group_ids=("sg-0123456789abcdef0",))
+KEY = "arn:aws:kms:us-east-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+
+
+@pytest.mark.parametrize("options", [{}, {"vpc": VPC, "kms_key_arn": KEY}], ids=["as shipped", "in a VPC, with a key"])
+def test_the_pipeline_role_allows_what_every_step_of_the_compiled_definition_does(
+    client, config, change, monkeypatch, options
+):
+    config = change(change(config, "aws", **options), "data", source="s3://pictures/animals")
+    list(infra.apply(client, config, infra.propose(client, config)))
+    placement = AwsTarget(config).placement
+    definition = json.loads(definition_of(open_project(config, SHIPPED), placement))
+    steps = list(all_steps(definition))
+    assert {step["Type"] for step in steps} == set(ACTIONS_OF_STEPS)
+    statements = statements_of(client, placement.role_arn)
+    needs = {need for step in steps for need in needs_of(step, config.registry.model_package_group)}
+    needs |= set(object_needs(definition_default(definition, "InputDataUri"), written=False))
+    assert [f"{action} on {on}" for action, on in sorted(needs) if not allows(statements, action, on)] == []
+    asked = {action.partition(":")[0] for action, _ in needs}
+    assert asked >= {"sagemaker", "s3", "ecr", "logs", "iam", "lambda", "cloudwatch"}
+    assert ("ec2" in asked) == ("vpc" in options)
+
+
+def definition_default(definition: dict[str, Any], name: str) -> str:
+    """The default of a parameter."""
+    (default,) = (item["DefaultValue"] for item in definition["Parameters"] if item["Name"] == name)
+    return str(default)
 
 
 def test_the_pipeline_role_reads_and_writes_its_own_part_of_the_bucket_only(client, made):

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from moto.s3.models import s3_backends
 from moto.sagemaker.models import sagemaker_backends
 
 from pipeline.aws import infra, inventory, model_group, schedule, teardown
@@ -217,6 +218,20 @@ def test_what_belongs_to_others_stays(client, config, used):
     assert [found["ModelName"] for found in sagemaker.list_models()["Models"]] == ["image-classification-of-others"]
     assert [found["EndpointName"] for found in sagemaker.list_endpoints()["Endpoints"]] == ["other"]
     assert [found["Name"] for found in client("s3").list_buckets()["Buckets"]] == ["bucket-of-others"]
+
+
+def test_more_versions_than_one_request_deletes_are_all_removed(client, config, made):
+    s3, bucket = client("s3"), made["BucketName"]
+    stored = s3_backends["123456789012"]["aws"]
+    for number in range(1050):  # two versions of each, and a marker; by HTTP it would take a minute
+        for content in (b"old", b"new"):
+            stored.put_object(bucket, f"image-classification/data/{number:04}", content)
+    s3.delete_object(Bucket=bucket, Key="image-classification/data/0000")
+    found = inventory.find(client, config)
+    assert [place.objects for place in found.storage] == [2100]
+    told = list(teardown.remove(client, config, found, delete_data=True))
+    assert told[-1] == f"s3://{bucket}/ (2100 objects, 0.00 GB) removed"
+    assert s3.list_buckets()["Buckets"] == []
 
 
 def test_of_a_bucket_of_the_user_only_the_pipelines_part_is_removed(client, config, change):

@@ -1,11 +1,15 @@
 """The command line as somebody types it: what it says, what it prints as JSON, how it ends, and no traceback."""
 
 import contextlib
+import datetime
+import importlib
 import io
 import json
 import os
+import re
 import resource
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -16,9 +20,12 @@ from typing import Any, NamedTuple
 import pytest
 
 import run_pipeline
+from pipeline import local_target
+from pipeline.commands import COMMANDS
 from pipeline.config import load
 from pipeline.errors import UsageError
 from pipeline.local.direct import DirectClient
+from pipeline.local.runner_process import taken_lock
 from pipeline.local.session import local_session
 from pipeline.local.state import State
 from pipeline.local.storage import Storage
@@ -308,6 +315,194 @@ def test_start_returns_at_once_and_stop_ends_it(cli):
     assert (stopped.status, json.loads(stopped.out)["status"]) == (0, "Stopped")
     assert time.monotonic() - began < 5
     assert json.loads(cli("upsert", "--json").out)["pipeline_arn"].endswith(":pipeline/image-classification")
+
+
+# the schedule, which here is kept and run by this machine
+
+
+def test_the_schedule_is_kept_and_checked_as_on_aws(cli):
+    assert cli("schedule", "show") == (0, f"{GROUP}-retrain: rate(7 days) UTC, off\n", "")
+    said = cli("schedule", "set", "cron(0 3 1 1 ? 2098)")
+    assert (said.status, said.error) == (0, "")
+    assert said.out.splitlines()[:2] == [
+        f"{GROUP}-retrain: cron(0 3 1 1 ? 2098) UTC, on",
+        "  next: 2098-01-01 03:00 UTC",
+    ]
+    following = said.out.splitlines()[2].partition(": ")[2]
+    assert shlex.split(following)[2:] == ["schedule", "run", "--home", "home"]
+    assert json.loads(cli("schedule", "show", "--json").out) == {
+        "name": f"{GROUP}-retrain",
+        "expression": "cron(0 3 1 1 ? 2098)",
+        "timezone": "UTC",
+        "state": "ENABLED",
+        "next_times": ["2098-01-01T03:00:00+00:00"],
+    }
+    assert cli("schedule", "set", "daily") == (
+        2,
+        "",
+        "The schedule must be like rate(7 days), cron(0 3 ? * SUN *) or at(2030-01-31T03:00:00), but got 'daily'.\n",
+    )
+    assert cli("schedule", "off").out == f"{GROUP}-retrain: cron(0 3 1 1 ? 2098) UTC, off\n"
+    cli("upsert")
+    assert cli("schedule", "show").out == f"{GROUP}-retrain: cron(0 3 1 1 ? 2098) UTC, off\n"
+
+
+@pytest.mark.parametrize("words", ["set", "show now", "run now"])
+def test_the_schedule_wants_an_expression_to_set_and_only_then(cli, words):
+    assert cli("schedule", *words.split()) == (
+        2,
+        "",
+        "schedule: expected show, off, run, or set EXPRESSION, such as: schedule set 'rate(7 days)'.\n",
+    )
+
+
+def test_what_is_due_starts_for_real_and_a_failed_retrain_does_not_end_the_schedule(cli, files):
+    Path("photos/cat").mkdir(parents=True)
+    Path("photos/cat/1.jpg").write_text("no image")
+    files(pipeline_yaml="data: {source: photos}\n")
+    soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=2)
+    config = ["--config", "pipeline.yaml"]
+    assert cli("schedule", "set", f"at({soon:%Y-%m-%dT%H:%M:%S})", *config).status == 0
+    said = cli("schedule", "run", *config)
+    assert said.status == 0
+    moment = f"{soon:%Y-%m-%d %H:%M:%S} UTC"
+    assert f"The next run starts at {moment.replace(':00 UTC', ' UTC')}.\n" in said.error
+    assert "Pipeline image-classification created; " in said.error
+    assert "PrepareData failed: " in said.out
+    assert "The schedule is off or has no time left; switch it on with: " in said.error.splitlines()[-1]
+    assert json.loads(cli("status", "--json", *config).out)["status"] == "Failed"
+
+
+def test_ctrl_c_ends_the_schedule_and_one_home_has_one(tmp_path):
+    home = tmp_path / "home"
+    assert run_cli("schedule", "set", "rate(7 days)", "--home", home).returncode == 0
+    running = subprocess.Popen(
+        command_line("schedule", "run", "--home", home), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert running.stderr is not None
+    assert running.stderr.readline() == "image-classification-retrain: rate(7 days) UTC, on; Ctrl-C ends this.\n"
+    assert running.stderr.readline().startswith("The next run starts at ")
+    second = run_cli("schedule", "run", "--home", home)
+    assert (second.returncode, second.stderr.splitlines()[-1]) == (
+        1,
+        "Another `schedule run` of this home is running; end it or choose another --home.",
+    )
+    running.send_signal(signal.SIGINT)
+    _, rest = running.communicate(timeout=20)
+    assert (running.returncode, rest) == (0, "")
+
+
+# what AWS costs, by what a run took here
+
+
+def test_the_cost_is_of_the_local_runs_durations_when_there_are_some(cli, tmp_path):
+    assert "At most: " in cli("cost").out
+    assert list(Path.cwd().iterdir()) == []
+    config = load(ROOT / "pipeline.yaml")
+    finished(LocalTarget(config, Path("home")).state, config.pipeline.name, seconds=90.0)
+    lines = cli("cost").out.splitlines()
+    assert lines[1:5] == [
+        "That table is a starting point: check it against AWS's price pages and edit it.",
+        "Durations of the local run, execution abc: this machine is faster or slower than those instances.",
+        "One run:",
+        "  PrepareData          ml.m5.xlarge        1m 30s       0.01",
+    ]
+    document = json.loads(cli("cost", "--json").out)
+    assert (document["measured_on"], document["estimate"], document["prices_date"]) == ("local", True, config.prices.date)
+    assert [step["basis"] for step in document["steps"]] == ["measured", "limit", "limit", "limit"]
+
+
+def finished(state: State, name: str, *, seconds: float) -> None:
+    """An execution of which one processing job took so long."""
+    began, arn = time.time(), f"arn:aws:sagemaker:us-east-1:000000000000:pipeline/{name}/execution/abc"
+    state.put("Pipeline", name, {"PipelineName": name, "CreationTime": began})
+    state.add_execution(
+        {
+            "PipelineExecutionArn": arn,
+            "PipelineName": name,
+            "PipelineExecutionStatus": "Succeeded",
+            "CreationTime": began,
+            "LastModifiedTime": began,
+        }
+    )
+    job = "arn:aws:sagemaker:us-east-1:000000000000:processing-job/job"
+    step = {"StepName": "PrepareData", "StepStatus": "Succeeded", "StartTime": began, "EndTime": began + seconds}
+    state.put_step(arn, {**step, "Metadata": {"ProcessingJob": {"Arn": job}}})
+    document = {
+        "ProcessingJobName": "job",
+        "ProcessingJobArn": job,
+        "ProcessingStartTime": began,
+        "ProcessingEndTime": began + seconds,
+        "ProcessingResources": {"ClusterConfig": {"InstanceCount": 1}},
+    }
+    state.put("ProcessingJob", "job", document)
+
+
+# a home that is not there
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "status", "stop", "retry", "models", "approve", "reject", "endpoints", "cost", "schedule show",
+        "status xyz", f"approve {UNKNOWN}", "invoke image.png", "teardown --yes",
+    ],
+)  # fmt: skip
+def test_a_command_that_finds_nothing_makes_no_folder(cli, words):
+    Path("image.png").write_bytes(b"pixels")
+    said = cli(*words.split(), "--home", "tpyo")
+    assert len((said.out + said.error).splitlines()) >= 1
+    assert [entry.name for entry in Path.cwd().iterdir()] == ["image.png"]
+
+
+def test_a_home_that_another_command_keeps_busy_is_told_in_a_sentence(cli, monkeypatch, files):
+    files(plain_json=definition(python_step("One", "pass")))
+    monkeypatch.setattr(local_target, "LOCK_WAIT_SECONDS", 0.0)
+    with taken_lock(Path("home/locks/start")):
+        assert cli("run", "--definition", "plain.json") == (
+            1,
+            "",
+            "Another run_pipeline.py has been changing home for 0 s; repeat the command once it has ended, or choose "
+            "another --home.\n",
+        )
+
+
+# an update says what it changes
+
+
+def test_an_update_shows_what_changes_and_a_repetition_changes_nothing(cli, files):
+    Path("photos/cat").mkdir(parents=True)
+    Path("photos/cat/1.jpg").write_text("image")
+    words = ["upsert", "--config", "pipeline.yaml"]
+    files(pipeline_yaml="data: {source: photos}\n")
+    assert re.fullmatch(f"Pipeline {GROUP} created; \\d+ new uploads.\n", cli(*words).error)
+    assert cli(*words) == (0, "", f"Pipeline {GROUP} unchanged; no new uploads.\n")
+    files(pipeline_yaml="pipeline: {max_parallel_steps: 2}\ndata: {source: photos, augmented_views: 5}\n")
+    assert cli(*words) == (
+        0,
+        "",
+        f"Changes of pipeline {GROUP}:\n"
+        "  steps at the same time: 4 -> 2\n"
+        "  step PrepareData: AppSpecification.ContainerArguments.--augmented-views: 3 -> 5\n"
+        f"Pipeline {GROUP} updated; no new uploads.\n",
+    )
+
+
+@pytest.mark.parametrize("words", ["infra", "images build"])
+def test_what_is_about_an_account_says_so_here(cli, words):
+    name = words.split()[0]
+    assert cli(*words.split()) == (
+        2,
+        "",
+        f"{name} is about an AWS account; this machine needs none of it: --target aws.\n",
+    )
+
+
+def test_every_command_of_the_help_is_in_the_table():
+    assert COMMANDS.keys() == run_pipeline.DESCRIPTIONS.keys()
+    for place in COMMANDS.values():
+        module, _, function = place.partition(".")
+        assert callable(getattr(importlib.import_module(f"pipeline.{module}"), function))
 
 
 # approvals

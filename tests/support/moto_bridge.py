@@ -7,7 +7,7 @@ CloudFormation: resource types (alarm, schedule, subscription, policies), condit
 update, the outputs of a stack made by a change set, what a change set would change when parameters do, the rollback of
 a failed change set with its reason in the events, a bucket's versioning, and a role's policies as JSON.
 SageMaker: updating endpoints, stopping executions, deleting model packages, groups and job records, a search's trials,
-and the steps of an execution, which are none unless a test sets them.
+and the steps of an execution, which are none unless a test sets them. SageMaker Runtime: requests that are no text.
 """
 
 import copy
@@ -28,6 +28,7 @@ from moto.iam.models import Role
 from moto.s3.models import FakeBucket, s3_backends
 from moto.sagemaker.models import sagemaker_backends
 from moto.sagemaker.responses import SageMakerResponse
+from moto.sagemakerruntime.responses import SageMakerRuntimeResponse
 from moto.scheduler.models import scheduler_backends
 from moto.sns.models import sns_backends
 from moto.sqs.models import sqs_backends
@@ -449,6 +450,15 @@ def list_training_jobs_for_hyper_parameter_tuning_job(self: Any) -> Any:
     return ActionResult({"TrainingJobSummaries": summaries})
 
 
+def invoke_endpoint(self: Any) -> Any:
+    """Says how many bytes an endpoint that there is was sent: moto serves no model, and takes text only."""
+    name = self.parsed_url.path.split("/")[2]
+    if name not in sagemaker_backends[self.current_account][self.region].endpoints:
+        message = f"Endpoint {name} of account {self.current_account} not found."
+        return 400, {"x-amzn-ErrorType": "ValidationError"}, json.dumps({"Message": message})
+    return 200, {"Content-Type": "application/json"}, json.dumps({"bytes": len(self.body)})
+
+
 BRIDGED: list[type] = []  # subclasses are held weakly otherwise
 SAGEMAKER = (
     delete_model_package,
@@ -480,6 +490,7 @@ def install() -> None:
     FakeBucket.create_from_cloudformation_json = versioned(FakeBucket.create_from_cloudformation_json)
     for operation in SAGEMAKER:
         setattr(SageMakerResponse, operation.__name__, operation)
+    SageMakerRuntimeResponse.invoke_endpoint = invoke_endpoint
 
 
 def backends() -> Any:

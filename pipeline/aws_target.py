@@ -24,13 +24,13 @@ class AwsTarget:
     def __init__(self, config: "Config") -> None:
         from pipeline.aws.stack_parameters import tags
 
-        self.placement = aws_placement(config)
+        self.clients = aws_client(config.aws.region)
+        self.placement = aws_placement(config, self.clients)
         self.tags: Mapping[str, str] = tags(config)
 
-    @functools.cache  # noqa: B019  as long as the command
     def client(self, service: str) -> Any:
         """A boto3 client."""
-        return aws_client(self.placement.region)(service)
+        return self.clients(service)
 
     def holds(self, uri: str) -> bool:
         """Whether there is an object of that name, or a whole tree below it."""
@@ -134,7 +134,7 @@ class AwsTarget:
         return f"https://runtime.sagemaker.{self.placement.region}.amazonaws.com/endpoints/{name}/invocations"
 
 
-def aws_placement(config: "Config") -> Placement:
+def aws_placement(config: "Config", client: Callable[[str], Any]) -> Placement:
     """The placement that pipeline.yaml's `aws` section states; what it leaves null comes from the stack's outputs.
 
     Raises:
@@ -144,7 +144,7 @@ def aws_placement(config: "Config") -> Placement:
     if aws.role_arn and aws.training_image and aws.inference_image and aws.bucket:
         made: dict[str, str] = {}
     else:
-        made = stack_outputs(config)
+        made = stack_outputs(config, client)
     role_arn = aws.role_arn or made["PipelineRoleArn"]
     account_id = role_arn.split(":")[4]
     return Placement(
@@ -158,7 +158,7 @@ def aws_placement(config: "Config") -> Placement:
     )
 
 
-def stack_outputs(config: "Config") -> dict[str, str]:
+def stack_outputs(config: "Config", client: Callable[[str], Any]) -> dict[str, str]:
     """What `infra` made.
 
     Raises:
@@ -167,7 +167,7 @@ def stack_outputs(config: "Config") -> dict[str, str]:
     from pipeline.aws.stack import known_outputs
     from pipeline.aws.stack_parameters import stack_name
 
-    made = known_outputs(aws_client(config.aws.region), stack_name(config))
+    made = known_outputs(client, stack_name(config))
     aws = config.aws
     stated = {"role_arn": aws.role_arn, "training_image": aws.training_image, "inference_image": aws.inference_image}
     missing = [f"aws.{name}" for name, value in stated.items() if value is None]
@@ -187,7 +187,7 @@ def pushed_image(name: str, made: Mapping[str, str]) -> str:
 
 
 def aws_client(region: str) -> Callable[[str], Any]:
-    """boto3 clients by the ordinary credential chain."""
+    """boto3 clients by the ordinary credential chain, each made once."""
     import boto3
 
     session = boto3.Session(region_name=region)

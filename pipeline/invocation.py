@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.aws_target import AwsTarget, aws_placement
+from pipeline.aws_target import AwsTarget, aws_client, aws_placement
 from pipeline.local_target import LocalTarget, shown
 from pipeline.placement import Placement, local_placement
 from pipeline.targets import Target
@@ -45,7 +45,9 @@ def chosen_target(arguments: Arguments, config: "Config", *, tied: bool = False,
 
 def placement_of(arguments: Arguments, config: "Config") -> Placement:
     """The placement, without opening the target."""
-    return aws_placement(config) if arguments.target == "aws" else local_placement(config.aws.deploy_function)
+    if arguments.target == "aws":
+        return aws_placement(config, aws_client(config.aws.region))
+    return local_placement(config.aws.deploy_function)
 
 
 def command(arguments: Arguments, *words: str) -> str:

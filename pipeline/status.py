@@ -30,7 +30,8 @@ def status(target: Target, arn: str) -> dict[str, Any]:
     execution = control.describe(target, arn)
     with control.service_errors(f"read the definition of {arn}"):
         answer = client.describe_pipeline_definition_for_execution(PipelineExecutionArn=arn)
-        given = client.list_pipeline_parameters_for_execution(PipelineExecutionArn=arn)["PipelineParameters"]
+        pages = client.get_paginator("list_pipeline_parameters_for_execution").paginate(PipelineExecutionArn=arn)
+        given = [parameter for page in pages for parameter in page.get("PipelineParameters", [])]
     definition = json.loads(answer["PipelineDefinition"])
     types = step_types(definition["Steps"])
     found = control.steps(target, arn)

@@ -93,6 +93,7 @@ def test_from_an_empty_account_to_an_endpoint_and_back(account, cli, tmp_path, m
     assert "DeployFunction made" in made.stdout
     assert cli("infra").stdout == "Stack image-classification: nothing to change.\n"
 
+    assert cli("validate").stdout == "pipeline.yaml: no problem found.\n"
     first = cli("upsert")
     assert (first.returncode, first.stdout) == (0, "")
     assert first.stderr.startswith("Pipeline image-classification created; ")
@@ -117,7 +118,6 @@ def test_from_an_empty_account_to_an_endpoint_and_back(account, cli, tmp_path, m
     assert (status["execution_arn"], status["status"]) == (execution, "Succeeded")
     assert status["parameters"]["MaxTuningJobs"] == 2
 
-    assert cli("models").stdout == "No version is registered in 'image-classification' yet.\n"
     version = register(account)
     [model] = document(cli("models", "--json"))
     assert (model["version"], model["status"], model["model_package_arn"]) == (1, "PendingManualApproval", version)
@@ -137,9 +137,6 @@ def test_from_an_empty_account_to_an_endpoint_and_back(account, cli, tmp_path, m
         "  next: 2098-01-01 03:00 UTC, 2098-01-02 03:00 UTC, 2098-01-03 03:00 UTC\n"
     )
     assert document(cli("schedule", "off", "--json"))["state"] == "DISABLED"
-    assert cli("schedule", "run").stderr == (
-        "schedule run is for this machine; on AWS EventBridge Scheduler starts what is due.\n"
-    )
 
     kept = cli("teardown", answer="yes\n")
     assert (kept.returncode, kept.stderr) == (0, "")
@@ -148,14 +145,9 @@ def test_from_an_empty_account_to_an_endpoint_and_back(account, cli, tmp_path, m
     )
     assert "endpoint image-classification removed\n" in kept.stdout
     assert objects(account) == stored
-    assert cli("invoke", "photos/cat/0.png").stderr == (
-        "Could not invoke endpoint 'image-classification': Endpoint image-classification of account 123456789012 "
-        "not found.\n"
-    )
     gone = cli("teardown", "--yes", "--delete-data", "--json")
     assert document(gone) == {"removed": True}
     assert account.client("s3").list_buckets()["Buckets"] == []
-    assert cli("teardown", "--yes").stdout == "There is nothing to remove.\n"
 
 
 def objects(account: Account) -> set[tuple[str, str, str]]:

@@ -287,7 +287,9 @@ def needs_within(value: Any, *, written: bool) -> Iterator[tuple[str, str]]:
 def network_needs(vpc: dict[str, list[str]]) -> Iterator[tuple[str, str]]:
     """Network interfaces of a job in a VPC."""
     yield from ((f"ec2:{action}", "*") for action in NETWORK_LOOKS)
-    places = [f"subnet/{name}" for name in vpc["Subnets"]] + [f"security-group/{name}" for name in vpc["SecurityGroupIds"]]
+    places = [f"subnet/{name}" for name in vpc["Subnets"]] + [
+        f"security-group/{name}" for name in vpc["SecurityGroupIds"]
+    ]
     yield from (("ec2:CreateNetworkInterface", arn("ec2", place)) for place in places)
     yield from ((f"ec2:{action}", arn("ec2", "network-interface/eni-1")) for action in NETWORK_CHANGES)
 

@@ -15,7 +15,6 @@ SKIPPED = {
     "images push": "needs what `images build` made, and a registry",
 }
 ANSWERS = {"infra": "yes\n", "teardown": "yes\n"}
-REMARK = "  # "
 
 
 def section(title: str) -> str:
@@ -24,10 +23,10 @@ def section(title: str) -> str:
     return text.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
 
 
-def commands() -> list[str]:
-    """The commands of the section, without their remarks."""
-    lines = [line.strip() for line in section("AWS").splitlines() if line.startswith("    python ")]
-    return [line.partition(REMARK)[0].rstrip() for line in lines]
+def commands() -> list[list[str]]:
+    """The words of the section's commands, without their remarks."""
+    lines = [line for line in section("AWS").splitlines() if line.startswith("    python ")]
+    return [shlex.split(line, comments=True) for line in lines]
 
 
 def test_the_commands_of_the_aws_section_work_in_their_order(tmp_path):
@@ -40,8 +39,7 @@ def test_the_commands_of_the_aws_section_work_in_their_order(tmp_path):
     (tmp_path / "pipeline.yaml").write_text(shipped.replace("  source: sample ", "  source: photos "))
     left = set(SKIPPED)
     with served_account() as account:
-        for line in commands():
-            words = shlex.split(line)
+        for words in commands():
             assert words[:2] == ["python", "run_pipeline.py"]
             if (name := " ".join(words[2:4])) in SKIPPED:
                 left.discard(name)
@@ -51,7 +49,7 @@ def test_the_commands_of_the_aws_section_work_in_their_order(tmp_path):
                 capture_output=True, text=True, input=ANSWERS.get(words[2], ""), cwd=tmp_path,
                 env=account.environment, timeout=120,
             )  # fmt: skip
-            assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+            assert done.returncode == 0, f"{words}\n{done.stdout}{done.stderr}"
         assert left == set()
         assert account.client("cloudformation").describe_stacks()["Stacks"] == []
         assert account.client("s3").list_buckets()["Buckets"] == []
@@ -60,6 +58,6 @@ def test_the_commands_of_the_aws_section_work_in_their_order(tmp_path):
 
 
 def test_the_section_goes_from_an_empty_account_back_to_one():
-    assert [shlex.split(line)[2] for line in commands()] == [
+    assert [words[2] for words in commands()] == [
         "cost", "infra", "images", "images", "run", "status", "models", "schedule", "cost", "teardown",
     ]  # fmt: skip

@@ -197,6 +197,14 @@ def test_a_pipeline_that_is_executing_already_is_told_with_the_way_out(cli, serv
     )
 
 
+def test_what_is_due_on_aws_is_not_started_from_here(cli):
+    assert cli("schedule", "run") == (
+        2,
+        "",
+        "schedule run is for this machine; on AWS EventBridge Scheduler starts what is due.\n",
+    )
+
+
 class Watched:
     """A target of which `watch` needs the name only."""
 

@@ -77,7 +77,7 @@ def test_it_shows_steps_lines_and_the_reason_as_they_come(client, execution, tmp
     assert run_pipeline.main([*words, "--home", str(tmp_path / "home")]) == 1
     said = capsys.readouterr()
     lines = said.out.splitlines()
-    assert [line[9:] for line in lines[: lines.index("")]] == [
+    assert [line[8:] for line in lines[: lines.index("")]] == [
         "TrainWithDebugger    started",
         "TrainWithDebugger    reading images",
         "TrainWithDebugger    epoch=1 train_loss=1.0",

@@ -408,7 +408,11 @@ def test_the_cost_is_of_the_local_runs_durations_when_there_are_some(cli, tmp_pa
         "  PrepareData          ml.m5.xlarge        1m 30s       0.01",
     ]
     document = json.loads(cli("cost", "--json").out)
-    assert (document["measured_on"], document["estimate"], document["prices_date"]) == ("local", True, config.prices.date)
+    assert (document["measured_on"], document["estimate"], document["prices_date"]) == (
+        "local",
+        True,
+        config.prices.date,
+    )
     assert [step["basis"] for step in document["steps"]] == ["measured", "limit", "limit", "limit"]
 
 

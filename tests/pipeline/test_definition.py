@@ -16,7 +16,6 @@ from pipeline.checks import check
 from pipeline.config import load
 from pipeline.offline import offline
 from pipeline.placement import Placement, local_placement
-from pipeline.staging import definition_of, open_project
 
 ROOT = Path(__file__).parents[2]
 SEARCHED = ("hidden_units", "dropout", "label_smoothing", "weight_decay")
@@ -247,34 +246,3 @@ def test_the_condition_names_both_numbers_when_it_fails(compiled):
     said = steps["AccuracyTooLow"]["Arguments"]["ErrorMessage"]["Std:Join"]["Values"]
     assert condition["LeftValue"] in said
     assert condition["RightValue"] in said
-
-
-def test_both_targets_get_the_same_definition_but_for_bucket_role_images_and_account():
-    account = "123456789012"
-    there = Placement(
-        region=HERE.region,
-        account_id=account,
-        bucket="image-classification-artifacts",
-        role_arn=f"arn:aws:iam::{account}:role/image-classification-PipelineRole",
-        training_image=f"{account}.dkr.ecr.us-east-1.amazonaws.com/training:0123456789abcdef",
-        inference_image=f"{account}.dkr.ecr.us-east-1.amazonaws.com/inference:fedcba9876543210",
-        deploy_function=HERE.deploy_function,
-    )
-    project = open_project(load(ROOT / "pipeline.yaml"), ROOT / "pipeline.yaml")
-    here, away = (json.loads(definition_of(project, placement)) for placement in (HERE, there))
-    assert (check(here), check(away)) == ([], [])
-    assert here != away
-    assert placeless(here, HERE) == placeless(away, there)
-
-
-def placeless(value: Any, placement: Placement) -> Any:
-    """A definition in which the values of a placement are their names: whole strings, buckets of URIs, ARNs' accounts."""
-    if isinstance(value, dict):
-        return {key: placeless(member, placement) for key, member in value.items()}
-    if isinstance(value, list):
-        return [placeless(member, placement) for member in value]
-    whole = {getattr(placement, name): name for name in ("bucket", "role_arn", "training_image", "inference_image")}
-    if not isinstance(value, str) or value in whole:
-        return whole.get(value, value) if isinstance(value, str) else value
-    text = re.sub(rf"^s3://{re.escape(placement.bucket)}(?=/|$)", "s3://bucket", value)
-    return re.sub(rf"^(arn:aws:\w+:[\w-]*):{placement.account_id}:", r"\1:account:", text)

@@ -491,6 +491,7 @@ def install() -> None:
     for operation in SAGEMAKER:
         setattr(SageMakerResponse, operation.__name__, operation)
     SageMakerRuntimeResponse.invoke_endpoint = invoke_endpoint
+    SageMakerRuntimeResponse.use_raw_body = True
 
 
 def backends() -> Any:

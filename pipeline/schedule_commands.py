@@ -80,6 +80,8 @@ def run(arguments: Arguments, config: Config) -> int:
     if arguments.target == "aws":
         raise UsageError("schedule run is for this machine; on AWS EventBridge Scheduler starts what is due.")
     client = client_of(arguments, config)
+    found = schedule.show(client, config)
+    say(f"{found.name}: {found}; Ctrl-C ends this.")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with only_one(Path(arguments.home)), suppress(KeyboardInterrupt):
         for time in due_times(lambda: schedule.show(client, config), say=say_next):

@@ -343,7 +343,8 @@ def test_the_schedule_is_kept_and_checked_as_on_aws(cli):
         "The schedule must be like rate(7 days), cron(0 3 ? * SUN *) or at(2030-01-31T03:00:00), but got 'daily'.\n",
     )
     assert cli("schedule", "off").out == f"{GROUP}-retrain: cron(0 3 1 1 ? 2098) UTC, off\n"
-    cli("upsert")
+    config = load(ROOT / "pipeline.yaml")
+    LocalTarget(config, Path("home")).set_up(config)
     assert cli("schedule", "show").out == f"{GROUP}-retrain: cron(0 3 1 1 ? 2098) UTC, off\n"
 
 
@@ -376,19 +377,21 @@ def test_what_is_due_starts_for_real_and_a_failed_retrain_does_not_end_the_sched
 def test_ctrl_c_ends_the_schedule_and_one_home_has_one(tmp_path):
     home = tmp_path / "home"
     assert run_cli("schedule", "set", "rate(7 days)", "--home", home).returncode == 0
-    running = subprocess.Popen(
-        command_line("schedule", "run", "--home", home), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert running.stderr is not None
-    assert running.stderr.readline() == "image-classification-retrain: rate(7 days) UTC, on; Ctrl-C ends this.\n"
-    assert running.stderr.readline().startswith("The next run starts at ")
-    second = run_cli("schedule", "run", "--home", home)
-    assert (second.returncode, second.stderr.splitlines()[-1]) == (
+    words = command_line("schedule", "run", "--home", home)
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        try:
+            assert running.stderr is not None
+            first, second = running.stderr.readline(), running.stderr.readline()
+            other = run_cli("schedule", "run", "--home", home)
+        finally:
+            running.send_signal(signal.SIGINT)
+        _, rest = running.communicate(timeout=20)
+    assert first == "image-classification-retrain: rate(7 days) UTC, on; Ctrl-C ends this.\n"
+    assert second.startswith("The next run starts at ")
+    assert (other.returncode, other.stderr.splitlines()[-1]) == (
         1,
         "Another `schedule run` of this home is running; end it or choose another --home.",
     )
-    running.send_signal(signal.SIGINT)
-    _, rest = running.communicate(timeout=20)
     assert (running.returncode, rest) == (0, "")
 
 

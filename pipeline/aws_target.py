@@ -67,24 +67,25 @@ class AwsTarget:
         self.client("s3")  # made once, then shared
         pool = ThreadPoolExecutor(UPLOADS_AT_ONCE)
         try:
-            for _ in pool.map(lambda place: self.upload(*place), places):
+            for _ in pool.map(lambda place: self.upload(*place, alone=False), places):
                 pass
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def upload(self, path: str, uri: str) -> None:
-        """One file, in parts if it is large.
+    def upload(self, path: str, uri: str, *, alone: bool = True) -> None:
+        """One file, in parts if it is large; those at the same time if no other file is being uploaded.
 
         Raises:
             ServiceError: it could not be stored.
         """
         from boto3.exceptions import S3UploadFailedError
+        from boto3.s3.transfer import TransferConfig
 
         from pipeline.aws.errors import explain
 
         bucket, key = split_uri(uri)
         try:
-            self.client("s3").upload_file(path, bucket, key)
+            self.client("s3").upload_file(path, bucket, key, Config=TransferConfig(use_threads=alone))
         except S3UploadFailedError as problem:
             reason = problem.__context__  # what botocore raised
             said = explain(reason) if isinstance(reason, Exception) else str(problem)

@@ -50,7 +50,8 @@ def decide(arguments: Arguments, decision: str) -> int:
     config = loaded(arguments)
     target = chosen_target(arguments, config, reads_only=True)
     arn = control.model_package_arn(target, config.registry.model_package_group, arguments.version)
-    target.set_up(config)
+    if target.name == "local":  # on AWS the stack has made the rule that calls the function
+        target.set_up(config)
     control.set_approval(target, arn, decision, arguments.why)
     found = control.wait_for_endpoint(target, config.deploy.endpoint_name) if target.name == "local" else None
     endpoint = None if found is None else {"name": found["EndpointName"], "status": found["EndpointStatus"]}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import control
 from pipeline.console import WIDTH
+from pipeline.deployed_pipeline import upsert as upsert_pipeline
 from pipeline.errors import DefinitionError, UsageError
 from pipeline.execution_commands import follow
 from pipeline.inputs import parse_lambda, parse_parameter, read_definition
@@ -91,7 +92,7 @@ def put_pipeline(project: "Project", target: Target, text: str, stored: int) -> 
         from pipeline import champion
 
         stored += champion.ensure(target, config)
-    what = control.upsert(
+    what = upsert_pipeline(
         target,
         name=config.pipeline.name,
         definition=text,
@@ -139,7 +140,7 @@ def run_definition(arguments: Arguments) -> int:
     with target.alone():
         put_functions(target, functions)
         refuse_what_cannot_run(target, json.loads(text), parameters)
-        control.upsert(
+        upsert_pipeline(
             target,
             name=name,
             definition=text,

@@ -1,0 +1,107 @@
+"""What the AWS target stores and makes: each thing once and whole."""
+
+import pytest
+
+from pipeline import deployed_pipeline
+from pipeline.aws import model_group
+from pipeline.aws_target import AwsTarget
+from pipeline.errors import ServiceError
+
+TREE = "s3://a-bucket-of-ours/image-classification/data/photos-1234"
+
+
+@pytest.fixture
+def target(client, config, change) -> AwsTarget:
+    """On an account with a bucket of the user's, without a stack."""
+    image = "123456789012.dkr.ecr.us-east-1.amazonaws.com/image:1"
+    own = change(
+        config, "aws", role_arn="arn:aws:iam::123456789012:role/pipeline", bucket="a-bucket-of-ours",
+        training_image=image, inference_image=image,
+    )  # fmt: skip
+    client("s3").create_bucket(Bucket="a-bucket-of-ours")
+    return AwsTarget(own)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Thirty files in two folders."""
+    for number in range(30):
+        place = tmp_path / "photos" / ("cat" if number % 2 else "dog") / f"{number}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(bytes([number]))
+    return tmp_path / "photos"
+
+
+def keys(client, prefix: str = "") -> list[str]:
+    found = client("s3").list_objects_v2(Bucket="a-bucket-of-ours", Prefix=prefix).get("Contents", [])
+    return [item["Key"] for item in found]
+
+
+def test_a_tree_is_stored_once_and_its_prefix_holds_its_files_only(client, target, folder):
+    assert target.put_tree(TREE, folder)
+    stored = keys(client, "image-classification/data/photos-1234")
+    assert sorted(key.partition("photos-1234/")[2] for key in stored) == sorted(
+        str(path.relative_to(folder)) for path in folder.glob("*/*.png")
+    )
+    assert target.holds(TREE)
+    assert not target.put_tree(TREE, folder)
+
+
+def test_an_upload_that_was_interrupted_is_not_taken_for_whole(client, target, folder, monkeypatch):
+    upload = AwsTarget.upload
+
+    def fail(self, path, uri, **named) -> None:
+        if path.endswith("17.png"):
+            raise ServiceError("The network is gone.")
+        upload(self, path, uri, **named)
+
+    with monkeypatch.context() as broken, pytest.raises(ServiceError, match=r"^The network is gone\.$"):
+        broken.setattr(AwsTarget, "upload", fail)
+        target.put_tree(TREE, folder)
+    assert keys(client) != []
+    assert not target.holds(TREE)
+    assert target.put_tree(TREE, folder)
+    assert len(keys(client, "image-classification/data/photos-1234/")) == 30
+
+
+def test_an_object_is_not_taken_for_another_whose_name_is_longer(target):
+    assert target.put("s3://a-bucket-of-ours/code/a.py.old", b"1")
+    assert target.put("s3://a-bucket-of-ours/code/a.py", b"2")
+    assert not target.put("s3://a-bucket-of-ours/code/a.py", b"3")
+    assert target.read("s3://a-bucket-of-ours/code/a.py") == b"2"
+
+
+def test_what_cannot_be_uploaded_is_told_in_a_sentence(target, folder):
+    path = folder / "dog" / "0.png"
+    with pytest.raises(ServiceError) as caught:
+        target.upload(str(path), "s3://no-such-bucket-anywhere/key")
+    assert str(caught.value) == f"Could not upload {path}: The specified bucket does not exist"
+
+
+def test_upsert_makes_the_model_package_group(client, config, target):
+    target.set_up(config)
+    assert not model_group.ensure(client, config)
+
+
+def test_an_unchanged_pipeline_is_read_and_not_updated(target):
+    sagemaker, calls = target.client("sagemaker"), []
+    sagemaker.meta.events.register("before-parameter-build.sagemaker", lambda model, **rest: calls.append(model.name))
+    asked = {"name": "photos", "definition": '{"Steps": []}', "description": "d", "parallel_steps": 4}
+    told: list[str] = []
+
+    def upsert(**changes: object) -> tuple[str, list[str]]:
+        calls.clear()
+        told.clear()
+        return deployed_pipeline.upsert(target, **{**asked, **changes}, tell=told.extend), list(calls)
+
+    assert upsert() == ("created", ["DescribePipeline", "CreatePipeline"])
+    arn = sagemaker.describe_pipeline(PipelineName="photos")["PipelineArn"]
+    assert sagemaker.list_tags(ResourceArn=arn)["Tags"] == [{"Key": "pipeline-stack", "Value": "image-classification"}]
+    assert upsert() == ("unchanged", ["DescribePipeline", "ListTags"])
+    assert upsert(definition='{"Steps":[]}') == ("unchanged", ["DescribePipeline", "ListTags"])
+    assert upsert(parallel_steps=8) == ("updated", ["DescribePipeline", "ListTags", "UpdatePipeline"])
+    assert told == ["steps at the same time: 4 -> 8"]
+    target.tags = {**target.tags, "team": "vision"}
+    assert upsert(parallel_steps=8) == ("updated", ["DescribePipeline", "ListTags", "AddTags"])
+    assert told == ["tag team: vision"]
+    assert upsert(parallel_steps=8) == ("unchanged", ["DescribePipeline", "ListTags"])

@@ -10,6 +10,7 @@ from botocore.exceptions import ClientError
 
 from pipeline.aws.errors import explain
 from pipeline.aws.lookup import is_missing
+from pipeline.control import service_errors
 from pipeline.status import JOB_GROUPS, job_of
 from pipeline.targets import Target
 
@@ -56,15 +57,20 @@ class Progress:
                     self.say(name, line)
 
     def follow(self, step: Mapping[str, Any]) -> None:
-        """What the step's job has said since."""
+        """What the step's job has said since.
+
+        Raises:
+            PassingError: AWS was not reached; the next look may do better.
+        """
         job = job_of(step)
         if job is None or "CacheHitResult" in step:
             return
-        if job[0] == "TuningJob":
-            self.follow_trials(step["StepName"], job[1])
-        elif lines := self.new_lines(JOB_GROUPS[job[0]], job[1]):
-            for line in lines[-LINES_A_LOOK:]:
-                self.hint(step["StepName"], epoch_text(line))
+        with service_errors(f"follow step {step['StepName']!r}"):
+            if job[0] == "TuningJob":
+                self.follow_trials(step["StepName"], job[1])
+            elif lines := self.new_lines(JOB_GROUPS[job[0]], job[1]):
+                for line in lines[-LINES_A_LOOK:]:
+                    self.hint(step["StepName"], epoch_text(line))
 
     def follow_trials(self, step_name: str, job_name: str) -> None:
         """One line for each trial that has ended."""

@@ -10,10 +10,11 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from pipeline.aws.lookup import is_missing
+from pipeline.aws_target import split_uri
 from pipeline.config import Config
 from pipeline.control import service_errors
 from pipeline.placement import Placement
-from pipeline.targets import Target, split_uri
+from pipeline.targets import Target
 
 README = """The model that the endpoint is asked to serve, kept by the deploy function: model.tar.gz, and champion.json,
 which says which version it is. EvaluateModel compares a newly trained model with it. Nothing else belongs here.

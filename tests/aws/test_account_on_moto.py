@@ -48,8 +48,12 @@ def document(done: "subprocess.CompletedProcess[str]") -> Any:
 
 
 def register(account: Account) -> str:
-    """What the RegisterModel step would do."""
-    container = {"Image": "image", "ModelDataUrl": "s3://bucket/model.tar.gz"}
+    """What the steps up to RegisterModel would do: an archive in the stack's bucket, and a version that names it."""
+    s3 = account.client("s3")
+    [bucket] = [found["Name"] for found in s3.list_buckets()["Buckets"]]
+    s3.put_object(Bucket=bucket, Key=f"{NAME}/jobs/TrainWithDebugger/1/output/model.tar.gz", Body=b"a model")
+    archive = f"s3://{bucket}/{NAME}/jobs/TrainWithDebugger/1/output/model.tar.gz"
+    container = {"Image": "image", "ModelDataUrl": archive}
     answer = account.client("sagemaker").create_model_package(
         ModelPackageGroupName=NAME,
         ModelApprovalStatus="PendingManualApproval",
@@ -144,7 +148,12 @@ def test_from_an_empty_account_to_an_endpoint_and_back(account, cli, tmp_path, m
         "  endpoint               image-classification  83.95 USD a month  InService, 1 x ml.m5.large\n" in kept.stdout
     )
     assert "endpoint image-classification removed\n" in kept.stdout
-    assert objects(account) == stored
+    assert {key for _, key, _ in objects(account) - stored} == {
+        f"{NAME}/jobs/TrainWithDebugger/1/output/model.tar.gz",
+        f"{NAME}/champion/model.tar.gz",
+        f"{NAME}/champion/champion.json",
+    }
+    assert stored <= objects(account)
     gone = cli("teardown", "--yes", "--delete-data", "--json")
     assert document(gone) == {"removed": True}
     assert account.client("s3").list_buckets()["Buckets"] == []

@@ -9,10 +9,12 @@ import boto3
 import moto
 import pytest
 
+from pipeline.aws_target import AwsTarget
 from pipeline.champion import ensure
 from pipeline.config import Config, RegistryConfig
 from pipeline.errors import ServiceError
-from pipeline.targets import AwsTarget, LocalTarget, Target
+from pipeline.local_target import LocalTarget
+from pipeline.targets import Target
 
 PREFIX = "image-classification/champion"
 ROLE = "arn:aws:iam::123456789012:role/pipeline"

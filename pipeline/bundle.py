@@ -1,21 +1,16 @@
 """The source code of a job as a content-addressed bundle: the same bytes, the same URI.
 
 A bundle holds an entry point of `steps/` and the modules that it imports, no more, so that a change to one step leaves
-the cache of the others alone. It is stored twice below one key: as plain files, for Processing jobs, and as
-`sourcedir.tar.gz`, for the sagemaker-training toolkit.
+the cache of the others alone. It is stored as plain files, which every kind of job is given as an input.
 """
 
 import ast
 import functools
-import gzip
 import hashlib
-import io
-import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
 STEPS = Path(__file__).resolve().parent.parent / "steps"
-ARCHIVE_NAME = "sourcedir.tar.gz"
 
 
 @dataclass(frozen=True)
@@ -39,20 +34,7 @@ class Bundle:
 
     def objects(self, pipeline_name: str) -> dict[str, bytes]:
         """S3 key -> content of everything that has to be uploaded."""
-        key = self.key(pipeline_name)
-        plain = {f"{key}/source/{name}": content for name, content in self.files.items()}
-        return plain | {f"{key}/{ARCHIVE_NAME}": self.archive()}
-
-    def archive(self) -> bytes:
-        """The files as a .tar.gz whose bytes depend on nothing but them."""
-        buffer = io.BytesIO()
-        with gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0) as packed, tarfile.open(fileobj=packed, mode="w") as tar:
-            for name in sorted(self.files):
-                member = tarfile.TarInfo(name)
-                member.size = len(self.files[name])
-                member.mode = 0o644
-                tar.addfile(member, io.BytesIO(self.files[name]))
-        return buffer.getvalue()
+        return {f"{self.key(pipeline_name)}/source/{name}": content for name, content in self.files.items()}
 
 
 @functools.cache

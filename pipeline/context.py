@@ -1,6 +1,7 @@
 """What every step builder is given: configuration, placement, parameters, the SDK session and the shared policies."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from sagemaker.core.network import NetworkConfig
 from sagemaker.core.shapes import ProcessingInput, ProcessingOutput, ProcessingS3Input, ProcessingS3Output
@@ -17,6 +18,7 @@ from sagemaker.mlops.workflow.steps import CacheConfig
 
 from pipeline.bundle import Bundle
 from pipeline.config import Config
+from pipeline.formats import LOCAL_STORAGE
 from pipeline.parameters import Parameters
 from pipeline.placement import Placement
 
@@ -42,6 +44,10 @@ class Context:
         """S3 URI below which one execution writes what may expire: no two executions share it."""
         return self._of_execution("executions", *parts)
 
+    def checkpoint_uri(self, step_name: str) -> Join:
+        """S3 URI of what an interrupted job of an execution goes on from."""
+        return self._of_execution("checkpoints", step_name)
+
     def evaluation_uri(self) -> Join:
         """S3 URI of an execution's evaluation: apart, as it must last as long as the version registered with it."""
         return self._of_execution("evaluations")
@@ -51,11 +57,29 @@ class Context:
         return Join(on="/", values=[top, ExecutionVariables.PIPELINE_EXECUTION_ID, *parts])
 
     def network(self) -> NetworkConfig | None:
-        """The VPC of pipeline.yaml for Processing jobs, if it names one."""
-        vpc = self.config.aws.vpc
-        if not vpc.subnet_ids:
-            return None
-        return NetworkConfig(subnets=list(vpc.subnet_ids), security_group_ids=list(vpc.security_group_ids))
+        """Processing jobs' VPC and isolation, where pipeline.yaml asks for them."""
+        settings = self.network_settings()
+        return NetworkConfig(**settings) if settings else None
+
+    def network_settings(self) -> dict[str, Any]:
+        """The arguments that the SDK's NetworkConfig and Networking share; empty where nothing is asked for."""
+        aws = self.config.aws
+        vpc = {"subnets": list(aws.vpc.subnet_ids), "security_group_ids": list(aws.vpc.security_group_ids)}
+        isolation = {"enable_network_isolation": True}
+        return {**(vpc if aws.vpc.subnet_ids else {}), **(isolation if aws.network_isolation else {})}
+
+    def output_key(self) -> str | None:
+        """The KMS key of what jobs write to S3."""
+        return self.config.aws.kms_key_arn
+
+    def volume_key(self, instance_type: str) -> str | None:
+        """The KMS key of a job's volumes, if its type of instance takes one.
+
+        A type with disks of its own encrypts them by hardware, and a request that names a key is refused (AWS API,
+        ResourceConfig.VolumeKmsKeyId). The type is pipeline.yaml's; a run that overrides the parameter by such a type
+        fails with the service's message.
+        """
+        return None if LOCAL_STORAGE.match(instance_type) else self.config.aws.kms_key_arn
 
     def cache(self) -> CacheConfig:
         """An unchanged step is reused for so many days."""

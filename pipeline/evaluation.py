@@ -41,6 +41,8 @@ def evaluate_step(context: Context, prepare: ProcessingStep, train: TrainingStep
         max_runtime_in_seconds=evaluation.max_runtime_seconds,
         sagemaker_session=context.session,
         network_config=context.network(),
+        volume_kms_key=context.volume_key(evaluation.instance_type),
+        output_kms_key=context.output_key(),
     )
     prepared = prepare.properties.ProcessingOutputConfig.Outputs
     return ProcessingStep(

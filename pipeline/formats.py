@@ -1,5 +1,7 @@
 """What AWS takes as a name, an ARN, a size or a duration: readers that several sections of pipeline.yaml share."""
 
+import re
+
 from pipeline.setting import Read, number, text, whole_number
 
 DAY = 24 * 3600
@@ -29,6 +31,7 @@ KMS_KEY_ARN = text(
     "a key's ARN such as arn:aws:kms:us-east-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab",
     longest=2048,
 )
+LOCAL_STORAGE = re.compile(r"ml\.([a-z]+\d+[a-z]*d|g[5-9]|p[5-9]|trn|dl)")  # types whose own disks refuse a KMS key
 IMAGE = text(r"[^\s/]+/\S+", "an image URI such as 123456789012.dkr.ecr.us-east-1.amazonaws.com/name:tag", longest=255)
 
 

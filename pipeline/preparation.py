@@ -22,6 +22,8 @@ def prepare_data_step(context: Context) -> ProcessingStep:
         max_runtime_in_seconds=data.max_runtime_seconds,
         sagemaker_session=context.session,
         network_config=context.network(),
+        volume_kms_key=context.volume_key(data.instance_type),
+        output_kms_key=context.output_key(),
     )
     return ProcessingStep(
         name="PrepareData",

@@ -1,7 +1,9 @@
 """Builds TrainWithDebugger, and the trainer that the search shares with it.
 
 Trials and the final training run the same script under the same launcher, the sagemaker-training toolkit inside the
-image: the tuning API has no ContainerEntrypoint, so both name the script by the toolkit's two hyperparameters.
+image: the tuning API has no ContainerEntrypoint, so both name the script by the toolkit's two hyperparameters. The code
+is an input channel, which the toolkit copies to /opt/ml/code: it would download an S3 URI itself, and a job in network
+isolation cannot.
 """
 
 from collections.abc import Mapping
@@ -9,6 +11,7 @@ from collections.abc import Mapping
 from sagemaker.mlops.workflow.steps import ProcessingStep, TrainingStep, TuningStep
 from sagemaker.train import ModelTrainer
 from sagemaker.train.configs import (
+    CheckpointConfig,
     Compute,
     InputData,
     MetricDefinition,
@@ -17,10 +20,11 @@ from sagemaker.train.configs import (
     StoppingCondition,
 )
 
-from pipeline.bundle import ARCHIVE_NAME, training_bundle
+from pipeline.bundle import training_bundle
 from pipeline.config import TrainingConfig, TuningConfig
 from pipeline.context import Context
 
+CODE_CHANNEL = "code"
 NUMBER = r"([0-9.eE+-]+)"
 METRICS = {
     "train:loss": "train_loss",
@@ -49,6 +53,8 @@ def train_step(context: Context, prepare: ProcessingStep, tune: TuningStep) -> T
         section=training,
         instance_type=context.parameters.training_instance_type,
     )
+    if training.use_spot:
+        model_trainer.with_checkpoint_config(checkpoint_config(context, "TrainWithDebugger"))
     return TrainingStep(
         name="TrainWithDebugger",
         display_name="Train with debugger",
@@ -70,7 +76,7 @@ def trainer(
     """A trainer for steps/train.py. The SDK's SourceCode is not used: it would upload, under a timestamp."""
     launcher = {
         "sagemaker_program": training_bundle().entry_point,
-        "sagemaker_submit_directory": context.code_uri(training_bundle(), ARCHIVE_NAME),
+        "sagemaker_submit_directory": f"/opt/ml/input/data/{CODE_CHANNEL}",
     }
     return ModelTrainer(
         training_image=context.placement.training_image,
@@ -78,16 +84,26 @@ def trainer(
         sagemaker_session=context.session,
         base_job_name=step_name,
         hyperparameters={**hyperparameters, **launcher},
-        compute=compute(section, instance_type),
+        compute=compute(context, section, instance_type),
         stopping_condition=stopping_condition(section),
         networking=networking(context),
-        output_data_config=OutputDataConfig(s3_output_path=output_path(context, step_name), compression_type="GZIP"),
+        output_data_config=output_data_config(context, step_name),
     ).with_metric_definitions(metric_definitions())
 
 
-def output_path(context: Context, step_name: str) -> str:
+def output_data_config(context: Context, step_name: str) -> OutputDataConfig:
     """Where model.tar.gz goes, below the job's own name."""
-    return context.placement.uri(context.config.pipeline.name, "jobs", step_name)
+    path = context.placement.uri(context.config.pipeline.name, "jobs", step_name)
+    key = context.output_key()
+    return OutputDataConfig(s3_output_path=path, compression_type="GZIP", **({"kms_key_id": key} if key else {}))
+
+
+def checkpoint_config(context: Context, step_name: str) -> CheckpointConfig:
+    """Where an interrupted job goes on from: one execution's own, so that no other's weights are taken up.
+
+    The URI is part of the step's cache key, so training on spot capacity is never reused by another execution.
+    """
+    return CheckpointConfig(s3_uri=context.checkpoint_uri(step_name), local_path="/opt/ml/checkpoints")
 
 
 def metric_definitions() -> list[MetricDefinition]:
@@ -108,19 +124,28 @@ def fixed_hyperparameters(context: Context) -> dict[str, object]:
 
 
 def channels(context: Context, prepare: ProcessingStep) -> list[InputData]:
-    """What steps/train.py reads."""
+    """What steps/train.py reads, and the script itself."""
     outputs = prepare.properties.ProcessingOutputConfig.Outputs
     return [
         InputData(channel_name="embeddings", data_source=outputs["embeddings"].S3Output.S3Uri),
         InputData(channel_name="manifest", data_source=outputs["manifest"].S3Output.S3Uri),
         InputData(channel_name="weights", data_source=context.weights_uri),
+        InputData(channel_name=CODE_CHANNEL, data_source=context.code_uri(training_bundle(), "source")),
     ]
 
 
-def compute(section: TrainingConfig | TuningConfig, instance_type: object) -> Compute:
+def compute(context: Context, section: TrainingConfig | TuningConfig, instance_type: object) -> Compute:
     """One instance of the type that the parameter names."""
     spot = {"enable_managed_spot_training": True} if section.use_spot else {}
-    return Compute(instance_type=instance_type, instance_count=1, volume_size_in_gb=section.volume_size_gb, **spot)
+    key = context.volume_key(section.instance_type)
+    encryption = {"volume_kms_key_id": key} if key else {}
+    return Compute(
+        instance_type=instance_type,
+        instance_count=1,
+        volume_size_in_gb=section.volume_size_gb,
+        **spot,
+        **encryption,
+    )
 
 
 def stopping_condition(section: TrainingConfig | TuningConfig) -> StoppingCondition:
@@ -130,8 +155,6 @@ def stopping_condition(section: TrainingConfig | TuningConfig) -> StoppingCondit
 
 
 def networking(context: Context) -> Networking | None:
-    """The VPC of pipeline.yaml, if it names one."""
-    vpc = context.config.aws.vpc
-    if not vpc.subnet_ids:
-        return None
-    return Networking(subnets=list(vpc.subnet_ids), security_group_ids=list(vpc.security_group_ids))
+    """VPC and isolation, where pipeline.yaml asks for them."""
+    settings = context.network_settings()
+    return Networking(**settings) if settings else None

@@ -5,6 +5,7 @@ from typing import Any
 from sagemaker.core.parameter import CategoricalParameter, ContinuousParameter, IntegerParameter, ParameterRange
 from sagemaker.core.workflow.parameters import ParameterInteger
 from sagemaker.mlops.workflow.steps import ProcessingStep, TuningStep
+from sagemaker.train import ModelTrainer
 from sagemaker.train.tuner import HyperparameterTuner
 
 from pipeline.config import CategoricalRange, ContinuousRange, IntegerRange
@@ -33,9 +34,10 @@ def tune_step(context: Context, prepare: ProcessingStep) -> TuningStep:
         max_parallel_jobs=tuning.max_parallel_jobs,
         early_stopping_type=tuning.early_stopping,
     )
-    return LimitedTuningStep(
+    return CompleteTuningStep(
         limits=resource_limits(context),
         seed=tuning.seed,
+        model_trainer=model_trainer,
         name="TuneHyperparameters",
         display_name="Tune hyperparameters",
         description="Searches for the hyperparameters with the best validation accuracy.",
@@ -45,21 +47,30 @@ def tune_step(context: Context, prepare: ProcessingStep) -> TuningStep:
     )
 
 
-class LimitedTuningStep(TuningStep):  # type: ignore[misc]
-    """A tuning step whose limits are runtime parameters; the SDK's tuner takes only numbers."""
+class CompleteTuningStep(TuningStep):  # type: ignore[misc]
+    """A tuning step with what the SDK's tuner drops: limits that are parameters, and settings of its trainer."""
 
-    def __init__(self, *, limits: dict[str, ParameterInteger], seed: int, **settings: Any) -> None:
+    def __init__(
+        self, *, limits: dict[str, ParameterInteger], seed: int, model_trainer: ModelTrainer, **settings: Any
+    ) -> None:
         super().__init__(**settings)
         self.limits = limits
         self.seed = seed
+        self.model_trainer = model_trainer
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The CreateHyperParameterTuningJob request, its limits replaced."""
+        """The CreateHyperParameterTuningJob request, completed."""
         request: dict[str, Any] = super().arguments
         config = request["HyperParameterTuningJobConfig"]
         config["ResourceLimits"] = dict(self.limits)
         config["RandomSeed"] = self.seed  # the tuner drops a seed of 0
+        networking, compute = self.model_trainer.networking, self.model_trainer.compute
+        definition = request["TrainingJobDefinition"]
+        if networking and networking.enable_network_isolation:
+            definition["EnableNetworkIsolation"] = True
+        if compute.volume_kms_key_id:
+            definition["ResourceConfig"]["VolumeKmsKeyId"] = compute.volume_kms_key_id
         return request
 
 

@@ -6,6 +6,7 @@ same content has the same tag, and a tag that the repository has already is not 
 
 import base64
 import hashlib
+import os
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,15 @@ from pipeline.errors import ServiceError, UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("training", "inference")
-ENGINES = ("docker", "podman", "buildah")
+# Engine -> its own options of `build`. What is pushed is to be one image in Docker's format: not an index of several,
+# which docker makes of an image and its attestation, and not OCI's format, which the other two write unless told.
+ENGINES: Mapping[str, tuple[str, ...]] = {
+    "docker": (),
+    "podman": ("--format", "docker"),
+    "buildah": ("--format", "docker", "--layers"),
+}
+ENVIRONMENT = {"BUILDX_NO_DEFAULT_ATTESTATIONS": "1"}
+STANDARD_ERROR = 2
 HELD_CODE: Mapping[str, tuple[str, ...]] = {"training": (), "inference": ("steps/*.py",)}
 PLATFORM = "linux/amd64"  # what SageMaker's instance types run
 
@@ -57,7 +66,8 @@ def build(name: str, *, base_image: str | None = None, pip_args: str = "", engin
     arguments = [*([f"BASE_IMAGE={base_image}"] if base_image else []), *([f"PIP_ARGS={pip_args}"] if pip_args else [])]
     options = [word for argument in arguments for word in ("--build-arg", argument)]
     dockerfile = ROOT / "containers" / name / "Dockerfile"
-    command = [engine or find_engine(), "build", "--platform", PLATFORM, *options]
+    program = engine or find_engine()
+    command = [program, "build", *ENGINES[program], "--platform", PLATFORM, *options]
     run([*command, "--tag", local_name(name), "--file", str(dockerfile), str(ROOT)], f"build image {name!r}")
     return local_name(name)
 
@@ -78,7 +88,7 @@ def push(name: str, repository_uri: str, ecr: Any, engine: str | None = None) ->
     log_in(program, ecr)
     run(
         [program, "tag", local_name(name), uri],
-        f"tag image {name!r}; build it first with: run_pipeline.py images build",
+        f"tag image {name!r}; build it first with: run_pipeline.py images build --target aws",
     )
     run([program, "push", uri], f"push {uri}")
     return uri, True
@@ -104,11 +114,14 @@ def log_in(engine: str, ecr: Any) -> None:
 
 
 def run(command: Sequence[str], action: str, standard_input: str | None = None) -> None:
-    """Run a command of the engine; what it prints is the user's to read.
+    """Run a command of the engine; what it prints is the user's to read, on standard error: the answer comes after it.
 
     Raises:
         ServiceError: it failed.
     """
-    status = subprocess.run(command, input=standard_input, text=True, check=False).returncode
+    environment = {**os.environ, **ENVIRONMENT}
+    status = subprocess.run(
+        command, input=standard_input, text=True, stdout=STANDARD_ERROR, env=environment, check=False
+    ).returncode
     if status != 0:
         raise ServiceError(f"Could not {action}: {command[0]} ended with exit status {status}.")

@@ -122,7 +122,7 @@ def driver_of(job: JobDirectory, distributed: Mapping[str, Any]) -> str:
 
 
 def toolkit_command(request: Mapping[str, Any], job: JobDirectory, storage: Storage) -> Command:
-    """sagemaker-training: unpacks sourcedir.tar.gz to /opt/ml/code; arguments sorted, values as Python prints them."""
+    """sagemaker-training: the code goes to /opt/ml/code; arguments sorted, values as Python prints them."""
     environment = request.get("Environment") or {}
     named = {n: environment[n.upper()] for n in (PROGRAM, SUBMIT_DIRECTORY) if n.upper() in environment}
     every = {**decoded(request.get("HyperParameters") or {}), **named}
@@ -177,7 +177,11 @@ def read_driver_file(job: JobDirectory, name: str) -> dict[str, Any]:
 
 
 def place_source(uri: str, job: JobDirectory, storage: Storage) -> None:
-    """sourcedir.tar.gz, or what lies below a prefix, into /opt/ml/code; so a directory of the container."""
+    """What sagemaker_submit_directory names, into /opt/ml/code.
+
+    As the toolkit has it: an archive in S3, or a path of the container, most often a channel's, which is a directory,
+    an archive or a single file. What lies below a prefix in S3 is accepted too.
+    """
     code = job.inside(TOOLKIT_CODE)
     code.mkdir(parents=True, exist_ok=True)
     if uri.startswith("s3://") and storage.path(uri).is_file():
@@ -186,8 +190,18 @@ def place_source(uri: str, job: JobDirectory, storage: Storage) -> None:
         storage.download(uri, code)
         for archive in code.glob("sourcedir.tar.gz"):
             unpack(archive, code)
-    elif uri.startswith(f"{ML}/") and job.inside(uri).is_dir() and job.inside(uri) != code:
-        shutil.copytree(job.inside(uri), code, dirs_exist_ok=True)
+    elif uri.startswith(f"{ML}/"):
+        place_path(job.inside(uri), code)
+
+
+def place_path(source: Path, code: Path) -> None:
+    """A directory's content, an archive's, or a file; nothing where it is the target itself, or missing."""
+    if source.is_dir() and source != code:
+        shutil.copytree(source, code, dirs_exist_ok=True)
+    elif source.is_file() and tarfile.is_tarfile(source):
+        unpack(source, code)
+    elif source.is_file():
+        shutil.copy2(source, code)
 
 
 def unpack(archive: Path, folder: Path, name: str | None = None) -> None:

@@ -154,6 +154,25 @@ def test_the_toolkit_gives_a_script_what_it_gives_it_on_sagemaker(lab: Lab) -> N
     assert not [name for name in environment if name.startswith(("SM_MASTER", "SM_SOURCE_DIR"))]
 
 
+def test_the_toolkit_takes_code_from_a_channel_as_a_directory_an_archive_or_a_file(lab: Lab) -> None:
+    files = {"train.py": "import lib", "lib.py": "import os; print(os.getcwd(), sorted(os.listdir()))"}
+    for name, text in files.items():
+        lab.put(f"s3://bucket/code/folder/{name}", text)
+    lab.archive("s3://bucket/code/packed/src.tar.gz", files)
+    lab.put("s3://bucket/code/single/train.py", "import os; print(os.getcwd(), sorted(os.listdir()))")
+    steps = []
+    for prefix, path in (("folder", "code"), ("packed", "code/src.tar.gz"), ("single", "code/train.py")):
+        step = lab.training(prefix.title(), "", channels={"code": f"s3://bucket/code/{prefix}"})
+        step["Arguments"]["HyperParameters"]["sagemaker_submit_directory"] = f"/opt/ml/input/data/{path}"
+        steps.append(step)
+    report = lab.run(*steps)
+    assert [report.log(name) for name in ("Folder", "Packed", "Single")] == [
+        "/opt/ml/code ['lib.py', 'train.py']\n",
+        "/opt/ml/code ['lib.py', 'train.py']\n",
+        "/opt/ml/code ['train.py']\n",
+    ]
+
+
 def test_an_own_entry_point_runs_as_in_a_bare_container(lab: Lab) -> None:
     step = lab.training("Train", "")
     step["Arguments"]["HyperParameters"] = {"n": 3}

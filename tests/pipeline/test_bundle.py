@@ -1,9 +1,7 @@
 """Code bundles: only what a job imports, and the same bytes whenever and wherever they are made."""
 
 import ast
-import io
 import sys
-import tarfile
 
 import pytest
 
@@ -57,19 +55,6 @@ def test_a_change_to_a_module_changes_only_the_bundles_that_hold_it(steps):
     assert before[1] == after[1]
 
 
-@pytest.mark.parametrize("make", ALL)
-def test_the_archive_is_the_files_and_nothing_of_the_moment(make):
-    found = make()
-    assert found.archive() == found.archive()
-    assert found.archive()[4:8] == b"\0\0\0\0"  # gzip's time
-    with tarfile.open(fileobj=io.BytesIO(found.archive())) as archive:
-        members = archive.getmembers()
-        content = {member.name: archive.extractfile(member).read() for member in members}
-    assert content == found.files
-    assert [member.name for member in members] == sorted(found.files)
-    assert {(m.mtime, m.uid, m.gid, m.uname, m.gname, m.mode) for m in members} == {(0, 0, 0, "", "", 0o644)}
-
-
 def test_names_and_contents_make_the_digest():
     one = Bundle("a.py", {"a.py": b"1", "b.py": b"2"})
     assert one.digest == Bundle("a.py", {"b.py": b"2", "a.py": b"1"}).digest
@@ -77,15 +62,11 @@ def test_names_and_contents_make_the_digest():
     assert one.digest not in {Bundle("a.py", files).digest for files in others}
 
 
-def test_a_bundle_is_stored_as_plain_files_and_as_an_archive():
+def test_a_bundle_is_stored_as_plain_files():
     found = Bundle("a.py", {"a.py": b"1", "b.py": b"2"})
     key = f"name/code/a-{found.digest}"
     assert found.key("name") == key
-    assert found.objects("name") == {
-        f"{key}/source/a.py": b"1",
-        f"{key}/source/b.py": b"2",
-        f"{key}/sourcedir.tar.gz": found.archive(),
-    }
+    assert found.objects("name") == {f"{key}/source/a.py": b"1", f"{key}/source/b.py": b"2"}
 
 
 def test_the_jobs_carry_what_they_run_and_no_more():

@@ -12,12 +12,18 @@ from typing import Any
 
 import pytest
 
+import rollout
+from pipeline import formats
+from pipeline.bundle import training_bundle
 from pipeline.checks import check
 from pipeline.config import load
 from pipeline.offline import offline
 from pipeline.placement import Placement, local_placement
 
 ROOT = Path(__file__).parents[2]
+PROCESSING_STEPS = ("PrepareData", "EvaluateModel")
+TRAINING_STEPS = ("TuneHyperparameters", "TrainWithDebugger")
+KEY = "arn:aws:kms:us-east-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"
 SEARCHED = ("hidden_units", "dropout", "label_smoothing", "weight_decay")
 Json = dict[str, Any]
 
@@ -192,6 +198,80 @@ def test_what_is_not_searched_is_the_same_for_trials_and_training(compiled):
     assert (trials["final"].lower(), training["final"].lower()) == ("false", "true")
     for name in ("sagemaker_program", "sagemaker_submit_directory"):
         assert trials[name] == training[name]
+
+
+def test_training_and_trials_are_given_their_code_as_a_channel_which_needs_no_network_inside(compiled):
+    steps = steps_of(compiled())
+    jobs = [steps["TuneHyperparameters"]["Arguments"]["TrainingJobDefinition"], steps["TrainWithDebugger"]["Arguments"]]
+    for job in jobs:
+        [code] = [found for found in job["InputDataConfig"] if found["ChannelName"] == "code"]
+        source = code["DataSource"]["S3DataSource"]
+        expected = f"s3://local/{training_bundle().key('image-classification')}/source"
+        assert (source["S3DataType"], source["S3Uri"]) == ("S3Prefix", expected)
+        launcher = job.get("HyperParameters") or job["StaticHyperParameters"]
+        assert launcher["sagemaker_submit_directory"] == "/opt/ml/input/data/code"
+
+
+def test_isolation_and_vpc_reach_every_job(compiled):
+    vpc = "vpc: {subnet_ids: [subnet-0123abcd], security_group_ids: [sg-0123abcd]}"
+    placed = {"Subnets": ["subnet-0123abcd"], "SecurityGroupIds": ["sg-0123abcd"]}
+    for text, isolated, network in (
+        ("aws: {network_isolation: true}\n", True, None),
+        (f"aws: {{{vpc}}}\n", False, placed),
+        (f"aws: {{network_isolation: true, {vpc}}}\n", True, placed),
+        ("data: {source: sample}", False, None),
+    ):
+        for step, job in jobs_of(compiled(text)).items():
+            found = job.get("NetworkConfig", job)
+            assert (found.get("EnableNetworkIsolation", False), found.get("VpcConfig")) == (isolated, network), step
+
+
+def test_a_key_encrypts_the_volumes_and_outputs_of_every_job(compiled):
+    for job in jobs_of(compiled(f"aws: {{kms_key_arn: '{KEY}'}}\n")).values():
+        assert keys_of(job) == (KEY, KEY)
+    for job in jobs_of(compiled()).values():
+        assert keys_of(job) == (None, None)
+
+
+def test_a_type_with_disks_of_its_own_is_not_asked_to_encrypt_them_by_a_key(compiled):
+    own_disks = "{instance_type: ml.g5.xlarge}"
+    jobs = jobs_of(compiled(f"aws: {{kms_key_arn: '{KEY}'}}\ntraining: {own_disks}\ndata: {own_disks}\n"))
+    assert {step: keys_of(job) for step, job in jobs.items()} == {
+        "PrepareData": (None, KEY),
+        "TuneHyperparameters": (KEY, KEY),
+        "TrainWithDebugger": (None, KEY),
+        "EvaluateModel": (KEY, KEY),
+    }
+
+
+def test_jobs_and_endpoint_agree_on_the_types_that_refuse_a_key():
+    assert formats.LOCAL_STORAGE.pattern == rollout.LOCAL_STORAGE.pattern
+
+
+def test_training_on_spot_capacity_keeps_checkpoints_of_its_own_execution(compiled):
+    jobs = jobs_of(compiled("training: {use_spot: true}\ntuning: {use_spot: true}\n"))
+    at = ["s3://local/image-classification/checkpoints", {"Get": "Execution.PipelineExecutionId"}, "TrainWithDebugger"]
+    assert jobs["TrainWithDebugger"]["CheckpointConfig"] == {
+        "S3Uri": {"Std:Join": {"On": "/", "Values": at}},
+        "LocalPath": "/opt/ml/checkpoints",
+    }
+    assert "CheckpointConfig" not in jobs["TuneHyperparameters"]  # trials would share it, and are short
+    assert all(jobs[step]["EnableManagedSpotTraining"] for step in ("TuneHyperparameters", "TrainWithDebugger"))
+    assert "CheckpointConfig" not in jobs_of(compiled())["TrainWithDebugger"]
+
+
+def jobs_of(definition: Json) -> dict[str, Json]:
+    """Name -> the request of each step that is a job, a search's that of its trials."""
+    steps = steps_of(definition)
+    arguments = {name: steps[name]["Arguments"] for name in (*PROCESSING_STEPS, *TRAINING_STEPS)}
+    return {name: found.get("TrainingJobDefinition", found) for name, found in arguments.items()}
+
+
+def keys_of(job: Json) -> tuple[str | None, str | None]:
+    """The KMS keys of volumes and outputs."""
+    resources = job.get("ResourceConfig") or job["ProcessingResources"]["ClusterConfig"]
+    outputs = job.get("OutputDataConfig") or job["ProcessingOutputConfig"]
+    return resources.get("VolumeKmsKeyId"), outputs.get("KmsKeyId")
 
 
 def test_the_runtime_parameters_are_those_of_the_design_with_the_defaults_of_the_file(compiled):

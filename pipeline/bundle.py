@@ -1,7 +1,8 @@
 """The source code of a job as a content-addressed bundle: the same bytes, the same URI.
 
 A bundle holds an entry point of `steps/` and the modules that it imports, no more, so that a change to one step leaves
-the cache of the others alone. It is stored as plain files, which every kind of job is given as an input.
+the cache of the others alone. Of a package in `steps/` it holds every module, since those of `rules/` are loaded by
+name. It is stored as plain files, which every kind of job is given as an input.
 """
 
 import ast
@@ -58,7 +59,16 @@ def imported_files(source: bytes) -> list[str]:
             modules.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             modules.add(node.module)
-    return sorted(f"{module}.py" for module in modules if (STEPS / f"{module}.py").is_file())
+    files = {f"{module}.py" for module in modules if (STEPS / f"{module}.py").is_file()}
+    packages = {module.partition(".")[0] for module in modules}
+    return sorted(files.union(*(_package_files(package) for package in packages)))
+
+
+def _package_files(package: str) -> set[str]:
+    """Names of all modules of a package in `steps/`, relative to it; none if it is no package there."""
+    if not (STEPS / package / "__init__.py").is_file():
+        return set()
+    return {path.relative_to(STEPS).as_posix() for path in (STEPS / package).rglob("*.py")}
 
 
 def prepare_bundle() -> Bundle:
@@ -66,8 +76,13 @@ def prepare_bundle() -> Bundle:
     return bundle("prepare.py")
 
 
+def trial_bundle() -> Bundle:
+    """Code of TuneHyperparameters."""
+    return bundle("trial.py")
+
+
 def training_bundle() -> Bundle:
-    """Code of TuneHyperparameters and TrainWithDebugger; the server travels inside the model it will serve."""
+    """Code of TrainWithDebugger; the server travels inside the model it will serve."""
     return bundle("train.py", "serve.py")
 
 

@@ -52,7 +52,7 @@ def run(main: Callable[[], None], failure_file: tuple[str, str] | None = None) -
 
 def say(line: str) -> None:
     """Print one line at once, so that logs and metric scrapers see it when it happens."""
-    print(line, flush=True)
+    print(f"{line}\n", end="", flush=True)  # one write, so that lines of two threads do not mix
 
 
 def _write(sentence: str, file: Path) -> None:

@@ -55,6 +55,33 @@ def test_a_change_to_a_module_changes_only_the_bundles_that_hold_it(steps):
     assert before[1] == after[1]
 
 
+def test_a_package_is_held_whole_with_what_its_modules_import(steps):
+    (steps / "package/inner").mkdir(parents=True)
+    (steps / "package/__init__.py").write_text("")
+    (steps / "package/one.py").write_text("import os\n")
+    (steps / "package/loaded_by_name.py").write_text("from shared import thing\n")
+    (steps / "package/inner/__init__.py").write_text("")
+    (steps / "package/notes.txt").write_text("no code")
+    (steps / "user.py").write_text("from package.one import anything\n")
+    held = bundles.bundle("user.py")
+    assert sorted(held.files) == [
+        "deep.py",
+        "main.py",
+        "package/__init__.py",
+        "package/inner/__init__.py",
+        "package/loaded_by_name.py",
+        "package/one.py",
+        "shared.py",
+        "user.py",
+    ]
+
+
+def test_a_job_that_is_observed_carries_the_observer_and_all_rules():
+    held = bundles.bundle("observation.py").files
+    rules = {path.relative_to(bundles.STEPS).as_posix() for path in (bundles.STEPS / "rules").glob("*.py")}
+    assert {"observer.py", "saved_tensors.py", "tensor_record.py", *rules} <= set(held)
+
+
 def test_names_and_contents_make_the_digest():
     one = Bundle("a.py", {"a.py": b"1", "b.py": b"2"})
     assert one.digest == Bundle("a.py", {"b.py": b"2", "a.py": b"1"}).digest

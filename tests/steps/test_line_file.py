@@ -1,0 +1,43 @@
+"""A file of whole lines, whatever the disk does."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from line_file import LineFile
+from tests.steps.prepared_data import STEPS
+
+
+def test_lines_are_appended_to_what_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "lines"
+    for lines in ("one\n", "two\nthree\n"):
+        file = LineFile(path)
+        file.append(lines)
+        assert file.size_bytes == path.stat().st_size
+        file.close()
+    assert path.read_text() == "one\ntwo\nthree\n"
+
+
+def test_of_a_block_that_does_not_fit_the_whole_lines_stay(tmp_path: Path) -> None:
+    script = f"""
+import resource
+from pathlib import Path
+from line_file import LineFile
+file = LineFile(Path({str(tmp_path / "lines")!r}))
+resource.setrlimit(resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY))  # the file may not grow beyond it
+file.append("one\\n")
+for block in ("two\\nthree\\n", "four\\n"):
+    try:
+        file.append(block)
+    except OSError as error:
+        print(error.strerror, file.path.read_text().split(), file.size_bytes)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+file.append("five\\n")
+print(file.path.read_text().split())
+"""
+    process = subprocess.run([sys.executable, "-c", script], cwd=STEPS, capture_output=True, text=True, check=True)
+    assert process.stdout.splitlines() == [
+        "File too large ['one', 'two'] 8",
+        "File too large ['one', 'two'] 8",
+        "['one', 'two', 'five']",
+    ]

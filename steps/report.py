@@ -16,9 +16,8 @@ from PIL import Image
 
 from comparison import Comparison
 from report_comparison import comparison_section
-from report_parts import percent as _percent
-from report_parts import section as _section
-from report_style import STYLE
+from report_page import bar_cell, facts, page, percent, section, tiles
+from report_style import EVALUATION_STYLE, PAGE_STYLE
 
 SHOWN_MISTAKES = 24  # at most this many pictures
 SHOWN_PAIRS = 10
@@ -75,33 +74,27 @@ def render(evaluation: Evaluation) -> str:
         _classes(evaluation),
         _provenance(evaluation),
     ]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>Evaluation: {_percent(_value(evaluation, 'accuracy'))} accuracy</title>\n"
-        f"<style>{STYLE}</style>\n</head>\n<body>\n<main>\n" + "\n".join(sections) + "\n</main>\n</body>\n</html>\n"
-    )
+    title = f"Evaluation: {percent(_value(evaluation, 'accuracy'))} accuracy"
+    return page(title, PAGE_STYLE + EVALUATION_STYLE, sections)
 
 
 def _headline(evaluation: Evaluation) -> str:
     count = evaluation.test_images
     accuracy = _value(evaluation, "accuracy")
     low, high = wilson_interval(accuracy, count)
-    tiles = {
+    figures = {
         "Macro F1": f"{_value(evaluation, 'macro_f1'):.3f}",
-        "Top-5 accuracy": _percent(_value(evaluation, "top_5_accuracy")),
+        "Top-5 accuracy": percent(_value(evaluation, "top_5_accuracy")),
         "Log loss": f"{_value(evaluation, 'loss'):.3f}",
         "Classes": str(len(evaluation.classes)),
         "Test images": f"{count:,}",
     }
     return (
         "<header><h1>Evaluation on the test split</h1>"
-        f'<p class="accuracy"><strong>{_percent(accuracy)}</strong> accuracy</p>'
+        f'<p class="accuracy"><strong>{percent(accuracy)}</strong> accuracy</p>'
         f"<p>{round(accuracy * count):,} of {count:,} test images are classified correctly. With this many images, the "
-        f"true accuracy lies between {_percent(low)} and {_percent(high)} in 19 of 20 cases.</p>"
-        '<dl class="tiles">'
-        + "".join(f"<div><dt>{name}</dt><dd>{figure}</dd></div>" for name, figure in tiles.items())
-        + "</dl></header>"
+        f"true accuracy lies between {percent(low)} and {percent(high)} in 19 of 20 cases.</p>"
+        f"{tiles(figures)}</header>"
     )
 
 
@@ -113,7 +106,7 @@ def _confusion(evaluation: Evaluation) -> str:
         for true, row in matrix.items()
     )
     short = " short" if max(map(len, matrix)) <= SHORT_NAME else ""
-    return _section(
+    return section(
         "Confusion matrix",
         "<p>Rows are the true classes, columns the predicted ones; the colour is the share of the row.</p>"
         f'<div class="beside"><div class="scroll" tabindex="0"><table class="matrix{short}"><thead><tr>'
@@ -131,7 +124,7 @@ def _cell(true: str, predicted: str, count: int, share: float) -> str:
     kind = ' class="hit"' if true == predicted else ""
     if not count:
         return f"<td{kind}></td>"
-    title = escape(f"{true} taken for {predicted}: {count} ({_percent(share)})")
+    title = escape(f"{true} taken for {predicted}: {count} ({percent(share)})")
     return f'<td{kind} style="--share:{share:.2f}" title="{title}">{count}</td>'
 
 
@@ -154,11 +147,11 @@ def _pairs(evaluation: Evaluation) -> str:
 
 def _mistakes(evaluation: Evaluation) -> str:
     if not evaluation.mistakes:
-        return _section("Mistakes", "<p>None: every test image is classified correctly.</p>")
+        return section("Mistakes", "<p>None: every test image is classified correctly.</p>")
     shown = len(evaluation.mistakes)
     total = evaluation.test_images - round(_value(evaluation, "accuracy") * evaluation.test_images)
     which = "All" if shown == total else f"{shown} of"
-    return _section(
+    return section(
         "Worst mistakes",
         f"<p>{which} {total} mistakes, the most confident first: what the model said, and what it should have said.</p>"
         f'<div class="mistakes">{"".join(_figure(mistake) for mistake in evaluation.mistakes)}</div>',
@@ -170,8 +163,8 @@ def _figure(mistake: Mistake) -> str:
     return (
         f'<figure><img{pixelated} src="{data_uri(mistake.picture)}" alt="{escape(mistake.name)}" '
         f'title="{escape(mistake.name)}" loading="lazy"><figcaption>'
-        f'<span class="wrong">{escape(mistake.predicted)}</span> {_percent(mistake.score)}<br>'
-        f'<span class="right">{escape(mistake.true)}</span> {_percent(mistake.true_score)}'
+        f'<span class="wrong">{escape(mistake.predicted)}</span> {percent(mistake.score)}<br>'
+        f'<span class="right">{escape(mistake.true)}</span> {percent(mistake.true_score)}'
         "</figcaption></figure>"
     )
 
@@ -181,7 +174,7 @@ def _classes(evaluation: Evaluation) -> str:
     ordered = sorted(per_class, key=lambda name: (per_class[name]["f1"], name))
     heads = "".join(f'<th scope="col">{head}</th>' for head in ("Class", "Images", "Precision", "Recall", "F1"))
     rows = "".join(_class_row(name, per_class[name]) for name in ordered)
-    return _section(
+    return section(
         "Classes",
         "<p>The class that the model finds hardest comes first.</p>"
         f'<div class="scroll" tabindex="0"><table class="classes"><thead><tr>{heads}</tr></thead>'
@@ -191,7 +184,7 @@ def _classes(evaluation: Evaluation) -> str:
 
 def _class_row(name: str, scores: dict[str, float]) -> str:
     bars = "".join(
-        f'<td class="bar" data-name="{label}"><span style="--value:{scores[key]:.3f}"></span>{scores[key]:.2f}</td>'
+        bar_cell(label, scores[key], f"{scores[key]:.2f}")
         for label, key in (("Precision", "precision"), ("Recall", "recall"), ("F1", "f1"))
     )
     return f'<tr><th scope="row">{escape(name)}</th><td class="support">{scores["support"]:,}</td>{bars}</tr>'
@@ -201,9 +194,9 @@ def _provenance(evaluation: Evaluation) -> str:
     model, manifest = evaluation.model, evaluation.manifest
     size = model["preprocess"]["image_size"]
     validation = model["validation"]
-    facts = {
+    trained = {
         "Backbone": f"{model['backbone']}, frozen, at {size} × {size} px",
-        "Kept epoch": f"{validation['epoch']}, with validation accuracy {_percent(validation['validation_accuracy'])}",
+        "Kept epoch": f"{validation['epoch']}, with validation accuracy {percent(validation['validation_accuracy'])}",
         **{
             HYPERPARAMETERS[name]: str(value)
             for name, value in model["hyperparameters"].items()
@@ -218,14 +211,7 @@ def _provenance(evaluation: Evaluation) -> str:
         "Duplicates dropped": f"{len(manifest.get('duplicates', [])):,}",
         "Data set SHA-256": manifest["dataset_sha256"],
     }
-    return _section("What was trained", f'<div class="facts">{_facts("Model", facts)}{_facts("Data", data)}</div>')
-
-
-def _facts(title: str, facts: dict[str, str]) -> str:
-    rows = "".join(
-        f'<tr><th scope="row">{escape(name)}</th><td>{escape(fact)}</td></tr>' for name, fact in facts.items()
-    )
-    return f"<table><caption>{title}</caption><tbody>{rows}</tbody></table>"
+    return section("What was trained", f'<div class="facts">{facts("Model", trained)}{facts("Data", data)}</div>')
 
 
 def _value(evaluation: Evaluation, name: str) -> float:

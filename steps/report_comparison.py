@@ -5,7 +5,7 @@ from html import escape
 from typing import Any
 
 from comparison import Comparison
-from report_parts import percent, section
+from report_page import percent, section
 
 SHOWN_CLASSES = 10  # at most, those whose F1 differs most
 SMALLEST_SHOWN = 0.0005  # a smaller difference reads as none with three decimals

@@ -1,6 +1,6 @@
-"""The report's style sheet: light and dark, from 400 px wide upwards."""
+"""The style sheets of the reports: light and dark, from 400 px wide upwards."""
 
-STYLE = """
+PAGE_STYLE = """
 :root { color-scheme: light dark; --page: #f6f7f9; --card: #fff; --text: #1c2330; --dim: #5b6675; --line: #dfe3e9;
   --hit: #2a9d8f; --miss: #e4572e; --bar: #3b7dd8; --track: #e8ebf0; }
 @media (prefers-color-scheme: dark) { :root { --page: #12161c; --card: #1b2129; --text: #e6eaf0; --dim: #98a4b3;
@@ -13,8 +13,7 @@ header, section { background: var(--card); border: 1px solid var(--line); border
 h1 { font-size: 1.15rem; margin: 0; color: var(--dim); font-weight: 600; }
 h2 { font-size: 1.15rem; margin: 0 0 8px; }
 p { margin: 0 0 12px; color: var(--dim); }
-.accuracy { color: var(--text); margin: 4px 0; font-size: 1.15rem; }
-.accuracy strong { font-size: 3rem; line-height: 1.1; letter-spacing: -0.02em; }
+section > p:last-child { margin-bottom: 0; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(130px, 1fr)); gap: 12px; margin: 16px 0 0; }
 .tiles div { border: 1px solid var(--line); border-radius: 8px; padding: 8px 12px; }
 .tiles dt { color: var(--dim); font-size: 0.85rem; }
@@ -22,6 +21,29 @@ p { margin: 0 0 12px; color: var(--dim); }
 .scroll { overflow: auto; max-height: 80vh; overscroll-behavior-x: contain; }
 table { border-collapse: separate; border-spacing: 0; font-variant-numeric: tabular-nums; }
 th { font-weight: 500; text-align: left; }
+h3 { font-size: 1rem; margin: 0 0 6px; }
+.bar { width: 23%; white-space: nowrap; }
+.bar span { display: inline-block; vertical-align: middle; width: calc(100% - 3rem); height: 8px; margin-right: 8px;
+  border-radius: 4px; background: linear-gradient(var(--bar) 0 0) 0 / calc(100% * var(--value)) 100% no-repeat,
+  var(--track); }
+.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); gap: 8px 32px; }
+.facts table { width: 100%; align-self: start; }
+.facts caption { text-align: left; color: var(--dim); padding-bottom: 4px; }
+.facts th, .facts td { padding: 4px 12px 4px 0; border-top: 1px solid var(--line); vertical-align: top; }
+.facts th { width: 45%; color: var(--dim); }
+.facts td { overflow-wrap: anywhere; }
+@media (max-width: 640px) {
+  main { padding: 8px; }
+  header, section { padding: 14px; }
+  .bar { grid-column: 1 / -1; width: 100%; }
+  .bar::before { content: attr(data-name); display: inline-block; width: 5rem; color: var(--dim); }
+  .bar span { width: calc(100% - 8.5rem); }
+}
+"""
+
+EVALUATION_STYLE = """
+.accuracy { color: var(--text); margin: 4px 0; font-size: 1.15rem; }
+.accuracy strong { font-size: 3rem; line-height: 1.1; letter-spacing: -0.02em; }
 .matrix { font-size: 0.85rem; }
 .matrix td { min-width: 2.5rem; height: 2.1rem; padding: 0 4px; text-align: center;
   border-right: 1px solid var(--line); border-bottom: 1px solid var(--line);
@@ -39,7 +61,6 @@ th { font-weight: 500; text-align: left; }
 .beside { display: flex; flex-wrap: wrap; gap: 16px 40px; align-items: start; }
 .beside .scroll { max-width: 100%; }
 .pairs ol { margin: 0; padding-left: 1.75rem; }
-h3 { font-size: 1rem; margin: 0 0 6px; }
 .mistakes { display: grid; grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)); gap: 12px; }
 figure { margin: 0; border: 1px solid var(--line); border-radius: 8px; overflow: hidden; }
 figure img { display: block; width: 100%; aspect-ratio: 1; object-fit: contain; background: var(--track); }
@@ -54,16 +75,6 @@ figcaption { padding: 6px 10px 8px; font-size: 0.85rem; overflow-wrap: anywhere;
 .classes th, .classes td { padding: 5px 12px 5px 0; border-bottom: 1px solid var(--line); }
 .classes thead th { position: sticky; top: 0; background: var(--card); color: var(--dim); font-size: 0.85rem; }
 .classes .support { text-align: right; width: 4rem; }
-.bar { width: 23%; white-space: nowrap; }
-.bar span { display: inline-block; vertical-align: middle; width: calc(100% - 3rem); height: 8px; margin-right: 8px;
-  border-radius: 4px; background: linear-gradient(var(--bar) 0 0) 0 / calc(100% * var(--value)) 100% no-repeat,
-  var(--track); }
-.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); gap: 8px 32px; }
-.facts table { width: 100%; align-self: start; }
-.facts caption { text-align: left; color: var(--dim); padding-bottom: 4px; }
-.facts th, .facts td { padding: 4px 12px 4px 0; border-top: 1px solid var(--line); vertical-align: top; }
-.facts th { width: 45%; color: var(--dim); }
-.facts td { overflow-wrap: anywhere; }
 .verdict { color: var(--text); }
 .versus { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 16px 40px; }
 .versus table { width: 100%; align-self: start; }
@@ -82,8 +93,6 @@ figcaption { padding: 6px 10px 8px; font-size: 0.85rem; overflow-wrap: anywhere;
   calc(50% + 0.5px), transparent 0), var(--track); }
 @media (max-width: 640px) {
   .change span { display: none; }
-  main { padding: 8px; }
-  header, section { padding: 14px; }
   .accuracy strong { font-size: 2.5rem; }
   .matrix tbody th { max-width: 7.5rem; }
   .classes thead { display: none; }
@@ -91,8 +100,5 @@ figcaption { padding: 6px 10px 8px; font-size: 0.85rem; overflow-wrap: anywhere;
   .classes th, .classes td { border: 0; padding: 1px 0; }
   .classes .support { width: auto; }
   .classes .support::after { content: " images"; color: var(--dim); }
-  .bar { grid-column: 1 / -1; width: 100%; }
-  .bar::before { content: attr(data-name); display: inline-block; width: 5rem; color: var(--dim); }
-  .bar span { width: calc(100% - 8.5rem); }
 }
 """

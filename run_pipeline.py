@@ -21,6 +21,7 @@ DESCRIPTIONS = {
     "status": "show an execution",
     "stop": "stop an execution",
     "retry": "go on with a failed or stopped execution",
+    "report": "show how an execution's training went: rules, curves, profile, search",
     "models": "list the registered model versions",
     "approve": "approve a model version, which deploys it",
     "reject": "reject a model version",
@@ -59,11 +60,14 @@ def parser() -> argparse.ArgumentParser:
     add("--lambda", dest="functions", action="append", default=[], metavar="NAME=FILE.py:HANDLER",
         help="a Lambda function that --definition calls; repeatable")  # fmt: skip
     add("--parallel", type=positive, metavar="N", help="with --definition: steps at the same time (50)")
-    for name in ("status", "stop", "retry"):
+    for name in ("status", "stop", "retry", "report"):
         add = found[name].add_argument
         add("execution", nargs="?", help="an execution's ARN or its last part; the newest unless given")
         add("--pipeline", metavar="NAME", help="another pipeline than pipeline.yaml's")
     found["status"].add_argument("--watch", action="store_true", help="follow it until it ends")
+    add = found["report"].add_argument
+    add("--out", metavar="FOLDER", help="where the report goes (reports/<training job> in the home)")
+    add("--no-open", dest="open", action="store_false", help="do not open it in a browser")
     for name in ("approve", "reject"):
         add = found[name].add_argument
         add("version", nargs="?", help="a version's number or ARN; else the newest that waits, else the newest")

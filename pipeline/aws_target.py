@@ -20,6 +20,7 @@ class AwsTarget:
     """An AWS account, by the ordinary credential chain."""
 
     name = "aws"
+    reports: Path | None = None
 
     def __init__(self, config: "Config") -> None:
         from pipeline.aws.stack_parameters import tags

@@ -21,6 +21,7 @@ COMMANDS = {
     "status": "execution_commands.show_status",
     "stop": "execution_commands.stop",
     "retry": "execution_commands.retry",
+    "report": "report_command.report",
     "models": "model_commands.models",
     "approve": "model_commands.approve",
     "reject": "model_commands.reject",

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from pipeline import environments
 from pipeline.aws_config import AwsConfig, PricesConfig, VpcConfig
+from pipeline.debug_config import GATES, ConditionConfig, DebugConfig
 from pipeline.errors import ConfigError
 from pipeline.formats import (
     INSTANCE_COUNT,
@@ -52,8 +53,10 @@ __all__ = [
     "AutoscalingConfig",
     "AwsConfig",
     "CategoricalRange",
+    "ConditionConfig",
     "Config",
     "ContinuousRange",
+    "DebugConfig",
     "DeployConfig",
     "IntegerRange",
     "PricesConfig",
@@ -173,13 +176,16 @@ class Config:
     rules: ClassVar = (
         Rule(("aws.artifact_retention_days", "pipeline.cache_expire_days"), expired_while_cached),
         Rule(("deploy.serverless.memory_mb", "aws.vpc.subnet_ids", "aws.network_isolation"), serverless_in_vpc),
+        GATES,
     )
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     tuning: TuningConfig = field(default_factory=TuningConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    debug: DebugConfig = field(default_factory=DebugConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    condition: ConditionConfig = field(default_factory=ConditionConfig)
     registry: RegistryConfig = field(default_factory=RegistryConfig)
     deploy: DeployConfig = field(default_factory=DeployConfig)
     aws: AwsConfig = field(default_factory=AwsConfig)

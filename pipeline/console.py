@@ -20,6 +20,8 @@ WIDTH = 80
 LABEL = 14
 HEADING = 29  # before what is said of a step: seconds and name
 ENDED = ("Succeeded", "Failed", "Stopped")
+UNREMARKABLE = re.compile(r"\w+: (InProgress|NoIssuesFound)|(rule_\w+=[01] ?)+")  # of a debugger rule
+REMARKABLE = (": IssuesFound", ": Error")
 
 
 class Progress:
@@ -69,8 +71,9 @@ class Progress:
             if job[0] == "TuningJob":
                 self.follow_trials(step["StepName"], job[1])
             elif lines := self.new_lines(JOB_GROUPS[job[0]], job[1]):
-                for line in lines[-LINES_A_LOOK:]:
-                    self.hint(step["StepName"], epoch_text(line))
+                for line in [found for found in lines if not UNREMARKABLE.fullmatch(found)][-LINES_A_LOOK:]:
+                    tell = self.say if line.endswith(REMARKABLE) else self.hint
+                    tell(step["StepName"], epoch_text(line))
 
     def follow_trials(self, step_name: str, job_name: str) -> None:
         """One line for each trial that has ended."""
@@ -209,6 +212,9 @@ def facts(document: Mapping[str, Any]) -> list[tuple[str, str]]:
         rows.append(("Test accuracy", f"{document['metrics']['test_accuracy']:.4f}{against}"))
     if document["best_hyperparameters"]:
         rows.append(("Winner", hyperparameters_text(document["best_hyperparameters"])))
+    if document["rules"]:
+        lines = textwrap.wrap(rules_text(document["rules"]), WIDTH - LABEL - 1)
+        rows += zip(("Rules", *[""] * len(lines)), lines, strict=False)
     if document["model_package_arn"]:
         version = document["model_package_arn"].partition("/")[2]
         rows.append(("Model", f"{version}  {document['model_approval_status']}"))
@@ -219,8 +225,20 @@ def facts(document: Mapping[str, Any]) -> list[tuple[str, str]]:
     messages = [step["outputs"]["message"] for step in document["steps"] if "message" in step["outputs"]]
     for message in messages[-1:]:
         rows += zip(("Deployment", *[""] * len(message)), textwrap.wrap(message, WIDTH - LABEL - 1), strict=False)
-    rows += [(name.title(), place) for name, place in document["reports"].items() if place]
+    places = {place: name.title() for name, place in reversed(document["reports"].items()) if place}
+    rows += [(name, place) for place, name in reversed(places.items())]
     return rows
+
+
+def rules_text(rules: Mapping[str, str]) -> str:
+    """How many rules watched the training, and which of them found a problem or failed."""
+    found = [name for name, status in rules.items() if status == "IssuesFound"]
+    failed = [name for name, status in rules.items() if status == "Error"]
+    said = [
+        f"{len(rules)} watched the training",
+        "found a problem: " + ", ".join(found) if found else "no problem found",
+    ]
+    return "; ".join([*said, *(["failed: " + ", ".join(failed)] if failed else [])])
 
 
 def print_failure(step: Mapping[str, Any], last_lines: Callable[[str, int], list[str]]) -> None:
@@ -240,6 +258,9 @@ def next_commands(
         yield command("invoke", document["example_image"] or "IMAGE", *other), "classify an image"
     if document["model_approval_status"] == "PendingManualApproval":
         yield command("approve"), "approve and deploy the model"
+    if (document["reports"]["debugger"] or "").startswith("s3://"):
+        name = document["execution_arn"].rpartition("/")[2]
+        yield command("report", name), "how the training went: rules, curves, profile, search"
     judged = any(step["type"] == "Fail" for step in document["steps"])
     if document["status"] in ("Failed", "Stopped") and not judged:
         yield command("retry"), "go on from the failed step"

@@ -22,9 +22,10 @@ from sagemaker.core.config.config_manager import SageMakerConfig
 from sagemaker.core.workflow.pipeline_context import PipelineSession
 from sagemaker.mlops.workflow.pipeline import Pipeline
 
+from pipeline.condition import check_accuracy_step
 from pipeline.context import Context
 from pipeline.deployment import deploy_step
-from pipeline.evaluation import check_accuracy_step, evaluate_step
+from pipeline.evaluation import evaluate_step
 from pipeline.offline import offline
 from pipeline.parameters import declare
 from pipeline.preparation import prepare_data_step
@@ -51,7 +52,7 @@ def build(
     evaluate = evaluate_step(context, prepare, train)
     register = register_step(context, train, evaluate)
     deploy = deploy_step(context, register)
-    check = check_accuracy_step(context, evaluate, if_steps=[register, deploy])
+    check = check_accuracy_step(context, train, evaluate, if_steps=[register, deploy])
     return Pipeline(
         name=config.pipeline.name,
         parameters=context.parameters.all(),

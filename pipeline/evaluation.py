@@ -1,27 +1,17 @@
-"""Builds EvaluateModel and CheckAccuracy: the model as the endpoint will load it, against the test split.
+"""Builds EvaluateModel: the model as the endpoint will load it, against the test split.
 
-With registry.require_improvement the model in service, the champion, is scored on the same split, and the condition
-demands an improvement on it too.
+With registry.require_improvement the model in service, the champion, is scored on the same split.
 """
-
-from collections.abc import Sequence
 
 from sagemaker.core.processing import Processor
 from sagemaker.core.shapes import ProcessingInput
-from sagemaker.core.workflow.conditions import ConditionGreaterThanOrEqualTo
-from sagemaker.core.workflow.functions import Join, JsonGet
 from sagemaker.core.workflow.properties import PropertyFile
-from sagemaker.mlops.workflow.condition_step import ConditionStep
-from sagemaker.mlops.workflow.fail_step import FailStep
-from sagemaker.mlops.workflow.steps import ProcessingStep, Step, TrainingStep
+from sagemaker.mlops.workflow.steps import ProcessingStep, TrainingStep
 
 from pipeline.bundle import evaluation_bundle
 from pipeline.champion import champion_uri
 from pipeline.context import PROCESSING, Context, flags, processing_input, processing_output
 
-ACCURACY_PATH = "multiclass_classification_metrics.accuracy.value"
-IMPROVEMENT_PATH = "improvement.value"
-CHAMPION_PATH = "improvement.champion"  # which model, with its accuracy; or that there is none
 EVALUATION = PropertyFile(name="Evaluation", output_name="evaluation", path="evaluation.json")
 
 
@@ -76,62 +66,3 @@ def evaluate_step(context: Context, prepare: ProcessingStep, train: TrainingStep
 def champion_input(context: Context) -> ProcessingInput:
     """The model in service, if there is one: the prefix is never empty."""
     return processing_input("champion", f"{champion_uri(context.config, context.placement)}/")
-
-
-def check_accuracy_step(context: Context, evaluate: ProcessingStep, if_steps: Sequence[Step]) -> ConditionStep:
-    """Test accuracy >= AccuracyThreshold, and improvement >= margin if asked for: register and deploy; else fail."""
-    compares = context.config.registry.require_improvement
-    improves = " and improves on the model in service" if compares else ""
-    return ConditionStep(
-        name="CheckAccuracy",
-        display_name="Check accuracy",
-        description=f"Continues only if the accuracy on the test split reaches AccuracyThreshold{improves}.",
-        conditions=[
-            ConditionGreaterThanOrEqualTo(
-                left=reported(evaluate, ACCURACY_PATH), right=context.parameters.accuracy_threshold
-            ),
-            *([improvement_condition(context, evaluate)] if compares else []),
-        ],
-        if_steps=list(if_steps),
-        else_steps=[
-            FailStep(
-                name="AccuracyTooLow",
-                display_name="Accuracy too low",
-                description="Ends the execution: nothing is registered.",
-                error_message=refusal(context, evaluate),
-            )
-        ],
-    )
-
-
-def improvement_condition(context: Context, evaluate: ProcessingStep) -> ConditionGreaterThanOrEqualTo:
-    """The accuracy less the champion's; with no champion the accuracy itself."""
-    margin = context.config.registry.improvement_margin
-    return ConditionGreaterThanOrEqualTo(left=reported(evaluate, IMPROVEMENT_PATH), right=margin)
-
-
-def refusal(context: Context, evaluate: ProcessingStep) -> Join:
-    """AccuracyTooLow's sentence, with every number that was compared."""
-    accuracy, threshold = reported(evaluate, ACCURACY_PATH), context.parameters.accuracy_threshold
-    if not context.config.registry.require_improvement:
-        words = ["Test accuracy", accuracy, "is below the threshold AccuracyThreshold =", threshold]
-        return Join(on=" ", values=words)
-    words = [
-        "Test accuracy ",
-        accuracy,
-        " (at least AccuracyThreshold = ",
-        threshold,
-        " is needed) is an improvement of ",
-        reported(evaluate, IMPROVEMENT_PATH),
-        " over ",
-        reported(evaluate, CHAMPION_PATH),
-        " (at least registry.improvement_margin = ",
-        context.config.registry.improvement_margin,
-        " is needed), so nothing is registered.",
-    ]
-    return Join(on="", values=words)
-
-
-def reported(evaluate: ProcessingStep, path: str) -> JsonGet:
-    """A value of evaluation.json."""
-    return JsonGet(step_name=evaluate.name, property_file=EVALUATION, json_path=path)

@@ -10,6 +10,7 @@ from pipeline.errors import ServiceError
 from pipeline.invocation import Arguments, chosen_target, command, loaded
 from pipeline.status import status
 from pipeline.targets import Target
+from pipeline.training_report import keep_report
 
 
 def show_status(arguments: Arguments) -> int:
@@ -67,6 +68,7 @@ def watched(arguments: Arguments, target: Target, arn: str) -> bool:
 
 def show(arguments: Arguments, target: Target, arn: str) -> int:
     """Print the execution's document or summary."""
+    keep_report(target, arn)
     document = status(target, arn)
     if document["endpoint"] and document["endpoint"]["status"] in ("Creating", "Updating") and target.name == "local":
         control.wait_for_endpoint(target, document["endpoint"]["name"])

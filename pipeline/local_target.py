@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from pipeline.config import Config
 
 LOCK_WAIT_SECONDS = 60.0
-LOCAL_FOLDERS = ("s3", "jobs", "executions", "endpoints", "functions", "definitions", "locks", "mounts")  # of a home
+LOCAL_FOLDERS = (  # of a home
+    "s3", "jobs", "executions", "endpoints", "functions", "definitions", "locks", "mounts", "reports",
+)  # fmt: skip
 
 
 class LocalTarget:
@@ -45,6 +47,7 @@ class LocalTarget:
         from pipeline.local.storage import Storage
 
         self.home = home.resolve()
+        self.reports: Path | None = self.home / "reports"
         self.direct = config is None
         self.state = State(self.home, create=not reads_only)
         self.state.start_options = {"use_cache": use_cache, "tied": tied}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import sources, weights
-from pipeline.bundle import Bundle, evaluation_bundle, prepare_bundle, training_bundle
+from pipeline.bundle import Bundle, evaluation_bundle, prepare_bundle, training_bundle, trial_bundle
 from pipeline.config import Config
 from pipeline.errors import DefinitionError
 from pipeline.offline import offline
@@ -51,7 +51,7 @@ class Project:
 
     def bundles(self) -> list[Bundle]:
         """Every job's code."""
-        return [prepare_bundle(), training_bundle(), evaluation_bundle()]
+        return [prepare_bundle(), trial_bundle(), training_bundle(), evaluation_bundle()]
 
 
 def open_project(config: Config, config_path: Path) -> Project:

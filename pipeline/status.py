@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from pipeline import control
+from pipeline.debug_output import debug_report
 from pipeline.errors import PipelineError, ServiceError
 from pipeline.targets import Target
 
@@ -37,6 +38,7 @@ def status(target: Target, arn: str) -> dict[str, Any]:
     found = control.steps(target, arn)
     evaluation_uri = output_of(target, found, "evaluation")
     test_uri = output_of(target, found, "test")
+    debugger = debug_report(target, found)
     return {
         "execution_arn": arn,
         "status": execution["PipelineExecutionStatus"],
@@ -45,14 +47,14 @@ def status(target: Target, arn: str) -> dict[str, Any]:
         "steps": [step_row(target, arn, step, types) for step in found],
         "metrics": metrics(target, evaluation_uri),
         "best_hyperparameters": best_hyperparameters(target, found),
-        "rules": {},
+        "rules": debugger["rules"],
         **registered(target, found),
         "endpoint": deployed(target, found),
         "example_image": target.example(test_uri) if test_uri else None,
         "reports": {
             "evaluation": target.where(f"{evaluation_uri}/report.html") if evaluation_uri else None,
-            "debugger": None,
-            "profiler": None,
+            "debugger": debugger["place"],
+            "profiler": debugger["place"],
         },
     }
 

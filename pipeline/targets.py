@@ -22,6 +22,7 @@ class Target(Protocol):
     name: str
     placement: Placement
     tags: Mapping[str, str]
+    reports: Path | None  # where training reports are kept; None: they are made on demand
 
     def client(self, service: str) -> Any:
         """A boto3 client."""

@@ -1,11 +1,12 @@
 """Builds TrainWithDebugger, and the trainer that the search shares with it.
 
-Trials and the final training run the same script under the same launcher, the sagemaker-training toolkit inside the
-image: the tuning API has no ContainerEntrypoint, so both name the script by the toolkit's two hyperparameters. The code
-is an input channel, which the toolkit copies to /opt/ml/code: it would download an S3 URI itself, and a job in network
-isolation cannot.
+Trials and the final training run under the same launcher, the sagemaker-training toolkit inside the image: the tuning
+API has no ContainerEntrypoint, so both name their script by the toolkit's two hyperparameters. The code is an input
+channel, which the toolkit copies to /opt/ml/code: it would download an S3 URI itself, and a job in network isolation
+cannot.
 """
 
+import json
 from collections.abc import Mapping
 
 from sagemaker.mlops.workflow.steps import ProcessingStep, TrainingStep, TuningStep
@@ -20,12 +21,14 @@ from sagemaker.train.configs import (
     StoppingCondition,
 )
 
-from pipeline.bundle import training_bundle
-from pipeline.config import TrainingConfig, TuningConfig
+from pipeline.bundle import Bundle, training_bundle
+from pipeline.config import DebugConfig, TrainingConfig, TuningConfig
 from pipeline.context import Context
+from pipeline.managed_rules import WatchedTrainingStep, managed_fields
 
 CODE_CHANNEL = "code"
 NUMBER = r"([0-9.eE+-]+)"
+MANAGED_INTERVAL_STEPS = 10  # of AWS's hook configuration, which knows no auto
 METRICS = {
     "train:loss": "train_loss",
     "train:accuracy": "train_accuracy",
@@ -37,29 +40,39 @@ METRICS = {
 
 def train_step(context: Context, prepare: ProcessingStep, tune: TuningStep) -> TrainingStep:
     """Trains with the winner's hyperparameters, tensors saved."""
-    training = context.config.training
+    training, debug = context.config.training, context.config.debug
     winner = tune.properties.BestTrainingJob.TunedHyperParameters
     hyperparameters = {
         **fixed_hyperparameters(context),
         **{name: winner[name] for name in context.config.tuning.ranges},
         "seed": training.seed,
-        "final": True,
-        "debug_save_interval_steps": training.debug_save_interval_steps,
+        "debug": debug.enabled,
+        "debug_save_interval_steps": debug.save_interval_steps or "auto",
+        "debug_sample_interval_ms": debug.sample_interval_ms,
+        "debug_profiled_steps": debug.profiled_steps,
+        "debug_rules": rules_hyperparameter(debug),
     }
     model_trainer = trainer(
         context,
         step_name="TrainWithDebugger",
+        code=training_bundle(),
         hyperparameters=hyperparameters,
         section=training,
         instance_type=context.parameters.training_instance_type,
-    )
+    ).with_metric_definitions([*metric_definitions(), *rule_metrics(debug)])
     if training.use_spot:
         model_trainer.with_checkpoint_config(checkpoint_config(context, "TrainWithDebugger"))
-    return TrainingStep(
+    return WatchedTrainingStep(
+        more=managed_fields(context, debug.save_interval_steps or MANAGED_INTERVAL_STEPS),
         name="TrainWithDebugger",
         display_name="Train with debugger",
-        description="Trains the final model with the winning hyperparameters and saves its tensors.",
-        step_args=model_trainer.train(input_data_config=channels(context, prepare)),
+        description="Trains the final model with the winning hyperparameters, watched by rules.",
+        step_args=model_trainer.train(
+            input_data_config=[
+                *channels(context, prepare, training_bundle()),
+                InputData(channel_name="weights", data_source=context.weights_uri),  # of the backbone, to be exported
+            ]
+        ),
         cache_config=context.cache(),
         retry_policies=context.job_retries(),
     )
@@ -69,13 +82,14 @@ def trainer(
     context: Context,
     *,
     step_name: str,
+    code: Bundle,
     hyperparameters: Mapping[str, object],
     section: TrainingConfig | TuningConfig,
     instance_type: object,
 ) -> ModelTrainer:
-    """A trainer for steps/train.py. The SDK's SourceCode is not used: it would upload, under a timestamp."""
+    """A trainer for a script of steps/. The SDK's SourceCode is not used: it would upload, under a timestamp."""
     launcher = {
-        "sagemaker_program": training_bundle().entry_point,
+        "sagemaker_program": code.entry_point,
         "sagemaker_submit_directory": f"/opt/ml/input/data/{CODE_CHANNEL}",
     }
     return ModelTrainer(
@@ -88,7 +102,7 @@ def trainer(
         stopping_condition=stopping_condition(section),
         networking=networking(context),
         output_data_config=output_data_config(context, step_name),
-    ).with_metric_definitions(metric_definitions())
+    )
 
 
 def output_data_config(context: Context, step_name: str) -> OutputDataConfig:
@@ -111,6 +125,22 @@ def metric_definitions() -> list[MetricDefinition]:
     return [MetricDefinition(name=name, regex=rf"\b{key}={NUMBER}") for name, key in METRICS.items()]
 
 
+def rule_metrics(debug: DebugConfig) -> list[MetricDefinition]:
+    """One metric a rule: 1 if it found an issue, 0 if not; none of a rule that ended in Error."""
+    names = debug.rules if debug.enabled else ()
+    return [MetricDefinition(name=rule_metric(name), regex=rf"\brule_{name}=([01])\b") for name in names]
+
+
+def rules_hyperparameter(debug: DebugConfig) -> str:
+    """The rules as JSON text, encoded once more: the toolkit decodes a value, and would spell a mapping its own way."""
+    return json.dumps(json.dumps(debug.rules, separators=(",", ":")))
+
+
+def rule_metric(name: str) -> str:
+    """The name of a rule's metric."""
+    return f"rule:{name}"
+
+
 def fixed_hyperparameters(context: Context) -> dict[str, object]:
     """The values of pipeline.yaml's `model` section, unless the search covers them."""
     model = context.config.model
@@ -123,14 +153,13 @@ def fixed_hyperparameters(context: Context) -> dict[str, object]:
     return {name: value for name, value in fixed.items() if name not in context.config.tuning.ranges}
 
 
-def channels(context: Context, prepare: ProcessingStep) -> list[InputData]:
-    """What steps/train.py reads, and the script itself."""
+def channels(context: Context, prepare: ProcessingStep, code: Bundle) -> list[InputData]:
+    """What a trial reads, and its script."""
     outputs = prepare.properties.ProcessingOutputConfig.Outputs
     return [
         InputData(channel_name="embeddings", data_source=outputs["embeddings"].S3Output.S3Uri),
         InputData(channel_name="manifest", data_source=outputs["manifest"].S3Output.S3Uri),
-        InputData(channel_name="weights", data_source=context.weights_uri),
-        InputData(channel_name=CODE_CHANNEL, data_source=context.code_uri(training_bundle(), "source")),
+        InputData(channel_name=CODE_CHANNEL, data_source=context.code_uri(code, "source")),
     ]
 
 

@@ -91,7 +91,6 @@ class TrainingConfig:
 
     rules: ClassVar = (SPOT,)
     seed: int = setting(0, SEED)
-    debug_save_interval_steps: int = setting(10, whole_number(at_least=1))
     instance_type: str = setting("ml.m5.xlarge", INSTANCE_TYPE)
     volume_size_gb: int = setting(30, VOLUME_SIZE_GB)
     max_runtime_seconds: int = setting(14400, TRAINING_SECONDS)

@@ -8,18 +8,20 @@ from sagemaker.mlops.workflow.steps import ProcessingStep, TuningStep
 from sagemaker.train import ModelTrainer
 from sagemaker.train.tuner import HyperparameterTuner
 
+from pipeline.bundle import trial_bundle
 from pipeline.config import CategoricalRange, ContinuousRange, IntegerRange
 from pipeline.context import Context
 from pipeline.training import channels, fixed_hyperparameters, metric_definitions, trainer
 
 
 def tune_step(context: Context, prepare: ProcessingStep) -> TuningStep:
-    """Trials of steps/train.py, without the debugger."""
+    """Trials of steps/trial.py: no debugger, nothing to deploy."""
     tuning = context.config.tuning
     model_trainer = trainer(
         context,
         step_name="TuneHyperparameters",
-        hyperparameters={**fixed_hyperparameters(context), "seed": tuning.seed, "final": False},
+        code=trial_bundle(),
+        hyperparameters={**fixed_hyperparameters(context), "seed": tuning.seed},
         section=tuning,
         instance_type=context.parameters.tuning_instance_type,
     )
@@ -41,7 +43,7 @@ def tune_step(context: Context, prepare: ProcessingStep) -> TuningStep:
         name="TuneHyperparameters",
         display_name="Tune hyperparameters",
         description="Searches for the hyperparameters with the best validation accuracy.",
-        step_args=tuner.tune(inputs=channels(context, prepare)),
+        step_args=tuner.tune(inputs=channels(context, prepare, trial_bundle())),
         cache_config=context.cache(),
         retry_policies=context.job_retries(),
     )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from failures import say
 from head import ClassifierHead
@@ -23,7 +23,7 @@ from training_loop import Mode
 CONFIG_FILE_VARIABLE = "SMDEBUG_CONFIG_FILE_PATH"
 CONFIG_FILE_DEFAULT = "/opt/ml/input/config/debughookconfig.json"
 END_MARKER = "training_job_end.ts"  # readers wait for it; under SageMaker smdebug leaves it to the service
-MEGABYTES: dict[Mode, int] = {"TRAIN": 32, "EVAL": 16}  # of tensors, about: all of them are packed into output.tar.gz
+MEGABYTES: dict[Mode, int] = {"TRAIN": 16, "EVAL": 8}  # of tensors, about: all of them are packed into output.tar.gz
 HOOK_METHODS = ("forward_pre_hook", "forward_hook", "fhook")
 LOSSES = "losses"
 TENSORS = {  # collections besides the losses, and the pattern of those that smdebug does not define
@@ -69,6 +69,7 @@ class Debugger:
         self._hook: Any = None
         self._modes: Any = None
         self._trouble: tuple[type[Exception], ...] = SMDEBUG_TROUBLE
+        self.failure: str | None = None  # what smdebug failed with
         self._attempt(lambda: self._create(intervals))
 
     def watch(self, head: nn.Module, criterion: nn.Module) -> None:
@@ -79,6 +80,16 @@ class Debugger:
         """Tell smdebug whether the coming steps train or evaluate."""
         if self._hook is not None:
             self._attempt(lambda: self._hook.set_mode(self._modes[mode]))
+
+    def see(self, labels: Tensor, logits: Tensor) -> None:
+        """Keep labels and predicted classes with the current step, for the rules that count them."""
+        if self._hook is not None:
+            self._attempt(lambda: self._save_classes(labels, logits))
+
+    def save_next_step(self) -> None:
+        """Keep the coming step whole, whenever it comes."""
+        if self._hook is not None:
+            self._attempt(self._save_from_now_on)
 
     def close(self) -> None:
         """Flush the last step and mark the end, so that readers stop waiting."""
@@ -127,6 +138,15 @@ class Debugger:
         hook.register_loss(criterion)
         say(f"Debugger: tensors go to {self.out_dir}")
 
+    def _save_classes(self, labels: Tensor, logits: Tensor) -> None:
+        self._hook.save_tensor("labels", labels)  # written with the next module's output of a step that is due
+        self._hook.save_tensor("predictions", logits.argmax(dim=1))
+
+    def _save_from_now_on(self) -> None:
+        for collection in self._hook.collection_manager.collections.values():
+            for mode in (self._modes.TRAIN, self._modes.EVAL):
+                collection.save_config.get_save_config(mode).save_interval = 1
+
     def _finish(self) -> None:
         if self._hook is None:
             return
@@ -150,7 +170,8 @@ class Debugger:
             if self._hook is not None:
                 atexit.unregister(self._hook._cleanup)
                 self._hook = None
-            say(f"Debugger: off for this training, since smdebug failed ({_one_line(error)})")
+            self.failure = _one_line(error)
+            say(f"Debugger: off for this training, since smdebug failed ({self.failure})")
 
 
 def save_intervals(

@@ -1,7 +1,6 @@
 """The hyperparameters of one training, read from the strings that SageMaker hands to a script, and checked.
 
-Values arrive as `--lr 0.01`, `--final True` (the training toolkit) or `--final true` (the SDK's driver), and now and
-then JSON-encoded once more (`"64"` with its quotes).
+Values arrive as `--lr 0.01`, and now and then JSON-encoded once more (`"64"` with its quotes).
 """
 
 import argparse
@@ -11,8 +10,6 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from failures import StepError
-
-BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
 @dataclass(frozen=True)
@@ -27,8 +24,6 @@ class Hyperparameters:
     label_smoothing: float = 0.05
     weight_decay: float = 0.01
     seed: int = 0
-    final: bool = False  # the final training, with debugger and export, instead of a tuning trial
-    debug_save_interval_steps: int = 10
 
     def to_dict(self) -> dict[str, Any]:
         """As model.json and metrics.json keep them."""
@@ -47,10 +42,6 @@ def _finite(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(text)
     return value
-
-
-def _boolean(text: str) -> bool:
-    return BOOLEANS[text.lower()]
 
 
 @dataclass(frozen=True)
@@ -72,8 +63,6 @@ _RULES = {
     "label_smoothing": _SHARE,
     "weight_decay": _Rule(_finite, lambda value: value >= 0, "a number of at least 0"),
     "seed": _NOT_NEGATIVE,
-    "final": _Rule(_boolean, lambda value: True, "true or false"),
-    "debug_save_interval_steps": _AT_LEAST_ONE,
 }
 
 

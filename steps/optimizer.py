@@ -6,6 +6,7 @@ trial lasts about two seconds. The kernel called here is the same one.
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,12 +29,27 @@ class AdamW:
         vectors = [parameter for parameter in parameters if parameter.ndim <= 1]
         self._groups = [_Group(matrices, weight_decay), _Group(vectors, 0.0)]
 
+    @property
+    def next_lr(self) -> float:
+        """The learning rate of the coming step."""
+        return scheduled_lr(self.lr, self.step_count, self.total_steps)
+
     def step(self) -> None:
         """Update the parameters from their gradients, then clear those."""
-        lr = scheduled_lr(self.lr, self.step_count, self.total_steps)
+        lr = self.next_lr
         for group in self._groups:
             group.step(lr)
         self.step_count += 1
+
+    def state(self) -> dict[str, Any]:
+        """A copy of all that the coming steps depend on."""
+        return {"step_count": self.step_count, "groups": [group.state() for group in self._groups]}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        self.step_count = state["step_count"]
+        for group, kept in zip(self._groups, state["groups"], strict=True):
+            group.restore(kept)
 
 
 class _Group:
@@ -45,6 +61,13 @@ class _Group:
         self.means = [torch.zeros_like(parameter) for parameter in parameters]
         self.squares = [torch.zeros_like(parameter) for parameter in parameters]
         self.steps = [torch.zeros(()) for _ in parameters]
+
+    def state(self) -> dict[str, list[Tensor]]:
+        moments = {"means": self.means, "squares": self.squares, "steps": self.steps}
+        return {name: [tensor.clone() for tensor in tensors] for name, tensors in moments.items()}
+
+    def restore(self, state: dict[str, list[Tensor]]) -> None:
+        self.means, self.squares, self.steps = state["means"], state["squares"], state["steps"]
 
     @torch.no_grad()
     def step(self, lr: float) -> None:

@@ -23,6 +23,8 @@ from pipeline.local.training_environment import CODE_CHANNEL, input_data_config,
 DEFAULT_MAX_RUNTIME_SECONDS = 86400
 SCRAPED_CHARACTERS = 8192  # from the end of a line: `.*loss=` takes time that grows with the square of its length
 FAILURE_FILE = "/opt/ml/output/failure"
+STOP_FILE = "/opt/ml/output/stopped"  # a script that ends its own job, on the service by StopTrainingJob, says why here
+STOP_VARIABLE = "JOB_STOP_FILE"
 FOLDERS = ("model", "output/data", "output/tensors", "output/profiler", "input/config", "input/data", "checkpoints")
 
 OnMetric = Callable[[str, float], None]
@@ -66,6 +68,7 @@ class TrainingJob:
         self.checkpoints: Checkpoints | None = None
         self.process: JobProcess | None = None
         self.stopping = False
+        self.secondary_status: str | None = None
 
     @property
     def limit_seconds(self) -> float:
@@ -119,10 +122,11 @@ class TrainingJob:
             self.process.stop()
 
     def limited(self, command: Command) -> Command:
-        """The command, told to use its share of the processors when trials run side by side."""
-        if self.threads is None or "OMP_NUM_THREADS" in os.environ:
-            return command
-        return Command(command.arguments, {"OMP_NUM_THREADS": str(self.threads), **command.environment}, command.folder)
+        """The command, told where to say that it stops itself, and to use its share of the processors among trials."""
+        own = {STOP_VARIABLE: STOP_FILE}
+        if self.threads is not None and "OMP_NUM_THREADS" not in os.environ:
+            own["OMP_NUM_THREADS"] = str(self.threads)
+        return Command(command.arguments, {**own, **command.environment}, command.folder)
 
     def lay_out(self) -> None:
         """The tree that the container finds."""
@@ -187,17 +191,23 @@ class TrainingJob:
         if ended.cause == "stopped":
             return "Stopped", None
         if ended.code == 0 and ended.cause == "exited":
-            return "Completed", None
+            stop_file = self.job.inside(STOP_FILE)
+            if not stop_file.is_file():
+                return "Completed", None
+            return "Stopped", f"The training job stopped itself: {stop_file.read_text(errors='replace').strip()}"
         reason = failure_reason(self.job, ended, FAILURE_FILE, self.limit_seconds)
-        return ("Stopped" if ended.cause == "timeout" else "Failed"), reason
+        if ended.cause != "timeout":
+            return "Failed", reason
+        self.secondary_status = "MaxRuntimeExceeded"
+        return "Stopped", reason
 
     def finish(self, status: str, reason: str | None = None) -> None:
-        """Record how the job ended; a stop with a reason is that of MaxRuntimeInSeconds."""
+        """Record how the job ended."""
         ended = now()
         seconds = round(ended - self.document.get("TrainingStartTime", ended))
         self.document.update(
             TrainingJobStatus=status,
-            SecondaryStatus="MaxRuntimeExceeded" if status == "Stopped" and reason else status,
+            SecondaryStatus=self.secondary_status or status,
             TrainingEndTime=ended,
             TrainingTimeInSeconds=seconds,
             BillableTimeInSeconds=seconds,

@@ -14,7 +14,7 @@ import pytest
 
 import rollout
 from pipeline import formats
-from pipeline.bundle import training_bundle
+from pipeline.bundle import training_bundle, trial_bundle
 from pipeline.checks import check
 from pipeline.config import load
 from pipeline.offline import offline
@@ -195,18 +195,82 @@ def test_what_is_not_searched_is_the_same_for_trials_and_training(compiled):
     training = steps["TrainWithDebugger"]["Arguments"]["HyperParameters"]
     assert {name: trials[name] for name in SEARCHED} == {name: training[name] for name in SEARCHED}
     assert (trials["hidden_units"], trials["dropout"]) == ("512", "0.3")
-    assert (trials["final"].lower(), training["final"].lower()) == ("false", "true")
-    for name in ("sagemaker_program", "sagemaker_submit_directory"):
-        assert trials[name] == training[name]
+    programs = (trials["sagemaker_program"], training["sagemaker_program"])
+    assert programs == ("trial.py", "train.py")
+    assert not any(name.startswith("debug") for name in trials)
+
+
+RULES = """
+debug:
+  save_interval_steps: 7
+  managed_rules: true
+  rules:
+    VanishingGradient: {threshold: 0.001, action: stop}
+    NoNaN: {rule: ExplodingTensor, only_nan: true, collection_names: [losses, weights]}
+    LowGPUUtilization: {}
+"""
+
+
+def test_each_rule_is_a_metric_of_the_final_training_only(compiled):
+    steps = steps_of(compiled(RULES))
+    algorithm = steps["TrainWithDebugger"]["Arguments"]["AlgorithmSpecification"]
+    metrics = {found["Name"]: found["Regex"] for found in algorithm["MetricDefinitions"]}
+    assert [name for name in metrics if name.startswith("rule:")] == [
+        "rule:VanishingGradient",
+        "rule:NoNaN",
+        "rule:LowGPUUtilization",
+    ]
+    assert re.search(metrics["rule:NoNaN"], "rule_NoNaN=1 status=IssuesFound")[1] == "1"
+    trials = steps["TuneHyperparameters"]["Arguments"]["TrainingJobDefinition"]["AlgorithmSpecification"]
+    assert not [found for found in trials["MetricDefinitions"] if found["Name"].startswith("rule:")]
+
+
+def test_managed_rules_are_the_services_own_beside_ours(compiled):
+    training = steps_of(compiled(RULES))["TrainWithDebugger"]["Arguments"]
+    assert training["DebugHookConfig"]["HookParameters"] == {"save_interval": "7"}
+    image = "503895931360.dkr.ecr.us-east-1.amazonaws.com/sagemaker-debugger-rules:latest"
+    assert training["DebugRuleConfigurations"] == [
+        {
+            "RuleConfigurationName": "VanishingGradient",
+            "RuleEvaluatorImage": image,
+            "RuleParameters": {"rule_to_invoke": "VanishingGradient", "threshold": "0.001"},
+        },
+        {
+            "RuleConfigurationName": "NoNaN",
+            "RuleEvaluatorImage": image,
+            "RuleParameters": {
+                "rule_to_invoke": "ExplodingTensor",
+                "only_nan": "True",
+                "collection_names": "losses,weights",
+            },
+        },
+    ]
+    assert training["ProfilerConfig"]["ProfilingIntervalInMilliseconds"] == 500
+    assert [found["RuleConfigurationName"] for found in training["ProfilerRuleConfigurations"]] == ["LowGPUUtilization"]
+    unmanaged = steps_of(compiled())["TrainWithDebugger"]["Arguments"]
+    assert not [name for name in unmanaged if name.startswith(("Debug", "Profiler"))]
+
+
+def test_a_gate_on_rules_joins_the_accuracy_in_the_condition(compiled):
+    steps = steps_of(compiled(RULES + "condition: {fail_on_rules: [NoNaN]}\n"))
+    accuracy, rule = steps["CheckAccuracy"]["Arguments"]["Conditions"]
+    assert accuracy["Type"] == "GreaterThanOrEqualTo"
+    assert rule == {
+        "Type": "Equals",
+        "LeftValue": {"Get": "Steps.TrainWithDebugger.FinalMetricDataList['rule:NoNaN'].Value"},
+        "RightValue": 0,
+    }
+    said = steps["AccuracyTooLow"]["Arguments"]["ErrorMessage"]["Std:Join"]["Values"]
+    assert rule["LeftValue"] in said
 
 
 def test_training_and_trials_are_given_their_code_as_a_channel_which_needs_no_network_inside(compiled):
     steps = steps_of(compiled())
     jobs = [steps["TuneHyperparameters"]["Arguments"]["TrainingJobDefinition"], steps["TrainWithDebugger"]["Arguments"]]
-    for job in jobs:
+    for job, bundle in zip(jobs, (trial_bundle(), training_bundle()), strict=True):
         [code] = [found for found in job["InputDataConfig"] if found["ChannelName"] == "code"]
         source = code["DataSource"]["S3DataSource"]
-        expected = f"s3://local/{training_bundle().key('image-classification')}/source"
+        expected = f"s3://local/{bundle.key('image-classification')}/source"
         assert (source["S3DataType"], source["S3Uri"]) == ("S3Prefix", expected)
         launcher = job.get("HyperParameters") or job["StaticHyperParameters"]
         assert launcher["sagemaker_submit_directory"] == "/opt/ml/input/data/code"

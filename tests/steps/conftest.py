@@ -7,7 +7,7 @@ import pytest
 
 from tests.steps.prepared_data import Prepared, Trained, run_step, write_prepared, write_weights
 
-FINAL_TRAINING = "--final true --epochs 6 --batch_size 16 --hidden_units 8 --lr 0.02 --debug_save_interval_steps 2"
+FINAL_TRAINING = "--epochs 6 --batch_size 16 --hidden_units 8 --lr 0.02 --debug_save_interval_steps 2"
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """smdebug itself reads what the final training saved; and whatever breaks smdebug, the training goes on."""
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from debugger import MEGABYTES, SaveIntervals, save_intervals
+from debug_settings import DebugSettings
+from debugger import MEGABYTES, Debugger, SaveIntervals, save_intervals
 from head import ClassifierHead
 from hyperparameters import Hyperparameters
+from monitor import WatchedJob, intervals
 from tests.steps.conftest import FINAL_TRAINING
 from tests.steps.prepared_data import Prepared, Trained, run_step
-from train import debugged_training, new_head
 from training_data import TrainingData, load
-from training_loop import Mode, TrainingResult, train
+from training_job import new_head
+from training_loop import Mode, TrainingResult, Watcher, train
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # smdebug's protobuf code is of 2020
 
@@ -89,7 +92,7 @@ def test_log_lines_of_smdebug_do_not_mix_with_the_training_s(trained: Trained) -
     assert trained.stderr == ""
 
 
-HYPERPARAMETERS = Hyperparameters(final=True, epochs=4, batch_size=16, hidden_units=8, debug_save_interval_steps=2)
+HYPERPARAMETERS = Hyperparameters(epochs=4, batch_size=16, hidden_units=8)
 
 
 @pytest.fixture(scope="module")
@@ -137,8 +140,20 @@ def test_configuration_file_of_the_service_decides_where_and_what_is_saved(
     assert trial.tensor_names(collection="weights") == []
 
 
+class Debugged(Watcher):
+    """Lets a debugger see a training."""
+
+    def __init__(self, debugger: Debugger) -> None:
+        self.set_mode = debugger.set_mode
+        self.see = debugger.see
+
+
 def debugged(data: TrainingData, directory: Path) -> TrainingResult:
-    return debugged_training(*new_head(data, HYPERPARAMETERS), data, HYPERPARAMETERS, directory)
+    head, criterion = new_head(data, HYPERPARAMETERS)
+    job = WatchedJob("job", "algo-1", directory.parent, data, HYPERPARAMETERS)
+    with closing(Debugger(directory, intervals(job, DebugSettings(save_interval_steps=2), head))) as debugger:
+        debugger.watch(head, criterion)
+        return train(head, criterion, data, HYPERPARAMETERS, watcher=Debugged(debugger))
 
 
 def test_training_goes_on_where_the_configuration_file_is_missing(

@@ -1,5 +1,6 @@
 """train.py as SageMaker runs it: trials, the final training, and one sentence for whatever is wrong."""
 
+import argparse
 import json
 import re
 import shutil
@@ -10,8 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-import train
-from failures import TRAINING_FAILURE, run
+import debug_settings
+import hyperparameters
+import training_data
+import trial
+from failures import TRAINING_FAILURE, StepError, run
 from head import ClassifierHead
 from hyperparameters import Hyperparameters
 from optimizer import AdamW, scheduled_lr
@@ -26,18 +30,17 @@ TRIAL = ["--epochs", "4", "--batch_size", "16", "--lr", "0.01"]
 
 
 def call(monkeypatch: pytest.MonkeyPatch, prepared: Prepared, tmp_path: Path, *arguments: str) -> int:
-    """Run train.py in this process; returns the exit code."""
+    """Run trial.py in this process; returns the exit code."""
     monkeypatch.setenv("SM_OUTPUT_FAILURE", str(tmp_path / "failure"))
     options = {
         "--model-dir": tmp_path / "model",
-        "--output-data-dir": tmp_path / "data",
         "--embeddings": prepared.embeddings,
         "--manifest": prepared.manifest,
         "--weights": prepared.weights,
     }
     defaults = [str(word) for pair in options.items() for word in pair]
-    monkeypatch.setattr("sys.argv", ["train.py", *defaults, *TRIAL, *arguments])
-    return run(train.main, TRAINING_FAILURE)
+    monkeypatch.setattr("sys.argv", ["trial.py", *defaults, *TRIAL, *arguments])
+    return run(trial.main, TRAINING_FAILURE)
 
 
 def copy_of(prepared: Prepared, directory: Path) -> Prepared:
@@ -51,8 +54,8 @@ def edit_manifest(prepared: Prepared, **changes: object) -> None:
 
 
 def test_trial_prints_a_line_per_epoch_and_writes_head_and_metrics_only(prepared: Prepared, tmp_path: Path) -> None:
-    launcher = ["--_tuning_objective_metric", "validation:best_accuracy", "--sagemaker_program", "train.py"]
-    process = run_step("train.py", *TRIAL, *launcher, env=prepared.channels | {"SM_MODEL_DIR": str(tmp_path)})
+    launcher = ["--_tuning_objective_metric", "validation:best_accuracy", "--sagemaker_program", "trial.py"]
+    process = run_step("trial.py", *TRIAL, *launcher, env=prepared.channels | {"SM_MODEL_DIR": str(tmp_path)})
 
     assert (process.returncode, process.stderr) == (0, "")
     first, *epochs = process.stdout.splitlines()
@@ -64,9 +67,9 @@ def test_trial_prints_a_line_per_epoch_and_writes_head_and_metrics_only(prepared
 
 
 def test_trial_imports_neither_timm_nor_smdebug_nor_the_compiler_nor_pillow(prepared: Prepared, tmp_path: Path) -> None:
-    script = tmp_path / "trial.py"
+    script = tmp_path / "script.py"
     script.write_text(
-        "import sys; sys.path.insert(0, sys.argv.pop(1)); import train; train.main();"
+        "import sys; sys.path.insert(0, sys.argv.pop(1)); import trial; trial.main();"
         "print([name for name in ('timm', 'smdebug', 'torch._dynamo', 'PIL', 'scipy') if name in sys.modules])"
     )
     process = run_step(str(script), STEPS, *TRIAL, env=prepared.channels | {"SM_MODEL_DIR": str(tmp_path)})
@@ -89,7 +92,7 @@ def test_final_training_repeats_the_trial_with_its_hyperparameters(
     prepared: Prepared, trained: Trained, tmp_path: Path
 ) -> None:
     arguments = ["--epochs", "6", "--batch_size", "16", "--hidden_units", "8", "--lr", "0.02"]
-    process = run_step("train.py", *arguments, env=prepared.channels | {"SM_MODEL_DIR": str(tmp_path)})
+    process = run_step("trial.py", *arguments, env=prepared.channels | {"SM_MODEL_DIR": str(tmp_path)})
     assert epoch_lines(process.stdout) == epoch_lines(trained.stdout)
     trial, final = (torch.load(directory / "head.pt") for directory in (tmp_path, trained.model_dir))
     assert all(torch.equal(trial[name], final[name]) for name in final)
@@ -108,7 +111,13 @@ def test_best_epoch_is_kept_and_ties_go_to_the_lower_validation_loss(trained: Tr
 
 
 def test_model_directory_holds_the_network_its_description_and_the_code(trained: Trained) -> None:
-    assert sorted(path.name for path in trained.model_dir.iterdir()) == ["code", "head.pt", "model.json", "model.pt"]
+    assert sorted(path.name for path in trained.model_dir.iterdir()) == [
+        "code",
+        "head.pt",
+        "model.json",
+        "model.pt",
+        "rules.json",
+    ]
     assert {path.name for path in (trained.model_dir / "code").glob("*.py")} == {
         path.name for path in STEPS.glob("*.py")
     }
@@ -138,7 +147,7 @@ def test_exported_network_answers_as_backbone_and_head_do(prepared: Prepared, tr
 
 
 def test_embeddings_are_read_from_disk_and_not_copied(prepared: Prepared) -> None:
-    data = train.load(prepared.embeddings, prepared.manifest)
+    data = training_data.load(prepared.embeddings, prepared.manifest)
     assert isinstance(data.train.embeddings, np.memmap)
 
 
@@ -171,13 +180,51 @@ def test_learning_rate_warms_up_and_falls_to_zero() -> None:
     assert rates[100] == pytest.approx(0)
 
 
+def test_a_value_that_was_encoded_as_json_once_more_is_read() -> None:
+    parser = argparse.ArgumentParser()
+    hyperparameters.add_arguments(parser)
+    assert hyperparameters.parse(parser.parse_args(["--batch_size", '"32"'])) == Hyperparameters(batch_size=32)
+
+
 @pytest.mark.parametrize("text", ["True", "true", "1", '"true"'])
 def test_booleans_are_accepted_as_any_launcher_writes_them(text: str) -> None:
-    parser = train.ArgumentParser()
-    train.hp.add_arguments(parser)
-    assert train.hp.parse(parser.parse_args(["--final", text, "--batch_size", '"32"'])) == Hyperparameters(
-        final=True, batch_size=32
-    )
+    assert debug_settings.parse(debug_arguments("--debug", text)).enabled
+
+
+def debug_arguments(*words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    debug_settings.add_arguments(parser)
+    return parser.parse_args(words)
+
+
+def test_rules_are_read_from_json_that_may_be_encoded_once_more() -> None:
+    entries = {"Overfit": {"patience": 3, "action": "stop"}}
+    once = json.dumps(entries)
+    for text in (once, json.dumps(once)):
+        assert debug_settings.parse(debug_arguments("--debug_rules", text)).rules == entries
+
+
+WRONG_DEBUG_SETTINGS = {
+    ("--debug", "maybe"): "Hyperparameter debug must be true or false, but got maybe.",
+    ("--debug_profiled_steps", "-1"): "Hyperparameter debug_profiled_steps must be a whole number of at least 0, "
+    "but got -1.",
+    ("--debug_rules", "[1]"): "Hyperparameter debug_rules must be a JSON object of rules and their parameters, "
+    "but got [1].",
+}
+
+
+@pytest.mark.parametrize("words", WRONG_DEBUG_SETTINGS, ids=" ".join)
+def test_wrong_debug_settings_are_named(words: tuple[str, ...]) -> None:
+    with pytest.raises(StepError) as raised:
+        debug_settings.parse(debug_arguments(*words))
+    assert str(raised.value) == WRONG_DEBUG_SETTINGS[words]
+
+
+@pytest.mark.parametrize(
+    ("asked", "steps", "expected"), [("auto", 90, 1), ("auto", 1000, 5), ("auto", 1001, 6), ("10", 90, 10)]
+)
+def test_save_interval_follows_the_length_of_the_training(asked: str, steps: int, expected: int) -> None:
+    assert debug_settings.parse(debug_arguments("--debug_save_interval_steps", asked)).interval(steps) == expected
 
 
 WRONG_HYPERPARAMETERS = {
@@ -185,10 +232,9 @@ WRONG_HYPERPARAMETERS = {
     ("--lr", "inf"): "Hyperparameter lr must be a number above 0, but got inf.",
     ("--batch_size", "2.5"): "Hyperparameter batch_size must be a whole number of at least 1, but got 2.5.",
     ("--dropout", "1"): "Hyperparameter dropout must be a number from 0 to below 1, but got 1.",
-    ("--final", "maybe"): "Hyperparameter final must be true or false, but got maybe.",
     ("--epochs", "0", "--seed", "-1"): "Hyperparameter epochs must be a whole number of at least 1, but got 0. "
     "Hyperparameter seed must be a whole number from 0 to 4294967295, but got -1.",
-    ("--lr",): "train.py: argument --lr: expected one argument. See train.py --help.",
+    ("--lr",): "trial.py: argument --lr: expected one argument. See trial.py --help.",
 }
 
 
@@ -208,9 +254,9 @@ def test_wrong_hyperparameters_are_all_named_at_once(
 def test_missing_channel_ends_the_process_with_one_sentence_and_code_1(prepared: Prepared, tmp_path: Path) -> None:
     environment = prepared.channels | {"SM_OUTPUT_FAILURE": str(tmp_path / "failure"), "SM_MODEL_DIR": str(tmp_path)}
     del environment["SM_CHANNEL_MANIFEST"]
-    process = run_step("train.py", env=environment)
+    process = run_step("trial.py", env=environment)
     sentence = (
-        "train.py needs the channel manifest, but neither SM_CHANNEL_MANIFEST nor --manifest is set. "
+        "Training needs the channel manifest, but neither SM_CHANNEL_MANIFEST nor --manifest is set. "
         "Add it to the training job's input channels."
     )
     assert (process.returncode, process.stderr) == (1, sentence + "\n")
@@ -262,15 +308,14 @@ def test_damaged_embeddings_are_refused(
     assert message.endswith("Run PrepareData again and train on its output.\n")
 
 
-def test_weights_other_than_those_of_the_embeddings_are_refused(
-    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_weights_other_than_those_of_the_embeddings_are_refused(prepared: Prepared, tmp_path: Path) -> None:
     other = copy_of(prepared, tmp_path / "other")
     backbone = json.loads((other.manifest / "manifest.json").read_text())["backbone"]
     found = backbone["weights_sha256"]
     edit_manifest(other, backbone=backbone | {"weights_sha256": "f" * 64})
-    assert call(monkeypatch, other, tmp_path, "--final", "true") == 1
-    assert capsys.readouterr().err == (
+    process = run_step("train.py", env=other.channels | {"SM_MODEL_DIR": str(tmp_path)})
+    assert process.returncode == 1
+    assert process.stderr == (
         f"The weights channel holds weights with sha256 {found}, but the embeddings were computed with {'f' * 64}. "
         "Pass the weights that PrepareData used.\n"
     )

@@ -1,0 +1,91 @@
+"""Checkpoints of a training: whole epochs, written so that a kill at any moment leaves the last one readable.
+
+SageMaker copies `/opt/ml/checkpoints` to S3 while the job runs, and back when an interrupted job starts again (AWS
+guide, "model-checkpoints"). A training that goes on from a checkpoint ends as one that was never interrupted.
+"""
+
+import json
+import os
+import pickle
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from failures import say
+
+FILE_NAME = "training.pt"
+SECONDS_BETWEEN = 5.0  # short epochs are not all written
+DEFAULT_DIRECTORY = "/opt/ml/checkpoints"
+UNREADABLE = (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError)
+
+
+@dataclass
+class Checkpoints:
+    """The newest checkpoint of one training.
+
+    Args:
+        directory: Where the file lies; None keeps nothing.
+        fingerprint: What decides the training's result. A checkpoint of another training is not taken up.
+    """
+
+    directory: Path | None
+    fingerprint: str
+    _written_at: float = 0.0
+    _pending: dict[str, Any] | None = None
+
+    def load(self) -> dict[str, Any] | None:
+        """The state that `save` was last given, if there is one of this training."""
+        if self.directory is None or not self.file.is_file():
+            return None
+        try:
+            document: dict[str, Any] = torch.load(self.file, weights_only=True)
+            belongs = document["fingerprint"] == self.fingerprint
+        except UNREADABLE as error:
+            say(f"The checkpoint {self.file} cannot be read ({type(error).__name__}): training starts anew.")
+            return None
+        if not belongs:
+            say(f"The checkpoint {self.file} is of other data or hyperparameters: training starts anew.")
+            return None
+        state: dict[str, Any] = document["state"]
+        return state
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Keep the state of a finished epoch; it is written if the last writing was some seconds ago."""
+        if self.directory is None:
+            return
+        self._pending = state
+        if time.monotonic() - self._written_at >= SECONDS_BETWEEN:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what `save` was last given. A full disk costs the checkpoint, not the training."""
+        if self.directory is None or self._pending is None:
+            return
+        unfinished = self.file.with_suffix(".unfinished")
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            with unfinished.open("wb") as stream:
+                torch.save({"fingerprint": self.fingerprint, "state": self._pending}, stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            unfinished.replace(self.file)
+        except (OSError, RuntimeError) as error:
+            say(f"The checkpoint could not be written ({error}); training goes on.")
+        self._pending, self._written_at = None, time.monotonic()
+
+    @property
+    def file(self) -> Path:
+        """The checkpoint's path."""
+        assert self.directory is not None
+        return self.directory / FILE_NAME
+
+
+def checkpoint_directory() -> Path | None:
+    """Where SageMaker keeps checkpoints: checkpointconfig.json is there if the job asked for them."""
+    config = Path(os.environ.get("SM_INPUT_CONFIG_DIR", "/opt/ml/input/config")) / "checkpointconfig.json"
+    if not config.is_file():
+        return None
+    return Path(json.loads(config.read_text(encoding="utf-8")).get("LocalPath", DEFAULT_DIRECTORY))

@@ -1,0 +1,239 @@
+"""Watches a final training: tensors saved, steps timed, the machine sampled, rules judged, a report written.
+
+    train.py --steps--> Monitor --+-- Debugger          losses, gradients, weights, activations (smdebug's format)
+                                  +-- StepTimeline      where each step's time goes
+                                  +-- OperatorProfile   torch.profiler over a few steps
+                                  +-- Observation       the observer: a process that samples the machine and judges
+Everything lands below the job's output directory. A monitor never costs a training: its parts say what went wrong with
+them, and training goes on.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from torch import Tensor, nn
+
+import training_report  # is run as a process; imported here so that it travels with this module
+from debug_settings import DebugSettings
+from debugger import Debugger, save_intervals
+from failures import say
+from head import ClassifierHead
+from hyperparameters import Hyperparameters
+from observation import Observation
+from operator_profile import OperatorProfile, choose_steps
+from step_timeline import StepTimeline
+from training_data import TrainingData
+from training_loop import EVALUATION_ROWS, Batch, Mode, Phase, TrainingResult, Watcher, steps_per_epoch
+
+VERDICT_SECONDS = 60.0  # how long the observer may take at the end for what is left
+REPORT_SECONDS = 120.0
+FIRED = "IssuesFound"
+
+
+@dataclass(frozen=True)
+class WatchedJob:
+    """What a monitor has to know of the training it watches."""
+
+    name: str
+    node: str
+    output_dir: Path
+    data: TrainingData
+    hyperparameters: Hyperparameters
+
+    @property
+    def steps_per_epoch(self) -> dict[Mode, int]:
+        """Batches of one epoch."""
+        return {
+            "TRAIN": steps_per_epoch(len(self.data.train), self.hyperparameters.batch_size),
+            "EVAL": steps_per_epoch(len(self.data.validation), EVALUATION_ROWS),
+        }
+
+    @property
+    def training_steps(self) -> int:
+        """Batches of the whole training."""
+        return self.hyperparameters.epochs * self.steps_per_epoch["TRAIN"]
+
+
+class Monitor(Watcher):
+    """A watcher that misses nothing. Use as a context manager around the training and what follows it.
+
+    Args:
+        job: The training.
+        settings: What is saved, sampled and judged.
+        head, criterion: The modules whose tensors are saved.
+    """
+
+    def __init__(self, job: WatchedJob, settings: DebugSettings, *, head: ClassifierHead, criterion: nn.Module) -> None:
+        self.job = job
+        self.started = now()
+        self._epochs_began: list[float] = []
+        self._terminated: str | None = None
+        profile_dir = job.output_dir / "profile"
+        self.debugger = Debugger(job.output_dir / "tensors", intervals(job, settings, head))
+        self.debugger.watch(head, criterion)
+        self.timeline = StepTimeline(profile_dir, node=job.node)
+        self.operators = operator_profile(profile_dir, job, settings.profiled_steps)
+        self.observation = Observation(
+            {
+                "output_dir": str(job.output_dir),
+                "tensors_dir": str(self.debugger.out_dir),
+                "rules": settings.rules,
+                "sample_interval_ms": settings.sample_interval_ms,
+                "node": job.node,
+                "job_name": job.name,
+            }
+        )
+
+    def __enter__(self) -> "Monitor":
+        self.observation.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._end("Failed", str(error), None)
+            self.judge()
+        self.observation.__exit__(kind, error, trace)
+
+    @property
+    def stopped_by_rule(self) -> str | None:
+        """The sentence of the rule that asked to stop, if one did."""
+        return self.observation.stop_requested
+
+    @property
+    def stop_requested(self) -> str | None:
+        """Why the training shall end, if it shall."""
+        return self._terminated or self.stopped_by_rule
+
+    @stop_requested.setter
+    def stop_requested(self, reason: str | None) -> None:
+        self._terminated = reason
+
+    def set_mode(self, mode: Mode) -> None:
+        """Training and validation in turn; the first begins an epoch."""
+        if mode == "TRAIN":
+            self._epochs_began.append(time.monotonic())
+        self.debugger.set_mode(mode)
+
+    def batches(self, source: Iterable[Batch], mode: Mode) -> Iterator[Batch]:
+        """Time each step and the wait for its batch; torch.profiler sees a few steps of the training."""
+        for batch in self.timeline.batches(source, mode):
+            if self.operators is None or mode == "EVAL":
+                yield batch
+                continue
+            with self.operators.step():
+                yield batch
+
+    def phase(self, name: Phase) -> AbstractContextManager[None]:
+        """Time a part of a step."""
+        return self.timeline.phase(name)
+
+    def see(self, labels: Tensor, logits: Tensor) -> None:
+        """Labels and predictions of the validation."""
+        self.debugger.see(labels, logits)
+
+    def save_next_step(self) -> None:
+        """Keep the coming step whole."""
+        self.debugger.save_next_step()
+
+    def training_ended(self, result: TrainingResult) -> None:
+        """All steps are done: close what they wrote to, so that the rules can judge what is left."""
+        self._end("Stopped" if result.stopped else "Completed", result.stopped, result)
+
+    def judge(self) -> dict[str, str]:
+        """The rules' verdicts, printed as metrics, and the report. Waits for the observer."""
+        verdicts = self.observation.finish(VERDICT_SECONDS)
+        if verdicts:
+            say(" ".join(f"rule_{name}={int(status == FIRED)}" for name, status in verdicts.items()))
+        write_report(self.job.output_dir)
+        return verdicts
+
+    def _end(self, outcome: str, reason: str | None, result: TrainingResult | None) -> None:
+        self.debugger.close()
+        self.timeline.close()
+        if self.operators:
+            self.operators.close()
+        write_json(self.job.output_dir / "history.json", self._history(outcome, reason, result))
+
+    def _history(self, outcome: str, reason: str | None, result: TrainingResult | None) -> dict[str, Any]:
+        """What the report tells of the training as a whole."""
+        ends = [*self._epochs_began[1:], time.monotonic()]
+        seconds = [round(end - began, 3) for began, end in zip(self._epochs_began, ends, strict=True)]
+        epochs = [asdict(epoch) for epoch in result.epochs] if result else []
+        unseen = [None] * (len(epochs) - len(seconds))  # before the checkpoint from which it went on
+        return {
+            "schema_version": 1,
+            "job_name": self.job.name,
+            "started": self.started,
+            "ended": now(),
+            "outcome": outcome,
+            "reason": reason,
+            "hyperparameters": self.job.hyperparameters.to_dict(),
+            "classes": self.job.data.classes,
+            "counts": {"train": len(self.job.data.train), "validation": len(self.job.data.validation)},
+            "best_epoch": result.best.epoch if result else None,
+            "steps_per_epoch": self.job.steps_per_epoch,
+            "epochs": [{**epoch, "seconds": took} for epoch, took in zip(epochs, [*unseen, *seconds], strict=False)],
+            "debugger_trouble": self.debugger.failure,
+            "backbone": self.job.data.manifest["backbone"]["name"],
+        }
+
+
+def intervals(job: WatchedJob, settings: DebugSettings, head: ClassifierHead) -> Any:
+    """When losses and tensors are saved."""
+    per_epoch, epochs = job.steps_per_epoch, job.hyperparameters.epochs
+    validation_rows = min(len(job.data.validation), EVALUATION_ROWS)
+    return save_intervals(
+        head,
+        settings.interval(job.training_steps),
+        steps={mode: epochs * steps for mode, steps in per_epoch.items()},
+        rows={"TRAIN": job.hyperparameters.batch_size, "EVAL": validation_rows},
+        epochs=epochs,
+    )
+
+
+def operator_profile(profile_dir: Path, job: WatchedJob, steps: int) -> OperatorProfile | None:
+    """torch.profiler over at most so many steps; None where it is off or the training too short."""
+    chosen = choose_steps(job.training_steps, per_epoch=job.steps_per_epoch["TRAIN"])
+    if chosen is None or not steps:
+        return None
+    return OperatorProfile(profile_dir, chosen.first, min(steps, chosen.steps))
+
+
+def write_report(output_dir: Path) -> None:
+    """The report as a process of its own: whatever is wrong with it, the training has ended well."""
+    command = [sys.executable, training_report.__file__, "--output-dir", str(output_dir)]
+    command += ["--report-dir", str(output_dir / "report")]
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=REPORT_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        say(f"The debugger's report could not be written: {error}")
+        return
+    if ended.returncode:
+        say(f"The debugger's report could not be written: {(ended.stderr.splitlines() or ['no output'])[-1]}")
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    """Whole or not at all; a full disk is said, not raised."""
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
+        unfinished.replace(path)
+    except OSError as error:
+        say(f"{path.name} could not be written: {error}")
+
+
+def now() -> str:
+    """The time, as ISO 8601 in UTC."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

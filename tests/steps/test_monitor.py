@@ -1,0 +1,343 @@
+"""A watched training: each rule fires for its true reason, none in a sound one, and no trouble costs the model."""
+
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from debug_settings import DebugSettings
+from failures import StepError
+from head import ClassifierHead
+from hyperparameters import Hyperparameters
+from monitor import Monitor, WatchedJob
+from tests.steps.prepared_data import STEPS, Prepared, run_step
+from training_data import Split, TrainingData, load
+from training_job import new_head
+from training_loop import Batch, Mode, TrainingResult, train
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # smdebug's protobuf code is of 2020
+
+SOUND = Hyperparameters(epochs=20, batch_size=16, hidden_units=8, lr=0.01)
+Entries = dict[str, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def data(prepared: Prepared) -> TrainingData:
+    return load(prepared.embeddings, prepared.manifest)
+
+
+class Watched:
+    """A training under a monitor, without the export that follows it in a job."""
+
+    def __init__(self, folder: Path, data: TrainingData, hyperparameters: Hyperparameters, rules: Entries) -> None:
+        self.folder, self.data, self.hyperparameters, self.rules = folder, data, hyperparameters, rules
+        self.head, self.criterion = new_head(data, hyperparameters)
+        self.settings = DebugSettings(save_interval_steps=1, rules=rules, sample_interval_ms=100, profiled_steps=0)
+        self.result: TrainingResult | None = None
+        self.verdicts: dict[str, str] = {}
+
+    def run(self, monitor_class: type[Monitor] = Monitor) -> "Watched":
+        job = WatchedJob("job", "algo-1", self.folder, self.data, self.hyperparameters)
+        with monitor_class(job, self.settings, head=self.head, criterion=self.criterion) as self.monitor:
+            self.result = train(self.head, self.criterion, self.data, self.hyperparameters, watcher=self.monitor)
+            self.monitor.training_ended(self.result)
+            self.verdicts = self.monitor.judge()
+        return self
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """Rule name -> its entry in status.json."""
+        document = json.loads((self.folder / "rules" / "status.json").read_text())
+        return {rule["name"]: rule for rule in document["rules"]}
+
+    @property
+    def report(self) -> str:
+        return (self.folder / "report" / "debugger.html").read_text()
+
+
+def shipped_rules() -> Entries:
+    from pipeline.config import load as load_config
+
+    return load_config(STEPS.parent / "pipeline.yaml").debug.rules
+
+
+def test_no_rule_fires_and_none_is_in_error_in_a_sound_training(data: TrainingData, tmp_path: Path) -> None:
+    watched = Watched(tmp_path, data, SOUND, shipped_rules())
+    watched.settings = replace(watched.settings, save_interval_steps=None, profiled_steps=2)
+    watched.run()
+    assert set(watched.verdicts) == set(shipped_rules())
+    assert {name: status for name, status in watched.verdicts.items() if status != "NoIssuesFound"} == {}
+    assert (tmp_path / "profile" / "torch" / "trace.json.gz").is_file()
+    history = json.loads((tmp_path / "history.json").read_text())
+    assert (history["outcome"], len(history["epochs"])) == ("Completed", 20)
+    assert all(epoch["seconds"] > 0 for epoch in history["epochs"])
+
+
+def test_what_watches_a_training_changes_nothing_in_it(data: TrainingData, tmp_path: Path) -> None:
+    watched = Watched(tmp_path, data, SOUND, shipped_rules()).run()
+    alone = train(*new_head(data, SOUND), data, SOUND)
+    assert watched.result is not None
+    assert watched.result.epochs == alone.epochs
+    assert all(torch.equal(watched.result.state[name], alone.state[name]) for name in alone.state)
+
+
+# a run for each rule, wrong in the way that the rule is there to find
+
+
+def learning_rate_0(watched: Watched) -> None:
+    watched.hyperparameters = replace(SOUND, lr=0.0)
+
+
+def weights_all_zero(watched: Watched) -> None:
+    with torch.no_grad():
+        for parameter in watched.head.parameters():
+            parameter.zero_()
+
+
+def weights_of_one_layer_huge(watched: Watched) -> None:
+    with torch.no_grad():
+        watched.head.hidden.weight.mul_(1000)
+
+
+def biases_that_kill_every_relu(watched: Watched) -> None:
+    with torch.no_grad():
+        watched.head.hidden.bias.fill_(-1000)
+
+
+def learning_rate_far_too_high(watched: Watched) -> None:
+    watched.hyperparameters = replace(SOUND, lr=30.0)
+
+
+def labels_without_meaning(watched: Watched) -> None:
+    """Nothing to learn, a head large enough to know every image by heart, and many epochs."""
+    generator = np.random.default_rng(0)
+    train_split, validation = watched.data.train, watched.data.validation
+    few = Split(train_split.embeddings[:30, :1], generator.integers(0, 3, 30))
+    watched.data = replace(
+        watched.data, train=few, validation=Split(validation.embeddings, generator.integers(0, 3, len(validation)))
+    )
+    watched.hyperparameters = replace(SOUND, epochs=60, hidden_units=256, dropout=0.0, label_smoothing=0.0)
+    watched.head, watched.criterion = new_head(watched.data, watched.hyperparameters)
+
+
+class SigmoidHead(ClassifierHead):
+    """A head whose activation is a sigmoid, and whose inputs to it are far outside its range."""
+
+    def __init__(self, like: ClassifierHead) -> None:
+        assert like.hidden is not None
+        super().__init__(like.hidden.in_features, 3, hidden_units=like.hidden.out_features)
+        self.load_state_dict(like.state_dict())
+        self.hidden_sigmoid = torch.nn.Sigmoid()
+
+    def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
+        features = (torch.sqrt(torch.abs(embeddings)) - self.feature_mean) / self.feature_std
+        return self.classifier(self.hidden_sigmoid(1000 * (self.hidden(features) + 1)))
+
+
+def sigmoid_saturated(watched: Watched) -> None:
+    watched.head = SigmoidHead(watched.head)
+
+
+def one_class_in_twenty(watched: Watched) -> None:
+    split = watched.data.validation
+    rows = np.r_[np.flatnonzero(split.labels == 0).repeat(20), np.flatnonzero(split.labels == 1)]
+    watched.data = replace(watched.data, validation=Split(split.embeddings[rows], split.labels[rows]))
+
+
+SCENARIOS: dict[str, tuple[Callable[[Watched], None], Entries]] = {
+    "learning rate 0": (
+        learning_rate_0,
+        {"LossNotDecreasing": {}, "UnchangedTensor": {"collection_names": ["weights"]}, "WeightUpdateRatio": {}},
+    ),
+    "all-zero initialisation": (
+        weights_all_zero,
+        {"AllZero": {"collection_names": ["weights"]}, "PoorWeightInitialization": {}, "VanishingGradient": {}},
+    ),
+    "one layer a thousand times too large": (
+        weights_of_one_layer_huge,
+        {"TensorVariance": {"collection_names": ["weights"], "max_threshold": 100}},
+    ),
+    "every ReLU dead": (biases_that_kill_every_relu, {"DeadRelu": {}}),
+    "learning rate 30": (learning_rate_far_too_high, {"LossNotDecreasing": {}, "WeightUpdateRatio": {}}),
+    "labels without meaning, 60 epochs": (labels_without_meaning, {"Overfit": {}, "Overtraining": {}, "Confusion": {}}),
+    "sigmoid saturated": (sigmoid_saturated, {"SaturatedActivation": {}}),
+    "one class in twenty": (one_class_in_twenty, {"ClassImbalance": {"samples": 100}}),
+}
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_rule_fires_for_its_true_reason_and_the_report_says_so(
+    scenario: str, data: TrainingData, tmp_path: Path
+) -> None:
+    spoil, rules = SCENARIOS[scenario]
+    watched = Watched(tmp_path, data, SOUND, rules)
+    spoil(watched)
+    watched.run()
+    assert watched.verdicts == dict.fromkeys(rules, "IssuesFound")
+    for name, rule in watched.status.items():
+        assert rule["fired"], name
+        assert rule["evidence"], name
+        assert name in watched.report
+
+
+def test_diverging_training_fails_in_one_sentence_and_the_rule_says_which_tensor(
+    data: TrainingData, tmp_path: Path
+) -> None:
+    watched = Watched(tmp_path, data, replace(SOUND, lr=1e38), {"ExplodingTensor": {}})
+    with pytest.raises(StepError, match=r"The training loss became (nan|inf) in epoch 1 at learning rate 1e\+38"):
+        watched.run()
+    assert watched.status["ExplodingTensor"]["status"] == "IssuesFound"
+    history = json.loads((tmp_path / "history.json").read_text())
+    assert history["outcome"] == "Failed"
+    assert "The training loss became" in watched.report
+
+
+class SlowMonitor(Monitor):
+    """Steps take their time, as those of a large network do."""
+
+    seconds = 0.02
+    began_waiting = 0.0
+
+    def batches(self, source: Iterable[Batch], mode: Mode) -> Iterator[Batch]:
+        for batch in super().batches(source, mode):
+            time.sleep(self.seconds)
+            yield batch
+
+
+def test_rule_with_the_action_stop_ends_the_training_within_5_seconds_and_the_best_model_is_kept(
+    data: TrainingData, tmp_path: Path
+) -> None:
+    entry = {"rule": "LossNotDecreasing", "num_steps": 10, "action": "stop"}
+    watched = Watched(tmp_path, data, replace(SOUND, lr=0.0, epochs=1000), {"NotLearning": entry}).run(SlowMonitor)
+    assert watched.result is not None and watched.result.stopped
+    assert len(watched.result.epochs) < 1000
+    assert watched.result.state
+    fired = watched.status["NotLearning"]["fired"][0]
+    history = json.loads((tmp_path / "history.json").read_text())
+    assert history["outcome"] == "Stopped"
+    assert history["reason"] == watched.result.stopped == fired["sentence"]
+    assert watched.result.stopped in watched.report.replace("&#x27;", "'")
+
+
+class HarmedMonitor(SlowMonitor):
+    """Does something to the debugger's parts after some steps of the training."""
+
+    harm: Callable[["Monitor"], None]
+    steps = 0
+
+    def batches(self, source: Iterable[Batch], mode: Mode) -> Iterator[Batch]:
+        for batch in super().batches(source, mode):
+            self.steps += 1
+            if self.steps == 50:
+                type(self).harm(self)
+            yield batch
+
+
+def harmed_by(harm: Callable[[Monitor], None]) -> type[HarmedMonitor]:
+    return type("Harmed", (HarmedMonitor,), {"harm": staticmethod(harm)})
+
+
+def kill_observer(monitor: Monitor) -> None:
+    process = monitor.observation._process
+    assert process is not None
+    os.kill(process.pid, signal.SIGKILL)
+
+
+def corrupt_tensors(monitor: Monitor) -> None:
+    for file in (monitor.job.output_dir / "tensors" / "events").rglob("*.tfevents"):
+        file.write_bytes(os.urandom(file.stat().st_size // 2))
+
+
+def forbid_tensors(monitor: Monitor) -> None:
+    """As a full disk does: no more file can be made where the tensors go."""
+    events = monitor.job.output_dir / "tensors" / "events"
+    shutil.rmtree(events)
+    events.write_text("")
+
+
+HARMS = {"observer killed": kill_observer, "tensors corrupted": corrupt_tensors, "no room for tensors": forbid_tensors}
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_training_ends_well_whatever_happens_to_what_watches_it(harm: str, data: TrainingData, tmp_path: Path) -> None:
+    rules: Entries = {"VanishingGradient": {}, "Overtraining": {}}
+    watched = Watched(tmp_path, data, SOUND, rules).run(harmed_by(HARMS[harm]))
+    assert watched.result is not None
+    assert len(watched.result.epochs) == SOUND.epochs
+    assert watched.verdicts.keys() == rules.keys()
+    assert watched.report
+    if harm == "observer killed":
+        assert watched.verdicts == dict.fromkeys(rules, "Error")
+        assert "killed by signal 9" in watched.report
+
+
+def test_rule_that_raises_ends_in_error_with_its_traceback_in_the_report(
+    data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = tmp_path / "steps"
+    shutil.copytree(STEPS, steps, ignore=shutil.ignore_patterns("__pycache__"))
+    (steps / "rules" / "broken.py").write_text(
+        "from dataclasses import dataclass\nfrom rules.base import TensorRule\n\n\n"
+        "@dataclass(kw_only=True)\nclass Broken(TensorRule):\n"
+        "    advice = 'Mend it.'\n    needs = 'nothing'\n\n"
+        "    def evaluate(self, trial, step, mode):\n        raise ZeroDivisionError('by mistake')\n"
+    )
+    import observer
+
+    monkeypatch.setattr(observer, "__file__", str(steps / "observer.py"))
+    watched = Watched(tmp_path / "out", data, SOUND, {"Broken": {}, "Overtraining": {}}).run()
+    assert watched.verdicts == {"Broken": "Error", "Overtraining": "NoIssuesFound"}
+    assert "ZeroDivisionError: by mistake" in watched.report
+
+
+def test_training_job_prints_one_metric_line_and_puts_the_verdicts_into_the_model(
+    prepared: Prepared, tmp_path: Path
+) -> None:
+    environment = prepared.channels | {
+        "SM_MODEL_DIR": str(tmp_path / "model"),
+        "SM_OUTPUT_DATA_DIR": str(tmp_path / "data"),
+        "JOB_STOP_FILE": str(tmp_path / "stopped"),
+    }
+    rules = {"Overtraining": {}, "AllZero": {"collection_names": ["weights"]}}
+    arguments = ["--epochs", "6", "--hidden_units", "8", "--debug_rules", json.dumps(json.dumps(rules))]
+    process = run_step("train.py", *arguments, env=environment)
+    assert (process.returncode, process.stderr) == (0, "")
+    lines = process.stdout.splitlines()
+    assert "rule_Overtraining=0 rule_AllZero=0" in lines
+    assert {"Overtraining: InProgress", "Overtraining: NoIssuesFound"} <= set(lines)
+    verdicts = json.loads((tmp_path / "model" / "rules.json").read_text())
+    assert verdicts == dict.fromkeys(rules, "NoIssuesFound")
+    assert not (tmp_path / "stopped").exists()
+
+
+def test_training_that_a_rule_stops_says_why_where_the_runner_looks(prepared: Prepared, tmp_path: Path) -> None:
+    environment = prepared.channels | {
+        "SM_MODEL_DIR": str(tmp_path / "model"),
+        "SM_OUTPUT_DATA_DIR": str(tmp_path / "data"),
+        "JOB_STOP_FILE": str(tmp_path / "stopped"),
+    }
+    rules = {"NotLearning": {"rule": "LossNotDecreasing", "action": "stop"}}
+    arguments = ["--epochs", "100000", "--batch_size", "16", "--lr", "1e-30", "--debug_rules", json.dumps(rules)]
+    process = run_step("train.py", *arguments, env=environment)
+    assert (process.returncode, process.stderr) == (0, "")
+    reason = (tmp_path / "stopped").read_text()
+    assert process.stdout.splitlines()[-1].endswith(f"of 100000 epochs: {reason}")
+    assert (tmp_path / "model" / "model.pt").is_file()
+
+
+def test_watcher_leaves_no_thread_and_no_process_behind(data: TrainingData, tmp_path: Path) -> None:
+    before = threading.active_count()
+    watched = Watched(tmp_path, data, replace(SOUND, epochs=2), {"Overtraining": {}}).run()
+    process = watched.monitor.observation._process
+    assert process is not None and process.poll() == 0
+    assert threading.active_count() == before

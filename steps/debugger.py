@@ -32,6 +32,8 @@ TENSORS = {  # collections besides the losses, and the pattern of those that smd
     "biases": None,
     "relu_input": ".*relu_input",
     "relu_output": ".*relu_output",
+    "tanh_input": ".*tanh_input",
+    "sigmoid_input": ".*sigmoid_input",
 }
 # smdebug is in maintenance only and meets NumPy, protobuf and torch releases that it does not know
 SMDEBUG_TROUBLE = (

@@ -13,9 +13,9 @@ import training_output as made
 from moto.sagemaker.models import sagemaker_backends
 
 import run_pipeline
+from pipeline.aws_target import AwsTarget
 from pipeline.debug_output import debug_report
 from pipeline.errors import ServiceError
-from pipeline.targets import AwsTarget
 from pipeline.training_report import keep_report, make_report
 
 BUCKET = "reports-bucket"

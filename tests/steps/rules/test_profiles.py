@@ -48,8 +48,8 @@ def profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ProfileReader:
 
 def judged(rule: str, profile: ProfileReader, **parameters: object) -> Judge:
     judge = make(rule, parameters)
-    judge.see_profile(profile, time.time(), last=True)
-    judge.conclude()
+    judge.see_profile(profile, time.time())
+    judge.conclude(time.time())
     assert judge.traceback is None, judge.traceback
     return judge
 

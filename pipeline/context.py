@@ -125,11 +125,12 @@ def processing_input(name: str, uri: object) -> ProcessingInput:
     )
 
 
-def processing_output(name: str, uri: object) -> ProcessingOutput:
-    """An output below /opt/ml/processing/output, uploaded when the job ends."""
+def processing_output(name: str, uri: object, s3_upload_mode: str = "EndOfJob") -> ProcessingOutput:
+    """An output below /opt/ml/processing/output, uploaded when the job ends or (Continuous) while it runs."""
+    local_path = f"{PROCESSING}/output/{name}"
     return ProcessingOutput(
         output_name=name,
-        s3_output=ProcessingS3Output(s3_uri=uri, local_path=f"{PROCESSING}/output/{name}", s3_upload_mode="EndOfJob"),
+        s3_output=ProcessingS3Output(s3_uri=uri, local_path=local_path, s3_upload_mode=s3_upload_mode),
     )
 
 

@@ -5,8 +5,10 @@ from sagemaker.mlops.workflow.steps import ProcessingStep
 
 from pipeline.bundle import prepare_bundle
 from pipeline.context import PROCESSING, Context, flags, processing_input, processing_output
+from pipeline.embedding_cache import embedding_cache_uri
 
 OUTPUTS = ("train", "validation", "test", "embeddings", "manifest")
+RESOURCE_CONFIG = "/opt/ml/config/resourceconfig.json"
 
 
 def prepare_data_step(context: Context) -> ProcessingStep:
@@ -25,6 +27,7 @@ def prepare_data_step(context: Context) -> ProcessingStep:
         volume_kms_key=context.volume_key(data.instance_type),
         output_kms_key=context.output_key(),
     )
+    cache_uri = embedding_cache_uri(context.config, context.placement)
     return ProcessingStep(
         name="PrepareData",
         display_name="Prepare data",
@@ -35,8 +38,12 @@ def prepare_data_step(context: Context) -> ProcessingStep:
                 processing_input("data", context.parameters.input_data_uri),
                 processing_input("weights", context.weights_uri),
                 processing_input("code", context.code_uri(prepare_bundle(), "source")),
+                processing_input("embedding_cache", cache_uri),
             ],
-            outputs=[processing_output(name, context.output_uri("PrepareData", name)) for name in OUTPUTS],
+            outputs=[
+                *(processing_output(name, context.output_uri("PrepareData", name)) for name in OUTPUTS),
+                processing_output("embedding_cache", cache_uri, s3_upload_mode="Continuous"),
+            ],
         ),
         cache_config=context.cache(),
         retry_policies=context.job_retries(),
@@ -50,6 +57,8 @@ def arguments(context: Context) -> list[str]:
         data_dir=f"{PROCESSING}/input/data",
         weights_dir=f"{PROCESSING}/input/weights",
         output_dir=f"{PROCESSING}/output",
+        embedding_cache=f"{PROCESSING}/input/embedding_cache",
+        resource_config=RESOURCE_CONFIG,
         backbone=context.config.model.backbone,
         image_size=data.image_size_px,
         train_fraction=data.split.train,

@@ -15,6 +15,7 @@ from pathlib import Path
 from pipeline import sources, weights
 from pipeline.bundle import Bundle, evaluation_bundle, prepare_bundle, training_bundle, trial_bundle
 from pipeline.config import Config
+from pipeline.embedding_cache import PLACEHOLDER, PLACEHOLDER_TEXT, embedding_cache_uri
 from pipeline.errors import DefinitionError
 from pipeline.offline import offline
 from pipeline.placement import Placement
@@ -101,10 +102,11 @@ def compiler_digest() -> str:
 
 
 def upload(project: Project, target: Target, source: Source | None = None) -> int:
-    """Store code, weights and data unless they are there already; how many things were stored."""
+    """Store code, weights, data and a word in the cache of embeddings, unless they are there; how many were stored."""
     name, placement = project.config.pipeline.name, target.placement
     objects = [item for bundle in project.bundles() for item in bundle.objects(name).items()]
     stored = sum(target.put(placement.uri(key), content) for key, content in objects)
+    stored += target.put(f"{embedding_cache_uri(project.config, placement)}/{PLACEHOLDER}", PLACEHOLDER_TEXT)
     if project.backbone.uri is None and not target.holds(project.weights_uri(placement)):
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / "weights"

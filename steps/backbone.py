@@ -1,5 +1,8 @@
 """The backbone: a timm network without its classifier, with weights from a directory and nowhere else.
 
+Its features are what the network itself pools for its classifier, and beside them the means of the feature maps of its
+last stages: those know less of ImageNet's classes, and more of images that resemble none of them.
+
 `weights.json` beside the weights names the network, the file, its sha256 and how its tensors are ordered:
 `state_dict` by timm's names, `ordered` in timm's order under names of their own.
 """
@@ -21,6 +24,7 @@ from cause import cause
 from failures import StepError
 
 REMEDY = "Stage the weights again"
+STAGES = 3  # so many of the last stages count
 UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, AttributeError)
 
 Tensors = Mapping[str, Tensor]
@@ -73,7 +77,52 @@ def verify(weights: Weights) -> None:
         )
 
 
-def load_backbone(name: str, weights_dir: Path) -> nn.Module:
+class Backbone(nn.Module):
+    """images (N, 3, H, W) float32, normalised -> features (N, D) float32.
+
+    Args:
+        network: timm's, without its classifier, in evaluation mode. One that cannot show its stages gives its own
+            pooled output alone.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.stages = min(STAGES, len(getattr(network, "feature_info", ()))) if shows_stages(network) else 0
+        widths = self._probe()
+        self.kinds = len(widths)
+        self.feature_dim = sum(widths)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.cat(self._features(images)[: self.kinds], dim=1)
+
+    def _features(self, images: Tensor) -> list[Tensor]:
+        """The network's pooled output (N, D0), then the means of each stage's maps (N, Ds)."""
+        if not self.stages:
+            return [self.network(images)]
+        output, maps = self.network.forward_intermediates(images, indices=self.stages)  # type: ignore[operator]
+        pooled = self.network.forward_head(output)  # type: ignore[operator]
+        return [pooled, *(stage.mean(dim=(2, 3)) for stage in maps)]  # stage: (N, Ds, h, w)
+
+    @torch.no_grad()
+    def _probe(self) -> list[int]:
+        """The width of each kind of features; timm does not tell before an image of the usual size has been through.
+
+        The last stage is left out where its mean is the pooled output, as in a ResNet.
+        """
+        size: Any = self.network.pretrained_cfg["input_size"]  # type: ignore[index]
+        features = self._features(torch.randn(1, *size, generator=torch.Generator().manual_seed(0)))
+        pooled, last = features[0], features[-1]
+        repeated = len(features) > 1 and pooled.shape == last.shape and torch.allclose(pooled, last)
+        return [kind.shape[1] for kind in (features[:-1] if repeated else features)]
+
+
+def shows_stages(network: nn.Module) -> bool:
+    """Whether the network is one of timm's that hand out the feature maps of their stages."""
+    return hasattr(network, "forward_intermediates") and hasattr(network, "forward_head")
+
+
+def load_backbone(name: str, weights_dir: Path) -> Backbone:
     """images (N, 3, H, W) float32, normalised -> features (N, D) float32; in evaluation mode, without gradients."""
     weights = read_weights(weights_dir)
     if weights.backbone != name:
@@ -85,12 +134,12 @@ def load_backbone(name: str, weights_dir: Path) -> nn.Module:
     module = create_network(name)
     adopt(module, FORMATS[weights.format](tensors, module.state_dict(), weights.file), weights.file)
     module.reset_classifier(0)  # type: ignore[operator]
-    return module.eval().requires_grad_(False)
+    return Backbone(module.eval()).eval().requires_grad_(False)
 
 
-def feature_dim(module: nn.Module) -> int:
+def feature_dim(module: Backbone) -> int:
     """D of a backbone made by `load_backbone`."""
-    return int(getattr(module, "head_hidden_size", None) or module.num_features)  # type: ignore[arg-type]
+    return module.feature_dim
 
 
 def frozen(module: nn.Module, example: Tensor) -> torch.jit.ScriptModule:

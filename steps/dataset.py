@@ -33,7 +33,7 @@ LAYOUTS = (
 NAMED = 5  # so many culprits are named in an error
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImageFile:
     """A file in a class folder; whether it is an image is not known yet."""
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from backbone import feature_dim, frozen, load_backbone, read_weights
+from backbone import Backbone, feature_dim, frozen, load_backbone, read_weights
 from failures import StepError
 from head import ClassifierHead
 from predictor import NETWORK_FILE, load_network
@@ -31,7 +31,7 @@ class Network(nn.Module):
         return torch.softmax(self.head(self.backbone(images)), dim=1)
 
 
-def matching_backbone(weights_dir: Path, manifest: dict[str, Any]) -> nn.Module:
+def matching_backbone(weights_dir: Path, manifest: dict[str, Any]) -> Backbone:
     """The backbone whose embeddings the head was trained on; any other is refused."""
     expected = manifest["backbone"]
     backbone = load_backbone(expected["name"], weights_dir)

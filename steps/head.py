@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from failures import StepError
+from parts import PartedArray
 
 SMALLEST_STD = 1e-3  # a feature that hardly varies in the training data is not blown up
 CHUNK_ROWS = 4096
@@ -44,7 +45,7 @@ class ClassifierHead(nn.Module):
         logits: Tensor = self.classifier(features)  # (N, C)
         return logits
 
-    def standardise(self, embeddings: npt.NDArray[np.float16]) -> None:
+    def standardise(self, embeddings: npt.NDArray[np.float16] | PartedArray) -> None:
         """Take mean and deviation of every compressed feature from embeddings (N, views, D), over the plain views."""
         total = np.zeros(embeddings.shape[2])
         squares = np.zeros(embeddings.shape[2])

@@ -41,6 +41,7 @@ LOSSLESS_FORMATS = frozenset({"PNG", "BMP", "DIB", "TIFF", "GIF"})
 ACCEPTED = "JPEG, PNG, WebP, BMP, TIFF or GIF"
 ASPECT_LIMIT = 4  # of a longer strip the middle is used: resizing 65,000 x 1 px must not take gigabytes
 SNIFFED_BYTES = 16  # Pillow recognises a format by as many
+DRAFT_GAP = 2  # a JPEG's decoder may scale down as far as this many times the side that is needed
 REDUCING_GAP = 3.0  # Pillow halves very large pictures before resampling; without visible difference at 3
 
 # What Pillow's decoders raise on damaged files.
@@ -115,21 +116,27 @@ def is_image(head: bytes) -> bool:
     return any(accepts(head) for _, accepts in (Image.OPEN[name] for name in FORMATS) if accepts)
 
 
-def decode(data: bytes, *, max_pixels: int) -> Picture:
+def decode(data: bytes, *, max_pixels: int, preprocess: Preprocess | None = None) -> Picture:
     """The image upright, RGB, 8 bits per channel, alpha over white; of an animation the first frame.
+
+    With `preprocess`, a JPEG much larger than that needs is decoded at half, a quarter or an eighth of its size, which
+    is several times quicker. Pixels differ a little, so all that a model sees has to be decoded so.
 
     Raises:
         ImageTooLarge: more than `max_pixels`; nothing has been decoded then.
         ImageError: another format, or damaged.
     """
-    return _decode(_open(data, max_pixels))
+    image = _open(data, max_pixels)
+    if preprocess:
+        _draft(image, DRAFT_GAP * preprocess.resize_to / min(image.size))
+    return _decode(image)
 
 
 def inspect(data: bytes, *, max_pixels: int) -> ImageInfo:
     """Decode only to see that it can be done; a JPEG at an eighth of its size, which is quicker. Raises as `decode`."""
     image = _open(data, max_pixels)
     info = ImageInfo(image.format or "", min(image.size))
-    image.draft(image.mode, (max(1, image.width // 8), max(1, image.height // 8)))
+    _draft(image, 1 / 8)
     _decode(image)
     return info
 
@@ -152,7 +159,24 @@ def normalise(pixels: Pixels, preprocess: Preprocess) -> npt.NDArray[np.float32]
     """(..., H, W, 3) uint8 -> (..., 3, H, W) float32 with mean 0 and deviation 1; a view, channels last in memory."""
     mean, std = (np.asarray(values, dtype=np.float64) for values in (preprocess.mean, preprocess.std))
     scale, shift = (1 / (255 * std)).astype(np.float32), (mean / std).astype(np.float32)
-    return np.moveaxis(pixels.astype(np.float32) * scale - shift, -1, -3)
+    width = pixels.shape[-2]
+    rows = pixels.reshape(
+        *pixels.shape[:-2], 3 * width
+    )  # NumPy is ten times as quick at long rows as at three channels
+    normalised = np.multiply(rows, np.tile(scale, width), dtype=np.float32)
+    normalised -= np.tile(shift, width)
+    return np.moveaxis(normalised.reshape(pixels.shape), -1, -3)
+
+
+def channel_means(pixels: Pixels, preprocess: Preprocess) -> npt.NDArray[np.float32]:
+    """(..., H, W, 3) uint8 -> (..., 3) float32: what `normalise` gives, on average over the image."""
+    mean, std = (np.asarray(values, dtype=np.float64) for values in (preprocess.mean, preprocess.std))
+    height, width = pixels.shape[-3:-1]
+    rows = pixels.reshape(*pixels.shape[:-2], 3 * width).sum(axis=-2, dtype=np.uint32)  # (..., 3 W), quick as above
+    sums = rows.reshape(*rows.shape[:-1], width, 3).sum(axis=-2, dtype=np.uint64)
+    shares = sums / (255 * height * width)  # 0..1
+    means: npt.NDArray[np.float32] = ((shares - mean) / std).astype(np.float32)
+    return means
 
 
 def _open(data: bytes, max_pixels: int) -> Picture:
@@ -169,6 +193,12 @@ def _open(data: bytes, max_pixels: int) -> Picture:
             f"but at most {max_pixels / 1e6:,g} are accepted."
         )
     return image
+
+
+def _draft(image: Picture, scale: float) -> None:
+    """Have a JPEG decoded at 1/2, 1/4 or 1/8 of its size, but no smaller than `scale` of it."""
+    if scale < 1:
+        image.draft(image.mode, (max(1, int(image.width * scale)), max(1, int(image.height * scale))))
 
 
 def _decode(image: Picture) -> Picture:

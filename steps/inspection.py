@@ -6,7 +6,7 @@ Files are decoded here, too, so that a damaged one is known before the split is 
 import hashlib
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,11 +15,12 @@ from dataset import ImageFile, Skipped
 from failures import StepError
 from images import ImageError, ImageTooLarge
 from progress import Progress
+from workers import each
 
 NAMED = 3  # so many unreadable files are named in an error
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LabelledImage:
     """An image that can be used."""
 
@@ -36,8 +37,8 @@ def inspect(
     progress = Progress("checked", len(files))
     found: list[LabelledImage] = []
     skipped: list[Skipped] = []
-    with ThreadPoolExecutor(workers) as pool:
-        for result in pool.map(partial(_inspect, max_pixels=int(max_megapixels * 1e6)), files):
+    with closing(each(partial(_inspect, max_pixels=int(max_megapixels * 1e6)), files, workers=workers)) as results:
+        for result in results:
             if isinstance(result, Skipped):
                 skipped.append(result)
             else:

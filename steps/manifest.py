@@ -16,7 +16,7 @@ SCHEMA_VERSION = 1
 ID_DIGITS = 16
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # slots: there is one for each image
 class Entry:
     """An image in its split."""
 
@@ -73,5 +73,7 @@ def dataset_sha256(entries: Sequence[Entry], classes: Sequence[str]) -> str:
 def write(path: Path, manifest: dict[str, Any]) -> None:
     """All of it or nothing: a reader never finds half a manifest."""
     unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    with unfinished.open("w", encoding="utf-8") as file:
+        json.dump(manifest, file, indent=1)  # bit by bit: the text of a large manifest is never in memory whole
+        file.write("\n")
     unfinished.replace(path)

@@ -44,7 +44,7 @@ class Predictor:
 
     def pixels(self, file: bytes) -> npt.NDArray[np.uint8]:
         """One image file as the network's crop: (H, W, 3) uint8."""
-        return to_pixels(decode(file, max_pixels=self._max_pixels), self.preprocess)
+        return to_pixels(decode(file, max_pixels=self._max_pixels, preprocess=self.preprocess), self.preprocess)
 
     def probabilities(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Crops (N, H, W, 3) uint8 -> probabilities (N, C) float32."""

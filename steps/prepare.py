@@ -1,38 +1,53 @@
 """PrepareData: a data set of images becomes checked, split and embedded images.
 
 Each file is checked and identified, duplicates are dropped, the rest is split by class; then every image is decoded,
-stored small and embedded by the frozen backbone, once for all trials. manifest.json is written last: where it is, all
-is there.
+stored small and embedded by the frozen backbone, once for all trials. manifest.json is written last: where one instance
+worked alone and it is there, all is there.
+
+Of several instances each does the same up to the split, and after that its own parts of the images. The first one adds
+labels and manifest. No instance waits for another, and together they write, byte for byte, what one alone would.
+
+What is embedded goes to a cache as well, now and then. A later run finds it there, also where this one was killed.
 
 Paths come as arguments, as a SageMaker Processing job gives them (AWS guide, "build-your-own-processing-container").
 """
 
 import argparse
+import io
 import os
+import signal
 import statistics
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
+import PIL
 import torch
+from numpy.lib.format import open_memmap
 
 import manifest
 from backbone import Weights, load_backbone, read_weights
 from dataset import NAMED, SPLITS, Skipped, list_images, open_dataset
 from embedding import Embedder
+from embedding_cache import EmbeddingCache
 from failures import PROCESSING_MESSAGE, ArgumentParser, StepError, run, say
-from images import ImageError, Pixels, Preprocess, decode, shrink
+from images import ImageError, Picture, Pixels, Preprocess, decode, shrink
 from inspection import inspect, refuse_unreadable
+from instances import read_instance
 from manifest import Entry, list_entries
+from parts import ROWS_PER_PART, part_name
 from progress import Progress
 from split import UniqueImages, assign_splits, check_fractions, refuse_small_classes, without_duplicates
 from views import views
 
-OUTPUTS = (*SPLITS, "embeddings", "manifest")
+OUTPUTS = (*SPLITS, "embeddings", "manifest", "embedding_cache")
+RECIPE_VERSION = 1  # to be counted up when other code makes other embeddings of the same image
 TINY_PX = 64  # images whose median shorter side is below this are tiny: digits, icons
 IMAGE_SIZE_PX, TINY_IMAGE_SIZE_PX = 224, 128
 CROP_SHARE = 0.875  # of the resized image's side; the backbones were trained to see so much of it
@@ -54,8 +69,17 @@ class Selection:
 
 
 @dataclass(frozen=True)
+class Part:
+    """Consecutive images of one split; an instance does a part or leaves it to another."""
+
+    name: str
+    split: str
+    entries: list[Entry]
+
+
+@dataclass(frozen=True)
 class Preparation:
-    """What is done to every image."""
+    """What is done to every image; also what its embeddings depend on, besides the backbone."""
 
     preprocess: Preprocess
     augmented_views: int  # random views per training image, besides the plain one
@@ -64,17 +88,43 @@ class Preparation:
     max_pixels: int
     output_dir: Path
 
-    def prepare(self, entry: Entry) -> Pixels:
-        """Decode and store one image; its views are (1 or 1 + augmented_views, H, W, 3) uint8."""
+    def store(self, entry: Entry) -> Picture:
+        """Decode one image and write it as a prepared one, which is returned."""
         file = entry.image.file
         try:
-            image = shrink(decode(file.path.read_bytes(), max_pixels=self.max_pixels), self.preprocess)
+            decoded = decode(file.path.read_bytes(), max_pixels=self.max_pixels, preprocess=self.preprocess)
         except ImageError as error:
             raise StepError(f"{file.source} was changed while it was being prepared: {error}") from error
+        image = shrink(decoded, self.preprocess)
         path = self.output_dir / entry.path
-        image.save(path, **SAVING[path.suffix])
-        count = self.augmented_views if entry.split == "train" else 0
-        return views(image, self.preprocess, count=count, key=f"{self.seed}:{entry.image.sha256}", flip=self.flip)
+        encoded = io.BytesIO()  # Pillow writes small pieces, which takes three times as long with a file
+        image.save(encoded, **SAVING[path.suffix])
+        path.write_bytes(encoded.getbuffer())
+        return image
+
+    def pixels(self, entry: Entry, image: Picture) -> Pixels:
+        """The views of a prepared image: (views, H, W, 3) uint8."""
+        key = f"{self.seed}:{entry.image.sha256}"
+        return views(image, self.preprocess, count=self.views_of(entry.split) - 1, key=key, flip=self.flip)
+
+    def views_of(self, split: str) -> int:
+        """The plain view, and in training the augmented ones."""
+        return 1 + (self.augmented_views if split == "train" else 0)
+
+    def recipe(self, weights: Weights, embedder: Embedder) -> dict[str, Any]:
+        """All that the embeddings of an image depend on: where one of these differs, cached ones do not count."""
+        return {
+            "version": RECIPE_VERSION,
+            "torch": torch.__version__,
+            "pillow": PIL.__version__,
+            "device": embedder.device,
+            "backbone": weights.backbone,
+            "weights": weights.sha256,
+            "feature_dim": embedder.feature_dim,
+            "preprocess": self.preprocess.to_dict(),
+            "seed": self.seed,
+            "flip": self.flip,
+        }
 
 
 def main() -> None:
@@ -86,9 +136,15 @@ def main() -> None:
         raise StepError(f"{error.filename or 'PrepareData'}: {error.strerror or error}.") from error
 
 
+def terminate(number: int, frame: object) -> NoReturn:
+    """SageMaker stops a job with SIGTERM: end as any error does, and leave in the cache what has been embedded."""
+    raise SystemExit(128 + number)
+
+
 def prepare(options: argparse.Namespace) -> None:
     check_fractions(fractions_of(options))
     weights = read_weights(options.weights_dir)
+    instance = read_instance(options.resource_config)
     make_output_folders(options.output_dir)
 
     with open_dataset(options.data_dir, scratch=options.output_dir) as root:
@@ -96,19 +152,20 @@ def prepare(options: argparse.Namespace) -> None:
         preparation = choose_preparation(selection.entries, weights, options)
         backbone = load_backbone(options.backbone, options.weights_dir)
         embedder = Embedder(backbone, preparation.preprocess, workers=cores())
-        progress = Progress("embedded", len(selection.entries))
-        for split in SPLITS:
-            write_split(split, selection.entries, preparation, embedder, progress)
+        recipe = preparation.recipe(weights, embedder)
+        cache = EmbeddingCache(options.embedding_cache, options.output_dir / "embedding_cache", recipe)
+        write_parts(instance.share(parts_of(selection.entries, options.rows_per_part)), preparation, embedder, cache)
 
-    described = describe(selection, preparation, options)
-    described["backbone"] = {
-        "name": options.backbone,
-        "feature_dim": embedder.feature_dim,
-        "weights_sha256": weights.sha256,
-    }
-    manifest.write(options.output_dir / "manifest" / "manifest.json", described)
-    counts = described["counts"]
-    say("prepared " + ", ".join(f"{sum(counts[split].values())} {split}" for split in SPLITS) + " images")
+    if instance.is_first:
+        described = describe(selection, preparation, options)
+        described["backbone"] = {
+            "name": options.backbone,
+            "feature_dim": embedder.feature_dim,
+            "weights_sha256": weights.sha256,
+        }
+        write_labels(selection.entries, options.output_dir / "embeddings")
+        manifest.write(options.output_dir / "manifest" / "manifest.json", described)
+    say("prepared " + ", ".join(f"{count} {split}" for split, count in sizes(selection.entries).items()) + " images")
 
 
 def make_output_folders(output_dir: Path) -> None:
@@ -160,22 +217,73 @@ def choose_preparation(entries: Sequence[Entry], weights: Weights, options: argp
     )
 
 
-def write_split(
-    split: str, entries: Sequence[Entry], preparation: Preparation, embedder: Embedder, progress: Progress
+def parts_of(entries: Sequence[Entry], rows_per_part: int) -> list[Part]:
+    """All images, in the manifest's order."""
+    parts = []
+    for split in SPLITS:
+        chosen = [entry for entry in entries if entry.split == split]
+        for number, start in enumerate(range(0, len(chosen), rows_per_part)):
+            parts.append(Part(part_name(split, number), split, chosen[start : start + rows_per_part]))
+    return parts
+
+
+def write_parts(parts: Sequence[Part], preparation: Preparation, embedder: Embedder, cache: EmbeddingCache) -> None:
+    """Prepared images and embeddings; however this ends, what was embedded is in the cache."""
+    progress = Progress("embedded", sum(len(part.entries) for part in parts))
+    try:
+        for part in parts:
+            write_part(part, preparation, embedder, cache, progress)
+    finally:
+        cache.write()
+    if progress.known:
+        say(f"{progress.known} of {progress.total} images were embedded before")
+
+
+def write_part(
+    part: Part, preparation: Preparation, embedder: Embedder, cache: EmbeddingCache, progress: Progress
 ) -> None:
-    """Prepared images, embeddings and labels of one split."""
-    chosen = [entry for entry in entries if entry.split == split]
-    for class_name in {entry.image.file.class_name for entry in chosen}:
-        (preparation.output_dir / split / class_name).mkdir()
-    folder = preparation.output_dir / "embeddings"
-    embedder.write(
-        folder / f"{split}.npy",
-        lambda row: preparation.prepare(chosen[row]),
-        rows=len(chosen),
-        views=1 + preparation.augmented_views if split == "train" else 1,
-        progress=progress,
-    )
-    np.save(folder / f"{split}_labels.npy", np.array([entry.label for entry in chosen], dtype=np.int64))
+    """One part's prepared images, embeddings (rows, views, D) float16 and input means (rows, 3) float32."""
+    entries, views_per_image = part.entries, preparation.views_of(part.split)
+    for class_name in {entry.image.file.class_name for entry in entries}:
+        (preparation.output_dir / part.split / class_name).mkdir(exist_ok=True)
+    stem = preparation.output_dir / "embeddings" / part.name
+    shape = (len(entries), views_per_image, embedder.feature_dim)
+    features = open_memmap(f"{stem}.npy", mode="w+", dtype=np.float16, shape=shape)  # type: ignore[no-untyped-call]
+    means = np.zeros((len(entries), 3), np.float32)
+
+    known: list[int] = []
+    unknown: list[int] = []
+    for row, entry in enumerate(entries):
+        found = cache.find(entry.image.sha256, views_per_image)
+        (known if found else unknown).append(row)
+        if found:
+            features[row], means[row] = found
+    with closing(embedder.each(lambda row: preparation.store(entries[row]), known)) as stored:
+        for _ in stored:
+            progress.advance(1, known=True)
+
+    def pixels_of(row: int) -> Pixels:
+        return preparation.pixels(entries[row], preparation.store(entries[row]))
+
+    with closing(embedder.embed(pixels_of, unknown, views=views_per_image)) as images:
+        for image in images:
+            features[image.row], means[image.row] = image.features, image.means
+            cache.add(entries[image.row].image.sha256, image.features, image.means)
+            progress.advance(1)
+    np.save(f"{stem}_input_means.npy", means)
+
+
+def write_labels(entries: Sequence[Entry], folder: Path) -> None:
+    """(N,) int64 of each split."""
+    for split in SPLITS:
+        labels = [entry.label for entry in entries if entry.split == split]
+        np.save(folder / f"{split}_labels.npy", np.array(labels, dtype=np.int64))
+
+
+def sizes(entries: Sequence[Entry]) -> dict[str, int]:
+    """Split -> number of images."""
+    counts = Counter(entry.split for entry in entries)
+    return {split: counts[split] for split in SPLITS}
 
 
 def describe(selection: Selection, preparation: Preparation, options: argparse.Namespace) -> dict[str, Any]:
@@ -217,6 +325,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data-dir", type=Path, required=True, help="class folders, split folders, or one archive")
     parser.add_argument("--weights-dir", type=Path, required=True, help="weights.json and the file it names")
     parser.add_argument("--output-dir", type=Path, required=True, help=f"receives {', '.join(OUTPUTS)}")
+    parser.add_argument("--embedding-cache", type=Path, default=None, metavar="DIR", help="what earlier runs embedded")
+    parser.add_argument("--resource-config", type=Path, default=None, metavar="FILE", help="names the job's instances")
+    parser.add_argument("--rows-per-part", type=natural_number, default=ROWS_PER_PART, metavar="N")
     parser.add_argument("--backbone", required=True, help="timm's name of the network")
     parser.add_argument("--image-size", type=size_or_auto, default=None, metavar="auto|PX")
     for split, share in (("train", 0.7), ("validation", 0.15), ("test", 0.15)):
@@ -253,4 +364,5 @@ def flip_or_auto(text: str) -> bool | None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, terminate)
     sys.exit(run(main, PROCESSING_MESSAGE))

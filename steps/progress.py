@@ -11,12 +11,13 @@ class Progress:
     """Counts images: `embedded 500/1797 images, 210 images/s`."""
 
     def __init__(self, verb: str, total: int) -> None:
-        self.verb, self.total, self.done = verb, total, 0
+        self.verb, self.total, self.done, self.known = verb, total, 0, 0
         self.started = self.last_line = time.monotonic()
 
-    def advance(self, images: int) -> None:
-        """So many more are done."""
+    def advance(self, images: int, *, known: bool = False) -> None:
+        """So many more are done; `known` if there was nothing to be done for them."""
         self.done += images
+        self.known += images if known else 0
         now = time.monotonic()
         if now - self.last_line >= SECONDS_BETWEEN_LINES:
             self.last_line = now

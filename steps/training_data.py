@@ -1,6 +1,7 @@
 """What train.py reads: the embeddings channel and the manifest channel, checked against each other.
 
-Embeddings stay on disk, memory-mapped: a batch reads its own rows only, so data may be larger than memory.
+Embeddings stay on disk, memory-mapped: a batch reads its own rows only, so data may be larger than memory. A split may
+come in parts, which several instances wrote.
 """
 
 import json
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from failures import StepError
+from parts import PartedArray, part_files
 
 REMEDY = "Run PrepareData again and train on its output"
 
@@ -20,8 +22,10 @@ REMEDY = "Run PrepareData again and train on its output"
 class Split:
     """One split's images as the backbone sees them."""
 
-    embeddings: npt.NDArray[np.float16]  # (N, views, D), memory-mapped; view 0 is the plain centre crop
+    embeddings: PartedArray  # (N, views, D) float16, memory-mapped; view 0 is the plain centre crop
     labels: npt.NDArray[np.int64]  # (N,) index into classes
+    # (N, 3): each plain view's mean per channel, as the network sees it, normalised; None from an older PrepareData
+    input_means: npt.NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -67,17 +71,18 @@ def read_manifest(directory: Path) -> dict[str, Any]:
 
 
 def _split(directory: Path, name: str, manifest: dict[str, Any]) -> Split:
-    embeddings = _array(directory / f"{name}.npy", mapped=True)
+    embeddings = PartedArray([_array(file, mapped=True) for file in _embeddings_files(directory, name)])
     labels = _array(directory / f"{name}_labels.npy", mapped=False)
     dim = manifest["backbone"]["feature_dim"]
     if embeddings.ndim != 3 or embeddings.shape[2] != dim:
         raise StepError(
-            f"{name}.npy has shape {embeddings.shape}, but manifest.json announces (images, views, {dim}). {REMEDY}."
+            f"The {name} split's embeddings have shape {embeddings.shape}, but manifest.json announces "
+            f"(images, views, {dim}). {REMEDY}."
         )
     listed = sum(manifest["counts"][name].values())
     if not len(embeddings) == len(labels) == listed:
         raise StepError(
-            f"{name}.npy has {len(embeddings)} rows, {name}_labels.npy {len(labels)}, "
+            f"The {name} split has {len(embeddings)} embeddings, {len(labels)} labels, "
             f"and manifest.json lists {listed} images: they belong to different data. {REMEDY}."
         )
     if len(labels) == 0:
@@ -87,7 +92,27 @@ def _split(directory: Path, name: str, manifest: dict[str, Any]) -> Split:
             f"{name}_labels.npy holds labels from {labels.min()} to {labels.max()}, "
             f"but manifest.json has {len(manifest['classes'])} classes. {REMEDY}."
         )
-    return Split(embeddings, labels.astype(np.int64))
+    return Split(embeddings, labels.astype(np.int64), _input_means(directory, name, len(labels)))
+
+
+def _embeddings_files(directory: Path, name: str) -> list[Path]:
+    files = part_files(directory, name)
+    if not files:
+        raise StepError(f"{directory} holds no embeddings of the {name} split, which PrepareData writes. {REMEDY}.")
+    return files
+
+
+def _input_means(directory: Path, name: str, rows: int) -> npt.NDArray[np.float32] | None:
+    files = part_files(directory, name, "_input_means")
+    if not files:
+        return None
+    means: npt.NDArray[np.float32] = np.concatenate([_array(file, mapped=False) for file in files])
+    if means.shape != (rows, 3):
+        raise StepError(
+            f"The {name} split's input means have shape {means.shape}, but its images are {rows}, with 3 channels: "
+            f"they belong to different data. {REMEDY}."
+        )
+    return means
 
 
 def _array(path: Path, *, mapped: bool) -> npt.NDArray[Any]:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.local.functions import code_digest, function_named
+from pipeline.local.processing import input_uri, updated_uris
 from pipeline.local.runtime import Runtime, StepCall, StepResult, now
 from pipeline.local.state import Document
 from pipeline.local.step_faults import duration_seconds
@@ -32,7 +33,7 @@ KEY_MEMBERS: Mapping[str, tuple[str, ...]] = {
     "Transform": ("DataProcessing", "Environment", "ModelName", "TransformInput"),
     "Lambda": (),
 }
-WRITTEN = ("CheckpointConfig", "DebugHookConfig")  # what their URIs hold is the job's own doing
+WRITTEN = ("CheckpointConfig", "DebugHookConfig", "UpdatedInputs")  # what their URIs hold is the job's own doing
 TRIAL_MEMBERS = (
     "AlgorithmSpecification",
     "HyperParameterRanges",
@@ -60,6 +61,17 @@ def plain_document(call: StepCall, runtime: Runtime) -> Document:
     return {name: call.arguments.get(name) for name in KEY_MEMBERS[call.definition["Type"]]}
 
 
+def processing_document(call: StepCall, runtime: Runtime) -> Document:
+    """An input that the job adds to, such as a cache of its own, counts by its URI: every run changes it."""
+    updated = updated_uris(call.arguments)
+    inputs = call.arguments.get("ProcessingInputs") or []
+    return {
+        **plain_document(call, runtime),
+        "ProcessingInputs": [given for given in inputs if input_uri(given) not in updated],
+        "UpdatedInputs": [given for given in inputs if input_uri(given) in updated],
+    }
+
+
 def tuning_document(call: StepCall, runtime: Runtime) -> Document:
     """The search, and of its training jobs what makes them what they are."""
     template = call.arguments.get("TrainingJobDefinition", {})
@@ -72,7 +84,7 @@ def lambda_document(call: StepCall, runtime: Runtime) -> Document:
     return {"Event": call.arguments, "Code": code_digest(function), "Handler": function["Handler"]}
 
 
-KEY_DOCUMENTS = {"Tuning": tuning_document, "Lambda": lambda_document}
+KEY_DOCUMENTS = {"Processing": processing_document, "Tuning": tuning_document, "Lambda": lambda_document}
 
 
 def with_digests(value: Any, runtime: Runtime) -> Any:

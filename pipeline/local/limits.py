@@ -22,12 +22,14 @@ NOT_HONOURED = {
     "Image": "images",
 }
 
+ONE_INSTANCE = ("ResourceConfig", "TransformResources")  # of Training, Tuning and Transform; Processing jobs have more
+
 
 def not_honoured(definition: Document) -> str:
     """One sentence; empty when there is nothing to say."""
     names = {NOT_HONOURED[key] for key, value in members(definition) if key in NOT_HONOURED and value}
-    counts = [value for key, value in members(definition) if key == "InstanceCount"]
-    if any(count != 1 for count in counts):
+    clusters = [value for key, value in members(definition) if key in ONE_INSTANCE and isinstance(value, dict)]
+    if any(cluster.get("InstanceCount", 1) != 1 for cluster in clusters):
         names.add("instance counts")
     if not names:
         return ""

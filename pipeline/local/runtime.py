@@ -33,7 +33,14 @@ class Runtime:
         """The directory of a job; made if need be."""
         return JobDirectory(self.state.home, name)
 
-    def place_input(self, uri: str, folder: Path, job: JobDirectory, written: Sequence[Path] = ()) -> None:
+    def place_input(
+        self,
+        uri: str,
+        folder: Path,
+        job: JobDirectory,
+        written: Sequence[Path] = (),
+        share: tuple[int, int] = (0, 1),
+    ) -> None:
         """Download an input of a job in such a way that whatever the job does to its files, the objects stay.
 
         Args:
@@ -41,13 +48,14 @@ class Runtime:
             folder: within the job's tree.
             job: whose tree it is.
             written: directories of the tree that are read after the job, where an overlay would be in the way.
+            share: which of the objects, for an instance of several: see `Storage.download`.
 
         Raises:
             StorageError: there is nothing.
         """
         kept = any(folder.is_relative_to(other) or other.is_relative_to(folder) for other in written)
         links = self.mount is not None and self.mount.overlays and can_be_covered(folder) and not kept
-        if self.storage.download(uri, folder, link_from_bytes=LINK_FROM_BYTES if links else math.inf):
+        if self.storage.download(uri, folder, link_from_bytes=LINK_FROM_BYTES if links else math.inf, share=share):
             job.linked = outermost([*job.linked, folder])
 
     def json_text(self, content: Any, job: JobDirectory) -> str:

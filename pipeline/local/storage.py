@@ -93,13 +93,16 @@ class Storage:
         for file in files_below(source) if source.is_dir() else ():
             place(file, target / file.relative_to(source))
 
-    def download(self, uri: str, folder: Path, *, link_from_bytes: float = math.inf) -> bool:
+    def download(
+        self, uri: str, folder: Path, *, link_from_bytes: float = math.inf, share: tuple[int, int] = (0, 1)
+    ) -> bool:
         """Place one object, or everything below a prefix, into a directory; whether it was linked, not copied.
 
         Args:
             uri: an object or a prefix.
             folder: made if need be.
             link_from_bytes: from this total size on the files are hard links to the objects themselves.
+            share: of (rank, count), every `count`-th object beginning with number `rank`.
 
         Raises:
             StorageError: there is nothing.
@@ -107,6 +110,7 @@ class Storage:
         found = self.objects(uri)
         if not found:
             raise StorageError(f"{uri} does not exist in the local S3 at {self.root}.")
+        found = found[share[0] :: share[1]]
         folder.mkdir(parents=True, exist_ok=True)
         linked = sum(file.stat().st_size for _, file in found) >= link_from_bytes
         for name, file in found:

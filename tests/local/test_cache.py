@@ -95,6 +95,28 @@ def test_arguments_and_environment_count_and_instances_do_not(lab: Lab) -> None:
     assert lab.run(step, parameters=parameters).reused == []
 
 
+def test_what_a_job_adds_to_an_input_of_its_own_is_no_change(lab: Lab) -> None:
+    code = """
+        import secrets
+        from pathlib import Path
+        print(sorted(path.name for path in Path("/opt/ml/processing/input/kept").iterdir()))
+        Path("/opt/ml/processing/output/kept", secrets.token_hex(4)).touch()
+    """
+    lab.put("s3://bucket/kept/README", "about")
+    lab.put("s3://bucket/raw/a.txt", "one")
+    inputs = {"kept": "s3://bucket/kept", "raw": "s3://bucket/raw"}
+    step = lab.processing("Prep", code, inputs=inputs, outputs=["kept"], CacheConfig=CACHE)
+    step["Arguments"]["ProcessingOutputConfig"]["Outputs"][0]["S3Output"]["S3Uri"] = "s3://bucket/kept"
+    assert lab.run(step).reused == []
+    assert lab.run(step).reused == ["Prep"]
+    lab.put("s3://bucket/kept/of another execution", "x")
+    assert lab.run(step).reused == ["Prep"]
+    lab.put("s3://bucket/raw/a.txt", "two")
+    again = lab.run(step)
+    assert again.reused == []
+    assert again.log("Prep").count("'") == 2 * 3  # what the first one added is there
+
+
 def test_a_result_expires_and_a_failure_or_an_uncached_step_is_never_one(lab: Lab) -> None:
     brief = lab.processing("Brief", "", CacheConfig={"Enabled": True, "ExpireAfter": "PT3S"})
     off = lab.processing("Off", "", CacheConfig={"Enabled": False, "ExpireAfter": "P1D"})

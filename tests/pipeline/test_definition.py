@@ -132,6 +132,23 @@ def test_seeds_of_zero_are_kept(compiled):
     assert words[words.index("--split-seed") + 1] == "0"
 
 
+def test_the_cache_of_embeddings_is_read_and_added_to_and_the_same_for_every_execution(compiled):
+    arguments = steps_of(compiled("data: {instance_count: 3}\nmodel: {backbone: tf_efficientnet_lite0}\n"))[
+        "PrepareData"
+    ]["Arguments"]
+    [given] = [i["S3Input"] for i in arguments["ProcessingInputs"] if i["InputName"] == "embedding_cache"]
+    outputs = arguments["ProcessingOutputConfig"]["Outputs"]
+    [added] = [o["S3Output"] for o in outputs if o["OutputName"] == "embedding_cache"]
+    assert given["S3Uri"] == added["S3Uri"]
+    assert given["S3Uri"].endswith("/image-classification/embedding-cache/tf_efficientnet_lite0")
+    assert added["S3UploadMode"] == "Continuous"
+    assert {o["S3Output"]["S3UploadMode"] for o in outputs if o["OutputName"] != "embedding_cache"} == {"EndOfJob"}
+    assert arguments["ProcessingResources"]["ClusterConfig"]["InstanceCount"] == 3
+    words = arguments["AppSpecification"]["ContainerArguments"]
+    assert words[words.index("--embedding-cache") + 1] == given["LocalPath"]
+    assert words[words.index("--resource-config") + 1] == "/opt/ml/config/resourceconfig.json"
+
+
 def test_a_grid_is_run_whole_and_takes_no_number(compiled):
     text = """
 tuning:

@@ -10,7 +10,7 @@ import pytest
 import timm
 import torch
 
-from backbone import feature_dim, frozen, load_backbone, read_weights
+from backbone import Backbone, feature_dim, frozen, load_backbone, read_weights
 from failures import StepError
 
 NAME = "test_resnet"
@@ -41,16 +41,36 @@ def message_of(error: pytest.ExceptionInfo[StepError]) -> str:
     return str(error.value)
 
 
-def test_the_backbone_is_the_network_without_its_classifier(tmp_path: Path) -> None:
-    original = network()
-    backbone = load_backbone(NAME, stage(tmp_path, original.state_dict()))
+def test_features_are_the_pooled_output_and_the_means_of_the_last_three_stages(tmp_path: Path) -> None:
+    name = "test_efficientnet"
+    original = network(name)
+    backbone = load_backbone(name, stage(tmp_path, original.state_dict(), backbone=name))
     images = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
-        expected = original.forward_head(original.forward_features(images), pre_logits=True)
+        pooled = original.forward_head(original.forward_features(images), pre_logits=True)
+        maps = original.forward_intermediates(images, intermediates_only=True)[-3:]
+        expected = torch.cat([pooled, *(stage.mean(dim=(2, 3)) for stage in maps)], dim=1)
         torch.testing.assert_close(backbone(images), expected)
-    assert backbone(images).shape == (2, feature_dim(backbone))
-    assert not backbone.training
+    assert [stage.shape[1] for stage in maps] == [32, 48, 64]
+    assert backbone(images).shape == (2, feature_dim(backbone)) == (2, 256 + 32 + 48 + 64)
+    assert not any(module.training for module in backbone.modules())
     assert not any(parameter.requires_grad for parameter in backbone.parameters())
+
+
+def test_a_last_stage_whose_mean_is_the_pooled_output_counts_once(tmp_path: Path) -> None:
+    backbone = load_backbone(NAME, stage(tmp_path, network().state_dict()))
+    with torch.no_grad():
+        features = backbone(torch.rand(2, 3, 64, 64))
+    assert features.shape == (2, feature_dim(backbone)) == (2, 96 + 48 + 192)
+
+
+def test_a_network_that_shows_no_stages_gives_its_pooled_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backbone.shows_stages", lambda network: False)
+    plain = timm.create_model(NAME, pretrained=False, num_classes=0).eval()
+    backbone = Backbone(plain)
+    images = torch.rand(2, 3, 64, 64)
+    torch.testing.assert_close(backbone(images), plain(images))
+    assert feature_dim(backbone) == 96
 
 
 @pytest.mark.parametrize("name", ["test_efficientnet", "test_mambaout", "test_vit"])
@@ -63,14 +83,14 @@ def test_ordered_tensors_are_taken_in_order_whatever_they_are_called(tmp_path: P
     original = network()
     renamed = {f"t{number}": tensor for number, tensor in enumerate(original.state_dict().values())}
     backbone = load_backbone(NAME, stage(tmp_path, renamed, format="ordered"))
-    for name, tensor in backbone.state_dict().items():
+    for name, tensor in backbone.network.state_dict().items():
         torch.testing.assert_close(tensor, original.state_dict()[name])
 
 
 def test_another_number_of_classes_in_the_weights_does_not_matter(tmp_path: Path) -> None:
     original = network(num_classes=7)
     backbone = load_backbone(NAME, stage(tmp_path, original.state_dict()))
-    torch.testing.assert_close(backbone.state_dict()["conv1.0.weight"], original.state_dict()["conv1.0.weight"])
+    torch.testing.assert_close(backbone.network.state_dict()["conv1.0.weight"], original.state_dict()["conv1.0.weight"])
 
 
 def test_weights_without_a_classifier_are_accepted(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import random
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,12 @@ from backbone import load_backbone
 from embedding import BATCH, Embedder
 from failures import StepError
 from images import Pixels, Preprocess, normalise, to_pixels
-from progress import Progress
 from views import random_box, views
 
 HALF = (0.5, 0.5, 0.5)
 PREPROCESS = Preprocess(image_size=32, resize_to=36, mean=HALF, std=HALF)
 BACKBONE = "test_resnet"
+FEATURES = 96 + 48 + 192  # the last three stages
 
 
 def picture(number: int, size: tuple[int, int] = (60, 48)) -> Image.Image:
@@ -36,38 +37,45 @@ def embedder(weights_dir: Path) -> Embedder:
     return Embedder(load_backbone(BACKBONE, weights_dir), PREPROCESS, workers=2)
 
 
-def embeddings(embedder: Embedder, file: Path, *, rows: int, workers: int = 2) -> np.ndarray:
+def embeddings(embedder: Embedder, rows: Sequence[int], *, workers: int = 2) -> np.ndarray:
+    """(rows, 3, D) float16."""
     embedder.workers = workers
-    embedder.write(file, pixels_of, rows=rows, views=3, progress=Progress("embedded", rows))
-    return np.load(file)
+    images = list(embedder.embed(pixels_of, rows, views=3))
+    assert [image.row for image in images] == list(rows)
+    return np.stack([image.features for image in images])
 
 
-def test_each_row_holds_the_backbones_features_of_the_images_views(
-    tmp_path: Path, embedder: Embedder, weights_dir: Path
-) -> None:
-    found = embeddings(embedder, tmp_path / "train.npy", rows=11)
-    assert (found.shape, found.dtype) == ((11, 3, 96), np.float16)
+def test_each_row_holds_the_backbones_features_of_the_images_views(embedder: Embedder, weights_dir: Path) -> None:
+    found = embeddings(embedder, range(11))
+    assert (found.shape, found.dtype) == ((11, 3, FEATURES), np.float16)
     backbone = load_backbone(BACKBONE, weights_dir)
     for row in range(11):
         expected = backbone(torch.from_numpy(normalise(pixels_of(row), PREPROCESS))).numpy()
         np.testing.assert_allclose(found[row].astype(np.float32), expected, rtol=2e-3, atol=2e-3)
-    assert len(np.unique(found.reshape(33, 96), axis=0)) == 33
+    assert len(np.unique(found.reshape(33, FEATURES), axis=0)) == 33
 
 
 @pytest.mark.parametrize("workers", [1, 3, 7])
-def test_the_number_of_workers_changes_no_bit(tmp_path: Path, embedder: Embedder, workers: int) -> None:
-    expected = embeddings(embedder, tmp_path / "two.npy", rows=23)
-    embeddings(embedder, tmp_path / "other.npy", rows=23, workers=workers)
-    np.testing.assert_array_equal(np.load(tmp_path / "other.npy"), expected)
-    assert (tmp_path / "other.npy").read_bytes() == (tmp_path / "two.npy").read_bytes()
+def test_the_number_of_workers_changes_no_bit(embedder: Embedder, workers: int) -> None:
+    expected = embeddings(embedder, range(23))
+    np.testing.assert_array_equal(embeddings(embedder, range(23), workers=workers), expected)
 
 
-def test_rows_that_are_added_change_no_other(tmp_path: Path, embedder: Embedder) -> None:
-    few, many = (embeddings(embedder, tmp_path / f"{rows}.npy", rows=rows) for rows in (9, 20))
-    np.testing.assert_array_equal(many[:9], few)
+def test_the_other_images_of_a_batch_change_no_bit(embedder: Embedder) -> None:
+    expected = embeddings(embedder, range(20))
+    np.testing.assert_array_equal(embeddings(embedder, range(9)), expected[:9])
+    for rows in ([13], [2, 19, 0, 1, 7], list(reversed(range(20)))):
+        np.testing.assert_array_equal(embeddings(embedder, rows), expected[rows])
 
 
-def test_each_image_is_decoded_once_for_all_its_views(tmp_path: Path, embedder: Embedder) -> None:
+def test_the_means_are_those_of_the_plain_view_as_the_network_sees_it(embedder: Embedder) -> None:
+    for image in embedder.embed(pixels_of, range(5), views=3):
+        expected = normalise(pixels_of(image.row)[0], PREPROCESS).mean(axis=(1, 2))
+        assert (image.means.shape, image.means.dtype) == ((3,), np.float32)
+        np.testing.assert_allclose(image.means, expected, atol=1e-5)
+
+
+def test_each_image_is_decoded_once_for_all_its_views(embedder: Embedder) -> None:
     decoded, lock = [], threading.Lock()
 
     def counting(row: int) -> Pixels:
@@ -75,27 +83,26 @@ def test_each_image_is_decoded_once_for_all_its_views(tmp_path: Path, embedder: 
             decoded.append(row)
         return pixels_of(row)
 
-    embedder.write(tmp_path / "x.npy", counting, rows=17, views=3, progress=Progress("embedded", 17))
+    list(embedder.embed(counting, range(17), views=3))
     assert sorted(decoded) == list(range(17))
 
 
-def test_more_views_than_a_batch_are_embedded_too(tmp_path: Path, embedder: Embedder) -> None:
+def test_more_views_than_a_batch_are_embedded_too(embedder: Embedder) -> None:
     count = BATCH + 3
     many = views(picture(1), PREPROCESS, count=count, key="0:1", flip=False)
-    embedder.write(tmp_path / "x.npy", lambda row: many, rows=2, views=1 + count, progress=Progress("embedded", 2))
-    found = np.load(tmp_path / "x.npy")
-    assert found.shape == (2, 1 + count, 96)
-    np.testing.assert_array_equal(found[1], embedder.features(many))
+    found = list(embedder.embed(lambda row: many, range(2), views=1 + count))
+    assert [image.features.shape for image in found] == [(1 + count, FEATURES)] * 2
+    np.testing.assert_array_equal(found[1].features, embedder.features(many))
 
 
-def test_an_error_in_a_worker_is_raised(tmp_path: Path, embedder: Embedder) -> None:
+def test_an_error_in_a_worker_is_raised(embedder: Embedder) -> None:
     def failing(row: int) -> Pixels:
         if row == 30:
             raise StepError("cat/30.png was changed.")
         return pixels_of(row)
 
     with pytest.raises(StepError, match=r"^cat/30.png was changed\.$"):
-        embedder.write(tmp_path / "x.npy", failing, rows=40, views=3, progress=Progress("embedded", 40))
+        list(embedder.embed(failing, range(40), views=3))
 
 
 def test_an_image_size_that_the_backbone_cannot_take_is_refused(weights_dir: Path) -> None:

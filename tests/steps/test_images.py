@@ -225,6 +225,33 @@ def test_the_pixel_limit_itself_is_accepted() -> None:
         decode(data, max_pixels=4999)
 
 
+@pytest.mark.parametrize(
+    ("size", "decoded"), [((2000, 1500), (250, 188)), ((300, 250), (150, 125)), ((250, 200), (250, 200))]
+)
+def test_a_large_jpeg_is_decoded_no_larger_than_needed(size: tuple[int, int], decoded: tuple[int, int]) -> None:
+    preprocess = Preprocess(image_size=56, resize_to=60, mean=HALF, std=HALF)
+    smooth = Image.fromarray(np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)).resize(size)
+    data = encoded(smooth, "JPEG", quality=95)
+    image = decode(data, max_pixels=3_000_000, preprocess=preprocess)
+    assert image.size == decoded
+    whole = to_pixels(decode(data, max_pixels=3_000_000), preprocess)
+    assert np.abs(to_pixels(image, preprocess).astype(int) - whole).max() <= 4
+
+
+def test_other_formats_are_decoded_whole() -> None:
+    data = encoded(noise(600, 400), "PNG")
+    assert decode(data, max_pixels=MAX_PIXELS, preprocess=PREPROCESS).size == (600, 400)
+
+
+def test_a_jpeg_decoded_smaller_is_upright_and_refused_when_damaged() -> None:
+    data = encoded(red_over_blue(400, 600).transpose(Image.Transpose.ROTATE_90), "JPEG", exif=exif(6), quality=95)
+    image = decode(data, max_pixels=MAX_PIXELS, preprocess=PREPROCESS)
+    assert image.size == (200, 300)
+    assert_red_over_blue(image)
+    with pytest.raises(ImageError, match=r"^The image is damaged: .+\.$"):
+        decode(data[: len(data) // 2], max_pixels=MAX_PIXELS, preprocess=PREPROCESS)
+
+
 def test_inspecting_tells_the_format_and_the_shorter_side() -> None:
     info = inspect(encoded(noise(300, 200), "JPEG"), max_pixels=MAX_PIXELS)
     assert (info.format, info.shorter_side) == ("JPEG", 200)

@@ -22,8 +22,10 @@ import prepare
 from backbone import load_backbone
 from failures import PROCESSING_MESSAGE, run
 from images import Preprocess, decode, normalise, shrink, to_pixels
+from parts import part_files
 
 BACKBONE = "test_resnet"
+FEATURES = 96 + 48 + 192  # the last three stages
 CLASSES = ["001.sky", "002.grass", "003.rust & co"]
 COLOURS = {"001.sky": (60, 90, 200), "002.grass": (70, 170, 60), "003.rust & co": (180, 80, 40)}
 SPLITS = ("train", "validation", "test")
@@ -68,7 +70,10 @@ class Result:
         return json.loads((self.output / "manifest" / "manifest.json").read_text())
 
     def embeddings(self, split: str) -> np.ndarray:
-        return np.load(self.output / "embeddings" / f"{split}.npy")
+        return np.concatenate([np.load(file) for file in part_files(self.output / "embeddings", split)])
+
+    def input_means(self, split: str) -> np.ndarray:
+        return np.concatenate([np.load(file) for file in part_files(self.output / "embeddings", split, "_input_means")])
 
     def labels(self, split: str) -> list[int]:
         return np.load(self.output / "embeddings" / f"{split}_labels.npy").tolist()
@@ -191,7 +196,7 @@ def test_the_manifest_describes_how_images_were_prepared(messy: Result, weights_
     }
     assert manifest["backbone"] == {
         "name": BACKBONE,
-        "feature_dim": 96,
+        "feature_dim": FEATURES,
         "weights_sha256": hashlib.sha256((weights_dir / "weights.pth").read_bytes()).hexdigest(),
     }
     assert manifest["augmented_views"] == 2
@@ -207,13 +212,27 @@ def test_embeddings_and_labels_follow_the_manifest(messy: Result, weights_dir: P
     backbone = load_backbone(BACKBONE, weights_dir)
     for split in SPLITS:
         entries, embeddings = messy.entries(split), messy.embeddings(split)
-        assert (embeddings.shape, embeddings.dtype) == ((len(entries), 3 if split == "train" else 1, 96), np.float16)
+        assert (embeddings.shape, embeddings.dtype) == (
+            (len(entries), 3 if split == "train" else 1, FEATURES),
+            np.float16,
+        )
         assert messy.labels(split) == [entry["label"] for entry in entries]
         for entry, row in zip(entries, embeddings, strict=True):
             image = decode((messy.data / entry["source"]).read_bytes(), max_pixels=10**6)
             pixels = to_pixels(image, preprocess)[None]
             plain = backbone(torch.from_numpy(normalise(pixels, preprocess).copy())).numpy()
             np.testing.assert_allclose(row[0].astype(np.float32), plain[0], rtol=2e-3, atol=2e-3)
+
+
+def test_input_means_are_what_the_network_sees_on_average(messy: Result) -> None:
+    preprocess = Preprocess.from_dict(messy.manifest["preprocess"])
+    for split in SPLITS:
+        entries, means = messy.entries(split), messy.input_means(split)
+        assert (means.shape, means.dtype) == ((len(entries), 3), np.float32)
+        for entry, mean in zip(entries, means, strict=True):
+            image = decode((messy.data / entry["source"]).read_bytes(), max_pixels=10**6)
+            seen = normalise(to_pixels(image, preprocess), preprocess)
+            np.testing.assert_allclose(mean, seen.mean(axis=(1, 2)), atol=1e-5)
 
 
 def test_test_images_give_exactly_the_pixels_of_the_originals(messy: Result) -> None:
@@ -243,9 +262,13 @@ def test_other_images_are_stored_without_loss_when_they_came_so(messy: Result) -
 
 def test_nothing_else_is_written(messy: Result) -> None:
     listed = {entry["path"] for entry in messy.manifest["images"]} | {"manifest/manifest.json"}
-    listed |= {f"embeddings/{split}{kind}.npy" for split in SPLITS for kind in ("", "_labels")}
+    listed |= {
+        f"embeddings/{split}{kind}.npy" for split in SPLITS for kind in ("-00000", "-00000_input_means", "_labels")
+    }
     written = {path.relative_to(messy.output).as_posix() for path in messy.output.rglob("*") if path.is_file()}
-    assert written == listed
+    cached = {path for path in written if path.startswith("embedding_cache/")}
+    assert len(cached) == 2  # of training images and of others, which have fewer views
+    assert written - cached == listed
 
 
 def test_the_same_data_gives_the_same_bytes_whatever_lies_where(
@@ -309,7 +332,7 @@ def test_other_images_are_seen_at_224_px_and_mirrored(tmp_path: Path, prepare_da
 
 def test_no_augmented_views_leave_the_plain_one(tmp_path: Path, prepare_data: Prepare) -> None:
     result = prepare_data(write_classes(tmp_path / "data", 5), augmented_views=0)
-    assert result.embeddings("train").shape[1:] == (1, 96)
+    assert result.embeddings("train").shape[1:] == (1, FEATURES)
 
 
 def assert_refused(result: Result, tmp_path: Path, sentence: str) -> None:

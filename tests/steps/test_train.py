@@ -136,7 +136,7 @@ def test_exported_network_answers_as_backbone_and_head_do(prepared: Prepared, tr
 
     backbone = load_backbone("test_resnet", prepared.weights)
     state = torch.load(trained.model_dir / "head.pt")
-    head = ClassifierHead(backbone.num_features, 3, hidden_units=8).eval()
+    head = ClassifierHead(backbone.feature_dim, 3, hidden_units=8).eval()
     head.load_state_dict(state)
     images = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -148,7 +148,7 @@ def test_exported_network_answers_as_backbone_and_head_do(prepared: Prepared, tr
 
 def test_embeddings_are_read_from_disk_and_not_copied(prepared: Prepared) -> None:
     data = training_data.load(prepared.embeddings, prepared.manifest)
-    assert isinstance(data.train.embeddings, np.memmap)
+    assert all(isinstance(array, np.memmap) for array in data.train.embeddings.arrays)
 
 
 def test_optimizer_does_what_torch_adamw_does() -> None:
@@ -281,8 +281,8 @@ def test_embeddings_of_other_data_are_refused(
     edit_manifest(other, counts={"train": {"grass": 70}, "validation": {"grass": 24}, "test": {}})
     assert call(monkeypatch, other, tmp_path) == 1
     assert capsys.readouterr().err == (
-        "train.npy has 72 rows, train_labels.npy 72, and manifest.json lists 70 images: they belong to different data. "
-        "Run PrepareData again and train on its output.\n"
+        "The train split has 72 embeddings, 72 labels, and manifest.json lists 70 images: they belong to different "
+        "data. Run PrepareData again and train on its output.\n"
     )
 
 

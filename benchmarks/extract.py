@@ -1,0 +1,142 @@
+"""PrepareData's extraction against the bare limit: the same network, run the same way, on tensors that are in memory.
+
+    python benchmarks/extract.py                            the sample
+    python benchmarks/extract.py --data FOLDER              your own images: class folders or split folders
+    python benchmarks/extract.py --backbone resnet18 --weights weights.pth --image-size 224
+
+Extraction is what PrepareData does to every image: read, decode, write the prepared image, make the views, normalise,
+embed, keep in the cache. The bare limit runs the frozen network on as many views as that, batch by batch on every core,
+and does nothing else. Both are measured in turns, the order changing, and the best of each counts: on a machine with
+other work the slower turns tell about that work. An NVIDIA GPU is used when PyTorch sees one.
+"""
+
+import argparse
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "steps")]
+
+import prepare  # noqa: E402
+from backbone import load_backbone, read_weights  # noqa: E402
+from dataset import open_dataset  # noqa: E402
+from embedding import Embedder  # noqa: E402
+from embedding_cache import EmbeddingCache  # noqa: E402
+from manifest import Entry  # noqa: E402
+from pipeline import sources, weights  # noqa: E402
+
+ACCEPTED_RATIO = 1.15
+
+
+def main() -> None:
+    """Measures and prints."""
+    arguments = parse_arguments()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(prefix="extract-") as folder:
+        measure(arguments, Path(folder))
+
+
+def measure(arguments: argparse.Namespace, folder: Path) -> None:
+    """Stage what is measured, then measure."""
+    options = prepare_options(arguments, folder)
+    with open_dataset(options.data_dir, scratch=folder) as root:
+        compare(prepare.select_images(root, options), options, arguments)
+
+
+def compare(selection: prepare.Selection, options: argparse.Namespace, arguments: argparse.Namespace) -> None:
+    """Both, by turns."""
+    staged = read_weights(options.weights_dir)
+    entries = evenly(selection.entries, arguments.images)
+    preparation = prepare.choose_preparation(selection.entries, staged, options)
+    backbone = load_backbone(options.backbone, options.weights_dir)
+    embedder = Embedder(backbone, preparation.preprocess, workers=prepare.cores())
+    views = sum(preparation.views_of(entry.split) for entry in entries)
+
+    runs: dict[str, Callable[[], None]] = {
+        "extraction": lambda: extract(entries, options, preparation, embedder),
+        "bare limit": lambda: run_bare(embedder, views),
+    }
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
+    for turn in range(arguments.repeat):
+        for name in list(runs)[:: 1 if turn % 2 else -1]:
+            began, began_cpu = time.perf_counter(), time.process_time()
+            runs[name]()
+            seconds[name].append((time.perf_counter() - began, time.process_time() - began_cpu))
+    report(options.backbone, preparation.preprocess.image_size, len(entries), views, seconds, embedder)
+
+
+def prepare_options(arguments: argparse.Namespace, folder: Path) -> argparse.Namespace:
+    """The command line of steps/prepare.py, with its own defaults; data and weights are staged below `folder`."""
+    data = arguments.data or folder / "sample"
+    if arguments.data is None:
+        sources.write_sample(data)
+    resolved = weights.resolve(arguments.backbone, arguments.weights, relative_to=Path.cwd())
+    weights.stage(resolved, folder / "weights")
+    words = ["--data-dir", data, "--weights-dir", folder / "weights", "--output-dir", folder / "output"]
+    sys.argv[1:] = [*map(str, words), "--backbone", arguments.backbone, "--image-size", arguments.image_size]
+    return prepare.parse_arguments()
+
+
+def evenly(entries: list[Entry], count: int) -> list[Entry]:
+    """So many, from all over the data set."""
+    return entries[:: max(1, len(entries) // count)][:count]
+
+
+def extract(
+    entries: list[Entry], options: argparse.Namespace, preparation: prepare.Preparation, embedder: Embedder
+) -> None:
+    """What PrepareData does to these images, as if none of them had been seen before."""
+    with tempfile.TemporaryDirectory(dir=options.output_dir.parent) as folder:
+        output = Path(folder)
+        prepare.make_output_folders(output)
+        cache = EmbeddingCache(None, output / "embedding_cache", {})
+        parts = prepare.parts_of(entries, options.rows_per_part)
+        prepare.write_parts(parts, replace(preparation, output_dir=output), embedder, cache)
+
+
+def run_bare(embedder: Embedder, views: int) -> None:
+    """The network alone, on every core."""
+    size = embedder.preprocess.image_size
+    images = torch.randn(embedder.batch, 3, size, size, device=embedder.device)
+    images = images.contiguous(memory_format=torch.channels_last)
+    for _ in embedder.each(lambda number: embedder.run(images).cpu(), range(-(-views // embedder.batch))):
+        pass
+
+
+def report(
+    backbone: str, size: int, images: int, views: int, seconds: dict[str, list[tuple[float, float]]], embedder: Embedder
+) -> None:
+    """The best of each, and their ratio: of elapsed time, and of processor time, which other work disturbs less."""
+    device = torch.cuda.get_device_name() if embedder.device == "cuda" else f"{embedder.workers} cores"
+    print(f"{backbone} at {size} px, {images} images, {views} views; {device}, {platform.machine()}")
+    for kind, title in enumerate(("elapsed", "processor")):
+        best = {name: min(turn[kind] for turn in turns) for name, turns in seconds.items()}
+        for name, turns in seconds.items():
+            every = " ".join(f"{turn[kind]:.2f}" for turn in turns)
+            print(f"{title:10} {name:12} {best[name]:8.2f} s {views / best[name]:8.1f} views/s   all: {every}")
+        ratio = best["extraction"] / best["bare limit"]
+        verdict = "within" if ratio <= ACCEPTED_RATIO else "above"
+        print(f"{title:10} {'ratio':12} {ratio:8.3f}    ({verdict} {ACCEPTED_RATIO})")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=None, metavar="FOLDER", help="default: the sample")
+    parser.add_argument("--backbone", default="tf_efficientnet_lite0", metavar="NAME", help="timm's name")
+    parser.add_argument("--weights", default="package", help="as model.weights in pipeline.yaml")
+    parser.add_argument("--image-size", default="auto", metavar="auto|PX")
+    parser.add_argument("--images", type=int, default=400, metavar="N", help="so many of the data set (default 400)")
+    parser.add_argument("--repeat", type=int, default=3, metavar="N", help="turns of each (default 3)")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import torch
 from torch import Tensor, nn
 
 from failures import say
@@ -23,7 +26,7 @@ from training_loop import Mode
 CONFIG_FILE_VARIABLE = "SMDEBUG_CONFIG_FILE_PATH"
 CONFIG_FILE_DEFAULT = "/opt/ml/input/config/debughookconfig.json"
 END_MARKER = "training_job_end.ts"  # readers wait for it; under SageMaker smdebug leaves it to the service
-MEGABYTES: dict[Mode, int] = {"TRAIN": 16, "EVAL": 8}  # of tensors, about: all of them are packed into output.tar.gz
+MEGABYTES: dict[Mode, int] = {"TRAIN": 32, "EVAL": 8}  # of tensors, about: all of them are packed into output.tar.gz
 HOOK_METHODS = ("forward_pre_hook", "forward_hook", "fhook")
 LOSSES = "losses"
 TENSORS = {  # collections besides the losses, and the pattern of those that smdebug does not define
@@ -82,6 +85,11 @@ class Debugger:
         """Tell smdebug whether the coming steps train or evaluate."""
         if self._hook is not None:
             self._attempt(lambda: self._hook.set_mode(self._modes[mode]))
+
+    def see_images(self, means: npt.NDArray[np.float32]) -> None:
+        """Keep the images' means (B, 3) with the coming step, as images of one pixel, for CheckInputImages."""
+        if self._hook is not None:
+            self._attempt(lambda: self._hook.save_tensor("input_image", torch.from_numpy(means[:, :, None, None])))
 
     def see(self, labels: Tensor, logits: Tensor) -> None:
         """Keep labels and predicted classes with the current step, for the rules that count them."""

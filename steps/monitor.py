@@ -20,6 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from torch import Tensor, nn
 
 import training_report  # is run as a process; imported here so that it travels with this module
@@ -137,6 +139,10 @@ class Monitor(Watcher):
     def phase(self, name: Phase) -> AbstractContextManager[None]:
         """Time a part of a step."""
         return self.timeline.phase(name)
+
+    def see_images(self, means: npt.NDArray[np.float32]) -> None:
+        """The images' means."""
+        self.debugger.see_images(means)
 
     def see(self, labels: Tensor, logits: Tensor) -> None:
         """Labels and predictions of the validation."""

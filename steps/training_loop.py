@@ -69,6 +69,9 @@ class Watcher:
         """Around a part of a step."""
         return NOTHING
 
+    def see_images(self, means: npt.NDArray[np.float32]) -> None:
+        """A batch of the training, before its forward pass: (B, 3), each image's mean per channel, normalised."""
+
     def see(self, labels: Tensor, logits: Tensor) -> None:
         """A batch of the validation: (rows,) int64 and (rows, C) float32, before its loss is computed."""
 
@@ -169,7 +172,9 @@ class _Run:
         """One pass over the training images, one view of each. Returns mean loss and accuracy of those seen."""
         loss_sum, correct, seen = 0.0, 0, 0
         batches = _batches(self.data.train, self.hyperparameters, epoch)
-        for embeddings, labels in self.watcher.batches(batches, "TRAIN"):
+        for embeddings, labels, rows in self.watcher.batches(batches, "TRAIN"):
+            if self.data.train.input_means is not None:
+                self.watcher.see_images(self.data.train.input_means[rows])
             value, logits = self._train_step(embeddings, labels)
             if not math.isfinite(value):
                 self._diverged(value, epoch, embeddings, labels)
@@ -224,15 +229,17 @@ class _Run:
         self.best_state = state["best_head"]
 
 
-def _batches(split: Split, hyperparameters: Hyperparameters, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches in an order and with views drawn from (seed, epoch): (B, D) float32 and (B,) int64."""
+def _batches(
+    split: Split, hyperparameters: Hyperparameters, epoch: int
+) -> Iterator[tuple[Tensor, Tensor, npt.NDArray[np.int64]]]:
+    """Batches in an order and with views drawn from (seed, epoch): (B, D) float32, (B,) int64, and their rows (B,)."""
     generator = np.random.default_rng((hyperparameters.seed, epoch))
     order = generator.permutation(len(split))
     views = generator.integers(0, split.embeddings.shape[1], len(split))
     views[generator.random(len(split)) < PLAIN_SHARE] = 0
     for start in range(0, len(split), hyperparameters.batch_size):
         rows = order[start : start + hyperparameters.batch_size]
-        yield _tensor(split.embeddings[rows, views[rows]]), torch.from_numpy(split.labels[rows])
+        yield _tensor(split.embeddings[rows, views[rows]]), torch.from_numpy(split.labels[rows]), rows
 
 
 def _tensor(embeddings: npt.NDArray[np.float16]) -> Tensor:

@@ -154,6 +154,11 @@ def one_class_in_twenty(watched: Watched) -> None:
     watched.data = replace(watched.data, validation=Split(split.embeddings[rows], split.labels[rows]))
 
 
+def images_never_normalised(watched: Watched) -> None:
+    means = np.full((len(watched.data.train), 3), 127.0, dtype=np.float32)
+    watched.data = replace(watched.data, train=replace(watched.data.train, input_means=means))
+
+
 SCENARIOS: dict[str, tuple[Callable[[Watched], None], Entries]] = {
     "learning rate 0": (
         learning_rate_0,
@@ -171,6 +176,7 @@ SCENARIOS: dict[str, tuple[Callable[[Watched], None], Entries]] = {
     "learning rate 30": (learning_rate_far_too_high, {"WeightUpdateRatio": {}}),
     "labels without meaning, 60 epochs": (labels_without_meaning, {"Overfit": {}, "Overtraining": {}, "Confusion": {}}),
     "sigmoid saturated": (sigmoid_saturated, {"SaturatedActivation": {}}),
+    "images never normalised": (images_never_normalised, {"CheckInputImages": {}}),
     "one class in twenty": (one_class_in_twenty, {"ClassImbalance": {"samples": 100}}),
 }
 

@@ -20,6 +20,8 @@ check: $(READY)  ## style and types
 
 bench: $(READY)  ## the figures of the README
 	$(BIN)/python benchmarks/runner_overhead.py
+	$(BIN)/python benchmarks/debugger_overhead.py
+	$(BIN)/python benchmarks/extract.py
 
 image-test: $(READY)  ## the contract inside both images; BASE_IMAGE and IMAGE_TOOL may be set
 	IMAGE_TEST=1 $(BIN)/python -m pytest tests/images

@@ -83,7 +83,7 @@ def trial_bundle() -> Bundle:
 
 def training_bundle() -> Bundle:
     """Code of TrainWithDebugger; the server travels inside the model it will serve."""
-    return bundle("train.py", "serve.py")
+    return bundle("train.py", "serve.py", "worker.py", "runtime_trial.py")
 
 
 def evaluation_bundle() -> Bundle:

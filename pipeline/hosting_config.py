@@ -4,9 +4,10 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from pipeline.formats import INSTANCE_COUNT, INSTANCE_TYPE, aws_name
-from pipeline.setting import Rule, boolean, integer, number, refuse, setting, whole_number
+from pipeline.setting import Rule, boolean, choice, integer, number, refuse, setting, whole_number
 from pipeline.yaml_lines import Value
 
+RUNTIMES = ("auto", "onnxruntime", "torchscript", "bf16", "cuda")  # as steps/runtimes.py names them
 SERVERLESS_MEMORY_MB = (1024, 2048, 3072, 4096, 5120, 6144)
 SERVERLESS_REQUEST_MEGABYTES = 4  # serverless endpoints take 4 MB, others 6
 
@@ -99,6 +100,7 @@ class DeployConfig:
     endpoint_name: str = setting("image-classification", aws_name(63))
     instance_type: str = setting("ml.m5.large", INSTANCE_TYPE)
     instance_count: int = setting(1, INSTANCE_COUNT)
+    runtime: str = setting("auto", choice(*RUNTIMES))
     max_request_megabytes: int = setting(6, whole_number(at_least=1, at_most=6))  # InvokeEndpoint takes 6 MiB
     local_idle_minutes: int = setting(15, whole_number(at_least=1))
     canary_fraction: float = setting(0.3, number(above=0, at_most=0.5))  # CanarySize is at most half the capacity

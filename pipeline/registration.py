@@ -11,8 +11,16 @@ from sagemaker.serve.model_builder import ModelBuilder
 from pipeline.context import Context
 from pipeline.evaluation import EVALUATION
 
-CONTENT_TYPES = ["image/jpeg", "image/png", "application/x-image"]
-RESPONSE_TYPES = ["application/json"]
+CONTENT_TYPES = [
+    "image/jpeg",
+    "image/png",
+    "image/webp",
+    "application/x-image",
+    "application/x-npy",
+    "application/json",
+    "multipart/form-data",
+]
+RESPONSE_TYPES = ["application/json", "text/csv", "application/jsonlines", "application/x-npy"]
 METADATA = (  # of the version, from customer_metadata_properties in evaluation.json, where all of it is text
     "accuracy",
     "macro_f1",
@@ -37,6 +45,7 @@ def register_step(context: Context, train: TrainingStep, evaluate: ProcessingSte
         env_vars={
             "SAGEMAKER_PROGRAM": "serve.py",
             "SAGEMAKER_SUBMIT_DIRECTORY": "/opt/ml/model/code",
+            "INFERENCE_RUNTIME": config.deploy.runtime,
             "MAX_REQUEST_MEGABYTES": str(config.deploy.max_request_megabytes),
         },
     )

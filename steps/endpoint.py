@@ -1,166 +1,169 @@
-"""The endpoint's HTTP answers: /ping, /invocations, and a JSON sentence for whatever is refused."""
+"""The endpoint's paths: /ping, /invocations, /execution-parameters and /metrics, as SageMaker and Prometheus ask.
 
-import asyncio
+AWS guide, "your-algorithms-inference-code" and "your-algorithms-batch-code".
+"""
+
+import json
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
-from contextlib import contextmanager
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
-from starlette.types import Message, Receive, Scope, Send
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
 
 from accept import accepted_format
+from connection import Connection, body_too_large
+from content_types import require_accepted
+from dispatcher import Dispatcher
+from exchange import Answer, Exchange
 from failures import say
-from images import ImageError, ImageTooLarge
-from predictor import Predictor
-from request_body import BodyTooLarge, TooLargeResponse, read_body
+from frames import Head
+from refusals import Refusal
+from server_metrics import CONTENT_TYPE as METRICS_TYPE
+from server_metrics import ServerMetrics
+from worker_process import Job
 
-CONTENT_TYPES = (
-    "image/jpeg",
-    "image/png",
-    "application/x-image",
-    "image/jpg",
-    "image/webp",
-    "image/bmp",
-    "image/x-ms-bmp",
-    "image/tiff",
-    "image/gif",
-)
-TOP = 5
-CLIENT_CLOSED_REQUEST = 499  # nginx's code for a client that left; nobody reads it
+MEGABYTE = 1024 * 1024
+RETRY_SECONDS = 1
+MAX_HELD_BYTES = 64 * MEGABYTE
+MAX_CONNECTIONS = 1000
+JSON = "application/json"
+KNOWN = "POST an image to /invocations, or GET /ping."
 
-Row = npt.NDArray[np.float32]  # (C,) probabilities of one image
+Respond = Callable[[Answer], None]
 
 
 class Endpoint:
-    """The ASGI application.
+    """Answers the requests of all connections.
 
     Args:
-        predictor: Answers for one image at a time in threads of `pool`, so that the event loop stays free.
-        max_request_bytes: A larger body is answered 413.
+        max_body_bytes: A larger body is answered 413.
+        max_waiting: More requests than this in the queue are answered 503.
+        max_held_bytes: Of bodies in all; beyond it 503.
+        max_connections: One more is answered 503 and closed.
     """
 
-    def __init__(self, predictor: Predictor, pool: Executor, *, max_request_bytes: int) -> None:
-        self._predictor = predictor
-        self._pool = pool
-        self._max_request_bytes = max_request_bytes
-        self._running = 0
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        classes: Sequence[str],
+        *,
+        max_body_bytes: int,
+        max_waiting: int,
+        max_held_bytes: int = MAX_HELD_BYTES,
+        max_connections: int = MAX_CONNECTIONS,
+    ) -> None:
+        self.max_body_bytes, self.max_held_bytes = max_body_bytes, max_held_bytes
+        self.max_connections = max_connections
+        self.held_bytes = 0
+        self.draining = False
+        self.connections: set[Connection] = set()
+        self.metrics = ServerMetrics(classes)
+        self._dispatcher = dispatcher
+        self._max_waiting = max_waiting
         self._last_invocation = time.monotonic()
-        self._formats: dict[str, Callable[[Row], Any]] = {"list": self._list, "verbose": self._verbose}
-        self._app = Starlette(
-            routes=[
-                Route("/ping", self._ping, methods=["GET"]),
-                Route("/invocations", self._invocations, methods=["POST"]),
-            ],
-            exception_handlers={
-                BodyTooLarge: _too_large,
-                HTTPException: _refuse,
-                ClientDisconnect: _gone,
-                Exception: _failed,
-            },
-        )
+        self._routes: dict[tuple[str, str], Callable[[Exchange, Respond], None]] = {
+            ("GET", "/ping"): self._ping,
+            ("GET", "/execution-parameters"): self._execution_parameters,
+            ("GET", "/metrics"): self._metrics,
+            ("POST", "/invocations"): self._invoke,
+        }
+        self._paths = {path for _, path in self._routes}
 
     @property
     def idle_seconds(self) -> float:
         """Time since the last invocation ended; 0 while one is running."""
-        return 0.0 if self._running else time.monotonic() - self._last_invocation
+        running = self._dispatcher.waiting or self._dispatcher.running
+        return 0.0 if running else time.monotonic() - self._last_invocation
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, and print one line per request; successful pings, which come every few seconds, are not worth one."""
-        started = time.perf_counter()
-        status = 500
+    def check(self, exchange: Exchange) -> None:
+        """Refuse, by its head alone, what would be refused anyway."""
+        if exchange.path not in self._paths:
+            raise Refusal(404, f"There is no {exchange.path}: {KNOWN}")
+        if (exchange.method, exchange.path) not in self._routes:
+            raise Refusal(405, f"{exchange.path} does not accept {exchange.method}: {KNOWN}")
+        if (exchange.announced_bytes or 0) > self.max_body_bytes:
+            raise body_too_large(self.max_body_bytes)
+        if exchange.path == "/invocations":
+            require_accepted(exchange.headers.get("content-type", ""))
+            accepted_format(exchange.headers.get("accept", "*/*"))
+            if self._dispatcher.waiting >= self._max_waiting:
+                raise self.overloaded()
 
-        async def observed_send(message: Message) -> None:
-            nonlocal status
-            status = message.get("status", status)
-            await send(message)
-
-        try:
-            await self._app(scope, receive, observed_send)
-        finally:
-            if scope["type"] == "http" and (scope["path"], status) != ("/ping", 200):
-                milliseconds = 1000 * (time.perf_counter() - started)
-                say(f"{scope['method']} {scope['path']} {status} {milliseconds:.1f} ms")
-
-    async def _ping(self, request: Request) -> Response:
-        return Response(status_code=200)
-
-    async def _invocations(self, request: Request) -> Response:
-        with self._counted():
-            _require_image(request.headers.get("content-type", ""))
-            answer = self._formats[accepted_format(request.headers.get("accept", "*/*"))]
-            body = await read_body(request, self._max_request_bytes)
-            if not body:
-                raise HTTPException(400, "The request has no body: send the bytes of one image.")
-            return JSONResponse(answer(await self._predict(body)))
-
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        self._running += 1
-        try:
-            yield
-        finally:
-            self._running -= 1
-            self._last_invocation = time.monotonic()
-
-    async def _predict(self, body: bytes) -> Row:
-        try:
-            loop = asyncio.get_running_loop()
-            probabilities = await loop.run_in_executor(self._pool, self._predictor.predict, [body])
-        except ImageTooLarge as error:
-            raise HTTPException(413, str(error)) from None
-        except ImageError as error:
-            raise HTTPException(400, str(error)) from None
-        row: Row = probabilities[0]
-        return row
-
-    def _list(self, row: Row) -> list[float]:
-        probabilities: list[float] = row.tolist()
-        return probabilities
-
-    def _verbose(self, row: Row) -> dict[str, Any]:
-        ranked = np.argsort(-row, kind="stable")[:TOP]
-        top = [{"label": self._predictor.classes[index], "score": float(row[index])} for index in ranked]
-        return {**top[0], "top": top}
-
-
-def _require_image(content_type: str) -> None:
-    if content_type.partition(";")[0].strip().lower() not in CONTENT_TYPES:
-        raise HTTPException(
-            415,
-            f"Content type {content_type or '(none)'} is not accepted: send one image as "
-            f"{', '.join(CONTENT_TYPES[:2])} or {CONTENT_TYPES[2]}.",
+    def overloaded(self) -> Refusal:
+        """503: the client had better come again later."""
+        return Refusal(
+            503, "The endpoint has more requests than it can hold: try again.", {"retry-after": str(RETRY_SECONDS)}
         )
 
+    def start(self, exchange: Exchange, respond: Respond) -> None:
+        """Answer a request that has arrived."""
+        self._routes[exchange.method, exchange.path](exchange, respond)
 
-async def _refuse(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    sentences = {
-        404: f"There is no {request.url.path}: POST an image to /invocations, or GET /ping.",
-        405: f"{request.url.path} does not accept {request.method}: POST an image to /invocations, or GET /ping.",
-    }
-    return _sentence(error.status_code, sentences.get(error.status_code, error.detail), error.headers)
+    def finished(self, exchange: Exchange, status: int) -> None:
+        """Count it and print a line; pings and readings of the metrics, which never end, are not worth one."""
+        total = 1000 * (time.perf_counter() - exchange.began)
+        if exchange.path == "/invocations":
+            self._last_invocation = time.monotonic()
+            self.metrics.count_request(status, exchange.received_bytes, exchange.milliseconds | {"total": total})
+        elif (exchange.method, exchange.path) in self._routes:
+            return
+        stages = {f"{stage}_ms": round(value, 2) for stage, value in exchange.milliseconds.items()}
+        say(
+            json.dumps(
+                {
+                    "id": exchange.identifier(),
+                    "method": exchange.method,
+                    "path": exchange.path,
+                    "status": status,
+                    "bytes": exchange.received_bytes,
+                    **stages,
+                    "total_ms": round(total, 2),
+                }
+            )
+        )
 
+    # paths
 
-async def _too_large(request: Request, error: Exception) -> Response:
-    assert isinstance(error, BodyTooLarge)
-    return TooLargeResponse(error)
+    def _ping(self, exchange: Exchange, respond: Respond) -> None:
+        if self._dispatcher.is_ready:
+            respond(Answer(200))
+        else:
+            respond(Answer.refusing(Refusal(503, "The model is loading: try again in a moment.")))
 
+    def _execution_parameters(self, exchange: Exchange, respond: Respond) -> None:
+        document = {
+            "MaxConcurrentTransforms": 2 * self._dispatcher.workers,  # one computed, one on its way, for each
+            "BatchStrategy": "SINGLE_RECORD",
+            "MaxPayloadInMB": max(1, self.max_body_bytes // MEGABYTE),
+        }
+        respond(Answer(200, json.dumps(document).encode(), JSON))
 
-async def _failed(request: Request, error: Exception) -> Response:
-    return _sentence(500, "The model failed on this request; the endpoint's log says why.", None)
+    def _metrics(self, exchange: Exchange, respond: Respond) -> None:
+        gauges = {
+            "queue_length": self._dispatcher.waiting,
+            "running": self._dispatcher.running,
+            "connections": len(self.connections),
+            "worker_restarts_total": self._dispatcher.restarts,
+        }
+        text = self.metrics.render(gauges, self._dispatcher.runtime)
+        respond(Answer(200, text.encode(), METRICS_TYPE))
 
+    def _invoke(self, exchange: Exchange, respond: Respond) -> None:
+        if self._dispatcher.waiting >= self._max_waiting:  # it was shorter when the head arrived
+            return respond(Answer.refusing(self.overloaded()))
+        chosen = accepted_format(exchange.headers.get("accept", "*/*"))
+        head = {"content_type": exchange.headers["content-type"], "format": asdict(chosen)}
+        job = Job(exchange, head, done=lambda *answer: None, failed=partial(self._failed, respond))
+        job.done = partial(self._done, job, chosen.media_type, respond)
+        return self._dispatcher.submit(job)
 
-async def _gone(request: Request, error: Exception) -> Response:
-    return Response(status_code=CLIENT_CLOSED_REQUEST)
+    def _done(self, job: Job, media_type: str, respond: Respond, head: Head, body: bytes) -> None:
+        if head["status"] != 200:
+            return respond(Answer(head["status"], body, JSON))
+        queue_ms = 1000 * (job.dispatched - job.queued)
+        job.exchange.milliseconds.update(queue=queue_ms, decode=head["decode_ms"], infer=head["infer_ms"])
+        self.metrics.count_predictions(head["best"], head["scores"])
+        return respond(Answer(200, body, media_type))
 
-
-def _sentence(status: int, sentence: str, headers: Any) -> Response:
-    return JSONResponse({"error": sentence}, status_code=status, headers=headers)
+    def _failed(self, respond: Respond) -> None:
+        sentence = "The model's process ended on this request; the endpoint's log may say why."
+        respond(Answer.refusing(Refusal(500, sentence)))

@@ -1,21 +1,32 @@
-"""The deployed network: normalised images -> backbone -> head -> softmax, as one frozen TorchScript file.
+"""The deployed network: normalised images -> backbone -> head -> softmax, in a file for each kind of runtime.
 
-`model.pt`, `model.json` and `code/` are what model.tar.gz holds: all that evaluation and the endpoint need.
+model.tar.gz holds all that evaluation and the endpoint need: `model.pt` (frozen TorchScript), `model.onnx`,
+`samples.npz` (images and the trained network's answers), `runtimes.json` (what each runtime took here), `model.json`
+and `code/`.
 """
 
+import json
 import shutil
+import warnings
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from backbone import Backbone, feature_dim, frozen, load_backbone, read_weights
 from failures import StepError
 from head import ClassifierHead
-from predictor import NETWORK_FILE, load_network
+from images import Pixels
+from runtime_choice import MEASUREMENT_FILE, candidates
+from runtime_trial import measure
+from runtimes import ONNX_FILE, TORCH_FILE, load_script
+from samples import SAMPLES, Samples, synthetic_pixels
 
 TOLERANCE = 1e-3  # largest difference of a probability between the frozen and the eager network
+ONNX_OPSET = 17
 CODE_PATTERN = "*.py"
 
 
@@ -50,20 +61,55 @@ def matching_backbone(weights_dir: Path, manifest: dict[str, Any]) -> Backbone:
 
 
 @torch.no_grad()
-def export_network(backbone: nn.Module, head: ClassifierHead, image_size: int, model_dir: Path) -> None:
-    """Freeze the whole network into model.pt, and check that it answers as its parts do."""
+def export_network(
+    backbone: nn.Module, head: ClassifierHead, image_size: int, model_dir: Path, pixels: Pixels | None = None
+) -> None:
+    """Write the whole network for every runtime, and check that each answers as its parts do.
+
+    Args:
+        pixels: Sample images as the network sees them, (N, image_size, image_size, 3); made up if None.
+    """
     network = Network(backbone, head).eval()
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(3, 3, image_size, image_size, generator=generator).contiguous(
-        memory_format=torch.channels_last
-    )
+    samples = answered(network, synthetic_pixels(image_size) if pixels is None else pixels)
+    samples.save(model_dir)
+    images = torch.from_numpy(samples.images()).contiguous(memory_format=torch.channels_last)
     script = frozen(network, images[:1])
-    script.save(str(model_dir / NETWORK_FILE))
-    difference = float((load_network(model_dir)(images) - network(images)).abs().max())
+    script.save(str(model_dir / TORCH_FILE))
+    difference = float((load_script(model_dir)(images) - torch.from_numpy(samples.probabilities)).abs().max())
     if not difference <= TOLERANCE:
         raise StepError(
             f"The exported network differs from the trained one by {difference:g} in a probability, "
             f"and {TOLERANCE:g} is accepted. Try another backbone, or another version of torch."
+        )
+    write_onnx(script, images[:1], model_dir / ONNX_FILE)
+    measurement = measure(model_dir, candidates("onnxruntime"))
+    if reason := measurement.disagreements.get("onnxruntime"):
+        raise StepError(f"The exported {ONNX_FILE} is not usable: {reason}. Try another backbone.")
+    text = json.dumps(asdict(measurement), indent=2) + "\n"
+    (model_dir / MEASUREMENT_FILE).write_text(text, encoding="utf-8")
+
+
+def answered(network: nn.Module, pixels: Pixels) -> Samples:
+    """The sample images with the network's own answers; any fixed mean and deviation will do for a comparison."""
+    mean, std = np.full(3, 0.5), np.full(3, 0.25)
+    unanswered = Samples(pixels, mean, std, np.empty((0, 0), np.float32))
+    probabilities = network(torch.from_numpy(unanswered.images()))
+    return Samples(pixels, mean, std, probabilities.numpy()).clearest(SAMPLES)
+
+
+def write_onnx(script: torch.jit.ScriptModule, example: Tensor, path: Path) -> None:
+    """The frozen network as ONNX, for any number of images; from TorchScript that takes half a second."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter that reads TorchScript ages with it
+        torch.onnx.export(
+            script,
+            (example,),
+            str(path),
+            dynamo=False,
+            opset_version=ONNX_OPSET,
+            input_names=["images"],
+            output_names=["probabilities"],
+            dynamic_axes={"images": {0: "n"}, "probabilities": {0: "n"}},
         )
 
 

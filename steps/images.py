@@ -42,10 +42,24 @@ ACCEPTED = "JPEG, PNG, WebP, BMP, TIFF or GIF"
 ASPECT_LIMIT = 4  # of a longer strip the middle is used: resizing 65,000 x 1 px must not take gigabytes
 SNIFFED_BYTES = 16  # Pillow recognises a format by as many
 DRAFT_GAP = 2  # a JPEG's decoder may scale down as far as this many times the side that is needed
+STRIP_PIXELS = 1 << 20  # converted at a time
 REDUCING_GAP = 3.0  # Pillow halves very large pictures before resampling; without visible difference at 3
 
 # What Pillow's decoders raise on damaged files.
-DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, struct.error, zlib.error)
+DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+)
 
 ORIENTATION_TAG = 0x0112  # EXIF
 UPRIGHT = {
@@ -126,18 +140,15 @@ def decode(data: bytes, *, max_pixels: int, preprocess: Preprocess | None = None
         ImageTooLarge: more than `max_pixels`; nothing has been decoded then.
         ImageError: another format, or damaged.
     """
-    image = _open(data, max_pixels)
-    if preprocess:
-        _draft(image, DRAFT_GAP * preprocess.resize_to / min(image.size))
-    return _decode(image)
+    return decode_opened(open_image(data, max_pixels), preprocess)
 
 
 def inspect(data: bytes, *, max_pixels: int) -> ImageInfo:
     """Decode only to see that it can be done; a JPEG at an eighth of its size, which is quicker. Raises as `decode`."""
-    image = _open(data, max_pixels)
+    image = open_image(data, max_pixels)
     info = ImageInfo(image.format or "", min(image.size))
     _draft(image, 1 / 8)
-    _decode(image)
+    decode_opened(image)
     return info
 
 
@@ -179,8 +190,8 @@ def channel_means(pixels: Pixels, preprocess: Preprocess) -> npt.NDArray[np.floa
     return means
 
 
-def _open(data: bytes, max_pixels: int) -> Picture:
-    """Read the header only."""
+def open_image(data: bytes, max_pixels: int) -> Picture:
+    """The first half of `decode`: only the header is read. Raises as `decode`."""
     if not is_image(data[:SNIFFED_BYTES]):
         raise ImageError("The file is empty." if not data else f"The file is not a {ACCEPTED} image.")
     try:
@@ -201,7 +212,10 @@ def _draft(image: Picture, scale: float) -> None:
         image.draft(image.mode, (max(1, int(image.width * scale)), max(1, int(image.height * scale))))
 
 
-def _decode(image: Picture) -> Picture:
+def decode_opened(image: Picture, preprocess: Preprocess | None = None) -> Picture:
+    """The second half of `decode`: what `open_image` returned, upright and RGB. Raises ImageError."""
+    if preprocess:
+        _draft(image, DRAFT_GAP * preprocess.resize_to / min(image.size))
     try:
         image.load()
         return _upright(_to_rgb(image), _orientation(image))
@@ -209,6 +223,25 @@ def _decode(image: Picture) -> Picture:
         raise
     except DAMAGE as error:
         raise ImageError(f"The image is damaged: {cause(error)}.") from error
+
+
+def from_pixels(pixels: Pixels) -> Picture:
+    """(H, W), (H, W, 1), (H, W, 3) or (H, W, 4) uint8, grey, RGB or RGBA, as `decode` would return it."""
+    grey = pixels.ndim == 3 and pixels.shape[2] == 1
+    return _to_rgb(Image.fromarray(np.ascontiguousarray(pixels[:, :, 0] if grey else pixels)))
+
+
+def decoding_bytes(image: Picture) -> int:
+    """The memory that `decode_opened` takes at most, about, for what `open_image` returned: measured with Pillow 13."""
+    per_pixel = BYTES_PER_PIXEL.get(image.mode, 4)
+    if image.mode != "RGB" or image.has_transparency_data:
+        per_pixel += RGB_BYTES + (1 + 2 if image.mode in SIXTEEN_BITS else 0)
+    turned = image.format == "PNG" or _orientation(image) in UPRIGHT  # a PNG does not tell before it is decoded
+    if turned or max(image.size) > ASPECT_LIMIT * min(image.size):
+        per_pixel += RGB_BYTES  # a second picture
+    if image.info.get("progressive"):
+        per_pixel += 2 * len(image.getbands())  # coefficients
+    return image.width * image.height * (per_pixel + DECODER_BYTES.get(image.format or "", 0))
 
 
 def _orientation(image: Picture) -> int:
@@ -235,19 +268,31 @@ def _to_rgb(image: Picture) -> Picture:
 
 
 def _over_white(image: Picture) -> Picture:
-    layer = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    """Strip by strip, since whole layers of a large image would take three times its memory."""
+    result = Image.new("RGB", image.size)
+    rows = max(1, STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        layer = image.crop((0, top, image.width, min(top + rows, image.height))).convert("RGBA")
+        result.paste(Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB"), (0, top))
+    return result
 
 
 def _from_16_bits(image: Picture) -> Picture:
-    values = np.asarray(image).astype(np.uint32)
-    return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+    values = np.asarray(image)
+    grey = np.empty(values.shape, np.uint8)
+    rows = max(1, STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        grey[top : top + rows] = (values[top : top + rows].astype(np.uint32) + 128) // 257
+    return Image.fromarray(grey).convert("RGB")
 
 
 def _from_8_bits(image: Picture) -> Picture:
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
+RGB_BYTES = 4  # Pillow keeps a fourth, unused one
+BYTES_PER_PIXEL = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}  # of others 4
+DECODER_BYTES = {"WEBP": 12, "TIFF": 2}  # per pixel, of the library's own
 SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
 EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
 CONVERSIONS: dict[str, Callable[[Picture], Picture]] = {

@@ -15,9 +15,11 @@ from pathlib import Path
 
 from pipeline.local import servers
 from pipeline.local.answers import RequestError, checked_name, chosen, found, invalid, listed, paged, unused
+from pipeline.local.capture import capture
 from pipeline.local.models import containers, resolved_container
 from pipeline.local.runtime import ACCOUNT, arn, now
 from pipeline.local.state import Document, State
+from pipeline.local.storage import Storage
 
 STARTUP_SECONDS = 240  # until the first good /ping, unless the variant's ContainerStartupHealthCheck... says otherwise
 ATTEMPTS = 3  # at a start that failed through nobody's fault
@@ -130,7 +132,17 @@ def invoke_endpoint(state: State, name: str, body: bytes, headers: dict[str, str
         answer = servers.post(revived(state, name), body, headers)
     if answer is None:
         raise RequestError("ServiceUnavailable", f"The server of endpoint {name!r} does not answer.", 503)
+    keep(state, name, (headers, body), answer)
     return answer
+
+
+def keep(state: State, name: str, request: tuple[dict[str, str], bytes], answer: servers.Answer) -> None:
+    """Capture the invocation if the endpoint's configuration asks for it."""
+    document = state.get("Endpoint", name)
+    config = state.get("EndpointConfig", document["EndpointConfigName"]) if document else None
+    if document and config:
+        place = (name, (document["Server"] or {}).get("variant", ""))
+        capture(Storage(state), config, place, request, answer)
 
 
 def variant(state: State, name: str) -> str:

@@ -23,6 +23,7 @@ from botocore.exceptions import ClientError
 from pipeline.errors import PipelineError
 from pipeline.local import endpoints, functions, service
 from pipeline.local.answers import RequestError, invalid
+from pipeline.local.capture import INFERENCE_ID
 from pipeline.local.logs import answer_logs
 from pipeline.local.runtime import REGION
 from pipeline.local.s3_requests import S3Request, answer_s3
@@ -121,7 +122,7 @@ def answer_runtime(state: State, operation: str, request: AWSPreparedRequest) ->
     match = re.fullmatch(r"/endpoints/([^/]+)/invocations", urlsplit(request.url).path)
     if operation != "InvokeEndpoint" or match is None:
         raise RequestError("ValidationError", f"The local target does not answer sagemaker-runtime:{operation}.")
-    handed_on = ("Content-Type", "Accept", CUSTOM_ATTRIBUTES)
+    handed_on = ("Content-Type", "Accept", CUSTOM_ATTRIBUTES, INFERENCE_ID)
     headers = {name: as_text(request.headers[name]) for name in handed_on if name in request.headers}
     name = unquote(match[1])
     answer = endpoints.invoke_endpoint(state, name, body_of(request), headers)

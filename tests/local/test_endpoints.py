@@ -16,6 +16,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from pipeline.local import endpoints, servers
+from pipeline.local.capture import capture
 from pipeline.local.direct import DirectClient
 from pipeline.local.session import local_session
 from pipeline.local.state import State
@@ -505,3 +506,58 @@ def test_endpoints_are_listed(world):
         "Could not find endpoint configuration 'm'."
     )
     assert world.describe("a")["EndpointStatus"] == "InService"
+
+
+# data capture
+
+
+def test_captured_invocations_have_the_layout_of_the_service(world):
+    world.model("m")
+    variant = {"VariantName": "Main", "ModelName": "m", "InstanceType": "ml.m5.large", "InitialInstanceCount": 1}
+    world.sagemaker.create_endpoint_config(
+        EndpointConfigName="captured",
+        ProductionVariants=[variant],
+        DataCaptureConfig={
+            "EnableCapture": True,
+            "InitialSamplingPercentage": 100,
+            "DestinationS3Uri": "s3://bucket/capture/",
+            "CaptureOptions": [{"CaptureMode": "Input"}, {"CaptureMode": "Output"}],
+            "CaptureContentTypeHeader": {"JsonContentTypes": ["application/json"]},
+        },
+    )
+    world.create("captured")
+    answer = world.invoke(b"\x89PNG", ContentType="image/png", InferenceId="photo 7")
+    (file,) = Storage(world.state).path("s3://bucket/capture/ep/Main").rglob("*.jsonl")
+    event = json.loads(file.read_text())
+    moment = event["eventMetadata"]["inferenceTime"]
+    assert file.parent.relative_to(world.home / "s3/bucket/capture/ep/Main").as_posix() == (
+        moment[:13].replace("-", "/").replace("T", "/")
+    )
+    assert event["captureData"]["endpointInput"] == {
+        "observedContentType": "image/png",
+        "mode": "INPUT",
+        "data": "iVBORw==",
+        "encoding": "BASE64",
+    }
+    output = event["captureData"]["endpointOutput"]
+    assert (output["mode"], output["encoding"], json.loads(output["data"])) == ("OUTPUT", "JSON", answer)
+    assert (event["eventMetadata"]["inferenceId"], event["eventVersion"]) == ("photo 7", "0")
+
+
+@pytest.mark.parametrize(
+    ("settings", "modes"),
+    [
+        ({"EnableCapture": False}, None),
+        ({"InitialSamplingPercentage": 0}, None),
+        ({"CaptureOptions": [{"CaptureMode": "Output"}]}, {"endpointOutput"}),
+        ({"CaptureOptions": [{"CaptureMode": "InputAndOutput"}]}, {"endpointInput", "endpointOutput"}),
+    ],
+)
+def test_capture_keeps_what_its_configuration_says(tmp_path, settings, modes):
+    storage = Storage(State(tmp_path))
+    defaults = {"EnableCapture": True, "InitialSamplingPercentage": 100, "DestinationS3Uri": "s3://b/c"}
+    config = {"DataCaptureConfig": {**defaults, "CaptureOptions": [{"CaptureMode": "Input"}], **settings}}
+    capture(storage, config, ("ep", "v"), ({"Content-Type": "text/csv"}, b"1"), servers.Answer(200, "text/csv", b"2"))
+    capture(storage, config, ("ep", "v"), ({}, b"1"), servers.Answer(400, "text/plain", b"no"))
+    events = [json.loads(file.read_text()) for file in storage.root.rglob("*.jsonl")]
+    assert [set(event["captureData"]) for event in events] == ([] if modes is None else [modes])

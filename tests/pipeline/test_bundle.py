@@ -98,7 +98,7 @@ def test_a_bundle_is_stored_as_plain_files():
 
 def test_the_jobs_carry_what_they_run_and_no_more():
     assert {"prepare.py", "images.py"} <= set(prepare_bundle().files)
-    assert {"train.py", "serve.py", "predictor.py"} <= set(training_bundle().files)
+    assert {"train.py", "serve.py", "worker.py", "runtime_trial.py", "predictor.py"} <= set(training_bundle().files)
     assert {"evaluate.py", "predictor.py"} <= set(evaluation_bundle().files)
     assert not {"train.py", "serve.py", "deploy.py"} & set(prepare_bundle().files)
     assert not {"prepare.py", "deploy.py"} & set(training_bundle().files)

@@ -1,81 +1,24 @@
 """serve.py as a server process on a free port: answers, refusals, and both ways to end."""
 
-import http.client
-import io
 import json
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from PIL import Image
-from starlette.exceptions import HTTPException
 
-from accept import LIST, VERBOSE, accepted_format
+from accept import Format, accepted_format
 from failures import StepError
 from predictor import Predictor
-from serve import Settings, listen
-from tests.steps.prepared_data import CLASSES, COLOURS, Prepared, Trained, base_environment
+from refusals import Refusal
+from serve import listen
+from server_settings import ServerSettings
+from tests.steps.prepared_data import CLASSES, Prepared, Trained
+from tests.steps.server_process import PATIENCE_SECONDS, Server, picture
 
-PATIENCE_SECONDS = 30
 MEGABYTE = 1024 * 1024
-
-
-class Server:
-    """A serve.py process and its address."""
-
-    def __init__(self, model_dir: Path, **settings: str) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        address = {"BIND_HOST": "127.0.0.1", "SAGEMAKER_BIND_TO_PORT": str(self.port)}
-        self.process = subprocess.Popen(
-            # As in a container: with the code that travels in the model itself.
-            [sys.executable, str(model_dir / "code" / "serve.py"), "serve"],
-            env=base_environment() | address | {"SM_MODEL_DIR": str(model_dir)} | settings,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def wait_until_ready(self) -> "Server":
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while time.monotonic() < deadline:
-            try:
-                status, _, _ = self.request("GET", "/ping")
-            except ConnectionRefusedError:
-                time.sleep(0.05)
-                continue
-            assert status == 200
-            return self
-        raise AssertionError(f"The server was not ready after {PATIENCE_SECONDS} s.")
-
-    def request(
-        self, method: str, path: str, body: Any = None, *, chunked: bool = False, **headers: str
-    ) -> tuple[int, str, bytes]:
-        """Status, content type and body of the answer; header names with underscores for dashes."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_SECONDS)
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        connection.request(method, path, body, named, encode_chunked=chunked)
-        answer = connection.getresponse()
-        result = answer.status, answer.headers.get("content-type", ""), answer.read()
-        connection.close()
-        return result
-
-    def invoke(self, body: Any, content_type: str = "image/png", **headers: str) -> tuple[int, Any]:
-        status, kind, content = self.request("POST", "/invocations", body, Content_Type=content_type, **headers)
-        assert kind == "application/json"
-        return status, json.loads(content)
-
-    def end(self) -> tuple[int, str, str]:
-        """Exit code, stdout and stderr, once the process has ended by itself."""
-        stdout, stderr = self.process.communicate(timeout=PATIENCE_SECONDS)
-        return self.process.returncode, stdout, stderr
 
 
 @pytest.fixture(scope="module")
@@ -84,12 +27,6 @@ def server(trained: Trained) -> Iterator[Server]:
     yield running
     running.process.terminate()
     assert running.end()[0] == 0
-
-
-def picture(format_name: str, size: tuple[int, int] = (40, 40), colour: str = "grass") -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", size, COLOURS[colour]).save(buffer, format_name)
-    return buffer.getvalue()
 
 
 def test_ping_is_empty(server: Server) -> None:
@@ -132,23 +69,28 @@ def test_every_accepted_content_type_is_answered(server: Server, content_type: s
     assert (status, len(answer)) == (200, 3)
 
 
+TYPES = (
+    "send images as image/jpeg, image/png, image/webp, application/x-image, application/x-npy, application/json or "
+    "multipart/form-data."
+)
 REFUSALS = {
     "content type": (
         {"body": b"1,2", "content_type": "text/csv"},
         415,
-        "Content type text/csv is not accepted: send one image as image/jpeg, image/png or application/x-image.",
+        f"Content type text/csv is not accepted: {TYPES}",
     ),
     "no content type": (
         {"body": b"1,2", "content_type": ""},
         415,
-        "Content type (none) is not accepted: send one image as image/jpeg, image/png or application/x-image.",
+        f"Content type (none) is not accepted: {TYPES}",
     ),
     "no image": ({"body": b"no image"}, 400, "The file is not a JPEG, PNG, WebP, BMP, TIFF or GIF image."),
     "no body": ({"body": b""}, 400, "The request has no body: send the bytes of one image."),
     "accept": (
-        {"body": b"x", "Accept": "text/csv"},
+        {"body": b"x", "Accept": "text/html"},
         406,
-        "Accept text/csv cannot be answered: ask for application/json or application/json;verbose=1.",
+        "Accept text/html cannot be answered: ask for application/json, text/csv, application/jsonlines or "
+        "application/x-npy; application/json;verbose=1 names the labels.",
     ),
     "too many bytes": ({"body": bytes(MEGABYTE + 1)}, 413, "The request is larger than 1 MB: send a smaller image."),
     "too many pixels": (
@@ -228,26 +170,29 @@ def test_other_paths_and_methods_are_refused_in_json(
 @pytest.mark.parametrize(
     ("accept", "answer"),
     [
-        ("*/*", LIST),
-        ("", LIST),
-        ("application/json", LIST),
-        ("APPLICATION/JSON; charset=utf-8", LIST),
-        ("application/json;verbose=1", VERBOSE),
-        ('application/json; verbose="1"', VERBOSE),
-        ("application/json;verbose=0", LIST),
-        ("text/csv, application/*;q=0.5", LIST),
-        ("application/json;verbose=1;q=0.1, application/json", LIST),
+        ("*/*", Format("application/json")),
+        ("", Format("application/json")),
+        ("application/json", Format("application/json")),
+        ("APPLICATION/JSON; charset=utf-8", Format("application/json")),
+        ("application/json;verbose=1", Format("application/json", verbose=True)),
+        ('application/json; verbose="1"', Format("application/json", verbose=True)),
+        ("application/json;verbose=0", Format("application/json")),
+        ("text/html, application/*;q=0.5", Format("application/json")),
+        ("application/json;verbose=1;q=0.1, text/csv", Format("text/csv")),
+        ("application/x-jsonlines", Format("application/jsonlines")),
+        ("text/*", Format("text/csv")),
+        ("application/x-npy", Format("application/x-npy")),
     ],
 )
-def test_accept_header_chooses_the_format(accept: str, answer: str) -> None:
+def test_accept_header_chooses_the_format(accept: str, answer: Format) -> None:
     assert accepted_format(accept) == answer
 
 
-@pytest.mark.parametrize("accept", ["text/csv", "image/*", "application/json;q=0", "application/json;q=much"])
-def test_accept_header_without_json_is_refused(accept: str) -> None:
-    with pytest.raises(HTTPException) as caught:
+@pytest.mark.parametrize("accept", ["text/html", "image/*", "application/json;q=0", "application/json;q=much"])
+def test_accept_header_without_an_offered_format_is_refused(accept: str) -> None:
+    with pytest.raises(Refusal) as caught:
         accepted_format(accept)
-    assert caught.value.status_code == 406
+    assert caught.value.status == 406
 
 
 def test_sigterm_finishes_the_request_that_is_running_and_exits_0(trained: Trained) -> None:
@@ -267,8 +212,10 @@ def test_sigterm_finishes_the_request_that_is_running_and_exits_0(trained: Train
     code, stdout, stderr = server.end()
     assert (code, stderr) == (0, "")
     first, second = stdout.splitlines()
-    assert first == f"Serving 3 classes on http://127.0.0.1:{server.port}/invocations"
-    assert second.startswith("POST /invocations 200 ")
+    assert first == (
+        f"Serving 3 classes on http://127.0.0.1:{server.port}/invocations with 2 worker(s), runtime onnxruntime"
+    )
+    assert json.loads(second)["status"] == 200
 
 
 def test_server_ends_after_its_idle_time_although_it_is_pinged(trained: Trained) -> None:
@@ -288,7 +235,7 @@ def test_server_ends_after_its_idle_time_although_it_is_pinged(trained: Trained)
 
 
 def test_socket_is_of_the_kind_on_which_asyncio_sends_without_delay() -> None:
-    with listen(Settings.from_environment({"BIND_HOST": "127.0.0.1", "SAGEMAKER_BIND_TO_PORT": "0"})) as listener:
+    with listen(ServerSettings.from_environment({"BIND_HOST": "127.0.0.1", "SAGEMAKER_BIND_TO_PORT": "0"})) as listener:
         assert listener.proto == socket.IPPROTO_TCP
 
 
@@ -304,14 +251,14 @@ def test_port_in_use_is_one_sentence(trained: Trained) -> None:
 @pytest.mark.parametrize("text", ["six", "-1", "inf", "nan"])
 def test_wrong_setting_is_one_sentence(text: str) -> None:
     with pytest.raises(StepError) as caught:
-        Settings.from_environment({"MAX_REQUEST_MEGABYTES": text})
+        ServerSettings.from_environment({"MAX_REQUEST_MEGABYTES": text})
     assert str(caught.value) == (
         f"Environment variable MAX_REQUEST_MEGABYTES must be a number of at least 0, but got {text}."
     )
 
 
 def test_settings_are_those_of_a_sagemaker_container_unless_told_otherwise() -> None:
-    settings = Settings.from_environment({"SAGEMAKER_BIND_TO_PORT": "", "ENDPOINT_IDLE_SECONDS": "1.5"})
+    settings = ServerSettings.from_environment({"SAGEMAKER_BIND_TO_PORT": "", "ENDPOINT_IDLE_SECONDS": "1.5"})
     assert (settings.model_dir, settings.host, settings.port) == (Path("/opt/ml/model"), "0.0.0.0", 8080)
     assert (settings.max_request_megabytes, settings.idle_seconds) == (6, 1.5)
 

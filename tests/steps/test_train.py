@@ -19,7 +19,7 @@ from failures import TRAINING_FAILURE, StepError, run
 from head import ClassifierHead
 from hyperparameters import Hyperparameters
 from optimizer import AdamW, scheduled_lr
-from predictor import load_network
+from runtimes import load_script
 from tests.steps.prepared_data import CLASSES, STEPS, Prepared, Trained, run_step
 
 EPOCH_LINE = re.compile(
@@ -115,8 +115,11 @@ def test_model_directory_holds_the_network_its_description_and_the_code(trained:
         "code",
         "head.pt",
         "model.json",
+        "model.onnx",
         "model.pt",
         "rules.json",
+        "runtimes.json",
+        "samples.npz",
     ]
     assert {path.name for path in (trained.model_dir / "code").glob("*.py")} == {
         path.name for path in STEPS.glob("*.py")
@@ -141,7 +144,7 @@ def test_exported_network_answers_as_backbone_and_head_do(prepared: Prepared, tr
     images = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         expected = head(backbone(images)).softmax(dim=1)
-        answer = load_network(trained.model_dir)(images)
+        answer = load_script(trained.model_dir)(images)
     assert answer.sum(dim=1).tolist() == pytest.approx([1.0] * 5)
     assert torch.allclose(answer, expected, atol=1e-5)
 

@@ -1,0 +1,190 @@
+"""Who computes what, when: one queue, and a worker process for each core.
+
+A job goes to the first free worker, in the order of arrival. Threads follow the load: a job that finds the machine idle
+goes to the first worker and takes all cores; one among others takes one. A worker that dies is replaced, and its jobs
+are tried once more elsewhere; so one bad input costs nobody else an answer.
+"""
+
+import asyncio
+import tempfile
+import time
+from collections import deque
+from collections.abc import Coroutine
+from dataclasses import replace
+
+from failures import say
+from worker_process import Job, WorkerProcess
+from worker_settings import WorkerSettings
+
+ATTEMPTS = 2
+REST_SECONDS = 1.0  # before a worker that died while it loaded is replaced
+JOB_SECONDS = 60.0  # SageMaker's limit for one invocation
+GPU = "cuda"  # one worker serves it
+
+
+class Dispatcher:
+    """The queue and the workers.
+
+    Args:
+        settings: Of every worker; `threads` is for the first.
+        count: Workers.
+    """
+
+    def __init__(self, settings: WorkerSettings, count: int) -> None:
+        self._lock_file = tempfile.TemporaryFile()  # noqa: SIM115 - for as long as the workers need it
+        self._settings = replace(settings, lock=self._lock_file.fileno())
+        self._count = count
+        self._queue: deque[Job] = deque()
+        self._slots: dict[int, WorkerProcess] = {}
+        self._starting: dict[WorkerProcess, asyncio.Future[bool]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._has_started = False
+        self._closing = False
+        self.restarts = 0
+
+    @property
+    def runtime(self) -> str:
+        return self._settings.runtime
+
+    @property
+    def workers(self) -> int:
+        """How many are meant to run."""
+        return 1 if self.runtime == GPU else self._count
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a prediction would be computed now."""
+        return any(worker.is_ready for worker in self._slots.values())
+
+    @property
+    def waiting(self) -> int:
+        """Jobs in the queue."""
+        return len(self._queue)
+
+    @property
+    def running(self) -> int:
+        """Jobs that workers have."""
+        return sum(len(worker.jobs) for worker in self._slots.values())
+
+    async def start(self, runtime: str) -> int:
+        """Start the workers, the first alone: 0, or the exit status of a first worker that could not load the model."""
+        self._settings = replace(self._settings, runtime=runtime)
+        first = self._spawn(0)
+        is_up = await self._starting[first]
+        if not is_up:
+            del self._slots[0]
+            return await first.ended() or 1
+        self._has_started = True
+        for slot in range(1, self.workers):
+            self._spawn(slot)
+        return 0
+
+    async def switch(self, runtime: str) -> bool:
+        """Replace the workers, one by one, by workers with another runtime; whether the first of them came up."""
+        settings = replace(self._settings, runtime=runtime)
+        for slot in range(self._count):
+            old, new = self._slots.get(slot), self._process(slot, settings)
+            if not await self._starting[new]:
+                if slot == 0:
+                    return False
+                continue  # the slot's own worker stays until it dies
+            self._settings = settings
+            self._slots[slot] = new
+            if old:
+                old.retire()
+            self._dispatch()
+        return True
+
+    def submit(self, job: Job) -> None:
+        """Take a job."""
+        self._queue.append(job)
+        self._dispatch()
+
+    async def close(self) -> None:
+        """End the workers, which have nothing left to do."""
+        self._closing = True
+        workers = {*self._slots.values(), *self._starting}
+        for worker in workers:
+            worker.retire()
+        for worker in workers:
+            await worker.ended()
+        for task in self._tasks:
+            task.cancel()
+        self._lock_file.close()
+
+    def end_stuck(self) -> None:
+        """Kill workers that have been at one job for too long."""
+        limit = time.perf_counter() - JOB_SECONDS
+        for worker in self._slots.values():
+            if any(job.dispatched < limit for job in worker.jobs.values()):
+                say(f"Worker {worker.process.pid} has been at one request for {JOB_SECONDS:g} s: it is replaced")
+                for job in worker.jobs.values():
+                    job.attempts = ATTEMPTS  # another worker would be stuck, too
+                worker.kill()
+
+    def _dispatch(self) -> None:
+        while self._queue:
+            worker = next((self._slots[slot] for slot in sorted(self._slots) if self._slots[slot].is_free), None)
+            if worker is None:
+                return
+            job = self._queue.popleft()
+            if job.exchange.gone:  # the client left: nobody wants the answer
+                continue
+            alone = not self._queue and self.running == 0
+            worker.send(job, worker.settings.threads if alone else 1)
+
+    # workers
+
+    def _spawn(self, slot: int) -> WorkerProcess:
+        worker = self._process(slot, self._settings)
+        self._slots[slot] = worker
+        return worker
+
+    def _process(self, slot: int, settings: WorkerSettings) -> WorkerProcess:
+        worker = WorkerProcess(self, settings if slot == 0 else replace(settings, threads=1))
+        self._starting[worker] = asyncio.get_running_loop().create_future()
+        return worker
+
+    def worker_ready(self, worker: WorkerProcess) -> None:
+        self._starting.pop(worker).set_result(True)
+        self._dispatch()
+
+    def worker_free(self, worker: WorkerProcess) -> None:
+        self._dispatch()
+
+    def worker_lost(self, worker: WorkerProcess) -> None:
+        """Try its jobs again, and replace it, unless it was meant to end."""
+        started = self._starting.pop(worker, None)
+        if started and not started.done():
+            started.set_result(False)
+        jobs, worker.jobs = list(worker.jobs.values()), {}
+        for job in reversed(jobs):
+            if job.attempts < ATTEMPTS:
+                self._queue.appendleft(job)
+            else:
+                job.failed()
+        slot = next((slot for slot, known in self._slots.items() if known is worker), None)
+        if slot is not None and self._has_started:
+            self._later(self._replace(worker, slot, REST_SECONDS if started else 0.0))
+        else:
+            self._later(self._bury(worker))
+        self._dispatch()
+
+    async def _bury(self, worker: WorkerProcess) -> None:
+        """Leave no zombie of a worker that was meant to end."""
+        await worker.ended()
+
+    async def _replace(self, worker: WorkerProcess, slot: int, rest_seconds: float) -> None:
+        status = await worker.ended()
+        if self._closing:
+            return
+        say(f"Worker {worker.process.pid} ended with status {status}: another takes its place")
+        self.restarts += 1
+        await asyncio.sleep(rest_seconds)
+        if slot < self.workers and self._slots.get(slot) is worker and not self._closing:
+            self._spawn(slot)
+
+    def _later(self, coroutine: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,64 @@
+"""One HTTP request and what becomes of it."""
+
+import itertools
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from refusals import Refusal
+
+INFERENCE_ID = "x-amzn-sagemaker-inference-id"
+INFERENCE_ID_CHARACTERS = 64  # InvokeEndpoint takes no longer one
+CLIENT_CLOSED_REQUEST = 499  # nginx's code for a client that left; nobody reads it
+
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A response."""
+
+    status: int
+    body: bytes = b""
+    content_type: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def refusing(cls, refusal: Refusal) -> "Answer":
+        """The refusal's sentence as JSON."""
+        body = json.dumps({"error": refusal.sentence}, ensure_ascii=False).encode("utf-8", "replace")
+        return cls(refusal.status, body, "application/json", refusal.headers)
+
+
+@dataclass(eq=False)
+class Exchange:
+    """A request while it arrives, waits and is answered."""
+
+    method: str = ""
+    target: str = ""  # path and query, as sent
+    headers: dict[str, str] = field(default_factory=dict)  # names in lower case
+    body: list[bytes] = field(default_factory=list)
+    body_bytes: int = 0  # held
+    received_bytes: int = 0  # of the body
+    began: float = field(default_factory=time.perf_counter)
+    milliseconds: dict[str, float] = field(default_factory=dict)  # of decode, queue and infer
+    complete: bool = False  # the whole request has arrived
+    started: bool = False
+    answer: Answer | None = None
+    sent: bool = False
+    gone: bool = False  # the client left
+
+    @property
+    def path(self) -> str:
+        return self.target.partition("?")[0]
+
+    @property
+    def announced_bytes(self) -> int | None:
+        """Content-Length; None for a body in chunks."""
+        return None if "transfer-encoding" in self.headers else int(self.headers.get("content-length") or 0)
+
+    def identifier(self) -> str:
+        """What the client calls the request, or else a number of ours that no other server process uses."""
+        return self.headers.get(INFERENCE_ID, "")[:INFERENCE_ID_CHARACTERS] or f"{os.getpid()}-{next(_numbers)}"

@@ -1,0 +1,222 @@
+"""What can run the network: ONNX Runtime, TorchScript in float32 or bfloat16, and CUDA, behind one small interface.
+
+Each is loaded on its own, since PyTorch alone takes a second and 200 MB. The threads of one run are given with it: a
+request that is alone takes all cores, one among others takes its own.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import warnings
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+from failures import StepError
+
+if TYPE_CHECKING:  # the server looks at what there is without loading any of it
+    import numpy as np
+    import numpy.typing as npt
+
+    Images: TypeAlias = npt.NDArray[np.float32]  # (N, 3, H, W), normalised
+    Probabilities: TypeAlias = npt.NDArray[np.float32]  # (N, C)
+
+TORCH_FILE = "model.pt"
+ONNX_FILE = "model.onnx"
+AUTO = "auto"
+
+
+class Runtime(Protocol):
+    """A loaded network."""
+
+    batch: int  # images that one run should have at most
+
+    def run(self, images: Images, threads: int) -> Probabilities:
+        """Class probabilities, on so many threads."""
+
+
+class OnnxRuntime:
+    """ONNX Runtime in float32; one session per number of threads, since a session keeps its own."""
+
+    batch = 1  # on a processor a batch only delays its first image
+
+    def __init__(self, model_dir: Path, threads: int) -> None:
+        self._path = required(model_dir, ONNX_FILE)
+        self._sessions = {count: self._session(count) for count in {1, threads}}
+
+    def run(self, images: Images, threads: int) -> Probabilities:
+        import numpy as np
+
+        session = self._sessions.get(threads) or self._sessions[1]
+        answer: Probabilities = session.run(None, {"images": np.ascontiguousarray(images)})[0]
+        return answer
+
+    def _session(self, threads: int) -> Any:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3  # errors
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads leave the cores alone
+        try:
+            return onnxruntime.InferenceSession(self._path, options, providers=["CPUExecutionProvider"])
+        except onnx_errors() as error:
+            raise StepError(f"{self._path} is no ONNX model ({first_line(error)}). Train it again.") from None
+
+
+def onnx_errors() -> tuple[type[Exception], ...]:
+    """What loading raises: ONNX Runtime's own exceptions have no ancestor of their own."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    own = (kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))
+    return (RuntimeError, ValueError, *own)
+
+
+class TorchScript:
+    """The frozen TorchScript network, channels last, in float32."""
+
+    batch = 1
+    device = "cpu"
+    autocast = False
+
+    def __init__(self, model_dir: Path, threads: int) -> None:
+        import torch
+
+        self._torch = torch
+        self._network = load_script(model_dir, self.device)
+
+    def run(self, images: Images, threads: int) -> Probabilities:
+        torch = self._torch
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+        batch = torch.from_numpy(images).contiguous(memory_format=torch.channels_last)
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
+            answer: Probabilities = self._network(batch).float().numpy()
+        return answer
+
+
+class Bfloat16(TorchScript):
+    """The same with convolutions and matrix products in bfloat16, which AVX512_BF16 and AMX do at twice the speed."""
+
+    autocast = True
+
+
+class Cuda:
+    """The frozen network in float16 on the first GPU; sums of the softmax stay in float32."""
+
+    batch = 32
+
+    def __init__(self, model_dir: Path, threads: int) -> None:
+        import torch
+
+        self._torch = torch
+        self._network = load_script(model_dir, "cuda")
+
+    def run(self, images: Images, threads: int) -> Probabilities:
+        torch = self._torch
+        batch = torch.from_numpy(images).pin_memory().to("cuda", non_blocking=True)
+        with torch.inference_mode(), torch.autocast("cuda", torch.float16):
+            answer = self._network(batch.contiguous(memory_format=torch.channels_last))
+        probabilities: Probabilities = answer.float().cpu().numpy()
+        return probabilities
+
+
+RUNTIMES: dict[str, Callable[[Path, int], Runtime]] = {
+    "onnxruntime": OnnxRuntime,
+    "torchscript": TorchScript,
+    "bf16": Bfloat16,
+    "cuda": Cuda,
+}
+
+
+def load_runtime(name: str, model_dir: Path, threads: int = 1) -> Runtime:
+    """One of RUNTIMES, ready to run on 1 or `threads` threads.
+
+    Raises:
+        StepError: it cannot run here, or the model lacks its file.
+    """
+    if reason := missing(name):
+        raise StepError(f"The runtime {name} cannot be used: {reason}. Set deploy.runtime to auto or to another.")
+    return RUNTIMES[name](model_dir, threads)
+
+
+def missing(name: str) -> str | None:
+    """What this machine lacks for a runtime; None if nothing. Loads no library."""
+    library = "onnxruntime" if name == "onnxruntime" else "torch"
+    if find_spec(library) is None:
+        return f"the package {library} is not installed"
+    return REQUIREMENTS[name]()
+
+
+def _no_bfloat16() -> str | None:
+    return None if has_bfloat16() else "the processor has neither AVX512_BF16 nor AMX"
+
+
+def _no_gpu() -> str | None:
+    return None if has_gpu() else "there is no NVIDIA GPU"
+
+
+REQUIREMENTS: dict[str, Callable[[], str | None]] = {
+    "onnxruntime": lambda: None,
+    "torchscript": lambda: None,
+    "bf16": _no_bfloat16,
+    "cuda": _no_gpu,
+}
+
+
+def has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 itself."""
+    return bool({"avx512_bf16", "amx_bf16"} & processor_flags())
+
+
+def has_gpu() -> bool:
+    """Whether an NVIDIA GPU is visible; CUDA_VISIBLE_DEVICES="" hides it."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES") != "" and any(Path("/dev").glob("nvidia[0-9]*"))
+
+
+def processor_flags() -> set[str]:
+    """What Linux tells of the processor."""
+    return set(_cpuinfo("flags").split())
+
+
+def processor_name() -> str:
+    """What tells processors of different speed apart, as far as is known."""
+    return f"{platform.machine()} {_cpuinfo('model name')}".strip()
+
+
+def _cpuinfo(key: str) -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next(
+        (value.strip() for name, _, value in (line.partition(":") for line in lines) if name.strip() == key), ""
+    )
+
+
+def load_script(model_dir: Path, device: str = "cpu") -> Any:
+    """model.pt: images (N, 3, H, W) float32, normalised -> probabilities (N, C) float32."""
+    import torch
+
+    path = required(model_dir, TORCH_FILE)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript ages, but needs no code of the model's
+            return torch.jit.load(path, map_location=device)  # type: ignore[no-untyped-call]
+    except (RuntimeError, ValueError) as error:
+        raise StepError(f"{path} is no TorchScript model ({first_line(error)}). Train it again.") from None
+
+
+def required(model_dir: Path, name: str) -> Path:
+    """A file of the model."""
+    path = model_dir / name
+    if not path.is_file():
+        raise StepError(f"{model_dir} holds no {name}. A model of the final training has one.")
+    return path
+
+
+def first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]

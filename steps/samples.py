@@ -1,0 +1,83 @@
+"""Sample images that travel with the model, and what the trained network answered to them.
+
+A runtime is trusted when it agrees with those answers; so a library's fault, or a processor's, shows before a client
+sees it.
+"""
+
+import zipfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from failures import StepError
+from images import Pixels, Preprocess, normalise
+from runtimes import Runtime
+
+SAMPLES_FILE = "samples.npz"
+SAMPLES = 4  # images that are kept
+TOLERANCE = 0.01  # largest difference of a probability
+DAMAGE = (OSError, ValueError, KeyError, zipfile.BadZipFile)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Crops as the network sees them, and its probabilities."""
+
+    pixels: Pixels  # (N, H, W, 3)
+    mean: npt.NDArray[np.float64]  # (3,) of pixels scaled to 0..1
+    std: npt.NDArray[np.float64]  # (3,)
+    probabilities: npt.NDArray[np.float32]  # (N, C) of the network in float32
+
+    def images(self) -> npt.NDArray[np.float32]:
+        """(N, 3, H, W), normalised."""
+        size = self.pixels.shape[1]
+        red, green, blue = self.mean.tolist()
+        preprocess = Preprocess(size, size, (red, green, blue), tuple(self.std.tolist()))
+        return normalise(self.pixels, preprocess)
+
+    def clearest(self, count: int) -> "Samples":
+        """Those whose best class leads by most: between two classes that are as good as equal, rounding decides."""
+        ordered = np.sort(self.probabilities, axis=1)
+        lead = ordered[:, -1] - ordered[:, -2:].min(axis=1)
+        rows = np.argsort(-lead, kind="stable")[:count]
+        return replace(self, pixels=self.pixels[rows], probabilities=self.probabilities[rows])
+
+    def save(self, model_dir: Path) -> None:
+        """Write samples.npz."""
+        np.savez_compressed(model_dir / SAMPLES_FILE, **vars(self))
+
+    @classmethod
+    def load(cls, model_dir: Path) -> "Samples":
+        """Read samples.npz; nothing is unpickled."""
+        path = model_dir / SAMPLES_FILE
+        try:
+            with np.load(path) as stored:
+                return cls(**{name: stored[name] for name in cls.__dataclass_fields__})
+        except DAMAGE as error:
+            raise StepError(f"{path} cannot be read ({error}). Train the model again.") from None
+
+
+def synthetic_pixels(size: int, count: int = 12) -> Pixels:
+    """Smooth coloured noise, (count, size, size, 3): what to compare runtimes on when there are no real images."""
+    generator = np.random.default_rng(0)
+    coarse = generator.integers(0, 256, (count, 5, 5, 3), dtype=np.uint8)
+    pictures = [Image.fromarray(small).resize((size, size), Image.Resampling.BICUBIC) for small in coarse]
+    return np.stack([np.asarray(picture) for picture in pictures])
+
+
+def disagreement(runtime: Runtime, samples: Samples) -> str | None:
+    """How the runtime's answers differ from the stored ones; None if they agree."""
+    images = samples.images()
+    answers = np.concatenate([runtime.run(images[row : row + 1], threads=1) for row in range(len(images))])
+    if answers.shape != samples.probabilities.shape:
+        return f"it answers with shape {answers.shape} instead of {samples.probabilities.shape}"
+    difference = float(np.abs(answers - samples.probabilities).max())
+    if not difference <= TOLERANCE:
+        return f"a probability differs by {difference:.3g} from the trained network's, and {TOLERANCE:g} is accepted"
+    best, expected = answers.argmax(axis=1), samples.probabilities.argmax(axis=1)
+    if (best != expected).any():
+        return f"it names another class for {int((best != expected).sum())} of {len(images)} sample images"
+    return None

@@ -1,0 +1,144 @@
+"""A worker as the server sees it: a process, the socket to it, and the jobs that it has."""
+
+import asyncio
+import itertools
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+from exchange import Exchange
+from frames import FrameReader, Head, packed
+from worker_settings import WorkerSettings
+
+PROGRAM = Path(__file__).with_name("worker.py")
+ENVIRONMENT = {
+    "OMP_WAIT_POLICY": "PASSIVE",  # of PyTorch's threads: where cores are shared, spinning takes 15 times as long
+    "MALLOC_MMAP_THRESHOLD_": str(4 << 20),  # glibc's: large images go back to the system
+    "MALLOC_TRIM_THRESHOLD_": str(32 << 20),
+    "MALLOC_ARENA_MAX": "2",  # threads share what they free
+}
+EXIT_SECONDS = 5.0
+SOCKET_BYTES = 1 << 20  # so that most requests are handed over at once
+
+_numbers = itertools.count(1)
+
+
+@dataclass(eq=False)
+class Job:
+    """A prediction that somebody waits for."""
+
+    exchange: Exchange
+    head: Head  # for the worker
+    done: Callable[[Head, bytes], None]  # given the worker's answer
+    failed: Callable[[], None]  # the workers died on it
+    attempts: int = 0
+    queued: float = field(default_factory=time.perf_counter)
+    dispatched: float = 0.0
+
+
+class Owner(Protocol):
+    """Who is told what becomes of a worker."""
+
+    def worker_ready(self, worker: "WorkerProcess") -> None: ...
+
+    def worker_free(self, worker: "WorkerProcess") -> None: ...
+
+    def worker_lost(self, worker: "WorkerProcess") -> None: ...
+
+
+class WorkerProcess(asyncio.Protocol):
+    """One process; it takes up to `capacity` jobs at a time."""
+
+    def __init__(self, owner: Owner, settings: WorkerSettings) -> None:
+        self._owner = owner
+        self._reader = FrameReader()
+        self._transport: asyncio.Transport | None = None
+        self.settings = settings
+        self.capacity = 0  # until it is ready
+        self.retired = False
+        self.jobs: dict[int, Job] = {}
+        self.process = self._start()
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        for end in (ours, theirs):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
+        settings = replace(self.settings, channel=theirs.fileno())
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, str(PROGRAM), settings.to_argument()],
+                stdin=subprocess.DEVNULL,
+                pass_fds=(settings.channel, settings.lock),
+                start_new_session=True,  # a signal to the server's group lets the workers finish
+                env=ENVIRONMENT | {"OMP_NUM_THREADS": str(settings.threads)} | os.environ,
+            )
+        self._connecting = asyncio.ensure_future(asyncio.get_running_loop().create_connection(lambda: self, sock=ours))
+        return process
+
+    @property
+    def is_ready(self) -> bool:
+        return self.capacity > 0 and not self.retired
+
+    @property
+    def is_free(self) -> bool:
+        return self.is_ready and len(self.jobs) < self.capacity
+
+    def send(self, job: Job, threads: int) -> None:
+        """Give it a job."""
+        assert self._transport is not None
+        number = next(_numbers)
+        job.dispatched = time.perf_counter()
+        job.attempts += 1
+        self.jobs[number] = job
+        exchange = job.exchange
+        head = packed({**job.head, "id": number, "threads": threads}, exchange.body_bytes)
+        self._transport.writelines([head, *exchange.body])
+
+    def retire(self) -> None:
+        """Let it finish what it has, and end."""
+        self.retired = True
+        if not self.capacity:
+            self.kill()  # it still loads
+        elif self._transport and not self.jobs:
+            self._transport.close()
+
+    def kill(self) -> None:
+        """End it at once."""
+        self.process.kill()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        for head, body in self._reader.feed(data):
+            if "ready" in head:
+                self.capacity = head["capacity"]
+                self._owner.worker_ready(self)
+                continue
+            self.jobs.pop(head["id"]).done(head, body)
+            if self.retired:
+                self.retire()
+            self._owner.worker_free(self)
+
+    def connection_lost(self, exception: Exception | None) -> None:
+        self.capacity = 0
+        self._owner.worker_lost(self)
+
+    async def ended(self) -> int:
+        """Wait for the process; its exit status."""
+        deadline = time.monotonic() + EXIT_SECONDS
+        while (status := self.process.poll()) is None:
+            if time.monotonic() > deadline:
+                self.process.kill()
+            await asyncio.sleep(0.01)
+        return status

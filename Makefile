@@ -24,7 +24,7 @@ bench: $(READY)  ## the figures of the README
 	$(BIN)/python benchmarks/extract.py
 
 image-test: $(READY)  ## the contract inside both images; BASE_IMAGE and IMAGE_TOOL may be set
-	IMAGE_TEST=1 $(BIN)/python -m pytest tests/images
+	IMAGE_TEST=1 $(BIN)/python -m pytest -n 0 tests/images
 
 clean:  ## forget the environment and everything that ran on this machine
 	-[ -x $(BIN)/python ] && $(BIN)/python run_pipeline.py teardown --yes

@@ -26,6 +26,7 @@ DESCRIPTIONS = {
     "approve": "approve a model version, which deploys it",
     "reject": "reject a model version",
     "invoke": "classify images with the deployed model",
+    "transform": "classify a folder of images by a batch transform job",
     "endpoints": "list the endpoints",
     "teardown": "end the endpoints and remove what was made",
     "infra": "AWS: make or change the stack that the pipeline needs",
@@ -72,8 +73,14 @@ def parser() -> argparse.ArgumentParser:
         add = found[name].add_argument
         add("version", nargs="?", help="a version's number or ARN; else the newest that waits, else the newest")
         add("--why", default="", help="kept with the decision")
-    found["invoke"].add_argument("images", nargs="+", metavar="IMAGE")
+    found["invoke"].add_argument("images", nargs="+", metavar="IMAGE", help="a file, a folder or a pattern")
     found["invoke"].add_argument("--endpoint", metavar="NAME", help="another endpoint than pipeline.yaml's")
+    add = found["transform"].add_argument
+    add("--data", required=True, metavar="SOURCE", help="a folder, or s3://bucket/prefix")
+    add("--model", metavar="VERSION", help="a version's number or ARN; the newest approved one unless given")
+    add("--instances", type=positive, default=1, metavar="N", help="AWS: how many share the work (1)")
+    for name in ("invoke", "transform"):
+        found[name].add_argument("--out", metavar="FILE", help="a row for each image: FILE.csv or FILE.jsonl")
     for name in ("teardown", "infra"):
         found[name].add_argument("--yes", action="store_true", help="do not ask")
     found["teardown"].add_argument("--delete-data", action="store_true", help="AWS: the data in the bucket too")

@@ -63,6 +63,10 @@ class AwsTarget:
             self.upload_all((file.path, f"{uri}/{file.relative}") for file in files(folder))
         return self.put(whole_mark(uri), b"")
 
+    def put_files(self, places: Iterable[tuple[Path, str]]) -> None:
+        """Some at the same time."""
+        self.upload_all((str(file), uri) for file, uri in places)
+
     def upload_all(self, places: Iterable[tuple[str, str]]) -> None:
         """Many files, some at the same time; the first failure, or Ctrl-C, ends it."""
         self.client("s3")  # made once, then shared
@@ -101,6 +105,13 @@ class AwsTarget:
     def alone(self) -> AbstractContextManager[object]:
         """AWS has no such thing."""
         return nullcontext()
+
+    def model_role(self, config: "Config") -> str:
+        """The endpoint's, of the stack; without a stack the role that pipeline.yaml states."""
+        from pipeline.aws.stack import known_outputs
+        from pipeline.aws.stack_parameters import stack_name
+
+        return known_outputs(self.client, stack_name(config)).get("EndpointRoleArn") or self.placement.role_arn
 
     def set_up(self, config: "Config") -> None:
         """The model package group; the rest of the account's infrastructure is the stack's."""

@@ -26,6 +26,7 @@ COMMANDS = {
     "approve": "model_commands.approve",
     "reject": "model_commands.reject",
     "invoke": "endpoint_commands.invoke",
+    "transform": "transform_command.transform",
     "endpoints": "endpoint_commands.endpoints",
     "teardown": "teardown_commands.tear_down",
     "infra": "account_commands.handle_infra",

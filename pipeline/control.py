@@ -1,7 +1,5 @@
-"""Start, watch, stop, retry, approve, invoke: boto3 only, the same for both targets."""
+"""Start, watch, stop, retry, approve: boto3 only, the same for both targets."""
 
-import json
-import re
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -219,32 +217,3 @@ def endpoints(target: Target) -> list[dict[str, Any]]:
     with service_errors("list endpoints"):
         pages = target.client("sagemaker").get_paginator("list_endpoints").paginate()
         return [endpoint for page in pages for endpoint in page["Endpoints"]]
-
-
-def invoke(target: Target, name: str, image: bytes) -> dict[str, Any]:
-    """Label, score and the top five of one image."""
-    with service_errors(f"invoke endpoint {name!r}"):
-        try:
-            answer = target.client("sagemaker-runtime").invoke_endpoint(
-                EndpointName=name,
-                Body=image,
-                ContentType="application/x-image",
-                Accept="application/json;verbose=1",
-            )
-        except ClientError as problem:
-            said = problem.response.get("OriginalMessage")
-            if said:
-                raise ServiceError(f"The endpoint refused the image: {error_sentence(said)}") from problem
-            raise
-        said = answer["Body"].read()
-    try:
-        content = json.loads(said)
-    except ValueError:
-        content = {"answer": said.decode(errors="replace")}
-    return content if isinstance(content, dict) else {"answer": content}
-
-
-def error_sentence(said: str) -> str:
-    """The sentence in a server's {"error": ...}, or what it said."""
-    match = re.search(r'"error":\s*("(?:[^"\\]|\\.)*")', said)
-    return str(json.loads(match[1])) if match else said

@@ -1,12 +1,15 @@
 """`endpoints` and `invoke`: what is deployed, and its answers."""
 
 import json
-from pathlib import Path
+import sys
 from typing import Any
 
 from pipeline import control
-from pipeline.inputs import read_image
+from pipeline.errors import PipelineError
+from pipeline.image_files import named_images
+from pipeline.image_results import Counting, Tally, bar, check_out, rows_to
 from pipeline.invocation import Arguments, chosen_target, loaded
+from pipeline.predictor import ImagePredictor, is_labelled
 from pipeline.rows import print_rows
 
 
@@ -27,27 +30,51 @@ def endpoints(arguments: Arguments) -> int:
 
 
 def invoke(arguments: Arguments) -> int:
-    """Classify images."""
-    config = loaded(arguments)
+    """Classify images; 1 if any of them got no answer."""
+    config, out = loaded(arguments), check_out(arguments.out)
     target = chosen_target(arguments, config, reads_only=True)
-    name = arguments.endpoint or config.deploy.endpoint_name
-    contents = {image: read_image(Path(image)) for image in arguments.images}
-    answers = []
-    for image, content in contents.items():
-        answers.append({"image": image, **control.invoke(target, name, content)})
-        if not arguments.json:
-            print_answer(answers[-1])
+    images = named_images(arguments.images)
+    predictor = ImagePredictor(arguments.endpoint or config.deploy.endpoint_name, target)
+    tally, counting = Tally(), Counting(sys.stderr, len(images))
+    told = []
+    with rows_to(out) as write:
+        for image, answer in zip(images, predictor.ask_each(images), strict=True):
+            row = row_of(str(image), answer)
+            write(row)
+            tally.add(row)
+            counting.clear()
+            tell(row, quiet=bool(arguments.json or out))
+            if arguments.json:
+                told.append(row)
+            if arguments.json or out:
+                counting.show(tally.images)
+    counting.clear()
     if arguments.json:
-        print(json.dumps(answers))
-    return 0
+        print(json.dumps(told))
+    elif out:
+        print("\n".join([*tally.lines(), str(out)]))
+    return 1 if tally.failed else 0
+
+
+def row_of(image: str, answer: dict[str, Any] | PipelineError) -> dict[str, Any]:
+    """What is kept of an image: the answer, or the reason why there is none."""
+    return {"image": image, **({"error": str(answer)} if isinstance(answer, PipelineError) else answer)}
+
+
+def tell(row: dict[str, Any], *, quiet: bool) -> None:
+    """Print an answer, unless it goes elsewhere; a line on standard error about an image without one."""
+    if "error" in row:
+        print(f"{row['image']}: {row['error']}", file=sys.stderr)
+    elif not quiet:
+        print_answer(row)
 
 
 def print_answer(answer: dict[str, Any]) -> None:
     """Label and score, and a bar for each of the top five; the answer of another model as it is."""
-    if not {"label", "score", "top"} <= answer.keys():
+    if not is_labelled(answer):
         print(f"{answer['image']}: {json.dumps({key: value for key, value in answer.items() if key != 'image'})}")
         return
     print(f"{answer['image']}: {answer['label']} ({answer['score']:.3f})")
     width = max(len(item["label"]) for item in answer["top"])
     for item in answer["top"]:
-        print(f"  {item['label']:<{width}}  {item['score']:.3f} {'█' * round(40 * item['score'])}".rstrip())
+        print(f"  {item['label']:<{width}}  {item['score']:.3f} {bar(item['score'])}".rstrip())

@@ -7,7 +7,8 @@ PipelineError               one sentence, or several, for the terminal; never a 
 │   ├── ParameterError      a value given to a runtime parameter
 │   └── DataSourceError     --data or data.source
 └── ServiceError            SageMaker, here or on AWS, refused a request: exit status 1
-    └── PassingError        it was throttled or not answered; the same request may succeed later
+    ├── PassingError        it was throttled or not answered; the same request may succeed later
+    └── ImageRefused        the endpoint does not take this one image; it may take others
 """
 
 from collections.abc import Sequence
@@ -51,3 +52,7 @@ class ServiceError(PipelineError):
 
 class PassingError(ServiceError):
     """A request was throttled or not answered; it may be repeated."""
+
+
+class ImageRefused(ServiceError):
+    """The endpoint did not classify one image; the fault is the image's, or one of the model on that image."""

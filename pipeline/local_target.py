@@ -6,7 +6,7 @@ Its clients are answered in this process by `pipeline.local`, which botocore doe
 import functools
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -104,9 +104,18 @@ class LocalTarget:
             return False
         return True
 
+    def put_files(self, places: Iterable[tuple[Path, str]]) -> None:
+        """Hard links where possible."""
+        for file, uri in places:
+            self.storage.upload(file, uri)
+
     def read(self, uri: str) -> bytes:
         """An object."""
         return self.storage.read(uri)
+
+    def model_role(self, config: "Config") -> str:
+        """There is but one."""
+        return self.placement.role_arn
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -203,6 +212,8 @@ def deploy_environment(config: "Config", placement: Placement) -> dict[str, str]
         "INSTANCE_TYPE": config.deploy.instance_type,
         "INITIAL_INSTANCE_COUNT": str(config.deploy.instance_count),
         "CHAMPION_URI": champion_uri(config, placement),
+        "DATA_CAPTURE_PERCENT": str(config.deploy.data_capture_percent),
+        "DATA_CAPTURE_URI": placement.uri(config.pipeline.name, "capture"),
     }
 
 

@@ -3,7 +3,7 @@
 The two are `pipeline.local_target` and `pipeline.aws_target`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -36,8 +36,14 @@ class Target(Protocol):
     def put_tree(self, uri: str, folder: Path) -> bool:
         """Store every visible file below a folder, or one file, unless something is there; whether it was stored."""
 
+    def put_files(self, places: Iterable[tuple[Path, str]]) -> None:
+        """Store files, each under a URI that is free."""
+
     def read(self, uri: str) -> bytes:
         """An object."""
+
+    def model_role(self, config: "Config") -> str:
+        """The role that models are served with."""
 
     def set_up(self, config: "Config") -> None:
         """What has to exist beside the pipeline."""

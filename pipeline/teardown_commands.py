@@ -7,8 +7,11 @@ import contextlib
 import json
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
+
+from botocore.exceptions import ClientError
 
 from pipeline import control
 from pipeline.aws_target import aws_client
@@ -16,10 +19,13 @@ from pipeline.confirmation import confirmed
 from pipeline.errors import ServiceError
 from pipeline.invocation import Arguments, loaded
 from pipeline.local_target import LOCAL_FOLDERS, LocalTarget
+from pipeline.targets import POLL_SECONDS
 
 if TYPE_CHECKING:
     from pipeline.aws.inventory import Item
     from pipeline.config import PricesConfig
+
+TRANSFORM_ACTIVE = ("InProgress", "Stopping")
 
 
 def tear_down(arguments: Arguments) -> int:
@@ -75,6 +81,7 @@ def torn_down(home: Path, out: TextIO, *, sure: bool) -> bool:
         print("Nothing was removed.", file=out)
         return False
     end_executions(target)
+    end_transform_jobs(target)
     for name in names:
         target.client("sagemaker").delete_endpoint(EndpointName=name)
     target.state.close()
@@ -91,6 +98,18 @@ def end_executions(target: LocalTarget) -> None:
             with contextlib.suppress(ServiceError):  # it has ended meanwhile, or is being stopped already
                 control.stop(target, arn)
             control.watch(target, arn, lambda steps: None)
+
+
+def end_transform_jobs(target: LocalTarget) -> None:
+    """Stop those that belong to no execution, and wait for them."""
+    client = target.client("sagemaker")
+    for status in TRANSFORM_ACTIVE:
+        for job in client.list_transform_jobs(StatusEquals=status)["TransformJobSummaries"]:
+            name = job["TransformJobName"]
+            with contextlib.suppress(ClientError):  # it has ended meanwhile, or is being stopped already
+                client.stop_transform_job(TransformJobName=name)
+            while client.describe_transform_job(TransformJobName=name)["TransformJobStatus"] in TRANSFORM_ACTIVE:
+                time.sleep(POLL_SECONDS[target.name])
 
 
 def remove_home(home: Path) -> None:

@@ -119,7 +119,8 @@ def list_objects(storage: Storage, request: S3Request) -> Reply:
 def listing(storage: Storage, bucket_uri: str, prefix: str, delimiter: str) -> dict[str, int | None]:
     """Key -> size below a prefix; keys that share the text up to a delimiter are one common prefix, of no size."""
     bucket = storage.path(bucket_uri)
-    files = files_below(bucket) if bucket.is_dir() else ()
+    top = storage.path(f"{bucket_uri.rstrip('/')}/{prefix.rpartition('/')[0]}")
+    files = files_below(top) if top.is_dir() else ()
     sizes = {file.relative_to(bucket).as_posix(): file.stat().st_size for file in files}
     found: dict[str, int | None] = {}
     for key in sorted(key for key in sizes if key.startswith(prefix)):

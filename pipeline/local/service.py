@@ -4,7 +4,16 @@ import secrets
 from datetime import UTC, datetime
 from typing import Any
 
-from pipeline.local import endpoint_configs, endpoints, executions, functions, models, pipelines, registry
+from pipeline.local import (
+    endpoint_configs,
+    endpoints,
+    executions,
+    functions,
+    models,
+    pipelines,
+    registry,
+    transform_jobs,
+)
 from pipeline.local.answers import Operation, RequestError, chosen, found, listed, paged
 from pipeline.local.runtime import ACCOUNT, REGION, now
 from pipeline.local.state import Document, State
@@ -107,7 +116,10 @@ SAGEMAKER: dict[str, Operation] = {
     "RetryPipelineExecution": executions.retry_pipeline_execution,
     "DescribeProcessingJob": described("ProcessingJob", "ProcessingJobName", "processing job"),
     "DescribeTrainingJob": described("TrainingJob", "TrainingJobName", "training job"),
-    "DescribeTransformJob": described("TransformJob", "TransformJobName", "transform job"),
+    "CreateTransformJob": transform_jobs.create_transform_job,
+    "DescribeTransformJob": transform_jobs.describe_transform_job,
+    "ListTransformJobs": transform_jobs.list_transform_jobs,
+    "StopTransformJob": transform_jobs.stop_transform_job,
     "DescribeHyperParameterTuningJob": described(
         "HyperParameterTuningJob", "HyperParameterTuningJobName", "hyperparameter tuning job"
     ),

@@ -1,8 +1,11 @@
-"""Runs a Transform step: every object of the input goes to the model's own server, every answer to `<object>.out`."""
+"""Runs a Transform step or job: every object goes to the model's own server, every answer to `<object>.out`."""
 
 import asyncio
+import json
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from pipeline.local import servers
 from pipeline.local.answers import RequestError, found
@@ -10,7 +13,6 @@ from pipeline.local.endpoints import STARTUP_SECONDS
 from pipeline.local.models import containers, resolved_container
 from pipeline.local.runtime import Runtime, StepCall, StepFailure, StepResult, arn, now
 from pipeline.local.state import Document
-from pipeline.local.storage import files_below
 
 
 async def run_transform(call: StepCall, runtime: Runtime) -> StepResult:
@@ -50,30 +52,63 @@ def finish(document: Document, runtime: Runtime, status: str, **more: str) -> No
 
 
 def transform(call: StepCall, runtime: Runtime, stopping: threading.Event) -> None:
-    """Start the server, send every object, stop the server."""
-    arguments = call.arguments
-    source = arguments["TransformInput"]
-    top = runtime.storage.path(source["DataSource"]["S3DataSource"]["S3Uri"])
-    objects = [top] if top.is_file() else list(files_below(top)) if top.is_dir() else []
+    """Start the server, send every object, stop the server.
+
+    As on the service (AWS guide, "batch-transform"), a refused object ends nothing: the others are answered, and the
+    job fails at the end. What was refused and why is in the job's log.
+
+    Raises:
+        StepFailure: there is no object, the model cannot be served, or an object was refused.
+    """
+    source = call.arguments["TransformInput"]
+    objects = runtime.storage.objects(source["DataSource"]["S3DataSource"]["S3Uri"])
     if not objects:
         raise StepFailure("TransformInput names no object in the local S3.")
-    headers = {"Content-Type": source.get("ContentType", "application/octet-stream")}
-    if accept := arguments["TransformOutput"].get("Accept"):
-        headers["Accept"] = accept
     server = started(call, runtime, stopping)
+    pool = ThreadPoolExecutor(concurrent_transforms(call, server))
     try:
-        for item in objects:
-            name = item.name if item == top else item.relative_to(top).as_posix()
-            answer = servers.post(server, item.read_bytes(), headers)
-            if stopping.is_set():
-                return
-            if answer is None or answer.status != 200:
-                said = answer.body.decode(errors="replace") if answer else "no answer"
-                raise StepFailure(f"ClientError: the model refused {name}: {said}")
-            output = arguments["TransformOutput"]["S3OutputPath"].rstrip("/")
-            runtime.storage.write(f"{output}/{name}.out", answer.body)
+        refusals = [
+            said for said in pool.map(lambda item: sent(call, runtime, server, item, stopping), objects) if said
+        ]
     finally:
+        pool.shutdown(cancel_futures=True)
         servers.stop(server)
+    if refusals and not stopping.is_set():
+        log = runtime.job(call.job_name).log
+        log.write_text("".join(f"{said}\n" for said in refusals))
+        more = f" ({len(refusals)} of {len(objects)} objects were refused; log: {log})" if len(refusals) > 1 else ""
+        raise StepFailure(f"ClientError: {refusals[0]}{more}")
+
+
+def sent(
+    call: StepCall, runtime: Runtime, server: Document, item: tuple[str, Path], stopping: threading.Event
+) -> str | None:
+    """Send one object and store its answer; why that failed, if it did."""
+    if stopping.is_set():
+        return None
+    name, file = item
+    source, output = call.arguments["TransformInput"], call.arguments["TransformOutput"]
+    headers = {"Content-Type": source.get("ContentType", "application/octet-stream")}
+    if accept := output.get("Accept"):
+        headers["Accept"] = accept
+    answer = servers.post(server, file.read_bytes(), headers)
+    if answer is None or answer.status != 200:
+        said = answer.body.decode(errors="replace") if answer else "no answer"
+        return f"the model refused {name}: {said}"
+    runtime.storage.write(f"{output['S3OutputPath'].rstrip('/')}/{name}.out", answer.body)
+    return None
+
+
+def concurrent_transforms(call: StepCall, server: Document) -> int:
+    """Requests at the same time: the job's, else what the server's /execution-parameters says, else one."""
+    if asked := call.arguments.get("MaxConcurrentTransforms"):
+        return int(asked)
+    try:
+        answer = servers.request(server, "GET", "/execution-parameters", timeout_seconds=servers.PING_TIMEOUT_SECONDS)
+        said = json.loads(answer.body) if answer and answer.status == 200 else {}
+        return max(1, int(said.get("MaxConcurrentTransforms", 1)))
+    except (TimeoutError, ValueError, AttributeError, TypeError):  # a server that answers something else
+        return 1
 
 
 def started(call: StepCall, runtime: Runtime, stopping: threading.Event) -> Document:
@@ -81,7 +116,7 @@ def started(call: StepCall, runtime: Runtime, stopping: threading.Event) -> Docu
     arguments = call.arguments
     model = found(runtime.state, "Model", arguments["ModelName"], "model")
     container = resolved_container(runtime.state, containers(model)[0])
-    environment = {**container.get("Environment", {}), **arguments.get("Environment", {})}
+    environment = {**container.get("Environment", {}), **arguments.get("Environment", {}), "SAGEMAKER_BATCH": "true"}
     server = servers.start(runtime.state, call.job_name, {**container, "Environment": environment})
     deadline = time.monotonic() + STARTUP_SECONDS
     while not servers.is_healthy(server):

@@ -376,6 +376,18 @@ def test_the_endpoint_role_sees_the_alarms_that_roll_back(client, made):
         assert allows(statements, "cloudwatch:DescribeAlarms", alarm["AlarmArn"])
 
 
+def test_the_endpoint_role_runs_transform_jobs_below_their_own_prefix(client, made):
+    statements = statements_of(client, made["EndpointRoleArn"])
+    bucket = f"arn:aws:s3:::{made['BucketName']}/image-classification"
+    assert allows(statements, "s3:GetObject", f"{bucket}/transform/job/input/cat/1.jpg")
+    assert allows(statements, "s3:PutObject", f"{bucket}/transform/job/output/cat/1.jpg.out")
+    for action in ("s3:GetObject", "s3:PutObject"):
+        assert not allows(statements, action, f"{bucket}/data/1.jpg")
+    stream = arn("logs", "log-group:/aws/sagemaker/TransformJobs:log-stream:job/host-1")
+    for action in ("logs:CreateLogStream", "logs:DescribeLogStreams", "logs:PutLogEvents"):
+        assert allows(statements, action, stream)
+
+
 def test_data_that_pipeline_yaml_names_elsewhere_can_be_read(client, config, change):
     elsewhere = change(config, "data", source="s3://pictures/animals")
     list(infra.apply(client, elsewhere, infra.propose(client, elsewhere)))

@@ -124,7 +124,7 @@ def test_models_data_and_code_are_not_in_the_lifecycle():
     rules = RESOURCES["ArtifactBucket"]["Properties"]["LifecycleConfiguration"]["Rules"]
     expiring = {rule["Prefix"]["Fn::Sub"] for rule in rules if "ExpirationInDays" in rule}
     assert {text.removeprefix("${PipelineName}/") for text in expiring} == {
-        "executions/", "jobs/TuneHyperparameters/", "checkpoints/", "capture/",
+        "executions/", "jobs/TuneHyperparameters/", "checkpoints/", "capture/", "transform/",
     }  # fmt: skip
 
 

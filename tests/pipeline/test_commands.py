@@ -42,6 +42,7 @@ from tests.local.samples import (
 )
 
 GROUP = ENDPOINT = "image-classification"
+NO_IMAGE = "folder holds no image; looked for: .bmp, .gif, .jpeg, .jpg, .png, .tif, .tiff, .webp"
 
 
 class Said(NamedTuple):
@@ -200,7 +201,7 @@ UNKNOWN = "arn:aws:sagemaker:us-east-1:000000000000:pipeline/image-classificatio
         ("retry xyz", 1, f"Could not retry execution {UNKNOWN}: Could not find pipeline execution '{UNKNOWN}'."),
         ("approve", 2, "Model package group 'image-classification' has no version yet."),
         ("invoke none.png", 2, "No such image: none.png"),
-        ("invoke folder", 2, "folder cannot be read: Is a directory."),
+        ("invoke folder", 2, NO_IMAGE),
         (
             "invoke list.json",
             1,

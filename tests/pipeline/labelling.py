@@ -1,0 +1,121 @@
+"""A model whose server answers as this project's do: an image file's content says its class, as in `b"cat 0.9"`."""
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.local.direct import DirectClient
+from pipeline.local.state import State
+from pipeline.local.storage import Storage
+from tests.local.samples import model_archive
+
+GROUP = ENDPOINT = "image-classification"
+ROLE = "arn:aws:iam::000000000000:role/x"
+
+SERVER = r"""
+import json, os, threading, time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+last = time.monotonic()
+lock, seen, running, most = threading.Lock(), [], 0, 0
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        content = {"MaxConcurrentTransforms": 2} if self.path == "/execution-parameters" else {}
+        self.answer(200, content)
+
+    def do_POST(self):
+        global last, running, most
+        last = time.monotonic()
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        with lock:
+            running += 1
+            most = max(most, running)
+        try:
+            self.answer(*said(body, dict(self.headers)))
+        finally:
+            with lock:
+                running -= 1
+
+    def answer(self, status, content):
+        body = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments):
+        pass
+
+
+def said(body, headers):
+    words = body.decode(errors="replace").split()
+    if words[:1] == ["most"]:
+        return 200, {"most": most, "batch": os.environ.get("SAGEMAKER_BATCH"), "headers": headers}
+    if words[:1] == ["busy"]:
+        seen.append(body)
+        return (503, {"error": "Full."}) if seen.count(body) < int(words[1]) else (200, {"calls": seen.count(body)})
+    if words[:1] == ["sleep"]:
+        time.sleep(float(words[1]))
+    if body[:4] == b"\x89PNG":
+        words = ["png", "0.75"]
+    try:
+        label, score = words[0], float(words[1])
+    except (IndexError, ValueError):
+        return 400, {"error": "The image cannot be read."}
+    other = {"label": "other", "score": round(1 - score, 6)}
+    return 200, {"label": label, "score": score, "top": [{"label": label, "score": score}, other]}
+
+
+def end_when_idle(seconds):
+    while time.monotonic() - last < seconds:
+        time.sleep(0.02)
+    os._exit(0)
+
+
+threading.Thread(target=end_when_idle, args=[float(os.environ["ENDPOINT_IDLE_SECONDS"])], daemon=True).start()
+address = os.environ["BIND_HOST"], int(os.environ["SAGEMAKER_BIND_TO_PORT"])
+ThreadingHTTPServer(address, Handler).serve_forever()
+"""
+
+
+def registered(home: Path, *statuses: str) -> list[str]:
+    """Versions of the group with that server; their ARNs."""
+    state, arns = State(home), []
+    for number, status in enumerate(statuses, start=1):
+        uri = f"s3://local/models/{number}/model.tar.gz"
+        Storage(state).write(uri, model_archive(f"model {number}", **{"code/serve.py": SERVER}))
+        answer = client(home).create_model_package(
+            ModelPackageGroupName=GROUP,
+            InferenceSpecification={"Containers": [container(uri)], "SupportedContentTypes": ["image/png"]},
+            ModelApprovalStatus=status,
+        )
+        arns.append(str(answer["ModelPackageArn"]))
+    return arns
+
+
+def deployed(home: Path) -> None:
+    """The endpoint, in service or about to be."""
+    [arn] = registered(home, "Approved")
+    model = {"ModelName": "m", "PrimaryContainer": {"ModelPackageName": arn}, "ExecutionRoleArn": ROLE}
+    client(home).create_model(**model)
+    variant = {"VariantName": "Main", "ModelName": "m", "InstanceType": "ml.m5.large", "InitialInstanceCount": 1}
+    client(home).create_endpoint_config(EndpointConfigName="c", ProductionVariants=[variant])
+    client(home).create_endpoint(EndpointName=ENDPOINT, EndpointConfigName="c")
+
+
+def end(home: Path) -> None:
+    """No endpoint is left."""
+    for endpoint in client(home).list_endpoints()["Endpoints"]:
+        client(home).delete_endpoint(EndpointName=endpoint["EndpointName"])
+
+
+def container(uri: str) -> dict[str, Any]:
+    """The container of a model."""
+    return {"Image": "image", "ModelDataUrl": uri, "Environment": {"SAGEMAKER_PROGRAM": "serve.py"}}
+
+
+def client(home: Path) -> DirectClient:
+    """SageMaker of a home."""
+    return DirectClient(State(home), "sagemaker")

@@ -27,6 +27,7 @@ DESCRIPTIONS = {
     "reject": "reject a model version",
     "invoke": "classify images with the deployed model",
     "transform": "classify a folder of images by a batch transform job",
+    "drift": "compare what the endpoint was sent with what its model was evaluated on",
     "endpoints": "list the endpoints",
     "teardown": "end the endpoints and remove what was made",
     "infra": "AWS: make or change the stack that the pipeline needs",
@@ -79,6 +80,13 @@ def parser() -> argparse.ArgumentParser:
     add("--data", required=True, metavar="SOURCE", help="a folder, or s3://bucket/prefix")
     add("--model", metavar="VERSION", help="a version's number or ARN; the newest approved one unless given")
     add("--instances", type=positive, default=1, metavar="N", help="AWS: how many share the work (1)")
+    add = found["drift"].add_argument
+    add("--captured", metavar="SOURCE", help="a folder or s3://bucket/prefix; the endpoint's data capture unless given")
+    add("--endpoint", metavar="NAME", help="another endpoint than pipeline.yaml's")
+    add("--model", metavar="VERSION", help="a version's number or ARN; the newest approved one unless given")
+    add("--last", type=positive, default=1000, metavar="N", help="the newest requests that are looked at (1000)")
+    add("--out", metavar="FOLDER", help="where the report goes (reports/drift in the home)")
+    add("--metric", action="store_true", help="AWS: put the largest distance to CloudWatch, for an alarm")
     for name in ("invoke", "transform"):
         found[name].add_argument("--out", metavar="FILE", help="a row for each image: FILE.csv or FILE.jsonl")
     for name in ("teardown", "infra"):

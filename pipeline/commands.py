@@ -27,6 +27,7 @@ COMMANDS = {
     "reject": "model_commands.reject",
     "invoke": "endpoint_commands.invoke",
     "transform": "transform_command.transform",
+    "drift": "drift_command.drift",
     "endpoints": "endpoint_commands.endpoints",
     "teardown": "teardown_commands.tear_down",
     "infra": "account_commands.handle_infra",

@@ -1,6 +1,7 @@
 """Evaluation: the packed model, loaded as the endpoint loads it, scores the test split.
 
-Writes evaluation.json, which the pipeline's condition and the model registry read, and report.html for people. Given
+Writes evaluation.json, which the pipeline's condition and the model registry read, report.html for people, and
+baseline.json, which later requests to the endpoint are compared with. Given
 the model in service too, it scores that on the same images by the same code, and writes both side by side.
 """
 
@@ -20,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from comparison import compare
+from drift_statistics import baseline, pixel_figures
 from failures import PROCESSING_MESSAGE, ArgumentParser, StepError, run, say
 from images import ImageError, decode
 from metrics import Labels, Probabilities, classification_metrics
@@ -43,11 +45,12 @@ class Split:
 
 @dataclass(frozen=True)
 class Scored:
-    """A model on the test split: what it is, probabilities (N, C) float32, and the figures."""
+    """A model on the test split: what it is, probabilities (N, C) float32, pixel figures (N, 3), and the metrics."""
 
     description: dict[str, Any]  # model.json
     rules: dict[str, str]  # rule -> status
     probabilities: Probabilities
+    pixel_figures: npt.NDArray[np.float64]  # of the test images, see drift_statistics
     metrics: dict[str, Any]  # multiclass_classification_metrics of evaluation.json
 
 
@@ -79,7 +82,8 @@ def main() -> None:
         manifest=manifest,
         comparison=comparison,
     )
-    write(arguments.output_dir, document, render(evaluation))
+    known = baseline(model.probabilities, model.pixel_figures, model.description)
+    write(arguments.output_dir, document, known, render(evaluation))
     say(
         f"test_accuracy={accuracy:.4f} test_loss={model.metrics['loss']['value']:.4f} "
         f"test_macro_f1={model.metrics['macro_f1']['value']:.4f} test_images={len(split.files)}"
@@ -88,11 +92,12 @@ def main() -> None:
         say(str(comparison))
 
 
-def write(output_dir: Path, document: dict[str, Any], page: str) -> None:
-    """evaluation.json and report.html."""
+def write(output_dir: Path, document: dict[str, Any], known: dict[str, Any], page: str) -> None:
+    """evaluation.json, baseline.json and report.html."""
     output_dir.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-    (output_dir / "evaluation.json").write_text(text, encoding="utf-8")
+    for name, content in (("evaluation.json", document), ("baseline.json", known)):
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        (output_dir / name).write_text(text, encoding="utf-8")
     (output_dir / "report.html").write_text(page, encoding="utf-8")
 
 
@@ -111,9 +116,9 @@ def score(archive: Path, split: Split) -> Scored:
             f"The model knows {len(predictor.classes)} classes, and they are not the {len(split.classes)} classes of "
             f"manifest.json in the same order. Evaluate a model on the data that it was trained with."
         )
-    probabilities = predict(predictor, split.files)
+    probabilities, figures = predict(predictor, split.files)
     metrics = classification_metrics(split.labels, probabilities, split.classes)
-    return Scored(predictor.description, rules, probabilities, metrics)
+    return Scored(predictor.description, rules, probabilities, figures, metrics)
 
 
 def read_rules(model_dir: Path) -> dict[str, str]:
@@ -161,14 +166,16 @@ def read_test_split(test_dir: Path, manifest: dict[str, Any]) -> Split:
     return Split(files, labels, list(manifest["classes"]))
 
 
-def predict(predictor: Predictor, files: list[Path]) -> Probabilities:
-    """Probabilities (N, C) float32; a batch is decoded by threads while no other is in memory."""
-    answers = []
+def predict(predictor: Predictor, files: list[Path]) -> tuple[Probabilities, npt.NDArray[np.float64]]:
+    """Probabilities (N, C) float32 and pixel figures (N, 3); one batch at a time is in memory, decoded by threads."""
+    answers, figures = [], []
     with ThreadPoolExecutor(DECODING_THREADS) as pool:
         for start in range(0, len(files), BATCH_IMAGES):
             batch = files[start : start + BATCH_IMAGES]
-            answers.append(predictor.probabilities(np.stack(list(pool.map(partial(pixels, predictor), batch)))))
-    return np.concatenate(answers)
+            crops = np.stack(list(pool.map(partial(pixels, predictor), batch)))
+            answers.append(predictor.probabilities(crops))
+            figures.append(pixel_figures(crops))
+    return np.concatenate(answers), np.concatenate(figures)
 
 
 def pixels(predictor: Predictor, file: Path) -> npt.NDArray[np.uint8]:

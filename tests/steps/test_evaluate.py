@@ -65,6 +65,20 @@ def archive(directory: Path, members: dict[str, bytes]) -> Path:
     return directory
 
 
+def test_the_baseline_holds_what_later_requests_are_compared_with(evaluated: Path) -> None:
+    known = json.loads((evaluated / "baseline.json").read_text())
+    document = json.loads((evaluated / "evaluation.json").read_text())
+    matrix = document["multiclass_classification_metrics"]["confusion_matrix"]
+    assert (known["images"], known["classes"]) == (document["test_images"], list(matrix))
+    assert sum(known["predicted_counts"]) == known["images"]
+    assert known["predicted_counts"] == [sum(row[name] for row in matrix.values()) for name in known["classes"]]
+    assert list(known["figures"]) == ["confidence", "brightness", "contrast", "saturation"]
+    for figure in known["figures"].values():
+        assert sum(figure["counts"]) == known["images"]
+        assert len(figure["counts"]) == len(figure["bounds"]) + 1
+    assert known["preprocess"]["image_size"] == 32
+
+
 def test_evaluation_holds_the_figures_of_the_model_s_answers(
     evaluated: Path, prepared: Prepared, trained: Trained
 ) -> None:

@@ -1,8 +1,8 @@
 """Evaluation: the packed model, loaded as the endpoint loads it, scores the test split.
 
 Writes evaluation.json, which the pipeline's condition and the model registry read, report.html for people, and
-baseline.json, which later requests to the endpoint are compared with. Given
-the model in service too, it scores that on the same images by the same code, and writes both side by side.
+baseline.json, which later requests to the endpoint are compared with. Given the model in service too, it scores that on
+the same images by the same code, and writes both side by side.
 """
 
 import argparse

@@ -35,13 +35,19 @@ from pipeline.tuning import tune_step
 
 
 def build(
-    config: Config, placement: Placement, *, input_data_uri: str, weights_uri: str, commit: str | None = None
+    config: Config,
+    placement: Placement,
+    *,
+    input_data_uri: str,
+    weights_uri: str,
+    commit: str | None = None,
+    warm_start_parent: str | None = None,
 ) -> Pipeline:
-    """The eight steps, wired; `commit` is noted on the registered version."""
+    """The eight steps, wired; `commit` is noted on the registered version, the search begins with its parent's."""
     context = Context(
         config=config,
         placement=placement,
-        parameters=declare(config, input_data_uri),
+        parameters=declare(config, input_data_uri, warm_start_parent),
         session=OfflineSession(placement),
         weights_uri=weights_uri,
         commit=commit,
@@ -63,12 +69,18 @@ def build(
 
 
 def compile_definition(
-    config: Config, placement: Placement, *, input_data_uri: str, weights_uri: str, commit: str | None = None
+    config: Config,
+    placement: Placement,
+    *,
+    input_data_uri: str,
+    weights_uri: str,
+    commit: str | None = None,
+    warm_start_parent: str | None = None,
 ) -> str:
     """The definition JSON of the pipeline."""
     uris = {"input_data_uri": input_data_uri, "weights_uri": weights_uri}
     with quiet(), offline(), settings_checked_once():
-        pipeline = build(config, placement, **uris, commit=commit)
+        pipeline = build(config, placement, **uris, commit=commit, warm_start_parent=warm_start_parent)
         return str(pipeline.definition())
 
 

@@ -20,14 +20,17 @@ class Parameters:
     tuning_instance_type: ParameterString
     training_instance_type: ParameterString
     endpoint_name: ParameterString
+    warm_start_parent: ParameterString | None  # none where a search begins with nothing
 
     def all(self) -> list[Parameter]:
         """Every parameter."""
-        return [getattr(self, field.name) for field in fields(self)]
+        found = [getattr(self, field.name) for field in fields(self)]
+        return [parameter for parameter in found if parameter is not None]
 
 
-def declare(config: Config, input_data_uri: str) -> Parameters:
-    """The parameters with the defaults of pipeline.yaml."""
+def declare(config: Config, input_data_uri: str, warm_start_parent: str | None = None) -> Parameters:
+    """The parameters with the defaults of pipeline.yaml, and the tuning job that the search begins with."""
+    parent = ParameterString("WarmStartParent", default_value=warm_start_parent) if warm_start_parent else None
     return Parameters(
         input_data_uri=ParameterString("InputDataUri", default_value=input_data_uri),
         accuracy_threshold=ParameterFloat("AccuracyThreshold", default_value=config.evaluation.accuracy_threshold),
@@ -44,4 +47,5 @@ def declare(config: Config, input_data_uri: str) -> Parameters:
         tuning_instance_type=ParameterString("TuningInstanceType", default_value=config.tuning.instance_type),
         training_instance_type=ParameterString("TrainingInstanceType", default_value=config.training.instance_type),
         endpoint_name=ParameterString("EndpointName", default_value=config.deploy.endpoint_name),
+        warm_start_parent=parent,
     )

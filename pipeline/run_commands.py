@@ -76,12 +76,26 @@ def prepared(arguments: Arguments, project: "Project", target: Target) -> tuple[
     Raises:
         ParameterError: a name or value that the definition does not take.
     """
-    from pipeline.staging import definition_of, upload
+    from pipeline.staging import upload
 
     source, parameters = given(arguments, project, target)
-    text = definition_of(project, target.placement, Path(arguments.home) / "definitions")
+    text = compiled(arguments, project, target)
     bind(json.loads(text)["Parameters"], parameters)
     return text, parameters, upload(project, target, source)
+
+
+def compiled(arguments: Arguments, project: "Project", target: Target) -> str:
+    """The definition; its search begins with the newest one where pipeline.yaml asks for that."""
+    from pipeline.staging import definition_of
+
+    kept, config = Path(arguments.home) / "definitions", project.config
+    text = definition_of(project, target.placement, kept)
+    if config.tuning.warm_start is None:
+        return text
+    from pipeline.warm_start import parent_for
+
+    parent = parent_for(target, config.pipeline.name, text)
+    return definition_of(project, target.placement, kept, warm_start_parent=parent) if parent else text
 
 
 def put_pipeline(project: "Project", target: Target, text: str, stored: int) -> None:

@@ -65,15 +65,19 @@ def open_project(config: Config, config_path: Path) -> Project:
     )
 
 
-def definition_of(project: Project, placement: Placement, cache_folder: Path | None = None) -> str:
+def definition_of(
+    project: Project, placement: Placement, cache_folder: Path | None = None, *, warm_start_parent: str | None = None
+) -> str:
     """The compiled, checked definition; compiled again only when something it is made of has changed.
+
+    With a parent, a tuning job's name, its search begins with what that one has found.
 
     Raises:
         DefinitionError: it does not pass `checks`.
     """
     inputs = {"input_data_uri": project.data_uri(placement), "weights_uri": project.weights_uri(placement)}
     commit, bundles = commit_of(), [bundle.digest for bundle in project.bundles()]
-    made_of = repr([project.config, placement, inputs, commit, bundles, compiler_digest()])
+    made_of = repr([project.config, placement, inputs, commit, bundles, compiler_digest(), warm_start_parent])
     kept = cache_folder / f"{hashlib.sha256(made_of.encode()).hexdigest()[:32]}.json" if cache_folder else None
     if kept and kept.is_file():
         return kept.read_text()
@@ -82,7 +86,9 @@ def definition_of(project: Project, placement: Placement, cache_folder: Path | N
     with offline():
         from pipeline.definition import compile_definition  # the SDK takes two seconds to import
 
-        definition = compile_definition(project.config, placement, **inputs, commit=commit)
+        definition = compile_definition(
+            project.config, placement, **inputs, commit=commit, warm_start_parent=warm_start_parent
+        )
     if problems := check(json.loads(definition)):
         raise DefinitionError(problems)
     if kept:

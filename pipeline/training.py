@@ -25,6 +25,7 @@ from pipeline.bundle import Bundle, training_bundle
 from pipeline.config import DebugConfig, TrainingConfig, TuningConfig
 from pipeline.context import Context
 from pipeline.managed_rules import WatchedTrainingStep, managed_fields
+from pipeline.training_config import RESOURCE
 
 CODE_CHANNEL = "code"
 NUMBER = r"([0-9.eE+-]+)"
@@ -44,7 +45,7 @@ def train_step(context: Context, prepare: ProcessingStep, tune: TuningStep) -> T
     winner = tune.properties.BestTrainingJob.TunedHyperParameters
     hyperparameters = {
         **fixed_hyperparameters(context),
-        **{name: winner[name] for name in context.config.tuning.ranges},
+        **{name: winner[name] for name in context.config.tuning.searched},
         "seed": training.seed,
         "debug": debug.enabled,
         "debug_save_interval_steps": debug.save_interval_steps or "auto",
@@ -142,15 +143,17 @@ def rule_metric(name: str) -> str:
 
 
 def fixed_hyperparameters(context: Context) -> dict[str, object]:
-    """The values of pipeline.yaml's `model` section, unless the search covers them."""
-    model = context.config.model
+    """The values of pipeline.yaml's `model` section, unless the search covers them; Hyperband's trials plan for all
+    epochs, and so does the training."""
+    model, resource = context.config.model, context.config.tuning.resource
     fixed = {
         "hidden_units": model.hidden_units,
         "dropout": model.dropout,
         "label_smoothing": model.label_smoothing,
         "weight_decay": model.weight_decay,
+        **({RESOURCE: resource.max} if resource else {}),
     }
-    return {name: value for name, value in fixed.items() if name not in context.config.tuning.ranges}
+    return {name: value for name, value in fixed.items() if name not in context.config.tuning.searched}
 
 
 def channels(context: Context, prepare: ProcessingStep, code: Bundle) -> list[InputData]:

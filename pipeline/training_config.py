@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from pipeline.formats import INSTANCE_TYPE, SEED, TRAINING_SECONDS, VOLUME_SIZE_GB
 from pipeline.ranges import CategoricalRange, ContinuousRange, IntegerRange, Range, ranges
-from pipeline.setting import Rule, boolean, choice, setting, text, whole_number
+from pipeline.setting import Rule, boolean, choice, null_or, setting, text, whole_number
 
 
 def more_parallel_than_total(max_parallel_jobs: int, max_jobs: int) -> str | None:
@@ -30,6 +30,16 @@ def grid_of_intervals(searched: dict[str, Range], strategy: str) -> str | None:
     return f"must all be categorical with strategy Grid, but these are not: {', '.join(endless)}."
 
 
+def hyperband_without_epochs(searched: dict[str, Range], strategy: str) -> str | None:
+    """Hyperband gives each trial so many epochs, and searches what else there is."""
+    if strategy != "Hyperband" or (isinstance(searched.get(RESOURCE), IntegerRange) and len(searched) > 1):
+        return None
+    return (
+        f"must hold {RESOURCE} with strategy Hyperband, as a range of whole numbers, and at least one more: a trial is "
+        f"given up after its min epochs at the earliest, and ends after max."
+    )
+
+
 def grid_not_covered(max_jobs: int, strategy: str, searched: dict[str, Range]) -> str | None:
     """MaxNumberOfTrainingJobs of a grid is the number of its points."""
     points = 1
@@ -47,6 +57,7 @@ def shorter_wait_than_run(max_wait_seconds: int, max_runtime_seconds: int, use_s
     return f"must be at least max_runtime_seconds ({max_runtime_seconds}) with use_spot, but got {max_wait_seconds}."
 
 
+RESOURCE = "epochs"  # what Hyperband shares out
 SPOT = Rule(("max_wait_seconds", "max_runtime_seconds", "use_spot"), shorter_wait_than_run)
 
 
@@ -67,6 +78,7 @@ class TuningConfig:
         Rule(("max_parallel_jobs", "max_jobs"), more_parallel_than_total),
         Rule(("early_stopping", "strategy"), hyperband_stopped_early),
         Rule(("ranges", "strategy"), grid_of_intervals),
+        Rule(("ranges", "strategy"), hyperband_without_epochs),
         Rule(("max_jobs", "strategy", "ranges"), grid_not_covered),
         SPOT,
     )
@@ -77,12 +89,24 @@ class TuningConfig:
     max_parallel_jobs: int = setting(2, whole_number(at_least=1, at_most=100))
     early_stopping: str = setting("Auto", choice("Auto", "Off"))
     seed: int = setting(0, SEED)
+    warm_start: str | None = setting(None, null_or(choice("last")))
     ranges: dict[str, Range] = field(default_factory=default_ranges, metadata={"read": ranges})
     instance_type: str = setting("ml.m5.xlarge", INSTANCE_TYPE)
     volume_size_gb: int = setting(30, VOLUME_SIZE_GB)
     max_runtime_seconds: int = setting(3600, TRAINING_SECONDS)
     use_spot: bool = setting(False, boolean)
     max_wait_seconds: int = setting(7200, TRAINING_SECONDS)
+
+    @property
+    def resource(self) -> IntegerRange | None:
+        """The epochs that Hyperband shares out; None with another strategy."""
+        found = self.ranges.get(RESOURCE)
+        return found if self.strategy == "Hyperband" and isinstance(found, IntegerRange) else None
+
+    @property
+    def searched(self) -> dict[str, Range]:
+        """The ranges that trials draw from: all but that of the epochs that Hyperband shares out."""
+        return {name: found for name, found in self.ranges.items() if name != RESOURCE or not self.resource}
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,13 @@
 from typing import Any
 
 from sagemaker.core.parameter import CategoricalParameter, ContinuousParameter, IntegerParameter, ParameterRange
-from sagemaker.core.workflow.parameters import ParameterInteger
+from sagemaker.core.workflow.parameters import ParameterInteger, ParameterString
 from sagemaker.mlops.workflow.steps import ProcessingStep, TuningStep
 from sagemaker.train import ModelTrainer
 from sagemaker.train.tuner import HyperparameterTuner
 
 from pipeline.bundle import trial_bundle
-from pipeline.config import CategoricalRange, ContinuousRange, IntegerRange
+from pipeline.config import CategoricalRange, ContinuousRange, IntegerRange, TuningConfig
 from pipeline.context import Context
 from pipeline.training import channels, fixed_hyperparameters, metric_definitions, trainer
 
@@ -30,7 +30,7 @@ def tune_step(context: Context, prepare: ProcessingStep) -> TuningStep:
         objective_metric_name=tuning.objective_metric,
         objective_type=tuning.objective_type,
         metric_definitions=[{"Name": m.name, "Regex": m.regex} for m in metric_definitions()],
-        hyperparameter_ranges={name: parameter_range(found) for name, found in tuning.ranges.items()},
+        hyperparameter_ranges={name: parameter_range(found) for name, found in tuning.searched.items()},
         strategy=tuning.strategy,
         max_jobs=tuning.max_jobs,
         max_parallel_jobs=tuning.max_parallel_jobs,
@@ -38,7 +38,8 @@ def tune_step(context: Context, prepare: ProcessingStep) -> TuningStep:
     )
     return CompleteTuningStep(
         limits=resource_limits(context),
-        seed=tuning.seed,
+        tuning=tuning,
+        parent=context.parameters.warm_start_parent,
         model_trainer=model_trainer,
         name="TuneHyperparameters",
         display_name="Tune hyperparameters",
@@ -53,11 +54,18 @@ class CompleteTuningStep(TuningStep):  # type: ignore[misc]
     """A tuning step with what the SDK's tuner drops: limits that are parameters, and settings of its trainer."""
 
     def __init__(
-        self, *, limits: dict[str, ParameterInteger], seed: int, model_trainer: ModelTrainer, **settings: Any
+        self,
+        *,
+        limits: dict[str, ParameterInteger],
+        tuning: TuningConfig,
+        parent: ParameterString | None,
+        model_trainer: ModelTrainer,
+        **settings: Any,
     ) -> None:
         super().__init__(**settings)
         self.limits = limits
-        self.seed = seed
+        self.tuning = tuning
+        self.parent = parent
         self.model_trainer = model_trainer
 
     @property
@@ -66,7 +74,15 @@ class CompleteTuningStep(TuningStep):  # type: ignore[misc]
         request: dict[str, Any] = super().arguments
         config = request["HyperParameterTuningJobConfig"]
         config["ResourceLimits"] = dict(self.limits)
-        config["RandomSeed"] = self.seed  # the tuner drops a seed of 0
+        config["RandomSeed"] = self.tuning.seed  # the tuner drops a seed of 0
+        if resource := self.tuning.resource:
+            bounds = {"MinResource": resource.min, "MaxResource": resource.max}
+            config["StrategyConfig"] = {"HyperbandStrategyConfig": bounds}
+        if self.parent is not None:
+            request["WarmStartConfig"] = {
+                "WarmStartType": "TransferLearning",
+                "ParentHyperParameterTuningJobs": [{"HyperParameterTuningJobName": self.parent}],
+            }
         networking, compute = self.model_trainer.networking, self.model_trainer.compute
         definition = request["TrainingJobDefinition"]
         if networking and networking.enable_network_isolation:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
 MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER, PR_GET_CHILD_SUBREAPER = 1, 36, 37
 CONTAINER_ROOT = Path("/opt/ml")
 SWITCH = "LOCAL_ISOLATION"  # "off": do without mounts
 NO_MOUNT, NO_OVERLAY = 1, 2  # exit codes of the trial
@@ -57,6 +57,15 @@ def adopt_orphans() -> None:
     """From now on what this process's children leave running becomes its own child (Linux only)."""
     if sys.platform == "linux":
         libc().prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def adopts_orphans() -> bool:
+    """Whether `adopt_orphans` is in force here."""
+    if sys.platform != "linux":
+        return False
+    found = ctypes.c_int()
+    libc().prctl(PR_GET_CHILD_SUBREAPER, ctypes.byref(found), 0, 0, 0)
+    return bool(found.value)
 
 
 def die_with(parent: int) -> None:

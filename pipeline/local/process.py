@@ -15,10 +15,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import cast
 
 from pipeline.errors import PipelineError
+from pipeline.local.fork_server import JOB_VARIABLE
 from pipeline.local.isolation import (
     CONTAINER_ROOT,
     Mount,
@@ -28,8 +29,8 @@ from pipeline.local.isolation import (
     remove_work_folders,
 )
 from pipeline.local.orphans import end_orphans, open_namespace
+from pipeline.local.warm_parent import Start, WarmParent
 
-JOB_VARIABLE = "LOCAL_JOB_NAME"
 TIMEOUT_GRACE_SECONDS = 120.0  # what SageMaker gives a job between SIGTERM and SIGKILL
 STOP_GRACE_SECONDS = 30.0
 CLOSING_SECONDS = 5.0  # how long the output of an ended job may stay open
@@ -102,12 +103,18 @@ class JobDirectory:
 
 
 class JobProcess(asyncio.SubprocessProtocol):
-    """One running process. What it leaves running behind it is ended with it, as a container is."""
+    """One running process. What it leaves running behind it is ended with it, as a container is.
 
-    def __init__(self, job: JobDirectory, command: Command, mount: Mount | None) -> None:
+    A parent, if there is one, forks the process where it can; that shows in nothing but time.
+    """
+
+    def __init__(
+        self, job: JobDirectory, command: Command, mount: Mount | None, *, parent: WarmParent | None = None
+    ) -> None:
         self.job = job
         self.command = command
         self.mount = mount
+        self.parent = parent
         self.cause = "exited"
         self.pid: int | None = None
         self.namespace: int | None = None
@@ -150,18 +157,21 @@ class JobProcess(asyncio.SubprocessProtocol):
             ProgramError: there is no such program, or it cannot be executed.
             OSError: the machine could not start the process.
         """
-        arguments = self.arguments()
-        (folder,) = self.localized([self.command.folder])
+        start = self.description()
+        if self.parent:
+            await self.parent.warm(start)
+            if self.parent.fork(start, self):
+                return
         try:
             await loop.subprocess_exec(
                 lambda: self,
-                *arguments,
-                env=self.environment(),
+                *start.words,
+                env=start.environment,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=prepare_child(self.job.tree, self.mount, folder, self.job.linked),
+                preexec_fn=prepare_child(self.job.tree, self.mount, start.folder, self.job.linked),
             )
         except subprocess.SubprocessError as problem:  # of what the child does before it becomes the program
             raise OSError(errno.EPERM, f"its /opt/ml could not be set up ({problem})") from problem
@@ -170,6 +180,13 @@ class JobProcess(asyncio.SubprocessProtocol):
                 raise
             program, reason = self.command.arguments[0], getattr(problem, "strerror", problem)
             raise ProgramError(f"The program {program!r} could not be started: {reason}.") from problem
+
+    def description(self) -> Start:
+        """What is to be started."""
+        (folder,) = self.localized([self.command.folder])
+        is_inside = PurePosixPath(self.command.folder).is_relative_to(CONTAINER_ROOT)
+        code = self.job.inside(self.command.folder) if is_inside else Path(folder)
+        return Start(self.arguments(), self.environment(), folder, code, self.job.tree, self.job.linked)
 
     async def wait(self, timeout_seconds: float) -> int:
         """The exit code, once the output is read; ends the process when time is up or the task is cancelled."""

@@ -7,6 +7,7 @@ It is imported when a search begins, because that takes 0.2 s.
 import itertools
 import random
 import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.local.ranges import CategoricalRange
@@ -41,7 +42,7 @@ class Grid:
 class Sampled:
     """Combinations drawn by Optuna; one that was tried is not drawn again as long as others are left."""
 
-    def __init__(self, config: SearchConfig) -> None:
+    def __init__(self, config: SearchConfig, known: Sequence[tuple[Mapping[str, str], float]] = ()) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -64,8 +65,9 @@ class Sampled:
                 sampler=_SAMPLERS[config.strategy](seed, startup),
                 pruner=_hyperband_pruner(config) if config.strategy == "Hyperband" else optuna.pruners.NopPruner(),
             )
-        if config.strategy == "Bayesian":
-            for point in _even_spread(config, startup, self._generator):
+        learnt = self._learn(known)
+        if config.strategy == "Bayesian" and learnt < startup:
+            for point in _even_spread(config, startup - learnt, self._generator):
                 self._study.enqueue_trial(point)
         self._trials: dict[int, Any] = {}
         self._tried: set[tuple[str, ...]] = set()
@@ -100,6 +102,33 @@ class Sampled:
             self._study.tell(trial, state=self._failed)
         else:
             self._study.tell(trial, objective)
+
+    def _learn(self, known: Sequence[tuple[Mapping[str, str], float]]) -> int:
+        """Add trials of earlier searches to the study, those within the ranges; how many that are."""
+        import optuna
+
+        points = [(self._point(hyperparameters), objective) for hyperparameters, objective in known]
+        usable = [(point, objective) for point, objective in points if point is not None]
+        for point, objective in usable:
+            trial = optuna.trial.create_trial(params=point, distributions=self._distributions, value=objective)
+            self._study.add_trial(trial)
+        return len(usable)
+
+    def _point(self, hyperparameters: Mapping[str, str]) -> dict[str, Any] | None:
+        """Optuna's parameters for what a training job received; None where a range does not hold it."""
+        point: dict[str, Any] = {}
+        for searched in self._config.ranges:
+            text = hyperparameters.get(searched.name)
+            if searched.name not in self._distributions:
+                continue
+            if isinstance(searched, CategoricalRange):
+                found: Any = text if text in searched.values else None
+            else:
+                found = None if text is None else searched.unit_of(text)
+            if found is None:
+                return None
+            point[searched.name] = found
+        return point
 
     def _texts(self, params: dict[str, Any]) -> dict[str, str]:
         """Optuna's parameters as a training job receives them."""

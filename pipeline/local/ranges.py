@@ -49,6 +49,13 @@ class ContinuousRange:
         """The value at `unit` in [0, 1]."""
         return repr(min(max(_between(self.scale, self.low, self.high, unit), self.low), self.high))
 
+    def unit_of(self, text: str) -> float | None:
+        """Where in [0, 1] a value lies; None outside the range."""
+        value = _number(text)
+        if value is None or not self.low <= value <= self.high or self.low == self.high:
+            return None
+        return _position(self.scale, self.low, self.high, value)
+
 
 @dataclass(frozen=True)
 class IntegerRange:
@@ -69,6 +76,13 @@ class IntegerRange:
         value = _between(self.scale, self.low - 0.5, self.high + 0.5, unit)
         return str(min(max(round(value), self.low), self.high))
 
+    def unit_of(self, text: str) -> float | None:
+        """Where in [0, 1] a value lies; None outside the range."""
+        value = _number(text)
+        if value is None or not self.low <= value <= self.high or self.low == self.high:
+            return None
+        return _position(self.scale, self.low - 0.5, self.high + 0.5, value)
+
 
 @dataclass(frozen=True)
 class CategoricalRange:
@@ -88,6 +102,19 @@ Range = ContinuousRange | IntegerRange | CategoricalRange
 
 class RangeError(ValueError):
     """One range is not acceptable; the sentence says why."""
+
+
+def _number(text: str) -> float | None:
+    """What a text says, if it is a number."""
+    try:
+        return float(text.strip('"'))
+    except ValueError:
+        return None
+
+
+def _position(scale: str, low: float, high: float, value: float) -> float:
+    start, end = SCALES[scale].forward(low), SCALES[scale].forward(high)
+    return min(max((SCALES[scale].forward(value) - start) / (end - start), 0.0), 1.0)
 
 
 def _between(scale: str, low: float, high: float, unit: float) -> float:

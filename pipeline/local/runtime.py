@@ -38,8 +38,10 @@ class Runtime:
         uri: str,
         folder: Path,
         job: JobDirectory,
+        *,
         written: Sequence[Path] = (),
         share: tuple[int, int] = (0, 1),
+        link_from_bytes: int = LINK_FROM_BYTES,
     ) -> None:
         """Download an input of a job in such a way that whatever the job does to its files, the objects stay.
 
@@ -49,13 +51,14 @@ class Runtime:
             job: whose tree it is.
             written: directories of the tree that are read after the job, where an overlay would be in the way.
             share: which of the objects, for an instance of several: see `Storage.download`.
+            link_from_bytes: less is copied, even where it could be shared.
 
         Raises:
             StorageError: there is nothing.
         """
         kept = any(folder.is_relative_to(other) or other.is_relative_to(folder) for other in written)
         links = self.mount is not None and self.mount.overlays and can_be_covered(folder) and not kept
-        if self.storage.download(uri, folder, link_from_bytes=LINK_FROM_BYTES if links else math.inf, share=share):
+        if self.storage.download(uri, folder, link_from_bytes=link_from_bytes if links else math.inf, share=share):
             job.linked = outermost([*job.linked, folder])
 
     def json_text(self, content: Any, job: JobDirectory) -> str:

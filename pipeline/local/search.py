@@ -50,8 +50,10 @@ class Search:
         ranges: Mapping[str, Any] | None = None,
         objective: Mapping[str, Any] | None = None,
         static_hyperparameters: Mapping[str, str] | None = None,
+        known: Sequence[tuple[Mapping[str, str], float]] = (),
     ) -> None:
-        """See `read_search_config` for the arguments."""
+        """See `read_search_config` for the arguments; `known` are hyperparameters of earlier searches with their
+        objectives, from which Bayesian search learns. They count neither as trials nor towards the best."""
         self.config: SearchConfig = read_search_config(
             config, ranges=ranges, objective=objective, static_hyperparameters=static_hyperparameters
         )
@@ -60,7 +62,7 @@ class Search:
         self._reference: float | None = None  # the objective that these did not improve
         self._objectives: list[float] = []  # in the order of finishing
         self._completion: str | None = None
-        self._proposals = Grid(self.config) if self.config.strategy == "Grid" else Sampled(self.config)
+        self._proposals = Grid(self.config) if self.config.strategy == "Grid" else Sampled(self.config, known)
         self._lock = threading.RLock()
 
     @property

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.local import servers
 from pipeline.local.answers import invalid
-from pipeline.local.process import JOB_VARIABLE
+from pipeline.local.fork_server import JOB_VARIABLE
 from pipeline.local.runner_process import execution_id_of, lock_path, taken_lock
 from pipeline.local.runtime import now
 from pipeline.local.state import Document, State

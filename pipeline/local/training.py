@@ -16,9 +16,20 @@ from pipeline.local.archives import pack
 from pipeline.local.checkpoints import Checkpoints
 from pipeline.local.launchers import training_command
 from pipeline.local.process import Command, Exit, JobProcess
-from pipeline.local.runtime import Runtime, StepCall, StepFailure, StepResult, arn, failure_reason, not_run, now
+from pipeline.local.runtime import (
+    LINK_FROM_BYTES,
+    Runtime,
+    StepCall,
+    StepFailure,
+    StepResult,
+    arn,
+    failure_reason,
+    not_run,
+    now,
+)
 from pipeline.local.state import Document
 from pipeline.local.training_environment import CODE_CHANNEL, input_data_config, resource_config
+from pipeline.local.warm_parent import WarmParent
 
 DEFAULT_MAX_RUNTIME_SECONDS = 86400
 SCRAPED_CHARACTERS = 8192  # from the end of a line: `.*loss=` takes time that grows with the square of its length
@@ -47,11 +58,20 @@ async def run_training(call: StepCall, runtime: Runtime) -> StepResult:
 
 
 class TrainingJob:
-    """One training job; `document` is what DescribeTrainingJob answers."""
+    """One training job; `document` is what DescribeTrainingJob answers. Those of a search have a parent in common."""
 
-    def __init__(self, name: str, request: Mapping[str, Any], runtime: Runtime, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        request: Mapping[str, Any],
+        runtime: Runtime,
+        *,
+        threads: int | None = None,
+        parent: WarmParent | None = None,
+    ) -> None:
         self.runtime = runtime
         self.threads = threads
+        self.parent = parent
         self.job = runtime.job(name)
         self.output_uri = f"{request['OutputDataConfig']['S3OutputPath'].rstrip('/')}/{name}/output"
         self.document: Document = {
@@ -88,7 +108,7 @@ class TrainingJob:
                 self.checkpoints = Checkpoints(config, self.job, self.runtime.storage)
             await asyncio.to_thread(self.lay_out)
             command = await asyncio.to_thread(training_command, self.document, self.job, self.runtime.storage)
-            self.process = JobProcess(self.job, self.limited(command), self.runtime.mount)
+            self.process = JobProcess(self.job, self.limited(command), self.runtime.mount, parent=self.parent)
             if self.stopping:
                 self.process.stop()
             self.document.update(SecondaryStatus="Training", TrainingStartTime=now())
@@ -133,10 +153,11 @@ class TrainingJob:
         for folder in FOLDERS:
             (self.job.tree / folder).mkdir(parents=True, exist_ok=True)
         code = self.job.inside(CODE_CHANNEL)  # in which an archive may be unpacked
+        link_from_bytes = 0 if self.parent else LINK_FROM_BYTES  # what so many jobs read is not copied for each
         for channel in self.document.get("InputDataConfig") or []:
             uri = channel["DataSource"]["S3DataSource"]["S3Uri"]
             folder = self.job.tree / "input/data" / channel["ChannelName"]
-            self.runtime.place_input(uri, folder, self.job, written=[code])
+            self.runtime.place_input(uri, folder, self.job, written=[code], link_from_bytes=link_from_bytes)
         if self.checkpoints:
             self.checkpoints.restore()
         config = self.job.tree / "input/config"

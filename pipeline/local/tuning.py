@@ -13,6 +13,8 @@ from pipeline.local.runtime import Runtime, StepCall, StepFailure, StepResult, a
 from pipeline.local.search import Search, Trial
 from pipeline.local.state import Document
 from pipeline.local.training import TrainingJob
+from pipeline.local.warm_parent import WarmParent
+from pipeline.local.warm_start import WarmStartError, known_trials
 
 OBJECTIVE_HYPERPARAMETER = "_tuning_objective_metric"
 COUNTERS = ("Completed", "InProgress", "RetryableError", "NonRetryableError", "Stopped")
@@ -25,9 +27,12 @@ async def run_tuning(call: StepCall, runtime: Runtime) -> StepResult:
     """One Tuning step.
 
     Raises:
-        StepFailure: no trial reported the objective.
+        StepFailure: no trial reported the objective, or the search cannot begin where it should.
     """
-    job = TuningJob(call, runtime)
+    try:
+        job = TuningJob(call, runtime)
+    except WarmStartError as problem:
+        raise StepFailure(f"ClientError: {problem}") from problem
     metadata = {"TuningJob": {"Arn": job.document["HyperParameterTuningJobArn"]}}
     try:
         await job.run()
@@ -52,7 +57,12 @@ class TuningJob:
         self.template: Mapping[str, Any] = call.arguments["TrainingJobDefinition"]
         self.objective = self.config["HyperParameterTuningJobObjective"]
         self.parallel = int(self.config["ResourceLimits"]["MaxParallelTrainingJobs"])
-        self.search = Search(self.config, static_hyperparameters=self.template.get("StaticHyperParameters"))
+        self.parent = WarmParent(runtime.mount)
+        self.search = Search(
+            self.config,
+            static_hyperparameters=self.template.get("StaticHyperParameters"),
+            known=known_trials(call.arguments, runtime.state),
+        )
         self.trials: list[tuple[Trial, TrainingJob]] = []
         self.expired = False
         self.document: Document = {
@@ -74,6 +84,7 @@ class TuningJob:
         finally:
             if timer:
                 timer.cancel()
+            await self.parent.close()
 
     async def keep_busy(self, group: asyncio.TaskGroup) -> None:
         """At most MaxParallelTrainingJobs trials at a time."""
@@ -105,6 +116,7 @@ class TuningJob:
             self.trial_request(trial),
             self.runtime,
             threads=max(1, (os.cpu_count() or 1) // self.parallel),
+            parent=self.parent,
         )
         job.document["TuningJobArn"] = self.document["HyperParameterTuningJobArn"]
         self.trials.append((trial, job))

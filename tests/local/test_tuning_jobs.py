@@ -164,6 +164,32 @@ def test_early_stopping_ends_a_trial_that_falls_behind(lab: Lab) -> None:
     assert report.step("Tune")["seconds"] < 10
 
 
+def test_hyperband_ends_bad_trials_at_a_rung_and_good_ones_at_the_last_epoch(lab: Lab) -> None:
+    code = """
+        import argparse, time
+        parser = argparse.ArgumentParser()
+        parser.add_argument("--rate", type=float)
+        rate = parser.parse_known_args()[0].rate
+        for epoch in range(1, 100):
+            print(f"score={rate * epoch:.6f}", flush=True)
+            time.sleep(0.05)
+    """
+    config = {
+        "Strategy": "Hyperband",
+        "StrategyConfig": {"HyperbandStrategyConfig": {"MinResource": 2, "MaxResource": 6}},
+    }
+    report = lab.run(lab.tuning("Tune", code, {"ContinuousParameterRanges": [X]}, jobs=9, parallel=2, config=config))
+    assert report.statuses == {"Tune": "Succeeded"}
+    epochs = []
+    for trial in trials_of(report):
+        log = (lab.home / "jobs" / trial["TrainingJobName"] / "log.txt").read_text()
+        epochs.append((float(trial["TunedHyperParameters"]["rate"]), log.count("score=")))
+    assert {trial["TrainingJobStatus"] for trial in trials_of(report)} == {"Stopped"}
+    assert all(2 <= count < 20 for _, count in epochs)
+    assert any(count < 6 for _, count in epochs)
+    assert max(epochs)[1] >= 6  # the best is never given up
+
+
 def test_a_target_that_is_reached_ends_the_search_and_what_still_runs(lab: Lab) -> None:
     code = """
         import argparse, time

@@ -179,6 +179,43 @@ def test_other_strategies_take_their_number_at_run_time(compiled, strategy):
     assert (defaults["MaxTuningJobs"], defaults["MaxParallelTuningJobs"]) == (9, 2)
 
 
+def test_a_search_begins_with_the_one_that_a_parameter_names(tmp_path):
+    path = tmp_path / "pipeline.yaml"
+    path.write_text("tuning: {warm_start: last}\n")
+    uris = {"input_data_uri": "s3://local/data", "weights_uri": "s3://local/weights"}
+    definition = json.loads(compile_definition(load(path), HERE, **uris, warm_start_parent="e-Tune-1"))
+    assert check(definition) == []
+    assert steps_of(definition)["TuneHyperparameters"]["Arguments"]["WarmStartConfig"] == {
+        "WarmStartType": "TransferLearning",
+        "ParentHyperParameterTuningJobs": [{"HyperParameterTuningJobName": {"Get": "Parameters.WarmStartParent"}}],
+    }
+    assert definition["Parameters"][-1] == {
+        "Name": "WarmStartParent",
+        "Type": "String",
+        "DefaultValue": "e-Tune-1",
+    }
+    without = json.loads(compile_definition(load(path), HERE, **uris))
+    assert "WarmStartConfig" not in steps_of(without)["TuneHyperparameters"]["Arguments"]
+
+
+def test_hyperband_shares_out_epochs_and_does_not_search_them(compiled):
+    text = """
+tuning:
+  strategy: Hyperband
+  early_stopping: "Off"
+  ranges:
+    lr: {type: continuous, min: 0.001, max: 0.1}
+    epochs: {type: integer, min: 2, max: 18}
+"""
+    steps = steps_of(compiled(text))
+    tuning = steps["TuneHyperparameters"]["Arguments"]
+    config = tuning["HyperParameterTuningJobConfig"]
+    assert config["StrategyConfig"] == {"HyperbandStrategyConfig": {"MinResource": 2, "MaxResource": 18}}
+    assert [found["Name"] for kind in config["ParameterRanges"].values() for found in kind] == ["lr"]
+    assert tuning["TrainingJobDefinition"]["StaticHyperParameters"]["epochs"] == "18"
+    assert steps["TrainWithDebugger"]["Arguments"]["HyperParameters"]["epochs"] == "18"
+
+
 def test_what_is_searched_is_not_fixed_and_goes_from_the_winner_into_the_training(compiled):
     text = """
 tuning:

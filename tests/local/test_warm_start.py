@@ -1,0 +1,175 @@
+"""Searches that begin with what earlier ones have found."""
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from pipeline.local.search import Search
+from pipeline.local.state import State
+from pipeline.local_target import LocalTarget
+from pipeline.warm_start import parent_for
+from tests.local.lab import ROOT, Lab, Report, get, parameter
+from tests.local.test_tuning_jobs import SCORE, X
+
+RANGES = {"ContinuousParameterRanges": [X]}
+
+
+def config(strategy: str = "Bayesian", low: str = "0.001", high: str = "1") -> dict[str, Any]:
+    return {
+        "Strategy": strategy,
+        "ResourceLimits": {"MaxParallelTrainingJobs": 1, "MaxNumberOfTrainingJobs": 6},
+        "HyperParameterTuningJobObjective": {"Type": "Maximize", "MetricName": "score"},
+        "ParameterRanges": {
+            "ContinuousParameterRanges": [
+                {"Name": "lr", "MinValue": low, "MaxValue": high, "ScalingType": "Logarithmic"}
+            ],
+            "IntegerParameterRanges": [{"Name": "n", "MinValue": "1", "MaxValue": "9", "ScalingType": "Linear"}],
+            "CategoricalParameterRanges": [{"Name": "kind", "Values": ["a", "b"]}],
+        },
+        "RandomSeed": 3,
+    }
+
+
+def known(count: int, lr: float = 0.01) -> list[tuple[dict[str, str], float]]:
+    """Good near lr and with kind b, bad elsewhere."""
+    good = [({"lr": str(lr * (1 + 0.02 * i)), "n": "4", "kind": "b"}, 0.9 + 0.001 * i) for i in range(count)]
+    bad = [({"lr": str(0.3 + 0.02 * i), "n": "8", "kind": "a"}, 0.1 + 0.001 * i) for i in range(3 * count)]
+    return [*good, *bad]
+
+
+def proposed(search: Search) -> list[dict[str, str]]:
+    found = []
+    while trial := search.ask():
+        found.append(trial.hyperparameters)
+        search.finish(trial, "Completed", 0.5)
+    return found
+
+
+def test_a_bayesian_search_goes_where_earlier_trials_were_good() -> None:
+    warm, cold = (proposed(Search(config(), known=trials)) for trials in (known(5), []))
+    assert sum(trial["kind"] == "b" and float(trial["lr"]) < 0.1 for trial in warm) >= 4
+    assert warm != cold
+
+
+def test_what_lies_outside_the_ranges_teaches_nothing() -> None:
+    other = [({"lr": "5", "n": "4", "kind": "b"}, 1.0), ({"lr": "0.1", "n": "4"}, 1.0), ({"lr": "x", "n": "4"}, 1.0)]
+    assert proposed(Search(config(), known=other)) == proposed(Search(config()))
+
+
+@pytest.mark.parametrize("strategy", ["Random", "Hyperband"])
+def test_a_search_that_does_not_learn_stays_as_it_is(strategy: str) -> None:
+    bounds = {"StrategyConfig": {"HyperbandStrategyConfig": {"MaxResource": 9}}} if strategy == "Hyperband" else {}
+    warm, cold = (proposed(Search(config(strategy) | bounds, known=trials)) for trials in (known(5), []))
+    assert warm == cold
+
+
+def warm(step: Any, *parents: Any, kind: str = "TransferLearning") -> Any:
+    """The step, with parents."""
+    names = [{"HyperParameterTuningJobName": parent} for parent in parents]
+    step["Arguments"]["WarmStartConfig"] = {"WarmStartType": kind, "ParentHyperParameterTuningJobs": names}
+    return step
+
+
+def search_name(report: Report) -> str:
+    name: str = report.properties("Tune")["HyperParameterTuningJobName"]
+    return name
+
+
+def test_a_search_learns_from_its_parent_whose_name_is_a_parameter(lab: Lab) -> None:
+    bayesian = {"Strategy": "Bayesian"}
+    first = lab.run(lab.tuning("Tune", SCORE, RANGES, jobs=5, config=bayesian))
+    step = warm(lab.tuning("Tune", SCORE, RANGES, jobs=3, parallel=1, config=bayesian), get("Parameters.Parent"))
+    second = lab.run(step, parameters=[parameter("Parent", "String", search_name(first))], options=["--no-cache"])
+    assert second.statuses == {"Tune": "Succeeded"}
+    properties = second.properties("Tune")
+    assert properties["WarmStartConfig"]["ParentHyperParameterTuningJobs"] == [
+        {"HyperParameterTuningJobName": search_name(first)}
+    ]
+    rates = [float(trial["TunedHyperParameters"]["rate"]) for trial in properties["TrainingJobSummaries"]]
+    assert len(rates) == 3
+    assert sum(rate > 2.75 for rate in rates) >= 2  # the rate is the score; a cold search takes one of each third
+
+
+def test_the_newest_completed_search_that_fits_is_the_parent(lab: Lab) -> None:
+    step = lab.tuning("Tune", SCORE, RANGES, jobs=1)
+    names = [search_name(lab.run(step, options=["--no-cache"])) for _ in range(2)]
+    lab.run(lab.tuning("Tune", "print('nothing')", RANGES, jobs=1))
+    target = LocalTarget(None, lab.home)
+    text = json.dumps({"Steps": [step]})
+    assert parent_for(target, "lab", text) == names[1] != names[0]
+    more = lab.tuning("Tune", SCORE, RANGES, jobs=1, static={"n": "1"})
+    other = lab.tuning("Tune", SCORE, RANGES, jobs=1)
+    other["Arguments"]["HyperParameterTuningJobConfig"]["HyperParameterTuningJobObjective"]["MetricName"] = "f1"
+    assert parent_for(target, "lab", json.dumps({"Steps": [more]})) is None
+    assert parent_for(target, "lab", json.dumps({"Steps": [other]})) is None
+    assert parent_for(target, "nobody", text) is None
+    target.state.close()
+
+
+def test_upsert_names_the_newest_search_of_the_pipeline(lab: Lab) -> None:
+    """The search stands for one of an earlier run: the same objective, as many hyperparameters."""
+    config_file = lab.folder / "pipeline.yaml"
+    config_file.write_text("tuning: {warm_start: last}\n")
+
+    def upserted() -> Any:
+        words = ["upsert", "--config", config_file, "--home", lab.home]
+        subprocess.run([sys.executable, str(ROOT / "run_pipeline.py"), *map(str, words)], check=True, cwd=lab.folder)
+        state = State(lab.home)
+        document = state.get("Pipeline", "image-classification")
+        state.close()
+        assert document
+        return json.loads(document["PipelineDefinition"])
+
+    first = upserted()
+    tune = next(step for step in first["Steps"] if step["Type"] == "Tuning")["Arguments"]
+    static = {name: "1" for name in tune["TrainingJobDefinition"]["StaticHyperParameters"] if "sagemaker" not in name}
+    searched = sum(len(kind) for kind in tune["HyperParameterTuningJobConfig"]["ParameterRanges"].values())
+    static |= {f"other_{number}": "1" for number in range(searched - 1)}
+    step = lab.tuning("Tune", SCORE, RANGES, jobs=1, static=static)
+    objective = {"Type": "Maximize", "MetricName": "validation:best_accuracy"}
+    step["Arguments"]["HyperParameterTuningJobConfig"]["HyperParameterTuningJobObjective"] = objective
+    metrics = [{"Name": "validation:best_accuracy", "Regex": "score=([0-9.]+)"}]
+    step["Arguments"]["TrainingJobDefinition"]["AlgorithmSpecification"]["MetricDefinitions"] = metrics
+    earlier = lab.folder / "image-classification.json"
+    earlier.write_text(json.dumps({"Version": "2020-12-01", "Parameters": [], "Steps": [step]}))
+    words = ["run", "--definition", earlier, "--home", lab.home, "--json"]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "run_pipeline.py"), *map(str, words)],
+        capture_output=True,
+        text=True,
+        cwd=lab.folder,
+    )
+    report = Report(lab.home, done.returncode, done.stdout, done.stderr)
+    assert "WarmStartParent" not in json.dumps(first)
+    assert upserted()["Parameters"][-1] == {
+        "Name": "WarmStartParent",
+        "Type": "String",
+        "DefaultValue": search_name(report),
+    }
+
+
+def test_a_parent_that_does_not_fit_fails_the_search_with_a_sentence(lab: Lab) -> None:
+    first = lab.run(lab.tuning("Tune", SCORE, RANGES, jobs=1))
+    parent = search_name(first)
+    other = warm(lab.tuning("Other", SCORE, RANGES), parent)
+    other["Arguments"]["HyperParameterTuningJobConfig"]["HyperParameterTuningJobObjective"]["Type"] = "Minimize"
+    report = lab.run(
+        warm(lab.tuning("Absent", SCORE, RANGES), "nobody"),
+        warm(lab.tuning("More", SCORE, RANGES, static={"n": "1"}), parent),
+        warm(lab.tuning("Kind", SCORE, RANGES), parent, kind="Identical"),
+        warm(lab.tuning("Many", SCORE, RANGES), *[parent] * 6),
+        other,
+    )
+    named = f"ClientError: WarmStartConfig names the tuning job '{parent}', "
+    assert report.statuses == {
+        "Absent": "ClientError: WarmStartConfig names the tuning job 'nobody', which does not exist.",
+        "More": f"{named}which has 3 hyperparameters, static and searched, not 4.",
+        "Kind": "ClientError: WarmStartConfig.WarmStartType must be IdenticalDataAndAlgorithm or TransferLearning, but "
+        "is 'Identical'.",
+        "Many": "ClientError: WarmStartConfig.ParentHyperParameterTuningJobs must name 1 to 5 tuning jobs, but names "
+        "6.",
+        "Other": f"{named}whose objective is score Maximize, not score Minimize.",
+    }

@@ -25,7 +25,7 @@ import numpy as np
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BACKBONE = "resnet18"
-FEATURES, IMAGE_SIZE_PX, CLASSES = 512, 64, 10
+IMAGE_SIZE_PX, CLASSES = 64, 10
 TRIED_EPOCHS = 3
 
 
@@ -61,20 +61,20 @@ def prepared_job(folder: Path, arguments: argparse.Namespace) -> Job:
     """Embeddings, manifest and weights of a made-up data set whose classes can be told apart, mostly."""
     generator = np.random.default_rng(0)
     counts = {"train": arguments.images, "validation": max(CLASSES, arguments.images // 5), "test": CLASSES}
-    centres = generator.normal(0, 0.2, (CLASSES, FEATURES))
+    weights_sha256, features = write_weights(folder / "weights")
+    centres = generator.normal(0, 0.2, (CLASSES, features))
     (folder / "embeddings").mkdir()
     for split in ("train", "validation"):
         labels = np.arange(counts[split]) % CLASSES
-        features = np.abs(centres[labels] + generator.normal(0, 1, (counts[split], FEATURES)))
-        np.save(folder / "embeddings" / f"{split}.npy", features[:, None].astype(np.float16))
+        embeddings = np.abs(centres[labels] + generator.normal(0, 1, (counts[split], features)))
+        np.save(folder / "embeddings" / f"{split}.npy", embeddings[:, None].astype(np.float16))
         np.save(folder / "embeddings" / f"{split}_labels.npy", labels.astype(np.int64))
-    weights_sha256 = write_weights(folder / "weights")
     classes = [f"class {index}" for index in range(CLASSES)]
     document = {
         "classes": classes,
         "counts": {split: dict(zip(classes, shares(count), strict=True)) for split, count in counts.items()},
         "preprocess": {"image_size": IMAGE_SIZE_PX},
-        "backbone": {"name": BACKBONE, "feature_dim": FEATURES, "weights_sha256": weights_sha256},
+        "backbone": {"name": BACKBONE, "feature_dim": features, "weights_sha256": weights_sha256},
         "dataset_sha256": "0" * 64,
     }
     (folder / "manifest").mkdir()
@@ -88,8 +88,9 @@ def shares(count: int) -> list[int]:
     return [len(range(index, count, CLASSES)) for index in range(CLASSES)]
 
 
-def write_weights(folder: Path) -> str:
-    """Random weights in the form of the weights channel; their sha256."""
+def write_weights(folder: Path) -> tuple[str, int]:
+    """Random weights in the form of the weights channel: their sha256, and how many features they give."""
+    sys.path.insert(0, str(REPOSITORY / "steps"))
     import timm
     import torch
 
@@ -99,7 +100,9 @@ def write_weights(folder: Path) -> str:
     digest = sha256(file.read_bytes()).hexdigest()
     described = {"backbone": BACKBONE, "file": file.name, "sha256": digest, "format": "state_dict"}
     (folder / "weights.json").write_text(json.dumps({**described, "mean": [0.5] * 3, "std": [0.5] * 3}))
-    return digest
+    from backbone import feature_dim, load_backbone
+
+    return digest, feature_dim(load_backbone(BACKBONE, folder))
 
 
 def epochs_for(job: Job, seconds: float) -> int:
@@ -140,7 +143,7 @@ def configured_rules() -> dict[str, object]:
 
 def verdicts(job: Job) -> list[str]:
     """What the rules said in the last training that was watched."""
-    return re.findall(r"^rule_(\w+=\S+)", (job.folder / "on.txt").read_text(), re.MULTILINE)
+    return re.findall(r"\brule_(\w+=\d)", (job.folder / "on.txt").read_text())
 
 
 def parse_arguments() -> argparse.Namespace:

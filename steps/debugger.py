@@ -27,7 +27,7 @@ CONFIG_FILE_VARIABLE = "SMDEBUG_CONFIG_FILE_PATH"
 CONFIG_FILE_DEFAULT = "/opt/ml/input/config/debughookconfig.json"
 END_MARKER = "training_job_end.ts"  # readers wait for it; under SageMaker smdebug leaves it to the service
 MEGABYTES: dict[Mode, int] = {"TRAIN": 32, "EVAL": 8}  # of tensors, about: all of them are packed into output.tar.gz
-HOOK_METHODS = ("forward_pre_hook", "forward_hook", "fhook")
+HOOK_METHODS = ("forward_hook", "fhook")
 LOSSES = "losses"
 TENSORS = {  # collections besides the losses, and the pattern of those that smdebug does not define
     "gradients": None,
@@ -75,6 +75,8 @@ class Debugger:
         self._modes: Any = None
         self._trouble: tuple[type[Exception], ...] = SMDEBUG_TROUBLE
         self.failure: str | None = None  # what smdebug failed with
+        self._loss_intervals: dict[str, int] | None = None  # None: a configuration file decides, or every step is due
+        self._saving = True  # something of the current step
         self._attempt(lambda: self._create(intervals))
 
     def watch(self, head: nn.Module, criterion: nn.Module) -> None:
@@ -88,12 +90,12 @@ class Debugger:
 
     def see_images(self, means: npt.NDArray[np.float32]) -> None:
         """Keep the images' means (B, 3) with the coming step, as images of one pixel, for CheckInputImages."""
-        if self._hook is not None:
+        if self._hook is not None and self._coming_step_is_due():
             self._attempt(lambda: self._hook.save_tensor("input_image", torch.from_numpy(means[:, :, None, None])))
 
     def see(self, labels: Tensor, logits: Tensor) -> None:
         """Keep labels and predicted classes with the current step, for the rules that count them."""
-        if self._hook is not None:
+        if self._hook is not None and self._saving:
             self._attempt(lambda: self._save_classes(labels, logits))
 
     def save_next_step(self) -> None:
@@ -119,6 +121,7 @@ class Debugger:
             self.out_dir = Path(self._hook.out_dir)
         else:
             self._hook = self._configured_hook(smdebug, intervals)
+            self._loss_intervals = {str(mode): steps for mode, steps in intervals.losses.items()}
 
     def _configured_hook(self, smdebug: Any, intervals: SaveIntervals) -> Any:
         def save_config(by_mode: dict[Mode, int]) -> Any:
@@ -140,6 +143,7 @@ class Debugger:
         if self._hook is None:
             return
         hook = self._hook
+        hook.forward_pre_hook = self._beginning(hook.forward_pre_hook)
         for name in HOOK_METHODS:
             setattr(hook, name, self._guarded(getattr(hook, name)))
         backward_hook = hook.backward_hook
@@ -153,6 +157,7 @@ class Debugger:
         self._hook.save_tensor("predictions", logits.argmax(dim=1))
 
     def _save_from_now_on(self) -> None:
+        self._loss_intervals = None
         for collection in self._hook.collection_manager.collections.values():
             for mode in (self._modes.TRAIN, self._modes.EVAL):
                 collection.save_config.get_save_config(mode).save_interval = 1
@@ -164,11 +169,33 @@ class Debugger:
         atexit.unregister(self._hook._cleanup)
         (self.out_dir / END_MARKER).touch()
 
-    def _guarded(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The same hook, silent once smdebug has failed."""
+    def _coming_step_is_due(self) -> bool:
+        """Whether something of the step that begins next is saved; the losses are saved at each such step."""
+        if self._loss_intervals is None:
+            return True
+        mode = self._hook.mode
+        return bool((self._hook.mode_steps[mode] + 1) % self._loss_intervals[mode.name] == 0)
 
-        def call(*arguments: Any) -> Any:
-            if self._hook is not None:
+    def _beginning(self, forward_pre_hook: Callable[..., Any]) -> Callable[..., Any]:
+        """The hook that begins a step. Of one that is not saved, smdebug only counts the step: its own hooks would
+        take half a millisecond, and so do the others, which `_guarded` then leaves out."""
+
+        def call(*arguments: Any) -> None:
+            if self._hook is None:
+                return
+            self._saving = self._coming_step_is_due()
+            if self._saving or self._hook.writer is not None:  # which is to be closed
+                self._attempt(lambda: forward_pre_hook(*arguments))
+            else:
+                self._attempt(self._hook._increment_step)
+
+        return call
+
+    def _guarded(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The same hook within a step that is saved, silent once smdebug has failed."""
+
+        def call(*arguments: Any) -> None:
+            if self._hook is not None and self._saving:
                 self._attempt(lambda: function(*arguments))
 
         return call

@@ -31,6 +31,7 @@ from failures import say
 from head import ClassifierHead
 from hyperparameters import Hyperparameters
 from observation import Observation
+from observer import write_whole
 from operator_profile import OperatorProfile, choose_steps
 from step_timeline import StepTimeline
 from training_data import TrainingData
@@ -169,7 +170,7 @@ class Monitor(Watcher):
         self.timeline.close()
         if self.operators:
             self.operators.close()
-        write_json(self.job.output_dir / "history.json", self._history(outcome, reason, result))
+        write_history(self.job.output_dir / "history.json", self._history(outcome, reason, result))
 
     def _history(self, outcome: str, reason: str | None, result: TrainingResult | None) -> dict[str, Any]:
         """What the report tells of the training as a whole."""
@@ -229,13 +230,10 @@ def write_report(output_dir: Path) -> None:
         say(f"The debugger's report could not be written: {(ended.stderr.splitlines() or ['no output'])[-1]}")
 
 
-def write_json(path: Path, document: dict[str, Any]) -> None:
-    """Whole or not at all; a full disk is said, not raised."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
+def write_history(path: Path, document: dict[str, Any]) -> None:
+    """Whole or not at all; losses that are not finite stay as they are. A full disk is said, not raised."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
-        unfinished.replace(path)
+        write_whole(path, json.dumps(document, ensure_ascii=False))
     except OSError as error:
         say(f"{path.name} could not be written: {error}")
 

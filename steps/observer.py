@@ -214,10 +214,15 @@ class Observer:
 
 
 def write_json(path: Path, content: Any) -> None:
+    """Write a file of JSON at once."""
+    write_whole(path, json.dumps(content, allow_nan=False))
+
+
+def write_whole(path: Path, text: str) -> None:
     """Write a file at once: whoever reads it sees the old or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
 
 

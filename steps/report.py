@@ -16,7 +16,7 @@ from PIL import Image
 
 from comparison import Comparison
 from report_comparison import comparison_section
-from report_page import bar_cell, facts, page, percent, section, tiles
+from report_page import HYPERPARAMETERS, bar_cell, facts, page, percent, section, tiles
 from report_style import EVALUATION_STYLE, PAGE_STYLE
 
 SHOWN_MISTAKES = 24  # at most this many pictures
@@ -24,16 +24,6 @@ SHOWN_PAIRS = 10
 THUMBNAIL_PX = 192  # longer side
 TINY_PX = 64  # smaller pictures are kept as they are, and enlarged by the browser with visible pixels
 SHORT_NAME = 3  # characters; such column heads need not be turned
-HYPERPARAMETERS = {
-    "lr": "Learning rate",
-    "batch_size": "Batch size",
-    "epochs": "Epochs",
-    "hidden_units": "Hidden units",
-    "dropout": "Dropout",
-    "label_smoothing": "Label smoothing",
-    "weight_decay": "Weight decay",
-    "seed": "Seed",
-}
 
 
 @dataclass(frozen=True)

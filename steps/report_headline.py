@@ -3,24 +3,13 @@
 from collections.abc import Iterator
 from html import escape
 
-from report_page import counted, duration_text, facts, percent, section, tiles
+from report_page import HYPERPARAMETERS, counted, duration_text, facts, percent, section, tiles
 from report_rules import anchor
 from report_values import items, mapping, number, text, whole
 from training_record import Record, Rule
 
 SHOWN_CLASSES = 12
 LONGEST_CLASS = 40
-HYPERPARAMETERS = {
-    "lr": "Learning rate",
-    "batch_size": "Batch size",
-    "epochs": "Epochs",
-    "hidden_units": "Hidden units",
-    "dropout": "Dropout",
-    "label_smoothing": "Label smoothing",
-    "weight_decay": "Weight decay",
-    "seed": "Seed",
-}
-HIDDEN = ("final",)  # how the script tells a final training from a trial
 JUDGED = ("IssuesFound", "Error", "NoIssuesFound")
 OUTCOMES = {"Completed": "good", "Stopped": "warn", "Failed": "bad"}
 
@@ -118,7 +107,7 @@ def facts_section(record: Record) -> str:
         **{
             HYPERPARAMETERS.get(name, name): _written(value)
             for name, value in mapping(history.get("hyperparameters")).items()
-            if not isinstance(value, dict | list) and name not in HIDDEN
+            if not isinstance(value, dict | list)
         },
     }
     tables = f"{facts('Model and hyperparameters', model)}{facts('Run and data', dict(_run_facts(record)))}"

@@ -6,6 +6,16 @@ from html import escape
 SPACE = "\N{NARROW NO-BREAK SPACE}"
 MILLION, THOUSAND, SMALL = 1e6, 1e3, 1e-3
 MINUTE_SECONDS, HOUR_SECONDS = 60, 3600
+HYPERPARAMETERS = {  # how a page calls them
+    "lr": "Learning rate",
+    "batch_size": "Batch size",
+    "epochs": "Epochs",
+    "hidden_units": "Hidden units",
+    "dropout": "Dropout",
+    "label_smoothing": "Label smoothing",
+    "weight_decay": "Weight decay",
+    "seed": "Seed",
+}
 
 
 def page(title: str, style: str, sections: Iterable[str]) -> str:

@@ -10,9 +10,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 from pipeline.local.state import State
 
@@ -103,12 +104,17 @@ def runner_pid(path: Path) -> int | None:
 def spawn_runner(state: State, execution_arn: str, lock: int) -> None:
     """Start the process that runs an execution. With the option `tied` it dies with the command that started it."""
     log = lock_path(state, execution_arn).with_suffix(".log")
-    environment = {**os.environ, "PYTHONPATH": str(PACKAGE_PARENT), LOCK_VARIABLE: str(lock)}
     tied = [str(os.getpid())] if state.start_options.get("tied") else []
+    words = ["pipeline.local.runner", str(state.home), execution_arn, *tied]
+    spawn_detached(words, log, lock, {LOCK_VARIABLE: str(lock)})
+
+
+def spawn_detached(words: list[str], log: Path, lock: int, more: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Start `python -m WORDS...` in a session of its own. It is handed the lock, which then holds its process id."""
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.local.runner", str(state.home), execution_arn, *tied],
-            env=environment,
+            [sys.executable, "-m", *words],
+            env={**os.environ, "PYTHONPATH": str(PACKAGE_PARENT), **more},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

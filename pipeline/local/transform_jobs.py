@@ -8,13 +8,12 @@ import asyncio
 import contextlib
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 from pipeline.local import servers
 from pipeline.local.answers import RequestError, checked_name, chosen, found, invalid, listed, paged, unused
-from pipeline.local.runner_process import PACKAGE_PARENT, runner_pid, sign, taken_lock
+from pipeline.local.runner_process import runner_pid, spawn_detached, taken_lock
 from pipeline.local.runtime import Runtime, StepCall, StepFailure, arn, now
 from pipeline.local.state import Document, State
 from pipeline.local.storage import Storage
@@ -129,17 +128,7 @@ def spawn(state: State, name: str, lock: int) -> None:
     """Start the job's process, which takes over the lock."""
     folder = state.home / "jobs" / name
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "process.log").open("ab") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.local.transform_jobs", str(state.home), name],
-            env={**os.environ, "PYTHONPATH": str(PACKAGE_PARENT)},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            pass_fds=[lock],
-        )
-    sign(lock, process.pid)
+    spawn_detached(["pipeline.local.transform_jobs", str(state.home), name], folder / "process.log", lock)
 
 
 async def run_job(state: State, name: str) -> None:

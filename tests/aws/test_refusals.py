@@ -5,9 +5,9 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import NamedTuple
 
 import pytest
+from said import Said
 
 import run_pipeline
 from pipeline import control
@@ -26,14 +26,6 @@ aws:
 EXECUTION = "arn:aws:sagemaker:us-east-1:123456789012:pipeline/image-classification/execution/abc"
 VERSION = "arn:aws:sagemaker:us-east-1:123456789012:model-package/image-classification/1"
 LOG_IN = "log in again (for example with `aws sso login`) and repeat the command."
-
-
-class Said(NamedTuple):
-    """How a command ended and what it printed."""
-
-    status: int
-    out: str
-    error: str
 
 
 class Refusal(BaseHTTPRequestHandler):

@@ -15,9 +15,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
+from said import Cli, Said
 
 import run_pipeline
 from pipeline import local_target
@@ -43,17 +44,6 @@ from tests.local.samples import (
 
 GROUP = ENDPOINT = "image-classification"
 NO_IMAGE = "folder holds no image; looked for: .bmp, .gif, .jpeg, .jpg, .png, .tif, .tiff, .webp"
-
-
-class Said(NamedTuple):
-    """How a command ended and what it printed."""
-
-    status: int
-    out: str
-    error: str
-
-
-Cli = Callable[..., Said]
 
 
 @pytest.fixture

@@ -5,14 +5,14 @@ import datetime
 import io
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import boto3
 import moto
 import pytest
 from PIL import Image
+from said import Cli, Said
 
 import run_pipeline
 from pipeline import drift_command
@@ -42,17 +42,6 @@ BASELINE = {  # of 200 evenly shaded grey images, all of them sure
         "saturation": {"bounds": [0.0], "counts": [200, 0]},
     },
 }
-
-
-class Said(NamedTuple):
-    """How a command ended and what it printed."""
-
-    status: int
-    out: str
-    error: str
-
-
-Cli = Callable[..., Said]
 
 
 @pytest.fixture

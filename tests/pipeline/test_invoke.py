@@ -3,11 +3,11 @@
 import csv
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
+from said import Cli, Said
 
 import run_pipeline
 from pipeline.image_results import Counting, Tally
@@ -15,17 +15,6 @@ from tests.local.samples import ROOT, processes_of
 from tests.pipeline.labelling import deployed, end
 
 REFUSED = "The endpoint refused the image: The image cannot be read."
-
-
-class Said(NamedTuple):
-    """How a command ended and what it printed."""
-
-    status: int
-    out: str
-    error: str
-
-
-Cli = Callable[..., Said]
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
+from said import Said
 
 import run_pipeline
 from pipeline import batch_transform
@@ -15,15 +15,6 @@ from pipeline.local.state import State
 from pipeline.local.storage import Storage
 from tests.local.samples import ROOT, processes_of, wait_until
 from tests.pipeline.labelling import GROUP, client, registered
-
-
-class Said(NamedTuple):
-    """How a command ended and what it printed."""
-
-    status: int
-    out: str
-    error: str
-
 
 Cli = Callable[..., Said]
 HOME = Path("home")

@@ -1,4 +1,4 @@
-"""Checkpoints of a training: whole epochs, written so that a kill at any moment leaves the last one readable.
+"""Checkpoints of a training, written so that a kill at any moment leaves the last one readable.
 
 SageMaker copies `/opt/ml/checkpoints` to S3 while the job runs, and back when an interrupted job starts again (AWS
 guide, "model-checkpoints"). A training that goes on from a checkpoint ends as one that was never interrupted.
@@ -17,7 +17,9 @@ import torch
 from failures import say
 
 FILE_NAME = "training.pt"
-SECONDS_BETWEEN = 5.0  # short epochs are not all written
+SECOND_STAGE_FILE = "fine_tuning.pt"
+SECONDS_BETWEEN = 5.0  # at least, of two checkpoints
+SHARE_OF_TIME = 0.05  # that writing them may take
 DEFAULT_DIRECTORY = "/opt/ml/checkpoints"
 UNREADABLE = (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError)
 
@@ -29,15 +31,16 @@ class Checkpoints:
     Args:
         directory: Where the file lies; None keeps nothing.
         fingerprint: What decides the training's result. A checkpoint of another training is not taken up.
+        name: Of the file.
     """
 
     directory: Path | None
     fingerprint: str
-    _written_at: float = 0.0
-    _pending: dict[str, Any] | None = None
+    name: str = FILE_NAME
+    _due_at: float = 0.0  # on the monotonic clock
 
     def load(self) -> dict[str, Any] | None:
-        """The state that `save` was last given, if there is one of this training."""
+        """The state that `save` was last given, if it is of this training."""
         if self.directory is None or not self.file.is_file():
             return None
         try:
@@ -52,35 +55,33 @@ class Checkpoints:
         state: dict[str, Any] = document["state"]
         return state
 
+    def due(self) -> bool:
+        """Whether the last writing was long enough ago."""
+        return self.directory is not None and time.monotonic() >= self._due_at
+
     def save(self, state: dict[str, Any]) -> None:
-        """Keep the state of a finished epoch; it is written if the last writing was some seconds ago."""
+        """Write the state. A full disk costs the checkpoint, not the training."""
         if self.directory is None:
             return
-        self._pending = state
-        if time.monotonic() - self._written_at >= SECONDS_BETWEEN:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write what `save` was last given. A full disk costs the checkpoint, not the training."""
-        if self.directory is None or self._pending is None:
-            return
+        began = time.monotonic()
         unfinished = self.file.with_suffix(".unfinished")
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             with unfinished.open("wb") as stream:
-                torch.save({"fingerprint": self.fingerprint, "state": self._pending}, stream)
+                torch.save({"fingerprint": self.fingerprint, "state": state}, stream)
                 stream.flush()
                 os.fsync(stream.fileno())
             unfinished.replace(self.file)
         except (OSError, RuntimeError) as error:
             say(f"The checkpoint could not be written ({error}); training goes on.")
-        self._pending, self._written_at = None, time.monotonic()
+        ended = time.monotonic()
+        self._due_at = ended + max(SECONDS_BETWEEN, (ended - began) / SHARE_OF_TIME)
 
     @property
     def file(self) -> Path:
         """The checkpoint's path."""
         assert self.directory is not None
-        return self.directory / FILE_NAME
+        return self.directory / self.name
 
 
 def checkpoint_directory() -> Path | None:

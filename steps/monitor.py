@@ -29,13 +29,14 @@ from debug_settings import DebugSettings
 from debugger import Debugger, save_intervals
 from failures import say
 from head import ClassifierHead
+from head_training import EVALUATION_ROWS
 from hyperparameters import Hyperparameters
 from observation import Observation
 from observer import write_whole
 from operator_profile import OperatorProfile, choose_steps
 from step_timeline import StepTimeline
 from training_data import TrainingData
-from training_loop import EVALUATION_ROWS, Batch, Mode, Phase, TrainingResult, Watcher, steps_per_epoch
+from training_loop import Batch, Mode, Phase, TrainingResult, Watcher, steps_per_epoch
 
 VERDICT_SECONDS = 60.0  # how long the observer may take at the end for what is left
 REPORT_SECONDS = 120.0

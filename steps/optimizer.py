@@ -17,17 +17,27 @@ EPSILON = 1e-8
 WARM_UP_SHARE = 0.05  # of all steps
 
 
-class AdamW:
-    """Decoupled weight decay (Loshchilov and Hutter 2019) on matrices; biases are not decayed."""
+class RatedParameters:
+    """Parameters that learn at a share of the learning rate; those that need no gradient are left out."""
 
-    def __init__(self, parameters: Iterable[Tensor], *, lr: float, weight_decay: float, total_steps: int) -> None:
+    def __init__(self, parameters: Iterable[Tensor], scale: float = 1.0) -> None:
+        self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
+        self.scale = scale
+
+
+class AdamW:
+    """Decoupled weight decay (Loshchilov and Hutter 2019) on matrices; biases are not decayed.
+
+    Args:
+        rated: Which parameters learn, and how fast beside `lr`.
+        lr: The schedule's peak.
+    """
+
+    def __init__(self, rated: Iterable[RatedParameters], *, lr: float, weight_decay: float, total_steps: int) -> None:
         self.lr = lr
         self.total_steps = total_steps
         self.step_count = 0
-        parameters = [parameter for parameter in parameters if parameter.requires_grad]
-        matrices = [parameter for parameter in parameters if parameter.ndim > 1]
-        vectors = [parameter for parameter in parameters if parameter.ndim <= 1]
-        self._groups = [_Group(matrices, weight_decay), _Group(vectors, 0.0)]
+        self._groups = [group for some in rated for group in _groups(some, weight_decay)]
 
     @property
     def next_lr(self) -> float:
@@ -38,7 +48,7 @@ class AdamW:
         """Update the parameters from their gradients, then clear those."""
         lr = self.next_lr
         for group in self._groups:
-            group.step(lr)
+            group.step(lr * group.scale)
         self.step_count += 1
 
     def state(self) -> dict[str, Any]:
@@ -52,12 +62,19 @@ class AdamW:
             group.restore(kept)
 
 
-class _Group:
-    """Parameters with one weight decay, and their moments."""
+def _groups(rated: RatedParameters, weight_decay: float) -> list["_Group"]:
+    matrices = [parameter for parameter in rated.parameters if parameter.ndim > 1]
+    vectors = [parameter for parameter in rated.parameters if parameter.ndim <= 1]
+    return [_Group(matrices, weight_decay, rated.scale), _Group(vectors, 0.0, rated.scale)]
 
-    def __init__(self, parameters: list[Tensor], weight_decay: float) -> None:
+
+class _Group:
+    """Parameters with one weight decay and one rate, and their moments."""
+
+    def __init__(self, parameters: list[Tensor], weight_decay: float, scale: float) -> None:
         self.parameters = parameters
         self.weight_decay = weight_decay
+        self.scale = scale
         self.means = [torch.zeros_like(parameter) for parameter in parameters]
         self.squares = [torch.zeros_like(parameter) for parameter in parameters]
         self.steps = [torch.zeros(()) for _ in parameters]

@@ -26,8 +26,8 @@ from monitor import Monitor, WatchedJob
 from training_data import TrainingData
 from training_job import (
     channel,
+    head_training,
     model_dir_of,
-    new_head,
     opened_data,
     parse_arguments,
     untrained_head,
@@ -41,19 +41,19 @@ def main() -> None:
     hyperparameters, settings = hp.parse(arguments), debug_settings.parse(arguments)
     data = opened_data(arguments)
     backbone = matching_backbone(channel(arguments, "weights"), data.manifest)
-    head, criterion = new_head(data, hyperparameters)
+    stage = head_training(data, hyperparameters)
     job = WatchedJob(job_name(), node_name(), Path(arguments.output_data_dir), data, hyperparameters)
-    monitor = Monitor(job, settings, head=head, criterion=criterion) if settings.enabled else None
+    monitor = Monitor(job, settings, head=stage.head, criterion=stage.criterion) if settings.enabled else None
     watcher = monitor or Watcher()
     checkpoints = Checkpoints(checkpoint_directory(), fingerprint(data, hyperparameters))
     with monitor or nullcontext(), stopped_by_sigterm(watcher):
-        result = train(head, criterion, data, hyperparameters, watcher=watcher, checkpoints=checkpoints)
+        result = train(stage, watcher=watcher, checkpoints=checkpoints)
         if monitor:
             monitor.training_ended(result)
         model_dir = model_dir_of(arguments)
         trained_head = untrained_head(data, hyperparameters)  # without the debugger's hooks
-        trained_head.load_state_dict(result.state)
-        torch.save(result.state, model_dir / "head.pt")
+        trained_head.load_state_dict(result.state["head"])
+        torch.save(result.state["head"], model_dir / "head.pt")
         export_network(backbone, trained_head, data.manifest["preprocess"]["image_size"], model_dir)
         write_json(model_dir / "model.json", description(data, hyperparameters, result))
         copy_code(model_dir / "code")

@@ -16,6 +16,7 @@ import torch
 import hyperparameters as hp
 from failures import ArgumentParser, StepError, say
 from head import ClassifierHead
+from head_training import HeadTraining
 from hyperparameters import Hyperparameters
 from training_data import TrainingData, load
 
@@ -33,6 +34,11 @@ def opened_data(arguments: argparse.Namespace) -> TrainingData:
         f"{data.train.embeddings.shape[1]} views each; validating on {len(data.validation)}"
     )
     return data
+
+
+def head_training(data: TrainingData, hyperparameters: Hyperparameters) -> HeadTraining:
+    """The stage that every training begins with, and a trial is."""
+    return HeadTraining(*new_head(data, hyperparameters), data, hyperparameters)
 
 
 def new_head(data: TrainingData, hyperparameters: Hyperparameters) -> tuple[ClassifierHead, torch.nn.Module]:

@@ -1,28 +1,29 @@
-"""The training loop of the head: epochs over embeddings, a validation after each, the best epoch kept."""
+"""The training loop: epochs of a stage, a validation after each, the best epoch kept.
+
+A training is one stage or two: the head on embeddings (head_training.py), and the network on images
+(fine_tuning.py). The loop is the same; what a step does is the stage's.
+"""
 
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from checkpoint import Checkpoints
 from failures import StepError, say
-from head import ClassifierHead
-from hyperparameters import Hyperparameters
 from optimizer import AdamW
-from training_data import Split, TrainingData
+from processes import Processes
 
-EVALUATION_ROWS = 4096  # rows of one forward pass in validation
-PLAIN_SHARE = 0.5  # of an epoch's images are seen plain for certain, the rest in any view
 Mode = Literal["TRAIN", "EVAL"]
 Phase = Literal["Forward", "Backward", "Optimizer", "Logging", "Checkpoint"]
 Batch = TypeVar("Batch")
+Parts = dict[str, dict[str, Tensor]]  # state dicts by the part of the network: head, backbone
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,26 @@ class EpochResult:
 
 
 @dataclass(frozen=True)
+class Validation:
+    """What the network makes of the validation split."""
+
+    loss: float
+    logits: Tensor  # (N, C) float32
+    labels: Tensor  # (N,) int64
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the images whose highest logit is their label's."""
+        return int((self.logits.argmax(dim=1) == self.labels).sum()) / len(self.labels)
+
+
+@dataclass(frozen=True)
 class TrainingResult:
-    """Every epoch, the best one, the head's state at its end, and why training ended early if it did."""
+    """Every epoch, the best one with what it learned and answered, and why training ended early if it did."""
 
     best: EpochResult
-    state: dict[str, Any]
+    state: Parts
+    validation: Validation  # of the best epoch
     epochs: list[EpochResult] = field(default_factory=list)
     stopped: str | None = None
 
@@ -82,188 +98,244 @@ class Watcher:
 NOTHING: AbstractContextManager[None] = nullcontext()
 
 
+@dataclass(frozen=True)
+class TrainingBatch:
+    """This process's share of one step's images."""
+
+    inputs: Tensor  # (B, ...) what the stage's network takes
+    labels: Tensor  # (B,) int64
+    size: int  # images of the step in all processes together
+    means: npt.NDArray[np.float32] | None = None  # (B, 3), each image's mean per channel, normalised
+
+
+class Stage(Protocol):
+    """What an epoch's steps train, and how that is judged."""
+
+    epochs: int
+    steps: int  # of an epoch
+    lr_name: str  # the hyperparameter that holds the peak learning rate
+    optimizer: AdamW
+    processes: Processes
+
+    def batches(self, epoch: int, first_step: int) -> Iterable[TrainingBatch]:
+        """An epoch's batches from a step on, drawn from (seed, epoch) alone."""
+        ...
+
+    def forward(self, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
+        """The share's part of the step's mean loss, a scalar, and its logits (B, C)."""
+        ...
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradients of the whole step, in every process."""
+        ...
+
+    def updated(self) -> None:
+        """The optimizer has made its step."""
+        ...
+
+    def set_mode(self, mode: Mode) -> None:
+        """The coming steps train or evaluate."""
+        ...
+
+    def validate(self, watcher: Watcher) -> Validation:
+        """The whole validation split, in evaluation mode."""
+        ...
+
+    def parts(self) -> Parts:
+        """A copy of what would be deployed now."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """A copy of all that the coming steps depend on, besides the optimizer and torch's random numbers."""
+        ...
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        ...
+
+
 def steps_per_epoch(images: int, batch_size: int) -> int:
+    """Batches of one pass, the last of which may be smaller."""
     return math.ceil(images / batch_size)
 
 
 def train(
-    head: ClassifierHead,
-    criterion: nn.Module,
-    data: TrainingData,
-    hyperparameters: Hyperparameters,
+    stage: Stage,
     *,
     watcher: Watcher | None = None,
     checkpoints: Checkpoints | None = None,
+    earlier: TrainingResult | None = None,
 ) -> TrainingResult:
     """Train, print one line per epoch, and return the best epoch.
 
     Args:
-        head: Is trained in place; its state at the end is that of the last epoch.
-        criterion: (N, C) logits and (N,) labels -> scalar loss. A module, so that the debugger can observe it.
-        watcher: Is shown every step. When it asks to stop, the epoch ends with the current step.
-        checkpoints: Where finished epochs are kept, and from which an interrupted training goes on.
+        watcher: Is shown every step. When it asks to stop, training ends with the current step; an unfinished epoch
+            counts only where there is no other.
+        checkpoints: Where progress is kept, and from which an interrupted training goes on.
+        earlier: The stage before; its epochs are counted and its best one competes.
     """
-    run = _Run(head, criterion, data, hyperparameters, watcher or Watcher())
-    if checkpoints and (state := checkpoints.load()):
+    run = _Run(stage, watcher or Watcher(), checkpoints, earlier)
+    if state := stage.processes.told(checkpoints.load() if checkpoints else None):
         run.restore(state)
-        say(f"Going on after epoch {len(run.epochs)}, from the checkpoint {checkpoints.file}")
-    while len(run.epochs) < hyperparameters.epochs and not run.watcher.stop_requested:
+        if checkpoints and len(run.epochs) < stage.epochs:
+            say(f"Going on after {run.progress}, from the checkpoint {checkpoints.file}")
+    while len(run.epochs) < stage.epochs and not run.stop:
         run.one_epoch()
-        if checkpoints:
-            with run.watcher.phase("Checkpoint"):
-                _keep(run, checkpoints)
-    assert run.best is not None
-    return TrainingResult(run.best, run.best_state, run.epochs, run.watcher.stop_requested)
+    return run.result()
 
 
-def _keep(run: "_Run", checkpoints: Checkpoints) -> None:
-    """A whole epoch is kept; an interrupted one is not, and what is kept is written at once."""
-    if not run.watcher.stop_requested:
-        checkpoints.save(run.state())
-    else:
-        checkpoints.flush()
+@dataclass
+class _Tally:
+    """What an epoch's steps have seen so far, in all processes."""
+
+    loss: float = 0.0
+    correct: int = 0
+    seen: int = 0
 
 
 class _Run:
-    """One training: what changes from epoch to epoch."""
+    """One stage's training: what changes from step to step."""
 
     def __init__(
-        self,
-        head: ClassifierHead,
-        criterion: nn.Module,
-        data: TrainingData,
-        hyperparameters: Hyperparameters,
-        watcher: Watcher,
+        self, stage: Stage, watcher: Watcher, checkpoints: Checkpoints | None, earlier: TrainingResult | None
     ) -> None:
-        self.head, self.criterion, self.data, self.watcher = head, criterion, data, watcher
-        self.hyperparameters = hyperparameters
-        steps = hyperparameters.epochs * steps_per_epoch(len(data.train), hyperparameters.batch_size)
-        self.optimizer = AdamW(
-            head.parameters(), lr=hyperparameters.lr, weight_decay=hyperparameters.weight_decay, total_steps=steps
-        )
+        self.stage, self.watcher, self.checkpoints, self.earlier = stage, watcher, checkpoints, earlier
         self.epochs: list[EpochResult] = []
-        self.best: EpochResult | None = None
-        self.best_state: dict[str, Any] = {}
+        self.best = earlier.best if earlier else None
+        self.parts = earlier.state if earlier else {}
+        self.validation = earlier.validation if earlier else None
+        self.step, self.tally, self.epoch_lr = 0, _Tally(), 0.0  # of the epoch that is under way
+        self.stop: str | None = None
+
+    def result(self) -> TrainingResult:
+        assert self.best is not None and self.validation is not None
+        epochs = [*(self.earlier.epochs if self.earlier else []), *self.epochs]
+        return TrainingResult(self.best, self.parts, self.validation, epochs, self.stop)
+
+    @property
+    def progress(self) -> str:
+        """How far the training is, in words."""
+        epoch = f"epoch {self._number - 1}"
+        return f"{epoch} and {self.step} steps" if self.step else epoch
+
+    @property
+    def _number(self) -> int:
+        """Of the epoch that is under way, counted from 1 through all stages."""
+        return len(self.epochs) + 1 + (len(self.earlier.epochs) if self.earlier else 0)
 
     def one_epoch(self) -> None:
         """Train, validate, keep the best, print the line from which metrics are read."""
-        epoch = len(self.epochs) + 1
         self.watcher.set_mode("TRAIN")
-        self.head.train()
-        lr = self.optimizer.next_lr
-        train_loss, train_accuracy = self._train_epoch(epoch)
+        self.stage.set_mode("TRAIN")
+        if self.step == 0:
+            self.epoch_lr = self.stage.optimizer.next_lr
+        self._train()
+        if self.stop:
+            self._keep(at_once=True)
+            if self.best is not None:
+                return
         self.watcher.set_mode("EVAL")
-        self.head.eval()
-        validation_loss, validation_accuracy = evaluate(self.head, self.criterion, self.data.validation, self.watcher)
-        result = EpochResult(epoch, train_loss, train_accuracy, validation_loss, validation_accuracy, lr)
+        self.stage.set_mode("EVAL")
+        validation = self.stage.validate(self.watcher)
+        self._conclude(validation)
+        if not self.stop:
+            self._keep(at_once=len(self.epochs) == self.stage.epochs)
+
+    def _conclude(self, validation: Validation) -> None:
+        """The epoch's figures; its network if it is the best so far."""
+        if not math.isfinite(validation.loss):
+            self._give_up("validation", validation.loss)
+        loss, accuracy = self.tally.loss / self.tally.seen, self.tally.correct / self.tally.seen
+        result = EpochResult(self._number, loss, accuracy, validation.loss, validation.accuracy, self.epoch_lr)
         self.epochs.append(result)
+        self.step, self.tally = 0, _Tally()
         if result.better_than(self.best):
-            self.best = result
-            self.best_state = {name: tensor.clone() for name, tensor in self.head.state_dict().items()}
+            self.best, self.parts, self.validation = result, self.stage.parts(), validation
         assert self.best is not None
         with self.watcher.phase("Logging"):
-            say(
-                f"epoch={epoch} train_loss={train_loss:.4f} train_accuracy={train_accuracy:.4f} "
-                f"validation_loss={validation_loss:.4f} validation_accuracy={validation_accuracy:.4f} "
+            self.stage.processes.say(
+                f"epoch={result.epoch} train_loss={loss:.4f} train_accuracy={accuracy:.4f} "
+                f"validation_loss={result.validation_loss:.4f} validation_accuracy={result.validation_accuracy:.4f} "
                 f"best_validation_accuracy={self.best.validation_accuracy:.4f}"
             )
 
-    def _train_epoch(self, epoch: int) -> tuple[float, float]:
-        """One pass over the training images, one view of each. Returns mean loss and accuracy of those seen."""
-        loss_sum, correct, seen = 0.0, 0, 0
-        batches = _batches(self.data.train, self.hyperparameters, epoch)
-        for embeddings, labels, rows in self.watcher.batches(batches, "TRAIN"):
-            if self.data.train.input_means is not None:
-                self.watcher.see_images(self.data.train.input_means[rows])
-            value, logits = self._train_step(embeddings, labels)
-            if not math.isfinite(value):
-                self._diverged(value, epoch, embeddings, labels)
-            loss_sum += value * len(labels)
-            correct += int((logits.argmax(dim=1) == labels).sum())
-            seen += len(labels)
-            if self.watcher.stop_requested:
+    def _train(self) -> None:
+        """What is left of one pass over the training images."""
+        batches = self.stage.batches(len(self.epochs) + 1, self.step)
+        for batch in self.watcher.batches(batches, "TRAIN"):
+            if batch.means is not None:
+                self.watcher.see_images(batch.means)
+            self._train_step(batch)
+            if self.stop:
                 break
-        return loss_sum / seen, correct / seen
+            if self.step < self.stage.steps:
+                self._keep()
 
-    def _train_step(self, embeddings: Tensor, labels: Tensor) -> tuple[float, Tensor]:
-        """Forward, backward, update. Returns the loss and the logits (B, C), detached."""
+    def _train_step(self, batch: TrainingBatch) -> None:
+        """Forward, backward, update, and the step's figures from all processes."""
         with self.watcher.phase("Forward"):
-            logits = self.head(embeddings)
-            loss = self.criterion(logits, labels)
-            value = loss.item()
-        if math.isfinite(value):
-            with self.watcher.phase("Backward"):
-                loss.backward()
-            with self.watcher.phase("Optimizer"):
-                self.optimizer.step()
-        return value, logits.detach()
+            loss, logits = self.stage.forward(batch)
+            correct = (logits.detach().argmax(dim=1) == batch.labels).sum()
+            wants = 1.0 if self.watcher.stop_requested else 0.0
+            value, right, stops = self.stage.processes.sum([loss.item(), float(correct), wants])
+        if not math.isfinite(value):
+            self._diverged(value, batch)
+        with self.watcher.phase("Backward"):
+            self.stage.backward(loss)
+        with self.watcher.phase("Optimizer"):
+            self.stage.optimizer.step()
+            self.stage.updated()
+        self.step += 1
+        self.tally.loss += value * batch.size
+        self.tally.correct += int(right)
+        self.tally.seen += batch.size
+        if stops or (self.stage.processes.count == 1 and self.watcher.stop_requested):
+            self.stop = self.watcher.stop_requested or "Another process of the training was asked to stop."
 
-    def _diverged(self, value: float, epoch: int, embeddings: Tensor, labels: Tensor) -> None:
+    def _diverged(self, value: float, batch: TrainingBatch) -> None:
         """Let the debugger have the step at which it happened, then give up."""
         self.watcher.save_next_step()
-        self.criterion(self.head(embeddings), labels)
-        lr = self.hyperparameters.lr
+        self.stage.forward(batch)
+        self._give_up("training", value)
+
+    def _give_up(self, which: str, value: float) -> None:
+        lr = self.stage.optimizer.lr
         raise StepError(
-            f"The training loss became {value} in epoch {epoch} at learning rate {lr:g}: "
-            f"try a learning rate of {lr / 10:g} or below."
+            f"The {which} loss became {value} in epoch {self._number} at learning rate {lr:g}: "
+            f"try a {self.stage.lr_name} of {lr / 10:g} or below."
         )
 
+    def _keep(self, *, at_once: bool = False) -> None:
+        if self.checkpoints and (at_once or self.checkpoints.due()):
+            with self.watcher.phase("Checkpoint"):
+                self.checkpoints.save(self.state())
+
     def state(self) -> dict[str, Any]:
-        """Everything that the coming epochs depend on, and what is kept of the past ones."""
+        """Everything that the coming steps depend on, and what is kept of the past ones."""
+        best_here = self.best is not None and self.best in self.epochs
         return {
-            "head": {name: tensor.clone() for name, tensor in self.head.state_dict().items()},
-            "optimizer": self.optimizer.state(),
+            "stage": self.stage.state(),
+            "optimizer": self.stage.optimizer.state(),
             "random": torch.get_rng_state(),
             "epochs": [asdict(epoch) for epoch in self.epochs],
-            "best_epoch": self.best.epoch if self.best else 0,
-            "best_head": self.best_state,
+            "step": self.step,
+            "tally": asdict(self.tally),
+            "epoch_lr": self.epoch_lr,
+            "best": self._best_state() if best_here else None,
         }
+
+    def _best_state(self) -> dict[str, Any]:
+        assert self.best is not None and self.validation is not None
+        validation = {"loss": self.validation.loss, "logits": self.validation.logits, "labels": self.validation.labels}
+        return {"epoch": asdict(self.best), "parts": self.parts, "validation": validation}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what `state` returned."""
-        self.head.load_state_dict(state["head"])
-        self.optimizer.restore(state["optimizer"])
+        self.stage.restore(state["stage"])
+        self.stage.optimizer.restore(state["optimizer"])
         torch.set_rng_state(state["random"])
         self.epochs = [EpochResult(**epoch) for epoch in state["epochs"]]
-        self.best = self.epochs[state["best_epoch"] - 1]
-        self.best_state = state["best_head"]
-
-
-def _batches(
-    split: Split, hyperparameters: Hyperparameters, epoch: int
-) -> Iterator[tuple[Tensor, Tensor, npt.NDArray[np.int64]]]:
-    """Batches in an order and with views drawn from (seed, epoch): (B, D) float32, (B,) int64, and their rows (B,)."""
-    generator = np.random.default_rng((hyperparameters.seed, epoch))
-    order = generator.permutation(len(split))
-    views = generator.integers(0, split.embeddings.shape[1], len(split))
-    views[generator.random(len(split)) < PLAIN_SHARE] = 0
-    for start in range(0, len(split), hyperparameters.batch_size):
-        rows = order[start : start + hyperparameters.batch_size]
-        yield _tensor(split.embeddings[rows, views[rows]]), torch.from_numpy(split.labels[rows]), rows
-
-
-def _tensor(embeddings: npt.NDArray[np.float16]) -> Tensor:
-    return torch.from_numpy(embeddings.astype(np.float32))
-
-
-def _plain_batches(split: Split) -> Iterator[tuple[Tensor, Tensor]]:
-    """The plain views in order: (rows, D) float32 and (rows,) int64."""
-    for start in range(0, len(split), EVALUATION_ROWS):
-        rows = slice(start, start + EVALUATION_ROWS)
-        yield _tensor(split.embeddings[rows, 0]), torch.from_numpy(split.labels[rows])
-
-
-@torch.no_grad()
-def evaluate(
-    head: ClassifierHead, criterion: nn.Module, split: Split, watcher: Watcher | None = None
-) -> tuple[float, float]:
-    """Mean loss and accuracy of a head in evaluation mode on the plain views."""
-    watcher = watcher or Watcher()
-    loss_sum, correct = 0.0, 0
-    for embeddings, labels in watcher.batches(_plain_batches(split), "EVAL"):
-        with watcher.phase("Forward"):
-            logits = head(embeddings)  # (rows, C)
-            watcher.see(labels, logits)
-            loss_sum += float(criterion(logits, labels)) * len(labels)
-        correct += int((logits.argmax(dim=1) == labels).sum())
-    return loss_sum / len(split), correct / len(split)
+        self.step, self.tally, self.epoch_lr = state["step"], _Tally(**state["tally"]), state["epoch_lr"]
+        if best := state["best"]:
+            self.best, self.parts = EpochResult(**best["epoch"]), best["parts"]
+            self.validation = Validation(**best["validation"])

@@ -11,7 +11,7 @@ import torch
 
 import hyperparameters as hp
 from failures import TRAINING_FAILURE, run
-from training_job import model_dir_of, new_head, opened_data, parse_arguments, write_json
+from training_job import head_training, model_dir_of, opened_data, parse_arguments, write_json
 from training_loop import train
 
 
@@ -19,9 +19,9 @@ def main() -> None:
     arguments = parse_arguments(__doc__)
     hyperparameters = hp.parse(arguments)
     data = opened_data(arguments)
-    result = train(*new_head(data, hyperparameters), data, hyperparameters)
+    result = train(head_training(data, hyperparameters))
     model_dir = model_dir_of(arguments)
-    torch.save(result.state, model_dir / "head.pt")
+    torch.save(result.state["head"], model_dir / "head.pt")
     write_json(model_dir / "metrics.json", {"hyperparameters": hyperparameters.to_dict(), **asdict(result.best)})
 
 

@@ -12,12 +12,13 @@ import torch
 from debug_settings import DebugSettings
 from debugger import MEGABYTES, Debugger, SaveIntervals, save_intervals
 from head import ClassifierHead
+from head_training import HeadTraining
 from hyperparameters import Hyperparameters
 from monitor import WatchedJob, intervals
 from tests.steps.conftest import FINAL_TRAINING
 from tests.steps.prepared_data import Prepared, Trained, run_step
 from training_data import TrainingData, load
-from training_job import new_head
+from training_job import head_training, new_head
 from training_loop import Mode, TrainingResult, Watcher, train
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # smdebug's protobuf code is of 2020
@@ -103,14 +104,14 @@ def data(prepared: Prepared) -> TrainingData:
 @pytest.fixture
 def undisturbed(data: TrainingData, capsys: pytest.CaptureFixture[str]) -> TrainingResult:
     """What the training yields without a debugger."""
-    result = train(*new_head(data, HYPERPARAMETERS), data, HYPERPARAMETERS)
+    result = train(head_training(data, HYPERPARAMETERS))
     capsys.readouterr()
     return result
 
 
 def assert_same(result: TrainingResult, expected: TrainingResult) -> None:
     assert result.best == expected.best
-    assert all(torch.equal(result.state[name], expected.state[name]) for name in expected.state)
+    assert all(torch.equal(result.state["head"][name], expected.state["head"][name]) for name in expected.state["head"])
 
 
 def test_configuration_file_of_the_service_decides_where_and_what_is_saved(
@@ -153,7 +154,7 @@ def debugged(data: TrainingData, directory: Path) -> TrainingResult:
     job = WatchedJob("job", "algo-1", directory.parent, data, HYPERPARAMETERS)
     with closing(Debugger(directory, intervals(job, DebugSettings(save_interval_steps=2), head))) as debugger:
         debugger.watch(head, criterion)
-        return train(head, criterion, data, HYPERPARAMETERS, watcher=Debugged(debugger))
+        return train(HeadTraining(head, criterion, data, HYPERPARAMETERS), watcher=Debugged(debugger))
 
 
 def test_training_goes_on_where_the_configuration_file_is_missing(

@@ -18,11 +18,12 @@ import torch
 from debug_settings import DebugSettings
 from failures import StepError
 from head import ClassifierHead
+from head_training import HeadTraining
 from hyperparameters import Hyperparameters
 from monitor import Monitor, WatchedJob
 from tests.steps.prepared_data import STEPS, Prepared, run_step
 from training_data import Split, TrainingData, load
-from training_job import new_head
+from training_job import head_training, new_head
 from training_loop import Batch, Mode, TrainingResult, train
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # smdebug's protobuf code is of 2020
@@ -49,7 +50,9 @@ class Watched:
     def run(self, monitor_class: type[Monitor] = Monitor) -> "Watched":
         job = WatchedJob("job", "algo-1", self.folder, self.data, self.hyperparameters)
         with monitor_class(job, self.settings, head=self.head, criterion=self.criterion) as self.monitor:
-            self.result = train(self.head, self.criterion, self.data, self.hyperparameters, watcher=self.monitor)
+            self.result = train(
+                HeadTraining(self.head, self.criterion, self.data, self.hyperparameters), watcher=self.monitor
+            )
             self.monitor.training_ended(self.result)
             self.verdicts = self.monitor.judge()
         return self
@@ -85,10 +88,12 @@ def test_no_rule_fires_and_none_is_in_error_in_a_sound_training(data: TrainingDa
 
 def test_what_watches_a_training_changes_nothing_in_it(data: TrainingData, tmp_path: Path) -> None:
     watched = Watched(tmp_path, data, SOUND, shipped_rules()).run()
-    alone = train(*new_head(data, SOUND), data, SOUND)
+    alone = train(head_training(data, SOUND))
     assert watched.result is not None
     assert watched.result.epochs == alone.epochs
-    assert all(torch.equal(watched.result.state[name], alone.state[name]) for name in alone.state)
+    assert all(
+        torch.equal(watched.result.state["head"][name], alone.state["head"][name]) for name in alone.state["head"]
+    )
 
 
 # a run for each rule, wrong in the way that the rule is there to find

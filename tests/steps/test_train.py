@@ -18,7 +18,7 @@ import trial
 from failures import TRAINING_FAILURE, StepError, run
 from head import ClassifierHead
 from hyperparameters import Hyperparameters
-from optimizer import AdamW, scheduled_lr
+from optimizer import AdamW, RatedParameters, scheduled_lr
 from runtimes import load_script
 from tests.steps.prepared_data import CLASSES, STEPS, Prepared, Trained, run_step
 
@@ -159,7 +159,7 @@ def test_optimizer_does_what_torch_adamw_does() -> None:
     ours = torch.nn.Linear(5, 3)
     theirs = torch.nn.Linear(5, 3)
     theirs.load_state_dict(ours.state_dict())
-    optimizer = AdamW(ours.parameters(), lr=0.1, weight_decay=0.3, total_steps=10)
+    optimizer = AdamW([RatedParameters(ours.parameters())], lr=0.1, weight_decay=0.3, total_steps=10)
     reference = torch.optim.AdamW(
         [{"params": [theirs.weight], "weight_decay": 0.3}, {"params": [theirs.bias], "weight_decay": 0.0}]
     )

@@ -173,11 +173,9 @@ class LocalTarget:
         return shown(self.storage.path(uri))
 
     def example(self, uri: str) -> str | None:
-        """The first file below the URI."""
-        from pipeline.local.storage import files_below
-
-        folder = self.storage.path(uri)
-        return next((shown(file) for file in files_below(folder)), None) if folder.is_dir() else None
+        """The file, if it is there."""
+        file = self.storage.path(uri)
+        return shown(file) if file.is_file() else None
 
     def log_of(self, job_group: str, job_name: str) -> str:
         """The job's log file."""

@@ -37,7 +37,6 @@ def status(target: Target, arn: str) -> dict[str, Any]:
     types = step_types(definition["Steps"])
     found = control.steps(target, arn)
     evaluation_uri = output_of(target, found, "evaluation")
-    test_uri = output_of(target, found, "test")
     debugger = debug_report(target, found)
     return {
         "execution_arn": arn,
@@ -50,7 +49,7 @@ def status(target: Target, arn: str) -> dict[str, Any]:
         "rules": debugger["rules"],
         **registered(target, found),
         "endpoint": deployed(target, found),
-        "example_image": target.example(test_uri) if test_uri else None,
+        "example_image": target.example(f"{evaluation_uri}/example.png") if evaluation_uri else None,
         "reports": {
             "evaluation": target.where(f"{evaluation_uri}/report.html") if evaluation_uri else None,
             "debugger": debugger["place"],

@@ -55,7 +55,7 @@ class Target(Protocol):
         """How a person opens an object."""
 
     def example(self, uri: str) -> str | None:
-        """A file below a URI that a person can open by a path."""
+        """The path by which a person can open an object, if it is on this machine."""
 
     def log_of(self, job_group: str, job_name: str) -> str:
         """Where a person finds a job's log."""

@@ -1,8 +1,8 @@
 """Evaluation: the packed model, loaded as the endpoint loads it, scores the test split.
 
-Writes evaluation.json, which the pipeline's condition and the model registry read, report.html for people, and
-baseline.json, which later requests to the endpoint are compared with. Given the model in service too, it scores that on
-the same images by the same code, and writes both side by side.
+Writes evaluation.json, which the pipeline's condition and the model registry read, report.html for people,
+baseline.json, which later requests to the endpoint are compared with, and a test image to try the endpoint with. Given
+the model in service too, it scores that on the same images by the same code, and writes both side by side.
 """
 
 import argparse
@@ -26,21 +26,27 @@ from failures import PROCESSING_MESSAGE, ArgumentParser, StepError, run, say
 from images import ImageError, decode
 from metrics import Labels, Probabilities, classification_metrics
 from predictor import DEFAULT_MAX_PIXELS, Predictor
+from prepared_images import PreparedImages
 from report import SHOWN_MISTAKES, Evaluation, Mistake, render
 from training_data import read_manifest
 from version_metadata import version_metadata
 
+EXAMPLE = "example.png"
 BATCH_IMAGES = 32
 DECODING_THREADS = 4
 
 
 @dataclass(frozen=True)
 class Split:
-    """The test images that the manifest lists, and their labels (N,) int64, which index `classes`."""
+    """The test images, in the manifest's order, and the classes that their labels index."""
 
-    files: list[Path]
-    labels: Labels
+    images: PreparedImages
     classes: list[str]
+
+    @property
+    def labels(self) -> Labels:
+        """(N,) int64"""
+        return self.images.labels
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,7 @@ def main() -> None:
     document = {
         "multiclass_classification_metrics": model.metrics,
         "dataset_sha256": manifest["dataset_sha256"],
-        "test_images": len(split.files),
+        "test_images": len(split.images),
         "hyperparameters": model.description["hyperparameters"],
         "rules": model.rules,
         **(comparison.document() if comparison else {}),
@@ -84,9 +90,10 @@ def main() -> None:
     )
     known = baseline(model.probabilities, model.pixel_figures, model.description)
     write(arguments.output_dir, document, known, render(evaluation))
+    (arguments.output_dir / EXAMPLE).write_bytes(split.images.read(0))
     say(
         f"test_accuracy={accuracy:.4f} test_loss={model.metrics['loss']['value']:.4f} "
-        f"test_macro_f1={model.metrics['macro_f1']['value']:.4f} test_images={len(split.files)}"
+        f"test_macro_f1={model.metrics['macro_f1']['value']:.4f} test_images={len(split.images)}"
     )
     if comparison:
         say(str(comparison))
@@ -116,7 +123,7 @@ def score(archive: Path, split: Split) -> Scored:
             f"The model knows {len(predictor.classes)} classes, and they are not the {len(split.classes)} classes of "
             f"manifest.json in the same order. Evaluate a model on the data that it was trained with."
         )
-    probabilities, figures = predict(predictor, split.files)
+    probabilities, figures = predict(predictor, split.images)
     metrics = classification_metrics(split.labels, probabilities, split.classes)
     return Scored(predictor.description, rules, probabilities, figures, metrics)
 
@@ -151,52 +158,50 @@ def unpack(archive: Path, directory: Path) -> None:
 
 
 def read_test_split(test_dir: Path, manifest: dict[str, Any]) -> Split:
-    """What is there of what the manifest lists, which is all of it or an error."""
-    images = [image for image in manifest["images"] if image["split"] == "test"]
-    if not images:
+    """All of what the manifest counts, or an error."""
+    counted = sum(manifest["counts"]["test"].values())
+    if not counted:
         raise StepError("The test split is empty. Raise its share in data.split, or add images.")
-    files = [test_dir / Path(image["path"]).relative_to("test") for image in images]
-    missing = [file for file in files if not file.is_file()]
-    if missing:
+    images = PreparedImages(test_dir, "test")
+    if len(images) != counted:
         raise StepError(
-            f"{len(missing)} of the {len(files)} test images that manifest.json lists are not there, for example "
-            f"{missing[0]}. Run PrepareData again."
+            f"{test_dir} holds {len(images)} images, and manifest.json counts {counted} in the test split: they belong "
+            "to different data. Run PrepareData again."
         )
-    labels = np.array([image["label"] for image in images], dtype=np.int64)
-    return Split(files, labels, list(manifest["classes"]))
+    return Split(images, list(manifest["classes"]))
 
 
-def predict(predictor: Predictor, files: list[Path]) -> tuple[Probabilities, npt.NDArray[np.float64]]:
+def predict(predictor: Predictor, images: PreparedImages) -> tuple[Probabilities, npt.NDArray[np.float64]]:
     """Probabilities (N, C) float32 and pixel figures (N, 3); one batch at a time is in memory, decoded by threads."""
     answers, figures = [], []
     with ThreadPoolExecutor(DECODING_THREADS) as pool:
-        for start in range(0, len(files), BATCH_IMAGES):
-            batch = files[start : start + BATCH_IMAGES]
-            crops = np.stack(list(pool.map(partial(pixels, predictor), batch)))
+        for start in range(0, len(images), BATCH_IMAGES):
+            batch = range(start, min(start + BATCH_IMAGES, len(images)))
+            crops = np.stack(list(pool.map(partial(pixels, predictor, images), batch)))
             answers.append(predictor.probabilities(crops))
             figures.append(pixel_figures(crops))
     return np.concatenate(answers), np.concatenate(figures)
 
 
-def pixels(predictor: Predictor, file: Path) -> npt.NDArray[np.uint8]:
+def pixels(predictor: Predictor, images: PreparedImages, row: int) -> npt.NDArray[np.uint8]:
     """One test image as the network's crop (H, W, 3)."""
     try:
-        return predictor.pixels(file.read_bytes())
+        return predictor.pixels(images.read(row))
     except ImageError as error:
-        raise StepError(f"Test image {file} cannot be read ({error}) Run PrepareData again.") from None
+        raise StepError(f"Test image {images.place(row)} cannot be read ({error}) Run PrepareData again.") from None
 
 
 def worst_mistakes(split: Split, probabilities: Probabilities) -> list[Mistake]:
     """The wrongly classified images that the model was most certain about."""
-    files, labels, classes = split.files, split.labels, split.classes
+    images, labels, classes = split.images, split.labels, split.classes
     predicted = probabilities.argmax(axis=1)
     scores = probabilities.max(axis=1)
     wrong = np.flatnonzero(predicted != labels)
-    order = wrong[np.argsort(-scores[wrong], kind="stable")][:SHOWN_MISTAKES]
+    order = wrong[np.argsort(-scores[wrong], kind="stable")][:SHOWN_MISTAKES].tolist()
     return [
         Mistake(
-            picture=decode(files[row].read_bytes(), max_pixels=DEFAULT_MAX_PIXELS),
-            name=files[row].name,
+            picture=decode(images.read(row), max_pixels=DEFAULT_MAX_PIXELS),
+            name=images.name(row),
             true=classes[labels[row]],
             predicted=classes[predicted[row]],
             score=float(scores[row]),
@@ -209,7 +214,7 @@ def worst_mistakes(split: Split, probabilities: Probabilities) -> list[Mistake]:
 def parse_arguments() -> argparse.Namespace:
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model-dir", type=Path, required=True, metavar="DIR", help="holds model.tar.gz")
-    parser.add_argument("--test-dir", type=Path, required=True, metavar="DIR", help="class folders of test images")
+    parser.add_argument("--test-dir", type=Path, required=True, metavar="DIR", help="shards of test images")
     parser.add_argument("--manifest-dir", type=Path, required=True, metavar="DIR", help="holds manifest.json")
     parser.add_argument(
         "--output-dir", type=Path, required=True, metavar="DIR", help="for evaluation.json, report.html"

@@ -12,7 +12,7 @@ from dataset import SPLITS, natural
 from images import LOSSLESS_FORMATS
 from inspection import LabelledImage
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 ID_DIGITS = 16
 
 
@@ -20,15 +20,24 @@ ID_DIGITS = 16
 class Entry:
     """An image in its split."""
 
-    path: str  # of the prepared image, below the output directory
     image: LabelledImage
     split: str
     label: int  # index into the classes
 
+    @property
+    def suffix(self) -> str:
+        """The test split is kept without loss, so that evaluation sees exactly what the endpoint would."""
+        return ".png" if self.split == "test" or self.image.format in LOSSLESS_FORMATS else ".jpg"
+
+    @property
+    def name(self) -> str:
+        """Of the prepared image's file."""
+        return f"{self.image.sha256[:ID_DIGITS]}{self.suffix}"
+
     def to_dict(self) -> dict[str, Any]:
         """As manifest.json lists it."""
         return {
-            "path": self.path,
+            "name": self.name,
             "source": self.image.file.source,
             "sha256": self.image.sha256,
             "split": self.split,
@@ -39,17 +48,8 @@ class Entry:
 def list_entries(images: Sequence[LabelledImage], splits: dict[str, str], classes: Sequence[str]) -> list[Entry]:
     """All images in the manifest's order: by split, class and source. `splits` is sha256 -> split."""
     labels = {name: label for label, name in enumerate(classes)}
-    entries = [
-        Entry(prepared_path(image, splits[image.sha256]), image, splits[image.sha256], labels[image.file.class_name])
-        for image in images
-    ]
+    entries = [Entry(image, splits[image.sha256], labels[image.file.class_name]) for image in images]
     return sorted(entries, key=lambda entry: (SPLITS.index(entry.split), entry.label, natural(entry.image.file.source)))
-
-
-def prepared_path(image: LabelledImage, split: str) -> str:
-    """The test split is kept without loss, so that evaluation sees exactly what the endpoint would."""
-    suffix = "png" if split == "test" or image.format in LOSSLESS_FORMATS else "jpg"
-    return f"{split}/{image.file.class_name}/{image.sha256[:ID_DIGITS]}.{suffix}"
 
 
 def count(entries: Sequence[Entry], classes: Sequence[str]) -> dict[str, dict[str, int]]:

@@ -42,6 +42,7 @@ from inspection import inspect, refuse_unreadable
 from instances import read_instance
 from manifest import Entry, list_entries
 from parts import ROWS_PER_PART, part_name
+from prepared_images import ShardWriter
 from progress import Progress
 from split import UniqueImages, assign_splits, check_fractions, refuse_small_classes, without_duplicates
 from views import views
@@ -72,8 +73,8 @@ class Selection:
 class Part:
     """Consecutive images of one split; an instance does a part or leaves it to another."""
 
-    name: str
     split: str
+    number: int
     entries: list[Entry]
 
 
@@ -88,19 +89,17 @@ class Preparation:
     max_pixels: int
     output_dir: Path
 
-    def store(self, entry: Entry) -> Picture:
-        """Decode one image and write it as a prepared one, which is returned."""
+    def encoded(self, entry: Entry) -> tuple[Picture, bytes]:
+        """Decode one image; the prepared one, and its file."""
         file = entry.image.file
         try:
             decoded = decode(file.path.read_bytes(), max_pixels=self.max_pixels, preprocess=self.preprocess)
         except ImageError as error:
             raise StepError(f"{file.source} was changed while it was being prepared: {error}") from error
         image = shrink(decoded, self.preprocess)
-        path = self.output_dir / entry.path
-        encoded = io.BytesIO()  # Pillow writes small pieces, which takes three times as long with a file
-        image.save(encoded, **SAVING[path.suffix])
-        path.write_bytes(encoded.getbuffer())
-        return image
+        encoded = io.BytesIO()
+        image.save(encoded, **SAVING[entry.suffix])
+        return image, encoded.getvalue()
 
     def pixels(self, entry: Entry, image: Picture) -> Pixels:
         """The views of a prepared image: (views, H, W, 3) uint8."""
@@ -136,9 +135,13 @@ def main() -> None:
         raise StepError(f"{error.filename or 'PrepareData'}: {error.strerror or error}.") from error
 
 
+class Terminated(SystemExit):
+    """The job was stopped from outside."""
+
+
 def terminate(number: int, frame: object) -> NoReturn:
     """SageMaker stops a job with SIGTERM: end as any error does, and leave in the cache what has been embedded."""
-    raise SystemExit(128 + number)
+    raise Terminated(128 + number)
 
 
 def prepare(options: argparse.Namespace) -> None:
@@ -223,7 +226,7 @@ def parts_of(entries: Sequence[Entry], rows_per_part: int) -> list[Part]:
     for split in SPLITS:
         chosen = [entry for entry in entries if entry.split == split]
         for number, start in enumerate(range(0, len(chosen), rows_per_part)):
-            parts.append(Part(part_name(split, number), split, chosen[start : start + rows_per_part]))
+            parts.append(Part(split, number, chosen[start : start + rows_per_part]))
     return parts
 
 
@@ -242,11 +245,12 @@ def write_parts(parts: Sequence[Part], preparation: Preparation, embedder: Embed
 def write_part(
     part: Part, preparation: Preparation, embedder: Embedder, cache: EmbeddingCache, progress: Progress
 ) -> None:
-    """One part's prepared images, embeddings (rows, views, D) float16 and input means (rows, 3) float32."""
+    """One part's shard of prepared images, embeddings (rows, views, D) float16 and input means (rows, 3) float32.
+
+    The shard takes images in the rows' order, whichever of them are embedded and whichever are known.
+    """
     entries, views_per_image = part.entries, preparation.views_of(part.split)
-    for class_name in {entry.image.file.class_name for entry in entries}:
-        (preparation.output_dir / part.split / class_name).mkdir(exist_ok=True)
-    stem = preparation.output_dir / "embeddings" / part.name
+    stem = preparation.output_dir / "embeddings" / part_name(part.split, part.number)
     shape = (len(entries), views_per_image, embedder.feature_dim)
     features = open_memmap(f"{stem}.npy", mode="w+", dtype=np.float16, shape=shape)  # type: ignore[no-untyped-call]
     means = np.zeros((len(entries), 3), np.float32)
@@ -258,18 +262,29 @@ def write_part(
         (known if found else unknown).append(row)
         if found:
             features[row], means[row] = found
-    with closing(embedder.each(lambda row: preparation.store(entries[row]), known)) as stored:
-        for _ in stored:
-            progress.advance(1, known=True)
+
+    files: dict[int, bytes] = {}  # of rows that are being embedded
 
     def pixels_of(row: int) -> Pixels:
-        return preparation.pixels(entries[row], preparation.store(entries[row]))
+        image, files[row] = preparation.encoded(entries[row])
+        return preparation.pixels(entries[row], image)
 
-    with closing(embedder.embed(pixels_of, unknown, views=views_per_image)) as images:
-        for image in images:
-            features[image.row], means[image.row] = image.features, image.means
-            cache.add(entries[image.row].image.sha256, image.features, image.means)
-            progress.advance(1)
+    with (
+        ShardWriter(preparation.output_dir / part.split, part.split, part.number) as shard,
+        closing(embedder.each(lambda row: preparation.encoded(entries[row])[1], known)) as known_files,
+        closing(embedder.embed(pixels_of, unknown, views=views_per_image)) as images,
+    ):
+        is_known = np.isin(np.arange(len(entries)), known)
+        for row, entry in enumerate(entries):
+            if is_known[row]:
+                file = next(known_files)
+            else:
+                image = next(images)
+                features[row], means[row] = image.features, image.means
+                cache.add(entry.image.sha256, image.features, image.means)
+                file = files.pop(row)
+            shard.add(entry.name, entry.label, file)
+            progress.advance(1, known=bool(is_known[row]))
     np.save(f"{stem}_input_means.npy", means)
 
 
@@ -365,4 +380,9 @@ def flip_or_auto(text: str) -> bool | None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, terminate)
-    sys.exit(run(main, PROCESSING_MESSAGE))
+    try:
+        sys.exit(run(main, PROCESSING_MESSAGE))
+    except Terminated as stopped:
+        os._exit(
+            int(str(stopped))
+        )  # a worker that is still in the network would crash an interpreter that is torn down

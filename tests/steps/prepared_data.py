@@ -1,6 +1,7 @@
 """What the tests of the steps work on: a small data set as PrepareData leaves it, and a tiny backbone."""
 
 import hashlib
+import io
 import json
 import os
 import subprocess
@@ -16,12 +17,14 @@ from PIL import Image
 
 from backbone import feature_dim, load_backbone
 from images import Preprocess, normalise, to_pixels
+from prepared_images import PreparedImages, ShardWriter
 
 STEPS = Path(__file__).parents[2] / "steps"
 BACKBONE = "test_resnet"  # timm's own network for tests: 0.5 million parameters
 PREPROCESS = Preprocess(32, 36, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 COLOURS = {"blue sky": (60, 90, 200), "grass": (70, 170, 60), "<rust> & co": (180, 80, 40)}
 CLASSES = list(COLOURS)
+IMAGES_PER_SHARD = 10
 IMAGES_PER_CLASS = {"train": 24, "validation": 8, "test": 6}
 AUGMENTED_VIEWS = 2
 
@@ -44,6 +47,12 @@ class Prepared:
     @property
     def test(self) -> Path:
         return self.root / "test"
+
+    @property
+    def test_files(self) -> list[bytes]:
+        """The encoded test images."""
+        images = PreparedImages(self.test, "test")
+        return [images.read(row) for row in range(len(images))]
 
     @property
     def channels(self) -> dict[str, str]:
@@ -105,13 +114,10 @@ def write_prepared(root: Path, weights_dir: Path) -> None:
     generator = np.random.default_rng(0)
     backbone = load_backbone(BACKBONE, weights_dir)
     (root / "embeddings").mkdir()
-    images: list[dict[str, Any]] = []
     for split, count in IMAGES_PER_CLASS.items():
         labels = np.repeat(np.arange(len(CLASSES)), count)
         pictures = [noisy(COLOURS[CLASSES[label]], generator) for label in labels]
-        images += [
-            write_picture(root, split, int(label), picture) for label, picture in zip(labels, pictures, strict=True)
-        ]
+        write_shards(root / split, split, pictures, labels.tolist())
         views = 1 + (AUGMENTED_VIEWS if split == "train" else 0)
         crops = [np.roll(to_pixels(picture, PREPROCESS), view, axis=0) for picture in pictures for view in range(views)]
         with torch.inference_mode():
@@ -120,7 +126,7 @@ def write_prepared(root: Path, weights_dir: Path) -> None:
         np.save(root / "embeddings" / f"{split}.npy", embeddings)
         np.save(root / "embeddings" / f"{split}_labels.npy", labels)
     (root / "manifest").mkdir()
-    document = manifest(images, feature_dim(backbone), json.loads((weights_dir / "weights.json").read_text())["sha256"])
+    document = manifest(feature_dim(backbone), json.loads((weights_dir / "weights.json").read_text())["sha256"])
     (root / "manifest" / "manifest.json").write_text(json.dumps(document))
 
 
@@ -128,21 +134,27 @@ def noisy(colour: tuple[int, int, int], generator: np.random.Generator) -> Image
     return Image.fromarray(generator.normal(colour, 60, (40, 48, 3)).clip(0, 255).astype(np.uint8))
 
 
-def write_picture(root: Path, split: str, label: int, picture: Image.Image) -> dict[str, Any]:
-    """Save one prepared image and return its entry in the manifest."""
-    sha256 = hashlib.sha256(picture.tobytes()).hexdigest()
-    path = Path(split, CLASSES[label], f"{sha256[:16]}.png")
-    (root / path).parent.mkdir(parents=True, exist_ok=True)
-    picture.save(root / path)
-    return {"path": str(path), "source": str(path), "sha256": sha256, "split": split, "label": label}
+def write_shards(folder: Path, split: str, pictures: list[Image.Image], labels: list[int]) -> None:
+    """Prepared images, several shards of each split."""
+    folder.mkdir()
+    for number, start in enumerate(range(0, len(pictures), IMAGES_PER_SHARD)):
+        with ShardWriter(folder, split, number) as shard:
+            for row in range(start, min(start + IMAGES_PER_SHARD, len(pictures))):
+                name = hashlib.sha256(pictures[row].tobytes()).hexdigest()[:16]
+                shard.add(f"{name}.png", labels[row], png(pictures[row]))
 
 
-def manifest(images: list[dict[str, Any]], dim: int, weights_sha256: str) -> dict[str, Any]:
+def png(picture: Image.Image) -> bytes:
+    encoded = io.BytesIO()
+    picture.save(encoded, "PNG")
+    return encoded.getvalue()
+
+
+def manifest(dim: int, weights_sha256: str) -> dict[str, Any]:
     return {
-        "schema_version": 1,
+        "schema_version": 2,
         "classes": CLASSES,
         "counts": {split: dict.fromkeys(CLASSES, count) for split, count in IMAGES_PER_CLASS.items()},
-        "images": images,
         "skipped": [],
         "duplicates": [],
         "conflicting_labels": [],

@@ -13,6 +13,7 @@ import evaluate
 from failures import PROCESSING_MESSAGE, StepError, run
 from metrics import classification_metrics
 from predictor import Predictor
+from prepared_images import PreparedImages
 from tests.steps.prepared_data import CLASSES, Prepared, Trained, run_step
 from version_metadata import version_metadata
 
@@ -83,13 +84,8 @@ def test_evaluation_holds_the_figures_of_the_model_s_answers(
     evaluated: Path, prepared: Prepared, trained: Trained
 ) -> None:
     document = json.loads((evaluated / "evaluation.json").read_text())
-    images = [
-        image
-        for image in json.loads((prepared.manifest / "manifest.json").read_text())["images"]
-        if image["split"] == "test"
-    ]
-    answers = Predictor(trained.model_dir).predict([(prepared.root / image["path"]).read_bytes() for image in images])
-    expected = classification_metrics(np.array([image["label"] for image in images]), answers, CLASSES)
+    answers = Predictor(trained.model_dir).predict(prepared.test_files)
+    expected = classification_metrics(np.load(prepared.embeddings / "test_labels.npy"), answers, CLASSES)
 
     assert sorted(document) == [
         "customer_metadata_properties",
@@ -208,7 +204,7 @@ def test_empty_test_split_is_refused(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    other = changed(prepared, tmp_path / "other", images=[])
+    other = changed(prepared, tmp_path / "other", counts={"test": dict.fromkeys(CLASSES, 0)})
     assert failure(monkeypatch, capsys, archive_dir, other, tmp_path) == (
         "The test split is empty. Raise its share in data.split, or add images.\n"
     )
@@ -228,7 +224,21 @@ def test_model_of_other_classes_is_refused(
     )
 
 
-def test_missing_and_damaged_test_images_are_named(
+def test_test_images_of_other_data_are_refused(
+    archive_dir: Path,
+    prepared: Prepared,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    other = changed(prepared, tmp_path / "other", counts={"test": dict.fromkeys(CLASSES, 7)})
+    assert failure(monkeypatch, capsys, archive_dir, other, tmp_path) == (
+        f"{other.test} holds 18 images, and manifest.json counts 21 in the test split: they belong to different data. "
+        "Run PrepareData again.\n"
+    )
+
+
+def test_a_damaged_test_image_is_named(
     archive_dir: Path,
     prepared: Prepared,
     tmp_path: Path,
@@ -236,14 +246,16 @@ def test_missing_and_damaged_test_images_are_named(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     other = changed(prepared, tmp_path / "other")
-    file = sorted((other.test / "grass").iterdir())[0]
-    file.write_bytes(file.read_bytes()[:100])
+    images = PreparedImages(other.test, "test")
+    shard = other.test / "test-000001.tar"
+    content = shard.read_bytes()
+    shard.write_bytes(content.replace(images.read(13)[100:], bytes(len(images.read(13)) - 100)))
     sentence = failure(monkeypatch, capsys, archive_dir, other, tmp_path)
-    assert sentence.startswith(f"Test image {file} cannot be read (The image is damaged")
-    file.unlink()
-    assert failure(monkeypatch, capsys, archive_dir, other, tmp_path) == (
-        f"1 of the 18 test images that manifest.json lists are not there, for example {file}. Run PrepareData again.\n"
-    )
+    assert sentence.startswith(f"Test image {images.name(13)} in {shard} cannot be read (The image is damaged")
+
+
+def test_a_test_image_is_left_to_try_the_endpoint_with(evaluated: Path, prepared: Prepared) -> None:
+    assert (evaluated / "example.png").read_bytes() == prepared.test_files[0]
 
 
 def test_wrong_arguments_are_one_sentence_too(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from backbone import load_backbone
 from failures import PROCESSING_MESSAGE, run
 from images import Preprocess, decode, normalise, shrink, to_pixels
 from parts import part_files
+from prepared_images import PreparedImages
 
 BACKBONE = "test_resnet"
 FEATURES = 96 + 48 + 192  # the last three stages
@@ -77,6 +78,9 @@ class Result:
 
     def labels(self, split: str) -> list[int]:
         return np.load(self.output / "embeddings" / f"{split}_labels.npy").tolist()
+
+    def images(self, split: str) -> PreparedImages:
+        return PreparedImages(self.output / split, split)
 
     def entries(self, split: str) -> list[dict[str, Any]]:
         return [entry for entry in self.manifest["images"] if entry["split"] == split]
@@ -147,17 +151,15 @@ def test_the_job_says_what_it_found_and_made(messy: Result) -> None:
 
 def test_the_manifest_lists_every_image_once(messy: Result) -> None:
     manifest = messy.manifest
-    assert manifest["schema_version"] == 1
+    assert manifest["schema_version"] == 2
     assert manifest["classes"] == CLASSES
     assert len(manifest["images"]) == 3 * 24 - 1
     assert len({entry["sha256"] for entry in manifest["images"]}) == len(manifest["images"])
     for entry in manifest["images"]:
         original = (messy.data / entry["source"]).read_bytes()
         assert hashlib.sha256(original).hexdigest() == entry["sha256"]
-        split, class_name, name = entry["path"].split("/")
-        assert (split, class_name) == (entry["split"], CLASSES[entry["label"]])
-        assert name.split(".")[0] == entry["sha256"][:16]
-        assert entry["source"].startswith(class_name)
+        assert entry["name"].split(".")[0] == entry["sha256"][:16]
+        assert entry["source"].startswith(CLASSES[entry["label"]])
 
 
 def test_the_manifest_tells_what_was_left_out_and_why(messy: Result) -> None:
@@ -237,13 +239,12 @@ def test_input_means_are_what_the_network_sees_on_average(messy: Result) -> None
 
 def test_test_images_give_exactly_the_pixels_of_the_originals(messy: Result) -> None:
     preprocess = Preprocess.from_dict(messy.manifest["preprocess"])
-    entries = messy.entries("test")
+    entries, images = messy.entries("test"), messy.images("test")
     assert len({Path(entry["source"]).suffix for entry in entries}) > 2
-    for entry in entries:
-        assert entry["path"].endswith(".png")
+    for row, entry in enumerate(entries):
+        assert entry["name"].endswith(".png")
         original, stored = (
-            decode(path.read_bytes(), max_pixels=10**6)
-            for path in (messy.data / entry["source"], messy.output / entry["path"])
+            decode(file, max_pixels=10**6) for file in ((messy.data / entry["source"]).read_bytes(), images.read(row))
         )
         assert min(stored.size) == preprocess.resize_to
         np.testing.assert_array_equal(to_pixels(stored, preprocess), to_pixels(original, preprocess))
@@ -251,17 +252,28 @@ def test_test_images_give_exactly_the_pixels_of_the_originals(messy: Result) -> 
 
 def test_other_images_are_stored_without_loss_when_they_came_so(messy: Result) -> None:
     preprocess = Preprocess.from_dict(messy.manifest["preprocess"])
-    for entry in (*messy.entries("train"), *messy.entries("validation")):
-        lossy = Path(entry["source"]).suffix in (".jpg", ".webp")
-        assert entry["path"].endswith(".jpg" if lossy else ".png")
-        original = shrink(decode((messy.data / entry["source"]).read_bytes(), max_pixels=10**6), preprocess)
-        stored = decode((messy.output / entry["path"]).read_bytes(), max_pixels=10**6)
-        difference = np.abs(np.asarray(stored, np.int16) - np.asarray(original, np.int16))
-        assert difference.max() <= (24 if lossy else 0)
+    for split in ("train", "validation"):
+        images = messy.images(split)
+        for row, entry in enumerate(messy.entries(split)):
+            lossy = Path(entry["source"]).suffix in (".jpg", ".webp")
+            assert entry["name"].endswith(".jpg" if lossy else ".png")
+            original = shrink(decode((messy.data / entry["source"]).read_bytes(), max_pixels=10**6), preprocess)
+            stored = decode(images.read(row), max_pixels=10**6)
+            difference = np.abs(np.asarray(stored, np.int16) - np.asarray(original, np.int16))
+            assert difference.max() <= (24 if lossy else 0)
+
+
+def test_prepared_images_follow_the_manifest(messy: Result) -> None:
+    for split in SPLITS:
+        entries, images = messy.entries(split), messy.images(split)
+        assert len(images) == len(entries)
+        assert [images.name(row) for row in range(len(images))] == [entry["name"] for entry in entries]
+        assert images.labels.tolist() == [entry["label"] for entry in entries]
 
 
 def test_nothing_else_is_written(messy: Result) -> None:
-    listed = {entry["path"] for entry in messy.manifest["images"]} | {"manifest/manifest.json"}
+    listed = {f"{split}/{split}-000000.{ending}" for split in SPLITS for ending in ("tar", "index")}
+    listed |= {"manifest/manifest.json"}
     listed |= {
         f"embeddings/{split}{kind}.npy" for split in SPLITS for kind in ("-00000", "-00000_input_means", "_labels")
     }
@@ -283,7 +295,7 @@ def test_the_same_data_gives_the_same_bytes_whatever_lies_where(
     again = prepare_data(tmp_path / "data", max_unreadable_fraction=0.1)
     assert (again.returncode, again.stderr) == (0, "")
     for split in SPLITS:
-        assert [e["path"] for e in again.entries(split)] == [e["path"] for e in messy.entries(split)]
+        assert [e["name"] for e in again.entries(split)] == [e["name"] for e in messy.entries(split)]
         np.testing.assert_array_equal(again.embeddings(split), messy.embeddings(split))
     assert again.manifest["dataset_sha256"] == messy.manifest["dataset_sha256"]
     assert not list(again.output.glob(".*"))

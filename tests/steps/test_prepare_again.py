@@ -177,6 +177,6 @@ def test_a_run_that_is_killed_at_any_moment_loses_nothing(
 
 
 def wait_for_prepared(process: subprocess.Popen[str], output: Path, images: int) -> None:
-    """Until so many prepared images are there, or the process has ended."""
-    while process.poll() is None and sum(1 for _ in output.glob("*/*/*.???")) < images:
+    """Until so many prepared images are in finished shards, or the process has ended."""
+    while process.poll() is None and 7 * sum(1 for _ in output.glob("*/*.index")) < images:
         time.sleep(0.01)

@@ -41,7 +41,7 @@ def test_every_runtime_agrees_with_the_trained_network_on_any_number_of_images_a
 def test_onnx_predictions_of_the_test_split_are_those_that_evaluation_scores(
     trained: Trained, prepared: Prepared
 ) -> None:
-    files = [path.read_bytes() for path in sorted(prepared.test.rglob("*.png"))]
+    files = prepared.test_files
     scored = Predictor(trained.model_dir).predict(files)
     served = Predictor(trained.model_dir, runtime=load_runtime("onnxruntime", trained.model_dir)).predict(files)
     np.testing.assert_array_equal(served.argmax(axis=1), scored.argmax(axis=1))

@@ -12,6 +12,7 @@ import pytest
 from accept import Format, accepted_format
 from failures import StepError
 from predictor import Predictor
+from prepared_images import PreparedImages
 from refusals import Refusal
 from serve import listen
 from server_settings import ServerSettings
@@ -34,7 +35,7 @@ def test_ping_is_empty(server: Server) -> None:
 
 
 def test_answer_is_the_list_of_class_probabilities(server: Server, trained: Trained, prepared: Prepared) -> None:
-    body = next((prepared.test / "grass").iterdir()).read_bytes()
+    body = prepared.test_files[PreparedImages(prepared.test, "test").labels.tolist().index(CLASSES.index("grass"))]
     status, answer = server.invoke(body)
     expected = Predictor(trained.model_dir).predict([body])[0].tolist()
     assert status == 200

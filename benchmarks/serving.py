@@ -132,19 +132,20 @@ def build_model(backbone: str, model_dir: Path) -> None:
     import timm
     import torch
 
-    from backbone import feature_dim
+    from backbone import Backbone, feature_dim
     from export import Network, export_network
     from head import ClassifierHead
+    from images import Preprocess
 
     torch.manual_seed(0)
-    network = timm.create_model(backbone, pretrained=False, num_classes=0).eval().requires_grad_(False)
+    network = Backbone(timm.create_model(backbone, pretrained=False, num_classes=0).eval()).requires_grad_(False)
     head = ClassifierHead(feature_dim(network), CLASSES, hidden_units=512, dropout=0.0).eval()
     torch.save(Network(network, head), model_dir / "eager.pt")
     began = time.perf_counter()
-    export_network(network, head, IMAGE_SIZE, model_dir)
+    preprocess = Preprocess(IMAGE_SIZE, RESIZE_TO, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    export_network(network, head, preprocess, model_dir)
     print(f"exported and checked for every runtime in {time.perf_counter() - began:.1f} s", file=sys.stderr)
-    preprocess = {"image_size": IMAGE_SIZE, "resize_to": RESIZE_TO, "mean": [0.5] * 3, "std": [0.5] * 3}
-    description = {"classes": [f"class {n}" for n in range(CLASSES)], "preprocess": preprocess}
+    description = {"classes": [f"class {n}" for n in range(CLASSES)], "preprocess": preprocess.to_dict()}
     (model_dir / "model.json").write_text(json.dumps(description), encoding="utf-8")
 
 

@@ -1,13 +1,14 @@
 """The deployed network: normalised images -> backbone -> head -> softmax, in a file for each kind of runtime.
 
 model.tar.gz holds all that evaluation and the endpoint need: `model.pt` (frozen TorchScript), `model.onnx`,
-`samples.npz` (images and the trained network's answers), `runtimes.json` (what each runtime took here), `model.json`
-and `code/`.
+`samples.npz` (images and the trained network's answers), `samples/` (the real ones' files), `runtimes.json` (what each
+runtime took here), `model.json` and `code/`.
 """
 
 import json
 import shutil
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+import sample_files
 from backbone import Backbone, feature_dim, frozen, load_backbone, read_weights
 from failures import StepError
 from head import ClassifierHead
-from images import Pixels
+from images import Pixels, Preprocess, decode, normalise, to_pixels
+from predictor import DEFAULT_MAX_PIXELS
 from runtime_choice import MEASUREMENT_FILE, candidates
 from runtime_trial import measure
 from runtimes import ONNX_FILE, TORCH_FILE, load_script
-from samples import SAMPLES, Samples, synthetic_pixels
+from samples import REAL, SYNTHETIC, Samples, synthetic_pixels
 
 TOLERANCE = 1e-3  # largest difference of a probability between the frozen and the eager network
 ONNX_OPSET = 17
@@ -62,15 +65,16 @@ def matching_backbone(weights_dir: Path, manifest: dict[str, Any]) -> Backbone:
 
 @torch.no_grad()
 def export_network(
-    backbone: nn.Module, head: ClassifierHead, image_size: int, model_dir: Path, pixels: Pixels | None = None
+    backbone: nn.Module, head: ClassifierHead, preprocess: Preprocess, model_dir: Path, photos: Sequence[Path] = ()
 ) -> None:
     """Write the whole network for every runtime, and check that each answers as its parts do.
 
     Args:
-        pixels: Sample images as the network sees them, (N, image_size, image_size, 3); made up if None.
+        photos: Files of real images, to check with besides synthetic ones; they are copied into the model.
     """
     network = Network(backbone, head).eval()
-    samples = answered(network, synthetic_pixels(image_size) if pixels is None else pixels)
+    sample_files.write(model_dir, ((photo.suffix, photo.read_bytes()) for photo in photos))
+    samples = sample_answers(network, preprocess, model_dir)
     samples.save(model_dir)
     images = torch.from_numpy(samples.images()).contiguous(memory_format=torch.channels_last)
     script = frozen(network, images[:1])
@@ -89,12 +93,22 @@ def export_network(
     (model_dir / MEASUREMENT_FILE).write_text(text, encoding="utf-8")
 
 
-def answered(network: nn.Module, pixels: Pixels) -> Samples:
-    """The sample images with the network's own answers; any fixed mean and deviation will do for a comparison."""
-    mean, std = np.full(3, 0.5), np.full(3, 0.25)
-    unanswered = Samples(pixels, mean, std, np.empty((0, 0), np.float32))
-    probabilities = network(torch.from_numpy(unanswered.images()))
-    return Samples(pixels, mean, std, probabilities.numpy()).clearest(SAMPLES)
+def sample_answers(network: nn.Module, preprocess: Preprocess, model_dir: Path) -> Samples:
+    """The clearest real and synthetic images, and the network's own answers to them."""
+    size = preprocess.image_size
+    synthetic = answered(network, preprocess, synthetic_pixels(size)).clearest(SYNTHETIC)
+    photos = [path.read_bytes() for path in sample_files.paths(model_dir)]
+    if not photos:
+        return synthetic
+    pictures = [decode(photo, max_pixels=DEFAULT_MAX_PIXELS, preprocess=preprocess) for photo in photos]
+    pixels = np.stack([to_pixels(picture, preprocess) for picture in pictures])
+    return answered(network, preprocess, pixels).clearest(REAL).followed_by(synthetic)
+
+
+def answered(network: nn.Module, preprocess: Preprocess, pixels: Pixels) -> Samples:
+    """Crops (N, size, size, 3) with the network's answers."""
+    images = torch.from_numpy(normalise(pixels, preprocess))
+    return Samples(pixels, np.array(preprocess.mean), np.array(preprocess.std), network(images).numpy())
 
 
 def write_onnx(script: torch.jit.ScriptModule, example: Tensor, path: Path) -> None:

@@ -32,6 +32,7 @@ import torch
 from numpy.lib.format import open_memmap
 
 import manifest
+import sample_files
 from backbone import Weights, load_backbone, read_weights
 from dataset import NAMED, SPLITS, Skipped, list_images, open_dataset
 from embedding import Embedder
@@ -158,6 +159,10 @@ def prepare(options: argparse.Namespace) -> None:
         recipe = preparation.recipe(weights, embedder)
         cache = EmbeddingCache(options.embedding_cache, options.output_dir / "embedding_cache", recipe)
         write_parts(instance.share(parts_of(selection.entries, options.rows_per_part)), preparation, embedder, cache)
+        if instance.is_first:
+            samples = sample_files.chosen(selection.entries)
+            files = ((entry.suffix, preparation.encoded(entry)[1]) for entry in samples)
+            sample_files.write(options.output_dir / "manifest", files)
 
     if instance.is_first:
         described = describe(selection, preparation, options)

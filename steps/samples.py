@@ -17,7 +17,7 @@ from images import Pixels, Preprocess, normalise
 from runtimes import Runtime
 
 SAMPLES_FILE = "samples.npz"
-SAMPLES = 4  # images that are kept
+REAL, SYNTHETIC = 4, 2  # images that are kept at most
 TOLERANCE = 0.01  # largest difference of a probability
 DAMAGE = (OSError, ValueError, KeyError, zipfile.BadZipFile)
 
@@ -45,6 +45,13 @@ class Samples:
         rows = np.argsort(-lead, kind="stable")[:count]
         return replace(self, pixels=self.pixels[rows], probabilities=self.probabilities[rows])
 
+    def followed_by(self, other: "Samples") -> "Samples":
+        """Both, of the same network."""
+        pixels, probabilities = (
+            np.concatenate([getattr(one, name) for one in (self, other)]) for name in ("pixels", "probabilities")
+        )
+        return replace(self, pixels=pixels, probabilities=probabilities)
+
     def save(self, model_dir: Path) -> None:
         """Write samples.npz."""
         np.savez_compressed(model_dir / SAMPLES_FILE, **vars(self))
@@ -61,7 +68,7 @@ class Samples:
 
 
 def synthetic_pixels(size: int, count: int = 12) -> Pixels:
-    """Smooth coloured noise, (count, size, size, 3): what to compare runtimes on when there are no real images."""
+    """Smooth coloured noise, (count, size, size, 3): what no photograph has shown the network."""
     generator = np.random.default_rng(0)
     coarse = generator.integers(0, 256, (count, 5, 5, 3), dtype=np.uint8)
     pictures = [Image.fromarray(small).resize((size, size), Image.Resampling.BICUBIC) for small in coarse]

@@ -17,10 +17,12 @@ import torch
 
 import debug_settings
 import hyperparameters as hp
+import sample_files
 from checkpoint import Checkpoints, checkpoint_directory
 from export import copy_code, export_network, matching_backbone
 from failures import TRAINING_FAILURE, run, say
 from hyperparameters import Hyperparameters
+from images import Preprocess
 from job_stop import end_as_stopped, stopped_by_sigterm
 from monitor import Monitor, WatchedJob
 from training_data import TrainingData
@@ -54,7 +56,8 @@ def main() -> None:
         trained_head = untrained_head(data, hyperparameters)  # without the debugger's hooks
         trained_head.load_state_dict(result.state["head"])
         torch.save(result.state["head"], model_dir / "head.pt")
-        export_network(backbone, trained_head, data.manifest["preprocess"]["image_size"], model_dir)
+        preprocess, photos = Preprocess.from_dict(data.manifest["preprocess"]), channel(arguments, "manifest")
+        export_network(backbone, trained_head, preprocess, model_dir, sample_files.paths(photos))
         write_json(model_dir / "model.json", description(data, hyperparameters, result))
         copy_code(model_dir / "code")
         if monitor:

@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+import sample_files
 from accept import Format
 from answers import write
 from batching import Batched
@@ -139,7 +140,7 @@ def main() -> None:
     settings = WorkerSettings.from_argument(sys.argv[1])
     channel = socket.socket(fileno=settings.channel)
     worker = Worker(load(settings), settings.lock)
-    prove(worker)
+    prove(worker, Path(settings.model_dir))
     batch = worker.predictor.runtime.batch
     capacity = 1 if batch == 1 else 2 * batch
     if capacity == 1:
@@ -165,15 +166,21 @@ def load(settings: WorkerSettings) -> Predictor:
     return predictor
 
 
-def prove(worker: Worker) -> None:
+def prove(worker: Worker, model_dir: Path) -> None:
     """Answer one real request before the first client's."""
-    file = io.BytesIO()
-    size = worker.predictor.preprocess.resize_to
-    Image.new("RGB", (size, size), "grey").save(file, "PNG")
-    head = {"id": 0, "threads": 1, "content_type": "image/png", "format": asdict(Format("application/json"))}
-    answer, body = worker.answer(head, file.getvalue())
+    photos = sample_files.paths(model_dir)
+    content = photos[0].read_bytes() if photos else grey_image(worker.predictor.preprocess.resize_to)
+    head = {"id": 0, "threads": 1, "content_type": "application/x-image", "format": asdict(Format("application/json"))}
+    answer, body = worker.answer(head, content)
     if answer["status"] != 200:
         raise StepError(f"The model does not answer for an image: {body.decode()}. Train it again.")
+
+
+def grey_image(side: int) -> bytes:
+    """A file for a model that carries none."""
+    file = io.BytesIO()
+    Image.new("RGB", (side, side), "grey").save(file, "PNG")
+    return file.getvalue()
 
 
 def limit_memory() -> None:

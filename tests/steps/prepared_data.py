@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+import sample_files
 from backbone import feature_dim, load_backbone
 from images import Preprocess, normalise, to_pixels
 from prepared_images import PreparedImages, ShardWriter
@@ -128,6 +129,9 @@ def write_prepared(root: Path, weights_dir: Path) -> None:
     (root / "manifest").mkdir()
     document = manifest(feature_dim(backbone), json.loads((weights_dir / "weights.json").read_text())["sha256"])
     (root / "manifest" / "manifest.json").write_text(json.dumps(document))
+    validation = PreparedImages(root / "validation", "validation")
+    first = [validation.labels.tolist().index(label) for label in range(len(CLASSES))]
+    sample_files.write(root / "manifest", [(".png", validation.read(row)) for row in first])
 
 
 def noisy(colour: tuple[int, int, int], generator: np.random.Generator) -> Image.Image:

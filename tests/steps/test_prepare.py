@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 import prepare
+import sample_files
 from backbone import load_backbone
 from failures import PROCESSING_MESSAGE, run
 from images import Preprocess, decode, normalise, shrink, to_pixels
@@ -226,6 +227,15 @@ def test_embeddings_and_labels_follow_the_manifest(messy: Result, weights_dir: P
             np.testing.assert_allclose(row[0].astype(np.float32), plain[0], rtol=2e-3, atol=2e-3)
 
 
+def test_a_few_validation_images_travel_with_the_manifest(messy: Result) -> None:
+    validation = PreparedImages(messy.output / "validation", "validation")
+    files = {validation.read(row): int(label) for row, label in enumerate(validation.labels)}
+    samples = sample_files.paths(messy.output / "manifest")
+    assert len(samples) == 8
+    labels = [files[path.read_bytes()] for path in samples]
+    assert labels[:6] == [0, 1, 2, 0, 1, 2] and set(labels[6:]) <= {0, 1, 2}
+
+
 def test_input_means_are_what_the_network_sees_on_average(messy: Result) -> None:
     preprocess = Preprocess.from_dict(messy.manifest["preprocess"])
     for split in SPLITS:
@@ -274,6 +284,7 @@ def test_prepared_images_follow_the_manifest(messy: Result) -> None:
 def test_nothing_else_is_written(messy: Result) -> None:
     listed = {f"{split}/{split}-000000.{ending}" for split in SPLITS for ending in ("tar", "index")}
     listed |= {"manifest/manifest.json"}
+    listed |= {path.relative_to(messy.output).as_posix() for path in sample_files.paths(messy.output / "manifest")}
     listed |= {
         f"embeddings/{split}{kind}.npy" for split in SPLITS for kind in ("-00000", "-00000_input_means", "_labels")
     }

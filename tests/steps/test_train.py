@@ -119,6 +119,7 @@ def test_model_directory_holds_the_network_its_description_and_the_code(trained:
         "model.pt",
         "rules.json",
         "runtimes.json",
+        "samples",
         "samples.npz",
     ]
     assert {path.name for path in (trained.model_dir / "code").glob("*.py")} == {

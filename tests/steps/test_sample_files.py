@@ -1,0 +1,57 @@
+"""Real images on their way from the validation split into the model, and what an endpoint does with them."""
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import sample_files
+from predictor import Predictor
+from samples import REAL, SYNTHETIC, Samples
+from tests.steps.prepared_data import CLASSES, Prepared, Trained
+from tests.steps.server_process import Server
+
+
+def entries(split: str, *labels: int) -> list[Any]:
+    return [SimpleNamespace(split=split, label=label, number=number) for number, label in enumerate(labels)]
+
+
+@pytest.mark.parametrize(
+    ("labels", "rows"),
+    [
+        ([0, 0, 0, 1, 2, 2], [0, 3, 4, 1, 5, 2]),
+        ([0, 0], [0, 1]),
+        (list(range(12)), list(range(8))),
+    ],
+)
+def test_each_class_sends_one_image_before_any_sends_two(labels: list[int], rows: list[int]) -> None:
+    others = entries("train", 0, 1, 2) + entries("test", 0, 1, 2)
+    chosen = sample_files.chosen(others + entries("validation", *labels))
+    assert [(entry.split, entry.number) for entry in chosen] == [("validation", row) for row in rows]
+
+
+def test_the_model_carries_real_images_with_the_answers_of_its_network(prepared: Prepared, trained: Trained) -> None:
+    sent, kept = (sample_files.paths(parent) for parent in (prepared.manifest, trained.model_dir))
+    assert len(CLASSES) == len(sent) <= REAL
+    assert [path.read_bytes() for path in kept] == [path.read_bytes() for path in sent]
+    predictor, samples = Predictor(trained.model_dir), Samples.load(trained.model_dir)
+    assert len(samples.pixels) == len(kept) + SYNTHETIC
+    photos = [path.read_bytes() for path in kept]
+    crops = np.stack([predictor.pixels(photo) for photo in photos])
+    order = [next(row for row, crop in enumerate(crops) if (crop == pixels).all()) for pixels in samples.pixels[:3]]
+    assert sorted(order) == [0, 1, 2]
+    np.testing.assert_allclose(samples.probabilities[:3], predictor.predict(photos)[order], atol=1e-5)
+
+
+def test_an_endpoint_starts_with_a_real_image_and_not_if_that_is_refused(trained: Trained, tmp_path: Path) -> None:
+    model = shutil.copytree(trained.model_dir, tmp_path / "model")
+    sample_files.paths(model)[0].write_bytes(b"no image")
+    code, _, stderr = Server(model).end()
+    assert code == 1
+    assert stderr == (
+        'The model does not answer for an image: {"error": "The file is not a JPEG, PNG, WebP, BMP, TIFF or GIF '
+        'image."}. Train it again.\n'
+    )

@@ -68,7 +68,8 @@ class PreparedImages:
         """The encoded image file's content."""
         number, path = self._shard_of(row)
         offset, size = (int(self._index[field][row]) for field in ("offset", "size"))
-        content = os.pread(self._descriptor(number).number, size, offset)
+        descriptor = self._descriptor(number)  # held while it is read from: another thread may put its own in its place
+        content = os.pread(descriptor.number, size, offset)
         if len(content) < size:
             raise StepError(f"{path} ends before {self.name(row)} does. {REMEDY}.")
         return content

@@ -1,5 +1,6 @@
 """Shards of prepared images: any row with one read, from threads and other processes, and the same bytes every time."""
 
+import os
 import pickle
 import tarfile
 from collections.abc import Iterator
@@ -73,6 +74,17 @@ def test_threads_read_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     rows = np.random.default_rng(0).integers(0, 11, 2000).tolist()
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(images.read, rows)) == [content(row) for row in rows]
+
+
+def test_a_file_stays_open_while_another_thread_lets_go_of_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, pread = PreparedImages(folder, "train"), os.pread
+
+    def late(descriptor: int, size: int, offset: int) -> bytes:
+        images._open.clear()
+        return pread(descriptor, size, offset)
+
+    monkeypatch.setattr(os, "pread", late)
+    assert images.read(5) == content(5)
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from calibration import Effect, effect
 from comparison import compare
 from drift_statistics import baseline, pixel_figures
 from failures import PROCESSING_MESSAGE, ArgumentParser, StepError, run, say
@@ -67,6 +68,7 @@ def main() -> None:
     archive = arguments.model_dir / "model.tar.gz"
     model = score(archive, split)
     accuracy = model.metrics["accuracy"]["value"]
+    calibration = effect_of_temperature(model, split)
     comparison = None
     if arguments.champion_dir:
         found = compare(arguments.champion_dir, archive, model.metrics, lambda other: score(other, split).metrics)
@@ -77,6 +79,7 @@ def main() -> None:
         "test_images": len(split.images),
         "hyperparameters": model.description["hyperparameters"],
         "rules": model.rules,
+        **({"calibration": calibration.document()} if calibration else {}),
         **(comparison.document() if comparison else {}),
     }
     document["customer_metadata_properties"] = version_metadata(document)
@@ -87,6 +90,7 @@ def main() -> None:
         model=model.description,
         manifest=manifest,
         comparison=comparison,
+        calibration=calibration,
     )
     known = baseline(model.probabilities, model.pixel_figures, model.description)
     write(arguments.output_dir, document, known, render(evaluation))
@@ -126,6 +130,12 @@ def score(archive: Path, split: Split) -> Scored:
     probabilities, figures = predict(predictor, split.images)
     metrics = classification_metrics(split.labels, probabilities, split.classes)
     return Scored(predictor.description, rules, probabilities, figures, metrics)
+
+
+def effect_of_temperature(model: Scored, split: Split) -> Effect | None:
+    """What the model's temperature does on the test split; None of a model without one."""
+    temperature = model.description.get("calibration", {}).get("temperature")
+    return effect(model.probabilities, split.labels, float(temperature)) if temperature else None
 
 
 def read_rules(model_dir: Path) -> dict[str, str]:

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 import sample_files
 from backbone import Backbone, feature_dim, frozen, load_backbone, read_weights
 from failures import StepError
-from head import ClassifierHead
 from images import Pixels, Preprocess, decode, normalise, to_pixels
 from predictor import DEFAULT_MAX_PIXELS
 from runtime_choice import MEASUREMENT_FILE, candidates
@@ -36,7 +35,7 @@ CODE_PATTERN = "*.py"
 class Network(nn.Module):
     """(N, 3, H, W) float32 normalised images -> (N, C) float32 probabilities."""
 
-    def __init__(self, backbone: nn.Module, head: ClassifierHead) -> None:
+    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
@@ -65,7 +64,7 @@ def matching_backbone(weights_dir: Path, manifest: dict[str, Any]) -> Backbone:
 
 @torch.no_grad()
 def export_network(
-    backbone: nn.Module, head: ClassifierHead, preprocess: Preprocess, model_dir: Path, photos: Sequence[Path] = ()
+    backbone: nn.Module, head: nn.Module, preprocess: Preprocess, model_dir: Path, photos: Sequence[Path] = ()
 ) -> None:
     """Write the whole network for every runtime, and check that each answers as its parts do.
 

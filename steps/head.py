@@ -60,3 +60,16 @@ class ClassifierHead(nn.Module):
         deviation = np.sqrt(np.maximum(squares / len(embeddings) - np.square(mean), 0))
         self.feature_mean.copy_(torch.from_numpy(mean))
         self.feature_std.copy_(torch.from_numpy(np.maximum(deviation, SMALLEST_STD)))
+
+
+class CalibratedHead(nn.Module):
+    """A head whose logits are divided by the temperature of calibration.py, so that its softmax means what it says."""
+
+    def __init__(self, head: nn.Module, temperature: float) -> None:
+        super().__init__()
+        self.head = head
+        self.temperature = temperature
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        logits: Tensor = self.head(embeddings) / self.temperature  # (N, C)
+        return logits

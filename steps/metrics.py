@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from calibration import reliability
+
 Labels = npt.NDArray[np.int64]  # (N,) index into classes
 Probabilities = npt.NDArray[np.float32]  # (N, C), rows sum to 1
 Counts = npt.NDArray[np.int64]  # (C, C): rows are true classes, columns predicted ones
@@ -79,6 +81,7 @@ def classification_metrics(labels: Labels, probabilities: Probabilities, classes
         "macro_f1": float(scores.f1[scores.occurs].mean()),
         "top_5_accuracy": top_k_accuracy(labels, probabilities, 5),
         "loss": log_loss(labels, probabilities),
+        "expected_calibration_error": reliability(probabilities, labels).error,
     }
     return {
         **{name: {"value": value, "standard_deviation": "NaN"} for name, value in figures.items()},

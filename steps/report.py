@@ -1,8 +1,8 @@
 """report.html: what a model can and cannot tell apart, in one file that needs no network.
 
 Sections, top to bottom: headline figures, the comparison with the model in service if there was one, confusion matrix
-with the most confused classes, the most confident mistakes with their pictures, figures per class, and what was trained
-on what.
+with the most confused classes, the most confident mistakes with their pictures, figures per class, how far the scores
+can be trusted, and what was trained on what.
 """
 
 import base64
@@ -14,9 +14,11 @@ from typing import Any
 
 from PIL import Image
 
+from calibration import Effect
 from comparison import Comparison
 from report_comparison import comparison_section
 from report_page import HYPERPARAMETERS, bar_cell, facts, page, percent, section, tiles
+from report_reliability import reliability_section
 from report_style import EVALUATION_STYLE, PAGE_STYLE
 
 SHOWN_MISTAKES = 24  # at most this many pictures
@@ -48,6 +50,7 @@ class Evaluation:
     model: dict[str, Any]  # model.json
     manifest: dict[str, Any]  # manifest.json
     comparison: Comparison | None = None  # with the model in service, where that was asked for
+    calibration: Effect | None = None  # of the temperature, where the model has one
 
     @property
     def test_images(self) -> int:
@@ -62,6 +65,7 @@ def render(evaluation: Evaluation) -> str:
         _confusion(evaluation),
         _mistakes(evaluation),
         _classes(evaluation),
+        *([reliability_section(evaluation.calibration)] if evaluation.calibration else []),
         _provenance(evaluation),
     ]
     title = f"Evaluation: {percent(_value(evaluation, 'accuracy'))} accuracy"
@@ -76,6 +80,7 @@ def _headline(evaluation: Evaluation) -> str:
         "Macro F1": f"{_value(evaluation, 'macro_f1'):.3f}",
         "Top-5 accuracy": percent(_value(evaluation, "top_5_accuracy")),
         "Log loss": f"{_value(evaluation, 'loss'):.3f}",
+        "Calibration error": percent(_value(evaluation, "expected_calibration_error")),
         "Classes": str(len(evaluation.classes)),
         "Test images": f"{count:,}",
     }

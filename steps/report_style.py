@@ -75,6 +75,17 @@ figcaption { padding: 6px 10px 8px; font-size: 0.85rem; overflow-wrap: anywhere;
 .classes th, .classes td { padding: 5px 12px 5px 0; border-bottom: 1px solid var(--line); }
 .classes thead th { position: sticky; top: 0; background: var(--card); color: var(--dim); font-size: 0.85rem; }
 .classes .support { text-align: right; width: 4rem; }
+.reliability { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 280px), 1fr)); gap: 16px 40px; }
+.diagram { border: 0; border-radius: 0; overflow: visible; max-width: 400px; }
+.diagram figcaption { padding: 0 0 6px; font-size: 0.9rem; }
+.diagram svg { display: block; width: 100%; height: auto; }
+.diagram text { font: 10px system-ui, sans-serif; fill: var(--dim); font-variant-numeric: tabular-nums; }
+.diagram .end { text-anchor: end; } .diagram .middle { text-anchor: middle; }
+.diagram .plot { fill: none; stroke: var(--line); } .diagram .grid { stroke: var(--line); }
+.diagram .right-share { fill: var(--bar); fill-opacity: 0.75; }
+.diagram .distance { fill: var(--miss); fill-opacity: 0.35; stroke: var(--miss); stroke-width: 0.7; }
+.diagram .diagonal { stroke: var(--text); stroke-width: 1.2; stroke-dasharray: 4 3; }
+.diagram .count { fill: var(--dim); }
 .verdict { color: var(--text); }
 .versus { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 16px 40px; }
 .versus table { width: 100%; align-self: start; }

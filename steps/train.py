@@ -18,9 +18,11 @@ import torch
 import debug_settings
 import hyperparameters as hp
 import sample_files
+from calibration import Calibration, calibrate
 from checkpoint import Checkpoints, checkpoint_directory
 from export import copy_code, export_network, matching_backbone
 from failures import TRAINING_FAILURE, run, say
+from head import CalibratedHead
 from hyperparameters import Hyperparameters
 from images import Preprocess
 from job_stop import end_as_stopped, stopped_by_sigterm
@@ -56,12 +58,18 @@ def main() -> None:
         trained_head = untrained_head(data, hyperparameters)  # without the debugger's hooks
         trained_head.load_state_dict(result.state["head"])
         torch.save(result.state["head"], model_dir / "head.pt")
+        calibration = calibrate(result.validation.logits.numpy(), result.validation.labels.numpy())
+        calibrated = CalibratedHead(trained_head, calibration.temperature)
         preprocess, photos = Preprocess.from_dict(data.manifest["preprocess"]), channel(arguments, "manifest")
-        export_network(backbone, trained_head, preprocess, model_dir, sample_files.paths(photos))
-        write_json(model_dir / "model.json", description(data, hyperparameters, result))
+        export_network(backbone, calibrated, preprocess, model_dir, sample_files.paths(photos))
+        write_json(model_dir / "model.json", description(data, hyperparameters, result, calibration))
         copy_code(model_dir / "code")
         if monitor:
             write_json(model_dir / "rules.json", monitor.judge())
+    say(
+        f"Scores are calibrated with temperature {calibration.temperature:.4f}: expected calibration error on "
+        f"validation {calibration.expected_calibration_error:.4f}, {calibration.uncalibrated_error:.4f} without it"
+    )
     say(
         f"Kept epoch {result.best.epoch} with validation accuracy {result.best.validation_accuracy:.4f}; "
         f"the whole network is in {model_dir / 'model.pt'}"
@@ -72,7 +80,9 @@ def main() -> None:
         end_as_stopped(monitor.stopped_by_rule)
 
 
-def description(data: TrainingData, hyperparameters: Hyperparameters, result: TrainingResult) -> dict[str, Any]:
+def description(
+    data: TrainingData, hyperparameters: Hyperparameters, result: TrainingResult, calibration: Calibration
+) -> dict[str, Any]:
     """model.json: what evaluation, the endpoint and a reader need to know about model.pt."""
     return {
         "schema_version": 1,
@@ -81,6 +91,7 @@ def description(data: TrainingData, hyperparameters: Hyperparameters, result: Tr
         "backbone": data.manifest["backbone"]["name"],
         "hyperparameters": hyperparameters.to_dict(),
         "validation": asdict(result.best),
+        "calibration": asdict(calibration),  # on the validation split
     }
 
 

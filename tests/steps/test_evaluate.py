@@ -88,6 +88,7 @@ def test_evaluation_holds_the_figures_of_the_model_s_answers(
     expected = classification_metrics(np.load(prepared.embeddings / "test_labels.npy"), answers, CLASSES)
 
     assert sorted(document) == [
+        "calibration",
         "customer_metadata_properties",
         "dataset_sha256",
         "hyperparameters",
@@ -98,7 +99,11 @@ def test_evaluation_holds_the_figures_of_the_model_s_answers(
     assert (document["dataset_sha256"], document["test_images"]) == ("0" * 64, 18)
     assert (document["hyperparameters"], document["rules"]) == (trained.description["hyperparameters"], {})
     assert document["customer_metadata_properties"] == version_metadata(document)
+    calibration = document["calibration"]
+    assert calibration["temperature"] == trained.description["calibration"]["temperature"]
+    assert sum(part["images"] for part in calibration["reliability"]) == 18
     found = document["multiclass_classification_metrics"]
+    assert calibration["expected_calibration_error"] == found["expected_calibration_error"]["value"]
     assert found["loss"]["value"] == pytest.approx(expected["loss"]["value"], rel=1e-3)
     assert found["confusion_matrix"] == expected["confusion_matrix"]
     assert found["accuracy"] == expected["accuracy"]

@@ -129,13 +129,14 @@ def test_model_directory_holds_the_network_its_description_and_the_code(trained:
     assert description["classes"] == CLASSES
     assert (description["schema_version"], description["backbone"]) == (1, "test_resnet")
     assert description["hyperparameters"]["hidden_units"] == 8
+    assert sorted(description["calibration"]) == ["expected_calibration_error", "temperature", "uncalibrated_error"]
     assert trained.stdout.splitlines()[-1] == (
         f"Kept epoch {description['validation']['epoch']} with validation accuracy 1.0000; "
         f"the whole network is in {trained.model_dir / 'model.pt'}"
     )
 
 
-def test_exported_network_answers_as_backbone_and_head_do(prepared: Prepared, trained: Trained) -> None:
+def test_exported_network_answers_as_backbone_head_and_temperature_do(prepared: Prepared, trained: Trained) -> None:
     from backbone import load_backbone
 
     backbone = load_backbone("test_resnet", prepared.weights)
@@ -144,7 +145,8 @@ def test_exported_network_answers_as_backbone_and_head_do(prepared: Prepared, tr
     head.load_state_dict(state)
     images = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        expected = head(backbone(images)).softmax(dim=1)
+        logits = head(backbone(images)) / trained.description["calibration"]["temperature"]
+        expected = logits.softmax(dim=1)
         answer = load_script(trained.model_dir)(images)
     assert answer.sum(dim=1).tolist() == pytest.approx([1.0] * 5)
     assert torch.allclose(answer, expected, atol=1e-5)

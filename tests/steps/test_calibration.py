@@ -1,0 +1,102 @@
+"""Calibration: the temperature that validation asks for, the error, and its diagram in the report."""
+
+import numpy as np
+import pytest
+import torch
+
+from calibration import (
+    TEMPERATURES,
+    calibrate,
+    effect,
+    fit_temperature,
+    reliability,
+    softmax,
+    uncalibrated,
+)
+from head import CalibratedHead
+from report_reliability import reliability_section
+
+SPACE = "\N{NARROW NO-BREAK SPACE}"
+
+
+def drawn(images: int, temperature: float, classes: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    """Logits of a network that is too sure of itself by the temperature: labels are drawn from logits / temperature."""
+    generator = np.random.default_rng(0)
+    logits = (2.0 * generator.standard_normal((images, classes))).astype(np.float32)
+    chances = softmax(logits).cumsum(axis=1)
+    labels = (generator.random((images, 1)) > chances).sum(axis=1)
+    return (logits * temperature).astype(np.float32), labels.astype(np.int64)
+
+
+@pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])
+def test_the_temperature_that_labels_were_drawn_with_is_found(temperature: float) -> None:
+    logits, labels = drawn(20_000, temperature)
+    assert fit_temperature(logits, labels) == pytest.approx(temperature, rel=0.03)
+
+
+def test_no_other_temperature_has_a_lower_log_loss() -> None:
+    logits, labels = drawn(3_000, 2.0)
+    wide = torch.from_numpy(logits).double()
+    found = fit_temperature(logits, labels)
+    losses = {
+        factor: float(torch.nn.functional.cross_entropy(wide / (found * factor), torch.from_numpy(labels)))
+        for factor in (0.9, 0.99, 1.0, 1.01, 1.1)
+    }
+    assert min(losses, key=losses.__getitem__) == 1.0
+
+
+def test_calibration_lowers_the_error_and_repeats_itself_to_the_last_digit() -> None:
+    logits, labels = drawn(5_000, 3.0)
+    first, again = calibrate(logits, labels), calibrate(logits, labels)
+    assert first == again
+    assert first.uncalibrated_error > 0.1
+    assert first.expected_calibration_error < 0.02
+
+
+def test_a_validation_without_a_mistake_does_not_ask_for_certainty() -> None:
+    labels = np.arange(60) % 3
+    logits = (4 * np.eye(3)[labels]).astype(np.float32)
+    temperature = fit_temperature(logits, labels)
+    assert TEMPERATURES[0] < temperature < 1
+    assert 0.97 < softmax(logits, temperature).max() < 0.9999
+
+
+def test_the_first_class_stays_the_first_and_huge_logits_do_no_harm() -> None:
+    logits = np.array([[1e30, 0.0, -1e30], [0.1, 0.2, 0.15]], np.float32)
+    head = CalibratedHead(torch.nn.Identity(), 0.3)
+    assert head(torch.from_numpy(logits)).argmax(dim=1).tolist() == [0, 1]
+    assert np.isfinite(fit_temperature(logits, np.array([2, 1])))
+
+
+def test_error_is_the_one_worked_out_by_hand() -> None:
+    probabilities = np.array([[0.9, 0.1], [0.91, 0.09], [0.3, 0.7], [0.45, 0.55]])
+    found = reliability(probabilities, np.array([0, 1, 1, 1]))  # right: yes, no, yes, yes
+    filled = {number: part for number, part in enumerate(found.bins) if part.images}
+    assert {number: part.images for number, part in filled.items()} == {8: 1, 10: 1, 13: 2}
+    assert (filled[13].confidence, filled[13].accuracy) == (pytest.approx(0.905), 0.5)
+    assert found.error == pytest.approx((2 * 0.405 + 0.3 + 0.45) / 4)
+
+
+def test_scores_on_the_edges_have_a_bin() -> None:
+    probabilities = np.array([[1.0, 0.0], [0.5, 0.5]], np.float32)
+    assert sum(part.images for part in reliability(probabilities, np.array([0, 0])).bins) == 2
+
+
+def test_temperature_is_taken_out_of_probabilities_again() -> None:
+    logits, labels = drawn(200, 2.5)
+    deployed = softmax(logits, 2.5).astype(np.float32)
+    assert uncalibrated(deployed, 2.5) == pytest.approx(softmax(logits), abs=1e-5)
+    found = effect(deployed, labels, 2.5)
+    assert found.uncalibrated.error == pytest.approx(reliability(softmax(logits), labels).error, abs=1e-4)
+    assert found.document()["expected_calibration_error"] == found.calibrated.error
+
+
+def test_report_shows_both_diagrams_and_says_what_the_temperature_does() -> None:
+    logits, labels = drawn(400, 2.5)
+    page = reliability_section(effect(softmax(logits, 2.5), labels, 2.5))
+    assert page.count("<svg") == 2
+    assert "A temperature of 2.500, fitted on the validation split, makes the network less sure of itself" in page
+    filled = sum(part.images > 0 for part in reliability(softmax(logits, 2.5), labels).bins)
+    deployed = page[page.index("As deployed") :]
+    assert deployed.count('class="right-share"') == filled
+    assert f"right{SPACE}" not in page and f"{SPACE}% right</title>" in deployed

@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -26,11 +27,15 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "steps")]
 
 import prepare  # noqa: E402
 from backbone import load_backbone, read_weights  # noqa: E402
+from catalogue import Catalogue, Entry  # noqa: E402
 from dataset import open_dataset  # noqa: E402
 from embedding import Embedder  # noqa: E402
 from embedding_cache import EmbeddingCache  # noqa: E402
-from manifest import Entry  # noqa: E402
 from pipeline import sources, weights  # noqa: E402
+from preparation import Part, Preparation, choose_preparation, write_parts  # noqa: E402
+from progress import Progress  # noqa: E402
+from selection import select_images  # noqa: E402
+from workers import cores  # noqa: E402
 
 ACCEPTED_RATIO = 1.15
 
@@ -46,17 +51,18 @@ def main() -> None:
 def measure(arguments: argparse.Namespace, folder: Path) -> None:
     """Stage what is measured, then measure."""
     options = prepare_options(arguments, folder)
-    with open_dataset(options.data_dir, scratch=folder) as root:
-        compare(prepare.select_images(root, options), options, arguments)
+    with open_dataset(options.data_dir, scratch=folder) as root, Catalogue(folder / "catalogue.db") as catalogue:
+        select_images(root, catalogue, options)
+        compare(catalogue, options, arguments)
 
 
-def compare(selection: prepare.Selection, options: argparse.Namespace, arguments: argparse.Namespace) -> None:
+def compare(catalogue: Catalogue, options: argparse.Namespace, arguments: argparse.Namespace) -> None:
     """Both, by turns."""
     staged = read_weights(options.weights_dir)
-    entries = evenly(selection.entries, arguments.images)
-    preparation = prepare.choose_preparation(selection.entries, staged, options)
+    entries = evenly(catalogue, arguments.images)
+    preparation = choose_preparation(catalogue, staged, options)
     backbone = load_backbone(options.backbone, options.weights_dir)
-    embedder = Embedder(backbone, preparation.preprocess, workers=prepare.cores())
+    embedder = Embedder(backbone, preparation.preprocess, workers=cores())
     views = sum(preparation.views_of(entry.split) for entry in entries)
 
     runs: dict[str, Callable[[], None]] = {
@@ -84,21 +90,24 @@ def prepare_options(arguments: argparse.Namespace, folder: Path) -> argparse.Nam
     return prepare.parse_arguments()
 
 
-def evenly(entries: list[Entry], count: int) -> list[Entry]:
+def evenly(catalogue: Catalogue, count: int) -> list[Entry]:
     """So many, from all over the data set."""
-    return entries[:: max(1, len(entries) // count)][:count]
+    step = max(1, sum(catalogue.sizes().values()) // count)
+    return list(islice(catalogue.entries(), 0, step * count, step))
 
 
-def extract(
-    entries: list[Entry], options: argparse.Namespace, preparation: prepare.Preparation, embedder: Embedder
-) -> None:
+def extract(entries: list[Entry], options: argparse.Namespace, preparation: Preparation, embedder: Embedder) -> None:
     """What PrepareData does to these images, as if none of them had been seen before."""
     with tempfile.TemporaryDirectory(dir=options.output_dir.parent) as folder:
         output = Path(folder)
         prepare.make_output_folders(output)
         cache = EmbeddingCache(None, output / "embedding_cache", {})
-        parts = prepare.parts_of(entries, options.rows_per_part)
-        prepare.write_parts(parts, replace(preparation, output_dir=output), embedder, cache)
+        parts = [
+            Part(split, 0, [entry for entry in entries if entry.split == split])
+            for split in sorted({entry.split for entry in entries})
+        ]
+        progress = Progress("embedded", len(entries))
+        write_parts(parts, replace(preparation, output_dir=output), embedder, cache, progress)
 
 
 def run_bare(embedder: Embedder, views: int) -> None:

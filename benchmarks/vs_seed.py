@@ -146,20 +146,23 @@ def run_ours(arguments: argparse.Namespace, data: Path, scratch: Path) -> Ours:
         seconds = time.perf_counter() - began
         more = pipeline("run", "--data", str(data), "--param", f"MaxTuningJobs={TRIALS + MORE_TRIALS}", *common)
         manifest = json.loads(manifest_file(home).read_text(encoding="utf-8"))
+        listed = manifest_file(home).with_name("images.jsonl")
+        images = {split: examples(data, listed, split) for split in ("train", "validation", "test")}
         outcome = Outcome(seconds, [], validation_accuracy(home), float(first["metrics"]["test_accuracy"]))
     finally:
         subprocess.run([*command("teardown"), "--yes", "--home", str(home)], capture_output=True, check=False)
     return Ours(
         outcome,
         (search_seconds(more) - search_seconds(first)) / MORE_TRIALS,
-        {split: examples(data, manifest, split) for split in ("train", "validation", "test")},
+        images,
         manifest,
     )
 
 
-def examples(data: Path, manifest: dict[str, Any], split: str) -> list[Example]:
+def examples(data: Path, listed: Path, split: str) -> list[Example]:
     """The original files of a split."""
-    return [(data / image["source"], image["label"]) for image in manifest["images"] if image["split"] == split]
+    images = map(json.loads, listed.read_text(encoding="utf-8").splitlines())
+    return [(data / image["source"], image["label"]) for image in images if image["split"] == split]
 
 
 def pipeline(*words: str) -> dict[str, Any]:

@@ -72,7 +72,8 @@ def _zip_members(path: Path) -> Iterator[Member]:
 
 def _tar_members(path: Path) -> Iterator[Member]:
     with tarfile.open(path) as archive:
-        for info in archive:
+        while info := archive.next():
+            archive.members.clear()  # type: ignore[attr-defined]  # or all of them would stay in memory
             if info.isreg():
                 yield info.name, lambda info=info: archive.extractfile(info)  # type: ignore[misc]
         _refuse_unread_rest(archive)

@@ -39,8 +39,16 @@ class ImageFile:
 
     path: Path
     source: str  # path within the data set, with slashes
-    class_name: str
+    label: int  # index into the classes
     given_split: str | None  # of SPLITS; None where the data set is not split
+
+
+@dataclass(frozen=True)
+class ClassFolder:
+    """A folder with images of one class."""
+
+    path: Path
+    given_split: str | None
 
 
 @dataclass(frozen=True)
@@ -53,16 +61,19 @@ class Skipped:
 
 @dataclass
 class Listing:
-    """What a data set holds."""
+    """Where a data set's files are. The files themselves are not kept, since there may be millions."""
 
+    root: Path
     classes: list[str]
-    files: list[ImageFile] = field(default_factory=list)
+    folders: list[ClassFolder] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
 
-    @property
-    def given_splits(self) -> frozenset[str]:
-        """The splits that the data set comes with; empty when it is not split."""
-        return frozenset(file.given_split for file in self.files if file.given_split)
+    def files(self) -> Iterator[ImageFile]:
+        """All files in class folders: folder by folder, within one in no order."""
+        labels = {name: label for label, name in enumerate(self.classes)}
+        for folder in self.folders:
+            for path in files_below(folder.path):
+                yield ImageFile(path, relative(self.root, path), labels[folder.path.name], folder.given_split)
 
 
 @contextmanager
@@ -82,7 +93,7 @@ def open_dataset(folder: Path, *, scratch: Path) -> Iterator[Path]:
 
 
 def list_images(root: Path) -> Listing:
-    """Find the classes and the files that may be images, both in natural order."""
+    """Find the classes, in natural order, and their folders."""
     top = enclosed(root)
     listing = list_split_folders(root, top) if has_split_folders(root, top) else list_class_folders(root, top)
     if not listing.classes:
@@ -97,16 +108,14 @@ def list_images(root: Path) -> Listing:
 
 def list_class_folders(root: Path, top: Path) -> Listing:
     """`class/image.*`"""
-    listing = Listing([folder.name for folder in subfolders(top)])
-    listing.skipped += stray_files(root, top)
-    for folder in subfolders(top):
-        listing.files += files_of_class(root, folder, None)
-    return listing
+    folders = subfolders(top)
+    found = [ClassFolder(folder, None) for folder in folders]
+    return Listing(root, [folder.name for folder in folders], found, stray_files(root, top))
 
 
 def list_split_folders(root: Path, top: Path) -> Listing:
     """`train|valid|validation|val|test/class/image.*`; the classes are those of train."""
-    listing = Listing([])
+    listing = Listing(root, [])
     listing.skipped += stray_files(root, top)
     for folder in subfolders(top):
         split = split_of(folder)
@@ -114,25 +123,25 @@ def list_split_folders(root: Path, top: Path) -> Listing:
             listing.skipped.append(Skipped(relative(root, folder), "not a train, validation or test folder"))
             continue
         listing.skipped += stray_files(root, folder)
-        if split == "train":
-            found = [class_folder.name for class_folder in subfolders(folder)]
-            listing.classes = list(dict.fromkeys(listing.classes + found))
-        for class_folder in subfolders(folder):
-            listing.files += files_of_class(root, class_folder, split)
+        listing.folders += [ClassFolder(class_folder, split) for class_folder in subfolders(folder)]
+    train = (folder.path.name for folder in listing.folders if folder.given_split == "train")
+    listing.classes = list(dict.fromkeys(train))
     refuse_unknown_classes(listing)
     return listing
 
 
 def refuse_unknown_classes(listing: Listing) -> None:
-    """A class that is only in validation or test could never be learned."""
+    """A class that is only in validation or test could never be learned; an empty folder is none."""
+    others = [folder for folder in listing.folders if folder.path.name not in listing.classes]
+    unknown = [folder for folder in others if any(True for _ in files_below(folder.path))]
     for split in SPLITS[1:]:
-        found = {file.class_name for file in listing.files if file.given_split == split}
-        unknown = sorted(found - set(listing.classes), key=natural)
-        if unknown:
+        names = sorted({folder.path.name for folder in unknown if folder.given_split == split}, key=natural)
+        if names:
             raise StepError(
-                f"The {split} folder holds {some(unknown)}, which the train folder does not; every class must have "
+                f"The {split} folder holds {some(names)}, which the train folder does not; every class must have "
                 "images in train."
             )
+    listing.folders = [folder for folder in listing.folders if folder not in others]
 
 
 def has_split_folders(root: Path, top: Path) -> bool:
@@ -153,14 +162,16 @@ def enclosed(folder: Path) -> Path:
     return enclosed(folders[0]) if wraps else folder
 
 
-def files_of_class(root: Path, folder: Path, split: str | None) -> list[ImageFile]:
-    """All files below a class folder, in natural order; links to folders are not followed."""
-    found = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not is_junk(name)]
-        found += [Path(parent, name) for name in names if not is_junk(name)]
-    files = [ImageFile(path, relative(root, path), folder.name, split) for path in found]
-    return sorted(files, key=lambda file: natural(file.source))
+def files_below(folder: Path) -> Iterator[Path]:
+    """All files below a class folder; links to folders are not followed."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if is_junk(entry.name):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                yield from files_below(Path(entry.path))
+            elif not entry.is_dir():
+                yield Path(entry.path)
 
 
 def stray_files(root: Path, folder: Path) -> list[Skipped]:
@@ -188,10 +199,16 @@ def split_of(folder: Path) -> str | None:
     return SPLIT_FOLDERS.get(folder.name.casefold())
 
 
-def natural(name: str) -> tuple[list[tuple[int, int, str]], str]:
-    """Sort key that counts: `2.cat` before `10.dog`, `005.x` before `006.y`."""
-    parts = re.findall(r"\d+|\D+", name.casefold())
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts], name
+def natural(name: str) -> bytes:
+    """Sort key that counts: `2.cat` before `10.dog`, `005.x` before `006.y`; as bytes, which a database orders too."""
+    key = bytearray()
+    for part in re.findall(r"\d+|\D+", name.casefold()):
+        if part.isdecimal():
+            digits = str(int(part)).encode()
+            key += b"\1" + len(digits).to_bytes(2) + digits
+        else:
+            key += b"\2" + part.encode("utf-8", "surrogatepass") + b"\0"
+    return bytes(key) + b"\0" + name.encode("utf-8", "surrogatepass")
 
 
 def refuse_unprintable(classes: list[str]) -> None:

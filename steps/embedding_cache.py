@@ -10,6 +10,8 @@ import hashlib
 import json
 import secrets
 import time
+from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from failures import say
 ROWS_PER_FILE = 512
 SECONDS_PER_FILE = 10.0  # a killed run loses no more than that
 DIGEST_DIGITS = 32
+KEY_BYTES = 8  # of a sha256; what is found by them is compared whole
+OPEN_FILES = 16
 
 Features = npt.NDArray[np.float16]
 Means = npt.NDArray[np.float32]
@@ -38,23 +42,26 @@ class EmbeddingCache:
     def __init__(self, earlier: Path | None, output: Path | None, recipe: dict[str, Any]) -> None:
         name = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
         self.output = output / name if output else None
-        self.files: list[npt.NDArray[Any]] = []  # memory-mapped
-        self.places: dict[bytes, tuple[int, int]] = {}  # sha256 -> file, row
+        self.files = [path for path in sorted((earlier / name).glob("*.npy")) if is_whole(path)] if earlier else []
+        self.keys, self.places = read_index(self.files)
+        self.rows = lru_cache(OPEN_FILES)(lambda number: load_rows(self.files[number]))
         self.waiting: list[tuple[str, Features, Means]] = []
         self.last_write = time.monotonic()
-        for path in sorted((earlier / name).glob("*.npy")) if earlier else ():
-            self._open(path)
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.keys)
 
     def find(self, sha256: str, views: int) -> tuple[Features, Means] | None:
         """Features (views, D) and the channels' means (3,); None if not so many views are known."""
-        place = self.places.get(bytes.fromhex(sha256))
-        if place is None:
+        key = int(sha256[: 2 * KEY_BYTES], 16)
+        place = int(np.searchsorted(self.keys, np.uint64(key)))
+        if place == len(self.keys) or int(self.keys[place]) != key:
             return None
-        row = self.files[place[0]][place[1]]
-        return (row["features"][:views], row["means"]) if len(row["features"]) >= views else None
+        file, number = self.places[place].tolist()
+        row = self.rows(file)[number]
+        if row["sha256"].tobytes() != bytes.fromhex(sha256) or len(row["features"]) < views:
+            return None
+        return row["features"][:views], row["means"]
 
     def add(self, sha256: str, features: Features, means: Means) -> None:
         """Keep an image's features (views, D) and means (3,) for later runs; written now and then."""
@@ -78,19 +85,40 @@ class EmbeddingCache:
             self.waiting.clear()
         self.last_write = time.monotonic()
 
-    def _open(self, path: Path) -> None:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if digest[:DIGEST_DIGITS] != path.stem:
-            say(f"the embedding cache's file {path.name} is damaged; its images are embedded again")
-            return
-        rows = np.load(path, mmap_mode="r", allow_pickle=False)
-        for number, sha256 in enumerate(rows["sha256"]):
-            key = sha256.tobytes()
-            known = self.places.get(key)
-            if known is None or self.files[known[0]].dtype["features"].shape < rows.dtype["features"].shape:
-                self.places[key] = (len(self.files), number)
-        self.files.append(rows)
+
+def is_whole(path: Path) -> bool:
+    """Whether a file's bytes are those that its name tells of."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest[:DIGEST_DIGITS] != path.stem:
+        say(f"the embedding cache's file {path.name} is damaged; its images are embedded again")
+    return digest[:DIGEST_DIGITS] == path.stem
+
+
+def load_rows(path: Path) -> npt.NDArray[Any]:
+    """(images of the file,) row_type, memory-mapped."""
+    rows: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    return rows
+
+
+def read_index(files: Sequence[Path]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint32]]:
+    """Where each image is found: the beginnings of the sha256, sorted, (N,), and file and row of each, (N, 2).
+
+    16 bytes an image. Of an image that several files have, the one with the most views counts.
+    """
+    keys: list[npt.NDArray[np.uint64]] = [np.empty(0, np.uint64)]
+    places: list[npt.NDArray[np.uint32]] = [np.empty((0, 2), np.uint32)]
+    views: list[npt.NDArray[np.int64]] = [np.empty(0, np.int64)]
+    for number, path in enumerate(files):
+        rows = load_rows(path)
+        beginnings = np.ascontiguousarray(rows["sha256"][:, :KEY_BYTES])
+        keys.append(beginnings.view(">u8")[:, 0].astype(np.uint64))
+        places.append(np.column_stack([np.full(len(rows), number), np.arange(len(rows))]).astype(np.uint32))
+        views.append(np.full(len(rows), rows.dtype["features"].shape[0]))
+    every = np.concatenate(keys)
+    order = np.lexsort((-np.concatenate(views), every))  # a stable sort: of equals, the first file comes first
+    _, first = np.unique(every[order], return_index=True)
+    return every[order][first], np.concatenate(places)[order][first]
 
 
 def row_type(views: int, dim: int) -> np.dtype[Any]:

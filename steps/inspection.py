@@ -7,10 +7,10 @@ import hashlib
 import os
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 
 import images
+from catalogue import Catalogue, Found
 from dataset import ImageFile, Skipped
 from failures import StepError
 from images import ImageError, ImageTooLarge
@@ -18,33 +18,27 @@ from progress import Progress
 from workers import each
 
 NAMED = 3  # so many unreadable files are named in an error
+FOUND_AT_A_TIME = 512
 
 
-@dataclass(frozen=True, slots=True)
-class LabelledImage:
-    """An image that can be used."""
-
-    file: ImageFile
-    sha256: str  # of the file's bytes
-    format: str  # Pillow's name
-    shorter_side: int  # px
-
-
-def inspect(
-    files: Sequence[ImageFile], *, max_megapixels: float, workers: int
-) -> tuple[list[LabelledImage], list[Skipped]]:
-    """The images in the files' order, and the files that are none, each with its reason."""
-    progress = Progress("checked", len(files))
-    found: list[LabelledImage] = []
+def inspect(catalogue: Catalogue, *, max_megapixels: float, workers: int) -> list[Skipped]:
+    """Tell the catalogue which files are images. The others, in the files' order, each with its reason."""
+    progress = Progress("checked", catalogue.count_files())
+    found: list[Found] = []
     skipped: list[Skipped] = []
-    with closing(each(partial(_inspect, max_pixels=int(max_megapixels * 1e6)), files, workers=workers)) as results:
+    work = partial(_inspect, max_pixels=int(max_megapixels * 1e6))
+    with closing(each(work, catalogue.files(), workers=workers)) as results:
         for result in results:
             if isinstance(result, Skipped):
                 skipped.append(result)
             else:
                 found.append(result)
+            if len(found) == FOUND_AT_A_TIME:
+                catalogue.describe(found)
+                found.clear()
             progress.advance(1)
-    return found, skipped
+    catalogue.describe(found)
+    return skipped
 
 
 def refuse_unreadable(skipped: Sequence[Skipped], files: int, *, max_fraction: float) -> None:
@@ -59,11 +53,12 @@ def refuse_unreadable(skipped: Sequence[Skipped], files: int, *, max_fraction: f
     )
 
 
-def _inspect(file: ImageFile, *, max_pixels: int) -> LabelledImage | Skipped:
+def _inspect(numbered: tuple[int, ImageFile], *, max_pixels: int) -> Found | Skipped:
+    number, file = numbered
     if not file.path.is_file():
         return Skipped(file.source, "not a regular file")
     try:
-        return _identify(file, max_pixels)
+        return _identify(number, file, max_pixels)
     except ImageTooLarge as error:
         raise StepError(
             f"{file.source}: {str(error).rstrip('.')}; remove or resize it, or raise data.max_image_megapixels."
@@ -74,11 +69,11 @@ def _inspect(file: ImageFile, *, max_pixels: int) -> LabelledImage | Skipped:
         return Skipped(file.source, f"cannot be read: {os.strerror(error.errno or 0)}")
 
 
-def _identify(file: ImageFile, max_pixels: int) -> LabelledImage:
+def _identify(number: int, file: ImageFile, max_pixels: int) -> Found:
     """A large file that is no image (a video, say) is not read beyond its beginning."""
     with file.path.open("rb") as opened:
         data = opened.read(images.SNIFFED_BYTES)
         if images.is_image(data):
             data += opened.read()
     info = images.inspect(data, max_pixels=max_pixels)
-    return LabelledImage(file, hashlib.sha256(data).hexdigest(), info.format, info.shorter_side)
+    return Found(number, hashlib.sha256(data).hexdigest(), info.format, info.shorter_side)

@@ -1,60 +1,35 @@
-"""manifest.json: what PrepareData made of the data set, for every later step and for people."""
+"""manifest.json: what PrepareData made of the data set, for every later step and for people.
+
+images.jsonl beside it has a line for each image, in the rows' order of each split. It is for people, and as long as the
+data set is large.
+"""
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dataset import SPLITS, natural
-from images import LOSSLESS_FORMATS
-from inspection import LabelledImage
+from catalogue import Catalogue, Entry
+from dataset import SPLITS
 
 SCHEMA_VERSION = 2
-ID_DIGITS = 16
 
 
-@dataclass(frozen=True, slots=True)  # slots: there is one for each image
-class Entry:
-    """An image in its split."""
-
-    image: LabelledImage
-    split: str
-    label: int  # index into the classes
-
-    @property
-    def suffix(self) -> str:
-        """The test split is kept without loss, so that evaluation sees exactly what the endpoint would."""
-        return ".png" if self.split == "test" or self.image.format in LOSSLESS_FORMATS else ".jpg"
-
-    @property
-    def name(self) -> str:
-        """Of the prepared image's file."""
-        return f"{self.image.sha256[:ID_DIGITS]}{self.suffix}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """As manifest.json lists it."""
-        return {
-            "name": self.name,
-            "source": self.image.file.source,
-            "sha256": self.image.sha256,
-            "split": self.split,
-            "label": self.label,
-        }
+def line_of(entry: Entry) -> dict[str, Any]:
+    """An image, as images.jsonl lists it."""
+    return {
+        "name": entry.name,
+        "source": entry.source,
+        "sha256": entry.sha256,
+        "split": entry.split,
+        "label": entry.label,
+    }
 
 
-def list_entries(images: Sequence[LabelledImage], splits: dict[str, str], classes: Sequence[str]) -> list[Entry]:
-    """All images in the manifest's order: by split, class and source. `splits` is sha256 -> split."""
-    labels = {name: label for label, name in enumerate(classes)}
-    entries = [Entry(image, splits[image.sha256], labels[image.file.class_name]) for image in images]
-    return sorted(entries, key=lambda entry: (SPLITS.index(entry.split), entry.label, natural(entry.image.file.source)))
-
-
-def count(entries: Sequence[Entry], classes: Sequence[str]) -> dict[str, dict[str, int]]:
+def count(catalogue: Catalogue, classes: Sequence[str]) -> dict[str, dict[str, int]]:
     """split -> class -> number of images; every class is listed in every split."""
-    counts = Counter((entry.split, entry.label) for entry in entries)
+    counts = catalogue.class_sizes()
     return {split: {name: counts[split, label] for label, name in enumerate(classes)} for split in SPLITS}
 
 
@@ -64,16 +39,23 @@ def class_weights(train_counts: dict[str, int]) -> dict[str, float]:
     return {name: total / (len(train_counts) * number) for name, number in train_counts.items()}
 
 
-def dataset_sha256(entries: Sequence[Entry], classes: Sequence[str]) -> str:
+def dataset_sha256(catalogue: Catalogue, classes: Sequence[str]) -> str:
     """Names the images and their classes, wherever they lie and however they are split."""
-    lines = sorted(f"{entry.image.sha256} {classes[entry.label]}\n" for entry in entries)
-    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+    digest = hashlib.sha256()
+    for sha256, label in catalogue.labelled_hashes():
+        digest.update(f"{sha256} {classes[label]}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
 
 
-def write(path: Path, manifest: dict[str, Any]) -> None:
-    """All of it or nothing: a reader never finds half a manifest."""
-    unfinished = path.with_suffix(".tmp")
+def write(folder: Path, manifest: dict[str, Any], entries: Iterable[Entry]) -> None:
+    """images.jsonl and then manifest.json, each whole or not at all."""
+    unfinished = folder / ".images.jsonl"
     with unfinished.open("w", encoding="utf-8") as file:
-        json.dump(manifest, file, indent=1)  # bit by bit: the text of a large manifest is never in memory whole
+        for entry in entries:
+            file.write(json.dumps(line_of(entry)) + "\n")
+    unfinished.replace(folder / "images.jsonl")
+    unfinished = folder / ".manifest.json"
+    with unfinished.open("w", encoding="utf-8") as file:
+        json.dump(manifest, file, indent=1)
         file.write("\n")
-    unfinished.replace(path)
+    unfinished.replace(folder / "manifest.json")

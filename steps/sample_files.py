@@ -4,27 +4,36 @@ An endpoint proves itself on them: that a runtime answers as the trained network
 They are prepared images, as their shard holds them.
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:  # a worker of the endpoint only reads
-    from manifest import Entry
+from typing import Protocol, TypeVar
 
 FOLDER = "samples"  # in the manifest output, and in the model
 COUNT = 8
 
 
-def chosen(entries: Sequence[Entry]) -> list[Entry]:
+class InSplit(Protocol):
+    """An image, as far as it matters here; a worker of the endpoint, which only reads, needs no catalogue."""
+
+    @property
+    def split(self) -> str: ...
+
+    @property
+    def label(self) -> int: ...
+
+
+Image = TypeVar("Image", bound=InSplit)
+
+
+def chosen(entries: Iterable[Image]) -> list[Image]:
     """The first image of each class, then the second, until there are COUNT."""
     seen: dict[int, int] = {}
-    turns = []
+    turns: list[tuple[int, Image]] = []
     for entry in entries:
         if entry.split == "validation":
             seen[entry.label] = seen.get(entry.label, 0) + 1
-            turns.append((seen[entry.label], entry))
+            if seen[entry.label] <= COUNT:
+                turns.append((seen[entry.label], entry))
     return [entry for _, entry in sorted(turns, key=lambda turn: turn[0])[:COUNT]]
 
 

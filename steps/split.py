@@ -5,14 +5,13 @@ a class would have no image in a split is the nearest one moved there.
 """
 
 import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from catalogue import Catalogue
 from dataset import SPLITS, some
 from failures import StepError
-from inspection import LabelledImage
 
 KEPT_FIRST = ("test", "validation", "train", None)  # of given splits: what is tested must not have been trained on
 FRACTION_TOLERANCE = 1e-6
@@ -22,10 +21,9 @@ Windows = dict[str, tuple[float, float]]
 
 
 @dataclass
-class UniqueImages:
-    """What is left once duplicates are gone, and what went."""
+class LeftOut:
+    """Files that are not used because of their copies."""
 
-    images: list[LabelledImage] = field(default_factory=list)
     duplicates: list[dict[str, str]] = field(default_factory=list)  # kept, dropped: paths in the data set
     conflicting_labels: list[dict[str, Any]] = field(default_factory=list)  # sha256, paths
 
@@ -39,32 +37,32 @@ def check_fractions(fractions: Mapping[str, float]) -> None:
         raise StepError(f"data.split: the shares must sum to 1, but {shares} sum to {sum(fractions.values()):g}.")
 
 
-def without_duplicates(images: Sequence[LabelledImage]) -> UniqueImages:
+def drop_duplicates(catalogue: Catalogue) -> LeftOut:
     """Keep one of several copies: that of test, or else validation, or else the first.
 
     An image with two labels is dropped altogether: one label is wrong, and nobody can say which.
     """
-    copies: dict[str, list[LabelledImage]] = defaultdict(list)
-    for image in images:
-        copies[image.sha256].append(image)
-    unique = UniqueImages()
-    for sha256, same in copies.items():
-        if len({image.file.class_name for image in same}) > 1:
-            unique.conflicting_labels.append({"sha256": sha256, "paths": [image.file.source for image in same]})
+    left_out = LeftOut()
+    numbers: list[int] = []
+    for sha256, same in catalogue.copies():
+        if len({copy.label for copy in same}) > 1:
+            left_out.conflicting_labels.append({"sha256": sha256, "paths": [copy.source for copy in same]})
+            numbers += [copy.number for copy in same]
             continue
-        kept, *dropped = sorted(same, key=lambda image: KEPT_FIRST.index(image.file.given_split))
-        unique.images.append(kept)
-        unique.duplicates += [{"kept": kept.file.source, "dropped": image.file.source} for image in dropped]
-    return unique
+        kept, *dropped = sorted(same, key=lambda copy: KEPT_FIRST.index(copy.given_split))
+        numbers += [copy.number for copy in dropped]
+        left_out.duplicates += [{"kept": kept.source, "dropped": copy.source} for copy in dropped]
+    catalogue.drop(numbers)
+    return left_out
 
 
 def refuse_small_classes(
-    images: Iterable[LabelledImage], classes: Sequence[str], *, given: frozenset[str], min_images: int
+    catalogue: Catalogue, classes: Sequence[str], *, given: frozenset[str], min_images: int
 ) -> None:
     """Every class needs enough images to learn from, and one for each split that is cut from them."""
-    counts = Counter(image.file.class_name for image in images if image.file.given_split in (None, "train"))
+    counts = catalogue.pool_sizes()
     needed = max(min_images, len(SPLITS) - len(given - {"train"}))
-    small = [f"{name!r} has {counts[name]}" for name in classes if counts[name] < needed]
+    small = [f"{name!r} has {counts[label]}" for label, name in enumerate(classes) if counts[label] < needed]
     if small:
         raise StepError(
             f"Each class needs at least {needed} different readable images{' in train' if given else ''}, "
@@ -72,21 +70,36 @@ def refuse_small_classes(
         )
 
 
-def assign_splits(
-    images: Iterable[LabelledImage], *, fractions: Mapping[str, float], seed: int, given: frozenset[str]
-) -> dict[str, str]:
-    """sha256 -> split. Given validation and test splits stay; what is missing is cut from the rest, class by class."""
+def assign_splits(catalogue: Catalogue, *, fractions: Mapping[str, float], seed: int, given: frozenset[str]) -> None:
+    """Given validation and test splits stay; what is missing is cut from the rest, class by class."""
     windows = cut_windows(fractions, given)
-    splits: dict[str, str] = {}
-    pools: dict[str, list[str]] = defaultdict(list)
-    for image in images:
-        if image.file.given_split in (None, "train"):
-            pools[image.file.class_name].append(image.sha256)
-        else:
-            splits[image.sha256] = image.file.given_split
-    for pool in pools.values():
-        splits |= cut(pool, windows, seed)
-    return splits
+
+    def choose(sha256: str) -> str:
+        place = position(sha256, seed)
+        return next(name for name, (start, end) in windows.items() if start <= place < end)
+
+    catalogue.assign(choose)
+    sizes = catalogue.pool_splits()
+    for label in sorted({label for label, _ in sizes}):
+        for name in windows:
+            if not sizes[label, name]:
+                taken = move_nearest(catalogue, label, (name, windows[name]), seed)
+                sizes[label, taken] -= 1
+                sizes[label, name] += 1
+
+
+def move_nearest(catalogue: Catalogue, label: int, to: tuple[str, tuple[float, float]], seed: int) -> str:
+    """Of a class that has no image in a split, move the nearest one there; the split from which it was taken.
+
+    There are at least as many images as windows, so one can be had from a split that has several.
+    """
+    split, window = to
+    pool = list(catalogue.pool(label))  # so small that a window was empty
+    splits = [taken for _, _, taken in pool]
+    movable = [(number, sha256, taken) for number, sha256, taken in pool if splits.count(taken) > 1]
+    number, _, taken = min(movable, key=lambda image: distance(position(image[1], seed), window))
+    catalogue.move(number, split)
+    return taken
 
 
 def cut_windows(fractions: Mapping[str, float], given: frozenset[str]) -> Windows:
@@ -98,21 +111,6 @@ def cut_windows(fractions: Mapping[str, float], given: frozenset[str]) -> Window
             windows[name] = (start, start + fractions[name])
             start += fractions[name]
     return windows | {"train": (start, 1.0)}
-
-
-def cut(pool: Sequence[str], windows: Windows, seed: int) -> dict[str, str]:
-    """sha256 -> split for the images of one class, of which there are at least as many as windows."""
-    positions = {sha256: position(sha256, seed) for sha256 in pool}
-    splits = {
-        sha256: next(name for name, (start, end) in windows.items() if start <= place < end)
-        for sha256, place in positions.items()
-    }
-    for name, window in windows.items():
-        if name not in splits.values():
-            sizes = Counter(splits.values())
-            movable = (sha256 for sha256 in pool if sizes[splits[sha256]] > 1)
-            splits[min(movable, key=lambda sha256: distance(positions[sha256], window))] = name
-    return splits
 
 
 def position(sha256: str, seed: int) -> float:

@@ -26,7 +26,7 @@ def fill(root: Path, files: Mapping[str, bytes]) -> None:
 
 
 def sources(root: Path) -> list[str]:
-    return [file.source for file in list_images(root).files]
+    return sorted(file.source for file in list_images(root).files())
 
 
 def message_of(error: pytest.ExceptionInfo[StepError]) -> str:
@@ -71,7 +71,7 @@ def test_an_archive_is_unpacked_while_it_is_needed(tmp_path: Path, name: str, pa
     with opened(tmp_path) as root:
         listing = list_images(root)
         assert listing.classes == ["cat", "dog"]
-        assert {file.source: file.path.read_bytes() for file in listing.files} == files
+        assert {file.source: file.path.read_bytes() for file in listing.files()} == files
     assert list((tmp_path / "scratch").iterdir()) == []
 
 

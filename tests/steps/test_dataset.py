@@ -2,16 +2,19 @@
 
 import io
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from dataset import Listing, list_images, natural
+from catalogue import Catalogue
+from dataset import ImageFile, Listing, list_images, natural
 from failures import StepError
-from inspection import LabelledImage, inspect, refuse_unreadable
+from inspection import inspect, refuse_unreadable
+from split import assign_splits
 
 FRACTIONS = {"train": 0.7, "validation": 0.15, "test": 0.15}
 LAYOUTS = (
@@ -43,14 +46,26 @@ def classes_of(*names: str, images: int = 6, below: str = "", first: int = 0) ->
     }
 
 
+@pytest.fixture
+def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Catalogue]:
+    with Catalogue(tmp_path_factory.mktemp("scratch") / "catalogue.db") as opened:
+        yield opened
+
+
+def files_of(listing: Listing) -> list[ImageFile]:
+    """In the catalogue's order."""
+    with TemporaryDirectory() as scratch, Catalogue(Path(scratch) / "catalogue.db") as catalogue:
+        catalogue.add_files(listing.files())
+        assert [number for number, _ in catalogue.files()] == list(range(1, catalogue.count_files() + 1))
+        return [file for _, file in catalogue.files()]
+
+
 def sources(listing: Listing) -> list[str]:
-    return [file.source for file in listing.files]
+    return [file.source for file in files_of(listing)]
 
 
-def images_in(root: Path) -> list[LabelledImage]:
-    images, skipped = inspect(list_images(root).files, max_megapixels=1, workers=2)
-    assert not skipped
-    return images
+def given_splits(listing: Listing) -> set[str]:
+    return {file.given_split for file in listing.files() if file.given_split}
 
 
 def message_of(error: pytest.ExceptionInfo[StepError]) -> str:
@@ -62,13 +77,13 @@ def test_class_folders_are_the_classes(tmp_path: Path) -> None:
     listing = list_images(tmp_path)
     assert listing.classes == ["cat", "dog"]
     assert sources(listing) == ["cat/000.png", "cat/001.png", "dog/000.png", "dog/001.png"]
-    assert listing.given_splits == frozenset()
+    assert given_splits(listing) == set()
 
 
 def test_images_may_lie_deeper_within_their_class(tmp_path: Path) -> None:
     fill(tmp_path, {"cat/2024/may/a.png": png(1), "cat/b.png": png(2), "dog/c.png": png(3)})
     listing = list_images(tmp_path)
-    assert [(file.source, file.class_name) for file in listing.files] == [
+    assert [(file.source, listing.classes[file.label]) for file in files_of(listing)] == [
         ("cat/2024/may/a.png", "cat"),
         ("cat/b.png", "cat"),
         ("dog/c.png", "dog"),
@@ -93,20 +108,20 @@ def test_given_splits_are_recognised(tmp_path: Path, validation: str) -> None:
         fill(tmp_path, classes_of("cat", "dog", images=1, below=f"{split}/", first=number * 10))
     listing = list_images(tmp_path)
     assert listing.classes == ["cat", "dog"]
-    assert listing.given_splits == {"train", "validation", "test"}
-    assert Counter(file.given_split for file in listing.files) == {"train": 2, "validation": 2, "test": 2}
+    assert given_splits(listing) == {"train", "validation", "test"}
+    assert Counter(file.given_split for file in listing.files()) == {"train": 2, "validation": 2, "test": 2}
 
 
 def test_a_train_folder_alone_is_a_split_not_a_class(tmp_path: Path) -> None:
     fill(tmp_path, classes_of("cat", "dog", images=1, below="train/"))
     listing = list_images(tmp_path)
-    assert (listing.classes, listing.given_splits) == (["cat", "dog"], {"train"})
+    assert (listing.classes, given_splits(listing)) == (["cat", "dog"], {"train"})
 
 
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     fill(tmp_path, classes_of("train", "bus", "tram", images=1))
     listing = list_images(tmp_path)
-    assert (listing.classes, listing.given_splits) == (["bus", "train", "tram"], set())
+    assert (listing.classes, given_splits(listing)) == (["bus", "train", "tram"], set())
 
 
 def test_one_enclosing_folder_is_looked_through(tmp_path: Path) -> None:
@@ -124,19 +139,19 @@ def test_files_outside_of_class_folders_are_listed_as_skipped(tmp_path: Path) ->
         "test/unlabelled.png": "not in a class folder",
         "extra": "not a train, validation or test folder",
     }
-    assert len(listing.files) == 3
+    assert len(sources(listing)) == 3
 
 
 def test_a_test_folder_without_classes_is_not_a_given_split(tmp_path: Path) -> None:
     fill(tmp_path, {**classes_of("cat", "dog", images=1, below="train/"), "test/1.png": png(77)})
-    assert list_images(tmp_path).given_splits == {"train"}
+    assert given_splits(list_images(tmp_path)) == {"train"}
 
 
 def test_what_systems_leave_behind_does_not_exist(tmp_path: Path) -> None:
     junk = ("cat/.DS_Store", "cat/Thumbs.db", "cat/._000.png", "__MACOSX/cat/x.png", ".git/config", "cat/.cache/a.png")
     fill(tmp_path, classes_of("cat", "dog", images=1) | dict.fromkeys(junk, b"junk"))
     listing = list_images(tmp_path)
-    assert (listing.classes, len(listing.files), listing.skipped) == (["cat", "dog"], 2, [])
+    assert (listing.classes, len(sources(listing)), listing.skipped) == (["cat", "dog"], 2, [])
 
 
 def test_a_folder_without_classes_is_refused(tmp_path: Path) -> None:
@@ -179,7 +194,7 @@ def test_a_class_name_that_cannot_be_printed_is_refused(tmp_path: Path) -> None:
     )
 
 
-def test_files_that_are_no_images_are_skipped_with_their_reason(tmp_path: Path) -> None:
+def test_files_that_are_no_images_are_skipped_with_their_reason(tmp_path: Path, catalogue: Catalogue) -> None:
     fill(tmp_path, classes_of("cat", "dog", images=2))
     fill(
         tmp_path,
@@ -191,8 +206,12 @@ def test_files_that_are_no_images_are_skipped_with_their_reason(tmp_path: Path) 
             "dog/no_suffix": png(6),
         },
     )
-    images, skipped = inspect(list_images(tmp_path).files, max_megapixels=1, workers=2)
-    assert [image.file.source for image in images] == [
+    catalogue.add_files(list_images(tmp_path).files())
+    skipped = inspect(catalogue, max_megapixels=1, workers=2)
+    assert catalogue.count_images() == 5
+    assign_splits(catalogue, fractions=FRACTIONS, seed=0, given=frozenset({"train", "validation", "test"}))
+    catalogue.arrange()
+    assert [entry.source for entry in catalogue.entries()] == [
         *("cat/000.png", "cat/001.png", "dog/000.png", "dog/001.png", "dog/no_suffix")
     ]
     assert {file.path: file.reason for file in skipped} == {
@@ -203,11 +222,18 @@ def test_files_that_are_no_images_are_skipped_with_their_reason(tmp_path: Path) 
     }
 
 
-def test_a_dead_link_is_skipped(tmp_path: Path) -> None:
+def test_a_dead_link_is_skipped(tmp_path: Path, catalogue: Catalogue) -> None:
     fill(tmp_path, classes_of("cat", "dog", images=1))
     (tmp_path / "cat" / "link.png").symlink_to(tmp_path / "nowhere.png")
-    _, skipped = inspect(list_images(tmp_path).files, max_megapixels=1, workers=1)
+    catalogue.add_files(list_images(tmp_path).files())
+    skipped = inspect(catalogue, max_megapixels=1, workers=1)
     assert [(file.path, file.reason) for file in skipped] == [("cat/link.png", "not a regular file")]
+
+
+def test_links_to_folders_are_not_followed(tmp_path: Path) -> None:
+    fill(tmp_path, classes_of("cat", "dog", images=1))
+    (tmp_path / "cat" / "all").symlink_to(tmp_path)
+    assert sources(list_images(tmp_path)) == ["cat/000.png", "dog/000.png"]
 
 
 def test_a_file_name_that_is_not_utf_8_can_be_printed(tmp_path: Path) -> None:
@@ -215,25 +241,26 @@ def test_a_file_name_that_is_not_utf_8_can_be_printed(tmp_path: Path) -> None:
     assert sources(list_images(tmp_path))[-1] == "dog/\\udcff.png"
 
 
-def test_an_image_above_the_pixel_limit_is_refused(tmp_path: Path) -> None:
+def test_an_image_above_the_pixel_limit_is_refused(tmp_path: Path, catalogue: Catalogue) -> None:
     large = io.BytesIO()
     Image.new("L", (2000, 1000)).save(large, "PNG")
     fill(tmp_path, classes_of("cat", "dog", images=1) | {"dog/large.png": large.getvalue()})
+    catalogue.add_files(list_images(tmp_path).files())
     with pytest.raises(StepError) as error:
-        inspect(list_images(tmp_path).files, max_megapixels=1.5, workers=2)
+        inspect(catalogue, max_megapixels=1.5, workers=2)
     assert message_of(error) == (
         "dog/large.png: The image has 2.0 megapixels (2000 x 1000), but at most 1.5 are accepted; remove or resize it, "
         "or raise data.max_image_megapixels."
     )
 
 
-def test_too_many_unreadable_files_are_refused(tmp_path: Path) -> None:
+def test_too_many_unreadable_files_are_refused(tmp_path: Path, catalogue: Catalogue) -> None:
     fill(tmp_path, classes_of("cat", "dog", images=8) | {f"cat/bad{n}.jpg": b"" for n in range(4)})
-    files = list_images(tmp_path).files
-    _, skipped = inspect(files, max_megapixels=1, workers=2)
-    refuse_unreadable(skipped, len(files), max_fraction=0.2)
+    catalogue.add_files(list_images(tmp_path).files())
+    skipped = inspect(catalogue, max_megapixels=1, workers=2)
+    refuse_unreadable(skipped, catalogue.count_files(), max_fraction=0.2)
     with pytest.raises(StepError) as error:
-        refuse_unreadable(skipped, len(files), max_fraction=0.15)
+        refuse_unreadable(skipped, catalogue.count_files(), max_fraction=0.15)
     assert message_of(error) == (
         "4 of 20 files in class folders (20.0%) cannot be used as images, but at most 15.0% is accepted "
         "(cat/bad0.jpg: The file is empty; cat/bad1.jpg: The file is empty; cat/bad2.jpg: The file is empty; and 1 "

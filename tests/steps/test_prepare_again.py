@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -75,6 +76,11 @@ def resource_config(folder: Path, rank: int, count: int) -> Path:
     return file
 
 
+def listed_images(output: Path) -> list[dict[str, Any]]:
+    """images.jsonl"""
+    return [json.loads(line) for line in (output / "manifest" / "images.jsonl").read_text().splitlines()]
+
+
 def known(text: str) -> int:
     """How many images a run did not embed, because it knew them."""
     found = KNOWN.search(text)
@@ -95,10 +101,9 @@ def test_several_instances_leave_the_bytes_of_one(
 
 
 def test_parts_hold_the_images_in_the_manifests_order(alone: Path) -> None:
-    manifest = json.loads((alone / "manifest" / "manifest.json").read_text())
     assert len(part_files(alone / "embeddings", "train")) > 2
     for split in ("train", "validation", "test"):
-        listed = [entry["label"] for entry in manifest["images"] if entry["split"] == split]
+        listed = [entry["label"] for entry in listed_images(alone) if entry["split"] == split]
         rows = [len(np.load(file)) for file in part_files(alone / "embeddings", split)]
         means = [len(np.load(file)) for file in part_files(alone / "embeddings", split, "_input_means")]
         assert sum(rows) == len(listed) and means == rows and set(rows[:-1]) <= {7}
@@ -115,8 +120,7 @@ def test_neither_names_nor_order_of_files_matter_to_an_images_split(
     assert call(tmp_path / "data", tmp_path / "output", weights_dir, monkeypatch) == 0
 
     def splits(output: Path) -> dict[str, str]:
-        listed = json.loads((output / "manifest" / "manifest.json").read_text())["images"]
-        return {entry["sha256"]: entry["split"] for entry in listed}
+        return {entry["sha256"]: entry["split"] for entry in listed_images(output)}
 
     assert splits(tmp_path / "output") == splits(alone)
 

@@ -1,0 +1,186 @@
+"""What is done to every image, and to the parts of the data set that an instance takes."""
+
+import argparse
+import io
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+import torch
+from numpy.lib.format import open_memmap
+
+from backbone import Weights
+from catalogue import Catalogue, Entry
+from embedding import Embedder
+from embedding_cache import EmbeddingCache
+from failures import StepError, say
+from images import ImageError, Picture, Pixels, Preprocess, decode, shrink
+from parts import part_name
+from prepared_images import ShardWriter
+from progress import Progress
+from views import views
+
+RECIPE_VERSION = 1  # to be counted up when other code makes other embeddings of the same image
+TINY_PX = 64  # images whose median shorter side is below this are tiny: digits, icons
+IMAGE_SIZE_PX, TINY_IMAGE_SIZE_PX = 224, 128
+CROP_SHARE = 0.875  # of the resized image's side; the backbones were trained to see so much of it
+SAVING: dict[str, dict[str, Any]] = {
+    ".png": {"format": "PNG", "compress_level": 3},
+    ".jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},
+}
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What is done to every image; also what its embeddings depend on, besides the backbone."""
+
+    preprocess: Preprocess
+    augmented_views: int  # random views per training image, besides the plain one
+    flip: bool
+    seed: int
+    max_pixels: int
+    output_dir: Path
+
+    def encoded(self, entry: Entry) -> tuple[Picture, bytes]:
+        """Decode one image; the prepared one, and its file."""
+        try:
+            decoded = decode(entry.path.read_bytes(), max_pixels=self.max_pixels, preprocess=self.preprocess)
+        except ImageError as error:
+            raise StepError(f"{entry.source} was changed while it was being prepared: {error}") from error
+        image = shrink(decoded, self.preprocess)
+        encoded = io.BytesIO()
+        image.save(encoded, **SAVING[entry.suffix])
+        return image, encoded.getvalue()
+
+    def pixels(self, entry: Entry, image: Picture) -> Pixels:
+        """The views of a prepared image: (views, H, W, 3) uint8."""
+        key = f"{self.seed}:{entry.sha256}"
+        return views(image, self.preprocess, count=self.views_of(entry.split) - 1, key=key, flip=self.flip)
+
+    def views_of(self, split: str) -> int:
+        """The plain view, and in training the augmented ones."""
+        return 1 + (self.augmented_views if split == "train" else 0)
+
+    def recipe(self, weights: Weights, embedder: Embedder) -> dict[str, Any]:
+        """All that the embeddings of an image depend on: where one of these differs, cached ones do not count."""
+        return {
+            "version": RECIPE_VERSION,
+            "torch": torch.__version__,
+            "pillow": PIL.__version__,
+            "device": embedder.device,
+            "backbone": weights.backbone,
+            "weights": weights.sha256,
+            "feature_dim": embedder.feature_dim,
+            "preprocess": self.preprocess.to_dict(),
+            "seed": self.seed,
+            "flip": self.flip,
+        }
+
+
+@dataclass(frozen=True)
+class Part:
+    """Consecutive images of one split; an instance does a part or leaves it to another."""
+
+    split: str
+    number: int
+    entries: list[Entry]
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where a part's images are: rows of a split."""
+
+    split: str
+    number: int
+    start: int
+    stop: int
+
+
+def choose_preparation(catalogue: Catalogue, weights: Weights, options: argparse.Namespace) -> Preparation:
+    """Tiny images are seen whole and not mirrored: they tend to be digits, letters and icons."""
+    tiny = np.median(catalogue.shorter_sides()) < TINY_PX
+    size = options.image_size or (TINY_IMAGE_SIZE_PX if tiny else IMAGE_SIZE_PX)
+    return Preparation(
+        preprocess=Preprocess(size, size if tiny else round(size / CROP_SHARE), weights.mean, weights.std),
+        augmented_views=options.augmented_views,
+        flip=not tiny if options.horizontal_flip is None else options.horizontal_flip,
+        seed=options.split_seed,
+        max_pixels=int(options.max_image_megapixels * 1e6),
+        output_dir=options.output_dir,
+    )
+
+
+def spans_of(sizes: Mapping[str, int], rows_per_part: int) -> list[Span]:
+    """All images, in the manifest's order."""
+    return [
+        Span(split, number, start, min(start + rows_per_part, size))
+        for split, size in sizes.items()
+        for number, start in enumerate(range(0, size, rows_per_part))
+    ]
+
+
+def part_of(catalogue: Catalogue, span: Span) -> Part:
+    return Part(span.split, span.number, list(catalogue.entries(span.split, span.start, span.stop)))
+
+
+def write_parts(
+    parts: Iterable[Part], preparation: Preparation, embedder: Embedder, cache: EmbeddingCache, progress: Progress
+) -> None:
+    """Prepared images and embeddings; however this ends, what was embedded is in the cache."""
+    try:
+        for part in parts:
+            write_part(part, preparation, embedder, cache, progress)
+    finally:
+        cache.write()
+    if progress.known:
+        say(f"{progress.known} of {progress.total} images were embedded before")
+
+
+def write_part(
+    part: Part, preparation: Preparation, embedder: Embedder, cache: EmbeddingCache, progress: Progress
+) -> None:
+    """One part's shard of prepared images, embeddings (rows, views, D) float16 and input means (rows, 3) float32.
+
+    The shard takes images in the rows' order, whichever of them are embedded and whichever are known.
+    """
+    entries, views_per_image = part.entries, preparation.views_of(part.split)
+    stem = preparation.output_dir / "embeddings" / part_name(part.split, part.number)
+    shape = (len(entries), views_per_image, embedder.feature_dim)
+    features = open_memmap(f"{stem}.npy", mode="w+", dtype=np.float16, shape=shape)  # type: ignore[no-untyped-call]
+    means = np.zeros((len(entries), 3), np.float32)
+
+    known: list[int] = []
+    unknown: list[int] = []
+    for row, entry in enumerate(entries):
+        found = cache.find(entry.sha256, views_per_image)
+        (known if found else unknown).append(row)
+        if found:
+            features[row], means[row] = found
+
+    files: dict[int, bytes] = {}  # of rows that are being embedded
+
+    def pixels_of(row: int) -> Pixels:
+        image, files[row] = preparation.encoded(entries[row])
+        return preparation.pixels(entries[row], image)
+
+    with (
+        ShardWriter(preparation.output_dir / part.split, part.split, part.number) as shard,
+        closing(embedder.each(lambda row: preparation.encoded(entries[row])[1], known)) as known_files,
+        closing(embedder.embed(pixels_of, unknown, views=views_per_image)) as images,
+    ):
+        is_known = np.isin(np.arange(len(entries)), known)
+        for row, entry in enumerate(entries):
+            if is_known[row]:
+                file = next(known_files)
+            else:
+                image = next(images)
+                features[row], means[row] = image.features, image.means
+                cache.add(entry.sha256, image.features, image.means)
+                file = files.pop(row)
+            shard.add(entry.name, entry.label, file)
+            progress.advance(1, known=bool(is_known[row]))
+    np.save(f"{stem}_input_means.npy", means)

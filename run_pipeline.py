@@ -27,7 +27,7 @@ DESCRIPTIONS = {
     "reject": "reject a model version",
     "invoke": "classify images with the deployed model",
     "transform": "classify a folder of images by a batch transform job",
-    "drift": "compare what the endpoint was sent with what its model was evaluated on",
+    "drift": "compare what the endpoint was sent with what its model was trained on",
     "endpoints": "list the endpoints",
     "teardown": "end the endpoints and remove what was made",
     "infra": "AWS: make or change the stack that the pipeline needs",
@@ -86,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
     add("--model", metavar="VERSION", help="a version's number or ARN; the newest approved one unless given")
     add("--last", type=positive, default=1000, metavar="N", help="the newest requests that are looked at (1000)")
     add("--out", metavar="FOLDER", help="where the report goes (reports/drift in the home)")
-    add("--metric", action="store_true", help="AWS: put the largest distance to CloudWatch, for an alarm")
+    add("--publish", action="store_true", help="AWS: put the score to CloudWatch, for the stack's alarm")
     for name in ("invoke", "transform"):
         found[name].add_argument("--out", metavar="FILE", help="a row for each image: FILE.csv or FILE.jsonl")
     for name in ("teardown", "infra"):

@@ -1,4 +1,4 @@
-"""What can be told of images without their labels, and how far two sets of images differ in it.
+"""What can be told of images by simple figures, without their labels, and how far two sets of images differ in it.
 
 Figures of an image: `confidence`, the probability of the predicted class; `brightness`, `contrast` and `saturation` of
 the network's crop, 0 to 255. A baseline keeps, for each figure, the bounds of tenths of the test split and how many

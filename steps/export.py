@@ -1,8 +1,8 @@
 """The deployed network: normalised images -> backbone -> head -> softmax, in a file for each kind of runtime.
 
-model.tar.gz holds all that evaluation and the endpoint need: `model.pt` (frozen TorchScript), `model.onnx`,
-`samples.npz` (images and the trained network's answers), `samples/` (the real ones' files), `runtimes.json` (what each
-runtime took here), `model.json` and `code/`.
+model.tar.gz holds all that evaluation and the endpoint need: `model.pt` (frozen TorchScript), `model.onnx` (which gives
+the features beside the probabilities), `samples.npz` (images and the trained network's answers), `samples/` (the real
+ones' files), `runtimes.json` (what each runtime took here), `model.json` and `code/`.
 """
 
 import json
@@ -24,7 +24,7 @@ from images import Pixels, Preprocess, decode, normalise, to_pixels
 from predictor import DEFAULT_MAX_PIXELS
 from runtime_choice import MEASUREMENT_FILE, candidates
 from runtime_trial import measure
-from runtimes import ONNX_FILE, TORCH_FILE, load_script
+from runtimes import ONNX_FILE, ONNX_OUTPUTS, TORCH_FILE, load_script
 from samples import REAL, SYNTHETIC, Samples, synthetic_pixels
 
 TOLERANCE = 1e-3  # largest difference of a probability between the frozen and the eager network
@@ -42,6 +42,18 @@ class Network(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return torch.softmax(self.head(self.backbone(images)), dim=1)
+
+
+class NetworkWithFeatures(nn.Module):
+    """The same with what the backbone makes of the images, (N, D) float32, as a second output."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.network.backbone(images)
+        return torch.softmax(self.network.head(features), dim=1), features
 
 
 def matching_backbone(weights_dir: Path, manifest: dict[str, Any]) -> Backbone:
@@ -84,7 +96,7 @@ def export_network(
             f"The exported network differs from the trained one by {difference:g} in a probability, "
             f"and {TOLERANCE:g} is accepted. Try another backbone, or another version of torch."
         )
-    write_onnx(script, images[:1], model_dir / ONNX_FILE)
+    write_onnx(frozen(NetworkWithFeatures(network), images[:1]), images[:1], model_dir / ONNX_FILE)
     measurement = measure(model_dir, candidates("onnxruntime"))
     if reason := measurement.disagreements.get("onnxruntime"):
         raise StepError(f"The exported {ONNX_FILE} is not usable: {reason}. Try another backbone.")
@@ -121,8 +133,8 @@ def write_onnx(script: torch.jit.ScriptModule, example: Tensor, path: Path) -> N
             dynamo=False,
             opset_version=ONNX_OPSET,
             input_names=["images"],
-            output_names=["probabilities"],
-            dynamic_axes={"images": {0: "n"}, "probabilities": {0: "n"}},
+            output_names=list(ONNX_OUTPUTS),
+            dynamic_axes={name: {0: "n"} for name in ("images", *ONNX_OUTPUTS)},
         )
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # the server looks at what there is without loading any of it
 
 TORCH_FILE = "model.pt"
 ONNX_FILE = "model.onnx"
+PROBABILITIES, FEATURES = ONNX_OUTPUTS = ("probabilities", "features")
 AUTO = "auto"
 
 
@@ -47,11 +48,24 @@ class OnnxRuntime:
         self._sessions = {count: self._session(count) for count in {1, threads}}
 
     def run(self, images: Images, threads: int) -> Probabilities:
+        return self._output(PROBABILITIES, images, threads)
+
+    def features(self, images: Images, threads: int) -> npt.NDArray[np.float32]:
+        """What the backbone makes of the images, (N, D).
+
+        Raises:
+            StepError: the model does not tell, being of an earlier release.
+        """
+        if FEATURES not in {output.name for output in self._sessions[1].get_outputs()}:
+            raise StepError(f"{self._path} gives probabilities, but no features. Train the model again.")
+        return self._output(FEATURES, images, threads)
+
+    def _output(self, name: str, images: Images, threads: int) -> npt.NDArray[np.float32]:
         import numpy as np
 
         session = self._sessions.get(threads) or self._sessions[1]
-        answer: Probabilities = session.run(None, {"images": np.ascontiguousarray(images)})[0]
-        return answer
+        found: npt.NDArray[np.float32] = session.run([name], {"images": np.ascontiguousarray(images)})[0]
+        return found
 
     def _session(self, threads: int) -> Any:
         import onnxruntime

@@ -20,6 +20,7 @@ import hyperparameters as hp
 import sample_files
 from calibration import Calibration, calibrate
 from checkpoint import Checkpoints, checkpoint_directory
+from drift_baseline import make_baseline
 from export import copy_code, export_network, matching_backbone
 from failures import TRAINING_FAILURE, run, say
 from head import CalibratedHead
@@ -62,6 +63,7 @@ def main() -> None:
         calibrated = CalibratedHead(trained_head, calibration.temperature)
         preprocess, photos = Preprocess.from_dict(data.manifest["preprocess"]), channel(arguments, "manifest")
         export_network(backbone, calibrated, preprocess, model_dir, sample_files.paths(photos))
+        make_baseline(data.train.embeddings, data.validation.embeddings).save(model_dir)
         write_json(model_dir / "model.json", description(data, hyperparameters, result, calibration))
         copy_code(model_dir / "code")
         if monitor:

@@ -73,15 +73,15 @@ ThreadingHTTPServer(address, Handler).serve_forever()
 """
 
 
-def model_archive(name: str, **files: str) -> bytes:
+def model_archive(name: str, **files: str | bytes) -> bytes:
     """A model.tar.gz whose server says its name."""
     buffer = io.BytesIO()
     content = {"name.txt": name, "code/serve.py": SERVER, **files}
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
         for path, text in content.items():
-            member = tarfile.TarInfo(path)
-            member.size = len(text.encode())
-            archive.addfile(member, io.BytesIO(text.encode()))
+            member, body = tarfile.TarInfo(path), text.encode() if isinstance(text, str) else text
+            member.size = len(body)
+            archive.addfile(member, io.BytesIO(body))
     return buffer.getvalue()
 
 

@@ -1,6 +1,5 @@
-"""`drift`: captured requests of the local S3 and of folders against a version's baseline, and the metric on AWS."""
+"""`drift`: captured requests of the local S3 and of folders against a version's baselines, and the metric on AWS."""
 
-import base64
 import datetime
 import io
 import json
@@ -10,38 +9,34 @@ from typing import Any
 
 import boto3
 import moto
+import numpy as np
 import pytest
-from PIL import Image
 from said import Cli, Said
 
 import run_pipeline
 from pipeline import drift_command
 from pipeline.config import load
+from pipeline.drift_inputs import MODEL_FILES
 from pipeline.local.direct import DirectClient
 from pipeline.local.state import State
 from pipeline.local.storage import Storage
-from tests.local.samples import ROOT
+from tests.local.samples import ROOT, model_archive
 from tests.pipeline.labelling import ENDPOINT, GROUP, container
+from tests.support.drift_model import Pixels, lines_of, pictures, write_model
 
 HOME = Path("home")
 EVALUATION = "s3://local/image-classification/evaluations/e/evaluation.json"
+MODEL = "s3://local/image-classification/jobs/t/model.tar.gz"
 CAPTURE = f"s3://local/image-classification/capture/{ENDPOINT}/AllTraffic"
-TENTHS = [100 + shade for shade in range(0, 90, 10)]
-PREPROCESS = {
-    "image_size": 8, "resize_to": 8, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic",
-}  # fmt: skip
-BASELINE = {  # of 200 evenly shaded grey images, all of them sure
-    "images": 200,
-    "classes": ["cat", "dog"],
-    "preprocess": PREPROCESS,
-    "predicted_counts": [100, 100],
-    "figures": {
-        "confidence": {"bounds": [0.75], "counts": [200, 0]},
-        "brightness": {"bounds": TENTHS, "counts": [20] * 10},
-        "contrast": {"bounds": [0.0], "counts": [200, 0]},
-        "saturation": {"bounds": [0.0], "counts": [200, 0]},
-    },
-}
+USUAL, DARK = pictures(90, 3), pictures(90, 4, low=0, high=40)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of a model and its evaluation."""
+    folder = tmp_path_factory.mktemp("model")
+    write_model(folder)
+    return folder
 
 
 @pytest.fixture
@@ -58,105 +53,110 @@ def cli(tmp_path, monkeypatch, capsys) -> Cli:
     return run
 
 
-def registered(*, with_baseline: bool = True) -> None:
-    """An approved version, with or without a baseline."""
+def registered(model: Path, *, with_baseline: bool = True, files: tuple[str, ...] = MODEL_FILES) -> None:
+    """An approved version, with what it needs or without some of it."""
     storage = Storage(State(HOME))
     if with_baseline:
-        storage.write(EVALUATION.replace("evaluation.json", "baseline.json"), json.dumps(BASELINE).encode())
+        known = (model / "baseline.json").read_bytes()
+        storage.write(EVALUATION.replace("evaluation.json", "baseline.json"), known)
+    storage.write(MODEL, model_archive("model", **{name: (model / name).read_bytes() for name in files}))
     statistics = {"ContentType": "application/json", "S3Uri": EVALUATION}
     DirectClient(State(HOME), "sagemaker").create_model_package(
         ModelPackageGroupName=GROUP,
-        InferenceSpecification={"Containers": [container("s3://b/m")], "SupportedContentTypes": ["image/png"]},
+        InferenceSpecification={"Containers": [container(MODEL)], "SupportedContentTypes": ["image/png"]},
         ModelApprovalStatus="Approved",
         ModelMetrics={"ModelQuality": {"Statistics": statistics}},
     )
 
 
-def event(number: int, shade: int) -> str:
-    """A captured request of a grey image."""
-    buffer = io.BytesIO()
-    Image.new("L", (8, 8), shade).save(buffer, "PNG")
-    sent = {"data": base64.b64encode(buffer.getvalue()).decode(), "encoding": "BASE64"}
-    said = {"data": json.dumps({"label": ["cat", "dog"][number % 2], "score": 0.75}), "encoding": "JSON"}
-    return json.dumps({"captureData": {"endpointInput": sent, "endpointOutput": said}}) + "\n"
-
-
-def captured(hour: int, shades: list[int], top: str = CAPTURE) -> None:
+def captured(hour: int, crops: Pixels, top: str = CAPTURE) -> None:
     """One file of an hour."""
-    text = "".join(event(number, shade) for number, shade in enumerate(shades))
+    text = "".join(f"{line}\n" for line in lines_of(crops))
     Storage(State(HOME)).write(f"{top}/2025/01/31/{hour:02}/00-00-000-id.jsonl", text.encode())
 
 
-def test_the_usual_requests_are_no_drift(cli):
-    registered()
-    captured(1, [96 + number % 100 for number in range(200)])
+def test_the_usual_requests_are_no_drift(cli, model):
+    registered(model)
+    captured(1, USUAL)
     said = cli()
     assert (said.status, said.error) == (0, "")
-    first, *statistics, verdict, report = said.out.splitlines()
-    assert first == "200 captured images against 200 of the test split"
+    first, embeddings, second, *statistics, verdict, report = said.out.splitlines()
+    assert first == "90 captured images against 200 of the training's"
+    assert embeddings.startswith("  embeddings        distance 0.")
+    assert second == "and against 200 of the test split"
     assert [line.split("  ")[1] for line in statistics] == [
         "confidence", "brightness", "contrast", "saturation", "predicted class",
     ]  # fmt: skip
-    assert (verdict, report) == ("Drift: none", "home/reports/drift/drift.html")
+    assert verdict.startswith("Drift score 0.")
+    assert verdict.endswith(": no drift")
+    assert report == "home/reports/drift/drift.html"
     assert Path(report).read_text().startswith("<!doctype html>")
 
 
-def test_darker_requests_are_major_drift_and_end_with_1(cli):
-    registered()
-    captured(1, [96 + number % 100 for number in range(200)])
-    captured(2, [40] * 50)
+def test_darker_requests_are_drift_and_end_with_3(cli, model):
+    registered(model)
+    captured(1, USUAL)
+    captured(2, DARK[:50])
     said = cli("--json", "--last", "50", "--out", "report")  # the newest 50, which are those of the second hour
     document = json.loads(said.out)
-    assert (said.status, said.error) == (1, "")
-    assert (document["drift"], document["images"]) == ("major", 50)
+    assert (said.status, said.error) == (3, "")
+    assert (document["drift"], document["images"]) == (True, 50)
+    assert document["drift_score"] > 1
     assert document["statistics"]["brightness"]["drift"] == "major"
-    assert document["statistics"]["predicted class"]["drift"] == "none"
     assert document["model_package_arn"].endswith(f"{GROUP}/1")
     assert document["report"] == str(Path("report/drift.html").resolve())
-    assert json.loads(Path("report/drift.json").read_text())["drift"] == "major"
+    assert json.loads(Path("report/drift.json").read_text())["drift"] is True
 
 
 @pytest.mark.parametrize("source", ["folder", "s3://elsewhere/events"])
-def test_captured_files_of_another_place_are_compared(cli, source):
-    registered()
-    captured(3, [40] * 60, "s3://elsewhere/events")
+def test_captured_files_of_another_place_are_compared(cli, model, source):
+    registered(model)
+    captured(3, DARK[:60], "s3://elsewhere/events")
     Path("folder").symlink_to(Storage(State(HOME)).path("s3://elsewhere/events").resolve())
-    assert cli("--captured", source).out.startswith("60 captured images against 200 of the test split\n")
+    assert cli("--captured", source).out.startswith("60 captured images against 200 of the training's\n")
 
 
-def test_a_mistake_is_a_sentence(cli):
-    assert cli("--metric") == (2, "", "drift --metric is for CloudWatch: --target aws.\n")
-    assert cli("--captured", "none") == (2, "", "--captured none: there is no such folder.\n")
+def test_a_mistake_is_a_sentence(cli, model):
+    assert cli("--publish") == (2, "", "drift --publish is for CloudWatch: --target aws.\n")
+    assert cli("--captured", "none") == (
+        2,
+        "",
+        "--captured none: there is no such folder; a folder or s3://bucket/prefix with the .jsonl files of a data "
+        "capture is accepted.\n",
+    )
     assert cli() == (
         2,
         "",
-        f"s3://local/image-classification/capture/{ENDPOINT} holds no captured request; set "
-        "deploy.data_capture_percent and deploy, or name captured files by --captured.\n",
+        f"s3://local/image-classification/capture/{ENDPOINT} holds no captured request. deploy.data_capture_percent "
+        "captures nothing (0) of the requests: set it and run the pipeline, or name by --captured a folder or "
+        "s3://bucket/prefix with the .jsonl files of a data capture.\n",
     )
     assert not HOME.exists()
-    captured(1, [100])
+    captured(1, USUAL[:1])
     assert cli() == (
         2,
         "",
         f"Model package group '{GROUP}' has no approved version; see: run_pipeline.py models\n",
     )
-    registered(with_baseline=False)
+    registered(model)
     assert cli() == (
         1,
         "",
-        f"Model version 1 has no baseline.json beside {EVALUATION}; train it anew with: run_pipeline.py run "
-        "--no-cache\n",
+        "Drift was not judged: Of 1 captured events 1 are of one image and its answer: too few to judge, at least 30 "
+        "are needed.\n",
     )
 
 
-def test_what_cannot_be_judged_is_a_sentence(cli):
-    registered()
-    Storage(State(HOME)).write(f"{CAPTURE}/2025/01/31/01/x.jsonl", b"{}\n")
-    assert cli() == (
-        1,
-        "",
-        "The drift report could not be written: No event of the 1 captured is of one image and its answer.\n",
-    )
+def test_a_version_of_an_earlier_release_is_a_sentence(cli, model):
+    captured(1, USUAL)
+    remedy = "train it anew with: run_pipeline.py run --no-cache\n"
+    registered(model, with_baseline=False)
+    place = EVALUATION.replace("evaluation.json", "baseline.json")
+    assert cli() == (1, "", f"Model version 1 has no baseline.json at {place}; {remedy}")
+    registered(model, files=("model.onnx",))
+    assert cli() == (1, "", f"Model version 2 has no drift_baseline.npz in its model; {remedy}")
+    Storage(State(HOME)).write(MODEL, b"\x1f\x8b cut off")
+    assert cli().error.startswith("Model version 2 has a model.tar.gz that is damaged: ")
 
 
 class Account:
@@ -166,29 +166,20 @@ class Account:
         return boto3.Session("key", "secret", region_name="us-east-1").client(service)
 
 
-def test_the_metric_is_the_largest_distance_beyond_chance():
-    statistics = {
-        "confidence": {"distance": 0.9, "drift": "none"},
-        "brightness": {"distance": 0.5, "drift": "major"},
-        "contrast": {"distance": 0.125, "drift": "moderate"},
-    }
+def test_the_metric_is_the_score():
     config = load(ROOT / "pipeline.yaml")
     with moto.mock_aws():
-        drift_command.put_metric(Account(), config, "e", {"statistics": statistics})  # type: ignore[arg-type]
-        drift_command.put_metric(Account(), config, "calm", {"statistics": {}})  # type: ignore[arg-type]
-        metrics = Account().client("cloudwatch").list_metrics(Namespace="image-classification/drift")["Metrics"]
-        assert {(metric["MetricName"], metric["Dimensions"][0]["Value"]) for metric in metrics} == {
-            ("LargestDistance", "e"), ("LargestDistance", "calm"),
-        }  # fmt: skip
-        assert largest("e") == 0.5
-        assert largest("calm") == 0.0
+        drift_command.put_metric(Account(), config, "e", {"drift_score": 1.5})  # type: ignore[arg-type]
+        drift_command.put_metric(Account(), config, "calm", {"drift_score": 0.25})  # type: ignore[arg-type]
+        assert np.isclose(largest("e"), 1.5)
+        assert np.isclose(largest("calm"), 0.25)
 
 
 def largest(endpoint: str) -> float:
     """What an alarm would read."""
     now = datetime.datetime.now(datetime.UTC)
     found = Account().client("cloudwatch").get_metric_statistics(
-        Namespace="image-classification/drift", MetricName="LargestDistance",
+        Namespace="image-classification/drift", MetricName="DriftScore",
         Dimensions=[{"Name": "EndpointName", "Value": endpoint}], StartTime=now - datetime.timedelta(minutes=5),
         EndTime=now + datetime.timedelta(minutes=5), Period=60, Statistics=["Maximum"],
     )  # fmt: skip

@@ -113,6 +113,7 @@ def test_best_epoch_is_kept_and_ties_go_to_the_lower_validation_loss(trained: Tr
 def test_model_directory_holds_the_network_its_description_and_the_code(trained: Trained) -> None:
     assert sorted(path.name for path in trained.model_dir.iterdir()) == [
         "code",
+        "drift_baseline.npz",
         "head.pt",
         "model.json",
         "model.onnx",

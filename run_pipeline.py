@@ -87,6 +87,8 @@ def parser() -> argparse.ArgumentParser:
     add("--last", type=positive, default=1000, metavar="N", help="the newest requests that are looked at (1000)")
     add("--out", metavar="FOLDER", help="where the report goes (reports/drift in the home)")
     add("--publish", action="store_true", help="AWS: put the score to CloudWatch, for the stack's alarm")
+    add("--retrain", action="store_true", help="start the pipeline if there is drift")
+    add("--data", metavar="SOURCE", help="with --retrain: the images to train with, as for run")
     for name in ("invoke", "transform"):
         found[name].add_argument("--out", metavar="FILE", help="a row for each image: FILE.csv or FILE.jsonl")
     for name in ("teardown", "infra"):

@@ -154,6 +154,20 @@ class RegistryConfig:
     improvement_margin: float = setting(0.0, number(at_least=0, at_most=1))
 
 
+@dataclass(frozen=True)
+class DriftConfig:
+    """What follows from a drift that `drift --publish` has found."""
+
+    retrain: bool = setting(False, boolean)
+
+
+def retrains_on_nothing(retrain: bool, data_capture_percent: int) -> str | None:
+    """The stack has the alarm where there is something to check."""
+    if not retrain or data_capture_percent:
+        return None
+    return "must be false while deploy.data_capture_percent is 0: nothing is captured, so no drift can be found."
+
+
 def expired_while_cached(artifact_retention_days: int, cache_expire_days: int) -> str | None:
     """A cached step would hand on outputs that the bucket has let go."""
     if artifact_retention_days > cache_expire_days:
@@ -176,6 +190,7 @@ class Config:
     rules: ClassVar = (
         Rule(("aws.artifact_retention_days", "pipeline.cache_expire_days"), expired_while_cached),
         Rule(("deploy.serverless.memory_mb", "aws.vpc.subnet_ids", "aws.network_isolation"), serverless_in_vpc),
+        Rule(("drift.retrain", "deploy.data_capture_percent"), retrains_on_nothing),
         GATES,
     )
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
@@ -188,6 +203,7 @@ class Config:
     condition: ConditionConfig = field(default_factory=ConditionConfig)
     registry: RegistryConfig = field(default_factory=RegistryConfig)
     deploy: DeployConfig = field(default_factory=DeployConfig)
+    drift: DriftConfig = field(default_factory=DriftConfig)
     aws: AwsConfig = field(default_factory=AwsConfig)
     prices: PricesConfig = field(default_factory=PricesConfig)
     environments: tuple[str, ...] = setting((), environments.names)

@@ -18,8 +18,9 @@ from pipeline.config import Config
 from pipeline.control import service_errors
 from pipeline.drift_inputs import BASELINE_NAME, newest, put_version
 from pipeline.errors import ServiceError, UsageError
-from pipeline.invocation import Arguments, chosen_target, loaded
+from pipeline.invocation import Arguments, chosen_target, command, loaded, opened
 from pipeline.local_target import shown
+from pipeline.run_commands import started
 from pipeline.targets import Target
 
 SCRIPT = STEPS / "drift.py"
@@ -30,15 +31,14 @@ DRIFTED = 3  # exit status: 1 and 2 say that nothing was compared
 
 
 def drift(arguments: Arguments) -> int:
-    """Write the report; 3 if there is drift.
+    """Write the report; 3 if there is drift, which may start the pipeline.
 
     Raises:
-        UsageError: nothing was captured, or there is no approved version.
+        UsageError: nothing was captured, there is no approved version, or options do not go together.
         ServiceError: the version has no baseline, its files cannot be read, or too few images were captured.
     """
     config = loaded(arguments)
-    if arguments.publish and arguments.target != "aws":
-        raise UsageError("drift --publish is for CloudWatch: --target aws.")
+    refuse_options(arguments, config)
     target = chosen_target(arguments, config, reads_only=True)
     endpoint = arguments.endpoint or config.deploy.endpoint_name
     source = arguments.captured or target.placement.uri(config.pipeline.name, CAPTURE, endpoint)
@@ -49,8 +49,37 @@ def drift(arguments: Arguments) -> int:
     document = json.loads((folder / JSON_NAME).read_text(encoding="utf-8"))
     if arguments.publish:
         put_metric(target, config, endpoint, document)
-    report(arguments, {**document, "model_package_arn": version, "report": str(folder / HTML_NAME)})
+    document |= {"model_package_arn": version, "report": str(folder / HTML_NAME)}
+    if not arguments.json:
+        report(document)
+    if arguments.retrain and document["drift"]:
+        document["execution_arn"] = retrained(arguments)
+    if arguments.json:
+        print(json.dumps(document))
     return DRIFTED if document["drift"] else 0
+
+
+def refuse_options(arguments: Arguments, config: Config) -> None:
+    """Raise for options that do not go together.
+
+    Raises:
+        UsageError: they do not.
+    """
+    if arguments.publish and arguments.target != "aws":
+        raise UsageError("drift --publish is for CloudWatch: --target aws.")
+    if arguments.publish and arguments.retrain and config.drift.retrain:
+        raise UsageError("With drift.retrain in pipeline.yaml, --publish starts the pipeline; leave out --retrain.")
+    if arguments.data and not arguments.retrain:
+        raise UsageError("drift --data names what to train with: it goes with --retrain.")
+
+
+def retrained(arguments: Arguments) -> str:
+    """Start the pipeline as `start` does, its search beginning as tuning.warm_start says; the execution's ARN."""
+    project = opened(arguments)
+    arn = started(arguments, project, chosen_target(arguments, project.config))
+    if not arguments.json:
+        print(f"Started {arn}\nFollow it with: {command(arguments, 'status', '--watch')}")
+    return arn
 
 
 def write_report(target: Target, lines: list[str], version: str, folder: Path) -> None:
@@ -88,11 +117,8 @@ def put_metric(target: Target, config: Config, endpoint: str, document: dict[str
         )
 
 
-def report(arguments: Arguments, document: dict[str, Any]) -> None:
+def report(document: dict[str, Any]) -> None:
     """The verdicts, and where the report is."""
-    if arguments.json:
-        print(json.dumps(document))
-        return
     verdict = "drift" if document["drift"] else "no drift"
     print(f"{document['images']} captured images against {document['reference_images']} of the training's")
     print(f"  embeddings        distance {document['distance']:.3f}  alarm from {document['threshold']:.3f}  {verdict}")

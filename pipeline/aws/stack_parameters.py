@@ -90,6 +90,8 @@ def serving(config: Config) -> Mapping[str, object]:
         "MaxInstances": deploy.autoscaling.max_instances,
         "TargetInvocationsPerMinute": deploy.autoscaling.target_invocations_per_minute,
         "DataCapturePercent": deploy.data_capture_percent,
+        "WatchDrift": deploy.data_capture_percent > 0,
+        "RetrainOnDrift": config.drift.retrain,
         "ServerlessMemoryMb": deploy.serverless.memory_mb,
         "ServerlessMaxConcurrency": deploy.serverless.max_concurrency,
         "KeepVersions": deploy.keep_versions,

@@ -21,7 +21,7 @@ from pipeline.placement import local_placement
 TEMPLATE_DATA = read_template()
 RESOURCES = TEMPLATE_DATA["Resources"]
 STATEMENTS = template_statements(TEMPLATE_DATA)
-ROLES = {"PipelineRole", "EndpointRole", "DeployRole", "SchedulerRole"}
+ROLES = {"PipelineRole", "EndpointRole", "DeployRole", "SchedulerRole", "DriftRole"}
 LISTS_OF_ARNS = {"ReadableObjectArns", "VpcArns"}  # parameters that may hold wildcards
 
 
@@ -86,6 +86,7 @@ def test_only_aws_services_assume_the_roles():
         "EndpointRole": "sagemaker.amazonaws.com",
         "DeployRole": "lambda.amazonaws.com",
         "SchedulerRole": "scheduler.amazonaws.com",
+        "DriftRole": "events.amazonaws.com",
     }
 
 
@@ -178,9 +179,10 @@ def test_the_schedule_is_made_switched_off_and_names_the_pipeline_by_arn():
 
 def test_every_event_rule_retries_and_then_keeps_the_event():
     rules = {name: found["Properties"] for name, found in RESOURCES.items() if found["Type"] == "AWS::Events::Rule"}
-    assert set(rules) == {"ApprovalRule", "InServiceRule", "FailedExecutionRule", "FailedDeploymentRule"}
+    assert set(rules) == {"ApprovalRule", "InServiceRule", "FailedExecutionRule", "FailedDeploymentRule", "DriftRule"}
     allowed = RESOURCES["DeadLetterPolicy"]["Properties"]["PolicyDocument"]["Statement"][0]["Condition"]["ArnEquals"]
-    suffixes = {text["Fn::Sub"].partition("${AWS::StackName}-")[2] for text in allowed["aws:SourceArn"]}
+    texts = [found.get("Fn::If", ["", found])[1] for found in allowed["aws:SourceArn"]]
+    suffixes = {text["Fn::Sub"].partition("${AWS::StackName}-")[2] for text in texts}
     for properties in rules.values():
         (target,) = properties["Targets"]
         assert target["RetryPolicy"]["MaximumRetryAttempts"] > 0
@@ -192,7 +194,9 @@ def test_every_alarm_tells_the_topic_and_latency_is_in_microseconds(config):
     alarms = {
         name: found["Properties"] for name, found in RESOURCES.items() if found["Type"] == "AWS::CloudWatch::Alarm"
     }
-    assert set(alarms) == {"EndpointErrorAlarm", "EndpointLatencyAlarm", "DeployErrorAlarm", "DeadLetterAlarm"}
+    assert set(alarms) == {
+        "EndpointErrorAlarm", "EndpointLatencyAlarm", "DeployErrorAlarm", "DeadLetterAlarm", "DriftAlarm",
+    }  # fmt: skip
     assert all(found["AlarmActions"] == [{"Ref": "AlarmTopic"}] for found in alarms.values())
     assert alarms["EndpointLatencyAlarm"]["Threshold"] == {"Ref": "MaxLatencyMicroseconds"}
     values = stack_parameters(config, code_key="", schedule="rate(7 days)", schedule_state="DISABLED")

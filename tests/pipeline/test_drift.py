@@ -184,3 +184,37 @@ def largest(endpoint: str) -> float:
         EndTime=now + datetime.timedelta(minutes=5), Period=60, Statistics=["Maximum"],
     )  # fmt: skip
     return float(found["Datapoints"][0]["Maximum"])
+
+
+def test_drift_starts_the_pipeline_if_asked_and_no_drift_does_not(cli, model):
+    registered(model)
+    captured(1, USUAL)
+    assert cli("--retrain").status == 0
+    assert list_executions() == []
+    captured(2, DARK)
+    said = cli("--json", "--retrain", "--last", "60")
+    document = json.loads(said.out)
+    try:
+        assert (said.status, document["drift"]) == (3, True)
+        assert [found["PipelineExecutionArn"] for found in list_executions()] == [document["execution_arn"]]
+    finally:
+        run_pipeline.main(["stop", "--home", str(HOME)])
+
+
+def list_executions() -> list[dict[str, Any]]:
+    """Of the pipeline."""
+    client = DirectClient(State(HOME), "sagemaker")
+    if not client.list_pipelines()["PipelineSummaries"]:
+        return []
+    found: list[dict[str, Any]] = client.list_pipeline_executions(PipelineName=GROUP)["PipelineExecutionSummaries"]
+    return found
+
+
+def test_options_that_do_not_go_together_are_refused(cli):
+    assert cli("--data", "photos") == (2, "", "drift --data names what to train with: it goes with --retrain.\n")
+    Path("p.yaml").write_text("drift: {retrain: true}\ndeploy: {data_capture_percent: 10}\n")
+    assert cli("--publish", "--retrain", "--target", "aws", "--config", "p.yaml") == (
+        2,
+        "",
+        "With drift.retrain in pipeline.yaml, --publish starts the pipeline; leave out --retrain.\n",
+    )

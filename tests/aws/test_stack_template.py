@@ -181,8 +181,7 @@ def test_every_event_rule_retries_and_then_keeps_the_event():
     rules = {name: found["Properties"] for name, found in RESOURCES.items() if found["Type"] == "AWS::Events::Rule"}
     assert set(rules) == {"ApprovalRule", "InServiceRule", "FailedExecutionRule", "FailedDeploymentRule", "DriftRule"}
     allowed = RESOURCES["DeadLetterPolicy"]["Properties"]["PolicyDocument"]["Statement"][0]["Condition"]["ArnEquals"]
-    texts = [found.get("Fn::If", ["", found])[1] for found in allowed["aws:SourceArn"]]
-    suffixes = {text["Fn::Sub"].partition("${AWS::StackName}-")[2] for text in texts}
+    suffixes = {text["Fn::Sub"].partition("${AWS::StackName}-")[2] for text in allowed["aws:SourceArn"]}
     for properties in rules.values():
         (target,) = properties["Targets"]
         assert target["RetryPolicy"]["MaximumRetryAttempts"] > 0

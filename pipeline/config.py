@@ -12,6 +12,7 @@ from pipeline import environments
 from pipeline.aws_config import AwsConfig, PricesConfig, VpcConfig
 from pipeline.debug_config import GATES, ConditionConfig, DebugConfig
 from pipeline.errors import ConfigError
+from pipeline.finetuning_config import FINETUNE, SEARCHABLE, FineTuningConfig
 from pipeline.formats import (
     INSTANCE_COUNT,
     INSTANCE_TYPE,
@@ -30,6 +31,7 @@ from pipeline.ranges import (
     CategoricalRange,
     ContinuousRange,
     IntegerRange,
+    Range,
 )
 from pipeline.setting import (
     Fault,
@@ -132,6 +134,7 @@ class ModelConfig:
     dropout: float = setting(0.2, hyperparameter("dropout"))
     label_smoothing: float = setting(0.05, hyperparameter("label_smoothing"))
     weight_decay: float = setting(0.0001, hyperparameter("weight_decay"))
+    finetune: str = setting("none", choice(*FINETUNE))
 
 
 @dataclass(frozen=True)
@@ -183,6 +186,21 @@ def serverless_in_vpc(memory_mb: int, subnet_ids: tuple[str, ...], network_isola
     return f"must be 0 (off) with {where}, which serverless endpoints do not have, but got {memory_mb}."
 
 
+def searched_without_fine_tuning(ranges: dict[str, Range], finetune: str) -> str | None:
+    """The frozen path does not heed it: trials would differ by chance alone."""
+    idle = sorted(SEARCHABLE & ranges.keys())
+    if finetune != "none" or not idle:
+        return None
+    return f"must not hold {', '.join(idle)} with model.finetune none, which does without."
+
+
+def instances_without_fine_tuning(instance_count: int, finetune: str) -> str | None:
+    """The head learns within seconds, in one process."""
+    if finetune != "none" or instance_count == 1:
+        return None
+    return f"must be 1 with model.finetune none, which trains in one process, but got {instance_count}."
+
+
 @dataclass(frozen=True)
 class Config:
     """All of pipeline.yaml, an environment laid over it if one was chosen."""
@@ -190,12 +208,15 @@ class Config:
     rules: ClassVar = (
         Rule(("aws.artifact_retention_days", "pipeline.cache_expire_days"), expired_while_cached),
         Rule(("deploy.serverless.memory_mb", "aws.vpc.subnet_ids", "aws.network_isolation"), serverless_in_vpc),
+        Rule(("tuning.ranges", "model.finetune"), searched_without_fine_tuning),
+        Rule(("training.instance_count", "model.finetune"), instances_without_fine_tuning),
         Rule(("drift.retrain", "deploy.data_capture_percent"), retrains_on_nothing),
         GATES,
     )
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    finetuning: FineTuningConfig = field(default_factory=FineTuningConfig)
     tuning: TuningConfig = field(default_factory=TuningConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     debug: DebugConfig = field(default_factory=DebugConfig)
@@ -207,6 +228,16 @@ class Config:
     aws: AwsConfig = field(default_factory=AwsConfig)
     prices: PricesConfig = field(default_factory=PricesConfig)
     environments: tuple[str, ...] = setting((), environments.names)
+
+    @property
+    def fine_tunes(self) -> bool:
+        """Whether the backbone learns, too."""
+        return self.model.finetune != "none"
+
+    @property
+    def searches_fine_tuning(self) -> bool:
+        """Whether trials fine-tune, too; else only the training does."""
+        return bool(SEARCHABLE & self.tuning.ranges.keys())
 
 
 def load(path: Path, environment: str | None = None) -> Config:

@@ -29,12 +29,22 @@ WHOLE_HYPERPARAMETERS: dict[str, Read[int]] = {
     "batch_size": whole_number(at_least=1),
     "epochs": whole_number(at_least=1),
     "hidden_units": whole_number(at_least=0),
+    "finetune_epochs": whole_number(at_least=1),
+    "finetune_batch_size": whole_number(at_least=1),
+    "randaugment_magnitude": whole_number(at_least=0, at_most=30),
 }
 HYPERPARAMETERS: dict[str, Read[int] | Read[float]] = {  # those that steps/train.py knows
     "lr": number(above=0),
     "dropout": number(at_least=0, below=1),
     "label_smoothing": number(at_least=0, below=1),
     "weight_decay": number(at_least=0),
+    "finetune_lr": number(above=0),
+    "layer_lr_decay": number(above=0, at_most=1),
+    "crop_area_min": number(above=0, at_most=1),
+    "mixup_alpha": number(at_least=0),
+    "cutmix_alpha": number(at_least=0),
+    "erasing_probability": number(at_least=0, at_most=1),
+    "ema_decay": number(at_least=0, below=1),
     **WHOLE_HYPERPARAMETERS,
 }
 MAX_VALUES = 30  # of a categorical range

@@ -9,6 +9,7 @@ cannot.
 import json
 from collections.abc import Mapping
 
+from sagemaker.core.shapes import Channel, DataSource, S3DataSource
 from sagemaker.mlops.workflow.steps import ProcessingStep, TrainingStep, TuningStep
 from sagemaker.train import ModelTrainer
 from sagemaker.train.configs import (
@@ -45,6 +46,7 @@ def train_step(context: Context, prepare: ProcessingStep, tune: TuningStep) -> T
     winner = tune.properties.BestTrainingJob.TunedHyperParameters
     hyperparameters = {
         **fixed_hyperparameters(context),
+        **fine_tuning_hyperparameters(context),
         **{name: winner[name] for name in context.config.tuning.searched},
         "seed": training.seed,
         "debug": debug.enabled,
@@ -60,6 +62,7 @@ def train_step(context: Context, prepare: ProcessingStep, tune: TuningStep) -> T
         hyperparameters=hyperparameters,
         section=training,
         instance_type=context.parameters.training_instance_type,
+        instance_count=training.instance_count,
     ).with_metric_definitions([*metric_definitions(), *rule_metrics(debug)])
     if training.use_spot:
         model_trainer.with_checkpoint_config(checkpoint_config(context, "TrainWithDebugger"))
@@ -71,7 +74,8 @@ def train_step(context: Context, prepare: ProcessingStep, tune: TuningStep) -> T
         step_args=model_trainer.train(
             input_data_config=[
                 *channels(context, prepare, training_bundle()),
-                InputData(channel_name="weights", data_source=context.weights_uri),  # of the backbone, to be exported
+                weights_channel(context),  # of the backbone, to be exported
+                *(image_channels(prepare) if context.config.fine_tunes else []),
             ]
         ),
         cache_config=context.cache(),
@@ -87,6 +91,7 @@ def trainer(
     hyperparameters: Mapping[str, object],
     section: TrainingConfig | TuningConfig,
     instance_type: object,
+    instance_count: int = 1,
 ) -> ModelTrainer:
     """A trainer for a script of steps/. The SDK's SourceCode is not used: it would upload, under a timestamp."""
     launcher = {
@@ -99,7 +104,7 @@ def trainer(
         sagemaker_session=context.session,
         base_job_name=step_name,
         hyperparameters={**hyperparameters, **launcher},
-        compute=compute(context, section, instance_type),
+        compute=compute(context, section, instance_type, instance_count),
         stopping_condition=stopping_condition(section),
         networking=networking(context),
         output_data_config=output_data_config(context, step_name),
@@ -156,6 +161,35 @@ def fixed_hyperparameters(context: Context) -> dict[str, object]:
     return {name: value for name, value in fixed.items() if name not in context.config.tuning.searched}
 
 
+def fine_tuning_hyperparameters(context: Context) -> dict[str, object]:
+    """The `finetuning` section, unless the search covers them; nothing with a frozen backbone."""
+    config = context.config
+    if not config.fine_tunes:
+        return {}
+    fixed = {"finetune": config.model.finetune, **config.finetuning.hyperparameters}
+    return {name: value for name, value in fixed.items() if name not in config.tuning.searched}
+
+
+def weights_channel(context: Context) -> InputData:
+    """The backbone's."""
+    return InputData(channel_name="weights", data_source=context.weights_uri)
+
+
+def image_channels(prepare: ProcessingStep) -> list[Channel]:
+    """The prepared images, streamed: a job reads what it needs of the shards, whatever the size of its volume."""
+    outputs = prepare.properties.ProcessingOutputConfig.Outputs
+
+    def channel(name: str) -> Channel:
+        source = S3DataSource(
+            s3_data_type="S3Prefix",
+            s3_uri=outputs[name].S3Output.S3Uri,
+            s3_data_distribution_type="FullyReplicated",
+        )
+        return Channel(channel_name=name, data_source=DataSource(s3_data_source=source), input_mode="FastFile")
+
+    return [channel(name) for name in ("train", "validation")]
+
+
 def channels(context: Context, prepare: ProcessingStep, code: Bundle) -> list[InputData]:
     """What a trial reads, and its script."""
     outputs = prepare.properties.ProcessingOutputConfig.Outputs
@@ -166,14 +200,16 @@ def channels(context: Context, prepare: ProcessingStep, code: Bundle) -> list[In
     ]
 
 
-def compute(context: Context, section: TrainingConfig | TuningConfig, instance_type: object) -> Compute:
-    """One instance of the type that the parameter names."""
+def compute(
+    context: Context, section: TrainingConfig | TuningConfig, instance_type: object, instance_count: int
+) -> Compute:
+    """Instances of the type that the parameter names."""
     spot = {"enable_managed_spot_training": True} if section.use_spot else {}
     key = context.volume_key(section.instance_type)
     encryption = {"volume_kms_key_id": key} if key else {}
     return Compute(
         instance_type=instance_type,
-        instance_count=1,
+        instance_count=instance_count,
         volume_size_in_gb=section.volume_size_gb,
         **spot,
         **encryption,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from pipeline.formats import INSTANCE_TYPE, SEED, TRAINING_SECONDS, VOLUME_SIZE_GB
+from pipeline.formats import INSTANCE_COUNT, INSTANCE_TYPE, SEED, TRAINING_SECONDS, VOLUME_SIZE_GB
 from pipeline.ranges import CategoricalRange, ContinuousRange, IntegerRange, Range, ranges
 from pipeline.setting import Rule, boolean, choice, null_or, setting, text, whole_number
 
@@ -116,6 +116,7 @@ class TrainingConfig:
     rules: ClassVar = (SPOT,)
     seed: int = setting(0, SEED)
     instance_type: str = setting("ml.m5.xlarge", INSTANCE_TYPE)
+    instance_count: int = setting(1, INSTANCE_COUNT)
     volume_size_gb: int = setting(30, VOLUME_SIZE_GB)
     max_runtime_seconds: int = setting(14400, TRAINING_SECONDS)
     use_spot: bool = setting(False, boolean)

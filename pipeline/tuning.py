@@ -11,17 +11,30 @@ from sagemaker.train.tuner import HyperparameterTuner
 from pipeline.bundle import trial_bundle
 from pipeline.config import CategoricalRange, ContinuousRange, IntegerRange, TuningConfig
 from pipeline.context import Context
-from pipeline.training import channels, fixed_hyperparameters, metric_definitions, trainer
+from pipeline.training import (
+    channels,
+    fine_tuning_hyperparameters,
+    fixed_hyperparameters,
+    image_channels,
+    metric_definitions,
+    trainer,
+    weights_channel,
+)
 
 
 def tune_step(context: Context, prepare: ProcessingStep) -> TuningStep:
     """Trials of steps/trial.py: no debugger, nothing to deploy."""
-    tuning = context.config.tuning
+    tuning, fine_tunes = context.config.tuning, context.config.searches_fine_tuning
+    images = [weights_channel(context), *image_channels(prepare)] if fine_tunes else []
     model_trainer = trainer(
         context,
         step_name="TuneHyperparameters",
         code=trial_bundle(),
-        hyperparameters={**fixed_hyperparameters(context), "seed": tuning.seed},
+        hyperparameters={
+            **fixed_hyperparameters(context),
+            **(fine_tuning_hyperparameters(context) if fine_tunes else {}),
+            "seed": tuning.seed,
+        },
         section=tuning,
         instance_type=context.parameters.tuning_instance_type,
     )
@@ -44,7 +57,7 @@ def tune_step(context: Context, prepare: ProcessingStep) -> TuningStep:
         name="TuneHyperparameters",
         display_name="Tune hyperparameters",
         description="Searches for the hyperparameters with the best validation accuracy.",
-        step_args=tuner.tune(inputs=channels(context, prepare, trial_bundle())),
+        step_args=tuner.tune(inputs=[*channels(context, prepare, trial_bundle()), *images]),
         cache_config=context.cache(),
         retry_policies=context.job_retries(),
     )

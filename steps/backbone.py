@@ -137,6 +137,24 @@ def load_backbone(name: str, weights_dir: Path) -> Backbone:
     return Backbone(module.eval()).eval().requires_grad_(False)
 
 
+def matching_backbone(weights_dir: Path, manifest: dict[str, Any]) -> Backbone:
+    """The backbone whose embeddings the head was trained on; any other is refused."""
+    expected = manifest["backbone"]
+    backbone = load_backbone(expected["name"], weights_dir)
+    found = read_weights(weights_dir).sha256
+    if found != expected["weights_sha256"]:
+        raise StepError(
+            f"The weights channel holds weights with sha256 {found}, but the embeddings were computed with "
+            f"{expected['weights_sha256']}. Pass the weights that PrepareData used."
+        )
+    if feature_dim(backbone) != expected["feature_dim"]:
+        raise StepError(
+            f"Backbone {expected['name']} yields {feature_dim(backbone)} features, but the embeddings have "
+            f"{expected['feature_dim']}. Run PrepareData again."
+        )
+    return backbone
+
+
 def feature_dim(module: Backbone) -> int:
     """D of a backbone made by `load_backbone`."""
     return module.feature_dim

@@ -16,7 +16,7 @@ import torch
 
 from failures import say
 
-FILE_NAME = "training.pt"
+FIRST_STAGE_FILE = "training.pt"
 SECOND_STAGE_FILE = "fine_tuning.pt"
 SECONDS_BETWEEN = 5.0  # at least, of two checkpoints
 SHARE_OF_TIME = 0.05  # that writing them may take
@@ -36,7 +36,7 @@ class Checkpoints:
 
     directory: Path | None
     fingerprint: str
-    name: str = FILE_NAME
+    name: str = FIRST_STAGE_FILE
     _due_at: float = 0.0  # on the monotonic clock
 
     def load(self) -> dict[str, Any] | None:

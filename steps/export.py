@@ -11,14 +11,13 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 import sample_files
-from backbone import Backbone, feature_dim, frozen, load_backbone, read_weights
+from backbone import frozen
 from failures import StepError
 from images import Pixels, Preprocess, decode, normalise, to_pixels
 from predictor import DEFAULT_MAX_PIXELS
@@ -54,24 +53,6 @@ class NetworkWithFeatures(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         features = self.network.backbone(images)
         return torch.softmax(self.network.head(features), dim=1), features
-
-
-def matching_backbone(weights_dir: Path, manifest: dict[str, Any]) -> Backbone:
-    """The backbone whose embeddings the head was trained on; any other is refused."""
-    expected = manifest["backbone"]
-    backbone = load_backbone(expected["name"], weights_dir)
-    found = read_weights(weights_dir).sha256
-    if found != expected["weights_sha256"]:
-        raise StepError(
-            f"The weights channel holds weights with sha256 {found}, but the embeddings were computed with "
-            f"{expected['weights_sha256']}. Pass the weights that PrepareData used."
-        )
-    if feature_dim(backbone) != expected["feature_dim"]:
-        raise StepError(
-            f"Backbone {expected['name']} yields {feature_dim(backbone)} features, but the embeddings have "
-            f"{expected['feature_dim']}. Run PrepareData again."
-        )
-    return backbone
 
 
 @torch.no_grad()

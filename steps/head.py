@@ -9,6 +9,7 @@ from failures import StepError
 from parts import PartedArray
 
 SMALLEST_STD = 1e-3  # a feature that hardly varies in the training data is not blown up
+SMALLEST_MAGNITUDE = 1e-6  # a root's slope has no bound at 0, where fine-tuning would send it to the backbone
 CHUNK_ROWS = 4096
 
 
@@ -38,7 +39,8 @@ class ClassifierHead(nn.Module):
         self.classifier = nn.Linear(hidden_units or feature_dim, class_count)
 
     def forward(self, embeddings: Tensor) -> Tensor:
-        features = torch.sign(embeddings) * torch.sqrt(torch.abs(embeddings))  # (N, D)
+        magnitudes = torch.clamp(torch.abs(embeddings), min=SMALLEST_MAGNITUDE)
+        features = torch.sign(embeddings) * torch.sqrt(magnitudes)  # (N, D)
         features = self.dropout((features - self.feature_mean) / self.feature_std)  # (N, D)
         if self.hidden is not None:
             features = self.hidden_dropout(self.hidden_relu(self.hidden(features)))  # (N, hidden_units)

@@ -24,10 +24,43 @@ class Hyperparameters:
     label_smoothing: float = 0.05
     weight_decay: float = 0.01
     seed: int = 0
+    finetune: str = "none"  # what of the backbone learns, after the head: none, last_block or all
+    finetune_epochs: int = 6
+    finetune_batch_size: int = 32
+    finetune_lr: float = 0.0005  # peak, of the head and the last block
+    layer_lr_decay: float = 0.8  # of the rate, from a block to the one before it
+    finetune_image_size: int = 0  # side of the views, px; 0 chooses
+    crop_area_min: float = 0.4  # share of an image that a random crop shows at least
+    randaugment_magnitude: int = 5  # 0 leaves RandAugment out
+    mixup_alpha: float = 0.1  # 0 leaves mixup out
+    cutmix_alpha: float = 0.0
+    erasing_probability: float = 0.1
+    ema_decay: float = 0.99  # of the weights' average, per step
+    batchnorm: str = "auto"  # frozen keeps the statistics that the weights came with, train learns them
+    precision: str = "auto"  # fp32 or bf16
+    compile: bool = False  # torch.compile
 
     def to_dict(self) -> dict[str, Any]:
-        """As model.json and metrics.json keep them."""
-        return asdict(self)
+        """As model.json and metrics.json keep them; what a frozen backbone does not heed is left out."""
+        return {name: value for name, value in asdict(self).items() if self.heeds(name)}
+
+    def heeds(self, name: str) -> bool:
+        """Whether the hyperparameter makes a difference to this training."""
+        return self.fine_tunes or name not in FINE_TUNING
+
+    @property
+    def all_epochs(self) -> int:
+        """Of both stages."""
+        return self.epochs + (self.finetune_epochs if self.fine_tunes else 0)
+
+    @property
+    def fine_tunes(self) -> bool:
+        """Whether the second stage follows."""
+        return self.finetune != "none"
+
+
+_NAMES = [field.name for field in fields(Hyperparameters)]
+FINE_TUNING = frozenset(_NAMES[_NAMES.index("finetune") + 1 :])
 
 
 def _whole(text: str) -> int:
@@ -51,18 +84,44 @@ class _Rule:
     accepted: str
 
 
+def _one_of(*names: str) -> _Rule:
+    return _Rule(str, lambda value: value in names, f"{', '.join(names[:-1])} or {names[-1]}")
+
+
+def _boolean(text: str) -> bool:
+    return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+
+
 _AT_LEAST_ONE = _Rule(_whole, lambda value: value >= 1, "a whole number of at least 1")
 _NOT_NEGATIVE = _Rule(_whole, lambda value: 0 <= value < 2**32, "a whole number from 0 to 4294967295")
 _SHARE = _Rule(_finite, lambda value: 0 <= value < 1, "a number from 0 to below 1")
+_AT_LEAST_ZERO = _Rule(_finite, lambda value: value >= 0, "a number of at least 0")
+_ABOVE_ZERO = _Rule(_finite, lambda value: value > 0, "a number above 0")
+_POSITIVE_SHARE = _Rule(_finite, lambda value: 0 < value <= 1, "a number above 0, and at most 1")
 _RULES = {
-    "lr": _Rule(_finite, lambda value: value > 0, "a number above 0"),
+    "lr": _ABOVE_ZERO,
     "batch_size": _AT_LEAST_ONE,
     "epochs": _AT_LEAST_ONE,
     "hidden_units": _NOT_NEGATIVE,
     "dropout": _SHARE,
     "label_smoothing": _SHARE,
-    "weight_decay": _Rule(_finite, lambda value: value >= 0, "a number of at least 0"),
+    "weight_decay": _AT_LEAST_ZERO,
     "seed": _NOT_NEGATIVE,
+    "finetune": _one_of("none", "last_block", "all"),
+    "finetune_epochs": _AT_LEAST_ONE,
+    "finetune_batch_size": _AT_LEAST_ONE,
+    "finetune_lr": _ABOVE_ZERO,
+    "layer_lr_decay": _POSITIVE_SHARE,
+    "finetune_image_size": _NOT_NEGATIVE,
+    "crop_area_min": _POSITIVE_SHARE,
+    "randaugment_magnitude": _Rule(_whole, lambda value: 0 <= value <= 30, "a whole number from 0 to 30"),
+    "mixup_alpha": _AT_LEAST_ZERO,
+    "cutmix_alpha": _AT_LEAST_ZERO,
+    "erasing_probability": _Rule(_finite, lambda value: 0 <= value <= 1, "a number from 0 to 1"),
+    "ema_decay": _SHARE,
+    "batchnorm": _one_of("auto", "frozen", "train"),
+    "precision": _one_of("auto", "fp32", "bf16"),
+    "compile": _Rule(_boolean, lambda value: True, "true or false"),
 }
 
 

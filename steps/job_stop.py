@@ -18,7 +18,7 @@ REASON_FILE = "JOB_STOP_FILE"  # environment variable: the file in which a runne
 
 
 @contextmanager
-def stopped_by_sigterm(watcher: Watcher) -> Iterator[None]:
+def stopped_by_sigterm(watcher: Watcher) -> Iterator[Watcher]:
     """SIGTERM (StopTrainingJob, the end of MaxRuntime, spot capacity taken back) ends the training after its step."""
 
     def on_signal(number: int, frame: FrameType | None) -> None:
@@ -26,7 +26,7 @@ def stopped_by_sigterm(watcher: Watcher) -> Iterator[None]:
 
     before = signal.signal(signal.SIGTERM, on_signal)
     try:
-        yield
+        yield watcher
     finally:
         signal.signal(signal.SIGTERM, before)
 

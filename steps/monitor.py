@@ -62,9 +62,27 @@ class WatchedJob:
         }
 
     @property
+    def fine_tuning_steps(self) -> int:
+        """Batches of an epoch of the second stage; 0 where there is none."""
+        found = self.hyperparameters
+        return steps_per_epoch(len(self.data.train), found.finetune_batch_size) if found.fine_tunes else 0
+
+    @property
+    def first_stage_steps(self) -> int:
+        """Batches of the head's training."""
+        return self.hyperparameters.epochs * self.steps_per_epoch["TRAIN"]
+
+    @property
     def training_steps(self) -> int:
         """Batches of the whole training."""
-        return self.hyperparameters.epochs * self.steps_per_epoch["TRAIN"]
+        return self.first_stage_steps + self.hyperparameters.finetune_epochs * self.fine_tuning_steps
+
+    @property
+    def last_stage(self) -> tuple[int, int]:
+        """Its first batch, and the batches of an epoch."""
+        if self.hyperparameters.fine_tunes:
+            return self.first_stage_steps, self.fine_tuning_steps
+        return 0, self.steps_per_epoch["TRAIN"]
 
 
 class Monitor(Watcher):
@@ -191,6 +209,8 @@ class Monitor(Watcher):
             "counts": {"train": len(self.job.data.train), "validation": len(self.job.data.validation)},
             "best_epoch": result.best.epoch if result else None,
             "steps_per_epoch": self.job.steps_per_epoch,
+            "first_stage_epochs": self.job.hyperparameters.epochs if self.job.hyperparameters.fine_tunes else None,
+            "fine_tuning_steps_per_epoch": self.job.fine_tuning_steps or None,
             "epochs": [{**epoch, "seconds": took} for epoch, took in zip(epochs, [*unseen, *seconds], strict=False)],
             "debugger_trouble": self.debugger.failure,
             "backbone": self.job.data.manifest["backbone"]["name"],
@@ -199,23 +219,27 @@ class Monitor(Watcher):
 
 def intervals(job: WatchedJob, settings: DebugSettings, head: ClassifierHead) -> Any:
     """When losses and tensors are saved."""
-    per_epoch, epochs = job.steps_per_epoch, job.hyperparameters.epochs
+    found, epochs = job.hyperparameters, job.hyperparameters.all_epochs
     validation_rows = min(len(job.data.validation), EVALUATION_ROWS)
     return save_intervals(
         head,
         settings.interval(job.training_steps),
-        steps={mode: epochs * steps for mode, steps in per_epoch.items()},
-        rows={"TRAIN": job.hyperparameters.batch_size, "EVAL": validation_rows},
+        steps={"TRAIN": job.training_steps, "EVAL": epochs * job.steps_per_epoch["EVAL"]},
+        rows={
+            "TRAIN": max(found.batch_size, found.finetune_batch_size if found.fine_tunes else 0),
+            "EVAL": validation_rows,
+        },
         epochs=epochs,
     )
 
 
 def operator_profile(profile_dir: Path, job: WatchedJob, steps: int) -> OperatorProfile | None:
-    """torch.profiler over at most so many steps; None where it is off or the training too short."""
-    chosen = choose_steps(job.training_steps, per_epoch=job.steps_per_epoch["TRAIN"])
+    """torch.profiler over at most so many steps of the last stage; None where it is off or the training too short."""
+    first, per_epoch = job.last_stage
+    chosen = choose_steps(job.training_steps - first, per_epoch=per_epoch)
     if chosen is None or not steps:
         return None
-    return OperatorProfile(profile_dir, chosen.first, min(steps, chosen.steps))
+    return OperatorProfile(profile_dir, first + chosen.first, min(steps, chosen.steps))
 
 
 def write_report(output_dir: Path) -> None:

@@ -132,6 +132,7 @@ def describe(selection: Selection, preparation: Preparation, options: argparse.N
         "class_weights": manifest.class_weights(counts["train"]),
         "preprocess": preparation.preprocess.to_dict(),
         "augmented_views": preparation.augmented_views,
+        "horizontal_flip": preparation.flip,
         "dataset_sha256": manifest.dataset_sha256(catalogue, classes),
     }
 

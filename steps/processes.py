@@ -47,6 +47,13 @@ class Processes:
         part: Any = items[start:end]
         return part  # type: ignore[no-any-return]
 
+    def spread(self, items: Items, multiple: int) -> tuple[Items, int]:
+        """This process's items of a batch, and how many processes have the same: where there are too few for all, each
+        gets every item, since none may go without."""
+        if len(items) < multiple * self.count:
+            return items, self.count
+        return self.share(items, multiple), 1
+
     def sum(self, values: list[float]) -> list[float]:
         """The sums over all processes, in each."""
         if self.count == 1:

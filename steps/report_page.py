@@ -15,6 +15,21 @@ HYPERPARAMETERS = {  # how a page calls them
     "label_smoothing": "Label smoothing",
     "weight_decay": "Weight decay",
     "seed": "Seed",
+    "finetune": "Fine-tuned part",
+    "finetune_epochs": "Fine-tuning epochs",
+    "finetune_batch_size": "Fine-tuning batch size",
+    "finetune_lr": "Fine-tuning learning rate",
+    "layer_lr_decay": "Rate from block to block",
+    "finetune_image_size": "Side of random crops (px, 0: auto)",
+    "crop_area_min": "Smallest crop (share)",
+    "randaugment_magnitude": "RandAugment magnitude",
+    "mixup_alpha": "Mixup alpha",
+    "cutmix_alpha": "CutMix alpha",
+    "erasing_probability": "Erasing probability",
+    "ema_decay": "Decay of the average",
+    "batchnorm": "Batch norm statistics",
+    "precision": "Precision",
+    "compile": "torch.compile",
 }
 
 

@@ -9,29 +9,38 @@ import json
 import os
 import sys
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 import debug_settings
 import hyperparameters as hp
 import sample_files
+from backbone import Backbone, matching_backbone
 from calibration import Calibration, calibrate
-from checkpoint import Checkpoints, checkpoint_directory
+from checkpoint import FIRST_STAGE_FILE, SECOND_STAGE_FILE, Checkpoints, checkpoint_directory
+from debug_settings import DebugSettings
 from drift_baseline import make_baseline
-from export import copy_code, export_network, matching_backbone
-from failures import TRAINING_FAILURE, run, say
-from head import CalibratedHead
+from export import copy_code, export_network
+from failures import TRAINING_FAILURE, StepError, run, say
+from fine_tuned_baseline import fine_tuned_baseline
+from fine_tuning import Images
+from head import CalibratedHead, ClassifierHead
 from hyperparameters import Hyperparameters
 from images import Preprocess
 from job_stop import end_as_stopped, stopped_by_sigterm
 from monitor import Monitor, WatchedJob
+from processes import Processes, joined
+from second_stage import fine_tuned, open_images
+from torchrun import restart_under_torchrun
 from training_data import TrainingData
 from training_job import (
     channel,
     head_training,
+    loss_of,
     model_dir_of,
     opened_data,
     parse_arguments,
@@ -41,31 +50,74 @@ from training_job import (
 from training_loop import TrainingResult, Watcher, train
 
 
+@dataclass(frozen=True)
+class Job:
+    """What every process of the training knows."""
+
+    arguments: argparse.Namespace
+    hyperparameters: Hyperparameters
+    processes: Processes
+    data: TrainingData
+    backbone: Backbone
+    images: Images | None  # None: no fine-tuning
+
+    def fine_tuned(
+        self,
+        earlier: TrainingResult,
+        head: ClassifierHead,
+        criterion: nn.Module,
+        watcher: Watcher,
+        checkpoints: Checkpoints | None,
+    ) -> TrainingResult:
+        """What the second stage makes of the first one's result; nothing where there is none, or the first stopped."""
+        earlier = self.processes.told(earlier)
+        if self.images is None or earlier.stopped:
+            return earlier
+        return fine_tuned(
+            earlier,
+            backbone=self.backbone,
+            head=head,
+            criterion=criterion,
+            images=self.images,
+            hyperparameters=self.hyperparameters,
+            processes=self.processes,
+            watcher=watcher,
+            checkpoints=checkpoints,
+        )
+
+
 def main() -> None:
+    restart_under_torchrun()
     arguments = parse_arguments(__doc__, add_own_arguments)
     hyperparameters, settings = hp.parse(arguments), debug_settings.parse(arguments)
-    data = opened_data(arguments)
-    backbone = matching_backbone(channel(arguments, "weights"), data.manifest)
-    stage = head_training(data, hyperparameters)
-    job = WatchedJob(job_name(), node_name(), Path(arguments.output_data_dir), data, hyperparameters)
-    monitor = Monitor(job, settings, head=stage.head, criterion=stage.criterion) if settings.enabled else None
-    watcher = monitor or Watcher()
-    checkpoints = Checkpoints(checkpoint_directory(), fingerprint(data, hyperparameters))
-    with monitor or nullcontext(), stopped_by_sigterm(watcher):
-        result = train(stage, watcher=watcher, checkpoints=checkpoints)
+    with joined() as processes:
+        data = opened_data(arguments, processes.say)
+        backbone = matching_backbone(channel(arguments, "weights"), data.manifest)
+        images = open_images(arguments, data) if hyperparameters.fine_tunes else None
+        job = Job(arguments, hyperparameters, processes, data, backbone, images)
+        if processes.leads:
+            lead(job, settings)
+        else:
+            follow(job)
+
+
+def lead(job: Job, settings: DebugSettings) -> None:
+    """The process that trains the head, watches, and writes the model."""
+    stage = head_training(job.data, job.hyperparameters)
+    watched = WatchedJob(job_name(), node_name(), Path(job.arguments.output_data_dir), job.data, job.hyperparameters)
+    monitor = Monitor(watched, settings, head=stage.head, criterion=stage.criterion) if settings.enabled else None
+    decisive = fingerprint(job)
+    first, second = (
+        Checkpoints(checkpoint_directory(), decisive, name) for name in (FIRST_STAGE_FILE, SECOND_STAGE_FILE)
+    )
+    with monitor or nullcontext(), stopped_by_sigterm(monitor or Watcher()) as watcher:
+        result = train(stage, watcher=watcher, checkpoints=first)
+        result = job.fine_tuned(result, stage.head, stage.criterion, watcher, second)
         if monitor:
             monitor.training_ended(result)
-        model_dir = model_dir_of(arguments)
-        trained_head = untrained_head(data, hyperparameters)  # without the debugger's hooks
-        trained_head.load_state_dict(result.state["head"])
-        torch.save(result.state["head"], model_dir / "head.pt")
+        model_dir = model_dir_of(job.arguments)
         calibration = calibrate(result.validation.logits.numpy(), result.validation.labels.numpy())
-        calibrated = CalibratedHead(trained_head, calibration.temperature)
-        preprocess, photos = Preprocess.from_dict(data.manifest["preprocess"]), channel(arguments, "manifest")
-        export_network(backbone, calibrated, preprocess, model_dir, sample_files.paths(photos))
-        make_baseline(data.train.embeddings, data.validation.embeddings).save(model_dir)
-        write_json(model_dir / "model.json", description(data, hyperparameters, result, calibration))
-        copy_code(model_dir / "code")
+        write_model(job, result, calibration, model_dir)
         if monitor:
             write_json(model_dir / "rules.json", monitor.judge())
     say(
@@ -77,9 +129,42 @@ def main() -> None:
         f"the whole network is in {model_dir / 'model.pt'}"
     )
     if result.stopped:
-        say(f"Stopped after {len(result.epochs)} of {hyperparameters.epochs} epochs: {result.stopped}")
+        say(f"Stopped after {len(result.epochs)} of {job.hyperparameters.all_epochs} epochs: {result.stopped}")
     if monitor and monitor.stopped_by_rule:
         end_as_stopped(monitor.stopped_by_rule)
+
+
+def follow(job: Job) -> None:
+    """One of the other processes: takes its share of the second stage. What goes wrong, the first one says."""
+    told: Any = None  # the first process tells
+    head, criterion = untrained_head(job.data, job.hyperparameters), loss_of(job.data, job.hyperparameters)
+    try:
+        with stopped_by_sigterm(Watcher()) as watcher:
+            job.fine_tuned(told, head, criterion, watcher, None)
+    except StepError:
+        raise SystemExit(1) from None
+
+
+def write_model(job: Job, result: TrainingResult, calibration: Calibration, model_dir: Path) -> None:
+    """Everything but the rules' verdicts."""
+    head = untrained_head(job.data, job.hyperparameters)  # without the debugger's hooks
+    head.load_state_dict(result.state["head"])
+    torch.save(result.state["head"], model_dir / "head.pt")
+    backbone = matching_backbone(channel(job.arguments, "weights"), job.data.manifest)
+    if "backbone" in result.state:
+        backbone.load_state_dict(result.state["backbone"])
+        torch.save(result.state["backbone"], model_dir / "backbone.pt")
+    manifest_dir = channel(job.arguments, "manifest")
+    preprocess = Preprocess.from_dict(job.data.manifest["preprocess"])
+    calibrated = CalibratedHead(head, calibration.temperature)
+    export_network(backbone, calibrated, preprocess, model_dir, sample_files.paths(manifest_dir))
+    if "backbone" in result.state and job.images:
+        baseline = fine_tuned_baseline(backbone, job.images)
+    else:
+        baseline = make_baseline(job.data.train.embeddings, job.data.validation.embeddings)
+    baseline.save(model_dir)
+    write_json(model_dir / "model.json", description(job.data, job.hyperparameters, result, calibration))
+    copy_code(model_dir / "code")
 
 
 def description(
@@ -97,12 +182,12 @@ def description(
     }
 
 
-def fingerprint(data: TrainingData, hyperparameters: Hyperparameters) -> str:
+def fingerprint(job: Job) -> str:
     """What decides the training's result, as a hash: a checkpoint of anything else is of no use."""
     decisive = [
-        hyperparameters.to_dict(),
-        data.manifest["dataset_sha256"],
-        data.manifest["backbone"],
+        job.hyperparameters.to_dict(),
+        job.data.manifest["dataset_sha256"],
+        job.data.manifest["backbone"],
         torch.__version__,
     ]
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()

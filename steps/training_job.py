@@ -20,16 +20,16 @@ from head_training import HeadTraining
 from hyperparameters import Hyperparameters
 from training_data import TrainingData, load
 
-CHANNELS = ("embeddings", "manifest", "weights")
+CHANNELS = ("embeddings", "manifest", "weights", "train", "validation")
 LAUNCHER_ARGUMENTS = ("--sagemaker_", "--_tuning_objective_metric")  # launchers add them; they are not for the scripts
 
 
-def opened_data(arguments: argparse.Namespace) -> TrainingData:
+def opened_data(arguments: argparse.Namespace, tell: Callable[[str], None] = say) -> TrainingData:
     """Both channels of data, and a line that says what is in them."""
     # One thread unless told otherwise: a head is so small that trials side by side only hinder each other with more.
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1").split(",")[0]))
     data = load(channel(arguments, "embeddings"), channel(arguments, "manifest"))
-    say(
+    tell(
         f"Training on {len(data.train)} images of {len(data.classes)} classes, "
         f"{data.train.embeddings.shape[1]} views each; validating on {len(data.validation)}"
     )
@@ -49,7 +49,12 @@ def new_head(data: TrainingData, hyperparameters: Hyperparameters) -> tuple[Clas
     torch.manual_seed(hyperparameters.seed)
     head = untrained_head(data, hyperparameters)
     head.standardise(data.train.embeddings)
-    return head, torch.nn.CrossEntropyLoss(label_smoothing=hyperparameters.label_smoothing)
+    return head, loss_of(data, hyperparameters)
+
+
+def loss_of(data: TrainingData, hyperparameters: Hyperparameters) -> torch.nn.Module:
+    """(N, C) logits and (N,) labels or (N, C) probabilities -> scalar loss."""
+    return torch.nn.CrossEntropyLoss(label_smoothing=hyperparameters.label_smoothing)
 
 
 def untrained_head(data: TrainingData, hyperparameters: Hyperparameters) -> ClassifierHead:

@@ -106,6 +106,9 @@ class TrainingBatch:
     labels: Tensor  # (B,) int64
     size: int  # images of the step in all processes together
     means: npt.NDArray[np.float32] | None = None  # (B, 3), each image's mean per channel, normalised
+    targets: Tensor | None = None  # (B, C) float32, probabilities, where images are mixed
+    first: int = 0  # the share's first image within the step's
+    copies: int = 1  # processes that have this very share
 
 
 class Stage(Protocol):
@@ -275,7 +278,7 @@ class _Run:
         """Forward, backward, update, and the step's figures from all processes."""
         with self.watcher.phase("Forward"):
             loss, logits = self.stage.forward(batch)
-            correct = (logits.detach().argmax(dim=1) == batch.labels).sum()
+            correct = (logits.detach().argmax(dim=1) == batch.labels).sum() / batch.copies
             wants = 1.0 if self.watcher.stop_requested else 0.0
             value, right, stops = self.stage.processes.sum([loss.item(), float(correct), wants])
         if not math.isfinite(value):
@@ -287,7 +290,7 @@ class _Run:
             self.stage.updated()
         self.step += 1
         self.tally.loss += value * batch.size
-        self.tally.correct += int(right)
+        self.tally.correct += round(right)
         self.tally.seen += batch.size
         if stops or (self.stage.processes.count == 1 and self.watcher.stop_requested):
             self.stop = self.watcher.stop_requested or "Another process of the training was asked to stop."

@@ -1,9 +1,12 @@
 """One trial of the search: trains the head on PrepareData's embeddings and reports its metrics, within seconds.
 
+Where the search covers fine-tuning, that follows.
+
 The final training (train.py) repeats the best trial to the last digit, under the debugger's eyes. What it needs beyond
 a trial is not imported here: a trial lasts about two seconds, and a change to a rule does not repeat the search.
 """
 
+import argparse
 import sys
 from dataclasses import asdict
 
@@ -11,18 +14,47 @@ import torch
 
 import hyperparameters as hp
 from failures import TRAINING_FAILURE, run
-from training_job import head_training, model_dir_of, opened_data, parse_arguments, write_json
-from training_loop import train
+from head_training import HeadTraining
+from hyperparameters import Hyperparameters
+from processes import ALONE
+from training_data import TrainingData
+from training_job import channel, head_training, model_dir_of, opened_data, parse_arguments, write_json
+from training_loop import TrainingResult, train
 
 
 def main() -> None:
     arguments = parse_arguments(__doc__)
     hyperparameters = hp.parse(arguments)
     data = opened_data(arguments)
-    result = train(head_training(data, hyperparameters))
+    stage = head_training(data, hyperparameters)
+    result = train(stage)
+    if hyperparameters.fine_tunes:
+        result = with_images(result, stage, arguments, data, hyperparameters)
     model_dir = model_dir_of(arguments)
     torch.save(result.state["head"], model_dir / "head.pt")
     write_json(model_dir / "metrics.json", {"hyperparameters": hyperparameters.to_dict(), **asdict(result.best)})
+
+
+def with_images(
+    result: TrainingResult,
+    stage: HeadTraining,
+    arguments: argparse.Namespace,
+    data: TrainingData,
+    hyperparameters: Hyperparameters,
+) -> TrainingResult:
+    """What fine-tuning makes of the head. Imported only where the search covers it."""
+    from backbone import matching_backbone
+    from second_stage import fine_tuned, open_images
+
+    return fine_tuned(
+        result,
+        backbone=matching_backbone(channel(arguments, "weights"), data.manifest),
+        head=stage.head,
+        criterion=stage.criterion,
+        images=open_images(arguments, data),
+        hyperparameters=hyperparameters,
+        processes=ALONE,
+    )
 
 
 if __name__ == "__main__":

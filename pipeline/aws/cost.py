@@ -86,7 +86,7 @@ def limits(config: Config) -> dict[str, tuple[str, float]]:
     return {
         "PrepareData": (data.instance_type, data.instance_count * data.max_runtime_seconds),
         "TuneHyperparameters": (tuning.instance_type, tuning.max_jobs * tuning.max_runtime_seconds),
-        "TrainWithDebugger": (training.instance_type, training.max_runtime_seconds),
+        "TrainWithDebugger": (training.instance_type, training.instance_count * training.max_runtime_seconds),
         "EvaluateModel": (evaluation.instance_type, evaluation.max_runtime_seconds),
     }
 

@@ -444,3 +444,44 @@ def test_the_condition_names_both_numbers_when_it_fails(compiled):
     said = steps["AccuracyTooLow"]["Arguments"]["ErrorMessage"]["Std:Join"]["Values"]
     assert condition["LeftValue"] in said
     assert condition["RightValue"] in said
+
+
+FINE_TUNED = "model: {finetune: all}\ntraining: {instance_count: 2}\n"
+
+
+def channels_of(request: Json) -> dict[str, Json]:
+    return {channel["ChannelName"]: channel for channel in request["InputDataConfig"]}
+
+
+def test_a_frozen_backbone_needs_no_images_and_no_hyperparameters_of_fine_tuning(compiled):
+    training = steps_of(compiled())["TrainWithDebugger"]["Arguments"]
+    assert not {"train", "validation"} & channels_of(training).keys()
+    assert not [name for name in training["HyperParameters"] if "finetune" in name]
+
+
+def test_fine_tuning_streams_the_prepared_images_into_the_training_alone(compiled):
+    steps = steps_of(compiled(FINE_TUNED))
+    training = steps["TrainWithDebugger"]["Arguments"]
+    for name in ("train", "validation"):
+        channel = channels_of(training)[name]
+        source = channel["DataSource"]["S3DataSource"]["S3Uri"]
+        assert source == {"Get": f"Steps.PrepareData.ProcessingOutputConfig.Outputs['{name}'].S3Output.S3Uri"}
+        assert channel["InputMode"] == "FastFile"
+    assert training["ResourceConfig"]["InstanceCount"] == 2
+    assert training["HyperParameters"]["finetune"] == "all"
+    assert training["HyperParameters"]["finetune_image_size"] == "0"
+    trials = steps["TuneHyperparameters"]["Arguments"]["TrainingJobDefinition"]
+    assert not {"train", "validation", "weights"} & channels_of(trials).keys()
+    assert trials["ResourceConfig"]["InstanceCount"] == 1
+    assert "finetune" not in trials["StaticHyperParameters"]
+
+
+def test_trials_fine_tune_where_the_search_covers_it(compiled):
+    ranges = "tuning: {ranges: {finetune_lr: {type: continuous, min: 0.0001, max: 0.001}}}"
+    steps = steps_of(compiled(f"{FINE_TUNED}{ranges}"))
+    trials = steps["TuneHyperparameters"]["Arguments"]["TrainingJobDefinition"]
+    assert {"train", "validation", "weights"} < channels_of(trials).keys()
+    assert trials["StaticHyperParameters"]["finetune"] == "all"
+    assert "finetune_lr" not in trials["StaticHyperParameters"]
+    winner = "Steps.TuneHyperparameters.BestTrainingJob.TunedHyperParameters['finetune_lr']"
+    assert steps["TrainWithDebugger"]["Arguments"]["HyperParameters"]["finetune_lr"] == {"Get": winner}

@@ -1,0 +1,72 @@
+"""Random views of a training image for fine-tuning, by torchvision's transforms (v2).
+
+Unlike views.py's, they are made anew in each epoch, and differ more.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+
+from images import Picture, Preprocess
+
+ASPECT = (3 / 4, 4 / 3)  # of the part of the image that is seen; torchvision's default
+RANDAUGMENT_OPERATIONS = 2  # an image: the number in the paper's ImageNet experiments (Cubuk et al. 2020)
+ERASED_AREA = (0.02, 0.2)  # share of the image
+TRAINING_SHARE = 6 / 7  # of the deployed side: what training sees through random crops is larger (Touvron et al. 2019)
+SIDE_MULTIPLE = 32  # strides of the usual networks
+
+
+@dataclass(frozen=True)
+class Strength:
+    """How far a view may be from its image."""
+
+    crop_area_min: float  # share of the image's area that is seen at least
+    randaugment_magnitude: int  # 0 to 30; 0 leaves RandAugment out
+    erasing_probability: float
+    horizontal_flip: bool
+
+
+class Augmentation:
+    """A prepared picture -> a random view of it, (3, side, side) uint8."""
+
+    def __init__(self, preprocess: Preprocess, side: int, strength: Strength) -> None:
+        fill = tuple(round(255 * mean) for mean in preprocess.mean)
+        steps: list[object] = [
+            v2.RandomResizedCrop(
+                side,
+                scale=(strength.crop_area_min, 1.0),
+                ratio=ASPECT,
+                interpolation=v2.InterpolationMode(preprocess.interpolation),
+            )
+        ]
+        if strength.horizontal_flip:
+            steps.append(v2.RandomHorizontalFlip())
+        if strength.randaugment_magnitude:
+            steps.append(v2.RandAugment(RANDAUGMENT_OPERATIONS, strength.randaugment_magnitude, fill=list(fill)))
+        steps.append(v2.PILToTensor())
+        if strength.erasing_probability:
+            steps.append(v2.RandomErasing(strength.erasing_probability, scale=ERASED_AREA, value=list(fill)))
+        self.transform = v2.Compose(steps)
+
+    def __call__(self, picture: Picture, key: tuple[int, ...]) -> Tensor:
+        """The same view for the same key, wherever it is made; the caller's random numbers go on as if nothing was."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of(key))
+            view: Tensor = self.transform(picture)
+        return view
+
+
+def seed_of(key: tuple[int, ...]) -> int:
+    """64 bits of a few whole numbers."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
+
+
+def training_size(preprocess: Preprocess, asked: int) -> int:
+    """The side of the views, px: what is asked for, or a little less than the deployed side."""
+    if asked:
+        return asked
+    side = round(preprocess.image_size * TRAINING_SHARE / SIDE_MULTIPLE) * SIDE_MULTIPLE
+    return min(max(side, SIDE_MULTIPLE), preprocess.image_size)

@@ -1,0 +1,117 @@
+"""Batches of images for fine-tuning, decoded and augmented by worker processes ahead of the step that needs them."""
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from augmentation import Augmentation
+from cause import cause
+from failures import StepError
+from images import ImageError, Picture, Preprocess, decode, to_pixels
+from prepared_images import PreparedImages
+
+RUN_ROWS = 256  # consecutive images that are drawn together, so that a stream is read nearly in order
+WINDOW_RUNS = 64  # runs between which images are shuffled
+BATCHES_AHEAD = 4  # of each worker
+CPU_WORKERS = 1  # decoding takes a tenth of what a step takes there
+MAX_PREPARED_PIXELS = 1 << 31  # PrepareData has made them small
+
+Key = tuple[int, int]  # epoch and row
+
+
+@dataclass(frozen=True)
+class Loading:
+    """Who loads images."""
+
+    workers: int  # processes
+    pinned: bool  # into memory from which a GPU copies by itself
+
+
+class TrainingViews(Dataset[tuple[Tensor, int]]):
+    """(epoch, row) -> a view of the row's image, (3, side, side) uint8, and its label."""
+
+    def __init__(self, images: PreparedImages, augmentation: Augmentation, seed: int) -> None:
+        self.images, self.augmentation, self.seed = images, augmentation, seed
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, int]:
+        epoch, row = key
+        return self.augmentation(picture(self.images, row), (self.seed, epoch, row)), int(self.images.labels[row])
+
+
+class PlainViews(Dataset[tuple[Tensor, int]]):
+    """row -> the image as the deployed network sees it, (3, H, W) uint8, and its label."""
+
+    def __init__(self, images: PreparedImages, preprocess: Preprocess) -> None:
+        self.images, self.preprocess = images, preprocess
+
+    def __getitem__(self, row: int) -> tuple[Tensor, int]:
+        pixels = to_pixels(picture(self.images, row), self.preprocess)
+        return torch.from_numpy(pixels.copy()).permute(2, 0, 1), int(self.images.labels[row])
+
+
+def picture(images: PreparedImages, row: int) -> Picture:
+    """A prepared image, decoded."""
+    try:
+        return decode(images.read(row), max_pixels=MAX_PREPARED_PIXELS)
+    except ImageError as error:
+        raise StepError(f"{images.place(row)} cannot be used: {error} Run PrepareData again.") from error
+
+
+def loaded(views: Dataset[Any], batches: Iterable[list[Any]], *, loading: Loading) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches in their order: (B, 3, H, W) uint8 and (B,) int64.
+
+    Workers are forked: they share the indexes, and start at once.
+    """
+    loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
+        views,
+        batch_sampler=batches,
+        num_workers=loading.workers,
+        prefetch_factor=BATCHES_AHEAD,
+        multiprocessing_context="fork",
+        pin_memory=loading.pinned,
+        generator=torch.Generator(),  # for the workers' seeds: the training's random numbers go on as they are
+    )
+    try:
+        yield from loader
+    except StepError as error:  # of a worker: DataLoader puts the traceback into the text
+        raise StepError(sentence_of(error)) from None
+    except RuntimeError as error:
+        if "DataLoader worker" in str(error):
+            raise StepError(
+                f"A process that loads images was lost ({cause(error)}). Is there too little memory?"
+            ) from error
+        raise
+
+
+def sentence_of(error: StepError) -> str:
+    """What a worker's error said, without its traceback."""
+    return str(error).rstrip().rsplit("StepError: ", 1)[-1]
+
+
+def shuffled(rows: int, draw: np.random.Generator) -> npt.NDArray[np.int64]:
+    """An order of the rows; up to RUN_ROWS * WINDOW_RUNS of them any order is as likely as any other.
+
+    Of more, runs of consecutive rows are shuffled, and then the rows within a window of runs: an image is never far
+    from those that are read at the same time.
+    """
+    if rows <= RUN_ROWS * WINDOW_RUNS:
+        return draw.permutation(rows)
+    starts = draw.permutation(np.arange(0, rows, RUN_ROWS))
+    windows = []
+    for first in range(0, len(starts), WINDOW_RUNS):
+        runs = [np.arange(start, min(start + RUN_ROWS, rows)) for start in starts[first : first + WINDOW_RUNS]]
+        windows.append(draw.permutation(np.concatenate(runs)))
+    return np.concatenate(windows)
+
+
+def loading_for(processes_on_host: int, *, on_gpu: bool) -> Loading:
+    """For each of the processes that train on a host."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Loading(max(1, cores // processes_on_host) if on_gpu else CPU_WORKERS, pinned=on_gpu)

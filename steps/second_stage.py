@@ -1,0 +1,76 @@
+"""Fine-tuning after the head's training: what it reads, and how it is begun."""
+
+import os
+from argparse import Namespace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from backbone import Backbone
+from checkpoint import Checkpoints
+from failures import StepError
+from fine_tuning import FineTuning, Images, processes_on_host
+from head import ClassifierHead
+from hyperparameters import Hyperparameters
+from images import Preprocess
+from prepared_images import PreparedImages
+from processes import Processes
+from training_data import REMEDY, TrainingData
+from training_job import channel
+from training_loop import TrainingResult, Watcher, train
+
+
+def fine_tuned(
+    earlier: TrainingResult,
+    *,
+    backbone: Backbone,
+    head: ClassifierHead,
+    criterion: nn.Module,
+    images: Images,
+    hyperparameters: Hyperparameters,
+    processes: Processes,
+    watcher: Watcher | None = None,
+    checkpoints: Checkpoints | None = None,
+) -> TrainingResult:
+    """Go on from the first stage's best head; the best epoch of both stages is kept."""
+    use_all_cores(processes_on_host())
+    torch.manual_seed(hyperparameters.seed)
+    head.load_state_dict(earlier.state["head"])
+    stage = FineTuning(backbone, head, criterion, images, hyperparameters, processes)
+    processes.say(
+        f"Fine-tuning {'the last block' if hyperparameters.finetune == 'last_block' else 'the backbone'} on "
+        f"{len(images.train)} images of {stage.side} px, {hyperparameters.finetune_batch_size} a step"
+        + (f", {processes.count} processes" if processes.count > 1 else "")
+    )
+    return train(stage, watcher=watcher, checkpoints=checkpoints, earlier=earlier)
+
+
+def open_images(arguments: Namespace, data: TrainingData) -> Images:
+    """The channels train and validation, checked against the embeddings' labels."""
+    train, validation = (_split(channel(arguments, name), name, data) for name in ("train", "validation"))
+    return Images(
+        train,
+        validation,
+        Preprocess.from_dict(data.manifest["preprocess"]),
+        horizontal_flip=bool(data.manifest.get("horizontal_flip", True)),
+    )
+
+
+def _split(folder: Path, name: str, data: TrainingData) -> PreparedImages:
+    images = PreparedImages(folder, name)
+    expected = getattr(data, name).labels
+    if len(images) != len(expected) or (images.labels != expected).any():
+        raise StepError(
+            f"The channel {name} holds {len(images)} images, which are not those of the {len(expected)} embeddings: "
+            f"they belong to different data. {REMEDY}."
+        )
+    return images
+
+
+def use_all_cores(processes: int) -> None:
+    """Threads for the backbone; the head had one. OMP_NUM_THREADS counts where this host has one process: torchrun
+    sets it to 1."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0] if processes == 1 else ""
+    torch.set_num_threads(int(asked) if asked else max(1, cores // processes))

@@ -1,0 +1,218 @@
+"""What fine-tuning is made of: views, mixtures, averages, rates, orders, shares, and the start under torchrun."""
+
+import sys
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from torch import nn
+
+from augmentation import Augmentation, Strength, training_size
+from backbone import Backbone
+from failures import StepError
+from head import ClassifierHead
+from image_batches import RUN_ROWS, WINDOW_RUNS, shuffled
+from images import Preprocess
+from layer_rates import layer_scales
+from mixing import Mixes, draw_mixes, mixed
+from processes import Processes
+from shared_dropout import share_dropout
+from torchrun import torchrun_command
+from weight_average import WeightAverage
+
+PREPROCESS = Preprocess(64, 72, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+PLAIN = Strength(crop_area_min=1.0, randaugment_magnitude=0, erasing_probability=0.0, horizontal_flip=False)
+STRONG = Strength(crop_area_min=0.4, randaugment_magnitude=9, erasing_probability=1.0, horizontal_flip=True)
+
+
+def picture() -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 90, 3), dtype=np.uint8))
+
+
+def test_a_view_depends_on_its_key_alone_and_leaves_the_random_numbers_alone() -> None:
+    augmentation = Augmentation(PREPROCESS, 48, STRONG)
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    first = augmentation(picture(), (0, 1, 2))
+    assert torch.equal(torch.rand(1), expected)
+    assert (first.shape, first.dtype) == ((3, 48, 48), torch.uint8)
+    assert torch.equal(augmentation(picture(), (0, 1, 2)), first)
+    assert not torch.equal(augmentation(picture(), (0, 2, 2)), first)
+
+
+def test_flip_happens_only_where_it_is_allowed() -> None:
+    marked = Image.new("RGB", (64, 64))
+    marked.paste((255, 255, 255), (0, 0, 8, 64))  # bright on the left
+    for flip, sides in ((False, {0}), (True, {0, 1})):
+        augmentation = Augmentation(PREPROCESS, 64, Strength(1.0, 0, 0.0, flip))
+        views = [augmentation(marked, (0, 0, row)) for row in range(20)]
+        assert {int(view[0, :, -4:].float().mean() > view[0, :, :4].float().mean()) for view in views} == sides
+
+
+def test_erasing_paints_the_mean_colour() -> None:
+    white = Image.new("RGB", (64, 64), (255, 255, 255))
+    erased = Augmentation(PREPROCESS, 64, Strength(1.0, 0, 1.0, False))(white, (0, 0, 0))
+    assert set(erased.unique().tolist()) == {128, 255}
+    assert Augmentation(PREPROCESS, 64, PLAIN)(white, (0, 0, 0)).unique().tolist() == [255]
+
+
+@pytest.mark.parametrize(
+    ("size", "asked", "expected"), [(224, 0, 192), (128, 0, 96), (32, 0, 32), (20, 0, 20), (224, 160, 160)]
+)
+def test_training_size_is_a_little_below_the_deployed_one(size: int, asked: int, expected: int) -> None:
+    assert training_size(Preprocess(size, size, (0.5,) * 3, (0.5,) * 3), asked) == expected
+
+
+def test_mixup_mixes_each_pair_and_leaves_an_odd_image() -> None:
+    images = torch.arange(3.0).view(3, 1, 1, 1).expand(3, 3, 4, 4).clone()
+    targets = torch.eye(3)
+    found, labels = mixed(images, targets, Mixes(False, np.array([0.75]), np.zeros((1, 2))))
+    assert found[:, 0, 0, 0].tolist() == pytest.approx([0.25, 0.75, 2.0])
+    assert labels.tolist() == [[0.75, 0.25, 0.0], [0.25, 0.75, 0.0], [0.0, 0.0, 1.0]]
+
+
+def test_cutmix_exchanges_a_box_and_counts_its_pixels() -> None:
+    images = torch.arange(2.0).view(2, 1, 1, 1).expand(2, 3, 8, 8).clone()
+    found, labels = mixed(images, torch.eye(2), Mixes(True, np.array([0.75]), np.array([[0.0, 1.0]])))
+    assert found[0, 0].sum() == 16  # a box of 4 by 4
+    assert found[0, 0, :4, 4:].min() == 1
+    assert torch.equal(found[0] + found[1], torch.ones(3, 8, 8))
+    assert labels.tolist() == [[0.75, 0.25], [0.25, 0.75]]
+
+
+def test_shares_of_a_batch_are_mixed_as_the_whole() -> None:
+    images, targets = torch.rand(10, 3, 6, 6), torch.eye(10)
+    for alphas in ((0.2, 0.0), (0.0, 1.0)):
+        mixes = draw_mixes(5, mixup_alpha=alphas[0], cutmix_alpha=alphas[1], draw=np.random.default_rng(0))
+        assert mixes is not None
+        assert mixes.shares.min() >= 0.5
+        whole = mixed(images.clone(), targets, mixes)
+        shared = []
+        for rank in range(2):
+            rows = Processes(rank, 2).share(range(10), 2)
+            part = mixes.of(slice(rows.start // 2, rows.stop // 2))
+            shared.append(mixed(images[rows.start : rows.stop].clone(), targets[rows.start : rows.stop], part))
+        assert torch.equal(torch.cat([part[0] for part in shared]), whole[0])
+        assert torch.equal(torch.cat([part[1] for part in shared]), whole[1])
+
+
+def test_nothing_is_mixed_where_both_alphas_are_0() -> None:
+    assert draw_mixes(5, mixup_alpha=0, cutmix_alpha=0, draw=np.random.default_rng(0)) is None
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+@pytest.mark.parametrize("items", [0, 1, 5, 12])
+def test_shares_together_are_the_whole_and_pairs_stay_together(count: int, items: int) -> None:
+    shares = [Processes(rank, count).share(range(items), 2) for rank in range(count)]
+    assert [item for share in shares for item in share] == list(range(items))
+    assert all(share.start % 2 == 0 for share in shares if share)
+    assert max(map(len, shares)) - min(map(len, shares)) <= 2
+
+
+def test_average_follows_and_changes_places_with_the_weights() -> None:
+    weight = torch.zeros(2)
+    average = WeightAverage([weight], 0.5)
+    weight.fill_(1.0)
+    average.update()  # the first step counts for 9/11: a short history must not remember the start for long
+    average.update()
+    average.exchange(True)
+    average.exchange(True)
+    assert weight.tolist() == pytest.approx([1 - (2 / 11) * (3 / 12)] * 2)
+    average.exchange(False)
+    assert weight.tolist() == [1.0, 1.0]
+
+
+def names_of(backbone: Backbone, tensors: Sequence[torch.Tensor]) -> set[str]:
+    return {name for name, parameter in backbone.network.named_parameters() if any(parameter is one for one in tensors)}
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    network = timm.create_model("test_resnet", pretrained=False)
+    network.reset_classifier(0)
+    return Backbone(network.eval())
+
+
+def test_earlier_layers_learn_more_slowly_and_the_slowest_not_at_all(backbone: Backbone) -> None:
+    scaled = layer_scales(backbone, "all", 0.5)
+    assert [scale for _, scale in scaled] == [1.0, 0.5, 0.25, 0.125, 0.0625]
+    assert all(name.startswith("layer4") for name in names_of(backbone, scaled[0][0]))
+    assert any(name.startswith("conv1") for name in names_of(backbone, scaled[-1][0]))
+    assert [scale for _, scale in layer_scales(backbone, "all", 0.2)] == [1.0, 0.2]
+    [(last, scale)] = layer_scales(backbone, "last_block", 0.5)
+    assert (scale, {name.partition(".")[0] for name in names_of(backbone, last)}) == (1.0, {"layer4"})
+
+
+class Shapeless(nn.Module):
+    """A network that does not tell its blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pretrained_cfg = {"input_size": (3, 8, 8)}
+        self.layer = nn.Linear(3, 4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.layer(images.mean(dim=(2, 3)))
+
+
+def test_last_block_of_a_network_that_does_not_tell_its_blocks_is_refused() -> None:
+    shapeless = Backbone(Shapeless().eval())
+    assert [scale for _, scale in layer_scales(shapeless, "all", 0.5)] == [1.0]
+    with pytest.raises(StepError) as caught:
+        layer_scales(shapeless, "last_block", 0.5)
+    assert str(caught.value) == (
+        "model.finetune must be none or all with this backbone, whose blocks timm cannot tell apart, "
+        "but got last_block."
+    )
+
+
+def test_orders_hold_every_row_once_and_long_ones_stay_near_where_they_read() -> None:
+    rows = 3 * RUN_ROWS * WINDOW_RUNS + 17
+    order = shuffled(rows, np.random.default_rng(0))
+    assert sorted(order) == list(range(rows))
+    windows = [order[start : start + RUN_ROWS * WINDOW_RUNS] for start in range(0, rows, RUN_ROWS * WINDOW_RUNS)]
+    assert all(len({row // RUN_ROWS for row in window}) <= WINDOW_RUNS + 1 for window in windows)
+    assert abs(np.corrcoef(order[:-1], order[1:])[0, 1]) < 0.5  # neighbours come from anywhere in the window
+    assert not any(np.array_equal(one, other) for one, other in pairwise(windows[:-1]))
+
+
+def test_shared_dropout_drops_what_one_process_would() -> None:
+    values = torch.ones(9, 6)
+    results = []
+    for count in (1, 2):
+        head = ClassifierHead(6, 3, hidden_units=4, dropout=0.5)
+        [dropout, _] = share_dropout(head)
+        parts = []
+        for rank in range(count):
+            rows = Processes(rank, count).share(range(9), 2)
+            torch.manual_seed(0)
+            dropout.rows, dropout.first = 9, rows.start
+            parts.append(dropout(values[rows.start : rows.stop]))
+        results.append(torch.cat(parts))
+    assert torch.equal(results[0], results[1])
+    assert set(results[0].unique().tolist()) == {0.0, 2.0}
+    dropout.eval()
+    assert torch.equal(dropout(values), values)
+
+
+def test_torchrun_starts_a_process_for_each_gpu_of_each_instance() -> None:
+    environment = {"SM_HOSTS": '["algo-1", "algo-2"]', "SM_CURRENT_HOST": "algo-2", "SM_NUM_GPUS": "4"}
+    command = torchrun_command(environment, ["train.py", "--lr", "0.1"])
+    assert command is not None
+    assert command[:3] == [sys.executable, "-m", "torch.distributed.run"]
+    assert command[-3:] == ["train.py", "--lr", "0.1"]
+    assert {"--nnodes=2", "--node-rank=1", "--nproc-per-node=4", "--master-addr=algo-1"} < set(command)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{}, {"SM_HOSTS": '["algo-1"]', "SM_NUM_GPUS": "1"}, {"SM_NUM_GPUS": "8", "WORLD_SIZE": "8"}, {"SM_NUM_GPUS": "0"}],
+    ids=str,
+)
+def test_one_process_needs_no_torchrun_nor_does_one_that_it_started(environment: dict[str, str]) -> None:
+    assert torchrun_command(environment, ["train.py"]) is None

@@ -1,211 +1,149 @@
 """The endpoint's server against others and against the bare limit of its machine.
 
-    python benchmarks/serving.py                                     ours, and a plain ASGI server with eager PyTorch
-    python benchmarks/serving.py --backbone resnet18 --seconds 4
-    python benchmarks/serving.py --torchserve                        TorchServe too, where it is installed
+    python benchmarks/serving.py                                ours, and a plain ASGI server with eager PyTorch
+    python benchmarks/serving.py --torchserve ENVIRONMENT       TorchServe too, from the environment it is installed in
+    python benchmarks/serving.py --model model.tar.gz --image photo.jpg
+    python benchmarks/serving.py --backbone resnet18 --rounds 5 --seconds 4
 
-All run the same network (random weights, 133 classes, 224 px) on the same JPEG of some 45 KB, over loopback, with the
-load generator on the same cores. Every round measures everything in turn, so that what else the machine does falls on
-all; ratios are medians over the rounds. `bare` runs decode, prepare and network in a loop without HTTP: one process
-with all threads (against concurrency 1) and one single-threaded process for each core (against 8 and 32).
+All run the same network (random weights, 133 classes, 224 px, or your model) on the same JPEG of some 45 KB, over
+loopback, with the load generator on the same cores. Every round measures everything in turn, so that what else the
+machine does falls on all; ratios are medians over the rounds.
+
+`bare` runs decode, prepare and network in a loop without HTTP: one process with all threads (against concurrency 1) and
+one single-threaded process for each core (against 8 and 32). It has no load generator beside it. So the share of the
+limit is given twice: as measured, and of the limit on what the generator left of the cores. Processor times tell where
+the rest goes: they hardly depend on what else the machine does.
 """
 
 import argparse
-import io
 import json
 import os
-import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-STEPS = REPOSITORY / "steps"
-sys.path[:0] = [str(STEPS), str(Path(__file__).parent)]
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "steps"), str(Path(__file__).parent)]
 
-from load import HOST, Outcome, load, request_bytes  # noqa: E402 - found by the line above
+from load import Outcome, load, request_bytes  # noqa: E402 - found by the line above
+from process_tree import processor_seconds, proportional_megabytes, resident_megabytes  # noqa: E402
+from servers import CORES, Running, ours, plain, torchserve, torchserve_of  # noqa: E402
 
+from runtimes import has_bfloat16  # noqa: E402
 from worker_process import ENVIRONMENT  # noqa: E402
 
-CLASSES, IMAGE_SIZE, RESIZE_TO = 133, 224, 256
 CONCURRENCIES = (1, 8, 32)
-START_SECONDS = 90.0
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-PATHS = {"ours": "/invocations", "plain": "/invocations", "torchserve": "/predictions/network"}
+BARE = {1: "bare, all threads", 8: "bare, each core"}  # right before what is compared with them
+OURS, PLAIN, TORCHSERVE = "ours", "plain", "torchserve"
+SETTLED_SECONDS = 3.0  # for the other workers, or another runtime
+
+LEAST_SHARE, MOST_SLOWER, MOST_WAITING = 0.95, 1.10, 2.0
+MOST_READY_SECONDS, MOST_MEGABYTES = 2.0, 350
+LEAST_TIMES_TORCHSERVE = {"tf_efficientnet_lite0": 2.4, "resnet18": 1.9 if has_bfloat16() else 1.45}
+
+
+@dataclass
+class Measured:
+    """What was measured of one server at one concurrency, round by round."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    server_seconds: list[float] = field(default_factory=list)  # processor time of all its processes
+    generator_seconds: list[float] = field(default_factory=list)
+
+    def middle(self, figure: Callable[[Outcome], float]) -> float:
+        return median(figure(outcome) for outcome in self.outcomes)
+
+    def per_request(self, seconds: list[float]) -> float:
+        """Milliseconds of processor time."""
+        answers = sum(len(outcome.latencies) for outcome in self.outcomes)
+        return 1000 * sum(seconds) / max(1, answers)
+
+
+Results = dict[tuple[str, int], Measured]
 
 
 def main() -> None:
     """Builds a model, starts the servers and prints a table."""
     arguments = parse_arguments()
-    with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
-        model_dir = Path(directory)
-        build_model(arguments.backbone, model_dir)
-        image = model_dir / "image.jpg"
-        image.write_bytes(photograph())
-        servers = {"ours": stack.enter_context(ours(model_dir, arguments.runtime))}
-        runtime = chosen_runtime(servers["ours"])
+    with tempfile.TemporaryDirectory(prefix="serving-") as directory, ExitStack() as stack:
+        model_dir, image = Path(directory) / "model", Path(directory) / "image"
+        model_dir.mkdir()
+        backbone = make_model(arguments, model_dir, image)
+        print(f"{backbone}, {CORES} cores, {arguments.rounds} rounds of {arguments.seconds:g} s each")
+        server = stack.enter_context(ours(model_dir, INFERENCE_RUNTIME=arguments.runtime))
+        time.sleep(SETTLED_SECONDS)
+        servers, runtime = {OURS: server}, server.runtime()
         if not arguments.without_plain:
-            servers["plain"] = stack.enter_context(plain(model_dir))
+            servers[PLAIN] = stack.enter_context(plain(model_dir))
         if arguments.torchserve:
-            servers["torchserve"] = stack.enter_context(torchserve(model_dir))
-        wide = [stack.enter_context(bare(model_dir, runtime, CORES, image))]
-        narrow = [stack.enter_context(bare(model_dir, runtime, 1, image)) for _ in range(CORES)]
-        results = measure(servers, wide, narrow, image.read_bytes(), arguments)
-    report(results, servers, runtime, arguments)
+            servers[TORCHSERVE] = stack.enter_context(torchserve(model_dir, arguments.torchserve, image.read_bytes()))
+        loops = {
+            1: [stack.enter_context(bare(model_dir, runtime, CORES, image))],
+            8: [stack.enter_context(bare(model_dir, runtime, 1, image)) for _ in range(CORES)],
+        }
+        results = measure(servers, loops, image.read_bytes(), arguments)
+        megabytes = resident_megabytes(server.process.pid), proportional_megabytes(server.process.pid)
+    table(results, runtime)
+    passed = judge(results, servers, backbone, megabytes)
+    if arguments.json:
+        rates = {f"{name}@{concurrency}": round(rate(found), 2) for (name, concurrency), found in results.items()}
+        print(json.dumps(rates))
+    sys.exit(0 if passed else 1)
+
+
+def make_model(arguments: argparse.Namespace, model_dir: Path, image: Path) -> str:
+    """The model and the picture that are served; the backbone's name."""
+    from serving_model import build_model, photograph, unpack_model
+
+    image.write_bytes(arguments.image.read_bytes() if arguments.image else photograph())
+    if arguments.model:
+        return unpack_model(arguments.model, model_dir)
+    build_model(arguments.backbone, model_dir)
+    return str(arguments.backbone)
 
 
 def measure(
-    servers: dict[str, int],
-    wide: list["subprocess.Popen[str]"],
-    narrow: list["subprocess.Popen[str]"],
+    servers: dict[str, Running],
+    loops: dict[int, list["subprocess.Popen[str]"]],
     body: bytes,
     arguments: argparse.Namespace,
-) -> dict[tuple[str, int], list[Outcome]]:
-    """Outcomes of all rounds by name and concurrency; those of `bare` have concurrency 1 and CORES."""
-    results: dict[tuple[str, int], list[Outcome]] = {}
-    limits = {1: (1, wide), 8: (CORES, narrow)}  # right before what is compared with them
-    for name, port in servers.items():
-        load(port, request_bytes(PATHS[name], "image/jpeg", body), connections=2, seconds=1)  # warms up
+) -> Results:
+    """Everything in turn, round by round."""
+    results: Results = {}
+    requests = {name: request_bytes(server.path, "image/jpeg", body) for name, server in servers.items()}
+    for name, server in servers.items():
+        load(server.port, requests[name], connections=CORES, seconds=1)  # warms up
     for _ in range(arguments.rounds):
         for concurrency in CONCURRENCIES:
-            if concurrency in limits:
-                count, loops = limits[concurrency]
-                results.setdefault(("bare", count), []).append(bare_outcome(loops, arguments.seconds))
-            for name, port in servers.items():
-                request = request_bytes(PATHS[name], "image/jpeg", body)
-                outcome = load(port, request, connections=concurrency, seconds=arguments.seconds)
-                results.setdefault((name, concurrency), []).append(outcome)
+            if concurrency in loops:
+                found = results.setdefault((BARE[concurrency], concurrency), Measured())
+                measure_bare(found, loops[concurrency], arguments.seconds)
+            for name, server in servers.items():
+                found = results.setdefault((name, concurrency), Measured())
+                before = processor_seconds(server.process.pid), time.process_time()
+                found.outcomes.append(
+                    load(server.port, requests[name], connections=concurrency, seconds=arguments.seconds)
+                )
+                found.server_seconds.append(processor_seconds(server.process.pid) - before[0])
+                found.generator_seconds.append(time.process_time() - before[1])
     return results
 
 
-def report(
-    results: dict[tuple[str, int], list[Outcome]], servers: dict[str, int], runtime: str, arguments: argparse.Namespace
-) -> None:
-    """Print every figure and the ratios."""
-    rate = {key: median(outcome.per_second for outcome in outcomes) for key, outcomes in results.items()}
-    print(
-        f"\n{arguments.backbone}, runtime {runtime}, {CORES} cores, {arguments.rounds} x {arguments.seconds:g} s each"
-    )
-    print(f"{'':12}{'concurrency':>12}{'per second':>12}{'p50 ms':>9}{'p99 ms':>9}{'failures':>10}")
-    for (name, concurrency), outcomes in results.items():
-        p50, p99 = (median(outcome.percentile(percent) for outcome in outcomes) for percent in (50, 99))
-        failures = sum(outcome.failures for outcome in outcomes)
-        print(f"{name:12}{concurrency:>12}{rate[name, concurrency]:>12.1f}{p50:>9.1f}{p99:>9.1f}{failures:>10}")
-
-    def rate_of(outcome: Outcome) -> float:
-        return outcome.per_second
-
-    share = ratio(results["ours", 8], results["bare", CORES], rate_of)
-    slower = ratio(results["ours", 1], results["bare", 1], lambda outcome: outcome.percentile(50))
-    waiting = [outcome.percentile(99) * outcome.per_second / (1000 * 32) for outcome in results["ours", 32]]
-    print(f"\nconcurrency 8: {share:.0%} of the bare limit")
-    print(f"concurrency 1: p50 is {slower:.2f} x bare")
-    print(f"concurrency 32: p99 is {median(waiting):.2f} x 32 / throughput")
-    for name in [name for name in servers if name != "ours"]:
-        times = {
-            c: ratio(results["ours", c], results[name, c], lambda outcome: outcome.per_second) for c in CONCURRENCIES
-        }
-        print(f"ours against {name}: {', '.join(f'{times[c]:.2f} x at {c}' for c in CONCURRENCIES)}")
-    if arguments.json:
-        print(json.dumps({f"{name}@{concurrency}": value for (name, concurrency), value in rate.items()}))
-
-
-def ratio(ours: list[Outcome], theirs: list[Outcome], figure: Callable[[Outcome], float]) -> float:
-    """The median over the rounds; within a round both had the same machine."""
-    return median(figure(a) / figure(b) for a, b in zip(ours, theirs, strict=True))
-
-
-# what is measured
-
-
-def build_model(backbone: str, model_dir: Path) -> None:
-    """A whole model directory, and eager.pt for the plain server."""
-    import timm
-    import torch
-
-    from backbone import Backbone, feature_dim
-    from export import Network, export_network
-    from head import ClassifierHead
-    from images import Preprocess
-
-    torch.manual_seed(0)
-    network = Backbone(timm.create_model(backbone, pretrained=False, num_classes=0).eval()).requires_grad_(False)
-    head = ClassifierHead(feature_dim(network), CLASSES, hidden_units=512, dropout=0.0).eval()
-    torch.save(Network(network, head), model_dir / "eager.pt")
-    began = time.perf_counter()
-    preprocess = Preprocess(IMAGE_SIZE, RESIZE_TO, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    export_network(network, head, preprocess, model_dir)
-    print(f"exported and checked for every runtime in {time.perf_counter() - began:.1f} s", file=sys.stderr)
-    description = {"classes": [f"class {n}" for n in range(CLASSES)], "preprocess": preprocess.to_dict()}
-    (model_dir / "model.json").write_text(json.dumps(description), encoding="utf-8")
-
-
-def photograph() -> bytes:
-    """A JPEG of 500 x 400 px and about 45 KB."""
-    import numpy as np
-    from PIL import Image
-
-    generator = np.random.default_rng(0)
-    coarse = Image.fromarray(generator.integers(0, 256, (32, 40, 3), dtype=np.uint8)).resize((500, 400))
-    noisy = np.asarray(coarse).astype(np.int16) + generator.integers(-6, 7, (400, 500, 3))
-    buffer = io.BytesIO()
-    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=85)
-    return buffer.getvalue()
-
-
-@contextmanager
-def ours(model_dir: Path, runtime: str) -> Iterator[int]:
-    """steps/serve.py; also says how long it took to be ready, and the memory it takes."""
-    port, began = free_port(), time.perf_counter()
-    environment = {"SM_MODEL_DIR": str(model_dir), "BIND_HOST": HOST, "SAGEMAKER_BIND_TO_PORT": str(port)}
-    command = [sys.executable, str(STEPS / "serve.py"), "serve"]
-    with process(command, environment | {"INFERENCE_RUNTIME": runtime}) as server:
-        wait_for(port, server)
-        ready = time.perf_counter() - began
-        time.sleep(3)  # for the other workers, or another runtime
-        print(f"ready in {ready:.2f} s; resident {resident_megabytes(server.pid):.0f} MB in all", file=sys.stderr)
-        yield port
-
-
-@contextmanager
-def plain(model_dir: Path) -> Iterator[int]:
-    """plain_server.py."""
-    port = free_port()
-    command = [sys.executable, str(Path(__file__).with_name("plain_server.py")), str(model_dir), str(port)]
-    with process(command, {}) as server:
-        wait_for(port, server)
-        yield port
-
-
-@contextmanager
-def torchserve(model_dir: Path) -> Iterator[int]:
-    """TorchServe with its own image classifier, a worker for each core and a thread for each worker."""
-    if not shutil.which("torchserve"):
-        sys.exit("TorchServe is not installed: pip install torchserve torch-model-archiver, and Java 11 or later.")
-    port, management, metrics = free_port(), free_port(), free_port()
-    archive = ["torch-model-archiver", "--model-name", "network", "--version", "1", "--handler", "image_classifier"]
-    subprocess.run(
-        [*archive, "--serialized-file", str(model_dir / "model.pt"), "--export-path", str(model_dir)], check=True
-    )
-    config = model_dir / "torchserve.properties"
-    config.write_text(
-        f"inference_address=http://{HOST}:{port}\nmanagement_address=http://{HOST}:{management}\n"
-        f"metrics_address=http://{HOST}:{metrics}\ndefault_workers_per_model={CORES}\ndisable_token_authorization=true\n"
-    )
-    command = ["torchserve", "--start", "--foreground", "--model-store", str(model_dir), "--models", "network.mar"]
-    environment = {"OMP_NUM_THREADS": "1", "LOG_LOCATION": str(model_dir), "METRICS_LOCATION": str(model_dir)}
-    with process([*command, "--ts-config", str(config)], environment) as server:
-        wait_for(port, server)
-        yield port
+def measure_bare(found: Measured, loops: list["subprocess.Popen[str]"], seconds: float) -> None:
+    """Let all loops run at once."""
+    before = sum(processor_seconds(loop.pid) for loop in loops)
+    for loop in loops:
+        assert loop.stdin
+        print(seconds, file=loop.stdin, flush=True)
+    latencies = [json.loads(loop.stdout.readline()) for loop in loops if loop.stdout]
+    found.outcomes.append(Outcome(seconds, [latency for each in latencies for latency in each]))
+    found.server_seconds.append(sum(processor_seconds(loop.pid) for loop in loops) - before)
+    found.generator_seconds.append(0.0)
 
 
 @contextmanager
@@ -221,71 +159,85 @@ def bare(model_dir: Path, runtime: str, threads: int, image: Path) -> Iterator["
         loop.stdin.close()
 
 
-def bare_outcome(loops: list["subprocess.Popen[str]"], seconds: float) -> Outcome:
-    """Let all loops run at once."""
-    for loop in loops:
-        assert loop.stdin
-        print(seconds, file=loop.stdin, flush=True)
-    latencies = [json.loads(loop.stdout.readline()) for loop in loops if loop.stdout]
-    return Outcome(seconds, [latency for each in latencies for latency in each])
+# what is printed
 
 
-@contextmanager
-def process(command: list[str], environment: dict[str, str]) -> Iterator["subprocess.Popen[bytes]"]:
-    """A server, ended afterwards; what it prints is dropped."""
-    server = subprocess.Popen(
-        command, env=os.environ | environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+def table(results: Results, runtime: str) -> None:
+    """Every figure."""
+    print(f"\nruntime {runtime}; processor time in ms per request\n")
+    print(
+        f"{'':20}{'concurrency':>12}{'per second':>12}{'p50 ms':>9}{'p99 ms':>9}{'server':>9}{'generator':>11}"
+        f"{'failures':>10}"
     )
-    try:
-        yield server
-    finally:
-        server.terminate()
-        server.wait(30)
+    for (name, concurrency), found in results.items():
+        p50, p99 = (found.middle(lambda outcome, p=percent: outcome.percentile(p)) for percent in (50, 99))  # type: ignore[misc]
+        server, generator = found.per_request(found.server_seconds), found.per_request(found.generator_seconds)
+        failures = sum(outcome.failures for outcome in found.outcomes)
+        print(
+            f"{name:20}{concurrency:>12}{rate(found):>12.1f}{p50:>9.1f}{p99:>9.1f}{server:>9.2f}{generator:>11.2f}"
+            f"{failures:>10}"
+        )
+    print()
 
 
-def wait_for(port: int, server: "subprocess.Popen[Any]") -> None:
-    """Until /ping answers 200."""
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            with urllib.request.urlopen(f"http://{HOST}:{port}/ping", timeout=2):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.02)
-    sys.exit(f"The server {' '.join(map(str, server.args))} did not start.")
+def judge(results: Results, servers: dict[str, Running], backbone: str, megabytes: tuple[float, float]) -> bool:
+    """Each demand, what was found, and whether that is enough; whether all was."""
+    busy, limit = results[OURS, 8], results[BARE[8], 8]
+    left = 1 - median(busy.generator_seconds) / (CORES * median(outcome.seconds for outcome in busy.outcomes))
+    share = ratio(busy, limit, lambda outcome: outcome.per_second)
+    slower = ratio(results[OURS, 1], results[BARE[1], 1], lambda outcome: outcome.percentile(50))
+    waiting = results[OURS, 32].middle(lambda outcome: outcome.percentile(99) * outcome.per_second / (1000 * 32))
+    failures = sum(outcome.failures for outcome in results[OURS, 32].outcomes)
+    ready = servers[OURS].ready_seconds
+    verdicts = [
+        verdict(f"at 8, of the bare limit on what the generator left ({left:.1%})", share / left, least=LEAST_SHARE),
+        verdict("at 1, p50 against bare", slower, most=MOST_SLOWER),
+        verdict("at 32, p99 against 32 / throughput", waiting, most=MOST_WAITING),
+        verdict("at 32, failures", failures, most=0),
+        verdict("ready after, s", ready, most=MOST_READY_SECONDS),
+        verdict(f"resident, MB ({megabytes[1]:.0f} with shared pages once)", megabytes[0], most=MOST_MEGABYTES),
+    ]
+    for name in [name for name in servers if name != OURS]:
+        times = {c: ratio(results[OURS, c], results[name, c], lambda o: o.per_second) for c in CONCURRENCIES}
+        others = ", ".join(f"{times[c]:.2f} at {c}" for c in CONCURRENCIES if c != 8)
+        least = LEAST_TIMES_TORCHSERVE.get(backbone) if name == TORCHSERVE else None
+        verdicts.append(verdict(f"at 8, times {name} ({others})", times[8], least=least))
+    print(f"          at 8, of the bare limit as measured: {share:.3f}")
+    work = limit.per_request(limit.server_seconds)
+    server, generator = (busy.per_request(of) for of in (busy.server_seconds, busy.generator_seconds))
+    spent = f"{work:.2f} bare + {server - work:.2f} server + {generator:.2f} generator"
+    print(f"          at 8, ms of processor time for each request: {spent}")
+    return all(verdicts)
 
 
-def chosen_runtime(port: int) -> str:
-    """Which runtime our server uses."""
-    with urllib.request.urlopen(f"http://{HOST}:{port}/metrics") as answer:
-        return str(answer.read().decode().partition('runtime="')[2].partition('"')[0])
+def verdict(what: str, found: float, *, least: float | None = None, most: float | None = None) -> bool:
+    """Print it; a figure without a bound passes."""
+    passed = (least is None or found >= least) and (most is None or found <= most)
+    bound = f"at least {least:g}" if least is not None else f"at most {most:g}" if most is not None else ""
+    mark = ("PASS" if passed else "FAIL") if bound else "-"
+    print(f"{mark:10}{what}: {found:.3g}{f' ({bound})' if bound else ''}")
+    return passed
 
 
-def resident_megabytes(pid: int) -> float:
-    """Of a process and its children; pages that they share count for each."""
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return float("nan")
-    own = next((int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")), 0)
-    return own / 1024 + sum(resident_megabytes(int(child)) for child in children)
+def rate(found: Measured) -> float:
+    return found.middle(lambda outcome: outcome.per_second)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+def ratio(one: Measured, other: Measured, figure: Callable[[Outcome], float]) -> float:
+    """The median over the rounds; within a round both had the same machine."""
+    return median(figure(a) / figure(b) for a, b in zip(one.outcomes, other.outcomes, strict=True))
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="tf_efficientnet_lite0", help="any timm network")
+    parser.add_argument("--model", type=Path, help="a trained model instead: its directory or model.tar.gz")
+    parser.add_argument("--image", type=Path, help="a JPEG to send instead of the synthetic one")
     parser.add_argument("--runtime", default="auto", help="as deploy.runtime in pipeline.yaml")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement in each round")
     parser.add_argument("--without-plain", action="store_true", help="leave out the plain server")
-    parser.add_argument("--torchserve", action="store_true", help="TorchServe too")
+    parser.add_argument("--torchserve", type=torchserve_of, metavar="ENVIRONMENT", help="where TorchServe is installed")
     parser.add_argument("--json", action="store_true", help="print the rates as JSON as well")
     return parser.parse_args()
 

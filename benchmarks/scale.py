@@ -1,18 +1,17 @@
 """Time per image and peak memory of PrepareData and of a trial, as the data set grows.
 
-    python benchmarks/scale.py                              1,000 and 10,000 images, a few minutes
-    python benchmarks/scale.py --sizes 1000,10000,100000    long, and 2 GB of disk
-    python benchmarks/scale.py --svg scale.svg              the curves as a picture
+    python benchmarks/scale.py                       1,000, 10,000 and 100,000 images: 10 minutes, and 4 GB of disk
+    python benchmarks/scale.py --sizes 1000,10000    other sizes
+    python benchmarks/scale.py --plot scale.svg      the curves as a picture
 
-Images are synthetic and tiny, and so is the network (timm's test_resnet, random weights): what the project itself
-costs shows best where decoding and the network cost little. Each size is prepared and trained on in processes of their
-own, as jobs do it. What 100 images take is start-up, and is taken off the time of the others. Memory is what a process
-has allocated (RssAnon in /proc); pages of mapped files come on top, and the kernel takes them back when it needs them.
+Images are synthetic and tiny, all different; the network is the project's default at that size. Each size is prepared
+and trained on in processes of their own, as jobs do it. Small sizes are measured several times, and the best counts.
+What a few images take is start-up, and is taken off the time of the others. Memory is the most that a job's processes
+had resident at any time (VmHWM in /proc, of all of them together), PyTorch's code and pages of mapped files included.
 """
 
 import argparse
-import hashlib
-import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,23 +21,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm
-import torch
 from PIL import Image
 
-STEPS = Path(__file__).resolve().parents[1] / "steps"
-BACKBONE = "test_resnet"
+REPOSITORY = Path(__file__).resolve().parents[1]
+STEPS = REPOSITORY / "steps"
+sys.path.insert(0, str(REPOSITORY))
+
+from pipeline import weights as sources  # noqa: E402
+
+BACKBONE = "tf_efficientnet_lite0"
 START_UP_IMAGES = 100
+ENOUGH_IMAGES = 10_000  # smaller sizes are measured again and again, until there were so many
 CLASSES = 10
 IMAGE_PX = 32
+VIEWS = 1  # besides the plain one
 EPOCHS = 20
-SECONDS_BETWEEN_SAMPLES = 0.05
+SECONDS_BETWEEN_SAMPLES = 0.02
+ACCEPTED_RATIO = 1.2
 KINDS = ("prepare", "trial")
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one process took."""
+    """What one job took."""
 
     seconds: float
     megabytes: float  # at its peak
@@ -58,22 +63,35 @@ def main() -> None:
     arguments = parse_arguments()
     with tempfile.TemporaryDirectory(prefix="scale-") as folder:
         points = measured(Path(folder), arguments.sizes)
+    show(points)
+    if arguments.plot:
+        arguments.plot.write_text(drawn(points))
+
+
+def show(points: list[Point]) -> None:
+    """The table, and the largest size against the smallest."""
     print(f"{'images':>9}" + "".join(f"{kind + ' ms/image':>20}{kind + ' MB':>14}" for kind in KINDS))
     for point in points:
         row = "".join(f"{point.milliseconds[kind]:20.3f}{point.megabytes[kind]:14.0f}" for kind in KINDS)
         print(f"{point.images:9,}{row}")
-    if arguments.svg:
-        arguments.svg.write_text(drawn(points))
+    least, most = points[0], points[-1]
+    ratios = [
+        (most.milliseconds[kind] / least.milliseconds[kind], most.megabytes[kind] / least.megabytes[kind])
+        for kind in KINDS
+    ]
+    print(f"{'ratio':>9}" + "".join(f"{time_ratio:20.2f}{memory_ratio:14.2f}" for time_ratio, memory_ratio in ratios))
+    verdict = "flat" if max(map(max, ratios)) <= ACCEPTED_RATIO else "not flat"
+    print(f"{verdict}: {ACCEPTED_RATIO} is accepted from {least.images:,} to {most.images:,} images")
 
 
 def measured(folder: Path, sizes: list[int]) -> list[Point]:
     """One point for each size."""
-    weights = folder / "weights"
-    write_weights(weights)
-    start_up = costs(folder / "start-up", weights, START_UP_IMAGES)
+    staged = folder / "weights"
+    sources.stage(sources.resolve(BACKBONE, "package", relative_to=folder), staged)
+    start_up = best_costs(folder, staged, START_UP_IMAGES)
     points = []
     for images in sizes:
-        found = costs(folder / f"{images}", weights, images)
+        found = best_costs(folder, staged, images)
         more = images - START_UP_IMAGES
         epochs = {"prepare": 1, "trial": EPOCHS}
         milliseconds = {k: 1e3 * (found[k].seconds - start_up[k].seconds) / more / epochs[k] for k in KINDS}
@@ -81,27 +99,28 @@ def measured(folder: Path, sizes: list[int]) -> list[Point]:
     return points
 
 
-def costs(folder: Path, weights: Path, images: int) -> dict[str, Cost]:
-    """Prepare so many images and train on them."""
+def best_costs(folder: Path, weights: Path, images: int) -> dict[str, Cost]:
+    """The least of several runs, each of time and memory."""
     write_images(folder / "data", images)
-    output = folder / "output"
-    prepare = ["prepare.py", "--data-dir", folder / "data", "--weights-dir", weights, "--output-dir", output]
-    train = ["train.py", "--epochs", EPOCHS, "--embeddings", output / "embeddings", "--manifest", output / "manifest"]
+    turns = []
+    for _ in range(min(max(ENOUGH_IMAGES // images, 1), 5)):
+        turns.append(costs(folder, weights))
+        shutil.rmtree(folder / "output")
+        shutil.rmtree(folder / "model")
+    shutil.rmtree(folder / "data")
     return {
-        "prepare": run(*prepare, "--backbone", BACKBONE, "--image-size", IMAGE_PX),
-        "trial": run(*train, "--weights", weights, "--model-dir", folder / "model"),
+        kind: Cost(min(turn[kind].seconds for turn in turns), min(turn[kind].megabytes for turn in turns))
+        for kind in KINDS
     }
 
 
-def write_weights(folder: Path) -> None:
-    """Random ones, as the command line stages weights."""
-    torch.manual_seed(0)
-    folder.mkdir()
-    torch.save(timm.create_model(BACKBONE, pretrained=False).state_dict(), folder / "weights.pth")
-    digest = hashlib.sha256((folder / "weights.pth").read_bytes()).hexdigest()
-    half = [0.5, 0.5, 0.5]
-    described = {"backbone": BACKBONE, "file": "weights.pth", "sha256": digest, "format": "state_dict"}
-    (folder / "weights.json").write_text(json.dumps({**described, "mean": half, "std": half}))
+def costs(folder: Path, weights: Path) -> dict[str, Cost]:
+    """Prepare the images and train on them."""
+    output = folder / "output"
+    prepare = ["prepare.py", "--data-dir", folder / "data", "--weights-dir", weights, "--output-dir", output]
+    prepare += ["--backbone", BACKBONE, "--image-size", IMAGE_PX, "--augmented-views", VIEWS]
+    trial = ["trial.py", "--epochs", EPOCHS, "--embeddings", output / "embeddings", "--manifest", output / "manifest"]
+    return {"prepare": run(*prepare), "trial": run(*trial, "--weights", weights, "--model-dir", folder / "model")}
 
 
 def write_images(folder: Path, count: int) -> None:
@@ -118,24 +137,38 @@ def write_images(folder: Path, count: int) -> None:
 
 def run(script: str, *arguments: Any) -> Cost:
     """A step in a process of its own."""
-    began, peak = time.perf_counter(), 0.0
+    began, peaks = time.perf_counter(), dict[int, float]()
     command = [sys.executable, str(STEPS / script), *map(str, arguments)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         while process.poll() is None:
-            peak = max(peak, anonymous_megabytes(process.pid))
+            for pid in tree(process.pid):
+                peaks[pid] = max(peaks.get(pid, 0.0), peak_megabytes(pid))
             time.sleep(SECONDS_BETWEEN_SAMPLES)
     if process.returncode:
         sys.exit(f"{' '.join(command)} ended with status {process.returncode}.")
-    return Cost(time.perf_counter() - began, peak)
+    return Cost(time.perf_counter() - began, sum(peaks.values()))
 
 
-def anonymous_megabytes(pid: int) -> float:
-    """Memory that a process has allocated and that is resident; 0 when it has just ended."""
+def tree(pid: int) -> list[int]:
+    """A process and all that descend from it."""
+    try:
+        children = [
+            int(child)
+            for task in Path(f"/proc/{pid}/task").iterdir()
+            for child in (task / "children").read_text().split()
+        ]
+    except OSError:  # it has just ended
+        return [pid]
+    return [pid, *(descendant for child in children for descendant in tree(child))]
+
+
+def peak_megabytes(pid: int) -> float:
+    """The most that a process has had resident; 0 when it has just ended."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return 0.0
-    return next((int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("RssAnon:")), 0.0)
+    return next((int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM:")), 0.0)
 
 
 def drawn(points: list[Point]) -> str:
@@ -174,8 +207,8 @@ def panel(left: int, title: str, points: list[Point], values: list[dict[str, flo
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=sizes, default=[1000, 10000], metavar="N,N,...", help="default 1000,10000")
-    parser.add_argument("--svg", type=Path, default=None, metavar="FILE", help="draw the curves")
+    parser.add_argument("--sizes", type=sizes, default=[1000, 10_000, 100_000], metavar="N,N,...")
+    parser.add_argument("--plot", type=Path, default=None, metavar="FILE", help="draw the curves")
     return parser.parse_args()
 
 

@@ -24,7 +24,7 @@ ROWS_PER_FILE = 512
 SECONDS_PER_FILE = 10.0  # a killed run loses no more than that
 DIGEST_DIGITS = 32
 KEY_BYTES = 8  # of a sha256; what is found by them is compared whole
-OPEN_FILES = 16
+OPEN_FILES = 4
 
 Features = npt.NDArray[np.float16]
 Means = npt.NDArray[np.float32]

@@ -3,6 +3,7 @@
 Which rows make a part follows from the data alone. N instances write the same files as one does.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from failures import StepError
+from open_files import OpenFiles
 
 ROWS_PER_PART = 1024  # prepared photos take about 130 MB as PNG, and a third of that as JPEG
 
@@ -28,55 +32,69 @@ def part_files(folder: Path, split: str, ending: str = "") -> list[Path]:
 
 
 class PartedArray:
-    """Arrays (N1, views, D), (N2, views, D), ... as one (N, views, D); what is asked for is read, and nothing else.
+    """Files of arrays (N1, views, D), (N2, views, D), ... as one (N, views, D); what is asked for is read, no more.
 
-    It is indexed as NumPy's are, first by rows: a number, a slice without a step, or an array. `[rows, views]` with two
-    arrays is a view of each row, `[start:stop, 0]` the plain view of some.
+    Nothing is mapped or kept, so a process does not grow with what it reads, and the number of files does not matter.
+
+    It is indexed as NumPy's arrays are, first by rows: a number, a slice without a step, or an array. `[rows, views]`
+    with two arrays is a view of each row, `[start:stop, 0]` the plain view of some.
+
+    Args:
+        arrays: As `np.load(..., mmap_mode="r")` opens them.
     """
 
-    def __init__(self, arrays: Sequence[Rows]) -> None:
-        self.arrays = list(arrays)
-        self.starts = np.cumsum([0, *map(len, self.arrays)])
-        self.shape = (int(self.starts[-1]), *self.arrays[0].shape[1:])
-        self.ndim, self.dtype = len(self.shape), self.arrays[0].dtype
+    def __init__(self, arrays: Sequence["np.memmap[Any, Any]"]) -> None:
+        first = arrays[0]
+        if any((array.shape[1:], array.dtype) != (first.shape[1:], first.dtype) for array in arrays):
+            raise StepError(f"{first.filename} and the other parts of its split have different shapes or types.")
+        self._files = OpenFiles([Path(str(array.filename)) for array in arrays])
+        self._offsets = np.array([array.offset for array in arrays])  # of the files' data, bytes
+        self._starts = np.cumsum([0, *map(len, arrays)])
+        self.shape: tuple[int, ...] = (int(self._starts[-1]), *first.shape[1:])
+        self.ndim, self.dtype = len(self.shape), first.dtype
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, key: Any) -> Rows:
-        if len(self.arrays) == 1:
-            found: Rows = self.arrays[0][key]
-            return found
         rows, *rest = key if isinstance(key, tuple) else (key,)
-        return self._slice(rows, rest) if isinstance(rows, slice) else self._rows(np.asarray(rows), rest)
+        numbers = self._numbers(rows)
+        if rest and not isinstance(rest[0], slice):
+            views = np.broadcast_to(_inside(np.asarray(rest[0]), self.shape[1], "views"), numbers.shape)
+            found = self._read(numbers, views, self.shape[2:])[(slice(None), *rest[1:])]
+        else:
+            found = self._read(numbers, np.zeros_like(numbers), self.shape[1:])[(slice(None), *rest)]
+        return found if isinstance(rows, slice) or np.ndim(rows) else found[0]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
-        return np.concatenate(self.arrays).astype(dtype or self.dtype, copy=False)
+        return self[:].astype(dtype or self.dtype, copy=False)
 
-    def _slice(self, rows: slice, rest: list[Any]) -> Rows:
-        start, stop, step = rows.indices(len(self))
-        if step != 1:
+    def _numbers(self, rows: Any) -> npt.NDArray[np.int64]:
+        """(n,) rows from 0."""
+        if not isinstance(rows, slice):
+            return _inside(np.atleast_1d(np.asarray(rows)), len(self), "rows")
+        if rows.step not in (None, 1):
             raise IndexError(f"Rows of several parts can be sliced without a step, but got {rows}.")
-        pieces = [
-            array[(slice(max(start - first, 0), max(stop - first, 0)), *rest)]
-            for first, array in zip(self.starts, self.arrays, strict=False)  # starts has the end, too
-            if start < first + len(array) and stop > first
-        ]
-        return np.concatenate(pieces) if pieces else self.arrays[0][(slice(0, 0), *rest)]
+        return np.arange(*rows.indices(len(self)))
 
-    def _rows(self, rows: npt.NDArray[Any], rest: list[Any]) -> Rows:
-        """Each part's rows, put in their places."""
-        if rows.size and not -len(self) <= rows.min() <= rows.max() < len(self):
-            raise IndexError(f"There are {len(self)} rows, but row {rows.min()} to {rows.max()} were asked for.")
-        rows = rows + len(self) * (rows < 0)
-        parts = np.searchsorted(self.starts, rows, side="right") - 1
-        if rows.ndim == 0:
-            single: Rows = self.arrays[parts][(rows - self.starts[parts], *rest)]
-            return single
-        one = self.arrays[0][(0, *(0 if isinstance(index, np.ndarray) else index for index in rest))]
-        result = np.empty((len(rows), *one.shape), self.dtype)
-        for part in np.unique(parts):
-            chosen = parts == part
-            inner = (index[chosen] if isinstance(index, np.ndarray) else index for index in rest)
-            result[chosen] = self.arrays[part][(rows[chosen] - self.starts[part], *inner)]
+    def _read(self, rows: npt.NDArray[np.int64], views: npt.NDArray[np.int64], shape: tuple[int, ...]) -> Rows:
+        """(n, *shape): of each row what begins at its view."""
+        result: Rows = np.empty((len(rows), *shape), self.dtype)
+        if not result.size:
+            return result
+        size, view_size = result[0].nbytes, self.dtype.itemsize * math.prod(self.shape[2:])
+        parts = np.searchsorted(self._starts, rows, side="right") - 1
+        offsets = self._offsets[parts] + ((rows - self._starts[parts]) * self.shape[1] + views) * view_size
+        buffer = memoryview(result.view(np.uint8)).cast("B")  # type: ignore[arg-type]
+        for number, (part, offset) in enumerate(zip(parts.tolist(), offsets.tolist(), strict=True)):
+            if self._files.read_into(part, buffer[number * size : (number + 1) * size], offset) < size:
+                raise StepError(f"{self._files.paths[part]} is cut off. Run PrepareData again.")
         return result
+
+
+def _inside(indexes: npt.NDArray[Any], length: int, what: str) -> npt.NDArray[np.int64]:
+    """Counted from 0, also those that were counted from the end."""
+    if indexes.size and not -length <= indexes.min() <= indexes.max() < length:
+        raise IndexError(f"There are {length} {what}, but {what} {indexes.min()} to {indexes.max()} were asked for.")
+    counted: npt.NDArray[np.int64] = indexes + length * (indexes < 0)
+    return counted

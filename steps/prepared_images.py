@@ -9,7 +9,6 @@ files as one does.
 """
 
 import io
-import os
 import re
 import tarfile
 from pathlib import Path
@@ -20,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from failures import StepError
+from open_files import OpenFiles
 
 INDEX_ENDING = ".index"  # in NumPy's format
-OPEN_SHARDS = 64  # files that are kept open at a time
 MODE = 0o644
 REMEDY = "Run PrepareData again"
 
@@ -51,7 +50,7 @@ class PreparedImages:
         self._starts = np.cumsum([0, *map(len, indexes)])
         self._index = np.concatenate(indexes)
         self.labels: npt.NDArray[np.int64] = self._index["label"].astype(np.int64)  # (N,)
-        self._open: dict[int, _Descriptor] = {}
+        self._files = OpenFiles(self._shards)
 
     def __len__(self) -> int:
         return len(self._index)
@@ -68,39 +67,16 @@ class PreparedImages:
         """The encoded image file's content."""
         number, path = self._shard_of(row)
         offset, size = (int(self._index[field][row]) for field in ("offset", "size"))
-        descriptor = self._descriptor(number)  # held while it is read from: another thread may put its own in its place
-        content = os.pread(descriptor.number, size, offset)
+        content = self._files.read(number, size, offset)
         if len(content) < size:
             raise StepError(f"{path} ends before {self.name(row)} does. {REMEDY}.")
         return content
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_open": {}}
 
     def _shard_of(self, row: int) -> tuple[int, Path]:
         if not 0 <= row < len(self):
             raise IndexError(f"There are {len(self)} rows, but row {row} was asked for.")
         number = int(np.searchsorted(self._starts, row, side="right")) - 1
         return number, self._shards[number]
-
-    def _descriptor(self, number: int) -> "_Descriptor":
-        """Without a lock, which a forked process might inherit closed: two threads may open the same file at worst."""
-        found = self._open.get(number)
-        if found is None:
-            if len(self._open) >= OPEN_SHARDS:
-                self._open.clear()  # who still reads from one keeps it open
-            found = self._open[number] = _Descriptor(os.open(self._shards[number], os.O_RDONLY | os.O_CLOEXEC))
-        return found
-
-
-class _Descriptor:
-    """An open file that is closed when nobody has it any more."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-    def __del__(self) -> None:
-        os.close(self.number)
 
 
 class ShardWriter:

@@ -1,7 +1,7 @@
 """What train.py reads: the embeddings channel and the manifest channel, checked against each other.
 
-Embeddings stay on disk, memory-mapped: a batch reads its own rows only, so data may be larger than memory. A split may
-come in parts, which several instances wrote.
+Embeddings stay on disk: a batch reads its own rows only, so data may be larger than memory. A split may come in parts,
+which several instances wrote.
 """
 
 import json
@@ -22,7 +22,7 @@ REMEDY = "Run PrepareData again and train on its output"
 class Split:
     """One split's images as the backbone sees them."""
 
-    embeddings: PartedArray  # (N, views, D) float16, memory-mapped; view 0 is the plain centre crop
+    embeddings: PartedArray  # (N, views, D) float16, on disk; view 0 is the plain centre crop
     labels: npt.NDArray[np.int64]  # (N,) index into classes
     # (N, 3): each plain view's mean per channel, as the network sees it, normalised; None from an older PrepareData
     input_means: npt.NDArray[np.float32] | None = None
@@ -115,11 +115,11 @@ def _input_means(directory: Path, name: str, rows: int) -> npt.NDArray[np.float3
     return means
 
 
-def _array(path: Path, *, mapped: bool) -> npt.NDArray[Any]:
+def _array(path: Path, *, mapped: bool) -> Any:
+    """The array, memory-mapped or in memory."""
     try:
-        array: npt.NDArray[Any] = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+        return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
     except FileNotFoundError:
         raise StepError(f"{path.parent} holds no {path.name}, which PrepareData writes. {REMEDY}.") from None
     except (ValueError, EOFError) as error:
         raise StepError(f"{path} is not a NumPy array ({error}). {REMEDY}.") from None
-    return array

@@ -1,12 +1,14 @@
 """Several files as one array: every way to ask gives what NumPy gives for the whole."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import open_files
 from failures import StepError
 from instances import Instance, read_instance
 from parts import PartedArray, part_files, part_name
@@ -28,25 +30,66 @@ KEYS = [
     3,
     -1,
     (7, 2),
-    (slice(0, 5), VIEWS[:2]),
+    (slice(0, 5), slice(0, 2)),
+    (-3, slice(1, 3)),
+    (ROWS[:0], VIEWS[:0]),
 ]
+
+
+Parted = Callable[..., PartedArray]
+
+
+@pytest.fixture
+def parted(tmp_path: Path) -> Parted:
+    """WHOLE in several files, cut before these rows."""
+
+    def write(*cuts: int) -> PartedArray:
+        files = []
+        for number, rows in enumerate(np.split(WHOLE, cuts)):
+            files.append(tmp_path / f"{part_name('train', number)}.npy")
+            np.save(files[-1], rows)
+        return PartedArray([np.load(file, mmap_mode="r") for file in files])
+
+    return write
 
 
 @pytest.mark.parametrize("cuts", [[], [4], [4, 8], [1, 2, 10]])
 @pytest.mark.parametrize("key", KEYS, ids=str)
-def test_parts_are_indexed_as_one_array(cuts: list[int], key: Any) -> None:
-    parted = PartedArray(np.split(WHOLE, cuts))
-    assert (parted.shape, parted.ndim, parted.dtype, len(parted)) == (WHOLE.shape, 3, np.float16, 11)
-    np.testing.assert_array_equal(parted[key], WHOLE[key])
-    np.testing.assert_array_equal(np.asarray(parted), WHOLE)
+def test_parts_are_indexed_as_one_array(parted: Parted, cuts: list[int], key: Any) -> None:
+    array = parted(*cuts)
+    assert (array.shape, array.ndim, array.dtype, len(array)) == (WHOLE.shape, 3, np.float16, 11)
+    np.testing.assert_array_equal(array[key], WHOLE[key])
+    np.testing.assert_array_equal(np.asarray(array), WHOLE)
 
 
-def test_rows_outside_are_refused() -> None:
-    parted = PartedArray(np.split(WHOLE, [4]))
-    with pytest.raises(IndexError, match=r"^There are 11 rows, but row 3 to 11 were asked for\.$"):
-        parted[np.array([3, 11])]
+def test_more_files_than_may_be_open_are_read(parted: Parted, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(open_files, "OPEN_AT_A_TIME", 2)
+    np.testing.assert_array_equal(parted(*range(1, 11))[ROWS, VIEWS], WHOLE[ROWS, VIEWS])
+
+
+def test_rows_and_views_outside_are_refused(parted: Parted) -> None:
+    array = parted(4)
+    with pytest.raises(IndexError, match=r"^There are 11 rows, but rows 3 to 11 were asked for\.$"):
+        array[np.array([3, 11])]
+    with pytest.raises(IndexError, match=r"^There are 4 views, but views -5 to 0 were asked for\.$"):
+        array[np.array([3, 1]), np.array([0, -5])]
     with pytest.raises(IndexError, match=r"^Rows of several parts can be sliced without a step"):
-        parted[::2]
+        array[::2]
+
+
+def test_a_file_that_is_cut_off_is_said(parted: Parted, tmp_path: Path) -> None:
+    array, last = parted(4), tmp_path / "train-00001.npy"
+    last.write_bytes(last.read_bytes()[:-1])
+    np.testing.assert_array_equal(array[:10], WHOLE[:10])
+    with pytest.raises(StepError, match=rf"^{last} is cut off\. Run PrepareData again\.$"):
+        array[10]
+
+
+def test_parts_of_different_shapes_are_refused(tmp_path: Path) -> None:
+    for number, width in enumerate((3, 4)):
+        np.save(tmp_path / f"{number}.npy", np.zeros((2, 2, width), np.float16))
+    with pytest.raises(StepError, match=rf"^{tmp_path}/0\.npy and the other parts of its split have different shapes"):
+        PartedArray([np.load(tmp_path / f"{number}.npy", mmap_mode="r") for number in range(2)])
 
 
 def test_files_are_found_in_the_rows_order(tmp_path: Path) -> None:

@@ -167,8 +167,8 @@ def test_a_run_that_is_killed_at_any_moment_loses_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     cache = tmp_path / "cache"
-    for number, prepared in ((signal.SIGKILL, 5), (signal.SIGTERM, 20)):
-        output = tmp_path / number.name
+    for number, prepared in ((signal.SIGKILL, 0), (signal.SIGKILL, 5), (signal.SIGTERM, 20)):
+        output = tmp_path / f"{number.name}-{prepared}"
         process = start(data, output, weights_dir, embedding_cache=cache)
         wait_for_prepared(process, output, prepared)
         process.send_signal(number)
@@ -181,6 +181,8 @@ def test_a_run_that_is_killed_at_any_moment_loses_nothing(
 
 
 def wait_for_prepared(process: subprocess.Popen[str], output: Path, images: int) -> None:
-    """Until so many prepared images are in finished shards, or the process has ended."""
-    while process.poll() is None and 7 * sum(1 for _ in output.glob("*/*.index")) < images:
-        time.sleep(0.01)
+    """Until so many prepared images are in finished shards and another shard is begun, or the process has ended."""
+    while process.poll() is None and (
+        7 * sum(1 for _ in output.glob("*/*.index")) < images or not any(output.glob("*/.*.tar"))
+    ):
+        time.sleep(0.005)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import prepared_images
+import open_files
 from failures import StepError
 from prepared_images import PreparedImages, ShardWriter
 
@@ -69,7 +69,7 @@ def test_the_same_images_make_the_same_bytes(tmp_path: Path, folder: Path) -> No
 
 
 def test_threads_read_at_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prepared_images, "OPEN_SHARDS", 1)  # files are closed and opened all the time
+    monkeypatch.setattr(open_files, "OPEN_AT_A_TIME", 1)  # files are closed and opened all the time
     images = PreparedImages(folder, "train")
     rows = np.random.default_rng(0).integers(0, 11, 2000).tolist()
     with ThreadPoolExecutor(8) as pool:
@@ -80,7 +80,7 @@ def test_a_file_stays_open_while_another_thread_lets_go_of_it(folder: Path, monk
     images, pread = PreparedImages(folder, "train"), os.pread
 
     def late(descriptor: int, size: int, offset: int) -> bytes:
-        images._open.clear()
+        images._files._open.clear()
         return pread(descriptor, size, offset)
 
     monkeypatch.setattr(os, "pread", late)

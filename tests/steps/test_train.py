@@ -153,9 +153,14 @@ def test_exported_network_answers_as_backbone_head_and_temperature_do(prepared: 
     assert torch.allclose(answer, expected, atol=1e-5)
 
 
-def test_embeddings_are_read_from_disk_and_not_copied(prepared: Prepared) -> None:
-    data = training_data.load(prepared.embeddings, prepared.manifest)
-    assert all(isinstance(array, np.memmap) for array in data.train.embeddings.arrays)
+def test_embeddings_stay_on_disk_until_they_are_asked_for(prepared: Prepared, tmp_path: Path) -> None:
+    other = copy_of(prepared, tmp_path / "other")
+    data = training_data.load(other.embeddings, other.manifest)
+    before = data.train.embeddings[-1, -1]
+    with (other.embeddings / "train.npy").open("r+b") as file:
+        file.seek(-2, 2)
+        file.write(np.float16(before[-1] + 1).tobytes())
+    assert data.train.embeddings[-1, -1][-1] == np.float16(before[-1] + 1)
 
 
 def test_optimizer_does_what_torch_adamw_does() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from allocator import keep_freed_memory
 from backbone import Backbone
 from checkpoint import Checkpoints
 from failures import StepError
@@ -35,6 +36,8 @@ def fine_tuned(
 ) -> TrainingResult:
     """Go on from the first stage's best head; the best epoch of both stages is kept."""
     use_all_cores(processes_on_host())
+    if not torch.cuda.is_available():
+        keep_freed_memory()
     torch.manual_seed(hyperparameters.seed)
     head.load_state_dict(earlier.state["head"])
     stage = FineTuning(backbone, head, criterion, images, hyperparameters, processes)

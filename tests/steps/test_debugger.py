@@ -89,7 +89,7 @@ def test_end_is_marked_although_a_sagemaker_job_leaves_that_to_the_service(train
 
 def test_log_lines_of_smdebug_do_not_mix_with_the_training_s(trained: Trained) -> None:
     first_words = [line.split()[0].partition("=")[0] for line in trained.stdout.splitlines()]
-    assert first_words == ["Training", "Debugger:", *["epoch"] * EPOCHS, "Kept"]
+    assert first_words == ["Training", "Debugger:", *["epoch"] * EPOCHS, "Scores", "Kept"]
     assert trained.stderr == ""
 
 

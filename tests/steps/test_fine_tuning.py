@@ -284,7 +284,7 @@ def distributed(prepared: Prepared, folder: Path, count: int) -> tuple[list[list
     """The job under torchrun; returns each epoch's figures and the backbone."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
     process = subprocess.run(
-        [*command, str(STEPS / "train.py"), *ARGUMENTS, "--finetune_lr", "0.0005", "--debug", "false"],
+        [*command, str(STEPS / "train.py"), *ARGUMENTS, "--finetune_lr", "0.0001", "--debug", "false"],
         env=base_environment() | channels(prepared, folder),
         capture_output=True,
         text=True,

@@ -12,11 +12,8 @@ trial is the mean of the notebook's four, and of ours a fifth of what five more 
 """
 
 import argparse
-import json
 import os
-import shlex
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,17 +22,17 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import yaml
-
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "steps")]
 
 from seed_method import Example, Outcome, SeedMethod, Settings  # noqa: E402
+from whole_runs import runs  # noqa: E402
 
 from backbone import load_backbone, read_weights  # noqa: E402
 from dataset import list_images  # noqa: E402
 from pipeline import sources, weights  # noqa: E402
 
+SEARCH = "TuneHyperparameters"
 TRIALS = 4
 MORE_TRIALS = 5
 LEAST_SPEED_UP = 10
@@ -131,67 +128,27 @@ def chosen_images(arguments: argparse.Namespace, scratch: Path) -> Path:
 
 def run_ours(arguments: argparse.Namespace, data: Path, scratch: Path) -> Ours:
     """The whole pipeline, and its search again with more trials."""
-    config = yaml.safe_load((REPOSITORY / "pipeline.yaml").read_text(encoding="utf-8"))
     given = Path(arguments.weights)
-    config["model"] |= {
-        "backbone": arguments.backbone,
-        "weights": str(given.resolve()) if given.is_file() else arguments.weights,
+    settings = {
+        "model.backbone": arguments.backbone,
+        "model.weights": str(given.resolve()) if given.is_file() else arguments.weights,
     }
-    config["evaluation"]["accuracy_threshold"] = 0.0
-    (scratch / "pipeline.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    home, common = scratch / "home", ["--config", str(scratch / "pipeline.yaml"), "--home", str(scratch / "home")]
-    try:
-        began = time.perf_counter()
-        first = pipeline("run", "--data", str(data), "--param", f"MaxTuningJobs={TRIALS}", *common)
-        seconds = time.perf_counter() - began
-        more = pipeline("run", "--data", str(data), "--param", f"MaxTuningJobs={TRIALS + MORE_TRIALS}", *common)
-        manifest = json.loads(manifest_file(home).read_text(encoding="utf-8"))
-        listed = manifest_file(home).with_name("images.jsonl")
-        images = {split: examples(data, listed, split) for split in ("train", "validation", "test")}
-        outcome = Outcome(seconds, [], validation_accuracy(home), float(first["metrics"]["test_accuracy"]))
-    finally:
-        subprocess.run([*command("teardown"), "--yes", "--home", str(home)], capture_output=True, check=False)
+    with runs(scratch, settings) as ours:
+        first = ours.run(data, f"MaxTuningJobs={TRIALS}")
+        more = ours.run(data, f"MaxTuningJobs={TRIALS + MORE_TRIALS}")
+        manifest, images = ours.manifest, ours.images
+        outcome = Outcome(first.seconds, [], first.validation_accuracy, first.test_accuracy)
     return Ours(
         outcome,
-        (search_seconds(more) - search_seconds(first)) / MORE_TRIALS,
-        images,
+        (more.seconds_of(SEARCH) - first.seconds_of(SEARCH)) / MORE_TRIALS,
+        {split: examples(data, images, split) for split in ("train", "validation", "test")},
         manifest,
     )
 
 
-def examples(data: Path, listed: Path, split: str) -> list[Example]:
+def examples(data: Path, images: list[dict[str, Any]], split: str) -> list[Example]:
     """The original files of a split."""
-    images = map(json.loads, listed.read_text(encoding="utf-8").splitlines())
     return [(data / image["source"], image["label"]) for image in images if image["split"] == split]
-
-
-def pipeline(*words: str) -> dict[str, Any]:
-    """What a command of run_pipeline.py answered."""
-    done = subprocess.run([*command(*words), "--json"], capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"{shlex.join(command(*words))} ended with status {done.returncode}:\n{done.stderr}")
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
-
-
-def command(*words: str) -> list[str]:
-    return [sys.executable, str(REPOSITORY / "run_pipeline.py"), *words]
-
-
-def search_seconds(status: dict[str, Any]) -> float:
-    """How long the search took."""
-    return float(next(step["seconds"] for step in status["steps"] if step["name"] == "TuneHyperparameters"))
-
-
-def manifest_file(home: Path) -> Path:
-    """What PrepareData wrote; there is one, since the second run reused it."""
-    return next((home / "s3").rglob("manifest/manifest.json"))
-
-
-def validation_accuracy(home: Path) -> float:
-    """Of the first final training."""
-    logs = sorted((home / "jobs").glob("*TrainWithDebugger*/log.txt"), key=lambda file: file.stat().st_mtime)
-    return float(logs[0].read_text(encoding="utf-8").rpartition("best_validation_accuracy=")[2].split()[0])
 
 
 def run_seeds(arguments: argparse.Namespace, ours: Ours, scratch: Path, size: int) -> Outcome:

@@ -7,7 +7,7 @@ from calibration import Bin, Effect, Reliability
 from report_page import percent, section
 
 PLOT_PX = 220  # side of the square
-LEFT, TOP, COUNTS_PX, BOTTOM, RIGHT = 40, 8, 44, 34, 8
+LEFT, TOP, COUNTS_PX, BOTTOM, RIGHT = 40, 8, 44, 34, 16
 GAP_PX = 6  # between the square and the counts below it
 WIDTH, HEIGHT = LEFT + PLOT_PX + RIGHT, TOP + PLOT_PX + GAP_PX + COUNTS_PX + BOTTOM
 TICKS = (0.0, 0.25, 0.5, 0.75, 1.0)

@@ -1,0 +1,114 @@
+"""Runs of the whole pipeline on this machine, as the benchmarks need them: other settings, a home of their own."""
+
+import copy
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PLACED = re.compile(r"best_validation_accuracy=([0-9.]+)")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One execution that succeeded."""
+
+    status: dict[str, Any]  # what `run --json` printed
+    seconds: float  # of the whole command
+
+    @property
+    def test_accuracy(self) -> float:
+        return float(self.status["metrics"]["test_accuracy"])
+
+    @property
+    def validation_accuracy(self) -> float:
+        """Of the final training's best epoch."""
+        return float(PLACED.findall(self.log("TrainWithDebugger"))[-1])
+
+    def seconds_of(self, step: str) -> float:
+        return float(self._step(step)["seconds"])
+
+    def log(self, step: str) -> str:
+        return Path(self._step(step)["log"]).read_text(encoding="utf-8")
+
+    def _step(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = next(step for step in self.status["steps"] if step["name"] == name)
+        return found
+
+
+class Runs:
+    """A home in which the pipeline runs, with pipeline.yaml's settings but for some.
+
+    Args:
+        folder: Is empty; holds home and configuration.
+        settings: By their path, as `model.dropout`. No accuracy is too low, unless they say so.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        self.folder, self.home = folder, folder / "home"
+        self._shipped = yaml.safe_load((REPOSITORY / "pipeline.yaml").read_text(encoding="utf-8"))
+        self._settings = {"evaluation.accuracy_threshold": 0.0, **settings}
+
+    def run(self, data: Path, *parameters: str, **settings: Any) -> Run:
+        """One execution; `tuning__seed=1` is a setting of this run alone."""
+        config = copy.deepcopy(self._shipped)
+        for path, value in {**self._settings, **{k.replace("__", "."): v for k, v in settings.items()}}.items():
+            section, _, key = path.partition(".")
+            config.setdefault(section, {})[key] = value
+        file = self.folder / "pipeline.yaml"
+        file.write_text(yaml.safe_dump(config), encoding="utf-8")
+        words = ["run", "--data", str(data), "--config", str(file)]
+        for parameter in parameters:
+            words += ["--param", parameter]
+        began = time.perf_counter()
+        done = self._command(*words, "--json")
+        seconds = time.perf_counter() - began
+        if done.returncode:
+            sys.exit(f"{shlex.join(map(str, done.args))} ended with status {done.returncode}:\n{done.stderr}")
+        return Run(json.loads(done.stdout), seconds)
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What PrepareData wrote, at the first run."""
+        content: dict[str, Any] = json.loads(self._manifest_file.read_text(encoding="utf-8"))
+        return content
+
+    @property
+    def images(self) -> list[dict[str, Any]]:
+        """Every image's source, label and split."""
+        lines = self._manifest_file.with_name("images.jsonl").read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
+    @property
+    def _manifest_file(self) -> Path:
+        return min((self.home / "s3").rglob("manifest/manifest.json"), key=lambda found: found.stat().st_mtime)
+
+    def end(self) -> None:
+        """Ends the endpoint's server."""
+        self._command("teardown", "--yes")
+
+    def _command(self, *words: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, str(REPOSITORY / "run_pipeline.py"), *words, "--home", str(self.home)]
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+        return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+@contextmanager
+def runs(folder: Path, settings: Mapping[str, Any]) -> Iterator[Runs]:
+    """A home that ends with the block."""
+    found = Runs(folder, settings)
+    try:
+        yield found
+    finally:
+        found.end()

@@ -134,6 +134,8 @@ class ModelConfig:
     dropout: float = setting(0.2, hyperparameter("dropout"))
     label_smoothing: float = setting(0.05, hyperparameter("label_smoothing"))
     weight_decay: float = setting(0.0001, hyperparameter("weight_decay"))
+    class_balance: float = setting(0.0, hyperparameter("class_balance"))
+    patience: int = setting(0, WHOLE_HYPERPARAMETERS["patience"])
     finetune: str = setting("none", choice(*FINETUNE))
 
 

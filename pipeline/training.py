@@ -156,6 +156,8 @@ def fixed_hyperparameters(context: Context) -> dict[str, object]:
         "dropout": model.dropout,
         "label_smoothing": model.label_smoothing,
         "weight_decay": model.weight_decay,
+        "class_balance": model.class_balance,
+        "patience": model.patience,
         **({RESOURCE: resource.max} if resource else {}),
     }
     return {name: value for name, value in fixed.items() if name not in context.config.tuning.searched}

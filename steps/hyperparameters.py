@@ -23,6 +23,8 @@ class Hyperparameters:
     dropout: float = 0.2  # of the embeddings, and of the hidden layer
     label_smoothing: float = 0.05
     weight_decay: float = 0.01
+    class_balance: float = 0.0  # 0: every image counts alike in the loss; 1: every class does
+    patience: int = 0  # epochs without a better one before the head's training ends; 0 is off
     seed: int = 0
     finetune: str = "none"  # what of the backbone learns, after the head: none, last_block or all
     finetune_epochs: int = 6
@@ -106,6 +108,8 @@ _RULES = {
     "dropout": _SHARE,
     "label_smoothing": _SHARE,
     "weight_decay": _AT_LEAST_ZERO,
+    "class_balance": _Rule(_finite, lambda value: 0 <= value <= 1, "a number from 0 to 1"),
+    "patience": _NOT_NEGATIVE,
     "seed": _NOT_NEGATIVE,
     "finetune": _one_of("none", "last_block", "all"),
     "finetune_epochs": _AT_LEAST_ONE,

@@ -37,6 +37,7 @@ from operator_profile import OperatorProfile, choose_steps
 from step_timeline import StepTimeline
 from training_data import TrainingData
 from training_loop import Batch, Mode, Phase, TrainingResult, Watcher, steps_per_epoch
+from training_warnings import warnings_of
 
 VERDICT_SECONDS = 60.0  # how long the observer may take at the end for what is left
 REPORT_SECONDS = 120.0
@@ -204,6 +205,8 @@ class Monitor(Watcher):
             "ended": now(),
             "outcome": outcome,
             "reason": reason,
+            "ended_early": result.ended_early if result else None,
+            "warnings": warnings_of(self.job.data, result) if result else [],
             "hyperparameters": self.job.hyperparameters.to_dict(),
             "classes": self.job.data.classes,
             "counts": {"train": len(self.job.data.train), "validation": len(self.job.data.validation)},

@@ -39,7 +39,7 @@ def headline(record: Record) -> str:
     return (
         f'<header class="outcome {kind}"><h1>Training report{name}</h1>'
         f'<p class="verdict"><strong>{escape(outcome(record))}</strong></p>{_because(record)}'
-        f"{tiles(dict(_figures(record)))}{_findings(record)}{_missing(record)}</header>"
+        f"{tiles(dict(_figures(record)))}{_warnings(record)}{_findings(record)}{_missing(record)}</header>"
     )
 
 
@@ -47,6 +47,8 @@ def _because(record: Record) -> str:
     reason = text(record.history.get("reason"))
     if reason:
         return f'<p class="because">{escape(reason)}</p>'
+    if ended := text(record.history.get("ended_early")):
+        return f'<p class="because">{escape(ended)}</p>'
     if text(record.history.get("outcome")) == "Completed":
         return f'<p class="because">Every one of its {counted(len(record.epochs), "epoch")} ran.</p>'
     return ""
@@ -68,6 +70,15 @@ def _figures(record: Record) -> Iterator[tuple[str, str]]:
             yield f"{split.capitalize()} images", f"{count:,}"
     if classes := items(record.history.get("classes")):
         yield "Classes", f"{len(classes):,}"
+
+
+def _warnings(record: Record) -> str:
+    """What looks wrong with a training that went well otherwise."""
+    found = [sentence for sentence in map(text, items(record.history.get("warnings"))) if sentence]
+    if not found:
+        return ""
+    lines = "".join(f'<li class="fired">{escape(sentence)}</li>' for sentence in found)
+    return f'<h2>{counted(len(found), "warning")}</h2><ul class="findings">{lines}</ul>'
 
 
 def _findings(record: Record) -> str:

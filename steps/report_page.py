@@ -14,6 +14,8 @@ HYPERPARAMETERS = {  # how a page calls them
     "dropout": "Dropout",
     "label_smoothing": "Label smoothing",
     "weight_decay": "Weight decay",
+    "class_balance": "Class balance",
+    "patience": "Patience",
     "seed": "Seed",
     "finetune": "Fine-tuned part",
     "finetune_epochs": "Fine-tuning epochs",

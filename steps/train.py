@@ -48,6 +48,7 @@ from training_job import (
     write_json,
 )
 from training_loop import TrainingResult, Watcher, train
+from training_warnings import warnings_of
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,10 @@ def lead(job: Job, settings: DebugSettings) -> None:
         Checkpoints(checkpoint_directory(), decisive, name) for name in (FIRST_STAGE_FILE, SECOND_STAGE_FILE)
     )
     with monitor or nullcontext(), stopped_by_sigterm(monitor or Watcher()) as watcher:
-        result = train(stage, watcher=watcher, checkpoints=first)
+        result = train(stage, watcher=watcher, checkpoints=first, patience=job.hyperparameters.patience)
         result = job.fine_tuned(result, stage.head, stage.criterion, watcher, second)
+        for warning in warnings_of(job.data, result):
+            say(f"Warning: {warning}")
         if monitor:
             monitor.training_ended(result)
         model_dir = model_dir_of(job.arguments)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 import hyperparameters as hp
+from class_balance import BalancedCrossEntropy, class_weights
 from failures import ArgumentParser, StepError, say
 from head import ClassifierHead
 from head_training import HeadTraining
@@ -54,7 +55,10 @@ def new_head(data: TrainingData, hyperparameters: Hyperparameters) -> tuple[Clas
 
 def loss_of(data: TrainingData, hyperparameters: Hyperparameters) -> torch.nn.Module:
     """(N, C) logits and (N,) labels or (N, C) probabilities -> scalar loss."""
-    return torch.nn.CrossEntropyLoss(label_smoothing=hyperparameters.label_smoothing)
+    if not hyperparameters.class_balance:
+        return torch.nn.CrossEntropyLoss(label_smoothing=hyperparameters.label_smoothing)
+    weights = class_weights(data.train.labels, len(data.classes), hyperparameters.class_balance)
+    return BalancedCrossEntropy(weights, hyperparameters.label_smoothing)
 
 
 def untrained_head(data: TrainingData, hyperparameters: Hyperparameters) -> ClassifierHead:

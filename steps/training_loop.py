@@ -67,6 +67,7 @@ class TrainingResult:
     validation: Validation  # of the best epoch
     epochs: list[EpochResult] = field(default_factory=list)
     stopped: str | None = None
+    ended_early: str | None = None  # a sentence, where no more was to be expected of the epochs that were left
 
 
 class Watcher:
@@ -168,6 +169,7 @@ def train(
     watcher: Watcher | None = None,
     checkpoints: Checkpoints | None = None,
     earlier: TrainingResult | None = None,
+    patience: int = 0,
 ) -> TrainingResult:
     """Train, print one line per epoch, and return the best epoch.
 
@@ -176,14 +178,17 @@ def train(
             counts only where there is no other.
         checkpoints: Where progress is kept, and from which an interrupted training goes on.
         earlier: The stage before; its epochs are counted and its best one competes.
+        patience: Training ends after so many epochs of this stage without a better one; 0 never ends it.
     """
-    run = _Run(stage, watcher or Watcher(), checkpoints, earlier)
+    run = _Run(stage, watcher or Watcher(), checkpoints, earlier, patience)
     if state := stage.processes.told(checkpoints.load() if checkpoints else None):
         run.restore(state)
         if checkpoints and len(run.epochs) < stage.epochs:
             say(f"Going on after {run.progress}, from the checkpoint {checkpoints.file}")
-    while len(run.epochs) < stage.epochs and not run.stop:
+    while len(run.epochs) < stage.epochs and not run.stop and not run.ended_early:
         run.one_epoch()
+    if run.ended_early:
+        stage.processes.say(run.ended_early)
     return run.result()
 
 
@@ -200,9 +205,15 @@ class _Run:
     """One stage's training: what changes from step to step."""
 
     def __init__(
-        self, stage: Stage, watcher: Watcher, checkpoints: Checkpoints | None, earlier: TrainingResult | None
+        self,
+        stage: Stage,
+        watcher: Watcher,
+        checkpoints: Checkpoints | None,
+        earlier: TrainingResult | None,
+        patience: int,
     ) -> None:
         self.stage, self.watcher, self.checkpoints, self.earlier = stage, watcher, checkpoints, earlier
+        self.patience = patience
         self.epochs: list[EpochResult] = []
         self.best = earlier.best if earlier else None
         self.parts = earlier.state if earlier else {}
@@ -213,7 +224,22 @@ class _Run:
     def result(self) -> TrainingResult:
         assert self.best is not None and self.validation is not None
         epochs = [*(self.earlier.epochs if self.earlier else []), *self.epochs]
-        return TrainingResult(self.best, self.parts, self.validation, epochs, self.stop)
+        return TrainingResult(self.best, self.parts, self.validation, epochs, self.stop, self.ended_early)
+
+    @property
+    def ended_early(self) -> str | None:
+        """Why the epochs that are left are not worth their time, if they are not."""
+        left = self.stage.epochs - len(self.epochs)
+        if not self.patience or self.best is None or left <= 0 or self.step or self.stop:
+            return None
+        first = self.epochs[0].epoch if self.epochs else self._number
+        waited = self._number - max(self.best.epoch + 1, first)
+        if waited < self.patience:
+            return None
+        return (
+            f"Training ended after {len(self.epochs)} of {self.stage.epochs} epochs: none of the last {waited} was "
+            f"better than epoch {self.best.epoch} (patience {self.patience})."
+        )
 
     @property
     def progress(self) -> str:
@@ -242,7 +268,7 @@ class _Run:
         validation = self.stage.validate(self.watcher)
         self._conclude(validation)
         if not self.stop:
-            self._keep(at_once=len(self.epochs) == self.stage.epochs)
+            self._keep(at_once=len(self.epochs) == self.stage.epochs or self.ended_early is not None)
 
     def _conclude(self, validation: Validation) -> None:
         """The epoch's figures; its network if it is the best so far."""

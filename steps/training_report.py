@@ -24,7 +24,7 @@ from report_search import Search, read_search, search_section
 from report_style import PAGE_STYLE
 from report_time import phases_of_a_step, quantile, time_section, training_durations, training_steps
 from report_training_style import TRAINING_STYLE
-from report_values import plain, read_json, text
+from report_values import items, plain, read_json, text
 from training_profile import Profile
 from training_record import Record, read_record
 
@@ -95,8 +95,9 @@ def document_of(record: Record, search: Search | None) -> dict[str, Any]:
     history = record.history
     document = {
         "schema_version": 1,
-        **{name: history.get(name) for name in ("job_name", "outcome", "reason", "started", "ended")},
+        **{name: history.get(name) for name in ("job_name", "outcome", "reason", "ended_early", "started", "ended")},
         "headline": outcome(record),
+        "warnings": items(history.get("warnings")),
         "seconds": record.seconds,
         **{name: history.get(name) for name in ("backbone", "hyperparameters", "classes", "counts", "best_epoch")},
         "steps_per_epoch": history.get("steps_per_epoch"),

@@ -27,7 +27,7 @@ def main() -> None:
     hyperparameters = hp.parse(arguments)
     data = opened_data(arguments)
     stage = head_training(data, hyperparameters)
-    result = train(stage)
+    result = train(stage, patience=hyperparameters.patience)
     if hyperparameters.fine_tunes:
         result = with_images(result, stage, arguments, data, hyperparameters)
     model_dir = model_dir_of(arguments)

@@ -329,6 +329,16 @@ def test_hyperband_stops_a_trial_that_runs_past_the_last_epoch() -> None:
     assert [search.report(trial, value) for value in (0.1, 0.2, 0.3, 0.4)] == [False, False, False, True]
 
 
+def test_hyperband_goes_on_with_trials_that_end_early_by_themselves() -> None:
+    settings = {"HyperbandStrategyConfig": {"MinResource": 2, "MaxResource": 18}}
+    search = Search(configuration("Hyperband", jobs=12, parallel=1, StrategyConfig=settings))
+    levels = [0.1, 0.9, 0.2, 0.3, 0.4, 0.5, 0.2, 0.1, 0.3, 0.4, 0.5, 0.6]
+    trials = [run_epochs(search, [level] * 7) for level in levels]
+    assert search.done is not None
+    assert trials[1].status == "Completed" and len(trials[1].reports) == 7
+    assert search.best is trials[1]
+
+
 def test_hyperband_finds_its_last_epoch_in_the_static_hyperparameters() -> None:
     search = Search(configuration("Hyperband"), static_hyperparameters={"epochs": "12"})
     assert (search.config.min_epochs, search.config.max_epochs) == (1, 12)

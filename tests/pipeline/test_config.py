@@ -65,6 +65,7 @@ def test_the_shipped_file_is_acceptable():
     assert isinstance(config.tuning.max_jobs, int)
     assert set(config.tuning.ranges) <= {
         "lr", "batch_size", "epochs", "hidden_units", "dropout", "label_smoothing", "weight_decay",
+        "class_balance", "patience",
     }  # fmt: skip
 
 

@@ -79,6 +79,8 @@ def retrained(arguments: Arguments) -> str:
     arn = started(arguments, project, chosen_target(arguments, project.config))
     if not arguments.json:
         print(f"Started {arn}\nFollow it with: {command(arguments, 'status', '--watch')}")
+        if not arguments.data:
+            print("What has not changed is reused: without new images at data.source, or --data, the model stays.")
     return arn
 
 

@@ -13,13 +13,12 @@ number alone, and there are never more than a few thousand of them, however larg
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from failures import StepError
-from parts import PartedArray
 
 BASELINE_FILE = "drift_baseline.npz"
 COMPONENTS = 16
@@ -34,6 +33,16 @@ DAMAGE = (OSError, ValueError, KeyError, zipfile.BadZipFile)
 Features = npt.NDArray[np.float32]  # (N, D)
 Coordinates = npt.NDArray[np.float32]  # (N, K + 1)
 Array = npt.NDArray[np.float64]
+
+
+class Embeddings(Protocol):
+    """(N, views, D), in a file or several, of which rows are read when they are asked for."""
+
+    def __len__(self) -> int:
+        """N."""
+
+    def __getitem__(self, key: Any) -> npt.NDArray[Any]:
+        """`[rows, view]`: (n, D)."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +80,7 @@ class DriftBaseline:
             raise StepError(f"{path} cannot be read ({error}). Train the model again.") from None
 
 
-def make_baseline(training: PartedArray, validation: PartedArray) -> DriftBaseline:
+def make_baseline(training: Embeddings, validation: Embeddings) -> DriftBaseline:
     """The baseline of embeddings (N, views, D), of which the plain views count."""
     rows = np.arange(len(training))
     fitted, rest = rows[::FITTED_SHARE], rows[rows % FITTED_SHARE > 0]
@@ -106,7 +115,7 @@ def spread(rows: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
     return rows if len(rows) <= count else rows[np.arange(count) * len(rows) // count]
 
 
-def plain(embeddings: PartedArray, rows: npt.NDArray[np.int64]) -> Features:
+def plain(embeddings: Embeddings, rows: npt.NDArray[np.int64]) -> Features:
     """The plain views of some rows, (N, D)."""
     found: Features = embeddings[rows, 0].astype(np.float32)
     return found

@@ -6,12 +6,12 @@ drift_baseline), divided by their number. Fréchet Inception Distance (Heusel et
 covariances, which needs many more images than coordinates. The reference's coordinates have deviation 1, so the
 distance is an average squared shift, in standard deviations.
 
-Images of the same kind have some distance too, the more the fewer they are. How much is found by trying: as many images
-as were captured are drawn at random from the reference, again and again, and compared with the rest of it (a
-permutation test: Good, Permutation Tests, 2000). 99 of 100 such draws stay below the quantile that makes the threshold,
-hence a false alarm in at most 1 of 100 checks of images that differ in nothing. With many images the smallest
-difference would be beyond chance, so the threshold is never below SMALL, a shift of a fifth of a deviation in every
-coordinate: what Cohen (Statistical Power Analysis, 1988) calls a small effect.
+Images of the same kind have some distance too, the more the fewer they are. How much is found by trying: captured and
+reference images are thrown together, as many as were captured are drawn at random and compared with the rest, again and
+again (a permutation test: Good, Permutation Tests, 2000). 99 of 100 draws stay below the quantile that makes the
+threshold. Where captured images differ in nothing, theirs is one such draw: a false alarm in at most 1 of 100 checks.
+With many images the smallest difference would be beyond chance, so the threshold is never below SMALL, a shift of a
+fifth of a deviation in every coordinate: what Cohen (Statistical Power Analysis, 1988) calls a small effect.
 """
 
 from dataclasses import dataclass
@@ -24,6 +24,7 @@ from drift_baseline import Array, Coordinates
 FALSE_ALARM_RATE = 0.01
 SMALL = 0.2**2
 DRAWS = 1000
+SMALLEST_VARIANCE = 1e-6
 LEAST_IMAGES = 30  # of fewer, deviations say little
 UNUSUAL = 0.99  # of the reference's images so many are nearer to its centre than an unusual one
 
@@ -67,10 +68,15 @@ def most_images(reference: Coordinates) -> int:
 def compare(captured: Coordinates, reference: Coordinates) -> Drift:
     """The drift of captured images (N, K + 1), LEAST_IMAGES to most_images of them."""
     here, there = captured.astype(np.float64), reference.astype(np.float64)
-    found = frechet(moments(here), moments(there))
-    draws = np.sort(distances_by_chance(there, len(here)))
-    shifts, spreads = here.mean(axis=0) - there.mean(axis=0), here.std(axis=0) / there.std(axis=0)
-    return Drift(float(found), max(quantile(draws), SMALL), draws, shifts, spreads)
+    mean, std = moments(there)
+    draws = np.sort(distances_by_chance(here, there))
+    return Drift(
+        distance=frechet(moments(here), (mean, std)),
+        threshold=max(quantile(draws), SMALL),
+        draws=draws,
+        shifts=(here.mean(axis=0) - mean) / std,
+        spreads=here.std(axis=0) / std,
+    )
 
 
 def quantile(draws: Array) -> float:
@@ -83,23 +89,22 @@ def moments(rows: Array) -> tuple[Array, Array]:
     return rows.mean(axis=0), rows.std(axis=0)
 
 
-def frechet(first: tuple[Array, Array], second: tuple[Array, Array]) -> float:
-    """The average over the coordinates of the squared differences of their means and deviations."""
-    return float((np.square(first[0] - second[0]) + np.square(first[1] - second[1])).mean())
+def frechet(found: tuple[Array, Array], usual: tuple[Array, Array]) -> float:
+    """The average over the coordinates of the squared differences of means and deviations, in the usual deviations."""
+    (mean, std), (usual_mean, usual_std) = found, usual
+    return float((np.square((mean - usual_mean) / usual_std) + np.square(std / usual_std - 1)).mean())
 
 
-def distances_by_chance(reference: Array, count: int) -> Array:
-    """(DRAWS,): random parts of the reference, of so many images, against what is left of it; always the same draws."""
-    generator = np.random.default_rng(0)
-    total, squares = reference.sum(axis=0), np.square(reference).sum(axis=0)
-    left = len(reference) - count
+def distances_by_chance(captured: Array, reference: Array) -> Array:
+    """(DRAWS,): random parts of all images, as many as were captured, against the rest; always the same draws."""
+    generator, pool, count = np.random.default_rng(0), np.concatenate([captured, reference]), len(captured)
+    total, squares, left = pool.sum(axis=0), np.square(pool).sum(axis=0), len(reference)
     found = np.empty(DRAWS)
     for draw in range(DRAWS):
-        part = reference[generator.choice(len(reference), count, replace=False, shuffle=False)]
-        rest_mean = (total - part.sum(axis=0)) / left
-        rest_squares = (squares - np.square(part).sum(axis=0)) / left
-        rest = rest_mean, np.sqrt(np.maximum(rest_squares - np.square(rest_mean), 0))
-        found[draw] = frechet(moments(part), rest)
+        part = pool[generator.choice(len(pool), count, replace=False, shuffle=False)]
+        mean = (total - part.sum(axis=0)) / left
+        variance = (squares - np.square(part).sum(axis=0)) / left - np.square(mean)
+        found[draw] = frechet(moments(part), (mean, np.sqrt(np.maximum(variance, SMALLEST_VARIANCE))))
     return found
 
 

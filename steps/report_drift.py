@@ -115,8 +115,9 @@ def distances(report: DriftReport) -> str:
     by_chance = percent(1 - document["false_alarm_rate"])
     sentence = (
         f"Distance: the squared difference of the means and of the deviations of each coordinate, on average, in "
-        f"deviations of the training's images (Fréchet). {DRAWS:,} times, {document['images']:,} of the training's "
-        f"images were drawn at random and compared with the rest; {by_chance} of the draws stay below "
+        f"deviations of the training's images (Fréchet). {DRAWS:,} times, {document['images']:,} of the captured and "
+        f"the training's images together were drawn at random and compared with the rest; {by_chance} of the draws "
+        "stay below "
         f"{drift.by_chance:.3f}. The threshold is that, but at least {SMALL:g}, below which a difference is small. "
         f"Images that do not differ give a false alarm in at most {percent(document['false_alarm_rate'])} of checks."
     )

@@ -16,7 +16,6 @@ NOT_HONOURED = {
     "VolumeKmsKeyId": "KMS keys",
     "EnableManagedSpotTraining": "spot capacity",
     "EnableNetworkIsolation": "network settings",
-    "WarmStartConfig": "warm starts",
     "TrainingImage": "images",
     "ImageUri": "images",
     "Image": "images",

@@ -67,6 +67,10 @@ def test_the_user_is_told_where_several_instances_are_not_honoured() -> None:
     )
 
 
+def test_a_warm_start_is_honoured_and_not_said_to_be_ignored() -> None:
+    assert not_honoured({"Steps": [{"Arguments": {"WarmStartConfig": {"WarmStartType": "TransferLearning"}}}]}) == ""
+
+
 def test_a_continuous_output_is_uploaded_while_the_job_runs(lab: Lab) -> None:
     code = """
         import os, time

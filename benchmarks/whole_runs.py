@@ -26,6 +26,7 @@ class Run:
 
     status: dict[str, Any]  # what `run --json` printed
     seconds: float  # of the whole command
+    processor_seconds: float  # of it and all that it waited for
 
     @property
     def test_accuracy(self) -> float:
@@ -71,12 +72,12 @@ class Runs:
         words = ["run", "--data", str(data), "--config", str(file)]
         for parameter in parameters:
             words += ["--param", parameter]
-        began = time.perf_counter()
+        began, began_processor = time.perf_counter(), children_seconds()
         done = self._command(*words, "--json")
-        seconds = time.perf_counter() - began
+        seconds, processor_seconds = time.perf_counter() - began, children_seconds() - began_processor
         if done.returncode:
             sys.exit(f"{shlex.join(map(str, done.args))} ended with status {done.returncode}:\n{done.stderr}")
-        return Run(json.loads(done.stdout), seconds)
+        return Run(json.loads(done.stdout), seconds, processor_seconds)
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -102,6 +103,12 @@ class Runs:
         command = [sys.executable, str(REPOSITORY / "run_pipeline.py"), *words, "--home", str(self.home)]
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
         return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+def children_seconds() -> float:
+    """Processor time of the processes that have ended and were waited for."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 @contextmanager

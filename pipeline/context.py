@@ -98,6 +98,16 @@ class Context:
         )
         return [*self.step_retries(), capacity]
 
+    def training_retries(self) -> list[StepRetryPolicy]:
+        """As of any job; and one that was lost is started twice more: with checkpoints it goes on from there."""
+        lost = SageMakerJobStepRetryPolicy(
+            exception_types=[SageMakerJobExceptionTypeEnum.INTERNAL_ERROR],
+            interval_seconds=5,
+            backoff_rate=2.0,
+            max_attempts=2,
+        )
+        return [*self.job_retries(), lost]
+
     def step_retries(self) -> list[StepRetryPolicy]:
         """Throttling and service faults are retried soon."""
         return [

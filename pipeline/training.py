@@ -79,7 +79,7 @@ def train_step(context: Context, prepare: ProcessingStep, tune: TuningStep) -> T
             ]
         ),
         cache_config=context.cache(),
-        retry_policies=context.job_retries(),
+        retry_policies=context.training_retries(),
     )
 
 

@@ -1,6 +1,7 @@
 """Which of the endpoint's answer formats a request's Accept header asks for (RFC 9110, section 12.5.1)."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from refusals import Refusal
 
@@ -23,6 +24,7 @@ class Format:
     verbose: bool = False  # labels and scores of the best instead of all probabilities, in the JSON formats
 
 
+@lru_cache(maxsize=64)
 def accepted_format(accept: str) -> Format:
     """The most wanted format that can be answered; refused with 406 if there is none."""
     ranges = [parse(text) for text in accept.split(",") if text.strip()] or [("*/*", {})]

@@ -1,5 +1,7 @@
 """The content types of a request that the endpoint reads."""
 
+from functools import lru_cache
+
 from accept import parse
 from refusals import Refusal
 
@@ -19,6 +21,7 @@ ACCEPTED = (*IMAGES, NPY, JSON, MULTIPART)
 NAMED = (*IMAGES[:4], NPY, JSON, MULTIPART)
 
 
+@lru_cache(maxsize=64)
 def require_accepted(content_type: str) -> None:
     """Refuse a body that cannot be read, before it is."""
     media_type, parameters = parse(content_type)

@@ -1,8 +1,9 @@
 """Who computes what, when: one queue, and a worker process for each core.
 
-A job goes to the first free worker, in the order of arrival. Threads follow the load: a job that finds the machine idle
-goes to the first worker and takes all cores; one among others takes one. A worker that dies is replaced, and its jobs
-are tried once more elsewhere; so one bad input costs nobody else an answer.
+A job goes to the first free worker, in the order of arrival. Where the queue is long, a worker gets its next job while
+it computes one; that is taken back when its turn would come sooner elsewhere. Threads follow the load: a job that finds
+the machine idle goes to the first worker and takes all cores; one among others takes one. A worker that dies is
+replaced, and its jobs are tried once more elsewhere; so one bad input costs nobody else an answer.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ from collections import deque
 from collections.abc import Coroutine
 from dataclasses import replace
 
+from exchange import Exchange
 from failures import say
 from worker_process import Job, WorkerProcess
 from worker_settings import WorkerSettings
@@ -112,8 +114,15 @@ class Dispatcher:
             task.cancel()
         self._lock_file.close()
 
+    def withdraw(self, exchange: Exchange) -> None:
+        """Nobody wants its answer any more: it is not computed unless it has been begun."""
+        for worker in self._slots.values():
+            if worker.ahead and worker.ahead.exchange is exchange:
+                worker.recall()
+
     def end_stuck(self) -> None:
         """Kill workers that have been at one job for too long."""
+        self._dispatch()  # where nothing arrives or is answered, nobody else looks for slow ones
         limit = time.perf_counter() - JOB_SECONDS
         for worker in self._slots.values():
             if any(job.dispatched < limit for job in worker.jobs.values()):
@@ -123,15 +132,30 @@ class Dispatcher:
                 worker.kill()
 
     def _dispatch(self) -> None:
-        while self._queue:
-            worker = next((self._slots[slot] for slot in sorted(self._slots) if self._slots[slot].is_free), None)
-            if worker is None:
-                return
+        self._recall()
+        while self._queue and (worker := self._taker()):
             job = self._queue.popleft()
             if job.exchange.gone:  # the client left: nobody wants the answer
                 continue
             alone = not self._queue and self.running == 0
             worker.send(job, worker.settings.threads if alone else 1)
+
+    def _taker(self) -> WorkerProcess | None:
+        """Who takes the next job: a free worker, or one that gets it ahead since others are waiting, too."""
+        workers = [self._slots[slot] for slot in sorted(self._slots)]
+        if free := next((worker for worker in workers if worker.is_free), None):
+            return free
+        if len(self._queue) <= len(workers):
+            return None
+        now = time.perf_counter()
+        return next((worker for worker in workers if worker.may_have_one_ahead(now)), None)
+
+    def _recall(self) -> None:
+        """Queue jobs again that would wait for a slow one, or while another worker has nothing to do."""
+        workers, now = self._slots.values(), time.perf_counter()
+        idle = not self._queue and any(worker.is_free for worker in workers)
+        recalled = [worker.recall() for worker in workers if worker.ahead and (idle or worker.is_slow(now))]
+        self._queue.extendleft(recalled)
 
     # workers
 
@@ -157,7 +181,9 @@ class Dispatcher:
         started = self._starting.pop(worker, None)
         if started and not started.done():
             started.set_result(False)
-        jobs, worker.jobs = list(worker.jobs.values()), {}
+        if ahead := worker.ahead:
+            ahead.attempts -= 1  # it was not the cause
+        jobs, worker.jobs, worker.capacity = list(worker.jobs.values()), {}, 0
         for job in reversed(jobs):
             if job.attempts < ATTEMPTS:
                 self._queue.appendleft(job)

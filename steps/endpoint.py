@@ -6,14 +6,13 @@ AWS guide, "your-algorithms-inference-code" and "your-algorithms-batch-code".
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from functools import partial
 
 from accept import accepted_format
 from connection import Connection, body_too_large
 from content_types import require_accepted
 from dispatcher import Dispatcher
-from exchange import Answer, Exchange
+from exchange import CLIENT_CLOSED_REQUEST, Answer, Exchange
 from failures import say
 from frames import Head
 from refusals import Refusal
@@ -101,6 +100,8 @@ class Endpoint:
     def finished(self, exchange: Exchange, status: int) -> None:
         """Count it and print a line; pings and readings of the metrics, which never end, are not worth one."""
         total = 1000 * (time.perf_counter() - exchange.began)
+        if status == CLIENT_CLOSED_REQUEST:
+            self._dispatcher.withdraw(exchange)
         if exchange.path == "/invocations":
             self._last_invocation = time.monotonic()
             self.metrics.count_request(status, exchange.received_bytes, exchange.milliseconds | {"total": total})
@@ -151,7 +152,7 @@ class Endpoint:
         if self._dispatcher.waiting >= self._max_waiting:  # it was shorter when the head arrived
             return respond(Answer.refusing(self.overloaded()))
         chosen = accepted_format(exchange.headers.get("accept", "*/*"))
-        head = {"content_type": exchange.headers["content-type"], "format": asdict(chosen)}
+        head = {"content_type": exchange.headers["content-type"], "format": vars(chosen)}
         job = Job(exchange, head, done=lambda *answer: None, failed=partial(self._failed, respond))
         job.done = partial(self._done, job, chosen.media_type, respond)
         return self._dispatcher.submit(job)

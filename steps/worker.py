@@ -5,6 +5,7 @@ whatever input, takes nothing but its own requests with it; when the server ends
 """
 
 import fcntl
+import gc
 import io
 import json
 import os
@@ -146,6 +147,7 @@ def main() -> None:
     if capacity == 1:
         limit_memory()  # CUDA's own allocations come later
     channel.sendall(packed({"ready": True, "capacity": capacity}, 0))
+    gc.freeze()  # what has been loaded is not looked through again for garbage
     serve_one_by_one(channel, worker) if capacity == 1 else serve_together(channel, worker)
 
 
@@ -197,13 +199,22 @@ def limit_memory() -> None:
 
 
 def requests(channel: socket.socket) -> Iterator[tuple[Head, bytes]]:
-    """Requests until the server closes the socket."""
+    """Requests until the server closes the socket, without those that it has recalled in time."""
     reader, buffer = FrameReader(), memoryview(bytearray(RECEIVED_BYTES))
-    try:
-        while count := channel.recv_into(buffer):
-            yield from reader.feed(buffer[:count])
-    except ConnectionError:
-        return
+    waiting: dict[int, tuple[Head, bytes]] = {}
+    while True:
+        try:
+            while count := channel.recv_into(buffer, 0, socket.MSG_DONTWAIT if waiting else 0):
+                for head, body in reader.feed(buffer[:count]):
+                    if "recalled" in head:
+                        waiting.pop(head["recalled"], None)
+                    else:
+                        waiting[head["id"]] = head, body
+            return
+        except BlockingIOError:
+            yield waiting.pop(next(iter(waiting)))
+        except ConnectionError:
+            return
 
 
 def serve_one_by_one(channel: socket.socket, worker: Worker) -> None:

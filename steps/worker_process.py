@@ -24,6 +24,7 @@ ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "2",  # threads share what they free
 }
 EXIT_SECONDS = 5.0
+SLOW_SECONDS = 0.1  # a job that takes longer has nothing waiting behind it
 SOCKET_BYTES = 1 << 20  # so that most requests are handed over at once
 
 _numbers = itertools.count(1)
@@ -53,7 +54,10 @@ class Owner(Protocol):
 
 
 class WorkerProcess(asyncio.Protocol):
-    """One process; it takes up to `capacity` jobs at a time."""
+    """One process; it takes up to `capacity` jobs at a time.
+
+    One that takes a single job may be sent the next one ahead, so that it does not wait for the server in between.
+    """
 
     def __init__(self, owner: Owner, settings: WorkerSettings) -> None:
         self._owner = owner
@@ -90,6 +94,27 @@ class WorkerProcess(asyncio.Protocol):
     def is_free(self) -> bool:
         return self.is_ready and len(self.jobs) < self.capacity
 
+    @property
+    def ahead(self) -> Job | None:
+        """The job that it has got, but not begun."""
+        return next(reversed(self.jobs.values())) if 0 < self.capacity < len(self.jobs) else None
+
+    def may_have_one_ahead(self, now: float) -> bool:
+        """Whether it works at a single job, and not for long."""
+        return self.is_ready and len(self.jobs) == self.capacity == 1 and not self.is_slow(now)
+
+    def is_slow(self, now: float) -> bool:
+        """Whether its job takes so long that another should not wait for it."""
+        return any(job.dispatched < now - SLOW_SECONDS for job in self.jobs.values())
+
+    def recall(self) -> Job:
+        """Take back the job ahead."""
+        assert self._transport is not None
+        number, job = self.jobs.popitem()
+        job.attempts -= 1
+        self._transport.write(packed({"recalled": number}, 0))  # if it has begun meanwhile, its answer is dropped
+        return job
+
     def send(self, job: Job, threads: int) -> None:
         """Give it a job."""
         assert self._transport is not None
@@ -125,13 +150,17 @@ class WorkerProcess(asyncio.Protocol):
                 self.capacity = head["capacity"]
                 self._owner.worker_ready(self)
                 continue
-            self.jobs.pop(head["id"]).done(head, body)
+            job = self.jobs.pop(head["id"], None)
+            for next_job in self.jobs.values():
+                if self.capacity == 1:
+                    next_job.dispatched = time.perf_counter()  # it is begun now
+            if job:
+                job.done(head, body)
             if self.retired:
                 self.retire()
             self._owner.worker_free(self)
 
     def connection_lost(self, exception: Exception | None) -> None:
-        self.capacity = 0
         self._owner.worker_lost(self)
 
     async def ended(self) -> int:

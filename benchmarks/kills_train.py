@@ -27,7 +27,8 @@ import torch
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY / "benchmarks")]
 
-from scale import BACKBONE, IMAGE_PX, STEPS, write_images, write_weights  # noqa: E402
+from kills import BACKBONE, IMAGE_PX, write_weights  # noqa: E402
+from scale import STEPS, write_images  # noqa: E402
 
 GRACE_SECONDS = 120  # that SageMaker waits after SIGTERM
 IMAGES = 600

@@ -123,7 +123,7 @@ def chosen_images(arguments: argparse.Namespace, scratch: Path) -> Path:
         sources.write_sample(data)
     if arguments.images is None:
         return Path(data)
-    files, fewer = list_images(data).files, scratch / "images"
+    files, fewer = sorted(list_images(data).files(), key=lambda file: file.source), scratch / "images"
     count = min(arguments.images, len(files))
     for number in range(count):
         file = files[number * len(files) // count]

@@ -7,8 +7,8 @@ passed over.
 """
 
 import hashlib
+import io
 import json
-import secrets
 import time
 from collections.abc import Sequence
 from functools import lru_cache
@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from failures import say
+from whole_file import whole_file
 
 ROWS_PER_FILE = 512
 SECONDS_PER_FILE = 10.0  # a killed run loses no more than that
@@ -129,9 +130,8 @@ def row_type(views: int, dim: int) -> np.dtype[Any]:
 def save(rows: npt.NDArray[Any], folder: Path) -> None:
     """Write a file under the digest of its bytes."""
     folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / f".unfinished.{secrets.token_hex(4)}"
-    with unfinished.open("wb") as file:
-        np.save(file, rows)
-    with unfinished.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    unfinished.replace(folder / f"{digest[:DIGEST_DIGITS]}.npy")
+    content = io.BytesIO()
+    np.save(content, rows)
+    digest = hashlib.sha256(content.getbuffer()).hexdigest()
+    with whole_file(folder / f"{digest[:DIGEST_DIGITS]}.npy", "wb") as file:
+        file.write(content.getbuffer())

@@ -12,6 +12,7 @@ from typing import Any
 
 from catalogue import Catalogue, Entry
 from dataset import SPLITS
+from whole_file import whole_file
 
 SCHEMA_VERSION = 2
 
@@ -49,13 +50,9 @@ def dataset_sha256(catalogue: Catalogue, classes: Sequence[str]) -> str:
 
 def write(folder: Path, manifest: dict[str, Any], entries: Iterable[Entry]) -> None:
     """images.jsonl and then manifest.json, each whole or not at all."""
-    unfinished = folder / ".images.jsonl"
-    with unfinished.open("w", encoding="utf-8") as file:
+    with whole_file(folder / "images.jsonl") as file:
         for entry in entries:
             file.write(json.dumps(line_of(entry)) + "\n")
-    unfinished.replace(folder / "images.jsonl")
-    unfinished = folder / ".manifest.json"
-    with unfinished.open("w", encoding="utf-8") as file:
+    with whole_file(folder / "manifest.json") as file:
         json.dump(manifest, file, indent=1)
         file.write("\n")
-    unfinished.replace(folder / "manifest.json")

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from failures import say
+from whole_file import whole_file
 
 PROFILED_STEPS = 5
 WARM_UP_STEPS = 2  # at the start of an epoch: caches fill and the profiler itself starts up
@@ -187,9 +188,5 @@ def _packed(trace: bytes) -> bytes:
 
 def _write_whole(path: Path, content: bytes) -> None:
     """Write a file, or leave none."""
-    part = path.with_name(f"{path.name}.part")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(path, "wb") as file:
+        file.write(content)

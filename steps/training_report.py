@@ -27,6 +27,7 @@ from report_training_style import TRAINING_STYLE
 from report_values import items, plain, read_json, text
 from training_profile import Profile
 from training_record import Record, read_record
+from whole_file import whole_file
 
 HTML_NAME, JSON_NAME = "debugger.html", "debugger.json"
 
@@ -136,9 +137,8 @@ def _profile(profile: Profile) -> dict[str, Any]:
 
 
 def _write(path: Path, content: str) -> None:
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_bytes(text(content).encode())
-    unfinished.replace(path)
+    with whole_file(path, "wb") as file:
+        file.write(text(content).encode())
 
 
 if __name__ == "__main__":

@@ -62,8 +62,8 @@ def _json(body: bytes, parameters: dict[str, str]) -> Payload:
         document = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise Refusal(400, f"The body is no JSON ({error}): {JSON_REMEDY}") from None
-    if isinstance(document, dict) and (found := next((document[key] for key in LISTS if key in document), None)):
-        document = found
+    if isinstance(document, dict):
+        document = next((document[key] for key in LISTS if key in document), document)
     if not isinstance(document, list):
         return Payload([_decoded(document)], several=False)
     if not document:

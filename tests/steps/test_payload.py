@@ -90,6 +90,12 @@ REFUSALS: dict[str, tuple[str, bytes, int, str]] = {
         f"The JSON document holds no image where one is expected: {JSON_REMEDY}",
     ),
     "an empty list": ("application/json", b"[]", 422, f"The list of images is empty: {JSON_REMEDY}"),
+    "an empty list by name": (
+        "application/json",
+        b'{"images": []}',
+        422,
+        f"The list of images is empty: {JSON_REMEDY}",
+    ),
     "no base64": (
         "application/json",
         b'"a*b"',

@@ -7,8 +7,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import evaluate
 from accept import Format, accepted_format
 from failures import StepError
 from predictor import Predictor
@@ -16,7 +18,7 @@ from prepared_images import PreparedImages
 from refusals import Refusal
 from serve import listen
 from server_settings import ServerSettings
-from tests.steps.prepared_data import CLASSES, Prepared, Trained
+from tests.steps.prepared_data import CLASSES, IMAGES_PER_CLASS, Prepared, Trained
 from tests.steps.server_process import PATIENCE_SECONDS, Server, picture
 
 MEGABYTE = 1024 * 1024
@@ -42,6 +44,17 @@ def test_answer_is_the_list_of_class_probabilities(server: Server, trained: Trai
     assert answer == pytest.approx(expected, abs=1e-5)
     assert sum(answer) == pytest.approx(1)
     assert answer.index(max(answer)) == CLASSES.index("grass")
+
+
+def test_the_whole_test_split_is_answered_as_evaluation_scores_it(
+    server: Server, trained: Trained, prepared: Prepared
+) -> None:
+    images = PreparedImages(prepared.test, "test")
+    scored, _ = evaluate.predict(Predictor(trained.model_dir), images)
+    answers = np.array([server.invoke(images.read(row))[1] for row in range(len(images))])
+    assert len(images) == sum(IMAGES_PER_CLASS["test"] for _ in CLASSES)
+    np.testing.assert_array_equal(answers.argmax(axis=1), scored.argmax(axis=1))
+    np.testing.assert_allclose(answers, scored, atol=1e-5)
 
 
 def test_verbose_answer_names_label_score_and_the_top_five(server: Server) -> None:

@@ -152,10 +152,12 @@ class Dispatcher:
 
     def _recall(self) -> None:
         """Queue jobs again that would wait for a slow one, or while another worker has nothing to do."""
-        workers, now = self._slots.values(), time.perf_counter()
-        idle = not self._queue and any(worker.is_free for worker in workers)
-        recalled = [worker.recall() for worker in workers if worker.ahead and (idle or worker.is_slow(now))]
-        self._queue.extendleft(recalled)
+        ahead = [worker for worker in self._slots.values() if worker.ahead]
+        if not ahead:
+            return
+        idle = not self._queue and any(worker.is_free for worker in self._slots.values())
+        now = time.perf_counter()
+        self._queue.extendleft([worker.recall() for worker in ahead if idle or worker.is_slow(now)])
 
     # workers
 

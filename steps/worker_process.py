@@ -27,6 +27,8 @@ EXIT_SECONDS = 5.0
 SLOW_SECONDS = 0.1  # a job that takes longer has nothing waiting behind it
 SOCKET_BYTES = 1 << 20  # so that most requests are handed over at once
 
+RECEIVED = memoryview(bytearray(64 * 1024))
+
 _numbers = itertools.count(1)
 
 
@@ -53,7 +55,7 @@ class Owner(Protocol):
     def worker_lost(self, worker: "WorkerProcess") -> None: ...
 
 
-class WorkerProcess(asyncio.Protocol):
+class WorkerProcess(asyncio.BufferedProtocol):
     """One process; it takes up to `capacity` jobs at a time.
 
     One that takes a single job may be sent the next one ahead, so that it does not wait for the server in between.
@@ -138,14 +140,17 @@ class WorkerProcess(asyncio.Protocol):
         """End it at once."""
         self.process.kill()
 
-    # asyncio.Protocol
+    # asyncio.BufferedProtocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
 
-    def data_received(self, data: bytes) -> None:
-        for head, body in self._reader.feed(data):
+    def get_buffer(self, size_hint: int) -> memoryview:
+        return RECEIVED  # of all workers, since what arrived is read before anything else happens
+
+    def buffer_updated(self, count: int) -> None:
+        for head, body in self._reader.feed(RECEIVED[:count]):
             if "ready" in head:
                 self.capacity = head["capacity"]
                 self._owner.worker_ready(self)

@@ -1,6 +1,5 @@
 """Batches of images for fine-tuning, decoded and augmented by worker processes ahead of the step that needs them."""
 
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ from cause import cause
 from failures import StepError
 from images import ImageError, Picture, Preprocess, decode, to_pixels
 from prepared_images import PreparedImages
+from workers import cores
 
 RUN_ROWS = 256  # consecutive images that are drawn together, so that a stream is read nearly in order
 WINDOW_RUNS = 64  # runs between which images are shuffled
@@ -113,5 +113,4 @@ def shuffled(rows: int, draw: np.random.Generator) -> npt.NDArray[np.int64]:
 
 def loading_for(processes_on_host: int, *, on_gpu: bool) -> Loading:
     """For each of the processes that train on a host."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Loading(max(1, cores // processes_on_host) if on_gpu else CPU_WORKERS, pinned=on_gpu)
+    return Loading(max(1, cores() // processes_on_host) if on_gpu else CPU_WORKERS, pinned=on_gpu)

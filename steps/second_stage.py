@@ -20,6 +20,7 @@ from processes import Processes
 from training_data import REMEDY, TrainingData
 from training_job import channel
 from training_loop import TrainingResult, Watcher, train
+from workers import cores
 
 
 def fine_tuned(
@@ -35,9 +36,7 @@ def fine_tuned(
     checkpoints: Checkpoints | None = None,
 ) -> TrainingResult:
     """Go on from the first stage's best head; the best epoch of both stages is kept."""
-    use_all_cores(processes_on_host())
-    if not torch.cuda.is_available():
-        keep_freed_memory()
+    settle_in()
     torch.manual_seed(hyperparameters.seed)
     head.load_state_dict(earlier.state["head"])
     stage = FineTuning(backbone, head, criterion, images, hyperparameters, processes)
@@ -71,9 +70,13 @@ def _split(folder: Path, name: str, data: TrainingData) -> PreparedImages:
     return images
 
 
-def use_all_cores(processes: int) -> None:
-    """Threads for the backbone; the head had one. OMP_NUM_THREADS counts where this host has one process: torchrun
-    sets it to 1."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def settle_in() -> None:
+    """Threads and memory for a backbone that learns; the head had one thread.
+
+    OMP_NUM_THREADS counts where this host has one process: torchrun sets it to 1.
+    """
+    processes = processes_on_host()
     asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0] if processes == 1 else ""
-    torch.set_num_threads(int(asked) if asked else max(1, cores // processes))
+    torch.set_num_threads(int(asked) if asked else max(1, cores() // processes))
+    if not torch.cuda.is_available():
+        keep_freed_memory()

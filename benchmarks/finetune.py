@@ -1,0 +1,152 @@
+"""Fine-tuning against the bare limit: the same network's forward and backward pass on tensors that are in memory.
+
+    python benchmarks/finetune.py                           the sample
+    python benchmarks/finetune.py --data FOLDER             your own images: class folders or split folders
+    python benchmarks/finetune.py --finetune last_block --steps 40 --precision bf16
+
+Fine-tuning is what TrainWithDebugger does in its second stage: worker processes read, decode and augment; the step
+normalises, mixes, runs the network forward and backward, updates the weights and their average. The bare limit runs the
+network forward and backward on one batch of random pixels, and does nothing else. Both are measured in turns, and the
+best of each counts. An NVIDIA GPU is used when PyTorch sees one.
+"""
+
+import argparse
+import io
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "steps")]
+
+import prepare  # noqa: E402
+from backbone import load_backbone  # noqa: E402
+from fine_tuning import FineTuning, Images  # noqa: E402
+from hyperparameters import Hyperparameters  # noqa: E402
+from images import Preprocess  # noqa: E402
+from pipeline import sources, weights  # noqa: E402
+from prepared_images import PreparedImages  # noqa: E402
+from processes import ALONE  # noqa: E402
+from second_stage import settle_in  # noqa: E402
+from training_data import load  # noqa: E402
+from training_job import loss_of, untrained_head  # noqa: E402
+from training_loop import TrainingBatch  # noqa: E402
+
+ACCEPTED_SHARE = 0.9  # of the bare limit
+
+
+def main() -> None:
+    """Measures and prints."""
+    arguments = parse_arguments()
+    with tempfile.TemporaryDirectory(prefix="finetune-") as folder:
+        prepared = prepare_images(arguments, Path(folder))
+        stage = stage_of(arguments, prepared, Path(folder) / "weights")
+        compare(stage, arguments)
+
+
+def prepare_images(arguments: argparse.Namespace, folder: Path) -> Path:
+    """PrepareData's output for the images, at the usual size."""
+    data = arguments.data or folder / "sample"
+    if arguments.data is None:
+        sources.write_sample(data)
+    weights.stage(weights.resolve(arguments.backbone, arguments.weights, relative_to=Path.cwd()), folder / "weights")
+    words = ["--data-dir", data, "--weights-dir", folder / "weights", "--output-dir", folder / "prepared"]
+    sys.argv[1:] = [*map(str, words), "--backbone", arguments.backbone, "--augmented-views", "0"]
+    print("Preparing the images", flush=True)
+    with redirect_stdout(io.StringIO()):
+        prepare.main()
+    return folder / "prepared"
+
+
+def stage_of(arguments: argparse.Namespace, prepared: Path, weights_dir: Path) -> FineTuning:
+    """The second stage as a training begins it, but for the head, which has learned nothing."""
+    settle_in()
+    hyperparameters = Hyperparameters(
+        finetune=arguments.finetune, finetune_batch_size=arguments.batch_size, precision=arguments.precision
+    )
+    data = load(prepared / "embeddings", prepared / "manifest")
+    train, validation = (PreparedImages(prepared / name, name) for name in ("train", "validation"))
+    images = Images(train, validation, Preprocess.from_dict(data.manifest["preprocess"]), horizontal_flip=True)
+    backbone = load_backbone(data.manifest["backbone"]["name"], weights_dir)
+    head = untrained_head(data, hyperparameters)
+    stage = FineTuning(backbone, head, loss_of(data, hyperparameters), images, hyperparameters, ALONE)
+    stage.set_mode("TRAIN")
+    return stage
+
+
+def compare(stage: FineTuning, arguments: argparse.Namespace) -> None:
+    """Both, by turns."""
+    batches = endless(stage)
+    example = next(batches)
+    run(stage, iter([example] * 2), 2, update=False)  # warm-up
+    best = {"bare limit": 0.0, "fine-tuning": 0.0}
+    for turn in range(arguments.repeat):
+        for name in list(best)[:: 1 if turn % 2 else -1]:
+            source = batches if name == "fine-tuning" else iter([example] * arguments.steps)
+            best[name] = max(best[name], run(stage, source, arguments.steps, update=name == "fine-tuning"))
+    share = best["fine-tuning"] / best["bare limit"]
+    device = torch.cuda.get_device_name() if stage.device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    print(
+        f"{arguments.backbone}, {stage.side} px, {stage.batch_size} images a step, {device}, torch {torch.__version__}"
+    )
+    for name, rate in best.items():
+        print(f"{name:12} {rate:8.1f} images/s")
+    verdict = "" if share >= ACCEPTED_SHARE else "  TOO LITTLE"
+    print(f"fine-tuning reaches {share:.1%} of the bare limit, and {ACCEPTED_SHARE:.0%} is asked for{verdict}")
+
+
+def endless(stage: FineTuning) -> Iterator[TrainingBatch]:
+    """Whole batches, epoch after epoch."""
+    epoch = 0
+    while True:
+        epoch += 1
+        with redirect_stdout(io.StringIO()):
+            yield from (batch for batch in stage.batches(epoch, 0) if batch.size == stage.batch_size)
+
+
+def run(stage: FineTuning, source: Iterator[TrainingBatch], steps: int, *, update: bool) -> float:
+    """Images a second."""
+    synchronise(stage)
+    began = time.perf_counter()
+    for batch in islice(source, steps):
+        loss, _ = stage.forward(batch)
+        if update:
+            loss.item()
+        stage.backward(loss)
+        if update:
+            stage.optimizer.step()
+            stage.updated()
+        else:
+            for parameter in stage.body.parameters():
+                parameter.grad = None
+    synchronise(stage)
+    return steps * stage.batch_size / (time.perf_counter() - began)
+
+
+def synchronise(stage: FineTuning) -> None:
+    """Wait for the GPU."""
+    if stage.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=None, metavar="FOLDER")
+    parser.add_argument("--backbone", default="tf_efficientnet_lite0")
+    parser.add_argument("--weights", default="package", metavar="package|timm|FILE")
+    parser.add_argument("--finetune", choices=("last_block", "all"), default="all")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
+    parser.add_argument("--steps", type=int, default=15, help="of one measurement")
+    parser.add_argument("--repeat", type=int, default=3, help="measurements of each")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -10,15 +10,15 @@ FINETUNE = ("none", "last_block", "all")
 
 @dataclass(frozen=True)
 class FineTuningConfig:
-    """The second stage of the training. `image_size_px` is None for auto."""
+    """The second stage of the training. None is auto."""
 
     epochs: int = setting(6, WHOLE_HYPERPARAMETERS["finetune_epochs"])
     batch_size: int = setting(32, WHOLE_HYPERPARAMETERS["finetune_batch_size"])
     lr: float = setting(0.0005, HYPERPARAMETERS["finetune_lr"])
     layer_lr_decay: float = setting(0.8, HYPERPARAMETERS["layer_lr_decay"])
     image_size_px: int | None = setting(None, auto_or(whole_number(at_least=32, at_most=2048)))
-    crop_area_min: float = setting(0.4, HYPERPARAMETERS["crop_area_min"])
-    randaugment_magnitude: int = setting(5, WHOLE_HYPERPARAMETERS["randaugment_magnitude"])
+    crop_area_min: float | None = setting(None, auto_or(HYPERPARAMETERS["crop_area_min"]))
+    randaugment_magnitude: int | None = setting(None, auto_or(WHOLE_HYPERPARAMETERS["randaugment_magnitude"]))
     mixup_alpha: float = setting(0.1, HYPERPARAMETERS["mixup_alpha"])
     cutmix_alpha: float = setting(0.0, HYPERPARAMETERS["cutmix_alpha"])
     erasing_probability: float = setting(0.1, HYPERPARAMETERS["erasing_probability"])
@@ -31,7 +31,7 @@ class FineTuningConfig:
     def hyperparameters(self) -> dict[str, object]:
         """By the names that the training script has for them."""
         values = {HYPERPARAMETER_NAMES.get(field.name, field.name): getattr(self, field.name) for field in fields(self)}
-        return values | {"finetune_image_size": self.image_size_px or 0}
+        return {name: AUTO[name] if value is None else value for name, value in values.items()}
 
 
 HYPERPARAMETER_NAMES = {
@@ -40,6 +40,7 @@ HYPERPARAMETER_NAMES = {
     "lr": "finetune_lr",
     "image_size_px": "finetune_image_size",
 }
+AUTO = {"finetune_image_size": 0, "crop_area_min": 0, "randaugment_magnitude": -1}  # as the training script spells it
 SEARCHABLE = {
     HYPERPARAMETER_NAMES.get(field.name, field.name) for field in fields(FineTuningConfig)
 } & HYPERPARAMETERS.keys()

@@ -10,10 +10,13 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
+from hyperparameters import Hyperparameters
 from images import Picture, Preprocess
 
 ASPECT = (3 / 4, 4 / 3)  # of the part of the image that is seen; torchvision's default
 RANDAUGMENT_OPERATIONS = 2  # an image: the number in the paper's ImageNet experiments (Cubuk et al. 2020)
+RANDAUGMENT_MAGNITUDE = 5  # of 30
+CROP_AREA_MIN, TINY_CROP_AREA_MIN = 0.4, 0.75
 ERASED_AREA = (0.02, 0.2)  # share of the image
 TRAINING_SHARE = 6 / 7  # of the deployed side: what training sees through random crops is larger (Touvron et al. 2019)
 SIDE_MULTIPLE = 32  # strides of the usual networks
@@ -27,6 +30,19 @@ class Strength:
     randaugment_magnitude: int  # 0 to 30; 0 leaves RandAugment out
     erasing_probability: float
     horizontal_flip: bool
+
+
+def strength_for(preprocess: Preprocess, hyperparameters: Hyperparameters, *, horizontal_flip: bool) -> Strength:
+    """What the hyperparameters say; what they leave open is little where images are seen whole, because they are tiny:
+    half a digit is another digit."""
+    whole = preprocess.resize_to == preprocess.image_size
+    area, magnitude = hyperparameters.crop_area_min, hyperparameters.randaugment_magnitude
+    return Strength(
+        area or (TINY_CROP_AREA_MIN if whole else CROP_AREA_MIN),
+        magnitude if magnitude >= 0 else 0 if whole else RANDAUGMENT_MAGNITUDE,
+        hyperparameters.erasing_probability,
+        horizontal_flip,
+    )
 
 
 class Augmentation:

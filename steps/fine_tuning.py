@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from augmentation import Augmentation, Strength, training_size
+from augmentation import Augmentation, strength_for, training_size
 from backbone import Backbone
 from head import ClassifierHead
 from head_training import EVALUATION_ROWS
@@ -128,12 +128,7 @@ class FineTuning:
         self.network = self._network()
         self.loading = loading_for(processes_on_host(), on_gpu=self.device.type == "cuda")
         self.side = training_size(images.preprocess, hyperparameters.finetune_image_size)
-        strength = Strength(
-            hyperparameters.crop_area_min,
-            hyperparameters.randaugment_magnitude,
-            hyperparameters.erasing_probability,
-            images.horizontal_flip,
-        )
+        strength = strength_for(images.preprocess, hyperparameters, horizontal_flip=images.horizontal_flip)
         self.views = TrainingViews(
             images.train, Augmentation(images.preprocess, self.side, strength), hyperparameters.seed
         )

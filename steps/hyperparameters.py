@@ -32,8 +32,8 @@ class Hyperparameters:
     finetune_lr: float = 0.0005  # peak, of the head and the last block
     layer_lr_decay: float = 0.8  # of the rate, from a block to the one before it
     finetune_image_size: int = 0  # side of the views, px; 0 chooses
-    crop_area_min: float = 0.4  # share of an image that a random crop shows at least
-    randaugment_magnitude: int = 5  # 0 leaves RandAugment out
+    crop_area_min: float = 0.0  # share of an image that a random crop shows at least; 0 chooses
+    randaugment_magnitude: int = -1  # 0 leaves RandAugment out; -1 chooses
     mixup_alpha: float = 0.1  # 0 leaves mixup out
     cutmix_alpha: float = 0.0
     erasing_probability: float = 0.1
@@ -117,8 +117,8 @@ _RULES = {
     "finetune_lr": _ABOVE_ZERO,
     "layer_lr_decay": _POSITIVE_SHARE,
     "finetune_image_size": _NOT_NEGATIVE,
-    "crop_area_min": _POSITIVE_SHARE,
-    "randaugment_magnitude": _Rule(_whole, lambda value: 0 <= value <= 30, "a whole number from 0 to 30"),
+    "crop_area_min": _Rule(_finite, lambda value: 0 <= value <= 1, "a number from 0 to 1"),
+    "randaugment_magnitude": _Rule(_whole, lambda value: -1 <= value <= 30, "a whole number from -1 to 30"),
     "mixup_alpha": _AT_LEAST_ZERO,
     "cutmix_alpha": _AT_LEAST_ZERO,
     "erasing_probability": _Rule(_finite, lambda value: 0 <= value <= 1, "a number from 0 to 1"),

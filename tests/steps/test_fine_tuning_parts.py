@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 from torch import nn
 
-from augmentation import Augmentation, Strength, training_size
+from augmentation import Augmentation, Strength, strength_for, training_size
 from backbone import Backbone
 from failures import StepError
 from head import ClassifierHead
+from hyperparameters import Hyperparameters
 from image_batches import RUN_ROWS, WINDOW_RUNS, shuffled
 from images import Preprocess
 from layer_rates import layer_scales
@@ -69,6 +70,14 @@ def test_erasing_paints_the_mean_colour() -> None:
 )
 def test_training_size_is_a_little_below_the_deployed_one(size: int, asked: int, expected: int) -> None:
     assert training_size(Preprocess(size, size, (0.5,) * 3, (0.5,) * 3), asked) == expected
+
+
+def test_tiny_images_are_seen_nearly_whole_unless_something_else_is_asked_for() -> None:
+    photos, tiny = Preprocess(224, 256, (0.5,) * 3, (0.5,) * 3), Preprocess(128, 128, (0.5,) * 3, (0.5,) * 3)
+    usual, asked = Hyperparameters(), Hyperparameters(crop_area_min=0.2, randaugment_magnitude=0)
+    assert strength_for(photos, usual, horizontal_flip=True) == Strength(0.4, 5, 0.1, True)
+    assert strength_for(tiny, usual, horizontal_flip=False) == Strength(0.75, 0, 0.1, False)
+    assert strength_for(photos, asked, horizontal_flip=True) == Strength(0.2, 0, 0.1, True)
 
 
 def test_mixup_mixes_each_pair_and_leaves_an_odd_image() -> None:

@@ -141,7 +141,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--backbone", default="tf_efficientnet_lite0")
     parser.add_argument("--weights", default="package", metavar="package|timm|FILE")
     parser.add_argument("--finetune", choices=("last_block", "all"), default="all")
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
     parser.add_argument("--steps", type=int, default=15, help="of one measurement")
     parser.add_argument("--repeat", type=int, default=3, help="measurements of each")

@@ -12,8 +12,8 @@ FINETUNE = ("none", "last_block", "all")
 class FineTuningConfig:
     """The second stage of the training. None is auto."""
 
-    epochs: int = setting(6, WHOLE_HYPERPARAMETERS["finetune_epochs"])
-    batch_size: int = setting(32, WHOLE_HYPERPARAMETERS["finetune_batch_size"])
+    epochs: int = setting(8, WHOLE_HYPERPARAMETERS["finetune_epochs"])
+    batch_size: int = setting(16, WHOLE_HYPERPARAMETERS["finetune_batch_size"])
     lr: float = setting(0.0005, HYPERPARAMETERS["finetune_lr"])
     layer_lr_decay: float = setting(0.8, HYPERPARAMETERS["layer_lr_decay"])
     image_size_px: int | None = setting(None, auto_or(whole_number(at_least=32, at_most=2048)))

@@ -194,8 +194,8 @@ class Monitor(Watcher):
 
     def _history(self, outcome: str, reason: str | None, result: TrainingResult | None) -> dict[str, Any]:
         """What the report tells of the training as a whole."""
-        ends = [*self._epochs_began[1:], time.monotonic()]
-        seconds = [round(end - began, 3) for began, end in zip(self._epochs_began, ends, strict=True)]
+        ends = [*self._epochs_began[1:], time.monotonic()]  # one too many where no epoch was left to be done
+        seconds = [round(end - began, 3) for began, end in zip(self._epochs_began, ends, strict=False)]
         epochs = [asdict(epoch) for epoch in result.epochs] if result else []
         unseen = [None] * (len(epochs) - len(seconds))  # before the checkpoint from which it went on
         return {

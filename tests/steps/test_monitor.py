@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from checkpoint import Checkpoints
 from debug_settings import DebugSettings
 from failures import StepError
 from head import ClassifierHead
@@ -94,6 +95,23 @@ def test_what_watches_a_training_changes_nothing_in_it(data: TrainingData, tmp_p
     assert all(
         torch.equal(watched.result.state["head"][name], alone.state["head"][name]) for name in alone.state["head"]
     )
+
+
+def test_a_training_that_was_lost_after_its_last_epoch_ends_well_with_nothing_left_to_do(
+    data: TrainingData, tmp_path: Path
+) -> None:
+    checkpoints = Checkpoints(tmp_path / "checkpoints", "a")
+    done = train(head_training(data, SOUND), checkpoints=checkpoints)
+    stage = head_training(data, SOUND)
+    job = WatchedJob("job", "algo-1", tmp_path, data, SOUND)
+    with Monitor(job, DebugSettings(rules={}), head=stage.head, criterion=stage.criterion) as monitor:
+        result = train(stage, watcher=monitor, checkpoints=checkpoints)
+        monitor.training_ended(result)
+        monitor.judge()
+    assert result.epochs == done.epochs
+    history = json.loads((tmp_path / "history.json").read_text())
+    assert (history["outcome"], len(history["epochs"])) == ("Completed", 20)
+    assert {epoch["seconds"] for epoch in history["epochs"]} == {None}
 
 
 # a run for each rule, wrong in the way that the rule is there to find

@@ -12,7 +12,7 @@ from pathlib import Path
 from runtimes import ONNX_FILE, has_gpu, missing, processor_name
 
 MEASUREMENT_FILE = "runtimes.json"
-CLEARLY_FASTER = 0.9  # PyTorch takes more memory than ONNX Runtime: it must need less than this share of its time
+CLEARLY_FASTER = 0.9  # others take more memory than ONNX Runtime: one must need less than this share of its time
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def candidates(first: str) -> list[str]:
     """`first` and the runtimes that might be faster here."""
     if first == "cuda":
         return [first]
-    return [first, *(name for name in ("bf16", "torchscript") if name != first and missing(name) is None)]
+    return [first, *(name for name in ("openvino", "bf16", "torchscript") if name != first and missing(name) is None)]
 
 
 def fallbacks(first: str) -> list[str]:
@@ -56,10 +56,12 @@ def fallbacks(first: str) -> list[str]:
 
 
 def measured_in_training(model_dir: Path) -> Measurement | None:
-    """What training measured, if it ran on such a processor."""
+    """What training measured, if it ran on such a processor and had every runtime that is here."""
     try:
         stored = json.loads((model_dir / MEASUREMENT_FILE).read_text(encoding="utf-8"))
         measurement = Measurement(**stored)
     except (OSError, ValueError, TypeError):
         return None
-    return measurement if measurement.processor == processor_name() else None
+    known = {*measurement.milliseconds, *measurement.disagreements}
+    complete = known.issuperset(candidates(first_runtime(model_dir)))
+    return measurement if complete and measurement.processor == processor_name() else None

@@ -1,4 +1,4 @@
-"""What can run the network: ONNX Runtime, TorchScript in float32 or bfloat16, and CUDA, behind one small interface.
+"""What can run the network: ONNX Runtime, OpenVINO, TorchScript in float32 or bfloat16, and CUDA, behind one interface.
 
 Each is loaded on its own, since PyTorch alone takes a second and 200 MB. The threads of one run are given with it: a
 request that is alone takes all cores, one among others takes its own.
@@ -89,6 +89,45 @@ def onnx_errors() -> tuple[type[Exception], ...]:
     return (RuntimeError, ValueError, *own)
 
 
+class OpenVino:
+    """OpenVINO in float32, which is compiled for one image of a fixed size; an optional package."""
+
+    batch = 1
+
+    def __init__(self, model_dir: Path, threads: int) -> None:
+        import openvino
+
+        path = required(model_dir, ONNX_FILE)
+        core = openvino.Core()
+        try:
+            model = core.read_model(path)
+            _, channels, *sides = model.input(0).partial_shape
+            model.reshape([1, channels, *sides])
+            self._requests = {
+                count: core.compile_model(
+                    model,
+                    "CPU",
+                    {
+                        "INFERENCE_PRECISION_HINT": "f32",  # by itself it takes bfloat16 where the processor has it
+                        "INFERENCE_NUM_THREADS": count,
+                        "NUM_STREAMS": 1,
+                        "ENABLE_CPU_PINNING": False,  # every worker would take the same cores
+                    },
+                ).create_infer_request()
+                for count in {1, threads}
+            }
+        except RuntimeError as error:
+            raise StepError(f"{path} is no ONNX model ({first_line(error)}). Train it again.") from None
+
+    def run(self, images: Images, threads: int) -> Probabilities:
+        import numpy as np
+
+        request = self._requests.get(threads) or self._requests[1]
+        rows = [request.infer({0: np.ascontiguousarray(image[None])}, share_inputs=True)[0] for image in images]
+        answer: Probabilities = np.concatenate(rows)
+        return answer
+
+
 class TorchScript:
     """The frozen TorchScript network, channels last, in float32."""
 
@@ -140,6 +179,7 @@ class Cuda:
 
 RUNTIMES: dict[str, Callable[[Path, int], Runtime]] = {
     "onnxruntime": OnnxRuntime,
+    "openvino": OpenVino,
     "torchscript": TorchScript,
     "bf16": Bfloat16,
     "cuda": Cuda,
@@ -159,7 +199,7 @@ def load_runtime(name: str, model_dir: Path, threads: int = 1) -> Runtime:
 
 def missing(name: str) -> str | None:
     """What this machine lacks for a runtime; None if nothing. Loads no library."""
-    library = "onnxruntime" if name == "onnxruntime" else "torch"
+    library = name if name in ("onnxruntime", "openvino") else "torch"
     if find_spec(library) is None:
         return f"the package {library} is not installed"
     return REQUIREMENTS[name]()
@@ -175,6 +215,7 @@ def _no_gpu() -> str | None:
 
 REQUIREMENTS: dict[str, Callable[[], str | None]] = {
     "onnxruntime": lambda: None,
+    "openvino": lambda: None,
     "torchscript": lambda: None,
     "bf16": _no_bfloat16,
     "cuda": _no_gpu,

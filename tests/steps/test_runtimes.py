@@ -18,11 +18,11 @@ from failures import StepError
 from predictor import Predictor
 from runtime_choice import MEASUREMENT_FILE, Measurement, candidates, fallbacks, first_runtime, measured_in_training
 from runtime_trial import measure
-from runtimes import RUNTIMES, has_bfloat16, load_runtime
+from runtimes import RUNTIMES, load_runtime
 from samples import Samples, disagreement
 from tests.steps.prepared_data import Prepared, Trained
 
-USABLE = [name for name in ("onnxruntime", "torchscript", "bf16") if name != "bf16" or has_bfloat16()]
+USABLE = [name for name in ("onnxruntime", "openvino", "torchscript", "bf16") if runtimes.missing(name) is None]
 
 
 @pytest.mark.parametrize("name", USABLE)
@@ -91,6 +91,8 @@ def test_training_leaves_times_that_an_endpoint_on_such_a_processor_trusts(train
     (tmp_path / MEASUREMENT_FILE).write_text(stored)
     assert measured_in_training(tmp_path) is None
     assert measured_in_training(tmp_path / "nothing") is None
+    (tmp_path / MEASUREMENT_FILE).write_text(json.dumps(asdict(replace(found, milliseconds={}, disagreements={}))))
+    assert measured_in_training(tmp_path) is None  # another runtime has been installed since
 
 
 def test_a_model_whose_onnx_file_is_another_network_is_not_served_with_it(trained: Trained, tmp_path: Path) -> None:
@@ -145,7 +147,8 @@ def test_a_gpu_is_used_first_and_a_model_without_onnx_is_run_by_torch(
 def test_a_damaged_network_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"no model")
     (tmp_path / "model.pt").write_bytes(b"no model")
-    for name, file in (("onnxruntime", "ONNX"), ("torchscript", "TorchScript")):
+    files = {"onnxruntime": "ONNX", "openvino": "ONNX", "torchscript": "TorchScript"}
+    for name, file in [(name, files[name]) for name in USABLE if name in files]:
         with pytest.raises(StepError, match=rf"is no {file} model \(.*\)\. Train it again\."):
             load_runtime(name, tmp_path)
 

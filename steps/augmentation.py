@@ -18,7 +18,7 @@ RANDAUGMENT_OPERATIONS = 2  # an image: the number in the paper's ImageNet exper
 RANDAUGMENT_MAGNITUDE = 5  # of 30
 CROP_AREA_MIN, TINY_CROP_AREA_MIN = 0.4, 0.75
 ERASED_AREA = (0.02, 0.2)  # share of the image
-TRAINING_SHARE = 6 / 7  # of the deployed side: what training sees through random crops is larger (Touvron et al. 2019)
+TRAINING_SHARE = 3 / 4  # of the deployed side: what training sees through random crops is larger (Touvron et al. 2019)
 SIDE_MULTIPLE = 32  # strides of the usual networks
 
 

@@ -26,8 +26,9 @@ from views import views
 
 RECIPE_VERSION = 1  # to be counted up when other code makes other embeddings of the same image
 TINY_PX = 64  # images whose median shorter side is below this are tiny: digits, icons
-IMAGE_SIZE_PX, TINY_IMAGE_SIZE_PX = 224, 128
-CROP_SHARE = 0.875  # of the resized image's side; the backbones were trained to see so much of it
+# Larger than the backbones were trained at, which made things look larger to them than they do in a whole image, and to
+# the shorter side's ends: of photos, the usual 224 px of 256 were 2.3 points of accuracy worse in cross-validation.
+IMAGE_SIZE_PX, TINY_IMAGE_SIZE_PX = 256, 128
 SAVING: dict[str, dict[str, Any]] = {
     ".png": {"format": "PNG", "compress_level": 3},
     ".jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},
@@ -101,11 +102,12 @@ class Span:
 
 
 def choose_preparation(catalogue: Catalogue, weights: Weights, options: argparse.Namespace) -> Preparation:
-    """Tiny images are seen whole and not mirrored: they tend to be digits, letters and icons."""
+    """Images are seen up to the ends of their shorter side. Tiny ones are not mirrored: they tend to be digits, letters
+    and icons."""
     tiny = np.median(catalogue.shorter_sides()) < TINY_PX
     size = options.image_size or (TINY_IMAGE_SIZE_PX if tiny else IMAGE_SIZE_PX)
     return Preparation(
-        preprocess=Preprocess(size, size if tiny else round(size / CROP_SHARE), weights.mean, weights.std),
+        preprocess=Preprocess(size, size, weights.mean, weights.std),
         augmented_views=options.augmented_views,
         flip=not tiny if options.horizontal_flip is None else options.horizontal_flip,
         seed=options.split_seed,

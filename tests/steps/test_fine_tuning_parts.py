@@ -66,7 +66,7 @@ def test_erasing_paints_the_mean_colour() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "asked", "expected"), [(224, 0, 192), (128, 0, 96), (32, 0, 32), (20, 0, 20), (224, 160, 160)]
+    ("size", "asked", "expected"), [(256, 0, 192), (128, 0, 96), (32, 0, 32), (20, 0, 20), (224, 160, 160)]
 )
 def test_training_size_is_a_little_below_the_deployed_one(size: int, asked: int, expected: int) -> None:
     assert training_size(Preprocess(size, size, (0.5,) * 3, (0.5,) * 3), asked) == expected

@@ -197,7 +197,7 @@ def test_the_manifest_describes_how_images_were_prepared(messy: Result, weights_
     manifest = messy.manifest
     assert manifest["preprocess"] == {
         "image_size": 32,
-        "resize_to": 37,
+        "resize_to": 32,
         "mean": [0.5, 0.5, 0.5],
         "std": [0.5, 0.5, 0.5],
         "interpolation": "bicubic",
@@ -336,7 +336,7 @@ def test_given_splits_are_kept_and_a_missing_one_is_cut_from_train(tmp_path: Pat
     ]
 
 
-def test_tiny_images_are_seen_whole_and_not_mirrored(tmp_path: Path, prepare_data: Prepare) -> None:
+def test_tiny_images_are_seen_smaller_and_not_mirrored(tmp_path: Path, prepare_data: Prepare) -> None:
     data = write_classes(tmp_path / "data", 6, size=(20, 14))
     result = prepare_data(data, image_size="auto", augmented_views=8)
     assert result.returncode == 0, result.stderr
@@ -348,13 +348,13 @@ def test_tiny_images_are_seen_whole_and_not_mirrored(tmp_path: Path, prepare_dat
     assert (result.embeddings("train") != mirrored.embeddings("train")).any()
 
 
-def test_other_images_are_seen_at_224_px_and_mirrored(tmp_path: Path, prepare_data: Prepare) -> None:
+def test_other_images_are_seen_at_256_px_and_mirrored(tmp_path: Path, prepare_data: Prepare) -> None:
     data = write_classes(tmp_path / "data", 5)
     result = prepare_data(data, image_size="auto")
     assert result.returncode == 0, result.stderr
     preprocess = result.manifest["preprocess"]
-    assert (preprocess["image_size"], preprocess["resize_to"]) == (224, 256)
-    mirrored = prepare_data(data, output="mirrored", image_size=224, horizontal_flip="true")
+    assert (preprocess["image_size"], preprocess["resize_to"]) == (256, 256)
+    mirrored = prepare_data(data, output="mirrored", image_size=256, horizontal_flip="true")
     np.testing.assert_array_equal(result.embeddings("train"), mirrored.embeddings("train"))
 
 

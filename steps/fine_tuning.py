@@ -7,6 +7,7 @@ learn the more slowly the earlier they are; an average of the weights is what is
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -194,12 +195,13 @@ class FineTuning:
         return Validation(loss_sum / len(labels), self.processes.gather(torch.cat(answers)), labels)
 
     def _plain_steps(self, rows: range) -> Iterator[tuple[Iterator[tuple[Tensor, Tensor]], Tensor]]:
-        """Batches of pixels for EVALUATION_ROWS images at a time, and those images' labels."""
+        """Batches of pixels for EVALUATION_ROWS images at a time, and their labels; the same workers load all."""
         labels = torch.from_numpy(self.images.validation.labels)
-        for start in range(rows.start, rows.stop, EVALUATION_ROWS):
-            step = range(start, min(start + EVALUATION_ROWS, rows.stop))
-            batches = [list(step[first : first + PLAIN_ROWS]) for first in range(0, len(step), PLAIN_ROWS)]
-            yield loaded(self.plain_views, batches, loading=self.loading), labels[step.start : step.stop]
+        steps = [rows[start : start + EVALUATION_ROWS] for start in range(0, len(rows), EVALUATION_ROWS)]
+        batches = [[list(step[at : at + PLAIN_ROWS]) for at in range(0, len(step), PLAIN_ROWS)] for step in steps]
+        images = loaded(self.plain_views, list(chain.from_iterable(batches)), loading=self.loading)
+        for step, of_step in zip(steps, batches, strict=True):
+            yield islice(images, len(of_step)), labels[step.start : step.stop]
 
     def parts(self) -> Parts:
         """Backbone and head as they are validated."""

@@ -10,7 +10,7 @@ from parts import PartedArray
 
 SMALLEST_STD = 1e-3  # a feature that hardly varies in the training data is not blown up
 SMALLEST_MAGNITUDE = 1e-6  # a root's slope has no bound at 0, where fine-tuning would send it to the backbone
-CHUNK_ROWS = 4096
+CHUNK_ROWS = 512
 
 
 class ClassifierHead(nn.Module):

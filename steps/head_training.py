@@ -15,7 +15,7 @@ from processes import ALONE
 from training_data import Split, TrainingData
 from training_loop import Mode, Parts, TrainingBatch, Validation, Watcher, steps_per_epoch
 
-EVALUATION_ROWS = 4096  # rows of one forward pass in validation
+EVALUATION_ROWS = 512  # rows of one forward pass in validation
 PLAIN_SHARE = 0.5  # of an epoch's images are seen plain for certain, the rest in any view
 
 

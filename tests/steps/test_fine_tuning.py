@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+import fine_tuning
 from backbone import load_backbone
 from checkpoint import SECOND_STAGE_FILE, Checkpoints
 from drift_baseline import DriftBaseline
@@ -149,7 +150,7 @@ def test_fine_tuning_beats_a_head_that_has_learned_little(
 
 
 def test_kept_network_gives_the_validation_that_was_reported(
-    undisturbed: TrainingResult, tune: Trainer, images: Images
+    undisturbed: TrainingResult, tune: Trainer, images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     result = undisturbed
     head = head_training(tune.data, HYPERPARAMETERS).head
@@ -158,8 +159,10 @@ def test_kept_network_gives_the_validation_that_was_reported(
     backbone.load_state_dict(result.state["backbone"])
     stage = FineTuning(backbone, head, torch.nn.CrossEntropyLoss(), images, HYPERPARAMETERS, ALONE)
     stage.set_mode("EVAL")
-    validation = stage.validate(Watcher())
-    assert torch.allclose(validation.logits, result.validation.logits, atol=1e-4)
+    for rows in (512, 10):  # of one step: all of them, or some
+        monkeypatch.setattr(fine_tuning, "EVALUATION_ROWS", rows)
+        validation = stage.validate(Watcher())
+        assert torch.allclose(validation.logits, result.validation.logits, atol=1e-4)
 
 
 def test_a_worse_second_stage_leaves_the_first_one_s_head_and_no_backbone(

@@ -32,14 +32,13 @@ class Strength:
     horizontal_flip: bool
 
 
-def strength_for(preprocess: Preprocess, hyperparameters: Hyperparameters, *, horizontal_flip: bool) -> Strength:
-    """What the hyperparameters say; what they leave open is little where images are seen whole, because they are tiny:
-    half a digit is another digit."""
-    whole = preprocess.resize_to == preprocess.image_size
+def strength_for(hyperparameters: Hyperparameters, *, tiny: bool, horizontal_flip: bool) -> Strength:
+    """What the hyperparameters say; what they leave open is little where images are tiny: half a digit is another
+    digit."""
     area, magnitude = hyperparameters.crop_area_min, hyperparameters.randaugment_magnitude
     return Strength(
-        area or (TINY_CROP_AREA_MIN if whole else CROP_AREA_MIN),
-        magnitude if magnitude >= 0 else 0 if whole else RANDAUGMENT_MAGNITUDE,
+        area or (TINY_CROP_AREA_MIN if tiny else CROP_AREA_MIN),
+        magnitude if magnitude >= 0 else 0 if tiny else RANDAUGMENT_MAGNITUDE,
         hyperparameters.erasing_probability,
         horizontal_flip,
     )

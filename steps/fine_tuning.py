@@ -48,6 +48,7 @@ class Images:
     validation: PreparedImages
     preprocess: Preprocess  # of the deployed network
     horizontal_flip: bool
+    tiny: bool = False  # digits, icons
 
 
 class Body(nn.Module):
@@ -129,7 +130,7 @@ class FineTuning:
         self.network = self._network()
         self.loading = loading_for(processes_on_host(), on_gpu=self.device.type == "cuda")
         self.side = training_size(images.preprocess, hyperparameters.finetune_image_size)
-        strength = strength_for(images.preprocess, hyperparameters, horizontal_flip=images.horizontal_flip)
+        strength = strength_for(hyperparameters, tiny=images.tiny, horizontal_flip=images.horizontal_flip)
         self.views = TrainingViews(
             images.train, Augmentation(images.preprocess, self.side, strength), hyperparameters.seed
         )

@@ -45,6 +45,7 @@ class Preparation:
     seed: int
     max_pixels: int
     output_dir: Path
+    tiny: bool = False  # digits, icons
 
     def encoded(self, entry: Entry) -> tuple[Picture, bytes]:
         """Decode one image; the prepared one, and its file."""
@@ -104,7 +105,7 @@ class Span:
 def choose_preparation(catalogue: Catalogue, weights: Weights, options: argparse.Namespace) -> Preparation:
     """Images are seen up to the ends of their shorter side. Tiny ones are not mirrored: they tend to be digits, letters
     and icons."""
-    tiny = np.median(catalogue.shorter_sides()) < TINY_PX
+    tiny = bool(np.median(catalogue.shorter_sides()) < TINY_PX)
     size = options.image_size or (TINY_IMAGE_SIZE_PX if tiny else IMAGE_SIZE_PX)
     return Preparation(
         preprocess=Preprocess(size, size, weights.mean, weights.std),
@@ -113,6 +114,7 @@ def choose_preparation(catalogue: Catalogue, weights: Weights, options: argparse
         seed=options.split_seed,
         max_pixels=int(options.max_image_megapixels * 1e6),
         output_dir=options.output_dir,
+        tiny=tiny,
     )
 
 

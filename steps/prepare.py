@@ -133,6 +133,7 @@ def describe(selection: Selection, preparation: Preparation, options: argparse.N
         "preprocess": preparation.preprocess.to_dict(),
         "augmented_views": preparation.augmented_views,
         "horizontal_flip": preparation.flip,
+        "tiny_images": preparation.tiny,
         "dataset_sha256": manifest.dataset_sha256(catalogue, classes),
     }
 

@@ -73,11 +73,10 @@ def test_training_size_is_a_little_below_the_deployed_one(size: int, asked: int,
 
 
 def test_tiny_images_are_seen_nearly_whole_unless_something_else_is_asked_for() -> None:
-    photos, tiny = Preprocess(224, 256, (0.5,) * 3, (0.5,) * 3), Preprocess(128, 128, (0.5,) * 3, (0.5,) * 3)
     usual, asked = Hyperparameters(), Hyperparameters(crop_area_min=0.2, randaugment_magnitude=0)
-    assert strength_for(photos, usual, horizontal_flip=True) == Strength(0.4, 5, 0.1, True)
-    assert strength_for(tiny, usual, horizontal_flip=False) == Strength(0.75, 0, 0.1, False)
-    assert strength_for(photos, asked, horizontal_flip=True) == Strength(0.2, 0, 0.1, True)
+    assert strength_for(usual, tiny=False, horizontal_flip=True) == Strength(0.4, 5, 0.1, True)
+    assert strength_for(usual, tiny=True, horizontal_flip=False) == Strength(0.75, 0, 0.1, False)
+    assert strength_for(asked, tiny=False, horizontal_flip=True) == Strength(0.2, 0, 0.1, True)
 
 
 def test_mixup_mixes_each_pair_and_leaves_an_odd_image() -> None:

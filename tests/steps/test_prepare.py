@@ -342,6 +342,7 @@ def test_tiny_images_are_seen_smaller_and_not_mirrored(tmp_path: Path, prepare_d
     assert result.returncode == 0, result.stderr
     preprocess = result.manifest["preprocess"]
     assert (preprocess["image_size"], preprocess["resize_to"]) == (128, 128)
+    assert result.manifest["tiny_images"] is True
     unmirrored = prepare_data(data, output="other", image_size=128, augmented_views=8, horizontal_flip="false")
     mirrored = prepare_data(data, output="mirrored", image_size=128, augmented_views=8, horizontal_flip="true")
     np.testing.assert_array_equal(result.embeddings("train"), unmirrored.embeddings("train"))
@@ -354,6 +355,7 @@ def test_other_images_are_seen_at_256_px_and_mirrored(tmp_path: Path, prepare_da
     assert result.returncode == 0, result.stderr
     preprocess = result.manifest["preprocess"]
     assert (preprocess["image_size"], preprocess["resize_to"]) == (256, 256)
+    assert result.manifest["tiny_images"] is False
     mirrored = prepare_data(data, output="mirrored", image_size=256, horizontal_flip="true")
     np.testing.assert_array_equal(result.embeddings("train"), mirrored.embeddings("train"))
 

@@ -44,7 +44,7 @@ class Checkpoints:
         if self.directory is None or not self.file.is_file():
             return None
         try:
-            document: dict[str, Any] = torch.load(self.file, weights_only=True)
+            document: dict[str, Any] = torch.load(self.file, map_location="cpu", weights_only=True)
             belongs = document["fingerprint"] == self.fingerprint
         except UNREADABLE as error:
             say(f"The checkpoint {self.file} cannot be read ({type(error).__name__}): training starts anew.")

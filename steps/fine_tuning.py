@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 import torch.nn.functional as F
+from timm.layers import convert_sync_batchnorm  # torch's own drops the activation in timm's batch norms
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -22,10 +23,10 @@ from backbone import Backbone
 from head import ClassifierHead
 from head_training import EVALUATION_ROWS
 from hyperparameters import Hyperparameters
-from image_batches import PlainViews, TrainingViews, loaded, loading_for, shuffled
+from image_batches import EpochBatches, PlainViews, Shares, TrainingViews, loaded, loading_for, shuffled
 from images import Preprocess
 from layer_rates import layer_scales
-from mixing import draw_mixes, mixed
+from mixing import PAIR, draw_mixes, mixed
 from optimizer import AdamW, RatedParameters
 from prepared_images import PreparedImages
 from processes import Processes
@@ -35,7 +36,6 @@ from weight_average import WeightAverage
 
 FEW_IMAGES = 10_000  # of fewer, batch statistics are noise: those of the weights' own training set are kept
 PLAIN_ROWS = 64  # images of one pass through the backbone in validation
-PAIR = 2  # images that may be mixed stay in one process
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 Item = TypeVar("Item")
 
@@ -139,20 +139,18 @@ class FineTuning:
     def batches(self, epoch: int, first_step: int) -> Iterator[TrainingBatch]:
         """This process's share of each batch; inputs are normalised and mixed, labels those of the images."""
         order = shuffled(len(self.images.train), np.random.default_rng((self.hyperparameters.seed, epoch)))
-        whole = [
-            [(epoch, int(row)) for row in order[start : start + self.batch_size]]
-            for start in range(first_step * self.batch_size, len(order), self.batch_size)
-        ]
-        shares = [self.processes.spread(batch, PAIR)[0] for batch in whole]
-        loader = loaded(self.views, shares, loading=self.loading)
+        batches = EpochBatches(epoch, order[first_step * self.batch_size :], self.batch_size)
+        loader = loaded(self.views, Shares(batches, self.processes), loading=self.loading)
         waits = Waits()
-        for step, (batch, (pixels, labels)) in enumerate(zip(whole, waits.measured(loader), strict=True), first_step):
+        for step, (size, (pixels, labels)) in enumerate(
+            zip(batches.sizes, waits.measured(loader), strict=True), first_step
+        ):
             pixels, labels = (tensor.to(self.device, non_blocking=True) for tensor in (pixels, labels))
             images, targets = self.body.normalised(pixels), F.one_hot(labels, self.class_count).float()
-            images, targets = self._mix(images, targets, len(batch), step=(self.hyperparameters.seed, epoch, step))
-            share, copies = self.processes.spread(range(len(batch)), PAIR)
+            images, targets = self._mix(images, targets, size, step=(self.hyperparameters.seed, epoch, step))
+            share, copies = self.processes.spread(range(size), PAIR)
             means = images.mean(dim=(2, 3)).cpu().numpy()
-            yield TrainingBatch(images, labels, len(batch), means, targets, share.start, copies)
+            yield TrainingBatch(images, labels, size, means, targets, share.start, copies)
         self.processes.say(f"Fine-tuning, epoch {epoch} of {self.epochs}: {waits}")
 
     def forward(self, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
@@ -251,7 +249,7 @@ class FineTuning:
         network: nn.Module = self.body
         if self.processes.count > 1:
             if self.train_statistics and self.device.type == "cuda":
-                network = nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
+                network = convert_sync_batchnorm(network)
             devices = [self.device.index] if self.device.type == "cuda" else None
             network = DistributedDataParallel(network, device_ids=devices)
         return torch.compile(network) if self.hyperparameters.compile else network  # type: ignore[return-value]

@@ -14,7 +14,9 @@ from augmentation import Augmentation
 from cause import cause
 from failures import StepError
 from images import ImageError, Picture, Preprocess, decode, to_pixels
+from mixing import PAIR
 from prepared_images import PreparedImages
+from processes import Processes
 from workers import cores
 
 RUN_ROWS = 256  # consecutive images that are drawn together, so that a stream is read nearly in order
@@ -32,6 +34,35 @@ class Loading:
 
     workers: int  # processes
     pinned: bool  # into memory from which a GPU copies by itself
+
+
+@dataclass(frozen=True)
+class EpochBatches:
+    """An epoch's keys, batch by batch; the last batch may be smaller."""
+
+    epoch: int
+    order: npt.NDArray[np.int64]  # (N,) rows
+    batch_size: int
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        for start in range(0, len(self.order), self.batch_size):
+            yield [(self.epoch, int(row)) for row in self.order[start : start + self.batch_size]]
+
+    @property
+    def sizes(self) -> Iterator[int]:
+        """Images of each batch."""
+        return (min(self.batch_size, len(self.order) - start) for start in range(0, len(self.order), self.batch_size))
+
+
+@dataclass(frozen=True)
+class Shares:
+    """What of each batch is for this process; pairs stay together."""
+
+    batches: EpochBatches
+    processes: Processes
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        return (self.processes.spread(batch, PAIR)[0] for batch in self.batches)
 
 
 class TrainingViews(Dataset[tuple[Tensor, int]]):

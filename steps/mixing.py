@@ -11,6 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+PAIR = 2  # images, which stay in one process
+
 
 @dataclass(frozen=True)
 class Mixes:

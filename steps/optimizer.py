@@ -77,14 +77,17 @@ class _Group:
         self.scale = scale
         self.means = [torch.zeros_like(parameter) for parameter in parameters]
         self.squares = [torch.zeros_like(parameter) for parameter in parameters]
-        self.steps = [torch.zeros(()) for _ in parameters]
+        self.steps = [torch.zeros((), device=parameter.device) for parameter in parameters]  # as the fused kernel wants
 
     def state(self) -> dict[str, list[Tensor]]:
         moments = {"means": self.means, "squares": self.squares, "steps": self.steps}
         return {name: [tensor.clone() for tensor in tensors] for name, tensors in moments.items()}
 
     def restore(self, state: dict[str, list[Tensor]]) -> None:
-        self.means, self.squares, self.steps = state["means"], state["squares"], state["steps"]
+        """Into the tensors that are there: what was kept may lie on another device."""
+        for name, ours in (("means", self.means), ("squares", self.squares), ("steps", self.steps)):
+            for tensor, kept in zip(ours, state[name], strict=True):
+                tensor.copy_(kept)
 
     @torch.no_grad()
     def step(self, lr: float) -> None:

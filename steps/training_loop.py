@@ -282,11 +282,17 @@ class _Run:
             self.best, self.parts, self.validation = result, self.stage.parts(), validation
         assert self.best is not None
         with self.watcher.phase("Logging"):
-            self.stage.processes.say(
-                f"epoch={result.epoch} train_loss={loss:.4f} train_accuracy={accuracy:.4f} "
-                f"validation_loss={result.validation_loss:.4f} validation_accuracy={result.validation_accuracy:.4f} "
-                f"best_validation_accuracy={self.best.validation_accuracy:.4f}"
-            )
+            self.stage.processes.say(self._line(result, self.best))
+
+    def _line(self, result: EpochResult, best: EpochResult) -> str:
+        """What is printed of an epoch; of one that was cut short, nothing that a metric would be read from."""
+        if self.stop:
+            return f"Epoch {result.epoch} was cut short; validation accuracy {result.validation_accuracy:.4f}"
+        return (
+            f"epoch={result.epoch} train_loss={result.train_loss:.4f} train_accuracy={result.train_accuracy:.4f} "
+            f"validation_loss={result.validation_loss:.4f} validation_accuracy={result.validation_accuracy:.4f} "
+            f"best_validation_accuracy={best.validation_accuracy:.4f}"
+        )
 
     def _train(self) -> None:
         """What is left of one pass over the training images."""

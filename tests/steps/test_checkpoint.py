@@ -61,8 +61,9 @@ def test_stopped_training_goes_on_and_ends_as_one_that_was_not(data: TrainingDat
     assert_same(trained(data, Checkpoints(tmp_path, "a")), trained(data))
 
 
-def test_stopped_training_keeps_the_best_of_what_it_did(data: TrainingData) -> None:
+def test_stopped_training_keeps_the_best_of_what_it_did(data: TrainingData, capsys: pytest.CaptureFixture[str]) -> None:
     stopped = trained(data, watcher=StopAfter(1))
+    assert re.fullmatch(r"Epoch 1 was cut short; validation accuracy 0\.\d{4}\n", capsys.readouterr().out)
     assert [epoch.epoch for epoch in stopped.epochs] == [1]
     assert stopped.best == stopped.epochs[0]
     assert stopped.state.keys() == trained(data).state.keys()

@@ -113,7 +113,7 @@ class DataConfig:
     image_size_px: int | None = setting(None, auto_or(whole_number(at_least=32, at_most=2048)))
     split: SplitConfig = field(default_factory=SplitConfig)
     split_seed: int = setting(0, SEED)
-    augmented_views: int = setting(3, whole_number(at_least=0))
+    augmented_views: int = setting(1, whole_number(at_least=0))
     horizontal_flip: bool | None = setting(None, auto_or(boolean))
     min_images_per_class: int = setting(5, whole_number(at_least=3))
     max_unreadable_fraction: float = setting(0.05, number(at_least=0, at_most=1))

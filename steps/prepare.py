@@ -151,7 +151,7 @@ def parse_arguments() -> argparse.Namespace:
     for split, share in (("train", 0.7), ("validation", 0.15), ("test", 0.15)):
         parser.add_argument(f"--{split}-fraction", type=float, default=share, metavar="SHARE")
     parser.add_argument("--split-seed", type=int, default=0)
-    parser.add_argument("--augmented-views", type=natural_number, default=3, help="per training image")
+    parser.add_argument("--augmented-views", type=natural_number, default=1, help="per training image")
     parser.add_argument("--horizontal-flip", type=flip_or_auto, default=None, metavar="auto|true|false")
     parser.add_argument("--min-images-per-class", type=natural_number, default=5)
     parser.add_argument("--max-unreadable-fraction", type=float, default=0.05, metavar="SHARE")

@@ -12,7 +12,7 @@ FINETUNE = ("none", "last_block", "all")
 class FineTuningConfig:
     """The second stage of the training. None is auto."""
 
-    epochs: int = setting(8, WHOLE_HYPERPARAMETERS["finetune_epochs"])
+    epochs: int = setting(12, WHOLE_HYPERPARAMETERS["finetune_epochs"])
     batch_size: int = setting(16, WHOLE_HYPERPARAMETERS["finetune_batch_size"])
     lr: float = setting(0.0005, HYPERPARAMETERS["finetune_lr"])
     layer_lr_decay: float = setting(0.8, HYPERPARAMETERS["layer_lr_decay"])

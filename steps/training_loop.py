@@ -278,11 +278,17 @@ class _Run:
         result = EpochResult(self._number, loss, accuracy, validation.loss, validation.accuracy, self.epoch_lr)
         self.epochs.append(result)
         self.step, self.tally = 0, _Tally()
-        if result.better_than(self.best):
+        if self._is_best(result):
             self.best, self.parts, self.validation = result, self.stage.parts(), validation
         assert self.best is not None
         with self.watcher.phase("Logging"):
             self.stage.processes.say(self._line(result, self.best))
+
+    def _is_best(self, result: EpochResult) -> bool:
+        """A tie with the stage before goes to the later one: their losses, one of mixed images, do not compare."""
+        if self.best is not None and self.best not in self.epochs:
+            return result.validation_accuracy >= self.best.validation_accuracy
+        return result.better_than(self.best)
 
     def _line(self, result: EpochResult, best: EpochResult) -> str:
         """What is printed of an epoch; of one that was cut short, nothing that a metric would be read from."""

@@ -18,7 +18,6 @@ from checkpoint import SECOND_STAGE_FILE, Checkpoints
 from drift_baseline import DriftBaseline
 from failures import StepError
 from fine_tuning import FineTuning, Images
-from head_training import HeadTraining
 from hyperparameters import Hyperparameters
 from images import Preprocess
 from prepared_images import PreparedImages
@@ -75,7 +74,6 @@ class Trainer:
 
     def __init__(self, prepared: Prepared, data: TrainingData, images: Images, first: TrainingResult) -> None:
         self.prepared, self.data, self.images, self.first = prepared, data, images, first
-        self.stage: HeadTraining | None = None
 
     def __call__(
         self,
@@ -84,10 +82,9 @@ class Trainer:
         hyperparameters: Hyperparameters = HYPERPARAMETERS,
     ) -> TrainingResult:
         stage = head_training(self.data, hyperparameters)
-        self.backbone = load_backbone("test_resnet", self.prepared.weights)
         return fine_tuned(
             self.first,
-            backbone=self.backbone,
+            backbone=load_backbone("test_resnet", self.prepared.weights),
             head=stage.head,
             criterion=stage.criterion,
             images=self.images,
@@ -137,7 +134,7 @@ def test_epochs_of_both_stages_are_counted_and_the_best_is_kept(
     assert [epoch.epoch for epoch in undisturbed.epochs] == [1, 2, 3, 4, 5]
     assert undisturbed.epochs[:2] == first_stage.epochs
     assert undisturbed.epochs[-1].train_loss < undisturbed.epochs[2].train_loss
-    best = max(undisturbed.epochs, key=lambda epoch: (epoch.validation_accuracy, -epoch.validation_loss))
+    best = max(undisturbed.epochs[2:], key=lambda epoch: (epoch.validation_accuracy, -epoch.validation_loss))
     assert undisturbed.best == best
     assert undisturbed.validation.accuracy == best.validation_accuracy
 
@@ -174,6 +171,15 @@ def test_a_worse_second_stage_leaves_the_first_one_s_head_and_no_backbone(
     result = Trainer(tune.prepared, data, images, perfect)(hyperparameters=spoiling)
     assert result.best == perfect.best
     assert set(result.state) == {"head"}
+
+
+def test_a_tie_goes_to_the_network_that_learned_from_images(tune: Trainer, data: TrainingData, images: Images) -> None:
+    perfect = train(head_training(data, replace(HYPERPARAMETERS, epochs=8, lr=0.02)))
+    result = Trainer(tune.prepared, data, images, perfect)(hyperparameters=replace(HYPERPARAMETERS, finetune_lr=1e-6))
+    tied = [epoch for epoch in result.epochs[8:] if epoch.validation_accuracy == 1]
+    assert tied
+    assert result.best == min(tied, key=lambda epoch: epoch.validation_loss)
+    assert set(result.state) == {"head", "backbone"}
 
 
 @pytest.mark.parametrize("steps", [1, 8, 11, 17])

@@ -11,12 +11,11 @@ best of each counts. An NVIDIA GPU is used when PyTorch sees one.
 """
 
 import argparse
-import io
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import redirect_stdout
 from itertools import islice
 from pathlib import Path
 
@@ -25,20 +24,26 @@ import torch
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "steps")]
 
-import prepare  # noqa: E402
 from backbone import load_backbone  # noqa: E402
 from fine_tuning import FineTuning, Images  # noqa: E402
 from hyperparameters import Hyperparameters  # noqa: E402
 from images import Preprocess  # noqa: E402
 from pipeline import sources, weights  # noqa: E402
 from prepared_images import PreparedImages  # noqa: E402
-from processes import ALONE  # noqa: E402
+from processes import Processes  # noqa: E402
 from second_stage import settle_in  # noqa: E402
 from training_data import load  # noqa: E402
 from training_job import loss_of, untrained_head  # noqa: E402
 from training_loop import TrainingBatch  # noqa: E402
 
 ACCEPTED_SHARE = 0.9  # of the bare limit
+
+
+class Silent(Processes):
+    """One process that says nothing of its epochs."""
+
+    def say(self, line: str) -> None:
+        """Not here."""
 
 
 def main() -> None:
@@ -57,10 +62,10 @@ def prepare_images(arguments: argparse.Namespace, folder: Path) -> Path:
         sources.write_sample(data)
     weights.stage(weights.resolve(arguments.backbone, arguments.weights, relative_to=Path.cwd()), folder / "weights")
     words = ["--data-dir", data, "--weights-dir", folder / "weights", "--output-dir", folder / "prepared"]
-    sys.argv[1:] = [*map(str, words), "--backbone", arguments.backbone, "--augmented-views", "0"]
+    words += ["--backbone", arguments.backbone, "--augmented-views", 0]
     print("Preparing the images", flush=True)
-    with redirect_stdout(io.StringIO()):
-        prepare.main()
+    command = [sys.executable, str(REPOSITORY / "steps" / "prepare.py"), *map(str, words)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # its threads must be gone before loaders are forked
     return folder / "prepared"
 
 
@@ -76,7 +81,7 @@ def stage_of(arguments: argparse.Namespace, prepared: Path, weights_dir: Path) -
     images = Images(train, validation, preprocess, horizontal_flip=True, tiny=data.manifest["tiny_images"])
     backbone = load_backbone(data.manifest["backbone"]["name"], weights_dir)
     head = untrained_head(data, hyperparameters)
-    stage = FineTuning(backbone, head, loss_of(data, hyperparameters), images, hyperparameters, ALONE)
+    stage = FineTuning(backbone, head, loss_of(data, hyperparameters), images, hyperparameters, Silent())
     stage.set_mode("TRAIN")
     return stage
 
@@ -107,8 +112,7 @@ def endless(stage: FineTuning) -> Iterator[TrainingBatch]:
     epoch = 0
     while True:
         epoch += 1
-        with redirect_stdout(io.StringIO()):
-            yield from (batch for batch in stage.batches(epoch, 0) if batch.size == stage.batch_size)
+        yield from (batch for batch in stage.batches(epoch, 0) if batch.size == stage.batch_size)
 
 
 def run(stage: FineTuning, source: Iterator[TrainingBatch], steps: int, *, update: bool) -> float:

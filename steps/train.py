@@ -64,18 +64,22 @@ class Job:
 
     def fine_tuned(
         self,
-        earlier: TrainingResult,
+        earlier: TrainingResult | None,
         head: ClassifierHead,
         criterion: nn.Module,
         watcher: Watcher,
         checkpoints: Checkpoints | None,
     ) -> TrainingResult:
-        """What the second stage makes of the first one's result; nothing where there is none, or the first stopped."""
-        earlier = self.processes.told(earlier)
-        if self.images is None or earlier.stopped:
-            return earlier
+        """What the second stage makes of the first one's result; nothing where there is none, or the first stopped.
+
+        Args:
+            earlier: The first process's; it tells the others, which pass None.
+        """
+        told: TrainingResult = self.processes.told(earlier)
+        if self.images is None or told.stopped:
+            return told
         return fine_tuned(
-            earlier,
+            told,
             backbone=self.backbone,
             head=head,
             criterion=criterion,
@@ -139,11 +143,10 @@ def lead(job: Job, settings: DebugSettings) -> None:
 
 def follow(job: Job) -> None:
     """One of the other processes: takes its share of the second stage. What goes wrong, the first one says."""
-    told: Any = None  # the first process tells
     head, criterion = untrained_head(job.data, job.hyperparameters), loss_of(job.data, job.hyperparameters)
     try:
         with stopped_by_sigterm(Watcher()) as watcher:
-            job.fine_tuned(told, head, criterion, watcher, None)
+            job.fine_tuned(None, head, criterion, watcher, None)
     except StepError:
         raise SystemExit(1) from None
 
@@ -153,7 +156,9 @@ def write_model(job: Job, result: TrainingResult, calibration: Calibration, mode
     head = untrained_head(job.data, job.hyperparameters)  # without the debugger's hooks
     head.load_state_dict(result.state["head"])
     torch.save(result.state["head"], model_dir / "head.pt")
-    backbone = matching_backbone(channel(job.arguments, "weights"), job.data.manifest)
+    backbone = job.backbone
+    if job.images:  # the job's own may have learned what is not kept
+        backbone = matching_backbone(channel(job.arguments, "weights"), job.data.manifest)
     if "backbone" in result.state:
         backbone.load_state_dict(result.state["backbone"])
         torch.save(result.state["backbone"], model_dir / "backbone.pt")

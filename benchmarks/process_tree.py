@@ -41,6 +41,11 @@ def proportional_megabytes(pid: int) -> float:
     return sum(_kilobytes(f"/proc/{process}/smaps_rollup", "Pss:") for process in descendants(pid)) / 1024
 
 
+def peak_megabytes(process: int) -> float:
+    """The most that a process by itself has had resident; 0 when it has just ended."""
+    return _kilobytes(f"/proc/{process}/status", "VmHWM:") / 1024
+
+
 def _kilobytes(file: str, key: str) -> int:
     try:
         lines = Path(file).read_text().splitlines()

@@ -31,6 +31,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 STEPS = REPOSITORY / "steps"
 sys.path.insert(0, str(REPOSITORY))
 
+from process_tree import descendants, peak_megabytes  # noqa: E402
+
 from pipeline import weights as sources  # noqa: E402
 
 BACKBONE = "tf_efficientnet_lite0"
@@ -181,7 +183,7 @@ def run(script: str, *arguments: Any) -> Cost:
     command = [sys.executable, str(STEPS / script), *map(str, arguments)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
-            for pid in tree(process.pid):
+            for pid in descendants(process.pid):
                 peaks[pid] = max(peaks.get(pid, 0.0), peak_megabytes(pid))
             time.sleep(SECONDS_BETWEEN_SAMPLES)
         _, status, usage = ended
@@ -189,28 +191,6 @@ def run(script: str, *arguments: Any) -> Cost:
     if process.returncode:
         sys.exit(f"{' '.join(command)} ended with status {process.returncode}.")
     return Cost(time.perf_counter() - began, usage.ru_utime + usage.ru_stime, sum(peaks.values()))
-
-
-def tree(pid: int) -> list[int]:
-    """A process and all that descend from it."""
-    try:
-        children = [
-            int(child)
-            for task in Path(f"/proc/{pid}/task").iterdir()
-            for child in (task / "children").read_text().split()
-        ]
-    except OSError:  # it has just ended
-        return [pid]
-    return [pid, *(descendant for child in children for descendant in tree(child))]
-
-
-def peak_megabytes(pid: int) -> float:
-    """The most that a process has had resident; 0 when it has just ended."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return 0.0
-    return next((int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM:")), 0.0)
 
 
 def drawn(points: list[Point]) -> str:

@@ -14,15 +14,17 @@ from pathlib import Path
 ROUNDS = 100  # each ends one generation: the children of a process become ours when it has ended
 
 
-def end_orphans(variable: str, namespace: int | None) -> None:
+def end_orphans(group: int, variable: str, namespace: int | None) -> None:
     """SIGKILL for the children of this process that belong to a job, and for theirs; the job itself has ended.
 
     Args:
+        group: the job's process group, which has been sent SIGKILL.
         variable: NAME=VALUE that is in the job's environment alone.
         namespace: from `open_namespace`; None where the job has none of its own.
     """
     wanted = None if namespace is None else os.fstat(namespace).st_ino
     for _ in range(ROUNDS):
+        reap(group)
         orphans = [pid for pid in children() if has(pid, variable) or (wanted and namespace_of(pid) == wanted)]
         if not orphans:
             return
@@ -32,6 +34,13 @@ def end_orphans(variable: str, namespace: int | None) -> None:
         for pid in orphans:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, 0)
+
+
+def reap(group: int) -> None:
+    """Wait for the children of this process in a killed process group; a zombie tells no longer whose it was."""
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            os.waitpid(-group, 0)
 
 
 def children() -> Iterator[int]:

@@ -263,7 +263,8 @@ class JobProcess(asyncio.SubprocessProtocol):
     def end_descendants(self) -> None:
         """What the process has left running, in its group or out of it."""
         self.signal(signal.SIGKILL)
-        end_orphans(f"{JOB_VARIABLE}={self.job.name}", self.namespace)
+        assert self.pid
+        end_orphans(self.pid, f"{JOB_VARIABLE}={self.job.name}", self.namespace)
 
     def signal(self, number: signal.Signals) -> None:
         """To the process and all that it started."""

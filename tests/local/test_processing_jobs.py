@@ -217,7 +217,7 @@ def test_a_flood_of_output_without_lines_or_in_no_encoding_is_kept(lab: Lab) -> 
     assert report.statuses == {"Flood": "AlgorithmError: the end, exit code: 2"}
     log = lab.home / "jobs" / report.record("Flood")["Job"] / "log.txt"
     assert log.stat().st_size == 160 * 65536 + 1000 * 9 + 7
-    assert report.step("Flood")["seconds"] < 5
+    assert report.step("Flood")["seconds"] < 30
 
 
 def test_nothing_that_a_script_starts_outlives_it(lab: Lab) -> None:
@@ -236,7 +236,7 @@ def test_nothing_that_a_script_starts_outlives_it(lab: Lab) -> None:
     )
     report = lab.run(step)
     assert report.statuses == {"Daemon": "Succeeded"}
-    assert report.step("Daemon")["seconds"] < 5
+    assert report.step("Daemon")["seconds"] < 30
     pids = [path.name for path in lab.path("s3://bucket/out").rglob("*") if path.is_file()]
     assert len(pids) == 3
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]

@@ -291,7 +291,7 @@ def test_a_flood_without_lines_holds_no_metric_up(lab: Lab) -> None:
     code = "import sys; [sys.stdout.write('x' * 65536) for _ in range(80)]; print(' loss=0.5')"
     report = lab.run(lab.training("Train", code, metrics={"loss": ".*loss=([0-9.]+)"}))
     assert [found["Value"] for found in report.properties("Train")["FinalMetricDataList"]] == [0.5]
-    assert report.step("Train")["seconds"] < 15
+    assert report.step("Train")["seconds"] < 60
 
 
 def test_artifacts_are_packed_without_a_directory_of_their_own(lab: Lab) -> None:

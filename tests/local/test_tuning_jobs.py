@@ -161,7 +161,7 @@ def test_early_stopping_ends_a_trial_that_falls_behind(lab: Lab) -> None:
     report = lab.run(lab.tuning("Tune", code, ranges, jobs=None, parallel=1, config=config))
     assert report.statuses == {"Tune": "Succeeded"}
     assert [trial["TrainingJobStatus"] for trial in trials_of(report)] == ["Completed", "Completed", "Stopped"]
-    assert report.step("Tune")["seconds"] < 10
+    assert report.step("Tune")["seconds"] < 40
 
 
 def test_hyperband_ends_bad_trials_at_a_rung_and_good_ones_at_the_last_epoch(lab: Lab) -> None:
@@ -275,7 +275,7 @@ def test_stopping_a_search_keeps_what_its_trials_have_reached(lab: Lab) -> None:
     began = time.monotonic()
     job = asyncio.run(search())
     state.close()
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 40
     assert [pair[1].document["TrainingJobStatus"] for pair in job.ranked()] == ["Stopped", "Stopped"]
     assert all(lab.path(f"{uri}/model.tar.gz").is_file() for uri in job.outputs())
     assert json.loads(json.dumps(job.properties()))["BestTrainingJob"]["ObjectiveStatus"] == "Succeeded"

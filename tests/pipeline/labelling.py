@@ -1,4 +1,7 @@
-"""A model whose server answers as this project's do: an image file's content says its class, as in `b"cat 0.9"`."""
+"""A model whose server answers as this project's do.
+
+An image file's content says its class and score, and, where it matters, how many seconds to wait: `b"cat 0.9 0.1"`.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -65,6 +68,7 @@ def said(body, headers):
         label, score = words[0], float(words[1])
     except (IndexError, ValueError):
         return 400, {"error": "The image cannot be read."}
+    time.sleep(float(words[2]) if len(words) > 2 else 0)
     other = {"label": "other", "score": round(1 - score, 6)}
     return 200, {"label": label, "score": score, "top": [{"label": label, "score": score}, other]}
 

@@ -304,7 +304,7 @@ def test_start_returns_at_once_and_stop_ends_it(cli):
     began = time.monotonic()
     stopped = cli("stop", "--json")
     assert (stopped.status, json.loads(stopped.out)["status"]) == (0, "Stopped")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     assert json.loads(cli("upsert", "--json").out)["pipeline_arn"].endswith(":pipeline/image-classification")
 
 

@@ -98,7 +98,8 @@ def test_rows_go_to_a_json_lines_file_as_the_answers_came(cli):
 def test_hundreds_of_images_are_asked_at_the_same_time_and_answered_in_order(cli):
     Path("many").mkdir()
     for number in range(300):
-        Path(f"many/{number:03}.jpg").write_text(f"class{number % 3} 0.5")
+        pause = 0.1 if number < 20 else 0
+        Path(f"many/{number:03}.jpg").write_text(f"class{number % 3} 0.5 {pause}")
     said = cli("many", "--out", "labels.csv")
     assert said.out.splitlines()[0] == "300 images"
     assert said.error.splitlines() == [f"{count}/300 images" for count in range(30, 301, 30)]

@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -151,9 +150,7 @@ def test_a_definition_is_compiled_again_only_when_something_it_is_made_of_change
     changed = definition_of(opened("evaluation: {accuracy_threshold: 0.5}\n"), HERE, kept)
     assert changed != text
     assert len(list(kept.iterdir())) == 2
-    began = time.monotonic()
     assert definition_of(opened(), HERE, kept) == f"{text} "
-    assert time.monotonic() - began < 1.0
 
 
 def test_a_compiled_definition_that_is_not_sound_is_not_kept(opened, tmp_path, monkeypatch):

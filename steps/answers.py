@@ -1,12 +1,12 @@
 """A prediction's body in each of the formats that a client may ask for."""
 
 import io
-import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 
 from accept import CSV, JSON, JSON_LINES, NPY, Format
 
@@ -39,11 +39,11 @@ def _documents(rows: Rows, classes: Sequence[str], verbose: bool) -> list[Any]:
 
 def _json(rows: Rows, classes: Sequence[str], verbose: bool, several: bool) -> bytes:
     documents = _documents(rows, classes, verbose)
-    return _compact(documents if several else documents[0])
+    return orjson.dumps(documents if several else documents[0])
 
 
 def _json_lines(rows: Rows, classes: Sequence[str], verbose: bool, several: bool) -> bytes:
-    return b"".join(_compact(document) + b"\n" for document in _documents(rows, classes, verbose))
+    return b"".join(orjson.dumps(document) + b"\n" for document in _documents(rows, classes, verbose))
 
 
 def _csv(rows: Rows, classes: Sequence[str], verbose: bool, several: bool) -> bytes:
@@ -54,10 +54,6 @@ def _npy(rows: Rows, classes: Sequence[str], verbose: bool, several: bool) -> by
     buffer = io.BytesIO()
     np.save(buffer, rows if several else rows[0])
     return buffer.getvalue()
-
-
-def _compact(document: Any) -> bytes:
-    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 WRITERS: dict[str, Writer] = {JSON: _json, CSV: _csv, JSON_LINES: _json_lines, NPY: _npy}

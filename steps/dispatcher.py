@@ -37,7 +37,7 @@ class Dispatcher:
         self._settings = replace(settings, lock=self._lock_file.fileno())
         self._count = count
         self._queue: deque[Job] = deque()
-        self._slots: dict[int, WorkerProcess] = {}
+        self._slots: dict[int, WorkerProcess] = {}  # in their order
         self._starting: dict[WorkerProcess, asyncio.Future[bool]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._has_started = False
@@ -142,9 +142,10 @@ class Dispatcher:
 
     def _taker(self) -> WorkerProcess | None:
         """Who takes the next job: a free worker, or one that gets it ahead since others are waiting, too."""
-        workers = [self._slots[slot] for slot in sorted(self._slots)]
-        if free := next((worker for worker in workers if worker.is_free), None):
-            return free
+        workers = self._slots.values()
+        for worker in workers:
+            if worker.is_free:
+                return worker
         if len(self._queue) <= len(workers):
             return None
         now = time.perf_counter()

@@ -3,10 +3,11 @@
 AWS guide, "your-algorithms-inference-code" and "your-algorithms-batch-code".
 """
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+
+import orjson
 
 from accept import accepted_format
 from connection import Connection, body_too_large
@@ -109,7 +110,7 @@ class Endpoint:
             return
         stages = {f"{stage}_ms": round(value, 2) for stage, value in exchange.milliseconds.items()}
         say(
-            json.dumps(
+            orjson.dumps(
                 {
                     "id": exchange.identifier(),
                     "method": exchange.method,
@@ -119,7 +120,7 @@ class Endpoint:
                     **stages,
                     "total_ms": round(total, 2),
                 }
-            )
+            ).decode()
         )
 
     # paths
@@ -136,7 +137,7 @@ class Endpoint:
             "BatchStrategy": "SINGLE_RECORD",
             "MaxPayloadInMB": max(1, self.max_body_bytes // MEGABYTE),
         }
-        respond(Answer(200, json.dumps(document).encode(), JSON))
+        respond(Answer(200, orjson.dumps(document), JSON))
 
     def _metrics(self, exchange: Exchange, respond: Respond) -> None:
         gauges = {
@@ -151,10 +152,10 @@ class Endpoint:
     def _invoke(self, exchange: Exchange, respond: Respond) -> None:
         if self._dispatcher.waiting >= self._max_waiting:  # it was shorter when the head arrived
             return respond(Answer.refusing(self.overloaded()))
-        chosen = accepted_format(exchange.headers.get("accept", "*/*"))
-        head = {"content_type": exchange.headers["content-type"], "format": vars(chosen)}
+        accept = exchange.headers.get("accept", "*/*")
+        head = {"content_type": exchange.headers["content-type"], "accept": accept}
         job = Job(exchange, head, done=lambda *answer: None, failed=partial(self._failed, respond))
-        job.done = partial(self._done, job, chosen.media_type, respond)
+        job.done = partial(self._done, job, accepted_format(accept).media_type, respond)
         return self._dispatcher.submit(job)
 
     def _done(self, job: Job, media_type: str, respond: Respond, head: Head, body: bytes) -> None:

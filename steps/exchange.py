@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from refusals import Refusal
 
@@ -50,7 +51,7 @@ class Exchange:
     sent: bool = False
     gone: bool = False  # the client left
 
-    @property
+    @cached_property
     def path(self) -> str:
         return self.target.partition("?")[0]
 

@@ -1,9 +1,10 @@
 """The messages between the server and its workers: a small JSON head and a body of bytes, each with its length."""
 
-import json
 import struct
 from collections.abc import Iterator
 from typing import Any
+
+import orjson
 
 LENGTHS = struct.Struct("!II")  # of head and body, bytes
 
@@ -12,7 +13,7 @@ Head = dict[str, Any]
 
 def packed(head: Head, body_bytes: int) -> bytes:
     """What goes before the body."""
-    text = json.dumps(head).encode()
+    text = orjson.dumps(head)
     return LENGTHS.pack(len(text), body_bytes) + text
 
 
@@ -28,7 +29,7 @@ class FrameReader:
         while (end := self._end()) is not None:
             head_bytes = LENGTHS.unpack_from(self._received)[0]
             start = LENGTHS.size + head_bytes
-            head = json.loads(self._received[LENGTHS.size : start])
+            head = orjson.loads(self._received[LENGTHS.size : start])
             body = bytes(memoryview(self._received)[start:end])
             del self._received[:end]
             yield head, body

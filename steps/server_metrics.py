@@ -44,8 +44,9 @@ class ServerMetrics:
 
     def count_predictions(self, best: Iterable[int], scores: Iterable[float]) -> None:
         """Images were classified."""
-        self._predictions.update(best)
-        self._low_confidence += sum(score < LOW_CONFIDENCE for score in scores)
+        for index, score in zip(best, scores, strict=True):
+            self._predictions[index] += 1
+            self._low_confidence += score < LOW_CONFIDENCE
 
     def render(self, gauges: Mapping[str, float], runtime: str) -> str:
         """The page; `gauges` are values of this moment by name, without the prefix."""

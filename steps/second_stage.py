@@ -17,10 +17,10 @@ from hyperparameters import Hyperparameters
 from images import Preprocess
 from prepared_images import PreparedImages
 from processes import Processes
+from processors import core_count
 from training_data import REMEDY, TrainingData
 from training_job import channel
 from training_loop import TrainingResult, Watcher, train
-from workers import cores
 
 
 def fine_tuned(
@@ -78,6 +78,6 @@ def settle_in() -> None:
     """
     processes = processes_on_host()
     asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0] if processes == 1 else ""
-    torch.set_num_threads(int(asked) if asked else max(1, cores() // processes))
+    torch.set_num_threads(int(asked) if asked else max(1, core_count() // processes))
     if not torch.cuda.is_available():
         keep_freed_memory()

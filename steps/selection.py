@@ -9,8 +9,8 @@ from catalogue import Catalogue
 from dataset import NAMED, SPLITS, Skipped, list_images
 from failures import say
 from inspection import inspect, refuse_unreadable
+from processors import core_count
 from split import LeftOut, assign_splits, drop_duplicates, refuse_small_classes
-from workers import cores
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ def select_images(root: Path, catalogue: Catalogue, options: argparse.Namespace)
     """Find, check, de-duplicate and split; everything that the user may have to mend is refused here."""
     listing = list_images(root)
     catalogue.add_files(listing.files())
-    unusable = inspect(catalogue, max_megapixels=options.max_image_megapixels, workers=cores())
+    unusable = inspect(catalogue, max_megapixels=options.max_image_megapixels, workers=core_count())
     say(f"found {catalogue.count_images()} images in {len(listing.classes)} classes")
     refuse_unreadable(unusable, catalogue.count_files(), max_fraction=options.max_unreadable_fraction)
 

@@ -1,6 +1,5 @@
 """Work done by threads, a little ahead of who takes the results."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -36,8 +35,3 @@ def each(
         finally:
             for future in waiting:
                 future.cancel()
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

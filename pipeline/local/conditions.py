@@ -16,7 +16,8 @@ from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.local.expressions import Scope, describe, resolve
-from pipeline.local.paths import did_you_mean, kind_of, listing
+from pipeline.local.paths import kind_of, listing
+from pipeline.suggestion import did_you_mean
 
 Condition = Mapping[str, Any]
 

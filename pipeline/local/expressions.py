@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.local.paths import PathError, Token, did_you_mean, json_get, kind_of, listing, look_up, tokenize
+from pipeline.local.paths import PathError, Token, json_get, kind_of, listing, look_up, tokenize
+from pipeline.suggestion import did_you_mean
 
 EXECUTION_VARIABLES = (
     "StartDateTime",

@@ -14,7 +14,8 @@ from typing import Any
 from pipeline.errors import DefinitionError, PipelineError
 from pipeline.local.conditions import condition_faults
 from pipeline.local.expressions import EXECUTION_VARIABLES, Reference, expressions, references
-from pipeline.local.paths import did_you_mean, listing
+from pipeline.local.paths import listing
+from pipeline.suggestion import did_you_mean
 
 STEP_TYPES = (
     "Processing",

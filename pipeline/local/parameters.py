@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import ParameterError
-from pipeline.local.paths import did_you_mean, listing
+from pipeline.local.paths import listing
+from pipeline.suggestion import did_you_mean
 
 MAX_VALUE_CHARACTERS = 1024  # of Parameter.Value, StartPipelineExecution
 

@@ -6,12 +6,12 @@ look_up(describe_response, tokens)      a list of named objects is entered by na
 json_get(document, "$.metrics[0].value")   plain JSON: a list is entered by index only
 """
 
-import difflib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from pipeline.errors import PipelineError
+from pipeline.suggestion import did_you_mean
 
 Token = str | int
 
@@ -158,10 +158,3 @@ def listing(names: Iterable[str], *, limit: int = 12) -> str:
     if len(quoted) > limit:
         quoted[limit:] = [f"{len(quoted) - limit} more"]
     return " and ".join([", ".join(quoted[:-1]), quoted[-1]] if len(quoted) > 1 else quoted)
-
-
-def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """A sentence that starts with a space, or nothing when no name is near."""
-    candidates = {candidate.lower(): candidate for candidate in names}
-    near = difflib.get_close_matches(name.lower(), candidates, n=1)
-    return f" Did you mean '{candidates[near[0]]}'?" if near else ""

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.local.paths import did_you_mean, listing
+from pipeline.local.paths import listing
+from pipeline.suggestion import did_you_mean
 
 MAX_RANGES = 30  # of all kinds together, ParameterRanges
 MAX_CATEGORIES = 30  # CategoricalParameterRange.Values

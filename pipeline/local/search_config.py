@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import DefinitionError
-from pipeline.local.paths import did_you_mean, listing
+from pipeline.local.paths import listing
 from pipeline.local.ranges import CategoricalRange, Range, read_ranges
+from pipeline.suggestion import did_you_mean
 
 STRATEGIES = ("Bayesian", "Random", "Grid", "Hyperband")
 DEFAULT_MAX_TRIALS = 750  # SageMaker's quota, which bounds a tuning job without MaxNumberOfTrainingJobs

@@ -40,7 +40,10 @@ def _in_words(record: Record) -> str:
     said = " and ".join(filter(None, figures))
     lost = any(epoch.train_loss is None or epoch.validation_loss is None for epoch in record.epochs)
     diverged = " The loss was not a number in some epochs: the training diverged." if lost else ""
-    return f"{epochs} trained; the weights of epoch {best.epoch} were kept{f', with {said}' if said else ''}.{diverged}"
+    began = record.fine_tuning_from
+    stages = f" From epoch {began} on the backbone learned, too: losses before do not compare." if began else ""
+    kept = f"the weights of epoch {best.epoch} were kept{f', with {said}' if said else ''}"
+    return f"{epochs} trained; {kept}.{stages}{diverged}"
 
 
 def _loss(record: Record) -> str:
@@ -57,7 +60,7 @@ def _learning_rate(record: Record) -> str:
         return ""
     x = [float(epoch.epoch) for epoch in record.epochs]
     line = Line("learning rate", x, [epoch.lr for epoch in record.epochs])
-    return chart(Chart("Learning rate", "epoch", "learning rate", [line], whole_x=True))
+    return chart(Chart("Learning rate", "epoch", "learning rate", [line], whole_x=True, marks=_marks(record)))
 
 
 def _by_epoch(record: Record, title: str, y_label: str, names: Mapping[str, str], *, factor: float = 1.0) -> str:
@@ -68,7 +71,13 @@ def _by_epoch(record: Record, title: str, y_label: str, names: Mapping[str, str]
     best, ring = record.best, None
     if best and (y := _scaled(best, names["validation"], factor)) is not None:
         ring = (float(best.epoch), y, f"best epoch, {best.epoch}")
-    return chart(Chart(title, "epoch", y_label, lines, best=ring, whole_x=True))
+    return chart(Chart(title, "epoch", y_label, lines, best=ring, whole_x=True, marks=_marks(record)))
+
+
+def _marks(record: Record) -> Mapping[str, float]:
+    """Where fine-tuning begins, between two epochs."""
+    began = record.fine_tuning_from
+    return {"fine-tuning begins": began - 0.5} if began else {}
 
 
 def _scaled(epoch: Epoch, member: str, factor: float) -> float | None:

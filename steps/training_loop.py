@@ -68,6 +68,7 @@ class TrainingResult:
     epochs: list[EpochResult] = field(default_factory=list)
     stopped: str | None = None
     ended_early: str | None = None  # a sentence, where no more was to be expected of the epochs that were left
+    second_stage_from: int | None = None  # the epoch with which another stage began
 
 
 class Watcher:
@@ -223,8 +224,10 @@ class _Run:
 
     def result(self) -> TrainingResult:
         assert self.best is not None and self.validation is not None
-        epochs = [*(self.earlier.epochs if self.earlier else []), *self.epochs]
-        return TrainingResult(self.best, self.parts, self.validation, epochs, self.stop, self.ended_early)
+        before = self.earlier.epochs if self.earlier else []
+        began = len(before) + 1 if before and self.epochs else None
+        epochs = [*before, *self.epochs]
+        return TrainingResult(self.best, self.parts, self.validation, epochs, self.stop, self.ended_early, began)
 
     @property
     def ended_early(self) -> str | None:

@@ -90,6 +90,12 @@ class Record:
         wanted = whole(self.history.get("best_epoch"))
         return next((epoch for epoch in self.epochs if epoch.epoch == wanted), None)
 
+    @property
+    def fine_tuning_from(self) -> int | None:
+        """The epoch with which the backbone began to learn, too; None where it never did."""
+        wanted = whole(self.history.get("fine_tuning_from_epoch"))
+        return next((epoch.epoch for epoch in self.epochs if epoch.epoch == wanted), None)
+
 
 def read_record(output_dir: Path) -> Record:
     """Read what is there."""

@@ -102,6 +102,7 @@ def document_of(record: Record, search: Search | None) -> dict[str, Any]:
         "seconds": record.seconds,
         **{name: history.get(name) for name in ("backbone", "hyperparameters", "classes", "counts", "best_epoch")},
         "steps_per_epoch": history.get("steps_per_epoch"),
+        "fine_tuning_from_epoch": record.fine_tuning_from,
         "epochs": [vars(epoch) for epoch in record.epochs],
         "rules": [{**vars(rule), "fired": [vars(firing) for firing in rule.fired]} for rule in record.rules],
         "observer": record.observer,

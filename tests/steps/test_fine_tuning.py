@@ -260,7 +260,7 @@ def test_job_exports_the_fine_tuned_network(prepared: Prepared, tmp_path: Path) 
     assert model["hyperparameters"]["finetune_lr"] == 0.002
     assert model["validation"]["epoch"] > 2
     history = json.loads((tmp_path / "data" / "history.json").read_text())
-    assert (len(history["epochs"]), history["first_stage_epochs"], history["fine_tuning_steps_per_epoch"]) == (5, 2, 8)
+    assert (len(history["epochs"]), history["fine_tuning_from_epoch"]) == (5, 3)
     assert all(epoch["seconds"] > 0 for epoch in history["epochs"])
     assert len(DriftBaseline.load(tmp_path / "model").reference) == 24  # the validation images: it has not learned them
     backbone = torch.load(tmp_path / "model" / "backbone.pt")

@@ -325,6 +325,15 @@ def test_a_training_that_diverged_shows_where_the_loss_is_no_number(write: Write
     assert page.document["epochs"][2]["train_loss"] is None
 
 
+def test_where_fine_tuning_began_is_marked(write: Write) -> None:
+    epochs = [made.epoch(number) for number in range(1, 5)]
+    page = write(history=made.history(epochs=epochs, best_epoch=4, fine_tuning_from_epoch=3))
+    sound(page)
+    assert "From epoch 3 on the backbone learned, too" in page.text
+    assert page.section("learning").count("fine-tuning begins") == 3  # loss, accuracy and learning rate
+    assert page.document["fine_tuning_from_epoch"] == 3
+
+
 def test_values_that_are_all_nan_are_no_chart(write: Write) -> None:
     nothing = made.rule("AllZero", "IssuesFound", evidence=made.evidence(series=[{"name": "a", "x": [1], "y": [None]}]))
     page = write(status=made.status(nothing))

@@ -78,13 +78,13 @@ def refusal(context: Context, train: TrainingStep, evaluate: ProcessingStep) -> 
         words += [" over ", reported(evaluate, CHAMPION_PATH)]
         words += [" (at least registry.improvement_margin = ", registry.improvement_margin, " is needed)"]
     if gates:
-        words += ["; issues found in training (0 is needed)"]
+        words += ["; rules that watched the training (0 is needed; 1 is an issue, -1 that it was not judged)"]
         words += [word for name in gates for word in (f", {name}: ", issues(train, name))]
     return [*words, ", so nothing is registered."]
 
 
 def issues(train: TrainingStep, rule: str) -> Any:
-    """The metric of a rule: 1 if it found an issue, else 0."""
+    """The metric of a rule, see `training.rule_metrics`."""
     return train.properties.FinalMetricDataList[rule_metric(rule)].Value
 
 

@@ -132,9 +132,9 @@ def metric_definitions() -> list[MetricDefinition]:
 
 
 def rule_metrics(debug: DebugConfig) -> list[MetricDefinition]:
-    """One metric a rule: 1 if it found an issue, 0 if not; none of a rule that ended in Error."""
+    """One metric a rule: 1 if it found an issue, 0 if not, -1 if it could not judge the whole training."""
     names = debug.rules if debug.enabled else ()
-    return [MetricDefinition(name=rule_metric(name), regex=rf"\brule_{name}=([01])\b") for name in names]
+    return [MetricDefinition(name=rule_metric(name), regex=rf"\brule_{name}=(-?[01])\b") for name in names]
 
 
 def rules_hyperparameter(debug: DebugConfig) -> str:

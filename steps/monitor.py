@@ -41,7 +41,7 @@ from training_warnings import warnings_of
 
 VERDICT_SECONDS = 60.0  # how long the observer may take at the end for what is left
 REPORT_SECONDS = 120.0
-FIRED = "IssuesFound"
+VERDICTS, NOT_JUDGED = {"NoIssuesFound": 0, "IssuesFound": 1}, -1  # as metrics
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ class Monitor(Watcher):
         """The rules' verdicts, printed as metrics, and the report. Waits for the observer."""
         verdicts = self.observation.finish(VERDICT_SECONDS)
         if verdicts:
-            say(" ".join(f"rule_{name}={int(status == FIRED)}" for name, status in verdicts.items()))
+            say(" ".join(f"rule_{name}={VERDICTS.get(status, NOT_JUDGED)}" for name, status in verdicts.items()))
         write_report(self.job.output_dir)
         return verdicts
 

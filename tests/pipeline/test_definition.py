@@ -275,6 +275,7 @@ def test_each_rule_is_a_metric_of_the_final_training_only(compiled):
         "rule:LowGPUUtilization",
     ]
     assert re.search(metrics["rule:NoNaN"], "rule_NoNaN=1 status=IssuesFound")[1] == "1"
+    assert re.search(metrics["rule:NoNaN"], "rule_VanishingGradient=0 rule_NoNaN=-1")[1] == "-1"
     trials = steps["TuneHyperparameters"]["Arguments"]["TrainingJobDefinition"]["AlgorithmSpecification"]
     assert not [found for found in trials["MetricDefinitions"] if found["Name"].startswith("rule:")]
 

@@ -298,7 +298,9 @@ HARMS = {"observer killed": kill_observer, "tensors corrupted": corrupt_tensors,
 
 
 @pytest.mark.parametrize("harm", HARMS)
-def test_training_ends_well_whatever_happens_to_what_watches_it(harm: str, data: TrainingData, tmp_path: Path) -> None:
+def test_training_ends_well_whatever_happens_to_what_watches_it(
+    harm: str, data: TrainingData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rules: Entries = {"VanishingGradient": {}, "Overtraining": {}}
     watched = Watched(tmp_path, data, SOUND, rules).run(harmed_by(HARMS[harm]))
     assert watched.result is not None
@@ -307,11 +309,12 @@ def test_training_ends_well_whatever_happens_to_what_watches_it(harm: str, data:
     assert watched.report
     if harm == "observer killed":
         assert watched.verdicts == dict.fromkeys(rules, "Error")
+        assert "\nrule_VanishingGradient=-1 rule_Overtraining=-1\n" in capsys.readouterr().out
         assert "killed by signal 9" in watched.report
 
 
 def test_rule_that_raises_ends_in_error_with_its_traceback_in_the_report(
-    data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     steps = tmp_path / "steps"
     shutil.copytree(STEPS, steps, ignore=shutil.ignore_patterns("__pycache__"))
@@ -326,6 +329,7 @@ def test_rule_that_raises_ends_in_error_with_its_traceback_in_the_report(
     monkeypatch.setattr(observer, "__file__", str(steps / "observer.py"))
     watched = Watched(tmp_path / "out", data, SOUND, {"Broken": {}, "Overtraining": {}}).run()
     assert watched.verdicts == {"Broken": "Error", "Overtraining": "NoIssuesFound"}
+    assert "\nrule_Broken=-1 rule_Overtraining=0\n" in capsys.readouterr().out
     assert "ZeroDivisionError: by mistake" in watched.report
 
 

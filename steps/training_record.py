@@ -87,14 +87,18 @@ class Record:
     @property
     def best(self) -> Epoch | None:
         """The epoch whose weights were kept."""
-        wanted = whole(self.history.get("best_epoch"))
-        return next((epoch for epoch in self.epochs if epoch.epoch == wanted), None)
+        return self._epoch("best_epoch")
 
     @property
     def fine_tuning_from(self) -> int | None:
         """The epoch with which the backbone began to learn, too; None where it never did."""
-        wanted = whole(self.history.get("fine_tuning_from_epoch"))
-        return next((epoch.epoch for epoch in self.epochs if epoch.epoch == wanted), None)
+        first = self._epoch("fine_tuning_from_epoch")
+        return first.epoch if first else None
+
+    def _epoch(self, name: str) -> Epoch | None:
+        """The epoch whose number the history gives by that name."""
+        wanted = whole(self.history.get(name))
+        return next((epoch for epoch in self.epochs if epoch.epoch == wanted), None)
 
 
 def read_record(output_dir: Path) -> Record:

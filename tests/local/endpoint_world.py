@@ -13,8 +13,7 @@ from pipeline.local.session import local_session
 from pipeline.local.state import State
 from pipeline.local.storage import Storage
 from tests.local.samples import model_archive, processes_of, wait_until, zombies
-
-ROLE = "arn:aws:iam::000000000000:role/x"
+from tests.pipeline.plain_versions import ROLE, container
 
 
 class World:
@@ -30,12 +29,8 @@ class World:
         """A model, and a configuration of the same name."""
         uri = f"s3://bucket/{name}/model.tar.gz"
         Storage(self.state).write(uri, model_archive(name) if data is None else data)
-        container = {
-            "Image": "image",
-            "ModelDataUrl": uri,
-            "Environment": {"SAGEMAKER_PROGRAM": "serve.py", **environment},
-        }
-        self.sagemaker.create_model(ModelName=name, ExecutionRoleArn=ROLE, PrimaryContainer=container)
+        main = container(uri, **environment)
+        self.sagemaker.create_model(ModelName=name, ExecutionRoleArn=ROLE, PrimaryContainer=main)
         variant = {"VariantName": "Main", "ModelName": name, "InstanceType": "ml.m5.large", "InitialInstanceCount": 1}
         self.sagemaker.create_endpoint_config(EndpointConfigName=name, ProductionVariants=[variant])
 

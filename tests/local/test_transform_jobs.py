@@ -18,7 +18,8 @@ from pipeline.local.storage import Storage
 from pipeline.local.transform_jobs import lock_path
 from pipeline.teardown_commands import torn_down
 from tests.local.samples import model_archive, processes_of, wait_until
-from tests.pipeline.labelling import ROLE, SERVER, container
+from tests.pipeline.labelling import SERVER
+from tests.pipeline.plain_versions import ROLE, container
 
 MODEL = "s3://bucket/model.tar.gz"
 

@@ -4,15 +4,11 @@ An image file's content says its class and score, and, where it matters, how man
 """
 
 from pathlib import Path
-from typing import Any
 
 from pipeline.local.direct import DirectClient
 from pipeline.local.state import State
-from pipeline.local.storage import Storage
-from tests.local.samples import model_archive
-
-GROUP = ENDPOINT = "image-classification"
-ROLE = "arn:aws:iam::000000000000:role/x"
+from tests.pipeline import plain_versions
+from tests.pipeline.plain_versions import ENDPOINT, ROLE
 
 SERVER = r"""
 import json, os, threading, time
@@ -87,17 +83,7 @@ ThreadingHTTPServer(address, Handler).serve_forever()
 
 def registered(home: Path, *statuses: str) -> list[str]:
     """Versions of the group with that server; their ARNs."""
-    state, arns = State(home), []
-    for number, status in enumerate(statuses, start=1):
-        uri = f"s3://local/models/{number}/model.tar.gz"
-        Storage(state).write(uri, model_archive(f"model {number}", **{"code/serve.py": SERVER}))
-        answer = client(home).create_model_package(
-            ModelPackageGroupName=GROUP,
-            InferenceSpecification={"Containers": [container(uri)], "SupportedContentTypes": ["image/png"]},
-            ModelApprovalStatus=status,
-        )
-        arns.append(str(answer["ModelPackageArn"]))
-    return arns
+    return plain_versions.registered(home, *statuses, files={"code/serve.py": SERVER})
 
 
 def deployed(home: Path) -> None:
@@ -114,11 +100,6 @@ def end(home: Path) -> None:
     """No endpoint is left."""
     for endpoint in client(home).list_endpoints()["Endpoints"]:
         client(home).delete_endpoint(EndpointName=endpoint["EndpointName"])
-
-
-def container(uri: str) -> dict[str, Any]:
-    """The container of a model."""
-    return {"Image": "image", "ModelDataUrl": uri, "Environment": {"SAGEMAKER_PROGRAM": "serve.py"}}
 
 
 def client(home: Path) -> DirectClient:

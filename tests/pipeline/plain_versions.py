@@ -1,6 +1,8 @@
 """Versions of the project's group, served by a server of the standard library."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pipeline.local.direct import DirectClient
 from pipeline.local.state import State
@@ -8,24 +10,31 @@ from pipeline.local.storage import Storage
 from tests.local.samples import model_archive
 
 GROUP = ENDPOINT = "image-classification"
+ROLE = "arn:aws:iam::000000000000:role/x"
 
 
-def registered(home: Path, *statuses: str, **environment: str) -> list[str]:
-    """Make versions with these statuses; their ARNs."""
+def registered(home: Path, *statuses: str, files: Mapping[str, str] | None = None, **environment: str) -> list[str]:
+    """Make versions with these statuses; their ARNs.
+
+    Args:
+        files: That go into each model, over those of `model_archive`.
+    """
     state = State(home)
     arns = []
     for number, status in enumerate(statuses, start=1):
         uri = f"s3://local/models/{number}/model.tar.gz"
-        Storage(state).write(uri, model_archive(f"model {number}"))
-        container = {
-            "Image": "image",
-            "ModelDataUrl": uri,
-            "Environment": {"SAGEMAKER_PROGRAM": "serve.py", **environment},
-        }
+        Storage(state).write(uri, model_archive(f"model {number}", **(files or {})))
+        main = container(uri, **environment)
         answer = DirectClient(state, "sagemaker").create_model_package(
             ModelPackageGroupName=GROUP,
-            InferenceSpecification={"Containers": [container], "SupportedContentTypes": ["image/png"]},
+            InferenceSpecification={"Containers": [main], "SupportedContentTypes": ["image/png"]},
             ModelApprovalStatus=status,
         )
         arns.append(str(answer["ModelPackageArn"]))
     return arns
+
+
+def container(uri: str, **environment: str) -> dict[str, Any]:
+    """The container of a model."""
+    variables = {"SAGEMAKER_PROGRAM": "serve.py", **environment}
+    return {"Image": "image", "ModelDataUrl": uri, "Environment": variables}

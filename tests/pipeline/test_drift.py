@@ -21,7 +21,7 @@ from pipeline.local.direct import DirectClient
 from pipeline.local.state import State
 from pipeline.local.storage import Storage
 from tests.local.samples import ROOT, model_archive
-from tests.pipeline.labelling import ENDPOINT, GROUP, container
+from tests.pipeline.plain_versions import ENDPOINT, GROUP, container
 from tests.support.drift_model import Pixels, lines_of, pictures, write_model
 
 HOME = Path("home")

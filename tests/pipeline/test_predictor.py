@@ -15,7 +15,8 @@ from pipeline.local.session import local_session
 from pipeline.local.state import State
 from pipeline.predictor import ImagePredictor, Prediction
 from tests.local.samples import processes_of
-from tests.pipeline.labelling import ENDPOINT, deployed, end
+from tests.pipeline.labelling import deployed, end
+from tests.pipeline.plain_versions import ENDPOINT
 
 CAT = Prediction("cat", 0.9, (("cat", 0.9), ("other", 0.1)))
 

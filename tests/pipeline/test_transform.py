@@ -14,7 +14,8 @@ from pipeline import batch_transform
 from pipeline.local.state import State
 from pipeline.local.storage import Storage
 from tests.local.samples import ROOT, processes_of, wait_until
-from tests.pipeline.labelling import GROUP, client, registered
+from tests.pipeline.labelling import client, registered
+from tests.pipeline.plain_versions import GROUP
 
 Cli = Callable[..., Said]
 HOME = Path("home")

@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from augmentation import Augmentation, strength_for, training_size
 from backbone import Backbone
+from folding import Folding
 from head import ClassifierHead
 from head_training import EVALUATION_ROWS
 from hyperparameters import Hyperparameters
@@ -127,9 +128,10 @@ class FineTuning:
         )
         learned = [parameter for some in rated for parameter in some.parameters]
         self.average = WeightAverage([*learned, *self._statistics()], hyperparameters.ema_decay)
+        self.side = training_size(images.preprocess, hyperparameters.finetune_image_size)
+        self.folding = self._folding()
         self.network = self._network()
         self.loading = loading_for(processes_on_host(), on_gpu=self.device.type == "cuda")
-        self.side = training_size(images.preprocess, hyperparameters.finetune_image_size)
         strength = strength_for(hyperparameters, tiny=images.tiny, horizontal_flip=images.horizontal_flip)
         self.views = TrainingViews(
             images.train, Augmentation(images.preprocess, self.side, strength), hyperparameters.seed
@@ -175,6 +177,8 @@ class FineTuning:
         self.body.train(training)
         if not self.train_statistics:
             freeze_statistics(self.backbone)
+        if self.folding:
+            self.folding.set(training)
         self.average.exchange(not training)
 
     @torch.no_grad()
@@ -243,6 +247,14 @@ class FineTuning:
         norms = [module for module in self.backbone.modules() if isinstance(module, BATCH_NORMS)]
         buffers = [buffer for norm in norms for buffer in (norm.running_mean, norm.running_var)]
         return [buffer for buffer in buffers if buffer is not None]
+
+    def _folding(self) -> Folding | None:
+        """Where nothing else makes batch norms cheap: torch.compile does, and bfloat16 would round folded weights."""
+        if self.train_statistics or self.hyperparameters.compile or self.body.mixed_precision:
+            return None
+        drawn = torch.randn(1, 3, self.side, self.side, generator=torch.Generator().manual_seed(0))
+        example = drawn.to(self.device).contiguous(memory_format=torch.channels_last)
+        return Folding(self.backbone.eval(), example)
 
     def _network(self) -> nn.Module:
         """The body, compiled and distributed as asked for; its parameters are the body's own."""

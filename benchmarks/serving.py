@@ -5,9 +5,9 @@
     python benchmarks/serving.py --model model.tar.gz --image photo.jpg
     python benchmarks/serving.py --backbone resnet18 --rounds 5 --seconds 4
 
-All run the same network (random weights, 133 classes, 224 px, or your model) on the same JPEG of some 45 KB, over
-loopback, with the load generator on the same cores. Every round measures everything in turn, so that what else the
-machine does falls on all; ratios are medians over the rounds.
+All run the same network (133 classes, 224 px, or your model) on the same JPEG of some 45 KB, over loopback, with the
+load generator on the same cores. Every round measures everything in turn, so that what else the machine does falls on
+all; ratios are medians over the rounds.
 
 `bare` runs decode, prepare and network in a loop without HTTP: one process with all threads (against concurrency 1) and
 one single-threaded process for each core (against 8 and 32). It has no load generator beside it. So the share of the
@@ -195,7 +195,7 @@ def judge(results: Results, servers: dict[str, Running], backbone: str, megabyte
         verdict("at 32, p99 against 32 / throughput", waiting, most=MOST_WAITING),
         verdict("at 32, failures", failures, most=0),
         verdict("ready after, s", ready, most=MOST_READY_SECONDS),
-        verdict(f"resident, MB ({megabytes[1]:.0f} with shared pages once)", megabytes[0], most=MOST_MEGABYTES),
+        verdict(f"resident, MB ({megabytes[0]:.0f} with shared pages twice)", megabytes[1], most=MOST_MEGABYTES),
     ]
     for name in [name for name in servers if name != OURS]:
         times = {c: ratio(results[OURS, c], results[name, c], lambda o: o.per_second) for c in CONCURRENCIES}

@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 import tarfile
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -12,22 +13,31 @@ import timm
 import torch
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "steps"))
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "steps")]
 
-from backbone import Backbone, feature_dim
-from export import Network, copy_code, export_network
-from head import ClassifierHead
-from images import Preprocess
+from backbone import Backbone, feature_dim, load_backbone  # noqa: E402 - found by the line above
+from export import Network, copy_code, export_network  # noqa: E402
+from head import ClassifierHead  # noqa: E402
+from images import Preprocess, normalise  # noqa: E402
+from pipeline import weights  # noqa: E402
+from samples import synthetic_pixels  # noqa: E402
 
 CLASSES, IMAGE_SIZE, RESIZE_TO = 133, 224, 256
 EAGER_FILE = "eager.pt"  # what the plain server runs
+LOGIT_DEVIATION = 3.0  # the best class then gets about half of the probability
 
 
 def build_model(backbone: str, model_dir: Path) -> None:
-    """A whole model directory with random weights."""
+    """A whole model directory.
+
+    The default backbone has its ImageNet weights, others have random ones; the head has random weights, and is about as
+    sure of its answers as one that has learned: `auto` judges runtimes by them.
+    """
     network, head = eager_parts(backbone, CLASSES)
-    torch.save(Network(network, head), model_dir / EAGER_FILE)
     preprocess = Preprocess(IMAGE_SIZE, RESIZE_TO, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    make_sure(network, head, preprocess)
+    torch.save(Network(network, head), model_dir / EAGER_FILE)
     export_network(network, head, preprocess, model_dir)
     description = {"classes": [f"class {n}" for n in range(CLASSES)], "preprocess": preprocess.to_dict()}
     (model_dir / "model.json").write_text(json.dumps(description), encoding="utf-8")
@@ -52,10 +62,28 @@ def unpack_model(source: Path, model_dir: Path) -> str:
 
 
 def eager_parts(backbone: str, classes: int) -> tuple[Backbone, ClassifierHead]:
-    """timm's network and a head, with random weights."""
+    """timm's network, with the weights that there are, and a head with random ones."""
     torch.manual_seed(0)
-    network = Backbone(timm.create_model(backbone, pretrained=False, num_classes=0).eval()).requires_grad_(False)
+    network = backbone_of(backbone)
     return network, ClassifierHead(feature_dim(network), classes, hidden_units=512, dropout=0.0).eval()
+
+
+def backbone_of(name: str) -> Backbone:
+    if name != weights.PACKAGE_BACKBONE:
+        return Backbone(timm.create_model(name, pretrained=False, num_classes=0).eval()).requires_grad_(False)
+    with tempfile.TemporaryDirectory(prefix="weights-") as folder:
+        weights.stage(weights.resolve(name, "package", relative_to=Path.cwd()), Path(folder))
+        return load_backbone(name, Path(folder))
+
+
+@torch.no_grad()
+def make_sure(network: Backbone, head: ClassifierHead, preprocess: Preprocess) -> None:
+    """Scale the head to what its answers to synthetic images should be."""
+    features = network(torch.from_numpy(normalise(synthetic_pixels(preprocess.image_size), preprocess)))
+    deviation, mean = torch.std_mean(features.sign() * features.abs().sqrt(), dim=0)  # as the head compresses them
+    head.feature_mean.copy_(mean)
+    head.feature_std.copy_(deviation.clamp(min=float(deviation.mean()) / 100))
+    head.classifier.weight.mul_(LOGIT_DEVIATION / head(features).std())
 
 
 def photograph() -> bytes:

@@ -18,7 +18,7 @@ class Batched:
     """A runtime that many threads may call; a single thread of its own runs the network."""
 
     def __init__(self, runtime: Runtime) -> None:
-        self.batch = runtime.batch
+        self.batch, self.rounding = runtime.batch, runtime.rounding
         self._runtime = runtime
         self._waiting: queue.SimpleQueue[Waiting] = queue.SimpleQueue()
         threading.Thread(target=self._work, daemon=True).start()

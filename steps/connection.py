@@ -10,7 +10,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from http import HTTPStatus
 from typing import Protocol
 
 import httptools
@@ -25,10 +24,10 @@ DISCARDING_SECONDS = 10.0
 READING_SECONDS = 30.0  # from a request's first byte to its last
 IDLE_SECONDS = 75.0  # between requests
 WRITING_SECONDS = 30.0
+GRACE_SECONDS = 0.25  # for a request that was on its way on an idle connection when the server was told to end
 PIPELINED = 16  # requests that may wait for their turn on one connection
 RECEIVED = memoryview(bytearray(64 * 1024))
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-REASONS = {status.value: status.phrase for status in HTTPStatus} | {413: "Content Too Large", 499: "Client Closed"}
 
 
 class Service(Protocol):
@@ -68,6 +67,9 @@ class Connection(asyncio.BufferedProtocol):
         self._keep_alive = True
         self._pumping = False
         self._paused = False
+        self._lent = False
+        self._taken_back = float("-inf")  # when
+        self._attempts = 0  # of workers at the next request, while it was lent
         self._transport: asyncio.Transport
 
     # asyncio.BufferedProtocol
@@ -127,16 +129,17 @@ class Connection(asyncio.BufferedProtocol):
     def on_message_begin(self) -> None:
         if len(self._exchanges) == PIPELINED:
             raise Refusal(400, f"More than {PIPELINED} requests at once on one connection: wait for their answers.")
-        self._exchanges.append(Exchange())
+        self._exchanges.append(Exchange(client=self, attempts=self._attempts))
+        self._attempts = 0
         self._raw_bytes, self._new_bytes = self._new_bytes, 0  # of others that begin with it nothing is known yet
         self._deadline = time.monotonic() + READING_SECONDS
 
     def on_url(self, url: bytes) -> None:
-        self._exchanges[-1].target += url.decode("latin-1")
+        self._exchanges[-1].add_target(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._exchanges[-1].method:  # else it is a trailer
-            self._exchanges[-1].headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+            self._exchanges[-1].add_header(name, value)
 
     def on_headers_complete(self) -> None:
         exchange = self._exchanges[-1]
@@ -212,15 +215,8 @@ class Connection(asyncio.BufferedProtocol):
         self._release(exchange)
         if self._service.draining:
             self._keep_alive = False
-        lines = [f"HTTP/1.1 {answer.status} {REASONS.get(answer.status, '')}", f"content-length: {len(answer.body)}"]
-        if answer.content_type:
-            lines.append(f"content-type: {answer.content_type}")
-        lines += [f"{name}: {value}" for name, value in answer.headers.items()]
-        if not self._keep_alive:
-            lines.append("connection: close")
-        head = "\r\n".join(lines).encode("latin-1", "replace") + b"\r\n\r\n"
         if not self._transport.is_closing():
-            self._transport.write(head if exchange.method == "HEAD" else head + answer.body)
+            self._transport.write(answer.rendered(exchange.method, keep_alive=self._keep_alive))
         self._service.finished(exchange, answer.status)
 
     def _refuse_and_close(self, refusal: Refusal) -> None:
@@ -267,10 +263,38 @@ class Connection(asyncio.BufferedProtocol):
         else:
             self._transport.abort()
 
-    def close_if_idle(self) -> None:
-        """Close the connection unless a request is arriving or being answered."""
-        if not self._exchanges:
+    def close_if_idle(self, now: float) -> None:
+        """Close the connection unless a request is arriving or being answered, or may have come while it was lent."""
+        if not self._exchanges and not self._lent and now > self._taken_back + GRACE_SECONDS:
             self._transport.close()
+
+    # lending to a worker
+
+    @property
+    def is_lendable(self) -> bool:
+        """Whether nothing is arriving, waiting or unsent."""
+        busy = self._exchanges or self._paused or self._closing or not self._keep_alive or self._lent
+        return not busy and not self._transport.is_closing() and not self._transport.get_write_buffer_size()
+
+    def lend(self) -> int:
+        """Read nothing until it is taken back; its descriptor."""
+        self._lent, self._deadline = True, float("inf")
+        self._transport.pause_reading()
+        return int(self._transport.get_extra_info("socket").fileno())
+
+    def take_back(self, *, unsent: bytes, attempted: bool) -> None:
+        """Go on reading; the worker has answered every request that it took out of the socket."""
+        self._lent, self._taken_back = False, time.monotonic()
+        self._deadline = self._taken_back + IDLE_SECONDS
+        self._attempts = int(attempted)
+        self._transport.resume_reading()
+        if unsent:
+            self._transport.write(unsent)
+
+    def abort(self) -> None:
+        """End it: half an answer may have been sent."""
+        self._lent = False
+        self._transport.abort()
 
 
 def body_too_large(limit: int) -> Refusal:

@@ -2,19 +2,22 @@
 
 A job goes to the first free worker, in the order of arrival. Where the queue is long, a worker gets its next job while
 it computes one; that is taken back when its turn would come sooner elsewhere. Threads follow the load: a job that finds
-the machine idle goes to the first worker and takes all cores; one among others takes one. A worker that dies is
-replaced, and its jobs are tried once more elsewhere; so one bad input costs nobody else an answer.
+the machine idle goes to the first worker and takes all cores; one among others takes one. While there is work for
+everybody, but no more than can be shared evenly, or for a single client, workers are lent the clients' connections, see
+borrowed.py. A worker that dies is replaced, and its jobs are tried once more elsewhere; so one bad input costs nobody
+else an answer.
 """
 
 import asyncio
 import tempfile
 import time
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 
-from exchange import Exchange
+from exchange import Client, Exchange
 from failures import say
+from frames import Head
 from worker_process import Job, WorkerProcess
 from worker_settings import WorkerSettings
 
@@ -22,6 +25,7 @@ ATTEMPTS = 2
 REST_SECONDS = 1.0  # before a worker that died while it loaded is replaced
 JOB_SECONDS = 60.0  # SageMaker's limit for one invocation
 GPU = "cuda"  # one worker serves it
+LEAST_TO_LEND, MOST_TO_LEND = 3, 16  # clients that have requests, for each worker
 
 
 class Dispatcher:
@@ -42,6 +46,8 @@ class Dispatcher:
         self._tasks: set[asyncio.Task[None]] = set()
         self._has_started = False
         self._closing = False
+        self.lends = True  # whether workers may be lent connections
+        self.on_served: Callable[[str, Head], None] = lambda identifier, served: None  # a worker answered by itself
         self.restarts = 0
 
     @property
@@ -56,7 +62,12 @@ class Dispatcher:
     @property
     def is_ready(self) -> bool:
         """Whether a prediction would be computed now."""
-        return any(worker.is_ready for worker in self._slots.values())
+        return self.ready > 0
+
+    @property
+    def ready(self) -> int:
+        """Workers that compute."""
+        return sum(worker.is_ready for worker in self._slots.values())
 
     @property
     def waiting(self) -> int:
@@ -67,6 +78,11 @@ class Dispatcher:
     def running(self) -> int:
         """Jobs that workers have."""
         return sum(len(worker.jobs) for worker in self._slots.values())
+
+    @property
+    def lent(self) -> int:
+        """Connections that workers have."""
+        return sum(len(worker.lent) for worker in self._slots.values())
 
     async def start(self, runtime: str) -> int:
         """Start the workers, the first alone: 0, or the exit status of a first worker that could not load the model."""
@@ -100,7 +116,36 @@ class Dispatcher:
     def submit(self, job: Job) -> None:
         """Take a job."""
         self._queue.append(job)
+        if self.lent and not self._suffice(self._clients()):
+            self.reclaim()
         self._dispatch()
+
+    def reclaim(self) -> None:
+        """Ask for all connections that were lent."""
+        for worker in self._slots.values():
+            worker.reclaim()
+
+    def _clients(self) -> int:
+        """Those that have a request, or had one a moment ago."""
+        return self.waiting + self.running + self.lent
+
+    def _suffice(self, clients: int) -> bool:
+        """Whether so many keep all workers busy, and no queue is needed."""
+        return LEAST_TO_LEND * self.workers <= clients <= MOST_TO_LEND * self.workers
+
+    def _may_lend(self, client: Client | None, worker: WorkerProcess) -> bool:
+        """Whether to lend the client, which has just been answered, to the worker that did it.
+
+        It may also be the only one: then that worker is the first, and all cores are its own.
+        """
+        if not self.lends or not client or not client.is_lendable:
+            return False
+        if worker.capacity != 1 or worker.retired or worker.reclaimed:
+            return False
+        if self._clients() == 0:
+            return worker is self._slots.get(0)
+        even = all(len(worker.lent) <= len(other.lent) for other in self._slots.values() if other.is_ready)
+        return even and self._suffice(self._clients() + 1)
 
     async def close(self) -> None:
         """End the workers, which have nothing left to do."""
@@ -130,6 +175,9 @@ class Dispatcher:
                 for job in worker.jobs.values():
                     job.attempts = ATTEMPTS  # another worker would be stuck, too
                 worker.kill()
+            elif worker.lent and worker.heard < limit:
+                say(f"Worker {worker.process.pid} has been at one request for {JOB_SECONDS:g} s: it is replaced")
+                worker.kill()
 
     def _dispatch(self) -> None:
         self._recall()
@@ -137,7 +185,7 @@ class Dispatcher:
             job = self._queue.popleft()
             if job.exchange.gone:  # the client left: nobody wants the answer
                 continue
-            alone = not self._queue and self.running == 0
+            alone = not self._queue and self._clients() == 0
             worker.send(job, worker.settings.threads if alone else 1)
 
     def _taker(self) -> WorkerProcess | None:
@@ -145,6 +193,9 @@ class Dispatcher:
         workers = self._slots.values()
         for worker in workers:
             if worker.is_free:
+                return worker
+        for worker in workers:
+            if worker.takes_turns:
                 return worker
         if len(self._queue) <= len(workers):
             return None
@@ -154,9 +205,12 @@ class Dispatcher:
     def _recall(self) -> None:
         """Queue jobs again that would wait for a slow one, or while another worker has nothing to do."""
         ahead = [worker for worker in self._slots.values() if worker.ahead]
-        if not ahead:
+        several = [worker for worker in self._slots.values() if len(worker.lent) > 1]
+        if not ahead and not several:
             return
         idle = not self._queue and any(worker.is_free for worker in self._slots.values())
+        for worker in several if idle else ():
+            worker.reclaim()
         now = time.perf_counter()
         self._queue.extendleft([worker.recall() for worker in ahead if idle or worker.is_slow(now)])
 
@@ -176,8 +230,14 @@ class Dispatcher:
         self._starting.pop(worker).set_result(True)
         self._dispatch()
 
-    def worker_free(self, worker: WorkerProcess) -> None:
+    def worker_free(self, worker: WorkerProcess, job: Job | None) -> None:
+        if job and self._may_lend(client := job.exchange.client, worker):
+            assert client
+            worker.lend(client, worker.settings.threads if self._clients() == 0 else 1)
         self._dispatch()
+
+    def worker_served(self, identifier: str, served: Head) -> None:
+        self.on_served(identifier, served)
 
     def worker_lost(self, worker: WorkerProcess) -> None:
         """Try its jobs again, and replace it, unless it was meant to end."""

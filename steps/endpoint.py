@@ -10,10 +10,11 @@ from functools import partial
 import orjson
 
 from accept import accepted_format
+from borrowed import REQUEST_BYTES
 from connection import Connection, body_too_large
 from content_types import require_accepted
-from dispatcher import Dispatcher
-from exchange import CLIENT_CLOSED_REQUEST, Answer, Exchange
+from dispatcher import MOST_TO_LEND, Dispatcher
+from exchange import CLIENT_CLOSED_REQUEST, INFERENCE_ID, Answer, Exchange
 from failures import say
 from frames import Head
 from refusals import Refusal
@@ -60,6 +61,8 @@ class Endpoint:
         self._dispatcher = dispatcher
         self._max_waiting = max_waiting
         self._last_invocation = time.monotonic()
+        dispatcher.on_served = self._served
+        dispatcher.lends = max_body_bytes >= REQUEST_BYTES and max_waiting >= MOST_TO_LEND * dispatcher.workers
         self._routes: dict[tuple[str, str], Callable[[Exchange, Respond], None]] = {
             ("GET", "/ping"): self._ping,
             ("GET", "/execution-parameters"): self._execution_parameters,
@@ -71,7 +74,7 @@ class Endpoint:
     @property
     def idle_seconds(self) -> float:
         """Time since the last invocation ended; 0 while one is running."""
-        running = self._dispatcher.waiting or self._dispatcher.running
+        running = self._dispatcher.waiting or self._dispatcher.running or self._dispatcher.lent
         return 0.0 if running else time.monotonic() - self._last_invocation
 
     def check(self, exchange: Exchange) -> None:
@@ -103,6 +106,25 @@ class Endpoint:
         total = 1000 * (time.perf_counter() - exchange.began)
         if status == CLIENT_CLOSED_REQUEST:
             self._dispatcher.withdraw(exchange)
+        self._account(exchange, status, total)
+
+    def drain(self) -> None:
+        """No connection shall stay open, nor with a worker."""
+        self.draining = True
+        self._dispatcher.lends = False
+        self._dispatcher.reclaim()
+
+    def _served(self, identifier: str, served: Head) -> None:
+        """A worker has answered a request on a connection that it was lent."""
+        exchange = Exchange(method="POST", target="/invocations", headers={INFERENCE_ID: identifier})
+        exchange.received_bytes = served["bytes"]
+        if served["status"] == 200:
+            stages = {stage: served[f"{stage}_ms"] for stage in ("queue", "decode", "infer")}
+            exchange.milliseconds.update(stages)
+            self.metrics.count_predictions(served["best"], served["scores"])
+        self._account(exchange, served["status"], served["total_ms"])
+
+    def _account(self, exchange: Exchange, status: int, total: float) -> None:
         if exchange.path == "/invocations":
             self._last_invocation = time.monotonic()
             self.metrics.count_request(status, exchange.received_bytes, exchange.milliseconds | {"total": total})
@@ -143,6 +165,8 @@ class Endpoint:
         gauges = {
             "queue_length": self._dispatcher.waiting,
             "running": self._dispatcher.running,
+            "ready_workers": self._dispatcher.ready,
+            "lent_connections": self._dispatcher.lent,
             "connections": len(self.connections),
             "worker_restarts_total": self._dispatcher.restarts,
         }
@@ -154,7 +178,8 @@ class Endpoint:
             return respond(Answer.refusing(self.overloaded()))
         accept = exchange.headers.get("accept", "*/*")
         head = {"content_type": exchange.headers["content-type"], "accept": accept}
-        job = Job(exchange, head, done=lambda *answer: None, failed=partial(self._failed, respond))
+        failed = partial(self._failed, respond)
+        job = Job(exchange, head, done=lambda *answer: None, failed=failed, attempts=exchange.attempts)
         job.done = partial(self._done, job, accepted_format(accept).media_type, respond)
         return self._dispatcher.submit(job)
 

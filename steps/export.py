@@ -86,9 +86,9 @@ def export_network(
 
 
 def sample_answers(network: nn.Module, preprocess: Preprocess, model_dir: Path) -> Samples:
-    """The clearest real and synthetic images, and the network's own answers to them."""
+    """The clearest real images, the closest decisions on synthetic ones, and the network's own answers to them."""
     size = preprocess.image_size
-    synthetic = answered(network, preprocess, synthetic_pixels(size)).clearest(SYNTHETIC)
+    synthetic = answered(network, preprocess, synthetic_pixels(size)).closest(SYNTHETIC)
     photos = [path.read_bytes() for path in sample_files.paths(model_dir)]
     if not photos:
         return synthetic

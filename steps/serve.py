@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from connection import Connection
+from connection import GRACE_SECONDS, Connection
 from dispatcher import Dispatcher
 from endpoint import MAX_CONNECTIONS, MEGABYTE, Endpoint
 from failures import StepError, run, say
@@ -34,7 +34,6 @@ from server_settings import ServerSettings
 from worker_settings import WorkerSettings
 
 DRAIN_SECONDS = 25.0
-GRACE_SECONDS = 0.25  # for a request that was on its way on an idle connection
 CLOCK_SECONDS = 0.5
 BACKLOG = 1024
 MAX_THREADS = 16  # of one request: more help no network of this size
@@ -122,7 +121,7 @@ async def serve(settings: ServerSettings, classes: list[str], listener: socket.s
 
 async def work(settings: ServerSettings, dispatcher: Dispatcher, announcement: str) -> int:
     """Start the workers and look after the runtime; returns only the exit status of workers that could not start."""
-    first = first_runtime(settings.model_dir) if settings.runtime == AUTO else settings.runtime
+    first = best_guess(settings.model_dir) if settings.runtime == AUTO else settings.runtime
     status = await dispatcher.start(first)
     if status and settings.runtime == AUTO:
         for other in fallbacks(first):
@@ -136,6 +135,13 @@ async def work(settings: ServerSettings, dispatcher: Dispatcher, announcement: s
         await improve(settings.model_dir, dispatcher)
     await asyncio.Event().wait()
     return 0
+
+
+def best_guess(model_dir: Path) -> str:
+    """What a measurement on such a processor says, or else what is ready soonest."""
+    first = first_runtime(model_dir)
+    measurement = measured_in_training(model_dir)
+    return measurement.fastest(first) if measurement else first
 
 
 async def improve(model_dir: Path, dispatcher: Dispatcher) -> None:
@@ -185,7 +191,7 @@ async def keep_time(endpoint: Endpoint, dispatcher: Dispatcher, idle_seconds: fl
 
 async def drain(endpoint: Endpoint, server: asyncio.Server, listener: socket.socket) -> None:
     """Answer every request on a connection that was made; then no more."""
-    endpoint.draining = True
+    endpoint.drain()
     loop, began = asyncio.get_running_loop(), time.monotonic()
     with contextlib.suppress(BlockingIOError):
         while True:  # connections that the system has accepted, but asyncio has not yet
@@ -197,7 +203,7 @@ async def drain(endpoint: Endpoint, server: asyncio.Server, listener: socket.soc
         await asyncio.sleep(0.02)
         if time.monotonic() > began + GRACE_SECONDS:
             for connection in list(endpoint.connections):
-                connection.close_if_idle()
+                connection.close_if_idle(time.monotonic())
 
 
 if __name__ == "__main__":

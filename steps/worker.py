@@ -17,7 +17,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,11 +27,15 @@ from PIL import Image
 
 import sample_files
 from accept import JSON, accepted_format
+from allocator import give_back_freed_memory
 from answers import write
 from batching import Batched
+from board import Board
+from borrowed import Borrowed
 from failures import StepError, run
-from frames import FrameReader, Head, packed
+from frames import Head, packed
 from images import ImageError, ImageTooLarge, Pixels, decode_opened, decoding_bytes, from_pixels, open_image
+from inbox import Inbox, requests
 from payload import Part, read_payload
 from predictor import Predictor
 from refusals import Refusal
@@ -39,7 +43,6 @@ from runtimes import load_runtime
 from samples import Samples, disagreement
 from worker_settings import WorkerSettings
 
-RECEIVED_BYTES = 1 << 18
 MEGABYTE = 1024 * 1024
 FREE_DECODING_BYTES = 48 * MEGABYTE  # a photograph of 12 megapixels; a costlier image waits for other costly ones
 MAX_DECODING_BYTES = 144 * MEGABYTE
@@ -59,6 +62,7 @@ class Worker:
         self.predictor = predictor
         self._lock = lock
         self._thread_lock = threading.Lock()
+        self.before_costly: Callable[[], None] = lambda: None  # is told of an image that will take long
 
     def answer(self, head: Head, body: bytes) -> tuple[Head, bytes]:
         """The answer's head and body; a refusal is one, too."""
@@ -124,6 +128,7 @@ class Worker:
         if not costly:
             yield
             return
+        self.before_costly()
         with self._thread_lock:  # a file's lock is the process's
             fcntl.lockf(self._lock, fcntl.LOCK_EX)
             try:
@@ -140,17 +145,21 @@ def main() -> None:
     channel = socket.socket(fileno=settings.channel)
     worker = Worker(load(settings), settings.lock)
     prove(worker, Path(settings.model_dir))
+    give_back_freed_memory()
     batch = worker.predictor.runtime.batch
     capacity = 1 if batch == 1 else 2 * batch
     if capacity == 1:
         limit_memory()  # CUDA's own allocations come later
     channel.sendall(packed({"ready": True, "capacity": capacity}, 0))
     gc.freeze()  # what has been loaded is not looked through again for garbage
-    serve_one_by_one(channel, worker) if capacity == 1 else serve_together(channel, worker)
+    serve_one_by_one(channel, worker, Board(settings.board)) if capacity == 1 else serve_together(channel, worker)
 
 
 def load(settings: WorkerSettings) -> Predictor:
-    """The model; refused if it does not answer to the stored sample images as it did when it was trained."""
+    """The model; refused if it does not answer to the stored sample images as it did when it was trained.
+
+    A runtime of less precision that was asked for may differ by its rounding; `auto` takes none that does.
+    """
     model_dir = Path(settings.model_dir)
     runtime = load_runtime(settings.runtime, model_dir, settings.threads)
     predictor = Predictor(
@@ -159,7 +168,7 @@ def load(settings: WorkerSettings) -> Predictor:
         runtime=runtime if runtime.batch == 1 else Batched(runtime),
         max_pixels=int(settings.max_image_megapixels * 1_000_000),
     )
-    if difference := disagreement(runtime, Samples.load(model_dir)):
+    if difference := disagreement(runtime, Samples.load(model_dir), rounding=runtime.rounding):
         raise StepError(
             f"The runtime {settings.runtime} is not used: {difference}. Set deploy.runtime to auto or to another."
         )
@@ -196,29 +205,22 @@ def limit_memory() -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
 
 
-def requests(channel: socket.socket) -> Iterator[tuple[Head, bytes]]:
-    """Requests until the server closes the socket, without those that it has recalled in time."""
-    reader, buffer = FrameReader(), memoryview(bytearray(RECEIVED_BYTES))
-    waiting: dict[int, tuple[Head, bytes]] = {}
-    while True:
-        try:
-            while count := channel.recv_into(buffer, 0, socket.MSG_DONTWAIT if waiting else 0):
-                for head, body in reader.feed(buffer[:count]):
-                    if "recalled" in head:
-                        waiting.pop(head["recalled"], None)
-                    else:
-                        waiting[head["id"]] = head, body
-            return
-        except BlockingIOError:
-            yield waiting.pop(next(iter(waiting)))
-        except ConnectionError:
-            return
-
-
-def serve_one_by_one(channel: socket.socket, worker: Worker) -> None:
-    for request in requests(channel):
-        head, body = worker.answer(*request)
-        channel.sendall(packed(head, len(body)) + body)
+def serve_one_by_one(channel: socket.socket, worker: Worker, board: Board) -> None:
+    """Requests of the server's, and in turn with them those of the connections that it lends."""
+    inbox, borrowed = Inbox(channel), Borrowed(worker, channel, board)
+    request = None
+    while inbox.receive(wait=request is None and not borrowed):
+        for lent in inbox.lent:
+            borrowed.add(lent)
+        inbox.lent.clear()
+        if inbox.wanted_back:
+            borrowed.give_back_all()
+            inbox.wanted_back = False
+        if request := inbox.next_request():
+            head, body = worker.answer(*request)
+            channel.sendall(packed(head, len(body)) + body)
+        if borrowed:
+            borrowed.serve_next(wait=request is None)
 
 
 def serve_together(channel: socket.socket, worker: Worker) -> None:

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from exchange import Exchange
+from board import Board, new_board_file
+from exchange import Client, Exchange
 from frames import FrameReader, Head, packed
 from worker_settings import WorkerSettings
 
@@ -50,7 +51,9 @@ class Owner(Protocol):
 
     def worker_ready(self, worker: "WorkerProcess") -> None: ...
 
-    def worker_free(self, worker: "WorkerProcess") -> None: ...
+    def worker_free(self, worker: "WorkerProcess", job: Job | None) -> None: ...
+
+    def worker_served(self, identifier: str, served: Head) -> None: ...
 
     def worker_lost(self, worker: "WorkerProcess") -> None: ...
 
@@ -58,7 +61,8 @@ class Owner(Protocol):
 class WorkerProcess(asyncio.BufferedProtocol):
     """One process; it takes up to `capacity` jobs at a time.
 
-    One that takes a single job may be sent the next one ahead, so that it does not wait for the server in between.
+    One that takes a single job may be sent the next one ahead, so that it does not wait for the server in between. Or
+    it is lent connections, from which it takes requests itself, and gets jobs besides, one at a time, in turn.
     """
 
     def __init__(self, owner: Owner, settings: WorkerSettings) -> None:
@@ -69,6 +73,9 @@ class WorkerProcess(asyncio.BufferedProtocol):
         self.capacity = 0  # until it is ready
         self.retired = False
         self.jobs: dict[int, Job] = {}
+        self.lent: dict[int, Client] = {}
+        self.heard = 0.0  # when it last said something
+        self.reclaimed = False  # it is asked for what it was lent, and has not given all of it back
         self.process = self._start()
 
     def _start(self) -> "subprocess.Popen[bytes]":
@@ -76,12 +83,14 @@ class WorkerProcess(asyncio.BufferedProtocol):
         ours.setblocking(False)
         for end in (ours, theirs):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
-        settings = replace(self.settings, channel=theirs.fileno())
-        with theirs:
+        self._socket = ours
+        with theirs, new_board_file() as board_file:
+            settings = replace(self.settings, channel=theirs.fileno(), board=board_file.fileno())
+            self._board = Board(settings.board)
             process = subprocess.Popen(
                 [sys.executable, str(PROGRAM), settings.to_argument()],
                 stdin=subprocess.DEVNULL,
-                pass_fds=(settings.channel, settings.lock),
+                pass_fds=(settings.channel, settings.lock, settings.board),
                 start_new_session=True,  # a signal to the server's group lets the workers finish
                 env=ENVIRONMENT | {"OMP_NUM_THREADS": str(settings.threads)} | os.environ,
             )
@@ -94,7 +103,7 @@ class WorkerProcess(asyncio.BufferedProtocol):
 
     @property
     def is_free(self) -> bool:
-        return len(self.jobs) < self.capacity and not self.retired
+        return len(self.jobs) < self.capacity and not self.retired and not self.lent
 
     @property
     def ahead(self) -> Job | None:
@@ -103,7 +112,13 @@ class WorkerProcess(asyncio.BufferedProtocol):
 
     def may_have_one_ahead(self, now: float) -> bool:
         """Whether it works at a single job, and not for long."""
-        return len(self.jobs) == self.capacity == 1 and not self.retired and not self.is_slow(now)
+        working = len(self.jobs) == self.capacity == 1 and not self.lent
+        return working and not self.retired and not self.is_slow(now)
+
+    @property
+    def takes_turns(self) -> bool:
+        """Whether it works at lent connections alone, and takes a job in turn with them."""
+        return bool(self.lent) and not self.jobs and not self.retired
 
     def is_slow(self, now: float) -> bool:
         """Whether its job takes so long that another should not wait for it."""
@@ -128,12 +143,40 @@ class WorkerProcess(asyncio.BufferedProtocol):
         head = packed({**job.head, "id": number, "threads": threads}, exchange.body_bytes)
         self._transport.writelines([head, *exchange.body])
 
+    def lend(self, client: Client, threads: int) -> None:
+        """Give it a connection, if that can be said at once; its requests are computed on so many threads."""
+        assert self._transport is not None
+        number = next(_numbers)
+        message = packed({"lent": number, "threads": threads}, 0)
+        if self._transport.get_write_buffer_size():
+            return
+        descriptor = client.lend()
+        self.lent[number] = client
+        try:
+            sent = socket.send_fds(self._socket, [message], [descriptor])
+        except OSError:
+            self._returned([number])
+        else:
+            self._transport.write(message[sent:])
+
+    def reclaim(self) -> None:
+        """Ask for the connections that it was lent."""
+        if self.lent and not self.reclaimed and self._transport:
+            self.reclaimed = True
+            self._transport.write(packed({"wanted_back": True}, 0))
+
+    def _returned(self, numbers: list[int], unsent: bytes = b"") -> None:
+        for number in numbers:
+            self.lent.pop(number).take_back(unsent=unsent, attempted=False)
+        self.reclaimed = self.reclaimed and bool(self.lent)
+
     def retire(self) -> None:
         """Let it finish what it has, and end."""
         self.retired = True
+        self.reclaim()
         if not self.capacity:
             self.kill()  # it still loads
-        elif self._transport and not self.jobs:
+        elif self._transport and not self.jobs and not self.lent:
             self._transport.close()
 
     def kill(self) -> None:
@@ -150,21 +193,41 @@ class WorkerProcess(asyncio.BufferedProtocol):
         return RECEIVED  # of all workers, since what arrived is read before anything else happens
 
     def buffer_updated(self, count: int) -> None:
+        self.heard = time.perf_counter()
         for head, body in self._reader.feed(RECEIVED[:count]):
             if "ready" in head:
                 self.capacity = head["capacity"]
                 self._owner.worker_ready(self)
                 continue
-            job = self.jobs.pop(head["id"], None)
-            if self.capacity == 1 and self.jobs:
-                next(iter(self.jobs.values())).dispatched = time.perf_counter()  # it is begun now
-            if job:
-                job.done(head, body)
+            if "served" in head:
+                for identifier, served in head["served"]:
+                    self._owner.worker_served(identifier, served)
+                continue
+            job = None
+            if "returned" in head:
+                self._returned(head["returned"], body)
+            else:
+                job = self._answered(head, body)
             if self.retired:
                 self.retire()
-            self._owner.worker_free(self)
+            self._owner.worker_free(self, job)
+
+    def _answered(self, head: Head, body: bytes) -> Job | None:
+        """The job that has its answer; none if it was taken back too late."""
+        job = self.jobs.pop(head["id"], None)
+        if self.capacity == 1 and self.jobs:
+            next(iter(self.jobs.values())).dispatched = time.perf_counter()  # it is begun now
+        if job:
+            job.done(head, body)
+        return job
 
     def connection_lost(self, exception: Exception | None) -> None:
+        lent, self.lent = self.lent, {}
+        for number, client in lent.items():
+            if number == self._board.answering:
+                client.abort()
+            else:
+                client.take_back(unsent=b"", attempted=number == self._board.begun)
         self._owner.worker_lost(self)
 
     async def ended(self) -> int:

@@ -14,6 +14,7 @@ class WorkerSettings:
     max_image_megapixels: float
     lock: int  # file descriptor of a file that all workers share
     channel: int = -1  # file descriptor of the socket to the server
+    board: int = -1  # file descriptor of the memory that it shares with the server
 
     def to_argument(self) -> str:
         """For the command line."""

@@ -36,6 +36,7 @@ SCRAPED_CHARACTERS = 8192  # from the end of a line: `.*loss=` takes time that g
 FAILURE_FILE = "/opt/ml/output/failure"
 STOP_FILE = "/opt/ml/output/stopped"  # a script that ends its own job, on the service by StopTrainingJob, says why here
 STOP_VARIABLE = "JOB_STOP_FILE"
+SPINS = "10000"  # of GNU OpenMP's threads before they sleep, as in the training image: see its Dockerfile
 FOLDERS = ("model", "output/data", "output/tensors", "output/profiler", "input/config", "input/data", "checkpoints")
 
 OnMetric = Callable[[str, float], None]
@@ -143,7 +144,7 @@ class TrainingJob:
 
     def limited(self, command: Command) -> Command:
         """The command, told where to say that it stops itself, and to use its share of the processors among trials."""
-        own = {STOP_VARIABLE: STOP_FILE}
+        own = {STOP_VARIABLE: STOP_FILE, "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", SPINS)}
         if self.threads is not None and "OMP_NUM_THREADS" not in os.environ:
             own["OMP_NUM_THREADS"] = str(self.threads)
         return Command(command.arguments, {**own, **command.environment}, command.folder)

@@ -7,6 +7,7 @@ import json
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,13 @@ class Server:
             self.port = probe.getsockname()[1]
         model = {"SM_MODEL_DIR": str(model_dir), "INFERENCE_RUNTIME": "onnxruntime"}
         address = {"BIND_HOST": "127.0.0.1", "SAGEMAKER_BIND_TO_PORT": str(self.port)}
+        self._output, self._errors = (tempfile.TemporaryFile("w+") for _ in range(2))  # noqa: SIM115 - pipes fill up
         self.process = subprocess.Popen(
             # As in a container: with the code that travels in the model itself.
             [sys.executable, str(model_dir / "code" / "serve.py"), "serve"],
             env=base_environment() | address | model | {"SAGEMAKER_MODEL_SERVER_WORKERS": "2"} | settings,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+            stdout=self._output,
+            stderr=self._errors,
         )
         atexit.register(self.process.kill)  # in case the test fails before it ends the server
 
@@ -50,6 +51,14 @@ class Server:
             assert status == 503
             time.sleep(0.01)
         raise AssertionError(f"The server was not ready after {PATIENCE_SECONDS} s.")
+
+    def wait_for_workers(self, count: int) -> "Server":
+        """Until so many compute: the first ping is answered once one does."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while f"classifier_ready_workers {count}\n" not in self.request("GET", "/metrics")[2].decode():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        return self
 
     def request(
         self, method: str, path: str, body: Any = None, *, chunked: bool = False, **headers: str
@@ -70,8 +79,13 @@ class Server:
 
     def end(self) -> tuple[int, str, str]:
         """Exit code, stdout and stderr, once the process has ended by itself."""
-        stdout, stderr = self.process.communicate(timeout=PATIENCE_SECONDS)
-        return self.process.returncode, stdout, stderr
+        code = self.process.wait(PATIENCE_SECONDS)
+        texts = []
+        for file in (self._output, self._errors):
+            file.seek(0)
+            texts.append(file.read())
+            file.close()
+        return code, texts[0], texts[1]
 
     def workers(self) -> list[int]:
         """Process ids of its children (on Linux)."""

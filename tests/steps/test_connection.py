@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import os
+import socket
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -28,6 +31,7 @@ class Echo:
         self.connections: set[Connection] = set()
         self.waiting: list[tuple[Exchange, Callable[[Answer], None]]] = []
         self.log: list[tuple[str, int]] = []
+        self.attempts: list[int] = []
 
     def check(self, exchange: Exchange) -> None:
         if exchange.path == "/no":
@@ -39,6 +43,7 @@ class Echo:
         return Refusal(503, "Full.", {"retry-after": "1"})
 
     def start(self, exchange: Exchange, respond: Callable[[Answer], None]) -> None:
+        self.attempts.append(exchange.attempts)
         if exchange.path == "/later":
             self.waiting.append((exchange, respond))
         else:
@@ -98,6 +103,36 @@ def test_requests_sent_together_are_answered_in_turn() -> None:
     service = talk(conversation)
     assert service.log == [("/later", 200), ("/", 200), ("/no", 415), ("/", 200)]
     assert service.held_bytes == 0
+
+
+def test_a_lent_connection_is_left_alone_until_it_is_taken_back() -> None:
+    async def conversation(service: Echo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(post("/", b"one"))
+        assert (await answer(reader))[2] == b"one"
+        [connection] = service.connections
+        assert connection.is_lendable
+        lent = socket.socket(fileno=os.dup(connection.lend()))
+        assert not connection.is_lendable
+        writer.write(post("/", b"two"))
+        await asyncio.sleep(0.05)
+        connection.check_deadline(time.monotonic() + 1e6)  # it is the worker's time
+        connection.close_if_idle(time.monotonic() + 1e6)
+        assert lent.recv(1000, socket.MSG_PEEK) == post("/", b"two")
+        lent.close()
+        connection.take_back(unsent=b"rest", attempted=True)
+        connection.close_if_idle(time.monotonic())  # a request may have come while it was lent
+        assert await reader.readexactly(4) == b"rest"
+        assert (await answer(reader))[2] == b"two"
+        writer.write(post("/later", b"three"))
+        while not service.waiting:
+            await asyncio.sleep(0.001)
+        assert not connection.is_lendable
+        service.waiting[0][1](Answer(200, b"done"))
+        assert (await answer(reader))[2] == b"done"
+
+    service = talk(conversation)
+    assert service.log == [("/", 200), ("/", 200), ("/later", 200)]
+    assert service.attempts == [0, 1, 0]  # a worker died on the second
 
 
 def test_a_request_that_arrives_byte_by_byte_is_answered() -> None:

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from folding import Folding
-from tests.steps.prepared_data import STEPS  # noqa: F401 - makes the steps importable
 
 SIDE = 64
 NETWORKS = ["tf_efficientnet_lite0", "resnet18", "mobilenetv2_050", "regnetx_002"]

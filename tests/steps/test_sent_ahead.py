@@ -7,9 +7,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from frames import packed
+from inbox import requests
 from tests.steps.prepared_data import Trained
 from tests.steps.server_process import Server, picture
-from worker import requests
 
 QUICK, IMAGES = 40, 64
 
@@ -33,10 +33,8 @@ def test_a_worker_takes_requests_in_turn_without_those_that_were_recalled() -> N
 
 
 def test_nothing_waits_for_a_request_that_takes_long(trained: Trained) -> None:
-    server = Server(trained.model_dir).wait_until_ready()
-    while len(server.workers()) < 2:
-        time.sleep(0.01)
-    image = base64.b64encode(picture("PNG", (700, 700))).decode()
+    server = Server(trained.model_dir).wait_until_ready().wait_for_workers(2)
+    image = base64.b64encode(picture("PNG", (1400, 1400))).decode()
     slow = json.dumps({"images": [image] * IMAGES}).encode()
     ended: list[str] = []
 

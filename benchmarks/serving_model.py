@@ -72,8 +72,8 @@ def backbone_of(name: str) -> Backbone:
     if name != weights.PACKAGE_BACKBONE:
         return Backbone(timm.create_model(name, pretrained=False, num_classes=0).eval()).requires_grad_(False)
     with tempfile.TemporaryDirectory(prefix="weights-") as folder:
-        weights.stage(weights.resolve(name, "package", relative_to=Path.cwd()), Path(folder))
-        return load_backbone(name, Path(folder))
+        weights.stage(weights.resolve(name, "package", relative_to=Path.cwd()), Path(folder, "weights"))
+        return load_backbone(name, Path(folder, "weights"))
 
 
 @torch.no_grad()

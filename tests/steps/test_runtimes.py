@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import export
 import runtimes
 from batching import Batched
 from failures import StepError
@@ -179,6 +180,16 @@ def test_bfloat16_is_openvinos_where_that_is_installed(trained: Trained, monkeyp
     assert isinstance(load_runtime("bf16", trained.model_dir), runtimes.TorchBfloat16)
     monkeypatch.setattr(runtimes, "find_spec", lambda name: None)
     assert runtimes.missing("bf16") == "the package torch is not installed"
+
+
+def test_a_runtime_that_takes_its_process_down_costs_the_training_a_measurement_only(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    crash = tmp_path / "trial.py"
+    crash.write_text("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
+    monkeypatch.setattr(export, "TRIAL_PROGRAM", crash)
+    assert export.measured_apart(trained.model_dir, ["onnxruntime"]) is None
+    assert capsys.readouterr().out == "The runtimes were not measured: their process ended with status -11\n"
 
 
 def test_openvino_brings_nothing_that_sends_statistics() -> None:

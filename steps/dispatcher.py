@@ -133,19 +133,22 @@ class Dispatcher:
         """Whether so many keep all workers busy, and no queue is needed."""
         return LEAST_TO_LEND * self.workers <= clients <= MOST_TO_LEND * self.workers
 
-    def _may_lend(self, client: Client | None, worker: WorkerProcess) -> bool:
-        """Whether to lend the client, which has just been answered, to the worker that did it.
+    def _lend(self, client: Client, worker: WorkerProcess) -> None:
+        """Lend the client, which has just been answered, to the worker that did it, where that keeps the load even.
 
         It may also be the only one: then that worker is the first, and all cores are its own.
         """
-        if not self.lends or not client or not client.is_lendable:
-            return False
+        if not self.lends or not client.is_lendable:
+            return
         if worker.capacity != 1 or worker.retired or worker.reclaimed:
-            return False
+            return
         if self._clients() == 0:
-            return worker is self._slots.get(0)
+            if worker is self._slots.get(0):
+                worker.lend(client, worker.settings.threads)
+            return
         even = all(len(worker.lent) <= len(other.lent) for other in self._slots.values() if other.is_ready)
-        return even and self._suffice(self._clients() + 1)
+        if even and self._suffice(self._clients() + 1):
+            worker.lend(client, 1)
 
     async def close(self) -> None:
         """End the workers, which have nothing left to do."""
@@ -170,14 +173,13 @@ class Dispatcher:
         self._dispatch()  # where nothing arrives or is answered, nobody else looks for slow ones
         limit = time.perf_counter() - JOB_SECONDS
         for worker in self._slots.values():
-            if any(job.dispatched < limit for job in worker.jobs.values()):
-                say(f"Worker {worker.process.pid} has been at one request for {JOB_SECONDS:g} s: it is replaced")
-                for job in worker.jobs.values():
-                    job.attempts = ATTEMPTS  # another worker would be stuck, too
-                worker.kill()
-            elif worker.lent and worker.heard < limit:
-                say(f"Worker {worker.process.pid} has been at one request for {JOB_SECONDS:g} s: it is replaced")
-                worker.kill()
+            at_a_job = any(job.dispatched < limit for job in worker.jobs.values())
+            if not at_a_job and not (worker.lent and worker.heard < limit):
+                continue
+            say(f"Worker {worker.process.pid} has been at one request for {JOB_SECONDS:g} s: it is replaced")
+            for job in worker.jobs.values() if at_a_job else ():
+                job.attempts = ATTEMPTS  # another worker would be stuck, too
+            worker.kill()
 
     def _dispatch(self) -> None:
         self._recall()
@@ -231,9 +233,8 @@ class Dispatcher:
         self._dispatch()
 
     def worker_free(self, worker: WorkerProcess, job: Job | None) -> None:
-        if job and self._may_lend(client := job.exchange.client, worker):
-            assert client
-            worker.lend(client, worker.settings.threads if self._clients() == 0 else 1)
+        if job and job.exchange.client:
+            self._lend(job.exchange.client, worker)
         self._dispatch()
 
     def worker_served(self, identifier: str, served: Head) -> None:

@@ -8,7 +8,6 @@ ones' files), `runtimes.json` (what each runtime took here), `model.json` and `c
 import json
 import shutil
 import subprocess
-import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -23,7 +22,7 @@ from backbone import frozen
 from failures import StepError, say
 from images import Pixels, Preprocess, decode, normalise, to_pixels
 from predictor import DEFAULT_MAX_PIXELS
-from runtime_choice import MEASUREMENT_FILE, Measurement, candidates
+from runtime_choice import MEASUREMENT_FILE, Measurement, candidates, trial_command
 from runtime_trial import measure
 from runtimes import ONNX_FILE, ONNX_OUTPUTS, TORCH_FILE, load_script
 from samples import REAL, SYNTHETIC, Samples, synthetic_pixels
@@ -31,7 +30,6 @@ from samples import REAL, SYNTHETIC, Samples, synthetic_pixels
 TOLERANCE = 1e-3  # largest difference of a probability between the frozen and the eager network
 ONNX_OPSET = 17
 CODE_PATTERN = "*.py"
-TRIAL_PROGRAM = Path(__file__).with_name("runtime_trial.py")
 
 
 class Network(nn.Module):
@@ -94,8 +92,7 @@ def measured_apart(model_dir: Path, names: Sequence[str]) -> Measurement | None:
 
     Without its result, the endpoint measures when it starts.
     """
-    command = [sys.executable, str(TRIAL_PROGRAM), str(model_dir), *names]
-    process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    process = subprocess.run(trial_command(model_dir, names), stdout=subprocess.PIPE, text=True, check=False)
     try:
         return Measurement(**json.loads(process.stdout))
     except (ValueError, TypeError):

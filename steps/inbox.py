@@ -1,7 +1,5 @@
 """What the server sends to a worker: requests, what it takes back, and connections that it lends."""
 
-import contextlib
-import os
 import socket
 import struct
 from collections import deque
@@ -68,12 +66,6 @@ class Inbox:
     def next_request(self) -> tuple[Head, bytes] | None:
         """The one that has waited longest."""
         return self._requests.pop(next(iter(self._requests))) if self._requests else None
-
-    def close(self) -> None:
-        """Let go of connections that nobody took out."""
-        for descriptor in (*self._descriptors, *(lent.descriptor for lent in self.lent)):
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
 
 
 def requests(channel: socket.socket) -> Iterator[tuple[Head, bytes]]:

@@ -6,12 +6,15 @@ low priority meanwhile, see runtime_trial.py.
 """
 
 import json
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from runtimes import ONNX_FILE, has_gpu, missing, processor_name
 
 MEASUREMENT_FILE = "runtimes.json"
+TRIAL_PROGRAM = Path(__file__).with_name("runtime_trial.py")
 CLEARLY_FASTER = 0.9  # others take more memory than ONNX Runtime: one must need less than this share of its time
 
 
@@ -33,6 +36,11 @@ class Measurement:
         """For the log."""
         times = [f"{name} {value:.1f} ms" for name, value in sorted(self.milliseconds.items(), key=lambda i: i[1])]
         return "; ".join(times + [f"{name} not used: {why}" for name, why in self.disagreements.items()])
+
+
+def trial_command(model_dir: Path, names: Sequence[str]) -> list[str]:
+    """What measures the runtimes in a process of its own; it prints a Measurement as JSON."""
+    return [sys.executable, str(TRIAL_PROGRAM), str(model_dir), *names]
 
 
 def first_runtime(model_dir: Path) -> str:

@@ -28,7 +28,7 @@ from endpoint import MAX_CONNECTIONS, MEGABYTE, Endpoint
 from failures import StepError, run, say
 from model_description import read_description
 from processors import core_count
-from runtime_choice import Measurement, candidates, fallbacks, first_runtime, measured_in_training
+from runtime_choice import Measurement, candidates, fallbacks, first_runtime, measured_in_training, trial_command
 from runtimes import AUTO
 from server_settings import ServerSettings
 from worker_settings import WorkerSettings
@@ -37,7 +37,6 @@ DRAIN_SECONDS = 25.0
 CLOCK_SECONDS = 0.5
 BACKLOG = 1024
 MAX_THREADS = 16  # of one request: more help no network of this size
-TRIAL_PROGRAM = Path(__file__).with_name("runtime_trial.py")
 
 
 def main() -> None:
@@ -121,7 +120,10 @@ async def serve(settings: ServerSettings, classes: list[str], listener: socket.s
 
 async def work(settings: ServerSettings, dispatcher: Dispatcher, announcement: str) -> int:
     """Start the workers and look after the runtime; returns only the exit status of workers that could not start."""
-    first = best_guess(settings.model_dir) if settings.runtime == AUTO else settings.runtime
+    first, measurement = settings.runtime, None
+    if first == AUTO:
+        first, measurement = first_runtime(settings.model_dir), measured_in_training(settings.model_dir)
+        first = measurement.fastest(first) if measurement else first
     status = await dispatcher.start(first)
     if status and settings.runtime == AUTO:
         for other in fallbacks(first):
@@ -132,25 +134,22 @@ async def work(settings: ServerSettings, dispatcher: Dispatcher, announcement: s
         return status
     say(f"{announcement} with {dispatcher.workers} worker(s), runtime {dispatcher.runtime}")
     if settings.runtime == AUTO:
-        await improve(settings.model_dir, dispatcher)
+        await improve(settings.model_dir, dispatcher, measurement)
     await asyncio.Event().wait()
     return 0
 
 
-def best_guess(model_dir: Path) -> str:
-    """What a measurement on such a processor says, or else what is ready soonest."""
-    first = first_runtime(model_dir)
-    measurement = measured_in_training(model_dir)
-    return measurement.fastest(first) if measurement else first
+async def improve(model_dir: Path, dispatcher: Dispatcher, measurement: Measurement | None) -> None:
+    """Change to the fastest runtime that agrees with the trained network, if it is another.
 
-
-async def improve(model_dir: Path, dispatcher: Dispatcher) -> None:
-    """Change to the fastest runtime that agrees with the trained network, if it is another."""
+    Args:
+        measurement: Training's; where there is none, one is made.
+    """
     first = dispatcher.runtime
     names = candidates(first)
     if len(names) == 1:
         return say(f"Runtime {first}: nothing else is usable here")
-    where, measurement = "in training, on such a processor", measured_in_training(model_dir)
+    where = "in training, on such a processor"
     if measurement is None:
         where, measurement = "at the start", await trial(model_dir, names)
     if measurement is None:
@@ -164,9 +163,7 @@ async def improve(model_dir: Path, dispatcher: Dispatcher) -> None:
 
 async def trial(model_dir: Path, names: list[str]) -> Measurement | None:
     """Measure in a process of low priority; None if that fails."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, str(TRIAL_PROGRAM), str(model_dir), *names, stdout=asyncio.subprocess.PIPE
-    )
+    process = await asyncio.create_subprocess_exec(*trial_command(model_dir, names), stdout=asyncio.subprocess.PIPE)
     try:
         output, _ = await process.communicate()
     except asyncio.CancelledError:

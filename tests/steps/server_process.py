@@ -4,11 +4,13 @@ import atexit
 import http.client
 import io
 import json
+import re
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +56,22 @@ class Server:
 
     def wait_for_workers(self, count: int) -> "Server":
         """Until so many compute: the first ping is answered once one does."""
+        return self.wait_for("ready_workers", lambda ready: ready == count)
+
+    def wait_for(self, gauge: str, condition: Callable[[int], bool]) -> "Server":
+        """Until a gauge of /metrics is as it should be."""
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while f"classifier_ready_workers {count}\n" not in self.request("GET", "/metrics")[2].decode():
+        while not condition(self.gauge(gauge)):
             assert time.monotonic() < deadline
             time.sleep(0.01)
         return self
+
+    def gauge(self, name: str) -> int:
+        """Of /metrics, by its name without the prefix."""
+        page = self.request("GET", "/metrics")[2].decode()
+        found = re.search(rf"^classifier_{name} (\d+)$", page, re.MULTILINE)
+        assert found, page
+        return int(found[1])
 
     def request(
         self, method: str, path: str, body: Any = None, *, chunked: bool = False, **headers: str

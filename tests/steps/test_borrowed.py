@@ -3,7 +3,6 @@
 import http.client
 import json
 import os
-import re
 import signal
 import socket
 import sys
@@ -280,31 +279,19 @@ class Load:
 
     def stop(self) -> None:
         self._end.set()
-        for thread in self._threads:
-            thread.join(PATIENCE_SECONDS)
+        self._join()
 
     def end(self) -> None:
-        self.stop()
-        assert self.failures == []
+        self._end.set()
+        self.wait()
 
     def wait(self) -> None:
-        for thread in self._threads:
-            thread.join(PATIENCE_SECONDS)
+        self._join()
         assert self.failures == []
 
-
-def gauge(server: Server, name: str) -> int:
-    page = server.request("GET", "/metrics")[2].decode()
-    found = re.search(rf"^classifier_{name} (\d+)$", page, re.MULTILINE)
-    assert found, page
-    return int(found[1])
-
-
-def until(server: Server, name: str, condition: Callable[[int], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition(gauge(server, name)):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    def _join(self) -> None:
+        for thread in self._threads:
+            thread.join(PATIENCE_SECONDS)
 
 
 def lines(stdout: str) -> list[dict[str, Any]]:
@@ -316,9 +303,9 @@ def test_under_load_workers_get_the_connections_and_give_them_back_and_every_req
 ) -> None:
     server = Server(trained.model_dir).wait_until_ready().wait_for_workers(2)
     load = Load(server, CLIENTS, picture("JPEG", (300, 300)))
-    until(server, "lent_connections", lambda lent: lent > CLIENTS // 2)
+    server.wait_for("lent_connections", lambda lent: lent > CLIENTS // 2)
     load.end()
-    until(server, "lent_connections", lambda lent: lent == 0)
+    server.wait_for("lent_connections", lambda lent: lent == 0)
     assert load.statuses.keys() == {200}
     assert len(load.contents) == 1
     asked = load.statuses.total()
@@ -335,7 +322,7 @@ def test_under_load_workers_get_the_connections_and_give_them_back_and_every_req
 def test_a_single_client_is_lent_to_the_worker_that_has_all_cores(trained: Trained) -> None:
     server = Server(trained.model_dir).wait_until_ready().wait_for_workers(2)
     load = Load(server, 1, picture("JPEG", (300, 300)))
-    until(server, "lent_connections", lambda lent: lent == 1)
+    server.wait_for("lent_connections", lambda lent: lent == 1)
     other = Load(server, 1, picture("JPEG", (300, 300)))
     time.sleep(0.2)
     other.end()
@@ -377,8 +364,8 @@ def test_a_worker_that_dies_costs_at_most_the_answer_that_it_was_writing(trained
     server = Server(trained.model_dir).wait_until_ready().wait_for_workers(2)
     load = Load(server, CLIENTS, picture("JPEG", (600, 600)))
     for _ in range(KILLS):
-        until(server, "ready_workers", lambda ready: ready == 2)
-        until(server, "lent_connections", lambda lent: lent > CLIENTS // 2)
+        server.wait_for("ready_workers", lambda ready: ready == 2)
+        server.wait_for("lent_connections", lambda lent: lent > CLIENTS // 2)
         os.kill(server.workers()[0], signal.SIGKILL)
         time.sleep(0.05)
     load.stop()
@@ -393,7 +380,7 @@ def test_a_worker_that_dies_costs_at_most_the_answer_that_it_was_writing(trained
 def test_sigterm_with_lent_connections_answers_all_and_closes_them(trained: Trained) -> None:
     server = Server(trained.model_dir).wait_until_ready().wait_for_workers(2)
     load = Load(server, CLIENTS, picture("JPEG", (300, 300)))
-    until(server, "lent_connections", lambda lent: lent > CLIENTS // 2)
+    server.wait_for("lent_connections", lambda lent: lent > CLIENTS // 2)
     server.process.terminate()
     load.wait()  # each until its connection is closed with an answer
     assert load.statuses.keys() == {200}
@@ -407,7 +394,7 @@ def test_a_short_queue_or_a_small_limit_of_bodies_lends_nothing(trained: Trained
         server = Server(trained.model_dir, **settings).wait_until_ready().wait_for_workers(2)
         load = Load(server, CLIENTS, picture("JPEG", (300, 300)))
         for _ in range(10):
-            assert gauge(server, "lent_connections") == 0
+            assert server.gauge("lent_connections") == 0
         load.end()
         server.process.terminate()
         assert server.end()[0] == 0

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import export
+import runtime_choice
 import runtimes
 from batching import Batched
 from failures import StepError
@@ -187,7 +188,7 @@ def test_a_runtime_that_takes_its_process_down_costs_the_training_a_measurement_
 ) -> None:
     crash = tmp_path / "trial.py"
     crash.write_text("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
-    monkeypatch.setattr(export, "TRIAL_PROGRAM", crash)
+    monkeypatch.setattr(runtime_choice, "TRIAL_PROGRAM", crash)
     assert export.measured_apart(trained.model_dir, ["onnxruntime"]) is None
     assert capsys.readouterr().out == "The runtimes were not measured: their process ended with status -11\n"
 

@@ -112,6 +112,7 @@ def replace_environment(environment: Mapping[str, str]) -> None:
     """The new one, in /proc as well as far as orphans are told by it: there a fork has what its program began with."""
     os.environ.clear()
     os.environ.update(environment)
+    sys.dont_write_bytecode = bool(environment.get("PYTHONDONTWRITEBYTECODE"))  # as Python would have read it
     fields = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()
     start, room = int(fields[ENV_START]), int(fields[ENV_END]) - int(fields[ENV_START])
     text = f"{JOB_VARIABLE}={environment.get(JOB_VARIABLE, '')}".encode()

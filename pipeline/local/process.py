@@ -289,6 +289,7 @@ class JobProcess(asyncio.SubprocessProtocol):
             **inherited,
             "PATH": path,
             "PYTHONUNBUFFERED": "1",
+            "PYTHONDONTWRITEBYTECODE": "1",  # as in the images: a stale copy could be run
             "AWS_REGION": "us-east-1",
             "AWS_DEFAULT_REGION": "us-east-1",
             **own,

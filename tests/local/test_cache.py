@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.local.lab import Lab, call, get, output_uri, parameter, source
 
 CACHE = {"Enabled": True, "ExpireAfter": "P30D"}
@@ -140,3 +142,14 @@ def test_what_lies_beside_a_handler_counts_and_checkpoints_that_a_job_wrote_itse
     beside.write_text("VALUE = 'two'\n")
     report = lab.run(asked, train, functions=functions)
     assert (report.reused, report.step("Call")["outputs"]) == (["Train"], {"o": "two"})
+
+
+def test_a_function_leaves_no_bytecode_beside_its_file_which_a_later_run_might_take_for_it(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    beside = lab.folder / "beside.py"
+    beside.write_text("VALUE = 'one'\n")
+    functions = [lab.function("import beside\ndef handler(event, context): return {'o': beside.VALUE}")]
+    assert lab.run(call("Call", {}, {"o": "String"}), functions=functions).step("Call")["outputs"] == {"o": "one"}
+    assert list(lab.folder.rglob("beside*.pyc")) == []

@@ -26,6 +26,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "steps")]
 
 import prepare  # noqa: E402
+from allocator import keep_freed_memory  # noqa: E402
 from backbone import load_backbone, read_weights  # noqa: E402
 from catalogue import Catalogue, Entry  # noqa: E402
 from dataset import open_dataset  # noqa: E402
@@ -44,6 +45,7 @@ def main() -> None:
     """Measures and prints."""
     arguments = parse_arguments()
     torch.set_num_threads(1)
+    keep_freed_memory()  # as PrepareData does
     with tempfile.TemporaryDirectory(prefix="extract-") as folder:
         measure(arguments, Path(folder))
 

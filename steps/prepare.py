@@ -27,6 +27,7 @@ import torch
 
 import manifest
 import sample_files
+from allocator import keep_freed_memory
 from backbone import load_backbone, read_weights
 from catalogue import Catalogue
 from dataset import SPLITS, open_dataset
@@ -46,6 +47,7 @@ OUTPUTS = (*SPLITS, "embeddings", "manifest", "embedding_cache")
 
 def main() -> None:
     torch.set_num_threads(1)  # in every thread; there are as many threads as cores
+    keep_freed_memory()
     warnings.filterwarnings("ignore", module="PIL")  # about oddities in images; what matters ends in the manifest
     try:
         prepare(parse_arguments())

@@ -1,0 +1,99 @@
+"""Batches that worker processes make in shared memory."""
+
+import os
+import random
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from shared_batches import NICENESS, PIECES_AHEAD, cut, shared_batches
+
+SIDE = 4
+
+
+class Numbered:
+    """Key -> an image that says its key."""
+
+    side = SIDE
+
+    def __getitem__(self, key: int) -> Tensor:
+        pixels = torch.full((3, SIDE, SIDE), key % 256, dtype=torch.uint8)
+        pixels[1] = key // 256
+        return pixels
+
+
+class Telling(Numbered):
+    """Writes down which process makes what."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __getitem__(self, key: int) -> Tensor:
+        (self.folder / str(key)).write_text(f"{os.getpid()} {os.nice(0)}")
+        return super().__getitem__(key)
+
+
+def keys_of(pixels: Tensor) -> list[int]:
+    """What a batch says."""
+    assert pixels.dtype == torch.uint8 and pixels.shape[1:] == (3, SIDE, SIDE)
+    return [int(image[0, 1, 2]) + 256 * int(image[1, 3, 0]) for image in pixels]
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than there are cores
+@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize(
+    "sizes",
+    [[], [1], [16] * 40 + [5], [1, 16, 2] * 30, [7, 1, 1, 1] * 20],
+    ids=["none", "one image", "alike", "small and large", "small ones"],
+)
+def test_every_batch_arrives_as_it_was_asked_for(sizes: list[int], workers: int) -> None:
+    keys = iter(random.Random(1).sample(range(60_000), sum(sizes)))
+    batches = [[next(keys) for _ in range(size)] for size in sizes]
+    assert [keys_of(pixels) for pixels in shared_batches(Numbered(), batches, workers)] == batches
+
+
+def test_a_batch_stays_until_the_next_is_asked_for() -> None:
+    batches = [list(range(start, start + 8)) for start in range(0, 800, 8)]
+    for batch, pixels in zip(batches, shared_batches(Numbered(), batches, 2), strict=True):
+        if batch[0] == 400:
+            time.sleep(0.1)  # the workers go on
+        assert keys_of(pixels) == batch
+
+
+def test_images_are_channels_last() -> None:
+    [pixels] = shared_batches(Numbered(), [[1, 2, 3, 4]], 2)
+    assert pixels.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_workers_share_a_batch_and_step_back_for_the_training(tmp_path: Path) -> None:
+    list(shared_batches(Telling(tmp_path), [list(range(8))], 2))
+    made = [(tmp_path / str(key)).read_text().split() for key in range(8)]
+    assert len({process for process, _ in made}) == 2
+    assert {process for process, _ in made[:4]}.isdisjoint(process for process, _ in made[4:])
+    assert {int(niceness) for _, niceness in made} == {min(19, os.nice(0) + NICENESS)}
+
+
+def test_no_more_is_made_than_may_be_in_memory(tmp_path: Path) -> None:
+    batches = [list(range(start, start + 4)) for start in range(0, 400, 4)]
+    images = shared_batches(Telling(tmp_path), batches, 2)
+    next(images)
+    images.close()  # type: ignore[attr-defined]  # ends the workers
+    assert len(list(tmp_path.iterdir())) <= 4 + 2 * 2 * PIECES_AHEAD
+
+
+@pytest.mark.parametrize(
+    "length, most, pieces",
+    [
+        (16, 1, [(0, 16)]),
+        (16, 2, [(0, 8), (8, 16)]),
+        (16, 64, [(start, start + 2) for start in range(0, 16, 2)]),
+        (7, 2, [(0, 3), (3, 7)]),
+        (3, 2, [(0, 3)]),
+        (1, 2, [(0, 1)]),
+    ],
+)
+def test_pieces(length: int, most: int, pieces: list[tuple[int, int]]) -> None:
+    assert cut(length, most) == pieces

@@ -2,11 +2,12 @@
 
     python benchmarks/kills_train.py                        ten moments for SIGKILL and ten for SIGTERM
     python benchmarks/kills_train.py --moments 3 -- --dropout 0.5    fewer, of a training with other hyperparameters
+    python benchmarks/kills_train.py -- --finetune all --finetune_epochs 6 --epochs 20    of one that fine-tunes
 
 Images are synthetic and the network is tiny; steps/train.py is the real one, watched by its rules, with its checkpoints
 in a folder that outlives it, as managed spot training has it. What is lost with an instance is lost here: the folders
-of model and output begin empty again. The last start must leave the head, model.json and every epoch's line of the
-training that nobody disturbed, to the last digit.
+of model and output begin empty again. The last start must leave the weights, model.json and every epoch's line of
+the training that nobody disturbed, to the last digit.
 """
 
 import argparse
@@ -33,6 +34,7 @@ from scale import STEPS, write_images  # noqa: E402
 GRACE_SECONDS = 120  # that SageMaker waits after SIGTERM
 IMAGES = 600
 LENGTH = ["--epochs", "80", "--batch_size", "8", "--hidden_units", "64", "--lr", "0.002"]
+PARTS = ("head.pt", "backbone.pt")
 SIGNALS = (signal.SIGKILL, signal.SIGTERM)
 EPOCH = re.compile(r"^epoch=(\d+) .*$", re.MULTILINE)
 GOING_ON = "Going on after"
@@ -42,17 +44,17 @@ GOING_ON = "Going on after"
 class Result:
     """What a training left."""
 
-    head: dict[str, torch.Tensor]
+    weights: dict[str, torch.Tensor]  # of the head, and of the backbone where it learned
     model: str  # model.json
     epochs: dict[int, set[str]] = field(default_factory=dict)  # every line that was printed of an epoch
 
     def differences(self, other: "Result") -> list[str]:
         """What is not the same, to the last digit."""
         found = []
-        if self.head.keys() != other.head.keys() or any(
-            not torch.equal(tensor, other.head[name]) for name, tensor in self.head.items()
+        if self.weights.keys() != other.weights.keys() or any(
+            not torch.equal(tensor, other.weights[name]) for name, tensor in self.weights.items()
         ):
-            found.append("head.pt")
+            found.append("weights")
         if self.model != other.model:
             found.append("model.json")
         if self.epochs != other.epochs:
@@ -104,10 +106,10 @@ class Training:
         """Start and let it end by itself."""
         if self.start().wait():
             sys.exit(f"The training failed:\n{(self.place / 'log.txt').read_text()}")
-        result = Result(
-            torch.load(self.place / "model" / "head.pt", weights_only=True),
-            (self.place / "model" / "model.json").read_text(),
-        )
+        model = self.place / "model"
+        parts = {name: torch.load(model / name, weights_only=True) for name in PARTS if (model / name).exists()}
+        weights = {f"{name}: {key}": tensor for name, part in parts.items() for key, tensor in part.items()}
+        result = Result(weights, (model / "model.json").read_text())
         for log in sorted(self.folder.glob("start-*/log.txt")):
             for found in EPOCH.finditer(log.read_text()):
                 result.epochs.setdefault(int(found[1]), set()).add(found[0])

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from allocator import keep_freed_memory
 from calibration import Effect, effect
 from comparison import compare
 from drift_statistics import baseline, pixel_figures
@@ -62,6 +63,7 @@ class Scored:
 
 
 def main() -> None:
+    keep_freed_memory()
     arguments = parse_arguments()
     manifest = read_manifest(arguments.manifest_dir)
     split = read_test_split(arguments.test_dir, manifest)

@@ -1,7 +1,5 @@
 """What fine-tuning is made of: views, mixtures, averages, rates, orders, shares, and the start under torchrun."""
 
-import platform
-import subprocess
 import sys
 from collections.abc import Sequence
 from itertools import pairwise
@@ -24,7 +22,6 @@ from layer_rates import layer_scales
 from mixing import Mixes, draw_mixes, mixed
 from processes import Processes
 from shared_dropout import share_dropout
-from tests.steps.prepared_data import STEPS
 from torchrun import torchrun_command
 from weight_average import WeightAverage
 
@@ -227,26 +224,3 @@ def test_torchrun_starts_a_process_for_each_gpu_of_each_instance() -> None:
 )
 def test_one_process_needs_no_torchrun_nor_does_one_that_it_started(environment: dict[str, str]) -> None:
     assert torchrun_command(environment, ["train.py"]) is None
-
-
-COUNT_FAULTS = """
-import resource, sys, torch
-sys.path.insert(0, sys.argv[1])
-from allocator import keep_freed_memory
-if sys.argv[2] == "keep":
-    assert keep_freed_memory()
-for step in range(6):
-    if step == 2:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.zeros(64, 1024, 1024).add_(1)  # 256 MB
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
-def test_freed_memory_is_used_again_without_asking_the_system() -> None:
-    faults = {}
-    for how in ("keep", "usual"):
-        words = [sys.executable, "-c", COUNT_FAULTS, str(STEPS), how]
-        faults[how] = int(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
-    assert faults["keep"] < faults["usual"] / 10

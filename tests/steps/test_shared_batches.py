@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from image_batches import Loading, loaded
 from shared_batches import NICENESS, PIECES_AHEAD, cut, shared_batches
 
 SIDE = 4
@@ -82,6 +83,23 @@ def test_no_more_is_made_than_may_be_in_memory(tmp_path: Path) -> None:
     next(images)
     images.close()  # type: ignore[attr-defined]  # ends the workers
     assert len(list(tmp_path.iterdir())) <= 4 + 2 * 2 * PIECES_AHEAD
+
+
+class Labelled(Numbered):
+    """With labels, as fine-tuning has them."""
+
+    def labels_of(self, batch: list[int]) -> Tensor:
+        return torch.tensor(batch) % 10
+
+
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument is set")  # there is no GPU here
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_batches_for_a_cpu_and_for_a_gpu_hold_the_same(on_gpu: bool) -> None:
+    batches = [list(range(start, min(start + 8, 100))) for start in range(0, 100, 8)]
+    found = loaded(Labelled(), batches, loading=Loading(2, on_gpu))  # type: ignore[arg-type]
+    assert [(keys_of(pixels), labels.tolist()) for pixels, labels in found] == [
+        (batch, [key % 10 for key in batch]) for batch in batches
+    ]
 
 
 @pytest.mark.parametrize(

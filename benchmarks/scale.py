@@ -38,7 +38,7 @@ from pipeline import weights as sources  # noqa: E402
 BACKBONE = "tf_efficientnet_lite0"
 START_UP_IMAGES = 100
 ENOUGH_IMAGES = 10_000  # smaller sizes are measured again until there were so many
-MOST_TURNS = 3
+MOST_TURNS = 10  # a small size takes about as long as start-up does, which varies
 CLASSES = 10
 IMAGE_PX = 32
 VIEWS = 1  # besides the plain one

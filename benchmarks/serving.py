@@ -235,7 +235,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--image", type=Path, help="a JPEG to send instead of the synthetic one")
     parser.add_argument("--runtime", default="auto", help="as deploy.runtime in pipeline.yaml")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement in each round")
+    parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement in each round")
     parser.add_argument("--without-plain", action="store_true", help="leave out the plain server")
     parser.add_argument("--torchserve", type=torchserve_of, metavar="ENVIRONMENT", help="where TorchServe is installed")
     parser.add_argument("--json", action="store_true", help="print the rates as JSON as well")

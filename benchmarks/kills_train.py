@@ -153,7 +153,8 @@ def disturbed(training: Training, sent: signal.Signals, moment: float, expected:
     ending = time.perf_counter() - began
     reached = len(EPOCH.findall((training.place / "log.txt").read_text()))
     result = training.finished()
-    went_on = GOING_ON in (training.place / "log.txt").read_text()
+    log = (training.place / "log.txt").read_text()
+    went_on = GOING_ON in log or not EPOCH.search(log)  # all epochs may have been done
     differences = result.differences(expected) + (["it did not end in time"] if late else [])
     print(
         f"{sent.name:8} after {moment:5.1f} s, at epoch {reached:3}: ended after {ending:4.1f} s with "

@@ -42,8 +42,7 @@ MOST_TURNS = 10  # a small size takes about as long as start-up does, which vari
 CLASSES = 10
 IMAGE_PX = 32
 VIEWS = 1  # besides the plain one
-EPOCHS = 5  # of a trial, at least
-ENOUGH_ROWS = 100_000  # a trial sees so many at least, so that its start-up does not hide what they take
+EPOCHS = 20  # of a trial; as many at each size, since some of what it does is done once for an image
 SECONDS_BETWEEN_SAMPLES = 0.02
 ACCEPTED_RATIO = 1.2
 COLOURS = {"prepare": "#0072b2", "trial": "#d55e00"}
@@ -117,10 +116,7 @@ def measured(folder: Path, sizes: list[int]) -> list[Point]:
     points = []
     for images in sizes:
         found = best_costs(folder, staged, images)
-        more = {
-            "prepare": images - START_UP_IMAGES,
-            "trial": epochs(images) * images - epochs(START_UP_IMAGES) * START_UP_IMAGES,
-        }
+        more = {"prepare": images - START_UP_IMAGES, "trial": EPOCHS * (images - START_UP_IMAGES)}
         points.append(
             Point(
                 images,
@@ -137,7 +133,7 @@ def best_costs(folder: Path, weights: Path, images: int) -> dict[str, Cost]:
     write_images(folder / "data", images)
     turns = []
     for _ in range(min(max(ENOUGH_IMAGES // images, 1), MOST_TURNS)):
-        turns.append(costs(folder, weights, epochs(images)))
+        turns.append(costs(folder, weights))
         shutil.rmtree(folder / "output")
         shutil.rmtree(folder / "model")
     shutil.rmtree(folder / "data")
@@ -151,17 +147,12 @@ def best_costs(folder: Path, weights: Path, images: int) -> dict[str, Cost]:
     }
 
 
-def epochs(images: int) -> int:
-    """Of a trial; of the one that only starts up, one."""
-    return 1 if images == START_UP_IMAGES else max(EPOCHS, ENOUGH_ROWS // images)
-
-
-def costs(folder: Path, weights: Path, epochs: int) -> dict[str, Cost]:
+def costs(folder: Path, weights: Path) -> dict[str, Cost]:
     """Prepare the images and train on them."""
     output = folder / "output"
     prepare = ["prepare.py", "--data-dir", folder / "data", "--weights-dir", weights, "--output-dir", output]
     prepare += ["--backbone", BACKBONE, "--image-size", IMAGE_PX, "--augmented-views", VIEWS]
-    trial = ["trial.py", "--epochs", epochs, "--embeddings", output / "embeddings", "--manifest", output / "manifest"]
+    trial = ["trial.py", "--epochs", EPOCHS, "--embeddings", output / "embeddings", "--manifest", output / "manifest"]
     return {"prepare": run(*prepare), "trial": run(*trial, "--weights", weights, "--model-dir", folder / "model")}
 
 

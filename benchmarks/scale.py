@@ -116,7 +116,7 @@ def measured(folder: Path, sizes: list[int]) -> list[Point]:
     points = []
     for images in sizes:
         found = best_costs(folder, staged, images)
-        more = {"prepare": images - START_UP_IMAGES, "trial": EPOCHS * (images - START_UP_IMAGES)}
+        more = {"prepare": images - START_UP_IMAGES, "trial": EPOCHS * images - START_UP_IMAGES}
         points.append(
             Point(
                 images,
@@ -133,7 +133,7 @@ def best_costs(folder: Path, weights: Path, images: int) -> dict[str, Cost]:
     write_images(folder / "data", images)
     turns = []
     for _ in range(min(max(ENOUGH_IMAGES // images, 1), MOST_TURNS)):
-        turns.append(costs(folder, weights))
+        turns.append(costs(folder, weights, epochs(images)))
         shutil.rmtree(folder / "output")
         shutil.rmtree(folder / "model")
     shutil.rmtree(folder / "data")
@@ -147,12 +147,17 @@ def best_costs(folder: Path, weights: Path, images: int) -> dict[str, Cost]:
     }
 
 
-def costs(folder: Path, weights: Path) -> dict[str, Cost]:
+def epochs(images: int) -> int:
+    """Of a trial; of the one that only starts up, one: steps of a few images would count for more."""
+    return 1 if images == START_UP_IMAGES else EPOCHS
+
+
+def costs(folder: Path, weights: Path, epochs: int) -> dict[str, Cost]:
     """Prepare the images and train on them."""
     output = folder / "output"
     prepare = ["prepare.py", "--data-dir", folder / "data", "--weights-dir", weights, "--output-dir", output]
     prepare += ["--backbone", BACKBONE, "--image-size", IMAGE_PX, "--augmented-views", VIEWS]
-    trial = ["trial.py", "--epochs", EPOCHS, "--embeddings", output / "embeddings", "--manifest", output / "manifest"]
+    trial = ["trial.py", "--epochs", epochs, "--embeddings", output / "embeddings", "--manifest", output / "manifest"]
     return {"prepare": run(*prepare), "trial": run(*trial, "--weights", weights, "--model-dir", folder / "model")}
 
 

@@ -35,8 +35,7 @@ def shared_batches(views: Views, batches: Iterable[list[Any]], workers: int) -> 
     Args:
         batches: Can be gone through more than once.
     """
-    longest = max(map(len, batches), default=0)
-    ring = Ring(views, batches, workers, longest)
+    ring = Ring(views, batches, workers)
     loader: DataLoader[None] = DataLoader(
         ring,
         batch_sampler=ring.pieces(),
@@ -55,14 +54,11 @@ def shared_batches(views: Views, batches: Iterable[list[Any]], workers: int) -> 
 
 
 class Ring(Dataset[None]):
-    """Room for all images that are being made or used; (place, key) puts the key's image there.
+    """Room for all images that are being made or used; (place, key) puts the key's image there."""
 
-    Args:
-        longest: Images of the longest batch.
-    """
-
-    def __init__(self, views: Views, batches: Iterable[list[Any]], workers: int, longest: int) -> None:
+    def __init__(self, views: Views, batches: Iterable[list[Any]], workers: int) -> None:
         self.views, self.batches, self.workers = views, batches, workers
+        longest = max(map(len, batches), default=0)
         piece = max((stop - start for start, stop in cut(longest, workers)), default=0)
         # Ahead of the batch in use are PIECES_AHEAD * workers pieces; the last of their batches may have begun only,
         # and at the ring's end less than a batch is left out.

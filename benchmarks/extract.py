@@ -32,8 +32,9 @@ from catalogue import Catalogue, Entry  # noqa: E402
 from dataset import open_dataset  # noqa: E402
 from embedding import Embedder  # noqa: E402
 from embedding_cache import EmbeddingCache  # noqa: E402
+from part_writer import write_parts  # noqa: E402
 from pipeline import sources, weights  # noqa: E402
-from preparation import Part, Preparation, choose_preparation, write_parts  # noqa: E402
+from preparation import Part, Preparation, choose_preparation  # noqa: E402
 from processors import core_count  # noqa: E402
 from progress import Progress  # noqa: E402
 from selection import select_images  # noqa: E402

@@ -5,7 +5,7 @@ that is 20 % (224 px) to 60 % (96 px) faster than one network with two threads, 
 of cores. Where there is a GPU the workers decode, and take turns on it.
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -66,20 +66,23 @@ class Embedder:
         Args:
             pixels_of: The views of a row's image, (views, H, W, 3) uint8; called once per row, by any worker.
         """
+        with closing(self.each(partial(self.embed_batch, pixels_of), self.batches(rows, views))) as done:
+            for images in done:
+                yield from images
+
+    def batches(self, rows: Sequence[int], views: int) -> list[Sequence[int]]:
+        """The rows by as many as the network takes at once."""
         images = max(1, self.batch // views)
-        batches = [rows[start : start + images] for start in range(0, len(rows), images)]
+        return [rows[start : start + images] for start in range(0, len(rows), images)]
 
-        def work(batch: Sequence[int]) -> list[Embedded]:
-            pixels = [pixels_of(row) for row in batch]
-            features = self.features(np.concatenate(pixels)).reshape(len(batch), views, self.feature_dim)
-            means = [channel_means(image[0], self.preprocess) for image in pixels]
-            return [Embedded(*row) for row in zip(batch, features, means, strict=True)]
+    def embed_batch(self, pixels_of: Callable[[int], Pixels], rows: Sequence[int]) -> list[Embedded]:
+        """The embeddings of one of `batches`."""
+        pixels = [pixels_of(row) for row in rows]
+        features = self.features(np.concatenate(pixels)).reshape(len(rows), -1, self.feature_dim)
+        means = [channel_means(image[0], self.preprocess) for image in pixels]
+        return [Embedded(*row) for row in zip(rows, features, means, strict=True)]
 
-        with closing(self.each(work, batches)) as done:
-            for images_of_batch in done:
-                yield from images_of_batch
-
-    def each(self, work: Callable[[Item], Result], items: Sequence[Item]) -> Generator[Result]:
+    def each(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result]:
         """`work(item)` of every item, in their order, done by the workers; one thread of torch's for each."""
         return each(work, items, workers=self.workers, initializer=partial(torch.set_num_threads, 1))
 

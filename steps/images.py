@@ -24,6 +24,7 @@ from PIL import (
 )
 
 from cause import cause
+from resampling import FILTERS, resize
 
 Pixels = npt.NDArray[np.uint8]
 Picture = Image.Image
@@ -43,7 +44,6 @@ ASPECT_LIMIT = 4  # of a longer strip the middle is used: resizing 65,000 x 1 px
 SNIFFED_BYTES = 16  # Pillow recognises a format by as many
 DRAFT_GAP = 2  # a JPEG's decoder may scale down as far as this many times the side that is needed
 STRIP_PIXELS = 1 << 20  # converted at a time
-REDUCING_GAP = 3.0  # Pillow halves very large pictures before resampling; without visible difference at 3
 
 # What Pillow's decoders raise on damaged files.
 DAMAGE = (
@@ -70,11 +70,6 @@ UPRIGHT = {
     6: Image.Transpose.ROTATE_270,
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
-}
-RESAMPLING = {
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
 }
 
 Image.MAX_IMAGE_PIXELS = None  # Pillow warns and raises at limits of its own; `max_pixels` is checked here instead
@@ -103,8 +98,8 @@ class Preprocess:
             raise ValueError(
                 f"image_size must be between 1 and resize_to ({self.resize_to}), but got {self.image_size}."
             )
-        if self.interpolation not in RESAMPLING:
-            raise ValueError(f"interpolation must be {' or '.join(RESAMPLING)}, but got {self.interpolation!r}.")
+        if self.interpolation not in FILTERS:
+            raise ValueError(f"interpolation must be {' or '.join(FILTERS)}, but got {self.interpolation!r}.")
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON keeps it."""
@@ -317,4 +312,4 @@ def _resize(image: Picture, preprocess: Preprocess) -> Picture:
     if shorter == preprocess.resize_to:
         return image
     width, height = ((side * preprocess.resize_to + shorter // 2) // shorter for side in image.size)
-    return image.resize((width, height), RESAMPLING[preprocess.interpolation], reducing_gap=REDUCING_GAP)
+    return resize(image, (width, height), preprocess.interpolation)

@@ -35,8 +35,9 @@ from embedding import Embedder
 from embedding_cache import EmbeddingCache
 from failures import PROCESSING_MESSAGE, ArgumentParser, StepError, run, say
 from instances import read_instance
+from part_writer import write_parts
 from parts import ROWS_PER_PART
-from preparation import Preparation, choose_preparation, part_of, spans_of, write_parts
+from preparation import Preparation, choose_preparation, part_of, spans_of
 from processors import core_count
 from progress import Progress
 from selection import Selection, fractions_of, select_images

@@ -12,7 +12,6 @@ import io
 import re
 import tarfile
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -80,19 +79,13 @@ class PreparedImages:
 
 
 class ShardWriter:
-    """Writes one shard and its index: all of it or nothing.
-
-    Use as a context manager; what is written appears when the block ends without an error.
-    """
+    """Writes one shard and its index: all of it or nothing. Ends with `close` or `abandon`."""
 
     def __init__(self, folder: Path, split: str, number: int) -> None:
         self.path = folder / f"{shard_name(split, number)}.tar"
-        self._rows: list[tuple[int, int, int, bytes]] = []
-
-    def __enter__(self) -> "ShardWriter":
         self._unfinished = self.path.with_name(f".{self.path.name}")
-        self._tar = tarfile.open(self._unfinished, "w", format=tarfile.USTAR_FORMAT)
-        return self
+        self._rows: list[tuple[int, int, int, bytes]] = []
+        self._tar = tarfile.open(self._unfinished, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 - until it is closed
 
     def add(self, name: str, label: int, content: bytes) -> None:
         """The next image: its file and its label."""
@@ -100,19 +93,20 @@ class ShardWriter:
         self._add(f"{name.partition('.')[0]}.cls", str(label).encode())
         self._rows.append((offset, len(content), label, name.encode()))
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """What was added appears."""
         self._tar.close()
-        if error is not None:
-            self._unfinished.unlink()
-            return
         index = index_of(self.path)
         unfinished_index = index.with_name(f".{index.name}")
         with unfinished_index.open("wb") as file:
             np.save(file, np.array(self._rows, INDEX_ROW))
         self._unfinished.replace(self.path)
         unfinished_index.replace(index)  # last: a shard without an index is none
+
+    def abandon(self) -> None:
+        """Nothing appears."""
+        self._tar.close()
+        self._unfinished.unlink(missing_ok=True)
 
     def _add(self, name: str, content: bytes) -> int:
         """The content's place in the tar. Time and owner would differ from run to run; here they are 0."""

@@ -6,7 +6,8 @@ import random
 import numpy as np
 from PIL import Image
 
-from images import RESAMPLING, Picture, Pixels, Preprocess, to_pixels
+from images import Picture, Pixels, Preprocess, to_pixels
+from resampling import Box, resize
 
 AREA = (0.75, 1.0)  # share of the image that a view shows; less of a digit is another digit
 LOG_ASPECT = math.log(1.15)  # views are that much wider or narrower than square, at most
@@ -24,13 +25,13 @@ def views(image: Picture, preprocess: Preprocess, *, count: int, key: str, flip:
 def random_view(image: Picture, preprocess: Preprocess, draw: random.Random, *, flip: bool) -> Pixels:
     """A random part of the image, resized to the network's input; mirrored every other time if `flip`."""
     side = preprocess.image_size
-    view = image.resize((side, side), RESAMPLING[preprocess.interpolation], box=random_box(image.size, draw))
+    view = resize(image, (side, side), preprocess.interpolation, random_box(image.size, draw))
     if flip and draw.random() < 0.5:
         view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return np.asarray(view)
 
 
-def random_box(size: tuple[int, int], draw: random.Random) -> tuple[float, float, float, float]:
+def random_box(size: tuple[int, int], draw: random.Random) -> Box:
     """left, top, right, bottom in px, not rounded."""
     area = size[0] * size[1] * draw.uniform(*AREA)
     aspect = math.exp(draw.uniform(-LOG_ASPECT, LOG_ASPECT))

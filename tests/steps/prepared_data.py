@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,7 +143,7 @@ def write_shards(folder: Path, split: str, pictures: list[Image.Image], labels: 
     """Prepared images, several shards of each split."""
     folder.mkdir()
     for number, start in enumerate(range(0, len(pictures), IMAGES_PER_SHARD)):
-        with ShardWriter(folder, split, number) as shard:
+        with closing(ShardWriter(folder, split, number)) as shard:
             for row in range(start, min(start + IMAGES_PER_SHARD, len(pictures))):
                 name = hashlib.sha256(pictures[row].tobytes()).hexdigest()[:16]
                 shard.add(f"{name}.png", labels[row], png(pictures[row]))

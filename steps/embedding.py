@@ -97,8 +97,10 @@ class Embedder:
 
     def _batch(self, pixels: Pixels) -> npt.NDArray[np.float32]:
         """The last batch is filled up: another shape would be compiled anew, and might round differently."""
-        full = np.zeros((self.batch, *pixels.shape[1:]), np.uint8)
-        full[: len(pixels)] = pixels
+        full = pixels
+        if len(pixels) < self.batch:
+            full = np.zeros((self.batch, *pixels.shape[1:]), np.uint8)
+            full[: len(pixels)] = pixels
         output = self.run(torch.from_numpy(normalise(full, self.preprocess)).to(self.device))
         features: npt.NDArray[np.float32] = output.float().cpu().numpy()
         return features[: len(pixels)]

@@ -5,16 +5,16 @@
     python benchmarks/scale.py --plot scale.svg      the curves as a picture
 
 Images are synthetic and tiny, all different; the network is the project's default at that size. Each size is prepared
-and trained on in processes of their own, as jobs do it. Small sizes are measured several times, and the best counts.
-What a few images take is start-up, and is taken off the time of the others; other work on the machine disturbs elapsed
-time more than processor time. Memory is the most that a job's processes had resident at any time (VmHWM in /proc, of
-all of them together), PyTorch's code and pages of mapped files included.
+and trained on in processes of their own, as jobs do it. Small sizes are measured several times, before and after the
+large ones, and the median counts: a machine's speed changes with what else it does, and a long run sees the average of
+that. What a few images take is start-up, and is taken off the time of the others. Memory is the most that a job's
+processes had resident at any time (VmHWM in /proc, of all of them together), PyTorch's code and pages of mapped files
+included.
 """
 
 import argparse
 import math
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ from pipeline import weights as sources  # noqa: E402
 
 BACKBONE = "tf_efficientnet_lite0"
 START_UP_IMAGES = 100
-ENOUGH_IMAGES = 10_000  # smaller sizes are measured again until there were so many
+ENOUGH_IMAGES = 20_000  # smaller sizes are measured again until there were so many
 MOST_TURNS = 10  # a small size takes about as long as start-up does, which varies
 CLASSES = 10
 IMAGE_PX = 32
@@ -112,10 +113,17 @@ def measured(folder: Path, sizes: list[int]) -> list[Point]:
     """One point for each size."""
     staged = folder / "weights"
     sources.stage(sources.resolve(BACKBONE, "package", relative_to=folder), staged)
-    start_up = best_costs(folder, staged, START_UP_IMAGES)
+    every = [START_UP_IMAGES, *sizes]
+    for images in every:
+        write_images(folder / f"{images}", images)
+    costs: dict[int, list[dict[str, Cost]]] = {images: [] for images in every}
+    for images in schedule(every):
+        costs[images].append(costs_of(folder / f"{images}", staged, images))
+    middle = {images: middle_of(turns) for images, turns in costs.items()}
+    start_up = middle[START_UP_IMAGES]
     points = []
     for images in sizes:
-        found = best_costs(folder, staged, images)
+        found = middle[images]
         more = {"prepare": images - START_UP_IMAGES, "trial": EPOCHS * images - START_UP_IMAGES}
         points.append(
             Point(
@@ -128,20 +136,22 @@ def measured(folder: Path, sizes: list[int]) -> list[Point]:
     return points
 
 
-def best_costs(folder: Path, weights: Path, images: int) -> dict[str, Cost]:
-    """The least of several runs, each of time and memory."""
-    write_images(folder / "data", images)
-    turns = []
-    for _ in range(min(max(ENOUGH_IMAGES // images, 1), MOST_TURNS)):
-        turns.append(costs(folder, weights, epochs(images)))
-        shutil.rmtree(folder / "output")
-        shutil.rmtree(folder / "model")
-    shutil.rmtree(folder / "data")
+def schedule(every: list[int]) -> list[int]:
+    """Which size is measured when: each one's turns are spread evenly over the whole time."""
+    places = []
+    for images in every:
+        turns = min(max(ENOUGH_IMAGES // images, 1), MOST_TURNS)
+        places += [((turn + 0.5) / turns, images) for turn in range(turns)]
+    return [images for _, images in sorted(places)]
+
+
+def middle_of(turns: list[dict[str, Cost]]) -> dict[str, Cost]:
+    """The median of several runs, each of time and memory."""
     return {
         kind: Cost(
-            min(turn[kind].elapsed for turn in turns),
-            min(turn[kind].processor for turn in turns),
-            min(turn[kind].megabytes for turn in turns),
+            median(turn[kind].elapsed for turn in turns),
+            median(turn[kind].processor for turn in turns),
+            median(turn[kind].megabytes for turn in turns),
         )
         for kind in KINDS
     }
@@ -152,13 +162,15 @@ def epochs(images: int) -> int:
     return 1 if images == START_UP_IMAGES else EPOCHS
 
 
-def costs(folder: Path, weights: Path, epochs: int) -> dict[str, Cost]:
+def costs_of(data: Path, weights: Path, images: int) -> dict[str, Cost]:
     """Prepare the images and train on them."""
-    output = folder / "output"
-    prepare = ["prepare.py", "--data-dir", folder / "data", "--weights-dir", weights, "--output-dir", output]
-    prepare += ["--backbone", BACKBONE, "--image-size", IMAGE_PX, "--augmented-views", VIEWS]
-    trial = ["trial.py", "--epochs", epochs, "--embeddings", output / "embeddings", "--manifest", output / "manifest"]
-    return {"prepare": run(*prepare), "trial": run(*trial, "--weights", weights, "--model-dir", folder / "model")}
+    with tempfile.TemporaryDirectory(dir=data.parent) as name:
+        output, model = Path(name, "output"), Path(name, "model")
+        prepare = ["prepare.py", "--data-dir", data, "--weights-dir", weights, "--output-dir", output]
+        prepare += ["--backbone", BACKBONE, "--image-size", IMAGE_PX, "--augmented-views", VIEWS]
+        trial = ["trial.py", "--epochs", epochs(images), "--embeddings", output / "embeddings"]
+        trial += ["--manifest", output / "manifest", "--weights", weights, "--model-dir", model]
+        return {"prepare": run(*prepare), "trial": run(*trial)}
 
 
 def write_images(folder: Path, count: int) -> None:

@@ -7,9 +7,10 @@
 Images are synthetic and tiny, all different; the network is the project's default at that size. Each size is prepared
 and trained on in processes of their own, as jobs do it. Small sizes are measured several times, before and after the
 large ones, and the median counts: a machine's speed changes with what else it does, and a long run sees the average of
-that. What a few images take is start-up, and is taken off the time of the others. Memory is the most that a job's
-processes had resident at any time (VmHWM in /proc, of all of them together), PyTorch's code and pages of mapped files
-included.
+that. Starting up and loading the network, which takes longer than 1,000 images do, is left out: what happens before the
+first step's line in the job's log counts by how much longer it takes than with a few images. Memory is the most that a
+job's processes had resident at any time (VmHWM in /proc, of all of them together), PyTorch's code and pages of mapped
+files included.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -32,7 +34,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 STEPS = REPOSITORY / "steps"
 sys.path.insert(0, str(REPOSITORY))
 
-from process_tree import descendants, peak_megabytes  # noqa: E402
+from process_tree import descendants, peak_megabytes, processor_seconds  # noqa: E402
 
 from pipeline import weights as sources  # noqa: E402
 
@@ -50,12 +52,27 @@ COLOURS = {"prepare": "#0072b2", "trial": "#d55e00"}
 KINDS = tuple(COLOURS)
 
 
+# Lines of a job's log: the first step has ended (images are checked; an epoch is over), the next begins, all is done.
+MARKS = {"prepare": ("found ", "embedding with ", "prepared "), "trial": ("epoch=1 ", "epoch=1 ", f"epoch={EPOCHS} ")}
+
+
+@dataclass(frozen=True)
+class Clock:
+    """How long a job has been running."""
+
+    elapsed: float  # s
+    processor: float  # s, of all cores together
+
+    def __sub__(self, other: "Clock") -> "Clock":
+        return Clock(self.elapsed - other.elapsed, self.processor - other.processor)
+
+
 @dataclass(frozen=True)
 class Cost:
     """What one job took."""
 
-    elapsed: float  # s
-    processor: float  # s, of all cores together
+    first: Clock  # start-up and the first step
+    rest: Clock  # without loading the network
     megabytes: float  # at its peak
 
 
@@ -118,22 +135,25 @@ def measured(folder: Path, sizes: list[int]) -> list[Point]:
         write_images(folder / f"{images}", images)
     costs: dict[int, list[dict[str, Cost]]] = {images: [] for images in every}
     for images in schedule(every):
-        costs[images].append(costs_of(folder / f"{images}", staged, images))
+        costs[images].append(costs_of(folder / f"{images}", staged))
     middle = {images: middle_of(turns) for images, turns in costs.items()}
-    start_up = middle[START_UP_IMAGES]
-    points = []
-    for images in sizes:
-        found = middle[images]
-        more = {"prepare": images - START_UP_IMAGES, "trial": EPOCHS * images - START_UP_IMAGES}
-        points.append(
-            Point(
-                images,
-                {k: 1e3 * (found[k].elapsed - start_up[k].elapsed) / more[k] for k in KINDS},
-                {k: 1e3 * (found[k].processor - start_up[k].processor) / more[k] for k in KINDS},
-                {k: found[k].megabytes for k in KINDS},
-            )
+    few = middle[START_UP_IMAGES]
+    return [
+        Point(
+            images,
+            {kind: 1e3 * seconds(kind, images, middle[images], few, "elapsed") for kind in KINDS},
+            {kind: 1e3 * seconds(kind, images, middle[images], few, "processor") for kind in KINDS},
+            {kind: middle[images][kind].megabytes for kind in KINDS},
         )
-    return points
+        for images in sizes
+    ]
+
+
+def seconds(kind: str, images: int, found: dict[str, Cost], few: dict[str, Cost], which: str) -> float:
+    """Per image, of a trial per image and epoch."""
+    first = getattr(found[kind].first - few[kind].first, which) / (images - START_UP_IMAGES)
+    rest = getattr(found[kind].rest, which) / images
+    return (first + rest) / (EPOCHS if kind == "trial" else 1)
 
 
 def schedule(every: list[int]) -> list[int]:
@@ -146,31 +166,30 @@ def schedule(every: list[int]) -> list[int]:
 
 
 def middle_of(turns: list[dict[str, Cost]]) -> dict[str, Cost]:
-    """The median of several runs, each of time and memory."""
+    """The median of several runs, of each figure."""
+
+    def middle(clocks: list[Clock]) -> Clock:
+        return Clock(median(clock.elapsed for clock in clocks), median(clock.processor for clock in clocks))
+
     return {
         kind: Cost(
-            median(turn[kind].elapsed for turn in turns),
-            median(turn[kind].processor for turn in turns),
+            middle([turn[kind].first for turn in turns]),
+            middle([turn[kind].rest for turn in turns]),
             median(turn[kind].megabytes for turn in turns),
         )
         for kind in KINDS
     }
 
 
-def epochs(images: int) -> int:
-    """Of a trial; of the one that only starts up, one: steps of a few images would count for more."""
-    return 1 if images == START_UP_IMAGES else EPOCHS
-
-
-def costs_of(data: Path, weights: Path, images: int) -> dict[str, Cost]:
+def costs_of(data: Path, weights: Path) -> dict[str, Cost]:
     """Prepare the images and train on them."""
     with tempfile.TemporaryDirectory(dir=data.parent) as name:
         output, model = Path(name, "output"), Path(name, "model")
         prepare = ["prepare.py", "--data-dir", data, "--weights-dir", weights, "--output-dir", output]
         prepare += ["--backbone", BACKBONE, "--image-size", IMAGE_PX, "--augmented-views", VIEWS]
-        trial = ["trial.py", "--epochs", epochs(images), "--embeddings", output / "embeddings"]
+        trial = ["trial.py", "--epochs", EPOCHS, "--embeddings", output / "embeddings"]
         trial += ["--manifest", output / "manifest", "--weights", weights, "--model-dir", model]
-        return {"prepare": run(*prepare), "trial": run(*trial)}
+        return {"prepare": run("prepare", *prepare), "trial": run("trial", *trial)}
 
 
 def write_images(folder: Path, count: int) -> None:
@@ -185,20 +204,34 @@ def write_images(folder: Path, count: int) -> None:
         Image.fromarray(pixels).save(folder / f"class {label}" / f"{number}.png", compress_level=1)
 
 
-def run(script: str, *arguments: Any) -> Cost:
+def run(kind: str, script: str, *arguments: Any) -> Cost:
     """A step in a process of its own."""
-    began, peaks = time.perf_counter(), dict[int, float]()
+    began, peaks, clocks = time.perf_counter(), dict[int, float](), dict[str, Clock]()
     command = [sys.executable, str(STEPS / script), *map(str, arguments)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        reader = Thread(target=read_clocks, args=(process, began, MARKS[kind], clocks))
+        reader.start()
         while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
             for pid in descendants(process.pid):
                 peaks[pid] = max(peaks.get(pid, 0.0), peak_megabytes(pid))
             time.sleep(SECONDS_BETWEEN_SAMPLES)
-        _, status, usage = ended
-        process.returncode = os.waitstatus_to_exitcode(status)
+        process.returncode = os.waitstatus_to_exitcode(ended[1])
+        reader.join()
     if process.returncode:
         sys.exit(f"{' '.join(command)} ended with status {process.returncode}.")
-    return Cost(time.perf_counter() - began, usage.ru_utime + usage.ru_stime, sum(peaks.values()))
+    first, begins, done = (clocks[mark] for mark in MARKS[kind])
+    return Cost(first, done - begins, sum(peaks.values()))
+
+
+def read_clocks(
+    process: "subprocess.Popen[str]", began: float, marks: tuple[str, ...], clocks: dict[str, Clock]
+) -> None:
+    """Note when the job says what."""
+    for line in process.stdout or ():
+        for mark in marks:
+            if line.startswith(mark):
+                clocks[mark] = Clock(time.perf_counter() - began, processor_seconds(process.pid))
 
 
 def drawn(points: list[Point]) -> str:

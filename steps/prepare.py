@@ -80,6 +80,7 @@ def prepare(options: argparse.Namespace) -> None:
         preparation = choose_preparation(catalogue, weights, options)
         backbone = load_backbone(options.backbone, options.weights_dir)
         embedder = Embedder(backbone, preparation.preprocess, workers=core_count())
+        say(f"embedding with {options.backbone} at {preparation.preprocess.image_size} px")
         recipe = preparation.recipe(weights, embedder)
         cache = EmbeddingCache(options.embedding_cache, options.output_dir / "embedding_cache", recipe)
         spans = instance.share(spans_of(catalogue.sizes(), options.rows_per_part))

@@ -150,6 +150,10 @@ def test_the_job_says_what_it_found_and_made(messy: Result) -> None:
     assert lines[1] == "skipped README.md: not in a class folder"
     assert "left out: 3 skipped files, 1 exact duplicates, 1 images with conflicting labels" in lines
     assert (
+        f"embedding with {messy.manifest['backbone']['name']} at {messy.manifest['preprocess']['image_size']} px"
+        in lines
+    )
+    assert (
         lines[-1]
         == f"prepared {counts['train']} train, {counts['validation']} validation, {counts['test']} test images"
     )

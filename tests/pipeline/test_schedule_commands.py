@@ -58,7 +58,7 @@ def test_what_is_due_starts_for_real_and_a_failed_retrain_does_not_end_the_sched
     Path("photos/cat").mkdir(parents=True)
     Path("photos/cat/1.jpg").write_text("no image")
     files(pipeline_yaml="data: {source: photos}\n")
-    soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=5)
+    soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=10)
     config = ["--config", "pipeline.yaml"]
     assert cli("schedule", "set", f"at({soon:%Y-%m-%dT%H:%M:%S})", *config).status == 0
     said = cli("schedule", "run", *config)

@@ -133,7 +133,7 @@ def test_epochs_of_both_stages_are_counted_and_the_best_is_kept(
 ) -> None:
     assert [epoch.epoch for epoch in undisturbed.epochs] == [1, 2, 3, 4, 5]
     assert undisturbed.epochs[:2] == first_stage.epochs
-    assert undisturbed.epochs[-1].train_loss < undisturbed.epochs[2].train_loss
+    assert undisturbed.epochs[-1].validation_loss < undisturbed.epochs[2].validation_loss
     best = max(undisturbed.epochs[2:], key=lambda epoch: (epoch.validation_accuracy, -epoch.validation_loss))
     assert undisturbed.best == best
     assert undisturbed.validation.accuracy == best.validation_accuracy

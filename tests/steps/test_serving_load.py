@@ -102,7 +102,7 @@ def test_an_array_is_prepared_like_the_image_that_it_is_of(worker: Worker) -> No
 
 
 def test_several_images_are_answered_in_every_format(server: Server, trained: Trained) -> None:
-    files = [picture("PNG", colour=colour) for colour in ("grass", "blue sky")]
+    files = [picture("PNG", colour=colour) for colour in ("grass", "<rust> & co")]
     expected = Predictor(trained.model_dir).predict(files)
     body = (
         b"".join(
@@ -124,7 +124,7 @@ def test_several_images_are_answered_in_every_format(server: Server, trained: Tr
     lines = ask("application/jsonlines").splitlines()
     np.testing.assert_allclose([json.loads(line) for line in lines], expected, atol=1e-4)
     labels = [json.loads(line)["label"] for line in ask("application/jsonlines;verbose=1").splitlines()]
-    assert labels == ["grass", "blue sky"]
+    assert labels == ["grass", "<rust> & co"]
 
 
 def test_one_bad_image_of_several_is_named(server: Server) -> None:

@@ -50,8 +50,6 @@ SECONDS_BETWEEN_SAMPLES = 0.02
 ACCEPTED_RATIO = 1.2
 COLOURS = {"prepare": "#0072b2", "trial": "#d55e00"}
 KINDS = tuple(COLOURS)
-
-
 # Lines of a job's log: the first step has ended (images are checked; an epoch is over), the next begins, all is done.
 MARKS = {"prepare": ("found ", "embedding with ", "prepared "), "trial": ("epoch=1 ", "epoch=1 ", f"epoch={EPOCHS} ")}
 

@@ -61,9 +61,9 @@ def write_parts(
                     begun.remove(done.work.part)
                 progress.advance(len(done.work.rows), known=done.work.known)
     finally:
+        cache.write()  # first: a shard that cannot be abandoned must not cost what was embedded
         for part in begun:
             part.abandon()
-        cache.write()
     if progress.known:
         say(f"{progress.known} of {progress.total} images were embedded before")
 

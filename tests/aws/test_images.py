@@ -175,3 +175,17 @@ def test_a_tag_changes_with_what_the_image_is_made_of_and_with_nothing_else(
     with (tmp_path / "containers/training/constraints.txt").open("a") as constraints:
         constraints.write("# changed\n")
     assert changed() == ["training", "inference"]
+
+
+@pytest.mark.parametrize("name", images.NAMES)
+def test_what_an_image_requires_is_pinned_with_what_that_brings_along(name: str) -> None:
+    folder = images.ROOT / "containers" / name
+    required, pinned = (
+        {
+            line.replace("_", "-").lower()  # as an index spells names
+            for line in re.findall(r"^[^#\s]+", (folder / file).read_text(), re.MULTILINE)
+        }
+        for file in ("requirements.txt", "constraints.txt")
+    )
+    assert required
+    assert required <= pinned

@@ -4,6 +4,7 @@ IMAGE_TOOL names a program with two commands, `build [options] CONTEXT` and `run
 with FOLDER at /opt/ml; without it docker or podman is used.
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -90,15 +91,17 @@ def terminate(process: "subprocess.Popen[bytes]", program: str) -> None:
     if not TOOL:
         process.terminate()
         return
-    for number in descendants(process.pid):
-        words = Path(f"/proc/{number}/cmdline").read_bytes().split(b"\0")
-        if program.encode() in words and words[0].rpartition(b"/")[2].startswith(b"python"):
-            os.kill(number, signal.SIGTERM)
+    for number in list(descendants(process.pid)):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the server's own processes end with it
+            words = Path(f"/proc/{number}/cmdline").read_bytes().split(b"\0")
+            if program.encode() in words and words[0].rpartition(b"/")[2].startswith(b"python"):
+                os.kill(number, signal.SIGTERM)
 
 
 def descendants(ancestor: int) -> Iterator[int]:
     """The processes that a process has started, and those that they have."""
     for children in Path(f"/proc/{ancestor}/task").glob("*/children"):
-        for child in map(int, children.read_text().split()):
-            yield child
-            yield from descendants(child)
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            for child in map(int, children.read_text().split()):
+                yield child
+                yield from descendants(child)

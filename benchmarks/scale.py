@@ -6,11 +6,11 @@
 
 Images are synthetic and tiny, all different; the network is the project's default at that size. Each size is prepared
 and trained on in processes of their own, as jobs do it. Small sizes are measured several times, before and after the
-large ones, and the median counts: a machine's speed changes with what else it does, and a long run sees the average of
-that. Starting up and loading the network, which takes longer than 1,000 images do, is left out: what happens before the
-first step's line in the job's log counts by how much longer it takes than with a few images. Memory is the most that a
-job's processes had resident at any time (VmHWM in /proc, of all of them together), PyTorch's code and pages of mapped
-files included.
+large ones, and the median counts: a machine's speed changes with what else it does, and a long run sees the average
+of that. What counts is how much longer a size takes than a few images do: to start up takes longer than 1,000 images.
+Other work on the machine can only lengthen start-up, so the least that was seen of it counts, and of the rest the
+median. Memory is the most that a job's processes had resident at any time (VmHWM in /proc, of all of them together),
+PyTorch's code and pages of mapped files included.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -50,8 +50,11 @@ SECONDS_BETWEEN_SAMPLES = 0.02
 ACCEPTED_RATIO = 1.2
 COLOURS = {"prepare": "#0072b2", "trial": "#d55e00"}
 KINDS = tuple(COLOURS)
-# Lines of a job's log: the first step has ended (images are checked; an epoch is over), the next begins, all is done.
-MARKS = {"prepare": ("found ", "embedding with ", "prepared "), "trial": ("epoch=1 ", "epoch=1 ", f"epoch={EPOCHS} ")}
+# Lines of a job's log: start-up has ended (images are checked; embeddings are opened), the work begins, all is done.
+MARKS = {
+    "prepare": ("found ", "embedding with ", "prepared "),
+    "trial": ("Training on ", "Training on ", f"epoch={EPOCHS} "),
+}
 
 
 @dataclass(frozen=True)
@@ -69,8 +72,8 @@ class Clock:
 class Cost:
     """What one job took."""
 
-    first: Clock  # start-up and the first step
-    rest: Clock  # without loading the network
+    first: Clock  # start-up, and what it does to each image
+    rest: Clock  # the work; loading the network lies between
     megabytes: float  # at its peak
 
 
@@ -148,10 +151,9 @@ def measured(folder: Path, sizes: list[int]) -> list[Point]:
 
 
 def seconds(kind: str, images: int, found: dict[str, Cost], few: dict[str, Cost], which: str) -> float:
-    """Per image, of a trial per image and epoch."""
-    first = getattr(found[kind].first - few[kind].first, which) / (images - START_UP_IMAGES)
-    rest = getattr(found[kind].rest, which) / images
-    return (first + rest) / (EPOCHS if kind == "trial" else 1)
+    """Per image beyond the few, of a trial per image and epoch."""
+    more = getattr(found[kind].first - few[kind].first, which) + getattr(found[kind].rest - few[kind].rest, which)
+    return float(more) / (images - START_UP_IMAGES) / (EPOCHS if kind == "trial" else 1)
 
 
 def schedule(every: list[int]) -> list[int]:
@@ -164,15 +166,15 @@ def schedule(every: list[int]) -> list[int]:
 
 
 def middle_of(turns: list[dict[str, Cost]]) -> dict[str, Cost]:
-    """The median of several runs, of each figure."""
+    """Several runs: of start-up the least, of everything else the median."""
 
-    def middle(clocks: list[Clock]) -> Clock:
-        return Clock(median(clock.elapsed for clock in clocks), median(clock.processor for clock in clocks))
+    def of_each(figure: Callable[[Iterable[float]], float], clocks: list[Clock]) -> Clock:
+        return Clock(figure(clock.elapsed for clock in clocks), figure(clock.processor for clock in clocks))
 
     return {
         kind: Cost(
-            middle([turn[kind].first for turn in turns]),
-            middle([turn[kind].rest for turn in turns]),
+            of_each(min, [turn[kind].first for turn in turns]),
+            of_each(median, [turn[kind].rest for turn in turns]),
             median(turn[kind].megabytes for turn in turns),
         )
         for kind in KINDS

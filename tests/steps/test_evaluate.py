@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from predictor import Predictor
 from prepared_images import PreparedImages
 from tests.steps.prepared_data import CLASSES, Prepared, Trained, run_step
 from version_metadata import version_metadata
+
+Failure = Callable[[Path, Prepared], str]
 
 
 def arguments(archive_dir: Path, prepared: Prepared, output: Path) -> list[str]:
@@ -38,21 +41,20 @@ def evaluated(archive_dir: Path, prepared: Prepared, tmp_path_factory: pytest.Te
     return output
 
 
-def failure(
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    archive_dir: Path,
-    prepared: Prepared,
-    directory: Path,
-) -> str:
-    """Run evaluate.py in this process where it must fail; returns its sentence."""
-    message = directory / "message"
-    monkeypatch.setenv("SM_OUTPUT_MESSAGE", str(message))
-    monkeypatch.setattr("sys.argv", ["evaluate.py", *arguments(archive_dir, prepared, directory / "out")])
-    assert run(evaluate.main, PROCESSING_MESSAGE) == 1
-    sentence = capsys.readouterr().err
-    assert message.read_text() + "\n" == sentence
-    return sentence
+@pytest.fixture
+def failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Failure:
+    """Runs evaluate.py in this process where it must fail; returns its sentence."""
+
+    def fail(archive_dir: Path, prepared: Prepared) -> str:
+        message = tmp_path / "message"
+        monkeypatch.setenv("SM_OUTPUT_MESSAGE", str(message))
+        monkeypatch.setattr("sys.argv", ["evaluate.py", *arguments(archive_dir, prepared, tmp_path / "out")])
+        assert run(evaluate.main, PROCESSING_MESSAGE) == 1
+        sentence = capsys.readouterr().err
+        assert message.read_text() + "\n" == sentence
+        return sentence
+
+    return fail
 
 
 def archive(directory: Path, members: dict[str, bytes]) -> Path:
@@ -134,63 +136,46 @@ def test_report_is_written_beside_it(evaluated: Path) -> None:
     assert "&lt;rust&gt; &amp; co" in (evaluated / "report.html").read_text()
 
 
-def test_missing_archive_is_named(
-    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert failure(monkeypatch, capsys, tmp_path, prepared, tmp_path) == (
-        f"{tmp_path} holds no model.tar.gz, which the final training writes.\n"
-    )
+def test_missing_archive_is_named(prepared: Prepared, tmp_path: Path, failure: Failure) -> None:
+    assert failure(tmp_path, prepared) == f"{tmp_path} holds no model.tar.gz, which the final training writes.\n"
 
 
 @pytest.mark.parametrize("content", [b"", b"not an archive", None], ids=["empty", "text", "cut off"])
 def test_damaged_archive_is_refused(
-    content: bytes | None,
-    archive_dir: Path,
-    prepared: Prepared,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    content: bytes | None, archive_dir: Path, prepared: Prepared, tmp_path: Path, failure: Failure
 ) -> None:
     whole = (archive_dir / "model.tar.gz").read_bytes()
     (tmp_path / "model.tar.gz").write_bytes(whole[: len(whole) // 2] if content is None else content)
-    sentence = failure(monkeypatch, capsys, tmp_path, prepared, tmp_path)
+    sentence = failure(tmp_path, prepared)
     assert sentence.startswith(f"{tmp_path / 'model.tar.gz'} cannot be unpacked (")
     assert sentence.endswith("). Run the final training again.\n")
 
 
 @pytest.mark.parametrize("name", ["../escaped.txt", "code/../../escaped.txt"])
 def test_archive_with_a_member_that_escapes_is_refused(
-    name: str,
-    prepared: Prepared,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    name: str, prepared: Prepared, tmp_path: Path, failure: Failure
 ) -> None:
     directory = archive(tmp_path / "archive", {name: b"outside"})
-    assert failure(monkeypatch, capsys, directory, prepared, tmp_path) == (
+    assert failure(directory, prepared) == (
         f"{directory / 'model.tar.gz'} is refused: its member {name} would not stay inside the model directory. "
         "Use a model.tar.gz that the final training wrote.\n"
     )
     assert not list(tmp_path.rglob("escaped.txt"))
 
 
-def test_archive_with_a_link_to_the_outside_is_refused(
-    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_archive_with_a_link_to_the_outside_is_refused(prepared: Prepared, tmp_path: Path, failure: Failure) -> None:
     (tmp_path / "archive").mkdir()
     with tarfile.open(tmp_path / "archive" / "model.tar.gz", "w:gz") as tar:
         link = tarfile.TarInfo("model.pt")
         link.type, link.linkname = tarfile.SYMTYPE, "../../../etc/passwd"
         tar.addfile(link)
-    sentence = failure(monkeypatch, capsys, tmp_path / "archive", prepared, tmp_path)
+    sentence = failure(tmp_path / "archive", prepared)
     assert "its member model.pt would not stay inside the model directory" in sentence
 
 
-def test_archive_of_another_kind_of_model_is_refused(
-    prepared: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_archive_of_another_kind_of_model_is_refused(prepared: Prepared, tmp_path: Path, failure: Failure) -> None:
     directory = archive(tmp_path / "archive", {"weights.h5": b"x"})
-    sentence = failure(monkeypatch, capsys, directory, prepared, tmp_path)
+    sentence = failure(directory, prepared)
     assert sentence.endswith(" holds no model.json. A model of the final training has one.\n")
 
 
@@ -202,60 +187,38 @@ def changed(prepared: Prepared, directory: Path, **changes: object) -> Prepared:
     return Prepared(directory, prepared.weights)
 
 
-def test_empty_test_split_is_refused(
-    archive_dir: Path,
-    prepared: Prepared,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_empty_test_split_is_refused(archive_dir: Path, prepared: Prepared, tmp_path: Path, failure: Failure) -> None:
     other = changed(prepared, tmp_path / "other", counts={"test": dict.fromkeys(CLASSES, 0)})
-    assert failure(monkeypatch, capsys, archive_dir, other, tmp_path) == (
-        "The test split is empty. Raise its share in data.split, or add images.\n"
-    )
+    assert failure(archive_dir, other) == "The test split is empty. Raise its share in data.split, or add images.\n"
 
 
 def test_model_of_other_classes_is_refused(
-    archive_dir: Path,
-    prepared: Prepared,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    archive_dir: Path, prepared: Prepared, tmp_path: Path, failure: Failure
 ) -> None:
     other = changed(prepared, tmp_path / "other", classes=[*CLASSES, "moss"])
-    assert failure(monkeypatch, capsys, archive_dir, other, tmp_path) == (
+    assert failure(archive_dir, other) == (
         "The model knows 3 classes, and they are not the 4 classes of manifest.json in the same order. "
         "Evaluate a model on the data that it was trained with.\n"
     )
 
 
 def test_test_images_of_other_data_are_refused(
-    archive_dir: Path,
-    prepared: Prepared,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    archive_dir: Path, prepared: Prepared, tmp_path: Path, failure: Failure
 ) -> None:
     other = changed(prepared, tmp_path / "other", counts={"test": dict.fromkeys(CLASSES, 7)})
-    assert failure(monkeypatch, capsys, archive_dir, other, tmp_path) == (
+    assert failure(archive_dir, other) == (
         f"{other.test} holds 18 images, and manifest.json counts 21 in the test split: they belong to different data. "
         "Run PrepareData again.\n"
     )
 
 
-def test_a_damaged_test_image_is_named(
-    archive_dir: Path,
-    prepared: Prepared,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_damaged_test_image_is_named(archive_dir: Path, prepared: Prepared, tmp_path: Path, failure: Failure) -> None:
     other = changed(prepared, tmp_path / "other")
     images = PreparedImages(other.test, "test")
     shard = other.test / "test-000001.tar"
     content = shard.read_bytes()
     shard.write_bytes(content.replace(images.read(13)[100:], bytes(len(images.read(13)) - 100)))
-    sentence = failure(monkeypatch, capsys, archive_dir, other, tmp_path)
+    sentence = failure(archive_dir, other)
     assert sentence.startswith(f"Test image {images.name(13)} in {shard} cannot be read (The image is damaged")
 
 

@@ -24,6 +24,7 @@ from drift_baseline import Array, Coordinates
 FALSE_ALARM_RATE = 0.01
 SMALL = 0.2**2
 DRAWS = 1000
+DRAWS_AT_ONCE = 100  # with as many images as there can be, some megabytes
 SMALLEST_VARIANCE = 1e-6
 LEAST_IMAGES = 30  # of fewer, deviations say little
 UNUSUAL = 0.99  # of the reference's images so many are nearer to its centre than an unusual one
@@ -71,7 +72,7 @@ def compare(captured: Coordinates, reference: Coordinates) -> Drift:
     mean, std = moments(there)
     draws = np.sort(distances_by_chance(here, there))
     return Drift(
-        distance=frechet(moments(here), (mean, std)),
+        distance=float(frechet(moments(here), (mean, std))),
         threshold=max(quantile(draws), SMALL),
         draws=draws,
         shifts=(here.mean(axis=0) - mean) / std,
@@ -89,23 +90,38 @@ def moments(rows: Array) -> tuple[Array, Array]:
     return rows.mean(axis=0), rows.std(axis=0)
 
 
-def frechet(found: tuple[Array, Array], usual: tuple[Array, Array]) -> float:
-    """The average over the coordinates of the squared differences of means and deviations, in the usual deviations."""
+def frechet(found: tuple[Array, Array], usual: tuple[Array, Array]) -> Array:
+    """(...): the squared differences of means and deviations, in the usual deviations, averaged over the K coordinates.
+
+    Args:
+        found: Means and deviations, (..., K) each.
+        usual: The same, of what it is compared with.
+    """
     (mean, std), (usual_mean, usual_std) = found, usual
-    return float((np.square((mean - usual_mean) / usual_std) + np.square(std / usual_std - 1)).mean())
+    distance: Array = (np.square((mean - usual_mean) / usual_std) + np.square(std / usual_std - 1)).mean(axis=-1)
+    return distance
 
 
 def distances_by_chance(captured: Array, reference: Array) -> Array:
     """(DRAWS,): random parts of all images, as many as were captured, against the rest; always the same draws."""
     generator, pool, count = np.random.default_rng(0), np.concatenate([captured, reference]), len(captured)
-    total, squares, left = pool.sum(axis=0), np.square(pool).sum(axis=0), len(reference)
-    found = np.empty(DRAWS)
-    for draw in range(DRAWS):
-        part = pool[generator.choice(len(pool), count, replace=False, shuffle=False)]
-        mean = (total - part.sum(axis=0)) / left
-        variance = (squares - np.square(part).sum(axis=0)) / left - np.square(mean)
-        found[draw] = frechet(moments(part), (mean, np.sqrt(np.maximum(variance, SMALLEST_VARIANCE))))
-    return found
+    squared = np.square(pool)
+    total, total_squared = pool.sum(axis=0), squared.sum(axis=0)
+    found = []
+    for first in range(0, DRAWS, DRAWS_AT_ONCE):
+        drawn = np.zeros((min(DRAWS_AT_ONCE, DRAWS - first), len(pool)))  # 1 for each image of a draw
+        for row in drawn:
+            row[generator.choice(len(pool), count, replace=False, shuffle=False)] = 1
+        sums, sums_squared = drawn @ pool, drawn @ squared
+        rest = moments_of_sums(total - sums, total_squared - sums_squared, len(reference))
+        found.append(frechet(moments_of_sums(sums, sums_squared, count), rest))
+    return np.concatenate(found)
+
+
+def moments_of_sums(sums: Array, sums_squared: Array, count: int) -> tuple[Array, Array]:
+    """Mean and deviation of each coordinate, from the sums of so many values and of their squares."""
+    mean = sums / count
+    return mean, np.sqrt(np.maximum(sums_squared / count - np.square(mean), SMALLEST_VARIANCE))
 
 
 def strangeness(coordinates: Coordinates) -> npt.NDArray[np.float64]:

@@ -104,7 +104,7 @@ def test_checkpoints_are_kept_where_the_job_was_configured_to(tmp_path: Path, mo
     assert checkpoint_directory() == Path(checkpoint.DEFAULT_DIRECTORY)
 
 
-LONG = ["--epochs", "400", "--batch_size", "4", "--hidden_units", "8", "--lr", "0.002", "--debug_profiled_steps", "0"]
+LONG = ["--epochs", "150", "--batch_size", "4", "--hidden_units", "8", "--lr", "0.002", "--debug_profiled_steps", "0"]
 
 
 def start(prepared: Prepared, folder: Path) -> "subprocess.Popen[str]":
@@ -146,10 +146,10 @@ def test_sigterm_saves_and_exits_and_the_next_start_goes_on(prepared: Prepared, 
         assert process.wait(timeout=60) == 0
     finally:
         process.kill()
-    assert "of 400 epochs: The job was asked to stop (SIGTERM)." in (tmp_path / "log.txt").read_text()
+    assert "of 150 epochs: The job was asked to stop (SIGTERM)." in (tmp_path / "log.txt").read_text()
     assert (tmp_path / "model" / "model.pt").is_file()
     before = epochs(tmp_path)
-    assert len(before) < 400
+    assert len(before) < 150
     again = start(prepared, tmp_path)
     try:
         assert again.wait(timeout=120) == 0
@@ -160,4 +160,4 @@ def test_sigterm_saves_and_exits_and_the_next_start_goes_on(prepared: Prepared, 
         rf"Going on after epoch {len(before)}( and \d+ steps)?, from the checkpoint {tmp_path}/checkpoints/training.pt"
     )
     assert re.search(going_on, log)
-    assert len(epochs(tmp_path)) == 400  # none twice
+    assert len(epochs(tmp_path)) == 150  # none twice

@@ -114,6 +114,7 @@ class Debugger:
 
         self._trouble += (SMDebugError,)
         _log_in_one_line()
+        _forget_unopened_files()
         self._modes = smdebug.modes
         config_file = os.environ.get(CONFIG_FILE_VARIABLE)
         if config_file or Path(CONFIG_FILE_DEFAULT).is_file():
@@ -242,6 +243,13 @@ def _log_in_one_line() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_OneLineFormatter())
     logging.getLogger("smdebug").handlers = [handler]
+
+
+def _forget_unopened_files() -> None:
+    """Let smdebug's writer of a file that could not be opened go without a traceback: it would close what it lacks."""
+    from smdebug.core.tfrecord.record_writer import RecordWriter
+
+    RecordWriter._writer = None
 
 
 class _OneLineFormatter(logging.Formatter):

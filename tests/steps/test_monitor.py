@@ -297,6 +297,7 @@ def forbid_tensors(monitor: Monitor) -> None:
 HARMS = {"observer killed": kill_observer, "tensors corrupted": corrupt_tensors, "no room for tensors": forbid_tensors}
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")  # a traceback in the log would be one
 @pytest.mark.parametrize("harm", HARMS)
 def test_training_ends_well_whatever_happens_to_what_watches_it(
     harm: str, data: TrainingData, tmp_path: Path, capsys: pytest.CaptureFixture[str]

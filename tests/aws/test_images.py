@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from image_pins import pins
 
 from pipeline import account_commands
 from pipeline.aws import images
@@ -179,13 +180,6 @@ def test_a_tag_changes_with_what_the_image_is_made_of_and_with_nothing_else(
 
 @pytest.mark.parametrize("name", images.NAMES)
 def test_what_an_image_requires_is_pinned_with_what_that_brings_along(name: str) -> None:
-    folder = images.ROOT / "containers" / name
-    required, pinned = (
-        {
-            line.replace("_", "-").lower()  # as an index spells names
-            for line in re.findall(r"^[^#\s]+", (folder / file).read_text(), re.MULTILINE)
-        }
-        for file in ("requirements.txt", "constraints.txt")
-    )
+    required = pins(name, "requirements.txt")
     assert required
-    assert required <= pinned
+    assert required.items() <= pins(name, "constraints.txt").items()

@@ -19,6 +19,7 @@ from typing import Any
 import container_engine
 import numpy as np
 import pytest
+from image_pins import normal, pins
 
 from pipeline import sources
 from pipeline.aws.images import NAMES, ROOT, local_name
@@ -280,9 +281,7 @@ def test_an_image_holds_what_is_pinned_and_no_compiler(
 
 def unpinned(name: str, packages: dict[str, str]) -> dict[str, str]:
     """Packages whose version is not that of the image's constraints.txt; pip comes with Python."""
-    lines = (ROOT / "containers" / name / "constraints.txt").read_text().splitlines()
-    pins = dict(line.split("==") for line in lines if not line.startswith("#"))
-    pinned = {normal(package): version for package, version in pins.items()}
+    pinned = pins(name, "constraints.txt")
     return {
         package: version
         for package, version in packages.items()
@@ -290,8 +289,3 @@ def unpinned(name: str, packages: dict[str, str]) -> dict[str, str]:
         and not OF_CUDA.fullmatch(normal(package))
         and pinned.get(normal(package)) != version.partition("+")[0]
     }
-
-
-def normal(package: str) -> str:
-    """A package's name as an index spells it."""
-    return re.sub(r"[-_.]+", "-", package).lower()

@@ -7,10 +7,11 @@ with FOLDER at /opt/ml; without it docker or podman is used.
 import contextlib
 import os
 import shutil
-import signal
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+
+import psutil
 
 TOOL = os.environ.get("IMAGE_TOOL")
 ENVIRONMENT = {**os.environ, "BUILDAH_LAYERS": "true"}  # what is built already is not built again
@@ -91,17 +92,8 @@ def terminate(process: "subprocess.Popen[bytes]", program: str) -> None:
     if not TOOL:
         process.terminate()
         return
-    for number in list(descendants(process.pid)):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the server's own processes end with it
-            words = Path(f"/proc/{number}/cmdline").read_bytes().split(b"\0")
-            if program.encode() in words and words[0].rpartition(b"/")[2].startswith(b"python"):
-                os.kill(number, signal.SIGTERM)
-
-
-def descendants(ancestor: int) -> Iterator[int]:
-    """The processes that a process has started, and those that they have."""
-    for children in Path(f"/proc/{ancestor}/task").glob("*/children"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            for child in map(int, children.read_text().split()):
-                yield child
-                yield from descendants(child)
+    for child in psutil.Process(process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # the server's own processes end with it
+            words = child.cmdline()
+            if program in words and Path(words[0]).name.startswith("python"):
+                child.terminate()

@@ -28,6 +28,7 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "steps")]
 
 from backbone import load_backbone  # noqa: E402
 from fine_tuning import FineTuning, Images  # noqa: E402
+from fine_tuning_choices import settled  # noqa: E402
 from hyperparameters import Hyperparameters  # noqa: E402
 from images import Preprocess  # noqa: E402
 from pipeline import sources, weights  # noqa: E402
@@ -75,13 +76,14 @@ def prepare_images(arguments: argparse.Namespace, folder: Path) -> Path:
 def stage_of(arguments: argparse.Namespace, prepared: Path, weights_dir: Path) -> FineTuning:
     """The second stage as a training begins it, but for the head, which has learned nothing."""
     settle_in()
-    hyperparameters = Hyperparameters(
+    asked = Hyperparameters(
         finetune=arguments.finetune, finetune_batch_size=arguments.batch_size, precision=arguments.precision
     )
     data = load(prepared / "embeddings", prepared / "manifest")
+    hyperparameters = settled(asked, data.manifest)
     train, validation = (PreparedImages(prepared / name, name) for name in ("train", "validation"))
     preprocess = Preprocess.from_dict(data.manifest["preprocess"])
-    images = Images(train, validation, preprocess, horizontal_flip=True, tiny=data.manifest["tiny_images"])
+    images = Images(train, validation, preprocess, horizontal_flip=data.manifest["horizontal_flip"])
     backbone = load_backbone(data.manifest["backbone"]["name"], weights_dir)
     head = untrained_head(data, hyperparameters)
     stage = FineTuning(backbone, head, loss_of(data, hyperparameters), images, hyperparameters, Silent())

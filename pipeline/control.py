@@ -15,6 +15,8 @@ from pipeline.targets import POLL_SECONDS, Target
 ACTIVE = ("Executing", "Stopping")
 WAIT_SECONDS = 900
 WATCH_ATTEMPTS = 12
+QUIET_SHARE = 0.02  # of the time without news: what a watcher may be late by
+LONGEST_PAUSE_SECONDS = 0.5  # on this machine, so that a step's lines come soon
 EVENT_FAILED = "EventDeliveryFailed"  # of the local target: it waits for what the event leads to
 NOT_FOUND = ("ResourceNotFound", "ResourceNotFoundException", "ValidationException")
 ENDPOINT_IN_MOTION = ("Creating", "Updating", "SystemUpdating", "RollingBack", "Deleting")
@@ -103,11 +105,12 @@ def watch(target: Target, arn: str, look: Callable[[list[dict[str, Any]]], None]
     Raises:
         PassingError: that did not help several times in a row.
     """
-    failed = 0
+    failed, known, changed = 0, None, time.monotonic()
     while True:
         try:
             status = str(describe(target, arn)["PipelineExecutionStatus"])
-            look(steps(target, arn))
+            found = steps(target, arn)
+            look(found)
         except PassingError:
             failed += 1
             if failed == WATCH_ATTEMPTS:
@@ -116,7 +119,15 @@ def watch(target: Target, arn: str, look: Callable[[list[dict[str, Any]]], None]
             failed = 0
             if status not in ACTIVE:
                 return status
-        time.sleep(POLL_SECONDS[target.name])
+            if found != known:
+                known, changed = found, time.monotonic()
+        time.sleep(pause(target, time.monotonic() - changed))
+
+
+def pause(target: Target, quiet_seconds: float) -> float:
+    """Seconds to the next look at steps that have not changed for so long: on this machine, what looking costs a
+    training lacks."""
+    return max(POLL_SECONDS[target.name], min(quiet_seconds * QUIET_SHARE, LONGEST_PAUSE_SECONDS))
 
 
 def stop(target: Target, arn: str) -> None:

@@ -12,7 +12,7 @@ FINETUNE = ("none", "last_block", "all")
 class FineTuningConfig:
     """The second stage of the training. None is auto."""
 
-    epochs: int = setting(12, WHOLE_HYPERPARAMETERS["finetune_epochs"])
+    epochs: int | None = setting(None, auto_or(WHOLE_HYPERPARAMETERS["finetune_epochs"]))
     batch_size: int = setting(16, WHOLE_HYPERPARAMETERS["finetune_batch_size"])
     lr: float = setting(0.0005, HYPERPARAMETERS["finetune_lr"])
     layer_lr_decay: float = setting(0.8, HYPERPARAMETERS["layer_lr_decay"])
@@ -40,7 +40,12 @@ HYPERPARAMETER_NAMES = {
     "lr": "finetune_lr",
     "image_size_px": "finetune_image_size",
 }
-AUTO = {"finetune_image_size": 0, "crop_area_min": 0, "randaugment_magnitude": -1}  # as the training script spells it
+AUTO = {  # as the training script spells it
+    "finetune_epochs": 0,
+    "finetune_image_size": 0,
+    "crop_area_min": 0,
+    "randaugment_magnitude": -1,
+}
 SEARCHABLE = {
     HYPERPARAMETER_NAMES.get(field.name, field.name) for field in fields(FineTuningConfig)
 } & HYPERPARAMETERS.keys()

@@ -10,16 +10,11 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from hyperparameters import Hyperparameters
 from images import Picture, Preprocess, from_pixels
 
 ASPECT = (3 / 4, 4 / 3)  # of the part of the image that is seen; torchvision's default
 RANDAUGMENT_OPERATIONS = 2  # an image: the number in the paper's ImageNet experiments (Cubuk et al. 2020)
-RANDAUGMENT_MAGNITUDE = 5  # of 30
-CROP_AREA_MIN, TINY_CROP_AREA_MIN = 0.4, 0.75
 ERASED_AREA = (0.02, 0.2)  # share of the image
-TRAINING_SHARE = 3 / 4  # of the deployed side: what training sees through random crops is larger (Touvron et al. 2019)
-SIDE_MULTIPLE = 32  # strides of the usual networks
 
 
 @dataclass(frozen=True)
@@ -30,18 +25,6 @@ class Strength:
     randaugment_magnitude: int  # 0 to 30; 0 leaves RandAugment out
     erasing_probability: float
     horizontal_flip: bool
-
-
-def strength_for(hyperparameters: Hyperparameters, *, tiny: bool, horizontal_flip: bool) -> Strength:
-    """What the hyperparameters say; what they leave open is little where images are tiny: half a digit is another
-    digit."""
-    area, magnitude = hyperparameters.crop_area_min, hyperparameters.randaugment_magnitude
-    return Strength(
-        area or (TINY_CROP_AREA_MIN if tiny else CROP_AREA_MIN),
-        magnitude if magnitude >= 0 else 0 if tiny else RANDAUGMENT_MAGNITUDE,
-        hyperparameters.erasing_probability,
-        horizontal_flip,
-    )
 
 
 class Augmentation:
@@ -88,11 +71,3 @@ def to_picture(pixels: Tensor) -> Picture:
 def seed_of(key: tuple[int, ...]) -> int:
     """64 bits of a few whole numbers."""
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
-
-
-def training_size(preprocess: Preprocess, asked: int) -> int:
-    """The side of the views, px: what is asked for, or a little less than the deployed side."""
-    if asked:
-        return asked
-    side = round(preprocess.image_size * TRAINING_SHARE / SIDE_MULTIPLE) * SIDE_MULTIPLE
-    return min(max(side, SIDE_MULTIPLE), preprocess.image_size)

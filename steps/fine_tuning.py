@@ -18,7 +18,7 @@ from timm.layers import convert_sync_batchnorm  # torch's own drops the activati
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from augmentation import Augmentation, strength_for, training_size
+from augmentation import Augmentation, Strength
 from backbone import Backbone
 from folding import Folding
 from head import ClassifierHead
@@ -49,7 +49,6 @@ class Images:
     validation: PreparedImages
     preprocess: Preprocess  # of the deployed network
     horizontal_flip: bool
-    tiny: bool = False  # digits, icons
 
 
 class Body(nn.Module):
@@ -93,6 +92,7 @@ class FineTuning:
         backbone, head: Are trained in place.
         criterion: (N, C) logits and targets -> scalar loss.
         images: Both splits.
+        hyperparameters: With nothing left open (fine_tuning_choices.py).
         processes: All that take part; a batch is shared among them.
     """
 
@@ -128,11 +128,16 @@ class FineTuning:
         )
         learned = [parameter for some in rated for parameter in some.parameters]
         self.average = WeightAverage([*learned, *self._statistics()], hyperparameters.ema_decay)
-        self.side = training_size(images.preprocess, hyperparameters.finetune_image_size)
+        self.side = hyperparameters.finetune_image_size
         self.folding = self._folding()
         self.network = self._network()
         self.loading = loading_for(processes_on_host(), on_gpu=self.device.type == "cuda")
-        strength = strength_for(hyperparameters, tiny=images.tiny, horizontal_flip=images.horizontal_flip)
+        strength = Strength(
+            hyperparameters.crop_area_min,
+            hyperparameters.randaugment_magnitude,
+            hyperparameters.erasing_probability,
+            images.horizontal_flip,
+        )
         self.views = TrainingViews(
             images.train, Augmentation(images.preprocess, self.side, strength), hyperparameters.seed
         )

@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from timm.layers import BatchNormAct2d, Conv2dSame, get_same_padding
 from torch import Tensor, nn
 
+from depthwise import conv2d
+
 RELATIVE_TOLERANCE = 1e-3  # of the network's output, where a norm has been folded into what was not meant for it alone
 
 
@@ -123,7 +125,7 @@ def convolved(convolution: nn.Conv2d, norm: nn.BatchNorm2d, images: Tensor) -> T
     padding = convolution.padding
     if isinstance(convolution, Conv2dSame):
         images, padding = padded(images, convolution), (0, 0)
-    return F.conv2d(images, weight, offset, convolution.stride, padding, convolution.dilation, convolution.groups)
+    return conv2d(images, weight, offset, convolution.stride, padding, convolution.dilation, convolution.groups)
 
 
 def padded(images: Tensor, convolution: nn.Conv2d) -> Tensor:

@@ -27,7 +27,7 @@ class Hyperparameters:
     patience: int = 0  # epochs without a better one before the head's training ends; 0 is off
     seed: int = 0
     finetune: str = "none"  # what of the backbone learns, after the head: none, last_block or all
-    finetune_epochs: int = 12
+    finetune_epochs: int = 0  # 0 chooses, as fine_tuning_choices.py does
     finetune_batch_size: int = 16
     finetune_lr: float = 0.0005  # peak, of the head and the last block
     layer_lr_decay: float = 0.8  # of the rate, from a block to the one before it
@@ -112,7 +112,7 @@ _RULES = {
     "patience": _NOT_NEGATIVE,
     "seed": _NOT_NEGATIVE,
     "finetune": _one_of("none", "last_block", "all"),
-    "finetune_epochs": _AT_LEAST_ONE,
+    "finetune_epochs": _NOT_NEGATIVE,
     "finetune_batch_size": _AT_LEAST_ONE,
     "finetune_lr": _ABOVE_ZERO,
     "layer_lr_decay": _POSITIVE_SHARE,

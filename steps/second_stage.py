@@ -56,7 +56,6 @@ def open_images(arguments: Namespace, data: TrainingData) -> Images:
         validation,
         Preprocess.from_dict(data.manifest["preprocess"]),
         horizontal_flip=bool(data.manifest.get("horizontal_flip", True)),
-        tiny=bool(data.manifest.get("tiny_images", False)),
     )
 
 

@@ -28,6 +28,7 @@ from export import copy_code, export_network
 from failures import TRAINING_FAILURE, StepError, run, say
 from fine_tuned_baseline import fine_tuned_baseline
 from fine_tuning import Images
+from fine_tuning_choices import settled
 from head import CalibratedHead, ClassifierHead
 from hyperparameters import Hyperparameters
 from images import Preprocess
@@ -94,9 +95,10 @@ class Job:
 def main() -> None:
     restart_under_torchrun()
     arguments = parse_arguments(__doc__, add_own_arguments)
-    hyperparameters, settings = hp.parse(arguments), debug_settings.parse(arguments)
+    asked, settings = hp.parse(arguments), debug_settings.parse(arguments)
     with joined() as processes:
         data = opened_data(arguments, processes.say)
+        hyperparameters = settled(asked, data.manifest)
         backbone = matching_backbone(channel(arguments, "weights"), data.manifest)
         images = open_images(arguments, data) if hyperparameters.fine_tunes else None
         job = Job(arguments, hyperparameters, processes, data, backbone, images)

@@ -14,6 +14,7 @@ import torch
 
 import hyperparameters as hp
 from failures import TRAINING_FAILURE, run
+from fine_tuning_choices import settled
 from head_training import HeadTraining
 from hyperparameters import Hyperparameters
 from processes import ALONE
@@ -24,8 +25,9 @@ from training_loop import TrainingResult, train
 
 def main() -> None:
     arguments = parse_arguments(__doc__)
-    hyperparameters = hp.parse(arguments)
+    asked = hp.parse(arguments)
     data = opened_data(arguments)
+    hyperparameters = settled(asked, data.manifest)
     stage = head_training(data, hyperparameters)
     result = train(stage, patience=hyperparameters.patience)
     if hyperparameters.fine_tunes:

@@ -470,7 +470,8 @@ def test_fine_tuning_streams_the_prepared_images_into_the_training_alone(compile
         assert channel["InputMode"] == "FastFile"
     assert training["ResourceConfig"]["InstanceCount"] == 2
     assert training["HyperParameters"]["finetune"] == "all"
-    assert training["HyperParameters"]["finetune_image_size"] == "0"
+    assert training["HyperParameters"]["finetune_image_size"] == "0"  # the script chooses
+    assert training["HyperParameters"]["finetune_epochs"] == "0"
     trials = steps["TuneHyperparameters"]["Arguments"]["TrainingJobDefinition"]
     assert not {"train", "validation", "weights"} & channels_of(trials).keys()
     assert trials["ResourceConfig"]["InstanceCount"] == 1

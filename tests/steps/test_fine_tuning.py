@@ -38,6 +38,8 @@ HYPERPARAMETERS = Hyperparameters(
     finetune_batch_size=10,
     finetune_lr=0.002,
     finetune_image_size=32,
+    crop_area_min=0.4,
+    randaugment_magnitude=5,
     cutmix_alpha=1.0,
     erasing_probability=0.5,
 )
@@ -258,6 +260,7 @@ def test_job_exports_the_fine_tuned_network(prepared: Prepared, tmp_path: Path) 
     assert (process.returncode, process.stderr) == (0, "")
     model = json.loads((tmp_path / "model" / "model.json").read_text())
     assert model["hyperparameters"]["finetune_lr"] == 0.002
+    assert model["hyperparameters"]["randaugment_magnitude"] == 5  # chosen, since nothing was asked for
     assert model["validation"]["epoch"] > 2
     history = json.loads((tmp_path / "data" / "history.json").read_text())
     assert (len(history["epochs"]), history["fine_tuning_from_epoch"]) == (5, 3)

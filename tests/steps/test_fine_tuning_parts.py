@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from augmentation import Augmentation, Strength, strength_for, training_size
+from augmentation import Augmentation, Strength
 from backbone import Backbone
 from failures import StepError
+from fine_tuning_choices import settled
 from head import ClassifierHead
 from hyperparameters import Hyperparameters
 from image_batches import RUN_ROWS, WINDOW_RUNS, shuffled
@@ -62,18 +63,33 @@ def test_erasing_paints_the_mean_colour() -> None:
     assert Augmentation(PREPROCESS, 64, PLAIN)(white, (0, 0, 0)).unique().tolist() == [255]
 
 
-@pytest.mark.parametrize(
-    ("size", "asked", "expected"), [(256, 0, 192), (128, 0, 96), (32, 0, 32), (20, 0, 20), (224, 160, 160)]
-)
-def test_training_size_is_a_little_below_the_deployed_one(size: int, asked: int, expected: int) -> None:
-    assert training_size(Preprocess(size, size, (0.5,) * 3, (0.5,) * 3), asked) == expected
+def manifest_of(side: int, *, tiny: bool) -> dict[str, object]:
+    return {"preprocess": {"image_size": side}, "tiny_images": tiny}
 
 
-def test_tiny_images_are_seen_nearly_whole_unless_something_else_is_asked_for() -> None:
-    usual, asked = Hyperparameters(), Hyperparameters(crop_area_min=0.2, randaugment_magnitude=0)
-    assert strength_for(usual, tiny=False, horizontal_flip=True) == Strength(0.4, 5, 0.1, True)
-    assert strength_for(usual, tiny=True, horizontal_flip=False) == Strength(0.75, 0, 0.1, False)
-    assert strength_for(asked, tiny=False, horizontal_flip=True) == Strength(0.2, 0, 0.1, True)
+@pytest.mark.parametrize(("side", "expected"), [(256, 192), (128, 96), (32, 32), (20, 20), (224, 160)])
+def test_training_side_is_a_little_below_the_deployed_one(side: int, expected: int) -> None:
+    assert settled(Hyperparameters(finetune="all"), manifest_of(side, tiny=False)).finetune_image_size == expected
+
+
+def test_tiny_images_are_seen_nearly_whole_and_not_as_often() -> None:
+    photos, tiny = (settled(Hyperparameters(finetune="all"), manifest_of(128, tiny=tiny)) for tiny in (False, True))
+
+    assert (photos.crop_area_min, photos.randaugment_magnitude) == (0.4, 5)
+    assert (tiny.crop_area_min, tiny.randaugment_magnitude) == (0.75, 0)
+    assert (photos.finetune_epochs, tiny.finetune_epochs) == (12, 8)
+
+
+def test_what_is_asked_for_is_not_chosen() -> None:
+    asked = Hyperparameters(
+        finetune="last_block",
+        finetune_epochs=3,
+        finetune_image_size=40,
+        crop_area_min=0.2,
+        randaugment_magnitude=0,
+    )
+    assert settled(asked, manifest_of(128, tiny=False)) == settled(asked, manifest_of(64, tiny=True)) == asked
+    assert settled(Hyperparameters(), manifest_of(128, tiny=True)) == Hyperparameters()  # nothing is fine-tuned
 
 
 def test_mixup_mixes_each_pair_and_leaves_an_odd_image() -> None:

@@ -238,8 +238,7 @@ def test_watching_slows_down_while_nothing_happens_and_not_on_aws(monkeypatch):
     def describe(target: object, arn: str) -> dict[str, str]:
         return {"PipelineExecutionStatus": "Executing" if clock < 62 else "Succeeded"}
 
-    monkeypatch.setattr(control.time, "sleep", sleep)
-    monkeypatch.setattr(control.time, "monotonic", lambda: clock)
+    monkeypatch.setattr(control, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: clock))
     monkeypatch.setattr(control, "describe", describe)
     monkeypatch.setattr(control, "steps", lambda target, arn: ["Prepare"] if clock < 60 else ["Prepare", "Train"])
 

@@ -72,7 +72,7 @@ def test_it_shows_steps_lines_and_the_reason_as_they_come(client, execution, tmp
         execution.steps[0] = step("Failed", EndTime=START + datetime.timedelta(seconds=90), FailureReason=reason)
         execution.record.pipeline_execution_status = "Failed"
 
-    monkeypatch.setattr(control, "time", SimpleNamespace(sleep=fail))
+    monkeypatch.setattr(control, "time", SimpleNamespace(sleep=fail, monotonic=time.monotonic))
     words = ["status", "--watch", "--target", "aws", "--config", str(tmp_path / "pipeline.yaml")]
     assert run_pipeline.main([*words, "--home", str(tmp_path / "home")]) == 1
     said = capsys.readouterr()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
+from hyperparameters import Hyperparameters
 from images import Picture, Preprocess, from_pixels
 
 ASPECT = (3 / 4, 4 / 3)  # of the part of the image that is seen; torchvision's default
@@ -25,6 +26,16 @@ class Strength:
     randaugment_magnitude: int  # 0 to 30; 0 leaves RandAugment out
     erasing_probability: float
     horizontal_flip: bool
+
+
+def strength_for(hyperparameters: Hyperparameters, *, horizontal_flip: bool) -> Strength:
+    """What the hyperparameters say, which leave nothing open (fine_tuning_choices.py)."""
+    return Strength(
+        hyperparameters.crop_area_min,
+        hyperparameters.randaugment_magnitude,
+        hyperparameters.erasing_probability,
+        horizontal_flip,
+    )
 
 
 class Augmentation:

@@ -18,7 +18,7 @@ from timm.layers import convert_sync_batchnorm  # torch's own drops the activati
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from augmentation import Augmentation, Strength
+from augmentation import Augmentation, strength_for
 from backbone import Backbone
 from folding import Folding
 from head import ClassifierHead
@@ -132,12 +132,7 @@ class FineTuning:
         self.folding = self._folding()
         self.network = self._network()
         self.loading = loading_for(processes_on_host(), on_gpu=self.device.type == "cuda")
-        strength = Strength(
-            hyperparameters.crop_area_min,
-            hyperparameters.randaugment_magnitude,
-            hyperparameters.erasing_probability,
-            images.horizontal_flip,
-        )
+        strength = strength_for(hyperparameters, horizontal_flip=images.horizontal_flip)
         self.views = TrainingViews(
             images.train, Augmentation(images.preprocess, self.side, strength), hyperparameters.seed
         )

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from augmentation import Augmentation, Strength
+from augmentation import Augmentation, Strength, strength_for
 from backbone import Backbone
 from failures import StepError
 from fine_tuning_choices import settled
@@ -75,8 +75,8 @@ def test_training_side_is_a_little_below_the_deployed_one(side: int, expected: i
 def test_tiny_images_are_seen_nearly_whole_and_not_as_often() -> None:
     photos, tiny = (settled(Hyperparameters(finetune="all"), manifest_of(128, tiny=tiny)) for tiny in (False, True))
 
-    assert (photos.crop_area_min, photos.randaugment_magnitude) == (0.4, 5)
-    assert (tiny.crop_area_min, tiny.randaugment_magnitude) == (0.75, 0)
+    assert strength_for(photos, horizontal_flip=True) == Strength(0.4, 5, 0.1, True)
+    assert strength_for(tiny, horizontal_flip=False) == Strength(0.75, 0, 0.1, False)
     assert (photos.finetune_epochs, tiny.finetune_epochs) == (12, 8)
 
 
@@ -89,6 +89,7 @@ def test_what_is_asked_for_is_not_chosen() -> None:
         randaugment_magnitude=0,
     )
     assert settled(asked, manifest_of(128, tiny=False)) == settled(asked, manifest_of(64, tiny=True)) == asked
+    assert strength_for(asked, horizontal_flip=True) == Strength(0.2, 0, 0.1, True)
     assert settled(Hyperparameters(), manifest_of(128, tiny=True)) == Hyperparameters()  # nothing is fine-tuned
 
 

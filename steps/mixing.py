@@ -56,15 +56,14 @@ def mixed(images: Tensor, targets: Tensor, mixes: Mixes) -> tuple[Tensor, Tensor
 
 
 def _blend(values: Tensor, own: Tensor) -> Tensor:
-    return torch.lerp(_partners(values), values, own)
-
-
-def _partners(values: Tensor) -> Tensor:
-    """Rows of each pair exchanged."""
-    order = torch.arange(len(values), device=values.device)
-    paired = 2 * (len(values) // 2)
-    order[:paired] = order[:paired].view(-1, 2).flip(1).reshape(-1)
-    return values[order]
+    """Each row and its partner's; of an odd number of rows the last stays alone."""
+    paired = PAIR * (len(values) // PAIR)
+    first, second = slice(0, paired, PAIR), slice(1, paired, PAIR)
+    blended = torch.empty_like(values)
+    torch.lerp(values[second], values[first], own[first], out=blended[first])
+    torch.lerp(values[first], values[second], own[second], out=blended[second])
+    blended[paired:] = values[paired:]
+    return blended
 
 
 def _cut(images: Tensor, mixes: Mixes) -> npt.NDArray[np.float64]:

@@ -1,23 +1,27 @@
 """Batches of images that worker processes make piece by piece, in memory that they share with who needs them.
 
-On a CPU that trains, workers have to do their part at the same time: while one core makes images, all others wait for
-its part of the network. And what they make must not cost much to hand over: DataLoader sends each tensor of a worker
-through a connection of its own, which takes about as long as decoding one more image.
+On a CPU that trains, whatever workers compute the network waits for, and for longer where one core makes images while
+all others hold for its part of a layer. So workers make images while the training stands still, all of them at once,
+and stand still while it computes; and they make a few batches at a time, since after a step the caches hold nothing of
+what makes images.
+
+What they make must not cost much to hand over: DataLoader sends each tensor of a worker through a connection of its
+own, which takes about as long as decoding one more image.
 """
 
 import mmap
-import os
+import multiprocessing
 from collections.abc import Iterable, Iterator
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-PIECES_AHEAD = 4  # of each worker
+GROUP_ROWS = 64  # images that are made at a time
 PIECE_ROWS = 2  # images of the smallest piece that is worth a worker
-NICENESS = 10  # a tenth of another process's share, and all of what is left
+PATIENCE_SECONDS = 10  # for a piece, before the training goes on; a worker may be lost, which DataLoader tells
 
 
 class Views(Protocol):
@@ -41,50 +45,82 @@ def shared_batches(views: Views, batches: Iterable[list[Any]], workers: int) -> 
         batch_sampler=ring.pieces(),
         collate_fn=nothing,
         num_workers=workers,
-        prefetch_factor=PIECES_AHEAD,
-        worker_init_fn=step_back,
+        prefetch_factor=1,
         multiprocessing_context="fork",
         generator=torch.Generator(),  # for the workers' seeds: the training's random numbers go on as they are
     )
     made = iter(loader)
-    for start, batch in ring.places():
-        for _ in cut(len(batch), workers):
-            next(made)
-        yield ring.pixels[start : start + len(batch)].permute(0, 3, 1, 2)
+    for start, group in ring.places():
+        for _ in cut(sum(map(len, group)), workers):
+            next(made)  # has a piece of the next group begun
+        ring.settle()
+        for batch in group:
+            yield ring.pixels[start : start + len(batch)].permute(0, 3, 1, 2)
+            start += len(batch)
 
 
 class Ring(Dataset[None]):
-    """Room for all images that are being made or used; (place, key) puts the key's image there."""
+    """Room for all images that are being made or used; a piece's images are put where it says.
+
+    Args:
+        views, batches, workers: As of `shared_batches`.
+    """
 
     def __init__(self, views: Views, batches: Iterable[list[Any]], workers: int) -> None:
         self.views, self.batches, self.workers = views, batches, workers
-        longest = max(map(len, batches), default=0)
+        longest = max((sum(map(len, group)) for group in groups(batches)), default=0)
         piece = max((stop - start for start, stop in cut(longest, workers)), default=0)
-        # Ahead of the batch in use are PIECES_AHEAD * workers pieces; the last of their batches may have begun only,
-        # and at the ring's end less than a batch is left out.
-        self.size = PIECES_AHEAD * workers * max(piece, 2 * PIECE_ROWS - 1) + 3 * longest
+        # Ahead of the group in use is a piece of each worker; the last of their groups may have begun only, and at the
+        # ring's end less than a group is left out.
+        self.size = workers * max(piece, 2 * PIECE_ROWS - 1) + 3 * longest
         shape = (self.size, views.side, views.side, 3)
         memory = mmap.mmap(-1, self.size * views.side * views.side * 3)  # not of /dev/shm, which may be small
         self.pixels = torch.frombuffer(memory, dtype=torch.uint8).reshape(shape)
+        self.begun, self.ended = 0, 0  # pieces
+        self.ends = multiprocessing.get_context("fork").Semaphore(0)
 
-    def __getitem__(self, placed: tuple[int, Any]) -> None:
-        place, key = placed
-        self.pixels[place].copy_(self.views[key].permute(1, 2, 0))
+    def __getitems__(self, piece: list[tuple[int, Any]]) -> None:
+        """Make (place, key) for (place, key); DataLoader asks for a whole piece where there is this method."""
+        try:
+            for place, key in piece:
+                self.pixels[place].copy_(self.views[key].permute(1, 2, 0))
+        finally:
+            self.ends.release()
 
-    def places(self) -> Iterator[tuple[int, list[Any]]]:
-        """Where each batch begins."""
+    def settle(self) -> None:
+        """Wait until all workers stand still."""
+        while self.ended < self.begun and self.ends.acquire(timeout=PATIENCE_SECONDS):
+            self.ended += 1
+
+    def places(self) -> Iterator[tuple[int, list[list[Any]]]]:
+        """Where each group of batches begins."""
         start = 0
-        for batch in self.batches:
-            if start + len(batch) > self.size:
+        for group in groups(self.batches):
+            length = sum(map(len, group))
+            if start + length > self.size:
                 start = 0
-            yield start, batch
-            start += len(batch)
+            yield start, group
+            start += length
 
     def pieces(self) -> Iterator[list[tuple[int, Any]]]:
-        """The batches' pieces, one after the other."""
-        for start, batch in self.places():
-            for first, end in cut(len(batch), self.workers):
-                yield [(start + row, batch[row]) for row in range(first, end)]
+        """The groups' pieces, one after the other; each is begun as soon as it was taken."""
+        for start, group in self.places():
+            keys = list(chain.from_iterable(group))
+            for first, end in cut(len(keys), self.workers):
+                self.begun += 1
+                yield [(start + row, keys[row]) for row in range(first, end)]
+
+
+def groups(batches: Iterable[list[Any]]) -> Iterator[list[list[Any]]]:
+    """Consecutive batches of GROUP_ROWS images together, or of a few less; a larger batch is a group of its own."""
+    group: list[list[Any]] = []
+    for batch in batches:
+        if group and sum(map(len, group)) + len(batch) > GROUP_ROWS:
+            yield group
+            group = []
+        group.append(batch)
+    if group:
+        yield group
 
 
 def cut(length: int, most: int) -> list[tuple[int, int]]:
@@ -93,10 +129,5 @@ def cut(length: int, most: int) -> list[tuple[int, int]]:
     return list(pairwise(length * number // count for number in range(count + 1)))
 
 
-def step_back(worker: int) -> None:
-    """Work where the training does not; when it waits for images, everything is theirs."""
-    os.nice(NICENESS)
-
-
-def nothing(done: list[None]) -> None:
+def nothing(done: Any) -> None:
     """What a worker sends back: the images are where they are needed."""

@@ -36,6 +36,7 @@ from pipeline.local.training_environment import (
 DRIVER_SCRIPT = f"{DRIVERS_CHANNEL}/sm_train.sh"
 FRAMEWORK_PREFIX = "sagemaker_"
 OBJECTIVE_NAME = "_tuning_objective_metric"
+TORCHRUN_LOGS = f"{ML}/output/torchrun"
 PROGRAM, SUBMIT_DIRECTORY = "sagemaker_program", "sagemaker_submit_directory"
 
 
@@ -106,7 +107,8 @@ def script_command(
         return [*interpreter(script), *flags]
     if driver == "torchrun_driver.py":
         count = distributed.get("process_count_per_node") or gpu_count() or 1
-        return ["python3", "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}", script, *flags]
+        torchrun = ["python3", "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
+        return [*torchrun, f"--log_dir={TORCHRUN_LOGS}", script, *flags]  # in /tmp, by default, nobody removes them
     return ["python3", f"{DRIVERS_CHANNEL}/distributed_drivers/{driver}"]
 
 

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import tarfile
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -245,6 +246,7 @@ def wheel() -> dict[str, bytes]:
 
 
 def test_torchrun_starts_as_many_processes_as_asked(lab: Lab) -> None:
+    before = torchrun_leftovers()
     code = "import os, sys; sys.stdout.write(f\"{os.environ['RANK']} {os.environ['WORLD_SIZE']} {sys.argv[1:]}\\n\")"
     step = lab.drivers(
         "Train",
@@ -258,6 +260,12 @@ def test_torchrun_starts_as_many_processes_as_asked(lab: Lab) -> None:
     assert report.statuses == {"Train": "Succeeded"}
     shown = sorted(line for line in report.log("Train").splitlines() if "lr" in line)
     assert shown == ["0 2 ['--lr', '0.1']", "1 2 ['--lr', '0.1']"]
+    assert torchrun_leftovers() <= before
+
+
+def torchrun_leftovers() -> set[Path]:
+    """Folders that torchrun makes for its logs where it is not told another place."""
+    return set(Path(tempfile.gettempdir()).glob("torchelastic_*"))
 
 
 def test_metrics_are_read_from_both_streams_and_used_downstream(lab: Lab) -> None:

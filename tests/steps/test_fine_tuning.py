@@ -295,6 +295,7 @@ def test_missing_image_channel_is_one_sentence(prepared: Prepared, tmp_path: Pat
 def distributed(prepared: Prepared, folder: Path, count: int) -> tuple[list[list[float]], dict[str, torch.Tensor]]:
     """The job under torchrun; returns each epoch's figures and the backbone."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+    command += ["--log-dir", str(folder / "logs")]  # in /tmp, by default, nobody removes them
     process = subprocess.run(
         [*command, str(STEPS / "train.py"), *ARGUMENTS, "--finetune_lr", "0.0001", "--debug", "false"],
         env=base_environment() | channels(prepared, folder),

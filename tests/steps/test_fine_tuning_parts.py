@@ -10,10 +10,12 @@ import timm
 import torch
 from PIL import Image
 from torch import nn
+from torchvision.transforms import v2
 
-from augmentation import Augmentation, Strength, strength_for
+from augmentation import ASPECT, Augmentation, Strength, seed_of, strength_for
 from backbone import Backbone
 from failures import StepError
+from fine_tuning import Body
 from fine_tuning_choices import settled
 from head import ClassifierHead
 from hyperparameters import Hyperparameters
@@ -45,6 +47,29 @@ def test_a_view_depends_on_its_key_alone_and_leaves_the_random_numbers_alone() -
     assert (first.shape, first.dtype) == ((3, 48, 48), torch.uint8)
     assert torch.equal(augmentation(picture(), (0, 1, 2)), first)
     assert not torch.equal(augmentation(picture(), (0, 2, 2)), first)
+
+
+def test_a_crop_is_torchvisions() -> None:
+    """Ours differs in how it lies in memory."""
+    theirs = v2.Compose([v2.PILToTensor(), v2.RandomResizedCrop(48, scale=(0.4, 1.0), ratio=ASPECT, interpolation=3)])
+    ours = Augmentation(PREPROCESS, 48, Strength(0.4, 0, 0.0, False))
+    for row in range(10):
+        torch.manual_seed(seed_of((row,)))
+        expected = theirs(picture())
+        view = ours(picture(), (row,))
+        assert torch.equal(view, expected)
+        assert view.permute(1, 2, 0).is_contiguous()
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_pixels_are_normalised_by_channel(memory_format: torch.memory_format) -> None:
+    preprocess = Preprocess(5, 5, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    body = Body(nn.Identity(), ClassifierHead(3, 2), preprocess, mixed_precision=False)
+    pixels = torch.randint(0, 256, (4, 3, 5, 7), dtype=torch.uint8).contiguous(memory_format=memory_format)
+    found = body.normalised(pixels)
+    means, deviations = (torch.tensor(values).view(1, 3, 1, 1) for values in (preprocess.mean, preprocess.std))
+    torch.testing.assert_close(found, (pixels / 255 - means) / deviations)
+    assert found.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_flip_happens_only_where_it_is_allowed() -> None:

@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 import time
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from failures import StepError
 from image_batches import Loading, loaded
-from shared_batches import NICENESS, PIECES_AHEAD, cut, shared_batches
+from shared_batches import GROUP_ROWS, cut, groups, shared_batches
 
 SIDE = 4
 
@@ -33,7 +35,7 @@ class Telling(Numbered):
         self.folder = folder
 
     def __getitem__(self, key: int) -> Tensor:
-        (self.folder / str(key)).write_text(f"{os.getpid()} {os.nice(0)}")
+        (self.folder / str(key)).write_text(str(os.getpid()))
         return super().__getitem__(key)
 
 
@@ -69,20 +71,62 @@ def test_images_are_channels_last() -> None:
     assert pixels.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_workers_share_a_batch_and_step_back_for_the_training(tmp_path: Path) -> None:
+def test_workers_share_a_batch(tmp_path: Path) -> None:
     list(shared_batches(Telling(tmp_path), [list(range(8))], 2))
-    made = [(tmp_path / str(key)).read_text().split() for key in range(8)]
-    assert len({process for process, _ in made}) == 2
-    assert {process for process, _ in made[:4]}.isdisjoint(process for process, _ in made[4:])
-    assert {int(niceness) for _, niceness in made} == {min(19, os.nice(0) + NICENESS)}
+    made = [(tmp_path / str(key)).read_text() for key in range(8)]
+    assert len(set(made)) == 2
+    assert set(made[:4]).isdisjoint(made[4:])
 
 
-def test_no_more_is_made_than_may_be_in_memory(tmp_path: Path) -> None:
-    batches = [list(range(start, start + 4)) for start in range(0, 400, 4)]
-    images = shared_batches(Telling(tmp_path), batches, 2)
+def test_workers_stand_still_while_a_batch_is_used(tmp_path: Path) -> None:
+    batches = [list(range(start, start + 16)) for start in range(0, 640, 16)]
+    made = []
+    for _ in shared_batches(Telling(tmp_path), batches, 2):
+        made.append(len(list(tmp_path.iterdir())))
+        time.sleep(0.02)
+        assert len(list(tmp_path.iterdir())) == made[-1]
+    assert set(made) <= set(range(0, 641, GROUP_ROWS))  # whole groups
+    assert made[0] <= 2 * GROUP_ROWS  # the one in use, and the next
+
+
+class Failing(Telling):
+    """Cannot read one image."""
+
+    def __getitem__(self, key: int) -> Tensor:
+        if key == 100:
+            raise StepError("Image 100 cannot be used.")
+        return super().__getitem__(key)
+
+
+def test_an_image_that_cannot_be_made_holds_nothing_up(tmp_path: Path) -> None:
+    batches = [list(range(start, start + 16)) for start in range(0, 640, 16)]
+    seen, began = [], time.monotonic()
+    with pytest.raises(StepError, match="Image 100 cannot be used"):
+        for pixels in shared_batches(Failing(tmp_path), batches, 2):
+            seen.append(keys_of(pixels))
+    assert seen == batches[: GROUP_ROWS // 16]  # those of the group before
+    assert time.monotonic() - began < 5
+
+
+def test_a_lost_worker_is_told(tmp_path: Path) -> None:
+    images = shared_batches(Telling(tmp_path), [list(range(start, start + 16)) for start in range(0, 640, 16)], 2)
     next(images)
-    images.close()  # type: ignore[attr-defined]  # ends the workers
-    assert len(list(tmp_path.iterdir())) <= 4 + 2 * 2 * PIECES_AHEAD
+    os.kill(int((tmp_path / "0").read_text()), signal.SIGKILL)
+    with pytest.raises(RuntimeError, match="DataLoader worker"):
+        list(images)
+
+
+@pytest.mark.parametrize(
+    "sizes, grouped",
+    [
+        ([], []),
+        ([100], [[100]]),
+        ([16, 16, 16, 16, 16, 5], [[16, 16, 16, 16], [16, 5]]),
+        ([48, 48, 1], [[48], [48, 1]]),
+    ],
+)
+def test_groups(sizes: list[int], grouped: list[list[int]]) -> None:
+    assert [[len(batch) for batch in group] for group in groups([[0] * size for size in sizes])] == grouped
 
 
 class Labelled(Numbered):

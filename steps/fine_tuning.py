@@ -5,7 +5,7 @@ learn the more slowly the earlier they are; an average of the weights is what is
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from time import monotonic
@@ -141,7 +141,7 @@ class FineTuning:
         )
         self.plain_views = PlainViews(images.validation, images.preprocess)
 
-    def batches(self, epoch: int, first_step: int) -> Iterator[TrainingBatch]:
+    def batches(self, epoch: int, first_step: int) -> Generator[TrainingBatch, None, None]:
         """This process's share of each batch; inputs are normalised and mixed, labels those of the images."""
         order = shuffled(len(self.images.train), np.random.default_rng((self.hyperparameters.seed, epoch)))
         batches = EpochBatches(epoch, order[first_step * self.batch_size :], self.batch_size)

@@ -1,6 +1,6 @@
 """The first stage: the head learns from embeddings, which the frozen backbone gave once for all."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,7 @@ class HeadTraining:
             total_steps=self.epochs * self.steps,
         )
 
-    def batches(self, epoch: int, first_step: int) -> Iterator[TrainingBatch]:
+    def batches(self, epoch: int, first_step: int) -> Generator[TrainingBatch, None, None]:
         """In an order and with views drawn from (seed, epoch); embeddings (B, D) float32."""
         split, batch_size = self.data.train, self.hyperparameters.batch_size
         generator = np.random.default_rng((self.hyperparameters.seed, epoch))

@@ -5,8 +5,8 @@ A training is one stage or two: the head on embeddings (head_training.py), and t
 """
 
 import math
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -122,7 +122,7 @@ class Stage(Protocol):
     optimizer: AdamW
     processes: Processes
 
-    def batches(self, epoch: int, first_step: int) -> Iterable[TrainingBatch]:
+    def batches(self, epoch: int, first_step: int) -> Generator[TrainingBatch, None, None]:
         """An epoch's batches from a step on, drawn from (seed, epoch) alone."""
         ...
 
@@ -305,15 +305,15 @@ class _Run:
 
     def _train(self) -> None:
         """What is left of one pass over the training images."""
-        batches = self.stage.batches(len(self.epochs) + 1, self.step)
-        for batch in self.watcher.batches(batches, "TRAIN"):
-            if batch.means is not None:
-                self.watcher.see_images(batch.means)
-            self._train_step(batch)
-            if self.stop:
-                break
-            if self.step < self.stage.steps:
-                self._keep()
+        with closing(self.stage.batches(len(self.epochs) + 1, self.step)) as batches:  # ends those who load them
+            for batch in self.watcher.batches(batches, "TRAIN"):
+                if batch.means is not None:
+                    self.watcher.see_images(batch.means)
+                self._train_step(batch)
+                if self.stop:
+                    break
+                if self.step < self.stage.steps:
+                    self._keep()
 
     def _train_step(self, batch: TrainingBatch) -> None:
         """Forward, backward, update, and the step's figures from all processes."""

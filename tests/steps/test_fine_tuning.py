@@ -1,6 +1,7 @@
 """The second stage: it improves on the head alone, goes on where it stopped, and is shared among processes."""
 
 import json
+import multiprocessing
 import re
 import signal
 import subprocess
@@ -227,6 +228,7 @@ def test_diverging_loss_names_the_rate_that_fine_tuning_has(tune: Trainer) -> No
         r"try a finetune_lr of 1e\+37 or below\.",
         str(caught.value),
     )
+    assert not multiprocessing.active_children()  # those that load images end at once, and not when memory is tidied
 
 
 def test_log_says_how_long_steps_waited_for_data(tune: Trainer, capsys: pytest.CaptureFixture[str]) -> None:

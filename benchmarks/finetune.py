@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -81,6 +82,7 @@ def stage_of(arguments: argparse.Namespace, prepared: Path, weights_dir: Path) -
     )
     data = load(prepared / "embeddings", prepared / "manifest")
     hyperparameters = settled(asked, data.manifest)
+    hyperparameters = replace(hyperparameters, finetune_first_image_size=hyperparameters.finetune_image_size)
     train, validation = (PreparedImages(prepared / name, name) for name in ("train", "validation"))
     preprocess = Preprocess.from_dict(data.manifest["preprocess"])
     images = Images(train, validation, preprocess, horizontal_flip=data.manifest["horizontal_flip"])

@@ -24,6 +24,7 @@ HYPERPARAMETERS = {  # how a page calls them
     "layer_lr_decay": "Rate from block to block",
     "frozen_stride": "Frozen up to stride",
     "finetune_image_size": "Side of random crops (px)",
+    "finetune_first_image_size": "Side of the first crops (px)",
     "crop_area_min": "Smallest crop (share)",
     "randaugment_magnitude": "RandAugment magnitude",
     "mixup_alpha": "Mixup alpha",

@@ -16,7 +16,7 @@ from augmentation import ASPECT, Augmentation, Strength, seed_of, strength_for
 from backbone import Backbone
 from failures import StepError
 from fine_tuning import Body
-from fine_tuning_choices import settled
+from fine_tuning_choices import settled, sides
 from head import ClassifierHead
 from hyperparameters import Hyperparameters
 from image_batches import RUN_ROWS, WINDOW_RUNS, shuffled
@@ -75,10 +75,10 @@ def test_pixels_are_normalised_by_channel(memory_format: torch.memory_format) ->
 def test_flip_happens_only_where_it_is_allowed() -> None:
     marked = Image.new("RGB", (64, 64))
     marked.paste((255, 255, 255), (0, 0, 8, 64))  # bright on the left
-    for flip, sides in ((False, {0}), (True, {0, 1})):
+    for flip, where in ((False, {0}), (True, {0, 1})):
         augmentation = Augmentation(PREPROCESS, 64, Strength(1.0, 0, 0.0, flip))
         views = [augmentation(marked, (0, 0, row)) for row in range(20)]
-        assert {int(view[0, :, -4:].float().mean() > view[0, :, :4].float().mean()) for view in views} == sides
+        assert {int(view[0, :, -4:].float().mean() > view[0, :, :4].float().mean()) for view in views} == where
 
 
 def test_erasing_paints_the_mean_colour() -> None:
@@ -103,7 +103,39 @@ def test_tiny_images_are_seen_nearly_whole_and_not_as_often() -> None:
     assert strength_for(photos, horizontal_flip=True) == Strength(0.4, 5, 0.1, True)
     assert strength_for(tiny, horizontal_flip=False) == Strength(0.75, 0, 0.1, False)
     assert (photos.finetune_epochs, tiny.finetune_epochs) == (12, 8)
-    assert (photos.frozen_stride, tiny.frozen_stride) == (4, 0)
+
+
+@pytest.mark.parametrize(
+    "epochs, first, last, expected",
+    [
+        (12, 128, 192, [128] * 4 + [160] * 4 + [192] * 4),
+        (3, 128, 160, [128, 160, 160]),
+        (2, 96, 192, [128, 192]),
+        (1, 96, 192, [192]),
+        (4, 100, 150, [100, 132, 150, 150]),
+        (2, 96, 96, [96, 96]),
+    ],
+)
+def test_views_grow_to_their_last_side(epochs: int, first: int, last: int, expected: list[int]) -> None:
+    asked = Hyperparameters(finetune_epochs=epochs, finetune_first_image_size=first, finetune_image_size=last)
+    assert sides(asked) == expected
+
+
+@pytest.mark.parametrize(
+    "deployed, tiny, expected", [(256, False, 128), (224, False, 96), (20, False, 20), (128, True, 96)]
+)
+def test_photos_are_seen_small_at_first(deployed: int, tiny: bool, expected: int) -> None:
+    found = settled(Hyperparameters(finetune="all"), manifest_of(deployed, tiny=tiny))
+    assert found.finetune_first_image_size == expected
+
+
+def test_views_that_would_shrink_are_refused() -> None:
+    asked = Hyperparameters(finetune="all", finetune_image_size=96, finetune_first_image_size=128)
+    with pytest.raises(StepError) as caught:
+        settled(asked, manifest_of(256, tiny=False))
+    assert str(caught.value) == (
+        "Hyperparameter finetune_first_image_size must be at most the 96 px of finetune_image_size, but got 128."
+    )
 
 
 def test_what_is_asked_for_is_not_chosen() -> None:
@@ -111,9 +143,9 @@ def test_what_is_asked_for_is_not_chosen() -> None:
         finetune="last_block",
         finetune_epochs=3,
         finetune_image_size=40,
+        finetune_first_image_size=36,
         crop_area_min=0.2,
         randaugment_magnitude=0,
-        frozen_stride=2,
     )
     assert settled(asked, manifest_of(128, tiny=False)) == settled(asked, manifest_of(64, tiny=True)) == asked
     assert strength_for(asked, horizontal_flip=True) == Strength(0.2, 0, 0.1, True)

@@ -18,7 +18,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -82,7 +81,6 @@ def stage_of(arguments: argparse.Namespace, prepared: Path, weights_dir: Path) -
     )
     data = load(prepared / "embeddings", prepared / "manifest")
     hyperparameters = settled(asked, data.manifest)
-    hyperparameters = replace(hyperparameters, finetune_first_image_size=hyperparameters.finetune_image_size)
     train, validation = (PreparedImages(prepared / name, name) for name in ("train", "validation"))
     preprocess = Preprocess.from_dict(data.manifest["preprocess"])
     images = Images(train, validation, preprocess, horizontal_flip=data.manifest["horizontal_flip"])
@@ -158,7 +156,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--finetune", choices=("last_block", "all"), default="all")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
-    parser.add_argument("--steps", type=int, default=15, help="of one measurement")
+    parser.add_argument("--steps", type=int, default=16, help="of one measurement")
     parser.add_argument("--repeat", type=int, default=3, help="measurements of each")
     return parser.parse_args()
 

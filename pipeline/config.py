@@ -196,13 +196,6 @@ def searched_without_fine_tuning(ranges: dict[str, Range], finetune: str) -> str
     return f"must not hold {', '.join(idle)} with model.finetune none, which does without."
 
 
-def shrinking_crops(first_side: int | None, side: int | None) -> str | None:
-    """They only grow."""
-    if first_side is None or side is None or first_side <= side:
-        return None
-    return f"must be at most finetuning.image_size_px, {side}, but got {first_side}."
-
-
 def instances_without_fine_tuning(instance_count: int, finetune: str) -> str | None:
     """The head learns within seconds, in one process."""
     if finetune != "none" or instance_count == 1:
@@ -219,7 +212,6 @@ class Config:
         Rule(("deploy.serverless.memory_mb", "aws.vpc.subnet_ids", "aws.network_isolation"), serverless_in_vpc),
         Rule(("tuning.ranges", "model.finetune"), searched_without_fine_tuning),
         Rule(("training.instance_count", "model.finetune"), instances_without_fine_tuning),
-        Rule(("finetuning.first_image_size_px", "finetuning.image_size_px"), shrinking_crops),
         Rule(("drift.retrain", "deploy.data_capture_percent"), retrains_on_nothing),
         GATES,
     )

@@ -20,7 +20,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from augmentation import Augmentation, strength_for
 from backbone import Backbone
-from fine_tuning_choices import sides
 from folding import Folding
 from head import ClassifierHead
 from head_training import EVALUATION_ROWS
@@ -132,18 +131,21 @@ class FineTuning:
         )
         learned = [parameter for some in rated for parameter in some.parameters]
         self.average = WeightAverage([*learned, *self._statistics()], hyperparameters.ema_decay)
-        self.side, self.sides = hyperparameters.finetune_image_size, sides(hyperparameters)
+        self.side = hyperparameters.finetune_image_size
         self.folding = self._folding()
         self.network = self._network()
         self.loading = loading_for(processes_on_host(), on_gpu=self.device.type == "cuda")
-        self.strength = strength_for(hyperparameters, horizontal_flip=images.horizontal_flip)
+        strength = strength_for(hyperparameters, horizontal_flip=images.horizontal_flip)
+        self.views = TrainingViews(
+            images.train, Augmentation(images.preprocess, self.side, strength), hyperparameters.seed
+        )
         self.plain_views = PlainViews(images.validation, images.preprocess)
 
     def batches(self, epoch: int, first_step: int) -> Generator[TrainingBatch, None, None]:
         """This process's share of each batch; inputs are normalised and mixed, labels those of the images."""
         order = shuffled(len(self.images.train), np.random.default_rng((self.hyperparameters.seed, epoch)))
         batches = EpochBatches(epoch, order[first_step * self.batch_size :], self.batch_size)
-        loader = loaded(self._views(epoch), Shares(batches, self.processes), loading=self.loading)
+        loader = loaded(self.views, Shares(batches, self.processes), loading=self.loading)
         waits = Waits()
         for step, (size, (pixels, labels)) in enumerate(
             zip(batches.sizes, waits.measured(loader), strict=True), first_step
@@ -155,10 +157,6 @@ class FineTuning:
             means = images.mean(dim=(2, 3)).cpu().numpy()
             yield TrainingBatch(images, labels, size, means, targets, share.start, copies)
         self.processes.say(f"Fine-tuning, epoch {epoch} of {self.epochs}: {waits}")
-
-    def _views(self, epoch: int) -> TrainingViews:
-        augmentation = Augmentation(self.images.preprocess, self.sides[epoch - 1], self.strength)
-        return TrainingViews(self.images.train, augmentation, self.hyperparameters.seed)
 
     def forward(self, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
         """This share's part of the batch's mean loss."""
@@ -238,8 +236,7 @@ class FineTuning:
         self.average.exchanged, self.average.steps = state["exchanged"], state["steps"]
 
     def _rated(self) -> list[RatedParameters]:
-        asked = self.hyperparameters
-        scaled = layer_scales(self.backbone, asked.finetune, asked.layer_lr_decay, frozen_stride=asked.frozen_stride)
+        scaled = layer_scales(self.backbone, self.hyperparameters.finetune, self.hyperparameters.layer_lr_decay)
         self.backbone.requires_grad_(False)
         for parameters, _ in scaled:
             for parameter in parameters:

@@ -42,15 +42,10 @@ def fine_tuned(
     stage = FineTuning(backbone, head, criterion, images, hyperparameters, processes)
     processes.say(
         f"Fine-tuning {'the last block' if hyperparameters.finetune == 'last_block' else 'the backbone'} on "
-        f"{len(images.train)} images of {listed(stage.sides)} px, {hyperparameters.finetune_batch_size} a step"
+        f"{len(images.train)} images of {stage.side} px, {hyperparameters.finetune_batch_size} a step"
         + (f", {processes.count} processes" if processes.count > 1 else "")
     )
     return train(stage, watcher=watcher, checkpoints=checkpoints, earlier=earlier)
-
-
-def listed(sides: list[int]) -> str:
-    """From the smallest to the largest."""
-    return f"{sides[0]} to {sides[-1]}" if sides[0] < sides[-1] else str(sides[-1])
 
 
 def open_images(arguments: Namespace, data: TrainingData) -> Images:

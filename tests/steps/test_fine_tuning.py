@@ -39,7 +39,6 @@ HYPERPARAMETERS = Hyperparameters(
     finetune_batch_size=10,
     finetune_lr=0.002,
     finetune_image_size=32,
-    finetune_first_image_size=24,
     crop_area_min=0.4,
     randaugment_magnitude=5,
     cutmix_alpha=1.0,

@@ -16,7 +16,7 @@ from augmentation import ASPECT, Augmentation, Strength, seed_of, strength_for
 from backbone import Backbone
 from failures import StepError
 from fine_tuning import Body
-from fine_tuning_choices import settled, sides
+from fine_tuning_choices import settled
 from head import ClassifierHead
 from hyperparameters import Hyperparameters
 from image_batches import RUN_ROWS, WINDOW_RUNS, shuffled
@@ -75,10 +75,10 @@ def test_pixels_are_normalised_by_channel(memory_format: torch.memory_format) ->
 def test_flip_happens_only_where_it_is_allowed() -> None:
     marked = Image.new("RGB", (64, 64))
     marked.paste((255, 255, 255), (0, 0, 8, 64))  # bright on the left
-    for flip, where in ((False, {0}), (True, {0, 1})):
+    for flip, sides in ((False, {0}), (True, {0, 1})):
         augmentation = Augmentation(PREPROCESS, 64, Strength(1.0, 0, 0.0, flip))
         views = [augmentation(marked, (0, 0, row)) for row in range(20)]
-        assert {int(view[0, :, -4:].float().mean() > view[0, :, :4].float().mean()) for view in views} == where
+        assert {int(view[0, :, -4:].float().mean() > view[0, :, :4].float().mean()) for view in views} == sides
 
 
 def test_erasing_paints_the_mean_colour() -> None:
@@ -105,45 +105,11 @@ def test_tiny_images_are_seen_nearly_whole_and_not_as_often() -> None:
     assert (photos.finetune_epochs, tiny.finetune_epochs) == (12, 8)
 
 
-@pytest.mark.parametrize(
-    "epochs, first, last, expected",
-    [
-        (12, 128, 192, [128] * 4 + [160] * 4 + [192] * 4),
-        (3, 128, 160, [128, 160, 160]),
-        (2, 96, 192, [128, 192]),
-        (1, 96, 192, [192]),
-        (4, 100, 150, [100, 132, 150, 150]),
-        (2, 96, 96, [96, 96]),
-    ],
-)
-def test_views_grow_to_their_last_side(epochs: int, first: int, last: int, expected: list[int]) -> None:
-    asked = Hyperparameters(finetune_epochs=epochs, finetune_first_image_size=first, finetune_image_size=last)
-    assert sides(asked) == expected
-
-
-@pytest.mark.parametrize(
-    "deployed, tiny, expected", [(256, False, 128), (224, False, 96), (20, False, 20), (128, True, 96)]
-)
-def test_photos_are_seen_small_at_first(deployed: int, tiny: bool, expected: int) -> None:
-    found = settled(Hyperparameters(finetune="all"), manifest_of(deployed, tiny=tiny))
-    assert found.finetune_first_image_size == expected
-
-
-def test_views_that_would_shrink_are_refused() -> None:
-    asked = Hyperparameters(finetune="all", finetune_image_size=96, finetune_first_image_size=128)
-    with pytest.raises(StepError) as caught:
-        settled(asked, manifest_of(256, tiny=False))
-    assert str(caught.value) == (
-        "Hyperparameter finetune_first_image_size must be at most the 96 px of finetune_image_size, but got 128."
-    )
-
-
 def test_what_is_asked_for_is_not_chosen() -> None:
     asked = Hyperparameters(
         finetune="last_block",
         finetune_epochs=3,
         finetune_image_size=40,
-        finetune_first_image_size=36,
         crop_area_min=0.2,
         randaugment_magnitude=0,
     )
@@ -232,16 +198,6 @@ def test_earlier_layers_learn_more_slowly_and_the_slowest_not_at_all(backbone: B
     assert (scale, {name.partition(".")[0] for name in names_of(backbone, last)}) == (1.0, {"layer4"})
 
 
-@pytest.mark.parametrize(
-    "stride, first",
-    [(0, "conv1"), (2, "conv1"), (4, "layer2"), (8, "layer3"), (15, "layer3"), (16, "layer4"), (64, "layer4")],
-)
-def test_layers_up_to_a_stride_stay_as_they_are(backbone: Backbone, stride: int, first: str) -> None:
-    scaled = layer_scales(backbone, "all", 0.9, frozen_stride=stride)  # a ResNet's layers have strides 4, 8, 16, 32
-    assert {name.partition(".")[0] for name in names_of(backbone, scaled[-1][0])} >= {first}
-    assert [scale for _, scale in scaled] == pytest.approx([0.9**distance for distance in range(len(scaled))])
-
-
 class Shapeless(nn.Module):
     """A network that does not tell its blocks."""
 
@@ -256,7 +212,7 @@ class Shapeless(nn.Module):
 
 def test_last_block_of_a_network_that_does_not_tell_its_blocks_is_refused() -> None:
     shapeless = Backbone(Shapeless().eval())
-    assert [scale for _, scale in layer_scales(shapeless, "all", 0.5, frozen_stride=4)] == [1.0]
+    assert [scale for _, scale in layer_scales(shapeless, "all", 0.5)] == [1.0]
     with pytest.raises(StepError) as caught:
         layer_scales(shapeless, "last_block", 0.5)
     assert str(caught.value) == (

@@ -76,7 +76,7 @@ class Ring(Dataset[None]):
         shape = (self.size, views.side, views.side, 3)
         memory = mmap.mmap(-1, self.size * views.side * views.side * 3)  # not of /dev/shm, which may be small
         self.pixels = torch.frombuffer(memory, dtype=torch.uint8).reshape(shape)
-        self.begun, self.ended = 0, 0  # pieces
+        self.under_way = 0  # pieces
         self.ends = multiprocessing.get_context("fork").Semaphore(0)
 
     def __getitems__(self, piece: list[tuple[int, Any]]) -> None:
@@ -89,8 +89,8 @@ class Ring(Dataset[None]):
 
     def settle(self) -> None:
         """Wait until all workers stand still."""
-        while self.ended < self.begun and self.ends.acquire(timeout=PATIENCE_SECONDS):
-            self.ended += 1
+        while self.under_way and self.ends.acquire(timeout=PATIENCE_SECONDS):
+            self.under_way -= 1
 
     def places(self) -> Iterator[tuple[int, list[list[Any]]]]:
         """Where each group of batches begins."""
@@ -107,7 +107,7 @@ class Ring(Dataset[None]):
         for start, group in self.places():
             keys = list(chain.from_iterable(group))
             for first, end in cut(len(keys), self.workers):
-                self.begun += 1
+                self.under_way += 1
                 yield [(start + row, keys[row]) for row in range(first, end)]
 
 

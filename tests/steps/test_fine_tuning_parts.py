@@ -51,7 +51,8 @@ def test_a_view_depends_on_its_key_alone_and_leaves_the_random_numbers_alone() -
 
 def test_a_crop_is_torchvisions() -> None:
     """Ours differs in how it lies in memory."""
-    theirs = v2.Compose([v2.PILToTensor(), v2.RandomResizedCrop(48, scale=(0.4, 1.0), ratio=ASPECT, interpolation=3)])
+    crop = v2.RandomResizedCrop(48, scale=(0.4, 1.0), ratio=ASPECT, interpolation=v2.InterpolationMode.BICUBIC)
+    theirs = v2.Compose([v2.PILToTensor(), crop])
     ours = Augmentation(PREPROCESS, 48, Strength(0.4, 0, 0.0, False))
     for row in range(10):
         torch.manual_seed(seed_of((row,)))

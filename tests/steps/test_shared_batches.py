@@ -1,5 +1,6 @@
 """Batches that worker processes make in shared memory."""
 
+import multiprocessing
 import os
 import random
 import signal
@@ -87,6 +88,15 @@ def test_workers_stand_still_while_a_batch_is_used(tmp_path: Path) -> None:
         assert len(list(tmp_path.iterdir())) == made[-1]
     assert set(made) <= set(range(0, 641, GROUP_ROWS))  # whole groups
     assert made[0] <= 2 * GROUP_ROWS  # the one in use, and the next
+
+
+def test_no_more_is_made_than_may_be_in_memory(tmp_path: Path) -> None:
+    batches = [list(range(start, start + 4)) for start in range(0, 400, 4)]
+    images = shared_batches(Telling(tmp_path), batches, 2)
+    next(images)
+    images.close()  # type: ignore[attr-defined]  # ends the workers
+    assert not multiprocessing.active_children()
+    assert len(list(tmp_path.iterdir())) <= 2 * GROUP_ROWS
 
 
 class Failing(Telling):

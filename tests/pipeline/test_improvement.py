@@ -1,44 +1,26 @@
 """require_improvement in the compiled definition: what it adds, that it adds nothing when off, and what it decides."""
 
-import functools
 import json
-from typing import Any
 
 import pytest
 
-from pipeline.checks import check
-from pipeline.config import load
 from pipeline.local.conditions import holds
 from pipeline.local.expressions import Scope, resolve
 from pipeline.local.request_texts import as_request
-from pipeline.offline import offline
-from pipeline.placement import local_placement
+from tests.pipeline.definitions import Json, steps_of
 
-Json = dict[str, Any]
-HERE = local_placement("deploy")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 ARN = "arn:aws:sagemaker:us-east-1:000000000000:pipeline/p/execution/abc"
 
-with offline():
-    from pipeline.definition import compile_definition
-
 
 @pytest.fixture(scope="module")
-def steps(tmp_path_factory):
+def steps(compiled):
     """A function from settings of `registry` to the compiled steps by name, those of branches included."""
-    path = tmp_path_factory.mktemp("definition") / "pipeline.yaml"
 
-    @functools.cache
-    def compiled(registry: str = "{}", commit: str | None = None) -> dict[str, Json]:
-        path.write_text(f"registry: {registry}")
-        uris = {"input_data_uri": "s3://local/data", "weights_uri": "s3://local/weights"}
-        definition: Json = json.loads(compile_definition(load(path), HERE, **uris, commit=commit))
-        assert check(definition) == []
-        found = {step["Name"]: step for step in definition["Steps"]}
-        branches = found["CheckAccuracy"]["Arguments"]
-        return found | {step["Name"]: step for step in [*branches["IfSteps"], *branches["ElseSteps"]]}
+    def found(registry: str = "{}", commit: str | None = None) -> dict[str, Json]:
+        return steps_of(compiled(f"registry: {registry}", commit=commit))
 
-    return compiled
+    return found
 
 
 ON = "{require_improvement: true, improvement_margin: 0.01}"

@@ -1,10 +1,14 @@
-"""Prepared data and a model that train.py trained on it, each made once for all tests of the steps."""
+"""Prepared data and a model that train.py trained on it, each made once for all tests; runs of prepare.py."""
 
+import sys
 import tarfile
 from pathlib import Path
 
 import pytest
 
+import prepare
+from failures import PROCESSING_MESSAGE, run
+from tests.steps.prepare_job import Prepare, Result, arguments
 from tests.steps.prepared_data import Prepared, Trained, run_step, write_prepared, write_weights
 
 FINAL_TRAINING = "--epochs 6 --batch_size 16 --hidden_units 8 --lr 0.02 --debug_save_interval_steps 2"
@@ -48,3 +52,20 @@ def archive_dir(tmp_path_factory: pytest.TempPathFactory, trained: Trained) -> P
         for path in sorted(trained.model_dir.iterdir()):
             tar.add(path, path.name)
     return directory
+
+
+@pytest.fixture
+def prepare_data(
+    tmp_path: Path, weights_dir: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Prepare:
+    """Runs prepare.py within this process, for speed; its message file is tmp_path/message."""
+
+    def prepared(data: Path, *, output: str = "output", weights: Path = weights_dir, **options: object) -> Result:
+        named = {name.replace("_", "-"): value for name, value in options.items()}
+        monkeypatch.setattr(sys, "argv", ["prepare.py", *arguments(data, tmp_path / output, weights, named)])
+        monkeypatch.setenv(PROCESSING_MESSAGE[0], str(tmp_path / "message"))
+        code = run(prepare.main, PROCESSING_MESSAGE)
+        captured = capfd.readouterr()
+        return Result(data, tmp_path / output, code, captured.out, captured.err)
+
+    return prepared

@@ -1,111 +1,22 @@
 """prepare.py as a job runs it: what it writes, what it says, and what it refuses."""
 
 import hashlib
-import io
-import json
-import os
-import subprocess
-import sys
 import zipfile
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-import prepare
 import sample_files
 from backbone import load_backbone
-from failures import PROCESSING_MESSAGE, run
 from images import Preprocess, decode, normalise, shrink, to_pixels
-from parts import part_files
 from prepared_images import PreparedImages
+from tests.steps.prepare_job import BACKBONE, CLASSES, Prepare, Result, arguments, run_job, write_classes
 
-BACKBONE = "test_resnet"
 FEATURES = 96 + 48 + 192  # the last three stages
-CLASSES = ["001.sky", "002.grass", "003.rust & co"]
-COLOURS = {"001.sky": (60, 90, 200), "002.grass": (70, 170, 60), "003.rust & co": (180, 80, 40)}
 SPLITS = ("train", "validation", "test")
-FORMATS = [("JPEG", ".jpg"), ("PNG", ".png"), ("WEBP", ".webp"), ("BMP", ".bmp"), ("TIFF", ".tif"), ("GIF", ".gif")]
-
-
-def picture(class_name: str, number: int, size: tuple[int, int] = (90, 70)) -> Image.Image:
-    """A noisy square of the class's colour."""
-    grid = np.random.default_rng(number).normal(COLOURS[class_name], 50, (6, 6, 3)).clip(0, 255).astype(np.uint8)
-    return Image.fromarray(grid).resize(size, Image.Resampling.BILINEAR)
-
-
-def encoded(image: Image.Image, format: str = "PNG") -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format)
-    return buffer.getvalue()
-
-
-def write_classes(root: Path, images: int, *, first: int = 0, size: tuple[int, int] = (90, 70)) -> Path:
-    """`images` of each class, in all formats by turns."""
-    for class_name in CLASSES:
-        (root / class_name).mkdir(parents=True, exist_ok=True)
-        for number in range(first, first + images):
-            format, suffix = FORMATS[number % len(FORMATS)]
-            path = root / class_name / f"{number}{suffix}"
-            path.write_bytes(encoded(picture(class_name, number, size), format))
-    return root
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run of prepare.py left."""
-
-    data: Path
-    output: Path
-    returncode: int
-    stdout: str
-    stderr: str
-
-    @property
-    def manifest(self) -> dict[str, Any]:
-        return json.loads((self.output / "manifest" / "manifest.json").read_text())
-
-    def embeddings(self, split: str) -> np.ndarray:
-        return np.concatenate([np.load(file) for file in part_files(self.output / "embeddings", split)])
-
-    def input_means(self, split: str) -> np.ndarray:
-        return np.concatenate([np.load(file) for file in part_files(self.output / "embeddings", split, "_input_means")])
-
-    def labels(self, split: str) -> list[int]:
-        return np.load(self.output / "embeddings" / f"{split}_labels.npy").tolist()
-
-    def images(self, split: str) -> PreparedImages:
-        return PreparedImages(self.output / split, split)
-
-    @property
-    def listed(self) -> list[dict[str, Any]]:
-        """images.jsonl"""
-        return [json.loads(line) for line in (self.output / "manifest" / "images.jsonl").read_text().splitlines()]
-
-    def entries(self, split: str) -> list[dict[str, Any]]:
-        return [entry for entry in self.listed if entry["split"] == split]
-
-
-Prepare = Callable[..., Result]
-
-
-def arguments(data: Path, output: Path, weights: Path, options: dict[str, object]) -> list[str]:
-    given = {"data-dir": data, "weights-dir": weights, "output-dir": output, "backbone": BACKBONE, "image-size": 32}
-    given |= {"train-fraction": 0.6, "validation-fraction": 0.2, "test-fraction": 0.2, "augmented-views": 2}
-    return [text for name, value in (given | options).items() for text in (f"--{name}", str(value))]
-
-
-def run_job(command: list[str], message: Path) -> subprocess.CompletedProcess[str]:
-    """prepare.py in a process of its own, without this one's environment."""
-    environment = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1", PROCESSING_MESSAGE[0]: str(message)}
-    script = [sys.executable, prepare.__file__, *command]
-    return subprocess.run(script, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 
 @pytest.fixture(scope="session")
@@ -123,23 +34,6 @@ def messy(tmp_path_factory: pytest.TempPathFactory, weights_dir: Path) -> Result
     options = {"max-unreadable-fraction": 0.1}
     process = run_job(arguments(data, root / "output", weights_dir, options), root / "message")
     return Result(data, root / "output", process.returncode, process.stdout, process.stderr)
-
-
-@pytest.fixture
-def prepare_data(
-    tmp_path: Path, weights_dir: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Prepare:
-    """Runs prepare.py within this process, for speed; its message file is tmp_path/message."""
-
-    def prepared(data: Path, *, output: str = "output", weights: Path = weights_dir, **options: object) -> Result:
-        named = {name.replace("_", "-"): value for name, value in options.items()}
-        monkeypatch.setattr(sys, "argv", ["prepare.py", *arguments(data, tmp_path / output, weights, named)])
-        monkeypatch.setenv(PROCESSING_MESSAGE[0], str(tmp_path / "message"))
-        code = run(prepare.main, PROCESSING_MESSAGE)
-        captured = capfd.readouterr()
-        return Result(data, tmp_path / output, code, captured.out, captured.err)
-
-    return prepared
 
 
 def test_the_job_says_what_it_found_and_made(messy: Result) -> None:
@@ -367,120 +261,3 @@ def test_other_images_are_seen_at_256_px_and_mirrored(tmp_path: Path, prepare_da
 def test_no_augmented_views_leave_the_plain_one(tmp_path: Path, prepare_data: Prepare) -> None:
     result = prepare_data(write_classes(tmp_path / "data", 5), augmented_views=0)
     assert result.embeddings("train").shape[1:] == (1, FEATURES)
-
-
-def assert_refused(result: Result, tmp_path: Path, sentence: str) -> None:
-    assert (result.returncode, result.stderr) == (1, sentence + "\n")
-    assert (tmp_path / "message").read_text() == sentence
-    assert not (result.output / "manifest" / "manifest.json").exists()
-
-
-def test_a_refusal_is_one_sentence_and_the_jobs_message(tmp_path: Path, weights_dir: Path) -> None:
-    command = arguments(tmp_path / "nowhere", tmp_path / "output", weights_dir, {})
-    process = run_job(command, tmp_path / "message")
-    result = Result(tmp_path, tmp_path / "output", process.returncode, process.stdout, process.stderr)
-    assert_refused(
-        result,
-        tmp_path,
-        f"There is no folder {tmp_path}/nowhere; a folder per class with its images, or train, validation and test "
-        "folders with such folders, or one .zip or .tar(.gz) archive of either, is accepted.",
-    )
-
-
-def test_an_empty_folder_is_refused(tmp_path: Path, prepare_data: Prepare) -> None:
-    (tmp_path / "data").mkdir()
-    assert_refused(
-        prepare_data(tmp_path / "data"),
-        tmp_path,
-        f"{tmp_path}/data holds no class folders; a folder per class with its images, or train, validation and test "
-        "folders with such folders, or one .zip or .tar(.gz) archive of either, is accepted.",
-    )
-
-
-def test_a_small_class_is_refused(tmp_path: Path, prepare_data: Prepare) -> None:
-    write_classes(tmp_path / "data", 4)
-    assert_refused(
-        prepare_data(tmp_path / "data", min_images_per_class=10),
-        tmp_path,
-        "Each class needs at least 10 different readable images, but '001.sky' has 4, '002.grass' has 4, "
-        "'003.rust & co' has 4; add images, remove the class, or lower data.min_images_per_class.",
-    )
-
-
-def test_unreadable_files_are_refused_above_their_share(tmp_path: Path, prepare_data: Prepare) -> None:
-    data = write_classes(tmp_path / "data", 6)
-    (data / CLASSES[1] / "bad.png").write_bytes(b"")
-    (data / CLASSES[1] / "worse.png").write_text("text")
-    assert_refused(
-        prepare_data(data),
-        tmp_path,
-        "2 of 20 files in class folders (10.0%) cannot be used as images, but at most 5.0% is accepted "
-        "(002.grass/bad.png: The file is empty; 002.grass/worse.png: The file is not a JPEG, PNG, WebP, BMP, TIFF or "
-        "GIF image); remove them or raise data.max_unreadable_fraction.",
-    )
-
-
-def test_an_image_above_the_pixel_limit_is_refused(tmp_path: Path, prepare_data: Prepare) -> None:
-    data = write_classes(tmp_path / "data", 6)
-    (data / CLASSES[1] / "large.png").write_bytes(encoded(Image.new("L", (3000, 1000))))
-    assert_refused(
-        prepare_data(data, max_image_megapixels=2),
-        tmp_path,
-        "002.grass/large.png: The image has 3.0 megapixels (3000 x 1000), but at most 2 are accepted; remove or resize "
-        "it, or raise data.max_image_megapixels.",
-    )
-
-
-def test_fractions_that_do_not_sum_to_one_are_refused(tmp_path: Path, prepare_data: Prepare) -> None:
-    assert_refused(
-        prepare_data(write_classes(tmp_path / "data", 6), train_fraction=0.7),
-        tmp_path,
-        "data.split: the shares must sum to 1, but train 0.7, validation 0.2, test 0.2 sum to 1.1.",
-    )
-
-
-def test_changed_weights_are_refused(tmp_path: Path, prepare_data: Prepare, weights_dir: Path) -> None:
-    weights = tmp_path / "weights"
-    weights.mkdir()
-    (weights / "weights.json").write_bytes((weights_dir / "weights.json").read_bytes())
-    (weights / "weights.pth").write_bytes((weights_dir / "weights.pth").read_bytes() + b"!")
-    found = hashlib.sha256((weights / "weights.pth").read_bytes()).hexdigest()
-    announced = json.loads((weights / "weights.json").read_text())["sha256"]
-    assert_refused(
-        prepare_data(write_classes(tmp_path / "data", 6), weights=weights),
-        tmp_path,
-        f"{weights}/weights.pth has sha256 {found}, but weights.json announces {announced}: it is damaged or was "
-        "changed. Stage the weights again.",
-    )
-
-
-def test_an_output_folder_with_results_is_refused(tmp_path: Path, prepare_data: Prepare) -> None:
-    write_classes(tmp_path / "output" / "train", 1)
-    assert_refused(
-        prepare_data(write_classes(tmp_path / "data", 6)),
-        tmp_path,
-        f"{tmp_path}/output/train is not empty; an empty or missing folder is accepted as --output-dir.",
-    )
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "complaint"),
-    [
-        ("image_size", "16", "argument --image-size: must be auto or 32 or more, but got 16"),
-        ("horizontal_flip", "perhaps", "argument --horizontal-flip: must be auto, true or false, but got perhaps"),
-        ("augmented_views", "-1", "argument --augmented-views: must be 0 or more, but got -1"),
-        ("split_seed", "x", "argument --split-seed: invalid int value: 'x'"),
-    ],
-)
-def test_an_impossible_argument_is_refused(
-    tmp_path: Path, prepare_data: Prepare, option: str, value: str, complaint: str
-) -> None:
-    result = prepare_data(tmp_path / "data", **{option: value})
-    assert_refused(result, tmp_path, f"prepare.py: {complaint}. See prepare.py --help.")
-
-
-def test_a_full_or_forbidden_disk_is_told_without_a_traceback(tmp_path: Path, prepare_data: Prepare) -> None:
-    write_classes(tmp_path / "data", 6)
-    (tmp_path / "output").write_text("a file where the folder should be")
-    result = prepare_data(tmp_path / "data")
-    assert (result.returncode, result.stderr) == (1, f"{tmp_path}/output/train: Not a directory.\n")

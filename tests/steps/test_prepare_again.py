@@ -17,7 +17,7 @@ import pytest
 import prepare
 from failures import PROCESSING_MESSAGE, run
 from parts import part_files
-from tests.steps.test_prepare import arguments, write_classes
+from tests.steps.prepare_job import arguments, write_classes
 
 CACHE = "embedding_cache"
 KNOWN = re.compile(r"(\d+) of (\d+) images were embedded before")

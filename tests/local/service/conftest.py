@@ -1,0 +1,15 @@
+"""One home for the tests of a file."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.local.samples import processes_of, wait_until
+from tests.local.service.home import Home
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Iterator[Home]:
+    folder = tmp_path_factory.mktemp("service")
+    yield Home(folder)
+    wait_until(lambda: not processes_of(folder), seconds=5)

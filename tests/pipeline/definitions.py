@@ -1,0 +1,52 @@
+"""Compiled definitions, and what tests look at in them."""
+
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipeline.checks import check
+from pipeline.config import load
+from pipeline.offline import offline
+from pipeline.placement import Placement, local_placement
+
+PROCESSING_STEPS = ("PrepareData", "EvaluateModel")
+TRAINING_STEPS = ("TuneHyperparameters", "TrainWithDebugger")
+Json = dict[str, Any]
+HERE = local_placement("deploy")
+
+with offline():
+    from pipeline.definition import compile_definition
+
+
+def compiler(path: Path) -> Callable[..., Json]:
+    """A function from the text of a pipeline.yaml, which it writes to `path`, to its definition; a sound one."""
+
+    @functools.cache  # a second each
+    def compile_text(
+        text: str = "data: {source: sample}", placement: Placement = HERE, commit: str | None = None
+    ) -> Json:
+        path.write_text(text)
+        uris = {"input_data_uri": "s3://local/data", "weights_uri": "s3://local/weights"}
+        definition: Json = json.loads(compile_definition(load(path), placement, **uris, commit=commit))
+        assert check(definition) == []
+        return definition
+
+    return compile_text
+
+
+def steps_of(definition: Json) -> dict[str, Json]:
+    """Name -> step, those of branches included."""
+    found = {step["Name"]: step for step in definition["Steps"]}
+    for step in definition["Steps"]:
+        for branch in ("IfSteps", "ElseSteps"):
+            found |= {inner["Name"]: inner for inner in step["Arguments"].get(branch, [])}
+    return found
+
+
+def jobs_of(definition: Json) -> dict[str, Json]:
+    """Name -> the request of each step that is a job, a search's that of its trials."""
+    steps = steps_of(definition)
+    arguments = {name: steps[name]["Arguments"] for name in (*PROCESSING_STEPS, *TRAINING_STEPS)}
+    return {name: found.get("TrainingJobDefinition", found) for name, found in arguments.items()}

@@ -1,0 +1,182 @@
+"""The jobs in the compiled definition: rules, channels, isolation, keys, spot capacity, fine-tuning."""
+
+import re
+
+import rollout
+from pipeline import formats
+from pipeline.bundle import training_bundle, trial_bundle
+from tests.pipeline.definitions import Json, jobs_of, steps_of
+
+KEY = "arn:aws:kms:us-east-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+RULES = """
+debug:
+  save_interval_steps: 7
+  managed_rules: true
+  rules:
+    VanishingGradient: {threshold: 0.001, action: stop}
+    NoNaN: {rule: ExplodingTensor, only_nan: true, collection_names: [losses, weights]}
+    LowGPUUtilization: {}
+"""
+
+
+def test_each_rule_is_a_metric_of_the_final_training_only(compiled):
+    steps = steps_of(compiled(RULES))
+    algorithm = steps["TrainWithDebugger"]["Arguments"]["AlgorithmSpecification"]
+    metrics = {found["Name"]: found["Regex"] for found in algorithm["MetricDefinitions"]}
+    assert [name for name in metrics if name.startswith("rule:")] == [
+        "rule:VanishingGradient",
+        "rule:NoNaN",
+        "rule:LowGPUUtilization",
+    ]
+    assert re.search(metrics["rule:NoNaN"], "rule_NoNaN=1 status=IssuesFound")[1] == "1"
+    assert re.search(metrics["rule:NoNaN"], "rule_VanishingGradient=0 rule_NoNaN=-1")[1] == "-1"
+    trials = steps["TuneHyperparameters"]["Arguments"]["TrainingJobDefinition"]["AlgorithmSpecification"]
+    assert not [found for found in trials["MetricDefinitions"] if found["Name"].startswith("rule:")]
+
+
+def test_managed_rules_are_the_services_own_beside_ours(compiled):
+    training = steps_of(compiled(RULES))["TrainWithDebugger"]["Arguments"]
+    assert training["DebugHookConfig"]["HookParameters"] == {"save_interval": "7"}
+    image = "503895931360.dkr.ecr.us-east-1.amazonaws.com/sagemaker-debugger-rules:latest"
+    assert training["DebugRuleConfigurations"] == [
+        {
+            "RuleConfigurationName": "VanishingGradient",
+            "RuleEvaluatorImage": image,
+            "RuleParameters": {"rule_to_invoke": "VanishingGradient", "threshold": "0.001"},
+        },
+        {
+            "RuleConfigurationName": "NoNaN",
+            "RuleEvaluatorImage": image,
+            "RuleParameters": {
+                "rule_to_invoke": "ExplodingTensor",
+                "only_nan": "True",
+                "collection_names": "losses,weights",
+            },
+        },
+    ]
+    assert training["ProfilerConfig"]["ProfilingIntervalInMilliseconds"] == 500
+    assert [found["RuleConfigurationName"] for found in training["ProfilerRuleConfigurations"]] == ["LowGPUUtilization"]
+    unmanaged = steps_of(compiled())["TrainWithDebugger"]["Arguments"]
+    assert not [name for name in unmanaged if name.startswith(("Debug", "Profiler"))]
+
+
+def test_a_gate_on_rules_joins_the_accuracy_in_the_condition(compiled):
+    steps = steps_of(compiled(RULES + "condition: {fail_on_rules: [NoNaN]}\n"))
+    accuracy, rule = steps["CheckAccuracy"]["Arguments"]["Conditions"]
+    assert accuracy["Type"] == "GreaterThanOrEqualTo"
+    assert rule == {
+        "Type": "Equals",
+        "LeftValue": {"Get": "Steps.TrainWithDebugger.FinalMetricDataList['rule:NoNaN'].Value"},
+        "RightValue": 0,
+    }
+    said = steps["AccuracyTooLow"]["Arguments"]["ErrorMessage"]["Std:Join"]["Values"]
+    assert rule["LeftValue"] in said
+
+
+def test_training_and_trials_are_given_their_code_as_a_channel_which_needs_no_network_inside(compiled):
+    steps = steps_of(compiled())
+    jobs = [steps["TuneHyperparameters"]["Arguments"]["TrainingJobDefinition"], steps["TrainWithDebugger"]["Arguments"]]
+    for job, bundle in zip(jobs, (trial_bundle(), training_bundle()), strict=True):
+        [code] = [found for found in job["InputDataConfig"] if found["ChannelName"] == "code"]
+        source = code["DataSource"]["S3DataSource"]
+        expected = f"s3://local/{bundle.key('image-classification')}/source"
+        assert (source["S3DataType"], source["S3Uri"]) == ("S3Prefix", expected)
+        launcher = job.get("HyperParameters") or job["StaticHyperParameters"]
+        assert launcher["sagemaker_submit_directory"] == "/opt/ml/input/data/code"
+
+
+def test_isolation_and_vpc_reach_every_job(compiled):
+    vpc = "vpc: {subnet_ids: [subnet-0123abcd], security_group_ids: [sg-0123abcd]}"
+    placed = {"Subnets": ["subnet-0123abcd"], "SecurityGroupIds": ["sg-0123abcd"]}
+    for text, isolated, network in (
+        ("aws: {network_isolation: true}\n", True, None),
+        (f"aws: {{{vpc}}}\n", False, placed),
+        (f"aws: {{network_isolation: true, {vpc}}}\n", True, placed),
+        ("data: {source: sample}", False, None),
+    ):
+        for step, job in jobs_of(compiled(text)).items():
+            found = job.get("NetworkConfig", job)
+            assert (found.get("EnableNetworkIsolation", False), found.get("VpcConfig")) == (isolated, network), step
+
+
+def keys_of(job: Json) -> tuple[str | None, str | None]:
+    """The KMS keys of volumes and outputs."""
+    resources = job.get("ResourceConfig") or job["ProcessingResources"]["ClusterConfig"]
+    outputs = job.get("OutputDataConfig") or job["ProcessingOutputConfig"]
+    return resources.get("VolumeKmsKeyId"), outputs.get("KmsKeyId")
+
+
+def test_a_key_encrypts_the_volumes_and_outputs_of_every_job(compiled):
+    for job in jobs_of(compiled(f"aws: {{kms_key_arn: '{KEY}'}}\n")).values():
+        assert keys_of(job) == (KEY, KEY)
+    for job in jobs_of(compiled()).values():
+        assert keys_of(job) == (None, None)
+
+
+def test_a_type_with_disks_of_its_own_is_not_asked_to_encrypt_them_by_a_key(compiled):
+    own_disks = "{instance_type: ml.g5.xlarge}"
+    jobs = jobs_of(compiled(f"aws: {{kms_key_arn: '{KEY}'}}\ntraining: {own_disks}\ndata: {own_disks}\n"))
+    assert {step: keys_of(job) for step, job in jobs.items()} == {
+        "PrepareData": (None, KEY),
+        "TuneHyperparameters": (KEY, KEY),
+        "TrainWithDebugger": (None, KEY),
+        "EvaluateModel": (KEY, KEY),
+    }
+
+
+def test_jobs_and_endpoint_agree_on_the_types_that_refuse_a_key():
+    assert formats.LOCAL_STORAGE.pattern == rollout.LOCAL_STORAGE.pattern
+
+
+def test_training_on_spot_capacity_keeps_checkpoints_of_its_own_execution(compiled):
+    jobs = jobs_of(compiled("training: {use_spot: true}\ntuning: {use_spot: true}\n"))
+    at = ["s3://local/image-classification/checkpoints", {"Get": "Execution.PipelineExecutionId"}, "TrainWithDebugger"]
+    assert jobs["TrainWithDebugger"]["CheckpointConfig"] == {
+        "S3Uri": {"Std:Join": {"On": "/", "Values": at}},
+        "LocalPath": "/opt/ml/checkpoints",
+    }
+    assert "CheckpointConfig" not in jobs["TuneHyperparameters"]  # trials would share it, and are short
+    assert all(jobs[step]["EnableManagedSpotTraining"] for step in ("TuneHyperparameters", "TrainWithDebugger"))
+    assert "CheckpointConfig" not in jobs_of(compiled())["TrainWithDebugger"]
+
+
+FINE_TUNED = "model: {finetune: all}\ntraining: {instance_count: 2}\n"
+
+
+def channels_of(request: Json) -> dict[str, Json]:
+    return {channel["ChannelName"]: channel for channel in request["InputDataConfig"]}
+
+
+def test_a_frozen_backbone_needs_no_images_and_no_hyperparameters_of_fine_tuning(compiled):
+    training = steps_of(compiled())["TrainWithDebugger"]["Arguments"]
+    assert not {"train", "validation"} & channels_of(training).keys()
+    assert not [name for name in training["HyperParameters"] if "finetune" in name]
+
+
+def test_fine_tuning_streams_the_prepared_images_into_the_training_alone(compiled):
+    steps = steps_of(compiled(FINE_TUNED))
+    training = steps["TrainWithDebugger"]["Arguments"]
+    for name in ("train", "validation"):
+        channel = channels_of(training)[name]
+        source = channel["DataSource"]["S3DataSource"]["S3Uri"]
+        assert source == {"Get": f"Steps.PrepareData.ProcessingOutputConfig.Outputs['{name}'].S3Output.S3Uri"}
+        assert channel["InputMode"] == "FastFile"
+    assert training["ResourceConfig"]["InstanceCount"] == 2
+    assert training["HyperParameters"]["finetune"] == "all"
+    assert training["HyperParameters"]["finetune_image_size"] == "0"  # the script chooses
+    assert training["HyperParameters"]["finetune_epochs"] == "0"
+    trials = steps["TuneHyperparameters"]["Arguments"]["TrainingJobDefinition"]
+    assert not {"train", "validation", "weights"} & channels_of(trials).keys()
+    assert trials["ResourceConfig"]["InstanceCount"] == 1
+    assert "finetune" not in trials["StaticHyperParameters"]
+
+
+def test_trials_fine_tune_where_the_search_covers_it(compiled):
+    ranges = "tuning: {ranges: {finetune_lr: {type: continuous, min: 0.0001, max: 0.001}}}"
+    steps = steps_of(compiled(f"{FINE_TUNED}{ranges}"))
+    trials = steps["TuneHyperparameters"]["Arguments"]["TrainingJobDefinition"]
+    assert {"train", "validation", "weights"} < channels_of(trials).keys()
+    assert trials["StaticHyperParameters"]["finetune"] == "all"
+    assert "finetune_lr" not in trials["StaticHyperParameters"]
+    winner = "Steps.TuneHyperparameters.BestTrainingJob.TunedHyperParameters['finetune_lr']"
+    assert steps["TrainWithDebugger"]["Arguments"]["HyperParameters"]["finetune_lr"] == {"Get": winner}

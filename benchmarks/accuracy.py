@@ -14,14 +14,11 @@ import sys
 import tempfile
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
-
-import yaml
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "benchmarks")]
 
-from whole_runs import Run, runs  # noqa: E402
+from whole_runs import Run, add_settings, runs  # noqa: E402
 
 from pipeline import sources  # noqa: E402
 
@@ -61,29 +58,13 @@ def print_row(name: str, figures: list[float]) -> None:
     print(f"{name:7}" + "".join(cells), flush=True)
 
 
-def setting(text: str) -> tuple[str, Any]:
-    """SECTION.KEY=VALUE."""
-    path, equals, value = text.partition("=")
-    if not equals or path.count(".") != 1:
-        raise argparse.ArgumentTypeError(f"must be SECTION.KEY=VALUE, but got {text}")
-    return path, yaml.safe_load(value)
-
-
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=None, metavar="FOLDER", help="default: the sample")
     parser.add_argument("--finetune", default=None, metavar="none|last_block|all", help="model.finetune")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="so many (default 3)")
-    parser.add_argument(
-        "--set",
-        dest="settings",
-        type=setting,
-        action="append",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        help="another setting of pipeline.yaml; may be repeated",
-    )
+    add_settings(parser)
     arguments = parser.parse_args()
     if arguments.seeds < 1:
         parser.error(f"argument --seeds: must be at least 1, but got {arguments.seeds}")

@@ -10,7 +10,7 @@ All of it happens in one process. As jobs, each trial would have to import and l
 import os
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,18 +63,14 @@ class Settings:
 
 
 class Images(Dataset[tuple[Tensor, int]]):
-    """Decoded, cropped and normalised: (3, H, W) float32 and its label."""
+    """Decoded and transformed: (3, H, W) float32 and its label.
 
-    def __init__(self, examples: Sequence[Example], settings: Settings) -> None:
-        self.examples = examples
-        self.transform = transforms.Compose(
-            [
-                transforms.Resize(round(settings.image_size / 0.875)),
-                transforms.CenterCrop(settings.image_size),
-                transforms.ToTensor(),
-                transforms.Normalize(settings.mean, settings.std),
-            ]
-        )
+    Args:
+        transform: PIL's RGB image -> (3, H, W) float32.
+    """
+
+    def __init__(self, examples: Sequence[Example], transform: Callable[[Image.Image], Tensor]) -> None:
+        self.examples, self.transform = examples, transform
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -83,6 +79,18 @@ class Images(Dataset[tuple[Tensor, int]]):
         path, label = self.examples[index]
         with Image.open(path) as image:
             return self.transform(image.convert("RGB")), label
+
+
+def centre_crop(image_size: int, mean: Sequence[float], std: Sequence[float]) -> transforms.Compose:
+    """The usual one, of a side in px; normalised."""
+    return transforms.Compose(
+        [
+            transforms.Resize(round(image_size / 0.875)),
+            transforms.CenterCrop(image_size),
+            transforms.ToTensor(),
+            transforms.Normalize(mean, std),
+        ]
+    )
 
 
 def processor_seconds() -> float:
@@ -102,7 +110,8 @@ class SeedMethod:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.format = torch.channels_last if settings.channels_last else torch.contiguous_format
         self.body = body.eval().requires_grad_(False).to(self.device, memory_format=self.format)
-        self.sets = {name: Images(examples, settings) for name, examples in splits.items()}
+        transform = centre_crop(settings.image_size, settings.mean, settings.std)
+        self.sets = {name: Images(examples, transform) for name, examples in splits.items()}
         self.settings = settings
 
     def run(self) -> Outcome:

@@ -143,19 +143,14 @@ def run_ours(arguments: argparse.Namespace, data: Path, scratch: Path) -> Ours:
     with runs(scratch, settings) as ours:
         first = ours.run(data, f"MaxTuningJobs={TRIALS}")
         more = ours.run(data, f"MaxTuningJobs={TRIALS + MORE_TRIALS}")
-        manifest, images = ours.manifest, ours.images
+        manifest = ours.manifest
         outcome = Outcome(first.seconds, first.processor_seconds, [], first.validation_accuracy, first.test_accuracy)
     return Ours(
         outcome,
         (more.seconds_of(SEARCH) - first.seconds_of(SEARCH)) / MORE_TRIALS,
-        {split: examples(data, images, split) for split in ("train", "validation", "test")},
+        {split: ours.examples(data, split) for split in ("train", "validation", "test")},
         manifest,
     )
-
-
-def examples(data: Path, images: list[dict[str, Any]], split: str) -> list[Example]:
-    """The original files of a split."""
-    return [(data / image["source"], image["label"]) for image in images if image["split"] == split]
 
 
 def run_seeds(arguments: argparse.Namespace, ours: Ours, scratch: Path, size: int) -> Outcome:

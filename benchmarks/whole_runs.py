@@ -1,5 +1,6 @@
 """Runs of the whole pipeline on this machine, as the benchmarks need them: other settings, a home of their own."""
 
+import argparse
 import copy
 import json
 import os
@@ -91,6 +92,10 @@ class Runs:
         lines = self._manifest_file.with_name("images.jsonl").read_text(encoding="utf-8").splitlines()
         return [json.loads(line) for line in lines]
 
+    def examples(self, data: Path, split: str) -> list[tuple[Path, int]]:
+        """The original files of a split, with their labels."""
+        return [(data / image["source"], image["label"]) for image in self.images if image["split"] == split]
+
     @property
     def _manifest_file(self) -> Path:
         return min((self.home / "s3").rglob("manifest/manifest.json"), key=lambda found: found.stat().st_mtime)
@@ -119,3 +124,24 @@ def runs(folder: Path, settings: Mapping[str, Any]) -> Iterator[Runs]:
         yield found
     finally:
         found.end()
+
+
+def setting(text: str) -> tuple[str, Any]:
+    """SECTION.KEY=VALUE on a command line; the value is YAML."""
+    path, equals, value = text.partition("=")
+    if not equals or path.count(".") != 1:
+        raise argparse.ArgumentTypeError(f"must be SECTION.KEY=VALUE, but got {text}")
+    return path, yaml.safe_load(value)
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """The option --set, as `settings`."""
+    parser.add_argument(
+        "--set",
+        dest="settings",
+        type=setting,
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="another setting of pipeline.yaml; may be repeated",
+    )

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import moto_stacks
 import pytest
 from moto.s3.models import s3_backends
 from moto.sagemaker.models import sagemaker_backends
@@ -275,9 +276,7 @@ def test_a_stack_that_cannot_be_removed_says_which_resource_and_why(client, conf
 
 def fail_to_delete(made) -> None:
     """The events of a deletion that a repository withstood; moto deletes whatever it is told to."""
-    import moto_bridge
-
-    moto_bridge.tell(made, "TrainingRepository", "AWS::ECR::Repository", "DELETE_FAILED", "The repository is in use")
+    moto_stacks.tell(made, "TrainingRepository", "AWS::ECR::Repository", "DELETE_FAILED", "The repository is in use")
     made._add_stack_event("DELETE_FAILED", "The following resource(s) failed to delete: [TrainingRepository].")
 
 

@@ -40,7 +40,7 @@ def main() -> None:
         script = plain(arguments, ours, data, Path(folder, "weights"))
         print(f"script: {line(script.validation_accuracy, script.seconds)}", flush=True)
         found += [seeded(ours, data, seed) for seed in range(1, arguments.seeds)]
-    report(script, found)
+        report(script, found)  # reads the runs' logs, which end with the folder
 
 
 def seeded(ours: Runs, data: Path, seed: int) -> Run:

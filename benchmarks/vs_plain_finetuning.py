@@ -54,7 +54,7 @@ def report(script: Trained, found: list[Run]) -> None:
     """Means, and what is aimed at."""
     accuracy, seconds = fmean(run.validation_accuracy for run in found), fmean(map(seconds_of, found))
     share, gain = seconds / script.seconds, accuracy - script.validation_accuracy
-    print(f"{os.cpu_count()} cores; the pipeline: {line(accuracy, seconds)}, the mean of {len(found)} seeds")
+    print(f"{os.cpu_count()} cores; the pipeline, mean of its seeds: {line(accuracy, seconds)}")
     print(f"{share:.2f} of the script's time, at most {LARGEST_SHARE} asked for{missed(share <= LARGEST_SHARE)}")
     print(f"accuracy {gain:+.4f}{missed(gain >= 0)}")
 

@@ -9,14 +9,15 @@ import time
 from dataclasses import dataclass
 
 import torch
-from seed_method import Example, Images, centre_crop, processor_seconds
+from seed_method import Example, Images, centre_crop
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
+from fine_tuning import freeze_statistics
+
 BODY_LR, HEAD_LR = 5e-4, 3e-3  # peaks of the cycle
 Loader = DataLoader[tuple[Tensor, Tensor]]  # (B, 3, H, W) float32, (B,) int64
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,6 @@ class Trained:
     """What the script took and gave."""
 
     seconds: float
-    processor_seconds: float
     validation_accuracy: float
 
 
@@ -63,7 +63,7 @@ def fine_tune(body: nn.Module, train: list[Example], validation: list[Example], 
         body: (N, 3, H, W) float32 -> (N, D) float32.
     """
     torch.manual_seed(settings.seed)
-    began, began_processor = time.perf_counter(), processor_seconds()
+    began = time.perf_counter()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format
     example = torch.zeros(1, 3, settings.image_size, settings.image_size)
@@ -74,7 +74,7 @@ def fine_tune(body: nn.Module, train: list[Example], validation: list[Example], 
     loader = DataLoader(crops, batch_size=settings.batch_size, shuffle=True, num_workers=settings.workers)
     learn(network, loader, settings.epochs, device)
     right = accuracy(network, validation, settings, device)
-    return Trained(time.perf_counter() - began, processor_seconds() - began_processor, right)
+    return Trained(time.perf_counter() - began, right)
 
 
 def learn(network: nn.Sequential, loader: Loader, epochs: int, device: str) -> None:
@@ -85,21 +85,13 @@ def learn(network: nn.Sequential, loader: Loader, epochs: int, device: str) -> N
         optimizer, max_lr=[BODY_LR, HEAD_LR], total_steps=epochs * len(loader)
     )
     for _ in range(epochs):
-        training_mode(network)
+        freeze_statistics(network.train())
         for images, labels in loader:
             loss = nn.functional.cross_entropy(network(images.to(device)), labels.to(device))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
-
-
-def training_mode(network: nn.Module) -> None:
-    """But for batch norms, which keep their statistics."""
-    network.train()
-    for module in network.modules():
-        if isinstance(module, BATCH_NORMS):
-            module.eval()
 
 
 @torch.no_grad()

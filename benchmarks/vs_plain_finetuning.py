@@ -20,7 +20,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "steps")]
 
 from plain_finetuning import Settings, Trained, fine_tune  # noqa: E402
-from whole_runs import Run, Runs, add_settings, runs  # noqa: E402
+from whole_runs import Run, Runs, add_settings, missed, runs  # noqa: E402
 
 from backbone import load_backbone, read_weights  # noqa: E402
 from pipeline import sources, weights  # noqa: E402
@@ -61,10 +61,6 @@ def report(script: Trained, found: list[Run]) -> None:
 
 def line(accuracy: float, seconds: float) -> str:
     return f"validation accuracy {accuracy:.4f}, training {seconds:.1f} s"
-
-
-def missed(reached: bool) -> str:
-    return "" if reached else ": MISSED"
 
 
 def seconds_of(run: Run) -> float:

@@ -26,7 +26,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "steps")]
 
 from seed_method import Example, Outcome, SeedMethod, Settings  # noqa: E402
-from whole_runs import runs  # noqa: E402
+from whole_runs import missed, runs  # noqa: E402
 
 from backbone import load_backbone, read_weights  # noqa: E402
 from dataset import list_images  # noqa: E402
@@ -110,10 +110,6 @@ def report(seeds: Outcome, ours: Ours, seed_size: int, sizes: str) -> None:
     ]
     for name, *columns, goal in rows:
         print(f"{name:23}" + "".join(f"{column:>13}" for column in columns) + f"    {goal}".rstrip())
-
-
-def missed(reached: bool) -> str:
-    return "" if reached else ": MISSED"
 
 
 def chosen_images(arguments: argparse.Namespace, scratch: Path) -> Path:

@@ -145,3 +145,8 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         metavar="SECTION.KEY=VALUE",
         help="another setting of pipeline.yaml; may be repeated",
     )
+
+
+def missed(reached: bool) -> str:
+    """What follows an aim in a report."""
+    return "" if reached else ": MISSED"

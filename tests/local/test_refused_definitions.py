@@ -4,11 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.local.lab import (
-    Lab,
-    call,
-    get,
-)
+from tests.local.lab import Lab, call, get
 
 REFUSED: dict[str, tuple[Any, list[str]]] = {
     "an unknown type": (

@@ -3,10 +3,7 @@
 import json
 from pathlib import Path
 
-from tests.local.lab import (
-    Lab,
-    source,
-)
+from tests.local.lab import Lab, source
 
 SDK_CASE = json.loads((Path(__file__).parent / "cases" / "sdk_pipeline.json").read_text())  # compiled by SDK 3.27
 SDK_PREP = """

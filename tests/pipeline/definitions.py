@@ -21,15 +21,16 @@ with offline():
 
 
 def compiler(path: Path) -> Callable[..., Json]:
-    """A function from the text of a pipeline.yaml, which it writes to `path`, to its definition; a sound one."""
+    """A function from the text of a pipeline.yaml, which it writes to `path`, to its definition; a sound one.
+
+    What else it is given by name goes to `compile_definition`.
+    """
 
     @functools.cache  # a second each
-    def compile_text(
-        text: str = "data: {source: sample}", placement: Placement = HERE, commit: str | None = None
-    ) -> Json:
+    def compile_text(text: str = "data: {source: sample}", placement: Placement = HERE, **named: Any) -> Json:
         path.write_text(text)
         uris = {"input_data_uri": "s3://local/data", "weights_uri": "s3://local/weights"}
-        definition: Json = json.loads(compile_definition(load(path), placement, **uris, commit=commit))
+        definition: Json = json.loads(compile_definition(load(path), placement, **uris, **named))
         assert check(definition) == []
         return definition
 

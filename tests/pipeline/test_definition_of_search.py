@@ -1,12 +1,8 @@
 """The search in the compiled definition, and what goes from its winner into the training."""
 
-import json
-
 import pytest
 
-from pipeline.checks import check
-from pipeline.config import load
-from tests.pipeline.definitions import HERE, compile_definition, steps_of
+from tests.pipeline.definitions import steps_of
 
 SEARCHED = ("hidden_units", "dropout", "label_smoothing", "weight_decay")
 
@@ -41,12 +37,8 @@ def test_other_strategies_take_their_number_at_run_time(compiled, strategy):
     assert (defaults["MaxTuningJobs"], defaults["MaxParallelTuningJobs"]) == (9, 2)
 
 
-def test_a_search_begins_with_the_one_that_a_parameter_names(tmp_path):
-    path = tmp_path / "pipeline.yaml"
-    path.write_text("tuning: {warm_start: last}\n")
-    uris = {"input_data_uri": "s3://local/data", "weights_uri": "s3://local/weights"}
-    definition = json.loads(compile_definition(load(path), HERE, **uris, warm_start_parent="e-Tune-1"))
-    assert check(definition) == []
+def test_a_search_begins_with_the_one_that_a_parameter_names(compiled):
+    definition = compiled("tuning: {warm_start: last}", warm_start_parent="e-Tune-1")
     assert steps_of(definition)["TuneHyperparameters"]["Arguments"]["WarmStartConfig"] == {
         "WarmStartType": "TransferLearning",
         "ParentHyperParameterTuningJobs": [{"HyperParameterTuningJobName": {"Get": "Parameters.WarmStartParent"}}],
@@ -56,7 +48,7 @@ def test_a_search_begins_with_the_one_that_a_parameter_names(tmp_path):
         "Type": "String",
         "DefaultValue": "e-Tune-1",
     }
-    without = json.loads(compile_definition(load(path), HERE, **uris))
+    without = compiled("tuning: {warm_start: last}")
     assert "WarmStartConfig" not in steps_of(without)["TuneHyperparameters"]["Arguments"]
 
 

@@ -37,7 +37,7 @@ def main() -> None:
             sources.write_sample(data)
         print("seed   " + "".join(f"{column:>12}" for column in COLUMNS), flush=True)
         rows = []
-        for seed in range(arguments.seeds):
+        for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
             rows.append(row(found.run(data, tuning__seed=seed, training__seed=seed)))
             print_row(str(seed), rows[-1])
     columns = list(zip(*rows, strict=True))
@@ -64,10 +64,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=None, metavar="FOLDER", help="default: the sample")
     parser.add_argument("--finetune", default=None, metavar="none|last_block|all", help="model.finetune")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="so many (default 3)")
+    parser.add_argument("--first-seed", type=int, default=0, metavar="N", help="the others follow it (default 0)")
     add_settings(parser)
     arguments = parser.parse_args()
-    if arguments.seeds < 1:
-        parser.error(f"argument --seeds: must be at least 1, but got {arguments.seeds}")
+    for name, least in (("seeds", 1), ("first_seed", 0)):
+        if (given := getattr(arguments, name)) < least:
+            parser.error(f"argument --{name.replace('_', '-')}: must be at least {least}, but got {given}")
     return arguments
 
 

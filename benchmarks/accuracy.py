@@ -18,7 +18,7 @@ from statistics import fmean, stdev
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "benchmarks")]
 
-from whole_runs import Run, add_settings, runs  # noqa: E402
+from whole_runs import Run, add_settings, check_least, runs  # noqa: E402
 
 from pipeline import sources  # noqa: E402
 
@@ -67,9 +67,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--first-seed", type=int, default=0, metavar="N", help="the others follow it (default 0)")
     add_settings(parser)
     arguments = parser.parse_args()
-    for name, least in (("seeds", 1), ("first_seed", 0)):
-        if (given := getattr(arguments, name)) < least:
-            parser.error(f"argument --{name.replace('_', '-')}: must be at least {least}, but got {given}")
+    check_least(parser, arguments, seeds=1, first_seed=0)
     return arguments
 
 

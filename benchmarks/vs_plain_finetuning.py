@@ -20,7 +20,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "steps")]
 
 from plain_finetuning import Settings, Trained, fine_tune  # noqa: E402
-from whole_runs import Run, Runs, add_settings, missed, runs  # noqa: E402
+from whole_runs import Run, Runs, add_settings, check_least, missed, runs  # noqa: E402
 
 from backbone import load_backbone, read_weights  # noqa: E402
 from pipeline import sources, weights  # noqa: E402
@@ -106,9 +106,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--channels-last", action="store_true", help="the script's network in that memory format")
     add_settings(parser)
     arguments = parser.parse_args()
-    for name in ("seeds", "script_epochs", "script_batch_size", "script_image_size"):
-        if (value := getattr(arguments, name)) < 1:
-            parser.error(f"argument --{name.replace('_', '-')}: must be at least 1, but got {value}")
+    check_least(parser, arguments, seeds=1, script_epochs=1, script_batch_size=1, script_image_size=1)
     return arguments
 
 

@@ -147,6 +147,13 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def check_least(parser: argparse.ArgumentParser, arguments: argparse.Namespace, **least: int) -> None:
+    """Ends the program with a sentence about the first of these arguments that is below its least value."""
+    for name, bound in least.items():
+        if (given := getattr(arguments, name)) < bound:
+            parser.error(f"argument --{name.replace('_', '-')}: must be at least {bound}, but got {given}")
+
+
 def missed(reached: bool) -> str:
     """What follows an aim in a report."""
     return "" if reached else ": MISSED"

@@ -75,7 +75,7 @@ def plain(arguments: argparse.Namespace, ours: Runs, data: Path, folder: Path) -
     settings = Settings(
         classes=len(ours.manifest["classes"]),
         image_size=min(arguments.script_image_size, deployed_size),
-        validation_image_size=deployed_size,
+        validation_image_size=arguments.script_validation_image_size or deployed_size,
         mean=staged.mean,
         std=staged.std,
         epochs=arguments.script_epochs,
@@ -103,10 +103,18 @@ def parse_arguments() -> argparse.Namespace:
         metavar="PX",
         help="of its crops (default 192, at most ours)",
     )
+    parser.add_argument(
+        "--script-validation-image-size",
+        type=int,
+        default=None,
+        metavar="PX",
+        help="what its network sees in validation (default ours)",
+    )
     parser.add_argument("--channels-last", action="store_true", help="the script's network in that memory format")
     add_settings(parser)
     arguments = parser.parse_args()
-    check_least(parser, arguments, seeds=1, script_epochs=1, script_batch_size=1, script_image_size=1)
+    sides = {"script_image_size": 1, "script_validation_image_size": 1}
+    check_least(parser, arguments, seeds=1, script_epochs=1, script_batch_size=1, **sides)
     return arguments
 
 

@@ -148,9 +148,10 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def check_least(parser: argparse.ArgumentParser, arguments: argparse.Namespace, **least: int) -> None:
-    """Ends the program with a sentence about the first of these arguments that is below its least value."""
+    """Ends the program with a sentence about the first of these arguments that is given and below its least value."""
     for name, bound in least.items():
-        if (given := getattr(arguments, name)) < bound:
+        given = getattr(arguments, name)
+        if given is not None and given < bound:
             parser.error(f"argument --{name.replace('_', '-')}: must be at least {bound}, but got {given}")
 
 

@@ -113,8 +113,15 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--channels-last", action="store_true", help="the script's network in that memory format")
     add_settings(parser)
     arguments = parser.parse_args()
-    sides = {"script_image_size": 1, "script_validation_image_size": 1}
-    check_least(parser, arguments, seeds=1, script_epochs=1, script_batch_size=1, **sides)
+    check_least(
+        parser,
+        arguments,
+        seeds=1,
+        script_epochs=1,
+        script_batch_size=1,
+        script_image_size=1,
+        script_validation_image_size=1,
+    )
     return arguments
 
 

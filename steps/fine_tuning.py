@@ -180,8 +180,6 @@ class FineTuning:
         self.body.train(training)
         if not self.train_statistics:
             freeze_statistics(self.backbone)
-        if self.folding:
-            self.folding.set(training)
         self.average.exchange(not training)
 
     @torch.no_grad()
@@ -257,7 +255,9 @@ class FineTuning:
             return None
         drawn = torch.randn(1, 3, self.side, self.side, generator=torch.Generator().manual_seed(0))
         example = drawn.to(self.device).contiguous(memory_format=torch.channels_last)
-        return Folding(self.backbone.eval(), example)
+        folding = Folding(self.backbone.eval(), example)
+        folding.set(True)
+        return folding
 
     def _network(self) -> nn.Module:
         """The body, compiled and distributed as asked for; its parameters are the body's own."""

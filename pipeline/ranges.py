@@ -32,6 +32,7 @@ WHOLE_HYPERPARAMETERS: dict[str, Read[int]] = {
     "patience": whole_number(at_least=0),
     "finetune_epochs": whole_number(at_least=1),
     "finetune_batch_size": whole_number(at_least=1),
+    "frozen_stride": whole_number(at_least=0, at_most=64),
     "randaugment_magnitude": whole_number(at_least=0, at_most=30),
 }
 HYPERPARAMETERS: dict[str, Read[int] | Read[float]] = {  # those that steps/train.py knows

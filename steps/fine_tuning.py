@@ -234,7 +234,8 @@ class FineTuning:
         self.average.exchanged, self.average.steps = state["exchanged"], state["steps"]
 
     def _rated(self) -> list[RatedParameters]:
-        scaled = layer_scales(self.backbone, self.hyperparameters.finetune, self.hyperparameters.layer_lr_decay)
+        asked = self.hyperparameters
+        scaled = layer_scales(self.backbone, asked.finetune, asked.layer_lr_decay, frozen_stride=asked.frozen_stride)
         self.backbone.requires_grad_(False)
         for parameters, _ in scaled:
             for parameter in parameters:

@@ -22,6 +22,7 @@ HYPERPARAMETERS = {  # how a page calls them
     "finetune_batch_size": "Fine-tuning batch size",
     "finetune_lr": "Fine-tuning learning rate",
     "layer_lr_decay": "Rate from block to block",
+    "frozen_stride": "Frozen up to stride",
     "finetune_image_size": "Side of random crops (px)",
     "crop_area_min": "Smallest crop (share)",
     "randaugment_magnitude": "RandAugment magnitude",

@@ -199,6 +199,16 @@ def test_earlier_layers_learn_more_slowly_and_the_slowest_not_at_all(backbone: B
     assert (scale, {name.partition(".")[0] for name in names_of(backbone, last)}) == (1.0, {"layer4"})
 
 
+@pytest.mark.parametrize(
+    "stride, first",
+    [(0, "conv1"), (2, "conv1"), (4, "layer2"), (8, "layer3"), (15, "layer3"), (16, "layer4"), (64, "layer4")],
+)
+def test_layers_up_to_a_stride_stay_as_they_are(backbone: Backbone, stride: int, first: str) -> None:
+    scaled = layer_scales(backbone, "all", 0.9, frozen_stride=stride)  # a ResNet's layers have strides 4, 8, 16, 32
+    assert {name.partition(".")[0] for name in names_of(backbone, scaled[-1][0])} >= {first}
+    assert [scale for _, scale in scaled] == pytest.approx([0.9**distance for distance in range(len(scaled))])
+
+
 class Shapeless(nn.Module):
     """A network that does not tell its blocks."""
 
@@ -213,7 +223,7 @@ class Shapeless(nn.Module):
 
 def test_last_block_of_a_network_that_does_not_tell_its_blocks_is_refused() -> None:
     shapeless = Backbone(Shapeless().eval())
-    assert [scale for _, scale in layer_scales(shapeless, "all", 0.5)] == [1.0]
+    assert [scale for _, scale in layer_scales(shapeless, "all", 0.5, frozen_stride=4)] == [1.0]
     with pytest.raises(StepError) as caught:
         layer_scales(shapeless, "last_block", 0.5)
     assert str(caught.value) == (

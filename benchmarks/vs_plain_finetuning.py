@@ -2,7 +2,7 @@
 
     python benchmarks/vs_plain_finetuning.py                    the sample
     python benchmarks/vs_plain_finetuning.py --data FOLDER      your own images: class folders or split folders
-    python benchmarks/vs_plain_finetuning.py --data FOLDER --set finetuning.epochs=8 --set data.image_size_px=224
+    python benchmarks/vs_plain_finetuning.py --data FOLDER --set finetuning.epochs=8 --set data.image_size_px=192
 
 Ours is TrainWithDebugger of a whole run on this machine, one for each seed: the job with both of its stages, debugger,
 profiler, calibration and export. The script trains and validates once, in one process, after the first of these runs,

@@ -16,7 +16,7 @@ class FineTuningConfig:
     batch_size: int = setting(16, WHOLE_HYPERPARAMETERS["finetune_batch_size"])
     lr: float = setting(0.0005, HYPERPARAMETERS["finetune_lr"])
     layer_lr_decay: float = setting(0.8, HYPERPARAMETERS["layer_lr_decay"])
-    frozen_stride: int = setting(0, WHOLE_HYPERPARAMETERS["frozen_stride"])
+    frozen_stride: int | None = setting(None, auto_or(WHOLE_HYPERPARAMETERS["frozen_stride"]))
     image_size_px: int | None = setting(None, auto_or(whole_number(at_least=32, at_most=2048)))
     crop_area_min: float | None = setting(None, auto_or(HYPERPARAMETERS["crop_area_min"]))
     randaugment_magnitude: int | None = setting(None, auto_or(WHOLE_HYPERPARAMETERS["randaugment_magnitude"]))
@@ -45,6 +45,7 @@ AUTO = {  # as the training script spells it
     "finetune_epochs": 0,
     "finetune_image_size": 0,
     "crop_area_min": 0,
+    "frozen_stride": -1,
     "randaugment_magnitude": -1,
 }
 SEARCHABLE = {

@@ -52,14 +52,16 @@ def prepare_data_step(context: Context) -> ProcessingStep:
 
 def arguments(context: Context) -> list[str]:
     """The command line of steps/prepare.py."""
-    data = context.config.data
+    config, data = context.config, context.config.data
+    size_depends = config.fine_tunes and data.image_size_px is None  # where it does not, what is cached stays valid
     return flags(
+        **({"finetune": config.model.finetune} if size_depends else {}),
         data_dir=f"{PROCESSING}/input/data",
         weights_dir=f"{PROCESSING}/input/weights",
         output_dir=f"{PROCESSING}/output",
         embedding_cache=f"{PROCESSING}/input/embedding_cache",
         resource_config=RESOURCE_CONFIG,
-        backbone=context.config.model.backbone,
+        backbone=config.model.backbone,
         image_size=data.image_size_px,
         train_fraction=data.split.train,
         validation_fraction=data.split.validation,

@@ -31,7 +31,7 @@ class Hyperparameters:
     finetune_batch_size: int = 16
     finetune_lr: float = 0.0005  # peak, of the head and the last block
     layer_lr_decay: float = 0.8  # of the rate, from a block to the one before it
-    frozen_stride: int = 0  # layers before this stride's end stay as they are; 0 trains all
+    frozen_stride: int = -1  # layers before this stride's end stay as they are; 0 trains all, -1 chooses
     finetune_image_size: int = 0  # side of the views, px; 0 chooses
     crop_area_min: float = 0.0  # share of an image that a random crop shows at least; 0 chooses
     randaugment_magnitude: int = -1  # 0 leaves RandAugment out; -1 chooses
@@ -117,7 +117,7 @@ _RULES = {
     "finetune_batch_size": _AT_LEAST_ONE,
     "finetune_lr": _ABOVE_ZERO,
     "layer_lr_decay": _POSITIVE_SHARE,
-    "frozen_stride": _Rule(_whole, lambda value: 0 <= value <= 64, "a whole number from 0 to 64"),
+    "frozen_stride": _Rule(_whole, lambda value: -1 <= value <= 64, "a whole number from -1 to 64"),
     "finetune_image_size": _NOT_NEGATIVE,
     "crop_area_min": _Rule(_finite, lambda value: 0 <= value <= 1, "a number from 0 to 1"),
     "randaugment_magnitude": _Rule(_whole, lambda value: -1 <= value <= 30, "a whole number from -1 to 30"),

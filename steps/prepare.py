@@ -152,6 +152,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rows-per-part", type=natural_number, default=ROWS_PER_PART, metavar="N")
     parser.add_argument("--backbone", required=True, help="timm's name of the network")
     parser.add_argument("--image-size", type=size_or_auto, default=None, metavar="auto|PX")
+    learning = ("none", "last_block", "all")
+    parser.add_argument("--finetune", choices=learning, default=learning[0], help="an auto size depends on it")
     for split, share in (("train", 0.7), ("validation", 0.15), ("test", 0.15)):
         parser.add_argument(f"--{split}-fraction", type=float, default=share, metavar="SHARE")
     parser.add_argument("--split-seed", type=int, default=0)

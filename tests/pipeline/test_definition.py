@@ -6,7 +6,10 @@ import re
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
+
+import pytest
 
 from pipeline.placement import Placement
 from tests.pipeline.definitions import HERE, steps_of
@@ -86,6 +89,18 @@ def test_seeds_of_zero_are_kept(compiled):
     assert steps["TrainWithDebugger"]["Arguments"]["HyperParameters"]["seed"] == "0"
     words = steps["PrepareData"]["Arguments"]["AppSpecification"]["ContainerArguments"]
     assert words[words.index("--split-seed") + 1] == "0"
+
+
+@pytest.mark.parametrize(
+    ("size", "finetune", "expected"), [("auto", "all", ["all"]), ("auto", "none", []), ("256", "all", [])]
+)
+def test_only_an_auto_size_depends_on_whether_the_backbone_learns(
+    compiled, size: str, finetune: str, expected: list[str]
+):
+    steps = steps_of(compiled(f"data: {{image_size_px: {size}}}\nmodel: {{finetune: {finetune}}}\n"))
+    words = steps["PrepareData"]["Arguments"]["AppSpecification"]["ContainerArguments"]
+    assert words[words.index("--image-size") + 1] == size
+    assert [value for name, value in pairwise(words) if name == "--finetune"] == expected
 
 
 def test_the_cache_of_embeddings_is_read_and_added_to_and_the_same_for_every_execution(compiled):

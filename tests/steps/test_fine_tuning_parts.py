@@ -93,7 +93,7 @@ def manifest_of(side: int, *, tiny: bool) -> dict[str, object]:
     return {"preprocess": {"image_size": side}, "tiny_images": tiny}
 
 
-@pytest.mark.parametrize(("side", "expected"), [(256, 192), (128, 96), (32, 32), (20, 20), (224, 160)])
+@pytest.mark.parametrize(("side", "expected"), [(256, 224), (128, 96), (32, 32), (20, 20), (192, 160)])
 def test_training_side_is_a_little_below_the_deployed_one(side: int, expected: int) -> None:
     assert settled(Hyperparameters(finetune="all"), manifest_of(side, tiny=False)).finetune_image_size == expected
 
@@ -104,6 +104,7 @@ def test_tiny_images_are_seen_nearly_whole_and_not_as_often() -> None:
     assert strength_for(photos, horizontal_flip=True) == Strength(0.4, 5, 0.1, True)
     assert strength_for(tiny, horizontal_flip=False) == Strength(0.75, 0, 0.1, False)
     assert (photos.finetune_epochs, tiny.finetune_epochs) == (12, 8)
+    assert (photos.frozen_stride, tiny.frozen_stride) == (4, 0)
 
 
 def test_what_is_asked_for_is_not_chosen() -> None:
@@ -113,6 +114,7 @@ def test_what_is_asked_for_is_not_chosen() -> None:
         finetune_image_size=40,
         crop_area_min=0.2,
         randaugment_magnitude=0,
+        frozen_stride=2,
     )
     assert settled(asked, manifest_of(128, tiny=False)) == settled(asked, manifest_of(64, tiny=True)) == asked
     assert strength_for(asked, horizontal_flip=True) == Strength(0.2, 0, 0.1, True)

@@ -258,6 +258,16 @@ def test_other_images_are_seen_at_256_px_and_mirrored(tmp_path: Path, prepare_da
     np.testing.assert_array_equal(result.embeddings("train"), mirrored.embeddings("train"))
 
 
+@pytest.mark.parametrize(("shape", "expected"), [((64, 64), 224), ((20, 14), 128)])
+def test_photos_are_seen_smaller_where_the_backbone_learns(
+    tmp_path: Path, prepare_data: Prepare, shape: tuple[int, int], expected: int
+) -> None:
+    data = write_classes(tmp_path / "data", 5, size=shape)
+    result = prepare_data(data, image_size="auto", finetune="last_block", augmented_views=0)
+    assert result.returncode == 0, result.stderr
+    assert result.manifest["preprocess"]["image_size"] == expected
+
+
 def test_no_augmented_views_leave_the_plain_one(tmp_path: Path, prepare_data: Prepare) -> None:
     result = prepare_data(write_classes(tmp_path / "data", 5), augmented_views=0)
     assert result.embeddings("train").shape[1:] == (1, FEATURES)

@@ -1,5 +1,6 @@
 """Which layers of the backbone learn, and how fast beside the head."""
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
@@ -65,5 +66,5 @@ def parameter_groups(network: nn.Module, depths: Mapping[str, int]) -> list[list
 def groups_within(network: nn.Module, depths: Mapping[str, int], stride: int) -> int:
     """How many groups come before the end of the last stage of at most this stride."""
     stages: Any = getattr(network, "feature_info", ())
-    early = tuple(f"{stage.get('module', '')}." for stage in stages if stage["reduction"] <= stride)
+    early = tuple(f"{stage.get('module', '')}." for stage in stages if stage.get("reduction", math.inf) <= stride)
     return 1 + max((depth for name, depth in depths.items() if name.startswith(early)), default=-1)

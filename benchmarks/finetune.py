@@ -66,8 +66,7 @@ def prepare_images(arguments: argparse.Namespace, folder: Path) -> Path:
         sources.write_sample(data)
     weights.stage(weights.resolve(arguments.backbone, arguments.weights, relative_to=Path.cwd()), folder / "weights")
     words = ["--data-dir", data, "--weights-dir", folder / "weights", "--output-dir", folder / "prepared"]
-    words += ["--backbone", arguments.backbone, "--augmented-views", 0]
-    words += ["--finetune", arguments.finetune]
+    words += ["--backbone", arguments.backbone, "--augmented-views", 0, "--finetune", arguments.finetune]
     print("Preparing the images", flush=True)
     command = [sys.executable, str(REPOSITORY / "steps" / "prepare.py"), *map(str, words)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # its threads must be gone before loaders are forked

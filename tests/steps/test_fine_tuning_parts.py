@@ -93,7 +93,7 @@ def manifest_of(side: int, *, tiny: bool) -> dict[str, object]:
     return {"preprocess": {"image_size": side}, "tiny_images": tiny}
 
 
-@pytest.mark.parametrize(("side", "expected"), [(256, 224), (128, 96), (32, 32), (20, 20), (192, 160)])
+@pytest.mark.parametrize(("side", "expected"), [(256, 224), (128, 96), (32, 32), (20, 20), (224, 192), (192, 160)])
 def test_training_side_is_a_little_below_the_deployed_one(side: int, expected: int) -> None:
     assert settled(Hyperparameters(finetune="all"), manifest_of(side, tiny=False)).finetune_image_size == expected
 

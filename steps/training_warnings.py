@@ -10,7 +10,7 @@ NAMED = 5  # classes
 
 def warnings_of(data: TrainingData, result: TrainingResult) -> list[str]:
     """One sentence each; none is the usual."""
-    return [*_unlearned_classes(data), *_single_answer(data, result)]
+    return [*_unlearned_classes(data), *_single_answer(data, result), *_fruitless_fine_tuning(result)]
 
 
 def _unlearned_classes(data: TrainingData) -> list[str]:
@@ -35,4 +35,17 @@ def _single_answer(data: TrainingData, result: TrainingResult) -> list[str]:
     return [
         f"Every validation image was taken for {data.classes[predicted[0]]!r}: the training has learned nothing that "
         f"tells classes apart. Try a lower learning rate, more epochs, and look at the images."
+    ]
+
+
+def _fruitless_fine_tuning(result: TrainingResult) -> list[str]:
+    """The second stage took its time, and the first one's head is what is kept."""
+    later = [epoch for epoch in result.epochs if result.second_stage_from and epoch.epoch >= result.second_stage_from]
+    if not later or result.best.epoch >= later[0].epoch:
+        return []
+    reached = max(epoch.validation_accuracy for epoch in later)
+    return [
+        f"Fine-tuning brought nothing: it reached a validation accuracy of {reached:.4f}, the head alone "
+        f"{result.best.validation_accuracy:.4f}, so the backbone is kept as it was. More images may help, or a lower "
+        f"finetune_lr; with model.finetune none, the same is trained in far less time."
     ]

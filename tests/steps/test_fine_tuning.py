@@ -28,6 +28,7 @@ from tests.steps.prepared_data import STEPS, Prepared, base_environment, run_ste
 from training_data import TrainingData, load
 from training_job import head_training
 from training_loop import TrainingResult, Watcher, train
+from training_warnings import warnings_of
 
 HYPERPARAMETERS = Hyperparameters(
     epochs=2,
@@ -143,10 +144,11 @@ def test_epochs_of_both_stages_are_counted_and_the_best_is_kept(
 
 
 def test_fine_tuning_beats_a_head_that_has_learned_little(
-    undisturbed: TrainingResult, first_stage: TrainingResult
+    undisturbed: TrainingResult, first_stage: TrainingResult, data: TrainingData
 ) -> None:
     assert undisturbed.best.validation_accuracy > first_stage.best.validation_accuracy
     assert set(undisturbed.state) == {"head", "backbone"}
+    assert warnings_of(data, undisturbed) == warnings_of(data, first_stage) == []
 
 
 def test_kept_network_gives_the_validation_that_was_reported(
@@ -174,6 +176,12 @@ def test_a_worse_second_stage_leaves_the_first_one_s_head_and_no_backbone(
     result = Trainer(tune.prepared, data, images, perfect)(hyperparameters=spoiling)
     assert result.best == perfect.best
     assert set(result.state) == {"head"}
+    [spoiled] = (epoch.validation_accuracy for epoch in result.epochs[8:])
+    [sentence] = warnings_of(data, result)
+    assert sentence.startswith(
+        f"Fine-tuning brought nothing: it reached a validation accuracy of {spoiled:.4f}, the head alone 1.0000, so "
+        "the backbone is kept as it was."
+    )
 
 
 def test_a_tie_goes_to_the_network_that_learned_from_images(tune: Trainer, data: TrainingData, images: Images) -> None:

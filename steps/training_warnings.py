@@ -40,12 +40,12 @@ def _single_answer(data: TrainingData, result: TrainingResult) -> list[str]:
 
 def _fruitless_fine_tuning(result: TrainingResult) -> list[str]:
     """The second stage took its time, and the first one's head is what is kept."""
-    later = [epoch for epoch in result.epochs if result.second_stage_from and epoch.epoch >= result.second_stage_from]
-    if not later or result.best.epoch >= later[0].epoch:
+    began = result.second_stage_from
+    if began is None or result.stopped or result.best.epoch >= began:
         return []
-    reached = max(epoch.validation_accuracy for epoch in later)
+    reached = max(epoch.validation_accuracy for epoch in result.epochs if epoch.epoch >= began)
     return [
         f"Fine-tuning brought nothing: it reached a validation accuracy of {reached:.4f}, the head alone "
         f"{result.best.validation_accuracy:.4f}, so the backbone is kept as it was. More images may help, or a lower "
-        f"finetune_lr; with model.finetune none, the same is trained in far less time."
+        f"finetune_lr; with model.finetune none, a head is trained in far less time."
     ]

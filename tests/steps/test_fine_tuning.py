@@ -182,6 +182,7 @@ def test_a_worse_second_stage_leaves_the_first_one_s_head_and_no_backbone(
         f"Fine-tuning brought nothing: it reached a validation accuracy of {spoiled:.4f}, the head alone 1.0000, so "
         "the backbone is kept as it was."
     )
+    assert warnings_of(data, replace(result, stopped="Enough.")) == []  # it might have come to more
 
 
 def test_a_tie_goes_to_the_network_that_learned_from_images(tune: Trainer, data: TrainingData, images: Images) -> None:

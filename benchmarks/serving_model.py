@@ -18,7 +18,7 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "steps")]
 
 from backbone import Backbone, feature_dim, load_backbone  # noqa: E402 - found by the line above
 from export import Network, copy_code, export_network  # noqa: E402
-from head import ClassifierHead  # noqa: E402
+from head import ClassifierHead, compressed  # noqa: E402
 from images import Preprocess, normalise  # noqa: E402
 from pipeline import weights  # noqa: E402
 from samples import synthetic_pixels  # noqa: E402
@@ -80,7 +80,7 @@ def backbone_of(name: str) -> Backbone:
 def make_sure(network: Backbone, head: ClassifierHead, preprocess: Preprocess) -> None:
     """Scale the head to what its answers to synthetic images should be."""
     features = network(torch.from_numpy(normalise(synthetic_pixels(preprocess.image_size), preprocess)))
-    deviation, mean = torch.std_mean(features.sign() * features.abs().sqrt(), dim=0)  # as the head compresses them
+    deviation, mean = torch.std_mean(compressed(features), dim=0)
     head.feature_mean.copy_(mean)
     head.feature_std.copy_(deviation.clamp(min=float(deviation.mean()) / 100))
     head.classifier.weight.mul_(LOGIT_DEVIATION / head(features).std())

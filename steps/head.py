@@ -1,5 +1,7 @@
 """The trained part of the network: embeddings in, logits out. The backbone in front of it stays frozen."""
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -9,7 +11,7 @@ from failures import StepError
 from parts import PartedArray
 
 SMALLEST_STD = 1e-3  # a feature that hardly varies in the training data is not blown up
-SMALLEST_MAGNITUDE = 1e-6  # a root's slope has no bound at 0, where fine-tuning would send it to the backbone
+ROOT_OFFSET = 0.01  # a plain root's slope has no bound at 0, where fine-tuning would send it to the backbone
 CHUNK_ROWS = 512
 
 
@@ -39,9 +41,7 @@ class ClassifierHead(nn.Module):
         self.classifier = nn.Linear(hidden_units or feature_dim, class_count)
 
     def forward(self, embeddings: Tensor) -> Tensor:
-        magnitudes = torch.clamp(torch.abs(embeddings), min=SMALLEST_MAGNITUDE)
-        features = torch.sign(embeddings) * torch.sqrt(magnitudes)  # (N, D)
-        features = self.dropout((features - self.feature_mean) / self.feature_std)  # (N, D)
+        features = self.dropout((compressed(embeddings) - self.feature_mean) / self.feature_std)  # (N, D)
         if self.hidden is not None:
             features = self.hidden_dropout(self.hidden_relu(self.hidden(features)))  # (N, hidden_units)
         logits: Tensor = self.classifier(features)  # (N, C)
@@ -49,19 +49,26 @@ class ClassifierHead(nn.Module):
 
     def standardise(self, embeddings: npt.NDArray[np.float16] | PartedArray) -> None:
         """Take mean and deviation of every compressed feature from embeddings (N, views, D), over the plain views."""
-        total = np.zeros(embeddings.shape[2])
-        squares = np.zeros(embeddings.shape[2])
+        total, squares = torch.zeros(2, embeddings.shape[2], dtype=torch.float64)
         for start in range(0, len(embeddings), CHUNK_ROWS):
             plain = embeddings[start : start + CHUNK_ROWS, 0].astype(np.float64)  # (rows, D)
-            chunk = np.sign(plain) * np.sqrt(np.abs(plain))
-            total += chunk.sum(axis=0)
-            squares += np.square(chunk).sum(axis=0)
+            chunk = compressed(torch.from_numpy(plain))
+            total += chunk.sum(dim=0)
+            squares += chunk.square().sum(dim=0)
         mean = total / len(embeddings)
-        if not np.isfinite(mean).all():
+        if not mean.isfinite().all():
             raise StepError("The training embeddings hold values that are not finite. Run PrepareData again.")
-        deviation = np.sqrt(np.maximum(squares / len(embeddings) - np.square(mean), 0))
-        self.feature_mean.copy_(torch.from_numpy(mean))
-        self.feature_std.copy_(torch.from_numpy(np.maximum(deviation, SMALLEST_STD)))
+        variance = squares / len(embeddings) - mean.square()
+        self.feature_mean.copy_(mean)
+        self.feature_std.copy_(variance.clamp(min=0).sqrt().clamp(min=SMALLEST_STD))
+
+
+def compressed(embeddings: Tensor) -> Tensor:
+    """sign(x) * (sqrt(|x| + o) - sqrt(o)) of each element, as x / (sqrt(|x| + o) + sqrt(o)).
+
+    That is smooth: a feature near 0 passes on at most 5 times the gradient that it gets.
+    """
+    return embeddings / (torch.sqrt(torch.abs(embeddings) + ROOT_OFFSET) + math.sqrt(ROOT_OFFSET))
 
 
 class CalibratedHead(nn.Module):

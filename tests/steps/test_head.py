@@ -1,12 +1,14 @@
 """The classifier head: its normalisation, its shapes, and the names that smdebug relies on."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from failures import StepError
-from head import SMALLEST_STD, ClassifierHead
+from head import SMALLEST_STD, ClassifierHead, compressed
 
 
 def test_head_without_hidden_units_is_linear() -> None:
@@ -25,9 +27,10 @@ def test_hidden_layer_has_a_relu_that_smdebug_finds_by_name() -> None:
 def test_standardise_measures_the_compressed_plain_views() -> None:
     embeddings = np.array([[[4.0, -9.0], [100.0, 100.0]], [[16.0, -9.0], [100.0, 100.0]]], dtype=np.float16)
     head = ClassifierHead(2, 3)
-    head.standardise(embeddings)  # signed square roots: [2, -3] and [4, -3]
-    assert head.feature_mean.tolist() == [3.0, -3.0]
-    assert head.feature_std.tolist() == pytest.approx([1.0, SMALLEST_STD])
+    head.standardise(embeddings)
+    low, middle, high = (math.sqrt(value + 0.01) - math.sqrt(0.01) for value in (4.0, 9.0, 16.0))
+    assert head.feature_mean.tolist() == pytest.approx([(low + high) / 2, -middle])
+    assert head.feature_std.tolist() == pytest.approx([(high - low) / 2, SMALLEST_STD])
 
 
 def test_normalisation_travels_with_the_state() -> None:
@@ -43,9 +46,18 @@ def test_standardise_in_chunks_equals_standardise_at_once() -> None:
     embeddings = np.random.default_rng(0).normal(3, 2, size=(5000, 1, 4)).astype(np.float16)
     head = ClassifierHead(4, 2)
     head.standardise(embeddings)
-    compressed = np.sign(embeddings[:, 0].astype(np.float64)) * np.sqrt(np.abs(embeddings[:, 0].astype(np.float64)))
-    assert head.feature_mean.tolist() == pytest.approx(compressed.mean(axis=0).tolist(), rel=1e-6)
-    assert head.feature_std.tolist() == pytest.approx(compressed.std(axis=0).tolist(), rel=1e-6)
+    plain = embeddings[:, 0].astype(np.float64)
+    roots = np.sign(plain) * (np.sqrt(np.abs(plain) + 0.01) - np.sqrt(0.01))
+    assert head.feature_mean.tolist() == pytest.approx(roots.mean(axis=0).tolist(), rel=1e-6)
+    assert head.feature_std.tolist() == pytest.approx(roots.std(axis=0).tolist(), rel=1e-6)
+
+
+def test_no_feature_sends_a_large_gradient_to_the_backbone() -> None:
+    embeddings = torch.tensor([0.0, 1e-12, -1e-7, 1e-5, -0.01, 1.0, 1e6], requires_grad=True)
+    compressed(embeddings).sum().backward()
+    assert embeddings.grad is not None
+    assert embeddings.grad.min() > 0
+    assert embeddings.grad.max() <= 5
 
 
 def test_embeddings_that_are_not_finite_are_refused() -> None:

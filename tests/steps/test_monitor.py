@@ -18,7 +18,7 @@ import torch
 from checkpoint import Checkpoints
 from debug_settings import DebugSettings
 from failures import StepError
-from head import ClassifierHead
+from head import ClassifierHead, compressed
 from head_training import HeadTraining
 from hyperparameters import Hyperparameters
 from monitor import Monitor, WatchedJob
@@ -163,7 +163,7 @@ class SigmoidHead(ClassifierHead):
         self.hidden_sigmoid = torch.nn.Sigmoid()
 
     def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
-        features = (torch.sqrt(torch.abs(embeddings)) - self.feature_mean) / self.feature_std
+        features = (compressed(embeddings) - self.feature_mean) / self.feature_std
         return self.classifier(self.hidden_sigmoid(1000 * (self.hidden(features) + 1)))
 
 

@@ -24,6 +24,11 @@ UNREMARKABLE = re.compile(r"\w+: (InProgress|NoIssuesFound)|(rule_\w+=[01] ?)+")
 REMARKABLE = (": IssuesFound", ": Error")
 
 
+def wrapped(text: str, width: int = WIDTH) -> list[str]:
+    """Its lines of at most `width` characters; a name or an option is not parted at a hyphen."""
+    return textwrap.wrap(text, width, break_on_hyphens=False)
+
+
 class Progress:
     """Prints what has changed since the last look: steps, trials, and the lines that jobs print.
 
@@ -55,7 +60,7 @@ class Progress:
             if status in ENDED:
                 self.states[name] = status
                 self.say(name, ending(step))
-                for line in textwrap.wrap(step.get("FailureReason", ""), WIDTH - HEADING):
+                for line in wrapped(step.get("FailureReason", ""), WIDTH - HEADING):
                     self.say(name, line)
 
     def follow(self, step: Mapping[str, Any]) -> None:
@@ -213,7 +218,7 @@ def facts(document: Mapping[str, Any]) -> list[tuple[str, str]]:
     if document["best_hyperparameters"]:
         rows.append(("Winner", hyperparameters_text(document["best_hyperparameters"])))
     if document["rules"]:
-        lines = textwrap.wrap(rules_text(document["rules"]), WIDTH - LABEL - 1)
+        lines = wrapped(rules_text(document["rules"]), WIDTH - LABEL - 1)
         rows += zip(("Rules", *[""] * len(lines)), lines, strict=False)
     if document["model_package_arn"]:
         version = document["model_package_arn"].partition("/")[2]
@@ -224,7 +229,7 @@ def facts(document: Mapping[str, Any]) -> list[tuple[str, str]]:
             rows.append(("", document["endpoint"]["url"]))
     messages = [step["outputs"]["message"] for step in document["steps"] if "message" in step["outputs"]]
     for message in messages[-1:]:
-        rows += zip(("Deployment", *[""] * len(message)), textwrap.wrap(message, WIDTH - LABEL - 1), strict=False)
+        rows += zip(("Deployment", *[""] * len(message)), wrapped(message, WIDTH - LABEL - 1), strict=False)
     places = {place: name.title() for name, place in reversed(document["reports"].items()) if place}
     rows += [(name, place) for place, name in reversed(places.items())]
     return rows

@@ -3,12 +3,11 @@
 import json
 import re
 import sys
-import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import control
-from pipeline.console import WIDTH
+from pipeline.console import wrapped
 from pipeline.deployed_pipeline import upsert as upsert_pipeline
 from pipeline.errors import DefinitionError, UsageError
 from pipeline.execution_commands import follow
@@ -191,4 +190,4 @@ def say_limits(target: Target, text: str) -> None:
         from pipeline.local.limits import not_honoured
 
         if sentence := not_honoured(json.loads(text)):
-            print(textwrap.fill(sentence, WIDTH), file=sys.stderr)
+            print("\n".join(wrapped(sentence)), file=sys.stderr)

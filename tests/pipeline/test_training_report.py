@@ -246,6 +246,16 @@ DOCUMENT: dict[str, Any] = {
 }  # fmt: skip
 
 
+def test_the_summary_does_not_part_a_name_at_its_hyphen() -> None:
+    message = "Endpoint image-classification is being created with image-classification version 1."
+    deployed = {"outputs": {"message": message}}
+    rows = [row for row in facts({**DOCUMENT, "steps": [deployed], "reports": {}}) if row[0] != "Rules"]
+    assert rows[-2:] == [
+        ("Deployment", "Endpoint image-classification is being created with"),
+        ("", "image-classification version 1."),
+    ]
+
+
 def test_the_summary_names_rules_and_each_report_once() -> None:
     reports = {"evaluation": "e.html", "debugger": "d.html", "profiler": "d.html"}
     assert facts({**DOCUMENT, "reports": reports}) == [

@@ -96,6 +96,12 @@ def fit_temperature(logits: Logits, labels: Labels) -> float:
     return math.exp(_minimum(loss, low, high))
 
 
+def calibrated_log_loss(logits: Logits, labels: Labels) -> float:
+    """Mean of -log(score of the label), natural, with the temperature fitted on these very images."""
+    log_probabilities = log_softmax(logits.astype(np.float64) / fit_temperature(logits, labels))
+    return float(-log_probabilities[np.arange(len(labels)), labels].mean())
+
+
 def _minimum(function: Callable[[float], float], low: float, high: float) -> float:
     """Where a function with one minimum has it, by golden section."""
     left, right = high - GOLDEN * (high - low), low + GOLDEN * (high - low)

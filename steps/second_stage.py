@@ -35,7 +35,7 @@ def fine_tuned(
     watcher: Watcher | None = None,
     checkpoints: Checkpoints | None = None,
 ) -> TrainingResult:
-    """Go on from the first stage's best head; the best epoch of both stages is kept."""
+    """Go on from the first stage's best head; what is kept is the better one of the two stages' best epochs."""
     settle_in()
     torch.manual_seed(hyperparameters.seed)
     head.load_state_dict(earlier.state["head"])

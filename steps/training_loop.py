@@ -2,12 +2,17 @@
 
 A training is one stage or two: the head on embeddings (head_training.py), and the network on images
 (fine_tuning.py). The loop is the same; what a step does is the stage's.
+
+Of a stage, the epoch of the highest validation accuracy is kept. Of two stages, the clearly more accurate one; where
+the difference is within chance, as it often is with a few hundred images, the one whose calibrated scores have the
+lower log loss, which varies less.
 """
 
 import math
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
@@ -15,6 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from calibration import calibrated_log_loss
 from checkpoint import Checkpoints
 from failures import StepError, say
 from optimizer import AdamW
@@ -24,6 +30,7 @@ Mode = Literal["TRAIN", "EVAL"]
 Phase = Literal["Forward", "Backward", "Optimizer", "Logging", "Checkpoint"]
 Batch = TypeVar("Batch")
 Parts = dict[str, dict[str, Tensor]]  # state dicts by the part of the network: head, backbone
+CLEAR = 2.0  # standard deviations
 
 
 @dataclass(frozen=True)
@@ -55,16 +62,41 @@ class Validation:
     @property
     def accuracy(self) -> float:
         """Share of the images whose highest logit is their label's."""
-        return int((self.logits.argmax(dim=1) == self.labels).sum()) / len(self.labels)
+        return int(self.right.sum()) / len(self.labels)
+
+    @property
+    def right(self) -> Tensor:
+        """(N,) bool: whose highest logit is their label's."""
+        return self.logits.argmax(dim=1) == self.labels
+
+
+@dataclass(frozen=True)
+class Kept:
+    """An epoch, and what it learned and answered."""
+
+    epoch: EpochResult
+    parts: Parts
+    validation: Validation
+
+    @cached_property
+    def log_loss(self) -> float:
+        """Of its calibrated scores."""
+        return calibrated_log_loss(self.validation.logits.numpy(), self.validation.labels.numpy())
+
+    def clearly_more_accurate_than(self, other: "Kept") -> bool:
+        """Whether chance hardly explains it: McNemar's test (1947) on the images that only one of both has right."""
+        ours, others = self.validation.right, other.validation.right
+        gained, lost = int((ours & ~others).sum()), int((others & ~ours).sum())
+        return gained - lost > CLEAR * math.sqrt(gained + lost)
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """Every epoch, the best one with what it learned and answered, and why training ended early if it did."""
+    """Every epoch, the kept one with what it learned and answered, and why training ended early if it did."""
 
     best: EpochResult
     state: Parts
-    validation: Validation  # of the best epoch
+    validation: Validation  # of that epoch
     epochs: list[EpochResult] = field(default_factory=list)
     stopped: str | None = None
     ended_early: str | None = None  # a sentence, where no more was to be expected of the epochs that were left
@@ -172,13 +204,13 @@ def train(
     earlier: TrainingResult | None = None,
     patience: int = 0,
 ) -> TrainingResult:
-    """Train, print one line per epoch, and return the best epoch.
+    """Train, print one line per epoch, and return the one that is kept.
 
     Args:
         watcher: Is shown every step. When it asks to stop, training ends with the current step; an unfinished epoch
             counts only where there is no other.
         checkpoints: Where progress is kept, and from which an interrupted training goes on.
-        earlier: The stage before; its epochs are counted and its best one competes.
+        earlier: The stage before; its epochs are counted, and its best one is kept if it is better.
         patience: Training ends after so many epochs of this stage without a better one; 0 never ends it.
     """
     run = _Run(stage, watcher or Watcher(), checkpoints, earlier, patience)
@@ -216,32 +248,43 @@ class _Run:
         self.stage, self.watcher, self.checkpoints, self.earlier = stage, watcher, checkpoints, earlier
         self.patience = patience
         self.epochs: list[EpochResult] = []
-        self.best = earlier.best if earlier else None
-        self.parts = earlier.state if earlier else {}
-        self.validation = earlier.validation if earlier else None
+        self.before = Kept(earlier.best, earlier.state, earlier.validation) if earlier else None
+        self.own: Kept | None = None  # the best of this stage
         self.step, self.tally, self.epoch_lr = 0, _Tally(), 0.0  # of the epoch that is under way
         self.stop: str | None = None
 
     def result(self) -> TrainingResult:
-        assert self.best is not None and self.validation is not None
+        kept = self.kept
+        assert kept is not None
         before = self.earlier.epochs if self.earlier else []
         began = len(before) + 1 if before and self.epochs else None
         epochs = [*before, *self.epochs]
-        return TrainingResult(self.best, self.parts, self.validation, epochs, self.stop, self.ended_early, began)
+        return TrainingResult(kept.epoch, kept.parts, kept.validation, epochs, self.stop, self.ended_early, began)
+
+    @property
+    def kept(self) -> Kept | None:
+        """Of this stage and the one before; a tie goes to this one."""
+        own, before = self.own, self.before
+        if own is None or before is None:
+            return own or before
+        if own.clearly_more_accurate_than(before):
+            return own
+        if before.clearly_more_accurate_than(own):
+            return before
+        return own if own.log_loss <= before.log_loss else before
 
     @property
     def ended_early(self) -> str | None:
         """Why the epochs that are left are not worth their time, if they are not."""
         left = self.stage.epochs - len(self.epochs)
-        if not self.patience or self.best is None or left <= 0 or self.step or self.stop:
+        if not self.patience or self.own is None or left <= 0 or self.step or self.stop:
             return None
-        first = self.epochs[0].epoch if self.epochs else self._number
-        waited = self._number - max(self.best.epoch + 1, first)
+        waited = self._number - self.own.epoch.epoch - 1
         if waited < self.patience:
             return None
         return (
             f"Training ended after {len(self.epochs)} of {self.stage.epochs} epochs: none of the last {waited} was "
-            f"better than epoch {self.best.epoch} (patience {self.patience})."
+            f"better than epoch {self.own.epoch.epoch} (patience {self.patience})."
         )
 
     @property
@@ -264,7 +307,7 @@ class _Run:
         self._train()
         if self.stop:
             self._keep(at_once=True)
-            if self.best is not None:
+            if self.kept is not None:
                 return
         self.watcher.set_mode("EVAL")
         self.stage.set_mode("EVAL")
@@ -274,33 +317,28 @@ class _Run:
             self._keep(at_once=len(self.epochs) == self.stage.epochs or self.ended_early is not None)
 
     def _conclude(self, validation: Validation) -> None:
-        """The epoch's figures; its network if it is the best so far."""
+        """The epoch's figures; its network if it is this stage's best so far."""
         if not math.isfinite(validation.loss):
             self._give_up("validation", validation.loss)
         loss, accuracy = self.tally.loss / self.tally.seen, self.tally.correct / self.tally.seen
         result = EpochResult(self._number, loss, accuracy, validation.loss, validation.accuracy, self.epoch_lr)
         self.epochs.append(result)
         self.step, self.tally = 0, _Tally()
-        if self._is_best(result):
-            self.best, self.parts, self.validation = result, self.stage.parts(), validation
-        assert self.best is not None
+        if result.better_than(self.own.epoch if self.own else None):
+            self.own = Kept(result, self.stage.parts(), validation)
+        kept = self.kept
+        assert kept is not None
         with self.watcher.phase("Logging"):
-            self.stage.processes.say(self._line(result, self.best))
+            self.stage.processes.say(self._line(result, kept.epoch))
 
-    def _is_best(self, result: EpochResult) -> bool:
-        """A tie with the stage before goes to the later one: their losses, one of mixed images, do not compare."""
-        if self.best is not None and self.best not in self.epochs:
-            return result.validation_accuracy >= self.best.validation_accuracy
-        return result.better_than(self.best)
-
-    def _line(self, result: EpochResult, best: EpochResult) -> str:
+    def _line(self, result: EpochResult, kept: EpochResult) -> str:
         """What is printed of an epoch; of one that was cut short, nothing that a metric would be read from."""
         if self.stop:
             return f"Epoch {result.epoch} was cut short; validation accuracy {result.validation_accuracy:.4f}"
         return (
             f"epoch={result.epoch} train_loss={result.train_loss:.4f} train_accuracy={result.train_accuracy:.4f} "
             f"validation_loss={result.validation_loss:.4f} validation_accuracy={result.validation_accuracy:.4f} "
-            f"best_validation_accuracy={best.validation_accuracy:.4f}"
+            f"best_validation_accuracy={kept.validation_accuracy:.4f}"
         )
 
     def _train(self) -> None:
@@ -356,7 +394,6 @@ class _Run:
 
     def state(self) -> dict[str, Any]:
         """Everything that the coming steps depend on, and what is kept of the past ones."""
-        best_here = self.best is not None and self.best in self.epochs
         return {
             "stage": self.stage.state(),
             "optimizer": self.stage.optimizer.state(),
@@ -365,13 +402,13 @@ class _Run:
             "step": self.step,
             "tally": asdict(self.tally),
             "epoch_lr": self.epoch_lr,
-            "best": self._best_state() if best_here else None,
+            "best": self._best_state(self.own) if self.own else None,
         }
 
-    def _best_state(self) -> dict[str, Any]:
-        assert self.best is not None and self.validation is not None
-        validation = {"loss": self.validation.loss, "logits": self.validation.logits, "labels": self.validation.labels}
-        return {"epoch": asdict(self.best), "parts": self.parts, "validation": validation}
+    def _best_state(self, own: Kept) -> dict[str, Any]:
+        answered = own.validation
+        validation = {"loss": answered.loss, "logits": answered.logits, "labels": answered.labels}
+        return {"epoch": asdict(own.epoch), "parts": own.parts, "validation": validation}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what `state` returned."""
@@ -381,5 +418,4 @@ class _Run:
         self.epochs = [EpochResult(**epoch) for epoch in state["epochs"]]
         self.step, self.tally, self.epoch_lr = state["step"], _Tally(**state["tally"]), state["epoch_lr"]
         if best := state["best"]:
-            self.best, self.parts = EpochResult(**best["epoch"]), best["parts"]
-            self.validation = Validation(**best["validation"])
+            self.own = Kept(EpochResult(**best["epoch"]), best["parts"], Validation(**best["validation"]))

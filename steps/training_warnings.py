@@ -45,7 +45,7 @@ def _fruitless_fine_tuning(result: TrainingResult) -> list[str]:
         return []
     reached = max(epoch.validation_accuracy for epoch in result.epochs if epoch.epoch >= began)
     return [
-        f"Fine-tuning brought nothing: it reached a validation accuracy of {reached:.4f}, the head alone "
-        f"{result.best.validation_accuracy:.4f}, so the backbone is kept as it was. More images may help, or a lower "
-        f"finetune_lr; with model.finetune none, a head is trained in far less time."
+        "Fine-tuning brought nothing: by its answers on validation the head alone is better (its accuracy is "
+        f"{result.best.validation_accuracy:.4f}, fine-tuning reached {reached:.4f}), so the backbone is kept as it "
+        "was. More images may help, or a lower finetune_lr; with model.finetune none, a head takes far less time."
     ]

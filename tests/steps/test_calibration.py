@@ -7,6 +7,7 @@ import torch
 from calibration import (
     TEMPERATURES,
     calibrate,
+    calibrated_log_loss,
     effect,
     fit_temperature,
     reliability,
@@ -43,6 +44,14 @@ def test_no_other_temperature_has_a_lower_log_loss() -> None:
         for factor in (0.9, 0.99, 1.0, 1.01, 1.1)
     }
     assert min(losses, key=losses.__getitem__) == 1.0
+
+
+def test_calibrated_log_loss_is_that_of_the_scores_as_they_would_be_deployed() -> None:
+    logits, labels = drawn(3_000, 2.0)
+    chances = softmax(logits, fit_temperature(logits, labels))
+    expected = -np.log(chances[np.arange(len(labels)), labels]).mean()
+    for factor in (1, 10):  # how large the logits are tells nothing
+        assert calibrated_log_loss((factor * logits).astype(np.float32), labels) == pytest.approx(expected, rel=1e-4)
 
 
 def test_calibration_lowers_the_error_and_repeats_itself_to_the_last_digit() -> None:

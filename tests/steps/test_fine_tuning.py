@@ -27,7 +27,7 @@ from second_stage import fine_tuned
 from tests.steps.prepared_data import STEPS, Prepared, base_environment, run_step
 from training_data import TrainingData, load
 from training_job import head_training
-from training_loop import TrainingResult, Watcher, train
+from training_loop import TrainingResult, Validation, Watcher, train
 from training_warnings import warnings_of
 
 HYPERPARAMETERS = Hyperparameters(
@@ -180,19 +180,58 @@ def test_a_worse_second_stage_leaves_the_first_one_s_head_and_no_backbone(
     [spoiled] = (epoch.validation_accuracy for epoch in result.epochs[8:])
     [sentence] = warnings_of(data, result)
     assert sentence.startswith(
-        f"Fine-tuning brought nothing: it reached a validation accuracy of {spoiled:.4f}, the head alone 1.0000, so "
-        "the backbone is kept as it was."
+        "Fine-tuning brought nothing: by its answers on validation the head alone is better (its accuracy is 1.0000, "
+        f"fine-tuning reached {spoiled:.4f}), so the backbone is kept as it was."
     )
     assert warnings_of(data, replace(result, stopped="Enough.")) == []  # it might have come to more
 
 
-def test_a_tie_goes_to_the_network_that_learned_from_images(tune: Trainer, data: TrainingData, images: Images) -> None:
-    perfect = train(head_training(data, replace(HYPERPARAMETERS, epochs=8, lr=0.02)))
-    result = Trainer(tune.prepared, data, images, perfect)(hyperparameters=replace(HYPERPARAMETERS, finetune_lr=1e-6))
-    tied = [epoch for epoch in result.epochs[8:] if epoch.validation_accuracy == 1]
-    assert tied
-    assert result.best == min(tied, key=lambda epoch: epoch.validation_loss)
-    assert set(result.state) == {"head", "backbone"}
+def answers(labels: torch.Tensor, wrong: int, *, doubt: bool) -> Validation:
+    """The first images get a wrong label: as surely as the others their own, or with doubt."""
+    given = labels.clone()
+    given[:wrong] = (given[:wrong] + 1) % 3
+    logits = 4 * torch.nn.functional.one_hot(given, 3).float()
+    if doubt:
+        logits[:wrong] /= 16
+    return Validation(1.0, logits, labels)
+
+
+@pytest.mark.parametrize(
+    ("head", "doubts", "later", "later_doubts", "kept"),
+    [
+        (2, False, 4, True, "later"),  # two more are wrong, which may be chance, and its scores tell which
+        (2, True, 1, False, "head"),  # one fewer is, and it is as sure of that
+        (0, False, 7, True, "head"),  # seven more are no chance
+        (8, True, 0, False, "later"),
+        (3, True, 3, True, "later"),  # a tie
+    ],
+)
+def test_of_two_stages_the_clearly_more_accurate_one_is_kept_or_else_that_with_the_better_scores(
+    data: TrainingData,
+    first_stage: TrainingResult,
+    head: int,
+    doubts: bool,
+    later: int,
+    later_doubts: bool,
+    kept: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    labels = first_stage.validation.labels
+    first = replace(
+        first_stage,
+        best=replace(first_stage.best, validation_accuracy=1 - head / len(labels)),
+        validation=answers(labels, head, doubt=doubts),
+    )
+    stage = head_training(data, replace(HYPERPARAMETERS, epochs=1))
+    monkeypatch.setattr(stage, "validate", lambda watcher: answers(labels, later, doubt=later_doubts))
+    result = train(stage, earlier=first)
+    assert result.best.epoch == {"head": first.best.epoch, "later": 3}[kept]
+    assert result.validation.accuracy == result.best.validation_accuracy
+    assert (result.state is first.state) is (kept == "head")
+    line = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch=")][-1]
+    assert line.endswith(f"best_validation_accuracy={result.best.validation_accuracy:.4f}")
+    assert bool(warnings_of(data, result)) is (kept == "head")
 
 
 @pytest.mark.parametrize("steps", [1, 8, 11, 17])

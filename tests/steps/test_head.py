@@ -43,13 +43,27 @@ def test_normalisation_travels_with_the_state() -> None:
 
 
 def test_standardise_in_chunks_equals_standardise_at_once() -> None:
-    embeddings = np.random.default_rng(0).normal(3, 2, size=(5000, 1, 4)).astype(np.float16)
+    embeddings = np.random.default_rng(0).normal(3, (1, 2, 30, 200), size=(5000, 1, 4)).astype(np.float16)
     head = ClassifierHead(4, 2)
     head.standardise(embeddings)
     plain = embeddings[:, 0].astype(np.float64)
     roots = np.sign(plain) * (np.sqrt(np.abs(plain) + 0.01) - np.sqrt(0.01))
+    deviations = roots.std(axis=0)
+    floor = 2 * np.sort(deviations)[1]  # the lower one of the two in the middle
+    assert deviations[2] > floor
     assert head.feature_mean.tolist() == pytest.approx(roots.mean(axis=0).tolist(), rel=1e-6)
-    assert head.feature_std.tolist() == pytest.approx(roots.std(axis=0).tolist(), rel=1e-6)
+    assert head.feature_std.tolist() == pytest.approx([floor, floor, *deviations[2:]], rel=1e-6)
+
+
+def test_what_hardly_varies_is_not_blown_up_whatever_the_features_scale() -> None:
+    generator = np.random.default_rng(0)
+    embeddings = generator.normal(0, (0.001, 1, 1, 1, 1), size=(500, 1, 5))
+    head = ClassifierHead(5, 2)
+    head.standardise(embeddings.astype(np.float16))
+    roots = compressed(torch.from_numpy(embeddings[:, 0]))
+    standardised = (roots - head.feature_mean) / head.feature_std
+    assert 0.01 < standardised[:, 1:].std(dim=0).min() < 1
+    assert standardised[:, 0].std() < 0.05 * standardised[:, 1].std()
 
 
 def test_no_feature_sends_a_large_gradient_to_the_backbone() -> None:

@@ -29,7 +29,7 @@ from training_loop import Batch, Mode, TrainingResult, train
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # smdebug's protobuf code is of 2020
 
-SOUND = Hyperparameters(epochs=20, batch_size=16, hidden_units=8, lr=0.01)
+SOUND = Hyperparameters(epochs=20, batch_size=16, hidden_units=8, lr=0.001)
 Entries = dict[str, dict[str, Any]]
 
 

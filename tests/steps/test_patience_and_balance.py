@@ -80,7 +80,10 @@ def test_second_stage_is_given_its_own_patience(data: TrainingData) -> None:
     first = train(head_training(data, SETTLED))
     assert first.best.validation_accuracy == 1.0
     second = train(stage(data), earlier=first, patience=4)
-    assert len(second.epochs) == 30 + 4, "the first stage's epochs do not count as waiting"
+    own = second.epochs[30:]  # the first stage's epochs do not count as waiting, nor as better ones
+    best = max(own, key=lambda epoch: (epoch.validation_accuracy, -epoch.validation_loss))
+    assert own[-1].epoch - best.epoch == 4
+    assert second.ended_early is not None and f"better than epoch {best.epoch} " in second.ended_early
 
 
 @pytest.mark.parametrize(("balance", "expected"), [(0.0, [1, 1]), (1.0, [2 / 3, 2]), (0.5, [0.845299, 1.464102])])

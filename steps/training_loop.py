@@ -307,7 +307,7 @@ class _Run:
         self._train()
         if self.stop:
             self._keep(at_once=True)
-            if self.kept is not None:
+            if self.own or self.before:
                 return
         self.watcher.set_mode("EVAL")
         self.stage.set_mode("EVAL")

@@ -210,7 +210,7 @@ class Monitor(Watcher):
             "hyperparameters": self.job.hyperparameters.to_dict(),
             "classes": self.job.data.classes,
             "counts": {"train": len(self.job.data.train), "validation": len(self.job.data.validation)},
-            "best_epoch": result.best.epoch if result else None,
+            "best_epoch": result.kept.figures.epoch if result else None,
             "steps_per_epoch": self.job.steps_per_epoch,
             "fine_tuning_from_epoch": result.second_stage_from if result else None,
             "epochs": [{**epoch, "seconds": took} for epoch, took in zip(epochs, [*unseen, *seconds], strict=False)],

@@ -70,7 +70,7 @@ def _by_epoch(record: Record, title: str, y_label: str, names: Mapping[str, str]
     ]
     best, ring = record.best, None
     if best and (y := _scaled(best, names["validation"], factor)) is not None:
-        ring = (float(best.epoch), y, f"best epoch, {best.epoch}")
+        ring = (float(best.epoch), y, f"kept epoch, {best.epoch}")
     return chart(Chart(title, "epoch", y_label, lines, best=ring, whole_x=True, marks=_marks(record)))
 
 

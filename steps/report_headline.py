@@ -59,7 +59,7 @@ def _figures(record: Record) -> Iterator[tuple[str, str]]:
     if best and best.validation_accuracy is not None:
         yield "Validation accuracy", percent(best.validation_accuracy)
     if best:
-        yield "Best epoch", f"{best.epoch} of {len(record.epochs)}"
+        yield "Kept epoch", f"{best.epoch} of {len(record.epochs)}"
     elif record.epochs:
         yield "Epochs", str(len(record.epochs))
     if record.seconds is not None:

@@ -38,7 +38,7 @@ def fine_tuned(
     """Go on from the first stage's best head; what is kept is the better one of the two stages' best epochs."""
     settle_in()
     torch.manual_seed(hyperparameters.seed)
-    head.load_state_dict(earlier.state["head"])
+    head.load_state_dict(earlier.kept.parts["head"])
     stage = FineTuning(backbone, head, criterion, images, hyperparameters, processes)
     processes.say(
         f"Fine-tuning {'the last block' if hyperparameters.finetune == 'last_block' else 'the backbone'} on "

@@ -48,7 +48,7 @@ from training_job import (
     untrained_head,
     write_json,
 )
-from training_loop import TrainingResult, Watcher, train
+from training_loop import EpochResult, Kept, TrainingResult, Watcher, train
 from training_warnings import warnings_of
 
 
@@ -125,8 +125,9 @@ def lead(job: Job, settings: DebugSettings) -> None:
         if monitor:
             monitor.training_ended(result)
         model_dir = model_dir_of(job.arguments)
-        calibration = calibrate(result.validation.logits.numpy(), result.validation.labels.numpy())
-        write_model(job, result, calibration, model_dir)
+        kept = result.kept
+        calibration = calibrate(kept.validation.logits.numpy(), kept.validation.labels.numpy())
+        write_model(job, kept, calibration, model_dir)
         if monitor:
             write_json(model_dir / "rules.json", monitor.judge())
     say(
@@ -134,7 +135,7 @@ def lead(job: Job, settings: DebugSettings) -> None:
         f"validation {calibration.expected_calibration_error:.4f}, {calibration.uncalibrated_error:.4f} without it"
     )
     say(
-        f"Kept epoch {result.best.epoch} with validation accuracy {result.best.validation_accuracy:.4f}; "
+        f"Kept epoch {kept.figures.epoch} with validation accuracy {kept.figures.validation_accuracy:.4f}; "
         f"the whole network is in {model_dir / 'model.pt'}"
     )
     if result.stopped:
@@ -153,32 +154,32 @@ def follow(job: Job) -> None:
         raise SystemExit(1) from None
 
 
-def write_model(job: Job, result: TrainingResult, calibration: Calibration, model_dir: Path) -> None:
+def write_model(job: Job, kept: Kept, calibration: Calibration, model_dir: Path) -> None:
     """Everything but the rules' verdicts."""
     head = untrained_head(job.data, job.hyperparameters)  # without the debugger's hooks
-    head.load_state_dict(result.state["head"])
-    torch.save(result.state["head"], model_dir / "head.pt")
+    head.load_state_dict(kept.parts["head"])
+    torch.save(kept.parts["head"], model_dir / "head.pt")
     backbone = job.backbone
     if job.images:  # the job's own may have learned what is not kept
         backbone = matching_backbone(channel(job.arguments, "weights"), job.data.manifest)
-    if "backbone" in result.state:
-        backbone.load_state_dict(result.state["backbone"])
-        torch.save(result.state["backbone"], model_dir / "backbone.pt")
+    if "backbone" in kept.parts:
+        backbone.load_state_dict(kept.parts["backbone"])
+        torch.save(kept.parts["backbone"], model_dir / "backbone.pt")
     manifest_dir = channel(job.arguments, "manifest")
     preprocess = Preprocess.from_dict(job.data.manifest["preprocess"])
     calibrated = CalibratedHead(head, calibration.temperature)
     export_network(backbone, calibrated, preprocess, model_dir, sample_files.paths(manifest_dir))
-    if "backbone" in result.state and job.images:
+    if "backbone" in kept.parts and job.images:
         baseline = fine_tuned_baseline(backbone, job.images)
     else:
         baseline = make_baseline(job.data.train.embeddings, job.data.validation.embeddings)
     baseline.save(model_dir)
-    write_json(model_dir / "model.json", description(job.data, job.hyperparameters, result, calibration))
+    write_json(model_dir / "model.json", description(job.data, job.hyperparameters, kept.figures, calibration))
     copy_code(model_dir / "code")
 
 
 def description(
-    data: TrainingData, hyperparameters: Hyperparameters, result: TrainingResult, calibration: Calibration
+    data: TrainingData, hyperparameters: Hyperparameters, kept: EpochResult, calibration: Calibration
 ) -> dict[str, Any]:
     """model.json: what evaluation, the endpoint and a reader need to know about model.pt."""
     return {
@@ -187,7 +188,7 @@ def description(
         "preprocess": data.manifest["preprocess"],
         "backbone": data.manifest["backbone"]["name"],
         "hyperparameters": hyperparameters.to_dict(),
-        "validation": asdict(result.best),
+        "validation": asdict(kept),
         "calibration": asdict(calibration),  # on the validation split
     }
 

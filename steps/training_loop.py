@@ -74,7 +74,7 @@ class Validation:
 class Kept:
     """An epoch, and what it learned and answered."""
 
-    epoch: EpochResult
+    figures: EpochResult
     parts: Parts
     validation: Validation
 
@@ -94,9 +94,7 @@ class Kept:
 class TrainingResult:
     """Every epoch, the kept one with what it learned and answered, and why training ended early if it did."""
 
-    best: EpochResult
-    state: Parts
-    validation: Validation  # of that epoch
+    kept: Kept
     epochs: list[EpochResult] = field(default_factory=list)
     stopped: str | None = None
     ended_early: str | None = None  # a sentence, where no more was to be expected of the epochs that were left
@@ -248,7 +246,6 @@ class _Run:
         self.stage, self.watcher, self.checkpoints, self.earlier = stage, watcher, checkpoints, earlier
         self.patience = patience
         self.epochs: list[EpochResult] = []
-        self.before = Kept(earlier.best, earlier.state, earlier.validation) if earlier else None
         self.own: Kept | None = None  # the best of this stage
         self.step, self.tally, self.epoch_lr = 0, _Tally(), 0.0  # of the epoch that is under way
         self.stop: str | None = None
@@ -259,12 +256,12 @@ class _Run:
         before = self.earlier.epochs if self.earlier else []
         began = len(before) + 1 if before and self.epochs else None
         epochs = [*before, *self.epochs]
-        return TrainingResult(kept.epoch, kept.parts, kept.validation, epochs, self.stop, self.ended_early, began)
+        return TrainingResult(kept, epochs, self.stop, self.ended_early, began)
 
     @property
     def kept(self) -> Kept | None:
         """Of this stage and the one before; a tie goes to this one."""
-        own, before = self.own, self.before
+        own, before = self.own, self.earlier.kept if self.earlier else None
         if own is None or before is None:
             return own or before
         if own.clearly_more_accurate_than(before):
@@ -279,12 +276,12 @@ class _Run:
         left = self.stage.epochs - len(self.epochs)
         if not self.patience or self.own is None or left <= 0 or self.step or self.stop:
             return None
-        waited = self._number - self.own.epoch.epoch - 1
+        waited = self._number - self.own.figures.epoch - 1
         if waited < self.patience:
             return None
         return (
             f"Training ended after {len(self.epochs)} of {self.stage.epochs} epochs: none of the last {waited} was "
-            f"better than epoch {self.own.epoch.epoch} (patience {self.patience})."
+            f"better than epoch {self.own.figures.epoch} (patience {self.patience})."
         )
 
     @property
@@ -307,7 +304,7 @@ class _Run:
         self._train()
         if self.stop:
             self._keep(at_once=True)
-            if self.own or self.before:
+            if self.own or self.earlier:
                 return
         self.watcher.set_mode("EVAL")
         self.stage.set_mode("EVAL")
@@ -324,12 +321,12 @@ class _Run:
         result = EpochResult(self._number, loss, accuracy, validation.loss, validation.accuracy, self.epoch_lr)
         self.epochs.append(result)
         self.step, self.tally = 0, _Tally()
-        if result.better_than(self.own.epoch if self.own else None):
+        if result.better_than(self.own.figures if self.own else None):
             self.own = Kept(result, self.stage.parts(), validation)
         kept = self.kept
         assert kept is not None
         with self.watcher.phase("Logging"):
-            self.stage.processes.say(self._line(result, kept.epoch))
+            self.stage.processes.say(self._line(result, kept.figures))
 
     def _line(self, result: EpochResult, kept: EpochResult) -> str:
         """What is printed of an epoch; of one that was cut short, nothing that a metric would be read from."""
@@ -408,7 +405,7 @@ class _Run:
     def _best_state(self, own: Kept) -> dict[str, Any]:
         answered = own.validation
         validation = {"loss": answered.loss, "logits": answered.logits, "labels": answered.labels}
-        return {"epoch": asdict(own.epoch), "parts": own.parts, "validation": validation}
+        return {"epoch": asdict(own.figures), "parts": own.parts, "validation": validation}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what `state` returned."""

@@ -29,7 +29,7 @@ def _unlearned_classes(data: TrainingData) -> list[str]:
 
 def _single_answer(data: TrainingData, result: TrainingResult) -> list[str]:
     """The network says the same whatever it sees."""
-    predicted = np.unique(result.validation.logits.argmax(dim=1).numpy())
+    predicted = np.unique(result.kept.validation.logits.argmax(dim=1).numpy())
     if len(predicted) > 1 or len(np.unique(data.validation.labels)) == 1:
         return []
     return [
@@ -40,12 +40,12 @@ def _single_answer(data: TrainingData, result: TrainingResult) -> list[str]:
 
 def _fruitless_fine_tuning(result: TrainingResult) -> list[str]:
     """The second stage took its time, and the first one's head is what is kept."""
-    began = result.second_stage_from
-    if began is None or result.stopped or result.best.epoch >= began:
+    began, kept = result.second_stage_from, result.kept.figures
+    if began is None or result.stopped or kept.epoch >= began:
         return []
     reached = max(epoch.validation_accuracy for epoch in result.epochs if epoch.epoch >= began)
     return [
         "Fine-tuning brought nothing: by its answers on validation the head alone is better (its accuracy is "
-        f"{result.best.validation_accuracy:.4f}, fine-tuning reached {reached:.4f}), so the backbone is kept as it "
+        f"{kept.validation_accuracy:.4f}, fine-tuning reached {reached:.4f}), so the backbone is kept as it "
         "was. More images may help, or a lower finetune_lr; with model.finetune none, a head takes far less time."
     ]

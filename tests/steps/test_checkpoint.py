@@ -49,8 +49,11 @@ def trained(
 
 def assert_same(result: TrainingResult, expected: TrainingResult) -> None:
     assert result.epochs == expected.epochs
-    assert result.best == expected.best
-    assert all(torch.equal(result.state["head"][name], expected.state["head"][name]) for name in expected.state["head"])
+    assert result.kept.figures == expected.kept.figures
+    assert all(
+        torch.equal(result.kept.parts["head"][name], expected.kept.parts["head"][name])
+        for name in expected.kept.parts["head"]
+    )
 
 
 @pytest.mark.parametrize("steps", [1, 7, 12, 20])
@@ -65,8 +68,8 @@ def test_stopped_training_keeps_the_best_of_what_it_did(data: TrainingData, caps
     stopped = trained(data, watcher=StopAfter(1))
     assert re.fullmatch(r"Epoch 1 was cut short; validation accuracy 0\.\d{4}\n", capsys.readouterr().out)
     assert [epoch.epoch for epoch in stopped.epochs] == [1]
-    assert stopped.best == stopped.epochs[0]
-    assert stopped.state.keys() == trained(data).state.keys()
+    assert stopped.kept.figures == stopped.epochs[0]
+    assert stopped.kept.parts.keys() == trained(data).kept.parts.keys()
 
 
 def test_checkpoint_of_another_training_is_not_taken_up(

@@ -110,8 +110,11 @@ def undisturbed(data: TrainingData, capsys: pytest.CaptureFixture[str]) -> Train
 
 
 def assert_same(result: TrainingResult, expected: TrainingResult) -> None:
-    assert result.best == expected.best
-    assert all(torch.equal(result.state["head"][name], expected.state["head"][name]) for name in expected.state["head"])
+    assert result.kept.figures == expected.kept.figures
+    assert all(
+        torch.equal(result.kept.parts["head"][name], expected.kept.parts["head"][name])
+        for name in expected.kept.parts["head"]
+    )
 
 
 def test_configuration_file_of_the_service_decides_where_and_what_is_saved(

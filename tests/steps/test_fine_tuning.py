@@ -111,11 +111,11 @@ def undisturbed(tune: Trainer) -> TrainingResult:
 
 def assert_same(result: TrainingResult, expected: TrainingResult) -> None:
     assert result.epochs == expected.epochs
-    assert result.best == expected.best
-    assert result.state.keys() == expected.state.keys()
-    for part, tensors in expected.state.items():
-        assert all(torch.equal(result.state[part][name], tensor) for name, tensor in tensors.items())
-    assert torch.equal(result.validation.logits, expected.validation.logits)
+    assert result.kept.figures == expected.kept.figures
+    assert result.kept.parts.keys() == expected.kept.parts.keys()
+    for part, tensors in expected.kept.parts.items():
+        assert all(torch.equal(result.kept.parts[part][name], tensor) for name, tensor in tensors.items())
+    assert torch.equal(result.kept.validation.logits, expected.kept.validation.logits)
 
 
 class StopAfter(Watcher):
@@ -139,15 +139,15 @@ def test_epochs_of_both_stages_are_counted_and_the_best_is_kept(
     assert undisturbed.epochs[:2] == first_stage.epochs
     assert undisturbed.epochs[-1].validation_loss < undisturbed.epochs[2].validation_loss
     best = max(undisturbed.epochs[2:], key=lambda epoch: (epoch.validation_accuracy, -epoch.validation_loss))
-    assert undisturbed.best == best
-    assert undisturbed.validation.accuracy == best.validation_accuracy
+    assert undisturbed.kept.figures == best
+    assert undisturbed.kept.validation.accuracy == best.validation_accuracy
 
 
 def test_fine_tuning_beats_a_head_that_has_learned_little(
     undisturbed: TrainingResult, first_stage: TrainingResult, data: TrainingData
 ) -> None:
-    assert undisturbed.best.validation_accuracy > first_stage.best.validation_accuracy
-    assert set(undisturbed.state) == {"head", "backbone"}
+    assert undisturbed.kept.figures.validation_accuracy > first_stage.kept.figures.validation_accuracy
+    assert set(undisturbed.kept.parts) == {"head", "backbone"}
     head_alone = train(head_training(data, replace(HYPERPARAMETERS, lr=0.002)))
     assert warnings_of(data, undisturbed) == warnings_of(data, head_alone) == []
 
@@ -158,25 +158,25 @@ def test_kept_network_gives_the_validation_that_was_reported(
     result = undisturbed
     head = head_training(tune.data, HYPERPARAMETERS).head
     backbone = load_backbone("test_resnet", tune.prepared.weights)
-    head.load_state_dict(result.state["head"])
-    backbone.load_state_dict(result.state["backbone"])
+    head.load_state_dict(result.kept.parts["head"])
+    backbone.load_state_dict(result.kept.parts["backbone"])
     stage = FineTuning(backbone, head, torch.nn.CrossEntropyLoss(), images, HYPERPARAMETERS, ALONE)
     stage.set_mode("EVAL")
     for rows in (512, 10):  # of one step: all of them, or some
         monkeypatch.setattr(fine_tuning, "EVALUATION_ROWS", rows)
         validation = stage.validate(Watcher())
-        assert torch.allclose(validation.logits, result.validation.logits, atol=1e-4)
+        assert torch.allclose(validation.logits, result.kept.validation.logits, atol=1e-4)
 
 
 def test_a_worse_second_stage_leaves_the_first_one_s_head_and_no_backbone(
     tune: Trainer, data: TrainingData, images: Images
 ) -> None:
     perfect = train(head_training(data, replace(HYPERPARAMETERS, epochs=8, lr=0.02)))
-    assert perfect.best.validation_accuracy == 1
+    assert perfect.kept.figures.validation_accuracy == 1
     spoiling = replace(HYPERPARAMETERS, finetune_lr=3.0, finetune_epochs=1, ema_decay=0.0)
     result = Trainer(tune.prepared, data, images, perfect)(hyperparameters=spoiling)
-    assert result.best == perfect.best
-    assert set(result.state) == {"head"}
+    assert result.kept.figures == perfect.kept.figures
+    assert set(result.kept.parts) == {"head"}
     [spoiled] = (epoch.validation_accuracy for epoch in result.epochs[8:])
     [sentence] = warnings_of(data, result)
     assert sentence.startswith(
@@ -217,20 +217,19 @@ def test_of_two_stages_the_clearly_more_accurate_one_is_kept_or_else_that_with_t
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    labels = first_stage.validation.labels
+    labels = first_stage.kept.validation.labels
+    figures = replace(first_stage.kept.figures, validation_accuracy=1 - head / len(labels))
     first = replace(
-        first_stage,
-        best=replace(first_stage.best, validation_accuracy=1 - head / len(labels)),
-        validation=answers(labels, head, doubt=doubts),
+        first_stage, kept=replace(first_stage.kept, figures=figures, validation=answers(labels, head, doubt=doubts))
     )
     stage = head_training(data, replace(HYPERPARAMETERS, epochs=1))
     monkeypatch.setattr(stage, "validate", lambda watcher: answers(labels, later, doubt=later_doubts))
     result = train(stage, earlier=first)
-    assert result.best.epoch == {"head": first.best.epoch, "later": 3}[kept]
-    assert result.validation.accuracy == result.best.validation_accuracy
-    assert (result.state is first.state) is (kept == "head")
+    assert result.kept.figures.epoch == {"head": first.kept.figures.epoch, "later": 3}[kept]
+    assert result.kept.validation.accuracy == result.kept.figures.validation_accuracy
+    assert (result.kept.parts is first.kept.parts) is (kept == "head")
     line = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch=")][-1]
-    assert line.endswith(f"best_validation_accuracy={result.best.validation_accuracy:.4f}")
+    assert line.endswith(f"best_validation_accuracy={result.kept.figures.validation_accuracy:.4f}")
     assert bool(warnings_of(data, result)) is (kept == "head")
 
 
@@ -255,7 +254,9 @@ def test_last_block_leaves_the_blocks_before_it_as_they_were(tune: Trainer, prep
     result = tune(hyperparameters=replace(HYPERPARAMETERS, finetune="last_block"))
     before = load_backbone("test_resnet", prepared.weights).state_dict()
     changed = {
-        name.split(".")[1] for name, tensor in result.state["backbone"].items() if not torch.equal(tensor, before[name])
+        name.split(".")[1]
+        for name, tensor in result.kept.parts["backbone"].items()
+        if not torch.equal(tensor, before[name])
     }
     assert changed == {"layer4"}
 
@@ -265,7 +266,7 @@ def test_frozen_statistics_stay_and_trained_ones_do_not(tune: Trainer, prepared:
     for batchnorm, stay in (("frozen", True), ("train", False)):
         result = tune(hyperparameters=replace(HYPERPARAMETERS, batchnorm=batchnorm))
         means = [name for name in before if name.endswith("running_mean")]
-        same = all(torch.equal(result.state["backbone"][name], before[name]) for name in means)
+        same = all(torch.equal(result.kept.parts["backbone"][name], before[name]) for name in means)
         assert same is stay, batchnorm
 
 

@@ -93,7 +93,8 @@ def test_what_watches_a_training_changes_nothing_in_it(data: TrainingData, tmp_p
     assert watched.result is not None
     assert watched.result.epochs == alone.epochs
     assert all(
-        torch.equal(watched.result.state["head"][name], alone.state["head"][name]) for name in alone.state["head"]
+        torch.equal(watched.result.kept.parts["head"][name], alone.kept.parts["head"][name])
+        for name in alone.kept.parts["head"]
     )
 
 
@@ -250,7 +251,7 @@ def test_rule_with_the_action_stop_ends_the_training_within_5_seconds_and_the_be
     watched = Watched(tmp_path, data, replace(SOUND, lr=0.0, epochs=1000), {"NotLearning": entry}).run(SlowMonitor)
     assert watched.result is not None and watched.result.stopped
     assert len(watched.result.epochs) < 1000
-    assert watched.result.state
+    assert watched.result.kept.parts
     fired = watched.status["NotLearning"]["fired"][0]
     history = json.loads((tmp_path / "history.json").read_text())
     assert history["outcome"] == "Stopped"

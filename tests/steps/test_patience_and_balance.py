@@ -46,7 +46,7 @@ def test_training_ends_when_no_epoch_was_better_for_so_long(
     data: TrainingData, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = train(stage(data), patience=4)
-    assert (len(result.epochs), result.best.epoch, result.stopped) == (7, 3, None)
+    assert (len(result.epochs), result.kept.figures.epoch, result.stopped) == (7, 3, None)
     assert result.ended_early == (
         "Training ended after 7 of 30 epochs: none of the last 4 was better than epoch 3 (patience 4)."
     )
@@ -78,7 +78,7 @@ def test_patience_is_not_forgotten_over_an_interruption(data: TrainingData, tmp_
 
 def test_second_stage_is_given_its_own_patience(data: TrainingData) -> None:
     first = train(head_training(data, SETTLED))
-    assert first.best.validation_accuracy == 1.0
+    assert first.kept.figures.validation_accuracy == 1.0
     second = train(stage(data), earlier=first, patience=4)
     own = second.epochs[30:]  # the first stage's epochs do not count as waiting, nor as better ones
     best = max(own, key=lambda epoch: (epoch.validation_accuracy, -epoch.validation_loss))
@@ -119,7 +119,7 @@ def test_balance_makes_a_head_find_more_of_a_rare_class() -> None:
     found = {}
     for balance in (0.0, 1.0):
         settings = Hyperparameters(epochs=5, lr=0.01, hidden_units=0, class_balance=balance)
-        answers = train(head_training(made, settings)).validation.logits.argmax(dim=1).numpy()
+        answers = train(head_training(made, settings)).kept.validation.logits.argmax(dim=1).numpy()
         found[balance] = int((answers[labels == 1] == 1).sum())
     assert found[0.0] < 10 <= found[1.0]
 

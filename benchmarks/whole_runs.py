@@ -35,7 +35,7 @@ class Run:
 
     @property
     def validation_accuracy(self) -> float:
-        """Of the final training's best epoch."""
+        """Of the final training's kept epoch."""
         return float(PLACED.findall(self.log("TrainWithDebugger"))[-1])
 
     def seconds_of(self, step: str) -> float:
@@ -85,6 +85,11 @@ class Runs:
         """What PrepareData wrote, at the first run."""
         content: dict[str, Any] = json.loads(self._manifest_file.read_text(encoding="utf-8"))
         return content
+
+    @property
+    def embeddings(self) -> Path:
+        """Where PrepareData wrote them, at the first run."""
+        return self._manifest_file.parents[1] / "embeddings"
 
     @property
     def images(self) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "steps"))
 
 from parts import PartedArray, part_files
 
-INVERSE_PENALTIES = (0.0001, 0.001, 0.01, 0.1, 1.0)  # scikit-learn's C
+INVERSE_PENALTIES = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0)  # scikit-learn's C
 MAX_ITERATIONS = 1000
 
 

@@ -12,10 +12,12 @@ from sklearn.preprocessing import StandardScaler
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "steps"))
 
-from parts import PartedArray, part_files
+from parts import part_files
 
 INVERSE_PENALTIES = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0)  # scikit-learn's C
 MAX_ITERATIONS = 1000
+
+Examples = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]  # (N, D) and (N,)
 
 
 class Regression(NamedTuple):
@@ -29,16 +31,16 @@ class Regression(NamedTuple):
 def regression(embeddings: Path) -> Regression:
     """Of the embeddings that PrepareData wrote to this folder."""
     examples = {split: _examples(embeddings, split) for split in ("train", "validation", "test")}
-    return max((_fitted(examples, penalty) for penalty in INVERSE_PENALTIES), key=lambda found: found[0])
+    found = [_fitted(examples, penalty) for penalty in INVERSE_PENALTIES]
+    return max(found, key=lambda one: one.validation_accuracy)
 
 
-def _fitted(examples: dict[str, tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]], penalty: float) -> Regression:
+def _fitted(examples: dict[str, Examples], penalty: float) -> Regression:
     model = make_pipeline(StandardScaler(), LogisticRegression(C=penalty, max_iter=MAX_ITERATIONS))
     model.fit(*examples["train"])
     return Regression(float(model.score(*examples["validation"])), float(model.score(*examples["test"])), penalty)
 
 
-def _examples(embeddings: Path, split: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    files = [np.load(file, mmap_mode="r") for file in part_files(embeddings, split)]
-    plain = np.asarray(PartedArray(files)[:, 0], dtype=np.float32)
-    return plain, np.load(embeddings / f"{split}_labels.npy").astype(np.int64)
+def _examples(embeddings: Path, split: str) -> Examples:
+    plain = np.concatenate([np.load(file, mmap_mode="r")[:, 0] for file in part_files(embeddings, split)])
+    return plain.astype(np.float32), np.load(embeddings / f"{split}_labels.npy")

@@ -33,10 +33,9 @@ def main() -> None:
     if hyperparameters.fine_tunes:
         result = with_images(result, stage, arguments, data, hyperparameters)
     model_dir = model_dir_of(arguments)
-    torch.save(result.kept.parts["head"], model_dir / "head.pt")
-    write_json(
-        model_dir / "metrics.json", {"hyperparameters": hyperparameters.to_dict(), **asdict(result.kept.figures)}
-    )
+    kept = result.kept
+    torch.save(kept.parts["head"], model_dir / "head.pt")
+    write_json(model_dir / "metrics.json", {"hyperparameters": hyperparameters.to_dict(), **asdict(kept.figures)})
 
 
 def with_images(

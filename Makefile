@@ -13,10 +13,11 @@ run: $(READY)  ## the main job: images in, deployed classifier out, on this mach
 test: $(READY)  ## every test
 	$(BIN)/python -m pytest
 
-check: $(READY)  ## style and types
+check: $(READY)  ## style, types and who imports whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 bench: $(READY)  ## the figures of the README
 	$(BIN)/python benchmarks/runner_overhead.py

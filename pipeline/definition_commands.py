@@ -40,7 +40,7 @@ def validated(arguments: Arguments) -> None:
     Raises:
         ProblemList: all of them.
     """
-    from pipeline.checks import check
+    from pipeline.definition.checks import check
     from pipeline.staging import definition_of
 
     if not arguments.definition:

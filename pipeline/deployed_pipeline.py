@@ -7,7 +7,7 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from pipeline import control
-from pipeline.definition_diff import differences
+from pipeline.definition.diff import differences
 from pipeline.targets import Target
 
 

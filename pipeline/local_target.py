@@ -43,8 +43,8 @@ class LocalTarget:
 
         With `reads_only` a home that does not exist is empty, and is not made.
         """
-        from pipeline.local.state import State
-        from pipeline.local.storage import Storage
+        from pipeline.local.store.state import State
+        from pipeline.local.store.storage import Storage
 
         self.home = home.resolve()
         self.reports: Path | None = self.home / "reports"
@@ -57,7 +57,7 @@ class LocalTarget:
     @functools.cached_property
     def session(self) -> Any:
         """The boto3 session that this process answers."""
-        from pipeline.local.session import local_session
+        from pipeline.local.sagemaker.session import local_session
 
         return local_session(self.state)
 
@@ -65,7 +65,7 @@ class LocalTarget:
     def client(self, service: str) -> Any:
         """A boto3 client, or its stand-in that starts faster."""
         if self.direct:
-            from pipeline.local.direct import DirectClient
+            from pipeline.local.sagemaker.direct import DirectClient
 
             return DirectClient(self.state, service)
         return self.session.client(service)
@@ -83,7 +83,7 @@ class LocalTarget:
 
     def put_tree(self, uri: str, folder: Path) -> bool:
         """Hard links where possible: the user's files are neither copied nor changed."""
-        from pipeline.local.storage import place
+        from pipeline.local.store.storage import place
         from pipeline.sources import files
 
         if self.holds(uri):
@@ -124,7 +124,7 @@ class LocalTarget:
         Raises:
             ServiceError: another process has held it for too long.
         """
-        from pipeline.local.runner_process import taken_lock
+        from pipeline.local.engine.runner_process import taken_lock
 
         with ExitStack() as held:
             try:
@@ -139,7 +139,7 @@ class LocalTarget:
     def set_up(self, config: "Config") -> None:
         """The deploy function, the rule that calls it on approvals, and the endpoints' idle time."""
         from pipeline.bundle import deploy_bundle
-        from pipeline.local.functions import put_function
+        from pipeline.local.jobs.functions import put_function
 
         bundle = deploy_bundle()
         name = config.aws.deploy_function
@@ -159,7 +159,7 @@ class LocalTarget:
     def set_up_schedule(self, config: "Config") -> None:
         """What the stack makes on AWS: the expression of pipeline.yaml, switched off."""
         from pipeline.aws.schedule import schedule_name
-        from pipeline.local.schedules import make_schedule
+        from pipeline.local.sagemaker.schedules import make_schedule
 
         make_schedule(
             self.state,

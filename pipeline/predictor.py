@@ -137,8 +137,8 @@ class ImagePredictor:
 
 def this_machine() -> Clients:
     """A session of the local target's usual home, which is not made if it is not there."""
-    from pipeline.local.session import local_session
-    from pipeline.local.state import State
+    from pipeline.local.sagemaker.session import local_session
+    from pipeline.local.store.state import State
 
     session: Clients = local_session(State(Path(__file__).resolve().parents[1] / ".local", create=False))
     return session

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import control
 from pipeline.console import wrapped
+from pipeline.definition.parameters import bind
 from pipeline.deployed_pipeline import upsert as upsert_pipeline
 from pipeline.errors import DefinitionError, UsageError
 from pipeline.execution_commands import follow
 from pipeline.inputs import parse_lambda, parse_parameter, read_definition
 from pipeline.invocation import Arguments, chosen_target, command, opened
-from pipeline.local.parameters import bind
 from pipeline.local_target import LocalTarget
 from pipeline.targets import Target
 
@@ -168,7 +168,7 @@ def run_definition(arguments: Arguments) -> int:
 def put_functions(target: LocalTarget, functions: list[tuple[str, Path, str]]) -> None:
     """Make the functions of --lambda known."""
     if functions:
-        from pipeline.local.functions import put_function
+        from pipeline.local.jobs.functions import put_function
 
         for name, script, handler in functions:
             put_function(target.state, name, script, handler)
@@ -176,8 +176,8 @@ def put_functions(target: LocalTarget, functions: list[tuple[str, Path, str]]) -
 
 def refuse_what_cannot_run(target: LocalTarget, content: dict[str, Any], parameters: dict[str, str]) -> None:
     """Raise for a definition, a function or a parameter that would be refused later, as a mistake of usage."""
-    from pipeline.local.executions import missing_programs
-    from pipeline.local.graph import read_graph
+    from pipeline.definition.graph import read_graph
+    from pipeline.local.engine.executions import missing_programs
 
     if missing := list(missing_programs(target.state, read_graph(content))):
         raise DefinitionError(missing)
@@ -187,7 +187,7 @@ def refuse_what_cannot_run(target: LocalTarget, content: dict[str, Any], paramet
 def say_limits(target: Target, text: str) -> None:
     """What the local target ignores."""
     if target.name == "local":
-        from pipeline.local.limits import not_honoured
+        from pipeline.definition.limits import not_honoured
 
         if sentence := not_honoured(json.loads(text)):
             print("\n".join(wrapped(sentence)), file=sys.stderr)

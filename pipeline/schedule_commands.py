@@ -117,7 +117,7 @@ def only_one(home: Path) -> ExitStack:
     Raises:
         ServiceError: another one is.
     """
-    from pipeline.local.runner_process import taken_lock
+    from pipeline.local.engine.runner_process import taken_lock
 
     held = ExitStack()
     try:

@@ -81,10 +81,10 @@ def definition_of(
     kept = cache_folder / f"{hashlib.sha256(made_of.encode()).hexdigest()[:32]}.json" if cache_folder else None
     if kept and kept.is_file():
         return kept.read_text()
-    from pipeline.checks import check
+    from pipeline.definition.checks import check
 
     with offline():
-        from pipeline.definition import compile_definition  # the SDK takes two seconds to import
+        from pipeline.compiler import compile_definition  # the SDK takes two seconds to import
 
         definition = compile_definition(
             project.config, placement, **inputs, commit=commit, warm_start_parent=warm_start_parent

@@ -1,0 +1,14 @@
+"""The local SageMaker: runs a compiled pipeline definition on this machine and answers the API around it.
+
+    sagemaker/   the answered API: registry, models, endpoints, S3, logs; a boto3 session whose requests end here
+    engine/      executions: start, stop, retry, the runner's loop, the step cache
+    jobs/        one job of each kind: processing, training, tuning, transform, functions
+    sandbox/     one process of a job: its /opt/ml, its environment, what it may reach, how it ends
+    store/       what is kept in the home: state.db, S3 as plain files
+
+Imports go down this list, and to `pipeline.definition`, the language that definitions are written in.
+"""
+
+from pathlib import Path
+
+PACKAGE_PARENT = Path(__file__).resolve().parents[2]  # what has to be on a child's PYTHONPATH to import this package

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.local.isolation import find_mount
+from pipeline.local.sandbox.namespaces import find_mount
 from tests.local.lab import Lab
 
 

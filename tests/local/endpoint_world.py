@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from pipeline.local.direct import DirectClient
-from pipeline.local.session import local_session
-from pipeline.local.state import State
-from pipeline.local.storage import Storage
+from pipeline.local.sagemaker.direct import DirectClient
+from pipeline.local.sagemaker.session import local_session
+from pipeline.local.store.state import State
+from pipeline.local.store.storage import Storage
 from tests.local.samples import model_archive, processes_of, wait_until, zombies
 from tests.pipeline.plain_versions import ROLE, container
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.local.state import State
+from pipeline.local.store.state import State
 
 ROOT = Path(__file__).parents[2]
 Json = dict[str, Any]

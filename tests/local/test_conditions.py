@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from pipeline.definition.conditions import holds
+from pipeline.definition.expressions import Scope
 from pipeline.errors import PipelineError
-from pipeline.local.conditions import holds
-from pipeline.local.expressions import Scope
 
 FILE = json.loads((Path(__file__).parent / "cases" / "conditions.json").read_text())
 SCOPE = Scope(

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.local import endpoints, servers
-from pipeline.local.storage import Storage
+from pipeline.local.jobs import servers
+from pipeline.local.sagemaker import endpoints
+from pipeline.local.store.storage import Storage
 from tests.local.endpoint_world import World, a_world, message, refusal
 from tests.local.samples import ROOT, model_archive, processes_of, wait_until
 
@@ -100,8 +101,9 @@ def test_a_server_that_does_not_come_up_again_is_told_and_ended(world, monkeypat
 def test_a_server_outlives_the_process_that_started_it_and_knows_nothing_of_it(world):
     world.model("m")
     code = (
-        "import boto3, sys; from pathlib import Path; from pipeline.local.session import local_session; "
-        "from pipeline.local.state import State; client = local_session(State(Path(sys.argv[1]))).client('sagemaker'); "
+        "import boto3, sys; from pathlib import Path; from pipeline.local.sagemaker.session import local_session; "
+        "from pipeline.local.store.state import State; "
+        "client = local_session(State(Path(sys.argv[1]))).client('sagemaker'); "
         "client.create_endpoint(EndpointName='ep', EndpointConfigName='m')"
     )
     environment = {

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.local import endpoints, servers
-from pipeline.local.capture import capture
-from pipeline.local.state import State
-from pipeline.local.storage import Storage
+from pipeline.local.jobs import servers
+from pipeline.local.sagemaker.capture import capture
+from pipeline.local.store.state import State
+from pipeline.local.store.storage import Storage
 from tests.local.endpoint_world import World, a_world, message, refusal
 from tests.local.samples import model_archive, processes_of, wait_until
 
@@ -59,7 +59,7 @@ def test_a_server_that_ends_at_once_fails_the_endpoint_with_its_last_words(world
 
 
 def test_a_server_that_never_is_healthy_fails_the_endpoint_in_time(world, monkeypatch):
-    monkeypatch.setattr(endpoints, "STARTUP_SECONDS", 0.5)
+    monkeypatch.setattr(servers, "STARTUP_SECONDS", 0.5)
     world.model("m", MODE="deaf")
     world.create("m")
     found = world.settled()

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from pipeline.local.direct import DirectClient
-from pipeline.local.runner_process import lock_path, runner_pid
-from pipeline.local.settlement import LOST
-from pipeline.local.state import State
-from pipeline.local.storage import Storage
+from pipeline.local.engine.runner_process import lock_path, runner_pid
+from pipeline.local.engine.settlement import LOST
+from pipeline.local.sagemaker.direct import DirectClient
+from pipeline.local.store.state import State
+from pipeline.local.store.storage import Storage
 from pipeline.local_target import LocalTarget
 from pipeline.status import status as status_document
 from tests.local.samples import (

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from pipeline.definition.expressions import ExpressionError, Reference, Scope, describe, references, resolve, text_of
 from pipeline.errors import PipelineError
-from pipeline.local.expressions import ExpressionError, Reference, Scope, describe, references, resolve, text_of
 
 FILE = json.loads((Path(__file__).parent / "cases" / "expressions.json").read_text())
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from pipeline.definition.graph import read_graph
 from pipeline.errors import DefinitionError
-from pipeline.local.graph import read_graph
 
 Json = dict[str, Any]
 

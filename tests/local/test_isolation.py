@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.local import process
-from pipeline.local.isolation import localized
-from pipeline.local.process import Command, JobDirectory, JobProcess
+from pipeline.local.sandbox import process
+from pipeline.local.sandbox.namespaces import localized
+from pipeline.local.sandbox.process import Command, JobDirectory, JobProcess
 from tests.local.lab import ROOT, Lab, s3_input
 
 OFF = {"LOCAL_ISOLATION": "off"}
@@ -122,11 +122,12 @@ def test_what_else_is_in_opt_stays_there_for_a_job(lab: Lab) -> None:
 AS_NOBODY = """
 import asyncio, os, sys
 from pathlib import Path
-from pipeline.local.isolation import find_mount, libc
-from pipeline.local.process import Command, JobProcess
-from pipeline.local.runtime import Runtime
-from pipeline.local.state import State
-from pipeline.local.storage import Storage
+from pipeline.local.sandbox.namespaces import find_mount, libc
+from pipeline.local.sandbox.process import Command, JobProcess
+from pipeline.local.jobs.runtime import Runtime
+from pipeline.local.sagemaker.api import LocalApi
+from pipeline.local.store.state import State
+from pipeline.local.store.storage import Storage
 
 home = Path(sys.argv[1])
 os.setgroups([])
@@ -134,7 +135,7 @@ os.setgid(65534)
 os.setuid(65534)
 libc().prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE, as after an exec: only then are files of /proc/self this user's
 state = State(home)
-runtime = Runtime(state, Storage(state), find_mount(home))
+runtime = Runtime(state, Storage(state), find_mount(home), LocalApi(state))
 print(runtime.mount is not None and runtime.mount.overlays)
 job = runtime.job("job")
 runtime.place_input("s3://bucket/large", job.tree / "large", job)

@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from pipeline.local.orphans import end_orphans
+from pipeline.local.sandbox.orphans import end_orphans
 from tests.local.samples import wait_until
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]

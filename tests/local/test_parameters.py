@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from pipeline.definition.parameters import bind
 from pipeline.errors import ParameterError
-from pipeline.local.parameters import bind
 
 DECLARED: list[dict[str, Any]] = [
     {"Name": "InputUri", "Type": "String", "DefaultValue": "s3://b/x"},

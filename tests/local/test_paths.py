@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.local.paths import PathError, format_path, json_get, look_up, tokenize
+from pipeline.definition.paths import PathError, format_path, json_get, look_up, tokenize
 
 GROUPS = json.loads((Path(__file__).parent / "cases" / "paths.json").read_text())
 CASES = [(group["reader"], group["given"], case) for group in GROUPS for case in group["cases"]]

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from pipeline.local.limits import not_honoured
+from pipeline.definition.limits import not_honoured
 from tests.local.lab import Lab
 
 TELL = """

@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-from pipeline.local.state import State
+from pipeline.local.store.state import State
 from tests.local.lab import Lab, compare, condition, get, join, json_get, output_uri, parameter, s3_input
 
 REPORT = {"PropertyFileName": "Report", "OutputName": "report", "FilePath": "sub/evaluation.json"}

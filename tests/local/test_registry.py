@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from pipeline.local.registry import same_model_package
-from pipeline.local.session import local_session
-from pipeline.local.state import State
+from pipeline.local.sagemaker.session import local_session
+from pipeline.local.store.state import State
 
 CONTAINER = {"Image": "image", "ModelDataUrl": "s3://bucket/model.tar.gz", "Environment": {"A": "1"}}
 SPECIFICATION = {"Containers": [CONTAINER], "SupportedContentTypes": ["image/png"]}
@@ -135,38 +134,6 @@ def test_the_last_metadata_can_be_removed(client):
     arn = register(client, CustomerMetadataProperties={"a": "1"})
     client.update_model_package(ModelPackageArn=arn, CustomerMetadataPropertiesToRemove=["a"])
     assert client.describe_model_package(ModelPackageName=arn)["CustomerMetadataProperties"] == {}
-
-
-def test_an_equal_request_is_recognised_while_the_approval_is_as_it_asks(client, state):
-    arn = register(client, ModelApprovalStatus="Approved")
-    request = {"ModelPackageGroupName": "mugs", "InferenceSpecification": SPECIFICATION}
-    found = same_model_package(state, {**request, "ModelApprovalStatus": "Approved"})
-    assert found and found["ModelPackageArn"] == arn
-    assert same_model_package(state, request) is None
-    assert same_model_package(state, {**request, "ModelPackageDescription": "another"}) is None
-    client.update_model_package(ModelPackageArn=arn, ModelApprovalStatus="Rejected")
-    assert same_model_package(state, {**request, "ModelApprovalStatus": "Approved"}) is None
-
-
-def test_the_same_model_is_recognised_whichever_execution_and_commit_it_comes_from(client, state):
-    def request(execution: str, accuracy: str) -> dict[str, Any]:
-        statistics = {"ContentType": "application/json", "S3Uri": f"s3://bucket/evaluations/{execution}.json"}
-        return {
-            "InferenceSpecification": SPECIFICATION,
-            "MetadataProperties": {"GeneratedBy": f"arn:execution/{execution}", "CommitId": execution},
-            "CustomerMetadataProperties": {"accuracy": accuracy},
-            "ModelMetrics": {"ModelQuality": {"Statistics": statistics}},
-        }
-
-    arn = register(client, **request("one", "0.9627"))
-    described = client.describe_model_package(ModelPackageName=arn)
-    assert described["MetadataProperties"] == {"GeneratedBy": "arn:execution/one", "CommitId": "one"}
-    assert described["CustomerMetadataProperties"] == {"accuracy": "0.9627"}
-    found = same_model_package(state, {"ModelPackageGroupName": "mugs", **request("two", "0.9627")})
-    assert found and found["ModelPackageArn"] == arn
-    assert same_model_package(state, {"ModelPackageGroupName": "mugs", **request("two", "0.9")}) is None
-    without = {"ModelPackageGroupName": "mugs", "ModelMetrics": request("two", "")["ModelMetrics"]}
-    assert same_model_package(state, without) is None
 
 
 def test_what_cannot_be_is_refused_in_a_sentence(client):

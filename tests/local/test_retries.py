@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from pipeline.local.retries import retry_wait
+from pipeline.local.engine.retries import retry_wait
 
 LOST = "SageMaker.JOB_INTERNAL_ERROR"
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from pipeline.definition.ranges import ContinuousRange, IntegerRange
 from pipeline.errors import DefinitionError
-from pipeline.local.ranges import ContinuousRange, IntegerRange
-from pipeline.local.search import Search, Trial
+from pipeline.local.jobs.search import Search, Trial
 
 Json = dict[str, Any]
 
@@ -78,7 +78,7 @@ def accuracy(hyperparameters: dict[str, str]) -> float:
 
 
 def test_importing_the_search_does_not_import_optuna() -> None:
-    script = "import sys, pipeline.local.search; sys.exit('optuna' in sys.modules)"
+    script = "import sys, pipeline.local.jobs.search; sys.exit('optuna' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 

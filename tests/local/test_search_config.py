@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from pipeline.definition.search_config import read_search_config
 from pipeline.errors import DefinitionError
-from pipeline.local.search import Search
-from pipeline.local.search_config import read_search_config
+from pipeline.local.jobs.search import Search
 
 FILE = json.loads((Path(__file__).parent / "cases" / "search_config.json").read_text())
 

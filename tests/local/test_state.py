@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.local.state import State
+from pipeline.local.store.state import State
 from tests.local.samples import ROOT, wait_until
 
 COUNT = """
 import sys, time
 from pathlib import Path
-from pipeline.local.state import State
+from pipeline.local.store.state import State
 home, number, begin = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
 while time.time() < begin:
     pass
@@ -31,7 +31,7 @@ for _ in range(25):
 HANG_IN_A_TRANSACTION = """
 import sys, time
 from pathlib import Path
-from pipeline.local.state import State
+from pipeline.local.store.state import State
 state = State(Path(sys.argv[1]))
 state.put("Kind", "before", {})
 with state.transaction():

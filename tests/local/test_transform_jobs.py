@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from pipeline.local.runner_process import runner_pid
-from pipeline.local.session import local_session
-from pipeline.local.state import State
-from pipeline.local.storage import Storage
-from pipeline.local.transform_jobs import lock_path
+from pipeline.local.engine.runner_process import runner_pid
+from pipeline.local.sagemaker.session import local_session
+from pipeline.local.sagemaker.transform_jobs import lock_path
+from pipeline.local.store.state import State
+from pipeline.local.store.storage import Storage
 from pipeline.teardown_commands import torn_down
 from tests.local.samples import model_archive, processes_of, wait_until
 from tests.pipeline.labelling import SERVER

@@ -255,16 +255,17 @@ def test_stopping_a_search_keeps_what_its_trials_have_reached(lab: Lab) -> None:
     """MaxRuntimeInSeconds is at least 120 seconds, so the search is driven here without the command line."""
     import asyncio
 
-    from pipeline.local.isolation import find_mount
-    from pipeline.local.runtime import Runtime, StepCall
-    from pipeline.local.state import State
-    from pipeline.local.storage import Storage
-    from pipeline.local.tuning import TuningJob
+    from pipeline.local.jobs.runtime import Runtime, StepCall
+    from pipeline.local.jobs.tuning import TuningJob
+    from pipeline.local.sagemaker.api import LocalApi
+    from pipeline.local.sandbox.namespaces import find_mount
+    from pipeline.local.store.state import State
+    from pipeline.local.store.storage import Storage
 
     code = "import time; open('/opt/ml/model/m', 'w'); print('score=0.5', flush=True); time.sleep(60)"
     step = lab.tuning("Tune", code, {"ContinuousParameterRanges": [X]}, jobs=5)
     state = State(lab.home)
-    runtime = Runtime(state, Storage(state), find_mount(lab.home))
+    runtime = Runtime(state, Storage(state), find_mount(lab.home), LocalApi(state))
 
     async def search() -> TuningJob:
         job = TuningJob(StepCall("Tune", step, step["Arguments"], "e", "tune"), runtime)

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.local import warm_parent
-from pipeline.local.fork_server import BOOT
-from pipeline.local.script_imports import installed_imports
-from pipeline.local.state import State
-from pipeline.local.warm_parent import Start, WarmParent
+from pipeline.local.sandbox import warm_parent
+from pipeline.local.sandbox.fork_server import BOOT
+from pipeline.local.sandbox.script_imports import installed_imports
+from pipeline.local.sandbox.warm_parent import Start, WarmParent
+from pipeline.local.store.state import State
 from tests.local.lab import Lab, Report
 
 X = {"Name": "rate", "MinValue": "0.25", "MaxValue": "4", "ScalingType": "Linear"}

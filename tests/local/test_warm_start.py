@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.local.search import Search
-from pipeline.local.state import State
+from pipeline.local.jobs.search import Search
+from pipeline.local.store.state import State
 from pipeline.local_target import LocalTarget
 from pipeline.warm_start import parent_for
 from tests.local.lab import ROOT, Lab, Report, get, parameter

@@ -13,8 +13,8 @@ from said import Cli, Said
 
 import run_pipeline
 from pipeline.errors import UsageError
-from pipeline.local.direct import DirectClient
-from pipeline.local.state import State
+from pipeline.local.sagemaker.direct import DirectClient
+from pipeline.local.store.state import State
 from tests.local.samples import ROOT, processes_of, wait_until
 
 

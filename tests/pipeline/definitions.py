@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.checks import check
 from pipeline.config import load
+from pipeline.definition.checks import check
 from pipeline.offline import offline
 from pipeline.placement import Placement, local_placement
 
@@ -17,7 +17,7 @@ Json = dict[str, Any]
 HERE = local_placement("deploy")
 
 with offline():
-    from pipeline.definition import compile_definition
+    from pipeline.compiler import compile_definition
 
 
 def compiler(path: Path) -> Callable[..., Json]:

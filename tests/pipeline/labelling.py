@@ -5,8 +5,8 @@ An image file's content says its class and score, and, where it matters, how man
 
 from pathlib import Path
 
-from pipeline.local.direct import DirectClient
-from pipeline.local.state import State
+from pipeline.local.sagemaker.direct import DirectClient
+from pipeline.local.store.state import State
 from tests.pipeline import plain_versions
 from tests.pipeline.plain_versions import ENDPOINT, ROLE
 

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.local.direct import DirectClient
-from pipeline.local.state import State
-from pipeline.local.storage import Storage
+from pipeline.local.sagemaker.direct import DirectClient
+from pipeline.local.store.state import State
+from pipeline.local.store.storage import Storage
 from tests.local.samples import model_archive
 
 GROUP = ENDPOINT = "image-classification"

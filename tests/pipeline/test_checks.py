@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.checks import check
-from pipeline.placed_step import placed_steps
+from pipeline.definition.checks import check
+from pipeline.definition.placed_step import placed_steps
 
 CASES = Path(__file__).parent / "cases"
 CHANGES = json.loads((CASES / "definition_problems.json").read_text())

@@ -16,9 +16,9 @@ import run_pipeline
 from pipeline import local_target
 from pipeline.commands import COMMANDS
 from pipeline.config import load
-from pipeline.local.runner_process import taken_lock
-from pipeline.local.session import local_session
-from pipeline.local.state import State
+from pipeline.local.engine.runner_process import taken_lock
+from pipeline.local.sagemaker.session import local_session
+from pipeline.local.store.state import State
 from pipeline.local_target import LocalTarget
 from tests.local.samples import ROOT, command_line, definition, processes_of, python_step, run_cli, wait_until
 from tests.pipeline.plain_versions import ENDPOINT, GROUP, registered

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline.config import load
-from pipeline.definition_diff import differences
+from pipeline.definition.diff import differences
 from pipeline.placement import local_placement
 from pipeline.staging import definition_of, open_project
 from tests.local.samples import ROOT

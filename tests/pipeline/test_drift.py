@@ -17,9 +17,9 @@ import run_pipeline
 from pipeline import drift_command
 from pipeline.config import load
 from pipeline.drift_inputs import MODEL_FILES
-from pipeline.local.direct import DirectClient
-from pipeline.local.state import State
-from pipeline.local.storage import Storage
+from pipeline.local.sagemaker.direct import DirectClient
+from pipeline.local.store.state import State
+from pipeline.local.store.storage import Storage
 from tests.local.samples import ROOT, model_archive
 from tests.pipeline.plain_versions import ENDPOINT, GROUP, container
 from tests.support.drift_model import Pixels, lines_of, pictures, write_model

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from pipeline.local.conditions import holds
-from pipeline.local.expressions import Scope, resolve
-from pipeline.local.request_texts import as_request
+from pipeline.definition.conditions import holds
+from pipeline.definition.expressions import Scope, resolve
+from pipeline.definition.requests import as_request
 from tests.pipeline.definitions import Json, steps_of
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

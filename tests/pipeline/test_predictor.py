@@ -11,8 +11,8 @@ from PIL import Image
 
 from pipeline import predictor
 from pipeline.errors import ImageRefused, ServiceError, UsageError
-from pipeline.local.session import local_session
-from pipeline.local.state import State
+from pipeline.local.sagemaker.session import local_session
+from pipeline.local.store.state import State
 from pipeline.predictor import ImagePredictor, Prediction
 from tests.local.samples import processes_of
 from tests.pipeline.labelling import deployed, end

@@ -11,8 +11,8 @@ from said import Said
 
 import run_pipeline
 from pipeline import batch_transform
-from pipeline.local.state import State
-from pipeline.local.storage import Storage
+from pipeline.local.store.state import State
+from pipeline.local.store.storage import Storage
 from tests.local.samples import ROOT, processes_of, wait_until
 from tests.pipeline.labelling import client, registered
 from tests.pipeline.plain_versions import GROUP

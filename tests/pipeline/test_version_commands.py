@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from pipeline.local.state import State
+from pipeline.local.store.state import State
 from tests.pipeline.plain_versions import ENDPOINT, GROUP, registered
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from pipeline.local.session import local_session
-from pipeline.local.state import State
-from pipeline.local.storage import Storage
+from pipeline.local.sagemaker.session import local_session
+from pipeline.local.store.state import State
+from pipeline.local.store.storage import Storage
 from tests.local.samples import IMAGE, definition, model_archive, python_step, run_cli
 
 Json = dict[str, Any]

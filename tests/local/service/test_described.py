@@ -3,7 +3,7 @@
 import json
 from datetime import datetime
 
-from pipeline.local.storage import Storage
+from pipeline.local.store.storage import Storage
 from tests.local.service.home import LAMBDA, everything, refusal
 
 

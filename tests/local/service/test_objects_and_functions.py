@@ -7,8 +7,8 @@ from datetime import datetime
 import pytest
 from botocore.exceptions import ClientError
 
-from pipeline.local.functions import put_function
-from pipeline.local.storage import Storage
+from pipeline.local.jobs.functions import put_function
+from pipeline.local.store.storage import Storage
 from tests.local.service.home import LAMBDA, refusal
 
 

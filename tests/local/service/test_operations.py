@@ -7,9 +7,9 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError, EndpointConnectionError
 
-from pipeline.local.service import SAGEMAKER
-from pipeline.local.session import local_session
-from pipeline.local.storage import Storage
+from pipeline.local.sagemaker.service import SAGEMAKER
+from pipeline.local.sagemaker.session import local_session
+from pipeline.local.store.storage import Storage
 from tests.local.samples import ROOT, definition, python_step
 from tests.local.service.home import ROLE, refusal
 

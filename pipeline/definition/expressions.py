@@ -1,0 +1,273 @@
+"""Expressions of a pipeline definition: plain JSON values that stand for other values.
+
+    {"Get": "Parameters.Epochs"}                            also Steps., Execution. and PipelineExperimentConfig.
+    {"Std:Join": {"On": "/", "Values": [...]}}              the values as text, joined
+    {"Std:JsonGet": {"PropertyFile": {"Get": "Steps.Eval.PropertyFiles.Report"}, "Path": "a.b[0]"}}
+    {"Std:JsonGet": {"S3Uri": {...}, "Path": "a.b[0]"}}
+
+`references` says what a value refers to, for the graph and for validation; `resolve` puts the values in. Both walk any
+JSON. A dict is an expression when its one key is `Get` with a text, or starts with `Std:`; everything else is data.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.definition.paths import PathError, Token, json_get, kind_of, listing, look_up, tokenize
+from pipeline.errors import PipelineError
+from pipeline.suggestion import did_you_mean
+
+EXECUTION_VARIABLES = (
+    "StartDateTime",
+    "CurrentDateTime",
+    "PipelineName",
+    "PipelineArn",
+    "PipelineExecutionId",
+    "PipelineExecutionArn",
+    "TrainingJobName",
+    "ProcessingJobName",
+)
+_PROPERTY_FILE = re.compile(r"Steps\.(?P<step>[^.\[]+)\.PropertyFiles(?:\.(?P<name>.+)|\['(?P<quoted>.+)'\])\Z")
+
+
+class ExpressionError(PipelineError):
+    """An expression is not well formed, or has no value."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What one `Get` refers to: `root` is Parameters, Steps, Execution or PipelineExperimentConfig."""
+
+    root: str
+    name: str
+    path: tuple[Token, ...] = ()  # the property below the step
+    property_file: str | None = None  # its name, when the step is read through one
+    text: str = field(default="", compare=False)  # as it is written
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Where the values of expressions come from.
+
+    `parameters` are typed; `steps` holds the property document of each step that has ended (what its Describe operation
+    returns); a variable that has no value yet is absent from `execution`. The readers raise a `PipelineError`.
+    """
+
+    parameters: Mapping[str, Any]
+    steps: Mapping[str, Any]
+    execution: Mapping[str, Any]
+    read_property_file: Callable[[str, str], Any]  # (step name, property file name) -> parsed JSON
+    read_json: Callable[[str], Any]  # (S3 URI) -> parsed JSON
+    experiment: Mapping[str, Any] = field(default_factory=dict)  # PipelineExperimentConfig, itself of expressions
+
+
+def is_expression(value: Any) -> bool:
+    """Whether this JSON value stands for another one."""
+    if not isinstance(value, dict) or len(value) != 1:
+        return False
+    key, operand = next(iter(value.items()))
+    return isinstance(operand, str) if key == "Get" else key.startswith("Std:")
+
+
+def expressions(value: Any) -> Iterator[dict[str, Any]]:
+    """All outermost expressions in a JSON value, in order."""
+    if is_expression(value):
+        yield value
+    elif isinstance(value, dict | list):
+        for member in value.values() if isinstance(value, dict) else value:
+            yield from expressions(member)
+
+
+def references(value: Any) -> list[Reference]:
+    """Everything that a JSON value refers to, in order; an expression that is not well formed is an error."""
+    found = []
+    for expression in expressions(value):
+        key, operand = _parts(expression)
+        if key == "Get":
+            found.append(parse_reference(operand))
+        elif key == "Std:Join":
+            found += references(_join_values(operand))
+        else:
+            source = _json_source(operand)
+            is_file = "PropertyFile" in operand
+            found += [parse_property_file(source)] if is_file else references(source)
+    return found
+
+
+def parse_reference(text: str) -> Reference:
+    """Read the text of a `Get`."""
+    property_file = _PROPERTY_FILE.match(text)
+    if property_file is not None:
+        step, name, quoted = property_file.groups()
+        return Reference("Steps", step, property_file=name or quoted, text=text)
+    root, *rest = tokenize(text)
+    if root not in _ROOTS:
+        near = did_you_mean(str(root), _ROOTS)
+        raise ExpressionError(f"Get {text!r} does not start with one of {listing(_ROOTS)}.{near}")
+    if not rest or (len(rest) > 1 and root != "Steps"):
+        raise ExpressionError(f"Get {text!r} must name one {_ROOTS[str(root)].noun} after '{root}.'.")
+    return Reference(str(root), str(rest[0]), path=tuple(rest[1:]), text=text)
+
+
+def parse_property_file(source: Any) -> Reference:
+    """Read the operand of `PropertyFile`: {"Get": "Steps.<step>.PropertyFiles.<name>"}."""
+    if is_expression(source) and "Get" in source:
+        reference = parse_reference(source["Get"])
+        if reference.property_file is not None:
+            return reference
+    raise ExpressionError(
+        "Std:JsonGet needs a PropertyFile of the form "
+        f'{{"Get": "Steps.<step>.PropertyFiles.<name>"}}, but got {json.dumps(source)}.'
+    )
+
+
+def resolve(value: Any, scope: Scope) -> Any:
+    """The same JSON value with every expression replaced by what it stands for."""
+    if is_expression(value):
+        key, operand = _parts(value)
+        return _OPERATORS[key](operand, scope)
+    if isinstance(value, dict):
+        return {key: resolve(member, scope) for key, member in value.items()}
+    if isinstance(value, list):
+        return [resolve(member, scope) for member in value]
+    return value
+
+
+def describe(value: Any) -> str:
+    """An operand in a few words, for error sentences: the path that it reads, or the literal."""
+    if not is_expression(value):
+        return json.dumps(value)
+    key, operand = _parts(value)
+    if key == "Get":
+        return str(operand)
+    if key == "Std:JsonGet" and isinstance(operand, dict):
+        source = operand.get("PropertyFile", operand.get("S3Uri"))
+        return f"{operand.get('Path')!r} of {describe(source)}"
+    return key
+
+
+def text_of(value: Any) -> str:
+    """A value as `Std:Join` and the string fields of a request carry it: numbers and booleans as JSON writes them."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool | int | float):
+        return json.dumps(value)
+    raise ExpressionError(f"Only text, numbers and booleans have a text form, but got {kind_of(value)}.")
+
+
+def _parts(expression: dict[str, Any]) -> tuple[str, Any]:
+    key, operand = next(iter(expression.items()))
+    if key not in _OPERATORS:
+        raise ExpressionError(f"Function {key!r} is not known.{did_you_mean(key, _OPERATORS)}")
+    return key, operand
+
+
+def _get(text: str, scope: Scope) -> Any:
+    reference = parse_reference(text)
+    return _ROOTS[reference.root].value(reference, scope)
+
+
+def _parameter(reference: Reference, scope: Scope) -> Any:
+    if reference.name not in scope.parameters:
+        raise ExpressionError(
+            f"{reference.text} refers to a parameter that the pipeline does not declare."
+            f"{did_you_mean(reference.name, scope.parameters)}"
+        )
+    return scope.parameters[reference.name]
+
+
+def _property(reference: Reference, scope: Scope) -> Any:
+    if reference.property_file is not None:
+        raise ExpressionError(f"{reference.text} is a property file, which only Std:JsonGet can read.")
+    if reference.name not in scope.steps:
+        raise ExpressionError(f"{reference.text} has no value, because step '{reference.name}' has not run.")
+    value = look_up(scope.steps[reference.name], reference.path, root=f"Steps.{reference.name}")
+    return _defined(value, reference.text)
+
+
+def _execution_variable(reference: Reference, scope: Scope) -> Any:
+    if reference.name not in EXECUTION_VARIABLES:
+        raise ExpressionError(
+            f"{reference.text} is not an execution variable; there are {listing(EXECUTION_VARIABLES)}."
+            f"{did_you_mean(reference.name, EXECUTION_VARIABLES)}"
+        )
+    if reference.name not in scope.execution:
+        raise ExpressionError(f"{reference.text} has no value here: it names the job that is being created.")
+    return scope.execution[reference.name]
+
+
+def _experiment_field(reference: Reference, scope: Scope) -> Any:
+    if reference.name not in scope.experiment:
+        raise ExpressionError(f"{reference.text} has no value: the pipeline's PipelineExperimentConfig lacks it.")
+    return resolve(scope.experiment[reference.name], scope)
+
+
+def _join(operand: Any, scope: Scope) -> str:
+    return str(operand.get("On", "")).join(_join_text(value, scope) for value in _join_values(operand))
+
+
+def _join_text(value: Any, scope: Scope) -> str:
+    resolved = resolve(value, scope)
+    if isinstance(resolved, dict | list) or resolved is None:
+        raise ExpressionError(
+            f"Std:Join takes text, numbers and booleans, but {describe(value)} is {kind_of(resolved)}."
+        )
+    return text_of(resolved)
+
+
+def _join_values(operand: Any) -> list[Any]:
+    if not isinstance(operand, dict) or not isinstance(operand.get("Values"), list):
+        raise ExpressionError(f"Std:Join needs On and a list of Values, but got {json.dumps(operand)}.")
+    if not isinstance(operand.get("On", ""), str):
+        raise ExpressionError(f"Std:Join needs a text as On, but got {json.dumps(operand['On'])}.")
+    return list(operand["Values"])
+
+
+def _json_get(operand: Any, scope: Scope) -> Any:
+    source = _json_source(operand)
+    path = operand.get("Path")
+    if "PropertyFile" in operand:
+        reference = parse_property_file(source)
+        root = f"property file '{reference.property_file}' of step '{reference.name}'"
+        document = scope.read_property_file(reference.name, str(reference.property_file))
+    else:
+        root = text_of(resolve(source, scope))
+        document = scope.read_json(root)
+    try:
+        value = json_get(document, path, root="$")
+    except PathError as error:
+        raise ExpressionError(f"In {root}, {error}") from error
+    return _defined(value, f"{path!r} of {root}")
+
+
+def _json_source(operand: Any) -> Any:
+    """The PropertyFile or S3Uri of a well-formed `Std:JsonGet`."""
+    keys = [key for key in ("PropertyFile", "S3Uri") if isinstance(operand, dict) and key in operand]
+    if len(keys) != 1 or not isinstance(operand.get("Path"), str | None):
+        raise ExpressionError(
+            f"Std:JsonGet needs a Path and a PropertyFile or an S3Uri, but got {json.dumps(operand)}."
+        )
+    return operand[keys[0]]
+
+
+def _defined(value: Any, what: str) -> Any:
+    if value is None:
+        raise ExpressionError(f"{what} is null, which is not a value.")
+    return value
+
+
+@dataclass(frozen=True)
+class _Root:
+    noun: str
+    value: Callable[[Reference, Scope], Any]
+
+
+_ROOTS = {
+    "Parameters": _Root("parameter", _parameter),
+    "Steps": _Root("step", _property),
+    "Execution": _Root("execution variable", _execution_variable),
+    "PipelineExperimentConfig": _Root("field", _experiment_field),
+}
+_OPERATORS: dict[str, Callable[[Any, Scope], Any]] = {"Get": _get, "Std:Join": _join, "Std:JsonGet": _json_get}

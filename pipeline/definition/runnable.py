@@ -1,0 +1,155 @@
+"""Why the local target could not run a step, told from the step alone: said of every step before anything runs.
+
+Only what the executors rely on is looked at; whether a request is one that SageMaker would take is for
+`pipeline.definition.checks` to say. An expression stands for whatever is needed in its place.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from pipeline.definition.expressions import expressions, is_expression
+from pipeline.definition.search_config import read_search_config
+from pipeline.errors import DefinitionError
+
+REQUIRED: Mapping[str, tuple[str, ...]] = {
+    "Processing": ("AppSpecification",),
+    "Training": ("AlgorithmSpecification", "OutputDataConfig.S3OutputPath"),
+    "Tuning": ("HyperParameterTuningJobConfig",),
+    "RegisterModel": ("ModelPackageGroupName",),
+    "Transform": ("ModelName", "TransformInput.DataSource.S3DataSource.S3Uri", "TransformOutput.S3OutputPath"),
+}
+UNIT_SECONDS = {"Y": 31536000, "W": 604800, "D": 86400, "H": 3600, "S": 1}
+
+
+def step_faults(definition: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with a step whose Arguments are an object; sentences that follow the step's name."""
+    step_type, arguments = str(definition.get("Type")), definition.get("Arguments") or {}
+    yield from lacking(arguments, REQUIRED.get(step_type, ()))
+    if step_type in CHECKS:
+        yield from CHECKS[step_type](arguments)
+    if step_type == "Lambda" and not isinstance(definition.get("FunctionArn"), str):
+        yield f"needs the ARN of a function as FunctionArn, but has {definition.get('FunctionArn')!r}."
+    expires = (definition.get("CacheConfig") or {}).get("ExpireAfter")
+    if expires is not None and duration_seconds(expires) is None:
+        yield f"has {expires!r} as CacheConfig.ExpireAfter, which is not an ISO 8601 duration such as P30D or PT2H."
+    policies = definition.get("RetryPolicies") or []
+    if not isinstance(policies, list) or not all(isinstance(policy, Mapping) for policy in policies):
+        yield f"needs a list of objects as RetryPolicies, but has {policies!r}."
+
+
+def lacking(arguments: Any, paths: Sequence[str], where: str = "") -> Iterator[str]:
+    """A sentence for each path that leads to nothing."""
+    for path in paths:
+        value = arguments
+        for name in path.split("."):
+            value = value if is_expression(value) else member(value, name)
+        if value in (None, "", {}, []):
+            yield f"lacks {where}{path}."
+
+
+def member(value: Any, name: str) -> Any:
+    """A member of an object; None where it is none or has none."""
+    return value.get(name) if isinstance(value, Mapping) else None
+
+
+def items(value: Any, name: str) -> list[Any]:
+    """The members of a list in an object."""
+    found = member(value, name)
+    return found if isinstance(found, list) else []
+
+
+def processing_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
+    """Command, inputs and outputs."""
+    specification = arguments.get("AppSpecification") or {}
+    if specification and not specification.get("ContainerEntrypoint"):
+        yield (
+            "has no AppSpecification.ContainerEntrypoint, and its image's own is not on this machine; name the program."
+        )
+    for number, source in enumerate(items(arguments, "ProcessingInputs")):
+        where, s3_input = f"ProcessingInputs[{number}].", member(source, "S3Input")
+        yield from lacking(source, ("S3Input.S3Uri", "S3Input.LocalPath"), where)
+        if member(s3_input, "S3DataType") == "ManifestFile" or member(s3_input, "S3InputMode") == "Pipe":
+            yield f"has a manifest or a pipe in {where}S3Input; the local target reads an S3Prefix as files."
+    for number, output in enumerate(items(member(arguments, "ProcessingOutputConfig"), "Outputs")):
+        where = f"ProcessingOutputConfig.Outputs[{number}]."
+        yield from lacking(output, ("OutputName", "S3Output.S3Uri", "S3Output.LocalPath"), where)
+
+
+def training_faults(arguments: Mapping[str, Any], where: str = "") -> Iterator[str]:
+    """Checkpoints, channels and metrics."""
+    if arguments.get("CheckpointConfig"):
+        yield from lacking(arguments, ("CheckpointConfig.S3Uri",), where)
+    usual_mode = member(arguments.get("AlgorithmSpecification"), "TrainingInputMode")
+    for number, channel in enumerate(items(arguments, "InputDataConfig")):
+        path = f"{where}InputDataConfig[{number}]."
+        s3 = member(member(channel, "DataSource"), "S3DataSource")
+        yield from lacking(channel, ("ChannelName", "DataSource.S3DataSource.S3Uri"), path)
+        mode = member(channel, "InputMode") or usual_mode
+        if mode == "Pipe" or member(s3, "S3DataType") not in (None, "S3Prefix"):
+            yield f"has a manifest or a pipe in {path.rstrip('.')}; the local target reads an S3Prefix as files."
+    for number, metric in enumerate(items(arguments.get("AlgorithmSpecification"), "MetricDefinitions")):
+        path = f"{where}AlgorithmSpecification.MetricDefinitions[{number}]."
+        yield from lacking(metric, ("Name", "Regex"), path)
+        if isinstance(regex := member(metric, "Regex"), str):
+            try:
+                re.compile(regex)
+            except re.error as problem:
+                yield f"has {regex!r} as {path}Regex, which is not a regular expression: {problem}."
+
+
+def tuning_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
+    """Search and training jobs."""
+    config = arguments.get("HyperParameterTuningJobConfig")
+    template = arguments.get("TrainingJobDefinition")
+    if arguments.get("TrainingJobDefinitions") and not template:
+        yield "has several TrainingJobDefinitions, which the local target does not search at once; give it one."
+        return
+    if not isinstance(template, Mapping):
+        yield "lacks TrainingJobDefinition."
+        return
+    paths = ("AlgorithmSpecification", "OutputDataConfig.S3OutputPath")
+    yield from lacking(template, paths, "TrainingJobDefinition.")
+    yield from training_faults(template, "TrainingJobDefinition.")
+    if not isinstance(config, Mapping) or any(expressions(config)):
+        return
+    try:
+        found = read_search_config(config, static_hyperparameters=template.get("StaticHyperParameters"))
+    except DefinitionError as problem:
+        yield from (f"cannot be searched: HyperParameterTuningJobConfig.{sentence}" for sentence in problem.problems)
+        return
+    metrics = items(template.get("AlgorithmSpecification"), "MetricDefinitions")
+    names = [member(metric, "Name") for metric in metrics]
+    if found.metric_name not in names and not any(map(is_expression, names)):
+        yield (
+            f"searches by the objective {found.metric_name!r}, but none of the MetricDefinitions of its "
+            "TrainingJobDefinition has that Name."
+        )
+
+
+def model_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
+    """A container."""
+    if not arguments.get("PrimaryContainer") and not arguments.get("Containers"):
+        yield "lacks PrimaryContainer."
+
+
+CHECKS: Mapping[str, Callable[[Mapping[str, Any]], Iterator[str]]] = {
+    "Processing": processing_faults,
+    "Training": training_faults,
+    "Tuning": tuning_faults,
+    "Model": model_faults,
+}
+
+
+def duration_seconds(duration: Any) -> float | None:
+    """An ISO 8601 duration (P30D, PT2H, P1DT12H), and the service's documented short forms 30d and T16m.
+
+    None where it is neither.
+    """
+    match = re.fullmatch(r"P?((?:\d+[YMWD])*)(?:T((?:\d+(?:\.\d+)?[HMS])+))?", str(duration).upper())
+    if not match or not any(match.groups()):
+        return None
+    days = re.findall(r"(\d+)([YMWD])", match[1] or "")
+    times = re.findall(r"([\d.]+)([HMS])", match[2] or "")
+    long = sum(int(n) * (2592000 if unit == "M" else UNIT_SECONDS[unit]) for n, unit in days)
+    return long + sum(float(n) * (60 if unit == "M" else UNIT_SECONDS[unit]) for n, unit in times)

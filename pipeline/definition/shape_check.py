@@ -1,0 +1,210 @@
+"""A JSON value against a shape of botocore's model language.
+
+The shapes are those of SageMaker's requests, and those of `definition_shapes` for what a definition adds around them.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+from botocore.model import ListShape, MapShape, Shape, StructureShape
+
+from pipeline.definition.expressions import describe, is_expression
+from pipeline.definition.paths import Token, format_path, kind_of, listing
+from pipeline.suggestion import did_you_mean
+
+Path = tuple[Token, ...]
+WHOLE = {"integer": int, "long": int}
+NUMBER = {"float": (int, float), "double": (int, float)}
+JSON_TYPES: dict[str, Any] = {
+    "structure": dict,
+    "map": dict,
+    "list": list,
+    "string": str,
+    "timestamp": (str, int, float),
+    **WHOLE,
+    **NUMBER,
+}
+KINDS = {
+    "structure": "an object",
+    "map": "an object",
+    "list": "a list",
+    "string": "a string",
+    "timestamp": "a time",
+    "integer": "a whole number",
+    "long": "a whole number",
+    "float": "a number",
+    "double": "a number",
+    "boolean": "true or false",
+}
+MAX_LISTED = 12
+CONTAINERS = ("structure", "map", "list")
+# What a pattern means, by the name of its shape.
+PATTERNS = {
+    "Duration": "be a duration such as P30D",
+    "FunctionArn": "be the ARN of a Lambda function",
+    "IdentifierName": "be 1 to 64 letters, digits, dashes and underscores",
+    "RoleArn": "be the ARN of a role",
+    "S3Uri": "be a URI such as s3://bucket/prefix",
+}
+
+
+@dataclass(frozen=True)
+class ShapeCheck:
+    """What every part of one comparison needs.
+
+    `owner` is what sentences call the whole ("CreateTrainingJob"). `type_of` gives the type of an expression's value,
+    as shapes name types, or None when it is not known; `default_of` the name and default of the parameter that it
+    reads. `filled_in` is a member of the whole that the service fills in, so that it may be absent. Only the shapes
+    named in `expression_shapes` take expressions; None is all.
+    """
+
+    owner: str
+    type_of: Callable[[Any], str | None]
+    default_of: Callable[[Any], tuple[str, Any] | None]
+    filled_in: str | None = None
+    expression_shapes: frozenset[str] | None = None
+    got: str = "got"
+
+    def problems(self, value: Any, shape: Shape, path: Path = ()) -> Iterator[str]:
+        """Every difference between the value and the shape, as a sentence."""
+        if getattr(shape, "is_document_type", False):
+            return
+        if is_expression(value) and (self.expression_shapes is None or shape.name in self.expression_shapes):
+            yield from self.expression_problems(value, shape, path)
+        elif not has_type(value, shape.type_name):
+            yield f"{self.name(path)} must be {KINDS[shape.type_name]}, but {self.got} {quoted(value)}."
+        else:
+            yield from METHODS[shape.type_name](self, value, shape, path)
+
+    def structure_problems(self, value: dict[str, Any], shape: StructureShape, path: Path) -> Iterator[str]:
+        """An object's members; null stands for an absent one."""
+        for key, member in value.items():
+            if key not in shape.members:
+                hint = did_you_mean(key, shape.members)
+                yield f"{self.name((*path, key))} is not a member of {self.owner}.{hint}"
+            elif member is not None:
+                yield from self.problems(member, shape.members[key], (*path, key))
+        for key in shape.required_members:
+            if value.get(key) is None and (path or key != self.filled_in):
+                yield f"{self.name((*path, key))} is missing, but {self.owner} requires it."
+
+    def list_problems(self, value: list[Any], shape: ListShape, path: Path) -> Iterator[str]:
+        """A list's length and items."""
+        yield from self.size_problems(len(value), shape, path, unit="entries")
+        for index, item in enumerate(value):
+            yield from self.problems(item, shape.member, (*path, index))
+
+    def map_problems(self, value: dict[str, Any], shape: MapShape, path: Path) -> Iterator[str]:
+        """A map's size, keys and values."""
+        yield from self.size_problems(len(value), shape, path, unit="entries")
+        for key, item in value.items():
+            yield from replace(self, got="is the key").string_problems(key, shape.key, (*path, key))
+            yield from self.problems(item, shape.value, (*path, key))
+
+    def string_problems(self, value: str, shape: Shape, path: Path) -> Iterator[str]:
+        """A string's enum, length and pattern."""
+        enum = shape.metadata.get("enum")
+        pattern = compiled(shape.metadata.get("pattern"))
+        if enum and value not in enum:
+            hint = did_you_mean(value, enum) if len(enum) > 1 else ""
+            yield f"{self.name(path)} must be {words_of(enum, shape.name)}, but {self.got} '{value}'.{hint}"
+        elif pattern and not pattern.fullmatch(value):
+            meaning = PATTERNS.get(shape.name, f"match {pattern.pattern}")
+            yield f"{self.name(path)} must {meaning}, but {self.got} '{value}'."
+        else:
+            yield from self.size_problems(len(value), shape, path, unit="characters")
+
+    def size_problems(self, size: int, shape: Shape, path: Path, *, unit: str) -> Iterator[str]:
+        """The length of a string, list or map."""
+        for bound in broken_bounds(size, shape):
+            must = "not be empty" if bound == "at least 1" else f"have {bound} {unit}, but has {size}"
+            yield f"{self.name(path)} must {must}."
+
+    def number_problems(self, value: float, shape: Shape, path: Path) -> Iterator[str]:
+        """A number's bounds."""
+        for bound in broken_bounds(value, shape):
+            yield f"{self.name(path)} must be {bound}, but {self.got} {value}."
+
+    def expression_problems(self, value: Any, shape: Shape, path: Path) -> Iterator[str]:
+        """An expression gives a value of a suitable type; a parameter's default is acceptable itself."""
+        given = self.type_of(value)
+        if given is None:
+            return
+        if not suits(given, shape.type_name):
+            yield f"{self.name(path)} must be {KINDS[shape.type_name]}, but {describe(value)} is {KINDS[given]}."
+            return
+        parameter = self.default_of(value)
+        if parameter and has_type(parameter[1], shape.type_name):
+            by_default = replace(self, got=f"parameter '{parameter[0]}' is by default")
+            yield from by_default.problems(parameter[1], shape, path)
+
+    def name(self, path: Path) -> str:
+        """How a sentence calls the member."""
+        return format_path(path) or "Arguments"
+
+
+def no_problems(check: ShapeCheck, value: Any, shape: Shape, path: Path) -> Iterator[str]:
+    """Every value of the type is acceptable."""
+    return iter(())
+
+
+METHODS: dict[str, Callable[..., Iterator[str]]] = {
+    "structure": ShapeCheck.structure_problems,
+    "list": ShapeCheck.list_problems,
+    "map": ShapeCheck.map_problems,
+    "string": ShapeCheck.string_problems,
+    **dict.fromkeys((*WHOLE, *NUMBER), ShapeCheck.number_problems),
+    "boolean": no_problems,
+    "timestamp": no_problems,
+}
+
+
+def words_of(enum: list[str], shape_name: str) -> str:
+    """The values of an enum in a sentence, unless there are too many."""
+    if len(enum) > MAX_LISTED:
+        return f"one of the {len(enum)} values of {shape_name}"
+    return f"one of {listing(enum)}" if len(enum) > 1 else f"'{enum[0]}'"
+
+
+def has_type(value: Any, type_name: str) -> bool:
+    """Whether a JSON value is of the shape's type."""
+    if isinstance(value, bool):
+        return type_name == "boolean"
+    return isinstance(value, JSON_TYPES.get(type_name, ()))
+
+
+def suits(given: str, type_name: str) -> bool:
+    """Whether a member of a type takes an expression whose value has the given one: a string takes any single value."""
+    if type_name in ("string", "timestamp"):
+        return given not in CONTAINERS
+    groups: tuple[set[str], ...] = ({*WHOLE}, {*WHOLE, *NUMBER})
+    accepted = {**dict.fromkeys(WHOLE, groups[0]), **dict.fromkeys(NUMBER, groups[1])}
+    return given in accepted.get(type_name, {type_name})
+
+
+def broken_bounds(value: float, shape: Shape) -> Iterator[str]:
+    """The bounds of the shape that the value breaks."""
+    least, most = shape.metadata.get("min"), shape.metadata.get("max")
+    if least is not None and value < least:
+        yield f"at least {least}"
+    if most is not None and value > most:
+        yield f"at most {most}"
+
+
+def quoted(value: Any) -> str:
+    """A wrong value in a sentence: a scalar as it is, a container by its kind."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return kind_of(value) if isinstance(value, dict | list | None) else repr(value)
+
+
+@cache
+def compiled(pattern: str | None) -> re.Pattern[str] | None:
+    """A pattern of the model; the few with classes that Python does not know, such as \\p{L}, are not checked."""
+    try:
+        return re.compile(pattern) if pattern else None
+    except re.error:
+        return None

@@ -1,0 +1,73 @@
+"""One coroutine a step type: runs a step whose expressions are resolved. Condition and Fail steps are the runner's."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from pipeline.definition.step_types import STEP_TYPES
+from pipeline.local.jobs.function_outputs import OutputError, typed_outputs
+from pipeline.local.jobs.functions import FunctionError, function_named, invoke
+from pipeline.local.jobs.processing import run_processing
+from pipeline.local.jobs.runtime import Runtime, StepCall, StepFailure, StepResult
+from pipeline.local.jobs.training import run_training
+from pipeline.local.jobs.transform import run_transform
+from pipeline.local.jobs.tuning import run_tuning
+from pipeline.local.store.answers import RequestError
+
+Executor = Callable[[StepCall, Runtime], Awaitable[StepResult]]
+DESCRIBED_BY = {
+    "Model": "ModelName",
+    "RegisterModel": "ModelPackageName",
+    "EndpointConfig": "EndpointConfigName",
+    "Endpoint": "EndpointName",
+}
+
+
+async def run_request(call: StepCall, runtime: Runtime) -> StepResult:
+    """A step that is one request: Model, RegisterModel, EndpointConfig or Endpoint. Its properties are described.
+
+    Raises:
+        StepFailure: the request was refused.
+    """
+    step_type = STEP_TYPES[call.definition["Type"]]
+    named = {step_type.name_member: call.job_name} if step_type.name == "Model" and step_type.name_member else {}
+    try:
+        answer = runtime.api.call("sagemaker", str(step_type.creates), {**call.arguments, **named})
+        (resource_arn,) = answer.values()
+        name = resource_arn if step_type.name == "RegisterModel" else resource_arn.rpartition("/")[2]
+        properties = runtime.api.call("sagemaker", step_type.reads[0], {DESCRIBED_BY[step_type.name]: name})
+    except RequestError as problem:
+        raise StepFailure(f"ClientError: {problem}") from problem
+    return StepResult(properties, {str(step_type.metadata): {"Arn": resource_arn}})
+
+
+async def run_lambda(call: StepCall, runtime: Runtime) -> StepResult:
+    """Calls the handler; its outputs are those that the step declares.
+
+    Raises:
+        StepFailure: the handler raised, or left out a declared output.
+    """
+    function = function_named(runtime.state, call.definition["FunctionArn"], call.execution_id)
+    metadata: dict[str, Any] = {"Lambda": {"Arn": call.definition["FunctionArn"]}}
+    try:
+        answer = await invoke(runtime.state, function, call.arguments, job_name=call.job_name)
+    except FunctionError as problem:
+        raise StepFailure(str(problem), metadata=metadata) from problem
+    try:
+        outputs = typed_outputs(call.definition.get("OutputParameters") or [], answer)
+    except OutputError as problem:
+        raise StepFailure(str(problem), metadata=metadata) from problem
+    metadata["Lambda"]["OutputParameters"] = [{"Name": n, "Value": str(v)} for n, v in outputs.items()]
+    return StepResult({"OutputParameters": outputs, "Outputs": outputs}, metadata)
+
+
+EXECUTORS: dict[str, Executor] = {
+    "Processing": run_processing,
+    "Training": run_training,
+    "Tuning": run_tuning,
+    "Transform": run_transform,
+    "Model": run_request,
+    "RegisterModel": run_request,
+    "EndpointConfig": run_request,
+    "Endpoint": run_request,
+    "Lambda": run_lambda,
+}

@@ -1,0 +1,75 @@
+"""The process in which a Lambda handler runs: `python -m pipeline.local.jobs.function_host HOME FOLDER`.
+
+Reads `event.json` from the folder and writes `outcome.json`: {"result": ...} or {"errorType", "errorMessage"}, as
+Lambda's own runtime reports. Every boto3 client made here is answered by the local target.
+"""
+
+import importlib.util
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from pipeline.local.jobs.functions import STEP_TIMEOUT_SECONDS
+from pipeline.local.sagemaker.session import answer_every_client
+
+
+def main(home: Path, folder: Path) -> None:
+    """Run the handler once."""
+    answer_every_client(home)
+    event = json.loads((folder / "event.json").read_text())
+    unfinished = folder / ".outcome.json"
+    unfinished.write_text(json.dumps(outcome(event)))
+    unfinished.replace(folder / "outcome.json")
+
+
+def outcome(event: Any) -> dict[str, Any]:
+    """What the handler returned or raised."""
+    try:
+        result = load_handler()(event, context())
+        json.dumps(result)
+    except Exception as error:  # noqa: BLE001  a handler may raise anything; Lambda reports its type and text
+        traceback.print_exc()
+        return {"errorType": type(error).__name__, "errorMessage": str(error)}
+    return {"result": result}
+
+
+def load_handler() -> Callable[[Any, Any], Any]:
+    """The handler that LOCAL_FUNCTION names; its folder is importable, as in Lambda."""
+    function = json.loads(os.environ["LOCAL_FUNCTION"])
+    script = Path(function["Script"])
+    sys.path.insert(0, str(script.parent))
+    spec = importlib.util.spec_from_file_location(script.stem, script)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[script.stem] = module
+    spec.loader.exec_module(module)
+    handler: Callable[[Any, Any], Any] = getattr(module, function["Handler"].rpartition(".")[2])
+    return handler
+
+
+def context() -> SimpleNamespace:
+    """The part of Lambda's context object that handlers read."""
+    name = os.environ["AWS_LAMBDA_FUNCTION_NAME"]
+    deadline = time.monotonic() + STEP_TIMEOUT_SECONDS
+    return SimpleNamespace(
+        function_name=name,
+        function_version=os.environ["AWS_LAMBDA_FUNCTION_VERSION"],
+        invoked_function_arn=f"arn:aws:lambda:us-east-1:000000000000:function:{name}",
+        memory_limit_in_mb=os.environ["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"],
+        aws_request_id=os.environ.get("LOCAL_JOB_NAME", name),
+        log_group_name=os.environ["AWS_LAMBDA_LOG_GROUP_NAME"],
+        log_stream_name=os.environ["AWS_LAMBDA_LOG_STREAM_NAME"],
+        identity=None,
+        client_context=None,
+        get_remaining_time_in_millis=lambda: int(1000 * (deadline - time.monotonic())),
+    )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

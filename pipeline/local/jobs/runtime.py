@@ -1,0 +1,176 @@
+"""What every step of an execution shares, and the vocabulary of how a step ends."""
+
+import json
+import math
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import PipelineError
+from pipeline.local.sandbox.namespaces import Mount, can_be_covered, localized
+from pipeline.local.sandbox.process import Exit, JobDirectory
+from pipeline.local.store.answers import Api
+from pipeline.local.store.state import Document, State
+from pipeline.local.store.storage import Storage
+
+REGION, ACCOUNT = "us-east-1", "000000000000"
+FAILURE_REASON_LIMIT = 1024
+LINK_FROM_BYTES = 16 * 2**20  # smaller inputs are copied: that is quick, and needs no overlay
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The machine as one execution sees it."""
+
+    state: State
+    storage: Storage
+    mount: Mount | None
+    api: Api
+    use_cache: bool = True
+
+    def job(self, name: str) -> JobDirectory:
+        """The directory of a job; made if need be."""
+        return JobDirectory(self.state.home, name)
+
+    def place_input(
+        self,
+        uri: str,
+        folder: Path,
+        job: JobDirectory,
+        *,
+        written: Sequence[Path] = (),
+        share: tuple[int, int] = (0, 1),
+        link_from_bytes: int = LINK_FROM_BYTES,
+    ) -> None:
+        """Download an input of a job in such a way that whatever the job does to its files, the objects stay.
+
+        Args:
+            uri: an object or a prefix.
+            folder: within the job's tree.
+            job: whose tree it is.
+            written: directories of the tree that are read after the job, where an overlay would be in the way.
+            share: which of the objects, for an instance of several: see `Storage.download`.
+            link_from_bytes: less is copied, even where it could be shared.
+
+        Raises:
+            StorageError: there is nothing.
+        """
+        kept = any(folder.is_relative_to(other) or other.is_relative_to(folder) for other in written)
+        links = self.mount is not None and self.mount.overlays and can_be_covered(folder) and not kept
+        if self.storage.download(uri, folder, link_from_bytes=link_from_bytes if links else math.inf, share=share):
+            job.linked = outermost([*job.linked, folder])
+
+    def json_text(self, content: Any, job: JobDirectory) -> str:
+        """A configuration file of a job; without a mount, /opt/ml in it is the job's tree."""
+        text = json.dumps(content)
+        return text if self.mount else localized(text, job.tree)
+
+    def localize_scripts(self, words: Sequence[str], job: JobDirectory) -> None:
+        """Without a mount, rewrite /opt/ml in the shell scripts that a command names, as FrameworkProcessor's does."""
+        scripts = [word for word in words if word.startswith("/opt/ml/") and word.endswith(".sh") and not self.mount]
+        for script in map(job.inside, scripts):
+            if script.is_file():
+                script.write_text(localized(script.read_text(), job.tree))
+
+
+@dataclass(frozen=True)
+class StepCall:
+    """One step, its expressions resolved, ready to run."""
+
+    name: str
+    definition: Mapping[str, Any]
+    arguments: Document
+    execution_id: str
+    job_name: str
+
+
+@dataclass
+class StepResult:
+    """What a finished step leaves: its property document, its Metadata and the S3 URIs that it wrote."""
+
+    properties: Document
+    metadata: Document
+    outputs: list[str] = field(default_factory=list)
+    reused: bool = False
+
+
+class StepFailure(PipelineError):
+    """A step failed. `code` is the exception type that a retry policy may name; None is not retried."""
+
+    def __init__(self, reason: str, *, code: str | None = None, metadata: Document | None = None) -> None:
+        super().__init__(reason[:FAILURE_REASON_LIMIT])
+        self.code = code
+        self.metadata = metadata or {}
+
+
+def outermost(folders: Sequence[Path]) -> list[Path]:
+    """Those that lie in no other."""
+    distinct = set(folders)
+    return sorted(folder for folder in distinct if distinct.isdisjoint(folder.parents))
+
+
+def arn(kind: str, name: str) -> str:
+    """An ARN of the local account."""
+    return f"arn:aws:sagemaker:{REGION}:{ACCOUNT}:{kind}/{name}"
+
+
+def new_job_name(execution_id: str, step_name: str) -> str:
+    """As the service names jobs: pipelines-<execution>-<step, shortened>-<random>; at most 63 characters."""
+    step = step_name.replace("_", "-")[:20].strip("-")
+    return f"pipelines-{execution_id}-{step}-{secrets.token_urlsafe(12).replace('_', '').replace('-', '')[:10]}"
+
+
+def new_tuning_job_name(execution_id: str, step_name: str) -> str:
+    """A search's name, at most 32 characters."""
+    return f"{execution_id}-{step_name.replace('_', '-')[:10].strip('-')}-{secrets.token_hex(4)}"
+
+
+JOB_KINDS = {
+    "Processing": ("ProcessingJob", "processing-job"),
+    "Training": ("TrainingJob", "training-job"),
+    "Tuning": ("TuningJob", "hyper-parameter-tuning-job"),
+    "Transform": ("TransformJob", "transform-job"),
+}
+
+
+def job_metadata(step_type: str, job_name: str) -> Document:
+    """The Metadata of a step whose job has been started."""
+    if step_type not in JOB_KINDS:
+        return {}
+    member, kind = JOB_KINDS[step_type]
+    return {member: {"Arn": arn(kind, job_name)}}
+
+
+def now() -> float:
+    """Seconds since 1970, to the millisecond, as the service keeps times."""
+    return round(time.time(), 3)
+
+
+def failure_reason(job: JobDirectory, ended: Exit, message_file: str, max_runtime_seconds: float) -> str:
+    """Why a job failed, as SageMaker words it: the script's own message if it left one, else its last line."""
+    if ended.cause == "timeout":
+        return f"ClientError: the job ran longer than MaxRuntimeInSeconds = {max_runtime_seconds:g} and was ended."
+    message = job.inside(message_file)
+    text = message.read_text(errors="replace")[:FAILURE_REASON_LIMIT].strip() if message.is_file() else ""
+    text = text or next((line.strip() for line in reversed(job.last_lines(20)) if line.strip()), "no output")
+    if ended.cause == "lost":
+        return f"InternalServerError: the job's process was killed from outside; its last line: {text}"
+    return f"AlgorithmError: {text}, exit code: {exit_code(ended)}"
+
+
+def not_run(problem: Exception, metadata: Document) -> StepFailure:
+    """The failure of a job that could not be run: the request's fault, or (OSError) this machine's."""
+    if isinstance(problem, StepFailure):
+        return StepFailure(str(problem), code=problem.code, metadata=metadata)
+    if isinstance(problem, OSError):
+        reason = f"InternalServerError: the job could not be run on this machine: {problem}"
+        return StepFailure(reason, code="SageMaker.JOB_INTERNAL_ERROR", metadata=metadata)
+    return StepFailure(f"ClientError: {problem}", metadata=metadata)
+
+
+def exit_code(ended: Exit) -> int:
+    """As a shell counts: 128 + signal for a process that a signal ended."""
+    return ended.code if ended.code >= 0 else 128 - ended.code

@@ -1,0 +1,273 @@
+"""The server process of an endpoint: started from model.tar.gz, reached over HTTP on the loopback address.
+
+The program is the one that the container's environment names, SAGEMAKER_PROGRAM, in the `code` directory of
+model.tar.gz; it is started as `python <program> serve` and told its port by SAGEMAKER_BIND_TO_PORT, its model by
+SM_MODEL_DIR. It outlives the command that started it and ends by itself after ENDPOINT_IDLE_SECONDS without a request.
+Its files are in `endpoints/<endpoint>/<token>`, its log beside them.
+"""
+
+import contextlib
+import http.client
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.local import PACKAGE_PARENT
+from pipeline.local.jobs.model_data import place_model
+from pipeline.local.jobs.runtime import REGION, now
+from pipeline.local.sandbox.process import HIDDEN_PREFIXES
+from pipeline.local.store.answers import invalid
+from pipeline.local.store.state import Document, State
+from pipeline.local.store.storage import Storage
+
+HOST = "127.0.0.1"
+DEFAULT_IDLE_SECONDS = 900
+STARTUP_SECONDS = 240  # until the first good /ping, unless the variant's ContainerStartupHealthCheck... says otherwise
+ANSWER_TIMEOUT_SECONDS = 60.0  # the service's limit for one invocation
+TIMED_OUT = b"Your invocation timed out while waiting for a response from container primary."
+PING_TIMEOUT_SECONDS = 2.0
+STOP_SECONDS = 10.0  # between SIGTERM and SIGKILL
+REASON_CHARACTERS = 500
+OWN_VARIABLES = ("LOCAL_", "AWS_LAMBDA_")  # of a job or function that happens to start the server
+CUSTOM_ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A server's response. Status 0 stands for none within the time limit."""
+
+    status: int
+    content_type: str
+    body: bytes
+    custom_attributes: str | None = None
+
+
+def start(state: State, endpoint_name: str, container: dict[str, Any]) -> Document:
+    """Unpack the model and start its server: what is kept of its process.
+
+    Raises:
+        RequestError: the model's data cannot be read, or it names no program that could be started here.
+    """
+    folder = folder_of(state, endpoint_name) / secrets.token_hex(4)
+    model = folder / "model"
+    model.mkdir(parents=True)
+    try:
+        place_model(Storage(state), container, model)
+        script = program(container, model)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    port, log = free_port(), folder.with_suffix(".log")
+    variables = environment(state, container, model, port)
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, str(script), "serve"],
+            cwd=script.parent,
+            env=variables,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    return {
+        "pid": process.pid,
+        "birth": birth(process.pid),
+        "port": port,
+        "folder": str(folder),
+        "log": str(log),
+        "started": now(),
+        "idle_seconds": variables["ENDPOINT_IDLE_SECONDS"],
+    }
+
+
+def folder_of(state: State, endpoint_name: str) -> Path:
+    """Where the servers of an endpoint have their files."""
+    return state.home / "endpoints" / endpoint_name
+
+
+def program(container: dict[str, Any], model: Path) -> Path:
+    """The server's script.
+
+    Raises:
+        RequestError: the model holds none.
+    """
+    name = container.get("Environment", {}).get("SAGEMAKER_PROGRAM")
+    if not name:
+        raise invalid(
+            "The model has no server for this machine: its container's environment has no SAGEMAKER_PROGRAM that "
+            "names a script in the model's code directory."
+        )
+    script = model / "code" / str(name)
+    if not script.is_file():
+        raise invalid(f"The model has no server for this machine: its data holds no code/{name}.")
+    return script
+
+
+def environment(state: State, container: dict[str, Any], model: Path, port: int) -> dict[str, str]:
+    """The machine's environment, the container's, and where to listen."""
+    hidden = (*HIDDEN_PREFIXES, *OWN_VARIABLES)
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
+    own = ("", str(PACKAGE_PARENT))
+    paths = [path for path in inherited.pop("PYTHONPATH", "").split(os.pathsep) if path not in own]
+    settings = state.get("Settings", "endpoints") or {}
+    return {
+        **inherited,
+        **({"PYTHONPATH": os.pathsep.join(paths)} if paths else {}),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{inherited.get('PATH', os.defpath)}",
+        "AWS_REGION": REGION,
+        "AWS_DEFAULT_REGION": REGION,
+        "ENDPOINT_IDLE_SECONDS": str(settings.get("idle_seconds", DEFAULT_IDLE_SECONDS)),
+        **container.get("Environment", {}),
+        "PYTHONUNBUFFERED": "1",
+        "SM_MODEL_DIR": str(model),
+        "BIND_HOST": HOST,
+        "SAGEMAKER_BIND_TO_PORT": str(port),
+    }
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def port_is_taken(server: Document) -> bool:
+    """Whether somebody listens on the server's port."""
+    with socket.socket() as probe:
+        probe.settimeout(PING_TIMEOUT_SECONDS)
+        return probe.connect_ex((HOST, server["port"])) == 0
+
+
+def is_running(server: Document | None) -> bool:
+    """Whether the server's process lives."""
+    if not server:
+        return False
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(server["pid"], os.WNOHANG)
+    return bool(birth(server["pid"]) == server["birth"])
+
+
+def birth(pid: int) -> str | None:
+    """What tells a living process from a later one of the same number: when it began; None for one that has ended."""
+    try:
+        state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None if Path("/proc/self/stat").exists() else birth_without_proc(pid)
+    return None if state in ("Z", "X") else rest[18]  # field 22 of proc(5), in clock ticks since the machine's start
+
+
+def birth_without_proc(pid: int) -> str | None:
+    """The same where the system does not tell (macOS): the number has to do."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, PermissionError):
+        return None
+    return "unknown"
+
+
+def is_healthy(server: Document | None) -> bool:
+    """Whether /ping answers 200 within two seconds."""
+    if not server or not is_running(server):
+        return False
+    try:
+        answer = request(server, "GET", "/ping", timeout_seconds=PING_TIMEOUT_SECONDS)
+    except TimeoutError:
+        return False
+    return answer is not None and answer.status == 200
+
+
+def post(server: Document, body: bytes, headers: dict[str, str]) -> Answer | None:
+    """POST /invocations; None if nobody answers."""
+    try:
+        return request(server, "POST", "/invocations", body, headers, timeout_seconds=ANSWER_TIMEOUT_SECONDS)
+    except TimeoutError:
+        return Answer(
+            0, "text/plain", b"Your invocation timed out while waiting for a response from container primary."
+        )
+
+
+def request(
+    server: Document,
+    method: str,
+    path: str,
+    body: bytes | None = None,
+    headers: dict[str, str] | None = None,
+    *,
+    timeout_seconds: float,
+) -> Answer | None:
+    """One HTTP request; None if nobody answers.
+
+    Raises:
+        TimeoutError: the answer takes too long.
+    """
+    connection = http.client.HTTPConnection(HOST, server["port"], timeout=timeout_seconds)
+    try:
+        connection.request(method, path, body, headers or {})
+        response = connection.getresponse()
+        return Answer(
+            response.status,
+            response.getheader("Content-Type") or "",
+            response.read(),
+            response.getheader(CUSTOM_ATTRIBUTES),
+        )
+    except TimeoutError:
+        raise
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+
+
+def stop(server: Document | None) -> None:
+    """Ask the process to end, which lets it finish what it has accepted; end it if it does not; remove its files."""
+    if not server:
+        return
+    deadline = time.monotonic() + STOP_SECONDS
+    send(server, signal.SIGTERM)
+    while is_running(server):
+        if time.monotonic() > deadline:
+            send(server, signal.SIGKILL)
+        time.sleep(0.02)
+    reap(server["pid"])
+    shutil.rmtree(server["folder"], ignore_errors=True)
+
+
+def reap(pid: int) -> None:
+    """Leave no zombie, in case this process is the parent; the end of a process takes a moment."""
+    deadline = time.monotonic() + 1
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(pid, os.WNOHANG)[0] == 0 and time.monotonic() < deadline:
+            time.sleep(0.005)
+
+
+def send(server: Document, number: signal.Signals) -> None:
+    """A signal to the process and all that it started, while it runs."""
+    if is_running(server):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server["pid"], number)
+
+
+def end_strays(state: State, endpoint_name: str) -> None:
+    """End servers of the endpoint that no record knows, since who started them was killed (on Linux)."""
+    marker = f"SM_MODEL_DIR={folder_of(state, endpoint_name)}/".encode()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if any(variable.startswith(marker) for variable in (folder / "environ").read_bytes().split(b"\0")):
+                os.kill(int(folder.name), signal.SIGKILL)
+
+
+def failure(server: Document) -> str:
+    """Why a server did not come up: the end of its log."""
+    log = Path(server["log"])
+    lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
+    return f"The server did not pass /ping: {last[:REASON_CHARACTERS]} (log: {log})"

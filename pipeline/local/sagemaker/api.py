@@ -1,0 +1,144 @@
+"""What answers a request to the local SageMaker, by service and operation. Anything else is refused by name.
+
+An operation comes either as a call with its request's members (`call`: our own commands and the runner) or as the HTTP
+request that botocore would send (`answer`: boto3 clients of this process and of jobs).
+"""
+
+import json
+import re
+from collections.abc import Callable
+from urllib.parse import unquote, urlsplit
+
+from pipeline.errors import PipelineError
+from pipeline.local.jobs import functions
+from pipeline.local.jobs.servers import CUSTOM_ATTRIBUTES, Answer
+from pipeline.local.sagemaker import endpoints, service
+from pipeline.local.sagemaker.capture import INFERENCE_ID
+from pipeline.local.sagemaker.logs import answer_logs
+from pipeline.local.sagemaker.s3_requests import answer_s3
+from pipeline.local.sagemaker.schedules import answer_schedules
+from pipeline.local.store.answers import HttpRequest, Reply, RequestError, invalid
+from pipeline.local.store.state import Document, State
+from pipeline.local.store.storage import Storage
+
+CALLS: dict[str, Callable[[State, str, Document], Document]] = {"sagemaker": service.answer, "logs": answer_logs}
+
+
+class LocalApi:
+    """Answers on one home; see `store.answers.Api`."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+
+    def call(self, service: str, operation: str, request: Document) -> Document:
+        """Answer an operation of a JSON protocol.
+
+        Raises:
+            RequestError: refused, with the service's error code.
+        """
+        return CALLS[service](self.state, operation, request)
+
+    def answer(self, request: HttpRequest) -> Reply:
+        """Answer an HTTP request; a refusal is a reply too.
+
+        Raises:
+            RequestError: nobody answers for that service.
+        """
+        if request.service not in SERVICES:
+            message = f"The local target does not answer {request.service}:{request.operation}."
+            raise RequestError("UnknownOperationException", message)
+        try:
+            return SERVICES[request.service](self.state, request)
+        except RequestError as problem:
+            return error_reply(problem)
+        except PipelineError as problem:
+            return error_reply(invalid(str(problem)))
+
+
+def answer_sagemaker(state: State, request: HttpRequest) -> Reply:
+    """JSON 1.1."""
+    return Reply.json(service.answer(state, request.operation, json.loads(request.body or b"{}")))
+
+
+def answer_runtime(state: State, request: HttpRequest) -> Reply:
+    """InvokeEndpoint; an error of the server becomes ModelError, as on the service."""
+    match = re.fullmatch(r"/endpoints/([^/]+)/invocations", urlsplit(request.url).path)
+    if request.operation != "InvokeEndpoint" or match is None:
+        raise RequestError(
+            "ValidationError", f"The local target does not answer sagemaker-runtime:{request.operation}."
+        )
+    handed_on = ("Content-Type", "Accept", CUSTOM_ATTRIBUTES, INFERENCE_ID)
+    headers = {name: request.headers[name.lower()] for name in handed_on if name.lower() in request.headers}
+    name = unquote(match[1])
+    answer = endpoints.invoke_endpoint(state, name, request.body, headers)
+    if not 200 <= answer.status < 300:
+        return model_error(answer)
+    shown = {"Content-Type": answer.content_type, "x-Amzn-Invoked-Production-Variant": endpoints.variant(state, name)}
+    if answer.custom_attributes is not None:
+        shown[CUSTOM_ATTRIBUTES] = answer.custom_attributes
+    return Reply(200, shown, answer.body)
+
+
+def model_error(answer: Answer) -> Reply:
+    """ModelError, which the service makes of any answer that is not 2xx."""
+    said = answer.body.decode(errors="replace")
+    fault = "client" if 400 <= answer.status < 500 else "server"
+    content = {
+        "Message": f'Received {fault} error ({answer.status}) from primary with message "{said}".',
+        "OriginalStatusCode": answer.status,
+        "OriginalMessage": said,
+    }
+    return Reply.json(content, 424, {"x-amzn-ErrorType": "ModelError"})
+
+
+def answer_lambda(state: State, request: HttpRequest) -> Reply:
+    """Invoke; one with InvocationType Event is answered when the function has ended, too."""
+    match = re.search(r"/functions/([^/]+)/invocations", request.url)
+    if request.operation != "Invoke" or match is None:
+        raise RequestError("InvalidRequestException", f"The local target does not answer lambda:{request.operation}.")
+    function = functions.function_named(state, unquote(match[1]))
+    kind = request.headers.get("x-amz-invocation-type", "RequestResponse")
+    if kind == "DryRun":
+        return Reply(204, {}, b"")
+    try:
+        result = functions.invoke_now(state, function, json.loads(request.body or b"null"))
+    except functions.FunctionError as problem:
+        if kind == "Event":
+            return Reply(202, {}, b"")
+        error_type, _, message = str(problem).rpartition(": ")
+        content = {"errorMessage": message or str(problem), "errorType": error_type or "Unhandled"}
+        return Reply.json(content, 200, {"X-Amz-Function-Error": "Unhandled"})
+    return Reply.json(result) if kind != "Event" else Reply(202, {}, b"")
+
+
+def answer_cloudwatch_logs(state: State, request: HttpRequest) -> Reply:
+    """JSON 1.1."""
+    return Reply.json(answer_logs(state, request.operation, json.loads(request.body or b"{}")))
+
+
+def answer_scheduler(state: State, request: HttpRequest) -> Reply:
+    """JSON, the schedule's name in the path."""
+    name = unquote(urlsplit(request.url).path.rpartition("/")[2])
+    return Reply.json(answer_schedules(state, request.operation, name, json.loads(request.body or b"{}")))
+
+
+def answer_objects(state: State, request: HttpRequest) -> Reply:
+    """REST with XML."""
+    return answer_s3(Storage(state), request)
+
+
+def error_reply(problem: RequestError) -> Reply:
+    """An error as both JSON protocols carry it."""
+    content = {"__type": problem.code, "message": str(problem), "Message": str(problem)}
+    return Reply.json(content, problem.status, {"x-amzn-ErrorType": problem.code})
+
+
+SERVICES: dict[str, Callable[[State, HttpRequest], Reply]] = {
+    "sagemaker": answer_sagemaker,
+    "sagemaker-runtime": answer_runtime,
+    "lambda": answer_lambda,
+    "cloudwatch-logs": answer_cloudwatch_logs,
+    "logs": answer_cloudwatch_logs,
+    "s3": answer_objects,
+    "scheduler": answer_scheduler,
+}

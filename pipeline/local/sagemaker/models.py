@@ -1,0 +1,40 @@
+"""Models: what CreateModel makes of a container or of an approved model package."""
+
+from pipeline.local.jobs.model_data import containers, found_package
+from pipeline.local.jobs.runtime import arn, now
+from pipeline.local.store.answers import checked_name, chosen, found, invalid, listed, paged, unused
+from pipeline.local.store.state import Document, State
+
+
+def create_model(state: State, request: Document) -> Document:
+    """CreateModel, from a container or from an approved model package."""
+    name = checked_name(request, "ModelName")
+    for container in containers(request):
+        if package_arn := container.get("ModelPackageName"):
+            status = found_package(state, package_arn)["ModelApprovalStatus"]
+            if status != "Approved":
+                raise invalid(f"Model package {package_arn} is {status}; only an Approved one can become a model.")
+    document = {**request, "ModelArn": arn("model", name), "CreationTime": now()}
+    with state.transaction():
+        unused(state, "Model", name, "model")
+        state.put("Model", name, document)
+    return chosen(document, "ModelArn")
+
+
+def describe_model(state: State, request: Document) -> Document:
+    """DescribeModel."""
+    return found(state, "Model", request["ModelName"], "model")
+
+
+def list_models(state: State, request: Document) -> Document:
+    """ListModels."""
+    wanted = request.get("NameContains", "")
+    models = listed(state.all("Model"), request, lambda document: wanted in document["ModelName"])
+    return paged("Models", [chosen(model, "ModelName", "ModelArn", "CreationTime") for model in models], request)
+
+
+def delete_model(state: State, request: Document) -> Document:
+    """DeleteModel."""
+    found(state, "Model", request["ModelName"], "model")
+    state.delete("Model", request["ModelName"])
+    return {}

@@ -1,0 +1,173 @@
+"""The model registry: groups, and their versions with their approval.
+
+A group is created by the first version registered in it, so that a definition needs nothing beforehand. As on the
+service, ARNs are in lower case: groups are told apart regardless of case, and keep the case they were created with.
+"""
+
+from typing import Any
+
+from pipeline.local.jobs.model_data import found_package
+from pipeline.local.jobs.runtime import arn, now
+from pipeline.local.store.answers import checked_name, chosen, found, invalid, listed, paged, unused
+from pipeline.local.store.state import Document, State
+
+APPROVAL_STATUSES = ("Approved", "Rejected", "PendingManualApproval")
+SUMMARY = (
+    "ModelPackageName",
+    "ModelPackageGroupName",
+    "ModelPackageVersion",
+    "ModelPackageArn",
+    "ModelPackageDescription",
+    "CreationTime",
+    "ModelPackageStatus",
+    "ModelApprovalStatus",
+)
+GROUP_SUMMARY = (
+    "ModelPackageGroupName",
+    "ModelPackageGroupArn",
+    "ModelPackageGroupDescription",
+    "CreationTime",
+    "ModelPackageGroupStatus",
+)
+REPLACED = (  # what UpdateModelPackage replaces where given
+    "ModelApprovalStatus",
+    "ApprovalDescription",
+    "InferenceSpecification",
+    "SourceUri",
+    "ModelCard",
+    "ModelLifeCycle",
+    "ModelPackageRegistrationType",
+)
+
+
+def create_model_package_group(state: State, request: Document) -> Document:
+    """CreateModelPackageGroup."""
+    name = checked_name(request, "ModelPackageGroupName")
+    document = {
+        **request,
+        "ModelPackageGroupArn": arn("model-package-group", name.lower()),
+        "ModelPackageGroupStatus": "Completed",
+        "CreationTime": now(),
+        "Versions": 0,
+    }
+    with state.transaction():
+        unused(state, "ModelPackageGroup", name.lower(), "model package group")
+        state.put("ModelPackageGroup", name.lower(), document)
+    return chosen(document, "ModelPackageGroupArn")
+
+
+def create_model_package(state: State, request: Document) -> Document:
+    """CreateModelPackage; the next version of its group."""
+    if not request.get("ModelPackageGroupName"):
+        raise invalid("CreateModelPackage needs ModelPackageGroupName: the local registry keeps versions only.")
+    check_approval(request)
+    key = key_of(request["ModelPackageGroupName"])
+    with state.transaction():
+        if state.get("ModelPackageGroup", key) is None:
+            name = request["ModelPackageGroupName"].rpartition("/")[2]
+            create_model_package_group(state, {"ModelPackageGroupName": name})
+        group = state.change("ModelPackageGroup", key, lambda known: known.update(Versions=known["Versions"] + 1))
+        package_arn = arn("model-package", f"{key}/{group['Versions']}")
+        document = {
+            "ModelApprovalStatus": "PendingManualApproval",
+            **request,
+            "ModelPackageName": f"{group['ModelPackageGroupName']}/{group['Versions']}",
+            "ModelPackageGroupName": group["ModelPackageGroupName"],
+            "ModelPackageVersion": group["Versions"],
+            "ModelPackageArn": package_arn,
+            "ModelPackageStatus": "Completed",
+            "ModelPackageStatusDetails": {"ValidationStatuses": [], "ImageScanStatuses": []},
+            "CreationTime": now(),
+            "LastModifiedTime": now(),
+        }
+        state.put("ModelPackage", package_arn, document)
+    return {"ModelPackageArn": package_arn}
+
+
+def check_approval(request: Document) -> None:
+    """Refuse an approval status that there is not.
+
+    Raises:
+        RequestError: with those that there are.
+    """
+    status = request.get("ModelApprovalStatus", "Approved")
+    if status not in APPROVAL_STATUSES:
+        raise invalid(f"ModelApprovalStatus must be one of {', '.join(APPROVAL_STATUSES)}, but is {status!r}.")
+
+
+def key_of(name_or_arn: str) -> str:
+    """The key of a group given by its name or its ARN."""
+    return name_or_arn.rpartition("/")[2].lower()
+
+
+def versions(state: State, group: str) -> list[Document]:
+    """The versions of a group, oldest first."""
+    wanted = key_of(group)
+    return [d for d in state.all("ModelPackage") if d["ModelPackageGroupName"].lower() == wanted]
+
+
+def describe_model_package(state: State, request: Document) -> Document:
+    """DescribeModelPackage."""
+    return found_package(state, request["ModelPackageName"])
+
+
+def list_model_packages(state: State, request: Document) -> Document:
+    """ListModelPackages, by group and approval."""
+    group, approval = request.get("ModelPackageGroupName"), request.get("ModelApprovalStatus")
+    known = versions(state, group) if group else state.all("ModelPackage")
+    packages = listed(known, request, lambda document: approval in (None, document["ModelApprovalStatus"]))
+    return paged("ModelPackageSummaryList", [chosen(document, *SUMMARY) for document in packages], request)
+
+
+def update_model_package(state: State, request: Document) -> Document:
+    """UpdateModelPackage; what the request leaves out is kept."""
+    check_approval(request)
+    package = found_package(state, request["ModelPackageArn"])
+
+    def edit(document: Document) -> None:
+        metadata: dict[str, Any] = {
+            **document.get("CustomerMetadataProperties", {}),
+            **request.get("CustomerMetadataProperties", {}),
+        }
+        for name in request.get("CustomerMetadataPropertiesToRemove", []):
+            metadata.pop(name, None)
+        added = request.get("AdditionalInferenceSpecificationsToAdd", [])
+        specifications = [*document.get("AdditionalInferenceSpecifications", []), *added]
+        document.update(chosen(request, *REPLACED), CustomerMetadataProperties=metadata, LastModifiedTime=now())
+        document.update({"AdditionalInferenceSpecifications": specifications} if specifications else {})
+
+    state.change("ModelPackage", package["ModelPackageArn"], edit)
+    return chosen(package, "ModelPackageArn")
+
+
+def delete_model_package(state: State, request: Document) -> Document:
+    """DeleteModelPackage; its number is not given again."""
+    state.delete("ModelPackage", found_package(state, request["ModelPackageName"])["ModelPackageArn"])
+    return {}
+
+
+def found_group(state: State, name_or_arn: str) -> Document:
+    """A group by name or ARN."""
+    return found(state, "ModelPackageGroup", key_of(name_or_arn), "model package group")
+
+
+def list_model_package_groups(state: State, request: Document) -> Document:
+    """ListModelPackageGroups."""
+    wanted = request.get("NameContains", "")
+    groups = listed(state.all("ModelPackageGroup"), request, lambda d: wanted in d["ModelPackageGroupName"])
+    return paged("ModelPackageGroupSummaryList", [chosen(group, *GROUP_SUMMARY) for group in groups], request)
+
+
+def describe_model_package_group(state: State, request: Document) -> Document:
+    """DescribeModelPackageGroup."""
+    return found_group(state, request["ModelPackageGroupName"])
+
+
+def delete_model_package_group(state: State, request: Document) -> Document:
+    """DeleteModelPackageGroup; refused while it has versions."""
+    name = found_group(state, request["ModelPackageGroupName"])["ModelPackageGroupName"]
+    with state.transaction():
+        if versions(state, name):
+            raise invalid(f"Model package group {name!r} still has versions.")
+        state.delete("ModelPackageGroup", name.lower())
+    return {}

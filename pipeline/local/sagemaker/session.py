@@ -1,0 +1,113 @@
+"""boto3 clients whose requests are answered in this process by the local target.
+
+botocore emits `before-send` with the finished HTTP request; whatever a handler returns stands for the response. So a
+request is validated and serialised, and a response parsed, by botocore itself, as if it came from AWS. Services that
+the local target does not stand for are refused by name; nothing leaves the machine.
+"""
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import botocore.handlers
+import botocore.session
+from botocore.awsrequest import AWSPreparedRequest, AWSResponse
+from botocore.configprovider import BOTOCORE_DEFAUT_SESSION_VARIABLES, ConstantProvider
+from botocore.exceptions import ClientError
+
+from pipeline.local.jobs.runtime import REGION
+from pipeline.local.sagemaker.api import LocalApi
+from pipeline.local.store.answers import HttpRequest, RequestError
+from pipeline.local.store.state import State
+
+CREDENTIALS = {"aws_access_key_id": "local", "aws_secret_access_key": "local", "region_name": REGION}
+OWN_ENVIRONMENT = {  # of a process whose clients all are answered here; whatever the user's machine says about AWS
+    "AWS_ACCESS_KEY_ID": "local",
+    "AWS_SECRET_ACCESS_KEY": "local",
+    "AWS_CONFIG_FILE": os.devnull,
+    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    "AWS_MAX_ATTEMPTS": "1",
+    "AWS_RETRY_MODE": "legacy",
+    "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
+    "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
+}
+OWN_SETTINGS = {  # the same, for a session beside others
+    "region": REGION,
+    "config_file": os.devnull,
+    "credentials_file": os.devnull,
+    "ignore_configured_endpoint_urls": True,
+    "max_attempts": 1,
+    "retry_mode": "legacy",
+    "request_checksum_calculation": "when_required",
+    "response_checksum_validation": "when_required",
+}
+
+
+def answer_every_client(home: Path) -> None:
+    """From now on every botocore client of this process is answered locally (moto hooks in likewise)."""
+    os.environ.update(OWN_ENVIRONMENT)
+    os.environ.setdefault("AWS_DEFAULT_REGION", REGION)
+    botocore.handlers.BUILTIN_HANDLERS.append(("before-send", Backend(State(home))))
+
+
+def local_session(state: State) -> Any:
+    """A boto3 session on a home, which nothing of the user's own AWS settings reaches."""
+    import boto3
+
+    core = botocore.session.Session()
+    settings = core.get_component("config_store")
+    for name, (_config_name, _variable, usual, _convert) in BOTOCORE_DEFAUT_SESSION_VARIABLES.items():
+        settings.set_config_provider(name, ConstantProvider(OWN_SETTINGS.get(name, usual)))
+    core.register("before-send", Backend(state))
+    return boto3.Session(botocore_session=core, **CREDENTIALS)
+
+
+class Backend:
+    """The `before-send` handler."""
+
+    def __init__(self, state: State) -> None:
+        self.api = LocalApi(state)
+
+    def __call__(self, request: AWSPreparedRequest, event_name: str = "", **rest: Any) -> AWSResponse:
+        """Answer a request; event names are before-send.<service>.<operation>.
+
+        Raises:
+            ClientError: nobody answers for that service; its protocol may be any.
+        """
+        _, name, operation = event_name.split(".", 2)
+        headers = {key.lower(): as_text(value) for key, value in request.headers.items()}
+        try:
+            reply = self.api.answer(
+                HttpRequest(name, operation, request.method, request.url, headers, body_of(request))
+            )
+        except RequestError as problem:
+            raise ClientError({"Error": {"Code": problem.code, "Message": str(problem)}}, operation) from problem
+        return AWSResponse(request.url, reply.status, reply.headers, RawBody(reply.body))
+
+
+class RawBody(io.BytesIO):
+    """What botocore expects of a response's raw stream."""
+
+    def stream(self, amount: int = 65536, decode_content: bool | None = None) -> Any:
+        """Chunks of the body."""
+        while chunk := self.read(amount):
+            yield chunk
+
+    def release_conn(self) -> None:
+        """There is no connection."""
+
+
+def as_text(value: str | bytes) -> str:
+    """A header's value."""
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def body_of(request: AWSPreparedRequest) -> bytes:
+    """The body as bytes, whatever the caller gave."""
+    body = request.body
+    if body is None:
+        return b""
+    if isinstance(body, str):
+        return body.encode()
+    return bytes(body) if isinstance(body, bytes | bytearray) else bytes(body.read())

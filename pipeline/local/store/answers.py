@@ -1,0 +1,140 @@
+"""Requests to the local SageMaker and what answers them: errors as the service gives them, lists, missing resources."""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pipeline.errors import PipelineError
+from pipeline.local.store.state import Document, State
+
+PAGE = 100  # items in one answer of a List operation
+
+
+class RequestError(PipelineError):
+    """A refused request: `code` as in the service's error responses."""
+
+    def __init__(self, code: str, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.code = code
+        self.status = status
+
+
+@dataclass(frozen=True)
+class HttpRequest:
+    """A request as botocore is about to send it; the names of headers are in lower case."""
+
+    service: str  # as botocore's events name it: s3, sagemaker, sagemaker-runtime, ...
+    operation: str
+    method: str
+    url: str
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True)
+class Reply:
+    """Status, headers and body of an HTTP response."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @classmethod
+    def json(cls, content: Any, status: int = 200, headers: dict[str, str] | None = None) -> "Reply":
+        """A JSON body; times are seconds since 1970, as both JSON protocols carry them."""
+        return cls(
+            status, {"Content-Type": "application/x-amz-json-1.1", **(headers or {})}, json.dumps(content).encode()
+        )
+
+
+class Api(Protocol):
+    """What answers requests. The rooms below `sagemaker` are given one and do not know who it is."""
+
+    def call(self, service: str, operation: str, request: Document) -> Document:
+        """Answer an operation of a JSON protocol.
+
+        Raises:
+            RequestError: refused, with the service's error code.
+        """
+
+    def answer(self, request: HttpRequest) -> Reply:
+        """Answer an HTTP request; a refusal is a reply too.
+
+        Raises:
+            RequestError: nobody answers for that service.
+        """
+
+
+def invalid(message: str) -> RequestError:
+    """ValidationException, which SageMaker gives for nearly everything."""
+    return RequestError("ValidationException", message)
+
+
+def found(state: State, kind: str, name: str, what: str) -> Document:
+    """The document.
+
+    Raises:
+        RequestError: there is none.
+    """
+    document = state.get(kind, name)
+    if document is None:
+        raise invalid(f"Could not find {what} {name!r}.")
+    return document
+
+
+def checked_name(request: Document, member: str, limit: int = 63) -> str:
+    """A name of the request that the service would take: SageMaker's pattern for names, `[a-zA-Z0-9](-*[a-zA-Z0-9])*`.
+
+    Raises:
+        RequestError: it is none.
+    """
+    name = str(request[member])
+    if len(name) > limit or not re.fullmatch(r"[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?", name):
+        raise invalid(
+            f"{member} must be 1 to {limit} letters, digits and dashes, no dash first or last, but is {name!r}."
+        )
+    return name
+
+
+def unused(state: State, kind: str, name: str, what: str) -> None:
+    """Make sure that a name is free.
+
+    Raises:
+        RequestError: it is taken.
+    """
+    if state.get(kind, name) is not None:
+        raise invalid(f"Cannot create already existing {what} {name!r}.")
+
+
+def listed(
+    documents: Iterable[Document], request: Document, keep: Callable[[Document], bool] = lambda document: True
+) -> list[Document]:
+    """Filtered, in the order asked for (by creation; the service's default is descending)."""
+    kept = sorted((d for d in documents if keep(d)), key=lambda document: float(document["CreationTime"]))
+    if request.get("SortOrder", "Descending") == "Descending":
+        kept.reverse()
+    return kept
+
+
+def paged(member: str, items: Sequence[Any], request: Document) -> Document:
+    """The answer of a List operation: at most MaxResults items, and a NextToken where there are more.
+
+    Raises:
+        RequestError: the token is none of ours.
+    """
+    token, size = str(request.get("NextToken", "0")), int(request.get("MaxResults", PAGE))
+    if not token.isdecimal():
+        raise invalid(f"NextToken {token!r} is not one that an earlier answer gave.")
+    end = int(token) + size
+    more = {"NextToken": str(end)} if end < len(items) else {}
+    return {member: list(items[int(token) : end]), **more}
+
+
+def chosen(document: Document, *names: str) -> Document:
+    """Some members of a document, where present."""
+    return {name: document[name] for name in names if name in document}
+
+
+Operation = Callable[[Any, Document], Document]

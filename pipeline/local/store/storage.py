@@ -1,0 +1,191 @@
+"""Amazon S3 as plain files: `s3://bucket/key` is `<home>/s3/bucket/key`.
+
+An object appears whole or not at all. What a job leaves is hard-linked into the storage where the file system allows.
+What a job reads is copied, since a script may write to its inputs in place; only who can keep the job's writes away
+from the objects (`isolation`) takes links instead.
+"""
+
+import hashlib
+import math
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.errors import PipelineError
+from pipeline.local.store.state import State
+
+
+class StorageError(PipelineError):
+    """An object that is not there, or a URI that is none."""
+
+
+class Storage:
+    """The S3 of one home."""
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.root = state.home / "s3"
+
+    def path(self, uri: str) -> Path:
+        """The file or directory of a URI, whether or not it is there.
+
+        Raises:
+            StorageError: not an S3 URI, or one that leaves the storage.
+        """
+        scheme, _, rest = uri.partition("://")
+        parts = rest.rstrip("/").split("/")
+        if scheme != "s3" or not parts[0] or ".." in parts:
+            raise StorageError(f"{uri!r} is not a usable S3 URI; expected s3://bucket/key.")
+        return self.root.joinpath(*parts)
+
+    def uri(self, path: Path) -> str:
+        """The URI of a file of the storage."""
+        return f"s3://{path.relative_to(self.root).as_posix()}"
+
+    def exists(self, uri: str) -> bool:
+        """Whether there is an object of that name, or any below it."""
+        return self.path(uri).exists()
+
+    def objects(self, uri: str) -> list[tuple[str, Path]]:
+        """What an S3Prefix stands for: (name below the prefix, file); one object is listed under its own name.
+
+        `s3://b/data/part-` names no directory, but every key that begins so, as on S3; a directory goes before that.
+        """
+        top = self.path(uri)
+        if top.is_file():
+            return [(top.name, top)]
+        if top.is_dir():
+            return [(file.relative_to(top).as_posix(), file) for file in files_below(top, links=True)]
+        if uri.endswith("/") or top.parent == self.root or not top.parent.is_dir():
+            return []
+        begun = sorted(entry for entry in top.parent.iterdir() if entry.name.startswith(top.name))
+        files = (file for entry in begun for file in ([entry] if entry.is_file() else files_below(entry, links=True)))
+        return [(file.relative_to(top.parent).as_posix(), file) for file in files]
+
+    def read(self, uri: str) -> bytes:
+        """The bytes of one object.
+
+        Raises:
+            StorageError: there is none.
+        """
+        path = self.path(uri)
+        if not path.is_file():
+            raise StorageError(f"{uri} does not exist in the local S3 at {self.root}.")
+        return path.read_bytes()
+
+    def write(self, uri: str, content: bytes) -> None:
+        """Create or replace an object."""
+        path = self.path(uri)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        unfinished.write_bytes(content)
+        unfinished.replace(path)
+
+    def upload(self, source: Path, uri: str) -> None:
+        """Store a file, or every file below a directory; symbolic links are not followed, as on SageMaker."""
+        target = self.path(uri)
+        if source.is_file():
+            place(source, target)
+            return
+        for file in files_below(source) if source.is_dir() else ():
+            place(file, target / file.relative_to(source))
+
+    def download(
+        self, uri: str, folder: Path, *, link_from_bytes: float = math.inf, share: tuple[int, int] = (0, 1)
+    ) -> bool:
+        """Place one object, or everything below a prefix, into a directory; whether it was linked, not copied.
+
+        Args:
+            uri: an object or a prefix.
+            folder: made if need be.
+            link_from_bytes: from this total size on the files are hard links to the objects themselves.
+            share: of (rank, count), every `count`-th object beginning with number `rank`.
+
+        Raises:
+            StorageError: there is nothing.
+        """
+        found = self.objects(uri)
+        if not found:
+            raise StorageError(f"{uri} does not exist in the local S3 at {self.root}.")
+        found = found[share[0] :: share[1]]
+        folder.mkdir(parents=True, exist_ok=True)
+        linked = sum(file.stat().st_size for _, file in found) >= link_from_bytes
+        for name, file in found:
+            (place if linked else copy)(file, folder / name)
+        return linked
+
+    def digest(self, uri: str) -> str:
+        """SHA-256 over names and contents below a URI; "absent" where nothing is there.
+
+        A file's own digest is remembered until its size, times of change or inode differ. A new link to a file changes
+        the time of its status, which therefore counts only where there is no other link.
+        """
+        objects = self.objects(uri)
+        if not objects:
+            return "absent"
+        known = self.state.known_digests(str(self.path(uri)))
+        fresh: dict[str, tuple[str, str]] = {}
+        total = hashlib.sha256()
+        for name, file in objects:
+            status = file.stat()
+            touched = status.st_ctime_ns if status.st_nlink == 1 else 0
+            stamp = f"{status.st_size} {status.st_mtime_ns} {touched} {status.st_ino}"
+            found = known.get(str(file))
+            if found is None or found[0] != stamp:
+                found = fresh[str(file)] = (stamp, file_digest(file))
+            total.update(f"{name}\0{found[1]}\n".encode())
+        if fresh:
+            self.state.put_digests(fresh)
+        return total.hexdigest()
+
+
+def files_below(folder: Path, *, links: bool = False) -> Iterator[Path]:
+    """Every plain file below a directory, in the order of their names; unfinished ones are passed over.
+
+    Symbolic links to files are passed over too, as SageMaker does with what jobs leave, unless `links` asks for them.
+    """
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda found: found.name):
+            if is_unfinished(entry.name):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                yield from files_below(Path(entry.path), links=links)
+            elif entry.is_file(follow_symlinks=links):
+                yield Path(entry.path)
+
+
+def is_unfinished(name: str) -> bool:
+    """Whether a name is that of an object still being written: `.name.0123abcd`."""
+    return re.fullmatch(r"\..+\.[0-9a-f]{8}", name) is not None
+
+
+def file_digest(file: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def copy(source: Path, target: Path) -> None:
+    """A file of its own with the same content, which its owner may write to."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+    target.chmod(source.stat().st_mode | 0o600)
+
+
+def place(source: Path, target: Path) -> None:
+    """Make `target` the same file as `source`: a hard link, or a copy where linking is not possible."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        if not source.samefile(target):
+            unfinished = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+            place(source, unfinished)
+            unfinished.replace(target)
+    except OSError:
+        unfinished = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+        shutil.copy2(source, unfinished)
+        unfinished.replace(target)

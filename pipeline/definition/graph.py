@@ -14,20 +14,11 @@ from typing import Any
 from pipeline.definition.conditions import condition_faults
 from pipeline.definition.expressions import EXECUTION_VARIABLES, Reference, expressions, references
 from pipeline.definition.paths import listing
+from pipeline.definition.step_types import STEP_TYPES
 from pipeline.errors import DefinitionError, PipelineError
 from pipeline.suggestion import did_you_mean
 
-STEP_TYPES = (
-    "Processing",
-    "Training",
-    "Tuning",
-    "Model",
-    "RegisterModel",
-    "Lambda",
-    "Transform",
-    "Condition",
-    "Fail",
-)
+TRIGGERS = ("Completed", "Failed", "Stopped", "Any")  # of DependsOn; Completed: the step has succeeded
 _STEP_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _BRANCHES = {"IfSteps": True, "ElseSteps": False}
 
@@ -42,6 +33,7 @@ class Step:
     dependencies: tuple[str, ...]
     condition: str | None = None  # the Condition whose branch it stands in
     outcome: bool | None = None  # the outcome of that Condition for which it runs
+    triggers: tuple[tuple[str, str], ...] = ()  # DependsOn: (name, one of TRIGGERS); all others must have succeeded
 
 
 @dataclass(frozen=True)
@@ -108,7 +100,13 @@ class _Entry:
         dependencies += [reference.name for reference in reads if reference.root == "Steps"]
         dependencies += [name for name, _ in _depends_on(self)]
         return Step(
-            self.name, self.type, self.definition, tuple(dict.fromkeys(dependencies)), self.condition, self.outcome
+            self.name,
+            self.type,
+            self.definition,
+            tuple(dict.fromkeys(dependencies)),
+            self.condition,
+            self.outcome,
+            tuple(_depends_on(self)),
         )
 
 
@@ -142,15 +140,15 @@ def _form_faults(entry: _Entry) -> Iterator[str]:
 def _content_faults(entry: _Entry) -> Iterator[str]:
     """Why the local target cannot run a step, whatever the others are."""
     if entry.type not in STEP_TYPES:
-        yield (
-            f"Step '{entry.name}' is of type {entry.type}, which the local target cannot run; it runs "
-            f"{listing(STEP_TYPES)}.{did_you_mean(entry.type, STEP_TYPES)}"
-        )
+        near = did_you_mean(entry.type, STEP_TYPES)
+        yield f"Step '{entry.name}' has the type '{entry.type}', which no step has.{near}"
+    elif refusal := STEP_TYPES[entry.type].refusal:
+        yield f"Step '{entry.name}' is a step of type {entry.type}, which does not run locally: {refusal}."
     for name, trigger in _depends_on(entry):
-        if trigger != "Completed":
+        if trigger not in TRIGGERS:
             yield (
-                f"Step '{entry.name}' depends on '{name}' with Trigger {trigger!r}; "
-                "the local target knows only 'Completed'."
+                f"Step '{entry.name}' depends on '{name}' with Trigger {trigger!r}; known are {listing(TRIGGERS)}."
+                f"{did_you_mean(str(trigger), TRIGGERS)}"
             )
     if entry.type == "Condition":
         conditions = entry.arguments.get("Conditions")

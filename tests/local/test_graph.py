@@ -123,22 +123,19 @@ def test_duplicate_names_are_refused_also_across_branches() -> None:
 
 
 def test_step_types_that_cannot_run_here_are_refused_by_name() -> None:
-    types = (
-        "'Processing', 'Training', 'Tuning', 'Model', 'RegisterModel', 'Lambda', 'Transform', 'Condition' and 'Fail'"
-    )
-    assert problems_of(
-        step("Q", "QualityCheck"), gate("Gate", 2, [step("E", "Endpoint")], []), step("T", "Trainning")
-    ) == [
-        f"Step 'Q' is of type QualityCheck, which the local target cannot run; it runs {types}.",
-        f"Step 'E' is of type Endpoint, which the local target cannot run; it runs {types}.",
-        f"Step 'T' is of type Trainning, which the local target cannot run; it runs {types}. Did you mean 'Training'?",
+    assert problems_of(step("Q", "QualityCheck"), gate("Gate", 2, [step("E", "EMR")], []), step("T", "Trainning")) == [
+        "Step 'Q' is a step of type QualityCheck, which does not run locally: the Model Monitor image is AWS's; "
+        "replace it by a Processing step of your own.",
+        "Step 'E' is a step of type EMR, which does not run locally: there is no cluster here; replace it by a "
+        "Processing step.",
+        "Step 'T' has the type 'Trainning', which no step has. Did you mean 'Training'?",
     ]
 
 
 def test_faults_of_different_kinds_are_reported_together() -> None:
     problems = problems_of(step("Q", "EMR", ["Nobody"], a=get("Steps.Who.X")), step("B", depends_on=["Q"]))
     assert [problem.split(",")[0] for problem in problems] == [
-        "Step 'Q' is of type EMR",
+        "Step 'Q' is a step of type EMR",
         "Step 'Q' reads Steps.Who.X",
         "Step 'Q' depends on 'Nobody'",
     ]
@@ -194,9 +191,13 @@ def test_malformed_conditions_are_reported_with_their_step() -> None:
     ]
 
 
-def test_triggers_other_than_completed_are_refused() -> None:
-    assert problems_of(step("A"), step("B", depends_on=[{"Step": "A", "Trigger": "Failed"}])) == [
-        "Step 'B' depends on 'A' with Trigger 'Failed'; the local target knows only 'Completed'."
+def test_a_step_carries_its_triggers_and_an_unknown_one_is_refused() -> None:
+    failed = {"Step": "A", "Trigger": "Failed"}
+    graph = read_graph({"Steps": [step("B", depends_on=[failed, "C"]), step("A"), step("C")]})
+    assert graph.steps["B"].triggers == (("A", "Failed"), ("C", "Completed"))
+    assert problems_of(step("A"), step("B", depends_on=[{"Step": "A", "Trigger": "Faild"}])) == [
+        "Step 'B' depends on 'A' with Trigger 'Faild'; known are 'Completed', 'Failed', 'Stopped' and 'Any'. Did you "
+        "mean 'Failed'?"
     ]
 
 

@@ -10,11 +10,9 @@ REFUSED: dict[str, tuple[Any, list[str]]] = {
     "an unknown type": (
         [{"Name": "Q", "Type": "QualityCheck", "Arguments": {}}, {"Name": "P", "Type": "Proccessing", "Arguments": {}}],
         [
-            "Step 'Q' is of type QualityCheck, which the local target cannot run; it runs 'Processing', 'Training', "
-            "'Tuning', 'Model', 'RegisterModel', 'Lambda', 'Transform', 'Condition' and 'Fail'.",
-            "Step 'P' is of type Proccessing, which the local target cannot run; it runs 'Processing', 'Training', "
-            "'Tuning', 'Model', 'RegisterModel', 'Lambda', 'Transform', 'Condition' and 'Fail'. Did you mean "
-            "'Processing'?",
+            "Step 'Q' is a step of type QualityCheck, which does not run locally: the Model Monitor image is AWS's; "
+            "replace it by a Processing step of your own.",
+            "Step 'P' has the type 'Proccessing', which no step has. Did you mean 'Processing'?",
         ],
     ),
     "a circle": (

@@ -5,7 +5,7 @@
 The runner (`warm_parent.py`) sends two file descriptors a script over the control socket: the script's output, and a
 socket for a conversation with the new process, in lines of JSON:
 
-    runner:  {"words", "environment", "folder", "tree", "linked"}
+    runner:  {"words", "environment", "folder", "tree", "linked", "hosts"}
     process: {"pid"}, or {"pid", "problem"} when it could not be set up
     runner:  go; without that word nothing is run
 
@@ -95,7 +95,8 @@ def set_up(talk: socket.socket, output: int, mount: Mount | None, runner: int, s
             os.setsid()
             die_with(runner)
             if mount:
-                mount.enter(Path(request["tree"]), [Path(folder) for folder in request["linked"]])
+                hosts = Path(request["hosts"]) if request["hosts"] else None
+                mount.enter(Path(request["tree"]), [Path(folder) for folder in request["linked"]], hosts)
             os.chdir(request["folder"])
         except OSError as problem:
             tell(talk, {"pid": os.getpid(), "problem": str(problem)})

@@ -28,7 +28,9 @@ NO_MOUNT, NO_OVERLAY = 1, 2  # exit codes of the trial
 _MENTION = re.compile(rf"(?<![\w.-]){CONTAINER_ROOT}(?![\w.-])")
 
 
-def prepare_child(tree: Path, mount: "Mount | None", folder: str, linked: Sequence[Path] = ()) -> Callable[[], None]:
+def prepare_child(
+    tree: Path, mount: "Mount | None", folder: str, *, linked: Sequence[Path] = (), hosts: Path | None = None
+) -> Callable[[], None]:
     """What a child does between fork and exec: die with its parent, mount its tree, change to `folder`.
 
     Args:
@@ -36,13 +38,14 @@ def prepare_child(tree: Path, mount: "Mount | None", folder: str, linked: Sequen
         mount: how it gets to see it.
         folder: the working directory, as the job sees it.
         linked: directories of the tree whose files are links to S3 objects.
+        hosts: what the job sees as /etc/hosts; this machine's where it is None.
     """
     parent = os.getpid()
 
     def prepare() -> None:
         die_with(parent)
         if mount:
-            mount.enter(tree, linked)
+            mount.enter(tree, linked, hosts)
         os.chdir(folder)
 
     return prepare
@@ -95,8 +98,10 @@ class Mount:
             for entry in self.neighbours:
                 make_mount_point(entry, stage / entry.name)
 
-    def enter(self, tree: Path, linked: Sequence[Path] = ()) -> bool:
+    def enter(self, tree: Path, linked: Sequence[Path] = (), hosts: Path | None = None) -> bool:
         """In a child: a new mount namespace with the tree at /opt/ml; whether that took root's rights.
+
+        `hosts`, if given, is bound over /etc/hosts, so that the hosts of a job find each other by name.
 
         Raises:
             OSError: the kernel refuses.
@@ -105,6 +110,8 @@ class Mount:
         call("mount", None, b"/", None, MS_REC | MS_PRIVATE, None)
         for folder, (upper, work) in zip(linked, change_folders(tree, len(linked)), strict=True):
             cover(folder, upper, work, is_root=is_root)
+        if hosts:
+            bind(hosts, Path("/etc/hosts").resolve())
         if CONTAINER_ROOT.is_dir():
             bind(tree, CONTAINER_ROOT)
             return is_root

@@ -70,6 +70,7 @@ class JobDirectory:
     name: str
     folder: Path = field(init=False)
     linked: list[Path] = field(default_factory=list)  # directories of the tree whose files are links to S3 objects
+    hosts: Path | None = None  # what the job sees as /etc/hosts; this machine's where it is None
 
     def __post_init__(self) -> None:
         self.folder = self.home / "jobs" / self.name
@@ -171,7 +172,9 @@ class JobProcess(asyncio.SubprocessProtocol):
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=prepare_child(self.job.tree, self.mount, start.folder, self.job.linked),
+                preexec_fn=prepare_child(
+                    self.job.tree, self.mount, start.folder, linked=self.job.linked, hosts=self.job.hosts
+                ),
             )
         except subprocess.SubprocessError as problem:  # of what the child does before it becomes the program
             raise OSError(errno.EPERM, f"its /opt/ml could not be set up ({problem})") from problem
@@ -186,7 +189,7 @@ class JobProcess(asyncio.SubprocessProtocol):
         (folder,) = self.localized([self.command.folder])
         is_inside = PurePosixPath(self.command.folder).is_relative_to(CONTAINER_ROOT)
         code = self.job.inside(self.command.folder) if is_inside else Path(folder)
-        return Start(self.arguments(), self.environment(), folder, code, self.job.tree, self.job.linked)
+        return Start(self.arguments(), self.environment(), folder, code, self.job.tree, self.job.linked, self.job.hosts)
 
     async def wait(self, timeout_seconds: float) -> int:
         """The exit code, once the output is read; ends the process when time is up or the task is cancelled."""

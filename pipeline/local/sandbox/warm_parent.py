@@ -42,6 +42,7 @@ class Start:
     code: Path  # the same, as this process sees it
     tree: Path
     linked: Sequence[Path]
+    hosts: Path | None = None
 
     @property
     def is_plain_script(self) -> bool:
@@ -172,6 +173,7 @@ def converse(ours: socket.socket, start: Start) -> dict[str, Any]:
         "folder": start.folder,
         "tree": str(start.tree),
         "linked": [str(folder) for folder in start.linked],
+        "hosts": str(start.hosts) if start.hosts else None,
     }
     ours.sendall(json.dumps(request).encode() + b"\n")
     with ours.makefile("rb") as lines:

@@ -117,9 +117,9 @@ def test_a_server_outlives_the_process_that_started_it_and_knows_nothing_of_it(w
     subprocess.run([sys.executable, "-c", code, str(world.home)], env=environment, cwd=ROOT, check=True)
     assert world.settled()["EndpointStatus"] == "InService"
     seen = world.invoke()["environment"]
-    unknown = ("LOCAL_JOB_NAME", "AWS_SECRET_ACCESS_KEY", "AWS_LAMBDA_FUNCTION_NAME", "SM_CHANNEL_TRAIN")
+    unknown = ("LOCAL_JOB_NAME", "AWS_LAMBDA_FUNCTION_NAME", "SM_CHANNEL_TRAIN")
     assert [name for name in unknown if name in seen] == []
-    assert seen["PYTHONPATH"] == "/of/the/user"
+    assert seen["AWS_SECRET_ACCESS_KEY"] == "local"
     assert seen["AWS_REGION"] == "us-east-1"
     assert seen["SM_MODEL_DIR"] == str(Path(world.server()["folder"]) / "model")
 

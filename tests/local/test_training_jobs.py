@@ -16,7 +16,7 @@ from tests.local.lab import Lab, compare, condition, get, join, parameter
 
 DUMP = """
     import json, os, sys
-    names = ("SM_", "TRAINING_", "OWN", "PYTHONPATH")
+    names = ("SM_", "TRAINING_", "OWN")
     print(json.dumps({"argv": sys.argv, "cwd": os.getcwd(),
                       "env": {k: v for k, v in os.environ.items() if k.startswith(names)},
                       "hyperparameters": json.load(open("/opt/ml/input/config/hyperparameters.json")),
@@ -134,7 +134,6 @@ def test_the_toolkit_gives_a_script_what_it_gives_it_on_sagemaker(lab: Lab) -> N
     assert {name: environment[name] for name in FOLDERS} == FOLDERS
     expected = {
         "OWN": "true",
-        "PYTHONPATH": "/opt/ml/code",
         "SM_CHANNELS": '["train"]',
         "SM_CHANNEL_TRAIN": "/opt/ml/input/data/train",
         "SM_HOSTS": '["algo-1"]',

@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.local.engine.runner_process import execution_id_of, lock_path, taken_lock
 from pipeline.local.jobs import servers
 from pipeline.local.jobs.runtime import now
-from pipeline.local.sandbox.fork_server import JOB_VARIABLE
+from pipeline.local.sandbox.environment import JOB_VARIABLE
 from pipeline.local.store.answers import invalid
 from pipeline.local.store.state import Document, State
 

@@ -49,7 +49,7 @@ async def run_lambda(call: StepCall, runtime: Runtime) -> StepResult:
     function = function_named(runtime.state, call.definition["FunctionArn"], call.execution_id)
     metadata: dict[str, Any] = {"Lambda": {"Arn": call.definition["FunctionArn"]}}
     try:
-        answer = await invoke(runtime.state, function, call.arguments, job_name=call.job_name)
+        answer = await invoke(runtime.state, runtime.api, function, call.arguments, job_name=call.job_name)
     except FunctionError as problem:
         raise StepFailure(str(problem), metadata=metadata) from problem
     try:

@@ -1,7 +1,7 @@
-"""The process in which a Lambda handler runs: `python -m pipeline.local.jobs.function_host HOME FOLDER`.
+"""The process in which a Lambda handler runs: `python function_host.py FOLDER TIMEOUT_SECONDS`, a program of its own.
 
 Reads `event.json` from the folder and writes `outcome.json`: {"result": ...} or {"errorType", "errorMessage"}, as
-Lambda's own runtime reports. Every boto3 client made here is answered by the local target.
+Lambda's own runtime reports.
 """
 
 import importlib.util
@@ -15,23 +15,19 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from pipeline.local.jobs.functions import STEP_TIMEOUT_SECONDS
-from pipeline.local.sagemaker.session import answer_every_client
 
-
-def main(home: Path, folder: Path) -> None:
+def main(folder: Path, timeout_seconds: float) -> None:
     """Run the handler once."""
-    answer_every_client(home)
     event = json.loads((folder / "event.json").read_text())
     unfinished = folder / ".outcome.json"
-    unfinished.write_text(json.dumps(outcome(event)))
+    unfinished.write_text(json.dumps(outcome(event, time.monotonic() + timeout_seconds)))
     unfinished.replace(folder / "outcome.json")
 
 
-def outcome(event: Any) -> dict[str, Any]:
+def outcome(event: Any, deadline: float) -> dict[str, Any]:
     """What the handler returned or raised."""
     try:
-        result = load_handler()(event, context())
+        result = load_handler()(event, context(deadline))
         json.dumps(result)
     except Exception as error:  # noqa: BLE001  a handler may raise anything; Lambda reports its type and text
         traceback.print_exc()
@@ -40,10 +36,10 @@ def outcome(event: Any) -> dict[str, Any]:
 
 
 def load_handler() -> Callable[[Any, Any], Any]:
-    """The handler that LOCAL_FUNCTION names; its folder is importable, as in Lambda."""
+    """The handler that LOCAL_FUNCTION names; its folder is importable, as in Lambda, and not this file's."""
     function = json.loads(os.environ["LOCAL_FUNCTION"])
     script = Path(function["Script"])
-    sys.path.insert(0, str(script.parent))
+    sys.path[0] = str(script.parent)
     spec = importlib.util.spec_from_file_location(script.stem, script)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -53,10 +49,9 @@ def load_handler() -> Callable[[Any, Any], Any]:
     return handler
 
 
-def context() -> SimpleNamespace:
+def context(deadline: float) -> SimpleNamespace:
     """The part of Lambda's context object that handlers read."""
     name = os.environ["AWS_LAMBDA_FUNCTION_NAME"]
-    deadline = time.monotonic() + STEP_TIMEOUT_SECONDS
     return SimpleNamespace(
         function_name=name,
         function_version=os.environ["AWS_LAMBDA_FUNCTION_VERSION"],
@@ -72,4 +67,4 @@ def context() -> SimpleNamespace:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), float(sys.argv[2]))

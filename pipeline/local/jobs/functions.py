@@ -1,26 +1,23 @@
 """Lambda functions: a Python file and its handler, run unmodified in a process of its own.
 
-The process is `function_host`: the handler's boto3 calls are answered by the local target there. What it prints goes to
-the log of the job directory that the invocation gets.
+The process is `function_host.py`, in a job directory of the invocation's own; what it prints goes to that job's log.
 """
 
 import asyncio
 import hashlib
 import json
-import os
 import secrets
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UsageError
-from pipeline.local import PACKAGE_PARENT
 from pipeline.local.sandbox.process import Command, JobDirectory, JobProcess
-from pipeline.local.store.answers import RequestError
+from pipeline.local.store.answers import Api, RequestError
 from pipeline.local.store.state import Document, State
 from pipeline.local.store.storage import file_digest
 
+HOST = Path(__file__).with_name("function_host.py")
 STEP_TIMEOUT_SECONDS = 600.0  # a Lambda step's limit, below Lambda's own 15 minutes
 
 
@@ -78,6 +75,7 @@ def code_digest(document: Document) -> str:
 
 async def invoke(
     state: State,
+    api: Api,
     document: Document,
     event: Any,
     *,
@@ -90,11 +88,10 @@ async def invoke(
         FunctionError: the handler raised, or ran out of time.
     """
     job = JobDirectory(state.home, job_name or f"lambda-{document['FunctionName']}-{secrets.token_hex(5)}")
-    (job.folder / "event.json").write_text(json.dumps(event))
+    (job.tree / "event.json").write_text(json.dumps(event))
     command = Command(
-        [sys.executable, "-m", "pipeline.local.jobs.function_host", str(state.home), str(job.folder)],
+        ["python3", str(HOST), str(job.tree), str(timeout_seconds)],
         {
-            "PYTHONPATH": os.pathsep.join([str(PACKAGE_PARENT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
             "AWS_LAMBDA_FUNCTION_NAME": document["FunctionName"],
             "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
             "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "512",
@@ -107,8 +104,8 @@ async def invoke(
         },
         str(Path(document["Script"]).parent),
     )
-    ended = await JobProcess(job, command, None).run(timeout_seconds, lambda line: None)
-    outcome = job.folder / "outcome.json"
+    ended = await JobProcess(job, command, None, api=api).run(timeout_seconds, lambda line: None)
+    outcome = job.tree / "outcome.json"
     if ended.cause == "timeout":
         raise FunctionError(f"The function ran longer than {timeout_seconds:g} seconds.")
     if not outcome.is_file():
@@ -120,6 +117,6 @@ async def invoke(
     return answer["result"]
 
 
-def invoke_now(state: State, document: Document, event: Any) -> Any:
+def invoke_now(state: State, api: Api, document: Document, event: Any) -> Any:
     """`invoke`, for callers outside an event loop."""
-    return asyncio.run(invoke(state, document, event))
+    return asyncio.run(invoke(state, api, document, event))

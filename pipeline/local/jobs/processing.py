@@ -82,7 +82,9 @@ async def run_instances(
 ) -> tuple[JobDirectory, Exit]:
     """Run all instances at once; the one that ended last, or the first to fail, upon which the others are ended."""
     running = {
-        asyncio.create_task(JobProcess(job, words, runtime.mount).run(limit_seconds, lambda line: None)): job
+        asyncio.create_task(
+            JobProcess(job, words, runtime.mount, api=runtime.api).run(limit_seconds, lambda line: None)
+        ): job
         for job in jobs
     }
     try:

@@ -20,10 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.local import PACKAGE_PARENT
 from pipeline.local.jobs.model_data import place_model
-from pipeline.local.jobs.runtime import REGION, now
-from pipeline.local.sandbox.process import HIDDEN_PREFIXES
+from pipeline.local.jobs.runtime import now
+from pipeline.local.sandbox.environment import guest_environment
 from pipeline.local.store.answers import invalid
 from pipeline.local.store.state import Document, State
 from pipeline.local.store.storage import Storage
@@ -36,7 +35,6 @@ TIMED_OUT = b"Your invocation timed out while waiting for a response from contai
 PING_TIMEOUT_SECONDS = 2.0
 STOP_SECONDS = 10.0  # between SIGTERM and SIGKILL
 REASON_CHARACTERS = 500
-OWN_VARIABLES = ("LOCAL_", "AWS_LAMBDA_")  # of a job or function that happens to start the server
 CUSTOM_ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
 
 
@@ -112,25 +110,16 @@ def program(container: dict[str, Any], model: Path) -> Path:
 
 
 def environment(state: State, container: dict[str, Any], model: Path, port: int) -> dict[str, str]:
-    """The machine's environment, the container's, and where to listen."""
-    hidden = (*HIDDEN_PREFIXES, *OWN_VARIABLES)
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
-    own = ("", str(PACKAGE_PARENT))
-    paths = [path for path in inherited.pop("PYTHONPATH", "").split(os.pathsep) if path not in own]
+    """What a container would have, the container's own, and where to listen."""
     settings = state.get("Settings", "endpoints") or {}
-    return {
-        **inherited,
-        **({"PYTHONPATH": os.pathsep.join(paths)} if paths else {}),
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{inherited.get('PATH', os.defpath)}",
-        "AWS_REGION": REGION,
-        "AWS_DEFAULT_REGION": REGION,
+    own = {
         "ENDPOINT_IDLE_SECONDS": str(settings.get("idle_seconds", DEFAULT_IDLE_SECONDS)),
         **container.get("Environment", {}),
-        "PYTHONUNBUFFERED": "1",
         "SM_MODEL_DIR": str(model),
         "BIND_HOST": HOST,
         "SAGEMAKER_BIND_TO_PORT": str(port),
     }
+    return guest_environment(own, model.parent)
 
 
 def free_port() -> int:

@@ -109,7 +109,8 @@ class TrainingJob:
                 self.checkpoints = Checkpoints(config, self.job, self.runtime.storage)
             await asyncio.to_thread(self.lay_out)
             command = await asyncio.to_thread(training_command, self.document, self.job, self.runtime.storage)
-            self.process = JobProcess(self.job, self.limited(command), self.runtime.mount, parent=self.parent)
+            runtime, words = self.runtime, self.limited(command)
+            self.process = JobProcess(self.job, words, runtime.mount, api=runtime.api, parent=self.parent)
             if self.stopping:
                 self.process.stop()
             self.document.update(SecondaryStatus="Training", TrainingStartTime=now())

@@ -101,7 +101,7 @@ def answer_lambda(state: State, request: HttpRequest) -> Reply:
     if kind == "DryRun":
         return Reply(204, {}, b"")
     try:
-        result = functions.invoke_now(state, function, json.loads(request.body or b"null"))
+        result = functions.invoke_now(state, LocalApi(state), function, json.loads(request.body or b"null"))
     except functions.FunctionError as problem:
         if kind == "Event":
             return Reply(202, {}, b"")

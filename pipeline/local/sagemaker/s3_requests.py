@@ -16,9 +16,11 @@ PAGE = 1000  # keys in one answer of ListObjectsV2
 def uri_of(request: HttpRequest) -> str:
     """s3://bucket/key; buckets are addressed by host or by path."""
     parts = urlsplit(request.url)
-    label, _, rest = (parts.hostname or "").partition(".")
+    host = parts.hostname or ""
+    label, _, rest = host.partition(".")
     path = unquote(parts.path).lstrip("/")
-    return f"s3://{path}" if label == "s3" or rest == "" else f"s3://{label}/{path}"
+    is_address = host.replace(".", "").isdecimal()
+    return f"s3://{path}" if label == "s3" or rest == "" or is_address else f"s3://{label}/{path}"
 
 
 def query(request: HttpRequest, name: str, default: str = "") -> str:

@@ -7,10 +7,8 @@ the local target does not stand for are refused by name; nothing leaves the mach
 
 import io
 import os
-from pathlib import Path
 from typing import Any
 
-import botocore.handlers
 import botocore.session
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from botocore.configprovider import BOTOCORE_DEFAUT_SESSION_VARIABLES, ConstantProvider
@@ -22,17 +20,7 @@ from pipeline.local.store.answers import HttpRequest, RequestError
 from pipeline.local.store.state import State
 
 CREDENTIALS = {"aws_access_key_id": "local", "aws_secret_access_key": "local", "region_name": REGION}
-OWN_ENVIRONMENT = {  # of a process whose clients all are answered here; whatever the user's machine says about AWS
-    "AWS_ACCESS_KEY_ID": "local",
-    "AWS_SECRET_ACCESS_KEY": "local",
-    "AWS_CONFIG_FILE": os.devnull,
-    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-    "AWS_MAX_ATTEMPTS": "1",
-    "AWS_RETRY_MODE": "legacy",
-    "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
-    "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
-}
-OWN_SETTINGS = {  # the same, for a session beside others
+OWN_SETTINGS = {  # whatever the user's machine says about AWS
     "region": REGION,
     "config_file": os.devnull,
     "credentials_file": os.devnull,
@@ -42,13 +30,6 @@ OWN_SETTINGS = {  # the same, for a session beside others
     "request_checksum_calculation": "when_required",
     "response_checksum_validation": "when_required",
 }
-
-
-def answer_every_client(home: Path) -> None:
-    """From now on every botocore client of this process is answered locally (moto hooks in likewise)."""
-    os.environ.update(OWN_ENVIRONMENT)
-    os.environ.setdefault("AWS_DEFAULT_REGION", REGION)
-    botocore.handlers.BUILTIN_HANDLERS.append(("before-send", Backend(State(home))))
 
 
 def local_session(state: State) -> Any:

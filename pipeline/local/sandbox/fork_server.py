@@ -29,13 +29,13 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
 
+from pipeline.local.sandbox.environment import JOB_VARIABLE
 from pipeline.local.sandbox.namespaces import Mount, die_with
 
 BOOT = (
     "import sys; sys.path[0] = sys.argv[1]; from pipeline.local.sandbox.fork_server import serve; "
     "del sys.path[0]; serve()"
 )
-JOB_VARIABLE = "LOCAL_JOB_NAME"
 ENV_START, ENV_END = 47, 48  # of /proc/self/stat, counted after the name of the program
 SAID_BYTES = 65536
 
@@ -130,8 +130,8 @@ def run_script(request: Mapping[str, Any]) -> None:
     words: list[str] = request["words"]
     script = Path(words[0]).absolute()
     sys.argv = words
-    folders = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    sys.path[:0] = [str(script.parent), *(folder for folder in folders if folder)]
+    folders = list(filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))
+    sys.path[:] = [str(script.parent), *folders, *(folder for folder in sys.path if folder not in folders)]
     importlib.invalidate_caches()
     for name in [name for name in sys.modules if name.partition(".")[0] == "pipeline"]:
         del sys.modules[name]

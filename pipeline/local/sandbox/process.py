@@ -19,8 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import cast
 
 from pipeline.errors import PipelineError
-from pipeline.local import PACKAGE_PARENT
-from pipeline.local.sandbox.fork_server import JOB_VARIABLE
+from pipeline.local.sandbox.environment import JOB_VARIABLE, SOCKET_VARIABLE, guest_environment
 from pipeline.local.sandbox.namespaces import (
     CONTAINER_ROOT,
     Mount,
@@ -30,13 +29,14 @@ from pipeline.local.sandbox.namespaces import (
     remove_work_folders,
 )
 from pipeline.local.sandbox.orphans import end_orphans, open_namespace
+from pipeline.local.sandbox.requests import SOCKET_NAME, answered_requests
 from pipeline.local.sandbox.warm_parent import Start, WarmParent
+from pipeline.local.store.answers import Api
 
 TIMEOUT_GRACE_SECONDS = 120.0  # what SageMaker gives a job between SIGTERM and SIGKILL
 STOP_GRACE_SECONDS = 30.0
 CLOSING_SECONDS = 5.0  # how long the output of an ended job may stay open
 LINE_LIMIT_BYTES = 65536  # a longer line is handed on in parts
-HIDDEN_PREFIXES = ("AWS_", "SM_", "SAGEMAKER_", "MAKE", "MFLAGS")
 UNUSABLE_PROGRAM = (errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.ENOTDIR, errno.ELOOP, errno.E2BIG, errno.EISDIR)
 PYTHON = re.compile(r"/.*/python[0-9.]*|python[0-9.]*")
 
@@ -106,15 +106,23 @@ class JobDirectory:
 class JobProcess(asyncio.SubprocessProtocol):
     """One running process. What it leaves running behind it is ended with it, as a container is.
 
-    A parent, if there is one, forks the process where it can; that shows in nothing but time.
+    While it runs, `api` answers its AWS requests. A parent, if there is one, forks the process where it can; that shows
+    in nothing but time.
     """
 
     def __init__(
-        self, job: JobDirectory, command: Command, mount: Mount | None, *, parent: WarmParent | None = None
+        self,
+        job: JobDirectory,
+        command: Command,
+        mount: Mount | None,
+        *,
+        api: Api | None = None,
+        parent: WarmParent | None = None,
     ) -> None:
         self.job = job
         self.command = command
         self.mount = mount
+        self.api = api
         self.parent = parent
         self.cause = "exited"
         self.pid: int | None = None
@@ -135,7 +143,10 @@ class JobProcess(asyncio.SubprocessProtocol):
         self.closed: asyncio.Future[None] = loop.create_future()
         make_change_folders(self.job.tree, len(self.job.linked))
         try:
-            with self.job.log.open("ab", buffering=0) as self.log:
+            async with contextlib.AsyncExitStack() as meanwhile:
+                self.log = meanwhile.enter_context(self.job.log.open("ab", buffering=0))
+                if self.api:
+                    await meanwhile.enter_async_context(answered_requests(self.api, self.job.tree))
                 await self.start(loop)
                 if self.cause == "stopped":
                     self.stop()
@@ -281,23 +292,12 @@ class JobProcess(asyncio.SubprocessProtocol):
         return [sys.executable, *words[1:]] if PYTHON.fullmatch(words[0]) else words
 
     def environment(self) -> dict[str, str]:
-        """This machine's environment without its AWS and SageMaker variables, under the job's own."""
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(HIDDEN_PREFIXES)}
-        folders = inherited.pop("PYTHONPATH", "").split(os.pathsep)
-        if kept := [folder for folder in folders if folder not in ("", str(PACKAGE_PARENT))]:  # ours is not the job's
-            inherited["PYTHONPATH"] = os.pathsep.join(kept)
-        path = f"{Path(sys.executable).parent}{os.pathsep}{inherited.get('PATH', os.defpath)}"
-        own = dict(zip(self.command.environment, self.localized(self.command.environment.values()), strict=True))
-        return {
-            **inherited,
-            "PATH": path,
-            "PYTHONUNBUFFERED": "1",
-            "PYTHONDONTWRITEBYTECODE": "1",  # as in the images: a stale copy could be run
-            "AWS_REGION": "us-east-1",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            **own,
-            JOB_VARIABLE: self.job.name,
-        }
+        """What a container would have, under the job's own variables."""
+        home = self.job.folder / "home"
+        home.mkdir(exist_ok=True)
+        answered = {SOCKET_VARIABLE: f"{CONTAINER_ROOT}/{SOCKET_NAME}"} if self.api else {}
+        own = {**self.command.environment, **answered, JOB_VARIABLE: self.job.name}
+        return guest_environment(dict(zip(own, self.localized(own.values()), strict=True)), home)
 
     def localized(self, texts: Iterable[str]) -> list[str]:
         """Texts as this process must see them: /opt/ml is rewritten when it cannot be mounted."""

@@ -20,7 +20,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.local.sandbox.fork_server import BOOT, JOB_VARIABLE
+from pipeline.local.sandbox.environment import GUEST, JOB_VARIABLE
+from pipeline.local.sandbox.fork_server import BOOT
 from pipeline.local.sandbox.namespaces import Mount, adopts_orphans, die_with
 from pipeline.local.sandbox.script_imports import installed_imports, own_names
 
@@ -48,7 +49,10 @@ class Start:
     def is_plain_script(self) -> bool:
         """Whether this is `python script.py ...` with nothing but its own folder in the way of imports."""
         is_script = self.words[0] == sys.executable and len(self.words) > 1 and self.words[1].endswith(".py")
-        return is_script and self.environment.get("PYTHONPATH", self.folder) == self.folder
+        return is_script and set(self.environment.get("PYTHONPATH", self.folder).split(os.pathsep)) <= {
+            str(GUEST),
+            self.folder,
+        }
 
 
 class WarmParent:
@@ -85,7 +89,7 @@ class WarmParent:
         """
         self.control, theirs = socket.socketpair()
         own = {n: v for n, v in environment.items() if not n.startswith(OF_ONE_JOB) and n != JOB_VARIABLE}
-        own.pop("PYTHONPATH", None)
+        own["PYTHONPATH"] = str(GUEST)
         stage = str(self.mount.stage) if self.mount else ""
         package = str(Path(__file__).parents[2])
         with theirs, tempfile.TemporaryFile() as said:

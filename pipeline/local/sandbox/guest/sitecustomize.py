@@ -1,0 +1,148 @@
+"""What every Python of a job loads at its start, since PYTHONPATH leads here: AWS clients ask the runner, never AWS.
+
+botocore emits `before-send` with the finished HTTP request, and what a handler returns stands for the response. So a
+request is built and its response read by botocore itself. Where no runner answers (a model's server, a job without
+network), each call is refused by name. This file imports nothing of the pipeline's and, at first, next to nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+TYPE_CHECKING = False  # typing itself would cost more than all of this
+if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+    from typing import Any
+
+SOCKET_VARIABLE = "LOCAL_API_SOCKET"
+METADATA = ("169.254.169.254", "169.254.170.2", "169.254.170.23", "fd00:ec2::254", "fd00:ec2::23")  # of EC2, ECS, EKS
+
+
+class ClientFinder:
+    """Waits for the import of botocore's list of handlers, in order to add ours."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """The module as it is found without this, with one more handler at its end."""
+        if name != "botocore.handlers":
+            return None
+        sys.meta_path.remove(self)
+        from importlib.util import find_spec
+
+        spec = find_spec(name)
+        if spec and spec.loader:
+            load = spec.loader.exec_module
+
+            def exec_module(module: ModuleType) -> None:
+                load(module)
+                module.BUILTIN_HANDLERS.insert(0, ("before-send", answer))
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+def answer(request: Any, event_name: str, **rest: Any) -> Any:
+    """The response to a request; event names are before-send.<service>.<operation>.
+
+    Raises:
+        ClientError: nobody answers for that service.
+    """
+    from botocore.awsrequest import AWSResponse
+    from botocore.exceptions import ClientError
+
+    service, operation = event_name.split(".", 2)[1:]
+    head = {"service": service, "operation": operation, "method": request.method, "url": request.url}
+    headers = {name.lower(): text(value) for name, value in request.headers.items()}
+    try:
+        reply, content = ask({**head, "headers": headers}, body_of(request))
+    except OSError as problem:
+        reply = {"code": "LocalTargetUnavailable", "message": f"{service}:{operation} was not sent: {problem}."}
+    if "code" in reply:
+        raise ClientError({"Error": {"Code": reply["code"], "Message": reply["message"]}}, operation)
+    return AWSResponse(request.url, reply["status"], reply["headers"], raw(content))
+
+
+def ask(head: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
+    """The runner's reply: its head and its body.
+
+    Raises:
+        OSError: nobody answers.
+    """
+    import json
+    import socket
+    import struct
+
+    path = os.environ.get(SOCKET_VARIABLE)
+    if not path:
+        raise ConnectionError("nobody answers AWS requests here, and none leaves this machine")
+    folder = os.open(os.path.dirname(path), os.O_RDONLY)
+    try:
+        with socket.socket(socket.AF_UNIX) as talk:
+            short = f"/proc/self/fd/{folder}/{os.path.basename(path)}"  # an address has room for 107 bytes
+            talk.connect(short if os.path.exists("/proc/self/fd") else path)
+            said = json.dumps(head).encode()
+            talk.sendall(b"".join([struct.pack("!IQ", len(said), len(body)), said, body]))
+            with talk.makefile("rb") as stream:
+                lengths = stream.read(12)
+                if len(lengths) < 12:
+                    raise ConnectionError("the local target could not answer; its runner's log says why")
+                head_bytes, body_bytes = struct.unpack("!IQ", lengths)
+                return json.loads(stream.read(head_bytes)), stream.read(body_bytes)
+    finally:
+        os.close(folder)
+
+
+def raw(content: bytes) -> Any:
+    """What botocore expects of a response's raw stream."""
+    import io
+
+    class Raw(io.BytesIO):
+        def stream(self, amount: int = 65536, decode_content: bool | None = None) -> Any:
+            """Chunks of the body."""
+            while chunk := self.read(amount):
+                yield chunk
+
+        def release_conn(self) -> None:
+            """There is no connection."""
+
+    return Raw(content)
+
+
+def text(value: str | bytes) -> str:
+    """A header's value."""
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def body_of(request: Any) -> bytes:
+    """The body as bytes, whatever the caller gave."""
+    body = request.body
+    if body is None:
+        return b""
+    if isinstance(body, str):
+        return body.encode()
+    return bytes(body) if isinstance(body, (bytes, bytearray)) else bytes(body.read())
+
+
+def refuse_metadata(event: str, arguments: Any) -> None:
+    """An audit hook: no connection to where a machine in AWS gives credentials away."""
+    if event == "socket.connect" and isinstance(arguments[1], tuple) and arguments[1][0] in METADATA:
+        raise ConnectionRefusedError(f"{arguments[1][0]}: a job of the local target has no instance metadata")
+
+
+def load_next() -> None:
+    """The sitecustomize that the environment itself has, which this one hides."""
+    import importlib.machinery
+
+    here = os.path.dirname(__file__)
+    folders = [folder for folder in sys.path if os.path.abspath(folder) != here]
+    spec = importlib.machinery.PathFinder.find_spec("sitecustomize", folders)
+    if spec and spec.loader:
+        module = sys.modules["sitecustomize"] = type(sys)("sitecustomize")
+        module.__spec__, module.__file__ = spec, spec.origin
+        spec.loader.exec_module(module)
+
+
+sys.meta_path.insert(0, ClientFinder())
+sys.addaudithook(refuse_metadata)
+load_next()

@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline.definition.expressions import expressions, is_expression
 from pipeline.definition.search_config import read_search_config
+from pipeline.definition.transform_request import transform_faults
 from pipeline.errors import DefinitionError
 
 REQUIRED: Mapping[str, tuple[str, ...]] = {
@@ -138,6 +139,7 @@ CHECKS: Mapping[str, Callable[[Mapping[str, Any]], Iterator[str]]] = {
     "Training": training_faults,
     "Tuning": tuning_faults,
     "Model": model_faults,
+    "Transform": transform_faults,
 }
 
 

@@ -104,13 +104,8 @@ def test_what_cannot_be_served_is_refused_and_leaves_nothing(world):
     sentences = {name: message(world.create, name) for name in ("broken", "cut", "damaged")}
     for name, sentence in sentences.items():
         assert sentence.startswith(f"s3://bucket/{name}/model.tar.gz is not a usable model.tar.gz: "), sentence
-    assert message(world.create, "empty") == (
-        "The model has no server for this machine: its data holds no code/other.py."
-    )
-    assert message(world.create, "anonymous") == (
-        "The model has no server for this machine: its container's environment has no SAGEMAKER_PROGRAM that names a "
-        "script in the model's code directory."
-    )
+    assert "its data holds no code/other.py" in message(world.create, "empty")
+    assert "SAGEMAKER_PROGRAM is empty" in message(world.create, "anonymous")
     assert message(world.create, "gone") == (
         "Could not access model data: s3://bucket/gone/model.tar.gz does not exist in the local S3 at "
         f"{world.home / 's3'}."

@@ -4,7 +4,9 @@ import io
 import lzma
 import tarfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pipeline.local.jobs.runtime import arn
@@ -26,21 +28,35 @@ def containers(request: Document) -> list[Document]:
     return found_containers
 
 
-def resolved_container(state: State, model_name: str) -> dict[str, Any]:
-    """Image, data and environment of a model's container, those of its model package included.
+def resolved_containers(
+    state: State, model_name: str, environment: Mapping[str, str] = MappingProxyType({})
+) -> list[Document]:
+    """Image, data and environment of each of a model's containers, those of model packages included.
+
+    Args:
+        environment: added to that of every container.
 
     Raises:
         RequestError: there is no such model, or its package says nothing about containers.
     """
-    container: dict[str, Any] = containers(found(state, "Model", model_name, "model"))[0]
+    found_containers: list[Document] = []
+    for container in containers(found(state, "Model", model_name, "model")):
+        for part in packaged_containers(state, container):
+            variables = {**part.get("Environment", {}), **environment}
+            found_containers.append({**part, "Environment": variables})
+    return found_containers
+
+
+def packaged_containers(state: State, container: Document) -> list[Document]:
+    """The containers of a container's model package, with what the container itself says; or the container alone."""
     package_arn = container.get("ModelPackageName")
     if not package_arn:
-        return container
+        return [container]
     packaged = found_package(state, package_arn).get("InferenceSpecification", {}).get("Containers", [])
     if not packaged:
         raise invalid(f"Model package {package_arn} has no InferenceSpecification, so it cannot be served.")
-    environment = {**packaged[0].get("Environment", {}), **container.get("Environment", {})}
-    return {**packaged[0], **container, "Environment": environment}
+    own = container.get("Environment", {})
+    return [{**part, **container, "Environment": {**part.get("Environment", {}), **own}} for part in packaged]
 
 
 def package_key(name_or_arn: str) -> str:

@@ -6,8 +6,10 @@ SM_MODEL_DIR. It outlives the command that started it and ends by itself after E
 Its files are in `endpoints/<endpoint>/<token>`, its log beside them.
 """
 
+import ast
 import contextlib
 import http.client
+import json
 import os
 import secrets
 import shutil
@@ -35,7 +37,19 @@ TIMED_OUT = b"Your invocation timed out while waiting for a response from contai
 PING_TIMEOUT_SECONDS = 2.0
 STOP_SECONDS = 10.0  # between SIGTERM and SIGKILL
 REASON_CHARACTERS = 500
+DEFAULT_PROGRAM = "inference.py"
+HANDLERS = {"model_fn", "input_fn", "predict_fn", "output_fn", "transform_fn"}
+OWN_SERVER = Path(__file__).with_name("inference_server.py")
 CUSTOM_ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
+
+
+@dataclass(frozen=True)
+class Program:
+    """What starts a server."""
+
+    words: list[str]
+    folder: Path
+    environment: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -48,33 +62,41 @@ class Answer:
     custom_attributes: str | None = None
 
 
-def start(state: State, endpoint_name: str, container: dict[str, Any]) -> Document:
+def start(
+    state: State, endpoint_name: str, containers: list[Document], *, direct: bool = False, port: int | None = None
+) -> Document:
     """Unpack the model and start its server: what is kept of its process.
 
+    Args:
+        containers: one, or those of an inference pipeline, which a process of ours then stands before.
+        direct: whether a request names the container, instead of passing through all.
+        port: None for any that is free.
+
     Raises:
-        RequestError: the model's data cannot be read, or it names no program that could be started here.
+        RequestError: a model's data cannot be read, or it brings nothing that could be started here.
     """
     folder = folder_of(state, endpoint_name) / secrets.token_hex(4)
-    model = folder / "model"
-    model.mkdir(parents=True)
+    port, log = port or free_port(), folder.with_suffix(".log")
     try:
-        place_model(Storage(state), container, model)
-        script = program(container, model)
+        several = len(containers) > 1
+        placed = [
+            launched(state, container, folder / f"model{number if several else ''}", free_port() if several else port)
+            for number, container in enumerate(containers, 1)
+        ]
+        program = pipeline_of(state, placed, containers, folder, direct=direct, port=port) if several else placed[0]
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                program.words,
+                cwd=program.folder,
+                env=program.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    port, log = free_port(), folder.with_suffix(".log")
-    variables = environment(state, container, model, port)
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            [sys.executable, str(script), "serve"],
-            cwd=script.parent,
-            env=variables,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
     return {
         "pid": process.pid,
         "birth": birth(process.pid),
@@ -82,7 +104,7 @@ def start(state: State, endpoint_name: str, container: dict[str, Any]) -> Docume
         "folder": str(folder),
         "log": str(log),
         "started": now(),
-        "idle_seconds": variables["ENDPOINT_IDLE_SECONDS"],
+        "idle_seconds": program.environment["ENDPOINT_IDLE_SECONDS"],
     }
 
 
@@ -91,22 +113,81 @@ def folder_of(state: State, endpoint_name: str) -> Path:
     return state.home / "endpoints" / endpoint_name
 
 
-def program(container: dict[str, Any], model: Path) -> Path:
-    """The server's script.
+def launched(state: State, container: Document, model: Path, port: int) -> Program:
+    """The program that serves a container's model, which is unpacked.
 
     Raises:
-        RequestError: the model holds none.
+        RequestError: see `start`.
     """
-    name = container.get("Environment", {}).get("SAGEMAKER_PROGRAM")
+    model.mkdir(parents=True)
+    place_model(Storage(state), container, model)
+    words, script = server_command(container, model)
+    return Program(words, script.parent if script else model, environment(state, container, model, port))
+
+
+def server_command(container: Document, model: Path) -> tuple[list[str], Path | None]:
+    """The words that start a model's server, and its script: the script itself, or ours around its handlers.
+
+    Raises:
+        RequestError: the model holds nothing to start.
+    """
+    variables, image = container.get("Environment", {}), str(container.get("Image", ""))
+    name = variables.get("SAGEMAKER_PROGRAM", DEFAULT_PROGRAM)
     if not name:
         raise invalid(
-            "The model has no server for this machine: its container's environment has no SAGEMAKER_PROGRAM that "
-            "names a script in the model's code directory."
+            "The model's SAGEMAKER_PROGRAM is empty, which the inference toolkits take for a module without a name; "
+            "leave it out, or name a script of the model's code directory."
         )
     script = model / "code" / str(name)
-    if not script.is_file():
-        raise invalid(f"The model has no server for this machine: its data holds no code/{name}.")
-    return script
+    if script.is_file():
+        ours = [str(OWN_SERVER), "handlers", str(script)]
+        return [sys.executable, *(ours if has_handlers(script) else [str(script), "serve"])], script
+    if "SAGEMAKER_PROGRAM" not in variables and "pytorch" in image and any(model.glob("*.pt*")):
+        return [sys.executable, str(OWN_SERVER), "handlers"], None
+    raise invalid(
+        f"The model has no server for this machine: its data holds no code/{name}, and what its image "
+        f"{image.rpartition('/')[2] or 'of no name'} would serve it with is not here. Put a script with model_fn and "
+        "predict_fn into the model's code directory, and name it by SAGEMAKER_PROGRAM."
+    )
+
+
+def has_handlers(script: Path) -> bool:
+    """Whether a script defines handlers for a toolkit's server, and is no server itself.
+
+    Raises:
+        RequestError: it is no Python.
+    """
+    try:
+        tree = ast.parse(script.read_bytes())
+    except (SyntaxError, ValueError) as problem:
+        raise invalid(f"The model's code/{script.name} is not Python: {problem}") from problem
+    defined = {getattr(node, "name", None) for node in tree.body}
+    assigned = (target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets)
+    defined |= {target.id for target in assigned if isinstance(target, ast.Name)}
+    imports = (alias for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names)
+    defined |= {alias.asname or alias.name for alias in imports}
+    texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    return bool(defined & HANDLERS) and texts.isdisjoint(("serve", "SAGEMAKER_BIND_TO_PORT"))
+
+
+def pipeline_of(
+    state: State, placed: list[Program], containers: list[Document], folder: Path, *, direct: bool, port: int
+) -> Program:
+    """The program that starts the servers of an inference pipeline and stands before them."""
+    description = folder / "containers.json"
+    items = [
+        {
+            "words": program.words,
+            "folder": str(program.folder),
+            "environment": {**program.environment, "ENDPOINT_IDLE_SECONDS": "inf"},
+            "port": int(program.environment["SAGEMAKER_BIND_TO_PORT"]),
+            "hostname": container.get("ContainerHostname", f"container-{number}"),
+        }
+        for number, (program, container) in enumerate(zip(placed, containers, strict=True), 1)
+    ]
+    description.write_text(json.dumps({"direct": direct, "containers": items}))
+    words = [sys.executable, str(OWN_SERVER), "pipeline", str(description)]
+    return Program(words, folder, environment(state, {}, folder / "model", port))
 
 
 def environment(state: State, container: dict[str, Any], model: Path, port: int) -> dict[str, str]:
@@ -174,14 +255,15 @@ def is_healthy(server: Document | None) -> bool:
     return answer is not None and answer.status == 200
 
 
-def post(server: Document, body: bytes, headers: dict[str, str]) -> Answer | None:
+def post(
+    server: Document, body: bytes, headers: dict[str, str], *, timeout_seconds: float | None = None
+) -> Answer | None:
     """POST /invocations; None if nobody answers."""
+    seconds = ANSWER_TIMEOUT_SECONDS if timeout_seconds is None else timeout_seconds
     try:
-        return request(server, "POST", "/invocations", body, headers, timeout_seconds=ANSWER_TIMEOUT_SECONDS)
+        return request(server, "POST", "/invocations", body, headers, timeout_seconds=seconds)
     except TimeoutError:
-        return Answer(
-            0, "text/plain", b"Your invocation timed out while waiting for a response from container primary."
-        )
+        return Answer(0, "text/plain", TIMED_OUT)
 
 
 def request(
@@ -227,6 +309,7 @@ def stop(server: Document | None) -> None:
             send(server, signal.SIGKILL)
         time.sleep(0.02)
     reap(server["pid"])
+    end_processes(Path(server["folder"]))
     shutil.rmtree(server["folder"], ignore_errors=True)
 
 
@@ -247,11 +330,16 @@ def send(server: Document, number: signal.Signals) -> None:
 
 def end_strays(state: State, endpoint_name: str) -> None:
     """End servers of the endpoint that no record knows, since who started them was killed (on Linux)."""
-    marker = f"SM_MODEL_DIR={folder_of(state, endpoint_name)}/".encode()
-    for folder in Path("/proc").glob("[0-9]*"):
+    end_processes(folder_of(state, endpoint_name))
+
+
+def end_processes(folder: Path) -> None:
+    """End what serves a model of a folder, such as the containers of a pipeline that was killed (on Linux)."""
+    marker = f"SM_MODEL_DIR={folder}/".encode()
+    for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if any(variable.startswith(marker) for variable in (folder / "environ").read_bytes().split(b"\0")):
-                os.kill(int(folder.name), signal.SIGKILL)
+            if any(variable.startswith(marker) for variable in (process / "environ").read_bytes().split(b"\0")):
+                os.kill(int(process.name), signal.SIGKILL)
 
 
 def failure(server: Document) -> str:

@@ -1,25 +1,36 @@
-"""Runs a Transform step or job: every object goes to the model's own server, every answer to `<object>.out`."""
+"""Runs a Transform step or job: the records of each object go to the model's own server, its answers to `<object>.out`.
+
+Source: AWS guide, "batch-transform". A refused object ends nothing: the others are answered, and the job fails at the
+end.
+"""
 
 import asyncio
 import json
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from pipeline.definition.transform_request import transform_faults
 from pipeline.local.jobs import servers
-from pipeline.local.jobs.model_data import resolved_container
+from pipeline.local.jobs.model_data import resolved_containers
 from pipeline.local.jobs.runtime import Runtime, StepCall, StepFailure, StepResult, arn, now
-from pipeline.local.jobs.servers import STARTUP_SECONDS
+from pipeline.local.jobs.transform_records import RecordError, Records, read_records
 from pipeline.local.store.answers import RequestError
 from pipeline.local.store.state import Document
+from pipeline.local.store.storage import Storage, StorageError
+
+RETRIED_STATUSES = (429, 503)  # and no answer at all, InvocationsMaxRetries times
+DEFAULT_TIMEOUT_SECONDS, DEFAULT_RETRIES = 600, 3  # ModelClientConfig
 
 
 async def run_transform(call: StepCall, runtime: Runtime) -> StepResult:
     """One Transform step.
 
     Raises:
-        StepFailure: the model cannot be served, or refuses an object.
+        StepFailure: the request asks for what is not done here, the model cannot be served, or it refuses an object.
     """
     document: Document = {
         "TransformJobName": call.job_name,
@@ -30,15 +41,17 @@ async def run_transform(call: StepCall, runtime: Runtime) -> StepResult:
     }
     metadata = {"TransformJob": {"Arn": document["TransformJobArn"]}}
     runtime.state.put("TransformJob", call.job_name, document)
-    stopping = threading.Event()
+    job = Transform(call, runtime)
     try:
-        await asyncio.to_thread(transform, call, runtime, stopping)
+        if faults := list(transform_faults(call.arguments)):
+            raise StepFailure(f"ClientError: the request {faults[0]}")
+        await asyncio.to_thread(job.run)
     except asyncio.CancelledError:
-        stopping.set()
+        job.stopping.set()
         servers.end_strays(runtime.state, call.job_name)
         finish(document, runtime, "Stopped")
         raise
-    except (RequestError, StepFailure) as problem:
+    except (RequestError, StepFailure, StorageError) as problem:
         finish(document, runtime, "Failed", FailureReason=str(problem))
         raise StepFailure(str(problem), metadata=metadata) from problem
     finish(document, runtime, "Completed")
@@ -51,76 +64,155 @@ def finish(document: Document, runtime: Runtime, status: str, **more: str) -> No
     runtime.state.put("TransformJob", document["TransformJobName"], document)
 
 
-def transform(call: StepCall, runtime: Runtime, stopping: threading.Event) -> None:
-    """Start the server, send every object, stop the server.
+class Transform:
+    """One job; `stopping` ends it early."""
 
-    As on the service (AWS guide, "batch-transform"), a refused object ends nothing: the others are answered, and the
-    job fails at the end. What was refused and why is in the job's log.
+    def __init__(self, call: StepCall, runtime: Runtime) -> None:
+        self.call = call
+        self.runtime = runtime
+        self.request = call.arguments
+        self.stopping = threading.Event()
+
+    def run(self) -> None:
+        """Start the server, send every object, stop the server.
+
+        Raises:
+            StepFailure: there is no object, the model cannot be served, or an object was refused.
+        """
+        objects = input_objects(self.runtime.storage, self.request["TransformInput"]["DataSource"]["S3DataSource"])
+        records = read_records(self.request)
+        self.server = self.started()
+        concurrent = self.concurrent_transforms()
+        pool = ThreadPoolExecutor(concurrent)
+        try:
+            refusals = list(self.refusals(objects, records, pool, concurrent))
+        finally:
+            pool.shutdown(cancel_futures=True)
+            servers.stop(self.server)
+        if refusals and not self.stopping.is_set():
+            log = self.runtime.job(self.call.job_name).log
+            log.write_text("".join(f"{said}\n" for said in refusals))
+            more = f" ({len(refusals)} of {len(objects)} objects were refused; log: {log})" if len(refusals) > 1 else ""
+            raise StepFailure(f"ClientError: {refusals[0]}{more}")
+
+    def refusals(
+        self, objects: list[tuple[str, Path]], records: Records, pool: ThreadPoolExecutor, concurrent: int
+    ) -> Iterator[str]:
+        """Send every object, the next before the one before it is answered, and store its answer; why that failed."""
+        sent: deque[tuple[str, list[bytes], list[tuple[int, Future[servers.Answer | None]]]]] = deque()
+        for name, file in objects:
+            try:
+                found = records.split(file.read_bytes())
+                batches = list(records.requests(found))
+            except RecordError as problem:
+                yield f"{name} cannot be sent: {problem}."
+                continue
+            answers = [(len(batch), pool.submit(self.post, b"\n".join(batch))) for batch in batches]
+            sent.append((name, found, answers))
+            while sum(len(futures) for *_, futures in sent) > 2 * concurrent:
+                yield from self.store(*sent.popleft(), records)
+        for item in sent:
+            yield from self.store(*item, records)
+
+    def store(
+        self, name: str, found: list[bytes], answers: list[tuple[int, Future[servers.Answer | None]]], records: Records
+    ) -> Iterator[str]:
+        """Wait for an object's answers and store them together, in the order of its records; why that failed."""
+        results, position = [], 0
+        for count, future in answers:
+            answer = future.result()
+            if self.stopping.is_set():
+                return
+            if answer is None or not 200 <= answer.status < 300:
+                for _, other in answers:
+                    other.cancel()
+                yield f"the model refused {name}: {answer.body.decode(errors='replace') if answer else 'no answer'}"
+                return
+            try:
+                results.append(records.result(found[position : position + count], answer.body))
+            except RecordError as problem:
+                yield f"{name} got an answer that cannot be kept: {problem}."
+                return
+            position += count
+        output = self.request["TransformOutput"]["S3OutputPath"].rstrip("/")
+        self.runtime.storage.write(f"{output}/{name}.out", records.assembled(results))
+
+    def post(self, payload: bytes) -> servers.Answer | None:
+        """The server's answer to one request; one that finds it busy or gone is repeated."""
+        source, output = self.request["TransformInput"], self.request["TransformOutput"]
+        headers = {"Content-Type": source.get("ContentType") or "application/octet-stream"}
+        if accept := output.get("Accept"):
+            headers["Accept"] = accept
+        client = self.request.get("ModelClientConfig") or {}
+        seconds = client.get("InvocationsTimeoutInSeconds", DEFAULT_TIMEOUT_SECONDS)
+        for attempt in range(client.get("InvocationsMaxRetries", DEFAULT_RETRIES) + 1):
+            if self.stopping.wait(0.1 * attempt):
+                return None
+            answer = servers.post(self.server, payload, headers, timeout_seconds=seconds)
+            if answer is not None and answer.status not in RETRIED_STATUSES:
+                return answer
+            if not servers.is_running(self.server):
+                break
+        return answer
+
+    def concurrent_transforms(self) -> int:
+        """Requests at the same time: the job's, else what the server's /execution-parameters says, else one."""
+        if asked := self.request.get("MaxConcurrentTransforms"):
+            return int(asked)
+        try:
+            answer = servers.request(
+                self.server, "GET", "/execution-parameters", timeout_seconds=servers.PING_TIMEOUT_SECONDS
+            )
+            said = json.loads(answer.body) if answer and answer.status == 200 else {}
+            return max(1, int(said.get("MaxConcurrentTransforms", 1)))
+        except (TimeoutError, ValueError, AttributeError, TypeError):  # a server that answers something else
+            return 1
+
+    def started(self) -> Document:
+        """A healthy server for the model; its files are those of an endpoint with the job's name.
+
+        Raises:
+            StepFailure: it does not come up.
+        """
+        environment = {
+            **self.request.get("Environment", {}),
+            "SAGEMAKER_BATCH": "true",
+            "SAGEMAKER_BATCH_STRATEGY": self.request.get("BatchStrategy", "MultiRecord"),
+            "SAGEMAKER_MAX_PAYLOAD_IN_MB": str(self.request.get("MaxPayloadInMB", 6)),
+            "SAGEMAKER_MAX_CONCURRENT_TRANSFORMS": str(self.request.get("MaxConcurrentTransforms", 0)),
+        }
+        containers = resolved_containers(self.runtime.state, self.request["ModelName"], environment)
+        server = servers.start(self.runtime.state, self.call.job_name, containers)
+        deadline = time.monotonic() + servers.STARTUP_SECONDS
+        while not servers.is_healthy(server):
+            if not servers.is_running(server) or self.stopping.is_set() or time.monotonic() > deadline:
+                servers.stop(server)
+                raise StepFailure(servers.failure(server))
+            time.sleep(0.05)
+        return server
+
+
+def input_objects(storage: Storage, source: Document) -> list[tuple[str, Path]]:
+    """The objects of a job's S3DataSource: (name below the prefix, file).
 
     Raises:
-        StepFailure: there is no object, the model cannot be served, or an object was refused.
+        StepFailure: there is none, or a manifest that is not as S3DataSource describes it.
     """
-    source = call.arguments["TransformInput"]
-    objects = runtime.storage.objects(source["DataSource"]["S3DataSource"]["S3Uri"])
-    if not objects:
-        raise StepFailure("TransformInput names no object in the local S3.")
-    server = started(call, runtime, stopping)
-    pool = ThreadPoolExecutor(concurrent_transforms(call, server))
+    uri = source["S3Uri"]
+    if source.get("S3DataType", "S3Prefix") == "S3Prefix":
+        objects = storage.objects(uri)
+        if not objects:
+            raise StepFailure("TransformInput names no object in the local S3.")
+        return objects
     try:
-        refusals = [
-            said for said in pool.map(lambda item: sent(call, runtime, server, item, stopping), objects) if said
-        ]
-    finally:
-        pool.shutdown(cancel_futures=True)
-        servers.stop(server)
-    if refusals and not stopping.is_set():
-        log = runtime.job(call.job_name).log
-        log.write_text("".join(f"{said}\n" for said in refusals))
-        more = f" ({len(refusals)} of {len(objects)} objects were refused; log: {log})" if len(refusals) > 1 else ""
-        raise StepFailure(f"ClientError: {refusals[0]}{more}")
-
-
-def sent(
-    call: StepCall, runtime: Runtime, server: Document, item: tuple[str, Path], stopping: threading.Event
-) -> str | None:
-    """Send one object and store its answer; why that failed, if it did."""
-    if stopping.is_set():
-        return None
-    name, file = item
-    source, output = call.arguments["TransformInput"], call.arguments["TransformOutput"]
-    headers = {"Content-Type": source.get("ContentType", "application/octet-stream")}
-    if accept := output.get("Accept"):
-        headers["Accept"] = accept
-    answer = servers.post(server, file.read_bytes(), headers)
-    if answer is None or answer.status != 200:
-        said = answer.body.decode(errors="replace") if answer else "no answer"
-        return f"the model refused {name}: {said}"
-    runtime.storage.write(f"{output['S3OutputPath'].rstrip('/')}/{name}.out", answer.body)
-    return None
-
-
-def concurrent_transforms(call: StepCall, server: Document) -> int:
-    """Requests at the same time: the job's, else what the server's /execution-parameters says, else one."""
-    if asked := call.arguments.get("MaxConcurrentTransforms"):
-        return int(asked)
-    try:
-        answer = servers.request(server, "GET", "/execution-parameters", timeout_seconds=servers.PING_TIMEOUT_SECONDS)
-        said = json.loads(answer.body) if answer and answer.status == 200 else {}
-        return max(1, int(said.get("MaxConcurrentTransforms", 1)))
-    except (TimeoutError, ValueError, AttributeError, TypeError):  # a server that answers something else
-        return 1
-
-
-def started(call: StepCall, runtime: Runtime, stopping: threading.Event) -> Document:
-    """A healthy server for the model; its files are those of an endpoint with the job's name."""
-    arguments = call.arguments
-    container = resolved_container(runtime.state, arguments["ModelName"])
-    environment = {**container.get("Environment", {}), **arguments.get("Environment", {}), "SAGEMAKER_BATCH": "true"}
-    server = servers.start(runtime.state, call.job_name, {**container, "Environment": environment})
-    deadline = time.monotonic() + STARTUP_SECONDS
-    while not servers.is_healthy(server):
-        if not servers.is_running(server) or stopping.is_set() or time.monotonic() > deadline:
-            servers.stop(server)
-            raise StepFailure(servers.failure(server))
-        time.sleep(0.05)
-    return server
+        [first, *names] = json.loads(storage.read(uri))
+        prefix = first["prefix"]
+        objects = [(str(name), storage.path(f"{prefix}{name}")) for name in names]
+    except (ValueError, TypeError, KeyError) as problem:
+        raise StepFailure(
+            f'ClientError: {uri} is no manifest; it needs [{{"prefix": "s3://..."}}, "name", ...].'
+        ) from problem
+    for name, file in objects:
+        if not file.is_file():
+            raise StepFailure(f"ClientError: {uri} names {prefix}{name}, which does not exist in the local S3.")
+    return objects

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.local.jobs import servers
-from pipeline.local.jobs.model_data import resolved_container
+from pipeline.local.jobs.model_data import resolved_containers
 from pipeline.local.jobs.runtime import ACCOUNT, arn, now
 from pipeline.local.sagemaker.capture import capture
 from pipeline.local.store.answers import RequestError, checked_name, chosen, found, invalid, listed, paged, unused
@@ -264,13 +264,13 @@ def is_late(server: Document) -> bool:
 def start(state: State, endpoint_name: str, config: Document, attempt: int = 1) -> Document:
     """A server process for the first variant's model: what the `Endpoint` document keeps of it."""
     variant = config["ProductionVariants"][0]
-    container = resolved_container(state, variant["ModelName"])
+    containers = resolved_containers(state, variant["ModelName"])
     return {
         "config": config["EndpointConfigName"],
         "variant": variant["VariantName"],
         "startup_seconds": variant.get("ContainerStartupHealthCheckTimeoutInSeconds", servers.STARTUP_SECONDS),
         "attempt": attempt,
-        **servers.start(state, endpoint_name, container),
+        **servers.start(state, endpoint_name, containers),
     }
 
 

@@ -10,6 +10,7 @@ import os
 import signal
 from pathlib import Path
 
+from pipeline.definition.transform_request import transform_faults
 from pipeline.local.engine.runner_process import runner_pid, spawn_detached, taken_lock
 from pipeline.local.jobs import servers
 from pipeline.local.jobs.runtime import Runtime, StepCall, StepFailure, arn, now
@@ -20,11 +21,6 @@ from pipeline.local.store.storage import Storage
 
 KIND = "TransformJob"
 LOST = "InternalServerError: the job's process ended before the job did."
-UNSUPPORTED = {  # what the local target does not imitate: member, and the only value that it takes
-    ("TransformInput", "SplitType"): "None",
-    ("TransformInput", "CompressionType"): "None",
-    ("TransformOutput", "AssembleWith"): "None",
-}
 SUMMARY = ("TransformJobName", "TransformJobArn", "CreationTime", "TransformEndTime", "TransformJobStatus")
 
 
@@ -36,7 +32,8 @@ def create_transform_job(state: State, request: Document) -> Document:
     """
     name = checked_name(request, "TransformJobName")
     found(state, "Model", request["ModelName"], "model")
-    refuse_unsupported(request)
+    if faults := list(transform_faults(request)):
+        raise invalid(f"TransformJob {name!r} {faults[0]}")
     document = {
         **request,
         "TransformJobArn": arn("transform-job", name),
@@ -49,16 +46,6 @@ def create_transform_job(state: State, request: Document) -> Document:
             state.put(KIND, name, document)
         spawn(state, name, lock)
     return chosen(document, "TransformJobArn")
-
-
-def refuse_unsupported(request: Document) -> None:
-    """A job that is not one object, one request, one answer."""
-    for (part, member), only in UNSUPPORTED.items():
-        if (value := request[part].get(member, only)) != only:
-            raise invalid(f"The local target takes {part}.{member} {only!r} only, but got {value!r}.")
-    source = request["TransformInput"]["DataSource"]["S3DataSource"]
-    if source["S3DataType"] != "S3Prefix":
-        raise invalid(f"The local target takes S3DataType 'S3Prefix' only, but got {source['S3DataType']!r}.")
 
 
 def describe_transform_job(state: State, request: Document) -> Document:

@@ -1,0 +1,99 @@
+"""The records of a transform job: what is sent, what is kept, what is refused before anything runs."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.definition.transform_request import FilterError, filtered, read_filter, transform_faults
+from pipeline.local.jobs.transform_records import RecordError, read_records
+
+CASES = Path(__file__).parent / "cases"
+
+
+def cases(name: str, part: str | None = None) -> Any:
+    found = json.loads((CASES / f"{name}.json").read_text())
+    return found[part] if part else found
+
+
+def request(case: dict[str, Any]) -> dict[str, Any]:
+    processing = {"InputFilter": "input_filter", "JoinSource": "join", "OutputFilter": "output_filter"}
+    kind = {"ContentType": case["type"]} if "type" in case else {}
+    return {
+        "TransformInput": {
+            "SplitType": case.get("split", "None"), "CompressionType": case.get("compression", "None"), **kind,
+        },
+        "TransformOutput": {"AssembleWith": case.get("assemble", "None")},
+        "BatchStrategy": case.get("strategy", "MultiRecord"),
+        "MaxPayloadInMB": case.get("megabytes", 6),
+        "DataProcessing": {member: case[name] for member, name in processing.items() if name in case},
+    }  # fmt: skip
+
+
+def content(case: dict[str, Any]) -> bytes:
+    if isinstance(case["input"], str):
+        return str(case["input"]).encode()
+    letter, count, end = case["input"]
+    return (letter * count + end + "\n").encode() if end else (letter * (count + 1)).encode()
+
+
+@pytest.mark.parametrize("case", cases("transforms"), ids=lambda case: case["name"])
+def test_an_object_is_split_sent_joined_filtered_and_assembled(case):
+    assert list(transform_faults(request(case))) == []
+    records = read_records(request(case))
+    try:
+        found = records.split(content(case))
+        sent = list(records.requests(found))
+        if "records_sent" in case:
+            assert [len(batch) for batch in sent] == case["records_sent"]
+            return
+        assert [b"\n".join(batch).decode() for batch in sent] == case["requests"]
+        results, rest = [], iter(found)
+        for batch, answer in zip(sent, case["answers"], strict=True):
+            results.append(records.result([next(rest) for _ in batch], answer.encode()))
+        assert records.assembled(results).decode() == case["output"]
+        assert "fails" not in case
+    except RecordError as problem:
+        assert case["fails"] in str(problem)
+
+
+def test_a_compressed_object_is_the_same():
+    records = read_records({"TransformInput": {"CompressionType": "Gzip", "SplitType": "Line"}, "TransformOutput": {}})
+    assert records.split(gzip.compress(b"1\n2\n")) == [b"1", b"2"]
+
+
+@pytest.mark.parametrize("case", cases("filters", "values"), ids=lambda case: case["path"])
+def test_a_filter_selects_what_the_guide_says(case):
+    if "fails" in case:
+        with pytest.raises(FilterError, match=case["fails"]):
+            filtered(case["value"], read_filter(case["path"]))
+    else:
+        assert filtered(case["value"], read_filter(case["path"])) == case["gives"]
+
+
+@pytest.mark.parametrize("case", cases("filters", "refused"), ids=lambda case: case["path"])
+def test_an_operator_that_sagemaker_lacks_is_refused_by_name(case):
+    with pytest.raises(FilterError) as caught:
+        read_filter(case["path"])
+    assert case["because"] in str(caught.value)
+
+
+@pytest.mark.parametrize("case", cases("refused_requests"), ids=lambda case: case["because"])
+def test_a_request_that_is_not_followed_here_is_refused_by_name(case):
+    [fault] = transform_faults(case)
+    assert case["because"] in fault
+
+
+def test_expressions_are_judged_when_they_have_values():
+    value = {"Get": "Parameters.Split"}
+    assert not list(
+        transform_faults(
+            {
+                "TransformInput": {"SplitType": value, "ContentType": "text/csv"},
+                "MaxPayloadInMB": value,
+                "DataProcessing": {"InputFilter": value, "JoinSource": "Input"},
+            }
+        )
+    )

@@ -329,8 +329,10 @@ def send(server: Document, number: signal.Signals) -> None:
 
 
 def end_strays(state: State, endpoint_name: str) -> None:
-    """End servers of the endpoint that no record knows, since who started them was killed (on Linux)."""
+    """End servers of the endpoint that no record knows, since who started them was killed; their logs stay."""
     end_processes(folder_of(state, endpoint_name))
+    for model in folder_of(state, endpoint_name).glob("*/"):
+        shutil.rmtree(model, ignore_errors=True)
 
 
 def end_processes(folder: Path) -> None:

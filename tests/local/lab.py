@@ -1,9 +1,12 @@
 """A home with an S3 of plain files, definitions as the SDK writes them, and the real command line run over both."""
 
 import gzip
+import importlib.util
 import io
 import json
 import os
+import runpy
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -16,6 +19,7 @@ from typing import Any
 from pipeline.local.store.state import State
 
 ROOT = Path(__file__).parents[2]
+SDK = Path(str(importlib.util.find_spec("sagemaker").submodule_search_locations[0]))  # type: ignore[union-attr,index]
 Json = dict[str, Any]
 IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/any:1"
 ROLE = "arn:aws:iam::123456789012:role/pipeline"
@@ -165,11 +169,11 @@ class Lab:
         distributed: Mapping[str, Any] | None = None,
         **more: Any,
     ) -> Json:
-        """A step as ModelTrainer's with SourceCode: the channels code and sm_drivers."""
+        """A step as ModelTrainer's with SourceCode: the channels code and sm_drivers, the latter of the SDK's files."""
         for path, text in files.items():
             self.put(f"s3://bucket/{name}/code/{path}", source(text) if isinstance(text, str) else text)
-        self.put(f"s3://bucket/{name}/sm_drivers/sourcecode.json", json.dumps({"source_dir": "src", **source_code}))
-        self.put(f"s3://bucket/{name}/sm_drivers/distributed.json", json.dumps(distributed or {}))
+        for path, content in sdk_drivers(source_code, distributed).items():
+            self.put(f"s3://bucket/{name}/sm_drivers/{path}", content)
         channels = more.pop("channels", {})
         step = training_step(
             name,
@@ -245,6 +249,35 @@ class Lab:
         given = [word for function in functions for word in ("--lambda", function)]
         words = ["run", "--definition", file, "--home", self.home, "--json", *given, *options]
         return [sys.executable, str(ROOT / "run_pipeline.py"), *map(str, words)]
+
+
+def sdk_drivers(source_code: Mapping[str, Any], distributed: Mapping[str, Any] | None) -> dict[str, bytes]:
+    """The channel sm_drivers as ModelTrainer of SDK 3.27 writes it; MPI is told by its options, as in the SDK."""
+    templates = runpy.run_path(str(SDK / "train/templates.py"))
+    drivers = SDK / "train/container_drivers"
+    files = {str(path.relative_to(drivers)): path.read_bytes() for path in drivers.rglob("*.py")}
+    files["scripts/install_requirements.py"] = (SDK / "core/utils/install_requirements.py").read_bytes()
+    parts = dict.fromkeys(("working_dir", "install_requirements"), "")
+    if source_dir := source_code.get("source_dir", "src"):
+        archive = f"tar -xzf {Path(source_dir).name} \n" if source_dir.endswith(".tar.gz") else ""
+        parts["working_dir"] = f"cd /opt/ml/input/data/code \n{archive}"
+    if requirements := source_code.get("requirements"):
+        parts["install_requirements"] = templates["INSTALL_REQUIREMENTS"].format(requirements_file=requirements)
+    if command := source_code.get("command"):
+        words = [*command.split(), *(shlex.quote(str(word)) for word in source_code.get("args") or [])]
+        driver = templates["EXECUTE_BASE_COMMANDS"].format(base_command=" ".join(words))
+    elif distributed:
+        name = "mpi_driver.py" if "mpi_additional_options" in distributed else "torchrun_driver.py"
+        driver = templates["EXEUCTE_DISTRIBUTED_DRIVER"].format(driver_name="any", driver_script=name)
+    else:
+        driver = templates["EXECUTE_BASIC_SCRIPT_DRIVER"]
+    script = templates["TRAIN_SCRIPT_TEMPLATE"].format(execute_driver=driver, **parts)
+    return {
+        **files,
+        "sm_train.sh": script.encode(),
+        "sourcecode.json": json.dumps({"source_dir": "src", **source_code}).encode(),
+        "distributed.json": json.dumps(distributed or {}).encode(),
+    }
 
 
 def source(code: str) -> str:

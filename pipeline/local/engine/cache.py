@@ -90,7 +90,10 @@ KEY_DOCUMENTS = {"Processing": processing_document, "Tuning": tuning_document, "
 def with_digests(value: Any, runtime: Runtime) -> Any:
     """A JSON value in which each S3 URI that holds something is replaced by the digest of what it holds."""
     if isinstance(value, dict):
-        return {name: with_digests(member, runtime) for name, member in value.items()}
+        listed = {}
+        if value.get("S3DataType") == "ManifestFile" and runtime.storage.exists(value["S3Uri"]):
+            listed = {"S3Uri": runtime.storage.digest(value["S3Uri"], is_manifest=True)}
+        return {name: with_digests(member, runtime) for name, member in value.items()} | listed
     if isinstance(value, list):
         return [with_digests(member, runtime) for member in value]
     if isinstance(value, str) and re.fullmatch(r"s3://[^/\n]+/.+", value):

@@ -1,22 +1,22 @@
 """Runs a Processing step as a job: inputs downloaded, the container's command run, outputs uploaded.
 
 The contract is that of "build your own processing container" in the SageMaker guide: see processingjobconfig.json,
-resourceconfig.json, and /opt/ml/output/message, whose first kilobyte becomes ExitMessage. A job of several instances is
-as many processes, each with an /opt/ml of its own; that of the second, with its log, is `algo-2` within the job's
-directory. Continuous outputs are uploaded while the job runs, so that they outlive it whatever becomes of it.
+resourceconfig.json, and /opt/ml/output/message, whose first kilobyte becomes ExitMessage. Continuous outputs are
+uploaded while the job runs, so that they outlive it whatever becomes of it.
 """
 
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
+from pipeline.local.jobs.instances import host_directories, host_names, run_hosts, succeeded
 from pipeline.local.jobs.runtime import Runtime, StepCall, StepFailure, StepResult, arn, failure_reason, not_run, now
 from pipeline.local.sandbox.namespaces import CONTAINER_ROOT
-from pipeline.local.sandbox.process import Command, Exit, JobDirectory, JobProcess
+from pipeline.local.sandbox.process import Command, JobDirectory, JobProcess
 from pipeline.local.store.state import Document
 
 DEFAULT_MAX_RUNTIME_SECONDS = 86400
@@ -30,146 +30,122 @@ async def run_processing(call: StepCall, runtime: Runtime) -> StepResult:
     Raises:
         StepFailure: the job failed.
     """
-    document = job_document(call)
-    jobs = instance_jobs(call, runtime)
-    metadata = {"ProcessingJob": {"Arn": document["ProcessingJobArn"]}}
-    runtime.state.put("ProcessingJob", call.job_name, document)
-    limit = float(
-        (call.arguments.get("StoppingCondition") or {}).get("MaxRuntimeInSeconds", DEFAULT_MAX_RUNTIME_SECONDS)
-    )
+    job = ProcessingJob(call, runtime)
+    metadata = {"ProcessingJob": {"Arn": job.document["ProcessingJobArn"]}}
     try:
-        for rank in range(len(jobs)):
-            await asyncio.to_thread(lay_out, document, jobs, rank, runtime)
-        async with continuous_uploads(call.arguments, jobs, runtime):
-            job, ended = await run_instances(jobs, command(call.arguments), runtime, limit)
-        mode = None if succeeded(ended) else "Continuous"
-        outputs = await asyncio.to_thread(upload_outputs, call.arguments, jobs, runtime, mode)
+        outputs = await job.run()
     except asyncio.CancelledError:
         with contextlib.suppress(OSError, PipelineError):  # stopped it is, whatever is left of the upload
-            upload_outputs(call.arguments, jobs, runtime, "Continuous")
-        finish(document, runtime, "Stopped")
+            job.upload("Continuous")
+        job.finish("Stopped")
         raise
     except (PipelineError, OSError) as problem:
         failure = not_run(problem, metadata)
-        finish(document, runtime, "Failed", FailureReason=str(failure))
+        job.finish("Failed", FailureReason=str(failure))
         raise failure from problem
-    message = job.inside(MESSAGE_FILE)
-    if message.is_file():
-        document["ExitMessage"] = message.read_text(errors="replace")[:1024]
-    if succeeded(ended):
-        finish(document, runtime, "Completed")
-        updated = updated_uris(call.arguments)
-        return StepResult(document, metadata, [uri for uri in outputs if uri not in updated])
-    reason = failure_reason(job, ended, MESSAGE_FILE, limit)
-    finish(document, runtime, "Failed", FailureReason=reason)
-    raise StepFailure(reason, code="SageMaker.JOB_INTERNAL_ERROR" if ended.cause == "lost" else None, metadata=metadata)
+    job.finish("Completed")
+    updated = updated_uris(call.arguments)
+    return StepResult(job.document, metadata, [uri for uri in outputs if uri not in updated])
 
 
-def instance_jobs(call: StepCall, runtime: Runtime) -> list[JobDirectory]:
-    """A directory for each instance; the first one's is the job's."""
-    resources = call.arguments.get("ProcessingResources") or {}
-    count = int((resources.get("ClusterConfig") or {}).get("InstanceCount", 1))
-    return [runtime.job(call.job_name if rank == 0 else f"{call.job_name}/{host(rank)}") for rank in range(count)]
+class ProcessingJob:
+    """One processing job; `document` is what DescribeProcessingJob answers."""
 
+    def __init__(self, call: StepCall, runtime: Runtime) -> None:
+        self.name = call.job_name
+        self.request = call.arguments
+        self.runtime = runtime
+        resources = self.request.get("ProcessingResources") or {}
+        count = int((resources.get("ClusterConfig") or {}).get("InstanceCount", 1))
+        self.hosts = host_directories(self.name, count, runtime)
+        self.outputs = [output["S3Output"] for output in outputs_of(self.request)]
+        self.document: Document = {
+            "ProcessingJobName": self.name,
+            "ProcessingJobArn": arn("processing-job", self.name),
+            **self.request,
+            "ProcessingJobStatus": "InProgress",
+            "CreationTime": now(),
+            "ProcessingStartTime": now(),
+            "LastModifiedTime": now(),
+        }
+        runtime.state.put("ProcessingJob", self.name, self.document)
 
-def host(rank: int) -> str:
-    """What SageMaker calls an instance."""
-    return f"algo-{rank + 1}"
+    async def run(self) -> list[str]:
+        """Lay out, run, upload; the URIs of the outputs.
 
+        Raises:
+            StepFailure: the script failed, or has no place here.
+            PipelineError: an input, an output or the program is not what it should be.
+            OSError: this machine's fault.
+        """
+        condition = self.request.get("StoppingCondition") or {}
+        limit = float(condition.get("MaxRuntimeInSeconds", DEFAULT_MAX_RUNTIME_SECONDS))
+        for rank in range(len(self.hosts)):
+            await asyncio.to_thread(self.lay_out, rank)
+        command = Command(self.words, self.request.get("Environment") or {}, str(CONTAINER_ROOT))
+        processes = [JobProcess(job, command, self.runtime.mount, api=self.runtime.api) for job in self.hosts]
+        async with self.continuous_uploads():
+            host, ended = await run_hosts(processes, limit, lambda line: None)
+        outputs = await asyncio.to_thread(self.upload, None if succeeded(ended) else "Continuous")
+        message = host.inside(MESSAGE_FILE)
+        if message.is_file():
+            self.document["ExitMessage"] = message.read_text(errors="replace")[:1024]
+        if not succeeded(ended):
+            code = "SageMaker.JOB_INTERNAL_ERROR" if ended.cause == "lost" else None
+            raise StepFailure(failure_reason(host, ended, MESSAGE_FILE, limit), code=code)
+        return outputs
 
-async def run_instances(
-    jobs: Sequence[JobDirectory], words: Command, runtime: Runtime, limit_seconds: float
-) -> tuple[JobDirectory, Exit]:
-    """Run all instances at once; the one that ended last, or the first to fail, upon which the others are ended."""
-    running = {
-        asyncio.create_task(
-            JobProcess(job, words, runtime.mount, api=runtime.api).run(limit_seconds, lambda line: None)
-        ): job
-        for job in jobs
-    }
-    try:
-        while True:
-            done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                job, ended = running.pop(task), task.result()
-                if not running or not succeeded(ended):
-                    return job, ended
-    finally:
-        for task in running:
+    @property
+    def words(self) -> list[str]:
+        """Entrypoint and arguments."""
+        specification = self.request["AppSpecification"]
+        return [*specification["ContainerEntrypoint"], *(specification.get("ContainerArguments") or [])]
+
+    def lay_out(self, rank: int) -> None:
+        """The tree that a host's container finds: inputs, empty output directories, configuration files."""
+        job, count = self.hosts[rank], len(self.hosts)
+        folders = [inside(job, output["LocalPath"]) for output in self.outputs]
+        for source in self.request.get("ProcessingInputs") or []:
+            folder = inside(job, source["S3Input"]["LocalPath"])
+            self.runtime.place_input(source["S3Input"], folder, job, host=(rank, count), written=folders)
+        for folder in [*folders, job.inside("/opt/ml/config"), job.inside("/opt/ml/output")]:
+            folder.mkdir(parents=True, exist_ok=True)
+        names = host_names(count)
+        config = job.inside("/opt/ml/config")
+        (config / "processingjobconfig.json").write_text(self.runtime.json_text(self.document, job))
+        (config / "resourceconfig.json").write_text(json.dumps({"current_host": names[rank], "hosts": names}))
+        self.runtime.localize_programs(self.words, job)
+
+    @contextlib.asynccontextmanager
+    async def continuous_uploads(self) -> AsyncIterator[None]:
+        """Meanwhile, upload what appears in Continuous outputs."""
+
+        async def upload() -> None:
+            while any(output.get("S3UploadMode") == "Continuous" for output in self.outputs):
+                await asyncio.sleep(SECONDS_BETWEEN_UPLOADS)
+                with contextlib.suppress(OSError, PipelineError):  # of files that come and go; the last upload tells
+                    await asyncio.to_thread(self.upload, "Continuous")
+
+        task = asyncio.create_task(upload())
+        try:
+            yield
+        finally:
             task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
 
+    def upload(self, mode: str | None = None) -> list[str]:
+        """Every output, or those of one S3UploadMode, to its S3 URI, one host after the other; the URIs."""
+        chosen = [output for output in self.outputs if mode in (None, output.get("S3UploadMode"))]
+        for output in chosen:
+            for job in self.hosts:
+                self.runtime.storage.upload(job.inside(output["LocalPath"]), output["S3Uri"])
+        return [output["S3Uri"] for output in chosen]
 
-def succeeded(ended: Exit) -> bool:
-    """Whether a process ended by itself, and well."""
-    return ended.code == 0 and ended.cause == "exited"
-
-
-@contextlib.asynccontextmanager
-async def continuous_uploads(
-    arguments: Document, jobs: Sequence[JobDirectory], runtime: Runtime
-) -> AsyncIterator[None]:
-    """Meanwhile, upload what appears in Continuous outputs."""
-
-    async def upload() -> None:
-        while any(output["S3Output"].get("S3UploadMode") == "Continuous" for output in outputs_of(arguments)):
-            await asyncio.sleep(SECONDS_BETWEEN_UPLOADS)
-            with contextlib.suppress(OSError, PipelineError):  # of files that come and go; the last upload tells
-                await asyncio.to_thread(upload_outputs, arguments, jobs, runtime, "Continuous")
-
-    task = asyncio.create_task(upload())
-    try:
-        yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-
-
-def job_document(call: StepCall) -> Document:
-    """What DescribeProcessingJob answers."""
-    return {
-        "ProcessingJobName": call.job_name,
-        "ProcessingJobArn": arn("processing-job", call.job_name),
-        **call.arguments,
-        "ProcessingJobStatus": "InProgress",
-        "CreationTime": now(),
-        "ProcessingStartTime": now(),
-        "LastModifiedTime": now(),
-    }
-
-
-def finish(document: Document, runtime: Runtime, status: str, **more: Any) -> None:
-    """Record how the job ended."""
-    document.update(ProcessingJobStatus=status, ProcessingEndTime=now(), LastModifiedTime=now(), **more)
-    runtime.state.put("ProcessingJob", document["ProcessingJobName"], document)
-
-
-def command(arguments: Document) -> Command:
-    """Entrypoint and arguments."""
-    specification = arguments["AppSpecification"]
-    words = [*specification["ContainerEntrypoint"], *(specification.get("ContainerArguments") or [])]
-    return Command(words, arguments.get("Environment") or {}, str(CONTAINER_ROOT))
-
-
-def lay_out(document: Document, jobs: Sequence[JobDirectory], rank: int, runtime: Runtime) -> None:
-    """The tree that an instance's container finds: inputs, empty output directories, configuration files."""
-    job = jobs[rank]
-    outputs = [inside(job, output["S3Output"]["LocalPath"]) for output in outputs_of(document)]
-    for source in document.get("ProcessingInputs") or []:
-        s3_input = source["S3Input"]
-        sharded = s3_input.get("S3DataDistributionType") == "ShardedByS3Key"
-        share = (rank, len(jobs)) if sharded else (0, 1)
-        runtime.place_input(s3_input["S3Uri"], inside(job, s3_input["LocalPath"]), job, written=outputs, share=share)
-    for folder in outputs:
-        folder.mkdir(parents=True, exist_ok=True)
-    config = job.inside("/opt/ml/config")
-    config.mkdir(parents=True, exist_ok=True)
-    resources = {"current_host": host(rank), "hosts": [host(number) for number in range(len(jobs))]}
-    (config / "processingjobconfig.json").write_text(runtime.json_text(document, job))
-    (config / "resourceconfig.json").write_text(json.dumps(resources))
-    job.inside("/opt/ml/output").mkdir(parents=True, exist_ok=True)
-    runtime.localize_scripts(command(document).arguments, job)
+    def finish(self, status: str, **more: Any) -> None:
+        """Record how the job ended."""
+        self.document.update(ProcessingJobStatus=status, ProcessingEndTime=now(), LastModifiedTime=now(), **more)
+        self.runtime.state.put("ProcessingJob", self.name, self.document)
 
 
 def outputs_of(arguments: Document) -> list[Document]:
@@ -200,17 +176,3 @@ def inside(job: JobDirectory, local_path: str) -> Path:
         return job.inside(local_path)
     except ValueError:
         raise StepFailure(f"LocalPath {local_path!r} is not below /opt/ml/processing, as SageMaker requires.") from None
-
-
-def upload_outputs(
-    arguments: Document, jobs: Sequence[JobDirectory], runtime: Runtime, mode: str | None = None
-) -> list[str]:
-    """Every output, or those of one S3UploadMode, to its S3 URI, one instance after the other; the URIs."""
-    uris = []
-    for output in outputs_of(arguments):
-        s3_output = output["S3Output"]
-        if mode in (None, s3_output.get("S3UploadMode")):
-            for job in jobs:
-                runtime.storage.upload(job.inside(s3_output["LocalPath"]), s3_output["S3Uri"])
-            uris.append(s3_output["S3Uri"])
-    return uris

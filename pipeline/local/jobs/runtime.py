@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -37,22 +38,22 @@ class Runtime:
 
     def place_input(
         self,
-        uri: str,
+        source: Mapping[str, Any],
         folder: Path,
         job: JobDirectory,
         *,
+        host: tuple[int, int] = (0, 1),
         written: Sequence[Path] = (),
-        share: tuple[int, int] = (0, 1),
         link_from_bytes: int = LINK_FROM_BYTES,
     ) -> None:
         """Download an input of a job in such a way that whatever the job does to its files, the objects stay.
 
         Args:
-            uri: an object or a prefix.
+            source: S3Uri, S3DataType and S3DataDistributionType, as S3Input and S3DataSource have them.
             folder: within the job's tree.
             job: whose tree it is.
+            host: rank and count of the hosts; of ShardedByS3Key each gets its share.
             written: directories of the tree that are read after the job, where an overlay would be in the way.
-            share: which of the objects, for an instance of several: see `Storage.download`.
             link_from_bytes: less is copied, even where it could be shared.
 
         Raises:
@@ -60,7 +61,14 @@ class Runtime:
         """
         kept = any(folder.is_relative_to(other) or other.is_relative_to(folder) for other in written)
         links = self.mount is not None and self.mount.overlays and can_be_covered(folder) and not kept
-        if self.storage.download(uri, folder, link_from_bytes=link_from_bytes if links else math.inf, share=share):
+        is_linked = self.storage.download(
+            source["S3Uri"],
+            folder,
+            link_from_bytes=link_from_bytes if links else math.inf,
+            share=host if source.get("S3DataDistributionType") == "ShardedByS3Key" else (0, 1),
+            is_manifest=source.get("S3DataType") == "ManifestFile",
+        )
+        if is_linked:
             job.linked = outermost([*job.linked, folder])
 
     def json_text(self, content: Any, job: JobDirectory) -> str:
@@ -68,12 +76,17 @@ class Runtime:
         text = json.dumps(content)
         return text if self.mount else localized(text, job.tree)
 
-    def localize_scripts(self, words: Sequence[str], job: JobDirectory) -> None:
-        """Without a mount, rewrite /opt/ml in the shell scripts that a command names, as FrameworkProcessor's does."""
-        scripts = [word for word in words if word.startswith("/opt/ml/") and word.endswith(".sh") and not self.mount]
-        for script in map(job.inside, scripts):
-            if script.is_file():
-                script.write_text(localized(script.read_text(), job.tree))
+    def localize_programs(self, words: Sequence[str], job: JobDirectory) -> None:
+        """Without a mount, rewrite /opt/ml in the shell scripts that a command names, and in what lies beside them.
+
+        So SageMaker's own programs, which a channel brings, find their files: FrameworkProcessor's runproc.sh, the
+        drivers of ModelTrainer, the handler of `@step` functions.
+        """
+        named = [] if self.mount else re.findall(r"/opt/ml/[^\s'\"]+\.sh\b", " ".join(words))
+        folders = {job.inside(name).parent for name in named}
+        for file in [file for folder in folders if folder.is_dir() for file in folder.rglob("*")]:
+            if file.suffix in (".sh", ".py", ".json") and file.is_file():
+                file.write_text(localized(file.read_text(), job.tree))
 
 
 @dataclass(frozen=True)

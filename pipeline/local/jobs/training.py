@@ -9,11 +9,13 @@ import asyncio
 import os
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.local.jobs.checkpoints import Checkpoints
-from pipeline.local.jobs.launchers import training_command
+from pipeline.local.jobs.instances import host_directories, host_names, run_hosts, succeeded, use_of_ports
+from pipeline.local.jobs.launchers import LaunchError, launcher_of, training_command
 from pipeline.local.jobs.runtime import (
     LINK_FROM_BYTES,
     Runtime,
@@ -25,19 +27,27 @@ from pipeline.local.jobs.runtime import (
     not_run,
     now,
 )
-from pipeline.local.jobs.training_environment import CODE_CHANNEL, input_data_config, resource_config
-from pipeline.local.sandbox.process import Command, Exit, JobProcess
+from pipeline.local.jobs.training_environment import ML, input_data_config, instance_groups, resource_config
+from pipeline.local.sandbox.process import Command, Exit, JobDirectory, JobProcess
 from pipeline.local.sandbox.warm_parent import WarmParent
 from pipeline.local.store.archives import pack
 from pipeline.local.store.state import Document
+from pipeline.local.store.storage import files_below, place
 
 DEFAULT_MAX_RUNTIME_SECONDS = 86400
 SCRAPED_CHARACTERS = 8192  # from the end of a line: `.*loss=` takes time that grows with the square of its length
-FAILURE_FILE = "/opt/ml/output/failure"
-STOP_FILE = "/opt/ml/output/stopped"  # a script that ends its own job, on the service by StopTrainingJob, says why here
+CODE_CHANNEL = f"{ML}/input/data/code"  # in which an archive may be unpacked
+FAILURE_FILE = f"{ML}/output/failure"
+STOP_FILE = f"{ML}/output/stopped"  # a script that ends its own job, on the service by StopTrainingJob, says why here
 STOP_VARIABLE = "JOB_STOP_FILE"
 SPINS = "10000"  # of GNU OpenMP's threads before they sleep, as in the training image: see its Dockerfile
 FOLDERS = ("model", "output/data", "output/tensors", "output/profiler", "input/config", "input/data", "checkpoints")
+CONFIG_FILES = {
+    "debughookconfig": "DebugHookConfig",
+    "profilerconfig": "ProfilerConfig",
+    "checkpointconfig": "CheckpointConfig",
+    "tensorboardoutputconfig": "TensorBoardOutputConfig",
+}
 
 OnMetric = Callable[[str, float], None]
 
@@ -73,7 +83,7 @@ class TrainingJob:
         self.runtime = runtime
         self.threads = threads
         self.parent = parent
-        self.job = runtime.job(name)
+        self.hosts = host_directories(name, sum(count for _, _, count in instance_groups(request)), runtime)
         self.output_uri = f"{request['OutputDataConfig']['S3OutputPath'].rstrip('/')}/{name}/output"
         self.document: Document = {
             "TrainingJobName": name,
@@ -84,12 +94,12 @@ class TrainingJob:
             "CreationTime": now(),
             "LastModifiedTime": now(),
         }
-        self.metrics = {found["Name"]: re.compile(found["Regex"]) for found in metric_definitions(request)}
+        definitions = (request.get("AlgorithmSpecification") or {}).get("MetricDefinitions") or []
+        self.metrics = {found["Name"]: re.compile(found["Regex"]) for found in definitions}
         self.values: dict[str, tuple[float, float]] = {}
-        self.checkpoints: Checkpoints | None = None
-        self.process: JobProcess | None = None
+        self.checkpoints: list[Checkpoints] = []
+        self.processes: list[JobProcess] = []
         self.stopping = False
-        self.secondary_status: str | None = None
 
     @property
     def limit_seconds(self) -> float:
@@ -105,17 +115,13 @@ class TrainingJob:
         """
         self.save()
         try:
-            if config := self.document.get("CheckpointConfig"):
-                self.checkpoints = Checkpoints(config, self.job, self.runtime.storage)
-            await asyncio.to_thread(self.lay_out)
-            command = await asyncio.to_thread(training_command, self.document, self.job, self.runtime.storage)
-            runtime, words = self.runtime, self.limited(command)
-            self.process = JobProcess(self.job, words, runtime.mount, api=runtime.api, parent=self.parent)
-            if self.stopping:
-                self.process.stop()
-            self.document.update(SecondaryStatus="Training", TrainingStartTime=now())
-            self.save()
-            ended = await self.watched(self.process, on_metric)
+            async with use_of_ports(len(self.hosts)):
+                await asyncio.to_thread(self.prepare)
+                if self.stopping:
+                    self.stop()
+                self.document.update(SecondaryStatus="Training", TrainingStartTime=now())
+                self.save()
+                host, ended = await self.run_processes(on_metric)
             await asyncio.to_thread(self.collect)
         except asyncio.CancelledError:
             self.collect()
@@ -123,25 +129,45 @@ class TrainingJob:
             raise
         except (PipelineError, OSError) as problem:
             failure = not_run(problem, {})
-            self.finish("Failed", str(failure))
+            self.finish("Failed", reason=str(failure))
             raise failure from problem
-        self.finish(*self.judged(ended))
+        self.judge(host, ended)
         return ended
 
-    async def watched(self, process: JobProcess, on_metric: OnMetric) -> Exit:
-        """Run the script, its metrics read and its checkpoints kept meanwhile."""
-        uploads = asyncio.create_task(self.checkpoints.keep_uploading()) if self.checkpoints else None
+    async def run_processes(self, on_metric: OnMetric) -> tuple[JobDirectory, Exit]:
+        """Run the script on every host, metrics read and checkpoints kept meanwhile; see `run_hosts`."""
+        uploads = [asyncio.create_task(kept.keep_uploading()) for kept in self.checkpoints]
         try:
-            return await process.run(self.limit_seconds, lambda line: self.scrape(line, on_metric))
+            return await run_hosts(self.processes, self.limit_seconds, lambda line: self.scrape(line, on_metric))
         finally:
-            if uploads:
-                uploads.cancel()
+            for upload in uploads:
+                upload.cancel()
 
     def stop(self) -> None:
         """StopTrainingJob: the script is asked to end, and what it has written counts."""
         self.stopping = True
-        if self.process:
-            self.process.stop()
+        for process in self.processes:
+            process.stop()
+
+    def prepare(self) -> None:
+        """Lay out the tree of every host, and find the command.
+
+        Raises:
+            PipelineError: an input, the script or the hosts cannot be had here.
+        """
+        names = host_names(len(self.hosts))
+        if len(self.hosts) > 1 and not self.hosts[0].hosts:
+            raise LaunchError(
+                f"The job has {len(names)} hosts, which could not find each other by name: that needs mount "
+                "namespaces, which this machine does not allow; ask for one instance."
+            )
+        for rank, job in enumerate(self.hosts):
+            resources = resource_config(self.document, names, rank)
+            self.lay_out(job, rank, resources)
+            command = training_command(self.document, resources, job, self.runtime.storage)
+            self.runtime.localize_programs(command.arguments, job)
+            mount, api = self.runtime.mount, self.runtime.api
+            self.processes.append(JobProcess(job, self.limited(command), mount, api=api, parent=self.parent))
 
     def limited(self, command: Command) -> Command:
         """The command, told where to say that it stops itself, and to use its share of the processors among trials."""
@@ -150,31 +176,32 @@ class TrainingJob:
             own["OMP_NUM_THREADS"] = str(self.threads)
         return Command(command.arguments, {**own, **command.environment}, command.folder)
 
-    def lay_out(self) -> None:
-        """The tree that the container finds."""
+    def lay_out(self, job: JobDirectory, rank: int, resources: Document) -> None:
+        """The tree that a host's container finds."""
         for folder in FOLDERS:
-            (self.job.tree / folder).mkdir(parents=True, exist_ok=True)
-        code = self.job.inside(CODE_CHANNEL)  # in which an archive may be unpacked
+            (job.tree / folder).mkdir(parents=True, exist_ok=True)
         link_from_bytes = 0 if self.parent else LINK_FROM_BYTES  # what so many jobs read is not copied for each
         for channel in self.document.get("InputDataConfig") or []:
-            uri = channel["DataSource"]["S3DataSource"]["S3Uri"]
-            folder = self.job.tree / "input/data" / channel["ChannelName"]
-            self.runtime.place_input(uri, folder, self.job, written=[code], link_from_bytes=link_from_bytes)
-        if self.checkpoints:
-            self.checkpoints.restore()
-        config = self.job.tree / "input/config"
+            self.runtime.place_input(
+                channel["DataSource"]["S3DataSource"],
+                job.tree / "input/data" / channel["ChannelName"],
+                job,
+                host=(rank, len(self.hosts)),
+                written=[job.inside(CODE_CHANNEL)],
+                link_from_bytes=link_from_bytes,
+            )
+        if config := self.document.get("CheckpointConfig"):
+            self.checkpoints.append(Checkpoints(config, job, self.runtime.storage))
+            self.checkpoints[-1].restore()
         files: dict[str, Any] = {
             "hyperparameters": self.document.get("HyperParameters") or {},
             "inputdataconfig": input_data_config(self.document),
-            "resourceconfig": resource_config(self.document),
-            "debughookconfig": self.document.get("DebugHookConfig"),
-            "profilerconfig": self.document.get("ProfilerConfig"),
-            "checkpointconfig": self.document.get("CheckpointConfig"),
-            "tensorboardoutputconfig": self.document.get("TensorBoardOutputConfig"),
+            "resourceconfig": resources,
+            **{name: self.document.get(member) for name, member in CONFIG_FILES.items()},
         }
         for name, content in files.items():
             if content is not None:
-                (config / f"{name}.json").write_text(self.runtime.json_text(content, self.job))
+                (job.tree / f"input/config/{name}.json").write_text(self.runtime.json_text(content, job))
 
     def scrape(self, line: str, on_metric: OnMetric) -> None:
         """Read metrics from one line, as the service does: the first group of the first match, if it is a number."""
@@ -188,49 +215,64 @@ class TrainingJob:
     def collect(self) -> None:
         """Model, output data and checkpoints to S3; also after a stop, as on the service."""
         self.document["ModelArtifacts"] = {"S3ModelArtifacts": self.upload_model()}
-        data = self.job.tree / "output/data"
+        data = self.merged("output/data")
         if data.is_dir() and any(data.iterdir()):
-            self.upload_archive("output/data", "output.tar.gz")
-        if self.checkpoints:
-            self.checkpoints.upload()
+            self.upload_archive(data, "output.tar.gz")
+        for kept in self.checkpoints:
+            kept.upload()
+
+    def merged(self, name: str) -> Path:
+        """A directory of the tree; of several hosts what all have left in it, the first one's before the others'."""
+        if len(self.hosts) == 1:
+            return self.hosts[0].tree / name
+        folder = self.hosts[0].folder / "merged" / name
+        for tree in [job.tree / name for job in reversed(self.hosts)]:
+            for file in files_below(tree) if tree.is_dir() else ():
+                place(file, folder / file.relative_to(tree))
+        return folder
 
     def upload_model(self) -> str:
         """/opt/ml/model as model.tar.gz, or as it is where CompressionType is NONE; its URI."""
         if self.document["OutputDataConfig"].get("CompressionType") != "NONE":
-            return self.upload_archive("model", "model.tar.gz")
-        self.runtime.storage.upload(self.job.tree / "model", f"{self.output_uri}/model")
+            return self.upload_archive(self.merged("model"), "model.tar.gz")
+        self.runtime.storage.upload(self.merged("model"), f"{self.output_uri}/model")
         return f"{self.output_uri}/model/"
 
-    def upload_archive(self, folder: str, name: str) -> str:
-        """A directory of the tree as a .tar.gz; its URI."""
-        archive = self.job.folder / name
-        pack(self.job.tree / folder, archive)
+    def upload_archive(self, folder: Path, name: str) -> str:
+        """A directory as a .tar.gz; its URI."""
+        archive = self.hosts[0].folder / name
+        pack(folder, archive)
         self.runtime.storage.upload(archive, f"{self.output_uri}/{name}")
         archive.unlink()
         return f"{self.output_uri}/{name}"
 
-    def judged(self, ended: Exit) -> tuple[str, str | None]:
-        """Status and failure reason."""
+    def judge(self, host: JobDirectory, ended: Exit) -> None:
+        """Record what the end of a host's process, the one that decides, makes of the job."""
         if ended.cause == "stopped":
-            return "Stopped", None
-        if ended.code == 0 and ended.cause == "exited":
-            stop_file = self.job.inside(STOP_FILE)
-            if not stop_file.is_file():
-                return "Completed", None
-            return "Stopped", f"The training job stopped itself: {stop_file.read_text(errors='replace').strip()}"
-        reason = failure_reason(self.job, ended, FAILURE_FILE, self.limit_seconds)
-        if ended.cause != "timeout":
-            return "Failed", reason
-        self.secondary_status = "MaxRuntimeExceeded"
-        return "Stopped", reason
+            self.finish("Stopped")
+        elif ended.cause == "timeout":
+            reason = failure_reason(host, ended, FAILURE_FILE, self.limit_seconds)
+            self.finish("Stopped", secondary="MaxRuntimeExceeded", reason=reason)
+        elif not succeeded(ended) or self.lacks_result():
+            self.finish("Failed", reason=failure_reason(host, ended, FAILURE_FILE, self.limit_seconds))
+        elif (stop_file := host.inside(STOP_FILE)).is_file():
+            said = stop_file.read_text(errors="replace").strip()
+            self.finish("Stopped", reason=f"The training job stopped itself: {said}")
+        else:
+            self.finish("Completed")
 
-    def finish(self, status: str, reason: str | None = None) -> None:
+    def lacks_result(self) -> bool:
+        """Whether a `@step` function has returned nothing to S3: its handler may fail and yet end with 0."""
+        result = f"{self.document['OutputDataConfig']['S3OutputPath']}/payload.pkl"
+        return launcher_of(self.document) == "function" and not self.runtime.storage.exists(result)
+
+    def finish(self, status: str, *, secondary: str | None = None, reason: str | None = None) -> None:
         """Record how the job ended."""
         ended = now()
         seconds = round(ended - self.document.get("TrainingStartTime", ended))
         self.document.update(
             TrainingJobStatus=status,
-            SecondaryStatus=self.secondary_status or status,
+            SecondaryStatus=secondary or status,
             TrainingEndTime=ended,
             TrainingTimeInSeconds=seconds,
             BillableTimeInSeconds=seconds,
@@ -246,12 +288,6 @@ class TrainingJob:
         """Write the document."""
         self.document["LastModifiedTime"] = now()
         self.runtime.state.put("TrainingJob", self.document["TrainingJobName"], self.document)
-
-
-def metric_definitions(request: Mapping[str, Any]) -> list[dict[str, str]]:
-    """MetricDefinitions of a request."""
-    found: list[dict[str, str]] = (request.get("AlgorithmSpecification") or {}).get("MetricDefinitions") or []
-    return found
 
 
 def as_number(text: str | None) -> float | None:

@@ -6,6 +6,7 @@ from the objects (`isolation`) takes links instead.
 """
 
 import hashlib
+import json
 import math
 import os
 import re
@@ -65,6 +66,26 @@ class Storage:
         files = (file for entry in begun for file in ([entry] if entry.is_file() else files_below(entry, links=True)))
         return [(file.relative_to(top.parent).as_posix(), file) for file in files]
 
+    def manifest_objects(self, uri: str) -> list[tuple[str, Path]]:
+        """The objects that a ManifestFile lists: (name below its prefix, file).
+
+        Its format is that of S3DataSource: `[{"prefix": "s3://bucket/data/"}, "name", ...]`.
+
+        Raises:
+            StorageError: it is not there, is none, or lists what is not there.
+        """
+        try:
+            first, *names = json.loads(self.read(uri))
+            prefix = first["prefix"]
+            files = [(str(name).lstrip("/"), self.path(f"{prefix}{name}")) for name in names]
+        except (ValueError, TypeError, KeyError) as problem:
+            form = '[{"prefix": "s3://bucket/data/"}, "name", ...]'
+            raise StorageError(f"{uri} is no manifest of S3 objects, which has the form {form}.") from problem
+        for name, file in files:
+            if not file.is_file():
+                raise StorageError(f"{uri} lists {prefix}{name}, which does not exist in the local S3 at {self.root}.")
+        return files
+
     def read(self, uri: str) -> bytes:
         """The bytes of one object.
 
@@ -94,7 +115,13 @@ class Storage:
             place(file, target / file.relative_to(source))
 
     def download(
-        self, uri: str, folder: Path, *, link_from_bytes: float = math.inf, share: tuple[int, int] = (0, 1)
+        self,
+        uri: str,
+        folder: Path,
+        *,
+        link_from_bytes: float = math.inf,
+        share: tuple[int, int] = (0, 1),
+        is_manifest: bool = False,
     ) -> bool:
         """Place one object, or everything below a prefix, into a directory; whether it was linked, not copied.
 
@@ -103,11 +130,12 @@ class Storage:
             folder: made if need be.
             link_from_bytes: from this total size on the files are hard links to the objects themselves.
             share: of (rank, count), every `count`-th object beginning with number `rank`.
+            is_manifest: the object lists those that are meant.
 
         Raises:
             StorageError: there is nothing.
         """
-        found = self.objects(uri)
+        found = self.manifest_objects(uri) if is_manifest else self.objects(uri)
         if not found:
             raise StorageError(f"{uri} does not exist in the local S3 at {self.root}.")
         found = found[share[0] :: share[1]]
@@ -117,13 +145,13 @@ class Storage:
             (place if linked else copy)(file, folder / name)
         return linked
 
-    def digest(self, uri: str) -> str:
-        """SHA-256 over names and contents below a URI; "absent" where nothing is there.
+    def digest(self, uri: str, *, is_manifest: bool = False) -> str:
+        """SHA-256 over names and contents below a URI, or of what a manifest lists; "absent" where nothing is there.
 
         A file's own digest is remembered until its size, times of change or inode differ. A new link to a file changes
         the time of its status, which therefore counts only where there is no other link.
         """
-        objects = self.objects(uri)
+        objects = self.manifest_objects(uri) if is_manifest else self.objects(uri)
         if not objects:
             return "absent"
         known = self.state.known_digests(str(self.path(uri)))

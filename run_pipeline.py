@@ -54,14 +54,20 @@ def parser() -> argparse.ArgumentParser:
             help="override a runtime parameter",
         )
         add("--data", metavar="SOURCE", help="sample, a folder, a .zip or .tar(.gz), or s3://bucket/prefix")
+        add("--from", dest="from_step", metavar="STEP", help="run this step and what follows, on an earlier execution")
+        add("--only", metavar="STEP,...", help="run these steps alone, on what an earlier execution left")
     for name in ("run", "retry"):
-        found[name].add_argument("--no-cache", action="store_true", help="run every step, changed or not")
+        add = found[name].add_argument
+        add("--cache", choices=["bytes", "as-on-aws", "off"], default="bytes",
+            help="an unchanged step has the same input bytes (default), or the same URIs, as on AWS")  # fmt: skip
+        add("--no-cache", dest="cache", action="store_const", const="off", help="run every step, changed or not")
     for name in ("run", "validate"):
         found[name].add_argument("--definition", metavar="FILE", help="any compiled definition, not pipeline.yaml's")
     add = found["run"].add_argument
     add("--lambda", dest="functions", action="append", default=[], metavar="NAME=FILE.py:HANDLER",
         help="a Lambda function that --definition calls; repeatable")  # fmt: skip
     add("--parallel", type=positive, metavar="N", help="with --definition: steps at the same time (50)")
+    add("--name", metavar="NAME", help="with --definition: the pipeline's name (from the definition or the file)")
     for name in ("status", "stop", "retry", "report"):
         add = found[name].add_argument
         add("execution", nargs="?", help="an execution's ARN or its last part; the newest unless given")

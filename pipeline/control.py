@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from typing import Any
 
@@ -47,16 +47,41 @@ def existing(client: Any, name: str) -> dict[str, Any] | None:
     return description
 
 
-def start(target: Target, name: str, parameters: Mapping[str, str]) -> str:
-    """Start an execution; its ARN."""
+def start(target: Target, name: str, parameters: Mapping[str, str], selection: Mapping[str, Any] | None = None) -> str:
+    """Start an execution, of the steps of a SelectiveExecutionConfig if there is one; its ARN."""
+    more = {"SelectiveExecutionConfig": selection} if selection else {}
     with service_errors(f"start pipeline {name!r}"):
         answer = target.client("sagemaker").start_pipeline_execution(
             PipelineName=name,
             PipelineParameters=[{"Name": key, "Value": value} for key, value in parameters.items()],
             ClientRequestToken=secrets.token_hex(16),
+            **more,
         )
     arn: str = answer["PipelineExecutionArn"]
     return arn
+
+
+def source_execution(target: Target, name: str, needed: Set[str]) -> str:
+    """The newest execution that has ended and in which these steps succeeded.
+
+    Raises:
+        UsageError: there is none.
+    """
+    client, pages = target.client("sagemaker"), []
+    with service_errors(f"list executions of pipeline {name!r}"):
+        if existing(client, name):
+            pages = client.get_paginator("list_pipeline_executions").paginate(PipelineName=name)
+        summaries = [summary for page in pages for summary in page["PipelineExecutionSummaries"]]
+    for summary in summaries:
+        arn: str = summary["PipelineExecutionArn"]
+        if summary["PipelineExecutionStatus"] not in ACTIVE:
+            succeeded = {step["StepName"] for step in steps(target, arn) if step["StepStatus"] == "Succeeded"}
+            if needed <= succeeded:
+                return arn
+    raise UsageError(
+        f"No execution of pipeline {name!r} has what the chosen steps read, the values of "
+        f"{', '.join(sorted(needed))}; run the whole pipeline first."
+    )
 
 
 def latest(target: Target, name: str) -> str:

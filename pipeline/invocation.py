@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.aws_target import AwsTarget, aws_client, aws_placement
+from pipeline.errors import UsageError
 from pipeline.local_target import LocalTarget, shown
 from pipeline.placement import Placement, local_placement
 from pipeline.targets import Target
@@ -37,10 +38,12 @@ def opened(arguments: Arguments) -> "Project":
 
 def chosen_target(arguments: Arguments, config: "Config", *, tied: bool = False, reads_only: bool = False) -> Target:
     """The target of the command line; a command that only reads makes no home where there is none."""
-    if arguments.target == "aws":
-        return AwsTarget(config)
-    use_cache = not getattr(arguments, "no_cache", False)
-    return LocalTarget(config, Path(arguments.home), use_cache=use_cache, tied=tied, reads_only=reads_only)
+    cache = getattr(arguments, "cache", "bytes")
+    if arguments.target == "local":
+        return LocalTarget(config, Path(arguments.home), cache=cache, tied=tied, reads_only=reads_only)
+    if cache != "bytes":
+        raise UsageError("--cache and --no-cache are the local target's; on AWS the definition's CacheConfig counts.")
+    return AwsTarget(config)
 
 
 def placement_of(arguments: Arguments, config: "Config") -> Placement:

@@ -35,13 +35,14 @@ class LocalTarget:
         config: "Config | None",
         home: Path,
         *,
-        use_cache: bool = True,
+        cache: str = "bytes",
         tied: bool = False,
         reads_only: bool = False,
     ) -> None:
         """Without a configuration it runs a given definition: clients then bypass botocore.
 
-        With `reads_only` a home that does not exist is empty, and is not made.
+        With `reads_only` a home that does not exist is empty, and is not made. `cache` is what counts as an unchanged
+        step: see `pipeline.local.engine.cache`.
         """
         from pipeline.local.store.state import State
         from pipeline.local.store.storage import Storage
@@ -50,7 +51,7 @@ class LocalTarget:
         self.reports: Path | None = self.home / "reports"
         self.direct = config is None
         self.state = State(self.home, create=not reads_only)
-        self.state.start_options = {"use_cache": use_cache, "tied": tied}
+        self.state.start_options = {"cache": cache, "tied": tied}
         self.storage = Storage(self.state)
         self.placement = local_placement(config.aws.deploy_function if config else "deploy")
 

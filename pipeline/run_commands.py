@@ -1,5 +1,6 @@
 """`run`, `upsert` and `start`: compile, upload what is new, create or update the pipeline, start an execution."""
 
+import hashlib
 import json
 import re
 import sys
@@ -23,14 +24,16 @@ if TYPE_CHECKING:
 
 PARALLEL_STEPS = 50  # of a given definition
 INPUT_DATA = "InputDataUri"
+NAMING = (("Metadata", "PipelineName"), ("PipelineExperimentConfig", "ExperimentName"))  # of a definition
+NAME_CHARACTERS = 200
 
 
 def run(arguments: Arguments) -> int:
     """Upsert, start, watch."""
     if arguments.definition:
         return run_definition(arguments)
-    if arguments.functions or arguments.parallel:
-        raise UsageError("--lambda and --parallel go with --definition; pipeline.yaml has its own.")
+    if arguments.functions or arguments.parallel or arguments.name:
+        raise UsageError("--lambda, --parallel and --name go with --definition; pipeline.yaml has its own.")
     project = opened(arguments)
     target = chosen_target(arguments, project.config, tied=True)
     return follow(arguments, target, started(arguments, project, target))
@@ -64,7 +67,8 @@ def started(arguments: Arguments, project: "Project", target: Target) -> str:
     text, parameters, stored = prepared(arguments, project, target)
     with target.alone():
         put_pipeline(project, target, text, stored)
-        arn = control.start(target, project.config.pipeline.name, parameters)
+        name = project.config.pipeline.name
+        arn = control.start(target, name, parameters, selection(arguments, target, name, text))
     say_limits(target, text)
     return arn
 
@@ -146,23 +150,69 @@ def run_definition(arguments: Arguments) -> int:
     if arguments.data:
         raise UsageError("--data belongs to this project's own pipeline; give the definition's parameter by --param.")
     text = read_definition(Path(arguments.definition))
-    target = LocalTarget(None, Path(arguments.home), use_cache=not arguments.no_cache, tied=True)
-    name = re.sub(r"[^A-Za-z0-9]+", "-", Path(arguments.definition).stem).strip("-") or "definition"
-    arguments.pipeline = name
+    target = LocalTarget(None, Path(arguments.home), cache=arguments.cache, tied=True)
+    place, content = str(Path(arguments.definition).resolve()), json.loads(text)
     functions, parameters = list(map(parse_lambda, arguments.functions)), dict(map(parse_parameter, arguments.param))
     with target.alone():
+        arguments.pipeline = name = arguments.name or pipeline_name(target, content, place)
         put_functions(target, functions)
-        refuse_what_cannot_run(target, json.loads(text), parameters)
-        upsert_pipeline(
+        refuse_what_cannot_run(target, content, parameters)
+        what = upsert_pipeline(
             target,
             name=name,
             definition=text,
-            description=arguments.definition,
+            description=place,
             parallel_steps=arguments.parallel or PARALLEL_STEPS,
         )
-        arn = control.start(target, name, parameters)
+        print(f"Pipeline {name} {what}.", file=sys.stderr)
+        arn = control.start(target, name, parameters, selection(arguments, target, name, text))
     say_limits(target, text)
     return follow(arguments, target, arn)
+
+
+def pipeline_name(target: LocalTarget, content: dict[str, Any], place: str) -> str:
+    """The name that a definition gives itself, else its file's; with a digest of its place if another file has that.
+
+    So definitions that have nothing to do with each other do not share a pipeline, its cache and its executions.
+    """
+    for section, member in NAMING:
+        if isinstance(name := (content.get(section) or {}).get(member), str):
+            return as_name(name)
+    name = as_name(Path(place).stem)
+    known = control.existing(target.client("sagemaker"), name)
+    taken = known is not None and known.get("PipelineDescription") != place
+    return f"{name[:NAME_CHARACTERS]}-{hashlib.sha256(place.encode()).hexdigest()[:8]}" if taken else name
+
+
+def as_name(text: str) -> str:
+    """A text as the name of a pipeline: letters, digits and single dashes."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", text)[:NAME_CHARACTERS].strip("-") or "definition"
+
+
+def selection(arguments: Arguments, target: Target, name: str, text: str) -> dict[str, Any] | None:
+    """The SelectiveExecutionConfig of --from or --only; None where all steps are to run.
+
+    Raises:
+        UsageError: a step is not there, one in between is missing, or no execution has what the steps need.
+    """
+    first, only = getattr(arguments, "from_step", None), getattr(arguments, "only", None)
+    if not first and not only:
+        return None
+    if first and only:
+        raise UsageError("--from and --only both choose steps; give one of them.")
+    from pipeline.definition.graph import read_graph
+    from pipeline.definition.selection import selection_faults, values_needed
+
+    graph = read_graph(json.loads(text))
+    named = [step.strip() for step in (first or only or "").split(",")]
+    after = graph.downstream(named) if first else set(named)
+    chosen = [*(step for step in graph.steps if step in after), *(step for step in named if step not in graph.steps)]
+    if faults := list(selection_faults(graph, chosen)):
+        raise UsageError("\n".join(faults))
+    config: dict[str, Any] = {"SelectedSteps": [{"StepName": step} for step in chosen]}
+    if needed := values_needed(graph, chosen):
+        config["SourcePipelineExecutionArn"] = control.source_execution(target, name, needed)
+    return config
 
 
 def put_functions(target: LocalTarget, functions: list[tuple[str, Path, str]]) -> None:

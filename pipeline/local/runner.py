@@ -4,6 +4,7 @@ KIND is `execution`, NAME its ARN, or `transform`, NAME that of a job of CreateT
 """
 
 import asyncio
+import contextlib
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from pipeline.local.engine.runner_process import held_lock, lock_path
 from pipeline.local.sagemaker.api import LocalApi
 from pipeline.local.sagemaker.transform_jobs import run_job
 from pipeline.local.sandbox.namespaces import adopt_orphans, die_with
+from pipeline.local.store.disk import DiskFull
 from pipeline.local.store.state import State
 
 
@@ -25,7 +27,7 @@ def main(kind: str, home: Path, name: str, parent: int | None) -> None:
     if kind == "transform":
         asyncio.run(run_job(state, name, api))
         return
-    with held_lock(lock_path(state, name)):
+    with held_lock(lock_path(state, name)), contextlib.suppress(DiskFull):  # who looks at the execution says so
         asyncio.run(Execution(state, name, api).run())
 
 

@@ -1,90 +1,84 @@
-"""The step cache: a step whose code, arguments and input bytes are unchanged is not run again.
+"""The step cache: a step whose code, arguments and inputs are unchanged is not run again.
 
-A key is made of the members that SageMaker's own key is made of ("Caching pipeline steps" in the guide): nothing about
-instances, outputs or roles. Unlike the service, the bytes behind every S3 URI count rather than the URI: a data set
-that was changed in place is a miss, a repeated upload of the same bytes is not. A hit also needs the outputs of the
-earlier run to be still there, untouched.
+A key is made of the members that SageMaker's own key is made of ("Caching pipeline steps" in the guide, see
+`definition.step_types`): nothing about instances, outputs or roles. There are two keys of a step:
+
+- by bytes, the default: what lies under an S3 URI counts. A data set that was changed in place is a miss, a repeated
+  upload of the same bytes is not, and a hit needs the outputs of the earlier run to be there, untouched;
+- as on AWS: the URI counts, whatever lies under it.
+
+A step without CacheConfig has none, nor has one of a type that the service does not cache.
 """
 
 import hashlib
 import json
 import re
-from collections.abc import Mapping
 from typing import Any
 
 from pipeline.definition.runnable import duration_seconds
+from pipeline.definition.step_types import STEP_TYPES
 from pipeline.local.jobs.functions import code_digest, function_named
 from pipeline.local.jobs.processing import input_uri, updated_uris
 from pipeline.local.jobs.runtime import Runtime, StepCall, StepResult, now
 from pipeline.local.store.state import Document
 
-KEY_MEMBERS: Mapping[str, tuple[str, ...]] = {
-    "Processing": ("AppSpecification", "Environment", "ProcessingInputs"),
-    "Training": (
-        "AlgorithmSpecification",
-        "CheckpointConfig",
-        "DebugHookConfig",
-        "DebugRuleConfigurations",
-        "Environment",
-        "HyperParameters",
-        "InputDataConfig",
-    ),
-    "Tuning": ("HyperParameterTuningJobConfig", "TrainingJobDefinition"),
-    "Transform": ("DataProcessing", "Environment", "ModelName", "TransformInput"),
-    "Lambda": (),
-}
+BYTES, AS_ON_AWS, OFF = "bytes", "as-on-aws", "off"
+Keys = dict[str, str]  # BYTES or AS_ON_AWS -> key
 WRITTEN = ("CheckpointConfig", "DebugHookConfig", "UpdatedInputs")  # what their URIs hold is the job's own doing
-TRIAL_MEMBERS = (
+TRIAL_MEMBERS = (  # of a search's TrainingJobDefinition
     "AlgorithmSpecification",
     "HyperParameterRanges",
     "InputDataConfig",
     "StaticHyperParameters",
     "TuningObjective",
-    "Environment",
 )
 
 
-def cache_key(call: StepCall, pipeline_name: str, runtime: Runtime) -> str | None:
-    """The key of a step; None when its CacheConfig does not ask for caching."""
+def cache_keys(call: StepCall, pipeline_name: str, runtime: Runtime, mode: str) -> Keys:
+    """The keys of a step, none if its CacheConfig does not ask for caching; with AS_ON_AWS no input is read."""
     step_type = call.definition["Type"]
-    config = call.definition.get("CacheConfig") or {}
-    if not config.get("Enabled") or step_type not in KEY_MEMBERS:
-        return None
-    relevant = KEY_DOCUMENTS.get(step_type, plain_document)(call, runtime)
-    read = {name: value if name in WRITTEN else with_digests(value, runtime) for name, value in relevant.items()}
-    content = json.dumps([pipeline_name, call.name, step_type, read], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()
+    if not (call.definition.get("CacheConfig") or {}).get("Enabled") or STEP_TYPES[step_type].cache_key is None:
+        return {}
+    beginning = [pipeline_name, call.name, step_type]
+    keys = {AS_ON_AWS: digest([AS_ON_AWS, *beginning, service_document(call)])}
+    if mode != AS_ON_AWS:
+        document = bytes_document(call, runtime)
+        read = {name: value if name in WRITTEN else with_digests(value, runtime) for name, value in document.items()}
+        keys[BYTES] = digest([*beginning, read])
+    return keys
 
 
-def plain_document(call: StepCall, runtime: Runtime) -> Document:
-    """The members that count."""
-    return {name: call.arguments.get(name) for name in KEY_MEMBERS[call.definition["Type"]]}
+def digest(content: Any) -> str:
+    """SHA-256 of a JSON value."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def processing_document(call: StepCall, runtime: Runtime) -> Document:
-    """An input that the job adds to, such as a cache of its own, counts by its URI: every run changes it."""
-    updated = updated_uris(call.arguments)
-    inputs = call.arguments.get("ProcessingInputs") or []
-    return {
-        **plain_document(call, runtime),
-        "ProcessingInputs": [given for given in inputs if input_uri(given) not in updated],
-        "UpdatedInputs": [given for given in inputs if input_uri(given) in updated],
-    }
+def service_document(call: StepCall) -> Document:
+    """The members of the service's key; of a Lambda step, whose key the guide does not give, event and function."""
+    if call.definition["Type"] == "Lambda":
+        return {"Event": call.arguments, "FunctionArn": call.definition["FunctionArn"]}
+    document = {name: call.arguments.get(name) for name in STEP_TYPES[call.definition["Type"]].cache_key or ()}
+    if template := document.get("TrainingJobDefinition"):
+        document["TrainingJobDefinition"] = {name: template.get(name) for name in TRIAL_MEMBERS}
+    return document
 
 
-def tuning_document(call: StepCall, runtime: Runtime) -> Document:
-    """The search, and of its training jobs what makes them what they are."""
-    template = call.arguments.get("TrainingJobDefinition", {})
-    return {**plain_document(call, runtime), "TrainingJobDefinition": {n: template.get(n) for n in TRIAL_MEMBERS}}
+def bytes_document(call: StepCall, runtime: Runtime) -> Document:
+    """The service's members, and what else makes a difference to the result.
 
-
-def lambda_document(call: StepCall, runtime: Runtime) -> Document:
-    """The event and the function's code."""
-    function = function_named(runtime.state, call.definition["FunctionArn"], call.execution_id)
-    return {"Event": call.arguments, "Code": code_digest(function), "Handler": function["Handler"]}
-
-
-KEY_DOCUMENTS = {"Processing": processing_document, "Tuning": tuning_document, "Lambda": lambda_document}
+    An input that a Processing job adds to, such as a cache of its own, counts by its URI: every run changes it.
+    """
+    document = service_document(call)
+    if call.definition["Type"] == "Lambda":
+        function = function_named(runtime.state, call.definition["FunctionArn"], call.execution_id)
+        return {"Event": call.arguments, "Code": code_digest(function), "Handler": function["Handler"]}
+    if template := call.arguments.get("TrainingJobDefinition"):
+        document["TrainingJobDefinition"]["Environment"] = template.get("Environment")
+    if inputs := document.get("ProcessingInputs"):
+        updated = updated_uris(call.arguments)
+        document["ProcessingInputs"] = [given for given in inputs if input_uri(given) not in updated]
+        document["UpdatedInputs"] = [given for given in inputs if input_uri(given) in updated]
+    return document
 
 
 def with_digests(value: Any, runtime: Runtime) -> Any:
@@ -97,12 +91,12 @@ def with_digests(value: Any, runtime: Runtime) -> Any:
     if isinstance(value, list):
         return [with_digests(member, runtime) for member in value]
     if isinstance(value, str) and re.fullmatch(r"s3://[^/\n]+/.+", value):
-        digest = runtime.storage.digest(value)
-        return value if digest == "absent" else f"sha256:{digest}"
+        found = runtime.storage.digest(value)
+        return value if found == "absent" else f"sha256:{found}"
     return value
 
 
-def remembered(key: str, call: StepCall, runtime: Runtime) -> tuple[StepResult, str] | None:
+def remembered(key: str, call: StepCall, runtime: Runtime, mode: str) -> tuple[StepResult, str] | None:
     """The result of an equal step that is young enough, and the execution that it ran in."""
     document = runtime.state.cached(key)
     if document is None:
@@ -110,18 +104,21 @@ def remembered(key: str, call: StepCall, runtime: Runtime) -> tuple[StepResult, 
     expires = duration_seconds(call.definition["CacheConfig"].get("ExpireAfter"))
     if expires is not None and now() - document["created"] > expires:
         return None
-    if any(runtime.storage.digest(uri) != digest for uri, digest in document["outputs"].items()):
+    outputs: dict[str, str] = document["outputs"]
+    if mode == BYTES and any(runtime.storage.digest(uri) != found for uri, found in outputs.items()):
         return None
-    result = StepResult(document["properties"], document["metadata"], list(document["outputs"]), reused=True)
-    return result, document["execution"]
+    return StepResult(document["properties"], document["metadata"], list(outputs)), document["execution"]
 
 
-def remember(key: str, result: StepResult, execution_arn: str, runtime: Runtime) -> None:
-    """Keep a finished step's result under its key."""
+def remember(keys: Keys, result: StepResult, execution_arn: str, runtime: Runtime) -> None:
+    """Keep a finished step's result under its keys."""
+    if not keys:
+        return
     document = {
         "properties": result.properties,
         "metadata": result.metadata,
         "outputs": {uri: runtime.storage.digest(uri) for uri in result.outputs},
         "execution": execution_arn,
     }
-    runtime.state.put_cached(key, document)
+    for key in keys.values():
+        runtime.state.put_cached(key, document)

@@ -1,71 +1,63 @@
 """Runs one execution, in the process that `pipeline.local.runner` starts.
 
-    definition -> graph -> while steps are left: start every step whose dependencies are done, wait for any to end
+    definition -> graph -> while steps are left: start every step whose time has come, wait for any to end
                            (resolve expressions -> cache? -> executor, with retries -> record)
 
 One thread, one event loop; jobs are child processes. Every change of a step is in the state before the next thing
-happens, so that a kill at any moment leaves a readable execution. A failed step ends the execution as on SageMaker:
-what runs is finished, nothing new is started. SIGTERM stops: running jobs are ended, the rest is not started.
+happens, so that a kill at any moment leaves a readable execution. A failed step ends the execution as on SageMaker,
+unless another step waits for that failure: what runs is finished, nothing new is started. SIGTERM stops: running jobs
+are ended, the rest is not started.
 """
 
 import asyncio
-import json
+import contextlib
 import signal
 import time
 import traceback
-from collections.abc import Iterator
-from datetime import UTC, datetime
-from typing import Any
 
 from pipeline.definition.conditions import holds
-from pipeline.definition.expressions import Scope, resolve
 from pipeline.definition.graph import Step, read_graph
-from pipeline.definition.requests import as_request
 from pipeline.errors import PipelineError
 from pipeline.local.engine import cache
+from pipeline.local.engine.calls import StepCalls, job_metadata
 from pipeline.local.engine.retries import retry_wait
-from pipeline.local.engine.runner_process import execution_id_of
+from pipeline.local.engine.settlement import known_execution
 from pipeline.local.jobs.executors import EXECUTORS
-from pipeline.local.jobs.runtime import (
-    Runtime,
-    StepCall,
-    StepFailure,
-    StepResult,
-    job_metadata,
-    new_job_name,
-    new_tuning_job_name,
-    now,
-)
+from pipeline.local.jobs.runtime import Runtime, StepCall, StepFailure, StepResult, now
 from pipeline.local.sandbox.namespaces import find_mount
 from pipeline.local.store.answers import Api
+from pipeline.local.store.disk import DiskFull, is_full
 from pipeline.local.store.state import Document, State
 from pipeline.local.store.storage import Storage
 
 STEP_FAILURE = "Step failure: One or multiple steps failed."  # the service's own words
 DEFAULT_PARALLEL_STEPS = 50
+TRIGGERS = {"Succeeded": "Completed", "Failed": "Failed", "Stopped": "Stopped"}  # status of a step -> what it triggers
+HANDLES_FAILURE = ("Failed", "Any")
 
 
 class Execution:
     """The running execution."""
 
     def __init__(self, state: State, execution_arn: str, api: Api) -> None:
-        document = state.execution(execution_arn)
-        assert document is not None, execution_arn
         self.state = state
         self.arn = execution_arn
-        self.document = document
-        self.graph = read_graph(document["Definition"])
+        self.document = known_execution(state, execution_arn)
+        self.graph = read_graph(self.document["Definition"])
+        selected = [
+            step["StepName"] for step in self.document.get("SelectiveExecutionConfig", {}).get("SelectedSteps", [])
+        ]
+        self.steps = {name: step for name, step in self.graph.steps.items() if name in selected or not selected}
         self.parallel = int(
-            document["ParallelismConfiguration"].get("MaxParallelExecutionSteps", DEFAULT_PARALLEL_STEPS)
+            self.document["ParallelismConfiguration"].get("MaxParallelExecutionSteps", DEFAULT_PARALLEL_STEPS)
         )
-        use_cache = bool(document["Options"].get("use_cache", True))
-        self.runtime = Runtime(state, Storage(state), find_mount(state.home), api, use_cache)
+        self.cache_mode: str = self.document["Options"].get("cache", cache.BYTES)
+        self.runtime = Runtime(state, Storage(state), find_mount(state.home), api)
+        self.calls = StepCalls(self.document, self.graph, self.runtime.storage)
         self.records: dict[str, Document] = {}  # of the steps that were started, as they are in the state
-        self.properties: dict[str, Document] = {}  # of those that have ended well
-        self.skipped: set[str] = set()
-        self.failed = False
+        self.running: dict[asyncio.Task[None], Step] = {}
+        self.failed = False  # a step has failed, and no step waits for that
         self.stopping = False
-        self.running: dict[asyncio.Task[None], str] = {}
 
     async def run(self) -> None:
         """Until nothing runs and nothing can be started; then record how it ended."""
@@ -73,77 +65,88 @@ class Execution:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
-        while self.start_ready() or self.running:
+        self.start_ready()
+        while self.running:
             done, _ = await asyncio.wait(self.running, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 self.settle(task, self.running.pop(task))
+            self.start_ready()
         self.finish()
 
     def resume(self) -> None:
-        """Take over what an earlier runner of this execution has done."""
+        """Take over what an earlier runner of this execution has done, and what another execution lends this one."""
         for record in self.state.steps(self.arn):
             self.records[record["StepName"]] = record
             if record["StepStatus"] == "Succeeded":
-                self.properties[record["StepName"]] = record["Properties"]
-                if outcome := record["Metadata"].get("Condition", {}).get("Outcome"):
-                    self.skipped |= self.graph.not_taken(record["StepName"], outcome == "True")
+                self.calls.properties[record["StepName"]] = record["Properties"]
 
-    def start_ready(self) -> bool:
-        """Start steps while there is room; whether any was started."""
-        started = False
-        for step in self.ready():
-            if len(self.running) >= self.parallel:
-                break
-            self.running[asyncio.create_task(self.run_step(step), name=step.name)] = step.name
-            started = True
-        return started
-
-    def ready(self) -> Iterator[Step]:
-        """Steps whose dependencies are done."""
+    def start_ready(self) -> None:
+        """Start steps while there is room."""
         if self.failed or self.stopping:
             return
-        busy = set(self.running.values())
-        for step in list(self.graph.steps.values()):
-            known = step.name in self.properties or step.name in self.skipped or step.name in busy
-            if not known and all(name in self.properties for name in step.dependencies):
-                yield step
+        for step in self.steps.values():
+            if len(self.running) >= self.parallel:
+                return
+            if step.name not in self.records and self.is_ready(step):
+                self.record(step, "Executing", StartTime=now())
+                self.running[asyncio.create_task(self.run_step(step), name=step.name)] = step
 
-    def settle(self, task: asyncio.Task[None], name: str) -> None:
+    def is_ready(self, step: Step) -> bool:
+        """Whether the branch that the step stands in was taken, and every step that it waits for has ended as it must.
+
+        A step that was not selected is waited for by nobody.
+        """
+        if step.condition in self.steps and self.outcome(step.condition) != str(step.outcome):
+            return False
+        explicit = {name for name, _ in step.triggers}
+        needed = [(name, "Completed") for name in step.dependencies if name not in explicit]
+        return all(self.triggers(name, trigger) for name, trigger in (*needed, *step.triggers) if name in self.steps)
+
+    def outcome(self, condition: str) -> str | None:
+        """What a Condition step came to; None before it has."""
+        metadata: Document = self.records.get(condition, {}).get("Metadata", {})
+        found: str | None = metadata.get("Condition", {}).get("Outcome")
+        return found
+
+    def triggers(self, name: str, trigger: str) -> bool:
+        """Whether a step has ended in the way that a trigger of DependsOn asks for."""
+        ended = TRIGGERS.get(self.records.get(name, {}).get("StepStatus", ""))
+        return ended is not None and trigger in (ended, "Any")
+
+    def settle(self, task: asyncio.Task[None], step: Step) -> None:
         """A step's task has ended. An exception that is nobody's mistake but ours is recorded too."""
         problem = None if task.cancelled() else task.exception()
         if problem is not None:
-            traceback.print_exception(problem)
-            self.fail(name, f"InternalServerError of the local runner: {type(problem).__name__}: {problem}", {})
+            with contextlib.suppress(OSError):
+                traceback.print_exception(problem)
+            self.fail(step, problem)
 
     async def run_step(self, step: Step) -> None:
         """One step from start to record."""
-        self.record(step, "Executing", StartTime=now())
         try:
             await STEP_KINDS.get(step.type, Execution.run_job_step)(self, step)
-        except StepFailure as failure:
-            self.fail(step.name, str(failure), failure.metadata)
         except PipelineError as problem:
-            self.fail(step.name, f"ClientError: {problem}", {})
+            self.fail(step, problem)
         except asyncio.CancelledError:
             self.record(step, "Stopped", EndTime=now())
 
     async def run_job_step(self, step: Step) -> None:
         """A step that an executor runs, or that the cache already has."""
-        call = self.call(step)
-        key, hit = await asyncio.to_thread(self.look_up, call)
+        call = self.calls.call(step)
+        keys, hit = await asyncio.to_thread(self.look_up, call)
         if hit:
             result, source = hit
-        else:
-            result, source = await self.attempts(step, call), self.arn
-            if key:
-                await asyncio.to_thread(cache.remember, key, result, self.arn, self.runtime)
-        reused = {"CacheHitResult": {"SourcePipelineExecutionArn": source}} if result.reused else {}
-        self.succeed(step, result, **reused)
+            self.succeed(step, result, CacheHitResult={"SourcePipelineExecutionArn": source})
+            return
+        result = await self.attempts(step, call)
+        await asyncio.to_thread(cache.remember, keys, result, self.arn, self.runtime)
+        self.succeed(step, result)
 
-    def look_up(self, call: StepCall) -> tuple[str | None, tuple[StepResult, str] | None]:
-        """A step's cache key, and what the cache has under it; inputs may have to be read for it."""
-        key = cache.cache_key(call, self.document["PipelineName"], self.runtime)
-        return key, cache.remembered(key, call, self.runtime) if key and self.runtime.use_cache else None
+    def look_up(self, call: StepCall) -> tuple[cache.Keys, tuple[StepResult, str] | None]:
+        """A step's cache keys, and what the cache has under the one that counts; inputs may have to be read for it."""
+        keys = cache.cache_keys(call, self.document["PipelineName"], self.runtime, self.cache_mode)
+        key = keys.get(self.cache_mode)
+        return keys, cache.remembered(key, call, self.runtime, self.cache_mode) if key else None
 
     async def attempts(self, step: Step, call: StepCall) -> StepResult:
         """Run, and run again as the step's RetryPolicies say.
@@ -159,11 +162,12 @@ class Execution:
                 wait = retry_wait(step.definition.get("RetryPolicies") or [], failure.code, used, started)
                 if wait is None:
                     raise
-                print(f"{step.name}: {failure} Trying again in {wait:g} seconds.", flush=True)
+                with contextlib.suppress(OSError):
+                    print(f"{step.name}: {failure} Trying again in {wait:g} seconds.", flush=True)
             used += 1
             self.record(step, "Executing", AttemptCount=used + 1)
             await asyncio.sleep(wait)
-            call = self.call(step)
+            call = self.calls.call(step)
 
     async def attempt(self, step: Step, call: StepCall) -> StepResult:
         """One attempt; the machine's own troubles count as the service's."""
@@ -174,87 +178,49 @@ class Execution:
             reason = f"InternalServerError: the job could not be started on this machine: {problem}"
             raise StepFailure(reason, code="SageMaker.JOB_INTERNAL_ERROR") from problem
 
-    def call(self, step: Step) -> StepCall:
-        """The step with its expressions resolved, under a new job name."""
-        new_name = new_tuning_job_name if step.type == "Tuning" else new_job_name
-        job_name = new_name(execution_id_of(self.arn), step.name)
-        arguments = resolve(step.definition.get("Arguments") or {}, self.scope(job_name))
-        if step.type != "Lambda":  # whose event keeps its types
-            arguments = as_request(arguments)
-        return StepCall(step.name, step.definition, arguments, execution_id_of(self.arn), job_name)
-
     async def run_condition(self, step: Step) -> None:
-        """Evaluate, and skip the branch not taken."""
-        outcome = holds(step.definition["Arguments"]["Conditions"], self.scope())
-        self.skipped |= self.graph.not_taken(step.name, outcome)
-        metadata = {"Condition": {"Outcome": str(outcome)}}
-        self.succeed(step, StepResult({"Outcome": str(outcome)}, metadata))
+        """Evaluate the conditions; the steps of the branch that was not taken are never ready."""
+        outcome = {"Outcome": str(holds(step.definition["Arguments"]["Conditions"], self.calls.scope()))}
+        self.succeed(step, StepResult(outcome, {"Condition": outcome}))
 
     async def run_fail(self, step: Step) -> None:
         """End the execution with the step's message."""
-        message = str(resolve(step.definition["Arguments"].get("ErrorMessage", ""), self.scope()))
+        message = str(self.calls.value(step.definition["Arguments"].get("ErrorMessage", "")))
         raise StepFailure(message, metadata={"Fail": {"ErrorMessage": message}})
 
-    def scope(self, job_name: str | None = None) -> Scope:
-        """Where expressions find their values."""
-        execution = {
-            "StartDateTime": timestamp(self.document["CreationTime"]),
-            "CurrentDateTime": timestamp(now()),
-            "PipelineName": self.document["PipelineName"],
-            "PipelineArn": self.document["PipelineArn"],
-            "PipelineExecutionId": execution_id_of(self.arn),
-            "PipelineExecutionArn": self.arn,
-            **({"TrainingJobName": job_name, "ProcessingJobName": job_name} if job_name else {}),
-        }
-        return Scope(
-            parameters=self.document["Parameters"],
-            steps=self.properties,
-            execution=execution,
-            read_property_file=self.read_property_file,
-            read_json=self.read_json,
-            experiment=self.document["Definition"].get("PipelineExperimentConfig") or {},
-        )
-
-    def read_property_file(self, step_name: str, property_file: str) -> Any:
-        """A property file of a step, from where the step's output was uploaded."""
-        declared = self.graph.steps[step_name].definition.get("PropertyFiles", [])
-        file = next(item for item in declared if item["PropertyFileName"] == property_file)
-        outputs = self.properties[step_name]["ProcessingOutputConfig"]["Outputs"]
-        uri = next(o["S3Output"]["S3Uri"] for o in outputs if o["OutputName"] == file["OutputName"])
-        return self.read_json(f"{uri.rstrip('/')}/{file['FilePath']}")
-
-    def read_json(self, uri: str) -> Any:
-        """A JSON object of the storage.
-
-        Raises:
-            StepFailure: it is not JSON.
-        """
-        try:
-            return json.loads(self.runtime.storage.read(uri))
-        except ValueError as problem:
-            raise StepFailure(f"{uri} is not JSON: {problem}") from problem
-
-    def succeed(self, step: Step, result: StepResult, **more: Any) -> None:
+    def succeed(self, step: Step, result: StepResult, **more: Document) -> None:
         """Record the end of a step that went well."""
-        self.properties[step.name] = result.properties
+        self.calls.properties[step.name] = result.properties
         self.record(step, "Succeeded", EndTime=now(), Metadata=result.metadata, Properties=result.properties, **more)
 
-    def fail(self, name: str, reason: str, metadata: Document) -> None:
-        """Record the end of a step that failed; nothing new is started."""
-        self.failed = True
-        known = {"Metadata": metadata} if metadata else {}
-        self.record(self.graph.steps[name], "Failed", EndTime=now(), FailureReason=reason, **known)
+    def fail(self, step: Step, problem: BaseException) -> None:
+        """Record the end of a step that failed; if no step waits for that, nothing new is started."""
+        self.failed = self.failed or not self.handlers(step)
+        known = {"Metadata": problem.metadata} if isinstance(problem, StepFailure) and problem.metadata else {}
+        self.record(step, "Failed", EndTime=now(), FailureReason=self.reason(problem), **known)
 
-    def record(self, step: Step, status: str, **values: Any) -> None:
+    def handlers(self, step: Step) -> list[Step]:
+        """The steps that wait for the failure of another."""
+        waited_for = {(step.name, trigger) for trigger in HANDLES_FAILURE}
+        return [other for other in self.steps.values() if waited_for.intersection(other.triggers)]
+
+    def reason(self, problem: BaseException) -> str:
+        """Why a step failed, as its record says it."""
+        if is_full(problem):
+            return f"InternalServerError: {DiskFull(self.state.home)}"
+        if isinstance(problem, StepFailure):
+            return str(problem)
+        if isinstance(problem, PipelineError):
+            return f"ClientError: {problem}"
+        return f"InternalServerError of the local runner: {type(problem).__name__}: {problem}"
+
+    def record(self, step: Step, status: str, **values: object) -> None:
         """Write the step's record."""
+        named = {"StepDisplayName": "DisplayName", "StepDescription": "Description"}
         document = {
             "StepName": step.name,
             "StepType": step.type,
-            **{
-                name: step.definition[source]
-                for name, source in (("StepDisplayName", "DisplayName"), ("StepDescription", "Description"))
-                if source in step.definition
-            },
+            **{name: step.definition[source] for name, source in named.items() if source in step.definition},
             "AttemptCount": 1,
             "Metadata": {},
             **self.records.get(step.name, {}),
@@ -267,20 +233,26 @@ class Execution:
     def stop(self) -> None:
         """End what runs; a running Lambda is waited for, as on the service."""
         self.stopping = True
-        for task, name in self.running.items():
-            if self.graph.steps[name].type != "Lambda":
+        for task, step in self.running.items():
+            if step.type != "Lambda":
                 task.cancel()
+        with contextlib.suppress(PipelineError):
+            self.state.update_execution(self.arn, StopHeard=now())
 
     def finish(self) -> None:
-        """Record how the execution ended."""
-        status = "Stopped" if self.stopping else "Failed" if self.failed else "Succeeded"
+        """Record how the execution ended.
+
+        A pipeline whose steps run on a failed step ends CompletedWithFailures (SDK, StepDependency).
+        """
+        failures = [self.steps[name] for name, record in self.records.items() if record["StepStatus"] == "Failed"]
+        handled = all(any(other.name in self.records for other in self.handlers(step)) for step in failures)
+        status = "CompletedWithFailures" if failures else "Succeeded"
+        if self.stopping:
+            status = "Stopped"
+        elif self.failed or not handled:
+            status = "Failed"
         reason = STEP_FAILURE if status == "Failed" else None
         self.state.update_execution(self.arn, PipelineExecutionStatus=status, FailureReason=reason)
 
 
 STEP_KINDS = {"Condition": Execution.run_condition, "Fail": Execution.run_fail}
-
-
-def timestamp(seconds: float) -> str:
-    """ISO 8601, in UTC."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

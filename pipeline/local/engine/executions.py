@@ -12,19 +12,21 @@ import secrets
 import signal
 import string
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from pipeline.definition.graph import Graph, read_graph
 from pipeline.definition.parameters import bind
 from pipeline.definition.runnable import step_faults
+from pipeline.definition.selection import selection_faults, values_needed
 from pipeline.errors import PipelineError
 from pipeline.local.engine.pipelines import found_pipeline
 from pipeline.local.engine.runner_process import lock_path, runner_pid, spawn_runner, taken_lock
-from pipeline.local.engine.settlement import known_execution, settled
+from pipeline.local.engine.settlement import ACTIVE, known_execution, settled
 from pipeline.local.jobs.functions import function_name
 from pipeline.local.jobs.launchers import launcher_of
 from pipeline.local.jobs.runtime import now
-from pipeline.local.store.answers import chosen, invalid, paged
+from pipeline.local.store.answers import RequestError, chosen, invalid, paged
 from pipeline.local.store.state import Document, State
 
 LOCK_WAIT_SECONDS = 5.0
@@ -87,14 +89,80 @@ def start_pipeline_execution(state: State, request: Document) -> Document:
         "ParallelismConfiguration": request.get("ParallelismConfiguration")
         or pipeline.get("ParallelismConfiguration", {}),
         "Options": state.start_options,
-        **chosen(request, "PipelineExecutionDisplayName", "PipelineExecutionDescription"),
+        **chosen(request, "PipelineExecutionDisplayName", "PipelineExecutionDescription", "SelectiveExecutionConfig"),
     }
+    answer = {"PipelineExecutionArn": execution_arn}
     with taken_lock(lock_path(state, execution_arn)) as lock:
         with state.transaction():
-            keep_functions(state, execution_id, graph)
+            if known := answered(state, "StartPipelineExecution", request):
+                lock_path(state, execution_arn).unlink()
+                return known
             state.add_execution(document)
+            for step in lent_steps(state, document, graph):
+                state.put_step(execution_arn, step)
+            keep_functions(state, execution_id, graph)
+            keep_answer(state, "StartPipelineExecution", request, answer)
         spawn_runner(state, execution_arn, lock)
-    return {"PipelineExecutionArn": execution_arn}
+    return answer
+
+
+def answered(state: State, operation: str, request: Document) -> Document | None:
+    """The answer that this request got before under the same ClientRequestToken, if it has one.
+
+    Raises:
+        RequestError: it was another request.
+    """
+    known = state.get("ClientRequestToken", f"{operation} {request.get('ClientRequestToken')}")
+    if known is None:
+        return None
+    if known["Request"] != request:
+        raise RequestError(
+            "ConflictException",
+            f"ClientRequestToken {request['ClientRequestToken']!r} was given before, with another request; "
+            "a new request needs a new token.",
+        )
+    answer: Document = known["Answer"]
+    return answer
+
+
+def keep_answer(state: State, operation: str, request: Document, answer: Document) -> None:
+    """Remember what was answered under a ClientRequestToken."""
+    if token := request.get("ClientRequestToken"):
+        state.put("ClientRequestToken", f"{operation} {token}", {"Request": request, "Answer": answer})
+
+
+def lent_steps(state: State, execution: Document, graph: Graph) -> list[Document]:
+    """Of a selective execution, the records of the steps whose values it takes from another one.
+
+    "Selective execution of pipeline steps" in the guide: the source may have Succeeded, Failed or Stopped.
+
+    Raises:
+        RequestError: these steps cannot be selected, or the source does not have what they need.
+    """
+    config = execution.get("SelectiveExecutionConfig")
+    if not config:
+        return []
+    selected = [step["StepName"] for step in config["SelectedSteps"]]
+    if faults := list(selection_faults(graph, selected)):
+        raise invalid(" ".join(faults))
+    needed, source = values_needed(graph, selected), config.get("SourcePipelineExecutionArn")
+    if source is None:
+        if needed:
+            steps = ", ".join(sorted(needed))
+            raise invalid(f"The selected steps read values of {steps}; name an execution that has them as "
+                          "SourcePipelineExecutionArn.")  # fmt: skip
+        return []
+    lender = settled(state, source)
+    status = lender["PipelineExecutionStatus"]
+    if lender["PipelineName"] != execution["PipelineName"]:
+        raise invalid(f"{source} is an execution of pipeline {lender['PipelineName']!r}, not of this one.")
+    if status in ACTIVE:
+        raise invalid(f"{source} is {status}; only an execution that has ended can be the source of another.")
+    records = {step["StepName"]: step for step in state.steps(source) if step["StepStatus"] == "Succeeded"}
+    if lacking := sorted(needed - set(records)):
+        raise invalid(f"The selected steps read values of {', '.join(lacking)}, which did not succeed in {source}.")
+    result = {"SelectiveExecutionResult": {"SourcePipelineExecutionArn": source}}
+    return [{**records[name], **result} for name in graph.steps if name in needed]
 
 
 def keep_functions(state: State, execution_id: str, graph: Graph) -> None:
@@ -153,35 +221,41 @@ def describe_pipeline_definition_for_execution(state: State, request: Document) 
 def stop_pipeline_execution(state: State, request: Document) -> Document:
     """StopPipelineExecution: SIGTERM to the runner, which stops its jobs."""
     execution_arn = request["PipelineExecutionArn"]
+    answer, lock = {"PipelineExecutionArn": execution_arn}, lock_path(state, execution_arn)
+    known_execution(state, execution_arn)
+    send(lock, signal.SIGCONT)  # suspended, it may hold the state's own lock
     settled(state, execution_arn)
     with state.transaction():
+        if known := answered(state, "StopPipelineExecution", request):
+            return known
         status = known_execution(state, execution_arn)["PipelineExecutionStatus"]
         if status != "Executing":
             raise invalid(f"Only an executing execution can be stopped; this one is {status}.")
-        state.update_execution(execution_arn, PipelineExecutionStatus="Stopping")
-    if pid := runner_pid(lock_path(state, execution_arn)):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
-    return {"PipelineExecutionArn": execution_arn}
+        state.update_execution(execution_arn, PipelineExecutionStatus="Stopping", StopTime=now())
+        keep_answer(state, "StopPipelineExecution", request, answer)
+    send(lock, signal.SIGTERM)
+    return answer
 
 
 def retry_pipeline_execution(state: State, request: Document) -> Document:
     """RetryPipelineExecution: successful steps are kept, the others run again; the same ARN."""
     execution_arn = request["PipelineExecutionArn"]
+    answer = {"PipelineExecutionArn": execution_arn}
+    if known := answered(state, "RetryPipelineExecution", request):
+        return known
     refuse_retry(state, execution_arn)
     try:
         with taken_lock(lock_path(state, execution_arn), LOCK_WAIT_SECONDS) as lock:
-            refuse_retry(state, execution_arn)
-            for step in state.steps(execution_arn):
-                if step["StepStatus"] != "Succeeded":
-                    state.delete_step(execution_arn, step["StepName"])
-            state.update_execution(
-                execution_arn, PipelineExecutionStatus="Executing", FailureReason=None, Options=state.start_options
-            )
+            with state.transaction():
+                if known := answered(state, "RetryPipelineExecution", request):
+                    return known
+                refuse_retry(state, execution_arn)
+                start_anew(state, execution_arn, request)
+                keep_answer(state, "RetryPipelineExecution", request, answer)
             spawn_runner(state, execution_arn, lock)
     except BlockingIOError:
         raise invalid("The execution is still coming to its end; retry it again in a moment.") from None
-    return {"PipelineExecutionArn": execution_arn}
+    return answer
 
 
 def refuse_retry(state: State, execution_arn: str) -> None:
@@ -195,3 +269,25 @@ def refuse_retry(state: State, execution_arn: str) -> None:
         raise invalid(f"Only a Failed or Stopped execution can be retried; this one is {status}.")
     if any("Fail" in step.get("Metadata", {}) for step in state.steps(execution_arn)):
         raise invalid("An execution that a Fail step ended cannot be retried; start a new one.")
+
+
+def start_anew(state: State, execution_arn: str, request: Document) -> None:
+    """Forget the steps that did not succeed, and those that ran because of that; the execution executes again."""
+    execution = known_execution(state, execution_arn)
+    steps = state.steps(execution_arn)
+    unfinished = [step["StepName"] for step in steps if step["StepStatus"] != "Succeeded"]
+    again = read_graph(execution["Definition"]).downstream(unfinished)
+    for step in steps:
+        if step["StepName"] in again and "SelectiveExecutionResult" not in step:
+            state.delete_step(execution_arn, step["StepName"])
+    changes = {"FailureReason": None, "Options": state.start_options, "StopTime": None}
+    state.update_execution(
+        execution_arn, PipelineExecutionStatus="Executing", **changes, **chosen(request, "ParallelismConfiguration")
+    )
+
+
+def send(lock: Path, number: signal.Signals) -> None:
+    """Signal the runner that holds a lock, if one does."""
+    if pid := runner_pid(lock):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)

@@ -3,7 +3,6 @@
 import json
 import math
 import re
-import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,7 +29,6 @@ class Runtime:
     storage: Storage
     mount: Mount | None
     api: Api
-    use_cache: bool = True
 
     def job(self, name: str) -> JobDirectory:
         """The directory of a job; made if need be."""
@@ -107,7 +105,6 @@ class StepResult:
     properties: Document
     metadata: Document
     outputs: list[str] = field(default_factory=list)
-    reused: bool = False
 
 
 class StepFailure(PipelineError):
@@ -128,33 +125,6 @@ def outermost(folders: Sequence[Path]) -> list[Path]:
 def arn(kind: str, name: str) -> str:
     """An ARN of the local account."""
     return f"arn:aws:sagemaker:{REGION}:{ACCOUNT}:{kind}/{name}"
-
-
-def new_job_name(execution_id: str, step_name: str) -> str:
-    """As the service names jobs: pipelines-<execution>-<step, shortened>-<random>; at most 63 characters."""
-    step = step_name.replace("_", "-")[:20].strip("-")
-    return f"pipelines-{execution_id}-{step}-{secrets.token_urlsafe(12).replace('_', '').replace('-', '')[:10]}"
-
-
-def new_tuning_job_name(execution_id: str, step_name: str) -> str:
-    """A search's name, at most 32 characters."""
-    return f"{execution_id}-{step_name.replace('_', '-')[:10].strip('-')}-{secrets.token_hex(4)}"
-
-
-JOB_KINDS = {
-    "Processing": ("ProcessingJob", "processing-job"),
-    "Training": ("TrainingJob", "training-job"),
-    "Tuning": ("TuningJob", "hyper-parameter-tuning-job"),
-    "Transform": ("TransformJob", "transform-job"),
-}
-
-
-def job_metadata(step_type: str, job_name: str) -> Document:
-    """The Metadata of a step whose job has been started."""
-    if step_type not in JOB_KINDS:
-        return {}
-    member, kind = JOB_KINDS[step_type]
-    return {member: {"Arn": arn(kind, job_name)}}
 
 
 def now() -> float:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UsageError
+from pipeline.local.store.disk import DiskFull, give_up_reserve, is_full, keep_reserve
 
 Document = dict[str, Any]
 
@@ -35,48 +36,74 @@ CREATE TABLE IF NOT EXISTS digests (
 
 
 class State:
-    """Reads and writes `state.db` of one home."""
+    """Reads and writes `state.db` of one home.
+
+    Whatever SQLite cannot do is raised as a sentence: DiskFull, or UsageError for a file that is damaged, another
+    user's or another release's.
+    """
 
     def __init__(self, home: Path, *, create: bool = True) -> None:
         """Open the file, made if need be; without `create`, what is not there is an empty state in memory.
 
         Raises:
             UsageError: the home cannot hold it, or it is not readable.
+            DiskFull: there is no room for it.
         """
         self.home = home
-        self.start_options: Document = {}  # of this process's executions: use_cache, tied; not stored
+        self.start_options: Document = {}  # of this process's executions: cache, tied; not stored
         self.lock = threading.RLock()
         try:
             if create or home.exists():
                 home.mkdir(parents=True, exist_ok=True)
-            stored = create or (home / "state.db").exists()
-            self.connection = self.opened() if stored else empty()
+            with self.explained():
+                stored = create or (home / "state.db").exists()
+                self.connection = self.opened() if stored else empty()
         except FileExistsError as problem:
             raise UsageError(f"{home} is not a folder; choose another place by --home.") from problem
         except OSError as problem:
+            if is_full(problem):
+                raise DiskFull(home) from problem
             raise UsageError(f"{home} cannot be written ({problem.strerror}); choose another by --home.") from problem
-        except sqlite3.Error as problem:
-            raise UsageError(
-                f"{home / 'state.db'} cannot be used ({problem}); remove it to start anew, or choose another --home."
-            ) from problem
 
     def opened(self) -> sqlite3.Connection:
         """A connection to the file. One process at a time makes it: SQLite does not wait while the mode changes."""
         connection = sqlite3.connect(self.home / "state.db", timeout=60, isolation_level=None, check_same_thread=False)
         connection.execute("PRAGMA synchronous=NORMAL")
-        if schema_version(connection) != SCHEMA_VERSION:
+        try:
+            version = schema_version(connection)
+        except sqlite3.OperationalError as problem:
+            if not is_full(problem):
+                raise
+            connection.execute("PRAGMA locking_mode=EXCLUSIVE")  # which needs no room for the index of the log
+            version = schema_version(connection)
+        if version == 0:
             with (self.home / "state.lock").open("a") as stream:
                 fcntl.flock(stream, fcntl.LOCK_EX)
                 if schema_version(connection) == 0:
                     connection.execute("PRAGMA journal_mode=WAL")
                     connection.executescript(f"{SCHEMA}PRAGMA user_version={SCHEMA_VERSION};")
-        if (version := schema_version(connection)) != SCHEMA_VERSION:
+            version = schema_version(connection)
+        if version != SCHEMA_VERSION:
             raise sqlite3.DatabaseError(f"it was made by another release: version {version}, not {SCHEMA_VERSION}")
+        keep_reserve(self.home)
         return connection
 
     def close(self) -> None:
         """Let go of the file."""
         self.connection.close()
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """What SQLite says within the block, as a sentence."""
+        try:
+            yield
+        except sqlite3.Error as problem:
+            if is_full(problem):
+                raise DiskFull(self.home) from problem
+            busy = getattr(problem, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY
+            remedy = "end the process that holds it" if busy else "remove it to start anew"
+            place = self.home / "state.db"
+            raise UsageError(f"{place} cannot be used ({problem}); {remedy}, or choose another --home.") from problem
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -85,18 +112,24 @@ class State:
             if self.connection.in_transaction:
                 yield
                 return
-            self.connection.execute("BEGIN IMMEDIATE")
+            self.rows("BEGIN IMMEDIATE")
             try:
                 yield
+                self.rows("COMMIT")
             except BaseException:
-                self.connection.execute("ROLLBACK")
+                if self.connection.in_transaction:
+                    self.connection.execute("ROLLBACK")
                 raise
-            self.connection.execute("COMMIT")
 
     def rows(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Run one statement, no other thread's in between; its rows."""
-        with self.lock:
-            return self.connection.execute(statement, values).fetchall()
+        """Run one statement, no other thread's in between; its rows. On a full disk the reserve is given up for it."""
+        with self.lock, self.explained():
+            try:
+                return self.connection.execute(statement, values).fetchall()
+            except sqlite3.OperationalError as problem:
+                if not is_full(problem) or not give_up_reserve(self.home):
+                    raise
+                return self.connection.execute(statement, values).fetchall()
 
     # documents
 
@@ -214,10 +247,8 @@ class State:
     def put_digests(self, found: dict[str, tuple[str, str]]) -> None:
         """Remember digests of files as they were at a stamp (size, time of change, inode)."""
         with self.transaction():
-            self.connection.executemany(
-                "INSERT OR REPLACE INTO digests VALUES (?, ?, ?)",
-                [(path, stamp, digest) for path, (stamp, digest) in found.items()],
-            )
+            for path, (stamp, digest) in found.items():
+                self.rows("INSERT OR REPLACE INTO digests VALUES (?, ?, ?)", (path, stamp, digest))
 
 
 def empty() -> sqlite3.Connection:

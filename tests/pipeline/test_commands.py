@@ -83,7 +83,7 @@ UNKNOWN = "arn:aws:sagemaker:us-east-1:000000000000:pipeline/image-classificatio
         (
             "run --lambda fn=fn.py:handler",
             2,
-            "--lambda and --parallel go with --definition; pipeline.yaml has its own.",
+            "--lambda, --parallel and --name go with --definition; pipeline.yaml has its own.",
         ),
         (
             "run --data s3://b --param InputDataUri=s3://c",

@@ -53,7 +53,7 @@ def room_on(path: Path) -> tuple[int, int]:
 
 def keep_reserve(home: Path) -> None:
     """Set the reserve aside, unless it is there or there is little room."""
-    reserve = home / "reserve"
+    reserve = home / "state.reserve"
     if reserve.exists() or room_on(home)[0] < 4 * RESERVE_BYTES:
         return
     with contextlib.suppress(OSError), reserve.open("wb") as stream:
@@ -63,7 +63,7 @@ def keep_reserve(home: Path) -> None:
 def give_up_reserve(home: Path) -> bool:
     """Make the reserve's room free; whether there was one."""
     try:
-        (home / "reserve").unlink()
+        (home / "state.reserve").unlink()
     except OSError:
         return False
     return True

@@ -19,7 +19,7 @@ NOT_HONOURED = {
     "Image": "images",
 }
 
-ONE_INSTANCE = ("ResourceConfig", "TransformResources")  # of Training, Tuning and Transform; Processing jobs have more
+ONE_INSTANCE = ("TransformResources",)  # Processing and Training jobs have as many hosts as they ask for
 
 
 def not_honoured(definition: dict[str, Any]) -> str:

@@ -68,27 +68,44 @@ def processing_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
             "has no AppSpecification.ContainerEntrypoint, and its image's own is not on this machine; name the program."
         )
     for number, source in enumerate(items(arguments, "ProcessingInputs")):
-        where, s3_input = f"ProcessingInputs[{number}].", member(source, "S3Input")
-        yield from lacking(source, ("S3Input.S3Uri", "S3Input.LocalPath"), where)
-        if member(s3_input, "S3DataType") == "ManifestFile" or member(s3_input, "S3InputMode") == "Pipe":
-            yield f"has a manifest or a pipe in {where}S3Input; the local target reads an S3Prefix as files."
+        where = f"ProcessingInputs[{number}]"
+        if member(source, "DatasetDefinition") or member(source, "AppManaged") is True:
+            yield f"has an AppManaged input or DatasetDefinition in {where}, which is not downloaded here; use S3Input."
+            continue
+        yield from lacking(source, ("S3Input.S3Uri", "S3Input.LocalPath"), f"{where}.")
+        yield from data_faults(
+            member(source, "S3Input"), member(member(source, "S3Input"), "S3InputMode"), f"{where}.S3Input"
+        )
     for number, output in enumerate(items(member(arguments, "ProcessingOutputConfig"), "Outputs")):
-        where = f"ProcessingOutputConfig.Outputs[{number}]."
-        yield from lacking(output, ("OutputName", "S3Output.S3Uri", "S3Output.LocalPath"), where)
+        where = f"ProcessingOutputConfig.Outputs[{number}]"
+        if member(output, "FeatureStoreOutput") or member(output, "AppManaged") is True:
+            yield f"has an AppManaged or FeatureStoreOutput in {where}, which nobody uploads here; use S3Output."
+            continue
+        yield from lacking(output, ("OutputName", "S3Output.S3Uri", "S3Output.LocalPath"), f"{where}.")
+
+
+def data_faults(source: Any, mode: Any, where: str) -> Iterator[str]:
+    """What an S3Input or a channel asks for that files are not: a stream, an augmented manifest."""
+    packed = member(source, "S3CompressionType") or member(source, "CompressionType")
+    if mode == "Pipe" or packed == "Gzip":
+        yield f"has a pipe in {where}; the local target reads files: use the mode File or FastFile, uncompressed."
+    if not is_expression(kind := member(source, "S3DataType")) and kind not in (None, "S3Prefix", "ManifestFile"):
+        yield f"has {kind!r} as S3DataType in {where}; the local target reads an S3Prefix or a ManifestFile."
 
 
 def training_faults(arguments: Mapping[str, Any], where: str = "") -> Iterator[str]:
-    """Checkpoints, channels and metrics."""
+    """Launcher, checkpoints, channels and metrics."""
+    yield from launcher_faults(arguments, where)
     if arguments.get("CheckpointConfig"):
         yield from lacking(arguments, ("CheckpointConfig.S3Uri",), where)
     usual_mode = member(arguments.get("AlgorithmSpecification"), "TrainingInputMode")
     for number, channel in enumerate(items(arguments, "InputDataConfig")):
         path = f"{where}InputDataConfig[{number}]."
-        s3 = member(member(channel, "DataSource"), "S3DataSource")
         yield from lacking(channel, ("ChannelName", "DataSource.S3DataSource.S3Uri"), path)
         mode = member(channel, "InputMode") or usual_mode
-        if mode == "Pipe" or member(s3, "S3DataType") not in (None, "S3Prefix"):
-            yield f"has a manifest or a pipe in {path.rstrip('.')}; the local target reads an S3Prefix as files."
+        source = member(member(channel, "DataSource"), "S3DataSource")
+        packed = {"CompressionType": member(channel, "CompressionType")}
+        yield from data_faults({**packed, **source} if isinstance(source, Mapping) else packed, mode, path.rstrip("."))
     for number, metric in enumerate(items(arguments.get("AlgorithmSpecification"), "MetricDefinitions")):
         path = f"{where}AlgorithmSpecification.MetricDefinitions[{number}]."
         yield from lacking(metric, ("Name", "Regex"), path)
@@ -97,6 +114,30 @@ def training_faults(arguments: Mapping[str, Any], where: str = "") -> Iterator[s
                 re.compile(regex)
             except re.error as problem:
                 yield f"has {regex!r} as {path}Regex, which is not a regular expression: {problem}."
+
+
+LAUNCHERS = {  # what a request says that starts its script by what is not on this machine
+    "mpirun": "MPI",
+    "spark_app.py": "Spark",
+    "--job_conda_env": "conda",
+}
+
+
+def launcher_faults(arguments: Mapping[str, Any], where: str = "") -> Iterator[str]:
+    """Ways to start a script that are not here."""
+    algorithm = arguments.get("AlgorithmSpecification")
+    words = [*items(algorithm, "ContainerEntrypoint"), *items(algorithm, "ContainerArguments")]
+    hyperparameters = {**(arguments.get("HyperParameters") or {}), **(arguments.get("StaticHyperParameters") or {})}
+    for word in [word for word in words if isinstance(word, str)]:
+        for sign, name in LAUNCHERS.items():
+            if word == sign or word.endswith((f"/{sign}", f" {sign}")):
+                yield f"is started by {name}, which {where}AlgorithmSpecification names, and which is not run here."
+    for name, value in hyperparameters.items():
+        if re.fullmatch(r"sagemaker_\w+_enabled", name) and str(value).lower() == "true" and "metrics" not in name:
+            yield (
+                f"asks the image's launcher for {name}, which the local target does not have; "
+                "start several processes by a ModelTrainer with Torchrun."
+            )
 
 
 def tuning_faults(arguments: Mapping[str, Any]) -> Iterator[str]:

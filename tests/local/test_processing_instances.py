@@ -62,7 +62,8 @@ def test_an_instance_that_fails_ends_the_others_and_the_job(lab: Lab) -> None:
 def test_the_user_is_told_where_several_instances_are_not_honoured() -> None:
     cluster = {"ClusterConfig": {"InstanceCount": 3}}
     assert not_honoured({"Steps": [{"Arguments": {"ProcessingResources": cluster}}]}) == ""
-    assert not_honoured({"Steps": [{"Arguments": {"ResourceConfig": {"InstanceCount": 2}}}]}) == (
+    assert not_honoured({"Steps": [{"Arguments": {"ResourceConfig": {"InstanceCount": 2}}}]}) == ""
+    assert not_honoured({"Steps": [{"Arguments": {"TransformResources": {"InstanceCount": 2}}}]}) == (
         "Local target: every job runs on this machine, in this Python environment; ignored are instance counts."
     )
 

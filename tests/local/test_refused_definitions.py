@@ -89,15 +89,17 @@ REFUSED: dict[str, tuple[Any, list[str]]] = {
         [
             "Step 'P' lacks ProcessingInputs[0].S3Input.S3Uri.",
             "Step 'P' lacks ProcessingInputs[0].S3Input.LocalPath.",
-            "Step 'P' has a manifest or a pipe in ProcessingInputs[1].S3Input; the local target reads an S3Prefix as "
-            "files.",
+            "Step 'P' has a pipe in ProcessingInputs[1].S3Input; the local target reads files: use the mode File or "
+            "FastFile, uncompressed.",
             "Step 'P' lacks ProcessingOutputConfig.Outputs[0].S3Output.S3Uri.",
             "Step 'P' lacks ProcessingOutputConfig.Outputs[0].S3Output.LocalPath.",
             "Step 'P' has 'a day' as CacheConfig.ExpireAfter, which is not an ISO 8601 duration such as P30D or PT2H.",
             "Step 'P' needs a list of objects as RetryPolicies, but has 'none'.",
             "Step 'T' lacks InputDataConfig[0].DataSource.S3DataSource.S3Uri.",
-            "Step 'T' has a manifest or a pipe in InputDataConfig[0]; the local target reads an S3Prefix as files.",
-            "Step 'T' has a manifest or a pipe in InputDataConfig[1]; the local target reads an S3Prefix as files.",
+            "Step 'T' has a pipe in InputDataConfig[0]; the local target reads files: use the mode File or FastFile, "
+            "uncompressed.",
+            "Step 'T' has a pipe in InputDataConfig[1]; the local target reads files: use the mode File or FastFile, "
+            "uncompressed.",
             "Step 'T' has '(' as AlgorithmSpecification.MetricDefinitions[0].Regex, which is not a regular expression: "
             "missing ), unterminated subpattern at position 0.",
         ],

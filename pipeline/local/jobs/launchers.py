@@ -69,7 +69,9 @@ def training_command(
         raise LaunchError("The job is distributed by MPI, which the local target does not run; accepted is Torchrun.")
     algorithm = request["AlgorithmSpecification"]
     words = [*algorithm["ContainerEntrypoint"], *(algorithm.get("ContainerArguments") or [])]
-    environment = {**torchrun_settings(resources), **(request.get("Environment") or {}), **job_variables(request)}
+    root = {"USER": "root", "LOGNAME": "root"}  # as in a container; else the handler of `@step` asks sudo for rights
+    given = request.get("Environment") or {}
+    environment = {**root, **torchrun_settings(resources), **given, **job_variables(request)}
     return Command(words, environment, ML)
 
 

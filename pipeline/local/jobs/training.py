@@ -163,7 +163,7 @@ class TrainingJob:
             )
         for rank, job in enumerate(self.hosts):
             resources = resource_config(self.document, names, rank)
-            self.lay_out(job, rank, resources)
+            self.lay_out(job, resources)
             command = training_command(self.document, resources, job, self.runtime.storage)
             self.runtime.localize_programs(command.arguments, job)
             mount, api = self.runtime.mount, self.runtime.api
@@ -176,20 +176,20 @@ class TrainingJob:
             own["OMP_NUM_THREADS"] = str(self.threads)
         return Command(command.arguments, {**own, **command.environment}, command.folder)
 
-    def lay_out(self, job: JobDirectory, rank: int, resources: Document) -> None:
+    def lay_out(self, job: JobDirectory, resources: Document) -> None:
         """The tree that a host's container finds."""
         for folder in FOLDERS:
             (job.tree / folder).mkdir(parents=True, exist_ok=True)
         link_from_bytes = 0 if self.parent else LINK_FROM_BYTES  # what so many jobs read is not copied for each
         for channel in self.document.get("InputDataConfig") or []:
-            self.runtime.place_input(
-                channel["DataSource"]["S3DataSource"],
-                job.tree / "input/data" / channel["ChannelName"],
-                job,
-                host=(rank, len(self.hosts)),
-                written=[job.inside(CODE_CHANNEL)],
-                link_from_bytes=link_from_bytes,
-            )
+            source = channel["DataSource"]["S3DataSource"]
+            wanted = source.get("InstanceGroupNames")
+            groups = [group for group in resources["instance_groups"] if group["instance_group_name"] in (wanted or [])]
+            hosts = [host for group in groups for host in group["hosts"]] if wanted else resources["hosts"]
+            if resources["current_host"] in hosts:
+                folder = job.tree / "input/data" / channel["ChannelName"]
+                host, kept = (hosts.index(resources["current_host"]), len(hosts)), [job.inside(CODE_CHANNEL)]
+                self.runtime.place_input(source, folder, job, host=host, written=kept, link_from_bytes=link_from_bytes)
         if config := self.document.get("CheckpointConfig"):
             self.checkpoints.append(Checkpoints(config, job, self.runtime.storage))
             self.checkpoints[-1].restore()

@@ -39,17 +39,15 @@ class LocalTarget:
         tied: bool = False,
         reads_only: bool = False,
     ) -> None:
-        """Without a configuration it runs a given definition: clients then bypass botocore.
+        """Without a configuration it runs a given definition; with `reads_only` a home that is not there is empty.
 
-        With `reads_only` a home that does not exist is empty, and is not made. `cache` is what counts as an unchanged
-        step: see `pipeline.local.engine.cache`.
+        `cache` is what counts as an unchanged step: see `pipeline.local.engine.cache`.
         """
         from pipeline.local.store.state import State
         from pipeline.local.store.storage import Storage
 
         self.home = home.resolve()
         self.reports: Path | None = self.home / "reports"
-        self.direct = config is None
         self.state = State(self.home, create=not reads_only)
         self.state.start_options = {"cache": cache, "tied": tied}
         self.storage = Storage(self.state)
@@ -57,19 +55,15 @@ class LocalTarget:
 
     @functools.cached_property
     def session(self) -> Any:
-        """The boto3 session that this process answers."""
-        from pipeline.local.sagemaker.session import local_session
+        """The botocore session that this process answers."""
+        from pipeline.local.sagemaker.session import core_session
 
-        return local_session(self.state)
+        return core_session(self.state)
 
     @functools.cache  # noqa: B019  as long as the command
     def client(self, service: str) -> Any:
-        """A boto3 client, or its stand-in that starts faster."""
-        if self.direct:
-            from pipeline.local.sagemaker.direct import DirectClient
-
-            return DirectClient(self.state, service)
-        return self.session.client(service)
+        """A client of botocore, which is what boto3's are too."""
+        return self.session.create_client(service)
 
     def holds(self, uri: str) -> bool:
         """Whether there is an object of that name, or any below it."""

@@ -10,5 +10,22 @@ Imports go down this list, and to `pipeline.definition`, the language that defin
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import boto3
 
 PACKAGE_PARENT = Path(__file__).resolve().parents[2]  # what has to be on a child's PYTHONPATH to import this package
+
+
+def session(home: "str | Path" = ".local") -> "boto3.Session":
+    """Return a boto3 session whose SageMaker, S3, Lambda, STS, IAM and Logs requests are answered by a home.
+
+    Any boto3 program and the SageMaker SDK work with it; what is not answered here is refused by name, never sent.
+    """
+    from pipeline.local.sagemaker.session import keep_sdk_quiet, local_session
+    from pipeline.local.store.state import State
+
+    keep_sdk_quiet()
+    opened: boto3.Session = local_session(State(Path(home).resolve()))
+    return opened

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from pipeline.local.sagemaker.direct import DirectClient
 from pipeline.local.sagemaker.session import local_session
 from pipeline.local.store.state import State
 from pipeline.local.store.storage import Storage
@@ -22,7 +21,7 @@ class World:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.state = State(home)
-        self.sagemaker = DirectClient(self.state, "sagemaker")
+        self.sagemaker = local_session(self.state).client("sagemaker")
         self.runtime = local_session(self.state).client("sagemaker-runtime")
 
     def model(self, name: str, *, data: bytes | None = None, **environment: str) -> None:

@@ -16,7 +16,7 @@ from botocore.exceptions import ClientError
 
 from pipeline.local.engine.runner_process import lock_path, runner_pid
 from pipeline.local.engine.settlement import LOST
-from pipeline.local.sagemaker.direct import DirectClient
+from pipeline.local.sagemaker.session import local_session
 from pipeline.local.store.state import State
 from pipeline.local.store.storage import Storage
 from pipeline.local_target import LocalTarget
@@ -90,18 +90,18 @@ def runner_of(home: Path) -> int:
     return pid
 
 
-def client(home: Path) -> DirectClient:
-    return DirectClient(State(home), "sagemaker")
+def client(home: Path) -> Any:
+    return local_session(State(home)).client("sagemaker")
 
 
-def put(home: Path, content: Json, name: str = "pipe") -> DirectClient:
+def put(home: Path, content: Json, name: str = "pipe") -> Any:
     """A pipeline of a home."""
     found = client(home)
     found.create_pipeline(PipelineName=name, PipelineDefinition=json.dumps(content), RoleArn="role")
     return found
 
 
-def status(found: DirectClient, arn: str) -> str:
+def status(found: Any, arn: str) -> str:
     return str(found.describe_pipeline_execution(PipelineExecutionArn=arn)["PipelineExecutionStatus"])
 
 

@@ -13,7 +13,7 @@ from said import Cli, Said
 
 import run_pipeline
 from pipeline.errors import UsageError
-from pipeline.local.sagemaker.direct import DirectClient
+from pipeline.local.sagemaker.session import local_session
 from pipeline.local.store.state import State
 from tests.local.samples import ROOT, processes_of, wait_until
 
@@ -64,7 +64,7 @@ def nothing_is_left(tmp_path) -> Iterator[None]:
     yield
     for home in tmp_path.glob("**/state.db"):
         with contextlib.suppress(UsageError):  # a state that is none
-            client = DirectClient(State(home.parent), "sagemaker")
+            client = local_session(State(home.parent)).client("sagemaker")
             for endpoint in client.list_endpoints()["Endpoints"]:
                 client.delete_endpoint(EndpointName=endpoint["EndpointName"])
     wait_until(lambda: not processes_of(tmp_path), seconds=5)

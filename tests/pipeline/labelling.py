@@ -4,8 +4,9 @@ An image file's content says its class and score, and, where it matters, how man
 """
 
 from pathlib import Path
+from typing import Any
 
-from pipeline.local.sagemaker.direct import DirectClient
+from pipeline.local.sagemaker.session import local_session
 from pipeline.local.store.state import State
 from tests.pipeline import plain_versions
 from tests.pipeline.plain_versions import ENDPOINT, ROLE
@@ -102,6 +103,6 @@ def end(home: Path) -> None:
         client(home).delete_endpoint(EndpointName=endpoint["EndpointName"])
 
 
-def client(home: Path) -> DirectClient:
+def client(home: Path) -> Any:
     """SageMaker of a home."""
-    return DirectClient(State(home), "sagemaker")
+    return local_session(State(home)).client("sagemaker")

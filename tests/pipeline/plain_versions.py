@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.local.sagemaker.direct import DirectClient
+from pipeline.local.sagemaker.session import local_session
 from pipeline.local.store.state import State
 from pipeline.local.store.storage import Storage
 from tests.local.samples import model_archive
@@ -25,10 +25,14 @@ def registered(home: Path, *statuses: str, files: Mapping[str, str] | None = Non
         uri = f"s3://local/models/{number}/model.tar.gz"
         Storage(state).write(uri, model_archive(f"model {number}", **(files or {})))
         main = container(uri, **environment)
-        answer = DirectClient(state, "sagemaker").create_model_package(
-            ModelPackageGroupName=GROUP,
-            InferenceSpecification={"Containers": [main], "SupportedContentTypes": ["image/png"]},
-            ModelApprovalStatus=status,
+        answer = (
+            local_session(state)
+            .client("sagemaker")
+            .create_model_package(
+                ModelPackageGroupName=GROUP,
+                InferenceSpecification={"Containers": [main], "SupportedContentTypes": ["image/png"]},
+                ModelApprovalStatus=status,
+            )
         )
         arns.append(str(answer["ModelPackageArn"]))
     return arns

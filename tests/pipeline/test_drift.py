@@ -17,7 +17,7 @@ import run_pipeline
 from pipeline import drift_command
 from pipeline.config import load
 from pipeline.drift_inputs import MODEL_FILES
-from pipeline.local.sagemaker.direct import DirectClient
+from pipeline.local.sagemaker.session import local_session
 from pipeline.local.store.state import State
 from pipeline.local.store.storage import Storage
 from tests.local.samples import ROOT, model_archive
@@ -61,7 +61,7 @@ def registered(model: Path, *, with_baseline: bool = True, files: tuple[str, ...
         storage.write(EVALUATION.replace("evaluation.json", "baseline.json"), known)
     storage.write(MODEL, model_archive("model", **{name: (model / name).read_bytes() for name in files}))
     statistics = {"ContentType": "application/json", "S3Uri": EVALUATION}
-    DirectClient(State(HOME), "sagemaker").create_model_package(
+    local_session(State(HOME)).client("sagemaker").create_model_package(
         ModelPackageGroupName=GROUP,
         InferenceSpecification={"Containers": [container(MODEL)], "SupportedContentTypes": ["image/png"]},
         ModelApprovalStatus="Approved",
@@ -203,7 +203,7 @@ def test_drift_starts_the_pipeline_if_asked_and_no_drift_does_not(cli, model):
 
 def list_executions() -> list[dict[str, Any]]:
     """Of the pipeline."""
-    client = DirectClient(State(HOME), "sagemaker")
+    client = local_session(State(HOME)).client("sagemaker")
     if not client.list_pipelines()["PipelineSummaries"]:
         return []
     found: list[dict[str, Any]] = client.list_pipeline_executions(PipelineName=GROUP)["PipelineExecutionSummaries"]

@@ -1,7 +1,7 @@
 """What answers a request to the local SageMaker, by service and operation. Anything else is refused by name.
 
-An operation comes either as a call with its request's members (`call`: our own commands and the runner) or as the HTTP
-request that botocore would send (`answer`: boto3 clients of this process and of jobs).
+An operation comes either as a call with its request's members (`call`: the runner) or as the HTTP request that botocore
+would send (`answer`: the boto3 clients of this machine's commands, of `pipeline.local.session` and of jobs).
 """
 
 import json
@@ -10,18 +10,18 @@ from collections.abc import Callable
 from urllib.parse import unquote, urlsplit
 
 from pipeline.errors import PipelineError
-from pipeline.local.jobs import functions
-from pipeline.local.jobs.servers import CUSTOM_ATTRIBUTES, Answer
-from pipeline.local.sagemaker import endpoints, service
-from pipeline.local.sagemaker.capture import INFERENCE_ID
+from pipeline.local.sagemaker import identity, s3
 from pipeline.local.sagemaker.logs import answer_logs
-from pipeline.local.sagemaker.s3_requests import answer_s3
 from pipeline.local.sagemaker.schedules import answer_schedules
+from pipeline.local.sagemaker.service import answer_sagemaker
 from pipeline.local.store.answers import HttpRequest, Reply, RequestError, invalid
 from pipeline.local.store.state import Document, State
-from pipeline.local.store.storage import Storage
 
-CALLS: dict[str, Callable[[State, str, Document], Document]] = {"sagemaker": service.answer, "logs": answer_logs}
+JSON_SERVICES: dict[str, Callable[[State, str, Document], Document]] = {
+    "sagemaker": answer_sagemaker,
+    "cloudwatch-logs": answer_logs,
+    "scheduler": answer_schedules,
+}
 
 
 class LocalApi:
@@ -36,7 +36,7 @@ class LocalApi:
         Raises:
             RequestError: refused, with the service's error code.
         """
-        return CALLS[service](self.state, operation, request)
+        return JSON_SERVICES[service](self.state, operation, request)
 
     def answer(self, request: HttpRequest) -> Reply:
         """Answer an HTTP request; a refusal is a reply too.
@@ -47,21 +47,31 @@ class LocalApi:
         if request.service not in SERVICES:
             message = f"The local target does not answer {request.service}:{request.operation}."
             raise RequestError("UnknownOperationException", message)
+        answer, error = SERVICES[request.service]
         try:
-            return SERVICES[request.service](self.state, request)
+            reply = answer(self.state, request)
         except RequestError as problem:
-            return error_reply(problem)
+            reply = error(problem)
         except PipelineError as problem:
-            return error_reply(invalid(str(problem)))
+            reply = error(invalid(str(problem)))
+        bare = request.method == "HEAD" or reply.status == 304
+        return Reply(reply.status, reply.headers, b"") if bare else reply
 
 
-def answer_sagemaker(state: State, request: HttpRequest) -> Reply:
-    """JSON 1.1."""
-    return Reply.json(service.answer(state, request.operation, json.loads(request.body or b"{}")))
+def answer_json(state: State, request: HttpRequest) -> Reply:
+    """JSON 1.1; EventBridge Scheduler's names are in the path."""
+    content = json.loads(request.body or b"{}")
+    if request.service == "scheduler":
+        content = {"Name": unquote(urlsplit(request.url).path.rpartition("/")[2]), **content}
+    return Reply.json(JSON_SERVICES[request.service](state, request.operation, content))
 
 
 def answer_runtime(state: State, request: HttpRequest) -> Reply:
     """InvokeEndpoint; an error of the server becomes ModelError, as on the service."""
+    from pipeline.local.jobs.servers import CUSTOM_ATTRIBUTES
+    from pipeline.local.sagemaker import endpoints
+    from pipeline.local.sagemaker.capture import INFERENCE_ID
+
     match = re.fullmatch(r"/endpoints/([^/]+)/invocations", urlsplit(request.url).path)
     if request.operation != "InvokeEndpoint" or match is None:
         raise RequestError(
@@ -72,20 +82,19 @@ def answer_runtime(state: State, request: HttpRequest) -> Reply:
     name = unquote(match[1])
     answer = endpoints.invoke_endpoint(state, name, request.body, headers)
     if not 200 <= answer.status < 300:
-        return model_error(answer)
+        return model_error(answer.status, answer.body.decode(errors="replace"))
     shown = {"Content-Type": answer.content_type, "x-Amzn-Invoked-Production-Variant": endpoints.variant(state, name)}
     if answer.custom_attributes is not None:
         shown[CUSTOM_ATTRIBUTES] = answer.custom_attributes
     return Reply(200, shown, answer.body)
 
 
-def model_error(answer: Answer) -> Reply:
+def model_error(status: int, said: str) -> Reply:
     """ModelError, which the service makes of any answer that is not 2xx."""
-    said = answer.body.decode(errors="replace")
-    fault = "client" if 400 <= answer.status < 500 else "server"
+    fault = "client" if 400 <= status < 500 else "server"
     content = {
-        "Message": f'Received {fault} error ({answer.status}) from primary with message "{said}".',
-        "OriginalStatusCode": answer.status,
+        "Message": f'Received {fault} error ({status}) from primary with message "{said}".',
+        "OriginalStatusCode": status,
         "OriginalMessage": said,
     }
     return Reply.json(content, 424, {"x-amzn-ErrorType": "ModelError"})
@@ -93,6 +102,8 @@ def model_error(answer: Answer) -> Reply:
 
 def answer_lambda(state: State, request: HttpRequest) -> Reply:
     """Invoke; one with InvocationType Event is answered when the function has ended, too."""
+    from pipeline.local.jobs import functions
+
     match = re.search(r"/functions/([^/]+)/invocations", request.url)
     if request.operation != "Invoke" or match is None:
         raise RequestError("InvalidRequestException", f"The local target does not answer lambda:{request.operation}.")
@@ -111,34 +122,17 @@ def answer_lambda(state: State, request: HttpRequest) -> Reply:
     return Reply.json(result) if kind != "Event" else Reply(202, {}, b"")
 
 
-def answer_cloudwatch_logs(state: State, request: HttpRequest) -> Reply:
-    """JSON 1.1."""
-    return Reply.json(answer_logs(state, request.operation, json.loads(request.body or b"{}")))
-
-
-def answer_scheduler(state: State, request: HttpRequest) -> Reply:
-    """JSON, the schedule's name in the path."""
-    name = unquote(urlsplit(request.url).path.rpartition("/")[2])
-    return Reply.json(answer_schedules(state, request.operation, name, json.loads(request.body or b"{}")))
-
-
-def answer_objects(state: State, request: HttpRequest) -> Reply:
-    """REST with XML."""
-    return answer_s3(Storage(state), request)
-
-
-def error_reply(problem: RequestError) -> Reply:
+def json_error(problem: RequestError) -> Reply:
     """An error as both JSON protocols carry it."""
     content = {"__type": problem.code, "message": str(problem), "Message": str(problem)}
     return Reply.json(content, problem.status, {"x-amzn-ErrorType": problem.code})
 
 
-SERVICES: dict[str, Callable[[State, HttpRequest], Reply]] = {
-    "sagemaker": answer_sagemaker,
-    "sagemaker-runtime": answer_runtime,
-    "lambda": answer_lambda,
-    "cloudwatch-logs": answer_cloudwatch_logs,
-    "logs": answer_cloudwatch_logs,
-    "s3": answer_objects,
-    "scheduler": answer_scheduler,
+SERVICES: dict[str, tuple[Callable[[State, HttpRequest], Reply], Callable[[RequestError], Reply]]] = {
+    **dict.fromkeys(JSON_SERVICES, (answer_json, json_error)),
+    "sagemaker-runtime": (answer_runtime, json_error),
+    "lambda": (answer_lambda, json_error),
+    "s3": (s3.answer_s3, s3.error),
+    "sts": (identity.answer_identity, identity.error),
+    "iam": (identity.answer_identity, identity.error),
 }

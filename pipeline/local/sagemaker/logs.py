@@ -1,42 +1,112 @@
-"""CloudWatch Logs for jobs: a job's log.txt as the stream `<job name>/algo-1`; a token is an offset into the file."""
+"""CloudWatch Logs of jobs and functions: a job's log.txt as the stream `<job name>/algo-1` of its group.
 
+A token is an offset into the file. All lines carry the time at which the job was created, since the file has no times.
+"""
+
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from pipeline.local.store.answers import RequestError
 from pipeline.local.store.state import Document, State
 
 CHUNK_BYTES = 1_000_000
+KINDS = {f"/aws/sagemaker/{kind}s": kind for kind in ("ProcessingJob", "TrainingJob", "TransformJob")}
+HOST = "algo-1"
 
 
 def answer_logs(state: State, operation: str, request: Document) -> Document:
-    """DescribeLogStreams and GetLogEvents.
+    """Answer one request.
 
     Raises:
-        RequestError: another operation, or no such stream.
+        RequestError: another operation, or no such group or stream.
     """
-    if operation == "DescribeLogStreams":
-        job_name = request.get("logStreamNamePrefix", "").split("/")[0]
-        streams = [{"logStreamName": f"{job_name}/algo-1"}] if log_of(state, job_name).is_file() else []
-        return {"logStreams": streams}
-    if operation == "GetLogEvents":
-        return log_events(state, request)
-    raise RequestError("InvalidParameterException", f"The local target does not answer logs:{operation}.")
+    if operation not in OPERATIONS:
+        raise RequestError("InvalidParameterException", f"The local target does not answer logs:{operation}.")
+    return OPERATIONS[operation](state, request)
 
 
-def log_events(state: State, request: Document) -> Document:
-    """Whole lines from the token on."""
-    log = log_of(state, request["logStreamName"].split("/")[0])
-    if not log.is_file():
+def describe_log_streams(state: State, request: Document) -> Document:
+    """DescribeLogStreams, by prefix."""
+    streams = stream_names(state, request["logGroupName"], request.get("logStreamNamePrefix", ""))
+    return {"logStreams": [{"logStreamName": stream} for stream in streams]}
+
+
+def get_log_events(state: State, request: Document) -> Document:
+    """GetLogEvents: whole lines from the token on; without one, from the start."""
+    group, stream = request["logGroupName"], request["logStreamName"]
+    if stream not in stream_names(state, group, stream):
         raise RequestError("ResourceNotFoundException", "The specified log stream does not exist.")
-    offset = int(request.get("nextToken", "f/0").split("/")[1])
-    with log.open("rb") as stream:
-        stream.seek(offset)
-        content = stream.read(CHUNK_BYTES)
+    lines, begin, end = lines_from(state, stream, request.get("nextToken"))
+    events = [{"timestamp": created(state, group, stream), "message": line} for line in lines]
+    return {
+        "events": [event for event in events if in_time(event, request)],
+        "nextForwardToken": f"f/{end}",
+        "nextBackwardToken": f"b/{begin}",
+    }
+
+
+def filter_log_events(state: State, request: Document) -> Document:
+    """FilterLogEvents of one or several streams, all on one page.
+
+    Raises:
+        RequestError: with a filter pattern, a language that is not understood here.
+    """
+    if request.get("filterPattern"):
+        raise RequestError("InvalidParameterException", "The local target does not filter log events by pattern.")
+    group = request["logGroupName"]
+    streams = request.get("logStreamNames") or stream_names(state, group, request.get("logStreamNamePrefix", ""))
+    events: list[Document] = []
+    for stream in streams:
+        lines = log_of(state, stream).read_text(errors="replace").splitlines()
+        time = created(state, group, stream)
+        events += [{"logStreamName": stream, "timestamp": time, "message": line} for line in lines]
+    return {"events": [event for event in events if in_time(event, request)], "searchedLogStreams": []}
+
+
+OPERATIONS: dict[str, Callable[[State, Document], Document]] = {
+    "DescribeLogStreams": describe_log_streams,
+    "GetLogEvents": get_log_events,
+    "FilterLogEvents": filter_log_events,
+}
+
+
+def stream_names(state: State, group: str, prefix: str) -> list[str]:
+    """The streams of a group that begin with a prefix.
+
+    Raises:
+        RequestError: there is no such group.
+    """
+    if group not in KINDS:
+        raise RequestError("ResourceNotFoundException", "The specified log group does not exist.")
+    kind = KINDS[group]
+    name = prefix.partition("/")[0]
+    jobs = [job] if (job := state.get(kind, name)) else state.all(kind)
+    streams = [f"{job[f'{kind}Name']}/{HOST}" for job in jobs]
+    return [stream for stream in streams if stream.startswith(prefix) and log_of(state, stream).is_file()]
+
+
+def lines_from(state: State, stream: str, token: Any) -> tuple[list[str], int, int]:
+    """Whole lines from a token on, at most a chunk of them, and the offsets of their begin and end."""
+    offset = int(str(token or "f/0").partition("/")[2])
+    with log_of(state, stream).open("rb") as log:
+        log.seek(offset)
+        content = log.read(CHUNK_BYTES)
     whole = content if len(content) == CHUNK_BYTES and b"\n" not in content else content[: content.rfind(b"\n") + 1]
-    events = [{"timestamp": 0, "message": line} for line in whole.decode(errors="replace").splitlines()]
-    return {"events": events, "nextForwardToken": f"f/{offset + len(whole)}"}
+    return whole.decode(errors="replace").splitlines(), offset, offset + len(whole)
 
 
-def log_of(state: State, job_name: str) -> Path:
-    """A job's log."""
-    return state.home / "jobs" / job_name / "log.txt"
+def in_time(event: Document, request: Document) -> bool:
+    """Whether an event lies between startTime and endTime."""
+    return bool(request.get("startTime", 0) <= event["timestamp"] < request.get("endTime", float("inf")))
+
+
+def created(state: State, group: str, stream: str) -> int:
+    """When a stream's job was created, in milliseconds since 1970."""
+    job = state.get(KINDS[group], stream.partition("/")[0])
+    return int(1000 * job["CreationTime"]) if job else 0
+
+
+def log_of(state: State, stream: str) -> Path:
+    """A stream's file."""
+    return state.home / "jobs" / stream.partition("/")[0] / "log.txt"

@@ -4,11 +4,13 @@ A group is created by the first version registered in it, so that a definition n
 service, ARNs are in lower case: groups are told apart regardless of case, and keep the case they were created with.
 """
 
+import secrets
+from datetime import UTC, datetime
 from typing import Any
 
 from pipeline.local.jobs.model_data import found_package
-from pipeline.local.jobs.runtime import arn, now
-from pipeline.local.store.answers import checked_name, chosen, found, invalid, listed, paged, unused
+from pipeline.local.jobs.runtime import ACCOUNT, REGION, arn, now
+from pipeline.local.store.answers import RequestError, checked_name, chosen, found, invalid, listed, paged, unused
 from pipeline.local.store.state import Document, State
 
 APPROVAL_STATUSES = ("Approved", "Rejected", "PendingManualApproval")
@@ -37,6 +39,19 @@ REPLACED = (  # what UpdateModelPackage replaces where given
     "ModelCard",
     "ModelLifeCycle",
     "ModelPackageRegistrationType",
+)
+EVENT_FAILED = "EventDeliveryFailed"  # no code of the service
+EVENT_MEMBERS = (
+    "ModelPackageGroupName",
+    "ModelPackageVersion",
+    "ModelPackageArn",
+    "CreationTime",
+    "LastModifiedTime",
+    "InferenceSpecification",
+    "ModelPackageStatus",
+    "ModelPackageStatusDetails",
+    "ModelApprovalStatus",
+    "ModelMetrics",
 )
 
 
@@ -120,7 +135,7 @@ def list_model_packages(state: State, request: Document) -> Document:
 
 
 def update_model_package(state: State, request: Document) -> Document:
-    """UpdateModelPackage; what the request leaves out is kept."""
+    """UpdateModelPackage; what the request leaves out is kept. A new approval status is told to the group's rule."""
     check_approval(request)
     package = found_package(state, request["ModelPackageArn"])
 
@@ -136,8 +151,43 @@ def update_model_package(state: State, request: Document) -> Document:
         document.update(chosen(request, *REPLACED), CustomerMetadataProperties=metadata, LastModifiedTime=now())
         document.update({"AdditionalInferenceSpecifications": specifications} if specifications else {})
 
-    state.change("ModelPackage", package["ModelPackageArn"], edit)
+    changed = state.change("ModelPackage", package["ModelPackageArn"], edit)
+    if "ModelApprovalStatus" in request:
+        deliver(state, changed)
     return chosen(package, "ModelPackageArn")
+
+
+def deliver(state: State, package: Document) -> None:
+    """Call the function that the group's EventBridge rule names with a state change event.
+
+    Raises:
+        RequestError: the function failed. On AWS nobody would hear of it; here somebody waits for what it does.
+    """
+    from pipeline.local.jobs import functions
+    from pipeline.local.sagemaker.api import LocalApi  # which answers by way of this module
+
+    rule = state.get("Rule", package["ModelPackageGroupName"].lower())
+    if rule is None:
+        return
+    event = {
+        "version": "0",
+        "id": secrets.token_hex(16),
+        "source": "aws.sagemaker",
+        "detail-type": "SageMaker Model Package State Change",
+        "account": ACCOUNT,
+        "region": REGION,
+        "time": datetime.fromtimestamp(now(), UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "resources": [package["ModelPackageArn"]],
+        "detail": chosen(package, *EVENT_MEMBERS),
+    }
+    name = rule["FunctionName"]
+    try:
+        functions.invoke_now(state, LocalApi(state), functions.function_named(state, name), event)
+    except RequestError as problem:
+        status = package["ModelApprovalStatus"]
+        raise RequestError(
+            EVENT_FAILED, f"The version is {status} now, but function {name!r}, which heard of it, failed: {problem}"
+        ) from problem
 
 
 def delete_model_package(state: State, request: Document) -> Document:

@@ -37,12 +37,13 @@ def make_schedule(state: State, name: str, expression: str, *, pipeline_name: st
             state.put(KIND, name, document)
 
 
-def answer_schedules(state: State, operation: str, name: str, request: Document) -> Document:
+def answer_schedules(state: State, operation: str, request: Document) -> Document:
     """GetSchedule and UpdateSchedule.
 
     Raises:
         RequestError: another operation, no such schedule, or an expression that Scheduler would refuse.
     """
+    name = request["Name"]
     known = state.get(KIND, name)
     if operation not in ("GetSchedule", "UpdateSchedule"):
         raise RequestError("ValidationException", f"The local target does not answer scheduler:{operation}.")

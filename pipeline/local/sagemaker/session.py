@@ -7,6 +7,7 @@ the local target does not stand for are refused by name; nothing leaves the mach
 
 import io
 import os
+from pathlib import Path
 from typing import Any
 
 import botocore.session
@@ -16,10 +17,10 @@ from botocore.exceptions import ClientError
 
 from pipeline.local.jobs.runtime import REGION
 from pipeline.local.sagemaker.api import LocalApi
-from pipeline.local.store.answers import HttpRequest, RequestError
+from pipeline.local.store.answers import Api, HttpRequest, RequestError
 from pipeline.local.store.state import State
 
-CREDENTIALS = {"aws_access_key_id": "local", "aws_secret_access_key": "local", "region_name": REGION}
+SDK_DEFAULTS = Path(__file__).with_name("sdk_defaults.yaml")
 OWN_SETTINGS = {  # whatever the user's machine says about AWS
     "region": REGION,
     "config_file": os.devnull,
@@ -36,19 +37,30 @@ def local_session(state: State) -> Any:
     """A boto3 session on a home, which nothing of the user's own AWS settings reaches."""
     import boto3
 
+    return boto3.Session(botocore_session=core_session(state))
+
+
+def core_session(state: State) -> Any:
+    """The same as a botocore session, whose clients are made without importing boto3."""
     core = botocore.session.Session()
     settings = core.get_component("config_store")
     for name, (_config_name, _variable, usual, _convert) in BOTOCORE_DEFAUT_SESSION_VARIABLES.items():
         settings.set_config_provider(name, ConstantProvider(OWN_SETTINGS.get(name, usual)))
-    core.register("before-send", Backend(state))
-    return boto3.Session(botocore_session=core, **CREDENTIALS)
+    core.set_credentials("local", "local")
+    core.register("before-send", Backend(LocalApi(state)))
+    return core
+
+
+def keep_sdk_quiet() -> None:
+    """Switch off the SageMaker SDK's usage reports in this process: it sends them past boto3."""
+    os.environ.setdefault("SAGEMAKER_ADMIN_CONFIG_OVERRIDE", str(SDK_DEFAULTS))
 
 
 class Backend:
     """The `before-send` handler."""
 
-    def __init__(self, state: State) -> None:
-        self.api = LocalApi(state)
+    def __init__(self, api: Api) -> None:
+        self.api = api
 
     def __call__(self, request: AWSPreparedRequest, event_name: str = "", **rest: Any) -> AWSResponse:
         """Answer a request; event names are before-send.<service>.<operation>.

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.local.sagemaker.home import Home
 from tests.local.samples import processes_of, wait_until
-from tests.local.service.home import Home
 
 
 @pytest.fixture(scope="module")

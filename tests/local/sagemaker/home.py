@@ -28,7 +28,7 @@ def handler(event, context):
         raise ValueError("no such thing")
     s3 = boto3.client("s3")
     try:
-        boto3.client("sts").get_caller_identity()
+        boto3.client("dynamodb").list_tables()
     except ClientError as error:
         refused = error.response["Error"]["Message"]
     s3.put_object(Bucket="b", Key="from lambda/ü.json", Body=json.dumps(event).encode())

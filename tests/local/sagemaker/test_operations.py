@@ -10,8 +10,10 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 from pipeline.local.sagemaker.service import SAGEMAKER
 from pipeline.local.sagemaker.session import local_session
 from pipeline.local.store.storage import Storage
+from tests.local.sagemaker.home import ROLE, refusal
 from tests.local.samples import ROOT, definition, python_step
-from tests.local.service.home import ROLE, refusal
+
+TRAINING_LOGS = "/aws/sagemaker/TrainingJobs"
 
 
 def test_pipelines_are_created_changed_and_deleted(home):
@@ -91,20 +93,24 @@ def test_every_operation_is_one_of_sagemakers_and_any_other_is_refused_by_name(h
         "UnknownOperationException",
         "The local target does not answer sagemaker:ListApps.",
     )
-    assert refusal(home.session.client("sts").get_caller_identity) == (
-        "UnknownOperationException",
-        "The local target does not answer sts:GetCallerIdentity.",
-    )
+    for service, operation, name in (
+        ("ec2", "describe_regions", "DescribeRegions"),
+        ("sts", "assume_role", "AssumeRole"),
+    ):
+        request = {"RoleArn": ROLE, "RoleSessionName": "me"} if service == "sts" else {}
+        with pytest.raises(ClientError, match=f"The local target does not answer {service}:{name}"):
+            getattr(home.session.client(service), operation)(**request)
     with pytest.raises(ClientError, match="does not answer sagemaker-runtime:InvokeEndpointAsync"):
         home.session.client("sagemaker-runtime").invoke_endpoint_async(EndpointName="e", InputLocation="s3://b/x")
 
 
-def test_tags_are_accepted(home):
-    arn = "arn:aws:sagemaker:us-east-1:000000000000:pipeline/everything"
-    tags = [{"Key": "a", "Value": "b"}]
-    assert home.sagemaker.add_tags(ResourceArn=arn, Tags=tags)["Tags"] == tags
-    assert home.sagemaker.list_tags(ResourceArn=arn)["Tags"] == []
-    home.sagemaker.delete_tags(ResourceArn=arn, TagKeys=["a"])
+def test_tags_are_kept(home):
+    client = home.sagemaker
+    request = {"ModelName": "tagged", "ExecutionRoleArn": ROLE, "PrimaryContainer": {"Image": "i"}}
+    arn = client.create_model(**request, Tags=[{"Key": "a", "Value": "1"}])["ModelArn"]
+    client.add_tags(ResourceArn=arn, Tags=[{"Key": "b", "Value": "2"}, {"Key": "c", "Value": "3"}])
+    client.delete_tags(ResourceArn=arn, TagKeys=["b"])
+    assert client.list_tags(ResourceArn=arn)["Tags"] == [{"Key": "a", "Value": "1"}, {"Key": "c", "Value": "3"}]
 
 
 @pytest.mark.parametrize(
@@ -124,7 +130,8 @@ def test_the_users_own_aws_settings_change_nothing(home, monkeypatch, settings):
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     session = local_session(home.state)
-    assert session.client("logs").describe_log_streams(logGroupName="g")["logStreams"] == []
+    assert session.client("logs").describe_log_streams(logGroupName=TRAINING_LOGS)["logStreams"]
+    assert session.client("sts").get_caller_identity()["Account"] == "000000000000"
     s3 = session.client("s3")
     s3.put_object(Bucket="bucket", Key="k", Body=b"v")
     assert s3.get_object(Bucket="bucket", Key="k")["Body"].read() == b"v"

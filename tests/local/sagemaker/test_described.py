@@ -4,7 +4,7 @@ import json
 from datetime import datetime
 
 from pipeline.local.store.storage import Storage
-from tests.local.service.home import LAMBDA, everything, refusal
+from tests.local.sagemaker.home import LAMBDA, everything, refusal
 
 
 def test_the_run_went_to_the_end_that_the_definition_says(home):

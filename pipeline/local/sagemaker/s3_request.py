@@ -16,6 +16,7 @@ from pipeline.local.store.answers import HttpRequest, Reply, RequestError
 from pipeline.local.store.storage import Storage, is_unfinished
 
 HOST = re.compile(r"(?:(?P<bucket>.+)\.)?s3[.-].*")
+OWN_BUCKET = "local"  # what the stack makes on AWS is always there
 PART_BYTES = 8 * 2**20  # multipart_threshold and multipart_chunksize of boto3's TransferConfig
 
 
@@ -124,7 +125,7 @@ class S3Request:
         """
         name = bucket or self.bucket
         path = self.storage.path(f"s3://{name}")
-        if not path.is_dir():
+        if name != OWN_BUCKET and not path.is_dir():
             raise RequestError("NoSuchBucket", f"The specified bucket does not exist: {name}", 404)
         return path
 

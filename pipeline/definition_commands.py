@@ -40,11 +40,13 @@ def validated(arguments: Arguments) -> None:
     Raises:
         ProblemList: all of them.
     """
-    from pipeline.definition.checks import check
+    from pipeline.definition.check import check
     from pipeline.staging import definition_of
 
     if not arguments.definition:
         project = opened(arguments)
         definition_of(project, placement_of(arguments, project.config))
-    elif problems := check(json.loads(read_definition(Path(arguments.definition)))):
+        return
+    content = json.loads(read_definition(Path(arguments.definition)))
+    if problems := check(content, local=arguments.target == "local"):
         raise DefinitionError(problems)

@@ -1,10 +1,10 @@
 """What the command line names, read: parameters, functions, definition files, images."""
 
-import json
 import re
 from pathlib import Path
 
-from pipeline.errors import UsageError
+from pipeline.definition.steps import load_definition
+from pipeline.errors import DefinitionError, UsageError
 
 
 def parse_parameter(text: str) -> tuple[str, str]:
@@ -35,17 +35,17 @@ def read_definition(path: Path) -> str:
     """A definition file.
 
     Raises:
-        UsageError: it is missing or not a JSON object.
+        UsageError: it is missing or no definition.
     """
     try:
         text = path.read_text()
-        content = json.loads(text)
+        load_definition(text)
     except OSError as problem:
         raise UsageError(f"{path}: {problem.strerror}.") from problem
-    except ValueError as problem:
+    except UnicodeDecodeError as problem:
         raise UsageError(f"{path} is not JSON: {problem}.") from problem
-    if not isinstance(content, dict) or not isinstance(content.get("Steps"), list):
-        raise UsageError(f"{path} is not a pipeline definition: it has no list 'Steps'.")
+    except DefinitionError as problem:
+        raise UsageError(f"{path} {problem}") from problem
     return text
 
 

@@ -11,7 +11,7 @@ from pipeline import control
 from pipeline.console import wrapped
 from pipeline.definition.parameters import bind
 from pipeline.deployed_pipeline import upsert as upsert_pipeline
-from pipeline.errors import DefinitionError, UsageError
+from pipeline.errors import DefinitionError, ParameterError, UsageError
 from pipeline.execution_commands import follow
 from pipeline.inputs import parse_lambda, parse_parameter, read_definition
 from pipeline.invocation import Arguments, chosen_target, command, opened
@@ -200,8 +200,8 @@ def selection(arguments: Arguments, target: Target, name: str, text: str) -> dic
         return None
     if first and only:
         raise UsageError("--from and --only both choose steps; give one of them.")
-    from pipeline.definition.graph import read_graph
     from pipeline.definition.selection import selection_faults, values_needed
+    from pipeline.definition.steps import read_graph
 
     graph = read_graph(json.loads(text))
     named = [step.strip() for step in (first or only or "").split(",")]
@@ -225,13 +225,16 @@ def put_functions(target: LocalTarget, functions: list[tuple[str, Path, str]]) -
 
 
 def refuse_what_cannot_run(target: LocalTarget, content: dict[str, Any], parameters: dict[str, str]) -> None:
-    """Raise for a definition, a function or a parameter that would be refused later, as a mistake of usage."""
-    from pipeline.definition.graph import read_graph
-    from pipeline.local.engine.executions import missing_programs
+    """Raise for a definition, functions and parameters that would be refused later, as a mistake of usage."""
+    from pipeline.local.engine.executions import start_problems
 
-    if missing := list(missing_programs(target.state, read_graph(content))):
-        raise DefinitionError(missing)
-    bind(content.get("Parameters", []), parameters)
+    problems = start_problems(target.state, content)
+    try:
+        bind(content.get("Parameters", []), parameters)
+    except ParameterError as wrong:
+        problems += wrong.problems
+    if problems:
+        raise DefinitionError(problems)
 
 
 def say_limits(target: Target, text: str) -> None:

@@ -81,7 +81,7 @@ def definition_of(
     kept = cache_folder / f"{hashlib.sha256(made_of.encode()).hexdigest()[:32]}.json" if cache_folder else None
     if kept and kept.is_file():
         return kept.read_text()
-    from pipeline.definition.checks import check
+    from pipeline.definition.check import check
 
     with offline():
         from pipeline.compiler import compile_definition  # the SDK takes two seconds to import

@@ -11,18 +11,37 @@ SageMaker; integers and floats are both numbers.
 
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from pipeline.definition.expressions import Scope, describe, resolve
-from pipeline.definition.paths import kind_of, listing
+from pipeline.definition.expressions import Scope, describe, is_expression, is_single, resolve
+from pipeline.definition.paths import kind_of, listing, quoted
 from pipeline.errors import PipelineError
 from pipeline.suggestion import did_you_mean
 
 Condition = Mapping[str, Any]
-
-_ORDERED = ("a number", "a string")
-_COMPARABLE = (*_ORDERED, "a boolean")
+TypeOf = Callable[[Any], str | None]
+COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
+    "Equals": operator.eq,
+    "GreaterThan": operator.gt,
+    "GreaterThanOrEqualTo": operator.ge,
+    "LessThan": operator.lt,
+    "LessThanOrEqualTo": operator.le,
+}
+SIDES = ("LeftValue", "RightValue")
+FIELDS = {
+    **dict.fromkeys(COMPARISONS, SIDES),
+    "In": ("QueryValue", "Values"),
+    "Not": ("Condition",),
+    "Or": ("Conditions",),
+}
+ORDERED = ("a number", "a string")
+COMPARABLE = (*ORDERED, "a boolean")
+GROUPS = {  # the types of shapes as conditions compare them
+    **dict.fromkeys(("string", "timestamp"), "a string"),
+    **dict.fromkeys(("integer", "long", "float", "double"), "a number"),
+    "boolean": "a boolean",
+}
 
 
 class ConditionError(PipelineError):
@@ -31,78 +50,90 @@ class ConditionError(PipelineError):
 
 def holds(condition: Condition | list[Condition], scope: Scope) -> bool:
     """Whether a condition, or every condition of a list, is true."""
-    if isinstance(condition, list):
-        return all(_outcomes(condition, scope))
-    faults = condition_faults(condition)
+    faults = [
+        fault
+        for each in (condition if isinstance(condition, list) else [condition])
+        for fault in condition_faults(each)
+    ]
     if faults:
-        raise ConditionError(" ".join(faults))
-    return _CONDITIONS[condition["Type"]](condition, scope)
+        raise ConditionError(" ".join(dict.fromkeys(faults)))
+    return all(_outcomes(condition, scope)) if isinstance(condition, list) else _holds(condition, scope)
+
+
+def condition_faults(condition: Any) -> Iterator[str]:
+    """What is wrong with a condition's form, one sentence each; values are not looked at."""
+    condition_type = condition.get("Type") if isinstance(condition, dict) else None
+    if not isinstance(condition_type, str):
+        yield f"A condition needs a Type, one of {listing(FIELDS)}."
+    elif condition_type not in FIELDS:
+        near = did_you_mean(condition_type, FIELDS)
+        yield f"Condition type {quoted(condition_type)} is not known; known are {listing(FIELDS)}.{near}"
+    elif missing := [name for name in FIELDS[condition_type] if name not in condition]:
+        yield f"A condition of type {condition_type} lacks {listing(missing)}."
+    elif not isinstance(condition.get(FIELDS[condition_type][-1]), list) and condition_type in ("In", "Or"):
+        yield f"A condition of type {condition_type} needs a list as {FIELDS[condition_type][-1]}."
+    elif condition_type in ("Not", "Or"):
+        for member in [condition["Condition"]] if condition_type == "Not" else condition["Conditions"]:
+            yield from condition_faults(member)
+    else:
+        for operand in operands(condition):
+            if not is_single(operand):
+                yield f"{condition_type} compares single values, but got {kind_of(operand)}."
+
+
+def operands(condition: Condition) -> list[Any]:
+    """The values that a comparison compares."""
+    return [condition["QueryValue"], *condition["Values"]] if "Values" in condition else [condition[n] for n in SIDES]
+
+
+def type_faults(condition: Condition, type_of: TypeOf) -> Iterator[str]:
+    """The comparisons in a well-formed condition whose operands have known types that differ."""
+    nested = [condition["Condition"]] if condition["Type"] == "Not" else condition.get("Conditions", [])
+    for member in nested:
+        yield from type_faults(member, type_of)
+    if condition["Type"] in COMPARISONS:
+        compared = [(operand, group_of(operand, type_of)) for operand in operands(condition)]
+        groups = {group for _, group in compared}
+        if None not in groups and len(groups) > 1:
+            sides = " with ".join(f"{describe(operand)} ({group})" for operand, group in compared)
+            yield f"{condition['Type']} compares {sides}, but both must be of the same type."
+
+
+def group_of(operand: Any, type_of: TypeOf) -> str | None:
+    """How conditions compare the operand; None when only the run will tell."""
+    return GROUPS.get(type_of(operand) or "") if is_expression(operand) else kind_of(operand)
 
 
 def _outcomes(conditions: list[Condition], scope: Scope) -> list[bool]:
     """The outcome of every condition: none is skipped."""
-    return [holds(condition, scope) for condition in conditions]
+    return [_holds(condition, scope) for condition in conditions]
 
 
-def condition_faults(condition: Any) -> list[str]:
-    """What is wrong with a condition's form, one sentence each; values are not looked at."""
-    if not isinstance(condition, dict) or not isinstance(condition.get("Type"), str):
-        return [f"A condition needs a Type, one of {listing(_FIELDS)}."]
+def _holds(condition: Condition, scope: Scope) -> bool:
+    """The outcome of a well-formed condition."""
     condition_type = condition["Type"]
-    if condition_type not in _FIELDS:
-        known = f"known are {listing(_FIELDS)}"
-        return [f"Condition type {condition_type!r} is not known; {known}.{did_you_mean(condition_type, _FIELDS)}"]
-    missing = [name for name in _FIELDS[condition_type] if name not in condition]
-    if missing:
-        return [f"A condition of type {condition_type} lacks {listing(missing)}."]
-    lists = [name for name in ("Values", "Conditions") if name in _FIELDS[condition_type]]
-    if any(not isinstance(condition[name], list) for name in lists):
-        return [f"A condition of type {condition_type} needs a list as {lists[0]}."]
-    nested = [condition["Condition"]] if condition_type == "Not" else condition.get("Conditions", [])
-    return [fault for member in nested for fault in condition_faults(member)]
-
-
-def _equals(condition: Condition, scope: Scope) -> bool:
-    left, right = _operands(condition, scope, accepted=_COMPARABLE)
-    return bool(left == right)
-
-
-def _ordering(compare: Callable[[Any, Any], Any]) -> Callable[[Condition, Scope], bool]:
-    def ordered(condition: Condition, scope: Scope) -> bool:
-        left, right = _operands(condition, scope, accepted=_ORDERED)
-        return bool(compare(left, right))
-
-    return ordered
-
-
-def _is_in(condition: Condition, scope: Scope) -> bool:
-    query = _operand(condition, "QueryValue", scope, accepted=_COMPARABLE)
-    values = resolve(condition["Values"], scope)
-    return any(kind_of(value) == kind_of(query) and value == query for value in values)
-
-
-def _not(condition: Condition, scope: Scope) -> bool:
-    return not holds(condition["Condition"], scope)
-
-
-def _or(condition: Condition, scope: Scope) -> bool:
-    return any(_outcomes(condition["Conditions"], scope))
-
-
-def _operands(condition: Condition, scope: Scope, *, accepted: tuple[str, ...]) -> tuple[Any, Any]:
-    """Both sides of a comparison, of one type."""
-    left, right = (_operand(condition, name, scope, accepted=accepted) for name in ("LeftValue", "RightValue"))
+    if condition_type == "Not":
+        return not _holds(condition["Condition"], scope)
+    if condition_type == "Or":
+        return any(_outcomes(condition["Conditions"], scope))
+    if condition_type == "In":
+        query = _operand(condition, "QueryValue", scope)
+        values = resolve(condition["Values"], scope)
+        return any(kind_of(value) == kind_of(query) and value == query for value in values)
+    left, right = (_operand(condition, name, scope) for name in SIDES)
     if kind_of(left) != kind_of(right):
-        sides = (_side(condition[name], value) for name, value in (("LeftValue", left), ("RightValue", right)))
+        sides = (_side(condition[name], value) for name, value in zip(SIDES, (left, right), strict=True))
         raise ConditionError(
-            f"{condition['Type']} compares {' with '.join(sides)}, but both must be of the same type. "
+            f"{condition_type} compares {' with '.join(sides)}, but both must be of the same type. "
             "Convert one of them where it is written."
         )
-    return left, right
+    return bool(COMPARISONS[condition_type](left, right))
 
 
-def _operand(condition: Condition, name: str, scope: Scope, *, accepted: tuple[str, ...]) -> Any:
+def _operand(condition: Condition, name: str, scope: Scope) -> Any:
+    """One side; a single value that has an order where one is needed."""
     value = resolve(condition[name], scope)
+    accepted = COMPARABLE if condition["Type"] in ("Equals", "In") else ORDERED
     is_undefined = isinstance(value, float) and math.isnan(value)
     if kind_of(value) not in accepted or is_undefined:
         found = "not a number (NaN)" if is_undefined else kind_of(value)
@@ -117,26 +148,3 @@ def _side(expression: Any, value: Any) -> str:
     """An operand with what it stands for: `Parameters.MinAccuracy = 0.8 (a number)`."""
     written, literal = describe(expression), describe(value)
     return f"{literal if written == literal else f'{written} = {literal}'} ({kind_of(value)})"
-
-
-_COMPARISON = ("LeftValue", "RightValue")
-_FIELDS: dict[str, tuple[str, ...]] = {
-    "Equals": _COMPARISON,
-    "GreaterThan": _COMPARISON,
-    "GreaterThanOrEqualTo": _COMPARISON,
-    "LessThan": _COMPARISON,
-    "LessThanOrEqualTo": _COMPARISON,
-    "In": ("QueryValue", "Values"),
-    "Not": ("Condition",),
-    "Or": ("Conditions",),
-}
-_CONDITIONS: dict[str, Callable[[Condition, Scope], bool]] = {
-    "Equals": _equals,
-    "GreaterThan": _ordering(operator.gt),
-    "GreaterThanOrEqualTo": _ordering(operator.ge),
-    "LessThan": _ordering(operator.lt),
-    "LessThanOrEqualTo": _ordering(operator.le),
-    "In": _is_in,
-    "Not": _not,
-    "Or": _or,
-}

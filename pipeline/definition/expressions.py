@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.definition.paths import PathError, Token, json_get, kind_of, listing, look_up, tokenize
+from pipeline.definition.paths import LONGEST, PathError, Token, json_get, kind_of, listing, look_up, quoted, tokenize
 from pipeline.errors import PipelineError
 from pipeline.suggestion import did_you_mean
 
@@ -71,6 +71,11 @@ def is_expression(value: Any) -> bool:
     return isinstance(operand, str) if key == "Get" else key.startswith("Std:")
 
 
+def is_single(value: Any) -> bool:
+    """Whether it is, or stands for, a single value."""
+    return is_expression(value) or isinstance(value, str | bool | int | float)
+
+
 def expressions(value: Any) -> Iterator[dict[str, Any]]:
     """All outermost expressions in a JSON value, in order."""
     if is_expression(value):
@@ -100,14 +105,14 @@ def parse_reference(text: str) -> Reference:
     """Read the text of a `Get`."""
     property_file = _PROPERTY_FILE.match(text)
     if property_file is not None:
-        step, name, quoted = property_file.groups()
-        return Reference("Steps", step, property_file=name or quoted, text=text)
+        step, name, name_in_quotes = property_file.groups()
+        return Reference("Steps", step, property_file=name or name_in_quotes, text=text)
     root, *rest = tokenize(text)
     if root not in _ROOTS:
         near = did_you_mean(str(root), _ROOTS)
-        raise ExpressionError(f"Get {text!r} does not start with one of {listing(_ROOTS)}.{near}")
+        raise ExpressionError(f"Get {quoted(text)} does not start with one of {listing(_ROOTS)}.{near}")
     if not rest or (len(rest) > 1 and root != "Steps"):
-        raise ExpressionError(f"Get {text!r} must name one {_ROOTS[str(root)].noun} after '{root}.'.")
+        raise ExpressionError(f"Get {quoted(text)} must name one {_ROOTS[str(root)].noun} after '{root}.'.")
     return Reference(str(root), str(rest[0]), path=tuple(rest[1:]), text=text)
 
 
@@ -119,7 +124,7 @@ def parse_property_file(source: Any) -> Reference:
             return reference
     raise ExpressionError(
         "Std:JsonGet needs a PropertyFile of the form "
-        f'{{"Get": "Steps.<step>.PropertyFiles.<name>"}}, but got {json.dumps(source)}.'
+        f'{{"Get": "Steps.<step>.PropertyFiles.<name>"}}, but got {brief(source)}.'
     )
 
 
@@ -138,7 +143,7 @@ def resolve(value: Any, scope: Scope) -> Any:
 def describe(value: Any) -> str:
     """An operand in a few words, for error sentences: the path that it reads, or the literal."""
     if not is_expression(value):
-        return json.dumps(value)
+        return brief(value)
     key, operand = _parts(value)
     if key == "Get":
         return str(operand)
@@ -146,6 +151,12 @@ def describe(value: Any) -> str:
         source = operand.get("PropertyFile", operand.get("S3Uri"))
         return f"{operand.get('Path')!r} of {describe(source)}"
     return key
+
+
+def brief(value: Any) -> str:
+    """A value as JSON, cut off where it is long."""
+    text = json.dumps(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def text_of(value: Any) -> str:
@@ -160,7 +171,7 @@ def text_of(value: Any) -> str:
 def _parts(expression: dict[str, Any]) -> tuple[str, Any]:
     key, operand = next(iter(expression.items()))
     if key not in _OPERATORS:
-        raise ExpressionError(f"Function {key!r} is not known.{did_you_mean(key, _OPERATORS)}")
+        raise ExpressionError(f"Function {quoted(key)} is not known.{did_you_mean(key, _OPERATORS)}")
     return key, operand
 
 
@@ -219,9 +230,12 @@ def _join_text(value: Any, scope: Scope) -> str:
 
 def _join_values(operand: Any) -> list[Any]:
     if not isinstance(operand, dict) or not isinstance(operand.get("Values"), list):
-        raise ExpressionError(f"Std:Join needs On and a list of Values, but got {json.dumps(operand)}.")
+        raise ExpressionError(f"Std:Join needs On and a list of Values, but got {brief(operand)}.")
     if not isinstance(operand.get("On", ""), str):
-        raise ExpressionError(f"Std:Join needs a text as On, but got {json.dumps(operand['On'])}.")
+        raise ExpressionError(f"Std:Join needs a text as On, but got {brief(operand['On'])}.")
+    for value in operand["Values"]:
+        if not is_single(value):
+            raise ExpressionError(f"Std:Join takes text, numbers and booleans, but got {kind_of(value)}.")
     return list(operand["Values"])
 
 
@@ -246,10 +260,11 @@ def _json_source(operand: Any) -> Any:
     """The PropertyFile or S3Uri of a well-formed `Std:JsonGet`."""
     keys = [key for key in ("PropertyFile", "S3Uri") if isinstance(operand, dict) and key in operand]
     if len(keys) != 1 or not isinstance(operand.get("Path"), str | None):
-        raise ExpressionError(
-            f"Std:JsonGet needs a Path and a PropertyFile or an S3Uri, but got {json.dumps(operand)}."
-        )
-    return operand[keys[0]]
+        raise ExpressionError(f"Std:JsonGet needs a Path and a PropertyFile or an S3Uri, but got {brief(operand)}.")
+    source = operand[keys[0]]
+    if not is_single(source):
+        raise ExpressionError(f"Std:JsonGet needs a text as {keys[0]}, but got {kind_of(source)}.")
+    return source
 
 
 def _defined(value: Any, what: str) -> Any:

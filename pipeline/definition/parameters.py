@@ -3,119 +3,90 @@
 On the wire every value is text (StartPipelineExecution's PipelineParameters); a default is JSON of the declared type.
 """
 
-import json
+import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.definition.paths import listing
+from pipeline.definition.paths import listing, quoted
 from pipeline.errors import ParameterError
 from pipeline.suggestion import did_you_mean
 
 MAX_VALUE_CHARACTERS = 1024  # of Parameter.Value, StartPipelineExecution
+NOUNS = {
+    "String": f"text of at most {MAX_VALUE_CHARACTERS} characters",
+    "Integer": "a whole number",
+    "Float": "a number",
+    "Boolean": "true or false",
+}
+NUMBERS = {"Integer": r"[+-]?[0-9]+", "Float": r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"}
+SWITCHES = {"true": True, "True": True, "false": False, "False": False}
 
 
 def bind(declared: Sequence[Mapping[str, Any]] | None, given: Mapping[str, str]) -> dict[str, Any]:
-    """The typed value of every declared parameter; all problems are reported at once.
+    """The typed value of every declared parameter.
 
     Args:
         declared: `Parameters` of the definition: Name, Type, and optionally DefaultValue and EnumValues.
         given: parameter name -> value as text.
+
+    Raises:
+        ParameterError: with every problem.
     """
     declared = declared or []
     if not isinstance(declared, list | tuple) or not all(isinstance(member, Mapping) for member in declared):
-        raise ParameterError([f"Parameters must be a list of objects with Name and Type, but is {_quoted(declared)}."])
+        raise ParameterError(["Parameters must be a list of objects with Name and Type."])
     names = [str(parameter.get("Name")) for parameter in declared]
-    problems = [_unknown(name, names) for name in given if name not in names]
+    known = f"it declares {listing(names)}" if names else "it declares none"
+    problems = [
+        f"Parameter {quoted(name)} is not declared by the pipeline; {known}.{did_you_mean(name, names)}"
+        for name in given
+        if name not in names
+    ]
     problems += [f"Parameter '{name}' is declared twice." for name in dict.fromkeys(names) if names.count(name) > 1]
     values = {}
     for name, parameter in zip(names, declared, strict=True):
         try:
-            values[name] = _value(name, parameter, given)
-        except _UnusableError as error:
-            problems.append(str(error))
+            values[name] = _value(parameter, given.get(name))
+        except ValueError as error:
+            problems.append(f"Parameter '{name}' {error}")
     if problems:
         raise ParameterError(problems)
     return values
 
 
-class _UnusableError(ValueError):
-    """One parameter has no acceptable value; the sentence says why."""
-
-
-def _unknown(name: str, names: list[str]) -> str:
-    declared = f"it declares {listing(names)}" if names else "it declares none"
-    return f"Parameter '{name}' is not declared by the pipeline; {declared}.{did_you_mean(name, names)}"
-
-
-def _value(name: str, parameter: Mapping[str, Any], given: Mapping[str, str]) -> Any:
-    parameter_type = parameter.get("Type")
-    if parameter_type not in _TYPES:
-        raise _UnusableError(f"Parameter '{name}' has type {parameter_type!r}; known are {listing(_TYPES)}.")
-    if name in given:
-        value = _TYPES[parameter_type].parse(given[name])
-        found = given[name]
-    elif parameter.get("DefaultValue") is not None:
-        found = parameter["DefaultValue"]
-        value = _TYPES[parameter_type].check(found)
-    else:
-        raise _UnusableError(f"Parameter '{name}' ({parameter_type}) has no default, so it needs a value.")
+def _value(parameter: Mapping[str, Any], given: str | None) -> Any:
+    """One parameter's value; a ValueError completes the sentence that begins with its name."""
+    parameter_type, default, accepted = (parameter.get(key) for key in ("Type", "DefaultValue", "EnumValues"))
+    if not isinstance(parameter_type, str) or parameter_type not in NOUNS:
+        raise ValueError(f"has type {quoted(parameter_type)}; known are {listing(NOUNS)}.")
+    if given is None and default is None:
+        raise ValueError(f"({parameter_type}) has no default, so it needs a value.")
+    value = _checked(default, parameter_type) if given is None else _parsed(given, parameter_type)
     if value is None:
-        by = "" if name in given else " by default"
-        raise _UnusableError(f"Parameter '{name}' must be {_TYPES[parameter_type].noun}, but is {_quoted(found)}{by}.")
-    accepted = parameter.get("EnumValues")
-    if accepted and value not in accepted:
-        raise _UnusableError(
-            f"Parameter '{name}' must be one of {listing(accepted)}, but is {_quoted(found)}."
-            f"{did_you_mean(str(value), accepted)}"
-        )
+        found = f"{quoted(default)} by default" if given is None else quoted(given)
+        raise ValueError(f"must be {NOUNS[parameter_type]}, but is {found}.")
+    if isinstance(accepted, list) and accepted and value not in accepted:
+        near = did_you_mean(str(value), [each for each in accepted if isinstance(each, str)])
+        raise ValueError(f"must be one of {listing(accepted)}, but is {quoted(value)}.{near}")
     return value
 
 
-def _quoted(value: Any) -> str:
-    text = repr(value) if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
+def _parsed(text: str, parameter_type: str) -> Any:
+    """The value of a given text; None when it has none of that type."""
+    if len(text) > MAX_VALUE_CHARACTERS:
+        return None
+    if parameter_type in NUMBERS:
+        is_number = re.fullmatch(NUMBERS[parameter_type], text)
+        return _checked((int if parameter_type == "Integer" else float)(text), parameter_type) if is_number else None
+    return SWITCHES.get(text) if parameter_type == "Boolean" else text
 
 
-@dataclass(frozen=True)
-class _Type:
-    noun: str
-    parse: Callable[[str], Any]  # a given text -> the value, or None
-    check: Callable[[Any], Any]  # a default -> the value, or None
-
-
-def _parse_string(text: str) -> str | None:
-    return text if len(text) <= MAX_VALUE_CHARACTERS else None
-
-
-def _parse_integer(text: str) -> int | None:
-    return int(text) if re.fullmatch(r"[+-]?[0-9]+", text) else None
-
-
-def _parse_float(text: str) -> float | None:
-    return float(text) if re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", text) else None
-
-
-def _parse_boolean(text: str) -> bool | None:
-    return {"true": True, "True": True, "false": False, "False": False}.get(text)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-_TYPES = {
-    "String": _Type(
-        f"text of at most {MAX_VALUE_CHARACTERS} characters",
-        _parse_string,
-        lambda value: value if isinstance(value, str) else None,
-    ),
-    "Integer": _Type(
-        "a whole number",
-        _parse_integer,
-        lambda value: value if _is_number(value) and isinstance(value, int) else None,
-    ),
-    "Float": _Type("a number", _parse_float, lambda value: float(value) if _is_number(value) else None),
-    "Boolean": _Type("true or false", _parse_boolean, lambda value: value if isinstance(value, bool) else None),
-}
+def _checked(value: Any, parameter_type: str) -> Any:
+    """A value of that type; None when it is of another."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        suits = isinstance(value, bool if parameter_type == "Boolean" else str) and parameter_type not in NUMBERS
+        return value if suits else None
+    if parameter_type == "Float":
+        return float(value) if math.isfinite(value) else None
+    return value if parameter_type == "Integer" and isinstance(value, int) else None

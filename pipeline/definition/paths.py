@@ -6,6 +6,7 @@ look_up(describe_response, tokens)      a list of named objects is entered by na
 json_get(document, "$.metrics[0].value")   plain JSON: a list is entered by index only
 """
 
+import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -14,10 +15,11 @@ from pipeline.errors import PipelineError
 from pipeline.suggestion import did_you_mean
 
 Token = str | int
+LONGEST = 100  # characters of a value in a sentence
 
 # A quote ends a bracket only before ']' and a separator, so ['it's'] (the SDK escapes nothing) is one name.
 _PART = re.compile(
-    r"""\.?\[(?P<index>\d+)\]
+    r"""\.?\[(?P<index>\d{1,9})\]
       | \.?\['(?P<single>.+?)'\](?=$|[.\[])
       | \.?\["(?P<double>.+?)"\](?=$|[.\[])
       | \.?(?P<name>[^.\[\]]+)""",
@@ -58,7 +60,7 @@ def tokenize(path: str) -> tuple[Token, ...]:
         match = _PART.match(path, position)
         if match is None or not _separated(path, position):
             raise PathError(
-                f"Path {path!r} cannot be read from character {position + 1}: {path[position:]!r}. "
+                f"Path {quoted(path)} cannot be read from character {position + 1}: {quoted(path[position:])}. "
                 "Accepted are names joined by dots, [0] and ['any name']."
             )
         index, single, double, name = match.group("index", "single", "double", "name")
@@ -152,9 +154,17 @@ def kind_of(value: Any) -> str:
     return _KINDS.get(type(value), "an object" if isinstance(value, dict) else "a list")
 
 
+def quoted(value: Any) -> str:
+    """A wrong value in a sentence: text in quotes, an object or a list by its kind, all else as JSON writes it."""
+    if isinstance(value, dict | list | None):
+        return kind_of(value)
+    text = repr(value) if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= LONGEST else f"{text[:60]}... ({len(text)} characters)"
+
+
 def listing(names: Iterable[str], *, limit: int = 12) -> str:
-    """'a', 'b' and 'c': quoted, in the given order, cut off after `limit`."""
-    quoted = [repr(name) for name in names]
-    if len(quoted) > limit:
-        quoted[limit:] = [f"{len(quoted) - limit} more"]
-    return " and ".join([", ".join(quoted[:-1]), quoted[-1]] if len(quoted) > 1 else quoted)
+    """'a', 'b' and 'c': in quotes, in the given order, cut off after `limit`."""
+    words = [quoted(name) for name in names]
+    if len(words) > limit:
+        words[limit:] = [f"{len(words) - limit} more"]
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

@@ -1,51 +1,94 @@
-"""The type of what an expression reads from a step, or why there is no such thing.
+"""The type of what a step reads from another, or why the service returns no such thing.
 
 A step's properties are the response of its Describe operation, the outputs that a Lambda or Callback step declares, or
 a Condition's outcome. Names in lists and keys of maps must be among those that the step's own request declares.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from botocore.model import ListShape, MapShape
+from pipeline.definition.expressions import Reference, is_expression, references
+from pipeline.definition.paths import PathError, Token, look_up
+from pipeline.definition.references import missing_faults, outputs_of, unread_fault
+from pipeline.definition.service_model import UnknownProperty, property_shapes
+from pipeline.definition.step_types import STEP_TYPES
+from pipeline.definition.steps import Definition, Step, objects
+from pipeline.errors import PipelineError
 
-from pipeline.definition.expressions import Reference, is_expression
-from pipeline.definition.paths import PathError, Token, listing, look_up
-from pipeline.definition.placed_step import PlacedStep
-from pipeline.definition.service_model import STEP_MODELS, UnknownProperty, property_shapes
-from pipeline.definition.shapes import DEFAULT_TYPES
-from pipeline.suggestion import did_you_mean
-
+TYPES = {"String": "string", "Integer": "integer", "Float": "double", "Boolean": "boolean"}  # of parameters and outputs
+CONTAINERS = ("structure", "map", "list")
 Path = tuple[Token, ...]
 
 
-def property_type(step: PlacedStep, reference: Reference) -> str | None:
-    """The type, as shapes name types; None where only the run will tell. Raises UnknownProperty."""
-    if reference.property_file is not None:
-        require_property_file(step, reference.property_file)
+def visibility_faults(definition: Definition, step: Step) -> Iterator[str]:
+    """Steps of other branches, which may not run at all, that the step relies on."""
+    waits = {str(name): "depends on" for name, _ in step.triggers}
+    for name in step.dependencies:
+        target = definition.steps.get(name)
+        if target is not None and not step.sees(target):
+            condition, branch = target.branch[-1]
+            yield (
+                f"{waits.get(name, 'reads')} '{name}', which runs only in {branch} of '{condition}'; "
+                "only steps of the same branch can rely on it."
+            )
+
+
+def property_faults(definition: Definition, step: Step) -> Iterator[str]:
+    """What the step reads that the service does not return, or that is no single value where one is needed."""
+    for expression in step.expressions:
+        is_operand = "Get" not in expression or not STEP_TYPES[step.type].creates if step.type in STEP_TYPES else True
+        for reference in readable(expression):
+            target = definition.steps.get(reference.name) if reference.root == "Steps" else None
+            if target is None or unread_fault(target, reference):
+                continue
+            try:
+                found = property_type(target, reference)
+            except UnknownProperty as error:
+                yield f"reads {reference.text}, but {error}"
+                continue
+            if is_operand and found in CONTAINERS:
+                kind = "a list" if found == "list" else "an object"
+                yield f"reads {reference.text}, which is {kind}, but a single value is needed."
+
+
+def readable(expression: Any) -> list[Reference]:
+    """What a well-formed expression refers to."""
+    try:
+        return references(expression)
+    except PipelineError:
+        return []
+
+
+def property_type(step: Step, reference: Reference) -> str | None:
+    """The type of an existing property, as shapes name types; None where only the run will tell.
+
+    Raises:
+        UnknownProperty: the service returns no such thing.
+    """
+    step_type = STEP_TYPES.get(step.type)
+    if reference.property_file is not None or step_type is None or not reference.path:
         return None
-    if not reference.path and step.type != "Fail":
-        raise UnknownProperty("names none of the step's properties.")
-    if step.type in STEP_MODELS:
+    if step_type.reads:
         return response_type(step, reference.path)
-    read = PROPERTIES.get(step.type)
-    return read(step, reference.path) if read else None
+    if step_type.properties == ("Outcome",):
+        return "string"
+    return TYPES.get(str(outputs_of(step).get(str(reference.path[-1])))) if step_type.properties else None
 
 
-def response_type(step: PlacedStep, path: Path) -> str:
+def response_type(step: Step, path: Path) -> str:
     """The type of a member of the Describe response."""
     shapes = property_shapes(step.type, path)
     for depth, shape in enumerate(shapes[:-1], start=1):
-        declared = declared_entries(step, path[:depth]) if isinstance(shape, ListShape | MapShape) else None
+        declared = declared_entries(step, path[:depth]) if shape.type in ("list", "map") else None
         if declared is not None:
             try:
                 look_up({str(path[depth - 1]): declared}, path[depth - 1 : depth + 1])
             except PathError as error:
                 raise UnknownProperty(str(error)) from error
-    return str(shapes[-1].type_name)
+    return shapes[-1].type
 
 
-def declared_entries(step: PlacedStep, path: Path) -> Any:
+def declared_entries(step: Step, path: Path) -> Any:
     """The list or map that the request declares where the response has this one; None when it declares none."""
     derived = DERIVED.get((step.type, path[-1]))
     if derived:
@@ -68,7 +111,7 @@ def metric_definitions(arguments: dict[str, Any]) -> Any:
 def searched_hyperparameters(arguments: dict[str, Any]) -> dict[str, Any] | None:
     """The hyperparameters of all ranges of a tuning job."""
     config = arguments.get("HyperParameterTuningJobConfig")
-    jobs = [arguments.get("TrainingJobDefinition"), *(arguments.get("TrainingJobDefinitions") or [])]
+    jobs = [arguments.get("TrainingJobDefinition"), *objects(arguments.get("TrainingJobDefinitions"))]
     groups = [config.get("ParameterRanges")] if isinstance(config, dict) else []
     groups += [job.get("HyperParameterRanges") for job in jobs if isinstance(job, dict)]
     kinds = [kind for group in groups if isinstance(group, dict) for kind in group.values() if isinstance(kind, list)]
@@ -82,41 +125,25 @@ DERIVED: dict[tuple[str, Token], Callable[[dict[str, Any]], Any]] = {
 }
 
 
-def output_type(step: PlacedStep, path: Path) -> str | None:
-    """The declared type of OutputParameters['name']."""
-    declared = step.objects("OutputParameters")
-    outputs = {str(output.get("OutputName")): output.get("OutputType") for output in declared}
-    if path[0] != "OutputParameters" or len(path) != 2:
-        raise UnknownProperty(f"a {step.type} step has only OutputParameters['name'].")
-    if path[1] not in outputs:
-        has = listing(outputs) if outputs else "none"
-        raise UnknownProperty(f"its OutputParameters are {has}.{did_you_mean(str(path[1]), outputs)}")
-    return DEFAULT_TYPES.get(str(outputs[path[1]]))
+def type_of(definition: Definition, expression: Any) -> str | None:
+    """The type of an expression's value, as shapes name types; None where only the run will tell."""
+    if "Std:Join" in expression:
+        return "string"
+    reference = next(iter(readable(expression)), None) if "Get" in expression else None
+    if reference is None or any(missing_faults(definition, reference)):
+        return None
+    if reference.root == "Parameters":
+        return TYPES.get(str(definition.parameters[reference.name].get("Type")))
+    if reference.root != "Steps":
+        return "string"
+    try:
+        return property_type(definition.steps[reference.name], reference)
+    except UnknownProperty:
+        return None
 
 
-def outcome_type(step: PlacedStep, path: Path) -> str:
-    """The outcome of a Condition is the text True or False."""
-    if path != ("Outcome",):
-        raise UnknownProperty("a Condition step has only Outcome.")
-    return "string"
-
-
-def no_type(step: PlacedStep, path: Path) -> None:
-    """A Fail step leaves nothing."""
-    raise UnknownProperty("a Fail step has no properties.")
-
-
-PROPERTIES: dict[str, Callable[[PlacedStep, Path], str | None]] = {
-    "Lambda": output_type,
-    "Callback": output_type,
-    "Condition": outcome_type,
-    "Fail": no_type,
-}
-
-
-def require_property_file(step: PlacedStep, name: str) -> None:
-    """Refuses a property file that the step does not declare."""
-    files = [str(file.get("PropertyFileName")) for file in step.objects("PropertyFiles")]
-    if name not in files:
-        has = listing(files) if files else "none"
-        raise UnknownProperty(f"its property files are {has}.{did_you_mean(name, files)}")
+def default_of(definition: Definition, expression: Any) -> tuple[str, Any] | None:
+    """The parameter that an expression reads, with its default."""
+    reference = next(iter(readable(expression)), None) if "Get" in expression else None
+    parameter = definition.parameters.get(reference.name, {}) if reference and reference.root == "Parameters" else {}
+    return (str(parameter.get("Name")), parameter["DefaultValue"]) if "DefaultValue" in parameter else None

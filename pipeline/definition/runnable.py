@@ -1,42 +1,38 @@
-"""Why the local target could not run a step, told from the step alone: said of every step before anything runs.
+"""What the local target lacks for a request, told from the step alone: said of every step before anything runs.
 
-Only what the executors rely on is looked at; whether a request is one that SageMaker would take is for
-`pipeline.definition.checks` to say. An expression stands for whatever is needed in its place.
+An expression stands for whatever is needed in its place. Sentences follow the step's name.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline.definition.expressions import expressions, is_expression
 from pipeline.definition.search_config import read_search_config
-from pipeline.definition.transform_request import transform_faults
 from pipeline.errors import DefinitionError
 
-REQUIRED: Mapping[str, tuple[str, ...]] = {
-    "Processing": ("AppSpecification",),
-    "Training": ("AlgorithmSpecification", "OutputDataConfig.S3OutputPath"),
-    "Tuning": ("HyperParameterTuningJobConfig",),
-    "RegisterModel": ("ModelPackageGroupName",),
-    "Transform": ("ModelName", "TransformInput.DataSource.S3DataSource.S3Uri", "TransformOutput.S3OutputPath"),
-}
+TRAINING_NEEDS = ("AlgorithmSpecification", "OutputDataConfig.S3OutputPath")
 UNIT_SECONDS = {"Y": 31536000, "W": 604800, "D": 86400, "H": 3600, "S": 1}
-
-
-def step_faults(definition: Mapping[str, Any]) -> Iterator[str]:
-    """What is wrong with a step whose Arguments are an object; sentences that follow the step's name."""
-    step_type, arguments = str(definition.get("Type")), definition.get("Arguments") or {}
-    yield from lacking(arguments, REQUIRED.get(step_type, ()))
-    if step_type in CHECKS:
-        yield from CHECKS[step_type](arguments)
-    if step_type == "Lambda" and not isinstance(definition.get("FunctionArn"), str):
-        yield f"needs the ARN of a function as FunctionArn, but has {definition.get('FunctionArn')!r}."
-    expires = (definition.get("CacheConfig") or {}).get("ExpireAfter")
-    if expires is not None and duration_seconds(expires) is None:
-        yield f"has {expires!r} as CacheConfig.ExpireAfter, which is not an ISO 8601 duration such as P30D or PT2H."
-    policies = definition.get("RetryPolicies") or []
-    if not isinstance(policies, list) or not all(isinstance(policy, Mapping) for policy in policies):
-        yield f"needs a list of objects as RetryPolicies, but has {policies!r}."
+# Repositories of AWS's own images, as the SDK's image_uri_config has them: their programs are not on this machine.
+ALGORITHMS = """
+    blazingtext factorization-machines forecasting-deepar image-classification ipinsights kmeans knn lda linear-learner
+    ntm object-detection object2vec pca randomcutforest semantic-segmentation seq2seq sagemaker-xgboost xgboost
+    """
+PROGRAMS = {
+    "sagemaker-clarify-processing": "Clarify",
+    "sagemaker-data-wrangler-container": "Data Wrangler",
+    "sagemaker-geospatial-v1-0": "SageMaker geospatial",
+    "sagemaker-model-monitor-analyzer": "Model Monitor",
+    "sagemaker-spark-processing": "Spark",
+}
+SCHEDULER = "amazon_sagemaker_scheduler"  # the entry point of the SDK's NotebookJobStep
+SUBMIT = "smspark-submit"
+PROGRAM = "sagemaker_program"
+LAUNCHERS = {  # what a request says that starts its script by what is not on this machine
+    "mpirun": "MPI",
+    "spark_app.py": "Spark",
+    "--job_conda_env": "conda",
+}
 
 
 def lacking(arguments: Any, paths: Sequence[str], where: str = "") -> Iterator[str]:
@@ -62,8 +58,15 @@ def items(value: Any, name: str) -> list[Any]:
 
 def processing_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
     """Command, inputs and outputs."""
-    specification = arguments.get("AppSpecification") or {}
-    if specification and not specification.get("ContainerEntrypoint"):
+    specification = arguments.get("AppSpecification")
+    entrypoint = items(specification, "ContainerEntrypoint")
+    program = PROGRAMS.get(repository(member(specification, "ImageUri")))
+    if program or SUBMIT in entrypoint:
+        yield (
+            f"runs the program of AWS's {program or 'Spark'} image, which is not on this machine; replace it by a "
+            "Processing step with a script of your own."
+        )
+    elif specification and not member(specification, "ContainerEntrypoint"):
         yield (
             "has no AppSpecification.ContainerEntrypoint, and its image's own is not on this machine; name the program."
         )
@@ -95,6 +98,7 @@ def data_faults(source: Any, mode: Any, where: str) -> Iterator[str]:
 
 def training_faults(arguments: Mapping[str, Any], where: str = "") -> Iterator[str]:
     """Launcher, checkpoints, channels and metrics."""
+    yield from program_faults(arguments)
     yield from launcher_faults(arguments, where)
     if arguments.get("CheckpointConfig"):
         yield from lacking(arguments, ("CheckpointConfig.S3Uri",), where)
@@ -116,13 +120,6 @@ def training_faults(arguments: Mapping[str, Any], where: str = "") -> Iterator[s
                 yield f"has {regex!r} as {path}Regex, which is not a regular expression: {problem}."
 
 
-LAUNCHERS = {  # what a request says that starts its script by what is not on this machine
-    "mpirun": "MPI",
-    "spark_app.py": "Spark",
-    "--job_conda_env": "conda",
-}
-
-
 def launcher_faults(arguments: Mapping[str, Any], where: str = "") -> Iterator[str]:
     """Ways to start a script that are not here."""
     algorithm = arguments.get("AlgorithmSpecification")
@@ -140,6 +137,36 @@ def launcher_faults(arguments: Mapping[str, Any], where: str = "") -> Iterator[s
             )
 
 
+def program_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
+    """Programs that are in AWS's images only."""
+    algorithm = arguments.get("AlgorithmSpecification")
+    image, entrypoint = repository(member(algorithm, "TrainingImage")), items(algorithm, "ContainerEntrypoint")
+    values = [arguments.get("HyperParameters"), arguments.get("StaticHyperParameters"), arguments.get("Environment")]
+    names = {str(name).lower() for each in values if isinstance(each, Mapping) for name in each}
+    if SCHEDULER in entrypoint:
+        yield "is a notebook job, which does not run locally; replace it by a step that runs the code as a script."
+    elif (
+        (image in ALGORITHMS.split() or member(algorithm, "AlgorithmName")) and not entrypoint and PROGRAM not in names
+    ):
+        yield (
+            f"trains the built-in algorithm '{image or member(algorithm, 'AlgorithmName')}', whose program is not on "
+            "this machine; use script mode: a training script of your own with the same library."
+        )
+    elif not entrypoint and PROGRAM not in names and not (algorithm and is_expression(algorithm)):
+        yield (
+            "would start its image's own 'train' program, which is not on this machine; name a script by a "
+            "ContainerEntrypoint or by the hyperparameters sagemaker_program and sagemaker_submit_directory."
+        )
+
+
+def repository(image: Any) -> str:
+    """The repository of an image of AWS's registries; empty for others, and where only the run will tell."""
+    found = (
+        re.fullmatch(r"\d{12}\.dkr\.ecr[.-][a-z0-9.-]+/([^:@]+)([:@].*)?", image) if isinstance(image, str) else None
+    )
+    return found[1] if found else ""
+
+
 def tuning_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
     """Search and training jobs."""
     config = arguments.get("HyperParameterTuningJobConfig")
@@ -150,8 +177,7 @@ def tuning_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
     if not isinstance(template, Mapping):
         yield "lacks TrainingJobDefinition."
         return
-    paths = ("AlgorithmSpecification", "OutputDataConfig.S3OutputPath")
-    yield from lacking(template, paths, "TrainingJobDefinition.")
+    yield from lacking(template, TRAINING_NEEDS, "TrainingJobDefinition.")
     yield from training_faults(template, "TrainingJobDefinition.")
     if not isinstance(config, Mapping) or any(expressions(config)):
         return
@@ -175,21 +201,12 @@ def model_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
         yield "lacks PrimaryContainer."
 
 
-CHECKS: Mapping[str, Callable[[Mapping[str, Any]], Iterator[str]]] = {
-    "Processing": processing_faults,
-    "Training": training_faults,
-    "Tuning": tuning_faults,
-    "Model": model_faults,
-    "Transform": transform_faults,
-}
-
-
 def duration_seconds(duration: Any) -> float | None:
     """An ISO 8601 duration (P30D, PT2H, P1DT12H), and the service's documented short forms 30d and T16m.
 
     None where it is neither.
     """
-    match = re.fullmatch(r"P?((?:\d+[YMWD])*)(?:T((?:\d+(?:\.\d+)?[HMS])+))?", str(duration).upper())
+    match = re.fullmatch(r"P?((?:\d{1,9}[YMWD])*)(?:T((?:\d{1,9}(?:\.\d{1,9})?[HMS])+))?", str(duration).upper())
     if not match or not any(match.groups()):
         return None
     days = re.findall(r"(\d+)([YMWD])", match[1] or "")

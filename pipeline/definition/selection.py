@@ -2,8 +2,7 @@
 
 from collections.abc import Collection, Iterator, Sequence
 
-from pipeline.definition.graph import Graph
-from pipeline.definition.placed_step import PlacedStep
+from pipeline.definition.steps import Graph
 from pipeline.suggestion import did_you_mean
 
 LARGEST_SELECTION = 50  # SelectedStepList in SageMaker's service model
@@ -11,9 +10,7 @@ LARGEST_SELECTION = 50  # SelectedStepList in SageMaker's service model
 
 def values_needed(graph: Graph, selected: Collection[str]) -> set[str]:
     """The steps that were not selected and whose values the selected ones read."""
-    steps = [graph.steps[name] for name in selected]
-    read = [each for step in steps for each in PlacedStep(step.name, step.type, step.definition).references()]
-    return {reference.name for reference in read if reference.root == "Steps"} - set(selected)
+    return {read for name in selected for read in graph.steps[name].reads} - set(selected)
 
 
 def selection_faults(graph: Graph, selected: Sequence[str]) -> Iterator[str]:

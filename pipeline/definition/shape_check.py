@@ -1,6 +1,6 @@
 """A JSON value against a shape of botocore's model language.
 
-The shapes are those of SageMaker's requests, and those of `definition_shapes` for what a definition adds around them.
+The shapes are those of SageMaker's requests, and those of `shapes` for what a definition adds around them.
 """
 
 import re
@@ -9,10 +9,9 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-from botocore.model import ListShape, MapShape, Shape, StructureShape
-
 from pipeline.definition.expressions import describe, is_expression
-from pipeline.definition.paths import Token, format_path, kind_of, listing
+from pipeline.definition.paths import Token, format_path, listing, quoted
+from pipeline.definition.service_model import Shape
 from pipeline.suggestion import did_you_mean
 
 Path = tuple[Token, ...]
@@ -70,50 +69,50 @@ class ShapeCheck:
 
     def problems(self, value: Any, shape: Shape, path: Path = ()) -> Iterator[str]:
         """Every difference between the value and the shape, as a sentence."""
-        if getattr(shape, "is_document_type", False):
+        if shape.content.get("document"):
             return
         if is_expression(value) and (self.expression_shapes is None or shape.name in self.expression_shapes):
             yield from self.expression_problems(value, shape, path)
-        elif not has_type(value, shape.type_name):
-            yield f"{self.name(path)} must be {KINDS[shape.type_name]}, but {self.got} {quoted(value)}."
+        elif not has_type(value, shape.type):
+            yield f"{self.name(path)} must be {KINDS[shape.type]}, but {self.got} {quoted(value)}."
         else:
-            yield from METHODS[shape.type_name](self, value, shape, path)
+            yield from METHODS[shape.type](self, value, shape, path)
 
-    def structure_problems(self, value: dict[str, Any], shape: StructureShape, path: Path) -> Iterator[str]:
+    def structure_problems(self, value: dict[str, Any], shape: Shape, path: Path) -> Iterator[str]:
         """An object's members; null stands for an absent one."""
         for key, member in value.items():
             if key not in shape.members:
                 hint = did_you_mean(key, shape.members)
                 yield f"{self.name((*path, key))} is not a member of {self.owner}.{hint}"
             elif member is not None:
-                yield from self.problems(member, shape.members[key], (*path, key))
-        for key in shape.required_members:
+                yield from self.problems(member, shape.member(key), (*path, key))
+        for key in shape.content.get("required", ()):
             if value.get(key) is None and (path or key != self.filled_in):
                 yield f"{self.name((*path, key))} is missing, but {self.owner} requires it."
 
-    def list_problems(self, value: list[Any], shape: ListShape, path: Path) -> Iterator[str]:
+    def list_problems(self, value: list[Any], shape: Shape, path: Path) -> Iterator[str]:
         """A list's length and items."""
         yield from self.size_problems(len(value), shape, path, unit="entries")
         for index, item in enumerate(value):
-            yield from self.problems(item, shape.member, (*path, index))
+            yield from self.problems(item, shape.member("member"), (*path, index))
 
-    def map_problems(self, value: dict[str, Any], shape: MapShape, path: Path) -> Iterator[str]:
+    def map_problems(self, value: dict[str, Any], shape: Shape, path: Path) -> Iterator[str]:
         """A map's size, keys and values."""
         yield from self.size_problems(len(value), shape, path, unit="entries")
         for key, item in value.items():
-            yield from replace(self, got="is the key").string_problems(key, shape.key, (*path, key))
-            yield from self.problems(item, shape.value, (*path, key))
+            yield from replace(self, got="is the key").string_problems(key, shape.member("key"), (*path, key))
+            yield from self.problems(item, shape.member("value"), (*path, key))
 
     def string_problems(self, value: str, shape: Shape, path: Path) -> Iterator[str]:
         """A string's enum, length and pattern."""
-        enum = shape.metadata.get("enum")
-        pattern = compiled(shape.metadata.get("pattern"))
+        enum = shape.content.get("enum")
+        pattern = compiled(shape.content.get("pattern"))
         if enum and value not in enum:
             hint = did_you_mean(value, enum) if len(enum) > 1 else ""
-            yield f"{self.name(path)} must be {words_of(enum, shape.name)}, but {self.got} '{value}'.{hint}"
+            yield f"{self.name(path)} must be {words_of(enum, shape.name)}, but {self.got} {quoted(value)}.{hint}"
         elif pattern and not pattern.fullmatch(value):
             meaning = PATTERNS.get(shape.name, f"match {pattern.pattern}")
-            yield f"{self.name(path)} must {meaning}, but {self.got} '{value}'."
+            yield f"{self.name(path)} must {meaning}, but {self.got} {quoted(value)}."
         else:
             yield from self.size_problems(len(value), shape, path, unit="characters")
 
@@ -133,11 +132,11 @@ class ShapeCheck:
         given = self.type_of(value)
         if given is None:
             return
-        if not suits(given, shape.type_name):
-            yield f"{self.name(path)} must be {KINDS[shape.type_name]}, but {describe(value)} is {KINDS[given]}."
+        if not suits(given, shape.type):
+            yield f"{self.name(path)} must be {KINDS[shape.type]}, but {describe(value)} is {KINDS[given]}."
             return
         parameter = self.default_of(value)
-        if parameter and has_type(parameter[1], shape.type_name):
+        if parameter and has_type(parameter[1], shape.type):
             by_default = replace(self, got=f"parameter '{parameter[0]}' is by default")
             yield from by_default.problems(parameter[1], shape, path)
 
@@ -187,18 +186,11 @@ def suits(given: str, type_name: str) -> bool:
 
 def broken_bounds(value: float, shape: Shape) -> Iterator[str]:
     """The bounds of the shape that the value breaks."""
-    least, most = shape.metadata.get("min"), shape.metadata.get("max")
+    least, most = shape.content.get("min"), shape.content.get("max")
     if least is not None and value < least:
         yield f"at least {least}"
     if most is not None and value > most:
         yield f"at most {most}"
-
-
-def quoted(value: Any) -> str:
-    """A wrong value in a sentence: a scalar as it is, a container by its kind."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return kind_of(value) if isinstance(value, dict | list | None) else repr(value)
 
 
 @cache

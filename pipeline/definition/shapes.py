@@ -8,51 +8,12 @@ stands for any JSON.
 from functools import cache
 from typing import Any
 
-from botocore.model import Shape, ShapeResolver
+from pipeline.definition.service_model import Shape
+from pipeline.definition.step_types import STEP_TYPES
 
-STEP_TYPES = (  # StepTypeEnum of the SDK
-    "Processing",
-    "Training",
-    "Tuning",
-    "Transform",
-    "Model",
-    "RegisterModel",
-    "EndpointConfig",
-    "Endpoint",
-    "Lambda",
-    "Callback",
-    "Condition",
-    "Fail",
-    "AutoML",
-    "ClarifyCheck",
-    "QualityCheck",
-    "EMR",
-    "EMRServerless",
-    "InferenceComponent",
-    "Lineage",
-    "Job",
-    "Cleanup",
-    "ForEach",
-)
-# The members that a step has beside those that all have; types that are absent here are not looked into.
-STEP_MEMBERS: dict[str, tuple[str, ...]] = {
-    "Processing": ("CacheConfig", "RetryPolicies", "PropertyFiles"),
-    "Training": ("CacheConfig", "RetryPolicies"),
-    "Tuning": ("CacheConfig", "RetryPolicies"),
-    "Transform": ("CacheConfig", "RetryPolicies"),
-    "Model": ("RetryPolicies",),
-    "RegisterModel": ("RetryPolicies",),
-    "EndpointConfig": ("CacheConfig",),
-    "Endpoint": ("CacheConfig",),
-    "Lambda": ("CacheConfig", "FunctionArn", "OutputParameters"),
-    "Callback": ("CacheConfig", "SqsQueueUrl", "OutputParameters"),
-    "Condition": (),
-    "Fail": (),
-}
 REQUIRED_MEMBERS = ("FunctionArn", "SqsQueueUrl")
 STEP_ERRORS = ["Step.SERVICE_FAULT", "Step.THROTTLING"]
 JOB_ERRORS = ["SageMaker.JOB_INTERNAL_ERROR", "SageMaker.CAPACITY_ERROR", "SageMaker.RESOURCE_LIMIT"]
-STEPS_WITHOUT_JOB = ("Model", "RegisterModel")
 MAX_STEPS = 50  # those of branches included
 MAX_CHARACTERS = 1_048_576  # PipelineDefinition of CreatePipeline
 DEFAULT_TYPES = {"String": "string", "Integer": "integer", "Float": "double", "Boolean": "boolean"}
@@ -98,7 +59,6 @@ SHAPES: Shapes = {
     "Switch": {"type": "boolean"},
     "Definition": structure(
         "Version",
-        "Steps",
         Version="Version",
         Metadata="Any",
         Parameters="Parameters",
@@ -108,7 +68,7 @@ SHAPES: Shapes = {
     ),
     "Version": string(enum=["2020-12-01"]),
     "Parameters": list_of("Object", max=200),
-    "Steps": list_of("Object", min=1),
+    "Steps": list_of("Any", min=1),
     "Experiment": structure(ExperimentName="ExperimentText", TrialName="ExperimentText"),
     "ExperimentText": string(),
     "Mlflow": structure(MlflowResourceArn="Text", MlflowExperimentName="Text"),
@@ -150,26 +110,18 @@ SHAPES: Shapes = {
     "FailArguments": structure(ErrorMessage="ErrorMessage"),
     "ErrorMessage": string(max=3072),
 }
-ARGUMENTS = {
-    "Condition": "ConditionArguments",
-    "Fail": "FailArguments",
-    "Lambda": "Object",
-    "Callback": "Object",
-}
 
 
-@cache
 def definition_shape() -> Shape:
     """The definition as a whole; parameters and steps have shapes of their own."""
-    return resolve(SHAPES, "Definition")
+    return Shape("Definition", SHAPES)
 
 
 def parameter_shape(parameter_type: str, enum_values: list[str]) -> Shape:
     """A parameter of the type; EnumValues, if any, go with strings only."""
-    default: Shapes = {
-        "type": DEFAULT_TYPES.get(parameter_type, "string"),
-        "max": 4096 if parameter_type == "String" else None,
-    }
+    default: Shapes = {"type": DEFAULT_TYPES.get(parameter_type, "string")}
+    if parameter_type == "String":
+        default["max"] = 4096
     if enum_values:
         default["enum"] = enum_values
     members = dict(SHAPES["Parameter"]["members"])
@@ -177,28 +129,21 @@ def parameter_shape(parameter_type: str, enum_values: list[str]) -> Shape:
         del members["EnumValues"]
     if parameter_type not in DEFAULT_TYPES:
         default = SHAPES["Any"]
-    return resolve(
-        {**SHAPES, "Default": default, "Parameter": {**SHAPES["Parameter"], "members": members}}, "Parameter"
-    )
+    parameter = {**SHAPES["Parameter"], "members": members}
+    return Shape("Parameter", {**SHAPES, "Default": default, "Parameter": parameter})
 
 
 @cache
 def step_shape(step_type: str) -> Shape:
     """A step of the type, its Arguments open."""
-    own = STEP_MEMBERS[step_type]
+    own = STEP_TYPES[step_type].members or ()
     required = ("Name", "Type", "Arguments", *(name for name in own if name in REQUIRED_MEMBERS))
     members = {"Name": "IdentifierName", "Type": "StepType", "Arguments": "Any", "DependsOn": "Anything"}
     step = structure(*required, **members, **{name: name for name in ("DisplayName", "Description", *own)})
-    errors = STEP_ERRORS if step_type in STEPS_WITHOUT_JOB else STEP_ERRORS + JOB_ERRORS
-    return resolve({**SHAPES, "Step": step, "ExceptionType": string(enum=errors)}, "Step")
+    errors = STEP_ERRORS + JOB_ERRORS if STEP_TYPES[step_type].job_kind else STEP_ERRORS
+    return Shape("Step", {**SHAPES, "Step": step, "ExceptionType": string(enum=errors)})
 
 
-@cache
 def arguments_shape(step_type: str) -> Shape:
     """The Arguments of a step type that is no SageMaker operation."""
-    return resolve(SHAPES, ARGUMENTS[step_type])
-
-
-def resolve(shapes: Shapes, name: str) -> Shape:
-    """The shape of that name."""
-    return ShapeResolver(shapes).get_shape_by_name(name)
+    return Shape(STEP_TYPES[step_type].arguments, SHAPES)

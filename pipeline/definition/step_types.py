@@ -1,10 +1,16 @@
-"""The step types of SageMaker Pipelines: what each becomes, what can be read from it, and whether it runs locally.
+"""The step types of SageMaker Pipelines: the only table that is keyed by them.
 
-The only table keyed by type that holds facts of the service. What a type does here is a function in `jobs.executors`.
-Sources: StepTypeEnum of the SDK, SageMaker's service model, "Caching pipeline steps" in the guide.
+A local step type is an entry here and a coroutine in `pipeline.local.jobs.executors`; what the local target cannot do
+of it is a function in `runnable`. Sources: StepTypeEnum of the SDK, SageMaker's service model, "Caching pipeline steps"
+in the guide.
 """
 
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from pipeline.definition import runnable
+from pipeline.definition.transform_request import transform_faults
 
 JOB_MEMBERS = ("CacheConfig", "RetryPolicies")
 
@@ -14,14 +20,19 @@ class StepType:
     """One step type."""
 
     name: str
-    creates: str | None = None  # the operation that its Arguments become
+    creates: str | None = None  # the operation that its Arguments become; None: see `arguments`
+    name_member: str | None = None  # of that request: what Pipelines fills in itself
     reads: tuple[str, ...] = ()  # the operations whose responses are its properties
-    name_member: str | None = None  # of the request: what Pipelines fills in itself
+    properties: tuple[str, ...] = ()  # what can be read of a type without such operations
+    arguments: str = "Any"  # the shape of Arguments that are no request
+    members: tuple[str, ...] | None = None  # of the step, beside those that every step has; None: not known
     metadata: str | None = None  # the member of the step's Metadata that holds its ARN
     arn_kind: str | None = None
-    members: tuple[str, ...] = ()  # beside those that every step has
+    log_group: str | None = None  # in CloudWatch Logs: /aws/sagemaker/<log_group>
     cache_key: tuple[str, ...] | None = None  # members of Arguments in the step's cache key; None: never cached
-    refusal: str | None = None  # why it does not run locally and what to do; None: it runs
+    needs: tuple[str, ...] = ()  # paths in Arguments without which it cannot run here
+    rule: Callable[[Mapping[str, Any]], Iterator[str]] | None = None  # what else of Arguments cannot run here
+    refusal: str | None = None  # why it does not run here, and what to do; None: it runs
 
     @property
     def job_kind(self) -> str | None:
@@ -32,53 +43,66 @@ class StepType:
 
 _ALL = (
     StepType(
-        "Processing", "CreateProcessingJob", ("DescribeProcessingJob",), "ProcessingJobName",
-        metadata="ProcessingJob", arn_kind="processing-job", members=(*JOB_MEMBERS, "PropertyFiles"),
+        "Processing", "CreateProcessingJob", "ProcessingJobName", ("DescribeProcessingJob",),
+        members=(*JOB_MEMBERS, "PropertyFiles"),
+        metadata="ProcessingJob", arn_kind="processing-job", log_group="ProcessingJobs",
         cache_key=("AppSpecification", "Environment", "ProcessingInputs"),
+        needs=("AppSpecification",), rule=runnable.processing_faults,
     ),
     StepType(
-        "Training", "CreateTrainingJob", ("DescribeTrainingJob",), "TrainingJobName",
-        metadata="TrainingJob", arn_kind="training-job", members=JOB_MEMBERS,
+        "Training", "CreateTrainingJob", "TrainingJobName", ("DescribeTrainingJob",),
+        members=JOB_MEMBERS,
+        metadata="TrainingJob", arn_kind="training-job", log_group="TrainingJobs",
         cache_key=(
             "AlgorithmSpecification", "CheckpointConfig", "DebugHookConfig", "DebugRuleConfigurations", "Environment",
             "HyperParameters", "InputDataConfig",
         ),
+        needs=runnable.TRAINING_NEEDS, rule=runnable.training_faults,
     ),
     StepType(
-        "Tuning", "CreateHyperParameterTuningJob",
+        "Tuning", "CreateHyperParameterTuningJob", "HyperParameterTuningJobName",
         ("DescribeHyperParameterTuningJob", "ListTrainingJobsForHyperParameterTuningJob"),
-        "HyperParameterTuningJobName",
-        metadata="TuningJob", arn_kind="hyper-parameter-tuning-job", members=JOB_MEMBERS,
+        members=JOB_MEMBERS,
+        metadata="TuningJob", arn_kind="hyper-parameter-tuning-job", log_group="TrainingJobs",
         cache_key=("HyperParameterTuningJobConfig", "TrainingJobDefinition"),
+        needs=("HyperParameterTuningJobConfig",), rule=runnable.tuning_faults,
     ),
     StepType(
-        "Transform", "CreateTransformJob", ("DescribeTransformJob",), "TransformJobName",
-        metadata="TransformJob", arn_kind="transform-job", members=JOB_MEMBERS,
+        "Transform", "CreateTransformJob", "TransformJobName", ("DescribeTransformJob",),
+        members=JOB_MEMBERS,
+        metadata="TransformJob", arn_kind="transform-job", log_group="TransformJobs",
         cache_key=("DataProcessing", "Environment", "ModelName", "TransformInput"),
+        needs=("ModelName", "TransformInput.DataSource.S3DataSource.S3Uri", "TransformOutput.S3OutputPath"),
+        rule=transform_faults,
     ),
     StepType(
-        "Model", "CreateModel", ("DescribeModel",), "ModelName",
-        metadata="Model", arn_kind="model", members=("RetryPolicies",),
+        "Model", "CreateModel", "ModelName", ("DescribeModel",),
+        members=("RetryPolicies",), metadata="Model", arn_kind="model", rule=runnable.model_faults,
     ),
     StepType(
-        "RegisterModel", "CreateModelPackage", ("DescribeModelPackage",), "ModelPackageName",
-        metadata="RegisterModel", arn_kind="model-package", members=("RetryPolicies",),
+        "RegisterModel", "CreateModelPackage", "ModelPackageName", ("DescribeModelPackage",),
+        members=("RetryPolicies",), metadata="RegisterModel", arn_kind="model-package",
+        needs=("ModelPackageGroupName",),
     ),
     StepType(
-        "EndpointConfig", "CreateEndpointConfig", ("DescribeEndpointConfig",),
-        metadata="EndpointConfig", arn_kind="endpoint-config", members=("CacheConfig",),
+        "EndpointConfig", "CreateEndpointConfig", None, ("DescribeEndpointConfig",),
+        members=("CacheConfig",), metadata="EndpointConfig", arn_kind="endpoint-config",
+        needs=("EndpointConfigName", "ProductionVariants"),
     ),
     StepType(
-        "Endpoint", "CreateEndpoint", ("DescribeEndpoint",),
-        metadata="Endpoint", arn_kind="endpoint", members=("CacheConfig",),
+        "Endpoint", "CreateEndpoint", None, ("DescribeEndpoint",),
+        members=("CacheConfig",), metadata="Endpoint", arn_kind="endpoint",
+        needs=("EndpointName", "EndpointConfigName"),
     ),
     StepType(
-        "Lambda", metadata="Lambda", members=("CacheConfig", "FunctionArn", "OutputParameters"), cache_key=(),
+        "Lambda", properties=("OutputParameters",), arguments="Object",
+        members=("CacheConfig", "FunctionArn", "OutputParameters"), metadata="Lambda", cache_key=(),
     ),
-    StepType("Condition", metadata="Condition"),
-    StepType("Fail", metadata="Fail"),
+    StepType("Condition", properties=("Outcome",), arguments="ConditionArguments", members=(), metadata="Condition"),
+    StepType("Fail", arguments="FailArguments", members=(), metadata="Fail"),
     StepType(
-        "Callback", members=("CacheConfig", "SqsQueueUrl", "OutputParameters"),
+        "Callback", properties=("OutputParameters",), arguments="Object",
+        members=("CacheConfig", "SqsQueueUrl", "OutputParameters"),
         refusal="it waits for a message from outside; replace it by a Lambda or Processing step",
     ),
     StepType("AutoML", refusal="AutoML runs on the service only; replace it by a Tuning step"),
@@ -93,4 +117,5 @@ _ALL = (
     StepType("ForEach", refusal="replace it by one step for each item"),
 )  # fmt: skip
 STEP_TYPES = {step_type.name: step_type for step_type in _ALL}
+BY_METADATA = {step_type.metadata: step_type for step_type in _ALL if step_type.metadata}
 RUNNABLE = tuple(step_type.name for step_type in _ALL if step_type.refusal is None)

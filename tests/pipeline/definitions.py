@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import load
-from pipeline.definition.checks import check
+from pipeline.definition.check import check
 from pipeline.offline import offline
 from pipeline.placement import Placement, local_placement
 

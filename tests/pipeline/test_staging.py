@@ -154,7 +154,7 @@ def test_a_definition_is_compiled_again_only_when_something_it_is_made_of_change
 
 
 def test_a_compiled_definition_that_is_not_sound_is_not_kept(opened, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipeline.definition.checks.check", lambda definition: ["Step 'A' is odd.", "Step 'B' too."])
+    monkeypatch.setattr("pipeline.definition.check.check", lambda definition: ["Step 'A' is odd.", "Step 'B' too."])
     with pytest.raises(DefinitionError) as caught:
         definition_of(opened(), HERE, tmp_path / "kept")
     assert caught.value.problems == ["Step 'A' is odd.", "Step 'B' too."]

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipeline.definition.expressions import Scope, resolve
-from pipeline.definition.graph import Graph, Step
 from pipeline.definition.requests import as_request
 from pipeline.definition.step_types import STEP_TYPES
+from pipeline.definition.steps import Graph, Step
 from pipeline.local.engine.runner_process import execution_id_of
 from pipeline.local.jobs.runtime import StepCall, StepFailure, arn, now
 from pipeline.local.store.state import Document

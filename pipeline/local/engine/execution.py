@@ -16,7 +16,7 @@ import time
 import traceback
 
 from pipeline.definition.conditions import holds
-from pipeline.definition.graph import Step, read_graph
+from pipeline.definition.steps import Step, read_graph
 from pipeline.errors import PipelineError
 from pipeline.local.engine import cache
 from pipeline.local.engine.calls import StepCalls, job_metadata

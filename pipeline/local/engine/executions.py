@@ -11,20 +11,18 @@ import os
 import secrets
 import signal
 import string
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.definition.graph import Graph, read_graph
+from pipeline.definition.check import check
 from pipeline.definition.parameters import bind
-from pipeline.definition.runnable import step_faults
 from pipeline.definition.selection import selection_faults, values_needed
+from pipeline.definition.steps import Definition, Graph, read_graph
 from pipeline.errors import PipelineError
 from pipeline.local.engine.pipelines import found_pipeline
 from pipeline.local.engine.runner_process import lock_path, runner_pid, spawn_runner, taken_lock
 from pipeline.local.engine.settlement import ACTIVE, known_execution, settled
 from pipeline.local.jobs.functions import function_name
-from pipeline.local.jobs.launchers import launcher_of
 from pipeline.local.jobs.runtime import now
 from pipeline.local.store.answers import RequestError, chosen, invalid, paged
 from pipeline.local.store.state import Document, State
@@ -38,26 +36,18 @@ SUMMARY = (
 )
 
 
-def missing_programs(state: State, graph: Graph) -> Iterator[str]:
-    """What steps lack, or would call that is not on this machine, one sentence each."""
-    for step in graph.steps.values():
-        faults = [f"Step {step.name!r} {fault}" for fault in step_faults(step.definition)]
-        yield from faults
-        if step.type == "Lambda":
-            name = function_name(str(step.definition.get("FunctionArn", "")))
-            if state.get("Function", name) is None:
-                yield (
-                    f"Step {step.name!r} calls the Lambda function {name!r}, which is not known here; "
-                    f"give it with --lambda {name}=FILE.py:HANDLER."
-                )
-        arguments = step.definition.get("Arguments", {})
-        request = {"Training": arguments, "Tuning": arguments.get("TrainingJobDefinition", {})}.get(step.type)
-        if request and not faults and launcher_of(request) == "unknown":
-            yield (
-                f"Step {step.name!r} would start its image's own 'train' program, which is not on this machine; name a "
-                "script by a ContainerEntrypoint or by the hyperparameters sagemaker_program and "
-                "sagemaker_submit_directory."
+def start_problems(state: State, definition: Document) -> list[str]:
+    """Why a definition could not be run on this machine, one sentence each: its own faults and missing functions."""
+    problems = check(definition, service=False, local=True)
+    for step in Definition(definition).all_steps:
+        arn = step.definition.get("FunctionArn")
+        if step.type == "Lambda" and isinstance(arn, str) and state.get("Function", function_name(arn)) is None:
+            name = function_name(arn)
+            problems.append(
+                f"Step {step.name!r} calls the Lambda function {name!r}, which is not known here; "
+                f"give it with --lambda {name}=FILE.py:HANDLER."
             )
+    return problems
 
 
 def start_pipeline_execution(state: State, request: Document) -> Document:
@@ -68,12 +58,11 @@ def start_pipeline_execution(state: State, request: Document) -> Document:
     given = {item["Name"]: item["Value"] for item in request.get("PipelineParameters", [])}
     try:
         parameters = bind(definition.get("Parameters", []), given)
-        graph = read_graph(definition)
-        missing = list(missing_programs(state, graph))
     except PipelineError as problem:
         raise invalid(str(problem)) from problem
-    if missing:
-        raise invalid("\n".join(missing))
+    if problems := start_problems(state, definition):
+        raise invalid("\n".join(problems))
+    graph = read_graph(definition)
     execution_id = "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(12))
     execution_arn = f"{pipeline['PipelineArn']}/execution/{execution_id}"
     document = {

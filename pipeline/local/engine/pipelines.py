@@ -1,9 +1,8 @@
 """Pipelines, as requests see them: a name, a definition that can be run, and how many steps may run at once."""
 
-import json
-
-from pipeline.definition.graph import read_graph
-from pipeline.errors import PipelineError
+from pipeline.definition.check import check
+from pipeline.definition.steps import load_definition
+from pipeline.errors import DefinitionError, PipelineError
 from pipeline.local.jobs.runtime import arn, now
 from pipeline.local.store.answers import checked_name, chosen, found, invalid, listed, paged
 from pipeline.local.store.state import Document, State
@@ -51,12 +50,19 @@ def with_definition(state: State, request: Document) -> Document:
         if location:
             text = Storage(state).read(f"s3://{location['Bucket']}/{location['ObjectKey']}").decode()
             request = {**request, "PipelineDefinition": text}
-        if "PipelineDefinition" in request:
-            content = json.loads(request["PipelineDefinition"])
-            read_graph(content if isinstance(content, dict) else {})
     except (ValueError, PipelineError) as problem:
         raise invalid(str(problem)) from problem
+    if "PipelineDefinition" in request and (problems := definition_problems(request["PipelineDefinition"])):
+        raise invalid("\n".join(problems))
     return request
+
+
+def definition_problems(text: str) -> list[str]:
+    """Why a definition could not be run here, one sentence each."""
+    try:
+        return check(load_definition(text), service=False, local=True)
+    except DefinitionError as problem:
+        return [f"The definition {problem}"]
 
 
 def found_pipeline(state: State, name: str) -> Document:

@@ -1,7 +1,7 @@
 """The checks of a compiled definition: one that the SDK wrote is sound; each mistake made in it is named.
 
 `cases/definition.json` is the output of SageMaker SDK 3.27 for a pipeline with every step type that we know.
-`cases/definition_problems.json` changes one place of it at a time.
+`cases/problems.json` changes one place of it at a time.
 """
 
 import copy
@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.definition.checks import check
-from pipeline.definition.placed_step import placed_steps
+from pipeline.definition.check import check
+from pipeline.definition.steps import Definition
 
 CASES = Path(__file__).parent / "cases"
-CHANGES = json.loads((CASES / "definition_problems.json").read_text())
+CHANGES = json.loads((CASES / "problems.json").read_text())
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def definition() -> dict[str, Any]:
 
 def step(definition: dict[str, Any], name: str) -> dict[str, Any]:
     """The step of that name, wherever it stands."""
-    return next(placed.definition for placed in placed_steps(definition["Steps"]) if placed.name == name)
+    return Definition(definition).steps[name].definition
 
 
 def change(definition: dict[str, Any], case: dict[str, Any]) -> None:
@@ -52,7 +52,7 @@ def case_name(case: dict[str, Any]) -> str:
 @pytest.mark.parametrize("case", CHANGES, ids=case_name)
 def test_a_change_is_reported_in_whole_sentences_or_accepted(definition, case):
     change(definition, case)
-    assert check(definition) == case["problems"]
+    assert sorted(check(definition)) == sorted(case["problems"])
 
 
 def test_all_kinds_of_mistakes_are_found_together(definition):
@@ -66,13 +66,13 @@ def test_all_kinds_of_mistakes_are_found_together(definition):
         "Get": "Steps.TrainWithDebugger.ModelArtifact"
     }
     step(definition, "CreateModel")["DependsOn"] = [{"Step": "Score"}]
-    assert check(definition) == [
-        "Step 'TrainWithDebugger': ResourceConfig.InstnceCount is not a member of CreateTrainingJob. "
-        "Did you mean 'InstanceCount'?",
-        "Step 'TrainWithDebugger' reads Parameters.Epochs, but no parameter has that name.",
-        "Step 'EvaluateModel' reads Steps.Train, but no step has that name. Did you mean 'TrainWithDebugger'?",
+    assert sorted(check(definition)) == [
         "Step 'CreateModel' reads Steps.TrainWithDebugger.ModelArtifact, but DescribeTrainingJob does not return "
         "ModelArtifact. Did you mean 'ModelArtifacts'?",
+        "Step 'EvaluateModel' reads Steps.Train, but no step has that name. Did you mean 'TrainWithDebugger'?",
+        "Step 'TrainWithDebugger' reads Parameters.Epochs, but no parameter has that name.",
+        "Step 'TrainWithDebugger': ResourceConfig.InstnceCount is not a member of CreateTrainingJob. "
+        "Did you mean 'InstanceCount'?",
         "Steps wait for each other in a circle: 'CreateModel' waits for 'Score' waits for 'CreateModel'.",
     ]
 
@@ -94,23 +94,14 @@ def test_steps_of_one_branch_may_rely_on_each_other_and_on_those_outside(definit
     assert check(definition) == []
 
 
-def test_a_condition_cannot_read_from_its_own_branch(definition):
-    step(definition, "CheckEndpoint")["DependsOn"] = ["EndpointBusy", "AccuracyTooLow"]
-    step(definition, "CheckEndpoint")["Arguments"]["IfSteps"].append(
-        {
-            "Name": "Again",
-            "Type": "Lambda",
-            "Arguments": {},
-            "FunctionArn": "arn:aws:lambda:us-east-1:000000000000:function:f",
-        }
-    )
-    step(definition, "DeployEndpoint")["DependsOn"] = ["Again"]
-    assert check(definition) == [
-        "Step 'DeployEndpoint' depends on 'Again', which runs only in IfSteps of 'CheckEndpoint'; "
-        "only steps of the same branch can rely on it.",
-        "Step 'CheckEndpoint' depends on 'EndpointBusy', but nothing runs after a Fail step.",
-        "Step 'CheckEndpoint' depends on 'AccuracyTooLow', but nothing runs after a Fail step.",
-    ]
+def test_a_condition_cannot_wait_for_its_own_branch(definition):
+    step(definition, "CheckEndpoint")["DependsOn"] = ["EndpointBusy"]
+    problems = check(definition)
+    assert "Step 'CheckEndpoint' depends on 'EndpointBusy', but nothing runs after a Fail step." in problems
+    assert (
+        "Step 'CheckEndpoint' depends on 'EndpointBusy', which runs only in IfSteps of 'CheckEndpoint'; "
+        "only steps of the same branch can rely on it."
+    ) in problems
 
 
 def test_a_definition_has_at_most_50_steps_and_200_parameters(definition):

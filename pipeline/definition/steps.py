@@ -1,0 +1,255 @@
+"""A definition, read once: its parameters, its steps as one flat list, and the graph of who waits for whom.
+
+A step waits for the steps that its expressions read and for those of its `DependsOn`; a step of a branch also waits for
+its Condition. A Condition waits for what its conditions read, not for what its branches read. The list in a definition
+is in no particular order.
+"""
+
+import contextlib
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from graphlib import CycleError, TopologicalSorter
+from typing import Any, NoReturn
+
+from pipeline.definition.expressions import expressions, references
+from pipeline.definition.paths import quoted
+from pipeline.errors import DefinitionError, PipelineError
+
+BRANCHES = ("IfSteps", "ElseSteps")
+MAX_LEVELS = 600  # of JSON in a definition; Python's own reader and writer end at 1,000 calls
+MAX_STEP_LEVELS = 200  # within a step, its branches aside
+LARGEST = 2**63  # of a whole number
+
+
+def load_definition(text: str | bytes) -> dict[str, Any]:
+    """Read a definition's text.
+
+    Raises:
+        DefinitionError: a sentence that follows the name of the text: why it is no definition, or cannot be read.
+    """
+    try:
+        content = json.loads(text, parse_constant=_refuse_constant)
+        levels = _levels(content)
+        for value in itertools.chain.from_iterable(_layers(content)):
+            _refuse_unusable(value)
+    except RecursionError:
+        levels = MAX_LEVELS + 1
+    except ValueError as problem:
+        raise DefinitionError([f"is not JSON: {problem}."]) from problem
+    if levels > MAX_LEVELS:
+        raise DefinitionError([f"is nested too deeply: it may have {MAX_LEVELS} levels of lists and objects."])
+    if not isinstance(content, dict) or not isinstance(content.get("Steps"), list):
+        raise DefinitionError(["is not a pipeline definition: it has no list 'Steps'."])
+    return content
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")
+
+
+def _layers(value: Any) -> Iterator[list[Any]]:
+    """All values in a JSON value, keys too, those of one depth at a time."""
+    layer = [value]
+    while layer:
+        yield layer
+        layer = [
+            inner
+            for item in layer
+            if isinstance(item, dict | list)
+            for inner in ((*item, *item.values()) if isinstance(item, dict) else item)
+        ]
+
+
+def _levels(value: Any) -> int:
+    """How deeply a JSON value is nested."""
+    return sum(1 for _ in _layers(value))
+
+
+def _refuse_unusable(value: Any) -> None:
+    """Raise a ValueError for a number or a text that no program could be given."""
+    if isinstance(value, str):
+        value.encode()  # half of a surrogate pair has no bytes
+        if "\0" in value:
+            raise ValueError(f"{quoted(value)} holds a NUL character")
+    elif isinstance(value, int | float) and not -LARGEST <= value < LARGEST:
+        raise ValueError("a number is larger than 64 bits can hold")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step and its branches, outermost first: each a Condition's name with IfSteps or ElseSteps."""
+
+    name: str
+    type: str
+    definition: dict[str, Any]  # as it is written
+    branch: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def condition(self) -> str | None:
+        """The Condition whose branch it stands in."""
+        return self.branch[-1][0] if self.branch else None
+
+    @property
+    def outcome(self) -> bool | None:
+        """The outcome of that Condition for which it runs."""
+        return self.branch[-1][1] == BRANCHES[0] if self.branch else None
+
+    @cached_property
+    def arguments(self) -> dict[str, Any]:
+        """The Arguments, those of a Condition without its branches; empty when they are no object."""
+        arguments = self.definition.get("Arguments")
+        hidden = BRANCHES if self.type == "Condition" else ()
+        members = arguments.items() if isinstance(arguments, dict) else ()
+        return {key: value for key, value in members if key not in hidden}
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """The definition without its branches and without DependsOn."""
+        return {**self.definition, "Arguments": self.arguments, "DependsOn": None}
+
+    def objects(self, member: str) -> list[dict[str, Any]]:
+        """The objects of a member that is a list, such as RetryPolicies."""
+        return objects(self.definition.get(member))
+
+    @cached_property
+    def expressions(self) -> list[dict[str, Any]]:
+        """The outermost expressions of the step itself."""
+        return list(expressions(self.own))
+
+    @property
+    def triggers(self) -> tuple[tuple[Any, Any], ...]:
+        """(step name, trigger) of every member of DependsOn: a name, or {"Step": name, "Trigger": trigger}."""
+        entries = self.definition.get("DependsOn") or []
+        return tuple(
+            (entry.get("Step"), entry.get("Trigger", "Completed")) if isinstance(entry, dict) else (entry, "Completed")
+            for entry in (entries if isinstance(entries, list) else [entries])
+        )
+
+    @cached_property
+    def reads(self) -> list[str]:
+        """The steps whose properties and files its expressions read."""
+        names = []
+        for expression in self.expressions:
+            with contextlib.suppress(PipelineError):
+                names += [reference.name for reference in references(expression) if reference.root == "Steps"]
+        return names
+
+    @cached_property
+    def dependencies(self) -> tuple[str, ...]:
+        """The steps that must end before it; what cannot be read is left out."""
+        condition = [self.condition] if self.condition else []
+        explicit = [name for name, _ in self.triggers if isinstance(name, str)]
+        return tuple(dict.fromkeys([*condition, *self.reads, *explicit]))
+
+    def sees(self, other: "Step") -> bool:
+        """Whether the other step runs whenever this one does: it stands in the same branch or around it."""
+        return self.branch[: len(other.branch)] == other.branch
+
+
+def objects(value: Any) -> list[dict[str, Any]]:
+    """The objects in a list; none when it is no list."""
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+class Definition:
+    """What a definition holds, by name.
+
+    `malformed` says which members could not be read, `too_deep` which are not to be walked.
+    """
+
+    def __init__(self, content: Mapping[str, Any]) -> None:
+        self.content = content
+        self.malformed: list[str] = []
+        self.too_deep: list[str] = []
+        self.all_parameters = objects(content.get("Parameters"))
+        self.parameters = {str(item.get("Name")): item for item in self.all_parameters}
+        self.all_steps = list(self._steps())
+        self.steps = {step.name: step for step in reversed(self.all_steps)}  # of two with one name, the first
+        around = {key: value for key, value in content.items() if key != "Steps"}
+        for name, value in [
+            ("The definition", around),
+            *((f"Step '{each.name}'", each.own) for each in self.all_steps),
+        ]:
+            if _levels(value) > MAX_STEP_LEVELS:
+                self.too_deep.append(f"{name} is nested too deeply: it may have {MAX_STEP_LEVELS} levels.")
+
+    def _steps(self) -> Iterator[Step]:
+        """Every step, those of a branch after their Condition."""
+        waiting = self._listed(self.content.get("Steps"), "The definition: Steps", ())
+        while waiting:
+            definition, branch = waiting.pop()
+            if not isinstance(definition, dict):
+                self.malformed.append(
+                    f"A step must be an object with Name, Type and Arguments, but got {quoted(definition)}."
+                )
+                continue
+            step = Step(str(definition.get("Name", "(unnamed)")), str(definition.get("Type")), definition, branch)
+            yield step
+            arguments = definition.get("Arguments")
+            if step.type == "Condition" and isinstance(arguments, dict):
+                for key in reversed(BRANCHES):
+                    where = f"Step '{step.name}': {key}"
+                    waiting += self._listed(
+                        [] if arguments.get(key) is None else arguments[key], where, (*branch, (step.name, key))
+                    )
+
+    def _listed(self, steps: Any, where: str, branch: tuple[tuple[str, str], ...]) -> list[tuple[Any, Any]]:
+        """The members of a step list with their branch, the last one first."""
+        if not isinstance(steps, list):
+            self.malformed.append(f"{where} must be a list, but got {quoted(steps)}.")
+            return []
+        return [(step, branch) for step in reversed(steps)]
+
+    def cycles(self) -> Iterator[str]:
+        """The circles in which steps wait for each other, each from its first step on."""
+        waits = {step.name: [n for n in step.dependencies if n in self.steps] for step in self.all_steps}
+        order = list(waits)
+        while True:
+            try:
+                TopologicalSorter(waits).prepare()
+            except CycleError as error:
+                names = error.args[1][:0:-1]
+                start = names.index(min(names, key=order.index))
+                names = [*names[start:], *names[:start], names[start]]
+                waits[names[0]].remove(names[1])
+                circle = " waits for ".join(f"'{name}'" for name in names)
+                yield f"Steps wait for each other in a circle: {circle}."
+            else:
+                return
+
+
+@dataclass(frozen=True)
+class Graph:
+    """All steps, those of branches included; every step stands after its dependencies."""
+
+    steps: dict[str, Step]
+
+    def downstream(self, names: Iterable[str]) -> set[str]:
+        """The named steps and all that wait for them, directly or not."""
+        blocked = set(names)
+        for step in self.steps.values():
+            if not blocked.isdisjoint(step.dependencies):
+                blocked.add(step.name)
+        return blocked
+
+    def not_taken(self, condition: str, outcome: bool) -> set[str]:
+        """The steps that can no longer run once a Condition has come out this way."""
+        branch = (step.name for step in self.steps.values() if step.condition == condition and step.outcome != outcome)
+        return self.downstream(branch)
+
+
+def read_graph(content: Mapping[str, Any]) -> Graph:
+    """The graph of a definition.
+
+    Raises:
+        DefinitionError: with every problem that stands in the way of it.
+    """
+    definition = Definition(content)
+    if problems := definition.too_deep or [*definition.malformed, *definition.cycles()]:
+        raise DefinitionError(problems)
+    waits = {step.name: step.dependencies for step in definition.all_steps}
+    order = TopologicalSorter(waits).static_order()
+    return Graph({name: definition.steps[name] for name in order if name in definition.steps})

@@ -18,6 +18,7 @@ LINES_A_LOOK = 3
 LAST_LINES = 10
 WIDTH = 80
 LABEL = 14
+LENT = "of an earlier execution"
 HEADING = 29  # before what is said of a step: seconds and name
 ENDED = ("Succeeded", "Failed", "Stopped")
 UNREMARKABLE = re.compile(r"\w+: (InProgress|NoIssuesFound)|(rule_\w+=[01] ?)+")  # of a debugger rule
@@ -179,6 +180,8 @@ def ending(step: Mapping[str, Any]) -> str:
     """How a step ended."""
     if "CacheHitResult" in step:
         return "reused: nothing it depends on has changed"
+    if "SelectiveExecutionResult" in step:
+        return LENT
     if outcome := step.get("Metadata", {}).get("Condition", {}).get("Outcome"):
         return f"the condition is {outcome}"
     seconds = (step["EndTime"] - step["StartTime"]).total_seconds() if "EndTime" in step else 0.0
@@ -189,14 +192,24 @@ def print_summary(
     document: Mapping[str, Any],
     command: Callable[..., str],
     *,
+    own: bool,
     usual_endpoint: str | None,
     last_lines: Callable[[str, int], list[str]],
 ) -> None:
-    """The table of steps, what came of them, and what to do next; `last_lines` reads the end of a log."""
+    """The table of steps, what came of them, and what to do next.
+
+    Args:
+        document: what `status --json` prints.
+        command: puts words into a command line that can be typed.
+        own: whether it is this project's pipeline, not any other definition.
+        usual_endpoint: the endpoint of pipeline.yaml.
+        last_lines: reads the end of a log.
+    """
     print(f"\n{'Step':<22}{'Type':<15}{'Status':<12}{'Seconds':>8}  Note")
     for step in document["steps"]:
         seconds = "" if step["seconds"] is None else f"{step['seconds']:.1f}"
-        note = "reused" if step["cache_hit"] else step["outcome"] or ""
+        lent = LENT if step["source_execution"] else ""
+        note = "reused" if step["cache_hit"] else lent or step["outcome"] or ""
         print(f"{step['name']:<22}{step['type']:<15}{step['status']:<12}{seconds:>8}  {note}".rstrip())
     print(f"\nExecution      {document['status']}  {document['execution_arn'].rpartition('/')[2]}")
     for label, text in facts(document):
@@ -204,7 +217,7 @@ def print_summary(
     for failed in [step for step in document["steps"] if step["status"] == "Failed"]:
         print_failure(failed, last_lines)
     print("\nNext")
-    for text, why in next_commands(document, command, usual_endpoint):
+    for text, why in next_commands(document, command, usual_endpoint, own):
         print(f"  {text}\n      {why}")
 
 
@@ -255,13 +268,14 @@ def print_failure(step: Mapping[str, Any], last_lines: Callable[[str, int], list
 
 
 def next_commands(
-    document: Mapping[str, Any], command: Callable[..., str], usual_endpoint: str | None
+    document: Mapping[str, Any], command: Callable[..., str], usual_endpoint: str | None, own: bool
 ) -> Iterator[tuple[str, str]]:
-    """The commands that make sense now, and why."""
-    if endpoint := document["endpoint"]:
+    """The commands that make sense now, and why; most of them know this project's own pipeline only."""
+    endpoint = document["endpoint"]
+    if endpoint and own:
         other = [] if endpoint["name"] == usual_endpoint else ["--endpoint", endpoint["name"]]
         yield command("invoke", document["example_image"] or "IMAGE", *other), "classify an image"
-    if document["model_approval_status"] == "PendingManualApproval":
+    if document["model_approval_status"] == "PendingManualApproval" and own:
         yield command("approve"), "approve and deploy the model"
     if (document["reports"]["debugger"] or "").startswith("s3://"):
         name = document["execution_arn"].rpartition("/")[2]
@@ -269,7 +283,8 @@ def next_commands(
     judged = any(step["type"] == "Fail" for step in document["steps"])
     if document["status"] in ("Failed", "Stopped") and not judged:
         yield command("retry"), "go on from the failed step"
-    if "InputDataUri" in document["parameters"]:
+    if "InputDataUri" in document["parameters"] and own:
         yield command("run", "--data", "FOLDER"), "your own images: one folder a class"
     yield command("status"), "this summary again"
-    yield command("teardown"), "end the endpoint and remove what was made"
+    if own:
+        yield command("teardown"), "end the endpoint and remove what was made"

@@ -79,6 +79,7 @@ def show(arguments: Arguments, target: Target, arn: str) -> int:
         print_summary(
             document,
             lambda *words: command(arguments, *words),
+            own=getattr(arguments, "own", False),
             usual_endpoint=getattr(arguments, "usual_endpoint", None),
             last_lines=target.last_lines,
         )

@@ -26,6 +26,7 @@ def loaded(arguments: Arguments) -> "Config":
 
     config = load(Path(arguments.config), arguments.env)
     arguments.usual_endpoint = config.deploy.endpoint_name
+    arguments.own = getattr(arguments, "pipeline", None) in (None, config.pipeline.name)
     return config
 
 

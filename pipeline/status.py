@@ -37,6 +37,7 @@ def status(target: Target, arn: str) -> dict[str, Any]:
     types = step_types(definition["Steps"])
     found = control.steps(target, arn)
     evaluation_uri = output_of(target, found, "evaluation")
+    report_uri = f"{evaluation_uri}/report.html" if evaluation_uri else None
     debugger = debug_report(target, found)
     return {
         "execution_arn": arn,
@@ -51,7 +52,7 @@ def status(target: Target, arn: str) -> dict[str, Any]:
         "endpoint": deployed(target, found),
         "example_image": target.example(f"{evaluation_uri}/example.png") if evaluation_uri else None,
         "reports": {
-            "evaluation": target.where(f"{evaluation_uri}/report.html") if evaluation_uri else None,
+            "evaluation": target.where(report_uri) if report_uri and target.holds(report_uri) else None,
             "debugger": debugger["place"],
             "profiler": debugger["place"],
         },
@@ -82,6 +83,7 @@ def step_row(target: Target, arn: str, step: Mapping[str, Any], types: Mapping[s
         "type": types.get(step["StepName"], ""),
         "status": step["StepStatus"],
         "cache_hit": "CacheHitResult" in step,
+        "source_execution": source_of(step),
         "started": started.isoformat() if started else None,
         "ended": ended.isoformat() if ended else None,
         "seconds": round((ended - started).total_seconds(), 3) if started and ended else None,
@@ -90,6 +92,12 @@ def step_row(target: Target, arn: str, step: Mapping[str, Any], types: Mapping[s
         "outcome": step.get("Metadata", {}).get("Condition", {}).get("Outcome"),
         "outputs": outputs_of(step),
     }
+
+
+def source_of(step: Mapping[str, Any]) -> str | None:
+    """The execution that the step's result is of, where it is another one."""
+    given: Mapping[str, str] = step.get("CacheHitResult") or step.get("SelectiveExecutionResult") or {}
+    return given.get("SourcePipelineExecutionArn")
 
 
 def outputs_of(step: Mapping[str, Any]) -> dict[str, str]:

@@ -269,7 +269,7 @@ def test_the_summary_names_rules_and_each_report_once() -> None:
 def test_the_summary_of_a_run_on_aws_names_the_command() -> None:
     def commands(place: str | None) -> list[str]:
         document = {**DOCUMENT, "reports": {"evaluation": None, "debugger": place, "profiler": place}}
-        return [text for text, _ in next_commands(document, lambda *words: " ".join(words), None)]
+        return [text for text, _ in next_commands(document, lambda *words: " ".join(words), None, True)]
 
     assert "report xyz" in commands("s3://bucket/job/output/output.tar.gz")
     assert not any(text.startswith("report") for text in commands(".local/reports/job/debugger.html"))

@@ -34,6 +34,28 @@ SUMMARY = (
     "PipelineExecutionDescription",
     "PipelineExecutionDisplayName",
 )
+DESCRIPTION = (
+    *SUMMARY,
+    "PipelineArn",
+    "FailureReason",
+    "CreationTime",
+    "LastModifiedTime",
+    "ParallelismConfiguration",
+    "SelectiveExecutionConfig",
+)
+STEP_DESCRIPTION = (
+    "StepName",
+    "StepDisplayName",
+    "StepDescription",
+    "StartTime",
+    "EndTime",
+    "StepStatus",
+    "AttemptCount",
+    "CacheHitResult",
+    "FailureReason",
+    "Metadata",
+    "SelectiveExecutionResult",
+)
 
 
 def start_problems(state: State, definition: Document) -> list[str]:
@@ -164,7 +186,7 @@ def keep_functions(state: State, execution_id: str, graph: Graph) -> None:
 
 def describe_pipeline_execution(state: State, request: Document) -> Document:
     """DescribePipelineExecution."""
-    return settled(state, request["PipelineExecutionArn"])
+    return chosen(settled(state, request["PipelineExecutionArn"]), *DESCRIPTION)
 
 
 def list_pipeline_executions(state: State, request: Document) -> Document:
@@ -192,7 +214,7 @@ def list_pipeline_execution_steps(state: State, request: Document) -> Document:
     steps = state.steps(request["PipelineExecutionArn"])
     if request.get("SortOrder", "Descending") == "Descending":
         steps.reverse()
-    return paged("PipelineExecutionSteps", steps, request)
+    return paged("PipelineExecutionSteps", [chosen(step, *STEP_DESCRIPTION) for step in steps], request)
 
 
 def list_pipeline_parameters_for_execution(state: State, request: Document) -> Document:

@@ -1,0 +1,112 @@
+"""A home whose SageMaker is asked through a boto3 session, and a definition that waits for the test."""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.local.sagemaker.session import local_session
+from pipeline.local.store.state import State
+from tests.local.samples import definition, processes_of, python_step, wait_until
+
+Json = dict[str, Any]
+
+
+@dataclass
+class Home:
+    """One home, its clients, and what ran in it: steps of `noting` write their names to `ran`."""
+
+    folder: Path
+
+    @property
+    def path(self) -> Path:
+        """The home."""
+        return self.folder / "home"
+
+    @cached_property
+    def sagemaker(self) -> Any:
+        """A boto3 client."""
+        return local_session(State(self.path)).client("sagemaker")
+
+    @property
+    def ran(self) -> list[str]:
+        """The steps that ran, in that order."""
+        return (self.folder / "ran").read_text().split() if (self.folder / "ran").is_file() else []
+
+    def noting(self, name: str, then: str = "", **members: Any) -> Json:
+        """A step that notes that it runs, and then does something."""
+        return python_step(name, f"open({str(self.folder / 'ran')!r}, 'a').write('{name}\\n')\n{then}", **members)
+
+    def waiting(self, name: str, **members: Any) -> Json:
+        """A step that runs until the file `go` is there."""
+        go = str(self.folder / "go")
+        return self.noting(name, f"import os, time\nwhile not os.path.exists({go!r}): time.sleep(0.02)", **members)
+
+    def go(self) -> None:
+        """Let the waiting steps end."""
+        (self.folder / "go").touch()
+
+    def put(self, *steps: Json, name: str = "pipe", **members: Any) -> None:
+        """Create the pipeline, or change it."""
+        text = json.dumps(definition(*steps, **members))
+        known = [found["PipelineName"] for found in self.sagemaker.list_pipelines()["PipelineSummaries"]]
+        operation = self.sagemaker.update_pipeline if name in known else self.sagemaker.create_pipeline
+        operation(PipelineName=name, PipelineDefinition=text, RoleArn="arn:aws:iam::000000000000:role/any")
+
+    def start(self, name: str = "pipe", **request: Any) -> str:
+        """Start an execution; its ARN."""
+        return str(self.sagemaker.start_pipeline_execution(PipelineName=name, **request)["PipelineExecutionArn"])
+
+    def select(self, source: str | None, *steps: str) -> str:
+        """Start a selective execution; its ARN."""
+        config: Json = {"SelectedSteps": [{"StepName": step} for step in steps]}
+        config |= {"SourcePipelineExecutionArn": source} if source else {}
+        return self.start(SelectiveExecutionConfig=config)
+
+    def described(self, arn: str) -> Json:
+        """DescribePipelineExecution."""
+        found: Json = self.sagemaker.describe_pipeline_execution(PipelineExecutionArn=arn)
+        return found
+
+    def status(self, arn: str) -> str:
+        """The execution's status."""
+        return str(self.described(arn)["PipelineExecutionStatus"])
+
+    def ended(self, arn: str) -> str:
+        """Its status, once it has ended."""
+        wait_until(lambda: self.status(arn) not in ("Executing", "Stopping"))
+        return self.status(arn)
+
+    def retry(self, arn: str, **request: Any) -> str:
+        """Retry an execution; its status once it has ended."""
+        self.sagemaker.retry_pipeline_execution(PipelineExecutionArn=arn, **request)
+        return self.ended(arn)
+
+    def steps(self, arn: str) -> dict[str, Json]:
+        """Step name -> what ListPipelineExecutionSteps says of it."""
+        answer = self.sagemaker.list_pipeline_execution_steps(PipelineExecutionArn=arn, SortOrder="Ascending")
+        return {step["StepName"]: step for step in answer["PipelineExecutionSteps"]}
+
+    def statuses(self, arn: str) -> dict[str, str]:
+        """Step name -> status."""
+        return {name: step["StepStatus"] for name, step in self.steps(arn).items()}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Home]:
+    """A home; whatever a test did, nothing of it runs afterwards."""
+    yield Home(tmp_path)
+    wait_until(lambda: not [pid for pid in processes_of(tmp_path) if not is_zombie(pid)], seconds=5)
+
+
+def is_zombie(pid: int) -> bool:
+    """Whether a process has ended and is only waited for."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:
+        return False

@@ -9,7 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
-BRANCHES = ("IfSteps", "ElseSteps")
+from pipeline.definition.expressions import is_expression
+from pipeline.definition.steps import BRANCHES, Definition, Step, objects
+
 NAME_KEYS = ("Name", "ChannelName", "InputName", "OutputName", "ContainerHostname")
 LONGEST = 40  # characters of a value that is shown
 CONTEXT = 12  # characters before the first difference of long values
@@ -17,17 +19,22 @@ CONTEXT = 12  # characters before the first difference of long values
 
 def differences(deployed: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """A line for each difference between DescribePipeline's answer and an UpdatePipeline request."""
-    old, new = json.loads(deployed["PipelineDefinition"]), json.loads(wanted["PipelineDefinition"])
+    old, new = (Definition(json.loads(each["PipelineDefinition"])) for each in (deployed, wanted))
     parallel = "ParallelismConfiguration"
     lines = [
         *changed(deployed.get("PipelineDescription"), wanted["PipelineDescription"], "description"),
         *changed(deployed.get("RoleArn"), wanted["RoleArn"], "role"),
         *changed(steps_at_once(deployed.get(parallel)), steps_at_once(wanted[parallel]), "steps at the same time"),
-        *parameter_lines(old.get("Parameters", []), new.get("Parameters", [])),
-        *step_lines(by_name(old["Steps"]), by_name(new["Steps"])),
-        *changed(rest(old), rest(new), "definition"),
+        *told(old.parameters, new.parameters, "parameter", added=parameter_text),
+        *told(
+            {name: flat(step) for name, step in old.steps.items()},
+            {name: flat(step) for name, step in new.steps.items()},
+            "step",
+            added=lambda step: str(step.get("Type")),
+        ),
+        *changed(rest(old.content), rest(new.content), "definition"),
     ]
-    return lines if lines or old == new else ["definition: the order of its parts"]
+    return lines if lines or old.content == new.content else ["definition: the order of its parts"]
 
 
 def steps_at_once(parallelism: Mapping[str, Any] | None) -> Any:
@@ -40,48 +47,30 @@ def rest(definition: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in definition.items() if key not in ("Parameters", "Steps") and value}
 
 
-def parameter_lines(old: Sequence[Mapping[str, Any]], new: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Of the declared parameters."""
-    before, after = ({item["Name"]: item for item in items} for items in (old, new))
-    for name in before | after:
-        if name not in before:
-            default = f", default {text(after[name]['DefaultValue'])}" if "DefaultValue" in after[name] else ""
-            yield f"parameter {name} added ({after[name]['Type']}{default})"
-        elif name not in after:
-            yield f"parameter {name} removed"
-        else:
-            yield from changed(before[name], after[name], f"parameter {name}:")
-
-
-def by_name(steps: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Every step, those of branches too, which the condition then only names."""
-    found: dict[str, dict[str, Any]] = {}
-    for step in steps:
-        arguments = dict(step.get("Arguments", {}))
-        inner: dict[str, dict[str, Any]] = {}
-        for branch in BRANCHES:
-            if branch in arguments:
-                inner |= by_name(arguments[branch])
-                arguments[branch] = [item["Name"] for item in arguments[branch]]
-        found[step["Name"]] = {**step, "Arguments": arguments}
-        found |= inner
-    return found
-
-
-def step_lines(old: Mapping[str, Mapping[str, Any]], new: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """Of the steps."""
+def told(old: Mapping[str, Any], new: Mapping[str, Any], noun: str, *, added: Any) -> Iterator[str]:
+    """Of named things: those that come, with a few words about them, that go, and that change."""
     for name in {**old, **new}:
         if name not in old:
-            yield f"step {name} added ({new[name]['Type']})"
+            yield f"{noun} {name} added ({added(new[name])})"
         elif name not in new:
-            yield f"step {name} removed"
+            yield f"{noun} {name} removed"
         else:
-            yield from changed(flat(old[name]), flat(new[name]), f"step {name}:")
+            yield from changed(old[name], new[name], f"{noun} {name}:")
 
 
-def flat(step: Mapping[str, Any]) -> dict[str, Any]:
-    """A step with its arguments beside its other members: nearly every difference is in them."""
-    return {**{key: value for key, value in step.items() if key != "Arguments"}, **step["Arguments"]}
+def parameter_text(parameter: Mapping[str, Any]) -> str:
+    """A parameter's type and default."""
+    default = f", default {text(parameter['DefaultValue'])}" if "DefaultValue" in parameter else ""
+    return f"{parameter.get('Type')}{default}"
+
+
+def flat(step: Step) -> dict[str, Any]:
+    """A step with its arguments beside its other members; of its branches only the names of their steps."""
+    whole = step.definition.get("Arguments")
+    inner = [key for key in BRANCHES if step.type == "Condition" and isinstance(whole, dict) and key in whole]
+    branches = {key: [item.get("Name") for item in objects(whole[key])] for key in inner} if whole else {}
+    members = {key: value for key, value in step.definition.items() if key != "Arguments"}
+    return {**members, **step.arguments, **branches}
 
 
 def changed(old: Any, new: Any, path: str) -> Iterator[str]:
@@ -129,11 +118,6 @@ def options(words: Sequence[Any]) -> dict[str, Any] | None:
     return {option: values[0] if len(values) == 1 else values for option, values in found.items()} or None
 
 
-def is_expression(value: Mapping[str, Any]) -> bool:
-    """Whether it stands for a value that is known at run time only: Get, or a Std function."""
-    return len(value) == 1 and next(iter(value)).startswith(("Get", "Std:"))
-
-
 def pair(old: Any, new: Any) -> str:
     """Old -> new; of long texts the part that differs."""
     before, after = text(old), text(new)
@@ -158,10 +142,11 @@ def text(value: Any) -> str:
         return "none"
     if isinstance(value, str):
         return value or "''"
-    if isinstance(value, dict) and is_expression(value):
+    if is_expression(value):
         ((function, inner),) = value.items()
-        joined = function == "Std:Join"
-        return str(inner["On"]).join(map(text, inner["Values"])) if joined else f"{{{text(inner)}}}"
+        if function == "Std:Join" and isinstance(inner, dict) and isinstance(inner.get("Values"), list):
+            return str(inner.get("On", "")).join(map(text, inner["Values"]))
+        return f"{{{text(inner)}}}"
     if isinstance(value, list) and not any(isinstance(item, list) for item in value):
         return ", ".join(map(text, value)) or "nothing"
     return json.dumps(value, ensure_ascii=False)

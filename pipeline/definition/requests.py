@@ -21,8 +21,9 @@ OBJECTS = """
     TensorBoardOutputConfig TrainingJobDefinition TransformInput TransformOutput TransformResources TuningObjective
     WarmStartConfig"""
 LISTS_OF_OBJECTS = """
-    AdditionalInferenceSpecifications CaptureOptions CollectionConfigurations Containers DebugRuleConfigurations
-    InputDataConfig InstanceGroups MetricDefinitions OutputParameters Outputs ParentHyperParameterTuningJobs
+    AdditionalInferenceSpecifications AutoParameters CaptureOptions CategoricalParameterRanges
+    CollectionConfigurations Containers ContinuousParameterRanges DebugRuleConfigurations InputDataConfig
+    InstanceGroups IntegerParameterRanges MetricDefinitions OutputParameters Outputs ParentHyperParameterTuningJobs
     ProcessingInputs ProductionVariants PropertyFiles RetryPolicies Tags TrainingJobDefinitions"""
 LISTS_OF_TEXT = "ContainerArguments ContainerEntrypoint CsvContentTypes JsonContentTypes"
 MAPS_OF_TEXT = """

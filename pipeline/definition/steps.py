@@ -164,10 +164,15 @@ class Definition:
         self.content = content
         self.malformed: list[str] = []
         self.too_deep: list[str] = []
-        self.all_parameters = objects(content.get("Parameters"))
+        parameters = content.get("Parameters")
+        self.all_parameters = objects(parameters)
+        if not isinstance(parameters, list | None) or len(self.all_parameters) < len(parameters or []):
+            self.malformed.append("Parameters must be a list of objects with Name and Type.")
         self.parameters = {str(item.get("Name")): item for item in self.all_parameters}
         self.all_steps = list(self._steps())
-        self.steps = {step.name: step for step in reversed(self.all_steps)}  # of two with one name, the first
+        self.steps: dict[str, Step] = {}  # of two with one name, the first
+        for step in self.all_steps:
+            self.steps.setdefault(step.name, step)
         around = {key: value for key, value in content.items() if key != "Steps"}
         for name, value in [
             ("The definition", around),

@@ -1,22 +1,47 @@
 """HyperParameterTuningJobConfig, read and checked before the first trial; every problem is reported at once.
 
-Limits are those of the CreateHyperParameterTuningJob operation and of the guide's automatic-model-tuning pages.
+What each member may be is told by the service model; what the guide's automatic-model-tuning pages say beyond it, here.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.definition.paths import listing
-from pipeline.definition.ranges import CategoricalRange, Range, read_ranges
 from pipeline.errors import DefinitionError
 from pipeline.suggestion import did_you_mean
 
-STRATEGIES = ("Bayesian", "Random", "Grid", "Hyperband")
 DEFAULT_MAX_TRIALS = 750  # SageMaker's quota, which bounds a tuning job without MaxNumberOfTrainingJobs
 MAX_EPOCHS = 20_000  # HyperbandStrategyConfig.MaxResource
-_EPOCH_KEYS = ("epochs", "numepochs", "n-epochs", "n_epochs", "num_epochs")  # where Hyperband looks for MaxResource
+MAX_RANGES = 30  # of all kinds together
+EPOCH_KEYS = ("epochs", "numepochs", "n-epochs", "n_epochs", "num_epochs")  # where Hyperband looks for MaxResource
+AUTO_LOGARITHMIC_RATIO = 100.0  # Auto takes the logarithmic scale for positive bounds at least this far apart
+OPERATION, MEMBER = "CreateHyperParameterTuningJob", "HyperParameterTuningJobConfig"
+KINDS = {  # of ParameterRanges: what bounds are, how they are read, which scales there are
+    "IntegerParameterRanges": ("a whole number", int, ("Linear", "Logarithmic")),
+    "ContinuousParameterRanges": ("a number", float, ("Linear", "Logarithmic", "ReverseLogarithmic")),
+    "CategoricalParameterRanges": ("", str, ()),
+}
+
+
+@dataclass(frozen=True)
+class Range:
+    """What one hyperparameter may be: one of `values`, or a number from `low` to `high`, both included."""
+
+    name: str
+    values: tuple[str, ...] = ()
+    low: float = 0
+    high: float = 0
+    scale: str = "Linear"
+    is_whole: bool = False
+
+    @property
+    def combinations(self) -> float:
+        """How many different values there are."""
+        if self.values or self.low == self.high:
+            return len(self.values) or 1
+        return self.high - self.low + 1 if self.is_whole else math.inf
 
 
 @dataclass(frozen=True)
@@ -29,7 +54,6 @@ class SearchConfig:
     metric_name: str
     max_trials: int
     max_parallel: int
-    max_runtime_seconds: int | None
     seed: int | None
     early_stopping: bool  # the median rule
     min_epochs: int  # Hyperband leaves a trial alone before it has reported so many objective values,
@@ -45,68 +69,67 @@ class SearchConfig:
 
 
 def read_search_config(
-    config: Mapping[str, Any],
-    *,
-    ranges: Mapping[str, Any] | None = None,
-    objective: Mapping[str, Any] | None = None,
-    static_hyperparameters: Mapping[str, str] | None = None,
+    config: Mapping[str, Any], static_hyperparameters: Mapping[str, str] | None = None
 ) -> SearchConfig:
-    """Read the resolved configuration of a tuning job.
+    """Read the resolved HyperParameterTuningJobConfig of a tuning job.
 
     Args:
-        config: HyperParameterTuningJobConfig.
-        ranges: HyperParameterRanges of a member of TrainingJobDefinitions, in place of the config's ParameterRanges.
-        objective: its TuningObjective, in place of the config's HyperParameterTuningJobObjective.
+        config: the configuration.
         static_hyperparameters: StaticHyperParameters, in which Hyperband looks for its MaxResource.
+
+    Raises:
+        DefinitionError: with every fault of the configuration.
     """
-    problems: list[str] = []
-    root = _Section(config, problems)
-    searched, faults = read_ranges(ranges or config.get("ParameterRanges") or {})
-    problems += faults
-    strategy = root.choice("Strategy", STRATEGIES)
-    early_stopping = root.choice("TrainingJobEarlyStoppingType", ("Off", "Auto"), default="Off") == "Auto"
-    if strategy == "Hyperband" and early_stopping:
-        problems.append(
-            "TrainingJobEarlyStoppingType must be 'Off' with Hyperband, which stops trials by its own rule."
-        )
-    metric = root.section("HyperParameterTuningJobObjective") if objective is None else _Section(objective, problems)
-    limits = root.section("ResourceLimits")
-    max_trials = limits.integer("MaxNumberOfTrainingJobs", at_least=1)
-    if strategy == "Grid" and not faults:
-        max_trials = _grid_size(searched, max_trials, problems)
-    min_epochs, max_epochs = _epochs(root, strategy, static_hyperparameters or {})
-    criteria = root.section("TuningJobCompletionCriteria")
-    result = SearchConfig(
-        strategy=strategy,
-        ranges=tuple(searched),
-        maximize=metric.choice("Type", ("Maximize", "Minimize")) == "Maximize",
-        metric_name=metric.text("MetricName"),
-        max_trials=max_trials or DEFAULT_MAX_TRIALS,
-        max_parallel=limits.required_integer("MaxParallelTrainingJobs", at_least=1),
-        max_runtime_seconds=limits.integer("MaxRuntimeInSeconds", at_least=120, at_most=15_768_000),
-        seed=root.integer("RandomSeed", at_least=0),
-        early_stopping=early_stopping,
-        min_epochs=min_epochs,
-        max_epochs=max_epochs,
-        target=criteria.number("TargetObjectiveMetricValue"),
-        max_not_improving=_max_not_improving(criteria),
-        stop_on_convergence=_stop_on_convergence(criteria),
-    )
+    from pipeline.definition.service_model import operation  # which takes a while to load
+    from pipeline.definition.shape_check import ShapeCheck
+
+    check = ShapeCheck(OPERATION, type_of=lambda value: None, default_of=lambda value: None)
+    if problems := list(check.problems(config, operation(OPERATION, "input").member(MEMBER))):
+        raise DefinitionError(problems)
+    searched, problems = read_ranges(config.get("ParameterRanges") or {})
+    objective: Mapping[str, Any] = config.get("HyperParameterTuningJobObjective") or {}
+    if not objective:
+        problems.append("HyperParameterTuningJobObjective is missing, without which nothing can be compared.")
+    strategy, limits = config["Strategy"], config["ResourceLimits"]
+    min_epochs, max_epochs = 1, MAX_EPOCHS
+    if strategy == "Hyperband":
+        min_epochs, max_epochs = read_epochs(config, static_hyperparameters or {}, problems)
+    elif config.get("StrategyConfig"):
+        problems.append(f"StrategyConfig belongs to strategy Hyperband, but the strategy is {strategy}.")
+    max_trials = limits.get("MaxNumberOfTrainingJobs")
+    if strategy == "Grid" and searched and not problems:
+        max_trials = read_grid_size(searched, max_trials, problems)
     if problems:
         raise DefinitionError(problems)
-    return result
+    criteria = config.get("TuningJobCompletionCriteria") or {}
+    improving, converged = (criteria.get(name) or {} for name in ("BestObjectiveNotImproving", "ConvergenceDetected"))
+    return SearchConfig(
+        strategy=strategy,
+        ranges=tuple(searched),
+        maximize=objective["Type"] == "Maximize",
+        metric_name=objective["MetricName"],
+        max_trials=max_trials or DEFAULT_MAX_TRIALS,
+        max_parallel=limits["MaxParallelTrainingJobs"],
+        seed=config.get("RandomSeed"),
+        early_stopping=config.get("TrainingJobEarlyStoppingType") == "Auto",
+        min_epochs=min_epochs,
+        max_epochs=max_epochs,
+        target=criteria.get("TargetObjectiveMetricValue"),
+        max_not_improving=improving.get("MaxNumberOfTrainingJobsNotImproving"),
+        stop_on_convergence=converged.get("CompleteOnConvergence") == "Enabled",
+    )
 
 
-def _grid_size(searched: list[Range], max_trials: int | None, problems: list[str]) -> int | None:
-    others = [other.name for other in searched if not isinstance(other, CategoricalRange)]
+def read_grid_size(searched: list[Range], max_trials: int | None, problems: list[str]) -> int:
+    """How many trials a grid has."""
+    others = [other.name for other in searched if not other.values]
     if others:
         are, their = ("is", "its") if len(others) == 1 else ("are", "their")
         problems.append(
             f"Strategy Grid takes categorical ranges only, but {listing(others)} {are} not; list {their} values."
         )
-        return max_trials
-    size = int(math.prod(categorical.combinations for categorical in searched))
-    if max_trials not in (None, size):
+    size = math.prod(len(categorical.values) for categorical in searched)
+    if not others and max_trials not in (None, size):
         problems.append(
             f"ResourceLimits.MaxNumberOfTrainingJobs must be the size of the grid, {size}, with strategy Grid, "
             f"but is {max_trials}; leave it out."
@@ -114,80 +137,92 @@ def _grid_size(searched: list[Range], max_trials: int | None, problems: list[str
     return size
 
 
-def _epochs(root: "_Section", strategy: str, static_hyperparameters: Mapping[str, str]) -> tuple[int, int]:
-    """MinResource and MaxResource; the latter may also come from the static hyperparameters."""
-    if strategy != "Hyperband":
-        if root.values.get("StrategyConfig"):
-            root.problems.append(f"StrategyConfig belongs to strategy Hyperband, but the strategy is {strategy}.")
-        return 1, MAX_EPOCHS
-    hyperband = root.section("StrategyConfig").section("HyperbandStrategyConfig")
-    low = hyperband.integer("MinResource", at_least=1, at_most=MAX_EPOCHS) or 1
-    static = next((static_hyperparameters[key] for key in _EPOCH_KEYS if key in static_hyperparameters), None)
-    if "MaxResource" not in hyperband.values and static is not None and static.isdecimal():
-        hyperband = _Section({"MaxResource": int(static)}, root.problems, hyperband.path)
-    high = hyperband.required_integer("MaxResource", at_least=1, at_most=MAX_EPOCHS)
-    if low > high:
-        root.problems.append(f"{hyperband.path}MinResource must be at most MaxResource, {high}, but is {low}.")
+def read_epochs(
+    config: Mapping[str, Any], static_hyperparameters: Mapping[str, str], problems: list[str]
+) -> tuple[int, int]:
+    """MinResource and MaxResource of Hyperband; the latter may also come from the static hyperparameters."""
+    if config.get("TrainingJobEarlyStoppingType") == "Auto":
+        problems.append(
+            "TrainingJobEarlyStoppingType must be 'Off' with Hyperband, which stops trials by its own rule."
+        )
+    where = "StrategyConfig.HyperbandStrategyConfig."
+    found = (config.get("StrategyConfig") or {}).get("HyperbandStrategyConfig") or {}
+    static = next((str(static_hyperparameters[key]) for key in EPOCH_KEYS if key in static_hyperparameters), "")
+    low = found.get("MinResource") or 1
+    high = found.get("MaxResource") or (int(static) if static.isdecimal() else 0)
+    if not 1 <= high <= MAX_EPOCHS:
+        problems.append(
+            f"{where}MaxResource must be a whole number from 1 to {MAX_EPOCHS}, but is {high or 'missing'}."
+        )
+    elif low > high:
+        problems.append(f"{where}MinResource must be at most MaxResource, {high}, but is {low}.")
     return low, high
 
 
-def _max_not_improving(criteria: "_Section") -> int | None:
-    return criteria.section("BestObjectiveNotImproving").integer("MaxNumberOfTrainingJobsNotImproving", at_least=3)
+def read_ranges(parameter_ranges: Mapping[str, Any]) -> tuple[list[Range], list[str]]:
+    """The ranges in their order (integer, continuous, categorical), and a sentence for each fault."""
+    entries = [(kind, entry) for kind in KINDS for entry in parameter_ranges.get(kind) or []]
+    ranges: list[Range] = []
+    faults: list[str] = []
+    for kind, entry in entries:
+        try:
+            ranges.append(read_range(kind, entry))
+        except ValueError as fault:
+            faults.append(str(fault))
+    names = [entry["Name"] for _, entry in entries]
+    faults += [f"Hyperparameter '{name}' has two ranges." for name in sorted(set(names)) if names.count(name) > 1]
+    if not names:
+        faults.append("ParameterRanges must hold at least one range, but holds none.")
+    if len(names) > MAX_RANGES:
+        faults.append(f"ParameterRanges must hold at most {MAX_RANGES} ranges, but holds {len(names)}.")
+    if parameter_ranges.get("AutoParameters"):
+        faults.append("AutoParameters (Autotune) are not known to the local target; give each of them a range.")
+    return ranges, faults
 
 
-def _stop_on_convergence(criteria: "_Section") -> bool:
-    accepted = ("Disabled", "Enabled")
-    section = criteria.section("ConvergenceDetected")
-    return section.choice("CompleteOnConvergence", accepted, default="Disabled") == "Enabled"
+def read_range(kind: str, entry: Mapping[str, Any]) -> Range:
+    """One range.
+
+    Raises:
+        ValueError: it is not acceptable; the sentence says why.
+    """
+    name, (noun, parse, scales) = entry["Name"], KINDS[kind]
+    if not scales:
+        values = tuple(entry["Values"])
+        if twice := [value for value in dict.fromkeys(values) if values.count(value) > 1]:
+            raise ValueError(f"Range '{name}' lists {listing(twice)} more than once.")
+        return Range(name, values)
+    low, high = (read_bound(name, key, entry[key], (noun, parse)) for key in ("MinValue", "MaxValue"))
+    if low > high:
+        raise ValueError(f"Range '{name}' must have MinValue <= MaxValue, but goes from {low} to {high}.")
+    scale = entry.get("ScalingType") or "Auto"
+    if scale == "Auto":
+        scale = "Logarithmic" if low > 0 and high / low >= AUTO_LOGARITHMIC_RATIO else "Linear"
+    if scale not in scales:
+        near = did_you_mean(scale, scales)
+        raise ValueError(
+            f"Range '{name}' must have Auto or one of {listing(scales)} as ScalingType, not {scale!r}.{near}"
+        )
+    if scale == "Logarithmic" and low <= 0:
+        raise ValueError(f"Range '{name}' must have MinValue > 0 on the logarithmic scale, but starts at {low}.")
+    if scale == "ReverseLogarithmic" and not 0 <= low <= high < 1:
+        raise ValueError(
+            f"Range '{name}' must lie in 0 <= x < 1 on the reverse logarithmic scale, but goes from {low} to {high}."
+        )
+    return Range(name, low=low, high=high, scale=scale, is_whole=parse is int)
 
 
-class _Section:
-    """Reads fields of one object; what is not acceptable becomes a sentence in `problems`."""
+def read_bound(name: str, key: str, found: str, kind: tuple[str, Callable[[str], float]]) -> float:
+    """A bound of a range.
 
-    def __init__(self, values: Any, problems: list[str], path: str = "") -> None:
-        self.values: Mapping[str, Any] = values if isinstance(values, Mapping) else {}
-        self.problems = problems
-        self.path = path
-
-    def section(self, key: str) -> "_Section":
-        return _Section(self.values.get(key), self.problems, f"{self.path}{key}.")
-
-    def choice(self, key: str, accepted: tuple[str, ...], default: str | None = None) -> str:
-        found = self.values.get(key, default)
-        if found not in accepted:
-            self._refuse(key, f"one of {listing(accepted)}", found, did_you_mean(str(found), accepted))
-        return str(found)
-
-    def text(self, key: str) -> str:
-        found = self.values.get(key)
-        if not isinstance(found, str) or not found:
-            self._refuse(key, "a name", found)
-        return str(found)
-
-    def number(self, key: str) -> float | None:
-        found = self.values.get(key)
-        if found is None:
-            return None
-        if isinstance(found, bool) or not isinstance(found, int | float) or not math.isfinite(found):
-            self._refuse(key, "a number", found)
-            return None
-        return float(found)
-
-    def integer(self, key: str, *, at_least: int, at_most: int | None = None) -> int | None:
-        found = self.values.get(key)
-        if found is None:
-            return None
-        if isinstance(found, bool) or not isinstance(found, int) or not at_least <= found <= (at_most or math.inf):
-            limit = f"of at least {at_least}" if at_most is None else f"from {at_least} to {at_most}"
-            self._refuse(key, f"a whole number {limit}", found)
-            return None
-        return found
-
-    def required_integer(self, key: str, *, at_least: int, at_most: int | None = None) -> int:
-        if self.values.get(key) is None:
-            self._refuse(key, "a whole number", None)
-        return self.integer(key, at_least=at_least, at_most=at_most) or at_least
-
-    def _refuse(self, key: str, accepted: str, found: Any, hint: str = "") -> None:
-        but = "is missing" if found is None else f"is {found!r}"
-        self.problems.append(f"{self.path}{key} must be {accepted}, but {but}.{hint}")
+    Raises:
+        ValueError: it is no number of the kind, or infinite.
+    """
+    noun, parse = kind
+    try:
+        value = parse(found)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"Range '{name}' must have {noun} as {key}, but has {found!r}.")
+    return value

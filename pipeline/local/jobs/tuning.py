@@ -9,6 +9,8 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.definition.search_config import read_search_config
+from pipeline.errors import DefinitionError
 from pipeline.local.jobs.runtime import Runtime, StepCall, StepFailure, StepResult, arn, now
 from pipeline.local.jobs.search import Search, Trial
 from pipeline.local.jobs.training import TrainingJob
@@ -31,7 +33,7 @@ async def run_tuning(call: StepCall, runtime: Runtime) -> StepResult:
     """
     try:
         job = TuningJob(call, runtime)
-    except WarmStartError as problem:
+    except (WarmStartError, DefinitionError) as problem:
         raise StepFailure(f"ClientError: {problem}") from problem
     metadata = {"TuningJob": {"Arn": job.document["HyperParameterTuningJobArn"]}}
     try:
@@ -58,11 +60,8 @@ class TuningJob:
         self.objective = self.config["HyperParameterTuningJobObjective"]
         self.parallel = int(self.config["ResourceLimits"]["MaxParallelTrainingJobs"])
         self.parent = WarmParent(runtime.mount)
-        self.search = Search(
-            self.config,
-            static_hyperparameters=self.template.get("StaticHyperParameters"),
-            known=known_trials(call.arguments, runtime.state),
-        )
+        config = read_search_config(self.config, self.template.get("StaticHyperParameters"))
+        self.search = Search(config, known_trials(call.arguments, runtime.state))
         self.trials: list[tuple[Trial, TrainingJob]] = []
         self.expired = False
         self.document: Document = {

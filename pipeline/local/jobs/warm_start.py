@@ -8,14 +8,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.local.store.state import Document, State
+from pipeline.local.jobs.search import Known
+from pipeline.local.store.state import State
 
 TYPES = ("IdenticalDataAndAlgorithm", "TransferLearning")
 MOST_PARENTS = 5
 ENDED = ("Completed", "Stopped", "Failed")
-OBJECTIVE = ("MetricName", "Type")
-
-Known = tuple[Mapping[str, str], float]  # hyperparameters, and the objective that they reached
 
 
 class WarmStartError(PipelineError):
@@ -40,47 +38,35 @@ def known_trials(request: Mapping[str, Any], state: State) -> list[Known]:
             f"{len(parents)}."
         )
     names = [str(parent["HyperParameterTuningJobName"]) for parent in parents]
-    return [known for name in names for known in trials_of(fitting_parent(name, request, state))]
+    return [known for name in names for known in parent_trials(name, request, state)]
 
 
-def fitting_parent(name: str, request: Mapping[str, Any], state: State) -> Document:
-    """A parent's document.
+def parent_trials(name: str, request: Mapping[str, Any], state: State) -> Iterator[Known]:
+    """What the trials of a parent reached.
 
     Raises:
         WarmStartError: it is missing, has not ended, or searched something else.
     """
-    parent = state.get("HyperParameterTuningJob", name)
+    parent, named = state.get("HyperParameterTuningJob", name), f"WarmStartConfig names the tuning job {name!r}, "
     if parent is None:
-        raise WarmStartError(f"WarmStartConfig names the tuning job {name!r}, which does not exist.")
-    status = parent["HyperParameterTuningJobStatus"]
-    if status not in ENDED:
-        raise WarmStartError(f"WarmStartConfig names the tuning job {name!r}, which is {status}; wait for its end.")
-    theirs, ours = objective_of(parent), objective_of(request)
-    if theirs != ours:
-        raise WarmStartError(
-            f"WarmStartConfig names the tuning job {name!r}, whose objective is {' '.join(theirs)}, not "
-            f"{' '.join(ours)}."
-        )
-    if len(hyperparameters_of(parent)) != len(hyperparameters_of(request)):
-        raise WarmStartError(
-            f"WarmStartConfig names the tuning job {name!r}, which has {len(hyperparameters_of(parent))} "
-            f"hyperparameters, static and searched, not {len(hyperparameters_of(request))}."
-        )
-    return parent
-
-
-def trials_of(parent: Document) -> Iterator[Known]:
-    """What its trials reached."""
+        raise WarmStartError(f"{named}which does not exist.")
+    if (status := parent["HyperParameterTuningJobStatus"]) not in ENDED:
+        raise WarmStartError(f"{named}which is {status}; wait for its end.")
+    if (theirs := objective_of(parent)) != (ours := objective_of(request)):
+        raise WarmStartError(f"{named}whose objective is {theirs}, not {ours}.")
+    counts = [len(hyperparameters_of(each)) for each in (parent, request)]
+    if counts[0] != counts[1]:
+        raise WarmStartError(f"{named}which has {counts[0]} hyperparameters, static and searched, not {counts[1]}.")
     static = parent["TrainingJobDefinition"].get("StaticHyperParameters") or {}
     for trial in parent.get("Trials") or []:
         if objective := trial.get("FinalHyperParameterTuningJobObjectiveMetric"):
             yield {**static, **trial["TunedHyperParameters"]}, float(objective["Value"])
 
 
-def objective_of(request: Mapping[str, Any]) -> list[str]:
+def objective_of(request: Mapping[str, Any]) -> str:
     """The metric and its direction."""
     objective = request["HyperParameterTuningJobConfig"]["HyperParameterTuningJobObjective"]
-    return [str(objective[key]) for key in OBJECTIVE]
+    return f"{objective['MetricName']} {objective['Type']}"
 
 
 def hyperparameters_of(request: Mapping[str, Any]) -> set[str]:

@@ -104,16 +104,6 @@ def test_every_strategy_runs_with_every_kind_of_range(lab: Lab) -> None:
         assert all(isinstance(value, str) for trial in found for value in trial.values())
 
 
-def test_a_seed_repeats_a_search(lab: Lab) -> None:
-    steps = [
-        lab.tuning(name, SCORE, {"ContinuousParameterRanges": [X]}, parallel=1, config={"RandomSeed": seed})
-        for name, seed in (("A", 5), ("B", 5), ("C", 6))
-    ]
-    report = lab.run(*steps)
-    found = [sorted(t["TunedHyperParameters"]["rate"] for t in trials_of(report, name)) for name in "ABC"]
-    assert found[0] == found[1] != found[2]
-
-
 def test_failed_and_silent_trials_do_not_fail_the_search_but_all_together_do(lab: Lab) -> None:
     code = """
         import argparse, sys
@@ -224,19 +214,24 @@ def test_no_more_trials_run_at_once_than_allowed(lab: Lab) -> None:
 def test_a_search_that_cannot_be_made_is_refused_before_anything_runs(lab: Lab) -> None:
     prep = lab.processing("Prep", "")
     bad = {"Name": "x", "MinValue": "0", "MaxValue": "1", "ScalingType": "Logarithmic"}
-    tune = lab.tuning("Tune", SCORE, {"ContinuousParameterRanges": [bad]}, config={"Strategy": "Bayes"})
-    other = lab.tuning("Other", SCORE, {"ContinuousParameterRanges": [X]})
-    other["Arguments"]["HyperParameterTuningJobConfig"]["HyperParameterTuningJobObjective"]["MetricName"] = "f1"
-    report = lab.run(prep, tune, other)
-    assert (report.code, report.stdout) == (2, "")
-    assert report.stderr.splitlines() == [
-        "Step 'Tune' cannot be searched: HyperParameterTuningJobConfig.Range 'x' must have MinValue > 0 on the "
-        "logarithmic scale, but starts at 0.0.",
-        "Step 'Tune' cannot be searched: HyperParameterTuningJobConfig.Strategy must be one of 'Bayesian', 'Random', "
-        "'Grid' and 'Hyperband', but is 'Bayes'. Did you mean 'Bayesian'?",
-        "Step 'Other' searches by the objective 'f1', but none of the MetricDefinitions of its TrainingJobDefinition "
-        "has that Name.",
+    tunes = [
+        lab.tuning("Scale", SCORE, {"ContinuousParameterRanges": [bad]}),
+        lab.tuning("Strategy", SCORE, {"ContinuousParameterRanges": [X]}, config={"Strategy": "Bayes"}),
+        lab.tuning("Metric", SCORE, {"ContinuousParameterRanges": [X]}),
+        lab.tuning("Several", SCORE, {"ContinuousParameterRanges": [X]}),
     ]
+    config = tunes[2]["Arguments"]["HyperParameterTuningJobConfig"]
+    config["HyperParameterTuningJobObjective"] = {"Type": "Maximize", "MetricName": "f1"}
+    tunes[3]["Arguments"]["TrainingJobDefinitions"] = [tunes[3]["Arguments"].pop("TrainingJobDefinition")]
+    report = lab.run(prep, *tunes)
+    assert (report.code, report.stdout) == (2, "")
+    for name, said in (
+        ("Scale", "Range 'x' must have MinValue > 0 on the logarithmic scale, but starts at 0.0."),
+        ("Strategy", "but got 'Bayes'. Did you mean 'Bayesian'?"),
+        ("Metric", "searches by the objective 'f1', but none of the MetricDefinitions"),
+        ("Several", "has several TrainingJobDefinitions, which the local target does not search at once"),
+    ):
+        assert any(f"'{name}'" in line and said in line for line in report.stderr.splitlines()), report.stderr
     assert not (lab.home / "jobs").exists()
 
 

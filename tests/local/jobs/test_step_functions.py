@@ -19,7 +19,6 @@ PIPELINE = """
     from pipeline.local.store.state import State
 
     session = PipelineSession(boto_session=local_session(State(Path({home!r}))), default_bucket="bucket")
-    session._default_bucket = "bucket"  # which it would look for by ListBuckets
     job = dict(image_uri="image:1", instance_type="ml.m5.large", role="arn:aws:iam::123456789012:role/pipeline")
     count = ParameterInteger("Count", 4)
 

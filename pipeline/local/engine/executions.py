@@ -236,15 +236,15 @@ def stop_pipeline_execution(state: State, request: Document) -> Document:
     known_execution(state, execution_arn)
     send(lock, signal.SIGCONT)  # suspended, it may hold the state's own lock
     settled(state, execution_arn)
-    with state.transaction():
+    with contextlib.ExitStack() as at_last, state.transaction():
         if known := answered(state, "StopPipelineExecution", request):
             return known
         status = known_execution(state, execution_arn)["PipelineExecutionStatus"]
         if status != "Executing":
             raise invalid(f"Only an executing execution can be stopped; this one is {status}.")
+        at_last.callback(send, lock, signal.SIGTERM)  # also where a full disk keeps the rest from being recorded
         state.update_execution(execution_arn, PipelineExecutionStatus="Stopping", StopTime=now())
         keep_answer(state, "StopPipelineExecution", request, answer)
-    send(lock, signal.SIGTERM)
     return answer
 
 

@@ -1,7 +1,7 @@
 """A full disk: recognised in whatever error it shows itself by, said in one sentence, survived by a reserve.
 
-The reserve is a file of a megabyte in the home that is given up when the disk is full, so that the end of the steps,
-and why they failed, can still be recorded.
+The reserve is a file of two megabytes in the home that is given up piece by piece when the disk is full, so that the
+end of the steps, and why they failed, can still be recorded.
 """
 
 import contextlib
@@ -12,9 +12,10 @@ from pathlib import Path
 
 from pipeline.errors import ServiceError
 
-RESERVE_BYTES = 1 << 20
+RESERVE_BYTES, PIECE_BYTES = 2 << 20, 256 << 10
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 NO_SPACE_IN_SQLITE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_WRITE)
+RESERVE = "state.reserve"
 
 
 class DiskFull(ServiceError):
@@ -52,18 +53,20 @@ def room_on(path: Path) -> tuple[int, int]:
 
 
 def keep_reserve(home: Path) -> None:
-    """Set the reserve aside, unless it is there or there is little room."""
-    reserve = home / "state.reserve"
-    if reserve.exists() or room_on(home)[0] < 4 * RESERVE_BYTES:
+    """Set the reserve aside, unless it is whole or there is little room."""
+    reserve = home / RESERVE
+    if (reserve.exists() and reserve.stat().st_size == RESERVE_BYTES) or room_on(home)[0] < 2 * RESERVE_BYTES:
         return
-    with contextlib.suppress(OSError), reserve.open("wb") as stream:
+    with contextlib.suppress(OSError), reserve.open("ab") as stream:
         os.posix_fallocate(stream.fileno(), 0, RESERVE_BYTES)
 
 
 def give_up_reserve(home: Path) -> bool:
-    """Make the reserve's room free; whether there was one."""
+    """Make room for a few records; whether there was any left to give."""
+    reserve = home / RESERVE
     try:
-        (home / "state.reserve").unlink()
+        left = reserve.stat().st_size
+        os.truncate(reserve, max(0, left - PIECE_BYTES))
     except OSError:
         return False
-    return True
+    return left > 0

@@ -5,6 +5,7 @@ keep (pipelines, jobs, models, endpoints, ...) is a JSON document under its kind
 number of processes share the file; each change is one transaction.
 """
 
+import contextlib
 import fcntl
 import json
 import sqlite3
@@ -52,6 +53,7 @@ class State:
         self.home = home
         self.start_options: Document = {}  # of this process's executions: cache, tied; not stored
         self.lock = threading.RLock()
+        self.is_copy = False
         try:
             if create or home.exists():
                 home.mkdir(parents=True, exist_ok=True)
@@ -67,26 +69,45 @@ class State:
 
     def opened(self) -> sqlite3.Connection:
         """A connection to the file. One process at a time makes it: SQLite does not wait while the mode changes."""
-        connection = sqlite3.connect(self.home / "state.db", timeout=60, isolation_level=None, check_same_thread=False)
-        connection.execute("PRAGMA synchronous=NORMAL")
-        try:
-            version = schema_version(connection)
-        except sqlite3.OperationalError as problem:
-            if not is_full(problem):
-                raise
-            connection.execute("PRAGMA locking_mode=EXCLUSIVE")  # which needs no room for the index of the log
-            version = schema_version(connection)
-        if version == 0:
+        connection = self.connected()
+        if schema_version(connection) == 0:
             with (self.home / "state.lock").open("a") as stream:
                 fcntl.flock(stream, fcntl.LOCK_EX)
                 if schema_version(connection) == 0:
                     connection.execute("PRAGMA journal_mode=WAL")
                     connection.executescript(f"{SCHEMA}PRAGMA user_version={SCHEMA_VERSION};")
-            version = schema_version(connection)
-        if version != SCHEMA_VERSION:
+        if (version := schema_version(connection)) != SCHEMA_VERSION:
             raise sqlite3.DatabaseError(f"it was made by another release: version {version}, not {SCHEMA_VERSION}")
         keep_reserve(self.home)
         return connection
+
+    def connected(self) -> sqlite3.Connection:
+        """A connection; on a full disk without reserve, one to a copy in memory that can only be read.
+
+        The index of a write-ahead log needs 32 KB on the disk; for a process that has the file for itself
+        (locking_mode=EXCLUSIVE) SQLite keeps it in memory.
+        """
+        place = self.home / "state.db"
+        while True:
+            connection = sqlite3.connect(place, timeout=60, isolation_level=None, check_same_thread=False)
+            try:
+                connection.execute("PRAGMA synchronous=NORMAL")
+                schema_version(connection)
+            except sqlite3.OperationalError as problem:
+                connection.close()
+                if not is_full(problem):
+                    raise
+                if not give_up_reserve(self.home):
+                    break
+            else:
+                return connection
+        copy = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        with contextlib.closing(sqlite3.connect(place, timeout=5, isolation_level=None)) as connection:
+            connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+            connection.backup(copy)
+        copy.execute("PRAGMA query_only=ON")
+        self.is_copy = True
+        return copy
 
     def close(self) -> None:
         """Let go of the file."""
@@ -98,7 +119,7 @@ class State:
         try:
             yield
         except sqlite3.Error as problem:
-            if is_full(problem):
+            if is_full(problem) or self.is_copy:
                 raise DiskFull(self.home) from problem
             busy = getattr(problem, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY
             remedy = "end the process that holds it" if busy else "remove it to start anew"
@@ -124,12 +145,12 @@ class State:
     def rows(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run one statement, no other thread's in between; its rows. On a full disk the reserve is given up for it."""
         with self.lock, self.explained():
-            try:
-                return self.connection.execute(statement, values).fetchall()
-            except sqlite3.OperationalError as problem:
-                if not is_full(problem) or not give_up_reserve(self.home):
-                    raise
-                return self.connection.execute(statement, values).fetchall()
+            while True:
+                try:
+                    return self.connection.execute(statement, values).fetchall()
+                except sqlite3.OperationalError as problem:
+                    if not is_full(problem) or not give_up_reserve(self.home):
+                        raise
 
     # documents
 

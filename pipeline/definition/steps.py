@@ -19,7 +19,7 @@ from pipeline.definition.paths import quoted
 from pipeline.errors import DefinitionError, PipelineError
 
 BRANCHES = ("IfSteps", "ElseSteps")
-MAX_LEVELS = 600  # of JSON in a definition; Python's own reader and writer end at 1,000 calls
+MAX_LEVELS = 700  # of JSON in a definition, 3 of them a Condition; Python's own reader and writer end at 1,000 calls
 MAX_STEP_LEVELS = 200  # within a step, its branches aside
 LARGEST = 2**63  # of a whole number
 

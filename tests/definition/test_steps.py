@@ -93,7 +93,7 @@ def test_190_conditions_may_stand_in_each_other_and_2000_are_refused_in_a_senten
     assert check(content, service=False, local=True) == []
     assert len(read_graph(content).steps) == 191
     text = 2000 * '{"Arguments": {"IfSteps": [' + 2000 * "]}}"
-    with pytest.raises(DefinitionError, match=r"^is nested too deeply: it may have 600 levels of lists and objects\.$"):
+    with pytest.raises(DefinitionError, match=r"^is nested too deeply: it may have 700 levels of lists and objects\.$"):
         load_definition(f'{{"Steps": [{text}]}}')
 
 

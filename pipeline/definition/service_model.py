@@ -52,19 +52,24 @@ class UnknownProperty(LookupError):
 
 
 @cache
-def sagemaker() -> Mapping[str, Any]:
-    """The newest model of SageMaker that is installed."""
+def service_model(service: str) -> Mapping[str, Any]:
+    """The newest model of a service that is installed."""
     spec = find_spec("botocore")
     assert spec is not None and spec.submodule_search_locations, "botocore is installed with this project"
-    file = max((Path(spec.submodule_search_locations[0]) / "data" / "sagemaker").glob("*/service-2.json*"))
+    file = max((Path(spec.submodule_search_locations[0]) / "data" / service).glob("*/service-2.json*"))
     content = file.read_bytes()
     model: Mapping[str, Any] = json.loads(gzip.decompress(content) if file.suffix == ".gz" else content)
     return model
 
 
-def operation(name: str, side: str) -> Shape:
-    """The `input` or `output` of an operation."""
-    return Shape(sagemaker()["operations"][name][side]["shape"], sagemaker()["shapes"])
+def operation(name: str, side: str, service: str = "sagemaker") -> Shape:
+    """The `input` or `output` of an operation.
+
+    Raises:
+        KeyError: there is no such operation, or it has no such side.
+    """
+    model = service_model(service)
+    return Shape(model["operations"][name][side]["shape"], model["shapes"])
 
 
 @cache

@@ -41,7 +41,10 @@ KINDS = {
 MAX_LISTED = 12
 CONTAINERS = ("structure", "map", "list")
 # What a pattern means, by the name of its shape.
+NAME = "be letters, digits and dashes, at most {}, no dash first or last"
 PATTERNS = {
+    **dict.fromkeys(("EndpointName", "EndpointConfigName", "ModelName", "EntityName"), NAME.format(63)),
+    "PipelineName": NAME.format(256),
     "Duration": "be a duration such as P30D",
     "FunctionArn": "be the ARN of a Lambda function",
     "IdentifierName": "be 1 to 64 letters, digits, dashes and underscores",

@@ -119,7 +119,7 @@ def test_what_cannot_be_served_is_refused_and_leaves_nothing(world):
 def test_names_are_those_that_the_service_takes(world):
     world.model("m")
     assert message(world.create, "m", "../ep") == (
-        "EndpointName must be 1 to 63 letters, digits and dashes, no dash first or last, but is '../ep'."
+        "EndpointName must be letters, digits and dashes, at most 63, no dash first or last, but got '../ep'."
     )
     world.create("m")
     assert message(world.create, "m") == "Cannot create already existing endpoint 'ep'."

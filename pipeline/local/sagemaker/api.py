@@ -1,27 +1,30 @@
 """What answers a request to the local SageMaker, by service and operation. Anything else is refused by name.
 
-An operation comes either as a call with its request's members (`call`: the runner) or as the HTTP request that botocore
-would send (`answer`: the boto3 clients of this machine's commands, of `pipeline.local.session` and of jobs).
+An operation comes either as a call with its request's members (`call`: the runner, the commands of this project) or as
+the HTTP request that botocore would send (`answer`: boto3 clients). Both are held to the service's own model.
 """
 
 import json
-import re
-from collections.abc import Callable
+from importlib import import_module
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from pipeline.definition.service_model import operation as operation_shape
+from pipeline.definition.shape_check import ShapeCheck
 from pipeline.errors import PipelineError
-from pipeline.local.sagemaker import identity, s3
-from pipeline.local.sagemaker.logs import answer_logs
-from pipeline.local.sagemaker.schedules import answer_schedules
-from pipeline.local.sagemaker.service import answer_sagemaker
 from pipeline.local.store.answers import HttpRequest, Reply, RequestError, invalid
 from pipeline.local.store.state import Document, State
 
-JSON_SERVICES: dict[str, Callable[[State, str, Document], Document]] = {
-    "sagemaker": answer_sagemaker,
-    "cloudwatch-logs": answer_logs,
-    "scheduler": answer_schedules,
+JSON_SERVICES = {"sagemaker": "service", "logs": "logs", "scheduler": "schedules"}
+ANSWERS = {  # a function for a request, and one for a refusal; modules are imported when they are needed
+    **dict.fromkeys(JSON_SERVICES, ("api.answer_json", "api.json_error")),
+    "sagemaker-runtime": ("invocations.answer_runtime", "api.json_error"),
+    "lambda": ("invocations.answer_lambda", "api.json_error"),
+    "s3": ("s3.answer_s3", "s3.error"),
+    "sts": ("identity.answer_identity", "identity.error"),
+    "iam": ("identity.answer_identity", "identity.error"),
 }
+ALIASES = {"cloudwatch-logs": "logs"}  # how botocore's events name a service
 
 
 class LocalApi:
@@ -36,7 +39,9 @@ class LocalApi:
         Raises:
             RequestError: refused, with the service's error code.
         """
-        return JSON_SERVICES[service](self.state, operation, request)
+        check_request(service, operation, request)
+        answer: Document = function_at(f"{JSON_SERVICES[service]}.answer")(self.state, operation, request)
+        return answer
 
     def answer(self, request: HttpRequest) -> Reply:
         """Answer an HTTP request; a refusal is a reply too.
@@ -44,12 +49,13 @@ class LocalApi:
         Raises:
             RequestError: nobody answers for that service.
         """
-        if request.service not in SERVICES:
-            message = f"The local target does not answer {request.service}:{request.operation}."
+        service = ALIASES.get(request.service, request.service)
+        if service not in ANSWERS:
+            message = f"The local target does not answer {service}:{request.operation}."
             raise RequestError("UnknownOperationException", message)
-        answer, error = SERVICES[request.service]
+        answer, error = map(function_at, ANSWERS[service])
         try:
-            reply = answer(self.state, request)
+            reply: Reply = answer(self.state, request)
         except RequestError as problem:
             reply = error(problem)
         except PipelineError as problem:
@@ -58,81 +64,37 @@ class LocalApi:
         return Reply(reply.status, reply.headers, b"") if bare else reply
 
 
+def function_at(place: str) -> Any:
+    """A function of this package, by its module and name."""
+    module, _, name = place.partition(".")
+    return getattr(import_module(f"pipeline.local.sagemaker.{module}"), name)
+
+
+def check_request(service: str, operation: str, request: Document) -> None:
+    """Hold a request to the service's model: members, types, patterns, enumerations, bounds.
+
+    Raises:
+        RequestError: with everything that is wrong.
+    """
+    check = ShapeCheck(operation, lambda value: None, lambda value: None, expression_shapes=frozenset())
+    try:
+        shape = operation_shape(operation, "input", service)
+    except KeyError:
+        return  # the operation is refused by its name, or takes nothing
+    if problems := list(check.problems(request, shape)):
+        raise invalid(" ".join(problems))
+
+
 def answer_json(state: State, request: HttpRequest) -> Reply:
     """JSON 1.1; EventBridge Scheduler's names are in the path."""
     content = json.loads(request.body or b"{}")
-    if request.service == "scheduler":
+    service = ALIASES.get(request.service, request.service)
+    if service == "scheduler":
         content = {"Name": unquote(urlsplit(request.url).path.rpartition("/")[2]), **content}
-    return Reply.json(JSON_SERVICES[request.service](state, request.operation, content))
-
-
-def answer_runtime(state: State, request: HttpRequest) -> Reply:
-    """InvokeEndpoint; an error of the server becomes ModelError, as on the service."""
-    from pipeline.local.jobs.servers import CUSTOM_ATTRIBUTES
-    from pipeline.local.sagemaker import endpoints
-    from pipeline.local.sagemaker.capture import INFERENCE_ID
-
-    match = re.fullmatch(r"/endpoints/([^/]+)/invocations", urlsplit(request.url).path)
-    if request.operation != "InvokeEndpoint" or match is None:
-        raise RequestError(
-            "ValidationError", f"The local target does not answer sagemaker-runtime:{request.operation}."
-        )
-    handed_on = ("Content-Type", "Accept", CUSTOM_ATTRIBUTES, INFERENCE_ID)
-    headers = {name: request.headers[name.lower()] for name in handed_on if name.lower() in request.headers}
-    name = unquote(match[1])
-    answer = endpoints.invoke_endpoint(state, name, request.body, headers)
-    if not 200 <= answer.status < 300:
-        return model_error(answer.status, answer.body.decode(errors="replace"))
-    shown = {"Content-Type": answer.content_type, "x-Amzn-Invoked-Production-Variant": endpoints.variant(state, name)}
-    if answer.custom_attributes is not None:
-        shown[CUSTOM_ATTRIBUTES] = answer.custom_attributes
-    return Reply(200, shown, answer.body)
-
-
-def model_error(status: int, said: str) -> Reply:
-    """ModelError, which the service makes of any answer that is not 2xx."""
-    fault = "client" if 400 <= status < 500 else "server"
-    content = {
-        "Message": f'Received {fault} error ({status}) from primary with message "{said}".',
-        "OriginalStatusCode": status,
-        "OriginalMessage": said,
-    }
-    return Reply.json(content, 424, {"x-amzn-ErrorType": "ModelError"})
-
-
-def answer_lambda(state: State, request: HttpRequest) -> Reply:
-    """Invoke; one with InvocationType Event is answered when the function has ended, too."""
-    from pipeline.local.jobs import functions
-
-    match = re.search(r"/functions/([^/]+)/invocations", request.url)
-    if request.operation != "Invoke" or match is None:
-        raise RequestError("InvalidRequestException", f"The local target does not answer lambda:{request.operation}.")
-    function = functions.function_named(state, unquote(match[1]))
-    kind = request.headers.get("x-amz-invocation-type", "RequestResponse")
-    if kind == "DryRun":
-        return Reply(204, {}, b"")
-    try:
-        result = functions.invoke_now(state, LocalApi(state), function, json.loads(request.body or b"null"))
-    except functions.FunctionError as problem:
-        if kind == "Event":
-            return Reply(202, {}, b"")
-        error_type, _, message = str(problem).rpartition(": ")
-        content = {"errorMessage": message or str(problem), "errorType": error_type or "Unhandled"}
-        return Reply.json(content, 200, {"X-Amz-Function-Error": "Unhandled"})
-    return Reply.json(result) if kind != "Event" else Reply(202, {}, b"")
+    return Reply.json(LocalApi(state).call(service, request.operation, content))
 
 
 def json_error(problem: RequestError) -> Reply:
     """An error as both JSON protocols carry it."""
     content = {"__type": problem.code, "message": str(problem), "Message": str(problem)}
     return Reply.json(content, problem.status, {"x-amzn-ErrorType": problem.code})
-
-
-SERVICES: dict[str, tuple[Callable[[State, HttpRequest], Reply], Callable[[RequestError], Reply]]] = {
-    **dict.fromkeys(JSON_SERVICES, (answer_json, json_error)),
-    "sagemaker-runtime": (answer_runtime, json_error),
-    "lambda": (answer_lambda, json_error),
-    "s3": (s3.answer_s3, s3.error),
-    "sts": (identity.answer_identity, identity.error),
-    "iam": (identity.answer_identity, identity.error),
-}

@@ -15,7 +15,7 @@ KINDS = {f"/aws/sagemaker/{kind}s": kind for kind in ("ProcessingJob", "Training
 HOST = "algo-1"
 
 
-def answer_logs(state: State, operation: str, request: Document) -> Document:
+def answer(state: State, operation: str, request: Document) -> Document:
     """Answer one request.
 
     Raises:

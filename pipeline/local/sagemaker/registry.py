@@ -10,10 +10,9 @@ from typing import Any
 
 from pipeline.local.jobs.model_data import found_package
 from pipeline.local.jobs.runtime import ACCOUNT, REGION, arn, now
-from pipeline.local.store.answers import RequestError, checked_name, chosen, found, invalid, listed, paged, unused
+from pipeline.local.store.answers import RequestError, chosen, found, invalid, listed, paged, unused
 from pipeline.local.store.state import Document, State
 
-APPROVAL_STATUSES = ("Approved", "Rejected", "PendingManualApproval")
 SUMMARY = (
     "ModelPackageName",
     "ModelPackageGroupName",
@@ -57,7 +56,7 @@ EVENT_MEMBERS = (
 
 def create_model_package_group(state: State, request: Document) -> Document:
     """CreateModelPackageGroup."""
-    name = checked_name(request, "ModelPackageGroupName")
+    name = request["ModelPackageGroupName"]
     document = {
         **request,
         "ModelPackageGroupArn": arn("model-package-group", name.lower()),
@@ -75,7 +74,6 @@ def create_model_package(state: State, request: Document) -> Document:
     """CreateModelPackage; the next version of its group."""
     if not request.get("ModelPackageGroupName"):
         raise invalid("CreateModelPackage needs ModelPackageGroupName: the local registry keeps versions only.")
-    check_approval(request)
     key = key_of(request["ModelPackageGroupName"])
     with state.transaction():
         if state.get("ModelPackageGroup", key) is None:
@@ -97,17 +95,6 @@ def create_model_package(state: State, request: Document) -> Document:
         }
         state.put("ModelPackage", package_arn, document)
     return {"ModelPackageArn": package_arn}
-
-
-def check_approval(request: Document) -> None:
-    """Refuse an approval status that there is not.
-
-    Raises:
-        RequestError: with those that there are.
-    """
-    status = request.get("ModelApprovalStatus", "Approved")
-    if status not in APPROVAL_STATUSES:
-        raise invalid(f"ModelApprovalStatus must be one of {', '.join(APPROVAL_STATUSES)}, but is {status!r}.")
 
 
 def key_of(name_or_arn: str) -> str:
@@ -136,7 +123,6 @@ def list_model_packages(state: State, request: Document) -> Document:
 
 def update_model_package(state: State, request: Document) -> Document:
     """UpdateModelPackage; what the request leaves out is kept. A new approval status is told to the group's rule."""
-    check_approval(request)
     package = found_package(state, request["ModelPackageArn"])
 
     def edit(document: Document) -> None:

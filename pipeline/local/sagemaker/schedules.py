@@ -37,7 +37,7 @@ def make_schedule(state: State, name: str, expression: str, *, pipeline_name: st
             state.put(KIND, name, document)
 
 
-def answer_schedules(state: State, operation: str, request: Document) -> Document:
+def answer(state: State, operation: str, request: Document) -> Document:
     """GetSchedule and UpdateSchedule.
 
     Raises:

@@ -35,7 +35,7 @@ MODULES = {
 SAGEMAKER = {operation: module for module, names in MODULES.items() for operation in names.split()}
 
 
-def answer_sagemaker(state: State, operation: str, request: Document) -> Document:
+def answer(state: State, operation: str, request: Document) -> Document:
     """Answer one request.
 
     Raises:
@@ -43,11 +43,11 @@ def answer_sagemaker(state: State, operation: str, request: Document) -> Documen
     """
     if operation not in SAGEMAKER:
         raise RequestError("UnknownOperationException", f"The local target does not answer sagemaker:{operation}.")
-    answer: Document = function_of(operation)(state, request)
+    reply: Document = function_of(operation)(state, request)
     if request.get("Tags") and operation.startswith("Create"):
-        (arn,) = answer.values()
+        (arn,) = reply.values()
         function_of("AddTags")(state, {"ResourceArn": arn, "Tags": request["Tags"]})
-    return answer
+    return reply
 
 
 @cache

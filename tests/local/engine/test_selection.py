@@ -63,7 +63,7 @@ def test_what_cannot_be_selected_is_a_validation_exception(home: Home) -> None:
         (None, ["Second"], "values of First; name an execution"),
         (other, ["Second"], "an execution of pipeline 'other'"),
         (f"{done}x", ["Second"], "Could not find pipeline execution"),
-        (done, [f"S{n}" for n in range(51)], "1 to 50 steps"),
+        (done, [f"S{n}" for n in range(51)], "at most 50 entries"),
     ):
         with pytest.raises(ClientError, match=re.escape(said)) as caught:
             home.select(source, *selected)

@@ -55,9 +55,9 @@ def test_a_definition_may_be_given_by_its_place_in_s3(home):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("not json", "Expecting value: line 1 column 1 (char 0)"),
-        ("[]", "Steps must be a list, but got NoneType."),
-        ("{}", "Steps must be a list, but got NoneType."),
+        ("not json", "The definition is not JSON: Expecting value: line 1 column 1 (char 0)."),
+        ("[]", "The definition is not a pipeline definition: it has no list 'Steps'."),
+        ("{}", "The definition is not a pipeline definition: it has no list 'Steps'."),
     ],
 )
 def test_a_definition_that_cannot_be_run_is_refused(home, text, sentence):

@@ -139,8 +139,8 @@ def test_the_last_metadata_can_be_removed(client):
 def test_what_cannot_be_is_refused_in_a_sentence(client):
     arn = register(client)
     assert refusal(client.describe_model_package, ModelPackageName="mugs/7") == "Could not find model package 'mugs/7'."
-    assert refusal(client.update_model_package, ModelPackageArn=arn, ModelApprovalStatus="approved") == (
-        "ModelApprovalStatus must be one of Approved, Rejected, PendingManualApproval, but is 'approved'."
+    assert "Did you mean 'Approved'?" in refusal(
+        client.update_model_package, ModelPackageArn=arn, ModelApprovalStatus="approved"
     )
     assert refusal(client.create_model_package, ModelPackageName="alone") == (
         "CreateModelPackage needs ModelPackageGroupName: the local registry keeps versions only."
@@ -148,8 +148,8 @@ def test_what_cannot_be_is_refused_in_a_sentence(client):
     assert refusal(client.create_model_package_group, ModelPackageGroupName="MUGS") == (
         "Cannot create already existing model package group 'mugs'."
     )
-    assert refusal(client.create_model_package_group, ModelPackageGroupName="my mugs") == (
-        "ModelPackageGroupName must be 1 to 63 letters, digits and dashes, no dash first or last, but is 'my mugs'."
+    assert "ModelPackageGroupName must be letters, digits and dashes" in refusal(
+        client.create_model_package_group, ModelPackageGroupName="my mugs"
     )
     assert refusal(client.delete_model_package_group, ModelPackageGroupName="Mugs") == (
         "Model package group 'Mugs' still has versions."

@@ -1,0 +1,63 @@
+"""Endpoints and Lambda functions, invoked: the two services whose answers are somebody else's."""
+
+import json
+import re
+from urllib.parse import unquote, urlsplit
+
+from pipeline.local.jobs import functions
+from pipeline.local.jobs.servers import CUSTOM_ATTRIBUTES
+from pipeline.local.sagemaker import endpoints
+from pipeline.local.sagemaker.api import LocalApi
+from pipeline.local.sagemaker.capture import INFERENCE_ID
+from pipeline.local.store.answers import HttpRequest, Reply, RequestError
+from pipeline.local.store.state import State
+
+
+def answer_runtime(state: State, request: HttpRequest) -> Reply:
+    """InvokeEndpoint; an error of the server becomes ModelError, as on the service."""
+    match = re.fullmatch(r"/endpoints/([^/]+)/invocations", urlsplit(request.url).path)
+    if request.operation != "InvokeEndpoint" or match is None:
+        raise RequestError(
+            "ValidationError", f"The local target does not answer sagemaker-runtime:{request.operation}."
+        )
+    handed_on = ("Content-Type", "Accept", CUSTOM_ATTRIBUTES, INFERENCE_ID)
+    headers = {name: request.headers[name.lower()] for name in handed_on if name.lower() in request.headers}
+    name = unquote(match[1])
+    answer = endpoints.invoke_endpoint(state, name, request.body, headers)
+    if not 200 <= answer.status < 300:
+        return model_error(answer.status, answer.body.decode(errors="replace"))
+    shown = {"Content-Type": answer.content_type, "x-Amzn-Invoked-Production-Variant": endpoints.variant(state, name)}
+    if answer.custom_attributes is not None:
+        shown[CUSTOM_ATTRIBUTES] = answer.custom_attributes
+    return Reply(200, shown, answer.body)
+
+
+def model_error(status: int, said: str) -> Reply:
+    """ModelError, which the service makes of any answer that is not 2xx."""
+    fault = "client" if 400 <= status < 500 else "server"
+    content = {
+        "Message": f'Received {fault} error ({status}) from primary with message "{said}".',
+        "OriginalStatusCode": status,
+        "OriginalMessage": said,
+    }
+    return Reply.json(content, 424, {"x-amzn-ErrorType": "ModelError"})
+
+
+def answer_lambda(state: State, request: HttpRequest) -> Reply:
+    """Invoke; one with InvocationType Event is answered when the function has ended, too."""
+    match = re.search(r"/functions/([^/]+)/invocations", request.url)
+    if request.operation != "Invoke" or match is None:
+        raise RequestError("InvalidRequestException", f"The local target does not answer lambda:{request.operation}.")
+    function = functions.function_named(state, unquote(match[1]))
+    kind = request.headers.get("x-amz-invocation-type", "RequestResponse")
+    if kind == "DryRun":
+        return Reply(204, {}, b"")
+    try:
+        result = functions.invoke_now(state, LocalApi(state), function, json.loads(request.body or b"null"))
+    except functions.FunctionError as problem:
+        if kind == "Event":
+            return Reply(202, {}, b"")
+        error_type, _, message = str(problem).rpartition(": ")
+        content = {"errorMessage": message or str(problem), "errorType": error_type or "Unhandled"}
+        return Reply.json(content, 200, {"X-Amz-Function-Error": "Unhandled"})
+    return Reply.json(result) if kind != "Event" else Reply(202, {}, b"")

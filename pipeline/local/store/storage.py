@@ -151,7 +151,10 @@ class Storage:
         A file's own digest is remembered until its size, times of change or inode differ. A new link to a file changes
         the time of its status, which therefore counts only where there is no other link.
         """
-        objects = self.manifest_objects(uri) if is_manifest else self.objects(uri)
+        try:
+            objects = self.manifest_objects(uri) if is_manifest else self.objects(uri)
+        except StorageError:
+            objects = []
         if not objects:
             return "absent"
         known = self.state.known_digests(str(self.path(uri)))

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from pipeline.local.store.state import State
 from tests.local.lab import Lab, compare, condition, get, join, json_get, output_uri, parameter, s3_input
@@ -161,7 +162,7 @@ def test_a_prefix_stands_for_every_key_that_begins_with_it(lab: Lab) -> None:
 
 
 def test_a_framework_processor_unpacks_its_source_and_runs_it(lab: Lab) -> None:
-    case = json.loads((Path(__file__).parent / "cases" / "framework_processor.json").read_text())
+    case = json.loads((Path(__file__).parents[1] / "cases" / "framework_processor.json").read_text())
     lab.put("s3://bucket/source/runproc.sh", case["runproc.sh"])
     files = {
         "main.py": "import sys, lib, os; open('/opt/ml/processing/output/o/x', 'w').write(lib.V); print(sys.argv)",
@@ -303,3 +304,107 @@ def test_an_output_that_goes_nowhere_fails_the_step(lab: Lab) -> None:
 def test_a_removed_output_directory_is_an_empty_output(lab: Lab) -> None:
     step = lab.processing("Prep", "import os; os.rmdir('/opt/ml/processing/output/gone')", outputs=["gone"])
     assert lab.run(step).statuses == {"Prep": "Succeeded"}
+
+
+TELL = """
+    import json
+    from pathlib import Path
+    me = json.load(open("/opt/ml/config/resourceconfig.json"))
+    inputs = Path("/opt/ml/processing/input")
+    seen = {kind: sorted(p.name for p in (inputs / kind).iterdir()) for kind in ("all", "shared")}
+    output = Path("/opt/ml/processing/output/o")
+    (output / f"{me['current_host']}.json").write_text(json.dumps({**me, **seen}))
+    (output / "common").write_text("the same")
+    print("I am", me["current_host"])
+"""
+
+
+def of_instances(step: dict[str, Any], count: int) -> dict[str, Any]:
+    step["Arguments"]["ProcessingResources"]["ClusterConfig"]["InstanceCount"] = count
+    return step
+
+
+def test_each_instance_knows_itself_and_gets_its_share_and_all_outputs_merge(lab: Lab) -> None:
+    for number in range(5):
+        lab.put(f"s3://bucket/data/{number}.txt", "x")
+    inputs = {"all": "s3://bucket/data", "shared": "s3://bucket/data"}
+    step = of_instances(lab.processing("Prep", TELL, inputs=inputs, outputs=["o"]), 3)
+    step["Arguments"]["ProcessingInputs"][1]["S3Input"]["S3DataDistributionType"] = "ShardedByS3Key"
+    step["Arguments"]["ProcessingOutputConfig"]["Outputs"][0]["S3Output"]["S3Uri"] = "s3://bucket/o"
+    report = lab.run(step)
+    assert report.statuses == {"Prep": "Succeeded"}
+    hosts = ["algo-1", "algo-2", "algo-3"]
+    told = {host: json.loads(lab.get(f"s3://bucket/o/{host}.json")) for host in hosts}
+    everything = [f"{number}.txt" for number in range(5)]
+    for host in hosts:
+        assert (told[host]["current_host"], told[host]["hosts"], told[host]["all"]) == (host, hosts, everything)
+    assert [told[host]["shared"] for host in hosts] == [["0.txt", "3.txt"], ["1.txt", "4.txt"], ["2.txt"]]
+    assert sorted(path.name for path in lab.path("s3://bucket/o").iterdir()) == [
+        *(f"{h}.json" for h in hosts),
+        "common",
+    ]
+    assert report.log("Prep") == "I am algo-1\n"
+    folder = lab.home / "jobs" / report.record("Prep")["Job"]
+    assert (folder / "algo-3" / "log.txt").read_text() == "I am algo-3\n"
+
+
+def test_an_instance_that_fails_ends_the_others_and_the_job(lab: Lab) -> None:
+    code = """
+        import json, sys, time
+        if json.load(open("/opt/ml/config/resourceconfig.json"))["current_host"] == "algo-2":
+            sys.exit("no room")
+        time.sleep(60)
+    """
+    report = lab.run(of_instances(lab.processing("Prep", code), 3))
+    assert report.statuses == {"Prep": "AlgorithmError: no room, exit code: 1"}
+
+
+def test_a_continuous_output_is_uploaded_while_the_job_runs(lab: Lab) -> None:
+    code = """
+        import os, time
+        from pathlib import Path
+        Path("/opt/ml/processing/output/live/x").write_text("early")
+        ends = time.monotonic() + 30
+        while not Path(os.environ["UPLOADED"]).exists() and time.monotonic() < ends:
+            time.sleep(0.05)
+        print("seen" if time.monotonic() < ends else "not seen")
+    """
+    uploaded = str(lab.path("s3://bucket/live/x"))
+    step = lab.processing("Prep", code, outputs=["live"], environment={"UPLOADED": uploaded})
+    live = step["Arguments"]["ProcessingOutputConfig"]["Outputs"][0]["S3Output"]
+    live.update(S3Uri="s3://bucket/live", S3UploadMode="Continuous")
+    assert lab.run(step).log("Prep") == "seen\n"
+
+
+def test_a_manifest_lists_what_is_read_under_the_names_that_it_gives(lab: Lab) -> None:
+    for name in ("a.txt", "deep/b.txt", "c.txt"):
+        lab.put(f"s3://bucket/data/{name}", name)
+    listed = [{"prefix": "s3://bucket/data/"}, "deep/b.txt", "a.txt"]
+    code = "from pathlib import Path; print(sorted(str(p) for p in Path({!r}).rglob('*.txt')))"
+    prep = lab.processing(
+        "Prep",
+        code.format("/opt/ml/processing/input/m"),
+        inputs={"m": lab.put("s3://bucket/lists/good", json.dumps(listed))},
+        CacheConfig={"Enabled": True},
+    )
+    train = lab.training("Train", code.format("/opt/ml/input/data/m"), channels={"m": "s3://bucket/lists/good"})
+    lab.put("s3://bucket/lists/absent", json.dumps([{"prefix": "s3://bucket/data/"}, "d.txt"]))
+    absent = lab.processing("Absent", "", inputs={"m": "s3://bucket/lists/absent"}, CacheConfig={"Enabled": True})
+    none = lab.processing("None", "", inputs={"m": lab.put("s3://bucket/lists/none", '{"no": "list"}')})
+    for source in (
+        *(step["Arguments"]["ProcessingInputs"][0]["S3Input"] for step in (prep, absent, none)),
+        train["Arguments"]["InputDataConfig"][0]["DataSource"]["S3DataSource"],
+    ):
+        source["S3DataType"] = "ManifestFile"
+    train["Arguments"]["InputDataConfig"][0]["InputMode"] = "FastFile"
+    report = lab.run(prep, train)
+    found = [[f"{root}/a.txt", f"{root}/deep/b.txt"] for root in ("/opt/ml/processing/input/m", "/opt/ml/input/data/m")]
+    assert [report.log(name) for name in ("Prep", "Train")] == [f"{names}\n" for names in found]
+    assert lab.run(prep).reused == ["Prep"]
+    lab.put("s3://bucket/data/a.txt", "changed")
+    assert lab.run(prep).reused == []
+    reasons = lab.run(absent, none).statuses
+    assert reasons["Absent"].startswith(
+        "ClientError: s3://bucket/lists/absent lists s3://bucket/data/d.txt, which does"
+    )
+    assert reasons["None"].startswith("ClientError: s3://bucket/lists/none is no manifest of S3 objects")

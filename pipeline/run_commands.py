@@ -176,7 +176,8 @@ def pipeline_name(target: LocalTarget, content: dict[str, Any], place: str) -> s
     So definitions that have nothing to do with each other do not share a pipeline, its cache and its executions.
     """
     for section, member in NAMING:
-        if isinstance(name := (content.get(section) or {}).get(member), str):
+        around = content.get(section)
+        if isinstance(around, dict) and isinstance(name := around.get(member), str):
             return as_name(name)
     name = as_name(Path(place).stem)
     known = control.existing(target.client("sagemaker"), name)
@@ -240,7 +241,9 @@ def refuse_what_cannot_run(target: LocalTarget, content: dict[str, Any], paramet
 def say_limits(target: Target, text: str) -> None:
     """What the local target ignores."""
     if target.name == "local":
-        from pipeline.definition.limits import not_honoured
+        from pipeline.definition.limits import not_honoured, unknown_members
 
-        if sentence := not_honoured(json.loads(text)):
-            print("\n".join(wrapped(sentence)), file=sys.stderr)
+        content = json.loads(text)
+        for sentence in (not_honoured(content), unknown_members(content)):
+            if sentence:
+                print("\n".join(wrapped(sentence)), file=sys.stderr)

@@ -7,15 +7,11 @@ from typing import Any
 
 from pipeline import control
 from pipeline.debug_output import debug_report
+from pipeline.definition.step_types import BY_METADATA
 from pipeline.errors import PipelineError, ServiceError
 from pipeline.targets import Target
 
-JOB_GROUPS = {
-    "ProcessingJob": "ProcessingJobs",
-    "TrainingJob": "TrainingJobs",
-    "TransformJob": "TransformJobs",
-    "TuningJob": "TrainingJobs",
-}
+JOB_GROUPS = {name: each.log_group for name, each in BY_METADATA.items() if each.log_group}
 PARSERS: dict[str, Callable[[str], Any]] = {
     "Integer": int,
     "Float": float,

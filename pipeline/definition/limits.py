@@ -1,7 +1,10 @@
-"""What a definition asks for that one machine cannot give: said once, by name, before a run."""
+"""What a definition asks for that one machine cannot give: said once, by name, when a run has been started."""
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
+
+from pipeline.definition.check import check
+from pipeline.definition.steps import Definition, members
 
 NOT_HONOURED = {
     "InstanceType": "instance types",
@@ -9,7 +12,7 @@ NOT_HONOURED = {
     "VolumeSizeInGB": "volume sizes",
     "RoleArn": "roles",
     "VpcConfig": "VPCs",
-    "NetworkConfig": "network settings",
+    "EnableInterContainerTrafficEncryption": "traffic encryption",
     "KmsKeyId": "KMS keys",
     "VolumeKmsKeyId": "KMS keys",
     "EnableManagedSpotTraining": "spot capacity",
@@ -18,33 +21,28 @@ NOT_HONOURED = {
     "ImageUri": "images",
     "Image": "images",
 }
-
 ONE_INSTANCE = ("TransformResources",)  # Processing and Training jobs have as many hosts as they ask for
 
 
-def not_honoured(definition: dict[str, Any]) -> str:
+def not_honoured(definition: Mapping[str, Any]) -> str:
     """One sentence; empty when there is nothing to say."""
-    names = {NOT_HONOURED[key] for key, value in members(definition) if key in NOT_HONOURED and value}
-    clusters = [value for key, value in members(definition) if key in ONE_INSTANCE and isinstance(value, dict)]
+    found = [pair for step in Definition(definition).all_steps for pair in members(step.arguments)]
+    names = {NOT_HONOURED[key] for key, value in found if key in NOT_HONOURED and value}
+    clusters = [value for key, value in found if key in ONE_INSTANCE and isinstance(value, dict)]
     if any(cluster.get("InstanceCount", 1) != 1 for cluster in clusters):
         names.add("instance counts")
     if not names:
         return ""
-    return f"Local target: every job runs on this machine, in this Python environment; ignored are {listing(names)}."
+    *most, last = sorted(names)
+    ignored = f"{', '.join(most)} and {last}" if most else last
+    return f"Local target: every job runs on this machine, in this Python environment; ignored are {ignored}."
 
 
-def listing(names: set[str]) -> str:
-    """a, b and c."""
-    ordered = sorted(names)
-    return ordered[0] if len(ordered) == 1 else f"{', '.join(ordered[:-1])} and {ordered[-1]}"
-
-
-def members(value: Any) -> Iterator[tuple[str, Any]]:
-    """Every member in a JSON value, at any depth."""
-    if isinstance(value, dict):
-        for key, member in value.items():
-            yield key, member
-            yield from members(member)
-    elif isinstance(value, list):
-        for item in value:
-            yield from members(item)
+def unknown_members(definition: Mapping[str, Any]) -> str:
+    """What no reader here knows, in a sentence: a misspelt member, or one that is newer than the installed botocore."""
+    found = [problem for problem in check(definition) if " is not a member of " in problem]
+    return (
+        f"Ignored, and refused by SageMaker unless it is newer than botocore here: {' '.join(found[:3])}"
+        if found
+        else ""
+    )

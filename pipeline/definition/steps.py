@@ -149,6 +149,13 @@ class Step:
         return self.branch[: len(other.branch)] == other.branch
 
 
+def members(value: Any) -> Iterator[tuple[str, Any]]:
+    """Every member in a JSON value, at any depth."""
+    for item in itertools.chain.from_iterable(_layers(value)):
+        if isinstance(item, dict):
+            yield from item.items()
+
+
 def objects(value: Any) -> list[dict[str, Any]]:
     """The objects in a list; none when it is no list."""
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []

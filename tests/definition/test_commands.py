@@ -1,10 +1,13 @@
 """`run --definition` and `validate --definition`: one checker, and nothing runs where it has something to say."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.local.lab import Lab, call, parameter
+from tests.local.lab import ROOT, Lab, call, parameter
 
 TUNING = {"Name": "T", "Type": "Tuning", "Arguments": {"HyperParameterTuningJobConfig": {}}}
 
@@ -40,3 +43,35 @@ def test_a_file_that_is_no_definition_is_refused_in_a_sentence(lab, definition):
     report = lab.run_definition(definition)
     assert (report.code, report.stdout, report.stderr.count("\n")) == (2, "", 1)
     assert report.stderr.startswith(f"{lab.folder / 'lab.json'} is not ")
+
+
+def test_a_member_that_nobody_knows_is_said_and_does_not_stop_a_run(lab):
+    step = lab.processing("First", "")
+    step["Arguments"]["Envronment"] = {"A": "1"}
+    report = lab.run(step)
+    assert report.code == 0
+    told = " ".join(report.stderr.split())
+    assert "Step 'First': Envronment is not a member of CreateProcessingJob. Did you mean 'Environment'?" in told
+
+
+def test_validate_asks_what_sagemaker_takes_and_here_what_this_machine_runs(lab):
+    file = lab.folder / "pipeline.json"
+    file.write_text(
+        json.dumps({"Version": "2020-12-01", "Steps": [{"Name": "Q", "Type": "EMR", "Arguments": {}}, TUNING]})
+    )
+
+    def validate(*options: str) -> list[str]:
+        words = [sys.executable, "run_pipeline.py", "validate", "--json", "--definition", str(file), *options]
+        done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode == 2
+        problems: list[str] = json.loads(done.stdout)["problems"]
+        return problems
+
+    service = validate("--target", "aws")
+    assert len(service) == 2
+    assert service[0].endswith(
+        "HyperParameterTuningJobConfig.Strategy is missing, but CreateHyperParameterTuningJob requires it."
+    )
+    local = validate()
+    assert set(service) < set(local)
+    assert any("does not run locally" in problem for problem in local)

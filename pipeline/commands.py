@@ -4,14 +4,17 @@
 A command's module is imported when it is called: none waits for what only another one needs.
 """
 
+import errno
 import importlib
+from pathlib import Path
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from pipeline.aws.errors import explain
-from pipeline.errors import ServiceError
+from pipeline.errors import PipelineError, ServiceError, UsageError
 from pipeline.invocation import Arguments
 
+REFUSED_BY_THE_SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 COMMANDS = {
     "run": "run_commands.run",
     "definition": "definition_commands.definition",
@@ -48,4 +51,17 @@ def call(arguments: Arguments) -> int:
         status: int = getattr(importlib.import_module(f"pipeline.{module}"), function)(arguments)
     except (ClientError, BotoCoreError) as problem:
         raise ServiceError(explain(problem)) from problem
+    except OSError as problem:
+        if problem.errno not in REFUSED_BY_THE_SYSTEM:
+            raise
+        raise refusal(problem, Path(arguments.home)) from problem
     return status
+
+
+def refusal(problem: OSError, home: Path) -> PipelineError:
+    """What the operating system refused, as a sentence."""
+    if problem.errno in (errno.ENOSPC, errno.EDQUOT):
+        from pipeline.local.store.disk import DiskFull
+
+        return DiskFull(Path(problem.filename).parent if problem.filename else home)
+    return UsageError(f"{problem.filename or home} cannot be used ({problem.strerror}); choose another, by --home.")

@@ -5,6 +5,7 @@ What a job reads is copied, since a script may write to its inputs in place; onl
 from the objects (`isolation`) takes links instead.
 """
 
+import contextlib
 import hashlib
 import json
 import math
@@ -99,11 +100,8 @@ class Storage:
 
     def write(self, uri: str, content: bytes) -> None:
         """Create or replace an object."""
-        path = self.path(uri)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        unfinished.write_bytes(content)
-        unfinished.replace(path)
+        with replacing(self.path(uri)) as unfinished:
+            unfinished.write_bytes(content)
 
     def upload(self, source: Path, uri: str) -> None:
         """Store a file, or every file below a directory; symbolic links are not followed, as on SageMaker."""
@@ -201,22 +199,30 @@ def file_digest(file: Path) -> str:
 
 def copy(source: Path, target: Path) -> None:
     """A file of its own with the same content, which its owner may write to."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
-    target.chmod(source.stat().st_mode | 0o600)
+    with replacing(target) as unfinished:
+        shutil.copyfile(source, unfinished)
+        unfinished.chmod(source.stat().st_mode | 0o600)
 
 
 def place(source: Path, target: Path) -> None:
     """Make `target` the same file as `source`: a hard link, or a copy where linking is not possible."""
+    if target.exists() and source.samefile(target):
+        return
+    with replacing(target) as unfinished:
+        try:
+            os.link(source, unfinished)
+        except OSError:
+            shutil.copy2(source, unfinished)
+
+
+@contextlib.contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A path to write to, which takes the place of `target` in one step, or is removed if the writing fails."""
     target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
-        os.link(source, target)
-    except FileExistsError:
-        if not source.samefile(target):
-            unfinished = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-            place(source, unfinished)
-            unfinished.replace(target)
-    except OSError:
-        unfinished = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-        shutil.copy2(source, unfinished)
+        yield unfinished
         unfinished.replace(target)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise

@@ -193,6 +193,7 @@ def print_summary(
     command: Callable[..., str],
     *,
     own: bool,
+    reuse: str,
     usual_endpoint: str | None,
     last_lines: Callable[[str, int], list[str]],
 ) -> None:
@@ -202,6 +203,7 @@ def print_summary(
         document: what `status --json` prints.
         command: puts words into a command line that can be typed.
         own: whether it is this project's pipeline, not any other definition.
+        reuse: what makes a reused step unchanged.
         usual_endpoint: the endpoint of pipeline.yaml.
         last_lines: reads the end of a log.
     """
@@ -211,6 +213,8 @@ def print_summary(
         lent = LENT if step["source_execution"] else ""
         note = "reused" if step["cache_hit"] else lent or step["outcome"] or ""
         print(f"{step['name']:<22}{step['type']:<15}{step['status']:<12}{seconds:>8}  {note}".rstrip())
+    if any(step["cache_hit"] for step in document["steps"]) and reuse:
+        print("\n".join(["", *wrapped(reuse)]))
     print(f"\nExecution      {document['status']}  {document['execution_arn'].rpartition('/')[2]}")
     for label, text in facts(document):
         print(f"{label:<{LABEL}} {text}")

@@ -12,6 +12,12 @@ from pipeline.status import status
 from pipeline.targets import Target
 from pipeline.training_report import keep_report
 
+REUSE = {
+    "bytes": "Reused steps were found unchanged by the bytes of their inputs; AWS compares the URIs only, as --cache "
+    "as-on-aws does.",
+    "as-on-aws": "Reused steps were found unchanged by the URIs of their inputs, as on AWS, whatever the bytes there.",
+}
+
 
 def show_status(arguments: Arguments) -> int:
     """An execution as it is now, or until it ends."""
@@ -79,6 +85,7 @@ def show(arguments: Arguments, target: Target, arn: str) -> int:
         print_summary(
             document,
             lambda *words: command(arguments, *words),
+            reuse=REUSE.get(getattr(arguments, "cache", "bytes"), "") if target.name == "local" else "",
             own=getattr(arguments, "own", False),
             usual_endpoint=getattr(arguments, "usual_endpoint", None),
             last_lines=target.last_lines,

@@ -1,4 +1,4 @@
-"""The step cache: what is a hit, what is a miss, and how long."""
+"""The step cache: what is a hit, what is a miss, how long, and what AWS would do instead."""
 
 import os
 import time
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.local.lab import Lab, call, get, output_uri, parameter, source
+from tests.local.samples import run_cli
 
 CACHE = {"Enabled": True, "ExpireAfter": "P30D"}
 X = {"ContinuousParameterRanges": [{"Name": "rate", "MinValue": "0", "MaxValue": "1"}]}
@@ -37,10 +38,13 @@ def test_unchanged_steps_are_reused_whoever_writes_the_same_bytes_again(lab: Lab
     assert (second.code, second.reused) == (0, ["Prep", "Train", "Tune", "Call"])
     assert second.properties("Train") == first.properties("Train")
     assert second.step("Call")["outputs"] == {"o": "x"}
-    found = second.record("Prep")["CacheHitResult"]["SourcePipelineExecutionArn"]
-    assert found == first.document["execution_arn"]
-    third = lab.run(*chain(lab), functions=functions, options=["--no-cache"])
-    assert (third.code, third.reused) == (0, [])
+    assert second.step("Prep")["source_execution"] == first.document["execution_arn"]
+    assert (
+        "by the bytes of their inputs; AWS compares"
+        in run_cli("status", "--home", lab.home, "--pipeline", "lab").stdout
+    )
+    for option in ("--no-cache", "--cache=off"):
+        assert lab.run(*chain(lab)[:1], options=[option]).reused == []
 
 
 def same_size_and_time(lab: Lab) -> None:
@@ -75,26 +79,43 @@ CHANGES: dict[str, tuple[Callable[[Lab], object], str]] = {
 }
 
 
-def test_a_change_of_bytes_is_a_miss_for_what_depends_on_them(lab: Lab) -> None:
+def test_a_change_of_bytes_is_a_miss_here_and_a_hit_as_on_aws(lab: Lab) -> None:
     steps = chain(lab)[:2]
     assert lab.run(*steps).code == 0
-    missed = {}
+    missed, missed_on_aws = {}, {}
     for change, (edit, _) in CHANGES.items():
         edit(lab)
+        rows = lab.run(*steps, options=["--cache", "as-on-aws"]).document["steps"]
+        missed_on_aws[change] = " ".join(row["name"] for row in rows if not row["cache_hit"])
         rows = lab.run(*steps).document["steps"]
         missed[change] = " ".join(row["name"] for row in rows if not row["cache_hit"])
     assert missed == {change: expected for change, (_, expected) in CHANGES.items()}
+    after_a_new_output = {"the training code": "Train", "a model that is gone": "Train"}  # Prep wrote to another URI
+    assert missed_on_aws == {**dict.fromkeys(CHANGES, ""), **after_a_new_output}
 
 
-def test_arguments_and_environment_count_and_instances_do_not(lab: Lab) -> None:
-    step = lab.processing("Prep", "", arguments=["--n", get("Parameters.N")], CacheConfig=CACHE)
-    parameters = [parameter("N", "Integer", 1)]
-    assert lab.run(step, parameters=parameters).reused == []
-    assert lab.run(step, parameters=parameters, options=["--param", "N=2"]).reused == []
-    step["Arguments"]["ProcessingResources"]["ClusterConfig"]["InstanceType"] = "ml.c5.xlarge"
-    assert lab.run(step, parameters=parameters).reused == ["Prep"]
-    step["Arguments"]["Environment"] = {"A": "1"}
-    assert lab.run(step, parameters=parameters).reused == []
+def test_arguments_and_environment_count_and_instances_do_not_in_both_ways(lab: Lab) -> None:
+    for options in ([], ["--cache", "as-on-aws"]):
+        step = lab.processing("Prep", "", arguments=["--n", get("Parameters.N"), str(options)], CacheConfig=CACHE)
+        parameters = [parameter("N", "Integer", 1)]
+        assert lab.run(step, parameters=parameters, options=options).reused == []
+        assert lab.run(step, parameters=parameters, options=[*options, "--param", "N=2"]).reused == []
+        step["Arguments"]["ProcessingResources"]["ClusterConfig"]["InstanceType"] = "ml.c5.xlarge"
+        assert lab.run(step, parameters=parameters, options=options).reused == ["Prep"]
+        step["Arguments"]["Environment"] = {"A": "1"}
+        assert lab.run(step, parameters=parameters, options=options).reused == []
+
+
+def test_what_aws_would_reuse_is_said_with_how_it_was_found(lab: Lab) -> None:
+    step = chain(lab)[0]
+    lab.run(step)
+    lab.put("s3://bucket/raw/a.txt", "two")
+    words = lab.command({"Version": "2020-12-01", "Steps": [step]}, options=["--cache", "as-on-aws"])
+    done = run_cli(*[word for word in words[2:] if word != "--json"])
+    assert "by the URIs of their inputs, as on AWS" in done.stdout
+    refused = run_cli("run", "--target", "aws", "--no-cache", "--home", lab.home)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "are the local target's" in refused.stderr
 
 
 def test_what_a_job_adds_to_an_input_of_its_own_is_no_change(lab: Lab) -> None:
@@ -110,7 +131,6 @@ def test_what_a_job_adds_to_an_input_of_its_own_is_no_change(lab: Lab) -> None:
     step = lab.processing("Prep", code, inputs=inputs, outputs=["kept"], CacheConfig=CACHE)
     step["Arguments"]["ProcessingOutputConfig"]["Outputs"][0]["S3Output"]["S3Uri"] = "s3://bucket/kept"
     assert lab.run(step).reused == []
-    assert lab.run(step).reused == ["Prep"]
     lab.put("s3://bucket/kept/of another execution", "x")
     assert lab.run(step).reused == ["Prep"]
     lab.put("s3://bucket/raw/a.txt", "two")
@@ -119,18 +139,23 @@ def test_what_a_job_adds_to_an_input_of_its_own_is_no_change(lab: Lab) -> None:
     assert again.log("Prep").count("'") == 2 * 3  # what the first one added is there
 
 
-def test_a_result_expires_and_a_failure_or_an_uncached_step_is_never_one(lab: Lab) -> None:
+def test_a_result_expires_and_a_failure_or_a_step_without_caching_is_never_one(lab: Lab) -> None:
     brief = lab.processing("Brief", "", CacheConfig={"Enabled": True, "ExpireAfter": "PT3S"})
     off = lab.processing("Off", "", CacheConfig={"Enabled": False, "ExpireAfter": "P1D"})
-    failing = lab.processing("Failing", "raise SystemExit(1)", CacheConfig=CACHE, DependsOn=["Brief", "Off"])
-    runs = [lab.run(brief, off, failing), lab.run(brief, off, failing)]
+    without = lab.processing("Without", "")
+    failing = lab.processing("Failing", "raise SystemExit(1)", CacheConfig=CACHE, DependsOn=["Brief", "Off", "Without"])
+    steps = [brief, off, without, failing]
+    runs = [lab.run(*steps), lab.run(*steps)]
     time.sleep(3.1)
-    runs.append(lab.run(brief, off, failing))
-    assert [report.reused for report in runs] == [[], ["Brief"], []]
+    runs += [lab.run(*steps), lab.run(*steps, options=["--cache", "as-on-aws"])]
+    assert [report.reused for report in runs] == [[], ["Brief"], [], ["Brief"]]
     assert {report.statuses["Failing"] for report in runs} == {"AlgorithmError: no output, exit code: 1"}
 
 
-def test_what_lies_beside_a_handler_counts_and_checkpoints_that_a_job_wrote_itself_do_not(lab: Lab) -> None:
+def test_what_lies_beside_a_handler_counts_and_checkpoints_that_a_job_wrote_itself_do_not(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
     beside = lab.folder / "beside.py"
     beside.write_text("VALUE = 'one'\n")
     functions = [lab.function("import beside\ndef handler(event, context): return {'o': beside.VALUE}")]
@@ -140,16 +165,8 @@ def test_what_lies_beside_a_handler_counts_and_checkpoints_that_a_job_wrote_itse
     assert lab.run(asked, train, functions=functions).reused == []
     assert sorted(lab.run(asked, train, functions=functions).reused) == ["Call", "Train"]
     beside.write_text("VALUE = 'two'\n")
+    report = lab.run(asked, train, functions=functions, options=["--cache", "as-on-aws"])
+    assert (sorted(report.reused), report.step("Call")["outputs"]) == (["Call", "Train"], {"o": "one"})
     report = lab.run(asked, train, functions=functions)
     assert (report.reused, report.step("Call")["outputs"]) == (["Train"], {"o": "two"})
-
-
-def test_a_function_leaves_no_bytecode_beside_its_file_which_a_later_run_might_take_for_it(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
-    beside = lab.folder / "beside.py"
-    beside.write_text("VALUE = 'one'\n")
-    functions = [lab.function("import beside\ndef handler(event, context): return {'o': beside.VALUE}")]
-    assert lab.run(call("Call", {}, {"o": "String"}), functions=functions).step("Call")["outputs"] == {"o": "one"}
-    assert list(lab.folder.rglob("beside*.pyc")) == []
+    assert list(lab.folder.rglob("beside*.pyc")) == []  # which a later run might take for it

@@ -1,15 +1,18 @@
-"""Definitions run as whole processes: branches, values from step to step, and order."""
+"""What steps read of each other, of parameters and of the execution; and failures that are tried again."""
 
 import json
 import re
+import time
 from typing import Any
 
+import pytest
+
+from pipeline.local.engine.retries import retry_wait
 from tests.local.lab import (
     ROLE,
     Lab,
     compare,
     condition,
-    fail,
     get,
     join,
     json_get,
@@ -29,74 +32,6 @@ REPORT = {"PropertyFileName": "Report", "OutputName": "report", "FilePath": "eva
 def reporting(lab: Lab, name: str, content: Any) -> dict[str, Any]:
     """A Processing step that writes a property file."""
     return lab.processing(name, WRITE, outputs=["report"], arguments=[json.dumps(content)], PropertyFiles=[REPORT])
-
-
-def test_nested_conditions_take_the_right_branches(lab: Lab) -> None:
-    taken, not_taken = (lab.processing(name, "") for name in ("Taken", "NotTaken"))
-    beside = lab.processing("AfterNotTaken", "", DependsOn=["NotTaken"])
-    innermost = condition(
-        "Innermost", [compare("Equals", get("Parameters.Who"), "me")], [taken], [lab.processing("Else", "")]
-    )
-    inner = condition(
-        "Inner",
-        [
-            {"Type": "In", "QueryValue": json_get("Eval", "kind"), "Values": ["x", get("Parameters.Who")]},
-            {"Type": "Or", "Conditions": [compare("Equals", 1, 2), compare("LessThan", 1, json_get("Eval", "n"))]},
-        ],
-        [innermost],
-        [fail("Bad", "never")],
-    )
-    gate = condition(
-        "Gate",
-        [
-            compare("GreaterThanOrEqualTo", json_get("Eval", "$.list[1].value"), get("Parameters.Min")),
-            {"Type": "Not", "Condition": compare("Equals", get("Parameters.Deploy"), False)},
-            compare("LessThanOrEqualTo", json_get("Eval", "['a.b']"), 0.5),
-            compare("GreaterThan", "b", "a"),
-        ],
-        [inner],
-        [not_taken, condition("Other", [compare("Equals", 1, 1)], [lab.processing("Deep", "")], [])],
-    )
-    content = {"kind": "x", "n": 2, "list": [0, {"value": 0.9}], "a.b": 0.5}
-    report = lab.run(
-        beside,
-        gate,
-        reporting(lab, "Eval", content),
-        parameters=[
-            parameter("Min", "Float", 0.5),
-            parameter("Deploy", "Boolean", True),
-            parameter("Who", "String", "me", EnumValues=["me", "you"]),
-        ],
-    )
-    assert report.statuses == dict.fromkeys(["Eval", "Gate", "Inner", "Innermost", "Taken"], "Succeeded")
-    assert {name: report.step(name)["outcome"] for name in ("Gate", "Inner", "Innermost")} == {
-        "Gate": "True",
-        "Inner": "True",
-        "Innermost": "True",
-    }
-
-
-def test_a_false_condition_ends_in_a_fail_step_with_its_message(lab: Lab) -> None:
-    message = join(" ", "accuracy", json_get("Eval", "acc"), join("", "is below ", get("Parameters.Min")))
-    gate = condition(
-        "Gate",
-        [compare("GreaterThan", json_get("Eval", "acc"), get("Parameters.Min"))],
-        [lab.processing("Register", "")],
-        [fail("TooLow", message)],
-    )
-    report = lab.run(
-        gate,
-        reporting(lab, "Eval", {"acc": 0.25}),
-        parameters=[parameter("Min", "Float", 0.5)],
-        options=["--param", "Min=9e-1"],
-    )
-    assert (report.code, report.document["status"]) == (1, "Failed")
-    assert report.statuses == {
-        "Eval": "Succeeded",
-        "Gate": "Succeeded",
-        "TooLow": "accuracy 0.25 is below 0.9",
-    }
-    assert report.step("Gate")["outcome"] == "False"
 
 
 def test_values_travel_between_steps_in_their_types(lab: Lab) -> None:
@@ -187,27 +122,6 @@ def test_a_value_that_is_not_there_fails_the_step_that_reads_it(lab: Lab) -> Non
     assert {"Eval", "NoFile"} < set(report.statuses)
 
 
-def test_a_failed_step_lets_running_ones_end_and_starts_nothing_new(lab: Lab) -> None:
-    steps = [
-        lab.processing("Failing", "raise SystemExit(1)"),
-        lab.processing("Running", "import time; time.sleep(0.5)"),
-        lab.processing("Next", "", DependsOn=["Running"]),
-        lab.processing("After", "", DependsOn=[{"Step": "Failing", "Trigger": "Completed"}]),
-    ]
-    report = lab.run(*steps)
-    assert (report.code, report.document["status"]) == (1, "Failed")
-    assert report.document["failure_reason"] == "Step failure: One or multiple steps failed."
-    assert report.statuses == {"Failing": "AlgorithmError: no output, exit code: 1", "Running": "Succeeded"}
-
-
-def test_no_more_steps_run_at_once_than_allowed(lab: Lab) -> None:
-    steps = [lab.processing(f"Step{number}", "import time; time.sleep(0.15)") for number in range(4)]
-    report = lab.run(*steps, options=["--parallel", 2])
-    rows = report.document["steps"]
-    overlaps = [sum(r["started"] <= row["started"] < r["ended"] for r in rows) for row in rows]
-    assert max(overlaps) == 2
-
-
 def test_models_are_registered_created_and_asked_for_a_batch(lab: Lab) -> None:
     server = """
         import http.server, os
@@ -283,3 +197,45 @@ def test_outputs_may_be_named_as_they_are_read(lab: Lab) -> None:
         "Second", "print(open('/opt/ml/processing/input/d/x').read())", inputs={"d": output_uri("First", "a b:c")}
     )
     assert lab.run(first, second).log("Second") == "it\n"
+
+
+LOST = "SageMaker.JOB_INTERNAL_ERROR"
+THROTTLED = {"ExceptionType": ["Step.THROTTLING"], "IntervalSeconds": 9}
+
+
+@pytest.mark.parametrize(
+    ("policies", "code", "waits"),
+    [
+        (
+            [{"ExceptionType": [LOST], "IntervalSeconds": 2, "BackoffRate": 1.5, "MaxAttempts": 3}],
+            LOST,
+            [2, 3, 4.5, None],
+        ),
+        ([{"ExceptionType": [LOST]}], LOST, [1, 2, 4, 8, 16, None]),  # the service's defaults
+        ([{"ExceptionType": [LOST], "IntervalSeconds": 30, "ExpireAfterMin": 1}], LOST, [30, None]),
+        ([THROTTLED], LOST, [None]),
+        ([{"ExceptionType": LOST}], LOST, [1]),  # one name, as the published schema has it
+        ([{"ExceptionType": LOST}], None, [None]),
+        ([THROTTLED, {"ExceptionType": [LOST, "x"]}], LOST, [1]),
+        ([], LOST, [None]),
+    ],
+)
+def test_the_first_policy_that_names_a_failure_says_how_often_and_when(
+    policies: list[dict[str, Any]], code: str | None, waits: list[float | None]
+) -> None:
+    assert [retry_wait(policies, code, used, time.monotonic()) for used in range(len(waits))] == waits
+
+
+def test_a_job_that_is_killed_is_tried_again_and_a_script_that_fails_is_not(lab: Lab) -> None:
+    killed = f"""
+        import os, signal
+        if not os.path.exists({str(lab.folder / "again")!r}):
+            open({str(lab.folder / "again")!r}, "w")
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    policies = [{"ExceptionType": [LOST], "IntervalSeconds": 1, "MaxAttempts": 2}]
+    steps = [lab.processing("Killed", killed, RetryPolicies=policies)]
+    steps.append(lab.processing("Fails", "raise SystemExit(3)", RetryPolicies=policies, DependsOn=["Killed"]))
+    report = lab.run(*steps)
+    assert report.statuses == {"Killed": "Succeeded", "Fails": "AlgorithmError: no output, exit code: 3"}
+    assert [report.record(name)["AttemptCount"] for name in ("Killed", "Fails")] == [2, 1]

@@ -142,9 +142,10 @@ class AwsTarget:
         """The function's log group."""
         return f"/aws/lambda/{self.placement.deploy_function}"
 
-    def endpoint_url(self, name: str) -> str | None:
-        """SageMaker Runtime's address."""
-        return f"https://runtime.sagemaker.{self.placement.region}.amazonaws.com/endpoints/{name}/invocations"
+    def endpoint_view(self, name: str, status: str) -> dict[str, str | None]:
+        """With SageMaker Runtime's address."""
+        url = f"https://runtime.sagemaker.{self.placement.region}.amazonaws.com/endpoints/{name}/invocations"
+        return {"name": name, "status": status, "url": url, "note": None}
 
 
 def aws_placement(config: "Config", client: Callable[[str], Any]) -> Placement:

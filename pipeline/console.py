@@ -242,8 +242,7 @@ def facts(document: Mapping[str, Any]) -> list[tuple[str, str]]:
         rows.append(("Model", f"{version}  {document['model_approval_status']}"))
     if document["endpoint"]:
         rows.append(("Endpoint", f"{document['endpoint']['name']}  {document['endpoint']['status']}"))
-        if document["endpoint"]["url"]:
-            rows.append(("", document["endpoint"]["url"]))
+        rows += [("", text) for text in (document["endpoint"]["url"], document["endpoint"]["note"]) if text]
     messages = [step["outputs"]["message"] for step in document["steps"] if "message" in step["outputs"]]
     for message in messages[-1:]:
         rows += zip(("Deployment", *[""] * len(message)), wrapped(message, WIDTH - LABEL - 1), strict=False)

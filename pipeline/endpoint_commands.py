@@ -18,14 +18,15 @@ def endpoints(arguments: Arguments) -> int:
     target = chosen_target(arguments, loaded(arguments), reads_only=True)
     rows = [
         {
-            "name": found["EndpointName"],
-            "status": found["EndpointStatus"],
+            **target.endpoint_view(found["EndpointName"], found["EndpointStatus"]),
             "created": found["CreationTime"].isoformat(timespec="seconds"),
-            "url": target.endpoint_url(found["EndpointName"]),
         }
         for found in control.endpoints(target)
     ]
     print_rows(arguments, rows, ("name", "status", "url"), "There is no endpoint.")
+    for row in rows:
+        if row["note"] and not arguments.json:
+            print(f"{row['name']}: {row['note']}")
     return 0
 
 

@@ -193,11 +193,22 @@ class LocalTarget:
         record = next((r for r in self.state.steps(execution_arn) if r["StepName"] == step_name), {})
         return self.log_of("", record["Job"]) if "Job" in record else None
 
-    def endpoint_url(self, name: str) -> str | None:
-        """The server's own address, while it runs."""
+    def endpoint_view(self, name: str, status: str) -> dict[str, str | None]:
+        """With the server's own address; Asleep if the server has ended, and how to wake it."""
+        from pipeline.local.sagemaker.endpoint_servers import is_asleep, port_of
+
         document = self.state.get("Endpoint", name)
-        server = (document or {}).get("Server")
-        return f"http://127.0.0.1:{server['port']}" if server else None
+        served = document if document and document["Server"] else None
+        note = (served or {}).get("PortNote")
+        if served and is_asleep(served):
+            note = f"It has ended idle; wake it with: run_pipeline.py invoke --endpoint {name} IMAGE"
+            status = "Asleep"
+        return {
+            "name": name,
+            "status": status,
+            "url": f"http://127.0.0.1:{port_of(served)}" if served else None,
+            "note": note,
+        }
 
 
 def deploy_environment(config: "Config", placement: Placement) -> dict[str, str]:

@@ -190,4 +190,4 @@ def deployed(target: Target, steps: list[dict[str, Any]]) -> dict[str, Any] | No
     found = control.endpoint(target, names[-1]) if names else None
     if found is None:
         return None
-    return {"name": names[-1], "status": found["EndpointStatus"], "url": target.endpoint_url(names[-1])}
+    return target.endpoint_view(names[-1], found["EndpointStatus"])

@@ -66,5 +66,5 @@ class Target(Protocol):
     def function_log(self, execution_arn: str, step_name: str) -> str | None:
         """Where a person finds the log of a Lambda step."""
 
-    def endpoint_url(self, name: str) -> str | None:
-        """Where the endpoint is reached."""
+    def endpoint_view(self, name: str, status: str) -> dict[str, str | None]:
+        """The endpoint's name, status, url and note: what a person is told of one that DescribeEndpoint calls so."""

@@ -12,6 +12,7 @@ from pipeline.local.engine.execution import Execution
 from pipeline.local.engine.runner_process import held_lock, lock_path
 from pipeline.local.sagemaker.api import LocalApi
 from pipeline.local.sagemaker.transform_jobs import run_job
+from pipeline.local.sagemaker.waking import waking
 from pipeline.local.sandbox.namespaces import adopt_orphans, die_with
 from pipeline.local.store.disk import DiskFull
 from pipeline.local.store.state import State
@@ -25,9 +26,10 @@ def main(kind: str, home: Path, name: str, parent: int | None) -> None:
     state = State(home)
     api = LocalApi(state)
     if kind == "transform":
-        asyncio.run(run_job(state, name, api))
+        with waking(home):
+            asyncio.run(run_job(state, name, api))
         return
-    with held_lock(lock_path(state, name)), contextlib.suppress(DiskFull):  # who looks at the execution says so
+    with held_lock(lock_path(state, name)), waking(home), contextlib.suppress(DiskFull):  # who looks at it says so
         asyncio.run(Execution(state, name, api).run())
 
 

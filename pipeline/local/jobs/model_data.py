@@ -47,6 +47,12 @@ def resolved_containers(
     return found_containers
 
 
+def is_direct(state: State, model_name: str) -> bool:
+    """Whether a request names the container that answers, instead of passing through all (InferenceExecutionConfig)."""
+    model = found(state, "Model", model_name, "model")
+    return bool(model.get("InferenceExecutionConfig", {}).get("Mode") == "Direct")
+
+
 def packaged_containers(state: State, container: Document) -> list[Document]:
     """The containers of a container's model package, with what the container itself says; or the container alone."""
     package_arn = container.get("ModelPackageName")

@@ -11,6 +11,7 @@ import contextlib
 import http.client
 import json
 import os
+import random
 import secrets
 import shutil
 import signal
@@ -18,6 +19,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,8 +41,12 @@ STOP_SECONDS = 10.0  # between SIGTERM and SIGKILL
 REASON_CHARACTERS = 500
 DEFAULT_PROGRAM = "inference.py"
 HANDLERS = {"model_fn", "input_fn", "predict_fn", "output_fn", "transform_fn"}
+LASTING_PORTS = range(20000, 32768)  # below those that Linux gives to connections
+BIND_SECONDS = 5.0  # that a forwarder waits for the port of a server which is about to end
+FORWARDER = Path(__file__).with_name("port_forwarder.py")
 OWN_SERVER = Path(__file__).with_name("inference_server.py")
 CUSTOM_ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
+TARGET_CONTAINER = "X-Amzn-SageMaker-Target-Container-Hostname"
 
 
 @dataclass(frozen=True)
@@ -210,11 +216,39 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def port_is_taken(server: Document) -> bool:
-    """Whether somebody listens on the server's port."""
-    with socket.socket() as probe:
-        probe.settimeout(PING_TIMEOUT_SECONDS)
-        return probe.connect_ex((HOST, server["port"])) == 0
+def lasting_port(taken: Collection[int | None]) -> int:
+    """A free port that no connection is given by chance later, and that none of `taken` is."""
+    candidates = random.sample(LASTING_PORTS, 200)
+    return next((port for port in candidates if port not in taken and is_free(port)), None) or free_port()
+
+
+def is_free(port: int) -> bool:
+    """Whether nobody listens on a port."""
+    with contextlib.suppress(OSError), socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((HOST, port))
+        return True
+    return False
+
+
+def forward(server: Document, port: int, listener: socket.socket | None = None) -> Document:
+    """Hand the connections of a port on to a server, by a process that ends with it; what is kept of that process.
+
+    Args:
+        listener: listens on the port already; None: the process waits a while for whoever has it.
+    """
+    numbers = (port, server["port"], server["pid"], BIND_SECONDS, *([listener.fileno()] if listener else []))
+    with Path(server["log"]).open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-I", str(FORWARDER), *map(str, numbers)],
+            env={"SM_MODEL_DIR": f"{server['folder']}/"},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=[listener.fileno()] if listener else [],
+        )
+    return {"pid": process.pid, "birth": birth(process.pid)}
 
 
 def is_running(server: Document | None) -> bool:
@@ -298,8 +332,10 @@ def request(
         connection.close()
 
 
-def stop(server: Document | None) -> None:
+def stop(server: Document | None, forwarder: Document | None = None) -> None:
     """Ask the process to end, which lets it finish what it has accepted; end it if it does not; remove its files."""
+    if forwarder:
+        send(forwarder, signal.SIGTERM)
     if not server:
         return
     deadline = time.monotonic() + STOP_SECONDS
@@ -309,8 +345,17 @@ def stop(server: Document | None) -> None:
             send(server, signal.SIGKILL)
         time.sleep(0.02)
     reap(server["pid"])
+    if forwarder:
+        reap(forwarder["pid"])
     end_processes(Path(server["folder"]))
     shutil.rmtree(server["folder"], ignore_errors=True)
+
+
+def end_forwarder(forwarder: Document | None) -> None:
+    """Free a port; what is connected is ended too."""
+    if forwarder:
+        send(forwarder, signal.SIGKILL)
+        reap(forwarder["pid"])
 
 
 def reap(pid: int) -> None:

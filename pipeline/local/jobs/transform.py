@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pipeline.definition.transform_request import transform_faults
 from pipeline.local.jobs import servers
-from pipeline.local.jobs.model_data import resolved_containers
+from pipeline.local.jobs.model_data import is_direct, resolved_containers
 from pipeline.local.jobs.runtime import Runtime, StepCall, StepFailure, StepResult, arn, now
 from pipeline.local.jobs.transform_records import RecordError, Records, read_records
 from pipeline.local.store.answers import RequestError
@@ -181,6 +181,10 @@ class Transform:
             "SAGEMAKER_MAX_PAYLOAD_IN_MB": str(self.request.get("MaxPayloadInMB", 6)),
             "SAGEMAKER_MAX_CONCURRENT_TRANSFORMS": str(self.request.get("MaxConcurrentTransforms", 0)),
         }
+        if is_direct(self.runtime.state, self.request["ModelName"]):
+            raise StepFailure(
+                "ClientError: a transform job calls a model's containers in turn, but its Mode is Direct."
+            )
         containers = resolved_containers(self.runtime.state, self.request["ModelName"], environment)
         server = servers.start(self.runtime.state, self.call.job_name, containers)
         deadline = time.monotonic() + servers.STARTUP_SECONDS

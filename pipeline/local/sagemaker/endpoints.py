@@ -1,28 +1,19 @@
 """Endpoints: a real HTTP server process for each.
 
-An endpoint's status is brought up to date whenever somebody looks: nobody has to run in the background. A server is
-healthy when `/ping` answers 200. An update starts the new server beside the old one and switches when it is healthy; if
-it never is, the old one stays, as after a rollback. A server that has ended (idle, or killed) is started again by the
-next request. Whoever starts or ends a server holds the endpoint's lock meanwhile.
+An update starts the new server beside the old one and switches when it is healthy; if it never is, the old one stays,
+as after a rollback. A server that has ended (idle, or killed) is started again by the next request.
 """
 
-import fcntl
 import shutil
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 from pipeline.local.jobs import servers
-from pipeline.local.jobs.model_data import resolved_containers
 from pipeline.local.jobs.runtime import ACCOUNT, arn, now
 from pipeline.local.sagemaker.capture import capture
+from pipeline.local.sagemaker.endpoint_servers import changing, in_service, new_port, refreshed, revived, start
 from pipeline.local.store.answers import RequestError, checked_name, chosen, found, invalid, listed, paged, unused
 from pipeline.local.store.state import Document, State
 from pipeline.local.store.storage import Storage
 
-ATTEMPTS = 3  # at a start that failed through nobody's fault
-POLL_SECONDS = 0.05
 SUMMARY = ("EndpointName", "EndpointArn", "CreationTime", "LastModifiedTime", "EndpointStatus")
 
 
@@ -32,6 +23,7 @@ def create_endpoint(state: State, request: Document) -> Document:
     config = found(state, "EndpointConfig", request["EndpointConfigName"], "endpoint configuration")
     with changing(state, name):
         unused(state, "Endpoint", name, "endpoint")
+        port = new_port(state)
         document = {
             **chosen(request, "EndpointName", "EndpointConfigName"),
             "EndpointArn": arn("endpoint", name),
@@ -39,7 +31,9 @@ def create_endpoint(state: State, request: Document) -> Document:
             "CreationTime": now(),
             "LastModifiedTime": now(),
             "Server": None,
-            "Pending": start(state, name, config),
+            "Pending": start(state, name, config, port=port),
+            "Port": port,
+            "Forwarder": None,
         }
         state.put("Endpoint", name, document)
     return chosen(document, "EndpointArn")
@@ -70,8 +64,8 @@ def delete_endpoint(state: State, request: Document) -> Document:
     with changing(state, name):
         document = found(state, "Endpoint", name, "endpoint")
         state.delete("Endpoint", name)
-        for server in (document["Server"], document["Pending"]):
-            servers.stop(server)
+        servers.stop(document["Server"], document.get("Forwarder"))
+        servers.stop(document["Pending"])
         servers.end_strays(state, name)
         shutil.rmtree(servers.folder_of(state, name), ignore_errors=True)
     return {}
@@ -147,138 +141,3 @@ def keep(state: State, name: str, request: tuple[dict[str, str], bytes], answer:
 def variant(state: State, name: str) -> str:
     """The variant that answers."""
     return str((found(state, "Endpoint", name, "endpoint")["Server"] or {}).get("variant", ""))
-
-
-def in_service(state: State, name: str) -> Document:
-    """The endpoint's server once it can answer, waiting for a start in progress.
-
-    Raises:
-        RequestError: it failed.
-    """
-    while True:
-        document = refreshed(state, name)
-        if server := document["Server"]:
-            return server if servers.is_running(server) else revived(state, name)
-        if document["EndpointStatus"] == "Failed":
-            reason = document.get("FailureReason", "")
-            raise RequestError("ValidationError", f"Endpoint {name!r} is Failed. {reason}".strip())
-        time.sleep(POLL_SECONDS)
-
-
-def revived(state: State, name: str) -> Document:
-    """The endpoint's server, started again unless it runs, and healthy.
-
-    Raises:
-        RequestError: it does not come up.
-    """
-    began = now()
-    while True:
-        server = running_server(state, name)
-        if wait_until_healthy(server):
-            return server
-        if server["started"] >= began:  # else it was about to end when it was looked at
-            servers.stop(server)
-            reason = servers.failure(server)
-            raise RequestError("ServiceUnavailable", f"Endpoint {name!r} did not start again: {reason}", 503)
-
-
-def running_server(state: State, name: str) -> Document:
-    """The endpoint's server; started again if its process has ended."""
-    with changing(state, name):
-        document = found(state, "Endpoint", name, "endpoint")
-        server: Document = document["Server"]
-        if not servers.is_running(server):
-            servers.stop(server)
-            config = found(state, "EndpointConfig", document["EndpointConfigName"], "endpoint configuration")
-            server = start(state, name, config)
-            state.change("Endpoint", name, lambda current: current.update(Server=server))
-    return server
-
-
-def wait_until_healthy(server: Document) -> bool:
-    """Whether the server becomes healthy in time."""
-    while servers.is_running(server) and not is_late(server):
-        if servers.is_healthy(server):
-            return True
-        time.sleep(POLL_SECONDS)
-    return False
-
-
-def refreshed(state: State, name: str) -> Document:
-    """The endpoint, its status brought up to date with its pending server."""
-    document = found(state, "Endpoint", name, "endpoint")
-    pending = document["Pending"]
-    if not pending:
-        return document
-    healthy = servers.is_healthy(pending)
-    if not healthy and servers.is_running(pending) and not is_late(pending):
-        return document
-    with changing(state, name):
-        current = found(state, "Endpoint", name, "endpoint")
-        if current["Pending"] != pending:  # somebody else was quicker
-            return current
-        return switched(state, current) if healthy else given_up(state, current)
-
-
-def switched(state: State, document: Document) -> Document:
-    """The pending server serves; the one before it ends."""
-    pending, old = document["Pending"], document["Server"]
-    changed = state.change(
-        "Endpoint",
-        document["EndpointName"],
-        lambda current: current.update(
-            EndpointStatus="InService",
-            Server=pending,
-            EndpointConfigName=pending["config"],
-            Pending=None,
-            LastModifiedTime=now(),
-        ),
-    )
-    servers.stop(old)
-    return changed
-
-
-def given_up(state: State, document: Document) -> Document:
-    """The pending server did not become healthy: the one before it stays, unless it is worth another attempt."""
-    pending, name = document["Pending"], document["EndpointName"]
-    servers.stop(pending)
-    if pending["attempt"] < ATTEMPTS and is_blameless(pending):
-        config = found(state, "EndpointConfig", pending["config"], "endpoint configuration")
-        again = start(state, name, config, attempt=pending["attempt"] + 1)
-        return state.change("Endpoint", name, lambda current: current.update(Pending=again))
-    status = "InService" if document["Server"] else "Failed"
-    changes = {"EndpointStatus": status, "FailureReason": servers.failure(pending), "Pending": None}
-    return state.change("Endpoint", name, lambda current: current.update(changes, LastModifiedTime=now()))
-
-
-def is_blameless(server: Document) -> bool:
-    """Whether another program took the port meanwhile, or nobody looked until the server had been idle long enough."""
-    return servers.port_is_taken(server) or now() - server["started"] > float(server["idle_seconds"])
-
-
-def is_late(server: Document) -> bool:
-    """Whether the server has had its time to become healthy."""
-    return now() - float(server["started"]) > float(server["startup_seconds"])
-
-
-def start(state: State, endpoint_name: str, config: Document, attempt: int = 1) -> Document:
-    """A server process for the first variant's model: what the `Endpoint` document keeps of it."""
-    variant = config["ProductionVariants"][0]
-    containers = resolved_containers(state, variant["ModelName"])
-    return {
-        "config": config["EndpointConfigName"],
-        "variant": variant["VariantName"],
-        "startup_seconds": variant.get("ContainerStartupHealthCheckTimeoutInSeconds", servers.STARTUP_SECONDS),
-        "attempt": attempt,
-        **servers.start(state, endpoint_name, containers),
-    }
-
-
-@contextmanager
-def changing(state: State, name: str) -> Iterator[None]:
-    """Hold the endpoint's lock: one process at a time starts or ends its servers."""
-    path: Path = state.home / "locks" / f"endpoint-{name}"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield

@@ -5,7 +5,7 @@ import re
 from urllib.parse import unquote, urlsplit
 
 from pipeline.local.jobs import functions
-from pipeline.local.jobs.servers import CUSTOM_ATTRIBUTES
+from pipeline.local.jobs.servers import CUSTOM_ATTRIBUTES, TARGET_CONTAINER
 from pipeline.local.sagemaker import endpoints
 from pipeline.local.sagemaker.api import LocalApi
 from pipeline.local.sagemaker.capture import INFERENCE_ID
@@ -20,7 +20,7 @@ def answer_runtime(state: State, request: HttpRequest) -> Reply:
         raise RequestError(
             "ValidationError", f"The local target does not answer sagemaker-runtime:{request.operation}."
         )
-    handed_on = ("Content-Type", "Accept", CUSTOM_ATTRIBUTES, INFERENCE_ID)
+    handed_on = ("Content-Type", "Accept", CUSTOM_ATTRIBUTES, INFERENCE_ID, TARGET_CONTAINER)
     headers = {name: request.headers[name.lower()] for name in handed_on if name.lower() in request.headers}
     name = unquote(match[1])
     answer = endpoints.invoke_endpoint(state, name, request.body, headers)

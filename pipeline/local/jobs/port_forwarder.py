@@ -1,0 +1,83 @@
+"""Hands the connections of an endpoint's port on to its server, where that listens on another.
+
+    python port_forwarder.py PORT SERVER_PORT SERVER_PID BIND_SECONDS [LISTENER]
+
+That is so after an update, when the new server was started beside the old one, and when a connection has woken the
+endpoint: LISTENER is then the file descriptor on which that connection waits. It ends with the server. On SIGTERM it
+frees the port, and what is connected goes on.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+
+HOST = "127.0.0.1"
+POLL_SECONDS = 0.02
+
+
+async def listener_of(port: int, bind_seconds: float) -> socket.socket:
+    """The listening socket, once who has the port lets go of it; the process ends if that takes too long."""
+    deadline = asyncio.get_running_loop().time() + bind_seconds
+    while True:
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((HOST, port))
+            listener.listen(128)
+            return listener
+        except OSError as problem:
+            listener.close()
+            if asyncio.get_running_loop().time() > deadline:
+                sys.exit(f"Port {port} cannot be had: {problem}")
+        await asyncio.sleep(POLL_SECONDS)
+
+
+async def ready(port: int) -> None:
+    """Wait until the server's /ping answers 200."""
+    while True:
+        with contextlib.suppress(OSError):
+            reader, writer = await asyncio.open_connection(HOST, port)
+            writer.write(b"GET /ping HTTP/1.0\r\n\r\n")
+            status = await reader.readline()
+            writer.close()
+            if status.split()[1:2] == [b"200"]:
+                return
+        await asyncio.sleep(POLL_SECONDS)
+
+
+async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """One direction of a connection, to its end."""
+    with contextlib.suppress(OSError):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+        writer.write_eof()
+
+
+async def main(port: int, server_port: int, server_pid: int, bind_seconds: float, inherited: int | None) -> None:
+    """Forward until the server ends."""
+    ended, loop = asyncio.Event(), asyncio.get_running_loop()
+    loop.add_reader(os.pidfd_open(server_pid), ended.set)
+    listener = socket.socket(fileno=inherited) if inherited is not None else await listener_of(port, bind_seconds)
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError), contextlib.closing(writer):
+            to_reader, to_writer = await asyncio.open_connection(HOST, server_port)
+            with contextlib.closing(to_writer):
+                await asyncio.gather(copy(reader, to_writer), copy(to_reader, writer))
+
+    waiting = asyncio.create_task(ready(server_port))
+    await asyncio.wait([waiting, asyncio.create_task(ended.wait())], return_when=asyncio.FIRST_COMPLETED)
+    if not ended.is_set():
+        server = await asyncio.start_server(forward, sock=listener)
+        loop.add_signal_handler(signal.SIGTERM, server.close)
+        await ended.wait()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    port, server_port, server_pid, seconds, *more = sys.argv[1:]
+    asyncio.run(main(int(port), int(server_port), int(server_pid), float(seconds), int(more[0]) if more else None))

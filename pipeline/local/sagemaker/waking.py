@@ -1,0 +1,70 @@
+"""Wakes endpoints at the first connection, as long as a process of ours runs that does something else.
+
+It listens on the ports of those whose server has ended. A connection is not accepted here: it waits at the listening
+socket, which a forwarder to the server that is started takes over, so no request is lost.
+"""
+
+import contextlib
+import select
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.errors import PipelineError
+from pipeline.local.jobs.servers import HOST
+from pipeline.local.sagemaker.endpoint_servers import is_asleep, port_of, running_server
+from pipeline.local.store.state import State
+
+LOOK_SECONDS = 0.5
+
+
+@contextmanager
+def waking(home: Path) -> Iterator[None]:
+    """Wake the home's endpoints during the block."""
+    asked, ask = socket.socketpair()
+    thread = threading.Thread(target=watch, args=(home, asked), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ask.close()
+        thread.join()
+        asked.close()
+
+
+def watch(home: Path, asked: socket.socket) -> None:
+    """Listen for endpoints that are asleep until `asked` is closed at its other end."""
+    state = State(home)
+    listeners: dict[str, socket.socket] = {}
+    try:
+        is_over = False
+        while not is_over:
+            with contextlib.suppress(PipelineError):  # whoever else has to do with the state will say what is wrong
+                listen(state, listeners)
+            ready, _, _ = select.select([asked, *listeners.values()], [], [], LOOK_SECONDS)
+            is_over = asked in ready
+            for name in [name for name, listener in listeners.items() if listener in ready]:
+                with listeners.pop(name) as listener, contextlib.suppress(PipelineError, OSError):
+                    running_server(state, name, listener)
+    finally:
+        for listener in listeners.values():
+            listener.close()
+        state.close()
+
+
+def listen(state: State, listeners: dict[str, socket.socket]) -> None:
+    """Listen for each endpoint that is asleep now, and for no other."""
+    ports = {found["EndpointName"]: port_of(found) for found in state.all("Endpoint") if is_asleep(found)}
+    for name in listeners.keys() - ports.keys():
+        listeners.pop(name).close()
+    for name in ports.keys() - listeners.keys():
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((HOST, ports[name]))
+            listener.listen(128)
+            listeners[name] = listener
+        except OSError:  # somebody has the port: another process of ours that does the same, or none of ours
+            listener.close()

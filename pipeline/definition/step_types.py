@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.definition import runnable
-from pipeline.definition.transform_request import transform_faults
+from pipeline.definition.serving_requests import endpoint_config_faults, transform_faults
 
 JOB_MEMBERS = ("CacheConfig", "RetryPolicies")
 
@@ -87,7 +87,7 @@ _ALL = (
     StepType(
         "EndpointConfig", "CreateEndpointConfig", None, ("DescribeEndpointConfig",),
         members=("CacheConfig",), metadata="EndpointConfig", arn_kind="endpoint-config",
-        needs=("EndpointConfigName", "ProductionVariants"),
+        needs=("EndpointConfigName", "ProductionVariants"), rule=endpoint_config_faults,
     ),
     StepType(
         "Endpoint", "CreateEndpoint", None, ("DescribeEndpoint",),

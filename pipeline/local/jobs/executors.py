@@ -1,5 +1,6 @@
 """One coroutine a step type: runs a step whose expressions are resolved. Condition and Fail steps are the runner's."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -12,18 +13,20 @@ from pipeline.local.jobs.training import run_training
 from pipeline.local.jobs.transform import run_transform
 from pipeline.local.jobs.tuning import run_tuning
 from pipeline.local.store.answers import RequestError
+from pipeline.local.store.state import Document
 
 Executor = Callable[[StepCall, Runtime], Awaitable[StepResult]]
 DESCRIBED_BY = {
     "Model": "ModelName",
     "RegisterModel": "ModelPackageName",
     "EndpointConfig": "EndpointConfigName",
-    "Endpoint": "EndpointName",
 }
+IN_MOTION = ("Creating", "Updating")
+POLL_SECONDS = 0.05
 
 
 async def run_request(call: StepCall, runtime: Runtime) -> StepResult:
-    """A step that is one request: Model, RegisterModel, EndpointConfig or Endpoint. Its properties are described.
+    """A step that is one request: Model, RegisterModel or EndpointConfig. Its properties are described.
 
     Raises:
         StepFailure: the request was refused.
@@ -38,6 +41,33 @@ async def run_request(call: StepCall, runtime: Runtime) -> StepResult:
     except RequestError as problem:
         raise StepFailure(f"ClientError: {problem}") from problem
     return StepResult(properties, {str(step_type.metadata): {"Arn": resource_arn}})
+
+
+async def run_endpoint(call: StepCall, runtime: Runtime) -> StepResult:
+    """An Endpoint step: creates the endpoint, or updates the one of that name, and waits until it is in service.
+
+    Source: EndpointStep of the SDK, "the pipeline chooses create-vs-update based on endpoint existence".
+
+    Raises:
+        StepFailure: the request was refused, or the server does not come up.
+    """
+    wanted = {"EndpointName": call.arguments["EndpointName"]}
+
+    def ask(operation: str, request: Document) -> Document:
+        return runtime.api.call("sagemaker", operation, request)
+
+    try:
+        known = ask("ListEndpoints", {"NameContains": wanted["EndpointName"]})["Endpoints"]
+        exists = any(found["EndpointName"] == wanted["EndpointName"] for found in known)
+        request = {name: value for name, value in call.arguments.items() if name != "Tags" or not exists}
+        metadata = {"Endpoint": {"Arn": ask("UpdateEndpoint" if exists else "CreateEndpoint", request)["EndpointArn"]}}
+        while (found := await asyncio.to_thread(ask, "DescribeEndpoint", wanted))["EndpointStatus"] in IN_MOTION:
+            await asyncio.sleep(POLL_SECONDS)
+    except RequestError as problem:
+        raise StepFailure(f"ClientError: {problem}") from problem
+    if found["EndpointStatus"] != "InService" or "FailureReason" in found:
+        raise StepFailure(f"ClientError: {found.get('FailureReason')}", metadata=metadata)
+    return StepResult(found, metadata)
 
 
 async def run_lambda(call: StepCall, runtime: Runtime) -> StepResult:
@@ -68,6 +98,6 @@ EXECUTORS: dict[str, Executor] = {
     "Model": run_request,
     "RegisterModel": run_request,
     "EndpointConfig": run_request,
-    "Endpoint": run_request,
+    "Endpoint": run_endpoint,
     "Lambda": run_lambda,
 }

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from pipeline.definition.transform_request import transform_faults
+from pipeline.definition.serving_requests import transform_faults
 from pipeline.local.jobs import servers
 from pipeline.local.jobs.model_data import is_direct, resolved_containers
 from pipeline.local.jobs.runtime import Runtime, StepCall, StepFailure, StepResult, arn, now

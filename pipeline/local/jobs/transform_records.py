@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.definition.transform_request import (
+from pipeline.definition.serving_requests import (
     DEFAULT_PAYLOAD_MEGABYTES,
     FORMATS,
     FilterError,

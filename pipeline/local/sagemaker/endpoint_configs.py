@@ -1,13 +1,16 @@
 """Endpoint configurations."""
 
+from pipeline.definition.serving_requests import endpoint_config_faults
 from pipeline.local.jobs.runtime import arn, now
-from pipeline.local.store.answers import checked_name, chosen, found, listed, paged, unused
+from pipeline.local.store.answers import checked_name, chosen, found, invalid, listed, paged, unused
 from pipeline.local.store.state import Document, State
 
 
 def create_endpoint_config(state: State, request: Document) -> Document:
     """CreateEndpointConfig."""
     name = checked_name(request, "EndpointConfigName")
+    if faults := list(endpoint_config_faults(request)):
+        raise invalid(f"EndpointConfig {name!r} {faults[0]}")
     for variant in request["ProductionVariants"]:
         found(state, "Model", variant.get("ModelName", ""), "model")
     document = {**request, "EndpointConfigArn": arn("endpoint-config", name), "CreationTime": now()}

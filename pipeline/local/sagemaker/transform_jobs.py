@@ -10,7 +10,7 @@ import os
 import signal
 from pathlib import Path
 
-from pipeline.definition.transform_request import transform_faults
+from pipeline.definition.serving_requests import transform_faults
 from pipeline.local.engine.runner_process import runner_pid, spawn_detached, taken_lock
 from pipeline.local.jobs import servers
 from pipeline.local.jobs.runtime import Runtime, StepCall, StepFailure, arn, now

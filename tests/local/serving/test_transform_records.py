@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.definition.transform_request import FilterError, filtered, read_filter, transform_faults
+from pipeline.definition.serving_requests import FilterError, filtered, read_filter, transform_faults
 from pipeline.local.jobs.transform_records import RecordError, read_records
 
 CASES = Path(__file__).parent / "cases"

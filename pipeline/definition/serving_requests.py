@@ -1,4 +1,4 @@
-"""What a CreateTransformJob request may ask for here, and the JSONPath of its filters.
+"""What CreateTransformJob and CreateEndpointConfig may ask for here, and the JSONPath of a transform job's filters.
 
 Sources: the API's CreateTransformJob, TransformInput, TransformOutput and DataProcessing; AWS guide, "batch-transform"
 and "batch-transform-data-processing", whose table of operators is the whole of this JSONPath.
@@ -135,6 +135,23 @@ def transform_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
         yield "has a DataCaptureConfig, which transform jobs do not follow here; leave it out."
     yield from payload_faults(arguments)
     yield from filter_faults(arguments)
+
+
+def endpoint_config_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
+    """Why an endpoint configuration could not be served here; a serverless variant is served as any other."""
+    variants = arguments.get("ProductionVariants")
+    variants = variants if isinstance(variants, list) else []
+    if len(variants) > 1:
+        yield f"has {len(variants)} ProductionVariants, but an endpoint has one server here; give it one variant."
+    if variants and not at(variants[0], "ModelName"):
+        yield "has a variant without ModelName; inference components are not served here, so name a model."
+    for name, why in (
+        ("AsyncInferenceConfig", "requests are answered at once here; leave it out, and call InvokeEndpoint"),
+        ("ShadowProductionVariants", "an endpoint has one server here; leave them out"),
+        ("ExplainerConfig", "Clarify's image is AWS's; leave it out"),
+    ):
+        if arguments.get(name):
+            yield f"has {name}, but {why}."
 
 
 def payload_faults(arguments: Mapping[str, Any]) -> Iterator[str]:

@@ -1,0 +1,231 @@
+"""An endpoint's server and port: killed, idle, asleep, woken, moved, ended with its endpoint."""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from pipeline.local.jobs import servers
+from pipeline.local.sagemaker.waking import waking
+from tests.local.samples import ROOT, model_archive, processes_of, run_cli, wait_until
+from tests.local.serving.serving_home import Home, message, refusal
+
+
+def served(home, name="m", **environment):
+    """An endpoint in service."""
+    home.plain(name, **environment)
+    home.create(name)
+    home.settled()
+    return home.server()
+
+
+def listed(home):
+    """The row of `endpoints --json`, and what a person sees."""
+    [row] = json.loads(run_cli("endpoints", "--json", "--home", home.folder).stdout)
+    return row, run_cli("endpoints", "--home", home.folder).stdout
+
+
+def post(port, body=b"x"):
+    """A request of plain HTTP to an endpoint's port."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection.request("POST", "/invocations", body)
+    said = json.loads(connection.getresponse().read())
+    connection.close()
+    return said
+
+
+def test_a_killed_server_is_started_again_by_the_next_invocations(home):
+    first = served(home, SECONDS_TO_START="0.3")
+    os.kill(first["pid"], signal.SIGKILL)
+    assert home.describe()["EndpointStatus"] == "InService"
+    answers: list[int] = []
+    homes = [Home(home.folder) for _ in range(4)]
+    threads = [threading.Thread(target=lambda mine=mine: answers.append(mine.invoke()["pid"])) for mine in homes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(answers) == 4
+    assert set(answers) == {home.server()["pid"]} != {first["pid"]}
+    assert len(processes_of(home.folder)) == 1
+    assert home.server()["port"] == first["port"]
+    assert not Path(first["folder"]).exists()
+    refused = refusal(home.invoke, b"crash 1")["Error"]
+    assert refused["Code"] == "ServiceUnavailable"
+    assert refused["Message"] == "The server of endpoint 'ep' does not answer."
+    assert home.invoke()["model"] == "m"
+
+
+def test_an_idle_endpoint_is_asleep_and_the_next_invocation_wakes_it_at_its_port(home):
+    home.state.put("Settings", "endpoints", {"idle_seconds": 1.5})
+    first = served(home)
+    url = f"http://127.0.0.1:{first['port']}"
+    row, shown = listed(home)
+    assert (row["status"], row["url"], row["note"]) == ("InService", url, None)
+    wait_until(lambda: not servers.is_running(first))
+    row, shown = listed(home)
+    assert (row["status"], row["url"]) == ("Asleep", url)
+    assert "ep: It has ended idle; wake it with: run_pipeline.py invoke --endpoint ep IMAGE" in shown
+    assert home.describe()["EndpointStatus"] == "InService"  # the API has no other word
+    assert home.invoke()["pid"] != first["pid"]
+    assert (home.server()["port"], post(first["port"])["model"]) == (first["port"], "m")
+
+
+def test_a_server_that_was_idle_before_anybody_looked_at_it_has_not_failed(home):
+    home.state.put("Settings", "endpoints", {"idle_seconds": 0.7})
+    home.plain("m")
+    home.create("m")
+    wait_until(lambda: not processes_of(home.folder))
+    assert home.describe()["EndpointStatus"] == "Creating"
+    assert home.invoke()["model"] == "m"
+    assert home.describe()["EndpointStatus"] == "InService"
+
+
+def test_a_connection_wakes_an_endpoint_while_a_process_of_ours_runs(home):
+    first = served(home, SECONDS_TO_START="0.3")
+    os.kill(first["pid"], signal.SIGKILL)
+    with waking(home.folder):
+        wait_until(lambda: not servers.is_free(first["port"]))
+        answers: list[str] = []
+        threads = [threading.Thread(target=lambda: answers.append(post(first["port"])["model"])) for _ in range(5)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert answers == ["m"] * 5
+    assert post(first["port"])["pid"] == home.server()["pid"]  # and serves on without that process
+    os.kill(home.server()["pid"], signal.SIGKILL)
+    wait_until(lambda: not processes_of(home.folder))
+    assert servers.is_free(first["port"])
+    with waking(home.folder):  # whoever else starts the server meanwhile gets the port all the same
+        wait_until(lambda: not servers.is_free(first["port"]))
+        assert home.invoke()["model"] == "m"
+        assert post(first["port"])["model"] == "m"
+    wait_until(lambda: home.describe() and post(first["port"])["model"] == "m")
+
+
+def test_a_run_in_progress_wakes_an_endpoint(home):
+    first = served(home)
+    os.kill(first["pid"], signal.SIGKILL)
+    script = f"""
+import http.client
+connection = http.client.HTTPConnection("127.0.0.1", {first["port"]})
+import time
+for attempt in range(100):
+    try:
+        connection.request("POST", "/invocations", b"x")
+        break
+    except OSError:
+        time.sleep(0.1)
+print(connection.getresponse().status)
+"""
+    specification = {"ImageUri": "any", "ContainerEntrypoint": ["python3", "-c", script]}
+    cluster = {"InstanceType": "ml.m5.large", "InstanceCount": 1, "VolumeSizeInGB": 1}
+    request = {"AppSpecification": specification, "ProcessingResources": {"ClusterConfig": cluster}, "RoleArn": "r"}
+    step = {"Name": "Ask", "Type": "Processing", "Arguments": request}
+    file = home.folder.parent / "definition.json"
+    file.write_text(json.dumps({"Version": "2020-12-01", "Steps": [step]}))
+    done = run_cli("run", "--definition", file, "--home", home.folder, "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert post(first["port"])["model"] == "m"
+
+
+def test_the_port_stays_over_updates_and_what_takes_it_is_told(home):
+    first = served(home, "old")
+    port = first["port"]
+    home.plain("new")
+    over, answers, lost = threading.Event(), [], []
+
+    def ask() -> None:
+        while not over.is_set():
+            try:
+                answers.append(post(port)["model"])
+            except ConnectionRefusedError:
+                lost.append(1)  # the moment between the two servers
+            except OSError as problem:
+                lost.append(problem)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    wait_until(lambda: answers)
+    for name in ("new", "old"):
+        home.update(name)
+        home.settled()
+        wait_until(lambda name=name: answers[-1] == name)
+        assert listed(home)[0]["url"] == f"http://127.0.0.1:{port}"
+    over.set()
+    thread.join()
+    os.kill(home.server()["pid"], signal.SIGKILL)
+    wait_until(lambda: servers.is_free(port) and not processes_of(home.folder))
+    with socket.create_server(("127.0.0.1", port)):
+        servers_seconds, servers.BIND_SECONDS = servers.BIND_SECONDS, 0.2
+        assert home.invoke()["model"] == "old"
+        servers.BIND_SECONDS = servers_seconds
+        wait_until(lambda: listed(home)[0]["note"])
+        row, shown = listed(home)
+        assert row["url"] == f"http://127.0.0.1:{home.server()['port']}" != f"http://127.0.0.1:{port}"
+        assert f"Another program has taken port {port}, so the endpoint has port" in shown
+
+
+def test_a_server_that_does_not_come_up_again_is_told_and_ended(home):
+    first = served(home)
+    os.kill(first["pid"], signal.SIGKILL)
+    code = model_archive("m", **{"code/serve.py": "raise SystemExit('the disk is full')"})
+    home.storage.write("s3://bucket/m/model.tar.gz", code)
+    refused = refusal(home.invoke)["Error"]
+    assert refused["Code"] == "ServiceUnavailable"
+    assert "'ep' did not start again: The server did not pass /ping: the disk is full (log: " in refused["Message"]
+    assert not processes_of(home.folder)
+    home.storage.write("s3://bucket/m/model.tar.gz", model_archive("m"))
+    assert home.invoke()["model"] == "m"
+
+
+def test_a_server_outlives_the_process_that_started_it_and_knows_nothing_of_it(home):
+    home.plain("m")
+    code = (
+        "import boto3, sys; from pathlib import Path; from pipeline.local.sagemaker.session import local_session; "
+        "from pipeline.local.store.state import State; "
+        "client = local_session(State(Path(sys.argv[1]))).client('sagemaker'); "
+        "client.create_endpoint(EndpointName='ep', EndpointConfigName='m')"
+    )
+    secrets = {
+        "LOCAL_JOB_NAME": "pipelines-abc-Deploy-xyz",
+        "AWS_SESSION_TOKEN": "secret",
+        "AWS_PROFILE": "mine",
+        "SM_CHANNEL_TRAIN": "/nowhere",
+        "GITHUB_TOKEN": "secret",
+    }
+    settings = {**os.environ, "PYTHONPATH": str(ROOT), **secrets}
+    subprocess.run([sys.executable, "-c", code, str(home.folder)], env=settings, cwd=ROOT, check=True)
+    assert home.settled()["EndpointStatus"] == "InService"
+    seen = home.invoke()["environment"]
+    assert secrets.keys().isdisjoint(seen)
+    assert str(ROOT) not in seen["PYTHONPATH"].split(os.pathsep)
+    assert seen["HOME"].startswith(str(home.folder))
+    assert (seen["AWS_REGION"], seen["AWS_ACCESS_KEY_ID"]) == ("us-east-1", "local")
+
+
+def test_deleting_ends_whatever_serves_the_endpoint(home, monkeypatch):
+    monkeypatch.setattr(servers, "STOP_SECONDS", 0.3)
+    stubborn = served(home, MODE="stubborn")
+    home.delete()
+    assert not servers.is_running(stubborn)
+    home.plain("old")
+    home.plain("new", SECONDS_TO_START="20")
+    home.create("new", "young")
+    home.create("old")
+    home.settled()
+    home.update("new")
+    wait_until(lambda: len(processes_of(home.folder)) == 3)
+    server = home.server()
+    home.state.change("Endpoint", "ep", lambda document: document.update(Server=None))  # its starter was killed
+    home.delete("young")
+    home.delete()
+    wait_until(lambda: not processes_of(home.folder))
+    assert not servers.is_running(server)
+    assert message(home.invoke) == "Endpoint ep of account 000000000000 not found."

@@ -139,6 +139,10 @@ def server_command(container: Document, model: Path) -> tuple[list[str], Path | 
     """
     variables, image = container.get("Environment", {}), str(container.get("Image", ""))
     name = variables.get("SAGEMAKER_PROGRAM", DEFAULT_PROGRAM)
+    if container.get("Mode") == "MultiModel":
+        raise invalid(
+            "The model's container has the Mode MultiModel, whose server is its image's; make a model for each."
+        )
     if not name:
         raise invalid(
             "The model's SAGEMAKER_PROGRAM is empty, which the inference toolkits take for a module without a name; "

@@ -182,9 +182,7 @@ class Transform:
             "SAGEMAKER_MAX_CONCURRENT_TRANSFORMS": str(self.request.get("MaxConcurrentTransforms", 0)),
         }
         if is_direct(self.runtime.state, self.request["ModelName"]):
-            raise StepFailure(
-                "ClientError: a transform job calls a model's containers in turn, but its Mode is Direct."
-            )
+            raise StepFailure("ClientError: a transform job calls containers in turn, but the model's Mode is Direct.")
         containers = resolved_containers(self.runtime.state, self.request["ModelName"], environment)
         server = servers.start(self.runtime.state, self.call.job_name, containers)
         deadline = time.monotonic() + servers.STARTUP_SECONDS

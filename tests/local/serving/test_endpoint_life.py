@@ -24,6 +24,11 @@ def served(home, name="m", **environment):
     return home.server()
 
 
+def kill(server):
+    os.kill(server["pid"], signal.SIGKILL)
+    wait_until(lambda: not servers.is_running(server))
+
+
 def listed(home):
     """The row of `endpoints --json`, and what a person sees."""
     [row] = json.loads(run_cli("endpoints", "--json", "--home", home.folder).stdout)
@@ -41,7 +46,7 @@ def post(port, body=b"x"):
 
 def test_a_killed_server_is_started_again_by_the_next_invocations(home):
     first = served(home, SECONDS_TO_START="0.3")
-    os.kill(first["pid"], signal.SIGKILL)
+    kill(first)
     assert home.describe()["EndpointStatus"] == "InService"
     answers: list[int] = []
     homes = [Home(home.folder) for _ in range(4)]
@@ -88,7 +93,7 @@ def test_a_server_that_was_idle_before_anybody_looked_at_it_has_not_failed(home)
 
 def test_a_connection_wakes_an_endpoint_while_a_process_of_ours_runs(home):
     first = served(home, SECONDS_TO_START="0.3")
-    os.kill(first["pid"], signal.SIGKILL)
+    kill(first)
     with waking(home.folder):
         wait_until(lambda: not servers.is_free(first["port"]))
         answers: list[str] = []
@@ -99,9 +104,9 @@ def test_a_connection_wakes_an_endpoint_while_a_process_of_ours_runs(home):
             thread.join()
         assert answers == ["m"] * 5
     assert post(first["port"])["pid"] == home.server()["pid"]  # and serves on without that process
-    os.kill(home.server()["pid"], signal.SIGKILL)
+    kill(home.server())
     wait_until(lambda: not processes_of(home.folder))
-    assert servers.is_free(first["port"])
+    wait_until(lambda: servers.is_free(first["port"]))
     with waking(home.folder):  # whoever else starts the server meanwhile gets the port all the same
         wait_until(lambda: not servers.is_free(first["port"]))
         assert home.invoke()["model"] == "m"
@@ -111,7 +116,7 @@ def test_a_connection_wakes_an_endpoint_while_a_process_of_ours_runs(home):
 
 def test_a_run_in_progress_wakes_an_endpoint(home):
     first = served(home)
-    os.kill(first["pid"], signal.SIGKILL)
+    kill(first)
     script = f"""
 import http.client
 connection = http.client.HTTPConnection("127.0.0.1", {first["port"]})
@@ -135,38 +140,21 @@ print(connection.getresponse().status)
     assert post(first["port"])["model"] == "m"
 
 
-def test_the_port_stays_over_updates_and_what_takes_it_is_told(home):
+def test_the_port_stays_over_updates_and_what_takes_it_is_told(home, monkeypatch):
+    monkeypatch.setattr(servers, "BIND_SECONDS", 0.5)
     first = served(home, "old")
     port = first["port"]
     home.plain("new")
-    over, answers, lost = threading.Event(), [], []
-
-    def ask() -> None:
-        while not over.is_set():
-            try:
-                answers.append(post(port)["model"])
-            except ConnectionRefusedError:
-                lost.append(1)  # the moment between the two servers
-            except OSError as problem:
-                lost.append(problem)
-
-    thread = threading.Thread(target=ask)
-    thread.start()
-    wait_until(lambda: answers)
     for name in ("new", "old"):
         home.update(name)
         home.settled()
-        wait_until(lambda name=name: answers[-1] == name)
-        assert listed(home)[0]["url"] == f"http://127.0.0.1:{port}"
-    over.set()
-    thread.join()
-    os.kill(home.server()["pid"], signal.SIGKILL)
+        wait_until(lambda: not servers.is_free(port))
+        assert post(port)["model"] == name
+    kill(home.server())
     wait_until(lambda: servers.is_free(port) and not processes_of(home.folder))
     with socket.create_server(("127.0.0.1", port)):
-        servers_seconds, servers.BIND_SECONDS = servers.BIND_SECONDS, 0.2
         assert home.invoke()["model"] == "old"
-        servers.BIND_SECONDS = servers_seconds
-        wait_until(lambda: listed(home)[0]["note"])
+        wait_until(lambda: home.describe() and (home.state.get("Endpoint", "ep") or {}).get("PortNote"))
         row, shown = listed(home)
         assert row["url"] == f"http://127.0.0.1:{home.server()['port']}" != f"http://127.0.0.1:{port}"
         assert f"Another program has taken port {port}, so the endpoint has port" in shown
@@ -174,7 +162,7 @@ def test_the_port_stays_over_updates_and_what_takes_it_is_told(home):
 
 def test_a_server_that_does_not_come_up_again_is_told_and_ended(home):
     first = served(home)
-    os.kill(first["pid"], signal.SIGKILL)
+    kill(first)
     code = model_archive("m", **{"code/serve.py": "raise SystemExit('the disk is full')"})
     home.storage.write("s3://bucket/m/model.tar.gz", code)
     refused = refusal(home.invoke)["Error"]

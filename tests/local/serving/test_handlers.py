@@ -1,0 +1,160 @@
+"""Models without a server of their own: handler functions, TorchScript, inference pipelines."""
+
+import io
+import json
+import os
+import signal
+
+import numpy
+import pytest
+import torch
+
+from pipeline.local.jobs import servers
+from tests.local.samples import processes_of, wait_until
+from tests.local.serving.serving_home import message, refusal
+
+ROWS = """
+import json
+from pathlib import Path
+from helper import double
+
+def model_fn(model_dir):
+    return float((Path(model_dir) / "name.txt").read_text())
+
+def predict_fn(data, model):
+    return double(data) * model
+
+if __name__ == "__main__":
+    raise SystemExit("this part trains")
+"""
+FILES = {"code/inference.py": ROWS, "code/helper.py": "def double(x): return 2 * x", "name.txt": "3"}
+WORDS = """
+def model_fn(model_dir, context):
+    return context.system_properties["model_dir"]
+
+def transform_fn(model, body, content_type, accept):
+    if body == "fail":
+        raise ValueError("no such word")
+    return f"{{body}}{suffix}<{{content_type}}<{{accept}}", "text/csv"
+"""
+
+
+def words(suffix):
+    return {"code/inference.py": WORDS.format(suffix=suffix)}
+
+
+def served(home, *containers, **members):
+    home.model("m", *containers, **members)
+    home.create("m")
+    found = home.settled()
+    assert found["EndpointStatus"] == "InService", found
+    return home.server()
+
+
+def test_handlers_have_the_defaults_of_the_inference_toolkit(home):
+    served(home, home.container("m", FILES))
+    assert home.invoke("[[1, 2]]") == [[6.0, 12.0]]  # JSON unless said otherwise
+    answer = home.answer("1,2\n3,4", ContentType="text/csv", Accept="text/csv")
+    assert (answer["ContentType"], answer["Body"]) == ("text/csv", b"6.0,12.0\n18.0,24.0\n")
+    array = io.BytesIO()
+    numpy.save(array, numpy.array([5.0]))
+    answer = home.answer(array.getvalue(), ContentType="application/x-npy", Accept="application/x-npy")
+    assert numpy.load(io.BytesIO(answer["Body"])).tolist() == [30.0]
+    refused = refusal(home.answer, b"x", ContentType="image/png")
+    assert (refused["OriginalStatusCode"], "image/png is not supported" in refused["OriginalMessage"]) == (415, True)
+    assert refusal(home.answer, "[1]", Accept="image/png")["OriginalStatusCode"] == 415
+    refused = refusal(home.answer, "{")
+    assert (refused["OriginalStatusCode"], refused["OriginalMessage"][:15]) == (500, "JSONDecodeError")
+
+
+def test_transform_fn_has_a_context_and_its_own_content_type(home):
+    served(home, home.container("m", words("!"), SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT="text/csv"))
+    answer = home.answer("a", ContentType="application/json")
+    assert (answer["ContentType"], answer["Body"]) == ("text/csv", b"a!<application/json<text/csv")
+    refused = refusal(home.answer, "fail", ContentType="text/csv")
+    assert (refused["OriginalStatusCode"], refused["OriginalMessage"]) == (500, "ValueError: no such word")
+
+
+@pytest.mark.parametrize(
+    ("script", "because"),
+    [
+        ("def transform_fn(): ...\ndef predict_fn(): ...", "Cannot use transform_fn in conjunction with predict_fn."),
+        (
+            "def predict_fn(data, model): ...",
+            "The model needs a model_fn in its script, or one TorchScript file",
+        ),
+        ("def model_fn(model_dir): raise OSError('no weights')", "OSError: no weights"),
+    ],
+)
+def test_a_script_that_cannot_be_loaded_fails_the_endpoint(home, script, because):
+    home.model("m", home.container("m", {"code/inference.py": script}))
+    home.create("m")
+    assert home.settled()["FailureReason"].startswith(f"The server did not pass /ping: {because}")
+
+
+def test_torchscript_needs_no_script_in_a_pytorch_image(home):
+    buffer = io.BytesIO()
+    torch.jit.save(torch.jit.script(torch.nn.Flatten(0)), buffer)
+    container = home.container("m", {"model.pt": buffer.getvalue()})
+    served(home, {**container, "Image": "763104351884.dkr.ecr.us-east-1.amazonaws.com/pytorch-inference:2.2-cpu"})
+    assert home.invoke("[[1, 2], [3, 4]]") == [1, 2, 3, 4]
+
+
+def test_an_idle_handler_ends(home):
+    home.state.put("Settings", "endpoints", {"idle_seconds": 0.5})
+    server = served(home, home.container("m", FILES))
+    wait_until(lambda: not servers.is_running(server))
+    assert home.invoke("[1]") == [6.0]
+
+
+def test_containers_answer_in_turn(home):
+    parts = [home.container("a", words("a")), home.container("b", words("b")), home.container("c")]
+    server = served(home, *parts)
+    said = home.invoke("x", ContentType="text/csv", Accept="application/json")
+    assert said["model"] == "c"
+    assert said["bytes"] == len("xa<text/csv<application/jsonb<text/csv<application/json")
+    assert (said["headers"]["Content-Type"], said["headers"]["Accept"]) == ("text/csv", "application/json")
+    refused = refusal(home.answer, "fail", ContentType="text/csv")
+    assert (refused["OriginalStatusCode"], refused["OriginalMessage"]) == (500, "ValueError: no such word")
+    refused = refusal(home.answer, "x", TargetContainerHostname="a")
+    assert "TargetContainerHostname must be none, since the containers run in turn" in refused["OriginalMessage"]
+    os.kill(server["pid"], signal.SIGKILL)  # and with it those behind it
+    assert home.invoke("x", ContentType="text/csv")["model"] == "c"
+    assert len(processes_of(home.folder)) == 4
+    inner = min(set(processes_of(home.folder)) - {home.server()["pid"]})
+    os.kill(inner, signal.SIGKILL)
+    wait_until(lambda: not processes_of(home.folder))
+    assert home.invoke("x", ContentType="text/csv")["model"] == "c"
+
+
+def test_in_direct_mode_a_request_names_the_container(home):
+    parts = [{**home.container(name, words(name)), "ContainerHostname": f"host-{name}"} for name in "ab"]
+    served(home, *parts, InferenceExecutionConfig={"Mode": "Direct"})
+    answer = home.answer("x", ContentType="text/csv", TargetContainerHostname="host-b")
+    assert answer["Body"] == b"xb<text/csv<application/json"
+    assert "must be one of host-a, host-b" in refusal(home.answer, "x")["OriginalMessage"]
+    home.put(a="1")
+    home.transform("m")
+    assert "the model's Mode is Direct" in home.ended()["FailureReason"]
+
+
+def test_a_pipeline_and_a_version_of_several_containers_transform(home):
+    parts = [home.container("a", words("a")), home.container("b", words("b"))]
+    home.sagemaker.create_model_package_group(ModelPackageGroupName="group")
+    arn = home.sagemaker.create_model_package(
+        ModelPackageGroupName="group",
+        ModelApprovalStatus="Approved",
+        InferenceSpecification={
+            "Containers": parts, "SupportedContentTypes": ["text/csv"], "SupportedResponseMIMETypes": ["text/csv"],
+        },
+    )["ModelPackageArn"]  # fmt: skip
+    home.model("m", {"ModelPackageName": arn})
+    home.put(x="1\n2\n")
+    lines = {"SplitType": "Line", "AssembleWith": "Line", "BatchStrategy": "SingleRecord"}
+    home.transform("m", ContentType="text/csv", Accept="text/csv", **lines)
+    assert home.ended()["TransformJobStatus"] == "Completed", home.job()
+    assert home.output("x").splitlines() == [f"{n}a<text/csv<application/jsonb<text/csv<text/csv" for n in (1, 2)]
+    several = {"Mode": "MultiModel", **home.container("many", words("a"))}
+    home.model("many", several)
+    assert "MultiModel" in message(home.create, "many")
+    assert json.loads(json.dumps(home.job()["ModelName"])) == "m"

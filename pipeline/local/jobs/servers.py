@@ -19,7 +19,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +40,7 @@ STOP_SECONDS = 10.0  # between SIGTERM and SIGKILL
 REASON_CHARACTERS = 500
 DEFAULT_PROGRAM = "inference.py"
 HANDLERS = {"model_fn", "input_fn", "predict_fn", "output_fn", "transform_fn"}
-LASTING_PORTS = range(20000, 32768)  # below those that Linux gives to connections
+PORTS = range(20000, 32768)
 BIND_SECONDS = 5.0  # that a forwarder waits for the port of a server which is about to end
 FORWARDER = Path(__file__).with_name("port_forwarder.py")
 OWN_SERVER = Path(__file__).with_name("inference_server.py")
@@ -82,11 +81,13 @@ def start(
         RequestError: a model's data cannot be read, or it brings nothing that could be started here.
     """
     folder = folder_of(state, endpoint_name) / secrets.token_hex(4)
-    port, log = port or free_port(), folder.with_suffix(".log")
+    port, log = port or free_port(state), folder.with_suffix(".log")
     try:
         several = len(containers) > 1
         placed = [
-            launched(state, container, folder / f"model{number if several else ''}", free_port() if several else port)
+            launched(
+                state, container, folder / f"model{number if several else ''}", free_port(state) if several else port
+            )
             for number, container in enumerate(containers, 1)
         ]
         program = pipeline_of(state, placed, containers, folder, direct=direct, port=port) if several else placed[0]
@@ -213,17 +214,14 @@ def environment(state: State, container: dict[str, Any], model: Path, port: int)
     return guest_environment(own, model.parent)
 
 
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+def free_port(state: State) -> int:
+    """A port that nobody listens on and no endpoint of the home has, awake or asleep.
 
-
-def lasting_port(taken: Collection[int | None]) -> int:
-    """A free port that no connection is given by chance later, and that none of `taken` is."""
-    candidates = random.sample(LASTING_PORTS, 200)
-    return next((port for port in candidates if port not in taken and is_free(port)), None) or free_port()
+    Linux gives none of these to connections: one that is made to a server before it listens could be given the server's
+    own port, which would then be taken.
+    """
+    taken = {document.get("Port") for document in state.all("Endpoint")}
+    return next(port for port in random.sample(PORTS, len(PORTS)) if port not in taken and is_free(port))
 
 
 def is_free(port: int) -> bool:

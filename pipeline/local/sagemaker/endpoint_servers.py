@@ -46,11 +46,6 @@ def start(state: State, endpoint_name: str, config: Document, *, attempt: int = 
     }
 
 
-def new_port(state: State) -> int:
-    """A port that no endpoint of the home has, awake or asleep."""
-    return servers.lasting_port({document.get("Port") for document in state.all("Endpoint")})
-
-
 def port_of(document: Document) -> int:
     """The endpoint's port; one that an earlier release has made has its server's."""
     return int(document.get("Port") or (document["Server"] or document["Pending"])["port"])
@@ -120,7 +115,7 @@ def given_up(state: State, document: Document) -> Document:
     servers.stop(pending)
     if pending["attempt"] < ATTEMPTS and is_blameless(pending):
         config = found(state, "EndpointConfig", pending["config"], "endpoint configuration")
-        port = None if document["Server"] else new_port(state)
+        port = None if document["Server"] else servers.free_port(state)
         again = start(state, name, config, attempt=pending["attempt"] + 1, port=port)
         return state.change(
             "Endpoint", name, lambda current: current.update(Pending=again, Port=port or port_of(current))

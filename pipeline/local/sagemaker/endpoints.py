@@ -9,7 +9,7 @@ import shutil
 from pipeline.local.jobs import servers
 from pipeline.local.jobs.runtime import ACCOUNT, arn, now
 from pipeline.local.sagemaker.capture import capture
-from pipeline.local.sagemaker.endpoint_servers import changing, in_service, new_port, refreshed, revived, start
+from pipeline.local.sagemaker.endpoint_servers import changing, in_service, refreshed, revived, start
 from pipeline.local.store.answers import RequestError, checked_name, chosen, found, invalid, listed, paged, unused
 from pipeline.local.store.state import Document, State
 from pipeline.local.store.storage import Storage
@@ -23,7 +23,7 @@ def create_endpoint(state: State, request: Document) -> Document:
     config = found(state, "EndpointConfig", request["EndpointConfigName"], "endpoint configuration")
     with changing(state, name):
         unused(state, "Endpoint", name, "endpoint")
-        port = new_port(state)
+        port = servers.free_port(state)
         document = {
             **chosen(request, "EndpointName", "EndpointConfigName"),
             "EndpointArn": arn("endpoint", name),

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.errors import PipelineError
-from pipeline.local.jobs.servers import HOST
+from pipeline.local.jobs.servers import HOST, is_running
 from pipeline.local.sagemaker.endpoint_servers import is_asleep, port_of, running_server
 from pipeline.local.store.state import State
 
@@ -46,25 +46,34 @@ def watch(home: Path, asked: socket.socket) -> None:
             ready, _, _ = select.select([asked, *listeners.values()], [], [], LOOK_SECONDS)
             is_over = asked in ready
             for name in [name for name, listener in listeners.items() if listener in ready]:
-                with listeners.pop(name) as listener, contextlib.suppress(PipelineError, OSError):
-                    running_server(state, name, listener)
+                hand_over(state, name, listeners.pop(name))
     finally:
         for listener in listeners.values():
             listener.close()
         state.close()
 
 
+def hand_over(state: State, name: str, listener: socket.socket) -> None:
+    """Have the endpoint's server answer at a listening socket, once it is started."""
+    with listener, contextlib.suppress(PipelineError, OSError):
+        running_server(state, name, listener)
+
+
 def listen(state: State, listeners: dict[str, socket.socket]) -> None:
-    """Listen for each endpoint that is asleep now, and for no other."""
-    ports = {found["EndpointName"]: port_of(found) for found in state.all("Endpoint") if is_asleep(found)}
-    for name in listeners.keys() - ports.keys():
-        listeners.pop(name).close()
-    for name in ports.keys() - listeners.keys():
+    """Listen for each endpoint that is asleep now; hand over the socket of one that somebody else has woken."""
+    known = {found["EndpointName"]: found for found in state.all("Endpoint")}
+    asleep = {name: port_of(found) for name, found in known.items() if is_asleep(found)}
+    for name in listeners.keys() - asleep.keys():
+        listener = listeners.pop(name)
+        if name in known and is_running(known[name]["Server"]):
+            hand_over(state, name, listener)
+        listener.close()
+    for name in asleep.keys() - listeners.keys():
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            listener.bind((HOST, ports[name]))
+            listener.bind((HOST, asleep[name]))
             listener.listen(128)
             listeners[name] = listener
-        except OSError:  # somebody has the port: another process of ours that does the same, or none of ours
+        except OSError:  # another process has the port
             listener.close()

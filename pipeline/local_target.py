@@ -201,7 +201,7 @@ class LocalTarget:
         served = document if document and document["Server"] else None
         note = (served or {}).get("PortNote")
         if served and is_asleep(served):
-            note = f"It has ended idle; wake it with: run_pipeline.py invoke --endpoint {name} IMAGE"
+            note = f"Its server has ended; wake it with: run_pipeline.py invoke --endpoint {name} IMAGE"
             status = "Asleep"
         return {
             "name": name,

@@ -66,22 +66,21 @@ def test_a_killed_server_is_started_again_by_the_next_invocations(home):
     assert home.invoke()["model"] == "m"
 
 
-def test_an_idle_endpoint_is_asleep_and_the_next_invocation_wakes_it_at_its_port(home):
-    home.state.put("Settings", "endpoints", {"idle_seconds": 1.5})
+def test_an_endpoint_without_its_server_is_asleep_and_the_next_invocation_wakes_it_at_its_port(home):
     first = served(home)
     url = f"http://127.0.0.1:{first['port']}"
     row, shown = listed(home)
     assert (row["status"], row["url"], row["note"]) == ("InService", url, None)
-    wait_until(lambda: not servers.is_running(first))
+    kill(first)
     row, shown = listed(home)
     assert (row["status"], row["url"]) == ("Asleep", url)
-    assert "ep: It has ended idle; wake it with: run_pipeline.py invoke --endpoint ep IMAGE" in shown
+    assert "ep: Its server has ended; wake it with: run_pipeline.py invoke --endpoint ep IMAGE" in shown
     assert home.describe()["EndpointStatus"] == "InService"  # the API has no other word
     assert home.invoke()["pid"] != first["pid"]
     assert (home.server()["port"], post(first["port"])["model"]) == (first["port"], "m")
 
 
-def test_a_server_that_was_idle_before_anybody_looked_at_it_has_not_failed(home):
+def test_an_idle_server_ends_even_before_anybody_has_looked_at_it(home):
     home.state.put("Settings", "endpoints", {"idle_seconds": 0.7})
     home.plain("m")
     home.create("m")

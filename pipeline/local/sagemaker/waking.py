@@ -40,9 +40,11 @@ def watch(home: Path, asked: socket.socket) -> None:
     listeners: dict[str, socket.socket] = {}
     try:
         is_over = False
-        while not is_over:
+        while True:
             with contextlib.suppress(PipelineError):  # whoever else has to do with the state will say what is wrong
                 listen(state, listeners)
+            if is_over:
+                return
             ready, _, _ = select.select([asked, *listeners.values()], [], [], LOOK_SECONDS)
             is_over = asked in ready
             for name in [name for name, listener in listeners.items() if listener in ready]:

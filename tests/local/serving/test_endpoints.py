@@ -29,7 +29,7 @@ def test_a_new_endpoint_is_creating_until_its_server_is_healthy(home):
     assert [(v["VariantName"], v["CurrentWeight"]) for v in found["ProductionVariants"]] == [("Main", 1.0)]
     assert "FailureReason" not in found
     assert message(home.create, "m") == "Cannot create already existing endpoint 'ep'."
-    assert message(home.create, "m", "../ep").startswith("EndpointName must be 1 to 63 letters, digits and dashes")
+    assert message(home.create, "m", "../ep").startswith("EndpointName must ")
     assert message(home.create, "nothing", "other") == "Could not find endpoint configuration 'nothing'."
 
 

@@ -146,7 +146,7 @@ def servers_of(home, name):
 def test_what_cannot_be_done_is_refused_by_name(home):
     ten_times(home)
     assert message(home.transform, "none") == "Could not find model 'none'."
-    assert message(home.transform, "m", "a b").startswith("TransformJobName must be 1 to 63 letters")
+    assert message(home.transform, "m", "a b").startswith("TransformJobName must ")
     assert message(home.transform, "m", SplitType="RecordIO") == (
         "TransformJob 'job' has 'RecordIO' as TransformInput.SplitType; the local target takes None and Line."
     )

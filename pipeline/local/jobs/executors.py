@@ -2,11 +2,9 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 from pipeline.definition.step_types import STEP_TYPES
-from pipeline.local.jobs.function_outputs import OutputError, typed_outputs
-from pipeline.local.jobs.functions import FunctionError, function_named, invoke
+from pipeline.local.jobs.functions import run_lambda
 from pipeline.local.jobs.processing import run_processing
 from pipeline.local.jobs.runtime import Runtime, StepCall, StepFailure, StepResult
 from pipeline.local.jobs.training import run_training
@@ -68,26 +66,6 @@ async def run_endpoint(call: StepCall, runtime: Runtime) -> StepResult:
     if found["EndpointStatus"] != "InService" or "FailureReason" in found:
         raise StepFailure(f"ClientError: {found.get('FailureReason')}", metadata=metadata)
     return StepResult(found, metadata)
-
-
-async def run_lambda(call: StepCall, runtime: Runtime) -> StepResult:
-    """Calls the handler; its outputs are those that the step declares.
-
-    Raises:
-        StepFailure: the handler raised, or left out a declared output.
-    """
-    function = function_named(runtime.state, call.definition["FunctionArn"], call.execution_id)
-    metadata: dict[str, Any] = {"Lambda": {"Arn": call.definition["FunctionArn"]}}
-    try:
-        answer = await invoke(runtime.state, runtime.api, function, call.arguments, job_name=call.job_name)
-    except FunctionError as problem:
-        raise StepFailure(str(problem), metadata=metadata) from problem
-    try:
-        outputs = typed_outputs(call.definition.get("OutputParameters") or [], answer)
-    except OutputError as problem:
-        raise StepFailure(str(problem), metadata=metadata) from problem
-    metadata["Lambda"]["OutputParameters"] = [{"Name": n, "Value": str(v)} for n, v in outputs.items()]
-    return StepResult({"OutputParameters": outputs, "Outputs": outputs}, metadata)
 
 
 EXECUTORS: dict[str, Executor] = {

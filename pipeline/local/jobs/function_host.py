@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 
 def main(folder: Path, timeout_seconds: float) -> None:
@@ -36,17 +36,18 @@ def outcome(event: Any, deadline: float) -> dict[str, Any]:
 
 
 def load_handler() -> Callable[[Any, Any], Any]:
-    """The handler that LOCAL_FUNCTION names; its folder is importable, as in Lambda, and not this file's."""
-    function = json.loads(os.environ["LOCAL_FUNCTION"])
-    script = Path(function["Script"])
-    sys.path[0] = str(script.parent)
-    spec = importlib.util.spec_from_file_location(script.stem, script)
+    """The handler that _HANDLER names; its folder is importable, as in Lambda, and not this file's."""
+    sys.path[0] = os.environ["LAMBDA_TASK_ROOT"]
+    name, _, function = os.environ["_HANDLER"].rpartition(".")
+    script = Path(sys.path[0]) / f"{name}.py"
+    if not script.is_file():  # in a package
+        return cast(Callable[[Any, Any], Any], getattr(importlib.import_module(name), function))
+    spec = importlib.util.spec_from_file_location(name, script)  # whatever other module has its name
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
-    sys.modules[script.stem] = module
+    sys.modules[name] = module
     spec.loader.exec_module(module)
-    handler: Callable[[Any, Any], Any] = getattr(module, function["Handler"].rpartition(".")[2])
-    return handler
+    return cast(Callable[[Any, Any], Any], getattr(module, function))
 
 
 def context(deadline: float) -> SimpleNamespace:

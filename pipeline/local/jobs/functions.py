@@ -6,12 +6,15 @@ The process is `function_host.py`, in a job directory of the invocation's own; w
 import asyncio
 import hashlib
 import json
+import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.definition.expressions import text_of
 from pipeline.errors import UsageError
+from pipeline.local.jobs.runtime import Runtime, StepCall, StepFailure, StepResult
 from pipeline.local.sandbox.process import Command, JobDirectory, JobProcess
 from pipeline.local.store.answers import Api, RequestError
 from pipeline.local.store.state import Document, State
@@ -22,7 +25,7 @@ STEP_TIMEOUT_SECONDS = 600.0  # a Lambda step's limit, below Lambda's own 15 min
 
 
 class FunctionError(RequestError):
-    """The handler raised, or ran out of time."""
+    """The handler raised, ran out of time, or answered something else than the step declares."""
 
     def __init__(self, message: str) -> None:
         super().__init__("Unhandled", message)
@@ -38,13 +41,24 @@ def put_function(
     """
     if not script.is_file():
         raise UsageError(f"The code of Lambda function {name!r} is not there: {script}.")
-    document = {
-        "FunctionName": name,
-        "Script": str(script.resolve()),
-        "Handler": handler,
-        "Environment": dict(environment or {}),
-    }
-    state.put("Function", name, document)
+    module_and_handler = f"{script.stem}.{handler.rpartition('.')[2]}"
+    document = {"FunctionName": name, "Handler": module_and_handler, "Environment": dict(environment or {})}
+    state.put("Function", name, {**document, "Folder": str(script.resolve().parent)})
+
+
+def put_package(state: State, document: Document, folder: Path) -> None:
+    """Make a function known whose handler is `module.function`, the module perhaps in a package of the folder.
+
+    Raises:
+        UsageError: there is no such module.
+    """
+    module, _, function = document["Handler"].replace("/", ".").rpartition(".")
+    place = folder.joinpath(*module.split("."))
+    if not module or not (place.with_suffix(".py").is_file() or (place / "__init__.py").is_file()):
+        raise UsageError(f"Unable to import module {module!r}: the code of {document['FunctionName']!r} has none.")
+    state.put(
+        "Function", document["FunctionName"], {**document, "Handler": f"{module}.{function}", "Folder": str(folder)}
+    )
 
 
 def function_named(state: State, arn_or_name: str, execution_id: str | None = None) -> Document:
@@ -68,9 +82,11 @@ def function_name(arn_or_name: str) -> str:
 
 
 def code_digest(document: Document) -> str:
-    """Of the handler's file and of those beside it that it may import: a change of code is a change of the step."""
-    files = sorted(Path(document["Script"]).parent.glob("*.py"))
-    return hashlib.sha256("".join(f"{file.name} {file_digest(file)}\n" for file in files).encode()).hexdigest()
+    """Of the handler's file and of those that it may import: a change of code is a change of the step."""
+    folder, is_package = Path(document["Folder"]), document["Handler"].count(".") > 1
+    files = sorted(folder.rglob("*.py") if is_package else folder.glob("*.py"))
+    told = "".join(f"{file.relative_to(folder)} {file_digest(file)}\n" for file in files)
+    return hashlib.sha256(told.encode()).hexdigest()
 
 
 async def invoke(
@@ -80,13 +96,13 @@ async def invoke(
     event: Any,
     *,
     job_name: str | None = None,
-    timeout_seconds: float = STEP_TIMEOUT_SECONDS,
 ) -> Any:
     """Call the handler and return what it returned.
 
     Raises:
         FunctionError: the handler raised, or ran out of time.
     """
+    timeout_seconds = float(document.get("Timeout", STEP_TIMEOUT_SECONDS))
     job = JobDirectory(state.home, job_name or f"lambda-{document['FunctionName']}-{secrets.token_hex(5)}")
     (job.tree / "event.json").write_text(json.dumps(event))
     command = Command(
@@ -97,12 +113,11 @@ async def invoke(
             "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "512",
             "AWS_LAMBDA_LOG_GROUP_NAME": f"/aws/lambda/{document['FunctionName']}",
             "AWS_LAMBDA_LOG_STREAM_NAME": job.name,
-            "LAMBDA_TASK_ROOT": str(Path(document["Script"]).parent),
-            "_HANDLER": f"{Path(document['Script']).stem}.{document['Handler'].rpartition('.')[2]}",
-            "LOCAL_FUNCTION": json.dumps({key: document[key] for key in ("Script", "Handler")}),
+            "LAMBDA_TASK_ROOT": document["Folder"],
+            "_HANDLER": document["Handler"],
             **document["Environment"],
         },
-        str(Path(document["Script"]).parent),
+        document["Folder"],
     )
     ended = await JobProcess(job, command, None, api=api).run(timeout_seconds, lambda line: None)
     outcome = job.tree / "outcome.json"
@@ -120,3 +135,89 @@ async def invoke(
 def invoke_now(state: State, api: Api, document: Document, event: Any) -> Any:
     """`invoke`, for callers outside an event loop."""
     return asyncio.run(invoke(state, api, document, event))
+
+
+async def run_lambda(call: StepCall, runtime: Runtime) -> StepResult:
+    """Call the handler; the outputs are those that the step declares.
+
+    Raises:
+        StepFailure: the handler raised, or left out a declared output.
+    """
+    function = function_named(runtime.state, call.definition["FunctionArn"], call.execution_id)
+    metadata: dict[str, Any] = {"Lambda": {"Arn": call.definition["FunctionArn"]}}
+    try:
+        answer = await invoke(runtime.state, runtime.api, function, call.arguments, job_name=call.job_name)
+        outputs = typed_outputs(call.definition.get("OutputParameters") or [], answer)
+    except FunctionError as problem:
+        raise StepFailure(str(problem), metadata=metadata) from problem
+    metadata["Lambda"]["OutputParameters"] = [{"Name": n, "Value": str(v)} for n, v in outputs.items()]
+    return StepResult({"OutputParameters": outputs, "Outputs": outputs}, metadata)
+
+
+def typed_outputs(declared: Sequence[Mapping[str, Any]], answer: Any) -> dict[str, Any]:
+    """The declared outputs of an answer, each a value of its OutputType; others are ignored.
+
+    Raises:
+        FunctionError: one is missing or of another type.
+    """
+    names = [str(output.get("OutputName")) for output in declared]
+    missing = [name for name in names if not isinstance(answer, dict) or name not in answer]
+    if missing:
+        raise FunctionError(
+            f"The function's answer lacks the output parameter {missing[0]!r}; it must be a dictionary with "
+            f"{', '.join(names)}."
+        )
+    return {name: typed(output, answer[name]) for name, output in zip(names, declared, strict=True)}
+
+
+def typed(output: Mapping[str, Any], value: Any) -> Any:
+    """One value. Text that reads as the type is taken for it; a nested value becomes JSON text, as the service does.
+
+    Raises:
+        FunctionError: it is of another type.
+    """
+    wanted = str(output.get("OutputType", "String"))
+    flat = json.dumps(value) if isinstance(value, dict | list) else value
+    convert: Callable[[Any], Any] = CONVERSIONS.get(wanted, as_string)
+    converted = None if flat is None else convert(flat)
+    if converted is None:
+        found = repr(value) if isinstance(value, str) else json.dumps(value)
+        raise FunctionError(
+            f"The function's output parameter {output['OutputName']!r} must be {wanted}, but is {found}."
+        )
+    return converted
+
+
+def as_string(value: Any) -> str | None:
+    """Text."""
+    return text_of(value)
+
+
+def as_integer(value: Any) -> int | None:
+    """A whole number."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, str):
+        return int(value) if re.fullmatch(r"[+-]?[0-9]+", value) else None
+    return int(value) if float(value).is_integer() else None
+
+
+def as_float(value: Any) -> float | None:
+    """A number."""
+    try:
+        return None if isinstance(value, bool) else float(value)
+    except ValueError:
+        return None
+
+
+def as_boolean(value: Any) -> bool | None:
+    """true or false."""
+    return value if isinstance(value, bool) else {"true": True, "false": False}.get(str(value).lower())
+
+
+CONVERSIONS: Mapping[str, Callable[[Any], Any]] = {
+    "String": as_string,
+    "Integer": as_integer,
+    "Float": as_float,
+    "Boolean": as_boolean,
+}

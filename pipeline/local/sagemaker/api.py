@@ -19,7 +19,7 @@ JSON_SERVICES = {"sagemaker": "service", "logs": "logs", "scheduler": "schedules
 ANSWERS = {  # a function for a request, and one for a refusal; modules are imported when they are needed
     **dict.fromkeys(JSON_SERVICES, ("api.answer_json", "api.json_error")),
     "sagemaker-runtime": ("invocations.answer_runtime", "api.json_error"),
-    "lambda": ("invocations.answer_lambda", "api.json_error"),
+    "lambda": ("lambda_functions.answer", "api.json_error"),
     "s3": ("s3.answer_s3", "s3.error"),
     "sts": ("identity.answer_identity", "identity.error"),
     "iam": ("identity.answer_identity", "identity.error"),

@@ -1,13 +1,10 @@
-"""Endpoints and Lambda functions, invoked: the two services whose answers are somebody else's."""
+"""SageMaker Runtime: an endpoint's own answer."""
 
-import json
 import re
 from urllib.parse import unquote, urlsplit
 
-from pipeline.local.jobs import functions
 from pipeline.local.jobs.servers import CUSTOM_ATTRIBUTES, TARGET_CONTAINER
 from pipeline.local.sagemaker import endpoints
-from pipeline.local.sagemaker.api import LocalApi
 from pipeline.local.sagemaker.capture import INFERENCE_ID
 from pipeline.local.store.answers import HttpRequest, Reply, RequestError
 from pipeline.local.store.state import State
@@ -41,23 +38,3 @@ def model_error(status: int, said: str) -> Reply:
         "OriginalMessage": said,
     }
     return Reply.json(content, 424, {"x-amzn-ErrorType": "ModelError"})
-
-
-def answer_lambda(state: State, request: HttpRequest) -> Reply:
-    """Invoke; one with InvocationType Event is answered when the function has ended, too."""
-    match = re.search(r"/functions/([^/]+)/invocations", request.url)
-    if request.operation != "Invoke" or match is None:
-        raise RequestError("InvalidRequestException", f"The local target does not answer lambda:{request.operation}.")
-    function = functions.function_named(state, unquote(match[1]))
-    kind = request.headers.get("x-amz-invocation-type", "RequestResponse")
-    if kind == "DryRun":
-        return Reply(204, {}, b"")
-    try:
-        result = functions.invoke_now(state, LocalApi(state), function, json.loads(request.body or b"null"))
-    except functions.FunctionError as problem:
-        if kind == "Event":
-            return Reply(202, {}, b"")
-        error_type, _, message = str(problem).rpartition(": ")
-        content = {"errorMessage": message or str(problem), "errorType": error_type or "Unhandled"}
-        return Reply.json(content, 200, {"X-Amz-Function-Error": "Unhandled"})
-    return Reply.json(result) if kind != "Event" else Reply(202, {}, b"")

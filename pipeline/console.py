@@ -16,6 +16,7 @@ from pipeline.targets import Target
 
 LINES_A_LOOK = 3
 LAST_LINES = 10
+SHOWN_CHARACTERS = 1000  # of a line of a log
 WIDTH = 80
 LABEL = 14
 LENT = "of an earlier execution"
@@ -109,7 +110,8 @@ class Progress:
         except ClientError as problem:
             return self.not_readable(log_group, problem)
         self.tokens[job_name] = answer["nextForwardToken"]
-        return [event["message"].rstrip() for event in answer["events"] if event["message"].strip()]
+        texts = [event["message"].rstrip() for event in answer["events"] if event["message"].strip()]
+        return [text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]} ..." for text in texts]
 
     def stream_of(self, logs: Any, log_group: str, job_name: str) -> str | None:
         """The job's log stream, once there is one."""

@@ -183,10 +183,9 @@ class LocalTarget:
 
     def last_lines(self, log: str, count: int) -> list[str]:
         """The end of the file."""
-        try:
-            return Path(log).read_text(errors="replace").splitlines()[-count:]
-        except OSError:
-            return []
+        from pipeline.local.sandbox.process import last_lines
+
+        return last_lines(Path(log), count)
 
     def function_log(self, execution_arn: str, step_name: str) -> str | None:
         """The log file of the call."""

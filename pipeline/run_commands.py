@@ -240,10 +240,11 @@ def refuse_what_cannot_run(target: LocalTarget, content: dict[str, Any], paramet
 
 def say_limits(target: Target, text: str) -> None:
     """What the local target ignores."""
-    if target.name == "local":
+    if isinstance(target, LocalTarget):
         from pipeline.definition.limits import not_honoured, unknown_members
+        from pipeline.local.sandbox.namespaces import missing_isolation
 
         content = json.loads(text)
-        for sentence in (not_honoured(content), unknown_members(content)):
+        for sentence in (not_honoured(content), unknown_members(content), missing_isolation(target.home)):
             if sentence:
                 print("\n".join(wrapped(sentence)), file=sys.stderr)

@@ -16,11 +16,12 @@ NOT_HONOURED = {
     "KmsKeyId": "KMS keys",
     "VolumeKmsKeyId": "KMS keys",
     "EnableManagedSpotTraining": "spot capacity",
-    "EnableNetworkIsolation": "network settings",
     "TrainingImage": "images",
     "ImageUri": "images",
     "Image": "images",
 }
+
+ISOLATION = "EnableNetworkIsolation"
 ONE_INSTANCE = ("TransformResources",)  # Processing and Training jobs have as many hosts as they ask for
 
 
@@ -31,6 +32,12 @@ def not_honoured(definition: Mapping[str, Any]) -> str:
     clusters = [value for key, value in found if key in ONE_INSTANCE and isinstance(value, dict)]
     if any(cluster.get("InstanceCount", 1) != 1 for cluster in clusters):
         names.add("instance counts")
+    requests = [*(step.arguments for step in Definition(definition).all_steps), *(value for _, value in found)]
+    isolated = [value for value in requests if isinstance(value, dict) and value.get(ISOLATION)]
+    if any("PrimaryContainer" in value or "Containers" in value for value in isolated):
+        names.add("network isolation of models")
+    if isolated and any(key == "InstanceCount" and isinstance(count, int) and count > 1 for key, count in found):
+        names.add("network isolation of jobs with several hosts")
     if not names:
         return ""
     *most, last = sorted(names)

@@ -13,7 +13,7 @@ from pipeline.local.engine.runner_process import held_lock, lock_path
 from pipeline.local.sagemaker.api import LocalApi
 from pipeline.local.sagemaker.transform_jobs import run_job
 from pipeline.local.sagemaker.waking import waking
-from pipeline.local.sandbox.namespaces import adopt_orphans, die_with
+from pipeline.local.sandbox.supervisor import die_with
 from pipeline.local.store.disk import DiskFull
 from pipeline.local.store.state import State
 
@@ -22,7 +22,6 @@ def main(kind: str, home: Path, name: str, parent: int | None) -> None:
     """Run the execution, unless another process already does, or the transform job."""
     if parent is not None:
         die_with(parent)
-    adopt_orphans()
     state = State(home)
     api = LocalApi(state)
     if kind == "transform":

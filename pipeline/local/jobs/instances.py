@@ -24,10 +24,15 @@ def host_names(count: int) -> list[str]:
     return [f"algo-{number}" for number in range(1, count + 1)]
 
 
-def host_directories(job_name: str, count: int, runtime: Runtime) -> list[JobDirectory]:
-    """A directory for each host, all with the same hosts file."""
+def host_directories(job_name: str, count: int, runtime: Runtime, *, isolated: bool = False) -> list[JobDirectory]:
+    """A directory for each host, all with the same hosts file.
+
+    A single host can be without network (EnableNetworkIsolation); several could not find each other then.
+    """
     names = host_names(count)
     jobs = [runtime.job(job_name if name == names[0] else f"{job_name}/{name}") for name in names]
+    for job in jobs:
+        job.answered, job.network = not isolated, not isolated or count > 1
     if runtime.mount:
         own = [f"127.0.0.1 localhost {socket.gethostname()}"]
         own += [f"127.0.{number // 250 + 1}.{number % 250 + 1} {name}" for number, name in enumerate(names)]

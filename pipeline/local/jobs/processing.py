@@ -57,7 +57,8 @@ class ProcessingJob:
         self.runtime = runtime
         resources = self.request.get("ProcessingResources") or {}
         count = int((resources.get("ClusterConfig") or {}).get("InstanceCount", 1))
-        self.hosts = host_directories(self.name, count, runtime)
+        isolated = bool((self.request.get("NetworkConfig") or {}).get("EnableNetworkIsolation"))
+        self.hosts = host_directories(self.name, count, runtime, isolated=isolated)
         self.outputs = [output["S3Output"] for output in outputs_of(self.request)]
         self.document: Document = {
             "ProcessingJobName": self.name,

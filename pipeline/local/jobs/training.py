@@ -28,8 +28,8 @@ from pipeline.local.jobs.runtime import (
     now,
 )
 from pipeline.local.jobs.training_environment import ML, input_data_config, instance_groups, resource_config
+from pipeline.local.sandbox.launcher import WarmParent
 from pipeline.local.sandbox.process import Command, Exit, JobDirectory, JobProcess
-from pipeline.local.sandbox.warm_parent import WarmParent
 from pipeline.local.store.archives import pack
 from pipeline.local.store.state import Document
 from pipeline.local.store.storage import files_below, place
@@ -83,7 +83,8 @@ class TrainingJob:
         self.runtime = runtime
         self.threads = threads
         self.parent = parent
-        self.hosts = host_directories(name, sum(count for _, _, count in instance_groups(request)), runtime)
+        count = sum(count for _, _, count in instance_groups(request))
+        self.hosts = host_directories(name, count, runtime, isolated=bool(request.get("EnableNetworkIsolation")))
         self.output_uri = f"{request['OutputDataConfig']['S3OutputPath'].rstrip('/')}/{name}/output"
         self.document: Document = {
             "TrainingJobName": name,

@@ -15,7 +15,7 @@ from pipeline.local.jobs.runtime import Runtime, StepCall, StepFailure, StepResu
 from pipeline.local.jobs.search import Search, Trial
 from pipeline.local.jobs.training import TrainingJob
 from pipeline.local.jobs.warm_start import WarmStartError, known_trials
-from pipeline.local.sandbox.warm_parent import WarmParent
+from pipeline.local.sandbox.launcher import WarmParent
 from pipeline.local.store.state import Document
 
 OBJECTIVE_HYPERPARAMETER = "_tuning_objective_metric"

@@ -1,7 +1,7 @@
-"""Runs one job's command as a process: its log on disk, its lines handed on, its end explained.
+"""Runs one job's command as a process: its log on disk, its lines handed on, its requests answered, its end explained.
 
 Standard output and standard error go to one log, as in CloudWatch. Stopping follows the service: SIGTERM to the whole
-process group, SIGKILL after a grace period.
+process group, SIGKILL after two minutes.
 """
 
 import asyncio
@@ -10,33 +10,37 @@ import errno
 import os
 import posixpath
 import re
+import shutil
 import signal
-import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import cast
 
 from pipeline.errors import PipelineError
 from pipeline.local.sandbox.environment import JOB_VARIABLE, SOCKET_VARIABLE, guest_environment
+from pipeline.local.sandbox.fork_server import Start
+from pipeline.local.sandbox.launcher import Started, WarmParent, launch
 from pipeline.local.sandbox.namespaces import (
     CONTAINER_ROOT,
     Mount,
+    Place,
     localized,
     make_change_folders,
-    prepare_child,
     remove_work_folders,
 )
-from pipeline.local.sandbox.orphans import end_orphans, open_namespace
 from pipeline.local.sandbox.requests import SOCKET_NAME, answered_requests
-from pipeline.local.sandbox.warm_parent import Start, WarmParent
+from pipeline.local.sandbox.supervisor import END_NOW
 from pipeline.local.store.answers import Api
 
-TIMEOUT_GRACE_SECONDS = 120.0  # what SageMaker gives a job between SIGTERM and SIGKILL
-STOP_GRACE_SECONDS = 30.0
+GRACE_SECONDS = 120.0  # what SageMaker gives a job between SIGTERM and SIGKILL
+GRACE_VARIABLE = "LOCAL_STOP_GRACE_SECONDS"
 CLOSING_SECONDS = 5.0  # how long the output of an ended job may stay open
+READ_BYTES = 65536
 LINE_LIMIT_BYTES = 65536  # a longer line is handed on in parts
+LOG_LIMIT_BYTES = 8 * 2**30
+LOG_END = b"\n[The log ends here: it has reached its limit of 8 GiB.]\n"
+SHOWN_CHARACTERS = 900  # of a line of a log: less than a FailureReason has room for
 UNUSABLE_PROGRAM = (errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.ENOTDIR, errno.ELOOP, errno.E2BIG, errno.EISDIR)
 PYTHON = re.compile(r"/.*/python[0-9.]*|python[0-9.]*")
 
@@ -71,6 +75,8 @@ class JobDirectory:
     folder: Path = field(init=False)
     linked: list[Path] = field(default_factory=list)  # directories of the tree whose files are links to S3 objects
     hosts: Path | None = None  # what the job sees as /etc/hosts; this machine's where it is None
+    network: bool = True
+    answered: bool = True  # whether its AWS requests are; not under EnableNetworkIsolation
 
     def __post_init__(self) -> None:
         self.folder = self.home / "jobs" / self.name
@@ -96,14 +102,32 @@ class JobDirectory:
 
     def last_lines(self, count: int) -> list[str]:
         """The end of the log."""
-        if not self.log.is_file():
-            return []
-        with self.log.open("rb") as stream:
-            stream.seek(max(0, self.log.stat().st_size - 16384))
-            return stream.read().decode(errors="replace").splitlines()[-count:]
+        return last_lines(self.log, count)
+
+    @contextlib.contextmanager
+    def surroundings(self, folder: str) -> Iterator[Place]:
+        """What the job finds, which but for the tree and the log is there only while it runs."""
+        place = Place(folder, self.folder, self.linked, self.hosts, network=self.network)
+        place.home.mkdir(exist_ok=True)
+        place.tmp.mkdir(exist_ok=True)
+        place.tmp.chmod(0o1777)
+        make_change_folders(self.tree, len(self.linked))
+        try:
+            yield place
+        finally:
+            remove_work_folders(self.tree, len(self.linked))
+            asyncio.get_running_loop().run_in_executor(None, self.remove_leftovers, place)
+
+    def remove_leftovers(self, place: Place) -> None:
+        """Empty HOME and /tmp, which nobody has to wait for."""
+        for entry in [*place.home.iterdir(), *place.tmp.iterdir()]:
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)
 
 
-class JobProcess(asyncio.SubprocessProtocol):
+class JobProcess:
     """One running process. What it leaves running behind it is ended with it, as a container is.
 
     While it runs, `api` answers its AWS requests. A parent, if there is one, forks the process where it can; that shows
@@ -122,11 +146,10 @@ class JobProcess(asyncio.SubprocessProtocol):
         self.job = job
         self.command = command
         self.mount = mount
-        self.api = api
+        self.api = api if job.answered else None
         self.parent = parent
         self.cause = "exited"
-        self.pid: int | None = None
-        self.namespace: int | None = None
+        self.started: Started | None = None
         self.rest = b""
 
     async def run(self, timeout_seconds: float, on_line: Callable[[str], None]) -> Exit:
@@ -137,83 +160,58 @@ class JobProcess(asyncio.SubprocessProtocol):
             OSError: the machine could not start the process.
             asyncio.CancelledError: after the process has been ended.
         """
-        loop = asyncio.get_running_loop()
         self.on_line = on_line
-        self.exited: asyncio.Future[int] = loop.create_future()
-        self.closed: asyncio.Future[None] = loop.create_future()
-        make_change_folders(self.job.tree, len(self.job.linked))
-        try:
-            async with contextlib.AsyncExitStack() as meanwhile:
-                self.log = meanwhile.enter_context(self.job.log.open("ab", buffering=0))
-                if self.api:
-                    await meanwhile.enter_async_context(answered_requests(self.api, self.job.tree))
-                await self.start(loop)
-                if self.cause == "stopped":
-                    self.stop()
-                try:
-                    code = await self.wait(timeout_seconds)
-                finally:
-                    self.transport.close()
-        finally:
-            if self.namespace is not None:
-                os.close(self.namespace)
-            remove_work_folders(self.job.tree, len(self.job.linked))
+        (folder,) = self.localized([self.command.folder])
+        async with contextlib.AsyncExitStack() as meanwhile:
+            place = meanwhile.enter_context(self.job.surroundings(folder))
+            self.log = meanwhile.enter_context(self.job.log.open("ab", buffering=0))
+            if self.api:
+                await meanwhile.enter_async_context(answered_requests(self.api, self.job.tree))
+            output = meanwhile.enter_context(self.read_output())
+            try:
+                self.started = await self.start(place, output)
+            finally:
+                os.close(output)
+            if self.cause == "stopped":
+                self.stop()
+            code = await self.wait(self.started, timeout_seconds)
         if code == -signal.SIGKILL and self.cause == "exited":
             self.cause = "lost"
         return Exit(code, self.cause)
 
-    async def start(self, loop: asyncio.AbstractEventLoop) -> None:
+    async def start(self, place: Place, output: int) -> Started:
         """Start the process.
 
         Raises:
-            ProgramError: there is no such program, or it cannot be executed.
             OSError: the machine could not start the process.
         """
-        start = self.description()
+        start = Start(self.arguments(), self.environment(place.home), place)
         if self.parent:
-            await self.parent.warm(start)
-            if self.parent.fork(start, self):
-                return
+            code = self.code_folder(place.folder)
+            await self.parent.warm(start, code)
+            if started := self.parent.launch(start, code, output):
+                return started
+        return launch(self.mount, start, output)
+
+    async def wait(self, started: Started, timeout_seconds: float) -> int:
+        """The exit code, once the output is read; ends the process when time is up or the task is cancelled.
+
+        Raises:
+            ProgramError: the program cannot be executed.
+        """
         try:
-            await loop.subprocess_exec(
-                lambda: self,
-                *start.words,
-                env=start.environment,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=prepare_child(
-                    self.job.tree, self.mount, start.folder, linked=self.job.linked, hosts=self.job.hosts
-                ),
-            )
-        except subprocess.SubprocessError as problem:  # of what the child does before it becomes the program
-            raise OSError(errno.EPERM, f"its /opt/ml could not be set up ({problem})") from problem
+            async with asyncio.timeout(timeout_seconds):
+                code = await asyncio.shield(started.exited)
+        except TimeoutError:
+            code = await self.end(started, "timeout")
         except (OSError, ValueError) as problem:
             if isinstance(problem, OSError) and problem.errno not in UNUSABLE_PROGRAM:
                 raise
             program, reason = self.command.arguments[0], getattr(problem, "strerror", problem)
             raise ProgramError(f"The program {program!r} could not be started: {reason}.") from problem
-
-    def description(self) -> Start:
-        """What is to be started."""
-        (folder,) = self.localized([self.command.folder])
-        is_inside = PurePosixPath(self.command.folder).is_relative_to(CONTAINER_ROOT)
-        code = self.job.inside(self.command.folder) if is_inside else Path(folder)
-        return Start(self.arguments(), self.environment(), folder, code, self.job.tree, self.job.linked, self.job.hosts)
-
-    async def wait(self, timeout_seconds: float) -> int:
-        """The exit code, once the output is read; ends the process when time is up or the task is cancelled."""
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                code = await asyncio.shield(self.exited)
-        except TimeoutError:
-            code = await self.end("timeout", TIMEOUT_GRACE_SECONDS)
         except asyncio.CancelledError:
-            await self.end("stopped", STOP_GRACE_SECONDS)
-            self.end_descendants()
+            await self.end(started, "stopped")
             raise
-        self.end_descendants()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSING_SECONDS):
                 await asyncio.shield(self.closed)
@@ -221,15 +219,59 @@ class JobProcess(asyncio.SubprocessProtocol):
             self.on_line(self.rest.decode(errors="replace"))
         return code
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The process has been started."""
-        self.transport = cast(asyncio.SubprocessTransport, transport)
-        self.pid = self.transport.get_pid()
-        self.namespace = open_namespace(self.pid) if self.mount and self.pid else None
+    def stop(self) -> None:
+        """Ask the process to end, as soon as it runs; `run` then returns with the cause `stopped`."""
+        if self.started is None:
+            self.cause = "stopped"
+        elif not self.started.exited.done():
+            self.cause = "stopped"
+            self.signal(self.started, signal.SIGTERM)
+            asyncio.get_running_loop().call_later(grace_seconds(), self.signal, self.started, END_NOW)
 
-    def pipe_data_received(self, fd: int, data: bytes) -> None:
+    async def end(self, started: Started, cause: str) -> int:
+        """SIGTERM, then SIGKILL; the exit code."""
+        self.cause = cause
+        self.signal(started, signal.SIGTERM)
+        try:
+            async with asyncio.timeout(grace_seconds()):
+                return await asyncio.shield(started.exited)
+        except TimeoutError:
+            self.signal(started, END_NOW)
+            return await started.exited
+
+    def signal(self, started: Started, number: signal.Signals) -> None:
+        """To the supervisor, which passes it on to the process and all that it started."""
+        if not started.exited.done():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(started.pid, number)
+
+    @contextlib.contextmanager
+    def read_output(self) -> Iterator[int]:
+        """What the process is to write to: a file descriptor, which the caller closes once the process has it."""
+        loop = asyncio.get_running_loop()
+        self.closed: asyncio.Future[None] = loop.create_future()
+        output, end = os.pipe()
+        os.set_blocking(output, False)
+
+        def read() -> None:
+            if data := os.read(output, READ_BYTES):
+                self.take(data)
+            elif not self.closed.done():
+                loop.remove_reader(output)
+                self.closed.set_result(None)
+
+        loop.add_reader(output, read)
+        try:
+            yield end
+        finally:
+            loop.remove_reader(output)
+            os.close(output)
+
+    def take(self, data: bytes) -> None:
         """Copy output to the log and hand on whole lines."""
-        self.log.write(data)
+        written = self.log.tell()
+        if written < LOG_LIMIT_BYTES:
+            self.log.write(data if written + len(data) < LOG_LIMIT_BYTES else data + LOG_END)
         lines = data.split(b"\n")
         lines[0] = self.rest + lines[0]
         self.rest = lines.pop()
@@ -239,62 +281,18 @@ class JobProcess(asyncio.SubprocessProtocol):
         for line in lines:
             self.on_line(line.decode(errors="replace"))
 
-    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
-        """The output has ended."""
-        if not self.closed.done():
-            self.closed.set_result(None)
-
-    def process_exited(self) -> None:
-        """The process itself has ended."""
-        if not self.exited.done():
-            self.exited.set_result(self.transport.get_returncode() or 0)
-
-    def stop(self) -> None:
-        """Ask the process to end, as soon as it runs; `run` then returns with the cause `stopped`."""
-        if self.pid is None:
-            self.cause = "stopped"
-        elif not self.exited.done():
-            self.cause = "stopped"
-            self.signal(signal.SIGTERM)
-            asyncio.get_running_loop().call_later(STOP_GRACE_SECONDS, self.kill_if_running)
-
-    def kill_if_running(self) -> None:
-        """SIGKILL, unless it has ended by itself."""
-        if not self.exited.done():
-            self.signal(signal.SIGKILL)
-
-    async def end(self, cause: str, grace_seconds: float) -> int:
-        """SIGTERM, then SIGKILL; the exit code."""
-        self.cause = cause
-        self.signal(signal.SIGTERM)
-        try:
-            async with asyncio.timeout(grace_seconds):
-                return await asyncio.shield(self.exited)
-        except TimeoutError:
-            self.signal(signal.SIGKILL)
-            return await self.exited
-
-    def end_descendants(self) -> None:
-        """What the process has left running, in its group or out of it."""
-        self.signal(signal.SIGKILL)
-        assert self.pid
-        end_orphans(self.pid, f"{JOB_VARIABLE}={self.job.name}", self.namespace)
-
-    def signal(self, number: signal.Signals) -> None:
-        """To the process and all that it started."""
-        assert self.pid
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, number)
+    def code_folder(self, folder: str) -> Path:
+        """The working directory, as this process sees it."""
+        is_inside = PurePosixPath(self.command.folder).is_relative_to(CONTAINER_ROOT)
+        return self.job.inside(self.command.folder) if is_inside else Path(folder)
 
     def arguments(self) -> list[str]:
         """The command's words; any image's Python means this one."""
         words = self.localized(self.command.arguments)
         return [sys.executable, *words[1:]] if PYTHON.fullmatch(words[0]) else words
 
-    def environment(self) -> dict[str, str]:
+    def environment(self, home: Path) -> dict[str, str]:
         """What a container would have, under the job's own variables."""
-        home = self.job.folder / "home"
-        home.mkdir(exist_ok=True)
         answered = {SOCKET_VARIABLE: f"{CONTAINER_ROOT}/{SOCKET_NAME}"} if self.api else {}
         own = {**self.command.environment, **answered, JOB_VARIABLE: self.job.name}
         return guest_environment(dict(zip(own, self.localized(own.values()), strict=True)), home)
@@ -302,3 +300,19 @@ class JobProcess(asyncio.SubprocessProtocol):
     def localized(self, texts: Iterable[str]) -> list[str]:
         """Texts as this process must see them: /opt/ml is rewritten when it cannot be mounted."""
         return list(texts) if self.mount else [localized(text, self.job.tree) for text in texts]
+
+
+def grace_seconds() -> float:
+    """How long a job may take to end when it is asked to."""
+    return float(os.environ.get(GRACE_VARIABLE, GRACE_SECONDS))
+
+
+def last_lines(log: Path, count: int) -> list[str]:
+    """The end of a log, whatever its size; of a long line, the end."""
+    try:
+        with log.open("rb") as stream:
+            stream.seek(max(0, log.stat().st_size - READ_BYTES))
+            lines = stream.read().decode(errors="replace").splitlines()[-count:]
+    except OSError:
+        return []
+    return [line if len(line) <= SHOWN_CHARACTERS else f"... {line[-SHOWN_CHARACTERS:]}" for line in lines]

@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.local.store.state import State
 from tests.local.lab import Lab, compare, condition, get, join, json_get, output_uri, parameter, s3_input
+from tests.local.samples import processes_of
 
 REPORT = {"PropertyFileName": "Report", "OutputName": "report", "FilePath": "sub/evaluation.json"}
 
@@ -224,7 +225,7 @@ def test_nothing_that_a_script_starts_outlives_it(lab: Lab) -> None:
         "Daemon",
         """
         import os, subprocess, sys, time
-        sleeper = "import os, time; open(f'/opt/ml/processing/output/pids/{os.getpid()}', 'w'); time.sleep(60)"
+        sleeper = "import os, time; open(f'/opt/ml/processing/output/pids/{os.getpid()}', 'w'); time.sleep(61.5)"
         subprocess.Popen([sys.executable, "-c", sleeper])
         subprocess.Popen([sys.executable, "-c", sleeper], start_new_session=True)
         subprocess.run(["sh", "-c", f'setsid {sys.executable} -c "{sleeper}" & exit 0'])
@@ -236,9 +237,8 @@ def test_nothing_that_a_script_starts_outlives_it(lab: Lab) -> None:
     report = lab.run(step)
     assert report.statuses == {"Daemon": "Succeeded"}
     assert report.step("Daemon")["seconds"] < 30
-    pids = [path.name for path in lab.path("s3://bucket/out").rglob("*") if path.is_file()]
-    assert len(pids) == 3
-    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+    assert len([path for path in lab.path("s3://bucket/out").rglob("*") if path.is_file()]) == 3
+    assert not processes_of(lab.home)
 
 
 def test_a_program_that_is_not_there_fails_the_step_and_is_not_tried_again(lab: Lab) -> None:

@@ -1,5 +1,6 @@
 """Training jobs: both launchers and own entry points, what a script is given, metrics, artifacts and ends."""
 
+import contextlib
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.local.lab import Lab, compare, condition, get, join
+from tests.local.samples import processes_of
 
 
 def lines_of(lab: Lab, uri: str) -> list[str]:
@@ -154,33 +156,44 @@ def test_why_a_training_job_failed_is_told(lab: Lab) -> None:
 
 def test_a_job_killed_from_outside_is_tried_again_as_its_policies_say(lab: Lab) -> None:
     code = """
-        import os, time
+        import time
         from pathlib import Path
-        marker = Path(os.environ["OWN"])
-        if not marker.exists():
-            marker.write_text(str(os.getpid()))
+        if Path("/opt/ml/input/data/told/word.txt").read_text() == "wait":
             time.sleep(60)
     """
     policies = [{"ExceptionType": ["SageMaker.JOB_INTERNAL_ERROR"], "IntervalSeconds": 1, "BackoffRate": 1.0}]
+    for name in ("Retried", "Not"):
+        lab.put(f"s3://bucket/{name}/word.txt", "wait")
     steps = [
-        lab.training(name, code, environment={"OWN": str(lab.folder / name)}, RetryPolicies=retried)
+        lab.training(name, code, channels={"told": f"s3://bucket/{name}"}, RetryPolicies=retried)
         for name, retried in (("Retried", policies), ("Not", [{**policies[0], "ExceptionType": ["Step.THROTTLING"]}]))
     ]
     process = subprocess.Popen(
         lab.command({"Version": "2020-12-01", "Steps": steps}), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
     )
-    deadline = time.monotonic() + 20
     for name in ("Retried", "Not"):
-        while not (lab.folder / name).exists() or not (lab.folder / name).read_text():
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        os.kill(int((lab.folder / name).read_text()), signal.SIGKILL)
+        pid = script_process(lab, name)
+        lab.put(f"s3://bucket/{name}/word.txt", "go")
+        os.kill(pid, signal.SIGKILL)
     output, _ = process.communicate(timeout=30)
     rows = {row["name"]: row["failure_reason"] for row in json.loads(output)["steps"]}
     assert rows == {
         "Retried": None,
         "Not": "InternalServerError: the job's process was killed from outside; its last line: no output",
     }
+
+
+def script_process(lab: Lab, step: str) -> int:
+    """The process of a step's script, once it runs."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        for pid in processes_of(lab.folder):
+            with contextlib.suppress(OSError):
+                words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+                if b"train.py" in words and f"-{step}-".encode() in Path(f"/proc/{pid}/environ").read_bytes():
+                    return pid
+        time.sleep(0.02)
+    raise AssertionError("the script has not begun in time")
 
 
 def test_names_of_the_job_reach_the_script(lab: Lab) -> None:

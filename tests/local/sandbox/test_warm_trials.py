@@ -1,25 +1,19 @@
 """Trials that are forked from a parent which has imported their modules: the same in all but time."""
 
-import asyncio
 import json
 import os
 import re
 import signal
 import subprocess
-import sys
 import textwrap
-import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from pipeline.local.sandbox import warm_parent
-from pipeline.local.sandbox.fork_server import BOOT
 from pipeline.local.sandbox.script_imports import installed_imports
-from pipeline.local.sandbox.warm_parent import Start, WarmParent
 from pipeline.local.store.state import State
 from tests.local.lab import Lab, Report
+from tests.local.samples import processes_of, wait_until
 
 X = {"Name": "rate", "MinValue": "0.25", "MaxValue": "4", "ScalingType": "Linear"}
 RANGES = {"ContinuousParameterRanges": [X]}
@@ -38,11 +32,9 @@ SURROUNDINGS = """
         "name": __name__,
         "main": sorted(name for name in vars(sys.modules["__main__"]) if name.startswith("__")),
         "own_session": os.getsid(0) == os.getpid() == os.getpgid(0),
-        "parent_is_runner": "pipeline.local.runner" in open(f"/proc/{os.getppid()}/cmdline").read(),
         "package": [name for name in sys.modules if name.partition(".")[0] == "pipeline"],
         "descriptors": len(os.listdir("/proc/self/fd")),
         "stdin": os.readlink("/proc/self/fd/0"),
-        "in_proc": [v for v in open("/proc/self/environ").read().split("\\0") if v.startswith("LOCAL_JOB_NAME")],
         "opt_ml": sorted(os.listdir("/opt/ml")),
         "model_dir_is_shared": os.path.samefile(os.environ["SM_MODEL_DIR"], "/opt/ml/model"),
     }
@@ -65,7 +57,7 @@ def logs(report: Report, name: str = "Tune") -> list[str]:
 def without_names(text: str, report: Report) -> str:
     """A log in which the names of jobs and executions are the same for all."""
     text = text.replace(str(report.home), "HOME")
-    return re.sub(r"[0-9a-z]{12}-[A-Za-z]+-[0-9a-f]{8}(-\d{3}-[0-9a-f]{8})?", "JOB", text)
+    return re.sub(r"[0-9a-z]{12}-Tune-\w+(-\d{3}-[0-9a-f]{8})?", "JOB", text)
 
 
 @pytest.fixture
@@ -89,7 +81,6 @@ def test_a_forked_trial_finds_what_one_started_afresh_finds(two_labs: tuple[Lab,
     assert [trial["forked"] for trial in fresh] == [False, False]
     for one, other in zip(forked, fresh, strict=True):
         assert one["told"] == other["told"]
-    assert forked[0]["told"]["in_proc"] == ["LOCAL_JOB_NAME=JOB"]
 
 
 ENDINGS = {
@@ -129,31 +120,6 @@ def test_a_forked_trial_ends_as_one_started_afresh(two_labs: tuple[Lab, Lab]) ->
     assert any("in raises" in log and "fork_server" not in log for log in said[0])
 
 
-@pytest.mark.parametrize("isolation", ["on", "off"])
-def test_what_a_forked_trial_leaves_running_is_ended_even_if_it_hides(lab: Lab, isolation: str) -> None:
-    """One has left the process group, the other has been forked and never became another program."""
-    body = """
-        import os, subprocess, sys, time
-        def note():
-            open(os.environ["SM_MODEL_DIR"] + f"/{os.getpid()}", "w").close()
-        sleeper = "import os, time; open(os.environ['SM_MODEL_DIR'] + f'/{os.getpid()}', 'w'); time.sleep(60)"
-        subprocess.Popen([sys.executable, "-c", sleeper], start_new_session=True)
-        if os.fork() == 0:
-            os.setsid()
-            note()
-            time.sleep(60)
-        while len(os.listdir(os.environ["SM_MODEL_DIR"])) < 2:
-            time.sleep(0.01)
-        print(forked, "score=1")
-    """
-    report = lab.run(lab.tuning("Tune", code(body), RANGES, jobs=1), environment={"LOCAL_ISOLATION": isolation})
-    assert logs(report) == ["True score=1\n"]
-    (model,) = (report.home / "jobs").glob("*/ml/model")
-    pids = [path.name for path in model.iterdir()]
-    assert len(pids) == 2
-    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
-
-
 def test_a_forked_trial_is_asked_to_end_by_sigterm(lab: Lab) -> None:
     body = """
         import argparse, signal, sys, time
@@ -175,42 +141,42 @@ def test_a_forked_trial_is_asked_to_end_by_sigterm(lab: Lab) -> None:
     assert report.properties("Tune")["TrainingJobStatusCounters"]["Stopped"] == 1
 
 
+@pytest.mark.parametrize("isolation", ["on", "off"])
+def test_what_a_forked_trial_leaves_running_is_ended_even_if_it_hides(lab: Lab, isolation: str) -> None:
+    """One has left the process group, the other has been forked and never became another program."""
+    body = """
+        import os, subprocess, sys, time
+        folder = os.environ["SM_MODEL_DIR"]
+        sleeper = "import sys, time; open(sys.argv[1], 'w'); time.sleep(60)"
+        subprocess.Popen([sys.executable, "-c", sleeper, folder + "/a"], start_new_session=True, env={})
+        if os.fork() == 0:
+            os.setsid()
+            open(folder + "/b", "w")
+            time.sleep(60)
+        while len(os.listdir(folder)) < 2:
+            time.sleep(0.01)
+        print(forked, "score=1")
+    """
+    step = lab.tuning("Tune", code(body), RANGES, jobs=1, environment={"MINE": str(lab.home)})
+    report = lab.run(step, environment={"LOCAL_ISOLATION": isolation})
+    assert logs(report) == ["True score=1\n"]
+    wait_until(lambda: not processes_of(lab.home))
+
+
 def test_nothing_outlives_a_runner_that_is_killed(lab: Lab) -> None:
-    body = "import os, time; open(f'/opt/ml/model/{os.getpid()}.{os.getppid()}', 'w'); time.sleep(60)"
-    step = lab.tuning("Tune", code(body), RANGES, jobs=2)
-    words = lab.command({"Version": "2020-12-01", "Parameters": [], "Steps": [step]})
+    body = "import time; open('/opt/ml/model/begun', 'w'); time.sleep(60)"
+    words = lab.command({"Version": "2020-12-01", "Parameters": [], "Steps": [lab.tuning("Tune", code(body), RANGES)]})
     with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=lab.folder) as process:
-        names = wait_for(lambda: [file.name.split(".") for file in lab.home.glob("jobs/*/ml/model/*")], 2)
-        trials, runner = [int(pid) for pid, _ in names], int(names[0][1])
-        family = [*trials, *children_of(runner)]
-        assert len(set(family)) == 3  # two trials and their warm parent
+        wait_until(lambda: len(list(lab.home.glob("jobs/*/ml/model/begun"))) == 2)
+        (runner,) = [pid for pid in processes_of(lab.home) if is_runner(pid)]
         os.kill(runner, signal.SIGKILL)
         process.wait(30)
-    wait_for(lambda: [pid for pid in family if not is_alive(pid)], len(family))
+    wait_until(lambda: not processes_of(lab.home))
 
 
-def wait_for(found: Any, count: int) -> list[Any]:
-    """What is found, once there is so much of it."""
-    deadline = time.monotonic() + 20
-    while len(values := found()) < count:
-        assert time.monotonic() < deadline, values
-        time.sleep(0.02)
-    result: list[Any] = values
-    return result
-
-
-def children_of(pid: int) -> list[int]:
-    """Children of any of its threads."""
-    files = Path(f"/proc/{pid}/task").glob("*/children")
-    return [int(child) for file in files for child in file.read_text().split()]
-
-
-def is_alive(pid: int) -> bool:
-    """Whether it runs; a zombie does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+def is_runner(pid: int) -> bool:
+    """Whether this is the process that runs the execution."""
+    return b"pipeline.local.runner" in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def test_trials_draw_different_numbers_and_share_the_threads_that_they_are_given(lab: Lab) -> None:
@@ -232,30 +198,6 @@ def test_what_an_import_says_is_in_the_log_of_every_trial(lab: Lab) -> None:
     assert [(log.splitlines()[0], log.splitlines()[-1]) for log in logs(report)] == [
         ("The Zen of Python, by Tim Peters", "True score=1")
     ] * 2
-
-
-def test_a_parent_in_which_threads_run_after_the_imports_is_given_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """OpenBLAS, which numpy loads, has threads too, but ends them before a fork."""
-    (tmp_path / "train.py").write_text("import numpy\n")
-    monkeypatch.setattr(warm_parent, "adopts_orphans", lambda: True)
-    words, environment = [sys.executable, "train.py"], {"PATH": os.environ["PATH"], "OPENBLAS_NUM_THREADS": "2"}
-    start = Start(words, environment, str(tmp_path), tmp_path, tmp_path, [])
-
-    async def is_ready() -> bool:
-        parent = WarmParent(None)
-        await parent.warm(start)
-        ready = parent.control is not None
-        assert parent.process
-        assert (parent.process.returncode is None) == ready
-        await parent.close()
-        return ready
-
-    assert asyncio.run(is_ready())
-    thread = "import threading, time; threading.Thread(target=time.sleep, args=[60], daemon=True).start();"
-    monkeypatch.setattr(warm_parent, "BOOT", thread + BOOT)
-    assert not asyncio.run(is_ready())
 
 
 def test_small_inputs_are_shared_by_trials_and_safe_from_them(lab: Lab) -> None:
@@ -280,7 +222,7 @@ def test_small_inputs_are_shared_by_trials_and_safe_from_them(lab: Lab) -> None:
     [
         ({"train.py": "print(forked, 'score=1')"}, {}, True),
         ({"train.py": "import helper; print(forked, helper.ours, 'score=1')", "helper.py": "ours = 1"}, {}, True),
-        ({"train.py": "import json; print(forked, json.ours, 'score=1')", "json.py": "ours = 1"}, {}, False),
+        ({"train.py": "import socket; print(forked, socket.ours, 'score=1')", "socket.py": "ours = 1"}, {}, False),
         ({"train.py": "print(forked, 'score=1')", "requirements.txt": "absent @ file:///nowhere"}, {}, False),
         ({"train.sh": "echo False score=1"}, {"sagemaker_program": "train.sh"}, False),
     ],

@@ -79,7 +79,7 @@ def found_package(state: State, name_or_arn: str) -> Document:
 
 
 def place_model(storage: Storage, container: dict[str, Any], folder: Path) -> None:
-    """Fill a directory with the container's ModelDataUrl or ModelDataSource.
+    """Fill a directory with the container's ModelDataUrl or ModelDataSource, and with a script that lies elsewhere.
 
     Raises:
         RequestError: there is none, or it cannot be read.
@@ -93,12 +93,15 @@ def place_model(storage: Storage, container: dict[str, Any], folder: Path) -> No
             storage.download(uri, folder)
         else:
             unpack(storage.read(uri), uri, folder)
+        code = str(container.get("Environment", {}).get("SAGEMAKER_SUBMIT_DIRECTORY", ""))
+        if code.startswith("s3://"):
+            unpack(storage.read(code), code, folder / "code")
     except StorageError as problem:
         raise invalid(f"Could not access model data: {problem}") from problem
 
 
 def unpack(content: bytes, uri: str, folder: Path) -> None:
-    """model.tar.gz into a directory.
+    """model.tar.gz, or the archive of a script, into a directory.
 
     Raises:
         RequestError: it is no such archive.
@@ -107,4 +110,4 @@ def unpack(content: bytes, uri: str, folder: Path) -> None:
         with tarfile.open(fileobj=io.BytesIO(content)) as archive:
             archive.extractall(folder, filter="data")
     except (tarfile.TarError, zlib.error, lzma.LZMAError, OSError, EOFError) as problem:
-        raise invalid(f"{uri} is not a usable model.tar.gz: {problem}") from problem
+        raise invalid(f"{uri} is not a usable .tar.gz: {problem}") from problem

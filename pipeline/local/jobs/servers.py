@@ -26,6 +26,7 @@ from typing import Any
 from pipeline.local.jobs.model_data import place_model
 from pipeline.local.jobs.runtime import now
 from pipeline.local.sandbox.environment import guest_environment
+from pipeline.local.sandbox.requirements import is_satisfied, logical_lines
 from pipeline.local.store.answers import invalid
 from pipeline.local.store.state import Document, State
 from pipeline.local.store.storage import Storage
@@ -43,6 +44,7 @@ HANDLERS = {"model_fn", "input_fn", "predict_fn", "output_fn", "transform_fn"}
 PORTS = range(20000, 32768)
 BIND_SECONDS = 5.0  # that a forwarder waits for the port of a server which is about to end
 FORWARDER = Path(__file__).with_name("port_forwarder.py")
+INSTALL = 'file="$1"; shift; python3 -m pip install -q -t "$0" -r "$file" && exec "$@"'  # as the toolkits do at first
 OWN_SERVER = Path(__file__).with_name("inference_server.py")
 CUSTOM_ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
 TARGET_CONTAINER = "X-Amzn-SageMaker-Target-Container-Hostname"
@@ -85,10 +87,8 @@ def start(
     try:
         several = len(containers) > 1
         placed = [
-            launched(
-                state, container, folder / f"model{number if several else ''}", free_port(state) if several else port
-            )
-            for number, container in enumerate(containers, 1)
+            launched(state, container, folder / f"model{number or ''}", free_port(state) if several else port)
+            for number, container in enumerate(containers, int(several))
         ]
         program = pipeline_of(state, placed, containers, folder, direct=direct, port=port) if several else placed[0]
         with log.open("ab") as output:
@@ -129,7 +129,12 @@ def launched(state: State, container: Document, model: Path, port: int) -> Progr
     model.mkdir(parents=True)
     place_model(Storage(state), container, model)
     words, script = server_command(container, model)
-    return Program(words, script.parent if script else model, environment(state, container, model, port))
+    variables = environment(state, container, model, port)
+    requirements, packages = model / "code" / "requirements.txt", str(model.with_name(f"{model.name}-packages"))
+    if requirements.is_file() and any(not is_satisfied(line) for line in logical_lines(requirements.read_text())):
+        words = ["/bin/sh", "-c", INSTALL, packages, str(requirements), *words]
+        variables["PYTHONPATH"] = os.pathsep.join([variables["PYTHONPATH"], packages])
+    return Program(words, script.parent if script else model, variables)
 
 
 def server_command(container: Document, model: Path) -> tuple[list[str], Path | None]:

@@ -25,8 +25,8 @@ MODULES = {
         CreateModelPackageGroup DescribeModelPackageGroup ListModelPackageGroups DeleteModelPackageGroup
         CreateModelPackage DescribeModelPackage ListModelPackages UpdateModelPackage DeleteModelPackage
     """,
-    "sagemaker.models": "CreateModel DescribeModel ListModels DeleteModel",
-    "sagemaker.endpoint_configs": """
+    "sagemaker.models": """
+        CreateModel DescribeModel ListModels DeleteModel
         CreateEndpointConfig DescribeEndpointConfig ListEndpointConfigs DeleteEndpointConfig
     """,
     "sagemaker.endpoints": "CreateEndpoint UpdateEndpoint DescribeEndpoint ListEndpoints DeleteEndpoint",

@@ -74,7 +74,7 @@ def test_what_cannot_be_served_is_refused_and_leaves_nothing(home):
     for name, content in archives.items():
         home.plain(name)
         home.storage.write(f"s3://bucket/{name}/model.tar.gz", content)
-        sentence = f"s3://bucket/{name}/model.tar.gz is not a usable model.tar.gz: "
+        sentence = f"s3://bucket/{name}/model.tar.gz is not a usable .tar.gz: "
         assert message(home.create, name).startswith(sentence)
     home.model("other", home.container("other", {}, SAGEMAKER_PROGRAM="other.py"))
     assert "its data holds no code/other.py" in message(home.create, "other")

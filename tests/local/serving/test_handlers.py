@@ -1,9 +1,12 @@
 """Models without a server of their own: handler functions, TorchScript, inference pipelines."""
 
+import importlib.util
 import io
 import json
 import os
 import signal
+import tarfile
+import zipfile
 
 import numpy
 import pytest
@@ -98,6 +101,36 @@ def test_torchscript_needs_no_script_in_a_pytorch_image(home):
     container = home.container("m", {"model.pt": buffer.getvalue()})
     served(home, {**container, "Image": "763104351884.dkr.ecr.us-east-1.amazonaws.com/pytorch-inference:2.2-cpu"})
     assert home.invoke("[[1, 2], [3, 4]]") == [1, 2, 3, 4]
+
+
+def wheel(name, code):
+    """A wheel of one module."""
+    buffer, folder = io.BytesIO(), f"{name}-1.0.dist-info"
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(f"{name}.py", code)
+        archive.writestr(f"{folder}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        archive.writestr(f"{folder}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{folder}/RECORD", "")
+    return buffer.getvalue()
+
+
+def test_a_script_elsewhere_brings_its_requirements_for_itself_alone(home):
+    code = io.BytesIO()
+    files = {
+        "handler.py": b"import tinyword\ndef model_fn(d): return 1\ndef predict_fn(data, model): return tinyword.WORDS",
+        "requirements.txt": b"numpy\n./tinyword-1.0-py3-none-any.whl\n",
+        "tinyword-1.0-py3-none-any.whl": wheel("tinyword", "WORDS = [7]"),
+    }
+    with tarfile.open(fileobj=code, mode="w:gz") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    home.storage.write("s3://bucket/code/sourcedir.tar.gz", code.getvalue())
+    variables = {"SAGEMAKER_PROGRAM": "handler.py", "SAGEMAKER_SUBMIT_DIRECTORY": "s3://bucket/code/sourcedir.tar.gz"}
+    served(home, home.container("m", {}, **variables))
+    assert home.invoke("[1]") == [7]
+    assert importlib.util.find_spec("tinyword") is None
 
 
 def test_an_idle_handler_ends(home):

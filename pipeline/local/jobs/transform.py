@@ -16,7 +16,7 @@ from pathlib import Path
 from pipeline.definition.serving_requests import transform_faults
 from pipeline.local.jobs import servers
 from pipeline.local.jobs.model_data import is_direct, resolved_containers
-from pipeline.local.jobs.runtime import Runtime, StepCall, StepFailure, StepResult, arn, now
+from pipeline.local.jobs.runtime import Runtime, StepCall, StepFailure, StepResult, arn, not_run, now
 from pipeline.local.jobs.transform_records import RecordError, Records, read_records
 from pipeline.local.store.answers import RequestError
 from pipeline.local.store.state import Document
@@ -51,9 +51,10 @@ async def run_transform(call: StepCall, runtime: Runtime) -> StepResult:
         servers.end_strays(runtime.state, call.job_name)
         finish(document, runtime, "Stopped")
         raise
-    except (RequestError, StepFailure, StorageError) as problem:
-        finish(document, runtime, "Failed", FailureReason=str(problem))
-        raise StepFailure(str(problem), metadata=metadata) from problem
+    except (RequestError, StepFailure, StorageError, OSError) as problem:
+        failure = not_run(problem, metadata)
+        finish(document, runtime, "Failed", FailureReason=str(failure))
+        raise failure from problem
     finish(document, runtime, "Completed")
     return StepResult(document, metadata, [call.arguments["TransformOutput"]["S3OutputPath"]])
 
@@ -89,9 +90,11 @@ class Transform:
         finally:
             pool.shutdown(cancel_futures=True)
             servers.stop(self.server)
+        log = self.runtime.job(self.call.job_name).log
+        Path(self.server["log"]).replace(log)
         if refusals and not self.stopping.is_set():
-            log = self.runtime.job(self.call.job_name).log
-            log.write_text("".join(f"{said}\n" for said in refusals))
+            with log.open("a") as stream:
+                stream.writelines(f"{said}\n" for said in refusals)
             more = f" ({len(refusals)} of {len(objects)} objects were refused; log: {log})" if len(refusals) > 1 else ""
             raise StepFailure(f"ClientError: {refusals[0]}{more}")
 
@@ -198,23 +201,11 @@ def input_objects(storage: Storage, source: Document) -> list[tuple[str, Path]]:
     """The objects of a job's S3DataSource: (name below the prefix, file).
 
     Raises:
-        StepFailure: there is none, or a manifest that is not as S3DataSource describes it.
+        StepFailure: there is none.
+        StorageError: a manifest is none, or lists an object that does not exist.
     """
-    uri = source["S3Uri"]
-    if source.get("S3DataType", "S3Prefix") == "S3Prefix":
-        objects = storage.objects(uri)
-        if not objects:
-            raise StepFailure("TransformInput names no object in the local S3.")
-        return objects
-    try:
-        [first, *names] = json.loads(storage.read(uri))
-        prefix = first["prefix"]
-        objects = [(str(name), storage.path(f"{prefix}{name}")) for name in names]
-    except (ValueError, TypeError, KeyError) as problem:
-        raise StepFailure(
-            f'ClientError: {uri} is no manifest; it needs [{{"prefix": "s3://..."}}, "name", ...].'
-        ) from problem
-    for name, file in objects:
-        if not file.is_file():
-            raise StepFailure(f"ClientError: {uri} names {prefix}{name}, which does not exist in the local S3.")
+    is_manifest = source.get("S3DataType") == "ManifestFile"
+    objects = storage.manifest_objects(source["S3Uri"]) if is_manifest else storage.objects(source["S3Uri"])
+    if not objects:
+        raise StepFailure("TransformInput names no object in the local S3.")
     return objects

@@ -4,20 +4,26 @@ A step's properties are the response of its Describe operation, the outputs that
 a Condition's outcome. Names in lists and keys of maps must be among those that the step's own request declares.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from typing import Any
 
 from pipeline.definition.expressions import Reference, is_expression, references
-from pipeline.definition.paths import PathError, Token, look_up
+from pipeline.definition.paths import PathError, Token, format_path, look_up
 from pipeline.definition.references import missing_faults, outputs_of, unread_fault
-from pipeline.definition.service_model import UnknownProperty, property_shapes
+from pipeline.definition.service_model import Shape, operation
+from pipeline.definition.shapes import TYPES
 from pipeline.definition.step_types import STEP_TYPES
 from pipeline.definition.steps import Definition, Step, objects
 from pipeline.errors import PipelineError
+from pipeline.suggestion import did_you_mean
 
-TYPES = {"String": "string", "Integer": "integer", "Float": "double", "Boolean": "boolean"}  # of parameters and outputs
 CONTAINERS = ("structure", "map", "list")
 Path = tuple[Token, ...]
+
+
+class UnknownProperty(LookupError):
+    """A path that leads to no property; the text completes "Step 'A' reads Steps.B.C, but ..."."""
 
 
 def visibility_faults(definition: Definition, step: Step) -> Iterator[str]:
@@ -147,3 +153,42 @@ def default_of(definition: Definition, expression: Any) -> tuple[str, Any] | Non
     reference = next(iter(readable(expression)), None) if "Get" in expression else None
     parameter = definition.parameters.get(reference.name, {}) if reference and reference.root == "Parameters" else {}
     return (str(parameter.get("Name")), parameter["DefaultValue"]) if "DefaultValue" in parameter else None
+
+
+@cache
+def responses(step_type: str) -> Mapping[str, Shape]:
+    """The members of all responses about a step, those of the first operation before others of the same name."""
+    outputs = [operation(name, "output") for name in reversed(STEP_TYPES[step_type].reads)]
+    return {name: output.member(name) for output in outputs for name in output.members}
+
+
+def property_shapes(step_type: str, path: tuple[Token, ...]) -> list[Shape]:
+    """The shapes along a path below a step, one for each of its tokens."""
+    shapes: list[Shape] = []
+    for depth, token in enumerate(path):
+        inner = _member(shapes[-1], token) if shapes else responses(step_type).get(str(token))
+        if inner is None:
+            raise UnknownProperty(_why_unknown(step_type, shapes, path[: depth + 1]))
+        shapes.append(inner)
+    return shapes
+
+
+def _member(shape: Shape, token: Token) -> Shape | None:
+    """Where one token of a path leads: a list of objects is entered by index or by name, a map by key."""
+    if shape.type == "structure":
+        return shape.member(str(token)) if token in shape.members else None
+    if shape.type == "list":
+        inner = shape.member("member")
+        return inner if isinstance(token, int) or inner.type == "structure" else None
+    return shape.member("value") if shape.type == "map" and isinstance(token, str) else None
+
+
+def _why_unknown(step_type: str, shapes: list[Shape], path: tuple[Token, ...]) -> str:
+    """What is the matter with the last token of the path."""
+    reads, token = STEP_TYPES[step_type].reads[0], str(path[-1])
+    if not shapes:
+        return f"{reads} does not return {token}.{did_you_mean(token, responses(step_type))}"
+    where = format_path(path[:-1])
+    if shapes[-1].type == "structure":
+        return f"{reads} returns no {token} in {where}.{did_you_mean(token, shapes[-1].members)}"
+    return f"{where} has no members that {token!r} could name."

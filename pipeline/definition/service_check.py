@@ -15,8 +15,7 @@ from pipeline.definition.shapes import (
     EXPRESSION_SHAPES,
     MAX_CHARACTERS,
     MAX_STEPS,
-    arguments_shape,
-    definition_shape,
+    format_shape,
     parameter_shape,
     step_shape,
 )
@@ -38,7 +37,7 @@ def format_check(definition: Definition, words: str) -> ShapeCheck:
 
 def definition_problems(definition: Definition) -> Iterator[str]:
     """What is wrong around the steps."""
-    for fault in format_check(definition, "definition").problems(definition.content, definition_shape()):
+    for fault in format_check(definition, "definition").problems(definition.content, format_shape("Definition")):
         yield f"The definition: {fault}"
     characters = len(json.dumps(definition.content))
     if characters > MAX_CHARACTERS:
@@ -46,10 +45,8 @@ def definition_problems(definition: Definition) -> Iterator[str]:
     if len(definition.all_steps) > MAX_STEPS:
         yield f"The definition has {len(definition.all_steps)} steps, but a pipeline has at most {MAX_STEPS}."
     for parameter in definition.all_parameters:
-        parameter_type, listed = str(parameter.get("Type")), parameter.get("EnumValues")
-        accepted = [value for value in listed if isinstance(value, str)] if isinstance(listed, list) else []
-        shape = parameter_shape(parameter_type, accepted)
-        for fault in format_check(definition, f"{parameter_type} parameter").problems(parameter, shape):
+        declared = format_check(definition, f"{parameter.get('Type')} parameter")
+        for fault in declared.problems(parameter, parameter_shape(parameter)):
             yield f"Parameter '{parameter.get('Name')}': {fault}"
 
 
@@ -90,7 +87,7 @@ def argument_faults(definition: Definition, step: Step) -> Iterator[str]:
         format_or_event = format_check(definition, f"{step.type} step")
         if step.type != "Condition":
             format_or_event = replace(format_or_event, expression_shapes=None)
-        yield from format_or_event.problems(arguments, arguments_shape(step.type))
+        yield from format_or_event.problems(arguments, format_shape(step_type.arguments))
 
 
 def retry_faults(step: Step) -> Iterator[str]:

@@ -1,6 +1,6 @@
-"""SageMaker's service model, as botocore ships it: the requests that steps become, and the responses about them.
+"""The service models that botocore ships: the shapes of SageMaker's requests and responses.
 
-Its JSON is read without importing botocore: 35 ms instead of 145. There is no client, no region, no credential.
+Their JSON is read without importing botocore: 35 ms instead of 145. There is no client, no region, no credential.
 """
 
 import gzip
@@ -11,10 +11,6 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-
-from pipeline.definition.paths import Token, format_path
-from pipeline.definition.step_types import STEP_TYPES
-from pipeline.suggestion import did_you_mean
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,11 +40,7 @@ class Shape:
     def member(self, name: str) -> "Shape":
         """A member of a structure, `member` of a list, `key` or `value` of a map."""
         reference = self.members[name] if self.type == "structure" else self.content[name]
-        return Shape(reference["shape"], self.model)
-
-
-class UnknownProperty(LookupError):
-    """A path that leads to no property; the text completes "Step 'A' reads Steps.B.C, but ..."."""
+        return Shape(reference if isinstance(reference, str) else reference["shape"], self.model)
 
 
 @cache
@@ -70,42 +62,3 @@ def operation(name: str, side: str, service: str = "sagemaker") -> Shape:
     """
     model = service_model(service)
     return Shape(model["operations"][name][side]["shape"], model["shapes"])
-
-
-@cache
-def responses(step_type: str) -> Mapping[str, Shape]:
-    """The members of all responses about a step, those of the first operation before others of the same name."""
-    outputs = [operation(name, "output") for name in reversed(STEP_TYPES[step_type].reads)]
-    return {name: output.member(name) for output in outputs for name in output.members}
-
-
-def property_shapes(step_type: str, path: tuple[Token, ...]) -> list[Shape]:
-    """The shapes along a path below a step, one for each of its tokens."""
-    shapes: list[Shape] = []
-    for depth, token in enumerate(path):
-        inner = _member(shapes[-1], token) if shapes else responses(step_type).get(str(token))
-        if inner is None:
-            raise UnknownProperty(_why_unknown(step_type, shapes, path[: depth + 1]))
-        shapes.append(inner)
-    return shapes
-
-
-def _member(shape: Shape, token: Token) -> Shape | None:
-    """Where one token of a path leads: a list of objects is entered by index or by name, a map by key."""
-    if shape.type == "structure":
-        return shape.member(str(token)) if token in shape.members else None
-    if shape.type == "list":
-        inner = shape.member("member")
-        return inner if isinstance(token, int) or inner.type == "structure" else None
-    return shape.member("value") if shape.type == "map" and isinstance(token, str) else None
-
-
-def _why_unknown(step_type: str, shapes: list[Shape], path: tuple[Token, ...]) -> str:
-    """What is the matter with the last token of the path."""
-    reads, token = STEP_TYPES[step_type].reads[0], str(path[-1])
-    if not shapes:
-        return f"{reads} does not return {token}.{did_you_mean(token, responses(step_type))}"
-    where = format_path(path[:-1])
-    if shapes[-1].type == "structure":
-        return f"{reads} returns no {token} in {where}.{did_you_mean(token, shapes[-1].members)}"
-    return f"{where} has no members that {token!r} could name."

@@ -28,24 +28,10 @@ _PART = re.compile(
 _PLAIN_NAME = re.compile(r"[A-Za-z_][\w-]*\Z")
 
 # The member that names an object of a list, in the Describe* responses of SageMaker; the first one that it has counts.
-_NAMING_KEYS = (
-    "OutputName",
-    "InputName",
-    "MetricName",
-    "ChannelName",
-    "Name",
-    "TrainingJobName",
-    "RuleConfigurationName",
-    "CollectionName",
-    "DefinitionName",
-    "VariantName",
-    "InstanceGroupName",
-    "ContainerHostname",
-    "AlgorithmName",
-    "ProfileName",
-    "AlarmName",
-    "HyperParameterTuningJobName",
-)
+_NAMING_KEYS = """
+    OutputName InputName MetricName ChannelName Name TrainingJobName RuleConfigurationName CollectionName DefinitionName
+    VariantName InstanceGroupName ContainerHostname AlgorithmName ProfileName AlarmName HyperParameterTuningJobName
+""".split()  # noqa: SIM905
 
 
 class PathError(PipelineError):

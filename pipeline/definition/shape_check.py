@@ -15,28 +15,17 @@ from pipeline.definition.service_model import Shape
 from pipeline.suggestion import did_you_mean
 
 Path = tuple[Token, ...]
-WHOLE = {"integer": int, "long": int}
-NUMBER = {"float": (int, float), "double": (int, float)}
-JSON_TYPES: dict[str, Any] = {
-    "structure": dict,
-    "map": dict,
-    "list": list,
-    "string": str,
-    "timestamp": (str, int, float),
-    **WHOLE,
-    **NUMBER,
-}
-KINDS = {
-    "structure": "an object",
-    "map": "an object",
-    "list": "a list",
-    "string": "a string",
-    "timestamp": "a time",
-    "integer": "a whole number",
-    "long": "a whole number",
-    "float": "a number",
-    "double": "a number",
-    "boolean": "true or false",
+WHOLE = ("integer", "long")
+NUMBERS = (*WHOLE, "float", "double")
+JSON_TYPES: dict[str, tuple[Any, str]] = {  # shape type -> Python's types, what sentences call it
+    **dict.fromkeys(("structure", "map"), (dict, "an object")),
+    "list": (list, "a list"),
+    "string": (str, "a string"),
+    "timestamp": ((str, int, float), "a time"),
+    **dict.fromkeys(("float", "double"), ((int, float), "a number")),
+    **dict.fromkeys(WHOLE, (int, "a whole number")),
+    "boolean": ((), "true or false"),
+    "blob": ((str, bytes), "bytes"),
 }
 MAX_LISTED = 12
 CONTAINERS = ("structure", "map", "list")
@@ -77,8 +66,8 @@ class ShapeCheck:
         if is_expression(value) and (self.expression_shapes is None or shape.name in self.expression_shapes):
             yield from self.expression_problems(value, shape, path)
         elif not has_type(value, shape.type):
-            yield f"{self.name(path)} must be {KINDS[shape.type]}, but {self.got} {quoted(value)}."
-        else:
+            yield f"{self.name(path)} must be {JSON_TYPES[shape.type][1]}, but {self.got} {quoted(value)}."
+        elif shape.type in METHODS:
             yield from METHODS[shape.type](self, value, shape, path)
 
     def structure_problems(self, value: dict[str, Any], shape: Shape, path: Path) -> Iterator[str]:
@@ -136,7 +125,8 @@ class ShapeCheck:
         if given is None:
             return
         if not suits(given, shape.type):
-            yield f"{self.name(path)} must be {KINDS[shape.type]}, but {describe(value)} is {KINDS[given]}."
+            accepted, found = JSON_TYPES[shape.type][1], JSON_TYPES[given][1]
+            yield f"{self.name(path)} must be {accepted}, but {describe(value)} is {found}."
             return
         parameter = self.default_of(value)
         if parameter and has_type(parameter[1], shape.type):
@@ -148,19 +138,12 @@ class ShapeCheck:
         return format_path(path) or "Arguments"
 
 
-def no_problems(check: ShapeCheck, value: Any, shape: Shape, path: Path) -> Iterator[str]:
-    """Every value of the type is acceptable."""
-    return iter(())
-
-
 METHODS: dict[str, Callable[..., Iterator[str]]] = {
     "structure": ShapeCheck.structure_problems,
     "list": ShapeCheck.list_problems,
     "map": ShapeCheck.map_problems,
     "string": ShapeCheck.string_problems,
-    **dict.fromkeys((*WHOLE, *NUMBER), ShapeCheck.number_problems),
-    "boolean": no_problems,
-    "timestamp": no_problems,
+    **dict.fromkeys(NUMBERS, ShapeCheck.number_problems),
 }
 
 
@@ -175,16 +158,16 @@ def has_type(value: Any, type_name: str) -> bool:
     """Whether a JSON value is of the shape's type."""
     if isinstance(value, bool):
         return type_name == "boolean"
-    return isinstance(value, JSON_TYPES.get(type_name, ()))
+    return isinstance(value, JSON_TYPES[type_name][0])
 
 
 def suits(given: str, type_name: str) -> bool:
     """Whether a member of a type takes an expression whose value has the given one: a string takes any single value."""
     if type_name in ("string", "timestamp"):
         return given not in CONTAINERS
-    groups: tuple[set[str], ...] = ({*WHOLE}, {*WHOLE, *NUMBER})
-    accepted = {**dict.fromkeys(WHOLE, groups[0]), **dict.fromkeys(NUMBER, groups[1])}
-    return given in accepted.get(type_name, {type_name})
+    if type_name in NUMBERS:
+        return given in (WHOLE if type_name in WHOLE else NUMBERS)
+    return given == type_name
 
 
 def broken_bounds(value: float, shape: Shape) -> Iterator[str]:

@@ -20,6 +20,7 @@ def lab(tmp_path: Path) -> Lab:
 def test_a_run_tells_every_problem_at_once_and_starts_nothing(lab):
     steps = [
         lab.processing("First", ""),
+        lab.drivers("M", {"t.py": ""}, {"entry_script": "t.py"}, distributed={"mpi_additional_options": []}),
         {"Name": "Q", "Type": "EMR", "Arguments": {}},
         call("L", {}, {}, function="other:3"),
         TUNING,
@@ -31,6 +32,7 @@ def test_a_run_tells_every_problem_at_once_and_starts_nothing(lab):
         "Processing step.",
         "Step 'T' lacks HyperParameterTuningJobConfig.",
         "Step 'T' lacks TrainingJobDefinition.",
+        "Step 'M' is distributed by MPI, which is not run here; accepted is Torchrun.",
         "Step 'L' calls the Lambda function 'other', which is not known here; give it with --lambda "
         "other=FILE.py:HANDLER.",
         "Parameter 'A' must be a whole number, but is '1.5'.",

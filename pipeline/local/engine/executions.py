@@ -8,16 +8,19 @@ on from there.
 import contextlib
 import json
 import os
+import re
 import secrets
 import signal
 import string
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pipeline.definition.check import check
 from pipeline.definition.parameters import bind
+from pipeline.definition.runnable import member
 from pipeline.definition.selection import selection_faults, values_needed
-from pipeline.definition.steps import Definition, Graph, read_graph
+from pipeline.definition.steps import Definition, Graph, Step, objects, read_graph
 from pipeline.errors import PipelineError
 from pipeline.local.engine.pipelines import found_pipeline
 from pipeline.local.engine.runner_process import lock_path, runner_pid, spawn_runner, taken_lock
@@ -26,8 +29,11 @@ from pipeline.local.jobs.functions import function_name
 from pipeline.local.jobs.runtime import now
 from pipeline.local.store.answers import RequestError, chosen, invalid, paged
 from pipeline.local.store.state import Document, State
+from pipeline.local.store.storage import Storage, StorageError
 
 LOCK_WAIT_SECONDS = 5.0
+DRIVERS = {"sm_drivers": "sm_train.sh", "sagemaker_remote_function_bootstrap": "job_driver.sh"}  # by channel
+MPI = re.compile(rb"mpi_driver\.py|\bmpirun\b")
 SUMMARY = (
     "PipelineExecutionArn",
     "PipelineExecutionStatus",
@@ -69,7 +75,19 @@ def start_problems(state: State, definition: Document) -> list[str]:
                 f"Step {step.name!r} calls the Lambda function {name!r}, which is not known here; "
                 f"give it with --lambda {name}=FILE.py:HANDLER."
             )
+        if any(MPI.search(script) for script in driver_scripts(state, step)):
+            problems.append(f"Step {step.name!r} is distributed by MPI, which is not run here; accepted is Torchrun.")
     return problems
+
+
+def driver_scripts(state: State, step: Step) -> Iterator[bytes]:
+    """The shell scripts of the SDK that start a training step's own, where they are stored here already."""
+    for channel in objects(step.arguments.get("InputDataConfig")) if step.type == "Training" else ():
+        source = member(member(channel, "DataSource"), "S3DataSource")
+        name, uri = DRIVERS.get(str(member(channel, "ChannelName"))), member(source, "S3Uri")
+        with contextlib.suppress(StorageError, OSError):
+            if name and isinstance(uri, str):
+                yield Storage(state).read(f"{uri.rstrip('/')}/{name}")
 
 
 def start_pipeline_execution(state: State, request: Document) -> Document:

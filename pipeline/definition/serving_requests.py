@@ -13,6 +13,7 @@ from pipeline.definition.expressions import is_expression
 from pipeline.errors import PipelineError
 
 FORMATS = {"text/csv": "csv", "application/json": "json", "application/jsonlines": "jsonlines"}
+FILTER_CHARACTERS = 63
 DEFAULT_PAYLOAD_MEGABYTES = 6
 LIMIT_MEGABYTES = 100  # of MaxPayloadInMB, also times MaxConcurrentTransforms
 ACCEPTED = {
@@ -48,6 +49,8 @@ def read_filter(path: str) -> tuple[Selector, ...]:
     Raises:
         FilterError: it uses an operator that SageMaker does not have, or whose meaning its guide leaves open.
     """
+    if len(path) > FILTER_CHARACTERS:
+        raise FilterError(f"{path[:20]!r}... has {len(path)} characters; SageMaker takes {FILTER_CHARACTERS}")
     if not path.startswith("$"):
         raise FilterError(f"{path!r} does not begin with $")
     if wrong := re.search(r"[^A-Za-z0-9$\[\]*. ,:'-]", path):  # as CreateTransformJob refuses it: aws/aws-sdk#184
@@ -169,7 +172,8 @@ def payload_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
 
 def filter_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
     """DataProcessing, and what it needs of the job's input and output."""
-    settings = at(arguments, "DataProcessing") or {}
+    settings = at(arguments, "DataProcessing")
+    settings = settings if isinstance(settings, Mapping) else {}
     filters = {
         name: settings[name] for name in ("InputFilter", "OutputFilter") if settings.get(name) not in (None, "$")
     }

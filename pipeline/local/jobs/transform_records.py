@@ -25,6 +25,8 @@ from pipeline.errors import PipelineError
 from pipeline.local.store.state import Document
 
 MEGABYTE = 1024 * 1024
+UNUSABLE = (FilterError, ValueError, csv.Error, RecursionError)  # of a record that is not what the job says
+csv.field_size_limit(100 * MEGABYTE)
 Path = tuple[Selector, ...]
 
 
@@ -98,7 +100,7 @@ class Records:
             return record
         try:
             value = filtered(parsed(self.processing.input_format, record), self.processing.input_filter)
-        except (FilterError, ValueError) as problem:
+        except UNUSABLE as problem:
             raise RecordError(f"InputFilter cannot be applied to record {number}: {problem}") from problem
         return rendered(self.processing.input_format, value)
 
@@ -114,7 +116,7 @@ class Records:
             outputs = self.outputs(answer, len(records))
             pairs = zip(records, outputs, strict=True)
             return b"\n".join([self.kept(self.processing, record, output) for record, output in pairs])
-        except (FilterError, ValueError) as problem:
+        except UNUSABLE as problem:
             raise RecordError(f"the answer cannot be joined and filtered: {problem}") from problem
 
     def outputs(self, answer: bytes, count: int) -> list[Any]:
@@ -157,7 +159,7 @@ def read_records(request: Document) -> Records:
 def read_processing(request: Document) -> Processing | None:
     """DataProcessing; None if it leaves everything as it is."""
     settings = request.get("DataProcessing") or {}
-    paths = [read_filter(settings.get(name, "$")) for name in ("InputFilter", "OutputFilter")]
+    paths = [read_filter(settings.get(name) or "$") for name in ("InputFilter", "OutputFilter")]
     joins = settings.get("JoinSource") == "Input"
     if not any(paths) and not joins:
         return None

@@ -77,6 +77,7 @@ def stop_transform_job(state: State, request: Document) -> Document:
     if pid := runner_pid(path):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
+            os.kill(pid, signal.SIGCONT)  # one that was halted hears of it
     return {}
 
 

@@ -7,6 +7,7 @@ socket, which a forwarder to the server that is started takes over, so no reques
 import contextlib
 import select
 import socket
+import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,12 +37,12 @@ def waking(home: Path) -> Iterator[None]:
 
 def watch(home: Path, asked: socket.socket) -> None:
     """Listen for endpoints that are asleep until `asked` is closed at its other end."""
-    state = State(home)
     listeners: dict[str, socket.socket] = {}
+    state = State(home)
     try:
         is_over = False
         while True:
-            with contextlib.suppress(PipelineError):  # whoever else has to do with the state will say what is wrong
+            with contextlib.suppress(PipelineError, sqlite3.Error):  # whoever else has to do with the state will say what is wrong
                 listen(state, listeners)
             if is_over:
                 return
@@ -57,7 +58,7 @@ def watch(home: Path, asked: socket.socket) -> None:
 
 def hand_over(state: State, name: str, listener: socket.socket) -> None:
     """Have the endpoint's server answer at a listening socket, once it is started."""
-    with listener, contextlib.suppress(PipelineError, OSError):
+    with listener, contextlib.suppress(PipelineError, sqlite3.Error, OSError):
         running_server(state, name, listener)
 
 

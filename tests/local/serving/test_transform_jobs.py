@@ -117,6 +117,10 @@ def test_a_job_can_be_stopped_at_once_and_while_it_answers(home):
         home.transform("m", name, MaxConcurrentTransforms=1)
         if name == "late":
             wait_until(lambda: home.storage.exists("s3://bucket/out/a.out"))
+        pid = runner_pid(lock_path(home.state, name))
+        assert pid
+        if name == "late":
+            os.kill(pid, signal.SIGSTOP)
         stop(TransformJobName=name)
         assert home.job(name)["TransformJobStatus"] in ("Stopping", "Stopped")
         assert home.ended(name)["TransformJobStatus"] == "Stopped"

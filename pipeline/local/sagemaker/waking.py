@@ -42,7 +42,7 @@ def watch(home: Path, asked: socket.socket) -> None:
     try:
         is_over = False
         while True:
-            with contextlib.suppress(PipelineError, sqlite3.Error):  # whoever else has to do with the state will say what is wrong
+            with contextlib.suppress(PipelineError, sqlite3.Error):  # whoever else reads the state says what is wrong
                 listen(state, listeners)
             if is_over:
                 return

@@ -23,7 +23,7 @@ from pipeline.definition.selection import selection_faults, values_needed
 from pipeline.definition.steps import Definition, Graph, Step, objects, read_graph
 from pipeline.errors import PipelineError
 from pipeline.local.engine.pipelines import found_pipeline
-from pipeline.local.engine.runner_process import lock_path, runner_pid, spawn_runner, taken_lock
+from pipeline.local.engine.runner_process import execution_id_of, lock_path, runner_pid, spawn_runner, taken_lock
 from pipeline.local.engine.settlement import ACTIVE, known_execution, settled
 from pipeline.local.jobs.functions import function_name
 from pipeline.local.jobs.runtime import now
@@ -92,6 +92,31 @@ def driver_scripts(state: State, step: Step) -> Iterator[bytes]:
 
 def start_pipeline_execution(state: State, request: Document) -> Document:
     """StartPipelineExecution: a new execution and the process that runs it."""
+    if known := answered(state, "StartPipelineExecution", request):
+        return known
+    document = new_execution(state, request)
+    graph, execution_arn = read_graph(document["Definition"]), document["PipelineExecutionArn"]
+    lent = lent_steps(state, document, graph)
+    with taken_lock(lock_path(state, execution_arn)) as lock:
+        with state.transaction():
+            if known := answered(state, "StartPipelineExecution", request):  # at the same instant
+                lock_path(state, execution_arn).unlink()
+                return known
+            state.add_execution(document)
+            for step in lent:
+                state.put_step(execution_arn, step)
+            keep_functions(state, execution_id_of(execution_arn), graph)
+            answer = keep_answer(state, "StartPipelineExecution", request, execution_arn)
+        spawn_runner(state, execution_arn, lock)
+    return answer
+
+
+def new_execution(state: State, request: Document) -> Document:
+    """The document of an execution that is to be started.
+
+    Raises:
+        RequestError: there is no such pipeline, or it cannot be run on this machine with these parameters.
+    """
     pipeline = found_pipeline(state, request["PipelineName"])
     whole = json.loads(pipeline["PipelineDefinition"])
     definition = {name: value for name, value in whole.items() if value is not None}
@@ -102,37 +127,23 @@ def start_pipeline_execution(state: State, request: Document) -> Document:
         raise invalid(str(problem)) from problem
     if problems := start_problems(state, definition):
         raise invalid("\n".join(problems))
-    graph = read_graph(definition)
     execution_id = "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(12))
-    execution_arn = f"{pipeline['PipelineArn']}/execution/{execution_id}"
-    document = {
+    return {
         "PipelineArn": pipeline["PipelineArn"],
         "PipelineName": pipeline["PipelineName"],
-        "PipelineExecutionArn": execution_arn,
+        "PipelineExecutionArn": f"{pipeline['PipelineArn']}/execution/{execution_id}",
         "PipelineExecutionStatus": "Executing",
         "CreationTime": now(),
         "LastModifiedTime": now(),
         "Definition": definition,
         "Parameters": parameters,
         "GivenParameters": given,
-        "ParallelismConfiguration": request.get("ParallelismConfiguration")
-        or pipeline.get("ParallelismConfiguration", {}),
         "Options": state.start_options,
-        **chosen(request, "PipelineExecutionDisplayName", "PipelineExecutionDescription", "SelectiveExecutionConfig"),
+        "ParallelismConfiguration": {},
+        **chosen(pipeline, "ParallelismConfiguration"),
+        **chosen(request, "PipelineExecutionDisplayName", "PipelineExecutionDescription"),
+        **chosen(request, "ParallelismConfiguration", "SelectiveExecutionConfig"),
     }
-    answer = {"PipelineExecutionArn": execution_arn}
-    with taken_lock(lock_path(state, execution_arn)) as lock:
-        with state.transaction():
-            if known := answered(state, "StartPipelineExecution", request):
-                lock_path(state, execution_arn).unlink()
-                return known
-            state.add_execution(document)
-            for step in lent_steps(state, document, graph):
-                state.put_step(execution_arn, step)
-            keep_functions(state, execution_id, graph)
-            keep_answer(state, "StartPipelineExecution", request, answer)
-        spawn_runner(state, execution_arn, lock)
-    return answer
 
 
 def answered(state: State, operation: str, request: Document) -> Document | None:
@@ -154,10 +165,12 @@ def answered(state: State, operation: str, request: Document) -> Document | None
     return answer
 
 
-def keep_answer(state: State, operation: str, request: Document, answer: Document) -> None:
-    """Remember what was answered under a ClientRequestToken."""
+def keep_answer(state: State, operation: str, request: Document, execution_arn: str) -> Document:
+    """The answer to a request, remembered under its ClientRequestToken."""
+    answer = {"PipelineExecutionArn": execution_arn}
     if token := request.get("ClientRequestToken"):
         state.put("ClientRequestToken", f"{operation} {token}", {"Request": request, "Answer": answer})
+    return answer
 
 
 def lent_steps(state: State, execution: Document, graph: Graph) -> list[Document]:
@@ -177,15 +190,15 @@ def lent_steps(state: State, execution: Document, graph: Graph) -> list[Document
     needed, source = values_needed(graph, selected), config.get("SourcePipelineExecutionArn")
     if source is None:
         if needed:
-            steps = ", ".join(sorted(needed))
-            raise invalid(f"The selected steps read values of {steps}; name an execution that has them as "
-                          "SourcePipelineExecutionArn.")  # fmt: skip
+            raise invalid(
+                f"The selected steps read values of {', '.join(sorted(needed))}; name an execution that has them as "
+                "SourcePipelineExecutionArn."
+            )
         return []
     lender = settled(state, source)
-    status = lender["PipelineExecutionStatus"]
     if lender["PipelineName"] != execution["PipelineName"]:
         raise invalid(f"{source} is an execution of pipeline {lender['PipelineName']!r}, not of this one.")
-    if status in ACTIVE:
+    if (status := lender["PipelineExecutionStatus"]) in ACTIVE:
         raise invalid(f"{source} is {status}; only an execution that has ended can be the source of another.")
     records = {step["StepName"]: step for step in state.steps(source) if step["StepStatus"] == "Succeeded"}
     if lacking := sorted(needed - set(records)):
@@ -250,7 +263,7 @@ def describe_pipeline_definition_for_execution(state: State, request: Document) 
 def stop_pipeline_execution(state: State, request: Document) -> Document:
     """StopPipelineExecution: SIGTERM to the runner, which stops its jobs."""
     execution_arn = request["PipelineExecutionArn"]
-    answer, lock = {"PipelineExecutionArn": execution_arn}, lock_path(state, execution_arn)
+    lock = lock_path(state, execution_arn)
     known_execution(state, execution_arn)
     send(lock, signal.SIGCONT)  # suspended, it may hold the state's own lock
     settled(state, execution_arn)
@@ -262,14 +275,12 @@ def stop_pipeline_execution(state: State, request: Document) -> Document:
             raise invalid(f"Only an executing execution can be stopped; this one is {status}.")
         at_last.callback(send, lock, signal.SIGTERM)  # also where a full disk keeps the rest from being recorded
         state.update_execution(execution_arn, PipelineExecutionStatus="Stopping", StopTime=now())
-        keep_answer(state, "StopPipelineExecution", request, answer)
-    return answer
+        return keep_answer(state, "StopPipelineExecution", request, execution_arn)
 
 
 def retry_pipeline_execution(state: State, request: Document) -> Document:
     """RetryPipelineExecution: successful steps are kept, the others run again; the same ARN."""
     execution_arn = request["PipelineExecutionArn"]
-    answer = {"PipelineExecutionArn": execution_arn}
     if known := answered(state, "RetryPipelineExecution", request):
         return known
     refuse_retry(state, execution_arn)
@@ -280,7 +291,7 @@ def retry_pipeline_execution(state: State, request: Document) -> Document:
                     return known
                 refuse_retry(state, execution_arn)
                 start_anew(state, execution_arn, request)
-                keep_answer(state, "RetryPipelineExecution", request, answer)
+                answer = keep_answer(state, "RetryPipelineExecution", request, execution_arn)
             spawn_runner(state, execution_arn, lock)
     except BlockingIOError:
         raise invalid("The execution is still coming to its end; retry it again in a moment.") from None

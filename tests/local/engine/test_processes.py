@@ -19,6 +19,7 @@ from pipeline.local.sagemaker.session import local_session
 from pipeline.local.store.state import State
 from pipeline.local.store.storage import Storage
 from tests.local.engine.conftest import Home
+from tests.local.lab import ROLE, Lab
 from tests.local.samples import command_line, definition, model_archive, processes_of, python_step, run_cli, wait_until
 
 Json = dict[str, Any]
@@ -172,7 +173,7 @@ def test_a_transform_ends_with_its_server(home: Home, number: int, status: str) 
         "TransformOutput": {"S3OutputPath": "s3://b/out"},
         "TransformResources": {"InstanceCount": 1, "InstanceType": "ml.m5.large"},
     }
-    model = {"Name": "Model", "Type": "Model", "Arguments": {"PrimaryContainer": container, "ExecutionRoleArn": "r"}}
+    model = {"Name": "Model", "Type": "Model", "Arguments": {"PrimaryContainer": container, "ExecutionRoleArn": ROLE}}
     path = file_of(home, model, {"Name": "Transform", "Type": "Transform", "Arguments": request})
     process = started("run", "--definition", path, "--home", home.path)
     wait_until(lambda: list(home.path.glob("endpoints/**/name.txt")) and len(processes_of(home.folder)) >= 3)
@@ -279,7 +280,7 @@ def test_only_one_of_several_retries_and_creations_at_once_has_an_effect(home: H
     assert home.ran == ["First", "Second", "Waits", "Waits", "Last"]
     with pytest.raises(ClientError, match="can be retried; this one is Succeeded"):
         home.retry(arn)
-    request = {"PipelineName": "same", "PipelineDefinition": json.dumps(definition()), "RoleArn": "a" * 20}
+    request = {"PipelineName": "same", "PipelineDefinition": json.dumps(definition()), "RoleArn": ROLE}
     assert len(all_at_once(4, lambda: home.sagemaker.create_pipeline(**request))) == 3
 
 
@@ -321,3 +322,22 @@ def test_one_of_two_runs_can_be_stopped_without_the_other(home: Home) -> None:
     home.go()
     stays.communicate(timeout=10)
     assert stays.returncode == 0
+
+
+def test_kill_9_of_a_searchs_runner_ends_its_trials_and_their_records(any_lab: Lab) -> None:
+    code = "import pathlib, time\nprint('score=1', flush=True)\ntime.sleep(60)"
+    ranges = {"ContinuousParameterRanges": [{"Name": "rate", "MinValue": "0", "MaxValue": "1"}]}
+    step = any_lab.tuning("Tune", code, ranges, jobs=4, parallel=2)
+    step["Arguments"]["HyperParameterTuningJobName"] = "own"
+    process = subprocess.Popen(any_lab.command({"Version": "2020-12-01", "Steps": [step]}), stdout=subprocess.PIPE)
+    home = Home(any_lab.folder)
+    wait_until(lambda: home.path.exists() and len(State(home.path).all("TrainingJob")) == 2)
+    process.kill()
+    process.communicate()
+    assert home.ended(newest(home)) == "Failed"
+    wait_until(lambda: not processes_of(home.folder), seconds=5)
+    trials = State(home.path).all("TrainingJob")
+    assert {(trial["TrainingJobStatus"], trial["FailureReason"]) for trial in trials} == {("Failed", LOST)}
+    [search] = State(home.path).all("HyperParameterTuningJob")
+    assert search["HyperParameterTuningJobStatus"] == "Failed"
+    assert search["HyperParameterTuningJobName"].startswith("own-")

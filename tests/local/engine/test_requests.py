@@ -9,7 +9,7 @@ from botocore.exceptions import ClientError
 
 from pipeline.local.store.state import State
 from tests.local.engine.conftest import Home
-from tests.local.lab import Lab, condition, get
+from tests.local.lab import ROLE, Lab, condition, get
 from tests.local.samples import run_cli
 
 X = {"ContinuousParameterRanges": [{"Name": "rate", "MinValue": "0", "MaxValue": "1"}]}
@@ -51,7 +51,11 @@ def jobs_of_every_kind(lab: Lab) -> list[dict[str, Any]]:
     long = "_with-a-name-of-more-characters-than-a-job-may-have-of-it"
     train = lab.training("Train", "open('/opt/ml/model/m', 'w')")
     tune = lab.tuning(f"Tune{long}", "open('/opt/ml/model/m', 'w'); print('score=1')", X, jobs=1)
-    model = {"Name": f"Model{long}", "Type": "Model", "Arguments": {"PrimaryContainer": MODEL, "ExecutionRoleArn": "r"}}
+    model = {
+        "Name": f"Model{long}",
+        "Type": "Model",
+        "Arguments": {"PrimaryContainer": MODEL, "ExecutionRoleArn": ROLE},
+    }
     return [lab.processing(f"Prep{long}", ""), train, tune, model]
 
 

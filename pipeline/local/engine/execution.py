@@ -26,14 +26,13 @@ from pipeline.local.jobs.executors import EXECUTORS
 from pipeline.local.jobs.runtime import Runtime, StepCall, StepFailure, StepResult, now
 from pipeline.local.sandbox.namespaces import find_mount
 from pipeline.local.store.answers import Api
-from pipeline.local.store.disk import DiskFull, is_full, room_on
+from pipeline.local.store.disk import DiskFull, is_full, was_full
 from pipeline.local.store.state import Document, State
 from pipeline.local.store.storage import Storage
 
 STEP_FAILURE = "Step failure: One or multiple steps failed."  # the service's own words
 DEFAULT_PARALLEL_STEPS = 50
 TRIGGERS = {"Succeeded": "Completed", "Failed": "Failed", "Stopped": "Stopped"}  # status of a step -> what it triggers
-LITTLE_ROOM_BYTES = 1 << 20  # what a job that filled the disk may leave of it
 HANDLES_FAILURE = ("Failed", "Any")
 
 
@@ -211,7 +210,7 @@ class Execution:
         if is_full(problem):
             return f"InternalServerError: {full}"
         if isinstance(problem, StepFailure):
-            return f"{problem} {full}" if room_on(self.state.home)[0] < LITTLE_ROOM_BYTES else str(problem)
+            return f"{problem} {full}" if was_full(self.state.home) else str(problem)
         if isinstance(problem, PipelineError):
             return f"ClientError: {problem}"
         return f"InternalServerError of the local runner: {type(problem).__name__}: {problem}"

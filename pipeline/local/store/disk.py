@@ -52,6 +52,12 @@ def room_on(path: Path) -> tuple[int, int]:
     return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
 
 
+def was_full(home: Path) -> bool:
+    """Whether there is hardly any room, or was none since the reserve was last whole."""
+    reserve = home / RESERVE
+    return room_on(home)[0] < PIECE_BYTES or (reserve.exists() and reserve.stat().st_size < RESERVE_BYTES)
+
+
 def keep_reserve(home: Path) -> None:
     """Set the reserve aside, unless it is whole or there is little room."""
     reserve = home / RESERVE

@@ -27,7 +27,8 @@ def fill():
         except OSError:
             pass
 def empty():
-    (disk / "ballast").unlink(missing_ok=True)
+    for ballast in disk.rglob("ballast"):
+        ballast.unlink()
 for words in json.loads(sys.argv[2]):
     if words == "empty": empty()
     elif words == "drain":
@@ -66,18 +67,15 @@ def on_disk(disk: Path, *commands: Any) -> tuple[list[list[Any]], str]:
     return answers, "".join(logs)
 
 
-def filling(disk: Path, name: str = "Fills", then: str = "") -> dict[str, Any]:
-    """A step that fills the disk up, as much as it finds free."""
-    code = f"""
+FILL = """
 try:
-    with open({str(disk / "ballast")!r}, "ab", buffering=0) as stream:
+    with open("/opt/ml/ballast", "ab", buffering=0) as stream:
         for size in (65536, 512):
             while stream.write(bytes(size)) == size:
                 pass
 except OSError:
     pass
-{then}"""
-    return python_step(name, code)
+"""
 
 
 def written(disk: Path, *steps: dict[str, Any]) -> Path:
@@ -90,7 +88,7 @@ def test_a_step_that_meets_a_full_disk_fails_with_that_reason_and_retry_goes_on(
     reads = python_step("Reads", "pass", depends_on=["Fills"])
     source = {"S3Uri": "s3://b/in", "LocalPath": "/opt/ml/processing/i", "S3DataType": "S3Prefix"}
     reads["Arguments"]["ProcessingInputs"] = [{"InputName": "i", "S3Input": source}]
-    path = written(disk, filling(disk), reads)
+    path = written(disk, python_step("Fills", FILL), reads)
     (run, status, summary, again), logs = on_disk(
         disk,
         "object",
@@ -134,7 +132,7 @@ def test_without_any_room_status_answers_and_what_would_write_says_what_is_missi
 
 
 def test_a_job_that_fills_the_disk_itself_is_told_so_too(disk: Path) -> None:
-    path = written(disk, python_step("Greedy", f"open({str(disk / 'ballast')!r}, 'wb').write(bytes(20_000_000))"))
+    path = written(disk, python_step("Greedy", "open('/opt/ml/ballast', 'wb').write(bytes(20_000_000))"))
     (run, status), _ = on_disk(disk, ["run", "--json", "--definition", path], ["status", "--pipeline", "pipe"])
     (row,) = json.loads(run[1])["steps"]
     assert row["status"] == "Failed"

@@ -15,12 +15,12 @@ from typing import Any
 
 from pipeline.definition.conditions import condition_faults
 from pipeline.definition.expressions import expressions, references
-from pipeline.definition.paths import kind_of, listing, quoted
+from pipeline.definition.paths import PathError, json_tokens, kind_of, listing, quoted
 from pipeline.definition.references import missing_faults, reference_faults
 from pipeline.definition.requests import request_faults
 from pipeline.definition.runnable import duration_seconds, lacking
 from pipeline.definition.step_types import STEP_TYPES
-from pipeline.definition.steps import Definition, Step
+from pipeline.definition.steps import Definition, Step, members
 from pipeline.errors import PipelineError
 from pipeline.suggestion import did_you_mean
 
@@ -172,6 +172,12 @@ def member_faults(step: Step) -> Iterator[str]:
         yield (
             f"has {quoted(expires)} as CacheConfig.ExpireAfter, which is not an ISO 8601 duration such as P30D or PT2H."
         )
+    for key, operand in members(step.own):
+        if key == "Std:JsonGet" and isinstance(operand, dict) and isinstance(operand.get("Path"), str):
+            try:
+                json_tokens(operand["Path"])
+            except PathError as error:
+                yield f"has a Std:JsonGet that cannot be read here: {error}"
     for number, policy in enumerate(step.objects("RetryPolicies")):
         for name, most in RETRY_LIMITS.items():
             value = policy.get(name, 1)

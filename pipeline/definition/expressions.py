@@ -15,7 +15,17 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.definition.paths import LONGEST, PathError, Token, json_get, kind_of, listing, look_up, quoted, tokenize
+from pipeline.definition.paths import (
+    LONGEST,
+    PathError,
+    Token,
+    json_get,
+    kind_of,
+    listing,
+    look_up,
+    quoted,
+    tokenize,
+)
 from pipeline.errors import PipelineError
 from pipeline.suggestion import did_you_mean
 
@@ -29,6 +39,12 @@ EXECUTION_VARIABLES = (
     "TrainingJobName",
     "ProcessingJobName",
 )
+ROOTS = {  # what a Get begins with, and the noun for what is named after it
+    "Parameters": "parameter",
+    "Steps": "step",
+    "Execution": "execution variable",
+    "PipelineExperimentConfig": "field of PipelineExperimentConfig",
+}
 _PROPERTY_FILE = re.compile(r"Steps\.(?P<step>[^.\[]+)\.PropertyFiles(?:\.(?P<name>.+)|\['(?P<quoted>.+)'\])\Z")
 
 
@@ -86,7 +102,11 @@ def expressions(value: Any) -> Iterator[dict[str, Any]]:
 
 
 def references(value: Any) -> list[Reference]:
-    """Everything that a JSON value refers to, in order; an expression that is not well formed is an error."""
+    """Everything that a JSON value refers to, in order.
+
+    Raises:
+        PipelineError: an expression is not well formed.
+    """
     found = []
     for expression in expressions(value):
         key, operand = _parts(expression)
@@ -108,11 +128,11 @@ def parse_reference(text: str) -> Reference:
         step, name, name_in_quotes = property_file.groups()
         return Reference("Steps", step, property_file=name or name_in_quotes, text=text)
     root, *rest = tokenize(text)
-    if root not in _ROOTS:
-        near = did_you_mean(str(root), _ROOTS)
-        raise ExpressionError(f"Get {quoted(text)} does not start with one of {listing(_ROOTS)}.{near}")
+    if root not in ROOTS:
+        near = did_you_mean(str(root), ROOTS)
+        raise ExpressionError(f"Get {quoted(text)} does not start with one of {listing(ROOTS)}.{near}")
     if not rest or (len(rest) > 1 and root != "Steps"):
-        raise ExpressionError(f"Get {quoted(text)} must name one {_ROOTS[str(root)].noun} after '{root}.'.")
+        raise ExpressionError(f"Get {quoted(text)} must name one {ROOTS[str(root)]} after '{root}.'.")
     return Reference(str(root), str(rest[0]), path=tuple(rest[1:]), text=text)
 
 
@@ -177,42 +197,21 @@ def _parts(expression: dict[str, Any]) -> tuple[str, Any]:
 
 def _get(text: str, scope: Scope) -> Any:
     reference = parse_reference(text)
-    return _ROOTS[reference.root].value(reference, scope)
-
-
-def _parameter(reference: Reference, scope: Scope) -> Any:
-    if reference.name not in scope.parameters:
-        raise ExpressionError(
-            f"{reference.text} refers to a parameter that the pipeline does not declare."
-            f"{did_you_mean(reference.name, scope.parameters)}"
-        )
-    return scope.parameters[reference.name]
-
-
-def _property(reference: Reference, scope: Scope) -> Any:
     if reference.property_file is not None:
-        raise ExpressionError(f"{reference.text} is a property file, which only Std:JsonGet can read.")
-    if reference.name not in scope.steps:
-        raise ExpressionError(f"{reference.text} has no value, because step '{reference.name}' has not run.")
-    value = look_up(scope.steps[reference.name], reference.path, root=f"Steps.{reference.name}")
-    return _defined(value, reference.text)
-
-
-def _execution_variable(reference: Reference, scope: Scope) -> Any:
-    if reference.name not in EXECUTION_VARIABLES:
-        raise ExpressionError(
-            f"{reference.text} is not an execution variable; there are {listing(EXECUTION_VARIABLES)}."
-            f"{did_you_mean(reference.name, EXECUTION_VARIABLES)}"
-        )
-    if reference.name not in scope.execution:
-        raise ExpressionError(f"{reference.text} has no value here: it names the job that is being created.")
-    return scope.execution[reference.name]
-
-
-def _experiment_field(reference: Reference, scope: Scope) -> Any:
-    if reference.name not in scope.experiment:
-        raise ExpressionError(f"{reference.text} has no value: the pipeline's PipelineExperimentConfig lacks it.")
-    return resolve(scope.experiment[reference.name], scope)
+        raise ExpressionError(f"{text} is a property file, which only Std:JsonGet can read.")
+    values: dict[str, Mapping[str, Any]] = {
+        "Parameters": scope.parameters,
+        "Steps": scope.steps,
+        "Execution": scope.execution,
+        "PipelineExperimentConfig": scope.experiment,
+    }
+    known = values[reference.root]
+    if reference.name not in known:
+        why = {"Steps": f", because step '{reference.name}' has not run"}.get(reference.root, " here")
+        raise ExpressionError(f"{text} has no value{why}.{did_you_mean(reference.name, known)}")
+    if reference.root != "Steps":
+        return resolve(known[reference.name], scope)  # a field of the experiment may be an expression
+    return _defined(look_up(known[reference.name], reference.path, root=f"Steps.{reference.name}"), text)
 
 
 def _join(operand: Any, scope: Scope) -> str:
@@ -273,16 +272,4 @@ def _defined(value: Any, what: str) -> Any:
     return value
 
 
-@dataclass(frozen=True)
-class _Root:
-    noun: str
-    value: Callable[[Reference, Scope], Any]
-
-
-_ROOTS = {
-    "Parameters": _Root("parameter", _parameter),
-    "Steps": _Root("step", _property),
-    "Execution": _Root("execution variable", _execution_variable),
-    "PipelineExperimentConfig": _Root("field", _experiment_field),
-}
 _OPERATORS: dict[str, Callable[[Any, Scope], Any]] = {"Get": _get, "Std:Join": _join, "Std:JsonGet": _json_get}

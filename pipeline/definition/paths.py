@@ -80,10 +80,15 @@ def look_up(document: Any, tokens: Sequence[Token], *, root: str = "") -> Any:
     return _walk(document, tokens, root=root, members=_named_members)
 
 
-def json_get(document: Any, path: str | None, *, root: str = "") -> Any:
-    """Find a value in plain JSON, as `Std:JsonGet` does; no path, `$` and `` mean the whole document."""
+def json_tokens(path: str | None) -> tuple[Token, ...]:
+    """The tokens of a path of `Std:JsonGet`; none for no path, `$` and ``, which mean the whole document."""
     steps = re.sub(r"\A\$\.?", "", path or "")
-    return _walk(document, tokenize(steps) if steps else (), root=root, members=_indexed_members)
+    return tokenize(steps) if steps else ()
+
+
+def json_get(document: Any, path: str | None, *, root: str = "") -> Any:
+    """Find a value in plain JSON, as `Std:JsonGet` does."""
+    return _walk(document, json_tokens(path), root=root, members=_indexed_members)
 
 
 def _walk(document: Any, tokens: Sequence[Token], *, root: str, members: Callable[[Any], dict[Token, Any]]) -> Any:

@@ -3,19 +3,12 @@
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from pipeline.definition.expressions import EXECUTION_VARIABLES, Reference, references
+from pipeline.definition.expressions import EXECUTION_VARIABLES, ROOTS, Reference, references
 from pipeline.definition.paths import listing
 from pipeline.definition.step_types import STEP_TYPES
 from pipeline.definition.steps import Definition, Step
 from pipeline.errors import PipelineError
 from pipeline.suggestion import did_you_mean
-
-NOUNS = {
-    "Parameters": "parameter",
-    "Steps": "step",
-    "Execution": "execution variable",
-    "PipelineExperimentConfig": "field of PipelineExperimentConfig",
-}
 
 
 def reference_faults(definition: Definition, step: Step) -> Iterator[str]:
@@ -52,7 +45,7 @@ def missing_faults(definition: Definition, reference: Reference) -> Iterator[str
     reads = f"reads {reference.text}"
     if reference.name not in known:
         hint = did_you_mean(reference.name, known)
-        yield f"reads {reference.root}.{reference.name}, but no {NOUNS[reference.root]} has that name.{hint}"
+        yield f"reads {reference.root}.{reference.name}, but no {ROOTS[reference.root]} has that name.{hint}"
     elif reference.root == "Steps":
         target = definition.steps[reference.name]
         fault = unread_fault(target, reference)

@@ -51,15 +51,16 @@ async def run_endpoint(call: StepCall, runtime: Runtime) -> StepResult:
     """
     wanted = {"EndpointName": call.arguments["EndpointName"]}
 
-    def ask(operation: str, request: Document) -> Document:
-        return runtime.api.call("sagemaker", operation, request)
+    async def ask(operation: str, request: Document) -> Document:
+        return await asyncio.to_thread(runtime.api.call, "sagemaker", operation, request)
 
     try:
-        known = ask("ListEndpoints", {"NameContains": wanted["EndpointName"]})["Endpoints"]
+        known = (await ask("ListEndpoints", {"NameContains": wanted["EndpointName"]}))["Endpoints"]
         exists = any(found["EndpointName"] == wanted["EndpointName"] for found in known)
         request = {name: value for name, value in call.arguments.items() if name != "Tags" or not exists}
-        metadata = {"Endpoint": {"Arn": ask("UpdateEndpoint" if exists else "CreateEndpoint", request)["EndpointArn"]}}
-        while (found := await asyncio.to_thread(ask, "DescribeEndpoint", wanted))["EndpointStatus"] in IN_MOTION:
+        (endpoint_arn,) = (await ask("UpdateEndpoint" if exists else "CreateEndpoint", request)).values()
+        metadata = {"Endpoint": {"Arn": endpoint_arn}}
+        while (found := await ask("DescribeEndpoint", wanted))["EndpointStatus"] in IN_MOTION:
             await asyncio.sleep(POLL_SECONDS)
     except RequestError as problem:
         raise StepFailure(f"ClientError: {problem}") from problem

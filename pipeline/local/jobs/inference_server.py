@@ -27,23 +27,13 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any, Protocol
+from typing import Any
 
 JSON, CSV, NPY = "application/json", "text/csv", "application/x-npy"
 TARGET_CONTAINER = "X-Amzn-SageMaker-Target-Container-Hostname"
 POLL_SECONDS = 0.05
 Reply = tuple[int, str, bytes]  # status, content type, body
 Headers = Any  # http.client.HTTPMessage
-
-
-class Application(Protocol):
-    """What is served."""
-
-    def is_ready(self) -> bool:
-        """Whether /ping answers 200."""
-
-    def invoke(self, headers: Headers, body: bytes) -> Reply:
-        """Answer a request."""
 
 
 class UnsupportedFormatError(Exception):
@@ -85,6 +75,9 @@ class Handlers:
         if isinstance(result, tuple):
             result, accept = result
         return 200, accept, as_bytes(result)
+
+    def end(self) -> None:
+        """Nothing is left to end."""
 
     def result(self, data: str | bytes, content_type: str, accept: str) -> Any:
         """What the handlers make of a request."""
@@ -223,6 +216,12 @@ class Pipeline:
                 return status, content_type, body
         return status, content_type, body
 
+    def end(self) -> None:
+        """End the containers and wait for them; who is stubborn is ended by whoever ends this process."""
+        os.killpg(0, signal.SIGTERM)
+        for process in self.processes:
+            process.wait()
+
     def ask(self, container: dict[str, Any], method: str, path: str, body: bytes, headers: dict[str, str]) -> Reply:
         """A container's answer; 502 if there is none."""
         connection = http.client.HTTPConnection("127.0.0.1", container["port"], timeout=3600)
@@ -241,7 +240,7 @@ class Server(ThreadingHTTPServer):
 
     request_queue_size = 128
 
-    def __init__(self, application: Application) -> None:
+    def __init__(self, application: "Handlers | Pipeline") -> None:
         self.application = application
         self.active = 0
         self.lock = threading.Lock()
@@ -267,10 +266,7 @@ class Server(ThreadingHTTPServer):
         self.shutdown()
         while self.active:
             time.sleep(0.01)
-        if isinstance(self.application, Pipeline):
-            os.killpg(0, signal.SIGTERM)
-            for process in self.application.processes:
-                process.wait()
+        self.application.end()
 
 
 class RequestHandler(BaseHTTPRequestHandler):
@@ -283,8 +279,8 @@ class RequestHandler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """/ping."""
-        ready = self.path == "/ping" and self.server.application.is_ready()
-        self.reply(200 if ready else 503 if self.path == "/ping" else 404, "text/plain", b"")
+        known = self.path == "/ping"
+        self.reply(404 if not known else 200 if self.server.application.is_ready() else 503, "text/plain", b"")
 
     def do_POST(self) -> None:
         """/invocations."""
@@ -322,7 +318,7 @@ class RequestHandler(BaseHTTPRequestHandler):
 
 def main(kind: str, file: str | None = None) -> None:
     """Start what the command line names."""
-    application: Application = Pipeline(str(file)) if kind == "pipeline" else Handlers(file)
+    application = Pipeline(str(file)) if kind == "pipeline" else Handlers(file)
     with contextlib.suppress(KeyboardInterrupt):
         Server(application).run(float(os.environ.get("ENDPOINT_IDLE_SECONDS", "inf")))
 

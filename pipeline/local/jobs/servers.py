@@ -26,7 +26,7 @@ from typing import Any
 from pipeline.local.jobs.model_data import place_model
 from pipeline.local.jobs.runtime import now
 from pipeline.local.sandbox.environment import guest_environment
-from pipeline.local.sandbox.requirements import is_satisfied, logical_lines
+from pipeline.local.sandbox.requirements import is_option, is_satisfied, logical_lines
 from pipeline.local.store.answers import invalid
 from pipeline.local.store.state import Document, State
 from pipeline.local.store.storage import Storage
@@ -130,9 +130,13 @@ def launched(state: State, container: Document, model: Path, port: int) -> Progr
     place_model(Storage(state), container, model)
     words, script = server_command(container, model)
     variables = environment(state, container, model, port)
-    requirements, packages = model / "code" / "requirements.txt", str(model.with_name(f"{model.name}-packages"))
-    if requirements.is_file() and any(not is_satisfied(line) for line in logical_lines(requirements.read_text())):
-        words = ["/bin/sh", "-c", INSTALL, packages, str(requirements), *words]
+    file, packages = model / "code" / "requirements.txt", str(model.with_name(f"{model.name}-packages"))
+    asked = list(logical_lines(file.read_text(errors="replace"))) if file.is_file() else []
+    lacking = [line for line in asked if not is_option(line) and not is_satisfied(line)]
+    if lacking:
+        shorter = file.with_name(".lacking.txt")  # beside the file, since what it says of files is relative to it
+        shorter.write_text("\n".join([*filter(is_option, asked), *lacking, ""]))
+        words = ["/bin/sh", "-c", INSTALL, packages, str(shorter), *words]
         variables["PYTHONPATH"] = os.pathsep.join([variables["PYTHONPATH"], packages])
     return Program(words, script.parent if script else model, variables)
 

@@ -37,7 +37,7 @@ from pipeline.definition.requests import as_request  # noqa: E402
 from pipeline.definition.steps import load_definition, read_graph  # noqa: E402
 from pipeline.errors import PipelineError  # noqa: E402
 
-CASES = (REPOSITORY / "tests/definition/cases/definition.json", REPOSITORY / "tests/local/cases/sdk_pipeline.json")
+CASES = (REPOSITORY / "tests/definition/cases/definition.json",)  # compiled by the SDK
 SIGNS = ("Traceback (most recent call last)", "InternalServerError of the local runner")
 PATIENCE_SECONDS = 60
 EXPRESSIONS: tuple[Any, ...] = (

@@ -110,10 +110,13 @@ def spawn_runner(state: State, execution_arn: str, lock: int) -> None:
 
 
 def spawn_detached(words: list[str], log: Path, lock: int, more: Mapping[str, str] = MappingProxyType({})) -> None:
-    """Start `python -m WORDS...` in a session of its own. It is handed the lock, which then holds its process id."""
+    """Start `python -m WORDS...` in a session of its own, whatever modules the working directory has.
+
+    It is handed the lock, which then holds its process id.
+    """
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", *words],
+            [sys.executable, "-P", "-m", *words],
             env={**os.environ, "PYTHONPATH": str(PACKAGE_PARENT), **more},
             stdin=subprocess.DEVNULL,
             stdout=output,

@@ -95,20 +95,23 @@ def test_a_search_and_its_trials_are_described(home):
 
 
 def test_the_logs_of_a_job_are_streams(home):
-    logs = home.session.client("logs")
+    logs, job = home.session.client("logs"), home.job("Process", "ProcessingJob")
     group = {"logGroupName": "/aws/sagemaker/ProcessingJobs"}
-    [stream] = logs.describe_log_streams(**group, logStreamNamePrefix=home.job("Process", "ProcessingJob") + "/")[
-        "logStreams"
-    ]
-    events = logs.get_log_events(**group, logStreamName=stream["logStreamName"], startFromHead=True)
+    [stream] = logs.describe_log_streams(**group, logStreamNamePrefix=f"{job}/")["logStreams"]
+    assert stream["logStreamName"] == f"{job}/algo-1"
+    assert logs.describe_log_streams(**group)["logStreams"] == [stream]
+    which = {**group, "logStreamName": stream["logStreamName"], "startFromHead": True}
+    events = logs.get_log_events(**which)
     assert [event["message"] for event in events["events"]] == ["hello", "world"]
-    more = logs.get_log_events(
-        **group, logStreamName=stream["logStreamName"], startFromHead=True, nextToken=events["nextForwardToken"]
-    )
-    assert more["events"] == []
+    assert logs.get_log_events(**which, nextToken=events["nextForwardToken"])["events"] == []
+    created = home.sagemaker.describe_processing_job(ProcessingJobName=job)["CreationTime"]
+    time = events["events"][0]["timestamp"]
+    assert abs(time - created.timestamp() * 1000) < 1
+    pages = logs.get_paginator("filter_log_events").paginate(**group, logStreamNamePrefix=job)
+    assert [event["message"] for page in pages for event in page["events"]] == ["hello", "world"]
+    assert logs.filter_log_events(**group, startTime=time + 1)["events"] == []
+    assert "by pattern" in refusal(logs.filter_log_events, **group, filterPattern="ERROR")[1]
     assert logs.describe_log_streams(**group, logStreamNamePrefix="nobody/")["logStreams"] == []
-    assert refusal(logs.get_log_events, **group, logStreamName="nobody/algo-1") == (
-        "ResourceNotFoundException",
-        "The specified log stream does not exist.",
-    )
+    for name, wrong in (("logStreamName", "nobody/algo-1"), ("logGroupName", "/nowhere")):
+        assert refusal(logs.get_log_events, **{**which, name: wrong})[0] == "ResourceNotFoundException"
     assert refusal(logs.describe_log_groups)[1] == "The local target does not answer logs:DescribeLogGroups."

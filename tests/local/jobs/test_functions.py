@@ -128,9 +128,12 @@ def test_how_a_handler_fails_is_told(lab: Lab) -> None:
     assert "KeyError: 'name'" in report.log("Call0")
 
 
-def test_a_function_is_found_by_its_versioned_arn(lab: Lab) -> None:
-    step = call("Call", {}, {}, function="fn:$LATEST")
-    assert lab.run(step, functions=[lab.function("def handler(event, context): return None")]).code == 0
+def test_a_function_serves_several_steps_and_is_found_by_its_versioned_arn(lab: Lab) -> None:
+    function = lab.function("def handler(event, context): return {'n': event['n'] + 1}")
+    (lab.folder / "pipeline.py").write_text("raise SystemExit('the working directory is not searched')")
+    second = call("Second", {"n": out("First", "n")}, {"n": "Integer"}, function="fn:$LATEST")
+    report = lab.run(call("First", {"n": 1}, {"n": "Integer"}), second, functions=[function])
+    assert report.step("Second")["outputs"] == {"n": "3"}
 
 
 def test_a_file_that_is_not_there_is_refused(lab: Lab) -> None:

@@ -26,7 +26,7 @@ from typing import Any
 from pipeline.local.jobs.model_data import place_model
 from pipeline.local.jobs.runtime import now
 from pipeline.local.sandbox.environment import guest_environment
-from pipeline.local.sandbox.requirements import is_option, is_satisfied, logical_lines
+from pipeline.local.sandbox.requirements import INSTALL, are_met
 from pipeline.local.store.answers import invalid
 from pipeline.local.store.state import Document, State
 from pipeline.local.store.storage import Storage
@@ -44,7 +44,6 @@ HANDLERS = {"model_fn", "input_fn", "predict_fn", "output_fn", "transform_fn"}
 PORTS = range(20000, 32768)
 BIND_SECONDS = 5.0  # that a forwarder waits for the port of a server which is about to end
 FORWARDER = Path(__file__).with_name("port_forwarder.py")
-INSTALL = 'file="$1"; shift; python3 -m pip install -q -t "$0" -r "$file" && exec "$@"'  # as the toolkits do at first
 OWN_SERVER = Path(__file__).with_name("inference_server.py")
 CUSTOM_ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
 TARGET_CONTAINER = "X-Amzn-SageMaker-Target-Container-Hostname"
@@ -130,14 +129,9 @@ def launched(state: State, container: Document, model: Path, port: int) -> Progr
     place_model(Storage(state), container, model)
     words, script = server_command(container, model)
     variables = environment(state, container, model, port)
-    file, packages = model / "code" / "requirements.txt", str(model.with_name(f"{model.name}-packages"))
-    asked = list(logical_lines(file.read_text(errors="replace"))) if file.is_file() else []
-    lacking = [line for line in asked if not is_option(line) and not is_satisfied(line)]
-    if lacking:
-        shorter = file.with_name(".lacking.txt")  # beside the file, since what it says of files is relative to it
-        shorter.write_text("\n".join([*filter(is_option, asked), *lacking, ""]))
-        words = ["/bin/sh", "-c", INSTALL, packages, str(shorter), *words]
-        variables["PYTHONPATH"] = os.pathsep.join([variables["PYTHONPATH"], packages])
+    requirements = model / "code" / "requirements.txt"
+    if not are_met(requirements):
+        words = ["/bin/sh", "-c", INSTALL, str(requirements), *words]
     return Program(words, script.parent if script else model, variables)
 
 
@@ -220,7 +214,9 @@ def environment(state: State, container: dict[str, Any], model: Path, port: int)
         "BIND_HOST": HOST,
         "SAGEMAKER_BIND_TO_PORT": str(port),
     }
-    return guest_environment(own, model.parent)
+    home = model.with_name(f"{model.name}-home")
+    (home / ".packages").mkdir(parents=True, exist_ok=True)
+    return guest_environment(own, home, state.home / "packages")
 
 
 def free_port(state: State) -> int:

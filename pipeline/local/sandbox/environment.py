@@ -39,21 +39,29 @@ AWS = {
 PIP_FILES = ("~/.config/pip/pip.conf", "~/.pip/pip.conf")
 
 
-def guest_environment(own: Mapping[str, str], home: Path) -> dict[str, str]:
+def guest_environment(own: Mapping[str, str], home: Path, store: Path | None = None) -> dict[str, str]:
     """The variables of a job, a function or a server, whose HOME is a directory of its own.
 
-    What it is told itself (`own`) comes last, except that its PYTHONPATH begins with the guest's.
+    What it is told itself (`own`) comes last, except that its PYTHONPATH begins with the guest's. With a `store`, pip
+    keeps packages there, and `.packages` in HOME has links to them.
     """
+    folders, programs, packages = [str(GUEST)], str(Path(sys.executable).parent), {}
+    if store:
+        folders.append(f"{home}/.packages")
+        programs = f"{home}/.packages/bin{os.pathsep}{programs}"
+        packages = {"LOCAL_PACKAGES": f"{home}/.packages", "LOCAL_PACKAGES_STORE": str(store)}
+        packages["PIP_CACHE_DIR"] = str(store / "cache")
     return {
         **{name: value for name, value in os.environ.items() if passes(name, value)},
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         "HOME": str(home),
         "PYTHONUNBUFFERED": "1",
         "PYTHONDONTWRITEBYTECODE": "1",  # as in the images: a stale copy could be run
         **pip_settings(),
         **AWS,
+        **packages,
         **own,
-        "PYTHONPATH": os.pathsep.join([str(GUEST), *filter(None, [own.get("PYTHONPATH")])]),
+        "PYTHONPATH": os.pathsep.join([*folders, *filter(None, [own.get("PYTHONPATH")])]),
     }
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.local import PACKAGE_PARENT
-from pipeline.local.sandbox.environment import GUEST, JOB_VARIABLE, SOCKET_VARIABLE
+from pipeline.local.sandbox.environment import GUEST
 from pipeline.local.sandbox.fork_server import BOOT, Start
 from pipeline.local.sandbox.namespaces import Mount
 from pipeline.local.sandbox.script_imports import installed_imports, own_names
@@ -30,7 +30,7 @@ SWITCH = "LOCAL_FORK"  # "off": execute every script
 NEEDED = ("LD_LIBRARY_PATH",)  # of the user's variables, by the interpreter itself; jobs see no others in /proc
 WARMING_SECONDS, ANSWER_SECONDS = 120.0, 20.0
 LOST = -9  # the exit code of a supervisor that could not tell one
-OF_ONE_JOB = ("SM_", "TRAINING_JOB_", JOB_VARIABLE, SOCKET_VARIABLE)  # variables that only the job's process is to see
+OF_ONE_JOB = ("SM_", "TRAINING_JOB_", "LOCAL_")  # variables that only the job's process is to see
 
 
 class Started(NamedTuple):
@@ -164,7 +164,8 @@ class WarmParent:
 def is_plain_script(start: Start) -> bool:
     """Whether this is `python script.py ...` with nothing but its own folder in the way of imports."""
     is_script = start.words[0] == sys.executable and len(start.words) > 1 and start.words[1].endswith(".py")
-    return is_script and set(start.environment["PYTHONPATH"].split(os.pathsep)) <= {str(GUEST), start.place.folder}
+    folders = {str(GUEST), f"{start.place.home}/.packages", start.place.folder}
+    return is_script and set(start.environment["PYTHONPATH"].split(os.pathsep)) <= folders
 
 
 def exit_code_from(talk: socket.socket) -> asyncio.Future[int]:

@@ -107,8 +107,10 @@ class JobDirectory:
     @contextlib.contextmanager
     def surroundings(self, folder: str) -> Iterator[Place]:
         """What the job finds, which but for the tree and the log is there only while it runs."""
-        place = Place(folder, self.folder, self.linked, self.hosts, network=self.network)
-        place.home.mkdir(exist_ok=True)
+        store = self.home / "packages"
+        place = Place(folder, self.folder, self.linked, self.hosts, writable=[store], network=self.network)
+        for own in (store, place.home / ".packages"):
+            own.mkdir(parents=True, exist_ok=True)
         place.tmp.mkdir(exist_ok=True)
         place.tmp.chmod(0o1777)
         make_change_folders(self.tree, len(self.linked))
@@ -295,7 +297,8 @@ class JobProcess:
         """What a container would have, under the job's own variables."""
         answered = {SOCKET_VARIABLE: f"{CONTAINER_ROOT}/{SOCKET_NAME}"} if self.api else {}
         own = {**self.command.environment, **answered, JOB_VARIABLE: self.job.name}
-        return guest_environment(dict(zip(own, self.localized(own.values()), strict=True)), home)
+        store = self.job.home / "packages"
+        return guest_environment(dict(zip(own, self.localized(own.values()), strict=True)), home, store)
 
     def localized(self, texts: Iterable[str]) -> list[str]:
         """Texts as this process must see them: /opt/ml is rewritten when it cannot be mounted."""

@@ -143,6 +143,24 @@ def load_next() -> None:
         spec.loader.exec_module(module)
 
 
+def words_of_pip(words: list[str]) -> list[str] | None:
+    """The arguments of `python -m pip` or of pip's own script; None if this is something else."""
+    rest = iter(range(1, len(words)))
+    for number in rest:
+        if words[number] in ("-W", "-X"):
+            next(rest, None)
+        elif words[number] == "-m":
+            return words[number + 2 :] if words[number + 1 : number + 2] == ["pip"] else None
+        elif words[number] == "-c" or not words[number].startswith("-"):
+            is_pip = os.path.basename(words[number]).rstrip("0123456789.") == "pip"
+            return words[number + 1 :] if is_pip else None
+    return None
+
+
+is_guarded = "LOCAL_PACKAGES" in os.environ and "LOCAL_REAL_PIP" not in os.environ
+if is_guarded and (pip_words := words_of_pip(sys.orig_argv)) is not None:
+    job_pip = os.path.join(os.path.dirname(__file__), "job_pip.py")
+    os.execv(sys.executable, [sys.executable, job_pip, *pip_words])
 sys.meta_path.insert(0, ClientFinder())
 sys.addaudithook(refuse_metadata)
 load_next()

@@ -196,9 +196,17 @@ def tuning_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
 
 
 def model_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
-    """A container."""
-    if not arguments.get("PrimaryContainer") and not arguments.get("Containers"):
+    """A container, and what could serve it."""
+    containers = items(arguments, "Containers") or [arguments.get("PrimaryContainer")]
+    if not containers[0]:
         yield "lacks PrimaryContainer."
+    for container in containers:
+        image, variables = repository(member(container, "Image")), member(container, "Environment")
+        if image in ALGORITHMS.split() and not member(variables, "SAGEMAKER_PROGRAM") and not is_expression(variables):
+            yield (
+                f"is served by the built-in algorithm '{image}', whose server is not on this machine; use script mode: "
+                "an inference script of your own with the same library, named by SAGEMAKER_PROGRAM."
+            )
 
 
 def duration_seconds(duration: Any) -> float | None:

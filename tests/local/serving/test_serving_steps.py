@@ -82,8 +82,12 @@ def test_what_is_not_followed_is_refused_before_anything_runs(lab):
         config_step(AsyncInferenceConfig={"OutputConfig": {}}),
         endpoint_step(),
     ]
-    report = lab.run(model_step(lab), *steps)
+    builtin = model_step(lab, "Builtin")
+    image = "683313688378.dkr.ecr.us-east-1.amazonaws.com/sagemaker-xgboost:1.7-1"
+    builtin["Arguments"]["PrimaryContainer"]["Image"] = image
+    report = lab.run(model_step(lab), builtin, *steps)
     assert report.code == 2
+    assert "is served by the built-in algorithm 'sagemaker-xgboost', whose server is not" in report.stderr
     assert "has '$.a' as DataProcessing.OutputFilter; of a row of CSV only indexes can be taken" in report.stderr
     assert "has AsyncInferenceConfig, but requests are answered at once here" in report.stderr
     assert not (lab.home / "jobs").exists()

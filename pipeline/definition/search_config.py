@@ -192,7 +192,10 @@ def read_range(kind: str, entry: Mapping[str, Any]) -> Range:
         if twice := [value for value in dict.fromkeys(values) if values.count(value) > 1]:
             raise ValueError(f"Range '{name}' lists {listing(twice)} more than once.")
         return Range(name, values)
-    low, high = (read_bound(name, key, entry[key], (noun, parse)) for key in ("MinValue", "MaxValue"))
+    low, high = bounds = [as_number(entry[key], parse) for key in ("MinValue", "MaxValue")]
+    for key, bound in zip(("MinValue", "MaxValue"), bounds, strict=True):
+        if not math.isfinite(bound):
+            raise ValueError(f"Range '{name}' must have {noun} as {key}, but has {entry[key]!r}.")
     if low > high:
         raise ValueError(f"Range '{name}' must have MinValue <= MaxValue, but goes from {low} to {high}.")
     scale = entry.get("ScalingType") or "Auto"
@@ -212,17 +215,9 @@ def read_range(kind: str, entry: Mapping[str, Any]) -> Range:
     return Range(name, low=low, high=high, scale=scale, is_whole=parse is int)
 
 
-def read_bound(name: str, key: str, found: str, kind: tuple[str, Callable[[str], float]]) -> float:
-    """A bound of a range.
-
-    Raises:
-        ValueError: it is no number of the kind, or infinite.
-    """
-    noun, parse = kind
+def as_number(text: str, parse: Callable[[str], float]) -> float:
+    """A bound; not a number where it is none."""
     try:
-        value = parse(found)
+        return parse(text)
     except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise ValueError(f"Range '{name}' must have {noun} as {key}, but has {found!r}.")
-    return value
+        return math.nan

@@ -22,7 +22,16 @@ OBJECTIVE_HYPERPARAMETER = "_tuning_objective_metric"
 COUNTERS = ("Completed", "InProgress", "RetryableError", "NonRetryableError", "Stopped")
 COUNTED_AS = {"Failed": "NonRetryableError"}
 SUMMARY_LIMIT = 50
-ENDED = ("Completed", "Stopped", "Failed")
+COUNTING = ("Completed", "Stopped")  # statuses of trials whose objective counts
+SUMMARIZED = (
+    "TrainingJobName",
+    "TrainingJobArn",
+    "TrainingJobStatus",
+    "CreationTime",
+    "TrainingStartTime",
+    "TrainingEndTime",
+    "FailureReason",
+)
 
 
 async def run_tuning(call: StepCall, runtime: Runtime) -> StepResult:
@@ -130,7 +139,7 @@ class TuningJob:
             pass  # recorded in the job's document
         finally:
             status = job.document["TrainingJobStatus"]
-            self.search.finish(trial, status if status in ENDED else "Stopped", self.value_of(job))
+            self.search.finish(trial, "Stopped" if status == "InProgress" else status, self.value_of(job))
             self.save()
 
     def trial_request(self, trial: Trial) -> Document:
@@ -145,42 +154,32 @@ class TuningJob:
 
     def value_of(self, job: TrainingJob) -> float | None:
         """The last value of the objective that the job printed."""
-        found = job.values.get(self.objective["MetricName"])
-        return found[0] if found else None
+        return job.values.get(self.objective["MetricName"], (None, None))[0]
 
     def ranked(self) -> list[tuple[Trial, TrainingJob]]:
         """Trials with an objective and an end that counts, best first, earlier ones first among equals."""
-        counted = [
-            (trial, job)
-            for trial, job in self.trials
-            if self.value_of(job) is not None and job.document["TrainingJobStatus"] in ("Completed", "Stopped")
-        ]
         sign = -1 if self.objective["Type"] == "Maximize" else 1
-        return sorted(counted, key=lambda pair: sign * (self.value_of(pair[1]) or 0.0))
+        counted = [
+            (sign * value, number)
+            for number, (_, job) in enumerate(self.trials)
+            if (value := self.value_of(job)) is not None and job.document["TrainingJobStatus"] in COUNTING
+        ]
+        return [self.trials[number] for _, number in sorted(counted)]
 
     def summary(self, trial: Trial, job: TrainingJob) -> Document:
         """HyperParameterTrainingJobSummary."""
         document, value = job.document, self.value_of(job)
-        times: Document = {
-            k: document[k] for k in ("CreationTime", "TrainingStartTime", "TrainingEndTime") if k in document
-        }
-        measured = (
-            {} if value is None else {"FinalHyperParameterTuningJobObjectiveMetric": {**self.objective, "Value": value}}
-        )
         ended = document["TrainingJobStatus"] != "InProgress"
-        definition = self.template.get("DefinitionName")
-        return {
-            **({"TrainingJobDefinitionName": definition} if definition else {}),
-            "TrainingJobName": document["TrainingJobName"],
-            "TrainingJobArn": document["TrainingJobArn"],
+        found: Document = {
+            "TrainingJobDefinitionName": self.template.get("DefinitionName"),
             "TuningJobName": self.name,
-            "TrainingJobStatus": document["TrainingJobStatus"],
             "TunedHyperParameters": trial.hyperparameters,
-            **times,
-            **measured,
-            **({"FailureReason": document["FailureReason"]} if "FailureReason" in document else {}),
             "ObjectiveStatus": ("Succeeded" if value is not None else "Failed") if ended else "Pending",
+            **{name: document.get(name) for name in SUMMARIZED},
         }
+        if value is not None:
+            found["FinalHyperParameterTuningJobObjectiveMetric"] = {**self.objective, "Value": value}
+        return {name: member for name, member in found.items() if member is not None}
 
     def properties(self) -> Document:
         """The Describe answer with TrainingJobSummaries, best first."""

@@ -78,7 +78,7 @@ def training_command(
 def torchrun_settings(resources: Mapping[str, Any]) -> dict[str, str]:
     """Defaults of torchrun's options: logs in the job's tree, and on one host a port that no other job has."""
     alone = {"PET_STANDALONE": "1"} if len(resources["hosts"]) == 1 else {}
-    return {"PET_LOG_DIR": f"{ML}/output/torchrun", "PIP_TARGET": f"{ML}/packages", **alone}
+    return {"PET_LOG_DIR": f"{ML}/output/torchrun", **alone}
 
 
 def toolkit_command(

@@ -27,25 +27,16 @@ PIPELINE = """
         print("doubling", number, others)
         return {{"value": 2 * number, "others": others}}
 
-    @step(name="Add", **job)
-    def add(found, other):
-        return found["value"] + other
-
     @step(name="Reject", **job)
-    def reject(total):
-        raise ValueError(f"the total is {{total}}")
-
-    @step(name="Vanish", **job)
-    def vanish():
-        import os
-        os._exit(0)
+    def reject(found, other):
+        raise ValueError(f"the total is {{found['value'] + other}}")
 
     doubled = double(count, [1, 2, 3])
-    total = add(doubled, doubled["others"][2])
-    gate = ConditionStep("Gate", conditions=[ConditionGreaterThan(total, 10)], if_steps=[reject(total)], else_steps=[])
-    for name, steps in (("functions", [gate]), ("silent", [vanish()])):
-        made = Pipeline(name, parameters=[count], steps=steps, sagemaker_session=session)
-        Path(name + ".json").write_text(made.definition())
+    rejected = reject(doubled, doubled["others"][2])
+    large = [ConditionGreaterThan(doubled["value"], 7)]
+    gate = ConditionStep("Gate", conditions=large, if_steps=[rejected], else_steps=[])
+    made = Pipeline("functions", parameters=[count], steps=[gate], sagemaker_session=session)
+    Path("functions.json").write_text(made.definition())
 """
 
 
@@ -59,10 +50,16 @@ def test_functions_run_and_hand_their_values_on_and_what_they_raise_is_the_reaso
     report = lab.run_definition((lab.folder / "functions.json").read_text())
     assert report.statuses == {
         "Double": "Succeeded",
-        "Add": "Succeeded",
         "Gate": "Succeeded",
         "Reject": "AlgorithmError: ValueError('the total is 11'), exit code: 1",
     }
     assert "doubling 4 [1, 2, 3]" in report.log("Double")
-    silent = lab.run_definition((lab.folder / "silent.json").read_text())
-    assert silent.statuses["Vanish"].startswith("AlgorithmError: ")  # nothing was returned, whatever the exit code
+
+
+def test_a_function_whose_handler_ends_well_without_a_result_has_failed(lab: Lab) -> None:
+    channel = "sagemaker_remote_function_bootstrap"
+    lab.put("s3://bucket/driver/job_driver.sh", "echo \"KeyError: 'lost'\"; exit 0")
+    step = lab.training("Silent", "", channels={channel: "s3://bucket/driver"})
+    program = f"/opt/ml/input/data/{channel}/job_driver.sh"
+    step["Arguments"]["AlgorithmSpecification"]["ContainerEntrypoint"] = ["/bin/bash", program]
+    assert lab.run(step).statuses["Silent"].startswith("AlgorithmError: KeyError: 'lost'")

@@ -61,7 +61,7 @@ class ImagePredictor:
         endpoint: its name.
         session: a boto3 session, for AWS, or anything else with its method `client`. None is this machine, as for every
             command: the endpoints of the home `.local` beside run_pipeline.py. Another home's session is made by
-            `pipeline.local.session.local_session(State(home))`.
+            `pipeline.local.session(home)`.
     """
 
     def __init__(self, endpoint: str, session: Clients | None = None) -> None:

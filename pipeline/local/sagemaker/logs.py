@@ -87,8 +87,15 @@ def stream_names(state: State, group: str, prefix: str) -> list[str]:
 
 
 def lines_from(state: State, stream: str, token: Any) -> tuple[list[str], int, int]:
-    """Whole lines from a token on, at most a chunk of them, and the offsets of their begin and end."""
-    offset = int(str(token or "f/0").partition("/")[2])
+    """Whole lines from a token on, at most a chunk of them, and the offsets of their begin and end.
+
+    Raises:
+        RequestError: the token is none of ours.
+    """
+    number = str(token or "f/0").partition("/")[2]
+    if not number.isdecimal():
+        raise RequestError("InvalidParameterException", "The specified nextToken is invalid.")
+    offset = int(number)
     with log_of(state, stream).open("rb") as log:
         log.seek(offset)
         content = log.read(CHUNK_BYTES)

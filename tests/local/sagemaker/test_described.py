@@ -104,6 +104,7 @@ def test_the_logs_of_a_job_are_streams(home):
     events = logs.get_log_events(**which)
     assert [event["message"] for event in events["events"]] == ["hello", "world"]
     assert logs.get_log_events(**which, nextToken=events["nextForwardToken"])["events"] == []
+    assert refusal(logs.get_log_events, **which, nextToken="soon")[0] == "InvalidParameterException"
     created = home.sagemaker.describe_processing_job(ProcessingJobName=job)["CreationTime"]
     time = events["events"][0]["timestamp"]
     assert abs(time - created.timestamp() * 1000) < 1

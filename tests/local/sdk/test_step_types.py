@@ -4,6 +4,9 @@ import json
 import time
 from typing import Any
 
+import pytest
+from botocore.exceptions import ClientError
+
 from tests.local.sdk.conftest import IMAGE, ROLE, Outcome, Sdk, output, processing_input
 
 SCORE = """
@@ -280,3 +283,26 @@ def test_functions_as_steps_return_their_values(sdk: Sdk) -> None:
     run = sdk.run("functions", [total])
     assert run.statuses == {"First": "Succeeded", "Total": "Succeeded"}
     assert (run.execution.result("First"), run.execution.result("Total")) == (3, 13)
+
+
+def test_what_does_not_run_here_is_refused_by_name_before_anything_runs(sdk: Sdk) -> None:
+    from sagemaker.core import image_uris
+    from sagemaker.mlops.workflow.callback_step import CallbackOutput, CallbackOutputTypeEnum, CallbackStep
+    from sagemaker.mlops.workflow.steps import TrainingStep
+    from sagemaker.train import ModelTrainer
+    from sagemaker.train.configs import Compute
+
+    answer = CallbackOutput(output_name="answer", output_type=CallbackOutputTypeEnum.String)
+    ask = CallbackStep(name="Ask", sqs_queue_url="https://sqs/queue", inputs={}, outputs=[answer])
+    boosted = ModelTrainer(
+        training_image=image_uris.retrieve("xgboost", "us-east-1", version="1.7-1", instance_type="ml.m5.large"),
+        role=ROLE,
+        sagemaker_session=sdk.session,
+        compute=Compute(instance_type="ml.m5.large", instance_count=1),
+    )
+    boost = TrainingStep(name="Boost", step_args=boosted.train())
+    for step, said in ((ask, "Callback"), (boost, "sagemaker-xgboost")):
+        with pytest.raises(ClientError, match=said) as caught:
+            sdk.run(f"refused-{step.name}", [note(sdk, "Before", ""), step])
+        assert f"'{step.name}'" in str(caught.value)
+    assert not sdk.aws.client("sagemaker").list_processing_jobs(NameContains="Before")["ProcessingJobSummaries"]

@@ -124,12 +124,13 @@ def launcher_faults(arguments: Mapping[str, Any], where: str = "") -> Iterator[s
     """Ways to start a script that are not here."""
     algorithm = arguments.get("AlgorithmSpecification")
     words = [*items(algorithm, "ContainerEntrypoint"), *items(algorithm, "ContainerArguments")]
-    hyperparameters = {**(arguments.get("HyperParameters") or {}), **(arguments.get("StaticHyperParameters") or {})}
+    values = [arguments.get("HyperParameters"), arguments.get("StaticHyperParameters")]
+    hyperparameters = [item for each in values if isinstance(each, Mapping) for item in each.items()]
     for word in [word for word in words if isinstance(word, str)]:
         for sign, name in LAUNCHERS.items():
             if word == sign or word.endswith((f"/{sign}", f" {sign}")):
                 yield f"is started by {name}, which {where}AlgorithmSpecification names, and which is not run here."
-    for name, value in hyperparameters.items():
+    for name, value in hyperparameters:
         if re.fullmatch(r"sagemaker_\w+_enabled", name) and str(value).lower() == "true" and "metrics" not in name:
             yield (
                 f"asks the image's launcher for {name}, which the local target does not have; "

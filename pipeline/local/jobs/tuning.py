@@ -66,11 +66,11 @@ class TuningJob:
         self.name = call.job_name
         self.config = call.arguments["HyperParameterTuningJobConfig"]
         self.template: Mapping[str, Any] = call.arguments["TrainingJobDefinition"]
-        self.objective = self.config["HyperParameterTuningJobObjective"]
-        self.parallel = int(self.config["ResourceLimits"]["MaxParallelTrainingJobs"])
-        self.parent = WarmParent(runtime.mount)
         config = read_search_config(self.config, self.template.get("StaticHyperParameters"))
         self.search = Search(config, known_trials(call.arguments, runtime.state))
+        self.objective = self.config["HyperParameterTuningJobObjective"]
+        self.parallel = config.max_parallel
+        self.parent = WarmParent(runtime.mount)
         self.trials: list[tuple[Trial, TrainingJob]] = []
         self.expired = False
         self.document: Document = {

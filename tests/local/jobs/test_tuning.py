@@ -244,6 +244,8 @@ def test_limits_may_come_from_parameters(lab: Lab) -> None:
     parameters = [{"Name": n, "Type": "Integer", "DefaultValue": 1} for n in "PN"]
     report = lab.run(tune, gate, parameters=parameters, options=["--param", "N=2"])
     assert report.statuses == {"Tune": "Succeeded", "Gate": "Succeeded"}
+    wrong = lab.run(tune, gate, parameters=parameters, options=["--param", "P=0"])
+    assert "ResourceLimits.MaxParallelTrainingJobs must be at least 1, but got 0." in wrong.statuses["Tune"]
 
 
 def test_stopping_a_search_keeps_what_its_trials_have_reached(lab: Lab) -> None:

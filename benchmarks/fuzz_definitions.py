@@ -96,7 +96,11 @@ def noop_definition() -> dict[str, Any]:
     branches = {
         "Conditions": [compared, {"Type": "Not", "Condition": {"Type": "In", "QueryValue": 1, "Values": [2]}}],
         "IfSteps": [
-            {"Name": "D", "Type": "Model", "Arguments": {"PrimaryContainer": container, "ExecutionRoleArn": "r"}}
+            {
+                "Name": "D",
+                "Type": "Model",
+                "Arguments": {"PrimaryContainer": container, "ExecutionRoleArn": "arn:aws:iam::000000000000:role/r"},
+            }
         ],
         "ElseSteps": [
             {"Name": "E", "Type": "Fail", "Arguments": {"ErrorMessage": {"Get": "Steps.A.ProcessingJobName"}}}

@@ -75,6 +75,12 @@ def local_problems(definition: Definition, step: Step) -> Iterator[str]:
         return
     wrong = request_faults({key: step.definition.get(key) for key in STEP_MEMBERS})
     wrong += request_faults(step.arguments) if step_type.creates else []
+    if (
+        step_type.creates and not step_type.job_kind and not wrong
+    ):  # it is asked of the API, which holds it to the model
+        from pipeline.definition.service_check import argument_faults
+
+        wrong += argument_faults(definition, step)
     yield from (f"Step '{step.name}': {fault}" for fault in wrong)
     faults = [*member_faults(step), *lacking(step.arguments, step_type.needs)]
     if step_type.rule and not wrong:

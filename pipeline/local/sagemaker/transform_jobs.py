@@ -20,6 +20,7 @@ from pipeline.local.store.state import Document, State
 from pipeline.local.store.storage import Storage
 
 KIND = "TransformJob"
+LOCK_WAIT_SECONDS = 10
 LOST = "InternalServerError: the job's process ended before the job did."
 SUMMARY = ("TransformJobName", "TransformJobArn", "CreationTime", "TransformEndTime", "TransformJobStatus")
 
@@ -40,7 +41,8 @@ def create_transform_job(state: State, request: Document) -> Document:
         "TransformJobStatus": "InProgress",
         "CreationTime": now(),
     }
-    with taken_lock(lock_path(state, name), wait_seconds=1) as lock:
+    unused(state, KIND, name, "transform job")
+    with taken_lock(lock_path(state, name), wait_seconds=LOCK_WAIT_SECONDS) as lock:  # of who settles a job of the name
         with state.transaction():
             unused(state, KIND, name, "transform job")
             state.put(KIND, name, document)

@@ -15,6 +15,7 @@ from typing import Any
 from pipeline.definition.expressions import text_of
 from pipeline.errors import UsageError
 from pipeline.local.jobs.runtime import Runtime, StepCall, StepFailure, StepResult
+from pipeline.local.sandbox.namespaces import CONTAINER_ROOT, Mount
 from pipeline.local.sandbox.process import Command, JobDirectory, JobProcess
 from pipeline.local.store.answers import Api, RequestError
 from pipeline.local.store.state import Document, State
@@ -96,8 +97,9 @@ async def invoke(
     event: Any,
     *,
     job_name: str | None = None,
+    mount: Mount | None = None,
 ) -> Any:
-    """Call the handler and return what it returned.
+    """Call the handler and return what it returned; where there is a mount, it can write to /tmp alone, as in Lambda.
 
     Raises:
         FunctionError: the handler raised, or ran out of time.
@@ -106,7 +108,7 @@ async def invoke(
     job = JobDirectory(state.home, job_name or f"lambda-{document['FunctionName']}-{secrets.token_hex(5)}")
     (job.tree / "event.json").write_text(json.dumps(event))
     command = Command(
-        ["python3", str(HOST), str(job.tree), str(timeout_seconds)],
+        ["python3", str(HOST), str(CONTAINER_ROOT), str(timeout_seconds)],
         {
             "AWS_LAMBDA_FUNCTION_NAME": document["FunctionName"],
             "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
@@ -119,7 +121,7 @@ async def invoke(
         },
         document["Folder"],
     )
-    ended = await JobProcess(job, command, None, api=api).run(timeout_seconds, lambda line: None)
+    ended = await JobProcess(job, command, mount, api=api).run(timeout_seconds, lambda line: None)
     outcome = job.tree / "outcome.json"
     if ended.cause == "timeout":
         raise FunctionError(f"The function ran longer than {timeout_seconds:g} seconds.")
@@ -146,7 +148,8 @@ async def run_lambda(call: StepCall, runtime: Runtime) -> StepResult:
     function = function_named(runtime.state, call.definition["FunctionArn"], call.execution_id)
     metadata: dict[str, Any] = {"Lambda": {"Arn": call.definition["FunctionArn"]}}
     try:
-        answer = await invoke(runtime.state, runtime.api, function, call.arguments, job_name=call.job_name)
+        api, mount = runtime.api, runtime.mount
+        answer = await invoke(runtime.state, api, function, call.arguments, job_name=call.job_name, mount=mount)
         outputs = typed_outputs(call.definition.get("OutputParameters") or [], answer)
     except FunctionError as problem:
         raise StepFailure(str(problem), metadata=metadata) from problem

@@ -111,8 +111,8 @@ class Mount:
         isolated = CLONE_NEWNET if self.networks and not place.network else 0
         is_root = enter_namespaces(CLONE_NEWNS | isolated | (CLONE_NEWPID if self.processes else 0))
         call("mount", None, b"/", None, MS_REC | MS_PRIVATE, None)
-        for folder, (upper, work) in zip(place.linked, change_folders(place.tree, len(place.linked)), strict=True):
-            cover(folder, upper, work, is_root=is_root)
+        for number, folder in enumerate(place.linked):
+            cover(folder, place.job / "changes" / str(number), is_root=is_root)
         for path in self.secrets:
             with contextlib.suppress(FileNotFoundError):  # meanwhile
                 bind(self.nothing if path.is_dir() else Path(os.devnull), path)
@@ -162,7 +162,6 @@ def find_mount(home: Path) -> Mount | None:
     linked = place.tree / "input"
     for path in (linked, place.home, place.tmp):
         path.mkdir(parents=True, exist_ok=True)
-    make_change_folders(place.tree, 1)
     try:
         for mount.processes, mount.networks in ((True, True), (True, False), (False, True), (False, False)):
             for covered in ([linked], []):
@@ -171,7 +170,7 @@ def find_mount(home: Path) -> Mount | None:
                     return mount
         return None
     finally:
-        remove_work_folders(place.tree, 1)
+        remove_work_folders(folder)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -267,22 +266,9 @@ def set_read_only(path: Path, wanted: bool = True, flags: int = AT_RECURSIVE) ->
     call("syscall", SYS_MOUNT_SETATTR, AT_FDCWD, os.fsencode(path), flags, attributes, len(attributes))
 
 
-def change_folders(tree: Path, count: int) -> list[tuple[Path, Path]]:
-    """Beside a tree, where each of its overlays keeps changes and works."""
-    folder = tree.parent / "changes"
-    return [(folder / f"{number}", folder / f"{number}.work") for number in range(count)]
-
-
-def make_change_folders(tree: Path, count: int) -> None:
-    """Before the job starts."""
-    for upper, work in change_folders(tree, count):
-        upper.mkdir(parents=True, exist_ok=True)
-        work.mkdir(exist_ok=True)
-
-
-def remove_work_folders(tree: Path, count: int) -> None:
-    """After the job has ended: the kernel leaves directories that only root can list."""
-    for _, work in change_folders(tree, count):
+def remove_work_folders(job: Path) -> None:
+    """After a job has ended: for each overlay the kernel leaves a directory that only root can list."""
+    for work in job.glob("changes/*.work"):
         with contextlib.suppress(OSError):
             (work / "work").rmdir()
             work.rmdir()
@@ -293,12 +279,15 @@ def can_be_covered(folder: Path) -> bool:
     return not re.search(r"[:,\\]", str(folder))
 
 
-def cover(folder: Path, upper: Path, work: Path, *, is_root: bool) -> None:
-    """In a child: mount an overlay over a directory, so that its files are read and never written.
+def cover(folder: Path, upper: Path, *, is_root: bool) -> None:
+    """In a child: mount an overlay over a directory, whose files are never written: changes go to `upper`.
 
     Raises:
         OSError: the kernel refuses.
     """
+    work = upper.with_suffix(".work")
+    for changes in (upper, work):
+        changes.mkdir(parents=True, exist_ok=True)
     options = f"lowerdir={folder},upperdir={upper},workdir={work}{'' if is_root else ',userxattr'}"
     call("mount", b"overlay", os.fsencode(folder), b"overlay", 0, os.fsencode(options))
 

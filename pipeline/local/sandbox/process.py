@@ -26,7 +26,6 @@ from pipeline.local.sandbox.namespaces import (
     Mount,
     Place,
     localized,
-    make_change_folders,
     remove_work_folders,
 )
 from pipeline.local.sandbox.requests import SOCKET_NAME, answered_requests
@@ -113,11 +112,10 @@ class JobDirectory:
             own.mkdir(parents=True, exist_ok=True)
         place.tmp.mkdir(exist_ok=True)
         place.tmp.chmod(0o1777)
-        make_change_folders(self.tree, len(self.linked))
         try:
             yield place
         finally:
-            remove_work_folders(self.tree, len(self.linked))
+            remove_work_folders(self.folder)
             asyncio.get_running_loop().run_in_executor(None, self.remove_leftovers, place)
 
     def remove_leftovers(self, place: Place) -> None:

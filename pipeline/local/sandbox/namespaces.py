@@ -19,8 +19,8 @@ import socket
 import struct
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from pipeline.local import PACKAGE_PARENT
 
@@ -49,8 +49,7 @@ NAMED_SECRETS = (
 _MENTION = re.compile(rf"(?<![\w.-]){CONTAINER_ROOT}(?![\w.-])")
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """What a job's process finds."""
 
     folder: str  # where it works, as it sees it
@@ -165,7 +164,7 @@ def find_mount(home: Path) -> Mount | None:
     try:
         for mount.processes, mount.networks in ((True, True), (True, False), (False, True), (False, False)):
             for covered in ([linked], []):
-                if succeeds(mount, replace(place, linked=covered)):
+                if succeeds(mount, place._replace(linked=covered)):
                     mount.overlays = bool(covered)
                     return mount
         return None

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.local.lab import Lab, get, join, parameter
+from tests.local.sandbox.test_pip import wheel
 
 DUMP = """
     import json, os, sys
@@ -297,6 +298,17 @@ def test_a_script_that_is_not_there_fails_the_job(lab: Lab, launcher: str) -> No
         step = lab.drivers("Train", {"a.py": ""}, {"entry_script": "b.py"})
     reason = lab.run(step).statuses["Train"]
     assert "b.py" in reason and reason.startswith("AlgorithmError" if launcher == "drivers" else "ClientError")
+
+
+def test_requirements_of_source_code_are_installed_for_the_job_alone(lab: Lab) -> None:
+    name, content = wheel("local-made", "1.0")
+    files = {"t.py": "import local_made; print('FROM', local_made.__file__)", name: content}
+    files["r.txt"] = "--no-index\n--find-links .\nlocal-made==1.0\nnumpy\n"
+    step = lab.drivers("Train", files, {"entry_script": "t.py", "requirements": "r.txt"})
+    report = lab.run(step)
+    assert report.statuses == {"Train": "Succeeded"}
+    [line] = lines_with(report.log("Train"), "FROM")
+    assert str(lab.home) in line
 
 
 def test_mpi_is_refused_by_name(lab: Lab) -> None:

@@ -134,8 +134,8 @@ def test_a_bad_image_is_a_row_with_an_error_and_the_rest_is_there(cli):
         ),
         (
             ("Approved",),
-            "--data s3://bucket/none",
-            "--data s3://bucket/none: there is no image below it; looked for: .bmp, .gif, .jpeg, .jpg, .png, .tif, "
+            "--data s3://local/none",
+            "--data s3://local/none: there is no image below it; looked for: .bmp, .gif, .jpeg, .jpg, .png, .tif, "
             ".tiff, .webp",
         ),
     ],

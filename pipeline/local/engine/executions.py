@@ -201,6 +201,8 @@ def lent_steps(state: State, execution: Document, graph: Graph) -> list[Document
     if (status := lender["PipelineExecutionStatus"]) in ACTIVE:
         raise invalid(f"{source} is {status}; only an execution that has ended can be the source of another.")
     records = {step["StepName"]: step for step in state.steps(source) if step["StepStatus"] == "Succeeded"}
+    for record in records.values():
+        record.pop("CacheHitResult", None)  # of the source, not of this one
     if lacking := sorted(needed - set(records)):
         raise invalid(f"The selected steps read values of {', '.join(lacking)}, which did not succeed in {source}.")
     result = {"SelectiveExecutionResult": {"SourcePipelineExecutionArn": source}}

@@ -16,6 +16,7 @@ from pipeline.local.jobs.search import Search, Trial
 from pipeline.local.jobs.training import TrainingJob
 from pipeline.local.jobs.warm_start import WarmStartError, known_trials
 from pipeline.local.sandbox.launcher import WarmParent
+from pipeline.local.store.disk import is_full
 from pipeline.local.store.state import Document
 
 OBJECTIVE_HYPERPARAMETER = "_tuning_objective_metric"
@@ -50,6 +51,10 @@ async def run_tuning(call: StepCall, runtime: Runtime) -> StepResult:
     except asyncio.CancelledError:
         job.finish("Stopped")
         raise
+    except BaseExceptionGroup as problem:  # what no other trial would fare better with
+        reason = f"InternalServerError: {problem.exceptions[0]}"
+        job.finish("Failed", FailureReason=reason)
+        raise StepFailure(reason, metadata=metadata) from problem
     if not job.ranked():
         reason = job.failure_reason()
         job.finish("Failed", FailureReason=reason)
@@ -135,8 +140,9 @@ class TuningJob:
 
         try:
             await job.run(on_metric)
-        except StepFailure:
-            pass  # recorded in the job's document
+        except StepFailure as failure:  # recorded in the job's document
+            if is_full(failure):
+                raise
         finally:
             status = job.document["TrainingJobStatus"]
             self.search.finish(trial, "Stopped" if status == "InProgress" else status, self.value_of(job))

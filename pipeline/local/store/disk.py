@@ -34,6 +34,8 @@ def is_full(problem: BaseException | None) -> bool:
     while problem is not None:
         if isinstance(problem, DiskFull) or (isinstance(problem, OSError) and problem.errno in NO_SPACE):
             return True
+        if isinstance(problem, BaseExceptionGroup) and any(map(is_full, problem.exceptions)):  # of a search's trials
+            return True
         if isinstance(problem, sqlite3.Error) and getattr(problem, "sqlite_errorcode", 0) in NO_SPACE_IN_SQLITE:
             return True
         problem = problem.__cause__ or problem.__context__

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
+from tests.local.lab import Lab
 from tests.local.samples import ROOT, definition, python_step
 
 CANNOT = subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode != 0
 pytestmark = pytest.mark.skipif(CANNOT, reason="this machine does not let users mount a tmpfs")
 
 DRIVER = """
-import json, subprocess, sys
+import json, shutil, subprocess, sys
 from pathlib import Path
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", sys.argv[1]], check=True)
 disk, answers = Path(sys.argv[1]), []
@@ -31,12 +32,12 @@ def empty():
         ballast.unlink()
 for words in json.loads(sys.argv[2]):
     if words == "empty": empty()
+    elif words == "more": subprocess.run(["mount", "-o", "remount,size=99m", str(disk)], check=True)
     elif words == "drain":
         (disk / "home/state.reserve").unlink()
         fill()
-    elif words == "object":
-        (disk / "home/s3/b/in").mkdir(parents=True)
-        (disk / "home/s3/b/in/a").write_bytes(bytes(2_500_000))
+    elif words == "seed":
+        shutil.copytree(disk.parent / "home", disk / "home")
     else:
         done = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=50)
         answers.append([done.returncode, done.stdout, done.stderr])
@@ -56,7 +57,8 @@ def on_disk(disk: Path, *commands: Any) -> tuple[list[list[Any]], str]:
     """Run commands, fill or empty the disk between them; (status, output, error) of each, and the runners' logs."""
     program, home = str(ROOT / "run_pipeline.py"), ["--home", str(disk / "home")]
     words = [
-        c if c in ("drain", "empty", "object") else [program, str(c[0]), *home, *map(str, c[1:])] for c in commands
+        c if c in ("drain", "empty", "more", "seed") else [program, str(c[0]), *home, *map(str, c[1:])]
+        for c in commands
     ]
     command = ["unshare", "-rm", sys.executable, "-c", DRIVER, str(disk), json.dumps(words)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=disk.parent)
@@ -87,11 +89,12 @@ def written(disk: Path, *steps: dict[str, Any]) -> Path:
 def test_a_step_that_meets_a_full_disk_fails_with_that_reason_and_retry_goes_on(disk: Path) -> None:
     reads = python_step("Reads", "pass", depends_on=["Fills"])
     source = {"S3Uri": "s3://b/in", "LocalPath": "/opt/ml/processing/i", "S3DataType": "S3Prefix"}
+    Lab(disk.parent).put("s3://b/in/a", bytes(2_500_000))
     reads["Arguments"]["ProcessingInputs"] = [{"InputName": "i", "S3Input": source}]
     path = written(disk, python_step("Fills", FILL), reads)
     (run, status, summary, again), logs = on_disk(
         disk,
-        "object",
+        "seed",
         ["run", "--json", "--definition", path],
         ["status", "--json", "--pipeline", "pipe"],
         ["status", "--pipeline", "pipe"],
@@ -138,3 +141,19 @@ def test_a_job_that_fills_the_disk_itself_is_told_so_too(disk: Path) -> None:
     assert row["status"] == "Failed"
     assert f"The disk {disk}, on which" in row["failure_reason"]
     assert "retry" in status[1]
+
+
+def test_a_search_whose_trials_have_no_room_fails_with_that_reason(disk: Path) -> None:
+    code = "import os\nopen('/opt/ml/model/m', 'wb').write(os.urandom(1500000))\nprint('score=1')"
+    ranges = {"ContinuousParameterRanges": [{"Name": "rate", "MinValue": "0", "MaxValue": "1"}]}
+    path = written(disk, Lab(disk.parent).tuning("Tune", code, ranges, jobs=6))
+    (run, again), _ = on_disk(
+        disk,
+        "seed",
+        ["run", "--json", "--definition", path],
+        "more",
+        ["retry", "--json", "--pipeline", "pipe"],
+    )
+    (row,) = json.loads(run[1])["steps"]
+    assert row["failure_reason"].startswith(f"InternalServerError: The disk {disk}, on which")
+    assert [row["status"] for row in json.loads(again[1])["steps"]] == ["Succeeded"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,9 +20,11 @@ Json = dict[str, Any]
 
 @dataclass
 class Home:
-    """One home, its clients, and what ran in it: steps of `noting` write their names to `ran`."""
+    """One home, its clients, and what ran in it: steps of `noting` print their names."""
 
     folder: Path
+    gate: Path  # what jobs can see and not write to: neither below /tmp nor in the home
+    forgotten: int = 0
 
     @property
     def path(self) -> Path:
@@ -35,21 +38,33 @@ class Home:
 
     @property
     def ran(self) -> list[str]:
-        """The steps that ran, in that order."""
-        return (self.folder / "ran").read_text().split() if (self.folder / "ran").is_file() else []
+        """The steps that ran since the last `forget`, in the order of their starts."""
+        jobs = State(self.path, create=False).all("ProcessingJob")
+        logs = [self.path / "jobs" / job["ProcessingJobName"] / "log.txt" for job in jobs]
+        lines = [line for log in logs if log.is_file() for line in log.read_text().splitlines()]
+        return [line.removeprefix("ran ") for line in lines if line.startswith("ran ")][self.forgotten :]
+
+    def forget(self) -> None:
+        """Forget what ran so far."""
+        self.forgotten += len(self.ran)
 
     def noting(self, name: str, then: str = "", **members: Any) -> Json:
         """A step that notes that it runs, and then does something."""
-        return python_step(name, f"open({str(self.folder / 'ran')!r}, 'a').write('{name}\\n')\n{then}", **members)
+        return python_step(name, f"print('ran {name}', flush=True)\n{then}", **members)
 
     def waiting(self, name: str, **members: Any) -> Json:
-        """A step that runs until the file `go` is there."""
-        go = str(self.folder / "go")
-        return self.noting(name, f"import os, time\nwhile not os.path.exists({go!r}): time.sleep(0.02)", **members)
+        """A step that runs until `go`."""
+        wait = f"import os, time\nwhile not os.path.exists({str(self.gate)!r}): time.sleep(0.02)"
+        return self.noting(name, wait, **members)
+
+    @property
+    def failing_until_go(self) -> str:
+        """What a step does that succeeds once the test says so."""
+        return f"import os\nassert os.path.exists({str(self.gate)!r})"
 
     def go(self) -> None:
         """Let the waiting steps end."""
-        (self.folder / "go").touch()
+        self.gate.touch()
 
     def put(self, *steps: Json, name: str = "pipe", **members: Any) -> None:
         """Create the pipeline, or change it."""
@@ -100,7 +115,9 @@ class Home:
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Home]:
     """A home; whatever a test did, nothing of it runs afterwards."""
-    yield Home(tmp_path)
+    gate = Path("/var/tmp", f"{tmp_path.name}-{secrets.token_hex(8)}")
+    yield Home(tmp_path, gate)
+    gate.unlink(missing_ok=True)
     wait_until(lambda: not [pid for pid in processes_of(tmp_path) if not is_zombie(pid)], seconds=5)
 
 

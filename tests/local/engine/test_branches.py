@@ -50,7 +50,7 @@ def test_a_failure_that_nobody_handles_or_whose_handler_fails_or_cannot_run_fail
         ([never], ["Bad"]),
     ):
         home.put(home.noting("Bad", BAD), *steps)
-        (home.folder / "ran").unlink(missing_ok=True)
+        home.forget()
         arn = home.start()
         assert home.ended(arn) == "Failed"
         assert home.described(arn)["FailureReason"] == "Step failure: One or multiple steps failed."
@@ -58,7 +58,7 @@ def test_a_failure_that_nobody_handles_or_whose_handler_fails_or_cannot_run_fail
 
 
 def test_retry_runs_what_failed_and_what_ran_because_of_that_and_nothing_else(home: Home) -> None:
-    fails = f"import os\nassert os.path.exists({str(home.folder / 'go')!r})"
+    fails = home.failing_until_go
     home.put(
         home.noting("Good"),
         home.noting("Flaky", fails, depends_on=["Good"]),
@@ -142,7 +142,7 @@ def test_200_nested_conditions_and_a_chain_of_200_steps_run(lab: Lab) -> None:
 
 
 def test_no_more_steps_run_at_once_than_the_start_or_the_retry_allows(home: Home) -> None:
-    fails = f"import os, time\ntime.sleep(0.2)\nassert os.path.exists({str(home.folder / 'go')!r})"
+    fails = f"import time\ntime.sleep(0.2)\n{home.failing_until_go}"
     home.put(*[home.noting(f"Step{number}", fails) for number in range(4)])
     arn = home.start(ParallelismConfiguration={"MaxParallelExecutionSteps": 1})
     assert home.ended(arn) == "Failed"

@@ -224,7 +224,7 @@ def test_stop_from_another_terminal_comes_right_after_the_start_too(home: Home) 
     assert process.returncode == 1
     with pytest.raises(ClientError, match="can be stopped; this one is Stopped"):
         home.sagemaker.stop_pipeline_execution(PipelineExecutionArn=newest(home))
-    (home.folder / "ran").unlink()
+    home.forget()
     for _ in range(3):
         arn = home.start()
         home.sagemaker.stop_pipeline_execution(PipelineExecutionArn=arn)
@@ -313,7 +313,7 @@ def test_runs_at_once_in_a_new_home_keep_their_own_steps_and_functions(home: Hom
 
 def test_one_of_two_runs_can_be_stopped_without_the_other(home: Home) -> None:
     stays = waiting(home)
-    (home.folder / "ran").unlink()
+    home.forget()
     goes = waiting(home, "other")
     goes.send_signal(signal.SIGINT)
     goes.communicate(timeout=10)
@@ -330,7 +330,7 @@ def test_kill_9_of_a_searchs_runner_ends_its_trials_and_their_records(any_lab: L
     step = any_lab.tuning("Tune", code, ranges, jobs=4, parallel=2)
     step["Arguments"]["HyperParameterTuningJobName"] = "own"
     process = subprocess.Popen(any_lab.command({"Version": "2020-12-01", "Steps": [step]}), stdout=subprocess.PIPE)
-    home = Home(any_lab.folder)
+    home = Home(any_lab.folder, any_lab.folder)
     wait_until(lambda: home.path.exists() and len(State(home.path).all("TrainingJob")) == 2)
     process.kill()
     process.communicate()

@@ -31,7 +31,7 @@ def test_selected_steps_run_alone_on_the_values_of_the_source(home: Home) -> Non
     chain(home)
     source = home.start()
     assert home.ended(source) == "Succeeded"
-    (home.folder / "ran").unlink()
+    home.forget()
     arn = home.select(source, "Third", "Fourth")
     assert home.ended(arn) == "Succeeded"
     assert home.ran == ["Third", "Fourth"]
@@ -72,7 +72,7 @@ def test_what_cannot_be_selected_is_a_validation_exception(home: Home) -> None:
 
 def test_a_source_may_have_failed_but_not_in_a_step_that_is_needed_and_retry_keeps_the_selection(home: Home) -> None:
     fails = home.noting("Second", "import os, sys\nsys.exit(not os.path.exists('/nowhere'))")
-    third = home.noting("Third", f"import os\nassert os.path.exists({str(home.folder / 'go')!r})")
+    third = home.noting("Third", home.failing_until_go)
     for step, before in ((third, "First"), (last := home.noting("Last"), "Second")):
         step["Arguments"]["Environment"] = {"BEFORE": get(f"Steps.{before}.ProcessingJobName")}
     fails["DependsOn"] = ["First"]
@@ -88,7 +88,7 @@ def test_a_source_may_have_failed_but_not_in_a_step_that_is_needed_and_retry_kee
     assert home.statuses(arn) == {"First": "Succeeded", "Third": "Succeeded"}
     assert home.ran.count("First") == 1
     home.put(home.waiting("First"), third)
-    (home.folder / "go").unlink()
+    home.gate.unlink()
     running = home.start()
     with pytest.raises(ClientError, match="is Executing; only an execution that has ended"):
         home.select(running, "Third")

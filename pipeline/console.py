@@ -16,6 +16,8 @@ from pipeline.targets import Target
 
 LINES_A_LOOK = 3
 LAST_LINES = 10
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # what a terminal would obey
 SHOWN_CHARACTERS = 1000  # of a line of a log
 WIDTH = 80
 LABEL = 14
@@ -110,8 +112,7 @@ class Progress:
         except ClientError as problem:
             return self.not_readable(log_group, problem)
         self.tokens[job_name] = answer["nextForwardToken"]
-        texts = [event["message"].rstrip() for event in answer["events"] if event["message"].strip()]
-        return [text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]} ..." for text in texts]
+        return [event["message"].rstrip() for event in answer["events"] if event["message"].strip()]
 
     def stream_of(self, logs: Any, log_group: str, job_name: str) -> str | None:
         """The job's log stream, once there is one."""
@@ -132,19 +133,25 @@ class Progress:
     def say(self, step: str, text: str) -> None:
         """A line that stays."""
         erase = "\r\x1b[K" if self.live else ""
-        print(f"{erase}{self.elapsed()} {step:<20} {text}", file=self.stream, flush=True)
+        print(f"{erase}{self.elapsed()} {step:<20} {printable(text)}", file=self.stream, flush=True)
 
     def hint(self, step: str, text: str) -> None:
         """A line that, on a terminal, the next one replaces."""
         if not self.live:
             self.say(step, text)
             return
-        line = f"{self.elapsed()} {step:<20} {text}"[: WIDTH - 1]
+        line = f"{self.elapsed()} {step:<20} {printable(text)}"[: WIDTH - 1]
         print(f"\r\x1b[K{line}", end="", file=self.stream, flush=True)
 
     def elapsed(self) -> str:
         """Seconds since the start."""
         return f"{time.monotonic() - self.began:6.1f}s"
+
+
+def printable(line: str) -> str:
+    """Return a job's line as a terminal may show it: no control characters, and not without end."""
+    text = CONTROL.sub("\N{REPLACEMENT CHARACTER}", COLOUR.sub("", line))
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]} ..."
 
 
 def epoch_text(line: str) -> str:
@@ -266,10 +273,10 @@ def rules_text(rules: Mapping[str, str]) -> str:
 
 def print_failure(step: Mapping[str, Any], last_lines: Callable[[str, int], list[str]]) -> None:
     """Why a step failed, and the end of its log."""
-    print(f"\n{step['name']} failed: {step['failure_reason']}")
+    print(f"\n{step['name']} failed: {printable(step['failure_reason'])}")
     if step["log"] and (lines := last_lines(step["log"], LAST_LINES)):
         print(f"The last lines of its log, {step['log']}:")
-        print("\n".join(f"  {line}" for line in lines))
+        print("\n".join(f"  {printable(line)}" for line in lines))
 
 
 def next_commands(

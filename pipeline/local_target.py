@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 LOCK_WAIT_SECONDS = 60.0
 LOCAL_FOLDERS = (  # of a home
-    "s3", "jobs", "executions", "endpoints", "functions", "definitions", "locks", "mounts", "reports", "uploads",
+    "s3", "jobs", "executions", "endpoints", "functions", "definitions", "locks", "mounts", "packages", "reports",
+    "uploads",
 )  # fmt: skip
 
 

@@ -6,7 +6,6 @@ and "batch-transform-data-processing", whose table of operators is the whole of 
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from pipeline.definition.expressions import is_expression
@@ -14,6 +13,7 @@ from pipeline.errors import PipelineError
 
 FORMATS = {"text/csv": "csv", "application/json": "json", "application/jsonlines": "jsonlines"}
 FILTER_CHARACTERS = 63
+LACKING = "the filter selects what the record does not have"
 DEFAULT_PAYLOAD_MEGABYTES = 6
 LIMIT_MEGABYTES = 100  # of MaxPayloadInMB, also times MaxConcurrentTransforms
 ACCEPTED = {
@@ -24,27 +24,24 @@ ACCEPTED = {
     "BatchStrategy": ("SingleRecord", "MultiRecord"),
     "DataProcessing.JoinSource": ("None", "Input"),
 }
+UNSERVED = {
+    "AsyncInferenceConfig": "requests are answered at once here; leave it out, and call InvokeEndpoint",
+    "ShadowProductionVariants": "an endpoint has one server here; leave them out",
+    "ExplainerConfig": "Clarify's image is AWS's; leave it out",
+}
 SELECTOR = re.compile(
     r"\.(?P<name>[A-Za-z0-9-]+)|\.?(?P<all>\*|\[\*\])|\.?\[(?P<names>'[^'\[\]]+'(?: *, *'[^'\[\]]+')*)\]"
     r"|\[(?P<indexes>-?\d+(?: *, *-?\d+)*)\]|\[(?P<start>-?\d+)?:(?P<end>-?\d+)?\]"
 )
+Selector = tuple[str, ...] | tuple[int, ...] | slice | None  # members by name or index, from one on, or all (None)
 
 
 class FilterError(PipelineError):
     """A filter that is none, or that does not fit a record."""
 
 
-@dataclass(frozen=True)
-class Selector:
-    """One part of a path: some members by name or index, those from an index on (`start`), or all of them."""
-
-    names: tuple[str, ...] = ()
-    indexes: tuple[int, ...] = ()
-    start: int | None = None
-
-
-def read_filter(path: str) -> tuple[Selector, ...]:
-    """The parts of an InputFilter or OutputFilter.
+def read_filter(path: str) -> list[Selector]:
+    """Return the parts of an InputFilter or OutputFilter.
 
     Raises:
         FilterError: it uses an operator that SageMaker does not have, or whose meaning its guide leaves open.
@@ -55,41 +52,32 @@ def read_filter(path: str) -> tuple[Selector, ...]:
         raise FilterError(f"{path!r} does not begin with $")
     if wrong := re.search(r"[^A-Za-z0-9$\[\]*. ,:'-]", path):  # as CreateTransformJob refuses it: aws/aws-sdk#184
         raise FilterError(f"{path!r} contains {wrong[0]!r}, which SageMaker does not take in a filter")
-    found, position = [], 1
+    selectors: list[Selector] = []
+    position = 1
     while position < len(path):
         match = SELECTOR.match(path, position)
         if match is None:
-            raise FilterError(
-                f"{path!r} has {path[position:]!r}, which SageMaker does not support; "
-                "it takes $, .name, *, ['name','name'], [0,1] and [1:]"
-            )
-        found.append(read_selector(path, match))
+            takes = "it takes $, .name, *, ['name','name'], [0,1] and [1:]"
+            raise FilterError(f"{path!r} has {path[position:]!r}, which SageMaker does not support; {takes}")
+        if match["end"]:
+            why = "which SageMaker's guide counts in and JSONPath does not; write the indexes out, as $[1,2,3]"
+            raise FilterError(f"{path!r} has a slice with an end, {why}")
+        if selectors and is_several_names(selectors[-1]):
+            raise FilterError(f"{path!r} goes on below several names, which SageMaker does not support")
+        names = (match["name"],) if match["name"] else tuple(re.findall(r"'([^']+)'", match["names"] or ""))
+        indexes = tuple(int(index) for index in (match["indexes"] or "").split(",") if index)
+        selectors.append(names or indexes or (None if match["all"] else slice(int(match["start"] or 0), None)))
         position = match.end()
-    if any(len(selector.names) > 1 for selector in found[:-1]):
-        raise FilterError(f"{path!r} goes on below several names, which SageMaker does not support")
-    return tuple(found)
+    return selectors
 
 
-def read_selector(path: str, match: re.Match[str]) -> Selector:
-    """One part of a path.
-
-    Raises:
-        FilterError: it is a slice with an end.
-    """
-    if match["end"]:
-        raise FilterError(
-            f"{path!r} has a slice with an end, which SageMaker's guide counts in and JSONPath does not; "
-            "write the indexes out, as $[1,2,3]"
-        )
-    if match["name"] or match["names"]:
-        return Selector(names=(match["name"],) if match["name"] else tuple(re.findall(r"'([^']+)'", match["names"])))
-    if match["indexes"]:
-        return Selector(indexes=tuple(int(index) for index in match["indexes"].split(",")))
-    return Selector() if match["all"] else Selector(start=int(match["start"] or 0))
+def is_several_names(selector: Selector) -> bool:
+    """Return whether a selector makes an object of what it selects."""
+    return isinstance(selector, tuple) and len(selector) > 1 and isinstance(selector[0], str)
 
 
-def filtered(value: Any, path: tuple[Selector, ...]) -> Any:
-    """What a path selects of a JSON value: several names give an object, several indexes an array.
+def filtered(value: Any, path: list[Selector]) -> Any:
+    """Return what a path selects of a JSON value: of several names an object, of several indexes an array.
 
     Raises:
         FilterError: the value has no such member.
@@ -97,39 +85,44 @@ def filtered(value: Any, path: tuple[Selector, ...]) -> Any:
     if not path:
         return value
     selector, rest = path[0], path[1:]
-    try:
-        if len(selector.names) > 1:
-            return {name: value[name] for name in selector.names}
-        if selector.names or len(selector.indexes) == 1:
-            return filtered(value[selector.names[0] if selector.names else selector.indexes[0]], rest)
-        return [filtered(member, rest) for member in members(value, selector)]
-    except (KeyError, IndexError, TypeError) as problem:
-        raise FilterError(f"the filter selects what the record does not have: {problem}") from problem
-
-
-def members(value: Any, selector: Selector) -> list[Any]:
-    """The members that a wildcard, a slice or a list of indexes selects."""
-    if selector.indexes:
-        return [value[index] for index in selector.indexes]
-    if selector.start is None and isinstance(value, dict):
-        return list(value.values())
+    if is_several_names(selector) and isinstance(selector, tuple):
+        return {name: member(value, name) for name in selector}
+    if isinstance(selector, tuple):
+        selected = [filtered(member(value, key), rest) for key in selector]
+        return selected if len(selector) > 1 else selected[0]
+    if selector is None and isinstance(value, dict):
+        return [filtered(item, rest) for item in value.values()]
     if not isinstance(value, list):
-        raise TypeError(f"it is no array but {value!r}")
-    start = selector.start or 0
+        raise FilterError(f"{LACKING}: it is no array but {value!r}")
+    start = selector.start if selector else 0
     if start >= len(value) and start > 0:
-        raise IndexError(f"it has {len(value)} items, so none from index {start} on")
-    return value[start:]
+        raise FilterError(f"{LACKING}: none from index {start} on")
+    return [filtered(item, rest) for item in value[start:]]
+
+
+def member(value: Any, key: Any) -> Any:
+    """Return a member of an object by its name, or of an array by its index.
+
+    Raises:
+        FilterError: there is none.
+    """
+    if not isinstance(value, dict if isinstance(key, str) else list):
+        raise FilterError(f"{LACKING}: {value!r} has no {key!r}")
+    try:
+        return value[key]
+    except LookupError as problem:
+        raise FilterError(f"{LACKING}: {problem}") from problem
 
 
 def at(arguments: Any, path: str) -> Any:
-    """A member at a dotted path; None where there is none."""
+    """Return the member at a dotted path, or None."""
     for name in path.split("."):
         arguments = arguments.get(name) if isinstance(arguments, Mapping) else None
     return arguments
 
 
 def transform_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
-    """Why a transform job could not be run here; sentences that follow the step's name. Expressions are passed over."""
+    """Say why a transform job could not be run here, after the step's name. Expressions are passed over."""
     for path, values in ACCEPTED.items():
         value = at(arguments, path)
         if value is not None and not is_expression(value) and value not in values:
@@ -141,76 +134,64 @@ def transform_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
 
 
 def endpoint_config_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
-    """Why an endpoint configuration could not be served here; a serverless variant is served as any other."""
+    """Say why an endpoint configuration could not be served here; a serverless variant is served as any other."""
     variants = arguments.get("ProductionVariants")
     variants = variants if isinstance(variants, list) else []
     if len(variants) > 1:
         yield f"has {len(variants)} ProductionVariants, but an endpoint has one server here; give it one variant."
     if variants and not at(variants[0], "ModelName"):
         yield "has a variant without ModelName; inference components are not served here, so name a model."
-    for name, why in (
-        ("AsyncInferenceConfig", "requests are answered at once here; leave it out, and call InvokeEndpoint"),
-        ("ShadowProductionVariants", "an endpoint has one server here; leave them out"),
-        ("ExplainerConfig", "Clarify's image is AWS's; leave it out"),
-    ):
-        if arguments.get(name):
-            yield f"has {name}, but {why}."
+    yield from (f"has {name}, but {why}." for name, why in UNSERVED.items() if arguments.get(name))
 
 
 def payload_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
-    """MaxPayloadInMB and MaxConcurrentTransforms."""
+    """Check MaxPayloadInMB and MaxConcurrentTransforms."""
     megabytes, concurrent = at(arguments, "MaxPayloadInMB"), at(arguments, "MaxConcurrentTransforms")
     for name, value in (("MaxPayloadInMB", megabytes), ("MaxConcurrentTransforms", concurrent)):
         if value is not None and not is_expression(value) and not (isinstance(value, int) and value >= 0):
             yield f"has {value!r} as {name}; it must be a whole number of at least 0."
             return
     size = DEFAULT_PAYLOAD_MEGABYTES if megabytes is None else megabytes
-    if isinstance(size, int) and size * max(1, concurrent if isinstance(concurrent, int) else 1) > LIMIT_MEGABYTES:
-        times = f" times MaxConcurrentTransforms {concurrent}" if isinstance(concurrent, int) and concurrent else ""
-        yield f"has MaxPayloadInMB {size}{times}, but SageMaker takes at most {LIMIT_MEGABYTES} MB."
+    times = concurrent if isinstance(concurrent, int) else 0
+    if isinstance(size, int) and size * max(1, times) > LIMIT_MEGABYTES:
+        product = f"{size} times MaxConcurrentTransforms {times}" if times else f"{size}"
+        yield f"has MaxPayloadInMB {product}, but SageMaker takes at most {LIMIT_MEGABYTES} MB."
 
 
 def filter_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
-    """DataProcessing, and what it needs of the job's input and output."""
-    settings = at(arguments, "DataProcessing")
-    settings = settings if isinstance(settings, Mapping) else {}
-    filters = {
-        name: settings[name] for name in ("InputFilter", "OutputFilter") if settings.get(name) not in (None, "$")
-    }
-    if not filters and settings.get("JoinSource") != "Input":
+    """Check DataProcessing, and what it needs of the job's input and output."""
+    given = {name: at(arguments, f"DataProcessing.{name}") for name in ("InputFilter", "OutputFilter")}
+    filters = {name: path for name, path in given.items() if path not in (None, "$")}
+    if not filters and at(arguments, "DataProcessing.JoinSource") != "Input":
         return
-    split, assembled = at(arguments, "TransformInput.SplitType"), at(arguments, "TransformOutput.AssembleWith")
-    given = (at(arguments, "TransformInput.ContentType"), at(arguments, "TransformOutput.Accept"))
-    if any(map(is_expression, (split, assembled, *given))):
+    members = ("TransformInput.SplitType", "TransformInput.ContentType", "TransformOutput.AssembleWith")
+    split, content_type, assemble, accept = (at(arguments, name) for name in (*members, "TransformOutput.Accept"))
+    if any(map(is_expression, (split, content_type, assemble, accept))):
         return
-    content_type, accept = media_type(given[0]), media_type(given[1] or given[0])
-    for name, value in (("TransformInput.ContentType", content_type), ("TransformOutput.Accept", accept)):
-        if value not in FORMATS:
-            yield f"has DataProcessing, which needs {name} to be one of {', '.join(FORMATS)}, but it is {value!r}."
+    kinds = media_type(content_type), media_type(accept or content_type)
+    for name, kind in zip(("TransformInput.ContentType", "TransformOutput.Accept"), kinds, strict=True):
+        if kind not in FORMATS:
+            yield f"has DataProcessing, which needs {name} to be one of {', '.join(FORMATS)}, but it is {kind!r}."
             return
-    if ("text/csv" in (content_type, accept)) and content_type != accept:
-        yield f"has DataProcessing with ContentType {content_type} and Accept {accept}; both must be CSV, or both JSON."
-    if (split or "None") != (assembled or "None"):
-        found = f"SplitType {split or 'None'} and AssembleWith {assembled or 'None'}"
-        yield f"has DataProcessing with {found}, which must match; take Line for both, or None."
-    elif content_type == "text/csv" and split != "Line":
+    if "text/csv" in kinds and kinds[0] != kinds[1]:
+        pair = f"ContentType {kinds[0]} and Accept {kinds[1]}"
+        yield f"has DataProcessing with {pair}; both must be CSV, or both JSON."
+    if (split or "None") != (assemble or "None"):
+        pair = f"SplitType {split or 'None'} and AssembleWith {assemble or 'None'}"
+        yield f"has DataProcessing with {pair}, which must match; take Line for both, or None."
+    elif kinds[0] == "text/csv" and split != "Line":
         yield "has DataProcessing of text/csv, which needs SplitType and AssembleWith Line."
     for name, path in filters.items():
-        if not is_expression(path):
-            yield from path_faults(name, path, is_csv=content_type == "text/csv")
-
-
-def path_faults(name: str, path: Any, *, is_csv: bool) -> Iterator[str]:
-    """A filter's own."""
-    try:
-        selectors = read_filter(str(path))
-    except FilterError as problem:
-        yield f"has a DataProcessing.{name} that cannot be used: {problem}."
-        return
-    if is_csv and (len(selectors) > 1 or any(selector.names for selector in selectors)):
-        yield f"has {path!r} as DataProcessing.{name}; of a row of CSV only indexes can be taken, as $[0] or $[1:]."
+        try:
+            selectors = [] if is_expression(path) else read_filter(str(path))
+        except FilterError as problem:
+            yield f"has a DataProcessing.{name} that cannot be used: {problem}."
+            continue
+        by_name = any(isinstance(selector, tuple) and isinstance(selector[0], str) for selector in selectors)
+        if kinds[0] == "text/csv" and (by_name or len(selectors) > 1):
+            yield f"has {path!r} as DataProcessing.{name}; of a row of CSV only indexes can be taken, as $[0] or $[1:]."
 
 
 def media_type(header: Any) -> str:
-    """A content type without its parameters."""
+    """Return a content type without its parameters."""
     return str(header or "").partition(";")[0].strip().lower()

@@ -406,8 +406,7 @@ def test_another_working_directory_uses_the_projects_own_files(tmp_path):
 
 
 def test_teardown_ends_what_runs_and_leaves_what_is_not_its_own(cli, files):
-    code = f"import pathlib, time; pathlib.Path({str(Path('job').resolve())!r}).touch(); time.sleep(600)"
-    files(long_json=definition(python_step("Long", code)))
+    files(long_json=definition(python_step("Long", "import time; print('begun', flush=True); time.sleep(600)")))
     Path("home").mkdir()
     Path("home/notes.txt").write_text("mine")
     registered(Path("home"), "PendingManualApproval")
@@ -415,7 +414,7 @@ def test_teardown_ends_what_runs_and_leaves_what_is_not_its_own(cli, files):
     process = subprocess.Popen(
         command_line("run", "--definition", "long.json", "--home", "home"), stdout=subprocess.DEVNULL
     )
-    wait_until(Path("job").exists)
+    wait_until(lambda: any("begun" in log.read_text() for log in Path("home/jobs").glob("*/log.txt")))
     said = cli("teardown", "--yes")
     assert said.out == "Ends 1 endpoint and removes home with all models and data.\nRemoved.\n"
     assert process.wait(timeout=10) != 0

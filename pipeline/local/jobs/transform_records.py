@@ -27,7 +27,7 @@ from pipeline.local.store.state import Document
 MEGABYTE = 1024 * 1024
 UNUSABLE = (FilterError, ValueError, csv.Error, RecursionError)  # of a record that is not what the job says
 csv.field_size_limit(100 * MEGABYTE)
-Path = tuple[Selector, ...]
+Path = list[Selector]
 
 
 class RecordError(PipelineError):

@@ -1,10 +1,13 @@
 """What answers a request to the local SageMaker, by service and operation. Anything else is refused by name.
 
 An operation comes either as a call with its request's members (`call`: the runner, the commands of this project) or as
-the HTTP request that botocore would send (`answer`: boto3 clients). Both are held to the service's own model.
+the HTTP request that botocore would send (`answer`: boto3 clients). Both are held to the service's own model. Modules
+are imported when they are needed, since a command uses few of them.
 """
 
 import json
+import re
+from functools import cache
 from importlib import import_module
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -12,17 +15,43 @@ from urllib.parse import unquote, urlsplit
 from pipeline.definition.service_model import operation as operation_shape
 from pipeline.definition.shape_check import ShapeCheck
 from pipeline.errors import PipelineError
-from pipeline.local.store.answers import HttpRequest, Reply, RequestError, invalid
+from pipeline.local.store.answers import HttpRequest, Reply, RequestError, invalid, paged
 from pipeline.local.store.state import Document, State
 
-JSON_SERVICES = {"sagemaker": "service", "logs": "logs", "scheduler": "schedules"}
-ANSWERS = {  # a function for a request, and one for a refusal; modules are imported when they are needed
-    **dict.fromkeys(JSON_SERVICES, ("api.answer_json", "api.json_error")),
+MODULES = {  # of JSON protocols: what is answered by a function of the operation's name in snake case
+    "engine.pipelines": "CreatePipeline UpdatePipeline DescribePipeline ListPipelines DeletePipeline",
+    "engine.executions": """
+        StartPipelineExecution DescribePipelineExecution DescribePipelineDefinitionForExecution ListPipelineExecutions
+        ListPipelineExecutionSteps ListPipelineParametersForExecution StopPipelineExecution RetryPipelineExecution
+    """,
+    "sagemaker.jobs": """
+        DescribeProcessingJob ListProcessingJobs DescribeTrainingJob ListTrainingJobs DescribeHyperParameterTuningJob
+        ListHyperParameterTuningJobs ListTrainingJobsForHyperParameterTuningJob
+    """,
+    "sagemaker.transform_jobs": "CreateTransformJob DescribeTransformJob ListTransformJobs StopTransformJob",
+    "sagemaker.registry": """
+        CreateModelPackageGroup DescribeModelPackageGroup ListModelPackageGroups DeleteModelPackageGroup
+        CreateModelPackage DescribeModelPackage ListModelPackages UpdateModelPackage DeleteModelPackage
+    """,
+    "sagemaker.models": """
+        CreateModel DescribeModel ListModels DeleteModel
+        CreateEndpointConfig DescribeEndpointConfig ListEndpointConfigs DeleteEndpointConfig
+    """,
+    "sagemaker.endpoints": "CreateEndpoint UpdateEndpoint DescribeEndpoint ListEndpoints DeleteEndpoint",
+    "sagemaker.api": "AddTags ListTags DeleteTags",
+}
+SAGEMAKER = {operation: module for module, names in MODULES.items() for operation in names.split()}
+JSON_SERVICES = {
+    "sagemaker": SAGEMAKER,
+    "logs": dict.fromkeys(("DescribeLogStreams", "GetLogEvents", "FilterLogEvents"), "sagemaker.jobs"),
+    "scheduler": dict.fromkeys(("GetSchedule", "UpdateSchedule"), "sagemaker.events"),
+}
+OTHER_SERVICES = {  # a function for a request, and one for a refusal
     "sagemaker-runtime": ("invocations.answer_runtime", "api.json_error"),
     "lambda": ("lambda_functions.answer", "api.json_error"),
     "s3": ("s3.answer_s3", "s3.error"),
-    "sts": ("identity.answer_identity", "identity.error"),
-    "iam": ("identity.answer_identity", "identity.error"),
+    "sts": ("identity.answer", "identity.error"),
+    "iam": ("identity.answer", "identity.error"),
 }
 ALIASES = {"cloudwatch-logs": "logs"}  # how botocore's events name a service
 
@@ -39,8 +68,14 @@ class LocalApi:
         Raises:
             RequestError: refused, with the service's error code.
         """
+        module = JSON_SERVICES[service].get(operation)
+        if module is None:
+            raise unanswered(service, operation)
         check_request(service, operation, request)
-        answer: Document = function_at(f"{JSON_SERVICES[service]}.answer")(self.state, operation, request)
+        answer: Document = function_at(f"{module}.{snake_case(operation)}")(self.state, request)
+        if request.get("Tags") and operation.startswith("Create"):
+            (arn,) = answer.values()
+            add_tags(self.state, {"ResourceArn": arn, "Tags": request["Tags"]})
         return answer
 
     def answer(self, request: HttpRequest) -> Reply:
@@ -50,24 +85,37 @@ class LocalApi:
             RequestError: nobody answers for that service.
         """
         service = ALIASES.get(request.service, request.service)
-        if service not in ANSWERS:
-            message = f"The local target does not answer {service}:{request.operation}."
-            raise RequestError("UnknownOperationException", message)
-        answer, error = map(function_at, ANSWERS[service])
+        if service not in JSON_SERVICES and service not in OTHER_SERVICES:
+            raise unanswered(service, request.operation)
+        refusal = json_error
         try:
+            if service in JSON_SERVICES:
+                return Reply.json(self.call(service, request.operation, members(service, request)))
+            answer, refusal = (function_at(f"sagemaker.{place}") for place in OTHER_SERVICES[service])
             reply: Reply = answer(self.state, request)
         except RequestError as problem:
-            reply = error(problem)
+            reply = refusal(problem)
         except PipelineError as problem:
-            reply = error(invalid(str(problem)))
-        bare = request.method == "HEAD" or reply.status == 304
-        return Reply(reply.status, reply.headers, b"") if bare else reply
+            reply = refusal(invalid(str(problem)))
+        is_bare = request.method == "HEAD" or reply.status == 304
+        return Reply(reply.status, reply.headers, b"") if is_bare else reply
 
 
+def unanswered(service: str, operation: str) -> RequestError:
+    """The refusal of what the local target does not stand for."""
+    return RequestError("UnknownOperationException", f"The local target does not answer {service}:{operation}.")
+
+
+@cache
 def function_at(place: str) -> Any:
-    """A function of this package, by its module and name."""
-    module, _, name = place.partition(".")
-    return getattr(import_module(f"pipeline.local.sagemaker.{module}"), name)
+    """A function of `pipeline.local`, by its module and name."""
+    module, _, name = place.rpartition(".")
+    return getattr(import_module(f"pipeline.local.{module}"), name)
+
+
+def snake_case(operation: str) -> str:
+    """The name of an operation's function; no name that is answered here has an acronym in it."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", operation).lower()
 
 
 def check_request(service: str, operation: str, request: Document) -> None:
@@ -80,21 +128,50 @@ def check_request(service: str, operation: str, request: Document) -> None:
     try:
         shape = operation_shape(operation, "input", service)
     except KeyError:
-        return  # the operation is refused by its name, or takes nothing
+        return  # the operation takes nothing
     if problems := list(check.problems(request, shape)):
         raise invalid(" ".join(problems))
 
 
-def answer_json(state: State, request: HttpRequest) -> Reply:
-    """JSON 1.1; EventBridge Scheduler's names are in the path."""
-    content = json.loads(request.body or b"{}")
-    service = ALIASES.get(request.service, request.service)
+def members(service: str, request: HttpRequest) -> Document:
+    """A request of JSON 1.1; EventBridge Scheduler's names are in the path."""
+    content: Document = json.loads(request.body or b"{}")
     if service == "scheduler":
-        content = {"Name": unquote(urlsplit(request.url).path.rpartition("/")[2]), **content}
-    return Reply.json(LocalApi(state).call(service, request.operation, content))
+        return {"Name": unquote(urlsplit(request.url).path.rpartition("/")[2]), **content}
+    return content
 
 
 def json_error(problem: RequestError) -> Reply:
     """An error as both JSON protocols carry it."""
     content = {"__type": problem.code, "message": str(problem), "Message": str(problem)}
     return Reply.json(content, problem.status, {"x-amzn-ErrorType": problem.code})
+
+
+# tags, which any resource may have; nothing here depends on them
+
+
+def add_tags(state: State, request: Document) -> Document:
+    """AddTags: the new ones replace those of the same key."""
+    with state.transaction():
+        tags = {**tags_of(state, request), **{tag["Key"]: tag["Value"] for tag in request["Tags"]}}
+        state.put("Tags", request["ResourceArn"], tags)
+    return list_tags(state, {"ResourceArn": request["ResourceArn"]})
+
+
+def list_tags(state: State, request: Document) -> Document:
+    """ListTags."""
+    tags = tags_of(state, request)
+    return paged("Tags", [{"Key": key, "Value": value} for key, value in tags.items()], request)
+
+
+def delete_tags(state: State, request: Document) -> Document:
+    """DeleteTags."""
+    with state.transaction():
+        kept = {key: value for key, value in tags_of(state, request).items() if key not in request["TagKeys"]}
+        state.put("Tags", request["ResourceArn"], kept)
+    return {}
+
+
+def tags_of(state: State, request: Document) -> dict[str, str]:
+    """Key -> value of the resource that a request names."""
+    return state.get("Tags", request["ResourceArn"]) or {}

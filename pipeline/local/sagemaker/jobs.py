@@ -1,52 +1,56 @@
-"""Jobs of executions, described and listed: `jobs/` keeps their documents as the service describes them."""
+"""Jobs of executions, described and listed, and their logs as CloudWatch Logs has them.
 
-from pipeline.local.store.answers import chosen, found, listed, paged
+`jobs/` keeps their documents as the service describes them. A job's log.txt is the stream `<job name>/algo-1` of its
+kind's group; a token is an offset into the file. All lines carry the time at which the job was created, since the file
+has no times.
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pipeline.local.store.answers import RequestError, chosen, found, listed, paged
 from pipeline.local.store.state import Document, State
 
-TRAINING = ("TrainingJobName", "TrainingJobArn", "CreationTime", "TrainingEndTime", "TrainingJobStatus")
-PROCESSING = ("ProcessingJobName", "ProcessingJobArn", "CreationTime", "ProcessingEndTime", "ProcessingJobStatus")
-TUNING = (
-    "HyperParameterTuningJobName",
-    "HyperParameterTuningJobArn",
-    "HyperParameterTuningJobStatus",
-    "Strategy",
-    "CreationTime",
-    "HyperParameterTuningEndTime",
-    "TrainingJobStatusCounters",
-    "ObjectiveStatusCounters",
-    "ResourceLimits",
-)
+KINDS = {  # words for it, and what lists tell beside its name, ARN, status and time of creation
+    "ProcessingJob": ("processing job", ["ProcessingEndTime"]),
+    "TrainingJob": ("training job", ["TrainingEndTime"]),
+    "HyperParameterTuningJob": (
+        "hyperparameter tuning job",
+        [
+            "Strategy",
+            "HyperParameterTuningEndTime",
+            "TrainingJobStatusCounters",
+            "ObjectiveStatusCounters",
+            "ResourceLimits",
+        ],
+    ),
+}
+LOG_GROUPS = {f"/aws/sagemaker/{kind}s": kind for kind in ("ProcessingJob", "TrainingJob", "TransformJob")}
+CHUNK_BYTES = 1_000_000  # of a log in one answer
 
 
-def describe_processing_job(state: State, request: Document) -> Document:
-    """DescribeProcessingJob."""
-    return found(state, "ProcessingJob", request["ProcessingJobName"], "processing job")
+def described(kind: str, state: State, request: Document) -> Document:
+    """DescribeTrainingJob and its like."""
+    return found(state, kind, request[f"{kind}Name"], KINDS[kind][0])
 
 
-def list_processing_jobs(state: State, request: Document) -> Document:
-    """ListProcessingJobs."""
-    return job_list(state, "ProcessingJob", request, "ProcessingJobSummaries", PROCESSING)
+def job_list(kind: str, state: State, request: Document) -> Document:
+    """ListTrainingJobs and its like, by a part of the name and by status."""
+    wanted, status = request.get("NameContains", ""), request.get("StatusEquals")
+    jobs = listed(
+        state.all(kind), request, lambda job: wanted in job[f"{kind}Name"] and status in (None, job[f"{kind}Status"])
+    )
+    members = [f"{kind}Name", f"{kind}Arn", f"{kind}Status", "CreationTime", *KINDS[kind][1]]
+    return paged(f"{kind}Summaries", [chosen(job, *members) for job in jobs], request)
 
 
-def describe_training_job(state: State, request: Document) -> Document:
-    """DescribeTrainingJob."""
-    return found(state, "TrainingJob", request["TrainingJobName"], "training job")
-
-
-def list_training_jobs(state: State, request: Document) -> Document:
-    """ListTrainingJobs."""
-    return job_list(state, "TrainingJob", request, "TrainingJobSummaries", TRAINING)
-
-
-def describe_hyper_parameter_tuning_job(state: State, request: Document) -> Document:
-    """DescribeHyperParameterTuningJob."""
-    name = request["HyperParameterTuningJobName"]
-    return found(state, "HyperParameterTuningJob", name, "hyperparameter tuning job")
-
-
-def list_hyper_parameter_tuning_jobs(state: State, request: Document) -> Document:
-    """ListHyperParameterTuningJobs."""
-    return job_list(state, "HyperParameterTuningJob", request, "HyperParameterTuningJobSummaries", TUNING)
+describe_processing_job = partial(described, "ProcessingJob")
+describe_training_job = partial(described, "TrainingJob")
+describe_hyper_parameter_tuning_job = partial(described, "HyperParameterTuningJob")
+list_processing_jobs = partial(job_list, "ProcessingJob")
+list_training_jobs = partial(job_list, "TrainingJob")
+list_hyper_parameter_tuning_jobs = partial(job_list, "HyperParameterTuningJob")
 
 
 def list_training_jobs_for_hyper_parameter_tuning_job(state: State, request: Document) -> Document:
@@ -57,10 +61,77 @@ def list_training_jobs_for_hyper_parameter_tuning_job(state: State, request: Doc
     return paged("TrainingJobSummaries", wanted, request)
 
 
-def job_list(state: State, kind: str, request: Document, member: str, summary: tuple[str, ...]) -> Document:
-    """Jobs of a kind, by a part of their name and by status."""
-    wanted, status = request.get("NameContains", ""), request.get("StatusEquals")
-    jobs = listed(
-        state.all(kind), request, lambda job: wanted in job[f"{kind}Name"] and status in (None, job[f"{kind}Status"])
-    )
-    return paged(member, [chosen(job, *summary) for job in jobs], request)
+def describe_log_streams(state: State, request: Document) -> Document:
+    """DescribeLogStreams, by prefix."""
+    streams = stream_names(state, request["logGroupName"], request.get("logStreamNamePrefix", ""))
+    return {"logStreams": [{"logStreamName": stream} for stream in streams]}
+
+
+def get_log_events(state: State, request: Document) -> Document:
+    """GetLogEvents: whole lines from the token on; without one, from the start."""
+    stream = request["logStreamName"]
+    if stream not in stream_names(state, request["logGroupName"], stream):
+        raise RequestError("ResourceNotFoundException", "The specified log stream does not exist.")
+    lines, begin, end = lines_from(log_of(state, stream), request.get("nextToken") or "f/0")
+    events = events_in_time(state, stream, lines, request)
+    return {"events": events, "nextForwardToken": f"f/{end}", "nextBackwardToken": f"b/{begin}"}
+
+
+def filter_log_events(state: State, request: Document) -> Document:
+    """FilterLogEvents of one or several streams, all on one page.
+
+    Raises:
+        RequestError: with a filter pattern, a language that is not understood here.
+    """
+    if request.get("filterPattern"):
+        raise RequestError("InvalidParameterException", "The local target does not filter log events by pattern.")
+    streams = stream_names(state, request["logGroupName"], request.get("logStreamNamePrefix", ""))
+    events: list[Document] = []
+    for stream in request.get("logStreamNames") or streams:
+        lines = log_of(state, stream).read_text(errors="replace").splitlines()
+        found_events = events_in_time(state, stream, lines, request)
+        events += [{"logStreamName": stream, **event} for event in found_events]
+    return {"events": events, "searchedLogStreams": []}
+
+
+def stream_names(state: State, group: str, prefix: str) -> list[str]:
+    """The streams of a group that begin with a prefix.
+
+    Raises:
+        RequestError: there is no such group.
+    """
+    if group not in LOG_GROUPS:
+        raise RequestError("ResourceNotFoundException", "The specified log group does not exist.")
+    kind = LOG_GROUPS[group]
+    jobs = [job] if (job := state.get(kind, prefix.partition("/")[0])) else state.all(kind)
+    streams = [f"{job[f'{kind}Name']}/algo-1" for job in jobs]
+    return [stream for stream in streams if stream.startswith(prefix) and log_of(state, stream).is_file()]
+
+
+def lines_from(log: Path, token: Any) -> tuple[list[str], int, int]:
+    """Whole lines from a token on, at most a chunk of them, and the offsets of their begin and end.
+
+    Raises:
+        RequestError: the token is none of ours.
+    """
+    number = str(token).partition("/")[2]
+    if not number.isdecimal():
+        raise RequestError("InvalidParameterException", "The specified nextToken is invalid.")
+    with log.open("rb") as stream:
+        stream.seek(int(number))
+        content = stream.read(CHUNK_BYTES)
+    whole = content if len(content) == CHUNK_BYTES and b"\n" not in content else content[: content.rfind(b"\n") + 1]
+    return whole.decode(errors="replace").splitlines(), int(number), int(number) + len(whole)
+
+
+def events_in_time(state: State, stream: str, lines: list[str], request: Document) -> list[Document]:
+    """Lines as events, if their time, in milliseconds since 1970, lies between startTime and endTime."""
+    job = state.get(LOG_GROUPS[request["logGroupName"]], stream.partition("/")[0])
+    time = int(1000 * job["CreationTime"]) if job else 0
+    is_wanted = request.get("startTime", 0) <= time < request.get("endTime", float("inf"))
+    return [{"timestamp": time, "message": line} for line in lines] if is_wanted else []
+
+
+def log_of(state: State, stream: str) -> Path:
+    """A stream's file."""
+    return state.home / "jobs" / stream.partition("/")[0] / "log.txt"

@@ -4,13 +4,11 @@ A group is created by the first version registered in it, so that a definition n
 service, ARNs are in lower case: groups are told apart regardless of case, and keep the case they were created with.
 """
 
-import secrets
-from datetime import UTC, datetime
 from typing import Any
 
 from pipeline.local.jobs.model_data import found_package
-from pipeline.local.jobs.runtime import ACCOUNT, REGION, arn, now
-from pipeline.local.store.answers import RequestError, chosen, found, invalid, listed, paged, unused
+from pipeline.local.jobs.runtime import arn, now
+from pipeline.local.store.answers import chosen, found, invalid, listed, paged, unused
 from pipeline.local.store.state import Document, State
 
 SUMMARY = (
@@ -38,19 +36,6 @@ REPLACED = (  # what UpdateModelPackage replaces where given
     "ModelCard",
     "ModelLifeCycle",
     "ModelPackageRegistrationType",
-)
-EVENT_FAILED = "EventDeliveryFailed"  # no code of the service
-EVENT_MEMBERS = (
-    "ModelPackageGroupName",
-    "ModelPackageVersion",
-    "ModelPackageArn",
-    "CreationTime",
-    "LastModifiedTime",
-    "InferenceSpecification",
-    "ModelPackageStatus",
-    "ModelPackageStatusDetails",
-    "ModelApprovalStatus",
-    "ModelMetrics",
 )
 
 
@@ -139,41 +124,10 @@ def update_model_package(state: State, request: Document) -> Document:
 
     changed = state.change("ModelPackage", package["ModelPackageArn"], edit)
     if "ModelApprovalStatus" in request:
-        deliver(state, changed)
+        from pipeline.local.sagemaker import api, events  # which this module is answered by
+
+        events.deliver_approval(state, api.LocalApi(state), changed)
     return chosen(package, "ModelPackageArn")
-
-
-def deliver(state: State, package: Document) -> None:
-    """Call the function that the group's EventBridge rule names with a state change event.
-
-    Raises:
-        RequestError: the function failed. On AWS nobody would hear of it; here somebody waits for what it does.
-    """
-    from pipeline.local.jobs import functions
-    from pipeline.local.sagemaker.api import LocalApi  # which answers by way of this module
-
-    rule = state.get("Rule", package["ModelPackageGroupName"].lower())
-    if rule is None:
-        return
-    event = {
-        "version": "0",
-        "id": secrets.token_hex(16),
-        "source": "aws.sagemaker",
-        "detail-type": "SageMaker Model Package State Change",
-        "account": ACCOUNT,
-        "region": REGION,
-        "time": datetime.fromtimestamp(now(), UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-        "resources": [package["ModelPackageArn"]],
-        "detail": chosen(package, *EVENT_MEMBERS),
-    }
-    name = rule["FunctionName"]
-    try:
-        functions.invoke_now(state, LocalApi(state), functions.function_named(state, name), event)
-    except RequestError as problem:
-        status = package["ModelApprovalStatus"]
-        raise RequestError(
-            EVENT_FAILED, f"The version is {status} now, but function {name!r}, which heard of it, failed: {problem}"
-        ) from problem
 
 
 def delete_model_package(state: State, request: Document) -> Document:

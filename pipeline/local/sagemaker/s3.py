@@ -3,25 +3,38 @@
 What a plain file does not keep is not kept: user metadata, Content-Type, tags, storage class, encryption, versions. A
 key cannot be an object and the prefix of others at once, empty segments of a key are dropped, and `.` and `..` are
 refused; a key that ends with a slash is an empty directory. A bucket is made by the first object put into it. The ETag
-is the MD5 of objects up to boto3's multipart threshold; beyond it, it ends with a number of parts.
+is the MD5 of objects up to boto3's multipart threshold; beyond it, it ends with a number of parts. Parts of an upload
+are files in `uploads/<id>` of the home until they become one object.
 """
 
 import contextlib
 import errno
+import hashlib
 import os
+import re
+import secrets
+import shutil
 from collections.abc import Callable, Mapping
-from email.utils import formatdate
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
+from typing import Any, Self
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
+from xml.etree import ElementTree
 
-from pipeline.local.sagemaker import s3_uploads
-from pipeline.local.sagemaker.s3_request import S3Request, StoredObject, parse_xml, xml
-from pipeline.local.store.answers import HttpRequest, Reply, RequestError
+from pipeline.local.store.answers import FilePart, HttpRequest, Reply, RequestError
 from pipeline.local.store.state import State
 from pipeline.local.store.storage import Storage, StorageError, is_unfinished
 
+HOST = re.compile(r"(?:(?P<bucket>.+)\.)?s3[.-].*")
+OWN_BUCKET = "local"  # what the stack makes on AWS is always there
+PART_BYTES = 8 * 2**20  # multipart_threshold and multipart_chunksize of boto3's TransferConfig
+LEAST_PART_BYTES = 5 * 2**20  # of all parts of an upload but the last
 PAGE = 1000  # keys in one answer of a list
+ATTEMPTS = 20  # at what fails because somebody else just deleted an object, and its folder with it
 
 
 def answer_s3(state: State, request: HttpRequest) -> Reply:
@@ -32,16 +45,19 @@ def answer_s3(state: State, request: HttpRequest) -> Reply:
     """
     if request.operation not in OPERATIONS:
         raise RequestError("NotImplemented", f"The local target does not answer s3:{request.operation}.", 501)
-    parsed = S3Request.parse(Storage(state), request)
+    parsed, operation = S3Request.parse(Storage(state), request), OPERATIONS[request.operation]
     try:
-        return OPERATIONS[request.operation](parsed)
+        for _ in range(ATTEMPTS):
+            with contextlib.suppress(FileNotFoundError, FileExistsError):
+                return operation(parsed)
+        return operation(parsed)
     except StorageError as problem:
         raise RequestError("InvalidRequest", str(problem)) from problem
     except OSError as problem:
-        raise os_refusal(problem, parsed.uri) from problem
+        raise file_refusal(problem, parsed.uri) from problem
 
 
-def os_refusal(problem: OSError, uri: str) -> RequestError:
+def file_refusal(problem: OSError, uri: str) -> RequestError:
     """What the file system's refusal means for an object."""
     if problem.errno == errno.ENAMETOOLONG:
         return RequestError("KeyTooLongError", f"Your key is too long for a file of this machine: {uri}")
@@ -56,36 +72,214 @@ def error(problem: RequestError) -> Reply:
     return xml("Error", {"Code": problem.code, "Message": str(problem)}, problem.status)
 
 
+# requests and the objects that they name
+
+
+class StoredObject:
+    """An object as it is now. One whose key ends with a slash is an empty directory."""
+
+    def __init__(self, path: Path) -> None:
+        status = path.stat()
+        self.path = path
+        self.size = 0 if path.is_dir() else status.st_size  # bytes
+        self.modified = datetime.fromtimestamp(status.st_mtime, UTC)
+        self.etag = content_etag(path, self.size, status.st_mtime_ns, status.st_ino)
+        self.entry = {"ETag": self.etag, "LastModified": self.modified.strftime("%Y-%m-%dT%H:%M:%S.000Z")}
+
+    def part(self, header: str | None) -> tuple[int, int] | None:
+        """The first and the last byte that a Range header asks for, or None for the whole object.
+
+        Raises:
+            RequestError: the range begins beyond the end.
+        """
+        match = re.fullmatch(r"bytes=(\d*)-(\d*)", header or "")
+        if match is None or not (match[1] or match[2]):
+            return None
+        first = int(match[1]) if match[1] else max(0, self.size - int(match[2]))
+        last = min(int(match[2]), self.size - 1) if match[1] and match[2] else self.size - 1
+        if first >= self.size or last < first:
+            raise RequestError("InvalidRange", "The requested range is not satisfiable", 416)
+        return first, last
+
+    def stream(self, part: tuple[int, int] | None) -> bytes | FilePart:
+        """The content from the first byte to the last."""
+        first, last = part or (0, self.size - 1)
+        return FilePart(self.path, first, last - first + 1) if self.size else b""
+
+    def matches(self, header: str) -> bool:
+        """Whether the ETag is one of a condition's."""
+        return header.strip() == "*" or self.etag.strip('"') in {tag.strip(' "') for tag in header.split(",")}
+
+
+@lru_cache(maxsize=100_000)
+def content_etag(path: Path, size: int, mtime_ns: int, inode: int) -> str:
+    """The ETag of a file: its MD5, or for a large one a digest of what tells its versions apart."""
+    if size <= PART_BYTES:
+        return md5_etag(path.read_bytes() if size else b"")
+    return f'{md5_etag(f"{inode} {mtime_ns}".encode())[:-1]}-{-(-size // PART_BYTES)}"'
+
+
+def md5_etag(content: bytes) -> str:
+    """MD5 as ETags carry it."""
+    return f'"{hashlib.md5(content, usedforsecurity=False).hexdigest()}"'
+
+
+@dataclass(frozen=True)
+class S3Request:
+    """A request, its parts told apart."""
+
+    storage: Storage
+    bucket: str
+    key: str
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+    body: bytes
+    method: str
+
+    @classmethod
+    def parse(cls, storage: Storage, request: HttpRequest) -> Self:
+        """A request as botocore would send it; the bucket is in the host or first in the path."""
+        parts = urlsplit(request.url)
+        host, path = HOST.fullmatch(parts.hostname or ""), unquote(parts.path).removeprefix("/")
+        bucket, key = (host["bucket"], path) if host and host["bucket"] else path.partition("/")[::2]
+        query = dict(parse_qsl(parts.query, keep_blank_values=True))
+        body = unchunked(request.body) if "aws-chunked" in request.headers.get("content-encoding", "") else request.body
+        return cls(storage, bucket, key, query, request.headers, body, request.method)
+
+    @property
+    def uri(self) -> str:
+        """The URI of the object."""
+        return f"s3://{self.bucket}/{self.key}"
+
+    def folder(self) -> Path:
+        """The directory of the bucket.
+
+        Raises:
+            RequestError: there is no such bucket.
+        """
+        path = self.storage.path(f"s3://{self.bucket}")
+        if self.bucket != OWN_BUCKET and not path.is_dir():
+            raise RequestError("NoSuchBucket", f"The specified bucket does not exist: {self.bucket}", 404)
+        return path
+
+    def path(self) -> Path:
+        """The file of the key, whether or not it is there.
+
+        Raises:
+            RequestError: no file can have that name.
+        """
+        segments = self.key.split("/")
+        if not any(segments) or "\0" in self.key or any(s in (".", "..") or is_unfinished(s) for s in segments):
+            said = f"The key {self.key!r} cannot be the path of a file, as it must be here."
+            raise RequestError("InvalidRequest", said)
+        return self.storage.path(self.uri)
+
+    def stored(self) -> StoredObject:
+        """The object of the key.
+
+        Raises:
+            RequestError: there is no such object.
+        """
+        path = self.path()
+        if path.is_dir() and not any(path.iterdir()) if self.key.endswith("/") else path.is_file():
+            return StoredObject(path)
+        self.folder()
+        raise RequestError("NoSuchKey", f"The specified key does not exist: {self.uri}", 404)
+
+    def copy_source(self) -> StoredObject:
+        """The object that x-amz-copy-source names, its conditions checked."""
+        bucket, _, key = unquote(self.headers["x-amz-copy-source"].partition("?")[0]).lstrip("/").partition("/")
+        source = replace(self, bucket=bucket, key=key).stored()
+        self.check_conditions(source, "x-amz-copy-source-")
+        return source
+
+    def check_conditions(self, found: StoredObject | None, prefix: str = "") -> None:
+        """Honour If-Match and If-None-Match.
+
+        Raises:
+            RequestError: a condition does not hold, or is one of time.
+        """
+        if any(f"{prefix}if-{name}modified-since" in self.headers for name in ("", "un")):
+            said = "The local S3 does not answer conditions of time, only If-Match and If-None-Match."
+            raise RequestError("NotImplemented", said, 501)
+        match, none_match = (self.headers.get(f"{prefix}if-{name}match") for name in ("", "none-"))
+        known = none_match is not None and found is not None and found.matches(none_match)
+        if known and not prefix and self.method in ("GET", "HEAD"):
+            raise RequestError("NotModified", "Not Modified", 304)
+        if known or (match is not None and (found is None or not found.matches(match))):
+            said = "At least one of the pre-conditions you specified did not hold"
+            raise RequestError("PreconditionFailed", said, 412)
+
+
+def unchunked(body: bytes) -> bytes:
+    """The body without the framing (`aws-chunked`) that botocore adds to carry a checksum behind it."""
+    content, position = bytearray(), 0
+    while True:
+        end = body.index(b"\r\n", position)
+        size = int(body[position:end].partition(b";")[0], 16)
+        if size == 0:
+            return bytes(content)
+        content += body[end + 2 : end + 2 + size]
+        position = end + 4 + size
+
+
+# XML
+
+
+def xml(name: str, content: Any, status: int = 200) -> Reply:
+    """A reply whose body is an XML document; a list is repeated elements."""
+    body: bytes = ElementTree.tostring(element(name, content), encoding="utf-8", xml_declaration=True)
+    return Reply(status, {"Content-Type": "application/xml"}, body)
+
+
+def element(name: str, content: Any) -> ElementTree.Element:
+    """An XML element of nested dictionaries."""
+    node = ElementTree.Element(name)
+    if not isinstance(content, dict):
+        node.text = str(content)
+        return node
+    for key, value in content.items():
+        node.extend([element(key, item) for item in (value if isinstance(value, list) else [value])])
+    return node
+
+
+def parse_xml(body: bytes) -> ElementTree.Element:
+    """A request's document, its names without their namespace.
+
+    Raises:
+        RequestError: it is none.
+    """
+    try:
+        document = ElementTree.fromstring(body)
+    except ElementTree.ParseError as problem:
+        raise RequestError("MalformedXML", "The XML you provided was not well-formed") from problem
+    for node in document.iter():
+        node.tag = node.tag.rpartition("}")[2]
+    return document
+
+
 # objects
 
 
 def get_object(request: S3Request) -> Reply:
-    """GetObject, whole or a range of its bytes."""
-    found, headers = request.stored(), head_object(request).headers
-    part = found.range(request.headers.get("range"))
-    return Reply(206 if part else 200, headers, found.read(part))
-
-
-def head_object(request: S3Request) -> Reply:
-    """HeadObject: the headers of GetObject."""
+    """GetObject and HeadObject, whole or a range of its bytes."""
     if request.query.get("partNumber", "1") != "1" or request.query.get("versionId", "null") != "null":
         raise RequestError("NotImplemented", "The local S3 keeps neither parts nor versions of objects.", 501)
     found = request.stored()
     request.check_conditions(found)
+    part = found.part(request.headers.get("range"))
     headers = {
         "ETag": found.etag,
-        "Content-Length": str(found.size),
-        "Last-Modified": formatdate(found.modified, usegmt=True),
+        "Content-Length": str(part[1] - part[0] + 1 if part else found.size),
+        "Last-Modified": format_datetime(found.modified, usegmt=True),
         "Accept-Ranges": "bytes",
         "Content-Type": "binary/octet-stream",
+        **({"Content-Range": f"bytes {part[0]}-{part[1]}/{found.size}"} if part else {}),
     }
     for name, value in request.query.items():
         if name.startswith("response-"):
             headers[name.removeprefix("response-").title()] = value
-    if part := found.range(request.headers.get("range")):
-        headers["Content-Range"] = f"bytes {part[0]}-{part[1]}/{found.size}"
-        headers["Content-Length"] = str(part[1] - part[0] + 1)
-    return Reply(206 if part else 200, headers, b"")
+    return Reply(206 if part else 200, headers, found.stream(part) if request.method == "GET" else b"")
 
 
 def put_object(request: S3Request) -> Reply:
@@ -104,13 +298,19 @@ def put_object(request: S3Request) -> Reply:
 def copy_object(request: S3Request) -> Reply:
     """CopyObject; objects are replaced and never changed, so the copy may be a link."""
     request.storage.upload(request.copy_source().path, request.uri)
-    copied = StoredObject(request.path())
-    return xml("CopyObjectResult", {"ETag": copied.etag, "LastModified": copied.modified_text})
+    return xml("CopyObjectResult", StoredObject(request.path()).entry)
 
 
 def delete_object(request: S3Request) -> Reply:
-    """DeleteObject; a missing one is no error."""
-    remove(request, request.key)
+    """DeleteObject and the directories that only it kept; a missing one is no error."""
+    path, bucket = request.path(), request.folder()
+    with contextlib.suppress(FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        path.unlink()
+    folder = path if request.key.endswith("/") else path.parent
+    with contextlib.suppress(OSError):
+        while folder != bucket:
+            folder.rmdir()
+            folder = folder.parent
     return Reply(204, {}, b"")
 
 
@@ -121,56 +321,59 @@ def delete_objects(request: S3Request) -> Reply:
     failed: list[dict[str, str]] = []
     for key in [found.text or "" for found in document.iterfind("Object/Key")]:
         try:
-            remove(request, key)
+            delete_object(replace(request, key=key))
             done.append({"Key": key})
         except RequestError as problem:
             failed.append({"Key": key, "Code": problem.code, "Message": str(problem)})
     return xml("DeleteResult", {"Deleted": [] if document.findtext("Quiet") == "true" else done, "Error": failed})
 
 
-def remove(request: S3Request, key: str) -> None:
-    """Delete an object, and the directories that only it kept."""
-    path, top = request.path(key), request.bucket_path()
-    with contextlib.suppress(FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        path.unlink()
-    folder = path if key.endswith("/") else path.parent
-    with contextlib.suppress(OSError):
-        while folder != top:
-            folder.rmdir()
-            folder = folder.parent
-
-
 # lists
 
-
-def list_objects_v2(request: S3Request) -> Reply:
-    """ListObjectsV2."""
-    query = request.query
-    shown, more = listing_page(request, query.get("continuation-token") or query.get("start-after", ""))
-    members: dict[str, Any] = {"KeyCount": len(shown)}
-    if "continuation-token" in query:
-        members["ContinuationToken"] = query["continuation-token"]
-    if "start-after" in query:
-        members["StartAfter"] = encoded(request, query["start-after"])
-    if more:
-        members["NextContinuationToken"] = next(reversed(shown))
-    return listing_reply(request, shown, more, members)
+REPEATED = {  # parameters of a list that its answer repeats
+    "prefix": "Prefix",
+    "delimiter": "Delimiter",
+    "marker": "Marker",
+    "start-after": "StartAfter",
+    "continuation-token": "ContinuationToken",
+    "encoding-type": "EncodingType",
+}
 
 
 def list_objects(request: S3Request) -> Reply:
-    """ListObjects, the first version."""
-    marker = request.query.get("marker", "")
-    shown, more = listing_page(request, marker)
-    next_marker = {"NextMarker": encoded(request, next(reversed(shown)))} if more else {}
-    return listing_reply(request, shown, more, {"Marker": encoded(request, marker), **next_marker})
+    """ListObjects and ListObjectsV2: a page of keys and common prefixes."""
+    query, is_encoded = request.query, request.query.get("encoding-type") == "url"
+
+    def encoded(text: str) -> str:
+        return quote(os.fsencode(text)) if is_encoded else text
+
+    token = unquote(query.get("continuation-token", ""), errors="surrogateescape")
+    shown, more = keys_after(request, token or query.get("start-after", query.get("marker", "")))
+    content: dict[str, Any] = {
+        "Name": request.bucket,
+        "MaxKeys": query.get("max-keys", PAGE),
+        "KeyCount": len(shown),
+        "IsTruncated": str(more).lower(),
+        **{member: encoded(query[name]) for name, member in REPEATED.items() if name in query},
+        "CommonPrefixes": [{"Prefix": encoded(key)} for key, path in shown.items() if path is None],
+    }
+    found = {key: StoredObject(path) for key, path in shown.items() if path}
+    content["Contents"] = [
+        {"Key": encoded(key), "Size": stored.size, "StorageClass": "STANDARD", **stored.entry}
+        for key, stored in found.items()
+    ]
+    if more:
+        last = next(reversed(shown))
+        content |= {"NextMarker": encoded(last), "NextContinuationToken": quote(os.fsencode(last))}
+    return xml("ListBucketResult", content)
 
 
-def listing_page(request: S3Request, after: str) -> tuple[dict[str, Path | None], bool]:
+def keys_after(request: S3Request, after: str) -> tuple[dict[str, Path | None], bool]:
     """Key -> file of the next keys and common prefixes (of no file) behind a key, in order; whether there are more."""
     prefix, delimiter = request.query.get("prefix", ""), request.query.get("delimiter", "")
     limit = min(int(request.query.get("max-keys", PAGE)), PAGE)
     found: dict[str, Path | None] = {}
-    for key, path in sorted(keys_below(request.bucket_path(), prefix)):
+    for key, path in sorted(keys_below(request.folder(), prefix)):
         rest = key.removeprefix(prefix)
         common = f"{prefix}{rest.partition(delimiter)[0]}{delimiter}" if delimiter and delimiter in rest else None
         if (common or key) > after and (common or key) not in found:
@@ -193,35 +396,71 @@ def keys_below(bucket: Path, prefix: str) -> list[tuple[str, Path]]:
     return [(key, path) for key, path in found if key.startswith(prefix)]
 
 
-def listing_reply(
-    request: S3Request, shown: Mapping[str, Path | None], more: bool, members: Mapping[str, Any]
-) -> Reply:
-    """ListBucketResult."""
-    content: dict[str, Any] = {"Name": request.bucket, "Prefix": encoded(request, request.query.get("prefix", ""))}
-    if "delimiter" in request.query:
-        content["Delimiter"] = encoded(request, request.query["delimiter"])
-    if "encoding-type" in request.query:
-        content["EncodingType"] = request.query["encoding-type"]
-    content |= {"MaxKeys": request.query.get("max-keys", PAGE), "IsTruncated": str(more).lower(), **members}
-    content["Contents"] = [object_entry(request, key, StoredObject(path)) for key, path in shown.items() if path]
-    content["CommonPrefixes"] = [{"Prefix": encoded(request, key)} for key, path in shown.items() if path is None]
-    return xml("ListBucketResult", content)
+# uploads in parts
 
 
-def object_entry(request: S3Request, key: str, found: StoredObject) -> dict[str, Any]:
-    """What lists say of an object."""
-    return {
-        "Key": encoded(request, key),
-        "LastModified": found.modified_text,
-        "ETag": found.etag,
-        "Size": found.size,
-        "StorageClass": "STANDARD",
-    }
+def create_multipart_upload(request: S3Request) -> Reply:
+    """CreateMultipartUpload."""
+    request.path()  # refuses a bad key before everything is here
+    upload_id = secrets.token_hex(16)
+    (request.storage.state.home / "uploads" / upload_id).mkdir(parents=True)
+    return xml("InitiateMultipartUploadResult", {"Bucket": request.bucket, "Key": request.key, "UploadId": upload_id})
 
 
-def encoded(request: S3Request, text: str) -> str:
-    """A key as lists carry it: URL-encoded where the request asks for that, as botocore does."""
-    return quote(os.fsencode(text), safe="/") if request.query.get("encoding-type") == "url" else text
+def upload_folder(request: S3Request) -> Path:
+    """The directory of an upload's parts.
+
+    Raises:
+        RequestError: there is no such upload.
+    """
+    upload_id = request.query.get("uploadId", "")
+    folder = request.storage.state.home / "uploads" / upload_id
+    if not re.fullmatch(r"[0-9a-f]{32}", upload_id) or not folder.is_dir():
+        raise RequestError("NoSuchUpload", f"The specified multipart upload does not exist: {upload_id}", 404)
+    return folder
+
+
+def upload_part(request: S3Request) -> Reply:
+    """UploadPart and UploadPartCopy, of an object or a range of it."""
+    content, is_copy = request.body, "x-amz-copy-source" in request.headers
+    if is_copy:
+        source = request.copy_source()
+        found = source.stream(source.part(request.headers.get("x-amz-copy-source-range")))
+        content = found if isinstance(found, bytes) else found.read()
+    part = upload_folder(request) / f"{int(request.query['partNumber']):05}"
+    part.write_bytes(content)
+    stored = {**StoredObject(part).entry, "ETag": md5_etag(content)}
+    return xml("CopyPartResult", stored) if is_copy else Reply(200, {"ETag": stored["ETag"]}, b"")
+
+
+def complete_multipart_upload(request: S3Request) -> Reply:
+    """CompleteMultipartUpload: the object appears whole."""
+    folder = upload_folder(request)
+    named = [
+        (int(part.findtext("PartNumber", "0")), part.findtext("ETag", "").strip('"'))
+        for part in parse_xml(request.body).iterfind("Part")
+    ]
+    if not named or any(before >= after for (before, _), (after, _) in pairwise(named)):
+        raise RequestError("InvalidPartOrder", "The list of parts was not in ascending order.")
+    with (folder / "whole").open("wb") as whole:
+        for number, etag in named:
+            part = folder / f"{number:05}"
+            content = part.read_bytes() if part.is_file() else None
+            if content is None or md5_etag(content).strip('"') != etag:
+                raise RequestError("InvalidPart", f"Part {number} could not be found, or its ETag did not match.")
+            if len(content) < LEAST_PART_BYTES and number != named[-1][0]:
+                raise RequestError("EntityTooSmall", f"Part {number} is smaller than the minimum of 5 MB.")
+            whole.write(content)
+    request.storage.upload(folder / "whole", request.uri)
+    shutil.rmtree(folder)
+    content_of = {"Bucket": request.bucket, "Key": request.key, "ETag": request.stored().etag}
+    return xml("CompleteMultipartUploadResult", content_of)
+
+
+def abort_multipart_upload(request: S3Request) -> Reply:
+    """AbortMultipartUpload."""
+    shutil.rmtree(upload_folder(request))
+    return Reply(204, {}, b"")
 
 
 # buckets
@@ -232,7 +471,7 @@ def list_buckets(request: S3Request) -> Reply:
     root = request.storage.root
     folders = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
     wanted = [path for path in folders if path.name.startswith(request.query.get("prefix", ""))]
-    entries = [{"Name": path.name, "CreationDate": StoredObject(path).modified_text} for path in wanted]
+    entries = [{"Name": path.name, "CreationDate": StoredObject(path).entry["LastModified"]} for path in wanted]
     return xml("ListAllMyBucketsResult", {"Buckets": {"Bucket": entries}})
 
 
@@ -244,44 +483,39 @@ def create_bucket(request: S3Request) -> Reply:
 
 def get_bucket_location(request: S3Request) -> Reply:
     """GetBucketLocation: none, which is how the service calls us-east-1."""
-    request.bucket_path()
+    request.folder()
     return xml("LocationConstraint", "")
 
 
 def delete_bucket(request: S3Request) -> Reply:
     """DeleteBucket, once it is empty."""
-    if keys_below(request.bucket_path(), ""):
+    if keys_below(request.folder(), ""):
         raise RequestError("BucketNotEmpty", "The bucket you tried to delete is not empty", 409)
-    request.bucket_path().rmdir()
+    request.folder().rmdir()
     return Reply(204, {}, b"")
 
 
 def head_bucket(request: S3Request) -> Reply:
     """HeadBucket, and settings of a bucket that change no other answer: who may read it, how it is encrypted."""
-    request.bucket_path()
+    request.folder()
     return Reply(200, {"x-amz-bucket-region": "us-east-1"}, b"")
 
 
+BUCKET_SETTINGS = ("PutBucketEncryption", "PutBucketOwnershipControls", "PutBucketTagging", "PutPublicAccessBlock")
 OPERATIONS: dict[str, Callable[[S3Request], Reply]] = {
-    "GetObject": get_object,
-    "HeadObject": head_object,
+    **dict.fromkeys(("GetObject", "HeadObject"), get_object),
     "PutObject": put_object,
     "CopyObject": copy_object,
     "DeleteObject": delete_object,
     "DeleteObjects": delete_objects,
-    "ListObjects": list_objects,
-    "ListObjectsV2": list_objects_v2,
-    "CreateMultipartUpload": s3_uploads.create_multipart_upload,
-    "UploadPart": s3_uploads.upload_part,
-    "UploadPartCopy": s3_uploads.upload_part_copy,
-    "CompleteMultipartUpload": s3_uploads.complete_multipart_upload,
-    "AbortMultipartUpload": s3_uploads.abort_multipart_upload,
-    "ListParts": s3_uploads.list_parts,
+    **dict.fromkeys(("ListObjects", "ListObjectsV2"), list_objects),
+    "CreateMultipartUpload": create_multipart_upload,
+    **dict.fromkeys(("UploadPart", "UploadPartCopy"), upload_part),
+    "CompleteMultipartUpload": complete_multipart_upload,
+    "AbortMultipartUpload": abort_multipart_upload,
     "ListBuckets": list_buckets,
     "CreateBucket": create_bucket,
-    "HeadBucket": head_bucket,
+    **dict.fromkeys(("HeadBucket", *BUCKET_SETTINGS), head_bucket),
     "DeleteBucket": delete_bucket,
     "GetBucketLocation": get_bucket_location,
-    **dict.fromkeys(("PutBucketEncryption", "PutBucketOwnershipControls", "PutBucketTagging"), head_bucket),
-    "PutPublicAccessBlock": head_bucket,
 }

@@ -7,8 +7,9 @@ the local target does not stand for are refused by name; nothing leaves the mach
 
 import io
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import botocore.session
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
@@ -17,7 +18,7 @@ from botocore.exceptions import ClientError
 
 from pipeline.local.jobs.runtime import REGION
 from pipeline.local.sagemaker.api import LocalApi
-from pipeline.local.store.answers import Api, HttpRequest, RequestError
+from pipeline.local.store.answers import HttpRequest, RequestError
 from pipeline.local.store.state import State
 
 SDK_DEFAULTS = Path(__file__).with_name("sdk_defaults.yaml")
@@ -42,12 +43,25 @@ def local_session(state: State) -> Any:
 
 def core_session(state: State) -> Any:
     """The same as a botocore session, whose clients are made without importing boto3."""
+    api = LocalApi(state)
+
+    def answer(request: AWSPreparedRequest, event_name: str, **rest: Any) -> AWSResponse:
+        service, operation = event_name.split(".", 2)[1:]
+        headers = {key.lower(): as_text(value) for key, value in request.headers.items()}
+        asked = HttpRequest(service, operation, request.method, request.url, headers, body_of(request))
+        try:
+            reply = api.answer(asked)
+        except RequestError as problem:  # nobody answers for that service; its protocol may be any
+            raise ClientError({"Error": {"Code": problem.code, "Message": str(problem)}}, operation) from problem
+        return AWSResponse(request.url, reply.status, reply.headers, RawBody(reply.stream))
+
     core = botocore.session.Session()
     settings = core.get_component("config_store")
     for name, (_config_name, _variable, usual, _convert) in BOTOCORE_DEFAUT_SESSION_VARIABLES.items():
         settings.set_config_provider(name, ConstantProvider(OWN_SETTINGS.get(name, usual)))
     core.set_credentials("local", "local")
-    core.register("before-send", Backend(LocalApi(state)))
+    core.register("before-parameter-build", refuse_presigned)
+    core.register("before-send", answer)
     return core
 
 
@@ -56,31 +70,31 @@ def keep_sdk_quiet() -> None:
     os.environ.setdefault("SAGEMAKER_ADMIN_CONFIG_OVERRIDE", str(SDK_DEFAULTS))
 
 
-class Backend:
-    """The `before-send` handler."""
+def refuse_presigned(context: Mapping[str, Any], event_name: str, **rest: Any) -> None:
+    """Refuse to make URLs that would lead to AWS, past this session.
 
-    def __init__(self, api: Api) -> None:
-        self.api = api
-
-    def __call__(self, request: AWSPreparedRequest, event_name: str = "", **rest: Any) -> AWSResponse:
-        """Answer a request; event names are before-send.<service>.<operation>.
-
-        Raises:
-            ClientError: nobody answers for that service; its protocol may be any.
-        """
-        _, name, operation = event_name.split(".", 2)
-        headers = {key.lower(): as_text(value) for key, value in request.headers.items()}
-        try:
-            reply = self.api.answer(
-                HttpRequest(name, operation, request.method, request.url, headers, body_of(request))
-            )
-        except RequestError as problem:
-            raise ClientError({"Error": {"Code": problem.code, "Message": str(problem)}}, operation) from problem
-        return AWSResponse(request.url, reply.status, reply.headers, RawBody(reply.body))
+    Raises:
+        ClientError: always, for a presigned URL or form.
+    """
+    if context.get("is_presign_request"):
+        service, operation = event_name.split(".", 2)[1:]
+        said = f"The local target makes no presigned URLs ({service}:{operation}): they would lead to AWS."
+        raise ClientError({"Error": {"Code": "NotImplemented", "Message": said}}, operation)
 
 
-class RawBody(io.BytesIO):
+class RawBody(io.BufferedIOBase):
     """What botocore expects of a response's raw stream."""
+
+    def __init__(self, body: BinaryIO) -> None:
+        self.body = body
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def read(self, size: int | None = -1) -> bytes:
+        """The next bytes, or all that are left."""
+        return self.body.read(-1 if size is None else size)
 
     def stream(self, amount: int = 65536, decode_content: bool | None = None) -> Any:
         """Chunks of the body."""
@@ -98,9 +112,7 @@ def as_text(value: str | bytes) -> str:
 
 def body_of(request: AWSPreparedRequest) -> bytes:
     """The body as bytes, whatever the caller gave."""
-    body = request.body
-    if body is None:
-        return b""
+    body = request.body or b""
     if isinstance(body, str):
         return body.encode()
-    return bytes(body) if isinstance(body, bytes | bytearray) else bytes(body.read())
+    return bytes(body if isinstance(body, bytes | bytearray) else body.read())

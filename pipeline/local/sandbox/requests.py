@@ -13,10 +13,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.local.store.answers import Api, HttpRequest, RequestError
+from pipeline.local.store.answers import Api, HttpRequest, Reply, RequestError
 
 SOCKET_NAME = ".api.sock"  # in the job's tree
 LENGTHS = struct.Struct("!IQ")
+CHUNK_BYTES = 2**20
 HEAD_LIMIT_BYTES, BODY_LIMIT_BYTES = 2**20, 5 * 2**30  # the second is S3's for one request
 
 
@@ -32,9 +33,13 @@ async def answered_requests(api: Api, folder: Path) -> AsyncIterator[None]:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             try:
                 if request := await read_request(reader):
-                    head, body = await asyncio.to_thread(reply_to, api, request)
+                    head, reply = await asyncio.to_thread(reply_to, api, request)
                     text = json.dumps(head).encode()
-                    writer.writelines([LENGTHS.pack(len(text), len(body)), text, body])
+                    writer.writelines([LENGTHS.pack(len(text), reply.size), text])
+                    stream = reply.stream
+                    while chunk := stream.read(CHUNK_BYTES):
+                        writer.write(chunk)
+                        await writer.drain()
                     await writer.drain()
             finally:
                 writer.close()
@@ -80,10 +85,10 @@ async def read_request(reader: asyncio.StreamReader) -> HttpRequest | None:
     return HttpRequest(**head, body=await reader.readexactly(body_bytes))
 
 
-def reply_to(api: Api, request: HttpRequest) -> tuple[dict[str, Any], bytes]:
-    """Status and headers, or the code and message of a refusal; and the body."""
+def reply_to(api: Api, request: HttpRequest) -> tuple[dict[str, Any], Reply]:
+    """Status and headers, or the code and message of a refusal; and the reply, whose body follows."""
     try:
         reply = api.answer(request)
     except RequestError as problem:
-        return {"code": problem.code, "message": str(problem)}, b""
-    return {"status": reply.status, "headers": reply.headers}, reply.body
+        return {"code": problem.code, "message": str(problem)}, Reply(problem.status, {}, b"")
+    return {"status": reply.status, "headers": reply.headers}, reply

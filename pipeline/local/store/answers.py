@@ -1,10 +1,12 @@
 """Requests to the local SageMaker and what answers them: errors as the service gives them, lists, missing resources."""
 
+import io
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol, cast
 
 from pipeline.errors import PipelineError
 from pipeline.local.store.state import Document, State
@@ -33,13 +35,47 @@ class HttpRequest:
     body: bytes
 
 
+class FilePart(io.BufferedIOBase):
+    """A part of a file as a body that need not fit into memory; later changes of the file's name do not reach it."""
+
+    def __init__(self, path: Path, first: int, size: int) -> None:
+        self.file = path.open("rb")
+        self.file.seek(first)
+        self.size = self.left = size
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def read(self, size: int | None = -1) -> bytes:
+        """The next bytes, or all that are left."""
+        content = self.file.read(self.left if size is None or size < 0 else min(size, self.left))
+        self.left -= len(content)
+        return content
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
+        super().close()
+
+
 @dataclass(frozen=True)
 class Reply:
     """Status, headers and body of an HTTP response."""
 
     status: int
     headers: dict[str, str]
-    body: bytes
+    body: bytes | FilePart
+
+    @property
+    def size(self) -> int:
+        """Of the body, in bytes."""
+        return self.body.size if isinstance(self.body, FilePart) else len(self.body)
+
+    @property
+    def stream(self) -> BinaryIO:
+        """The body, to be read once."""
+        return io.BytesIO(self.body) if isinstance(self.body, bytes) else cast(BinaryIO, self.body)
 
     @classmethod
     def json(cls, content: Any, status: int = 200, headers: dict[str, str] | None = None) -> "Reply":

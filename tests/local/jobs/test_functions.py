@@ -1,5 +1,7 @@
 """Lambda steps: the handler's event and surroundings, what it answers, and how it fails."""
 
+import os
+
 from tests.local.lab import Lab, call, compare, condition, get, json_get, output_uri, parameter
 
 EVERY = {"s": "String", "i": "Integer", "f": "Float", "b": "Boolean", "nested": "String"}
@@ -65,7 +67,7 @@ def test_a_handler_is_called_with_its_event_and_as_in_lambda(lab: Lab) -> None:
 def test_a_handler_asks_sagemaker_and_s3_by_boto3(lab: Lab) -> None:
     function = lab.function(
         """
-        import json
+        import json, resource
         import boto3
         from botocore.exceptions import ClientError
         def handler(event, context):
@@ -79,9 +81,17 @@ def test_a_handler_asks_sagemaker_and_s3_by_boto3(lab: Lab) -> None:
                 sagemaker.describe_training_job(TrainingJobName="none")
             except ClientError as error:
                 code = error.response["Error"]["Code"]
+            s3.get_object(Bucket="bucket", Key="huge")["Body"].read(10_000_000)
+            assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 500_000, "memory in KB"
+            try:
+                s3.generate_presigned_url("get_object", Params={"Bucket": "bucket", "Key": "huge"})
+            except ClientError as error:
+                code += error.response["Error"]["Code"]
             return {"status": job["ProcessingJobStatus"], "keys": ",".join(keys), "code": code}
         """
     )
+    lab.put("s3://bucket/huge", "")
+    os.truncate(lab.home / "s3/bucket/huge", 2**40)
     report_file = {"PropertyFileName": "Report", "OutputName": "report", "FilePath": "evaluation.json"}
     evaluate = lab.processing(
         "Eval",
@@ -97,7 +107,7 @@ def test_a_handler_asks_sagemaker_and_s3_by_boto3(lab: Lab) -> None:
     step = call("Call", event, {"status": "String", "keys": "String", "code": "String"})
     report = lab.run(step, evaluate, functions=[function])
     assert report.statuses == {"Eval": "Succeeded", "Call": "Succeeded"}
-    expected = {"status": "Completed", "keys": "from/lambda.json", "code": "ValidationException"}
+    expected = {"status": "Completed", "keys": "from/lambda.json", "code": "ValidationExceptionNotImplemented"}
     assert report.step("Call")["outputs"] == expected
     assert lab.get("s3://bucket/from/lambda.json") == '{"a": 1}'
 

@@ -7,7 +7,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError, EndpointConnectionError
 
-from pipeline.local.sagemaker.service import SAGEMAKER
+from pipeline.local.sagemaker.api import SAGEMAKER
 from pipeline.local.sagemaker.session import local_session
 from pipeline.local.store.storage import Storage
 from tests.local.sagemaker.home import ROLE, refusal

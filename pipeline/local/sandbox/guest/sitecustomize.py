@@ -37,6 +37,7 @@ class ClientFinder:
             def exec_module(module: ModuleType) -> None:
                 load(module)
                 module.BUILTIN_HANDLERS.insert(0, ("before-send", answer))
+                module.BUILTIN_HANDLERS.insert(0, ("before-parameter-build", refuse_presigned))
 
             spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
@@ -55,16 +56,31 @@ def answer(request: Any, event_name: str, **rest: Any) -> Any:
     head = {"service": service, "operation": operation, "method": request.method, "url": request.url}
     headers = {name.lower(): text(value) for name, value in request.headers.items()}
     try:
-        reply, content = ask({**head, "headers": headers}, body_of(request))
+        reply, stream, size = ask({**head, "headers": headers}, body_of(request))
     except OSError as problem:
-        reply = {"code": "LocalTargetUnavailable", "message": f"{service}:{operation} was not sent: {problem}."}
+        said = f"{service}:{operation} was not sent: {problem}."
+        raise ClientError({"Error": {"Code": "LocalTargetUnavailable", "Message": said}}, operation) from problem
     if "code" in reply:
         raise ClientError({"Error": {"Code": reply["code"], "Message": reply["message"]}}, operation)
-    return AWSResponse(request.url, reply["status"], reply["headers"], raw(content))
+    return AWSResponse(request.url, reply["status"], reply["headers"], raw(stream, size))
 
 
-def ask(head: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
-    """The runner's reply: its head and its body.
+def refuse_presigned(context: dict[str, Any], event_name: str, **rest: Any) -> None:
+    """Refuse to make URLs that would lead to AWS.
+
+    Raises:
+        ClientError: always, for a presigned URL or form.
+    """
+    if context.get("is_presign_request"):
+        from botocore.exceptions import ClientError
+
+        service, operation = event_name.split(".", 2)[1:]
+        said = f"The local target makes no presigned URLs ({service}:{operation}): they would lead to AWS."
+        raise ClientError({"Error": {"Code": "NotImplemented", "Message": said}}, operation)
+
+
+def ask(head: dict[str, Any], body: bytes) -> tuple[dict[str, Any], Any, int]:
+    """The runner's reply: its head, and its body as a stream of so many bytes.
 
     Raises:
         OSError: nobody answers.
@@ -83,21 +99,32 @@ def ask(head: dict[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
             talk.connect(short if os.path.exists("/proc/self/fd") else path)
             said = json.dumps(head).encode()
             talk.sendall(b"".join([struct.pack("!IQ", len(said), len(body)), said, body]))
-            with talk.makefile("rb") as stream:
-                lengths = stream.read(12)
-                if len(lengths) < 12:
-                    raise ConnectionError("the local target could not answer; its runner's log says why")
-                head_bytes, body_bytes = struct.unpack("!IQ", lengths)
-                return json.loads(stream.read(head_bytes)), stream.read(body_bytes)
+            stream = talk.makefile("rb")  # keeps the connection
+            lengths = stream.read(12)
+            if len(lengths) < 12:
+                raise ConnectionError("the local target could not answer; its runner's log says why")
+            head_bytes, body_bytes = struct.unpack("!IQ", lengths)
+            return json.loads(stream.read(head_bytes)), stream, body_bytes
     finally:
         os.close(folder)
 
 
-def raw(content: bytes) -> Any:
-    """What botocore expects of a response's raw stream."""
+def raw(stream: Any, left: int) -> Any:
+    """What botocore expects of a response's raw stream: the next bytes of one that goes on no further."""
     import io
 
-    class Raw(io.BytesIO):
+    class Raw(io.BufferedIOBase):
+        def readable(self) -> bool:
+            """Always."""
+            return True
+
+        def read(self, size: int | None = -1) -> bytes:
+            """The next bytes, or all that are left."""
+            nonlocal left
+            content: bytes = stream.read(left if size is None or size < 0 else min(size, left))
+            left -= len(content)
+            return content
+
         def stream(self, amount: int = 65536, decode_content: bool | None = None) -> Any:
             """Chunks of the body."""
             while chunk := self.read(amount):
@@ -106,7 +133,7 @@ def raw(content: bytes) -> Any:
         def release_conn(self) -> None:
             """There is no connection."""
 
-    return Raw(content)
+    return Raw()
 
 
 def text(value: str | bytes) -> str:

@@ -61,7 +61,7 @@ def call(arguments: Arguments) -> int:
 def refusal(problem: OSError, home: Path) -> PipelineError:
     """What the operating system refused, as a sentence."""
     if problem.errno in (errno.ENOSPC, errno.EDQUOT):
-        from pipeline.local.store.disk import DiskFull
+        from pipeline.local.store.state import DiskFull
 
         return DiskFull(Path(problem.filename).parent if problem.filename else home)
     return UsageError(f"{problem.filename or home} cannot be used ({problem.strerror}); choose another, by --home.")

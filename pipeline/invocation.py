@@ -42,8 +42,8 @@ def chosen_target(arguments: Arguments, config: "Config", *, tied: bool = False,
     cache = getattr(arguments, "cache", "bytes")
     if arguments.target == "local":
         return LocalTarget(config, Path(arguments.home), cache=cache, tied=tied, reads_only=reads_only)
-    if cache != "bytes":
-        raise UsageError("--cache and --no-cache are the local target's; on AWS the definition's CacheConfig counts.")
+    if cache == "off":
+        raise UsageError("--no-cache is the local target's; on AWS pipeline.cache_expire_days in pipeline.yaml counts.")
     return AwsTarget(config)
 
 

@@ -14,8 +14,7 @@ from pipeline.local.sagemaker.api import LocalApi
 from pipeline.local.sagemaker.transform_jobs import run_job
 from pipeline.local.sagemaker.waking import waking
 from pipeline.local.sandbox.supervisor import die_with
-from pipeline.local.store.disk import DiskFull
-from pipeline.local.store.state import State
+from pipeline.local.store.state import DiskFull, State
 
 
 def main(kind: str, home: Path, name: str, parent: int | None) -> None:

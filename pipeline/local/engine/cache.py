@@ -98,7 +98,7 @@ def with_digests(value: Any, runtime: Runtime) -> Any:
 
 def remembered(key: str, call: StepCall, runtime: Runtime, mode: str) -> tuple[StepResult, str] | None:
     """The result of an equal step that is young enough, and the execution that it ran in."""
-    document = runtime.state.cached(key)
+    document = runtime.state.get("CachedStep", key)
     if document is None:
         return None
     expires = duration_seconds(call.definition["CacheConfig"].get("ExpireAfter"))
@@ -119,6 +119,7 @@ def remember(keys: Keys, result: StepResult, execution_arn: str, runtime: Runtim
         "metadata": result.metadata,
         "outputs": {uri: runtime.storage.digest(uri) for uri in result.outputs},
         "execution": execution_arn,
+        "created": now(),
     }
     for key in keys.values():
-        runtime.state.put_cached(key, document)
+        runtime.state.put("CachedStep", key, document)

@@ -10,7 +10,6 @@ from pipeline.definition.expressions import Scope, resolve
 from pipeline.definition.requests import as_request
 from pipeline.definition.step_types import STEP_TYPES
 from pipeline.definition.steps import Graph, Step
-from pipeline.local.engine.runner_process import execution_id_of
 from pipeline.local.jobs.runtime import StepCall, StepFailure, arn, now
 from pipeline.local.store.state import Document
 from pipeline.local.store.storage import Storage
@@ -24,7 +23,7 @@ class StepCalls:
 
     def __init__(self, execution: Document, graph: Graph, storage: Storage) -> None:
         self.execution = execution
-        self.execution_id = execution_id_of(execution["PipelineExecutionArn"])
+        self.execution_id = execution["PipelineExecutionArn"].rpartition("/")[2]
         self.graph = graph
         self.storage = storage
         self.properties: dict[str, Document] = {}
@@ -78,11 +77,7 @@ class StepCalls:
         return self.read_json(f"{uri.rstrip('/')}/{file['FilePath']}")
 
     def read_json(self, uri: str) -> Any:
-        """A JSON object of the storage.
-
-        Raises:
-            StepFailure: it is not JSON.
-        """
+        """Return a JSON object of the storage; StepFailure if it is not JSON."""
         try:
             return json.loads(self.storage.read(uri))
         except ValueError as problem:

@@ -1,12 +1,13 @@
 """Runs one execution, in the process that `pipeline.local.runner` starts.
 
-    definition -> graph -> while steps are left: start every step whose time has come, wait for any to end
-                           (resolve expressions -> cache? -> executor, with retries -> record)
+    while steps are left: start every step that is ready, wait until any ends, record how it ended
 
-One thread, one event loop; jobs are child processes. Every change of a step is in the state before the next thing
-happens, so that a kill at any moment leaves a readable execution. A failed step ends the execution as on SageMaker,
-unless another step waits for that failure: what runs is finished, nothing new is started. SIGTERM stops: running jobs
-are ended, the rest is not started.
+A step is `Executing` from its start to its end: Succeeded, Failed or Stopped. Every change is in the state before the
+next thing happens, so that a kill at any moment leaves a readable execution. A failed step ends the execution as on
+SageMaker, unless another step waits for that failure: what runs is finished, nothing new is started. SIGTERM stops:
+running jobs are ended, the rest is not started.
+
+One thread, one event loop; jobs are child processes.
 """
 
 import asyncio
@@ -14,26 +15,25 @@ import contextlib
 import signal
 import time
 import traceback
+from collections.abc import Sequence
 
 from pipeline.definition.conditions import holds
 from pipeline.definition.steps import Step, read_graph
 from pipeline.errors import PipelineError
 from pipeline.local.engine import cache
 from pipeline.local.engine.calls import StepCalls, job_metadata
-from pipeline.local.engine.retries import retry_wait
-from pipeline.local.engine.settlement import known_execution
+from pipeline.local.engine.runner_process import HEARING_SECONDS, known_execution
 from pipeline.local.jobs.executors import EXECUTORS
 from pipeline.local.jobs.runtime import Runtime, StepCall, StepFailure, StepResult, now
 from pipeline.local.sandbox.namespaces import find_mount
 from pipeline.local.store.answers import Api
-from pipeline.local.store.disk import DiskFull, is_full, was_full
-from pipeline.local.store.state import Document, State
+from pipeline.local.store.state import DiskFull, Document, State, is_full, was_full
 from pipeline.local.store.storage import Storage
 
 STEP_FAILURE = "Step failure: One or multiple steps failed."  # the service's own words
 DEFAULT_PARALLEL_STEPS = 50
 TRIGGERS = {"Succeeded": "Completed", "Failed": "Failed", "Stopped": "Stopped"}  # status of a step -> what it triggers
-HANDLES_FAILURE = ("Failed", "Any")
+JOB_STOP_SECONDS, LAMBDA_STOP_SECONDS = 150.0, 930.0  # a job has 120 s to end, a function 900; and a little
 
 
 class Execution:
@@ -44,168 +44,143 @@ class Execution:
         self.arn = execution_arn
         self.document = known_execution(state, execution_arn)
         self.graph = read_graph(self.document["Definition"])
-        selected = [
-            step["StepName"] for step in self.document.get("SelectiveExecutionConfig", {}).get("SelectedSteps", [])
-        ]
-        self.steps = {name: step for name, step in self.graph.steps.items() if name in selected or not selected}
-        self.parallel = int(
-            self.document["ParallelismConfiguration"].get("MaxParallelExecutionSteps", DEFAULT_PARALLEL_STEPS)
-        )
+        selection = self.document.get("SelectiveExecutionConfig", {}).get("SelectedSteps", [])
+        names = [step["StepName"] for step in selection] or list(self.graph.steps)
+        self.steps = {name: step for name, step in self.graph.steps.items() if name in names}
+        limits = self.document["ParallelismConfiguration"]
+        self.parallel = int(limits.get("MaxParallelExecutionSteps", DEFAULT_PARALLEL_STEPS))
         self.cache_mode: str = self.document["Options"].get("cache", cache.BYTES)
         self.runtime = Runtime(state, Storage(state), find_mount(state.home), api)
         self.calls = StepCalls(self.document, self.graph, self.runtime.storage)
-        self.records: dict[str, Document] = {}  # of the steps that were started, as they are in the state
-        self.running: dict[asyncio.Task[None], Step] = {}
+        # Of the steps that were started, by this runner or an earlier one, or whose values another execution lends:
+        self.records: dict[str, Document] = {record["StepName"]: record for record in state.steps(execution_arn)}
+        self.running: dict[asyncio.Task[Document], Step] = {}
         self.failed = False  # a step has failed, and no step waits for that
         self.stopping = False
 
     async def run(self) -> None:
-        """Until nothing runs and nothing can be started; then record how it ended."""
-        self.resume()
-        loop = asyncio.get_running_loop()
+        """Run until nothing runs and nothing can be started; then record how the execution ended."""
+        for name, record in self.records.items():
+            if record["StepStatus"] == "Succeeded":
+                self.calls.properties[name] = record["Properties"]
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop)
+            asyncio.get_running_loop().add_signal_handler(number, self.stop)
         self.start_ready()
         while self.running:
             done, _ = await asyncio.wait(self.running, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
-                self.settle(task, self.running.pop(task))
+                self.settle(self.running.pop(task), task)
             self.start_ready()
         self.finish()
 
-    def resume(self) -> None:
-        """Take over what an earlier runner of this execution has done, and what another execution lends this one."""
-        for record in self.state.steps(self.arn):
-            self.records[record["StepName"]] = record
-            if record["StepStatus"] == "Succeeded":
-                self.calls.properties[record["StepName"]] = record["Properties"]
+    # which steps start
 
     def start_ready(self) -> None:
-        """Start steps while there is room."""
-        if self.failed or self.stopping:
-            return
+        """Start the steps that are ready, while there is room."""
         for step in self.steps.values():
-            if len(self.running) >= self.parallel:
+            if self.failed or self.stopping or len(self.running) >= self.parallel:
                 return
             if step.name not in self.records and self.is_ready(step):
                 self.record(step, "Executing", StartTime=now())
                 self.running[asyncio.create_task(self.run_step(step), name=step.name)] = step
 
     def is_ready(self, step: Step) -> bool:
-        """Whether the branch that the step stands in was taken, and every step that it waits for has ended as it must.
-
-        A step that was not selected is waited for by nobody.
-        """
-        if step.condition in self.steps and self.outcome(step.condition) != str(step.outcome):
-            return False
+        """Whether the step's branch was taken, and every selected step that it waits for has ended as it must."""
+        if step.condition in self.steps:
+            metadata = self.records.get(step.condition, {}).get("Metadata", {})
+            if metadata.get("Condition", {}).get("Outcome") != str(step.outcome):
+                return False
         explicit = {name for name, _ in step.triggers}
         needed = [(name, "Completed") for name in step.dependencies if name not in explicit]
-        return all(self.triggers(name, trigger) for name, trigger in (*needed, *step.triggers) if name in self.steps)
+        return all(self.has_ended(name, trigger) for name, trigger in (*needed, *step.triggers) if name in self.steps)
 
-    def outcome(self, condition: str) -> str | None:
-        """What a Condition step came to; None before it has."""
-        metadata: Document = self.records.get(condition, {}).get("Metadata", {})
-        found: str | None = metadata.get("Condition", {}).get("Outcome")
-        return found
-
-    def triggers(self, name: str, trigger: str) -> bool:
+    def has_ended(self, name: str, trigger: str) -> bool:
         """Whether a step has ended in the way that a trigger of DependsOn asks for."""
         ended = TRIGGERS.get(self.records.get(name, {}).get("StepStatus", ""))
         return ended is not None and trigger in (ended, "Any")
 
-    def settle(self, task: asyncio.Task[None], step: Step) -> None:
-        """A step's task has ended. An exception that is nobody's mistake but ours is recorded too."""
-        problem = None if task.cancelled() else task.exception()
-        if problem is not None:
-            with contextlib.suppress(OSError):
-                traceback.print_exception(problem)
-            self.fail(step, problem)
+    # one step, from its start to the values of its record
 
-    async def run_step(self, step: Step) -> None:
-        """One step from start to record."""
-        try:
-            await STEP_KINDS.get(step.type, Execution.run_job_step)(self, step)
-        except PipelineError as problem:
-            self.fail(step, problem)
-        except asyncio.CancelledError:
-            self.record(step, "Stopped", EndTime=now())
+    async def run_step(self, step: Step) -> Document:
+        """Evaluate a Condition, raise for a Fail, run any other step or take its result from the cache.
 
-    async def run_job_step(self, step: Step) -> None:
-        """A step that an executor runs, or that the cache already has."""
+        Returns:
+            Metadata, Properties and the like for the step's record.
+
+        Raises:
+            PipelineError: the step failed.
+        """
+        if step.type == "Condition":
+            outcome = {"Outcome": str(holds(step.definition["Arguments"]["Conditions"], self.calls.scope()))}
+            return {"Metadata": {"Condition": outcome}, "Properties": outcome}
+        if step.type == "Fail":
+            message = str(self.calls.value(step.definition["Arguments"].get("ErrorMessage", "")))
+            raise StepFailure(message, metadata={"Fail": {"ErrorMessage": message}})
         call = self.calls.call(step)
         keys, hit = await asyncio.to_thread(self.look_up, call)
         if hit:
             result, source = hit
-            self.succeed(step, result, CacheHitResult={"SourcePipelineExecutionArn": source})
-            return
-        result = await self.attempts(step, call)
-        await asyncio.to_thread(cache.remember, keys, result, self.arn, self.runtime)
-        self.succeed(step, result)
+            found = {"CacheHitResult": {"SourcePipelineExecutionArn": source}}
+        else:
+            result, found = await self.run_attempts(step, call), {}
+            await asyncio.to_thread(cache.remember, keys, result, self.arn, self.runtime)
+        return {"Metadata": result.metadata, "Properties": result.properties, **found}
 
     def look_up(self, call: StepCall) -> tuple[cache.Keys, tuple[StepResult, str] | None]:
-        """A step's cache keys, and what the cache has under the one that counts; inputs may have to be read for it."""
+        """Return a step's cache keys, and what the cache has under the one that counts; this may read the inputs."""
         keys = cache.cache_keys(call, self.document["PipelineName"], self.runtime, self.cache_mode)
         key = keys.get(self.cache_mode)
         return keys, cache.remembered(key, call, self.runtime, self.cache_mode) if key else None
 
-    async def attempts(self, step: Step, call: StepCall) -> StepResult:
-        """Run, and run again as the step's RetryPolicies say.
+    async def run_attempts(self, step: Step, call: StepCall) -> StepResult:
+        """Run the step, and run it again as its RetryPolicies say.
 
         Raises:
-            StepFailure: the last attempt's.
+            StepFailure: the last attempt's; trouble of this machine counts as the service's.
         """
-        started, used = time.monotonic(), 0
+        started, attempt = time.monotonic(), 1
         while True:
+            metadata = job_metadata(step.type, call.job_name)
+            self.record(step, "Executing", AttemptCount=attempt, Job=call.job_name, Metadata=metadata)
             try:
-                return await self.attempt(step, call)
-            except StepFailure as failure:
-                wait = retry_wait(step.definition.get("RetryPolicies") or [], failure.code, used, started)
-                if wait is None:
-                    raise
-                with contextlib.suppress(OSError):
-                    print(f"{step.name}: {failure} Trying again in {wait:g} seconds.", flush=True)
-            used += 1
-            self.record(step, "Executing", AttemptCount=used + 1)
+                return await EXECUTORS[step.type](call, self.runtime)
+            except OSError as problem:
+                reason = f"InternalServerError: the job could not be started on this machine: {problem}"
+                failure = StepFailure(reason, code="SageMaker.JOB_INTERNAL_ERROR")
+                failure.__cause__ = problem
+            except StepFailure as problem:
+                failure = problem
+            wait = retry_wait(step.definition.get("RetryPolicies") or [], failure.code, attempt - 1, started)
+            if wait is None:
+                raise failure
+            with contextlib.suppress(OSError):
+                print(f"{step.name}: {failure} Trying again in {wait:g} seconds.", flush=True)
             await asyncio.sleep(wait)
-            call = self.calls.call(step)
+            attempt, call = attempt + 1, self.calls.call(step)
 
-    async def attempt(self, step: Step, call: StepCall) -> StepResult:
-        """One attempt; the machine's own troubles count as the service's."""
-        self.record(step, "Executing", Job=call.job_name, Metadata=job_metadata(step.type, call.job_name))
-        try:
-            return await EXECUTORS[step.type](call, self.runtime)
-        except OSError as problem:
-            reason = f"InternalServerError: the job could not be started on this machine: {problem}"
-            raise StepFailure(reason, code="SageMaker.JOB_INTERNAL_ERROR") from problem
+    # how a step and the execution end
 
-    async def run_condition(self, step: Step) -> None:
-        """Evaluate the conditions; the steps of the branch that was not taken are never ready."""
-        outcome = {"Outcome": str(holds(step.definition["Arguments"]["Conditions"], self.calls.scope()))}
-        self.succeed(step, StepResult(outcome, {"Condition": outcome}))
-
-    async def run_fail(self, step: Step) -> None:
-        """End the execution with the step's message."""
-        message = str(self.calls.value(step.definition["Arguments"].get("ErrorMessage", "")))
-        raise StepFailure(message, metadata={"Fail": {"ErrorMessage": message}})
-
-    def succeed(self, step: Step, result: StepResult, **more: Document) -> None:
-        """Record the end of a step that went well."""
-        self.calls.properties[step.name] = result.properties
-        self.record(step, "Succeeded", EndTime=now(), Metadata=result.metadata, Properties=result.properties, **more)
-
-    def fail(self, step: Step, problem: BaseException) -> None:
-        """Record the end of a step that failed; if no step waits for that, nothing new is started."""
-        self.failed = self.failed or not self.handlers(step)
-        known = {"Metadata": problem.metadata} if isinstance(problem, StepFailure) and problem.metadata else {}
-        self.record(step, "Failed", EndTime=now(), FailureReason=self.reason(problem), **known)
+    def settle(self, step: Step, task: asyncio.Task[Document]) -> None:
+        """Record how a step's task has ended."""
+        if task.cancelled():
+            self.record(step, "Stopped", EndTime=now())
+        elif problem := task.exception():
+            self.failed = self.failed or not self.handlers(step)
+            metadata = problem.metadata if isinstance(problem, StepFailure) else {}
+            known = {"Metadata": metadata} if metadata else {}
+            self.record(step, "Failed", EndTime=now(), FailureReason=self.reason(problem), **known)
+        else:
+            values = task.result()
+            self.calls.properties[step.name] = values["Properties"]
+            self.record(step, "Succeeded", EndTime=now(), **values)
 
     def handlers(self, step: Step) -> list[Step]:
-        """The steps that wait for the failure of another."""
-        waited_for = {(step.name, trigger) for trigger in HANDLES_FAILURE}
-        return [other for other in self.steps.values() if waited_for.intersection(other.triggers)]
+        """Return the steps that wait for the failure of this one."""
+        failure = {(step.name, "Failed"), (step.name, "Any")}
+        return [other for other in self.steps.values() if failure.intersection(other.triggers)]
 
     def reason(self, problem: BaseException) -> str:
-        """Why a step failed, as its record says it."""
+        """Return a failed step's FailureReason; what is a mistake of ours is printed to the log too."""
         full = DiskFull(self.state.home)
         if is_full(problem):
             return f"InternalServerError: {full}"
@@ -213,10 +188,12 @@ class Execution:
             return f"{problem} {full}" if was_full(self.state.home) else str(problem)
         if isinstance(problem, PipelineError):
             return f"ClientError: {problem}"
+        with contextlib.suppress(OSError):
+            traceback.print_exception(problem)
         return f"InternalServerError of the local runner: {type(problem).__name__}: {problem}"
 
     def record(self, step: Step, status: str, **values: object) -> None:
-        """Write the step's record."""
+        """Write a step's status and values to its record."""
         named = {"StepDisplayName": "DisplayName", "StepDescription": "Description"}
         document = {
             "StepName": step.name,
@@ -233,12 +210,20 @@ class Execution:
 
     def stop(self) -> None:
         """End what runs; a running Lambda is waited for, as on the service."""
+        functions = [step for step in self.running.values() if step.type == "Lambda"]
+        if not self.stopping:
+            self.report_hearing(time.monotonic() + (LAMBDA_STOP_SECONDS if functions else JOB_STOP_SECONDS))
         self.stopping = True
         for task, step in self.running.items():
-            if step.type != "Lambda":
+            if step not in functions:
                 task.cancel()
-        with contextlib.suppress(PipelineError):
-            self.state.update_execution(self.arn, StopHeard=now())
+
+    def report_hearing(self, deadline: float) -> None:
+        """Say again and again that this runner is stopping: who waits for it kills it once it says so no more."""
+        if time.monotonic() < deadline:
+            with contextlib.suppress(PipelineError):
+                self.state.update_execution(self.arn, StopHeard=now())
+            asyncio.get_running_loop().call_later(HEARING_SECONDS / 5, self.report_hearing, deadline)
 
     def finish(self) -> None:
         """Record how the execution ended.
@@ -256,4 +241,24 @@ class Execution:
         self.state.update_execution(self.arn, PipelineExecutionStatus=status, FailureReason=reason)
 
 
-STEP_KINDS = {"Condition": Execution.run_condition, "Fail": Execution.run_fail}
+def retry_wait(policies: Sequence[Document], code: str | None, used: int, started: float) -> float | None:
+    """Return the seconds until the next attempt, IntervalSeconds * BackoffRate^used, or None if no policy gives one.
+
+    As "Retry policy for pipeline steps" in the guide has it: the first policy that names the failure's `code` counts.
+
+    Args:
+        policies: the step's RetryPolicies; ExceptionType is a list, or one name as the published schema has it.
+        code: the failure's exception type.
+        used: retries so far.
+        started: `time.monotonic()` at the first attempt.
+    """
+    for policy in policies:
+        types = policy.get("ExceptionType") or []
+        if code in ([types] if isinstance(types, str) else types):
+            break
+    else:
+        return None
+    wait = float(policy.get("IntervalSeconds", 1)) * float(policy.get("BackoffRate", 2.0)) ** used
+    if "ExpireAfterMin" in policy:
+        return wait if time.monotonic() - started + wait < 60 * policy["ExpireAfterMin"] else None
+    return wait if used < policy.get("MaxAttempts", 5) else None

@@ -1,44 +1,54 @@
-"""The process that runs an execution, and the lock by which everybody knows whether it lives.
+"""The process that runs an execution: its lock, its start, and what is recorded when it is gone or hangs.
 
 The lock on `executions/<id>.lock` is taken before the execution is recorded and handed down to the runner, which holds
 it as long as it lives, however it ends. So there is no moment at which a starting runner could be taken for a dead one,
-and no two runners of one execution. The runner's process id is in the file.
+and no two runners of one execution. The runner's process id is in the file. An execution whose lock is free though it
+has not ended is settled by whoever looks at it next.
 """
 
+import contextlib
 import fcntl
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 
+from pipeline.definition.step_types import STEP_TYPES
 from pipeline.local import PACKAGE_PARENT
-from pipeline.local.store.state import State
+from pipeline.local.jobs import servers
+from pipeline.local.jobs.runtime import now
+from pipeline.local.sandbox.environment import JOB_VARIABLE
+from pipeline.local.store.answers import invalid
+from pipeline.local.store.state import DiskFull, Document, State
 
+ACTIVE = ("Executing", "Stopping")
+LOST = "The runner process ended before the execution did; `retry` goes on from here."
 LOCK_VARIABLE = "LOCAL_RUNNER_LOCK"  # the file descriptor of the lock that a runner is handed
 PID_WAIT_SECONDS = 5.0
+HEARING_SECONDS = 10.0  # a runner that was told to stop and has not reported for so long is killed
 
 
-def execution_id_of(execution_arn: str) -> str:
-    """The last part of an execution's ARN."""
-    return execution_arn.rpartition("/")[2]
+def known_execution(state: State, execution_arn: str) -> Document:
+    """Return the execution as it is recorded; RequestError if there is none."""
+    document = state.execution(execution_arn)
+    if document is None:
+        raise invalid(f"Could not find pipeline execution {execution_arn!r}.")
+    return document
 
 
 def lock_path(state: State, execution_arn: str) -> Path:
-    """The lock of an execution."""
-    return state.home / "executions" / f"{execution_id_of(execution_arn)}.lock"
+    """Return the lock file of an execution."""
+    return state.home / "executions" / f"{execution_arn.rpartition('/')[2]}.lock"
 
 
 @contextmanager
 def taken_lock(path: Path, wait_seconds: float = 0.0) -> Iterator[int]:
-    """Take the lock: its file descriptor. It is let go at the end of the block, unless a runner has been handed it.
-
-    Raises:
-        BlockingIOError: another process holds it.
-    """
+    """Take the lock, until the end of the block unless a runner is handed it; BlockingIOError if another holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + wait_seconds
     lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -54,7 +64,7 @@ def taken_lock(path: Path, wait_seconds: float = 0.0) -> Iterator[int]:
 
 
 def locked(lock: int, kind: int) -> bool:
-    """Whether the lock could be had at once."""
+    """Take a lock if that is possible at once; whether it was."""
     try:
         fcntl.flock(lock, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -64,20 +74,15 @@ def locked(lock: int, kind: int) -> bool:
 
 @contextmanager
 def held_lock(path: Path) -> Iterator[None]:
-    """In a runner: hold the lock that it was handed, or else take it, until the end of the block or of the process.
-
-    Raises:
-        BlockingIOError: another process holds it.
-    """
-    handed = os.environ.pop(LOCK_VARIABLE, None)
-    if handed is None:
-        with taken_lock(path) as lock:
-            sign(lock, os.getpid())
-            yield
+    """In a runner, hold the lock that it was handed, or else take it, until the end of the block or of the process."""
+    if handed := os.environ.pop(LOCK_VARIABLE, None):
+        os.set_inheritable(int(handed), False)
+        sign(int(handed), os.getpid())
+        yield
         return
-    os.set_inheritable(int(handed), False)
-    sign(int(handed), os.getpid())
-    yield
+    with taken_lock(path) as lock:
+        sign(lock, os.getpid())
+        yield
 
 
 def sign(lock: int, pid: int) -> None:
@@ -86,19 +91,25 @@ def sign(lock: int, pid: int) -> None:
 
 
 def runner_pid(path: Path) -> int | None:
-    """The process that holds the lock; None if nobody does. The number is written just after the lock is taken."""
+    """Return the process that holds the lock, or None; the number is written just after the lock is taken."""
     deadline = time.monotonic() + PID_WAIT_SECONDS
     lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        while not locked(lock, fcntl.LOCK_SH):
+        while not locked(lock, fcntl.LOCK_SH) and time.monotonic() < deadline:
             if number := os.pread(lock, 20, 0):
                 return int(number)
-            if time.monotonic() >= deadline:
-                return None
             time.sleep(0.01)
         return None
     finally:
         os.close(lock)
+
+
+def send(path: Path, *numbers: signal.Signals) -> None:
+    """Signal the process that holds a lock, if one does."""
+    if pid := runner_pid(path):
+        with contextlib.suppress(ProcessLookupError):
+            for number in numbers:
+                os.kill(pid, number)
 
 
 def spawn_runner(state: State, execution_arn: str, lock: int) -> None:
@@ -125,3 +136,63 @@ def spawn_detached(words: list[str], log: Path, lock: int, more: Mapping[str, st
             pass_fds=[lock],
         )
     sign(lock, process.pid)
+
+
+def settled(state: State, execution_arn: str) -> Document:
+    """Return the execution; one whose runner is gone is settled first, with its steps, their jobs and their processes.
+
+    A full disk keeps nobody from looking: the end that cannot be recorded is answered.
+    """
+    document = known_execution(state, execution_arn)
+    if document["PipelineExecutionStatus"] not in ACTIVE:
+        return document
+    lock = lock_path(state, execution_arn)
+    if document["PipelineExecutionStatus"] == "Stopping":
+        last_heard = max(document.get(member) or 0 for member in ("StopTime", "StopHeard"))
+        send(lock, signal.SIGKILL if now() - last_heard > HEARING_SECONDS else signal.SIGCONT)
+    try:
+        with taken_lock(lock):
+            settle(state, execution_arn)
+    except BlockingIOError:
+        pass
+    except DiskFull as problem:
+        return {**document, "PipelineExecutionStatus": "Failed", "FailureReason": f"{LOST} {problem}"}
+    return known_execution(state, execution_arn)
+
+
+def settle(state: State, execution_arn: str) -> None:
+    """Record the end of what nobody runs, execution, steps and jobs: Stopped if it was to be stopped, else Failed."""
+    status = known_execution(state, execution_arn)["PipelineExecutionStatus"]
+    if status not in ACTIVE:
+        return
+    steps = state.steps(execution_arn)
+    jobs = [step["Job"] for step in steps if "Job" in step]
+    end_leftovers(jobs)
+    outcome, reason = ("Stopped", {}) if status == "Stopping" else ("Failed", {"FailureReason": LOST})
+    with state.transaction():
+        for kind in filter(None, (step_type.job_kind for step_type in STEP_TYPES.values())):
+            end_time = f"{kind.removesuffix('Job')}EndTime"
+            for job in state.all(kind):
+                if job.get(f"{kind}Status") == "InProgress" and belongs(job[f"{kind}Name"], jobs):
+                    ended = {**job, f"{kind}Status": outcome, end_time: now(), **reason}
+                    state.put(kind, job[f"{kind}Name"], ended)
+                    servers.end_strays(state, job[f"{kind}Name"])
+        for step in steps:
+            if step["StepStatus"] == "Executing":
+                state.put_step(execution_arn, {**step, "StepStatus": outcome, "EndTime": now(), **reason})
+        state.update_execution(execution_arn, PipelineExecutionStatus=outcome, **reason)
+
+
+def belongs(name: str, jobs: Iterable[str]) -> bool:
+    """Whether a job is one of these, a trial of one or an instance of one (`<job>-001-1a2b3c4d`, `<job>/algo-2`)."""
+    return any(name == job or name.startswith((f"{job}-", f"{job}/")) for job in jobs)
+
+
+def end_leftovers(jobs: Iterable[str]) -> None:
+    """Kill job processes that outlived their runner (on Linux, where their environment can be read)."""
+    own, marker = tuple(jobs), f"{JOB_VARIABLE}="
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            variables = (folder / "environ").read_text(errors="replace").split("\0")
+            if any(entry.startswith(marker) and belongs(entry.removeprefix(marker), own) for entry in variables):
+                os.kill(int(folder.name), signal.SIGKILL)

@@ -30,9 +30,8 @@ from pipeline.local.jobs.runtime import (
 from pipeline.local.jobs.training_environment import ML, input_data_config, instance_groups, resource_config
 from pipeline.local.sandbox.launcher import WarmParent
 from pipeline.local.sandbox.process import Command, Exit, JobDirectory, JobProcess
-from pipeline.local.store.archives import pack
 from pipeline.local.store.state import Document
-from pipeline.local.store.storage import files_below, place
+from pipeline.local.store.storage import files_below, pack, place
 
 DEFAULT_MAX_RUNTIME_SECONDS = 86400
 SCRAPED_CHARACTERS = 8192  # from the end of a line: `.*loss=` takes time that grows with the square of its length

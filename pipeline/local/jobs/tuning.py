@@ -16,8 +16,7 @@ from pipeline.local.jobs.search import Search, Trial
 from pipeline.local.jobs.training import TrainingJob
 from pipeline.local.jobs.warm_start import WarmStartError, known_trials
 from pipeline.local.sandbox.launcher import WarmParent
-from pipeline.local.store.disk import is_full
-from pipeline.local.store.state import Document
+from pipeline.local.store.state import Document, is_full
 
 OBJECTIVE_HYPERPARAMETER = "_tuning_objective_metric"
 COUNTERS = ("Completed", "InProgress", "RetryableError", "NonRetryableError", "Stopped")

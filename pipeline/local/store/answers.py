@@ -80,27 +80,18 @@ class Reply:
     @classmethod
     def json(cls, content: Any, status: int = 200, headers: dict[str, str] | None = None) -> "Reply":
         """A JSON body; times are seconds since 1970, as both JSON protocols carry them."""
-        return cls(
-            status, {"Content-Type": "application/x-amz-json-1.1", **(headers or {})}, json.dumps(content).encode()
-        )
+        headers = {"Content-Type": "application/x-amz-json-1.1", **(headers or {})}
+        return cls(status, headers, json.dumps(content).encode())
 
 
 class Api(Protocol):
     """What answers requests. The rooms below `sagemaker` are given one and do not know who it is."""
 
     def call(self, service: str, operation: str, request: Document) -> Document:
-        """Answer an operation of a JSON protocol.
-
-        Raises:
-            RequestError: refused, with the service's error code.
-        """
+        """Answer an operation of a JSON protocol; RequestError with the service's error code if it is refused."""
 
     def answer(self, request: HttpRequest) -> Reply:
-        """Answer an HTTP request; a refusal is a reply too.
-
-        Raises:
-            RequestError: nobody answers for that service.
-        """
+        """Answer an HTTP request; a refusal is a reply too. RequestError if nobody answers for that service."""
 
 
 def invalid(message: str) -> RequestError:
@@ -109,11 +100,7 @@ def invalid(message: str) -> RequestError:
 
 
 def found(state: State, kind: str, name: str, what: str) -> Document:
-    """The document.
-
-    Raises:
-        RequestError: there is none.
-    """
+    """Return a document; RequestError if there is none."""
     document = state.get(kind, name)
     if document is None:
         raise invalid(f"Could not find {what} {name!r}.")
@@ -121,11 +108,7 @@ def found(state: State, kind: str, name: str, what: str) -> Document:
 
 
 def checked_name(request: Document, member: str, limit: int = 63) -> str:
-    """A name of the request that the service would take: SageMaker's pattern for names, `[a-zA-Z0-9](-*[a-zA-Z0-9])*`.
-
-    Raises:
-        RequestError: it is none.
-    """
+    """Return a name of the request; RequestError if SageMaker would not take it as one."""
     name = str(request[member])
     if len(name) > limit or not re.fullmatch(r"[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?", name):
         raise invalid(
@@ -135,11 +118,7 @@ def checked_name(request: Document, member: str, limit: int = 63) -> str:
 
 
 def unused(state: State, kind: str, name: str, what: str) -> None:
-    """Make sure that a name is free.
-
-    Raises:
-        RequestError: it is taken.
-    """
+    """Raise RequestError if a name is taken."""
     if state.get(kind, name) is not None:
         raise invalid(f"Cannot create already existing {what} {name!r}.")
 
@@ -155,11 +134,7 @@ def listed(
 
 
 def paged(member: str, items: Sequence[Any], request: Document) -> Document:
-    """The answer of a List operation: at most MaxResults items, and a NextToken where there are more.
-
-    Raises:
-        RequestError: the token is none of ours.
-    """
+    """Return the answer of a List operation: at most MaxResults items, and a NextToken where there are more."""
     token, size = str(request.get("NextToken", "0")), int(request.get("MaxResults", PAGE))
     if not token.isdecimal():
         raise invalid(f"NextToken {token!r} is not one that an earlier answer gave.")

@@ -3,11 +3,16 @@
 `executions` and `steps` are rows, since they are updated while others read them; everything else that SageMaker would
 keep (pipelines, jobs, models, endpoints, ...) is a JSON document under its kind and name. Write-ahead logging lets any
 number of processes share the file; each change is one transaction.
+
+Beside it lies a reserve of two megabytes that is given up piece by piece when the disk is full, so that the end of the
+steps, and why they failed, can still be recorded.
 """
 
 import contextlib
+import errno
 import fcntl
 import json
+import os
 import sqlite3
 import threading
 import time
@@ -16,11 +21,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UsageError
-from pipeline.local.store.disk import DiskFull, give_up_reserve, is_full, keep_reserve
+from pipeline.errors import ServiceError, UsageError
 
 Document = dict[str, Any]
 
+RESERVE, RESERVE_BYTES, PIECE_BYTES = "state.reserve", 2 << 20, 256 << 10
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+NO_SPACE_IN_SQLITE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_WRITE)
 SCHEMA_VERSION = 1
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS resources (
@@ -29,11 +36,43 @@ CREATE TABLE IF NOT EXISTS executions (
   arn TEXT PRIMARY KEY, pipeline TEXT NOT NULL, status TEXT NOT NULL, created REAL NOT NULL, document TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS steps (
   execution TEXT, name TEXT, position INTEGER, document TEXT NOT NULL, PRIMARY KEY (execution, name));
-CREATE TABLE IF NOT EXISTS cache (
-  key TEXT PRIMARY KEY, created REAL NOT NULL, document TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS digests (
   path TEXT PRIMARY KEY, stamp TEXT NOT NULL, digest TEXT NOT NULL);
 """
+
+
+class DiskFull(ServiceError):
+    """There is no room left on a home's disk."""
+
+    def __init__(self, home: Path) -> None:
+        existing = next(folder for folder in (home.absolute(), *home.absolute().parents) if folder.exists())
+        disk = next(folder for folder in (existing, *existing.parents) if os.path.ismount(folder))
+        room = os.statvfs(disk)
+        free, total = room.f_bavail * room.f_frsize >> 20, room.f_blocks * room.f_frsize >> 20
+        super().__init__(
+            f"The disk {disk}, on which {home} lies, is full ({free} of {total} MB free); make room there, "
+            "then `run` or `retry` again."
+        )
+
+
+def is_full(problem: BaseException | None) -> bool:
+    """Whether an error, or one that led to it, says that a disk is full."""
+    while problem is not None:
+        if isinstance(problem, DiskFull) or (isinstance(problem, OSError) and problem.errno in NO_SPACE):
+            return True
+        if isinstance(problem, BaseExceptionGroup) and any(map(is_full, problem.exceptions)):  # of a search's trials
+            return True
+        if isinstance(problem, sqlite3.Error) and getattr(problem, "sqlite_errorcode", 0) in NO_SPACE_IN_SQLITE:
+            return True
+        problem = problem.__cause__ or problem.__context__
+    return False
+
+
+def was_full(home: Path) -> bool:
+    """Whether there is hardly any room, or was none since the reserve was last whole."""
+    reserve, room = home / RESERVE, os.statvfs(home)
+    is_broken = reserve.exists() and reserve.stat().st_size < RESERVE_BYTES
+    return is_broken or room.f_bavail * room.f_frsize < PIECE_BYTES
 
 
 class State:
@@ -44,22 +83,18 @@ class State:
     """
 
     def __init__(self, home: Path, *, create: bool = True) -> None:
-        """Open the file, made if need be; without `create`, what is not there is an empty state in memory.
-
-        Raises:
-            UsageError: the home cannot hold it, or it is not readable.
-            DiskFull: there is no room for it.
-        """
+        """Open the file, made if need be; without `create`, what is not there is an empty state in memory."""
         self.home = home
         self.start_options: Document = {}  # of this process's executions: cache, tied; not stored
         self.lock = threading.RLock()
-        self.is_copy = False
         try:
             if create or home.exists():
                 home.mkdir(parents=True, exist_ok=True)
+            self.is_stored = create or (home / "state.db").exists()
+            place = home / "state.db" if self.is_stored else ":memory:"
             with self.explained():
-                stored = create or (home / "state.db").exists()
-                self.connection = self.opened() if stored else empty()
+                self.connection = sqlite3.connect(place, timeout=60, isolation_level=None, check_same_thread=False)
+                self.prepare()
         except FileExistsError as problem:
             raise UsageError(f"{home} is not a folder; choose another place by --home.") from problem
         except OSError as problem:
@@ -67,47 +102,38 @@ class State:
                 raise DiskFull(home) from problem
             raise UsageError(f"{home} cannot be written ({problem.strerror}); choose another by --home.") from problem
 
-    def opened(self) -> sqlite3.Connection:
-        """A connection to the file. One process at a time makes it: SQLite does not wait while the mode changes."""
-        connection = self.connected()
-        if schema_version(connection) == 0:
+    def prepare(self) -> None:
+        """Make the tables, one process at a time, and set the reserve aside while there is room."""
+        self.rows("PRAGMA synchronous=NORMAL")
+        if not self.is_stored:
+            self.connection.executescript(SCHEMA)
+            return
+        if not self.schema_version():
             with (self.home / "state.lock").open("a") as stream:
-                fcntl.flock(stream, fcntl.LOCK_EX)
-                if schema_version(connection) == 0:
-                    connection.execute("PRAGMA journal_mode=WAL")
-                    connection.executescript(f"{SCHEMA}PRAGMA user_version={SCHEMA_VERSION};")
-        if (version := schema_version(connection)) != SCHEMA_VERSION:
+                fcntl.flock(stream, fcntl.LOCK_EX)  # SQLite does not wait while the mode changes
+                if not self.schema_version():
+                    self.rows("PRAGMA journal_mode=WAL")
+                    self.connection.executescript(f"{SCHEMA}PRAGMA user_version={SCHEMA_VERSION};")
+        if (version := self.schema_version()) != SCHEMA_VERSION:
             raise sqlite3.DatabaseError(f"it was made by another release: version {version}, not {SCHEMA_VERSION}")
-        keep_reserve(self.home)
-        return connection
+        reserve, room = self.home / RESERVE, os.statvfs(self.home)
+        is_whole = reserve.exists() and reserve.stat().st_size == RESERVE_BYTES
+        if not is_whole and room.f_bavail * room.f_frsize > 2 * RESERVE_BYTES:
+            with contextlib.suppress(OSError), reserve.open("ab") as stream:
+                os.posix_fallocate(stream.fileno(), 0, RESERVE_BYTES)
 
-    def connected(self) -> sqlite3.Connection:
-        """A connection; on a full disk without reserve, one to a copy in memory that can only be read.
+    def schema_version(self) -> int:
+        """Return the version of the tables in the file, 0 when it has none yet."""
+        return int(self.rows("PRAGMA user_version")[0][0])
 
-        The index of a write-ahead log needs 32 KB on the disk; for a process that has the file for itself
-        (locking_mode=EXCLUSIVE) SQLite keeps it in memory.
-        """
-        place = self.home / "state.db"
-        while True:
-            connection = sqlite3.connect(place, timeout=60, isolation_level=None, check_same_thread=False)
-            try:
-                connection.execute("PRAGMA synchronous=NORMAL")
-                schema_version(connection)
-            except sqlite3.OperationalError as problem:
-                connection.close()
-                if not is_full(problem):
-                    raise
-                if not give_up_reserve(self.home):
-                    break
-            else:
-                return connection
-        copy = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-        with contextlib.closing(sqlite3.connect(place, timeout=5, isolation_level=None)) as connection:
-            connection.execute("PRAGMA locking_mode=EXCLUSIVE")
-            connection.backup(copy)
-        copy.execute("PRAGMA query_only=ON")
-        self.is_copy = True
-        return copy
+    def give_up_reserve(self) -> bool:
+        """Make room for a few records; whether there was any left to give."""
+        reserve = self.home / RESERVE
+        with contextlib.suppress(OSError):
+            left = reserve.stat().st_size
+            os.truncate(reserve, max(0, left - PIECE_BYTES))
+            return left > 0
+        return False
 
     def close(self) -> None:
         """Let go of the file."""
@@ -119,7 +145,7 @@ class State:
         try:
             yield
         except sqlite3.Error as problem:
-            if is_full(problem) or self.is_copy:
+            if is_full(problem):
                 raise DiskFull(self.home) from problem
             busy = getattr(problem, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY
             remedy = "end the process that holds it" if busy else "remove it to start anew"
@@ -149,7 +175,7 @@ class State:
                 try:
                     return self.connection.execute(statement, values).fetchall()
                 except sqlite3.OperationalError as problem:
-                    if not is_full(problem) or not give_up_reserve(self.home):
+                    if not is_full(problem) or not self.give_up_reserve():
                         raise
 
     # documents
@@ -177,11 +203,7 @@ class State:
         return [json.loads(row[0]) for row in rows]
 
     def change(self, kind: str, name: str, edit: Callable[[Document], None]) -> Document:
-        """Read, edit and write a document in one transaction.
-
-        Raises:
-            KeyError: there is no such document.
-        """
+        """Read, edit and write a document in one transaction; KeyError if there is none."""
         with self.transaction():
             document = self.get(kind, name)
             if document is None:
@@ -194,16 +216,9 @@ class State:
 
     def add_execution(self, document: Document) -> None:
         """A new execution; `document` has PipelineExecutionArn, PipelineName and PipelineExecutionStatus."""
-        self.rows(
-            "INSERT INTO executions VALUES (?, ?, ?, ?, ?)",
-            (
-                document["PipelineExecutionArn"],
-                document["PipelineName"],
-                document["PipelineExecutionStatus"],
-                document["CreationTime"],
-                json.dumps(document),
-            ),
-        )
+        columns = ("PipelineExecutionArn", "PipelineName", "PipelineExecutionStatus", "CreationTime")
+        values = (*(document[column] for column in columns), json.dumps(document))
+        self.rows("INSERT INTO executions VALUES (?, ?, ?, ?, ?)", values)
 
     def execution(self, arn: str) -> Document | None:
         """One execution, or None."""
@@ -212,20 +227,16 @@ class State:
 
     def executions(self, pipeline: str | None = None) -> list[Document]:
         """Executions of a pipeline, or of all, newest first."""
-        rows = self.rows(
-            "SELECT document FROM executions WHERE ? IS NULL OR pipeline = ? ORDER BY created DESC, rowid DESC",
-            (pipeline, pipeline),
-        )
+        wanted = "SELECT document FROM executions WHERE ? IS NULL OR pipeline = ? ORDER BY created DESC, rowid DESC"
+        rows = self.rows(wanted, (pipeline, pipeline))
         return [json.loads(row[0]) for row in rows]
 
     def update_execution(self, arn: str, **changes: Any) -> Document:
         """Change some values of an execution."""
         with self.transaction():
             document = {**(self.execution(arn) or {}), **changes, "LastModifiedTime": time.time()}
-            self.rows(
-                "UPDATE executions SET status = ?, document = ? WHERE arn = ?",
-                (document["PipelineExecutionStatus"], json.dumps(document), arn),
-            )
+            values = (document["PipelineExecutionStatus"], json.dumps(document), arn)
+            self.rows("UPDATE executions SET status = ?, document = ? WHERE arn = ?", values)
         return document
 
     def put_step(self, execution: str, document: Document) -> None:
@@ -246,16 +257,7 @@ class State:
         rows = self.rows("SELECT document FROM steps WHERE execution = ? ORDER BY position, rowid", (execution,))
         return [json.loads(row[0]) for row in rows]
 
-    # the step cache and the digests it rests on
-
-    def cached(self, key: str) -> Document | None:
-        """What a finished step with that key left, with its `created` time."""
-        rows = self.rows("SELECT document, created FROM cache WHERE key = ?", (key,))
-        return {**json.loads(rows[0][0]), "created": rows[0][1]} if rows else None
-
-    def put_cached(self, key: str, document: Document) -> None:
-        """Remember a finished step."""
-        self.rows("INSERT OR REPLACE INTO cache VALUES (?, ?, ?)", (key, time.time(), json.dumps(document)))
+    # the digests that the step cache rests on
 
     def known_digests(self, prefix: str) -> dict[str, tuple[str, str]]:
         """Path -> (stamp, digest) of the files below a directory, or of one file."""
@@ -270,15 +272,3 @@ class State:
         with self.transaction():
             for path, (stamp, digest) in found.items():
                 self.rows("INSERT OR REPLACE INTO digests VALUES (?, ?, ?)", (path, stamp, digest))
-
-
-def empty() -> sqlite3.Connection:
-    """A state that holds nothing and is not kept."""
-    connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-    connection.executescript(SCHEMA)
-    return connection
-
-
-def schema_version(connection: sqlite3.Connection) -> int:
-    """The version of the tables in a file; 0 when it has none yet."""
-    return int(connection.execute("PRAGMA user_version").fetchone()[0])

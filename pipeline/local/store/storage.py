@@ -6,6 +6,7 @@ from the objects (`isolation`) takes links instead.
 """
 
 import contextlib
+import gzip
 import hashlib
 import json
 import math
@@ -13,11 +14,16 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+import tarfile
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline.errors import PipelineError
 from pipeline.local.store.state import State
+
+SAMPLED_FILES, SAMPLE_BYTES = 4, 65536
+WORTHWHILE_RATIO = 0.8  # weights and tensors hardly get smaller, and trying takes half a second for 16 MB
 
 
 class StorageError(PipelineError):
@@ -32,11 +38,7 @@ class Storage:
         self.root = state.home / "s3"
 
     def path(self, uri: str) -> Path:
-        """The file or directory of a URI, whether or not it is there.
-
-        Raises:
-            StorageError: not an S3 URI, or one that leaves the storage.
-        """
+        """Return the file or directory of a URI, whether or not it is there; StorageError if it is no S3 URI."""
         scheme, _, rest = uri.partition("://")
         parts = rest.rstrip("/").split("/")
         if scheme != "s3" or not parts[0] or ".." in parts:
@@ -68,13 +70,7 @@ class Storage:
         return [(file.relative_to(top.parent).as_posix(), file) for file in files]
 
     def manifest_objects(self, uri: str) -> list[tuple[str, Path]]:
-        """The objects that a ManifestFile lists: (name below its prefix, file).
-
-        Its format is that of S3DataSource: `[{"prefix": "s3://bucket/data/"}, "name", ...]`.
-
-        Raises:
-            StorageError: it is not there, is none, or lists what is not there.
-        """
+        """Return what a ManifestFile, in the format of S3DataSource, lists: (name below its prefix, file)."""
         try:
             first, *names = json.loads(self.read(uri))
             prefix = first["prefix"]
@@ -88,11 +84,7 @@ class Storage:
         return files
 
     def read(self, uri: str) -> bytes:
-        """The bytes of one object.
-
-        Raises:
-            StorageError: there is none.
-        """
+        """Return the bytes of one object; StorageError if there is none."""
         path = self.path(uri)
         if not path.is_file():
             raise StorageError(f"{uri} does not exist in the local S3 at {self.root}.")
@@ -129,14 +121,11 @@ class Storage:
             link_from_bytes: from this total size on the files are hard links to the objects themselves.
             share: of (rank, count), every `count`-th object beginning with number `rank`.
             is_manifest: the object lists those that are meant.
-
-        Raises:
-            StorageError: there is nothing.
         """
-        found = self.manifest_objects(uri) if is_manifest else self.objects(uri)
-        if not found:
+        objects = self.manifest_objects(uri) if is_manifest else self.objects(uri)
+        if not objects:
             raise StorageError(f"{uri} does not exist in the local S3 at {self.root}.")
-        found = found[share[0] :: share[1]]
+        found = objects[share[0] :: share[1]]
         folder.mkdir(parents=True, exist_ok=True)
         linked = sum(file.stat().st_size for _, file in found) >= link_from_bytes
         for name, file in found:
@@ -226,3 +215,30 @@ def replacing(target: Path) -> Iterator[Path]:
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
+
+
+def pack(folder: Path, archive: Path) -> None:
+    """A .tar.gz of a directory's content; the same content gives the same bytes."""
+    files = list(files_below(folder)) if folder.is_dir() else []
+    level = 1 if is_compressible(files) else 0
+    with (
+        archive.open("wb") as stream,
+        gzip.GzipFile(fileobj=stream, mode="wb", mtime=0, compresslevel=level, filename="") as packed,
+        tarfile.open(fileobj=packed, mode="w") as tar,
+    ):
+        for file in files:
+            member = tar.gettarinfo(str(file), arcname=file.relative_to(folder).as_posix())
+            member.mtime = member.uid = member.gid = 0
+            member.uname = member.gname = ""
+            with file.open("rb") as content:
+                tar.addfile(member, content)
+
+
+def is_compressible(files: Sequence[Path]) -> bool:
+    """Whether packing is worth its time, as far as the middle of the largest files tells."""
+    sample = b""
+    for file in sorted(files, key=lambda file: file.stat().st_size)[-SAMPLED_FILES:]:
+        with file.open("rb") as stream:
+            stream.seek(max(0, file.stat().st_size - SAMPLE_BYTES) // 2)
+            sample += stream.read(SAMPLE_BYTES)
+    return len(zlib.compress(sample, 1)) < WORTHWHILE_RATIO * len(sample)

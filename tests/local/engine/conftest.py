@@ -97,9 +97,13 @@ class Home:
         wait_until(lambda: self.status(arn) not in ("Executing", "Stopping"))
         return self.status(arn)
 
+    def retry_without_waiting(self, arn: str, **request: Any) -> None:
+        """Retry an execution."""
+        self.sagemaker.retry_pipeline_execution(PipelineExecutionArn=arn, **request)
+
     def retry(self, arn: str, **request: Any) -> str:
         """Retry an execution; its status once it has ended."""
-        self.sagemaker.retry_pipeline_execution(PipelineExecutionArn=arn, **request)
+        self.retry_without_waiting(arn, **request)
         return self.ended(arn)
 
     def steps(self, arn: str) -> dict[str, Json]:

@@ -115,7 +115,7 @@ def test_what_aws_would_reuse_is_said_with_how_it_was_found(lab: Lab) -> None:
     assert "by the URIs of their inputs, as on AWS" in done.stdout
     refused = run_cli("run", "--target", "aws", "--no-cache", "--home", lab.home)
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert "are the local target's" in refused.stderr
+    assert "--no-cache is the local target's" in refused.stderr
 
 
 def test_what_a_job_adds_to_an_input_of_its_own_is_no_change(lab: Lab) -> None:

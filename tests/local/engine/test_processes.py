@@ -13,17 +13,16 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from pipeline.local.engine.runner_process import lock_path, runner_pid
-from pipeline.local.engine.settlement import LOST
+from pipeline.local.engine.runner_process import LOST, lock_path, runner_pid
 from pipeline.local.sagemaker.session import local_session
 from pipeline.local.store.state import State
-from pipeline.local.store.storage import Storage
 from tests.local.engine.conftest import Home
-from tests.local.lab import ROLE, Lab
+from tests.local.lab import ROLE, Lab, call
 from tests.local.samples import command_line, definition, model_archive, processes_of, python_step, run_cli, wait_until
 
 Json = dict[str, Any]
 ALL = ["First", "Second", "Waits", "Last"]
+ENDED_HERE = {"First": "Succeeded", "Second": "Succeeded", "Waits": "Stopped"}
 
 
 def slow(home: Home) -> list[Json]:
@@ -34,23 +33,27 @@ def slow(home: Home) -> list[Json]:
     return steps
 
 
-def file_of(home: Home, *steps: Json, name: str = "pipe") -> Path:
-    """A definition file; of the slow steps, unless others are given."""
+def started(home: Home, *steps: Json, name: str = "pipe", options: list[str] | None = None) -> subprocess.Popen[str]:
+    """`run` of these steps, or of the slow ones."""
     path = home.folder / f"{name}.json"
     path.write_text(json.dumps(definition(*(steps or slow(home)))))
-    return path
-
-
-def started(*words: object) -> subprocess.Popen[str]:
-    """run_pipeline.py as somebody's process."""
-    return subprocess.Popen(command_line(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    words = command_line("run", "--definition", path, "--home", home.path, *(options or []))
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def waiting(home: Home, name: str = "pipe") -> subprocess.Popen[str]:
     """`run`, while the third step runs."""
-    process = started("run", "--definition", file_of(home, name=name), "--home", home.path)
+    process = started(home, name=name)
     wait_until(lambda: home.ran[-1:] == ["Waits"])
     return process
+
+
+def waiting_without_command(home: Home) -> str:
+    """An execution that no command follows, while its third step runs."""
+    home.put(*slow(home))
+    arn = home.start()
+    wait_until(lambda: home.ran[-1:] == ["Waits"])
+    return arn
 
 
 def newest(home: Home) -> str:
@@ -58,22 +61,28 @@ def newest(home: Home) -> str:
     return str(State(home.path).executions()[0]["PipelineExecutionArn"])
 
 
-def runner_of(home: Home, arn: str | None = None) -> int:
-    """The process that runs an execution, the newest unless another is named."""
-    pid = runner_pid(lock_path(State(home.path), arn or newest(home)))
+def signal_runner(home: Home, number: signal.Signals) -> None:
+    """Signal the runner of the newest execution."""
+    pid = runner_pid(lock_path(State(home.path), newest(home)))
     assert pid
-    return pid
+    os.kill(pid, number)
 
 
-def all_at_once(count: int, act: Callable[[], Any]) -> list[str]:
-    """Do the same in threads; the messages of those that were refused."""
-    refusals: list[str] = []
+def stopped_by_command(home: Home) -> bool:
+    """Whether `stop` comes to its end and says that the execution is stopped."""
+    done = run_cli("stop", "--json", "--home", home.path, "--pipeline", "pipe")
+    return (done.returncode, json.loads(done.stdout)["status"]) == (0, "Stopped")
+
+
+def all_at_once(count: int, act: Callable[[], Any]) -> list[ClientError]:
+    """Do the same in threads; what was refused."""
+    refusals: list[ClientError] = []
 
     def one() -> None:
         try:
             act()
         except ClientError as problem:
-            refusals.append(problem.response["Error"]["Message"])
+            refusals.append(problem)
 
     threads = [threading.Thread(target=one) for _ in range(count)]
     for thread in threads:
@@ -86,11 +95,19 @@ def all_at_once(count: int, act: Callable[[], Any]) -> list[str]:
 # ended from outside
 
 
-def test_kill_9_of_the_command_ends_everything_and_retry_goes_on(home: Home) -> None:
+@pytest.mark.parametrize("killed", ["command", "runner"])
+def test_kill_9_of_command_or_runner_ends_everything_and_retry_goes_on(home: Home, killed: str) -> None:
     process = waiting(home)
-    process.kill()
-    process.communicate()
-    wait_until(lambda: not processes_of(home.folder), seconds=5)  # nobody has looked yet
+    if killed == "command":
+        process.kill()
+        process.communicate()
+        wait_until(lambda: not processes_of(home.folder), seconds=5)  # nobody has looked yet
+    else:
+        signal_runner(home, signal.SIGKILL)
+        out, _ = process.communicate(timeout=10)
+        assert process.returncode == 1
+        assert f"Waits failed: {LOST}" in out
+        assert "retry --home" in out
     arn = newest(home)
     assert home.described(arn)["FailureReason"] == LOST
     step = home.steps(arn)["Waits"]
@@ -109,7 +126,7 @@ def test_kill_9_of_the_command_ends_everything_and_retry_goes_on(home: Home) -> 
 def test_a_signal_to_the_command_at_any_moment_leaves_a_readable_execution(
     home: Home, seconds: float, number: int
 ) -> None:
-    process = started("run", "--definition", file_of(home), "--home", home.path)
+    process = started(home)
     time.sleep(seconds)
     process.send_signal(number)
     process.communicate(timeout=15)
@@ -126,26 +143,17 @@ def test_a_signal_to_the_command_at_any_moment_leaves_a_readable_execution(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_to_the_command_stops_the_execution(home: Home, number: int) -> None:
-    process = waiting(home)
-    process.send_signal(number)
-    out, error = process.communicate(timeout=10)
-    assert process.returncode == 1
-    assert "Stopping ..." in error
-    assert "Stopped" in out
-    assert not processes_of(home.folder)
-    arn = newest(home)
-    assert home.status(arn) == "Stopped"
-    assert home.statuses(arn) == {"First": "Succeeded", "Second": "Succeeded", "Waits": "Stopped"}
-
-
-def test_kill_9_of_the_runner_is_told_by_the_command(home: Home) -> None:
-    process = waiting(home)
-    os.kill(runner_of(home), signal.SIGKILL)
-    out, _ = process.communicate(timeout=10)
-    assert process.returncode == 1
-    assert f"Waits failed: {LOST}" in out
-    assert "retry --home" in out
+def test_a_signal_to_the_command_stops_its_execution_and_no_other(home: Home, number: int) -> None:
+    stays = waiting(home, "other")
+    home.forget()
+    goes = waiting(home)
+    goes.send_signal(number)
+    out, error = goes.communicate(timeout=10)
+    assert (goes.returncode, "Stopped" in out, "Stopping ..." in error) == (1, True, True)
+    assert (home.status(newest(home)), home.statuses(newest(home))) == ("Stopped", ENDED_HERE)
+    home.go()
+    stays.communicate(timeout=10)
+    assert stays.returncode == 0
 
 
 def test_a_job_that_left_the_process_group_is_ended_by_the_next_look(home: Home) -> None:
@@ -154,28 +162,25 @@ def test_a_job_that_left_the_process_group_is_ended_by_the_next_look(home: Home)
     arn = home.start()
     wait_until(lambda: home.ran == ["Leaver"])
     time.sleep(0.1)
-    os.kill(runner_of(home), signal.SIGKILL)
+    signal_runner(home, signal.SIGKILL)
     assert home.ended(arn) == "Failed"
     wait_until(lambda: len(processes_of(home.folder)) <= 1, seconds=5)  # the runner itself, until it is waited for
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, "Stopped"), (signal.SIGKILL, "Failed")])
 def test_a_transform_ends_with_its_server(home: Home, number: int, status: str) -> None:
-    storage = Storage(State(home.path))
-    storage.write("s3://b/model.tar.gz", model_archive("slow"))
-    for name in ("a", "b"):
-        storage.write(f"s3://b/in/{name}", b"sleep 20")
-    environment = {"SAGEMAKER_PROGRAM": "serve.py"}
-    container = {"Image": "i", "ModelDataUrl": "s3://b/model.tar.gz", "Environment": environment}
+    files = Lab(home.folder)
+    model = files.put("s3://b/model.tar.gz", model_archive("slow"))
+    data = files.put("s3://b/in/a", b"sleep 20")
+    container = {"Image": "i", "ModelDataUrl": model, "Environment": {"SAGEMAKER_PROGRAM": "serve.py"}}
     request = {
         "ModelName": {"Get": "Steps.Model.ModelName"},
-        "TransformInput": {"DataSource": {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": "s3://b/in"}}},
+        "TransformInput": {"DataSource": {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": data}}},
         "TransformOutput": {"S3OutputPath": "s3://b/out"},
         "TransformResources": {"InstanceCount": 1, "InstanceType": "ml.m5.large"},
     }
-    model = {"Name": "Model", "Type": "Model", "Arguments": {"PrimaryContainer": container, "ExecutionRoleArn": ROLE}}
-    path = file_of(home, model, {"Name": "Transform", "Type": "Transform", "Arguments": request})
-    process = started("run", "--definition", path, "--home", home.path)
+    create = {"Name": "Model", "Type": "Model", "Arguments": {"PrimaryContainer": container, "ExecutionRoleArn": ROLE}}
+    process = started(home, create, {"Name": "Transform", "Type": "Transform", "Arguments": request})
     wait_until(lambda: list(home.path.glob("endpoints/**/name.txt")) and len(processes_of(home.folder)) >= 3)
     process.send_signal(number)
     process.communicate(timeout=10)
@@ -183,43 +188,74 @@ def test_a_transform_ends_with_its_server(home: Home, number: int, status: str) 
     assert home.ended(arn) == status
     wait_until(lambda: not processes_of(home.folder), seconds=3)
     assert home.statuses(arn)["Transform"] == status
-    [job] = State(home.path).all("TransformJob")
-    assert job["TransformJobStatus"] == status
+    assert [job["TransformJobStatus"] for job in State(home.path).all("TransformJob")] == [status]
+
+
+def test_kill_9_of_a_searchs_runner_ends_its_trials_and_their_records(home: Home) -> None:
+    ranges = {"ContinuousParameterRanges": [{"Name": "rate", "MinValue": "0", "MaxValue": "1"}]}
+    step = Lab(home.folder).tuning("Tune", "import time\nprint('score=1', flush=True)\ntime.sleep(60)", ranges, jobs=4)
+    step["Arguments"]["HyperParameterTuningJobName"] = "own"
+    process = started(home, step)
+    wait_until(lambda: home.path.exists() and len(State(home.path).all("TrainingJob")) == 2)
+    process.kill()
+    process.communicate()
+    assert home.ended(newest(home)) == "Failed"
+    wait_until(lambda: not processes_of(home.folder), seconds=5)
+    trials = State(home.path).all("TrainingJob")
+    assert {(trial["TrainingJobStatus"], trial["FailureReason"]) for trial in trials} == {("Failed", LOST)}
+    [search] = State(home.path).all("HyperParameterTuningJob")
+    assert search["HyperParameterTuningJobStatus"] == "Failed"
+    assert search["HyperParameterTuningJobName"].startswith("own-")
 
 
 # suspended or hung
 
 
-def test_a_suspended_runner_is_stopped_and_one_that_hears_nothing_is_killed(home: Home) -> None:
-    home.put(*slow(home))
-    arn = home.start()
-    wait_until(lambda: home.ran[-1:] == ["Waits"])
-    os.kill(runner_of(home), signal.SIGSTOP)
+def test_a_suspended_runner_is_stopped_and_one_that_is_suspended_again_is_killed(home: Home) -> None:
+    arn = waiting_without_command(home)
+    signal_runner(home, signal.SIGSTOP)
     assert {home.status(arn) for _ in range(5)} == {"Executing"}
-    done = run_cli("stop", "--json", "--home", home.path, "--pipeline", "pipe")
-    assert (done.returncode, json.loads(done.stdout)["status"]) == (0, "Stopped")
-    assert home.statuses(arn)["Waits"] == "Stopped"
-
-
-def test_a_runner_that_does_not_answer_is_killed_with_its_jobs_and_settled(home: Home) -> None:
-    home.put(*slow(home))
-    arn = home.start()
-    wait_until(lambda: home.ran[-1:] == ["Waits"])
-    pid = runner_of(home)
-    os.kill(pid, signal.SIGSTOP)
+    assert stopped_by_command(home)
+    assert home.statuses(arn) == ENDED_HERE
+    home.forget()
+    home.retry_without_waiting(arn)
+    wait_until(lambda: home.ran == ["Waits"])
+    signal_runner(home, signal.SIGSTOP)
     home.sagemaker.stop_pipeline_execution(PipelineExecutionArn=arn)
-    os.kill(pid, signal.SIGSTOP)  # if it was quick, it has stopped; else it hears nothing any more
-    State(home.path).update_execution(arn, StopTime=time.time() - 2000)  # it has had its time
+    State(home.path).update_execution(arn, StopTime=time.time() - 20)  # it has had its time
     assert home.ended(arn) == "Stopped"
-    assert home.statuses(arn)["Waits"] == "Stopped"
+    assert home.statuses(arn) == ENDED_HERE
     home.go()
     assert home.retry(arn) == "Succeeded"
 
 
+@pytest.mark.parametrize("hangs", ["before it heard", "after it heard", "never"])
+def test_a_runner_that_hangs_is_killed_after_a_stop_and_one_that_waits_for_its_job_is_not(
+    home: Home, hangs: str
+) -> None:
+    """The regular expression of a metric takes for ever on what the script prints, at once or when it is stopped."""
+    endless = "print('a' * 60, flush=True)"
+    code = f"import signal, time\nsignal.signal(signal.SIGTERM, lambda *_: {endless if 'after' in hangs else None})\n"
+    code += f"print('ready', flush=True)\n{endless if 'before' in hangs else ''}\nwhile True: time.sleep(0.1)"
+    home.put(Lab(home.folder).training("Train", code, metrics={"loss": "(a+)+="}))
+    arn = home.start()
+    wait_until(lambda: any("ready" in log.read_text() for log in home.path.glob("jobs/*/log.txt")))
+    time.sleep(0.5)
+    home.sagemaker.stop_pipeline_execution(PipelineExecutionArn=arn)
+    time.sleep(3)
+    document = State(home.path).execution(arn) or {}
+    assert (document["PipelineExecutionStatus"], "StopHeard" in document) == ("Stopping", "before" not in hangs)
+    assert (time.time() - document.get("StopHeard", 0) < 2.5) == (hangs == "never")
+    if hangs == "never":
+        signal_runner(home, signal.SIGKILL)
+    State(home.path).update_execution(arn, StopTime=0, StopHeard=0)  # without our patience
+    assert home.ended(arn) == "Stopped"
+    assert home.statuses(arn) == {"Train": "Stopped"}
+
+
 def test_stop_from_another_terminal_comes_right_after_the_start_too(home: Home) -> None:
     process = waiting(home)
-    done = run_cli("stop", "--json", "--home", home.path, "--pipeline", "pipe")
-    assert (done.returncode, json.loads(done.stdout)["status"]) == (0, "Stopped")
+    assert stopped_by_command(home)
     process.communicate(timeout=10)
     assert process.returncode == 1
     with pytest.raises(ClientError, match="can be stopped; this one is Stopped"):
@@ -244,20 +280,19 @@ def test_an_execution_that_starts_slowly_is_disturbed_by_nobody_and_watched_to_i
         while not over.is_set():
             client.list_pipeline_executions(PipelineName="pipe")
 
-    threads = [threading.Thread(target=look) for _ in range(2)]
-    for thread in threads:
-        thread.start()
+    thread = threading.Thread(target=look)
+    thread.start()
     try:
         arn = home.start()
-        os.kill(runner_of(home, arn), signal.SIGSTOP)
+        signal_runner(home, signal.SIGSTOP)
         assert {home.status(arn) for _ in range(20)} == {"Executing"}
-        os.kill(runner_of(home, arn), signal.SIGCONT)
+        signal_runner(home, signal.SIGCONT)
         wait_until(lambda: home.ran[-1:] == ["Waits"], seconds=30)
     finally:
         over.set()
-        for thread in threads:
-            thread.join()
-    process = started("status", "--watch", "--json", "--home", home.path, "--pipeline", "pipe")
+        thread.join()
+    words = command_line("status", "--watch", "--json", "--home", home.path, "--pipeline", "pipe")
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     time.sleep(0.8)
     assert process.poll() is None
     home.go()
@@ -266,16 +301,13 @@ def test_an_execution_that_starts_slowly_is_disturbed_by_nobody_and_watched_to_i
 
 
 def test_only_one_of_several_retries_and_creations_at_once_has_an_effect(home: Home) -> None:
-    home.put(*slow(home))
-    arn = home.start()
-    wait_until(lambda: home.ran[-1:] == ["Waits"])
+    arn = waiting_without_command(home)
     with pytest.raises(ClientError, match="can be retried; this one is Executing"):
         home.retry(arn)
-    os.kill(runner_of(home), signal.SIGKILL)
+    signal_runner(home, signal.SIGKILL)
     assert home.ended(arn) == "Failed"
     home.go()
-    retry = home.sagemaker.retry_pipeline_execution
-    assert len(all_at_once(4, lambda: retry(PipelineExecutionArn=arn))) == 3
+    assert len(all_at_once(4, lambda: home.retry_without_waiting(arn))) == 3
     assert home.ended(arn) == "Succeeded"
     assert home.ran == ["First", "Second", "Waits", "Waits", "Last"]
     with pytest.raises(ClientError, match="can be retried; this one is Succeeded"):
@@ -287,57 +319,16 @@ def test_only_one_of_several_retries_and_creations_at_once_has_an_effect(home: H
 def test_runs_at_once_in_a_new_home_keep_their_own_steps_and_functions(home: Home) -> None:
     processes = {}
     for name in ("left", "right", "middle"):
-        folder = home.folder / name
-        folder.mkdir()
-        (folder / "code.py").write_text(f"def handler(event, context):\n    return {{'name': {name!r}}}\n")
-        call = {
-            "Name": "Call",
-            "Type": "Lambda",
-            "FunctionArn": "arn:aws:lambda:us-east-1:000000000000:function:fn",
-            "DependsOn": ["Wait"],
-            "Arguments": {},
-            "OutputParameters": [{"OutputName": "name", "OutputType": "String"}],
-        }
-        wait = python_step("Wait", "import time; time.sleep(0.3)")
-        path = file_of(home, wait, call, python_step(name, "pass"), name=f"{name}/pipeline")
-        words = ["--definition", path, "--lambda", f"fn={folder / 'code.py'}:code.handler", "--home", home.path]
-        processes[name] = started("run", "--json", *words)
+        code = Path(home.folder, f"{name}.py")
+        code.write_text(f"def handler(event, context):\n    return {{'name': {name!r}}}\n")
+        steps = [
+            call("Call", {}, {"name": "String"}, DependsOn=[name]),
+            python_step(name, "import time; time.sleep(1)"),
+        ]
+        processes[name] = started(home, *steps, name=name, options=["--json", "--lambda", f"fn={code}:handler"])
     for name, process in processes.items():
         document = json.loads(process.communicate(timeout=60)[0])
         steps = {step["name"]: step for step in document["steps"]}
-        assert document["status"] == "Succeeded"
-        assert sorted(steps) == sorted(["Call", "Wait", name])
+        assert (document["status"], sorted(steps)) == ("Succeeded", sorted(["Call", name]))
         assert steps["Call"]["outputs"] == {"name": name}
     assert len({document["PipelineName"] for document in State(home.path).executions()}) == 3
-
-
-def test_one_of_two_runs_can_be_stopped_without_the_other(home: Home) -> None:
-    stays = waiting(home)
-    home.forget()
-    goes = waiting(home, "other")
-    goes.send_signal(signal.SIGINT)
-    goes.communicate(timeout=10)
-    found = State(home.path).executions()
-    assert [document["PipelineExecutionStatus"] for document in found] == ["Stopped", "Executing"]
-    home.go()
-    stays.communicate(timeout=10)
-    assert stays.returncode == 0
-
-
-def test_kill_9_of_a_searchs_runner_ends_its_trials_and_their_records(any_lab: Lab) -> None:
-    code = "import pathlib, time\nprint('score=1', flush=True)\ntime.sleep(60)"
-    ranges = {"ContinuousParameterRanges": [{"Name": "rate", "MinValue": "0", "MaxValue": "1"}]}
-    step = any_lab.tuning("Tune", code, ranges, jobs=4, parallel=2)
-    step["Arguments"]["HyperParameterTuningJobName"] = "own"
-    process = subprocess.Popen(any_lab.command({"Version": "2020-12-01", "Steps": [step]}), stdout=subprocess.PIPE)
-    home = Home(any_lab.folder, any_lab.folder)
-    wait_until(lambda: home.path.exists() and len(State(home.path).all("TrainingJob")) == 2)
-    process.kill()
-    process.communicate()
-    assert home.ended(newest(home)) == "Failed"
-    wait_until(lambda: not processes_of(home.folder), seconds=5)
-    trials = State(home.path).all("TrainingJob")
-    assert {(trial["TrainingJobStatus"], trial["FailureReason"]) for trial in trials} == {("Failed", LOST)}
-    [search] = State(home.path).all("HyperParameterTuningJob")
-    assert search["HyperParameterTuningJobStatus"] == "Failed"
-    assert search["HyperParameterTuningJobName"].startswith("own-")

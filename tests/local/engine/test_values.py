@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.local.engine.retries import retry_wait
+from pipeline.local.engine.execution import retry_wait
 from tests.local.lab import (
     ROLE,
     Lab,

@@ -31,9 +31,9 @@ from pipeline.definition.check import check  # noqa: E402 - found by the line ab
 from pipeline.definition.conditions import holds  # noqa: E402
 from pipeline.definition.diff import differences  # noqa: E402
 from pipeline.definition.expressions import Scope, resolve  # noqa: E402
-from pipeline.definition.limits import not_honoured  # noqa: E402
 from pipeline.definition.parameters import bind  # noqa: E402
 from pipeline.definition.requests import as_request  # noqa: E402
+from pipeline.definition.runnable import not_honoured  # noqa: E402
 from pipeline.definition.steps import load_definition, read_graph  # noqa: E402
 from pipeline.errors import PipelineError  # noqa: E402
 

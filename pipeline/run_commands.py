@@ -201,8 +201,7 @@ def selection(arguments: Arguments, target: Target, name: str, text: str) -> dic
         return None
     if first and only:
         raise UsageError("--from and --only both choose steps; give one of them.")
-    from pipeline.definition.selection import selection_faults, values_needed
-    from pipeline.definition.steps import read_graph
+    from pipeline.definition.steps import read_graph, selection_faults, values_needed
 
     graph = read_graph(json.loads(text))
     named = [step.strip() for step in (first or only or "").split(",")]
@@ -241,7 +240,8 @@ def refuse_what_cannot_run(target: LocalTarget, content: dict[str, Any], paramet
 def say_limits(target: Target, text: str) -> None:
     """What the local target ignores."""
     if isinstance(target, LocalTarget):
-        from pipeline.definition.limits import not_honoured, unknown_members
+        from pipeline.definition.check import unknown_members
+        from pipeline.definition.runnable import not_honoured
         from pipeline.local.sandbox.namespaces import missing_isolation
 
         content = json.loads(text)

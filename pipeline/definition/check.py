@@ -10,23 +10,24 @@ service, and reading it would make a run of small steps a tenth slower.
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pipeline.definition.conditions import condition_faults
 from pipeline.definition.expressions import expressions, references
 from pipeline.definition.paths import PathError, json_tokens, kind_of, listing, quoted
-from pipeline.definition.references import missing_faults, reference_faults
+from pipeline.definition.properties import missing_faults, reference_faults
 from pipeline.definition.requests import request_faults
-from pipeline.definition.runnable import duration_seconds, lacking
+from pipeline.definition.runnable import duration_seconds, lacking, member
 from pipeline.definition.step_types import STEP_TYPES
-from pipeline.definition.steps import Definition, Step, members
+from pipeline.definition.steps import Definition, Step, members, objects
 from pipeline.errors import PipelineError
 from pipeline.suggestion import did_you_mean
 
 TRIGGERS = ("Completed", "Failed", "Stopped", "Any")
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 STEP_MEMBERS = ("CacheConfig", "RetryPolicies", "PropertyFiles", "OutputParameters", "FunctionArn", "DisplayName")
+OUTPUTS = "ProcessingOutputConfig"
 RETRY_LIMITS = {"IntervalSeconds": 43200, "BackoffRate": 1000, "MaxAttempts": 20, "ExpireAfterMin": 14400}
 
 
@@ -49,6 +50,16 @@ def check(content: Any, *, service: bool = True, local: bool = False) -> list[st
     return list(dict.fromkeys([*problems, *definition.cycles()]))
 
 
+def unknown_members(content: Mapping[str, Any]) -> str:
+    """Name in a sentence what neither SageMaker nor the local target knows; empty when there is no such member.
+
+    It is misspelt, or newer than the installed botocore.
+    """
+    found = [problem for problem in check(content) if " is not a member of " in problem]
+    said = "Ignored, and refused by SageMaker unless it is newer than botocore here:"
+    return " ".join([said, *found[:3]]) if found else ""
+
+
 def definition_problems(definition: Definition) -> Iterator[str]:
     """What is wrong around the steps, whoever reads the definition."""
     yield from definition.malformed
@@ -61,30 +72,29 @@ def form_problems(definition: Definition, step: Step) -> Iterator[str]:
     """What is wrong with a step, whoever reads the definition."""
     if step.type not in STEP_TYPES:
         yield f"Step '{step.name}' has the type '{step.type}', which no step has.{did_you_mean(step.type, STEP_TYPES)}"
-    faults = [*step_faults(step), *dependency_faults(step), *condition_step_faults(step), *property_file_faults(step)]
-    yield from (f"Step '{step.name}': {fault}" for fault in faults)
+    yield from (f"Step '{step.name}': {fault}" for fault in (*step_faults(step), *property_file_faults(step)))
     yield from (f"Step '{step.name}' {fault}" for fault in reference_faults(definition, step))
 
 
 def local_problems(definition: Definition, step: Step) -> Iterator[str]:
     """What this machine cannot do for a step."""
     step_type = STEP_TYPES.get(step.type)
-    if step_type is None or step_type.refusal:
-        if step_type:
-            yield f"Step '{step.name}' is a step of type {step.type}, which does not run locally: {step_type.refusal}."
+    if step_type is None:
+        return
+    if step_type.refusal:
+        yield f"Step '{step.name}' is a step of type {step.type}, which does not run locally: {step_type.refusal}."
         return
     wrong = request_faults({key: step.definition.get(key) for key in STEP_MEMBERS})
-    wrong += request_faults(step.arguments) if step_type.creates else []
-    if (
-        step_type.creates and not step_type.job_kind and not wrong
-    ):  # it is asked of the API, which holds it to the model
-        from pipeline.definition.service_check import argument_faults
+    if step_type.creates:
+        wrong += request_faults(step.arguments)
+        if not step_type.job_kind and not wrong:  # the API is asked for it, and holds it to the service's model
+            from pipeline.definition.service_check import argument_faults
 
-        wrong += argument_faults(definition, step)
-    yield from (f"Step '{step.name}': {fault}" for fault in wrong)
+            wrong += argument_faults(definition, step)
     faults = [*member_faults(step), *lacking(step.arguments, step_type.needs)]
     if step_type.rule and not wrong:
         faults += step_type.rule(step.arguments)
+    yield from (f"Step '{step.name}': {fault}" for fault in wrong)
     yield from (f"Step '{step.name}' {fault}" for fault in faults)
 
 
@@ -97,75 +107,55 @@ def duplicates(noun: str, found: Iterable[Any]) -> Iterator[str]:
 
 def experiment_problems(definition: Definition) -> Iterator[str]:
     """What PipelineExperimentConfig refers to in vain; its fields are known before any step has run."""
-    experiment = definition.content.get("PipelineExperimentConfig")
+    config = "PipelineExperimentConfig"
+    experiment = definition.content.get(config)
     if not isinstance(experiment, dict | None):
-        yield f"PipelineExperimentConfig must be an object, but got {quoted(experiment)}."
+        yield f"{config} must be an object, but got {quoted(experiment)}."
         return
     for expression in expressions(list((experiment or {}).values())):
         try:
             found = references(expression)
         except PipelineError as error:
-            yield f"PipelineExperimentConfig has an expression that cannot be read: {error}"
+            yield f"{config} has an expression that cannot be read: {error}"
             continue
         for reference in found:
-            yield from (f"PipelineExperimentConfig {fault}" for fault in missing_faults(definition, reference))
-            if reference.root in ("Steps", "PipelineExperimentConfig"):
-                yield f"PipelineExperimentConfig reads {reference.text}, which has no value before the first step."
+            yield from (f"{config} {fault}" for fault in missing_faults(definition, reference))
+            if reference.root in ("Steps", config):
+                yield f"{config} reads {reference.text}, which has no value before the first step."
 
 
 def step_faults(step: Step) -> Iterator[str]:
-    """Name and Arguments."""
+    """What is wrong with a step's name, Arguments, dependencies and conditions."""
     name = step.definition.get("Name")
     if not isinstance(name, str) or not NAME.fullmatch(name):
         yield f"Name must be 1 to 64 letters, digits, dashes and underscores, but got {quoted(name)}."
     if not isinstance(step.definition.get("Arguments", {}), dict):
         yield f"Arguments must be an object, but got {quoted(step.definition['Arguments'])}."
-
-
-def dependency_faults(step: Step) -> Iterator[str]:
-    """Members of DependsOn that are neither a step's name nor a name with a trigger."""
-    for number, (name, trigger) in enumerate(step.triggers):
+    for number, (other, trigger) in enumerate(step.triggers):
         where = f"DependsOn[{number}]"
-        if not isinstance(name, str):
-            yield f"{where} must be a step's name or an object with Step and Trigger, but names {quoted(name)}."
+        if not isinstance(other, str):
+            yield f"{where} must be a step's name or an object with Step and Trigger, but names {quoted(other)}."
         elif trigger not in TRIGGERS:
             near = did_you_mean(str(trigger), TRIGGERS)
             yield f"{where}.Trigger must be one of {listing(TRIGGERS)}, but got {quoted(trigger)}.{near}"
-
-
-def condition_step_faults(step: Step) -> Iterator[str]:
-    """Conditions of unknown types, or without their operands."""
     if step.type == "Condition":
         conditions = step.arguments.get("Conditions")
-        if isinstance(conditions, list):
-            for condition in conditions:
-                yield from condition_faults(condition)
-        else:
+        if not isinstance(conditions, list):
             yield f"Conditions must be a list, but got {kind_of(conditions)}."
+        for condition in conditions if isinstance(conditions, list) else ():
+            yield from condition_faults(condition)
 
 
 def property_file_faults(step: Step) -> Iterator[str]:
-    """A property file is in one of the step's outputs, and has a name of its own."""
+    """What is wrong with property files: each is in one of the step's outputs, and has a name of its own."""
     files = step.objects("PropertyFiles")
     yield from duplicates("property files", [file.get("PropertyFileName") for file in files])
-    outputs = output_names(step)
+    outputs = [str(member(output, "OutputName")) for output in objects(member(step.arguments.get(OUTPUTS), "Outputs"))]
     for file in files:
         name, output = str(file.get("PropertyFileName")), str(file.get("OutputName"))
         if output not in outputs:
-            has = listing(outputs) if outputs else "none"
-            hint = did_you_mean(output, outputs)
+            has, hint = listing(outputs) if outputs else "none", did_you_mean(output, outputs)
             yield f"property file '{name}' is in output '{output}', but the step's outputs are {has}.{hint}"
-
-
-def output_names(step: Step) -> list[str]:
-    """The names of a processing job's outputs."""
-    config = step.arguments.get("ProcessingOutputConfig")
-    outputs = config.get("Outputs") if isinstance(config, dict) else None
-    return [
-        str(output.get("OutputName"))
-        for output in (outputs if isinstance(outputs, list) else [])
-        if isinstance(output, dict)
-    ]
 
 
 def member_faults(step: Step) -> Iterator[str]:
@@ -175,9 +165,8 @@ def member_faults(step: Step) -> Iterator[str]:
     cache = step.definition.get("CacheConfig")
     expires = cache.get("ExpireAfter") if isinstance(cache, dict) else None
     if expires is not None and duration_seconds(expires) is None:
-        yield (
-            f"has {quoted(expires)} as CacheConfig.ExpireAfter, which is not an ISO 8601 duration such as P30D or PT2H."
-        )
+        duration = "an ISO 8601 duration such as P30D or PT2H"
+        yield f"has {quoted(expires)} as CacheConfig.ExpireAfter, which is not {duration}."
     for key, operand in members(step.own):
         if key == "Std:JsonGet" and isinstance(operand, dict) and isinstance(operand.get("Path"), str):
             try:

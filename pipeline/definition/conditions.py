@@ -49,15 +49,15 @@ class ConditionError(PipelineError):
 
 
 def holds(condition: Condition | list[Condition], scope: Scope) -> bool:
-    """Whether a condition, or every condition of a list, is true."""
-    faults = [
-        fault
-        for each in (condition if isinstance(condition, list) else [condition])
-        for fault in condition_faults(each)
-    ]
-    if faults:
+    """Whether a condition, or every condition of a list, is true.
+
+    Raises:
+        PipelineError: a condition is not well formed, or its operands have no value or do not compare.
+    """
+    conditions = condition if isinstance(condition, list) else [condition]
+    if faults := [fault for each in conditions for fault in condition_faults(each)]:
         raise ConditionError(" ".join(dict.fromkeys(faults)))
-    return all(_outcomes(condition, scope)) if isinstance(condition, list) else _holds(condition, scope)
+    return False not in [_holds(each, scope) for each in conditions]  # a list: none is skipped
 
 
 def condition_faults(condition: Any) -> Iterator[str]:
@@ -73,40 +73,33 @@ def condition_faults(condition: Any) -> Iterator[str]:
     elif not isinstance(condition.get(FIELDS[condition_type][-1]), list) and condition_type in ("In", "Or"):
         yield f"A condition of type {condition_type} needs a list as {FIELDS[condition_type][-1]}."
     elif condition_type in ("Not", "Or"):
-        for member in [condition["Condition"]] if condition_type == "Not" else condition["Conditions"]:
+        for member in _inner(condition):
             yield from condition_faults(member)
     else:
-        for operand in operands(condition):
+        sides = [condition[name] for name in SIDES] if condition_type in COMPARISONS else None
+        for operand in sides or [condition["QueryValue"], *condition["Values"]]:
             if not is_single(operand):
                 yield f"{condition_type} compares single values, but got {kind_of(operand)}."
 
 
-def operands(condition: Condition) -> list[Any]:
-    """The values that a comparison compares."""
-    return [condition["QueryValue"], *condition["Values"]] if "Values" in condition else [condition[n] for n in SIDES]
+def _inner(condition: Condition) -> list[Any]:
+    """The conditions that a Not or an Or holds."""
+    return {"Not": [condition.get("Condition")], "Or": condition.get("Conditions")}.get(condition["Type"]) or []
 
 
 def type_faults(condition: Condition, type_of: TypeOf) -> Iterator[str]:
     """The comparisons in a well-formed condition whose operands have known types that differ."""
-    nested = [condition["Condition"]] if condition["Type"] == "Not" else condition.get("Conditions", [])
-    for member in nested:
+    for member in _inner(condition):
         yield from type_faults(member, type_of)
     if condition["Type"] in COMPARISONS:
-        compared = [(operand, group_of(operand, type_of)) for operand in operands(condition)]
+        compared = [
+            (operand, GROUPS.get(type_of(operand) or "") if is_expression(operand) else kind_of(operand))
+            for operand in (condition[name] for name in SIDES)
+        ]
         groups = {group for _, group in compared}
         if None not in groups and len(groups) > 1:
             sides = " with ".join(f"{describe(operand)} ({group})" for operand, group in compared)
             yield f"{condition['Type']} compares {sides}, but both must be of the same type."
-
-
-def group_of(operand: Any, type_of: TypeOf) -> str | None:
-    """How conditions compare the operand; None when only the run will tell."""
-    return GROUPS.get(type_of(operand) or "") if is_expression(operand) else kind_of(operand)
-
-
-def _outcomes(conditions: list[Condition], scope: Scope) -> list[bool]:
-    """The outcome of every condition: none is skipped."""
-    return [_holds(condition, scope) for condition in conditions]
 
 
 def _holds(condition: Condition, scope: Scope) -> bool:
@@ -115,14 +108,17 @@ def _holds(condition: Condition, scope: Scope) -> bool:
     if condition_type == "Not":
         return not _holds(condition["Condition"], scope)
     if condition_type == "Or":
-        return any(_outcomes(condition["Conditions"], scope))
+        return True in [_holds(each, scope) for each in condition["Conditions"]]
     if condition_type == "In":
         query = _operand(condition, "QueryValue", scope)
         values = resolve(condition["Values"], scope)
         return any(kind_of(value) == kind_of(query) and value == query for value in values)
     left, right = (_operand(condition, name, scope) for name in SIDES)
     if kind_of(left) != kind_of(right):
-        sides = (_side(condition[name], value) for name, value in zip(SIDES, (left, right), strict=True))
+        sides = []
+        for name, value in zip(SIDES, (left, right), strict=True):
+            written, literal = describe(condition[name]), describe(value)
+            sides.append(f"{literal if written == literal else f'{written} = {literal}'} ({kind_of(value)})")
         raise ConditionError(
             f"{condition_type} compares {' with '.join(sides)}, but both must be of the same type. "
             "Convert one of them where it is written."
@@ -131,7 +127,7 @@ def _holds(condition: Condition, scope: Scope) -> bool:
 
 
 def _operand(condition: Condition, name: str, scope: Scope) -> Any:
-    """One side; a single value that has an order where one is needed."""
+    """The value of one side: a single one, with an order where that is needed."""
     value = resolve(condition[name], scope)
     accepted = COMPARABLE if condition["Type"] in ("Equals", "In") else ORDERED
     is_undefined = isinstance(value, float) and math.isnan(value)
@@ -142,9 +138,3 @@ def _operand(condition: Condition, name: str, scope: Scope) -> Any:
             f"but {describe(condition[name])} is {found}."
         )
     return value
-
-
-def _side(expression: Any, value: Any) -> str:
-    """An operand with what it stands for: `Parameters.MinAccuracy = 0.8 (a number)`."""
-    written, literal = describe(expression), describe(value)
-    return f"{literal if written == literal else f'{written} = {literal}'} ({kind_of(value)})"

@@ -15,29 +15,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.definition.paths import (
-    LONGEST,
-    PathError,
-    Token,
-    json_get,
-    kind_of,
-    listing,
-    look_up,
-    quoted,
-    tokenize,
-)
+from pipeline.definition.paths import LONGEST, PathError, Token, json_get, kind_of, listing, look_up, quoted, tokenize
 from pipeline.errors import PipelineError
 from pipeline.suggestion import did_you_mean
 
 EXECUTION_VARIABLES = (
-    "StartDateTime",
-    "CurrentDateTime",
-    "PipelineName",
-    "PipelineArn",
-    "PipelineExecutionId",
-    "PipelineExecutionArn",
-    "TrainingJobName",
-    "ProcessingJobName",
+    *("StartDateTime", "CurrentDateTime", "PipelineName", "PipelineArn", "PipelineExecutionId", "PipelineExecutionArn"),
+    *("TrainingJobName", "ProcessingJobName"),
 )
 ROOTS = {  # what a Get begins with, and the noun for what is named after it
     "Parameters": "parameter",
@@ -116,8 +100,7 @@ def references(value: Any) -> list[Reference]:
             found += references(_join_values(operand))
         else:
             source = _json_source(operand)
-            is_file = "PropertyFile" in operand
-            found += [parse_property_file(source)] if is_file else references(source)
+            found += [parse_property_file(source)] if "PropertyFile" in operand else references(source)
     return found
 
 
@@ -138,14 +121,11 @@ def parse_reference(text: str) -> Reference:
 
 def parse_property_file(source: Any) -> Reference:
     """Read the operand of `PropertyFile`: {"Get": "Steps.<step>.PropertyFiles.<name>"}."""
-    if is_expression(source) and "Get" in source:
-        reference = parse_reference(source["Get"])
-        if reference.property_file is not None:
-            return reference
-    raise ExpressionError(
-        "Std:JsonGet needs a PropertyFile of the form "
-        f'{{"Get": "Steps.<step>.PropertyFiles.<name>"}}, but got {brief(source)}.'
-    )
+    reference = parse_reference(source["Get"]) if is_expression(source) and "Get" in source else None
+    if reference is None or reference.property_file is None:
+        form = '{"Get": "Steps.<step>.PropertyFiles.<name>"}'
+        raise ExpressionError(f"Std:JsonGet needs a PropertyFile of the form {form}, but got {brief(source)}.")
+    return reference
 
 
 def resolve(value: Any, scope: Scope) -> Any:
@@ -215,16 +195,14 @@ def _get(text: str, scope: Scope) -> Any:
 
 
 def _join(operand: Any, scope: Scope) -> str:
-    return str(operand.get("On", "")).join(_join_text(value, scope) for value in _join_values(operand))
-
-
-def _join_text(value: Any, scope: Scope) -> str:
-    resolved = resolve(value, scope)
-    if isinstance(resolved, dict | list) or resolved is None:
-        raise ExpressionError(
-            f"Std:Join takes text, numbers and booleans, but {describe(value)} is {kind_of(resolved)}."
-        )
-    return text_of(resolved)
+    words = []
+    for value in _join_values(operand):
+        resolved = resolve(value, scope)
+        if isinstance(resolved, dict | list) or resolved is None:
+            accepted = "text, numbers and booleans"
+            raise ExpressionError(f"Std:Join takes {accepted}, but {describe(value)} is {kind_of(resolved)}.")
+        words.append(text_of(resolved))
+    return str(operand.get("On", "")).join(words)
 
 
 def _join_values(operand: Any) -> list[Any]:

@@ -44,7 +44,8 @@ def tokenize(path: str) -> tuple[Token, ...]:
     position = 0
     while position < len(path):
         match = _PART.match(path, position)
-        if match is None or not _separated(path, position):
+        separated = path[position] in ".[" if position else path[0] != "."
+        if match is None or not separated:
             raise PathError(
                 f"Path {quoted(path)} cannot be read from character {position + 1}: {quoted(path[position:])}. "
                 "Accepted are names joined by dots, [0] and ['any name']."
@@ -55,11 +56,6 @@ def tokenize(path: str) -> tuple[Token, ...]:
     if not tokens:
         raise PathError("A path must name something, but it is empty.")
     return tuple(tokens)
-
-
-def _separated(path: str, position: int) -> bool:
-    """Whether a dot or a bracket stands between two parts, and no dot before the first."""
-    return path[position] in ".[" if position else path[0] != "."
 
 
 def format_path(tokens: Sequence[Token], *, root: str = "") -> str:
@@ -92,13 +88,12 @@ def json_get(document: Any, path: str | None, *, root: str = "") -> Any:
 
 
 def _walk(document: Any, tokens: Sequence[Token], *, root: str, members: Callable[[Any], dict[Token, Any]]) -> Any:
-    value = document
     for depth, token in enumerate(tokens):
-        found = members(value)
+        found = members(document)
         if token not in found:
-            raise PathError(_not_found(value, token, found, format_path(tokens[:depth], root=root)))
-        value = found[token]
-    return value
+            raise PathError(_not_found(document, token, found, format_path(tokens[:depth], root=root)))
+        document = found[token]
+    return document
 
 
 def _indexed_members(value: Any) -> dict[Token, Any]:
@@ -111,30 +106,25 @@ def _named_members(value: Any) -> dict[Token, Any]:
     members = _indexed_members(value)
     if isinstance(value, list):
         for item in value:
-            name = _name_of(item)
-            if name is not None:
-                members.setdefault(name, item)
+            names = (
+                [item[key] for key in _NAMING_KEYS if isinstance(item.get(key), str)] if isinstance(item, dict) else []
+            )
+            if names:
+                members.setdefault(names[0], item)
     return members
 
 
-def _name_of(item: Any) -> str | None:
-    if not isinstance(item, dict):
-        return None
-    return next((item[key] for key in _NAMING_KEYS if isinstance(item.get(key), str)), None)
-
-
 def _not_found(value: Any, token: Token, found: dict[Token, Any], parent: str) -> str:
-    where = parent or "The document"
-    path = format_path([token], root=parent)
-    if not isinstance(value, dict | list):
-        return f"{path} was not found: {where} is {kind_of(value)}, which has no members."
-    if not found:
-        return f"{path} was not found: {where} is empty."
-    if isinstance(value, list) and (isinstance(token, int) or not any(isinstance(name, str) for name in found)):
-        count = f"{len(value)} members, [0] to [{len(value) - 1}]" if len(value) > 1 else "one member, [0]"
-        return f"{path} was not found: {where} has {count}."
     names = [name for name in found if isinstance(name, str)]
-    return f"{path} was not found: {where} has {listing(names)}.{did_you_mean(str(token), names)}"
+    if not isinstance(value, dict | list):
+        has = f"is {kind_of(value)}, which has no members."
+    elif not found:
+        has = "is empty."
+    elif isinstance(value, list) and (isinstance(token, int) or not names):
+        has = f"has {len(value)} members, [0] to [{len(value) - 1}]." if len(value) > 1 else "has one member, [0]."
+    else:
+        has = f"has {listing(names)}.{did_you_mean(str(token), names)}"
+    return f"{format_path([token], root=parent)} was not found: {parent or 'The document'} {has}"
 
 
 _KINDS = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a string"}

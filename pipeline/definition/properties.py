@@ -1,29 +1,90 @@
-"""The type of what a step reads from another, or why the service returns no such thing.
+"""What the steps of a definition refer to: whether it exists, and its type as far as the definition tells.
 
 A step's properties are the response of its Describe operation, the outputs that a Lambda or Callback step declares, or
 a Condition's outcome. Names in lists and keys of maps must be among those that the step's own request declares.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cache
 from typing import Any
 
-from pipeline.definition.expressions import Reference, is_expression, references
-from pipeline.definition.paths import PathError, Token, format_path, look_up
-from pipeline.definition.references import missing_faults, outputs_of, unread_fault
-from pipeline.definition.service_model import Shape, operation
-from pipeline.definition.shapes import TYPES
+from pipeline.definition.expressions import EXECUTION_VARIABLES, ROOTS, Reference, is_expression, references
+from pipeline.definition.paths import PathError, Token, format_path, listing, look_up
+from pipeline.definition.shapes import CONTAINERS, Shape, operation
 from pipeline.definition.step_types import STEP_TYPES
 from pipeline.definition.steps import Definition, Step, objects
 from pipeline.errors import PipelineError
 from pipeline.suggestion import did_you_mean
 
-CONTAINERS = ("structure", "map", "list")
-Path = tuple[Token, ...]
+TYPES = {"String": "string", "Integer": "integer", "Float": "double", "Boolean": "boolean"}  # of parameters, of outputs
 
 
 class UnknownProperty(LookupError):
-    """A path that leads to no property; the text completes "Step 'A' reads Steps.B.C, but ..."."""
+    """A path leads to no property; the text completes "Step 'A' reads Steps.B.C, but ..."."""
+
+
+def reference_faults(definition: Definition, step: Step) -> Iterator[str]:
+    """What the step refers to in vain; the step's name is the subject of each sentence."""
+    for expression in step.expressions:
+        try:
+            found = references(expression)
+        except PipelineError as error:
+            yield f"has an expression that cannot be read: {error}"
+            continue
+        for reference in found:
+            yield from missing_faults(definition, reference)
+        if "Get" in expression and found[0].property_file is not None:
+            yield f"reads {expression['Get']}, which only Std:JsonGet can read."
+    for name in [name for name, _ in step.triggers if isinstance(name, str)]:
+        target = definition.steps.get(name)
+        if target is None:
+            yield f"depends on '{name}', but no step has that name.{did_you_mean(name, definition.steps)}"
+        elif target.type == "Fail":
+            yield f"depends on '{name}', but nothing runs after a Fail step."
+
+
+def missing_faults(definition: Definition, reference: Reference) -> Iterator[str]:
+    """Why there is nothing to read, as far as the definition alone tells."""
+    experiment = definition.content.get("PipelineExperimentConfig")
+    names: dict[str, Collection[str]] = {
+        "Parameters": definition.parameters,
+        "Steps": definition.steps,
+        "Execution": EXECUTION_VARIABLES,
+        "PipelineExperimentConfig": experiment if isinstance(experiment, Mapping) else {},
+    }
+    known, root = names[reference.root], reference.root
+    if reference.name not in known:
+        hint = did_you_mean(reference.name, known)
+        yield f"reads {root}.{reference.name}, but no {ROOTS[root]} has that name.{hint}"
+    elif root == "Steps" and (fault := unread_fault(definition.steps[reference.name], reference)):
+        yield f"reads {reference.text}, but {fault}"
+
+
+def unread_fault(target: Step, reference: Reference) -> str | None:
+    """Why a step has nothing of that kind; None where it has, or only the service's model will tell."""
+    step_type = STEP_TYPES.get(target.type)
+    if reference.property_file is not None:
+        noun, name = "property files", reference.property_file
+        names = [str(file.get("PropertyFileName")) for file in target.objects("PropertyFiles")]
+    elif target.type == "Fail":
+        return "a Fail step has no properties."
+    elif not reference.path:
+        return "names none of the step's properties."
+    elif step_type is None or not step_type.properties:
+        return None
+    elif step_type.properties == "Outcome":
+        return None if reference.path == ("Outcome",) else f"a {target.type} step has only Outcome."
+    elif reference.path[0] != step_type.properties or len(reference.path) != 2:
+        return f"a {target.type} step has only OutputParameters['name']."
+    else:
+        noun, name, names = step_type.properties, str(reference.path[1]), list(_outputs(target))
+    hint = did_you_mean(name, names)
+    return None if name in names else f"its {noun} are {listing(names) if names else 'none'}.{hint}"
+
+
+def _outputs(step: Step) -> dict[str, Any]:
+    """Name -> type of the outputs that a Lambda or Callback step declares."""
+    return {str(output.get("OutputName")): output.get("OutputType") for output in step.objects("OutputParameters")}
 
 
 def visibility_faults(definition: Definition, step: Step) -> Iterator[str]:
@@ -42,8 +103,9 @@ def visibility_faults(definition: Definition, step: Step) -> Iterator[str]:
 def property_faults(definition: Definition, step: Step) -> Iterator[str]:
     """What the step reads that the service does not return, or that is no single value where one is needed."""
     for expression in step.expressions:
-        is_operand = "Get" not in expression or not STEP_TYPES[step.type].creates if step.type in STEP_TYPES else True
-        for reference in readable(expression):
+        is_operand = "Get" not in expression or (step.type in STEP_TYPES and not STEP_TYPES[step.type].creates)
+        is_operand |= step.type not in STEP_TYPES
+        for reference in _readable(expression):
             target = definition.steps.get(reference.name) if reference.root == "Steps" else None
             if target is None or unread_fault(target, reference):
                 continue
@@ -57,7 +119,7 @@ def property_faults(definition: Definition, step: Step) -> Iterator[str]:
                 yield f"reads {reference.text}, which is {kind}, but a single value is needed."
 
 
-def readable(expression: Any) -> list[Reference]:
+def _readable(expression: Any) -> list[Reference]:
     """What a well-formed expression refers to."""
     try:
         return references(expression)
@@ -74,18 +136,17 @@ def property_type(step: Step, reference: Reference) -> str | None:
     step_type = STEP_TYPES.get(step.type)
     if reference.property_file is not None or step_type is None or not reference.path:
         return None
-    if step_type.reads:
-        return response_type(step, reference.path)
-    if step_type.properties == ("Outcome",):
-        return "string"
-    return TYPES.get(str(outputs_of(step).get(str(reference.path[-1])))) if step_type.properties else None
+    if step_type.properties:
+        output_type = _outputs(step).get(str(reference.path[-1]))
+        return "string" if step_type.properties == "Outcome" else TYPES.get(str(output_type))
+    return response_type(step, reference.path) if step_type.reads else None
 
 
-def response_type(step: Step, path: Path) -> str:
+def response_type(step: Step, path: tuple[Token, ...]) -> str:
     """The type of a member of the Describe response."""
     shapes = property_shapes(step.type, path)
     for depth, shape in enumerate(shapes[:-1], start=1):
-        declared = declared_entries(step, path[:depth]) if shape.type in ("list", "map") else None
+        declared = _declared_entries(step, path[:depth]) if shape.type in ("list", "map") else None
         if declared is not None:
             try:
                 look_up({str(path[depth - 1]): declared}, path[depth - 1 : depth + 1])
@@ -94,10 +155,9 @@ def response_type(step: Step, path: Path) -> str:
     return shapes[-1].type
 
 
-def declared_entries(step: Step, path: Path) -> Any:
+def _declared_entries(step: Step, path: tuple[Token, ...]) -> Any:
     """The list or map that the request declares where the response has this one; None when it declares none."""
-    derived = DERIVED.get((step.type, path[-1]))
-    if derived:
+    if derived := DERIVED.get((step.type, path[-1])):
         return derived(step.arguments)
     try:
         found = look_up(step.arguments, path)
@@ -135,28 +195,26 @@ def type_of(definition: Definition, expression: Any) -> str | None:
     """The type of an expression's value, as shapes name types; None where only the run will tell."""
     if "Std:Join" in expression:
         return "string"
-    reference = next(iter(readable(expression)), None) if "Get" in expression else None
+    reference = next(iter(_readable(expression)), None) if "Get" in expression else None
     if reference is None or any(missing_faults(definition, reference)):
         return None
     if reference.root == "Parameters":
         return TYPES.get(str(definition.parameters[reference.name].get("Type")))
-    if reference.root != "Steps":
-        return "string"
     try:
-        return property_type(definition.steps[reference.name], reference)
+        return property_type(definition.steps[reference.name], reference) if reference.root == "Steps" else "string"
     except UnknownProperty:
         return None
 
 
 def default_of(definition: Definition, expression: Any) -> tuple[str, Any] | None:
     """The parameter that an expression reads, with its default."""
-    reference = next(iter(readable(expression)), None) if "Get" in expression else None
+    reference = next(iter(_readable(expression)), None) if "Get" in expression else None
     parameter = definition.parameters.get(reference.name, {}) if reference and reference.root == "Parameters" else {}
     return (str(parameter.get("Name")), parameter["DefaultValue"]) if "DefaultValue" in parameter else None
 
 
 @cache
-def responses(step_type: str) -> Mapping[str, Shape]:
+def _responses(step_type: str) -> Mapping[str, Shape]:
     """The members of all responses about a step, those of the first operation before others of the same name."""
     outputs = [operation(name, "output") for name in reversed(STEP_TYPES[step_type].reads)]
     return {name: output.member(name) for output in outputs for name in output.members}
@@ -166,14 +224,20 @@ def property_shapes(step_type: str, path: tuple[Token, ...]) -> list[Shape]:
     """The shapes along a path below a step, one for each of its tokens."""
     shapes: list[Shape] = []
     for depth, token in enumerate(path):
-        inner = _member(shapes[-1], token) if shapes else responses(step_type).get(str(token))
+        inner = _inner_shape(shapes[-1], token) if shapes else _responses(step_type).get(str(token))
         if inner is None:
-            raise UnknownProperty(_why_unknown(step_type, shapes, path[: depth + 1]))
+            where, reads, word = format_path(path[:depth]), STEP_TYPES[step_type].reads[0], str(token)
+            if not shapes:
+                raise UnknownProperty(f"{reads} does not return {word}.{did_you_mean(word, _responses(step_type))}")
+            if shapes[-1].type == "structure":
+                hint = did_you_mean(word, shapes[-1].members)
+                raise UnknownProperty(f"{reads} returns no {word} in {where}.{hint}")
+            raise UnknownProperty(f"{where} has no members that {word!r} could name.")
         shapes.append(inner)
     return shapes
 
 
-def _member(shape: Shape, token: Token) -> Shape | None:
+def _inner_shape(shape: Shape, token: Token) -> Shape | None:
     """Where one token of a path leads: a list of objects is entered by index or by name, a map by key."""
     if shape.type == "structure":
         return shape.member(str(token)) if token in shape.members else None
@@ -181,14 +245,3 @@ def _member(shape: Shape, token: Token) -> Shape | None:
         inner = shape.member("member")
         return inner if isinstance(token, int) or inner.type == "structure" else None
     return shape.member("value") if shape.type == "map" and isinstance(token, str) else None
-
-
-def _why_unknown(step_type: str, shapes: list[Shape], path: tuple[Token, ...]) -> str:
-    """What is the matter with the last token of the path."""
-    reads, token = STEP_TYPES[step_type].reads[0], str(path[-1])
-    if not shapes:
-        return f"{reads} does not return {token}.{did_you_mean(token, responses(step_type))}"
-    where = format_path(path[:-1])
-    if shapes[-1].type == "structure":
-        return f"{reads} returns no {token} in {where}.{did_you_mean(token, shapes[-1].members)}"
-    return f"{where} has no members that {token!r} could name."

@@ -1,6 +1,6 @@
-"""What the local target lacks for a request, told from the step alone: said of every step before anything runs.
+"""What the local target cannot do for a definition: what it refuses of a step, and what it ignores.
 
-An expression stands for whatever is needed in its place. Sentences follow the step's name.
+An expression stands for whatever is needed in its place. Sentences about a step follow its name.
 """
 
 import re
@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.definition.expressions import expressions, is_expression
 from pipeline.definition.search_config import read_search_config
+from pipeline.definition.steps import Definition, members
 from pipeline.errors import DefinitionError
 
 TRAINING_NEEDS = ("AlgorithmSpecification", "OutputDataConfig.S3OutputPath")
@@ -28,11 +29,40 @@ PROGRAMS = {
 SCHEDULER = "amazon_sagemaker_scheduler"  # the entry point of the SDK's NotebookJobStep
 SUBMIT = "smspark-submit"
 PROGRAM = "sagemaker_program"
-LAUNCHERS = {  # what a request says that starts its script by what is not on this machine
-    "mpirun": "MPI",
-    "spark_app.py": "Spark",
-    "--job_conda_env": "conda",
+LAUNCHERS = {"mpirun": "MPI", "spark_app.py": "Spark", "--job_conda_env": "conda"}  # a word of a command -> its program
+IGNORED = {  # a member of a request -> what one machine and one Python environment do not give
+    **dict.fromkeys(("InstanceType", "SupportedRealtimeInferenceInstanceTypes"), "instance types"),
+    "VolumeSizeInGB": "volume sizes",
+    "RoleArn": "roles",
+    "VpcConfig": "VPCs",
+    "EnableInterContainerTrafficEncryption": "traffic encryption",
+    **dict.fromkeys(("KmsKeyId", "VolumeKmsKeyId"), "KMS keys"),
+    "EnableManagedSpotTraining": "spot capacity",
+    **dict.fromkeys(("TrainingImage", "ImageUri", "Image"), "images"),
 }
+
+
+def not_honoured(content: Mapping[str, Any]) -> str:
+    """Say in one sentence what the local target ignores of a definition; empty when there is nothing to say."""
+    names: set[str] = set()
+    for step in Definition(content).all_steps:
+        found = list(members(step.arguments))
+        names |= {IGNORED[key] for key, value in found if key in IGNORED and value}
+        counts = [value for key, value in found if key == "InstanceCount"]
+        isolated = any(key == "EnableNetworkIsolation" and value for key, value in found)
+        if step.type == "Transform" and any(count != 1 for count in counts):
+            names.add("instance counts of transform jobs")
+        if any(key == "InitialInstanceCount" and value != 1 for key, value in found):
+            names.add("instance counts of endpoints")
+        if isolated and step.type == "Model":
+            names.add("network isolation of models")
+        if isolated and any(isinstance(count, int) and count > 1 for count in counts):
+            names.add("network isolation of jobs with several hosts")
+    if not names:
+        return ""
+    *most, last = sorted(names)
+    ignored = f"{', '.join(most)} and {last}" if most else last
+    return f"Local target: every job runs on this machine, in this Python environment; ignored are {ignored}."
 
 
 def lacking(arguments: Any, paths: Sequence[str], where: str = "") -> Iterator[str]:
@@ -62,23 +92,19 @@ def processing_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
     entrypoint = items(specification, "ContainerEntrypoint")
     program = PROGRAMS.get(repository(member(specification, "ImageUri")))
     if program or SUBMIT in entrypoint:
-        yield (
-            f"runs the program of AWS's {program or 'Spark'} image, which is not on this machine; replace it by a "
-            "Processing step with a script of your own."
-        )
+        remedy = "replace it by a Processing step with a script of your own"
+        yield f"runs the program of AWS's {program or 'Spark'} image, which is not on this machine; {remedy}."
     elif specification and not member(specification, "ContainerEntrypoint"):
-        yield (
-            "has no AppSpecification.ContainerEntrypoint, and its image's own is not on this machine; name the program."
-        )
+        own = "its image's own is not on this machine; name the program"
+        yield f"has no AppSpecification.ContainerEntrypoint, and {own}."
     for number, source in enumerate(items(arguments, "ProcessingInputs")):
         where = f"ProcessingInputs[{number}]"
         if member(source, "DatasetDefinition") or member(source, "AppManaged") is True:
             yield f"has an AppManaged input or DatasetDefinition in {where}, which is not downloaded here; use S3Input."
             continue
         yield from lacking(source, ("S3Input.S3Uri", "S3Input.LocalPath"), f"{where}.")
-        yield from data_faults(
-            member(source, "S3Input"), member(member(source, "S3Input"), "S3InputMode"), f"{where}.S3Input"
-        )
+        data = member(source, "S3Input")
+        yield from data_faults(data, member(data, "S3InputMode"), f"{where}.S3Input")
     for number, output in enumerate(items(member(arguments, "ProcessingOutputConfig"), "Outputs")):
         where = f"ProcessingOutputConfig.Outputs[{number}]"
         if member(output, "FeatureStoreOutput") or member(output, "AppManaged") is True:
@@ -98,7 +124,6 @@ def data_faults(source: Any, mode: Any, where: str) -> Iterator[str]:
 
 def training_faults(arguments: Mapping[str, Any], where: str = "") -> Iterator[str]:
     """Launcher, checkpoints, channels and metrics."""
-    yield from program_faults(arguments)
     yield from launcher_faults(arguments, where)
     if arguments.get("CheckpointConfig"):
         yield from lacking(arguments, ("CheckpointConfig.S3Uri",), where)
@@ -121,16 +146,33 @@ def training_faults(arguments: Mapping[str, Any], where: str = "") -> Iterator[s
 
 
 def launcher_faults(arguments: Mapping[str, Any], where: str = "") -> Iterator[str]:
-    """Ways to start a script that are not here."""
+    """What a training job is started by that is in AWS's images only."""
     algorithm = arguments.get("AlgorithmSpecification")
-    words = [*items(algorithm, "ContainerEntrypoint"), *items(algorithm, "ContainerArguments")]
-    values = [arguments.get("HyperParameters"), arguments.get("StaticHyperParameters")]
-    hyperparameters = [item for each in values if isinstance(each, Mapping) for item in each.items()]
-    for word in [word for word in words if isinstance(word, str)]:
+    image, entrypoint = repository(member(algorithm, "TrainingImage")), items(algorithm, "ContainerEntrypoint")
+    objects = [arguments.get(name) for name in ("HyperParameters", "StaticHyperParameters", "Environment")]
+    variables = [
+        {str(name): value for name, value in (each or {}).items()} if isinstance(each, Mapping | None) else {}
+        for each in objects
+    ]
+    has_script = bool(entrypoint) or any(name.lower() == PROGRAM for each in variables for name in each)
+    built_in = image if image in ALGORITHMS.split() else member(algorithm, "AlgorithmName")
+    if SCHEDULER in entrypoint:
+        yield "is a notebook job, which does not run locally; replace it by a step that runs the code as a script."
+    elif built_in and not has_script:
+        yield (
+            f"trains the built-in algorithm '{built_in}', whose program is not on this machine; "
+            "use script mode: a training script of your own with the same library."
+        )
+    elif not has_script and not (algorithm and is_expression(algorithm)):
+        yield (
+            "would start its image's own 'train' program, which is not on this machine; name a script by a "
+            "ContainerEntrypoint or by the hyperparameters sagemaker_program and sagemaker_submit_directory."
+        )
+    for word in [*entrypoint, *items(algorithm, "ContainerArguments")]:
         for sign, name in LAUNCHERS.items():
-            if word == sign or word.endswith((f"/{sign}", f" {sign}")):
+            if isinstance(word, str) and (word == sign or word.endswith((f"/{sign}", f" {sign}"))):
                 yield f"is started by {name}, which {where}AlgorithmSpecification names, and which is not run here."
-    for name, value in hyperparameters:
+    for name, value in [item for each in variables[:2] for item in each.items()]:
         if re.fullmatch(r"sagemaker_\w+_enabled", name) and str(value).lower() == "true" and "metrics" not in name:
             yield (
                 f"asks the image's launcher for {name}, which the local target does not have; "
@@ -138,33 +180,9 @@ def launcher_faults(arguments: Mapping[str, Any], where: str = "") -> Iterator[s
             )
 
 
-def program_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
-    """Programs that are in AWS's images only."""
-    algorithm = arguments.get("AlgorithmSpecification")
-    image, entrypoint = repository(member(algorithm, "TrainingImage")), items(algorithm, "ContainerEntrypoint")
-    values = [arguments.get("HyperParameters"), arguments.get("StaticHyperParameters"), arguments.get("Environment")]
-    names = {str(name).lower() for each in values if isinstance(each, Mapping) for name in each}
-    if SCHEDULER in entrypoint:
-        yield "is a notebook job, which does not run locally; replace it by a step that runs the code as a script."
-    elif (
-        (image in ALGORITHMS.split() or member(algorithm, "AlgorithmName")) and not entrypoint and PROGRAM not in names
-    ):
-        yield (
-            f"trains the built-in algorithm '{image or member(algorithm, 'AlgorithmName')}', whose program is not on "
-            "this machine; use script mode: a training script of your own with the same library."
-        )
-    elif not entrypoint and PROGRAM not in names and not (algorithm and is_expression(algorithm)):
-        yield (
-            "would start its image's own 'train' program, which is not on this machine; name a script by a "
-            "ContainerEntrypoint or by the hyperparameters sagemaker_program and sagemaker_submit_directory."
-        )
-
-
 def repository(image: Any) -> str:
     """The repository of an image of AWS's registries; empty for others, and where only the run will tell."""
-    found = (
-        re.fullmatch(r"\d{12}\.dkr\.ecr[.-][a-z0-9.-]+/([^:@]+)([:@].*)?", image) if isinstance(image, str) else None
-    )
+    found = re.fullmatch(r"\d{12}\.dkr\.ecr[.-][a-z0-9.-]+/([^:@]+)([:@].*)?", image if isinstance(image, str) else "")
     return found[1] if found else ""
 
 
@@ -190,10 +208,8 @@ def tuning_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
     metrics = items(template.get("AlgorithmSpecification"), "MetricDefinitions")
     names = [member(metric, "Name") for metric in metrics]
     if found.metric_name not in names and not any(map(is_expression, names)):
-        yield (
-            f"searches by the objective {found.metric_name!r}, but none of the MetricDefinitions of its "
-            "TrainingJobDefinition has that Name."
-        )
+        none = "none of the MetricDefinitions of its TrainingJobDefinition has that Name"
+        yield f"searches by the objective {found.metric_name!r}, but {none}."
 
 
 def model_faults(arguments: Mapping[str, Any]) -> Iterator[str]:

@@ -80,8 +80,7 @@ def read_search_config(
     Raises:
         DefinitionError: with every fault of the configuration.
     """
-    from pipeline.definition.service_model import operation  # which takes a while to load
-    from pipeline.definition.shape_check import ShapeCheck
+    from pipeline.definition.shapes import ShapeCheck, operation  # which takes a while to load
 
     check = ShapeCheck(OPERATION, type_of=lambda value: None, default_of=lambda value: None)
     if problems := list(check.problems(config, operation(OPERATION, "input").member(MEMBER))):

@@ -1,27 +1,38 @@
-"""What SageMaker would refuse of a definition: requests compared with its service model, and limits."""
+"""What SageMaker would refuse of a definition: requests compared with its service model, members and limits.
+
+The format around the requests (version 2020-12-01) is in botocore's model language in `format.json`. It is published
+only in prose, as a JSON schema that refuses the SDK's own output, and in what the SDK emits; the limits are those of
+all three. `document` stands for any JSON.
+"""
 
 import json
-from collections.abc import Iterator
-from dataclasses import replace
-from functools import partial
+from collections.abc import Iterator, Mapping
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 from pipeline.definition.conditions import condition_faults, type_faults
 from pipeline.definition.paths import listing
-from pipeline.definition.properties import default_of, metric_definitions, property_faults, type_of, visibility_faults
-from pipeline.definition.service_model import operation
-from pipeline.definition.shape_check import ShapeCheck
-from pipeline.definition.shapes import (
-    EXPRESSION_SHAPES,
-    MAX_CHARACTERS,
-    MAX_STEPS,
-    format_shape,
-    parameter_shape,
-    step_shape,
+from pipeline.definition.properties import (
+    TYPES,
+    default_of,
+    metric_definitions,
+    property_faults,
+    type_of,
+    visibility_faults,
 )
+from pipeline.definition.shapes import Shape, ShapeCheck, operation
 from pipeline.definition.step_types import STEP_TYPES
 from pipeline.definition.steps import Definition, Step, objects
 from pipeline.suggestion import did_you_mean
+
+REQUIRED_MEMBERS = ("FunctionArn", "SqsQueueUrl")
+STEP_ERRORS = ["Step.SERVICE_FAULT", "Step.THROTTLING"]
+JOB_ERRORS = ["SageMaker.JOB_INTERNAL_ERROR", "SageMaker.CAPACITY_ERROR", "SageMaker.RESOURCE_LIMIT"]
+MAX_STEPS = 50  # those of branches included
+MAX_CHARACTERS = 1_048_576  # PipelineDefinition of CreatePipeline
+EXPRESSION_SHAPES = frozenset(("ExperimentText", "FunctionArn", "SqsQueueUrl"))  # outside Arguments
+FORMAT: dict[str, Any] = json.loads((Path(__file__).parent / "format.json").read_text())
 
 
 def comparison(definition: Definition, owner: str, **options: Any) -> ShapeCheck:
@@ -35,9 +46,35 @@ def format_check(definition: Definition, words: str) -> ShapeCheck:
     return comparison(definition, owner, expression_shapes=EXPRESSION_SHAPES)
 
 
+def parameter_shape(parameter: Mapping[str, Any]) -> Shape:
+    """What a parameter's declaration must be, by its Type; EnumValues, if any, go with strings only."""
+    parameter_type, listed = str(parameter.get("Type")), parameter.get("EnumValues")
+    default: dict[str, Any] = {"type": TYPES[parameter_type]} if parameter_type in TYPES else FORMAT["Any"]
+    members = dict(FORMAT["Parameter"]["members"])
+    if parameter_type == "String":
+        default["max"] = 4096
+        if accepted := [value for value in listed if isinstance(value, str)] if isinstance(listed, list) else []:
+            default["enum"] = accepted
+    elif parameter_type in TYPES:
+        del members["EnumValues"]
+    return Shape("Parameter", {**FORMAT, "Default": default, "Parameter": {**FORMAT["Parameter"], "members": members}})
+
+
+@cache
+def step_shape(step_type: str) -> Shape:
+    """A step of the type, its Arguments open."""
+    own = STEP_TYPES[step_type].members or ()
+    members = {"Name": "IdentifierName", "Type": "Text", "Arguments": "Any", "DependsOn": "Anything"}
+    members |= {name: name for name in ("DisplayName", "Description", *own)}
+    required = ["Name", "Type", "Arguments", *(name for name in own if name in REQUIRED_MEMBERS)]
+    step = {"type": "structure", "required": required, "members": members}
+    errors = {"type": "string", "enum": STEP_ERRORS + (JOB_ERRORS if STEP_TYPES[step_type].job_kind else [])}
+    return Shape("Step", {**FORMAT, "Step": step, "ExceptionType": errors})
+
+
 def definition_problems(definition: Definition) -> Iterator[str]:
     """What is wrong around the steps."""
-    for fault in format_check(definition, "definition").problems(definition.content, format_shape("Definition")):
+    for fault in format_check(definition, "definition").problems(definition.content, Shape("Definition", FORMAT)):
         yield f"The definition: {fault}"
     characters = len(json.dumps(definition.content))
     if characters > MAX_CHARACTERS:
@@ -52,14 +89,19 @@ def definition_problems(definition: Definition) -> Iterator[str]:
 
 def step_problems(definition: Definition, step: Step) -> Iterator[str]:
     """What is wrong with a step whose form is right, as far as it is."""
-    faults = [*member_faults(definition, step), *argument_faults(definition, step), *retry_faults(step)]
+    faults = [*member_faults(definition, step), *argument_faults(definition, step)]
+    for index, policy in enumerate(step.objects("RetryPolicies")):
+        ends = [name for name in ("MaxAttempts", "ExpireAfterMin") if policy.get(name) is not None]
+        if len(ends) != 1:
+            has = "both" if ends else "neither"
+            faults.append(f"RetryPolicies[{index}] must have either MaxAttempts or ExpireAfterMin, but has {has}.")
     faults += objective_faults(step)
     for condition in objects(step.arguments.get("Conditions")) if step.type == "Condition" else ():
         if not any(condition_faults(condition)):
             faults += type_faults(condition, partial(type_of, definition))
     yield from (f"Step '{step.name}': {fault}" for fault in faults)
-    yield from (f"Step '{step.name}' {fault}" for fault in visibility_faults(definition, step))
-    yield from (f"Step '{step.name}' {fault}" for fault in property_faults(definition, step))
+    for fault in (*visibility_faults(definition, step), *property_faults(definition, step)):
+        yield f"Step '{step.name}' {fault}"
 
 
 def member_faults(definition: Definition, step: Step) -> Iterator[str]:
@@ -67,36 +109,29 @@ def member_faults(definition: Definition, step: Step) -> Iterator[str]:
     if step.type in STEP_TYPES and STEP_TYPES[step.type].members is not None:
         members, policies = dict(step.definition), step.definition.get("RetryPolicies")
         if isinstance(policies, list):
-            members["RetryPolicies"] = [with_list_of_errors(policy) for policy in policies]
+            members["RetryPolicies"] = [
+                {**policy, "ExceptionType": [policy["ExceptionType"]]}
+                if isinstance(policy, dict) and isinstance(policy.get("ExceptionType"), str)
+                else policy
+                for policy in policies
+            ]
         yield from format_check(definition, f"{step.type} step").problems(members, step_shape(step.type))
 
 
-def with_list_of_errors(policy: Any) -> Any:
-    """A retry policy whose ExceptionType is a list."""
-    is_text = isinstance(policy, dict) and isinstance(policy.get("ExceptionType"), str)
-    return {**policy, "ExceptionType": [policy["ExceptionType"]]} if is_text else policy
-
-
 def argument_faults(definition: Definition, step: Step) -> Iterator[str]:
-    """The Arguments, compared with the request that they become."""
+    """The Arguments, compared with the request that they become, or with what a step without a request takes."""
     arguments, step_type = step.definition.get("Arguments"), STEP_TYPES.get(step.type)
-    if step_type and step_type.creates and arguments is not None:
+    if arguments is None or step_type is None:
+        return
+    if step_type.creates:
         request = comparison(definition, step_type.creates, filled_in=step_type.name_member)
         yield from request.problems(arguments, operation(step_type.creates, "input"))
-    elif step_type and arguments is not None:
-        format_or_event = format_check(definition, f"{step.type} step")
-        if step.type != "Condition":
-            format_or_event = replace(format_or_event, expression_shapes=None)
-        yield from format_or_event.problems(arguments, format_shape(step_type.arguments))
-
-
-def retry_faults(step: Step) -> Iterator[str]:
-    """A policy ends after a number of attempts or after a time, not both."""
-    for index, policy in enumerate(step.objects("RetryPolicies")):
-        ends = [name for name in ("MaxAttempts", "ExpireAfterMin") if policy.get(name) is not None]
-        if len(ends) != 1:
-            has = "both" if ends else "neither"
-            yield f"RetryPolicies[{index}] must have either MaxAttempts or ExpireAfterMin, but has {has}."
+    else:
+        shapes = EXPRESSION_SHAPES if step.type == "Condition" else None
+        owner = format_check(definition, f"{step.type} step").owner
+        yield from comparison(definition, owner, expression_shapes=shapes).problems(
+            arguments, Shape(step_type.arguments, FORMAT)
+        )
 
 
 def objective_faults(step: Step) -> Iterator[str]:
@@ -104,11 +139,9 @@ def objective_faults(step: Step) -> Iterator[str]:
     config, job = (step.arguments.get(name) for name in ("HyperParameterTuningJobConfig", "TrainingJobDefinition"))
     if step.type != "Tuning" or not isinstance(config, dict) or not isinstance(job, dict):
         return
-    objective = config.get("HyperParameterTuningJobObjective")
-    defined = metric_definitions(job)
-    if isinstance(objective, dict) and isinstance(objective.get("MetricName"), str) and defined:
+    objective, defined = config.get("HyperParameterTuningJobObjective"), metric_definitions(job)
+    if isinstance(objective, dict) and isinstance(name := objective.get("MetricName"), str) and defined:
         metrics = [str(metric.get("Name")) for metric in objects(defined)]
-        name = objective["MetricName"]
         if name not in metrics:
             hint = did_you_mean(name, metrics)
             yield f"the objective is the metric '{name}', but MetricDefinitions has {listing(metrics)}.{hint}"

@@ -23,7 +23,7 @@ class StepType:
     creates: str | None = None  # the operation that its Arguments become; None: see `arguments`
     name_member: str | None = None  # of that request: what Pipelines fills in itself
     reads: tuple[str, ...] = ()  # the operations whose responses are its properties
-    properties: tuple[str, ...] = ()  # what can be read of a type without such operations
+    properties: str | None = None  # what can be read of a type without such operations
     arguments: str = "Any"  # the shape of Arguments that are no request
     members: tuple[str, ...] | None = None  # of the step, beside those that every step has; None: not known
     metadata: str | None = None  # the member of the step's Metadata that holds its ARN
@@ -35,10 +35,14 @@ class StepType:
     refusal: str | None = None  # why it does not run here, and what to do; None: it runs
 
     @property
+    def resource(self) -> str:
+        """What the step creates: TrainingJob, Model, ...; its Describe operation asks for `<resource>Name`."""
+        return (self.creates or "").removeprefix("Create")
+
+    @property
     def job_kind(self) -> str | None:
-        """TrainingJob, ProcessingJob, ...: the resource that a step of a job creates."""
-        name = (self.creates or "").removeprefix("Create")
-        return name if name.endswith("Job") else None
+        """TrainingJob, ProcessingJob, ...: the resource, if it is a job."""
+        return self.resource if self.resource.endswith("Job") else None
 
 
 _ALL = (
@@ -95,13 +99,13 @@ _ALL = (
         needs=("EndpointName", "EndpointConfigName"),
     ),
     StepType(
-        "Lambda", properties=("OutputParameters",), arguments="Object",
+        "Lambda", properties="OutputParameters", arguments="Object",
         members=("CacheConfig", "FunctionArn", "OutputParameters"), metadata="Lambda", cache_key=(),
     ),
-    StepType("Condition", properties=("Outcome",), arguments="ConditionArguments", members=(), metadata="Condition"),
+    StepType("Condition", properties="Outcome", arguments="ConditionArguments", members=(), metadata="Condition"),
     StepType("Fail", arguments="FailArguments", members=(), metadata="Fail"),
     StepType(
-        "Callback", properties=("OutputParameters",), arguments="Object",
+        "Callback", properties="OutputParameters", arguments="Object",
         members=("CacheConfig", "SqsQueueUrl", "OutputParameters"),
         refusal="it waits for a message from outside; replace it by a Lambda or Processing step",
     ),
@@ -118,4 +122,3 @@ _ALL = (
 )  # fmt: skip
 STEP_TYPES = {step_type.name: step_type for step_type in _ALL}
 BY_METADATA = {step_type.metadata: step_type for step_type in _ALL if step_type.metadata}
-RUNNABLE = tuple(step_type.name for step_type in _ALL if step_type.refusal is None)

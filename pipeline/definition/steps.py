@@ -8,7 +8,7 @@ is in no particular order.
 import contextlib
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
@@ -17,11 +17,13 @@ from typing import Any, NoReturn
 from pipeline.definition.expressions import expressions, references
 from pipeline.definition.paths import quoted
 from pipeline.errors import DefinitionError, PipelineError
+from pipeline.suggestion import did_you_mean
 
 BRANCHES = ("IfSteps", "ElseSteps")
 MAX_LEVELS = 700  # of JSON in a definition, 3 of them a Condition; Python's own reader and writer end at 1,000 calls
 MAX_STEP_LEVELS = 200  # within a step, its branches aside
 LARGEST = 2**63  # of a whole number
+LARGEST_SELECTION = 50  # SelectedStepList in SageMaker's service model
 
 
 def load_definition(text: str | bytes) -> dict[str, Any]:
@@ -32,15 +34,16 @@ def load_definition(text: str | bytes) -> dict[str, Any]:
     """
     try:
         content = json.loads(text, parse_constant=_refuse_constant)
-        levels = _levels(content)
-        for value in itertools.chain.from_iterable(_layers(content)):
-            _refuse_unusable(value)
-    except RecursionError:
-        levels = MAX_LEVELS + 1
+        for depth, layer in enumerate(_layers(content)):
+            if depth == MAX_LEVELS:
+                raise RecursionError
+            for value in layer:
+                _refuse_unusable(value)
+    except RecursionError as problem:
+        told = f"is nested too deeply: it may have {MAX_LEVELS} levels of lists and objects."
+        raise DefinitionError([told]) from problem
     except ValueError as problem:
         raise DefinitionError([f"is not JSON: {problem}."]) from problem
-    if levels > MAX_LEVELS:
-        raise DefinitionError([f"is nested too deeply: it may have {MAX_LEVELS} levels of lists and objects."])
     if not isinstance(content, dict) or not isinstance(content.get("Steps"), list):
         raise DefinitionError(["is not a pipeline definition: it has no list 'Steps'."])
     return content
@@ -61,11 +64,6 @@ def _layers(value: Any) -> Iterator[list[Any]]:
             if isinstance(item, dict | list)
             for inner in ((*item, *item.values()) if isinstance(item, dict) else item)
         ]
-
-
-def _levels(value: Any) -> int:
-    """How deeply a JSON value is nested."""
-    return sum(1 for _ in _layers(value))
 
 
 def _refuse_unusable(value: Any) -> None:
@@ -89,12 +87,12 @@ class Step:
 
     @property
     def condition(self) -> str | None:
-        """The Condition whose branch it stands in."""
+        """The Condition whose branch the step stands in."""
         return self.branch[-1][0] if self.branch else None
 
     @property
     def outcome(self) -> bool | None:
-        """The outcome of that Condition for which it runs."""
+        """The outcome of that Condition for which the step runs."""
         return self.branch[-1][1] == BRANCHES[0] if self.branch else None
 
     @cached_property
@@ -180,12 +178,10 @@ class Definition:
         self.steps: dict[str, Step] = {}  # of two with one name, the first
         for step in self.all_steps:
             self.steps.setdefault(step.name, step)
-        around = {key: value for key, value in content.items() if key != "Steps"}
-        for name, value in [
-            ("The definition", around),
-            *((f"Step '{each.name}'", each.own) for each in self.all_steps),
-        ]:
-            if _levels(value) > MAX_STEP_LEVELS:
+        parts = [("The definition", {key: value for key, value in content.items() if key != "Steps"})]
+        parts += [(f"Step '{each.name}'", each.own) for each in self.all_steps]
+        for name, value in parts:
+            if sum(1 for _ in _layers(value)) > MAX_STEP_LEVELS:
                 self.too_deep.append(f"{name} is nested too deeply: it may have {MAX_STEP_LEVELS} levels.")
 
     def _steps(self) -> Iterator[Step]:
@@ -194,19 +190,16 @@ class Definition:
         while waiting:
             definition, branch = waiting.pop()
             if not isinstance(definition, dict):
-                self.malformed.append(
-                    f"A step must be an object with Name, Type and Arguments, but got {quoted(definition)}."
-                )
+                wanted = "A step must be an object with Name, Type and Arguments"
+                self.malformed.append(f"{wanted}, but got {quoted(definition)}.")
                 continue
             step = Step(str(definition.get("Name", "(unnamed)")), str(definition.get("Type")), definition, branch)
             yield step
             arguments = definition.get("Arguments")
             if step.type == "Condition" and isinstance(arguments, dict):
                 for key in reversed(BRANCHES):
-                    where = f"Step '{step.name}': {key}"
-                    waiting += self._listed(
-                        [] if arguments.get(key) is None else arguments[key], where, (*branch, (step.name, key))
-                    )
+                    inner = [] if arguments.get(key) is None else arguments[key]
+                    waiting += self._listed(inner, f"Step '{step.name}': {key}", (*branch, (step.name, key)))
 
     def _listed(self, steps: Any, where: str, branch: tuple[tuple[str, str], ...]) -> list[tuple[Any, Any]]:
         """The members of a step list with their branch, the last one first."""
@@ -265,3 +258,25 @@ def read_graph(content: Mapping[str, Any]) -> Graph:
     waits = {step.name: step.dependencies for step in definition.all_steps}
     order = TopologicalSorter(waits).static_order()
     return Graph({name: definition.steps[name] for name in order if name in definition.steps})
+
+
+def values_needed(graph: Graph, selected: Collection[str]) -> set[str]:
+    """The steps that are not selected for an execution (SelectiveExecutionConfig), but read by selected ones."""
+    return {read for name in selected for read in graph.steps[name].reads} - set(selected)
+
+
+def selection_faults(graph: Graph, selected: Sequence[str]) -> Iterator[str]:
+    """Why these steps cannot be selected together, one sentence each."""
+    if not 1 <= len(selected) <= LARGEST_SELECTION:
+        yield f"1 to {LARGEST_SELECTION} steps can be selected, but got {len(selected)}."
+    if unknown := [name for name in selected if name not in graph.steps]:
+        known = ", ".join(graph.steps)
+        for name in unknown:
+            yield f"No step has the name {name!r}; the steps are {known}.{did_you_mean(name, graph.steps)}"
+        return
+    after, before = graph.downstream(selected), set(selected)
+    for step in reversed(graph.steps.values()):  # every step stands after its dependencies
+        if step.name in before:
+            before.update(step.dependencies)
+    if between := [name for name in graph.steps if name in after & before and name not in selected]:
+        yield f"Every step on a path between two selected ones must be selected too; missing: {', '.join(between)}."

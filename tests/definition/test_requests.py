@@ -44,7 +44,7 @@ def test_every_name_in_the_tables_has_that_one_kind_in_all_requests_of_the_servi
         if step_type.creates:
             kinds_of(model.operation_model(step_type.creates).input_shape, found)
     assert {name: {NOUNS[kind] for kind in found[name]} for name in KINDS if name not in OF_STEPS} == {
-        name: {noun} for name, (noun, _) in KINDS.items() if name not in OF_STEPS
+        name: {noun} for name, noun in KINDS.items() if name not in OF_STEPS
     }
 
 

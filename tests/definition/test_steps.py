@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline.definition.check import check
+from pipeline.definition.runnable import not_honoured
 from pipeline.definition.steps import Graph, load_definition, read_graph
 from pipeline.errors import DefinitionError
 
@@ -130,3 +131,26 @@ def test_what_is_no_definition_is_refused_in_a_sentence(text, sentence):
     with pytest.raises(DefinitionError) as caught:
         load_definition(text)
     assert str(caught.value).startswith(sentence)
+
+
+def network(count: int) -> Json:
+    cluster = {"InstanceCount": count, "InstanceType": "ml.m5.large"}
+    return {"NetworkConfig": {"EnableNetworkIsolation": True}, "ProcessingResources": {"ClusterConfig": cluster}}
+
+
+@pytest.mark.parametrize(
+    ("steps", "ignored"),
+    [
+        ([step("A", Message="x")], None),
+        ([step("A", "Processing", **network(1))], "instance types"),
+        ([step("A", "Processing", **network(2))], "instance types and network isolation of jobs with several hosts"),
+        ([step("A", "Processing", **network(1)), step("B", "Training", InstanceCount=2)], "instance types"),
+        ([step("A", "Model", EnableNetworkIsolation=True)], "network isolation of models"),
+        ([step("A", "Transform", TransformResources={"InstanceCount": 2})], "instance counts of transform jobs"),
+        ([step("A", "EndpointConfig", V=[{"InitialInstanceCount": 2}])], "instance counts of endpoints"),
+        ([gate("A", 1, [step("B", "Training", RoleArn="r", VpcConfig={"a": 1})], [])], "VPCs and roles"),
+    ],
+)
+def test_what_is_ignored_is_said_and_what_is_honoured_is_not(steps, ignored):
+    sentence = not_honoured({"Steps": steps})
+    assert sentence.endswith(f"ignored are {ignored}.") if ignored else sentence == ""

@@ -16,8 +16,16 @@ from collections.abc import Iterator
 from pipeline.definition.check import check
 from pipeline.definition.parameters import bind
 from pipeline.definition.runnable import member
-from pipeline.definition.selection import selection_faults, values_needed
-from pipeline.definition.steps import Definition, Graph, Step, load_definition, objects, read_graph
+from pipeline.definition.steps import (
+    Definition,
+    Graph,
+    Step,
+    load_definition,
+    objects,
+    read_graph,
+    selection_faults,
+    values_needed,
+)
 from pipeline.errors import DefinitionError, PipelineError
 from pipeline.local.engine.runner_process import (
     ACTIVE,

@@ -14,11 +14,6 @@ from pipeline.local.store.answers import RequestError
 from pipeline.local.store.state import Document
 
 Executor = Callable[[StepCall, Runtime], Awaitable[StepResult]]
-DESCRIBED_BY = {
-    "Model": "ModelName",
-    "RegisterModel": "ModelPackageName",
-    "EndpointConfig": "EndpointConfigName",
-}
 IN_MOTION = ("Creating", "Updating")
 POLL_SECONDS = 0.05
 
@@ -35,7 +30,7 @@ async def run_request(call: StepCall, runtime: Runtime) -> StepResult:
         answer = runtime.api.call("sagemaker", str(step_type.creates), {**call.arguments, **named})
         (resource_arn,) = answer.values()
         name = resource_arn if step_type.name == "RegisterModel" else resource_arn.rpartition("/")[2]
-        properties = runtime.api.call("sagemaker", step_type.reads[0], {DESCRIBED_BY[step_type.name]: name})
+        properties = runtime.api.call("sagemaker", step_type.reads[0], {f"{step_type.resource}Name": name})
     except RequestError as problem:
         raise StepFailure(f"ClientError: {problem}") from problem
     return StepResult(properties, {str(step_type.metadata): {"Arn": resource_arn}})

@@ -12,8 +12,8 @@ from importlib import import_module
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from pipeline.definition.service_model import operation as operation_shape
-from pipeline.definition.shape_check import ShapeCheck
+from pipeline.definition.shapes import ShapeCheck
+from pipeline.definition.shapes import operation as operation_shape
 from pipeline.errors import PipelineError
 from pipeline.local.store.answers import HttpRequest, Reply, RequestError, invalid, paged
 from pipeline.local.store.state import Document, State

@@ -11,8 +11,8 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from pipeline.definition.service_model import Shape
-from pipeline.definition.service_model import operation as operation_shape
+from pipeline.definition.shapes import Shape
+from pipeline.definition.shapes import operation as operation_shape
 from pipeline.local.store.answers import Api, RequestError
 
 

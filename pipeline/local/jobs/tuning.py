@@ -74,7 +74,7 @@ class TuningJob:
         self.search = Search(config, known_trials(call.arguments, runtime.state))
         self.objective = self.config["HyperParameterTuningJobObjective"]
         self.parallel = config.max_parallel
-        self.parent = WarmParent(runtime.mount)
+        self.parent = WarmParent()
         self.trials: list[tuple[Trial, TrainingJob]] = []
         self.expired = False
         self.document: Document = {
@@ -96,7 +96,7 @@ class TuningJob:
         finally:
             if timer:
                 timer.cancel()
-            await self.parent.close()
+            self.parent.close()
 
     async def keep_busy(self, group: asyncio.TaskGroup) -> None:
         """At most MaxParallelTrainingJobs trials at a time."""

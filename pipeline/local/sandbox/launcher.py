@@ -1,4 +1,4 @@
-"""Starts jobs' processes by a fork server: one for every process of a runner, and one for the trials of a search.
+"""The runner's end of the fork servers: one for every process of a runner, and one for the trials of a search.
 
 The second has imported what the trials' script imports: that takes one to two seconds for torch, a fork some
 milliseconds. Where a script cannot be forked or not safely so, it is executed and nobody notices: for commands other
@@ -6,8 +6,8 @@ than `python script.py`, with a PYTHONPATH of the job's own, when threads run af
 a module named like one that is loaded already, on systems other than Linux, and with LOCAL_FORK=off.
 """
 
+import ast
 import asyncio
-import base64
 import contextlib
 import functools
 import os
@@ -20,17 +20,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.local import PACKAGE_PARENT
 from pipeline.local.sandbox.environment import GUEST
-from pipeline.local.sandbox.fork_server import BOOT, Start
-from pipeline.local.sandbox.namespaces import Mount
-from pipeline.local.sandbox.script_imports import installed_imports, own_names
+from pipeline.local.sandbox.fork_server import Start
 
+PROGRAM = Path(__file__).with_name("fork_server.py")
 SWITCH = "LOCAL_FORK"  # "off": execute every script
 NEEDED = ("LD_LIBRARY_PATH",)  # of the user's variables, by the interpreter itself; jobs see no others in /proc
 WARMING_SECONDS, ANSWER_SECONDS = 120.0, 20.0
 LOST = -9  # the exit code of a supervisor that could not tell one
 OF_ONE_JOB = ("SM_", "TRAINING_JOB_", "LOCAL_")  # variables that only the job's process is to see
+READ_THEIR_JOB = ("sagemaker", "smdebug", "smdistributed")  # at import, from the environment: each job imports its own
 
 
 class Started(NamedTuple):
@@ -43,14 +42,12 @@ class Started(NamedTuple):
 class Launcher:
     """One fork server. It ends with this process, and so does what it has started."""
 
-    def __init__(self, mount: Mount | None, modules: Sequence[str] = (), environment: Mapping[str, str] | None = None):
+    def __init__(self, modules: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> None:
         self.control, theirs = socket.socketpair()
-        told = base64.b64encode(pickle.dumps((modules, mount))).decode()
         options = [] if modules else ["-I", "-S"]
-        words = [sys.executable, *options, "-c", BOOT, str(PACKAGE_PARENT), str(theirs.fileno()), told]
         with theirs, tempfile.TemporaryFile() as said:
             self.process = subprocess.Popen(
-                words,
+                [sys.executable, *options, str(PROGRAM), str(theirs.fileno()), ",".join(modules)],
                 env=environment or {name: os.environ[name] for name in NEEDED if name in os.environ},
                 stdin=subprocess.DEVNULL,
                 stdout=said,
@@ -60,9 +57,7 @@ class Launcher:
             )
 
     def launch(self, start: Start, output: int) -> Started:
-        """Start a process that writes to a file descriptor.
-
-        It blocks for some milliseconds, as starting any process does.
+        """Start a process that writes to a file descriptor; this blocks for some milliseconds.
 
         Raises:
             OSError: the process's surroundings could not be set up.
@@ -73,16 +68,17 @@ class Launcher:
             with theirs:
                 socket.send_fds(self.control, [b"f"], [theirs.fileno(), output])
             ours.settimeout(ANSWER_SECONDS)
-            ours.sendall(pickle.dumps(start))
-            answer = received(ours)
+            ours.sendall(pickle.dumps(tuple(start)))
+            answer = receive(ours)
             if isinstance(answer, OSError):
                 raise OSError(answer.errno, f"its surroundings could not be set up ({answer})")
-            ours.sendall(b"go\n")
-        except ConnectionError as problem:
+            if self.process.poll() is not None:  # the supervisor may have begun too late to hear of that
+                raise EOFError
+            ours.sendall(b"g")
+        except (OSError, EOFError) as problem:
             ours.close()
-            raise EOFError from problem
-        except (OSError, EOFError):
-            ours.close()
+            if isinstance(problem, ConnectionError):
+                raise EOFError from problem
             raise
         return Started(answer, exit_code_from(ours))
 
@@ -94,53 +90,51 @@ class Launcher:
 
 
 @functools.cache
-def launcher(mount: Mount | None) -> Launcher:
-    """The fork server of this process."""
-    return Launcher(mount)
+def launcher() -> Launcher:
+    """Return the fork server of this process."""
+    return Launcher()
 
 
-def launch(mount: Mount | None, start: Start, output: int) -> Started:
+def launch(start: Start, output: int) -> Started:
     """Start a process by the fork server of this process, or by another if somebody has ended that.
 
     Raises:
         OSError: the process's surroundings could not be set up.
     """
     try:
-        return launcher(mount).launch(start, output)
+        return launcher().launch(start, output)
     except EOFError:
         launcher.cache_clear()
-        return launcher(mount).launch(start, output)
+        return launcher().launch(start, output)
 
 
 class WarmParent:
     """The fork server of one script's trials; none before the first `warm`, and none where it would be of no use."""
 
-    def __init__(self, mount: Mount | None) -> None:
-        self.mount = mount
+    def __init__(self) -> None:
         self.launcher: Launcher | None = None
         self.modules: set[str] = set()
-        self.tried = False
+        self.tried = sys.platform != "linux" or os.environ.get(SWITCH) == "off"
         self.lock = asyncio.Lock()
 
     async def warm(self, start: Start, code: Path) -> None:
         """Import what the first script, in the folder `code`, imports; later ones wait for that."""
         async with self.lock:
-            possible = sys.platform == "linux" and os.environ.get(SWITCH) != "off"
-            if self.tried or not possible or not is_plain_script(start):
+            if self.tried or not is_plain_script(start):
                 return
             self.tried = True
             modules = await asyncio.to_thread(installed_imports, code / start.words[1])
             if not modules:
                 return
             own = {name: value for name, value in start.environment.items() if not name.startswith(OF_ONE_JOB)}
-            self.launcher = Launcher(self.mount, modules, {**own, "PYTHONPATH": str(GUEST)})
+            self.launcher = Launcher(modules, {**own, "PYTHONPATH": str(GUEST)})
             self.launcher.control.settimeout(WARMING_SECONDS)
             try:
-                self.modules, threads = await asyncio.to_thread(received, self.launcher.control)
+                self.modules, threads = await asyncio.to_thread(receive, self.launcher.control)
             except (OSError, EOFError):
                 threads = 0
             if threads != 1:  # they do not survive a fork
-                await self.close()
+                self.close()
 
     def launch(self, start: Start, code: Path, output: int) -> Started | None:
         """Start a script; None: nothing was started, and it has to be done otherwise.
@@ -148,13 +142,13 @@ class WarmParent:
         Raises:
             OSError: the process's surroundings could not be set up.
         """
-        if self.launcher is None or not is_plain_script(start) or own_names(code) & self.modules:
-            return None
-        with contextlib.suppress(EOFError):
-            return self.launcher.launch(start._replace(is_forked=True), output)
+        own = {entry.name.partition(".")[0] for entry in code.iterdir()} if code.is_dir() else set()
+        if self.launcher and is_plain_script(start) and not own & self.modules:
+            with contextlib.suppress(EOFError):
+                return self.launcher.launch(start._replace(is_forked=True), output)
         return None
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """End the server and what it has started."""
         if self.launcher:
             self.launcher.close()
@@ -162,14 +156,47 @@ class WarmParent:
 
 
 def is_plain_script(start: Start) -> bool:
-    """Whether this is `python script.py ...` with nothing but its own folder in the way of imports."""
+    """Return whether this is `python script.py ...` with nothing but its own folder in the way of imports."""
     is_script = start.words[0] == sys.executable and len(start.words) > 1 and start.words[1].endswith(".py")
-    folders = {str(GUEST), f"{start.place.home}/.packages", start.place.folder}
+    folders = {str(GUEST), start.environment["LOCAL_PACKAGES"], start.folder}
     return is_script and set(start.environment["PYTHONPATH"].split(os.pathsep)) <= folders
 
 
+def installed_imports(script: Path) -> list[str]:
+    """Return what a script imports at its top, by itself or by modules beside it: read, not run, in order.
+
+    What stands in a function, an `if` or a `try` is not among them.
+    """
+    found: dict[str, None] = {}
+    waiting = [script]
+    for file in waiting:
+        with contextlib.suppress(OSError, SyntaxError, ValueError):
+            for folder, name in imported_names(ast.parse(file.read_bytes()), file, script.parent):
+                path = folder.joinpath(*name.split("."))
+                places = [path, *list(path.parents)[: name.count(".")]]
+                own = [own for place in places for own in (place.with_suffix(".py"), place / "__init__.py")]
+                own = [own for own in own if own.is_file()]
+                waiting.extend(own for own in own if own not in waiting)
+                is_own = own or places[-1].is_dir() or folder != script.parent
+                if not is_own and not name.startswith(READ_THEIR_JOB):
+                    found[name] = None
+    return list(found)
+
+
+def imported_names(module: ast.Module, file: Path, top: Path) -> list[tuple[Path, str]]:
+    """Return where each import of a module's top begins to look, and its dotted name."""
+    names = []
+    for node in module.body:
+        if isinstance(node, ast.Import):
+            names += [(top, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            folder = file.parents[node.level - 1] if node.level else top
+            names += [(folder, name) for name in ([node.module] if node.module else [a.name for a in node.names])]
+    return names
+
+
 def exit_code_from(talk: socket.socket) -> asyncio.Future[int]:
-    """The exit code that a supervisor will tell, or the OSError of a program that cannot be executed."""
+    """Return the exit code that a supervisor will tell, or the OSError of a program that cannot be executed."""
     loop = asyncio.get_running_loop()
     exited: asyncio.Future[int] = loop.create_future()
 
@@ -177,7 +204,7 @@ def exit_code_from(talk: socket.socket) -> asyncio.Future[int]:
         loop.remove_reader(talk)
         with talk:
             try:
-                said = received(talk)
+                said = receive(talk)
             except (OSError, EOFError):
                 said = LOST
         if not exited.done():
@@ -187,8 +214,8 @@ def exit_code_from(talk: socket.socket) -> asyncio.Future[int]:
     return exited
 
 
-def received(talk: socket.socket) -> Any:
-    """The next message.
+def receive(talk: socket.socket) -> Any:
+    """Return the next message.
 
     Raises:
         OSError: none comes in time.

@@ -19,17 +19,10 @@ from pathlib import Path, PurePosixPath
 
 from pipeline.errors import PipelineError
 from pipeline.local.sandbox.environment import JOB_VARIABLE, SOCKET_VARIABLE, guest_environment
-from pipeline.local.sandbox.fork_server import Start
+from pipeline.local.sandbox.fork_server import END_NOW, Start
 from pipeline.local.sandbox.launcher import Started, WarmParent, launch
-from pipeline.local.sandbox.namespaces import (
-    CONTAINER_ROOT,
-    Mount,
-    Place,
-    localized,
-    remove_work_folders,
-)
+from pipeline.local.sandbox.namespaces import CONTAINER_ROOT, Mount, Place, localized, remove_work_folders
 from pipeline.local.sandbox.requests import SOCKET_NAME, answered_requests
-from pipeline.local.sandbox.supervisor import END_NOW
 from pipeline.local.store.answers import Api
 
 GRACE_SECONDS = 120.0  # what SageMaker gives a job between SIGTERM and SIGKILL
@@ -105,26 +98,21 @@ class JobDirectory:
 
     @contextlib.contextmanager
     def surroundings(self, folder: str) -> Iterator[Place]:
-        """What the job finds, which but for the tree and the log is there only while it runs."""
-        store = self.home / "packages"
-        place = Place(folder, self.folder, self.linked, self.hosts, writable=[store], network=self.network)
-        for own in (store, place.home / ".packages"):
+        """Yield what the job finds, which but for the tree and the log is there only while it runs."""
+        store, home, tmp = self.home / "packages", self.folder / "home", self.folder / "tmp"
+        for own in (store, home / ".packages", tmp):
             own.mkdir(parents=True, exist_ok=True)
-        place.tmp.mkdir(exist_ok=True)
-        place.tmp.chmod(0o1777)
+        tmp.chmod(0o1777)
         try:
-            yield place
+            yield Place(folder, self.folder, self.linked, self.hosts, writable=[store], network=self.network)
         finally:
             remove_work_folders(self.folder)
-            asyncio.get_running_loop().run_in_executor(None, self.remove_leftovers, place)
-
-    def remove_leftovers(self, place: Place) -> None:
-        """Empty HOME and /tmp, which nobody has to wait for."""
-        for entry in [*place.home.iterdir(), *place.tmp.iterdir()]:
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry, ignore_errors=True)
-            else:
-                entry.unlink(missing_ok=True)
+            try:
+                for own in (home / ".packages", home, tmp):
+                    own.rmdir()
+            except OSError:  # there is more, for which nobody has to wait
+                for own in (home, tmp):
+                    asyncio.get_running_loop().run_in_executor(None, shutil.rmtree, own, True)
 
 
 class JobProcess:
@@ -185,13 +173,15 @@ class JobProcess:
         Raises:
             OSError: the machine could not start the process.
         """
-        start = Start(self.arguments(), self.environment(place.home), place)
+        start = Start(self.arguments(), self.environment(place.job / "home"), place.folder)
+        if self.mount:
+            start = start._replace(flags=self.mount.flags(place), calls=self.mount.calls(place))
         if self.parent:
             code = self.code_folder(place.folder)
             await self.parent.warm(start, code)
             if started := self.parent.launch(start, code, output):
                 return started
-        return launch(self.mount, start, output)
+        return launch(start, output)
 
     async def wait(self, started: Started, timeout_seconds: float) -> int:
         """The exit code, once the output is read; ends the process when time is up or the task is cancelled.

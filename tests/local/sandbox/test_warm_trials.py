@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.local.sandbox.script_imports import installed_imports
+from pipeline.local.sandbox.launcher import installed_imports
 from pipeline.local.store.state import State
 from tests.local.lab import Lab, Report
 from tests.local.samples import processes_of, wait_until

@@ -34,7 +34,23 @@ TRIAL_MEMBERS = (  # of a search's TrainingJobDefinition
 )
 
 
-def cache_keys(call: StepCall, pipeline_name: str, runtime: Runtime, mode: str) -> Keys:
+def look_up(
+    call: StepCall, pipeline_name: str, *, runtime: Runtime, mode: str
+) -> tuple[Keys, tuple[StepResult, str] | None]:
+    """Return a step's cache keys, and the result of an equal step that is young enough with its execution's ARN."""
+    keys = cache_keys(call, pipeline_name, runtime=runtime, mode=mode)
+    document = runtime.state.get("CachedStep", keys[mode]) if mode in keys else None
+    if document is None:
+        return keys, None
+    expires = duration_seconds(call.definition["CacheConfig"].get("ExpireAfter"))
+    is_old = expires is not None and now() - document["created"] > expires
+    outputs: dict[str, str] = document["outputs"]
+    if is_old or (mode == BYTES and any(runtime.storage.digest(uri) != found for uri, found in outputs.items())):
+        return keys, None
+    return keys, (StepResult(document["properties"], document["metadata"], list(outputs)), document["execution"])
+
+
+def cache_keys(call: StepCall, pipeline_name: str, *, runtime: Runtime, mode: str) -> Keys:
     """The keys of a step, none if its CacheConfig does not ask for caching; with AS_ON_AWS no input is read."""
     step_type = call.definition["Type"]
     if not (call.definition.get("CacheConfig") or {}).get("Enabled") or STEP_TYPES[step_type].cache_key is None:
@@ -94,20 +110,6 @@ def with_digests(value: Any, runtime: Runtime) -> Any:
         found = runtime.storage.digest(value)
         return value if found == "absent" else f"sha256:{found}"
     return value
-
-
-def remembered(key: str, call: StepCall, runtime: Runtime, mode: str) -> tuple[StepResult, str] | None:
-    """The result of an equal step that is young enough, and the execution that it ran in."""
-    document = runtime.state.get("CachedStep", key)
-    if document is None:
-        return None
-    expires = duration_seconds(call.definition["CacheConfig"].get("ExpireAfter"))
-    if expires is not None and now() - document["created"] > expires:
-        return None
-    outputs: dict[str, str] = document["outputs"]
-    if mode == BYTES and any(runtime.storage.digest(uri) != found for uri, found in outputs.items()):
-        return None
-    return StepResult(document["properties"], document["metadata"], list(outputs)), document["execution"]
 
 
 def remember(keys: Keys, result: StepResult, execution_arn: str, runtime: Runtime) -> None:

@@ -24,7 +24,7 @@ from pipeline.local.engine import cache
 from pipeline.local.engine.calls import StepCalls, job_metadata
 from pipeline.local.engine.runner_process import HEARING_SECONDS, known_execution
 from pipeline.local.jobs.executors import EXECUTORS
-from pipeline.local.jobs.runtime import Runtime, StepCall, StepFailure, StepResult, now
+from pipeline.local.jobs.runtime import Runtime, StepCall, StepFailure, StepResult, not_run, now
 from pipeline.local.sandbox.namespaces import find_mount
 from pipeline.local.store.answers import Api
 from pipeline.local.store.state import DiskFull, Document, State, is_full, was_full
@@ -117,7 +117,8 @@ class Execution:
             message = str(self.calls.value(step.definition["Arguments"].get("ErrorMessage", "")))
             raise StepFailure(message, metadata={"Fail": {"ErrorMessage": message}})
         call = self.calls.call(step)
-        keys, hit = await asyncio.to_thread(self.look_up, call)
+        name = self.document["PipelineName"]
+        keys, hit = await asyncio.to_thread(cache.look_up, call, name, runtime=self.runtime, mode=self.cache_mode)
         if hit:
             result, source = hit
             found = {"CacheHitResult": {"SourcePipelineExecutionArn": source}}
@@ -125,12 +126,6 @@ class Execution:
             result, found = await self.run_attempts(step, call), {}
             await asyncio.to_thread(cache.remember, keys, result, self.arn, self.runtime)
         return {"Metadata": result.metadata, "Properties": result.properties, **found}
-
-    def look_up(self, call: StepCall) -> tuple[cache.Keys, tuple[StepResult, str] | None]:
-        """Return a step's cache keys, and what the cache has under the one that counts; this may read the inputs."""
-        keys = cache.cache_keys(call, self.document["PipelineName"], self.runtime, self.cache_mode)
-        key = keys.get(self.cache_mode)
-        return keys, cache.remembered(key, call, self.runtime, self.cache_mode) if key else None
 
     async def run_attempts(self, step: Step, call: StepCall) -> StepResult:
         """Run the step, and run it again as its RetryPolicies say.
@@ -144,12 +139,11 @@ class Execution:
             self.record(step, "Executing", AttemptCount=attempt, Job=call.job_name, Metadata=metadata)
             try:
                 return await EXECUTORS[step.type](call, self.runtime)
-            except OSError as problem:
-                reason = f"InternalServerError: the job could not be started on this machine: {problem}"
-                failure = StepFailure(reason, code="SageMaker.JOB_INTERNAL_ERROR")
-                failure.__cause__ = problem
             except StepFailure as problem:
                 failure = problem
+            except OSError as problem:
+                failure = not_run(problem, {})
+                failure.__cause__ = problem
             wait = retry_wait(step.definition.get("RetryPolicies") or [], failure.code, attempt - 1, started)
             if wait is None:
                 raise failure
@@ -166,8 +160,7 @@ class Execution:
             self.record(step, "Stopped", EndTime=now())
         elif problem := task.exception():
             self.failed = self.failed or not self.handlers(step)
-            metadata = problem.metadata if isinstance(problem, StepFailure) else {}
-            known = {"Metadata": metadata} if metadata else {}
+            known = {"Metadata": problem.metadata} if isinstance(problem, StepFailure) and problem.metadata else {}
             self.record(step, "Failed", EndTime=now(), FailureReason=self.reason(problem), **known)
         else:
             values = task.result()

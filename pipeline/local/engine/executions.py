@@ -313,18 +313,17 @@ def stop_pipeline_execution(state: State, request: Document) -> Document:
 
 
 def retry_pipeline_execution(state: State, request: Document) -> Document:
-    """RetryPipelineExecution: successful steps are kept, the others run again; the same ARN."""
+    """RetryPipelineExecution: the steps that did not succeed run again, with those that ran because of that."""
     execution_arn = request["PipelineExecutionArn"]
     if known := answered(state, "Retry", request):
         return known
-    refuse_retry(state, execution_arn)
+    retryable(state, execution_arn)
     try:
         with taken_lock(lock_path(state, execution_arn), LOCK_WAIT_SECONDS) as lock:
             with state.transaction():
                 if known := answered(state, "Retry", request):  # at the same instant
                     return known
-                refuse_retry(state, execution_arn)
-                start_anew(state, execution_arn, request)
+                start_anew(state, retryable(state, execution_arn), request)
                 answer = keep_answer(state, "Retry", request, execution_arn)
             spawn_runner(state, execution_arn, lock)
     except BlockingIOError:
@@ -332,24 +331,26 @@ def retry_pipeline_execution(state: State, request: Document) -> Document:
     return answer
 
 
-def refuse_retry(state: State, execution_arn: str) -> None:
-    """Raise RequestError if an execution has not ended, went well, or was ended by a Fail step."""
-    status = known_execution(state, execution_arn)["PipelineExecutionStatus"]
+def retryable(state: State, execution_arn: str) -> Document:
+    """Return an execution; RequestError if it has not ended, went well, or was ended by a Fail step."""
+    execution = known_execution(state, execution_arn)
+    status = execution["PipelineExecutionStatus"]
     if status not in ("Failed", "Stopped"):
         raise invalid(f"Only a Failed or Stopped execution can be retried; this one is {status}.")
     if any("Fail" in step.get("Metadata", {}) for step in state.steps(execution_arn)):
         raise invalid("An execution that a Fail step ended cannot be retried; start a new one.")
+    return execution
 
 
-def start_anew(state: State, execution_arn: str, request: Document) -> None:
-    """Forget the steps that did not succeed, and those that ran because of that; the execution executes again."""
+def start_anew(state: State, execution: Document, request: Document) -> None:
+    """Forget the steps that did not succeed and those that ran because of that; the execution executes again."""
+    execution_arn = execution["PipelineExecutionArn"]
     steps = state.steps(execution_arn)
     unfinished = [step["StepName"] for step in steps if step["StepStatus"] != "Succeeded"]
-    again = read_graph(known_execution(state, execution_arn)["Definition"]).downstream(unfinished)
+    again = read_graph(execution["Definition"]).downstream(unfinished)
     for step in steps:
         if step["StepName"] in again and "SelectiveExecutionResult" not in step:
             state.delete_step(execution_arn, step["StepName"])
-    changes = {"FailureReason": None, "Options": state.start_options, "StopTime": None}
-    state.update_execution(
-        execution_arn, PipelineExecutionStatus="Executing", **changes, **chosen(request, "ParallelismConfiguration")
-    )
+    changes: Document = {"PipelineExecutionStatus": "Executing", "FailureReason": None, "StopTime": None}
+    changes |= {"Options": state.start_options, **chosen(request, "ParallelismConfiguration")}
+    state.update_execution(execution_arn, **changes)

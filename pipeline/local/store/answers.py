@@ -146,6 +146,3 @@ def paged(member: str, items: Sequence[Any], request: Document) -> Document:
 def chosen(document: Document, *names: str) -> Document:
     """Some members of a document, where present."""
     return {name: document[name] for name in names if name in document}
-
-
-Operation = Callable[[Any, Document], Document]

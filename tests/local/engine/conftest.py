@@ -1,5 +1,6 @@
 """A home whose SageMaker is asked through a boto3 session, and a definition that waits for the test."""
 
+import contextlib
 import json
 import os
 import secrets
@@ -28,12 +29,10 @@ class Home:
 
     @property
     def path(self) -> Path:
-        """The home."""
         return self.folder / "home"
 
     @cached_property
     def sagemaker(self) -> Any:
-        """A boto3 client."""
         return local_session(State(self.path)).client("sagemaker")
 
     @property
@@ -45,7 +44,6 @@ class Home:
         return [line.removeprefix("ran ") for line in lines if line.startswith("ran ")][self.forgotten :]
 
     def forget(self) -> None:
-        """Forget what ran so far."""
         self.forgotten += len(self.ran)
 
     def noting(self, name: str, then: str = "", **members: Any) -> Json:
@@ -63,14 +61,13 @@ class Home:
         return f"import os\nassert os.path.exists({str(self.gate)!r})"
 
     def go(self) -> None:
-        """Let the waiting steps end."""
         self.gate.touch()
 
     def put(self, *steps: Json, name: str = "pipe", **members: Any) -> None:
         """Create the pipeline, or change it."""
-        text = json.dumps(definition(*steps, **members))
         known = [found["PipelineName"] for found in self.sagemaker.list_pipelines()["PipelineSummaries"]]
         operation = self.sagemaker.update_pipeline if name in known else self.sagemaker.create_pipeline
+        text = json.dumps(definition(*steps, **members))
         operation(PipelineName=name, PipelineDefinition=text, RoleArn="arn:aws:iam::000000000000:role/any")
 
     def start(self, name: str = "pipe", **request: Any) -> str:
@@ -84,12 +81,10 @@ class Home:
         return self.start(SelectiveExecutionConfig=config)
 
     def described(self, arn: str) -> Json:
-        """DescribePipelineExecution."""
         found: Json = self.sagemaker.describe_pipeline_execution(PipelineExecutionArn=arn)
         return found
 
     def status(self, arn: str) -> str:
-        """The execution's status."""
         return str(self.described(arn)["PipelineExecutionStatus"])
 
     def ended(self, arn: str) -> str:
@@ -97,13 +92,9 @@ class Home:
         wait_until(lambda: self.status(arn) not in ("Executing", "Stopping"))
         return self.status(arn)
 
-    def retry_without_waiting(self, arn: str, **request: Any) -> None:
-        """Retry an execution."""
-        self.sagemaker.retry_pipeline_execution(PipelineExecutionArn=arn, **request)
-
     def retry(self, arn: str, **request: Any) -> str:
         """Retry an execution; its status once it has ended."""
-        self.retry_without_waiting(arn, **request)
+        self.sagemaker.retry_pipeline_execution(PipelineExecutionArn=arn, **request)
         return self.ended(arn)
 
     def steps(self, arn: str) -> dict[str, Json]:
@@ -112,7 +103,6 @@ class Home:
         return {step["StepName"]: step for step in answer["PipelineExecutionSteps"]}
 
     def statuses(self, arn: str) -> dict[str, str]:
-        """Step name -> status."""
         return {name: step["StepStatus"] for name, step in self.steps(arn).items()}
 
 
@@ -127,7 +117,6 @@ def home(tmp_path: Path) -> Iterator[Home]:
 
 def is_zombie(pid: int) -> bool:
     """Whether a process has ended and is only waited for."""
-    try:
+    with contextlib.suppress(ChildProcessError):
         return os.waitpid(pid, os.WNOHANG)[0] == pid
-    except ChildProcessError:
-        return False
+    return False

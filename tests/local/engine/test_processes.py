@@ -218,7 +218,7 @@ def test_a_suspended_runner_is_stopped_and_one_that_is_suspended_again_is_killed
     assert stopped_by_command(home)
     assert home.statuses(arn) == ENDED_HERE
     home.forget()
-    home.retry_without_waiting(arn)
+    home.sagemaker.retry_pipeline_execution(PipelineExecutionArn=arn)
     wait_until(lambda: home.ran == ["Waits"])
     signal_runner(home, signal.SIGSTOP)
     home.sagemaker.stop_pipeline_execution(PipelineExecutionArn=arn)
@@ -307,7 +307,7 @@ def test_only_one_of_several_retries_and_creations_at_once_has_an_effect(home: H
     signal_runner(home, signal.SIGKILL)
     assert home.ended(arn) == "Failed"
     home.go()
-    assert len(all_at_once(4, lambda: home.retry_without_waiting(arn))) == 3
+    assert len(all_at_once(4, lambda: home.sagemaker.retry_pipeline_execution(PipelineExecutionArn=arn))) == 3
     assert home.ended(arn) == "Succeeded"
     assert home.ran == ["First", "Second", "Waits", "Waits", "Last"]
     with pytest.raises(ClientError, match="can be retried; this one is Succeeded"):

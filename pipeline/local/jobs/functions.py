@@ -35,11 +35,7 @@ class FunctionError(RequestError):
 def put_function(
     state: State, name: str, script: Path, handler: str, environment: Mapping[str, str] | None = None
 ) -> None:
-    """Make a file's handler known as a function.
-
-    Raises:
-        UsageError: there is no such file.
-    """
+    """Make a file's handler known as a function, or raise a UsageError if there is no such file."""
     if not script.is_file():
         raise UsageError(f"The code of Lambda function {name!r} is not there: {script}.")
     module_and_handler = f"{script.stem}.{handler.rpartition('.')[2]}"
@@ -47,27 +43,8 @@ def put_function(
     state.put("Function", name, {**document, "Folder": str(script.resolve().parent)})
 
 
-def put_package(state: State, document: Document, folder: Path) -> None:
-    """Make a function known whose handler is `module.function`, the module perhaps in a package of the folder.
-
-    Raises:
-        UsageError: there is no such module.
-    """
-    module, _, function = document["Handler"].replace("/", ".").rpartition(".")
-    place = folder.joinpath(*module.split("."))
-    if not module or not (place.with_suffix(".py").is_file() or (place / "__init__.py").is_file()):
-        raise UsageError(f"Unable to import module {module!r}: the code of {document['FunctionName']!r} has none.")
-    state.put(
-        "Function", document["FunctionName"], {**document, "Handler": f"{module}.{function}", "Folder": str(folder)}
-    )
-
-
 def function_named(state: State, arn_or_name: str, execution_id: str | None = None) -> Document:
-    """The function of an ARN (its version or alias is ignored) or of a name; of an execution, as it was at its start.
-
-    Raises:
-        RequestError: it is not known.
-    """
+    """The function of an ARN or a name, as it was when an execution started; refused if there is none."""
     name = function_name(arn_or_name)
     kept = state.get("ExecutionFunction", f"{execution_id}/{name}") if execution_id else None
     document = kept or state.get("Function", name)
@@ -77,7 +54,7 @@ def function_named(state: State, arn_or_name: str, execution_id: str | None = No
 
 
 def function_name(arn_or_name: str) -> str:
-    """The name within arn:aws:lambda:<region>:<account>:function:<name>[:<version>]."""
+    """The name within arn:aws:lambda:<region>:<account>:function:<name>[:<version or alias>]."""
     parts = arn_or_name.split(":")
     return parts[6] if len(parts) > 6 else arn_or_name
 
@@ -86,8 +63,8 @@ def code_digest(document: Document) -> str:
     """Of the handler's file and of those that it may import: a change of code is a change of the step."""
     folder, is_package = Path(document["Folder"]), document["Handler"].count(".") > 1
     files = sorted(folder.rglob("*.py") if is_package else folder.glob("*.py"))
-    told = "".join(f"{file.relative_to(folder)} {file_digest(file)}\n" for file in files)
-    return hashlib.sha256(told.encode()).hexdigest()
+    listing = "".join(f"{file.relative_to(folder)} {file_digest(file)}\n" for file in files)
+    return hashlib.sha256(listing.encode()).hexdigest()
 
 
 async def invoke(
@@ -99,11 +76,7 @@ async def invoke(
     job_name: str | None = None,
     mount: Mount | None = None,
 ) -> Any:
-    """Call the handler and return what it returned; where there is a mount, it can write to /tmp alone, as in Lambda.
-
-    Raises:
-        FunctionError: the handler raised, or ran out of time.
-    """
+    """Return what the handler returns, or raise a FunctionError; with a mount it writes to /tmp alone, as in Lambda."""
     timeout_seconds = float(document.get("Timeout", STEP_TIMEOUT_SECONDS))
     job = JobDirectory(state.home, job_name or f"lambda-{document['FunctionName']}-{secrets.token_hex(5)}")
     (job.tree / "event.json").write_text(json.dumps(event))
@@ -140,11 +113,7 @@ def invoke_now(state: State, api: Api, document: Document, event: Any) -> Any:
 
 
 async def run_lambda(call: StepCall, runtime: Runtime) -> StepResult:
-    """Call the handler; the outputs are those that the step declares.
-
-    Raises:
-        StepFailure: the handler raised, or left out a declared output.
-    """
+    """Call the handler and return the outputs that the step declares, or raise a StepFailure."""
     function = function_named(runtime.state, call.definition["FunctionArn"], call.execution_id)
     metadata: dict[str, Any] = {"Lambda": {"Arn": call.definition["FunctionArn"]}}
     try:
@@ -158,11 +127,7 @@ async def run_lambda(call: StepCall, runtime: Runtime) -> StepResult:
 
 
 def typed_outputs(declared: Sequence[Mapping[str, Any]], answer: Any) -> dict[str, Any]:
-    """The declared outputs of an answer, each a value of its OutputType; others are ignored.
-
-    Raises:
-        FunctionError: one is missing or of another type.
-    """
+    """The declared outputs of an answer, each a value of its OutputType, or a FunctionError; others are ignored."""
     names = [str(output.get("OutputName")) for output in declared]
     missing = [name for name in names if not isinstance(answer, dict) or name not in answer]
     if missing:
@@ -174,53 +139,34 @@ def typed_outputs(declared: Sequence[Mapping[str, Any]], answer: Any) -> dict[st
 
 
 def typed(output: Mapping[str, Any], value: Any) -> Any:
-    """One value. Text that reads as the type is taken for it; a nested value becomes JSON text, as the service does.
-
-    Raises:
-        FunctionError: it is of another type.
-    """
-    wanted = str(output.get("OutputType", "String"))
+    """One value. Text that reads as the type is taken for it; a nested value becomes JSON text, as the service does."""
+    kind = str(output.get("OutputType", "String"))
     flat = json.dumps(value) if isinstance(value, dict | list) else value
-    convert: Callable[[Any], Any] = CONVERSIONS.get(wanted, as_string)
-    converted = None if flat is None else convert(flat)
+    converted = None if flat is None else CONVERSIONS[kind](flat)
     if converted is None:
         found = repr(value) if isinstance(value, str) else json.dumps(value)
-        raise FunctionError(
-            f"The function's output parameter {output['OutputName']!r} must be {wanted}, but is {found}."
-        )
+        raise FunctionError(f"The function's output parameter {output['OutputName']!r} must be {kind}, but is {found}.")
     return converted
 
 
-def as_string(value: Any) -> str | None:
-    """Text."""
-    return text_of(value)
-
-
 def as_integer(value: Any) -> int | None:
-    """A whole number."""
-    if isinstance(value, bool):
-        return None
+    """A whole number, or None."""
     if isinstance(value, str):
         return int(value) if re.fullmatch(r"[+-]?[0-9]+", value) else None
-    return int(value) if float(value).is_integer() else None
+    return int(value) if not isinstance(value, bool) and float(value).is_integer() else None
 
 
 def as_float(value: Any) -> float | None:
-    """A number."""
+    """A number, or None."""
     try:
         return None if isinstance(value, bool) else float(value)
     except ValueError:
         return None
 
 
-def as_boolean(value: Any) -> bool | None:
-    """true or false."""
-    return value if isinstance(value, bool) else {"true": True, "false": False}.get(str(value).lower())
-
-
 CONVERSIONS: Mapping[str, Callable[[Any], Any]] = {
-    "String": as_string,
+    "String": text_of,
     "Integer": as_integer,
     "Float": as_float,
-    "Boolean": as_boolean,
+    "Boolean": lambda value: {"true": True, "false": False}.get(str(value).lower()),
 }

@@ -47,7 +47,7 @@ JSON_SERVICES = {
     "scheduler": dict.fromkeys(("GetSchedule", "UpdateSchedule"), "sagemaker.events"),
 }
 OTHER_SERVICES = {  # a function for a request, and one for a refusal
-    "sagemaker-runtime": ("invocations.answer_runtime", "api.json_error"),
+    "sagemaker-runtime": ("endpoints.answer_runtime", "api.json_error"),
     "lambda": ("lambda_functions.answer", "api.json_error"),
     "s3": ("s3.answer_s3", "s3.error"),
     "sts": ("identity.answer", "identity.error"),
@@ -63,11 +63,7 @@ class LocalApi:
         self.state = state
 
     def call(self, service: str, operation: str, request: Document) -> Document:
-        """Answer an operation of a JSON protocol.
-
-        Raises:
-            RequestError: refused, with the service's error code.
-        """
+        """Answer an operation of a JSON protocol, or raise a RequestError with the service's code."""
         module = JSON_SERVICES[service].get(operation)
         if module is None:
             raise unanswered(service, operation)
@@ -79,11 +75,7 @@ class LocalApi:
         return answer
 
     def answer(self, request: HttpRequest) -> Reply:
-        """Answer an HTTP request; a refusal is a reply too.
-
-        Raises:
-            RequestError: nobody answers for that service.
-        """
+        """Answer an HTTP request; a refusal is a reply too, but a RequestError where nobody answers for the service."""
         service = ALIASES.get(request.service, request.service)
         if service not in JSON_SERVICES and service not in OTHER_SERVICES:
             raise unanswered(service, request.operation)
@@ -119,11 +111,7 @@ def snake_case(operation: str) -> str:
 
 
 def check_request(service: str, operation: str, request: Document) -> None:
-    """Hold a request to the service's model: members, types, patterns, enumerations, bounds.
-
-    Raises:
-        RequestError: with everything that is wrong.
-    """
+    """Refuse a request that the service's model does not allow: members, types, patterns, enumerations, bounds."""
     check = ShapeCheck(operation, lambda value: None, lambda value: None, expression_shapes=frozenset())
     try:
         shape = operation_shape(operation, "input", service)

@@ -6,6 +6,7 @@ do, but need neither botocore's sessions nor its models of endpoints, which take
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,12 +17,12 @@ from pipeline.definition.shapes import operation as operation_shape
 from pipeline.local.store.answers import Api, RequestError
 
 
+@dataclass(frozen=True)
 class LocalClient:
     """`client.describe_endpoint(EndpointName=...)` is DescribeEndpoint, for services of a JSON protocol."""
 
-    def __init__(self, api: Api, service: str) -> None:
-        self.api = api
-        self.service = service
+    api: Api
+    service: str
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         operation = re.sub(r"(?:^|_)([a-z])", lambda match: match[1].upper(), name)
@@ -44,21 +45,19 @@ class LocalClient:
         return Paginator(getattr(self, name))
 
 
+@dataclass(frozen=True)
 class Paginator:
     """Follows NextToken."""
 
-    def __init__(self, call: Callable[..., Any]) -> None:
-        self.call = call
+    call: Callable[..., Any]
 
     def paginate(self, **request: Any) -> Iterator[Any]:
         """Page after page."""
-        token: dict[str, Any] = {}
-        while True:
-            page = self.call(**request, **token)
+        page = self.call(**request)
+        yield page
+        while "NextToken" in page:
+            page = self.call(**request, NextToken=page["NextToken"])
             yield page
-            if "NextToken" not in page:
-                return
-            token = {"NextToken": page["NextToken"]}
 
 
 def shaped(value: Any, shape: Shape) -> Any:

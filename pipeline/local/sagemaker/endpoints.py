@@ -4,13 +4,26 @@ An update starts the new server beside the old one and switches when it is healt
 as after a rollback. A server that has ended (idle, or killed) is started again by the next request.
 """
 
+import re
 import shutil
+from urllib.parse import unquote, urlsplit
 
 from pipeline.local.jobs import servers
 from pipeline.local.jobs.runtime import ACCOUNT, arn, now
-from pipeline.local.sagemaker.capture import capture
+from pipeline.local.sagemaker.capture import INFERENCE_ID, capture
 from pipeline.local.sagemaker.endpoint_servers import changing, in_service, refreshed, revived, start
-from pipeline.local.store.answers import RequestError, checked_name, chosen, found, invalid, listed, paged, unused
+from pipeline.local.store.answers import (
+    HttpRequest,
+    Reply,
+    RequestError,
+    checked_name,
+    chosen,
+    found,
+    invalid,
+    listed,
+    paged,
+    unused,
+)
 from pipeline.local.store.state import Document, State
 from pipeline.local.store.storage import Storage
 
@@ -138,6 +151,23 @@ def keep(state: State, name: str, request: tuple[dict[str, str], bytes], answer:
         capture(Storage(state), config, place, request, answer)
 
 
-def variant(state: State, name: str) -> str:
-    """The variant that answers."""
-    return str((found(state, "Endpoint", name, "endpoint")["Server"] or {}).get("variant", ""))
+def answer_runtime(state: State, request: HttpRequest) -> Reply:
+    """SageMaker Runtime's InvokeEndpoint; an error of the server becomes ModelError, as on the service."""
+    match = re.fullmatch(r"/endpoints/([^/]+)/invocations", urlsplit(request.url).path)
+    if request.operation != "InvokeEndpoint" or match is None:
+        said = f"The local target does not answer sagemaker-runtime:{request.operation}."
+        raise RequestError("ValidationError", said)
+    names = ("Content-Type", "Accept", servers.CUSTOM_ATTRIBUTES, INFERENCE_ID, servers.TARGET_CONTAINER)
+    headers = {name: request.headers[name.lower()] for name in names if name.lower() in request.headers}
+    endpoint = unquote(match[1])
+    answer = invoke_endpoint(state, endpoint, request.body, headers)
+    if not 200 <= answer.status < 300:
+        fault, said = "client" if 400 <= answer.status < 500 else "server", answer.body.decode(errors="replace")
+        message = f'Received {fault} error ({answer.status}) from primary with message "{said}".'
+        content = {"Message": message, "OriginalStatusCode": answer.status, "OriginalMessage": said}
+        return Reply.json(content, 424, {"x-amzn-ErrorType": "ModelError"})
+    variant = (found(state, "Endpoint", endpoint, "endpoint")["Server"] or {}).get("variant", "")
+    shown = {"Content-Type": answer.content_type, "x-Amzn-Invoked-Production-Variant": variant}
+    if answer.custom_attributes is not None:
+        shown[servers.CUSTOM_ATTRIBUTES] = answer.custom_attributes
+    return Reply(200, shown, answer.body)

@@ -12,15 +12,6 @@ from pipeline.local.jobs.runtime import ACCOUNT, REGION, arn, now
 from pipeline.local.store.answers import Api, RequestError, chosen, invalid
 from pipeline.local.store.state import Document, State
 
-GIVEN = (  # what UpdateSchedule may give
-    "Description",
-    "FlexibleTimeWindow",
-    "KmsKeyArn",
-    "ScheduleExpression",
-    "ScheduleExpressionTimezone",
-    "State",
-    "Target",
-)
 DETAIL = (  # what the event tells of a model package
     "ModelPackageGroupName",
     "ModelPackageVersion",
@@ -55,11 +46,7 @@ def make_schedule(state: State, name: str, expression: str, *, pipeline_name: st
 
 
 def get_schedule(state: State, request: Document) -> Document:
-    """GetSchedule.
-
-    Raises:
-        RequestError: there is no such schedule.
-    """
+    """GetSchedule; refused if there is none."""
     known = state.get("Schedule", request["Name"])
     if known is None:
         raise RequestError("ResourceNotFoundException", f"Schedule {request['Name']} does not exist.", 404)
@@ -67,17 +54,13 @@ def get_schedule(state: State, request: Document) -> Document:
 
 
 def update_schedule(state: State, request: Document) -> Document:
-    """UpdateSchedule: what the request leaves out gets its default.
-
-    Raises:
-        RequestError: no such schedule, or an expression that Scheduler would refuse.
-    """
+    """UpdateSchedule: what the request leaves out gets its default."""
     known = get_schedule(state, request)
     if fault := schedule_expression.fault(request["ScheduleExpression"]):
         raise invalid(f"The schedule {fault}")
     fixed = chosen(known, "Arn", "Name", "GroupName", "CreationDate")
     usual = {"State": "ENABLED", "ScheduleExpressionTimezone": "UTC"}
-    changed = {**fixed, **usual, **chosen(request, *GIVEN), "LastModificationDate": now()}
+    changed = {**usual, **request, **fixed, "LastModificationDate": now()}
     state.put("Schedule", request["Name"], changed)
     return {"ScheduleArn": known["Arn"]}
 
@@ -85,8 +68,7 @@ def update_schedule(state: State, request: Document) -> Document:
 def deliver_approval(state: State, api: Api, package: Document) -> None:
     """Call the function that the rule of a package's group names with a state change event, if there is a rule.
 
-    Raises:
-        RequestError: the function failed. On AWS nobody would hear of it; here somebody waits for what it does.
+    A function that fails is an error: on AWS nobody would hear of it, but here somebody waits for what it does.
     """
     rule = state.get("Rule", package["ModelPackageGroupName"].lower())
     if rule is None:

@@ -40,11 +40,7 @@ def results(values: dict[str, str]) -> dict[str, Any]:
 
 
 def answer(state: State, request: HttpRequest) -> Reply:
-    """Answer a request of the query protocol.
-
-    Raises:
-        RequestError: it is refused.
-    """
+    """Answer a request of the query protocol, or raise a RequestError."""
     name, answers = request.operation, results(dict(parse_qsl(request.body.decode())))
     if name not in answers:
         raise RequestError("InvalidAction", f"The local target does not answer {request.service}:{name}.")

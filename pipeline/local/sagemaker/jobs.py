@@ -9,22 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.local.store.answers import RequestError, chosen, found, listed, paged
+from pipeline.local.store.answers import RequestError, found, listed, paged
 from pipeline.local.store.state import Document, State
 
-KINDS = {  # words for it, and what lists tell beside its name, ARN, status and time of creation
-    "ProcessingJob": ("processing job", ["ProcessingEndTime"]),
-    "TrainingJob": ("training job", ["TrainingEndTime"]),
-    "HyperParameterTuningJob": (
-        "hyperparameter tuning job",
-        [
-            "Strategy",
-            "HyperParameterTuningEndTime",
-            "TrainingJobStatusCounters",
-            "ObjectiveStatusCounters",
-            "ResourceLimits",
-        ],
-    ),
+KINDS = {
+    "ProcessingJob": "processing job",
+    "TrainingJob": "training job",
+    "HyperParameterTuningJob": "hyperparameter tuning job",
 }
 LOG_GROUPS = {f"/aws/sagemaker/{kind}s": kind for kind in ("ProcessingJob", "TrainingJob", "TransformJob")}
 CHUNK_BYTES = 1_000_000  # of a log in one answer
@@ -32,7 +23,7 @@ CHUNK_BYTES = 1_000_000  # of a log in one answer
 
 def described(kind: str, state: State, request: Document) -> Document:
     """DescribeTrainingJob and its like."""
-    return found(state, kind, request[f"{kind}Name"], KINDS[kind][0])
+    return found(state, kind, request[f"{kind}Name"], KINDS[kind])
 
 
 def job_list(kind: str, state: State, request: Document) -> Document:
@@ -41,8 +32,7 @@ def job_list(kind: str, state: State, request: Document) -> Document:
     jobs = listed(
         state.all(kind), request, lambda job: wanted in job[f"{kind}Name"] and status in (None, job[f"{kind}Status"])
     )
-    members = [f"{kind}Name", f"{kind}Arn", f"{kind}Status", "CreationTime", *KINDS[kind][1]]
-    return paged(f"{kind}Summaries", [chosen(job, *members) for job in jobs], request)
+    return paged(f"{kind}Summaries", jobs, request)  # whole: clients leave out what the service's model does not know
 
 
 describe_processing_job = partial(described, "ProcessingJob")
@@ -78,11 +68,7 @@ def get_log_events(state: State, request: Document) -> Document:
 
 
 def filter_log_events(state: State, request: Document) -> Document:
-    """FilterLogEvents of one or several streams, all on one page.
-
-    Raises:
-        RequestError: with a filter pattern, a language that is not understood here.
-    """
+    """FilterLogEvents of one or several streams, all on one page; filter patterns are refused."""
     if request.get("filterPattern"):
         raise RequestError("InvalidParameterException", "The local target does not filter log events by pattern.")
     streams = stream_names(state, request["logGroupName"], request.get("logStreamNamePrefix", ""))
@@ -95,11 +81,7 @@ def filter_log_events(state: State, request: Document) -> Document:
 
 
 def stream_names(state: State, group: str, prefix: str) -> list[str]:
-    """The streams of a group that begin with a prefix.
-
-    Raises:
-        RequestError: there is no such group.
-    """
+    """The streams of a group that begin with a prefix; refused if there is no such group."""
     if group not in LOG_GROUPS:
         raise RequestError("ResourceNotFoundException", "The specified log group does not exist.")
     kind = LOG_GROUPS[group]
@@ -109,11 +91,7 @@ def stream_names(state: State, group: str, prefix: str) -> list[str]:
 
 
 def lines_from(log: Path, token: Any) -> tuple[list[str], int, int]:
-    """Whole lines from a token on, at most a chunk of them, and the offsets of their begin and end.
-
-    Raises:
-        RequestError: the token is none of ours.
-    """
+    """Whole lines from a token on, at most a chunk of them, and the offsets of their begin and end."""
     number = str(token).partition("/")[2]
     if not number.isdecimal():
         raise RequestError("InvalidParameterException", "The specified nextToken is invalid.")

@@ -10,26 +10,20 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from pipeline.errors import UsageError
 from pipeline.local.jobs import functions
 from pipeline.local.jobs.runtime import ACCOUNT, REGION
-from pipeline.local.sagemaker.api import LocalApi
+from pipeline.local.sagemaker.api import LocalApi, unanswered
 from pipeline.local.store.answers import HttpRequest, Reply, RequestError
 from pipeline.local.store.state import Document, State
 from pipeline.local.store.storage import Storage
 
 
 def answer(state: State, request: HttpRequest) -> Reply:
-    """Answer one request; the function's name is in the path."""
+    """Answer one request, or raise a RequestError; the function's name is in the path."""
     if request.operation not in OPERATIONS:
-        raise refused(f"The local target does not answer lambda:{request.operation}.")
+        raise unanswered("lambda", request.operation)
     match = re.search(r"/functions/([^/]+)", urlsplit(request.url).path)
     return OPERATIONS[request.operation](state, functions.function_name(unquote(match[1])) if match else "", request)
-
-
-def refused(message: str) -> RequestError:
-    """InvalidParameterValueException."""
-    return RequestError("InvalidParameterValueException", message)
 
 
 def invoke(state: State, name: str, request: HttpRequest) -> Reply:
@@ -39,14 +33,12 @@ def invoke(state: State, name: str, request: HttpRequest) -> Reply:
     if kind == "DryRun":
         return Reply(204, {}, b"")
     try:
-        result = functions.invoke_now(state, LocalApi(state), function, json.loads(request.body or b"null"))
+        reply = Reply.json(functions.invoke_now(state, LocalApi(state), function, json.loads(request.body or b"null")))
     except functions.FunctionError as problem:
-        if kind == "Event":
-            return Reply(202, {}, b"")
         error_type, _, message = str(problem).rpartition(": ")
         content = {"errorMessage": message or str(problem), "errorType": error_type or "Unhandled"}
-        return Reply.json(content, 200, {"X-Amz-Function-Error": "Unhandled"})
-    return Reply.json(result) if kind != "Event" else Reply(202, {}, b"")
+        reply = Reply.json(content, 200, {"X-Amz-Function-Error": "Unhandled"})
+    return Reply(202, {}, b"") if kind == "Event" else reply
 
 
 def create_function(state: State, name: str, request: HttpRequest) -> Reply:
@@ -72,37 +64,35 @@ def update_function_code(state: State, name: str, request: HttpRequest) -> Reply
 
 
 def store(state: State, document: Document, code: Document, status: int = 200) -> Reply:
-    """Unpack a function's code and make it known."""
+    """Unpack a function's code and make it known, or refuse code that holds no handler."""
     if "ImageUri" in code:
         raise refused("The code of a function must be a .zip archive: images are not run here.")
-    packed = base64.b64decode(code["ZipFile"]) if "ZipFile" in code else read_archive(state, code)
-    digest = hashlib.sha256(packed).hexdigest()
-    folder = state.home / "functions" / f"{document['FunctionName']}-{digest[:16]}"
+    place = f"s3://{code.get('S3Bucket')}/{code.get('S3Key')}"
+    packed = base64.b64decode(code["ZipFile"]) if "ZipFile" in code else Storage(state).read(place)
+    name, digest = document["FunctionName"], hashlib.sha256(packed).hexdigest()
+    folder = state.home / "functions" / f"{name}-{digest[:16]}"
     try:
         with zipfile.ZipFile(io.BytesIO(packed)) as archive:
             archive.extractall(folder)
     except zipfile.BadZipFile as problem:
         raise refused("Could not unzip uploaded file. Please check your file, then try to upload again.") from problem
-    try:
-        functions.put_package(state, document, folder)
-    except UsageError as problem:
-        raise refused(str(problem)) from problem
+    module, _, function = document["Handler"].replace("/", ".").rpartition(".")
+    script = folder.joinpath(*module.split("."))
+    if not module or not (script.with_suffix(".py").is_file() or (script / "__init__.py").is_file()):
+        raise refused(f"Unable to import module {module!r}: the code of {name!r} has none.")
+    state.put("Function", name, {**document, "Handler": f"{module}.{function}", "Folder": str(folder)})
     return Reply.json(described(document), status)
 
 
-def read_archive(state: State, code: Document) -> bytes:
-    """The archive that a request names by its place in S3."""
-    return Storage(state).read(f"s3://{code['S3Bucket']}/{code['S3Key']}")
+def refused(message: str) -> RequestError:
+    """InvalidParameterValueException."""
+    return RequestError("InvalidParameterValueException", message)
 
 
 def get_function(state: State, name: str, request: HttpRequest) -> Reply:
-    """GetFunction."""
-    return Reply.json({"Configuration": described(functions.function_named(state, name))})
-
-
-def get_function_configuration(state: State, name: str, request: HttpRequest) -> Reply:
-    """GetFunctionConfiguration."""
-    return Reply.json(described(functions.function_named(state, name)))
+    """GetFunction and GetFunctionConfiguration, whose client reads but its part of the answer."""
+    configuration = described(functions.function_named(state, name))
+    return Reply.json({"Configuration": configuration, **configuration})
 
 
 def delete_function(state: State, name: str, request: HttpRequest) -> Reply:
@@ -131,6 +121,6 @@ OPERATIONS: dict[str, Callable[[State, str, HttpRequest], Reply]] = {
     "CreateFunction": create_function,
     "UpdateFunctionCode": update_function_code,
     "GetFunction": get_function,
-    "GetFunctionConfiguration": get_function_configuration,
+    "GetFunctionConfiguration": get_function,
     "DeleteFunction": delete_function,
 }

@@ -11,23 +11,6 @@ from pipeline.local.jobs.runtime import arn, now
 from pipeline.local.store.answers import chosen, found, invalid, listed, paged, unused
 from pipeline.local.store.state import Document, State
 
-SUMMARY = (
-    "ModelPackageName",
-    "ModelPackageGroupName",
-    "ModelPackageVersion",
-    "ModelPackageArn",
-    "ModelPackageDescription",
-    "CreationTime",
-    "ModelPackageStatus",
-    "ModelApprovalStatus",
-)
-GROUP_SUMMARY = (
-    "ModelPackageGroupName",
-    "ModelPackageGroupArn",
-    "ModelPackageGroupDescription",
-    "CreationTime",
-    "ModelPackageGroupStatus",
-)
 REPLACED = (  # what UpdateModelPackage replaces where given
     "ModelApprovalStatus",
     "ApprovalDescription",
@@ -103,7 +86,7 @@ def list_model_packages(state: State, request: Document) -> Document:
     group, approval = request.get("ModelPackageGroupName"), request.get("ModelApprovalStatus")
     known = versions(state, group) if group else state.all("ModelPackage")
     packages = listed(known, request, lambda document: approval in (None, document["ModelApprovalStatus"]))
-    return paged("ModelPackageSummaryList", [chosen(document, *SUMMARY) for document in packages], request)
+    return paged("ModelPackageSummaryList", packages, request)
 
 
 def update_model_package(state: State, request: Document) -> Document:
@@ -145,7 +128,7 @@ def list_model_package_groups(state: State, request: Document) -> Document:
     """ListModelPackageGroups."""
     wanted = request.get("NameContains", "")
     groups = listed(state.all("ModelPackageGroup"), request, lambda d: wanted in d["ModelPackageGroupName"])
-    return paged("ModelPackageGroupSummaryList", [chosen(group, *GROUP_SUMMARY) for group in groups], request)
+    return paged("ModelPackageGroupSummaryList", groups, request)
 
 
 def describe_model_package_group(state: State, request: Document) -> Document:

@@ -10,6 +10,7 @@ are files in `uploads/<id>` of the home until they become one object.
 import contextlib
 import errno
 import hashlib
+import io
 import os
 import re
 import secrets
@@ -25,7 +26,7 @@ from typing import Any, Self
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 from xml.etree import ElementTree
 
-from pipeline.local.store.answers import FilePart, HttpRequest, Reply, RequestError
+from pipeline.local.store.answers import Body, HttpRequest, Reply, RequestError
 from pipeline.local.store.state import State
 from pipeline.local.store.storage import Storage, StorageError, is_unfinished
 
@@ -38,11 +39,7 @@ ATTEMPTS = 20  # at what fails because somebody else just deleted an object, and
 
 
 def answer_s3(state: State, request: HttpRequest) -> Reply:
-    """Answer one request.
-
-    Raises:
-        RequestError: it is refused.
-    """
+    """Answer one request, or raise a RequestError."""
     if request.operation not in OPERATIONS:
         raise RequestError("NotImplemented", f"The local target does not answer s3:{request.operation}.", 501)
     parsed, operation = S3Request.parse(Storage(state), request), OPERATIONS[request.operation]
@@ -72,9 +69,6 @@ def error(problem: RequestError) -> Reply:
     return xml("Error", {"Code": problem.code, "Message": str(problem)}, problem.status)
 
 
-# requests and the objects that they name
-
-
 class StoredObject:
     """An object as it is now. One whose key ends with a slash is an empty directory."""
 
@@ -84,14 +78,10 @@ class StoredObject:
         self.size = 0 if path.is_dir() else status.st_size  # bytes
         self.modified = datetime.fromtimestamp(status.st_mtime, UTC)
         self.etag = content_etag(path, self.size, status.st_mtime_ns, status.st_ino)
-        self.entry = {"ETag": self.etag, "LastModified": self.modified.strftime("%Y-%m-%dT%H:%M:%S.000Z")}
+        self.entry = {"ETag": self.etag, "LastModified": self.modified.strftime("%Y-%m-%dT%H:%M:%SZ")}  # in XML
 
     def part(self, header: str | None) -> tuple[int, int] | None:
-        """The first and the last byte that a Range header asks for, or None for the whole object.
-
-        Raises:
-            RequestError: the range begins beyond the end.
-        """
+        """The first and the last byte that a Range header asks for, or None for the whole object."""
         match = re.fullmatch(r"bytes=(\d*)-(\d*)", header or "")
         if match is None or not (match[1] or match[2]):
             return None
@@ -101,10 +91,12 @@ class StoredObject:
             raise RequestError("InvalidRange", "The requested range is not satisfiable", 416)
         return first, last
 
-    def stream(self, part: tuple[int, int] | None) -> bytes | FilePart:
+    def stream(self, part: tuple[int, int] | None) -> Body:
         """The content from the first byte to the last."""
         first, last = part or (0, self.size - 1)
-        return FilePart(self.path, first, last - first + 1) if self.size else b""
+        file = self.path.open("rb") if self.size else io.BytesIO()
+        file.seek(first)
+        return Body(file, last - first + 1)
 
     def matches(self, header: str) -> bool:
         """Whether the ETag is one of a condition's."""
@@ -152,22 +144,14 @@ class S3Request:
         return f"s3://{self.bucket}/{self.key}"
 
     def folder(self) -> Path:
-        """The directory of the bucket.
-
-        Raises:
-            RequestError: there is no such bucket.
-        """
+        """The directory of the bucket; refused if there is none."""
         path = self.storage.path(f"s3://{self.bucket}")
         if self.bucket != OWN_BUCKET and not path.is_dir():
             raise RequestError("NoSuchBucket", f"The specified bucket does not exist: {self.bucket}", 404)
         return path
 
     def path(self) -> Path:
-        """The file of the key, whether or not it is there.
-
-        Raises:
-            RequestError: no file can have that name.
-        """
+        """The file of the key, whether or not it is there; refused if no file can have that name."""
         segments = self.key.split("/")
         if not any(segments) or "\0" in self.key or any(s in (".", "..") or is_unfinished(s) for s in segments):
             said = f"The key {self.key!r} cannot be the path of a file, as it must be here."
@@ -175,11 +159,7 @@ class S3Request:
         return self.storage.path(self.uri)
 
     def stored(self) -> StoredObject:
-        """The object of the key.
-
-        Raises:
-            RequestError: there is no such object.
-        """
+        """The object of the key; refused if there is none."""
         path = self.path()
         if path.is_dir() and not any(path.iterdir()) if self.key.endswith("/") else path.is_file():
             return StoredObject(path)
@@ -194,11 +174,7 @@ class S3Request:
         return source
 
     def check_conditions(self, found: StoredObject | None, prefix: str = "") -> None:
-        """Honour If-Match and If-None-Match.
-
-        Raises:
-            RequestError: a condition does not hold, or is one of time.
-        """
+        """Refuse the request if If-Match or If-None-Match does not hold, or if there is a condition of time."""
         if any(f"{prefix}if-{name}modified-since" in self.headers for name in ("", "un")):
             said = "The local S3 does not answer conditions of time, only If-Match and If-None-Match."
             raise RequestError("NotImplemented", said, 501)
@@ -223,9 +199,6 @@ def unchunked(body: bytes) -> bytes:
         position = end + 4 + size
 
 
-# XML
-
-
 def xml(name: str, content: Any, status: int = 200) -> Reply:
     """A reply whose body is an XML document; a list is repeated elements."""
     body: bytes = ElementTree.tostring(element(name, content), encoding="utf-8", xml_declaration=True)
@@ -241,21 +214,6 @@ def element(name: str, content: Any) -> ElementTree.Element:
     for key, value in content.items():
         node.extend([element(key, item) for item in (value if isinstance(value, list) else [value])])
     return node
-
-
-def parse_xml(body: bytes) -> ElementTree.Element:
-    """A request's document, its names without their namespace.
-
-    Raises:
-        RequestError: it is none.
-    """
-    try:
-        document = ElementTree.fromstring(body)
-    except ElementTree.ParseError as problem:
-        raise RequestError("MalformedXML", "The XML you provided was not well-formed") from problem
-    for node in document.iter():
-        node.tag = node.tag.rpartition("}")[2]
-    return document
 
 
 # objects
@@ -316,28 +274,19 @@ def delete_object(request: S3Request) -> Reply:
 
 def delete_objects(request: S3Request) -> Reply:
     """DeleteObjects."""
-    document = parse_xml(request.body)
+    document = ElementTree.fromstring(request.body)
     done: list[dict[str, str]] = []
     failed: list[dict[str, str]] = []
-    for key in [found.text or "" for found in document.iterfind("Object/Key")]:
+    for key in [found.text or "" for found in document.iterfind("{*}Object/{*}Key")]:
         try:
             delete_object(replace(request, key=key))
             done.append({"Key": key})
         except RequestError as problem:
             failed.append({"Key": key, "Code": problem.code, "Message": str(problem)})
-    return xml("DeleteResult", {"Deleted": [] if document.findtext("Quiet") == "true" else done, "Error": failed})
+    return xml("DeleteResult", {"Deleted": [] if document.findtext("{*}Quiet") == "true" else done, "Error": failed})
 
 
 # lists
-
-REPEATED = {  # parameters of a list that its answer repeats
-    "prefix": "Prefix",
-    "delimiter": "Delimiter",
-    "marker": "Marker",
-    "start-after": "StartAfter",
-    "continuation-token": "ContinuationToken",
-    "encoding-type": "EncodingType",
-}
 
 
 def list_objects(request: S3Request) -> Reply:
@@ -349,19 +298,16 @@ def list_objects(request: S3Request) -> Reply:
 
     token = unquote(query.get("continuation-token", ""), errors="surrogateescape")
     shown, more = keys_after(request, token or query.get("start-after", query.get("marker", "")))
+    found = {key: StoredObject(path) for key, path in shown.items() if path}
     content: dict[str, Any] = {
         "Name": request.bucket,
-        "MaxKeys": query.get("max-keys", PAGE),
+        "MaxKeys": PAGE,
+        **{name.title().replace("-", ""): encoded(value) for name, value in query.items()},
         "KeyCount": len(shown),
         "IsTruncated": str(more).lower(),
-        **{member: encoded(query[name]) for name, member in REPEATED.items() if name in query},
         "CommonPrefixes": [{"Prefix": encoded(key)} for key, path in shown.items() if path is None],
+        "Contents": [{"Key": encoded(key), "Size": one.size, **one.entry} for key, one in found.items()],
     }
-    found = {key: StoredObject(path) for key, path in shown.items() if path}
-    content["Contents"] = [
-        {"Key": encoded(key), "Size": stored.size, "StorageClass": "STANDARD", **stored.entry}
-        for key, stored in found.items()
-    ]
     if more:
         last = next(reversed(shown))
         content |= {"NextMarker": encoded(last), "NextContinuationToken": quote(os.fsencode(last))}
@@ -408,11 +354,7 @@ def create_multipart_upload(request: S3Request) -> Reply:
 
 
 def upload_folder(request: S3Request) -> Path:
-    """The directory of an upload's parts.
-
-    Raises:
-        RequestError: there is no such upload.
-    """
+    """The directory of an upload's parts; refused if there is none."""
     upload_id = request.query.get("uploadId", "")
     folder = request.storage.state.home / "uploads" / upload_id
     if not re.fullmatch(r"[0-9a-f]{32}", upload_id) or not folder.is_dir():
@@ -425,8 +367,7 @@ def upload_part(request: S3Request) -> Reply:
     content, is_copy = request.body, "x-amz-copy-source" in request.headers
     if is_copy:
         source = request.copy_source()
-        found = source.stream(source.part(request.headers.get("x-amz-copy-source-range")))
-        content = found if isinstance(found, bytes) else found.read()
+        content = source.stream(source.part(request.headers.get("x-amz-copy-source-range"))).read()
     part = upload_folder(request) / f"{int(request.query['partNumber']):05}"
     part.write_bytes(content)
     stored = {**StoredObject(part).entry, "ETag": md5_etag(content)}
@@ -437,8 +378,8 @@ def complete_multipart_upload(request: S3Request) -> Reply:
     """CompleteMultipartUpload: the object appears whole."""
     folder = upload_folder(request)
     named = [
-        (int(part.findtext("PartNumber", "0")), part.findtext("ETag", "").strip('"'))
-        for part in parse_xml(request.body).iterfind("Part")
+        (int(part.findtext("{*}PartNumber", "0")), part.findtext("{*}ETag", "").strip('"'))
+        for part in ElementTree.fromstring(request.body).iterfind("{*}Part")
     ]
     if not named or any(before >= after for (before, _), (after, _) in pairwise(named)):
         raise RequestError("InvalidPartOrder", "The list of parts was not in ascending order.")

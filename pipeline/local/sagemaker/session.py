@@ -5,11 +5,10 @@ request is validated and serialised, and a response parsed, by botocore itself, 
 the local target does not stand for are refused by name; nothing leaves the machine.
 """
 
-import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import botocore.session
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
@@ -53,7 +52,7 @@ def core_session(state: State) -> Any:
             reply = api.answer(asked)
         except RequestError as problem:  # nobody answers for that service; its protocol may be any
             raise ClientError({"Error": {"Code": problem.code, "Message": str(problem)}}, operation) from problem
-        return AWSResponse(request.url, reply.status, reply.headers, RawBody(reply.stream))
+        return AWSResponse(request.url, reply.status, reply.headers, reply.stream)
 
     core = botocore.session.Session()
     settings = core.get_component("config_store")
@@ -80,29 +79,6 @@ def refuse_presigned(context: Mapping[str, Any], event_name: str, **rest: Any) -
         service, operation = event_name.split(".", 2)[1:]
         said = f"The local target makes no presigned URLs ({service}:{operation}): they would lead to AWS."
         raise ClientError({"Error": {"Code": "NotImplemented", "Message": said}}, operation)
-
-
-class RawBody(io.BufferedIOBase):
-    """What botocore expects of a response's raw stream."""
-
-    def __init__(self, body: BinaryIO) -> None:
-        self.body = body
-
-    def readable(self) -> bool:
-        """Always."""
-        return True
-
-    def read(self, size: int | None = -1) -> bytes:
-        """The next bytes, or all that are left."""
-        return self.body.read(-1 if size is None else size)
-
-    def stream(self, amount: int = 65536, decode_content: bool | None = None) -> Any:
-        """Chunks of the body."""
-        while chunk := self.read(amount):
-            yield chunk
-
-    def release_conn(self) -> None:
-        """There is no connection."""
 
 
 def as_text(value: str | bytes) -> str:

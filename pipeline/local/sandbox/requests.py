@@ -35,9 +35,9 @@ async def answered_requests(api: Api, folder: Path) -> AsyncIterator[None]:
                 if request := await read_request(reader):
                     head, reply = await asyncio.to_thread(reply_to, api, request)
                     text = json.dumps(head).encode()
-                    writer.writelines([LENGTHS.pack(len(text), reply.size), text])
-                    stream = reply.stream
-                    while chunk := stream.read(CHUNK_BYTES):
+                    body = reply.stream
+                    writer.writelines([LENGTHS.pack(len(text), body.size), text])
+                    for chunk in body.stream(CHUNK_BYTES):
                         writer.write(chunk)
                         await writer.drain()
                     await writer.drain()

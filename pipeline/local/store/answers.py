@@ -3,10 +3,9 @@
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, Protocol
 
 from pipeline.errors import PipelineError
 from pipeline.local.store.state import Document, State
@@ -35,12 +34,11 @@ class HttpRequest:
     body: bytes
 
 
-class FilePart(io.BufferedIOBase):
-    """A part of a file as a body that need not fit into memory; later changes of the file's name do not reach it."""
+class Body(io.BufferedIOBase):
+    """So many bytes of a stream, which need not fit into memory, with what botocore expects of a response's body."""
 
-    def __init__(self, path: Path, first: int, size: int) -> None:
-        self.file = path.open("rb")
-        self.file.seek(first)
+    def __init__(self, source: BinaryIO, size: int) -> None:
+        self.source = source
         self.size = self.left = size
 
     def readable(self) -> bool:
@@ -49,13 +47,21 @@ class FilePart(io.BufferedIOBase):
 
     def read(self, size: int | None = -1) -> bytes:
         """The next bytes, or all that are left."""
-        content = self.file.read(self.left if size is None or size < 0 else min(size, self.left))
+        content = self.source.read(self.left if size is None or size < 0 else min(size, self.left))
         self.left -= len(content)
         return content
 
+    def stream(self, amount: int = 65536, decode_content: bool | None = None) -> Iterator[bytes]:
+        """Chunks of the body."""
+        while chunk := self.read(amount):
+            yield chunk
+
+    def release_conn(self) -> None:
+        """There is no connection."""
+
     def close(self) -> None:
-        """Close the file."""
-        self.file.close()
+        """Close the stream."""
+        self.source.close()
         super().close()
 
 
@@ -65,17 +71,12 @@ class Reply:
 
     status: int
     headers: dict[str, str]
-    body: bytes | FilePart
+    body: bytes | Body
 
     @property
-    def size(self) -> int:
-        """Of the body, in bytes."""
-        return self.body.size if isinstance(self.body, FilePart) else len(self.body)
-
-    @property
-    def stream(self) -> BinaryIO:
+    def stream(self) -> Body:
         """The body, to be read once."""
-        return io.BytesIO(self.body) if isinstance(self.body, bytes) else cast(BinaryIO, self.body)
+        return Body(io.BytesIO(self.body), len(self.body)) if isinstance(self.body, bytes) else self.body
 
     @classmethod
     def json(cls, content: Any, status: int = 200, headers: dict[str, str] | None = None) -> "Reply":

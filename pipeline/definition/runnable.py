@@ -201,9 +201,9 @@ def tuning_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
     if not isinstance(config, Mapping) or any(expressions(config)):
         return
     try:
-        found = read_search_config(config, static_hyperparameters=template.get("StaticHyperParameters"))
+        found = read_search_config(arguments)
     except DefinitionError as problem:
-        yield from (f"cannot be searched: HyperParameterTuningJobConfig.{sentence}" for sentence in problem.problems)
+        yield from (f"cannot be searched: {sentence}" for sentence in problem.problems)
         return
     metrics = items(template.get("AlgorithmSpecification"), "MetricDefinitions")
     names = [member(metric, "Name") for metric in metrics]

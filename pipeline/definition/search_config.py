@@ -1,4 +1,4 @@
-"""HyperParameterTuningJobConfig, read and checked before the first trial; every problem is reported at once.
+"""The search that a tuning job asks for, read and checked before the first trial; every problem is reported at once.
 
 What each member may be is told by the service model; what the guide's automatic-model-tuning pages say beyond it, here.
 """
@@ -10,14 +10,13 @@ from typing import Any
 
 from pipeline.definition.paths import listing
 from pipeline.errors import DefinitionError
-from pipeline.suggestion import did_you_mean
 
 DEFAULT_MAX_TRIALS = 750  # SageMaker's quota, which bounds a tuning job without MaxNumberOfTrainingJobs
 MAX_EPOCHS = 20_000  # HyperbandStrategyConfig.MaxResource
 MAX_RANGES = 30  # of all kinds together
 EPOCH_KEYS = ("epochs", "numepochs", "n-epochs", "n_epochs", "num_epochs")  # where Hyperband looks for MaxResource
 AUTO_LOGARITHMIC_RATIO = 100.0  # Auto takes the logarithmic scale for positive bounds at least this far apart
-OPERATION, MEMBER = "CreateHyperParameterTuningJob", "HyperParameterTuningJobConfig"
+OPERATION = "CreateHyperParameterTuningJob"
 KINDS = {  # of ParameterRanges: what bounds are, how they are read, which scales there are
     "IntegerParameterRanges": ("a whole number", int, ("Linear", "Logarithmic")),
     "ContinuousParameterRanges": ("a number", float, ("Linear", "Logarithmic", "ReverseLogarithmic")),
@@ -68,35 +67,32 @@ class SearchConfig:
         return math.prod(searched.combinations for searched in self.ranges)
 
 
-def read_search_config(
-    config: Mapping[str, Any], static_hyperparameters: Mapping[str, str] | None = None
-) -> SearchConfig:
-    """Read the resolved HyperParameterTuningJobConfig of a tuning job.
-
-    Args:
-        config: the configuration.
-        static_hyperparameters: StaticHyperParameters, in which Hyperband looks for its MaxResource.
+def read_search_config(request: Mapping[str, Any]) -> SearchConfig:
+    """Read the search of a resolved CreateHyperParameterTuningJob request.
 
     Raises:
-        DefinitionError: with every fault of the configuration.
+        DefinitionError: with every fault of its HyperParameterTuningJobConfig and WarmStartConfig.
     """
     from pipeline.definition.shapes import ShapeCheck, operation  # which takes a while to load
 
-    check = ShapeCheck(OPERATION, type_of=lambda value: None, default_of=lambda value: None)
-    if problems := list(check.problems(config, operation(OPERATION, "input").member(MEMBER))):
+    check, shape = ShapeCheck(OPERATION, lambda value: None, lambda value: None), operation(OPERATION, "input")
+    given = [name for name in ("HyperParameterTuningJobConfig", "WarmStartConfig") if request.get(name) is not None]
+    if problems := [found for name in given for found in check.problems(request[name], shape.member(name), (name,))]:
         raise DefinitionError(problems)
+    config = request["HyperParameterTuningJobConfig"]
+    strategy, limits = config["Strategy"], config["ResourceLimits"]
     searched, problems = read_ranges(config.get("ParameterRanges") or {})
     objective: Mapping[str, Any] = config.get("HyperParameterTuningJobObjective") or {}
     if not objective:
         problems.append("HyperParameterTuningJobObjective is missing, without which nothing can be compared.")
-    strategy, limits = config["Strategy"], config["ResourceLimits"]
     min_epochs, max_epochs = 1, MAX_EPOCHS
     if strategy == "Hyperband":
-        min_epochs, max_epochs = read_epochs(config, static_hyperparameters or {}, problems)
+        static = (request.get("TrainingJobDefinition") or {}).get("StaticHyperParameters") or {}
+        min_epochs, max_epochs = read_epochs(config, static, problems)
     elif config.get("StrategyConfig"):
         problems.append(f"StrategyConfig belongs to strategy Hyperband, but the strategy is {strategy}.")
     max_trials = limits.get("MaxNumberOfTrainingJobs")
-    if strategy == "Grid" and searched and not problems:
+    if strategy == "Grid" and not problems:
         max_trials = read_grid_size(searched, max_trials, problems)
     if problems:
         raise DefinitionError(problems)
@@ -121,14 +117,10 @@ def read_search_config(
 
 def read_grid_size(searched: list[Range], max_trials: int | None, problems: list[str]) -> int:
     """How many trials a grid has."""
-    others = [other.name for other in searched if not other.values]
-    if others:
-        are, their = ("is", "its") if len(others) == 1 else ("are", "their")
-        problems.append(
-            f"Strategy Grid takes categorical ranges only, but {listing(others)} {are} not; list {their} values."
-        )
     size = math.prod(len(categorical.values) for categorical in searched)
-    if not others and max_trials not in (None, size):
+    if others := [other.name for other in searched if not other.values]:
+        problems.append(f"Strategy Grid takes categorical ranges only, but not {listing(others)}; list the values.")
+    elif max_trials not in (None, size):
         problems.append(
             f"ResourceLimits.MaxNumberOfTrainingJobs must be the size of the grid, {size}, with strategy Grid, "
             f"but is {max_trials}; leave it out."
@@ -136,23 +128,17 @@ def read_grid_size(searched: list[Range], max_trials: int | None, problems: list
     return size
 
 
-def read_epochs(
-    config: Mapping[str, Any], static_hyperparameters: Mapping[str, str], problems: list[str]
-) -> tuple[int, int]:
+def read_epochs(config: Mapping[str, Any], static: Mapping[str, str], problems: list[str]) -> tuple[int, int]:
     """MinResource and MaxResource of Hyperband; the latter may also come from the static hyperparameters."""
     if config.get("TrainingJobEarlyStoppingType") == "Auto":
-        problems.append(
-            "TrainingJobEarlyStoppingType must be 'Off' with Hyperband, which stops trials by its own rule."
-        )
+        problems.append("TrainingJobEarlyStoppingType must be 'Off' with Hyperband, which stops trials by itself.")
     where = "StrategyConfig.HyperbandStrategyConfig."
     found = (config.get("StrategyConfig") or {}).get("HyperbandStrategyConfig") or {}
-    static = next((str(static_hyperparameters[key]) for key in EPOCH_KEYS if key in static_hyperparameters), "")
+    epochs = next((str(static[key]) for key in EPOCH_KEYS if key in static), "")
     low = found.get("MinResource") or 1
-    high = found.get("MaxResource") or (int(static) if static.isdecimal() else 0)
+    high = found.get("MaxResource") or (int(epochs) if epochs.isdecimal() else 0)
     if not 1 <= high <= MAX_EPOCHS:
-        problems.append(
-            f"{where}MaxResource must be a whole number from 1 to {MAX_EPOCHS}, but is {high or 'missing'}."
-        )
+        problems.append(f"{where}MaxResource must be a whole number up to {MAX_EPOCHS}, but is {high or 'missing'}.")
     elif low > high:
         problems.append(f"{where}MinResource must be at most MaxResource, {high}, but is {low}.")
     return low, high
@@ -167,13 +153,11 @@ def read_ranges(parameter_ranges: Mapping[str, Any]) -> tuple[list[Range], list[
         try:
             ranges.append(read_range(kind, entry))
         except ValueError as fault:
-            faults.append(str(fault))
+            faults.append(f"Range '{entry['Name']}' {fault}")
     names = [entry["Name"] for _, entry in entries]
     faults += [f"Hyperparameter '{name}' has two ranges." for name in sorted(set(names)) if names.count(name) > 1]
-    if not names:
-        faults.append("ParameterRanges must hold at least one range, but holds none.")
-    if len(names) > MAX_RANGES:
-        faults.append(f"ParameterRanges must hold at most {MAX_RANGES} ranges, but holds {len(names)}.")
+    if not 1 <= len(names) <= MAX_RANGES:
+        faults.append(f"ParameterRanges must hold 1 to {MAX_RANGES} ranges, but holds {len(names) or 'none'}.")
     if parameter_ranges.get("AutoParameters"):
         faults.append("AutoParameters (Autotune) are not known to the local target; give each of them a range.")
     return ranges, faults
@@ -183,34 +167,29 @@ def read_range(kind: str, entry: Mapping[str, Any]) -> Range:
     """One range.
 
     Raises:
-        ValueError: it is not acceptable; the sentence says why.
+        ValueError: it is not acceptable; the end of the sentence says why.
     """
     name, (noun, parse, scales) = entry["Name"], KINDS[kind]
     if not scales:
         values = tuple(entry["Values"])
         if twice := [value for value in dict.fromkeys(values) if values.count(value) > 1]:
-            raise ValueError(f"Range '{name}' lists {listing(twice)} more than once.")
+            raise ValueError(f"lists {listing(twice)} more than once.")
         return Range(name, values)
-    low, high = bounds = [as_number(entry[key], parse) for key in ("MinValue", "MaxValue")]
-    for key, bound in zip(("MinValue", "MaxValue"), bounds, strict=True):
-        if not math.isfinite(bound):
-            raise ValueError(f"Range '{name}' must have {noun} as {key}, but has {entry[key]!r}.")
-    if low > high:
-        raise ValueError(f"Range '{name}' must have MinValue <= MaxValue, but goes from {low} to {high}.")
+    bounds = {key: as_number(entry[key], parse) for key in ("MinValue", "MaxValue")}
+    if wrong := next((key for key, bound in bounds.items() if not math.isfinite(bound)), None):
+        raise ValueError(f"must have {noun} as {wrong}, but has {entry[wrong]!r}.")
+    low, high = bounds.values()
     scale = entry.get("ScalingType") or "Auto"
     if scale == "Auto":
         scale = "Logarithmic" if low > 0 and high / low >= AUTO_LOGARITHMIC_RATIO else "Linear"
+    if low > high:
+        raise ValueError(f"must have MinValue <= MaxValue, but goes from {low} to {high}.")
     if scale not in scales:
-        near = did_you_mean(scale, scales)
-        raise ValueError(
-            f"Range '{name}' must have Auto or one of {listing(scales)} as ScalingType, not {scale!r}.{near}"
-        )
+        raise ValueError(f"must have Auto or one of {listing(scales)} as ScalingType, not {scale!r}.")
     if scale == "Logarithmic" and low <= 0:
-        raise ValueError(f"Range '{name}' must have MinValue > 0 on the logarithmic scale, but starts at {low}.")
+        raise ValueError(f"must have MinValue > 0 on the logarithmic scale, but starts at {low}.")
     if scale == "ReverseLogarithmic" and not 0 <= low <= high < 1:
-        raise ValueError(
-            f"Range '{name}' must lie in 0 <= x < 1 on the reverse logarithmic scale, but goes from {low} to {high}."
-        )
+        raise ValueError(f"must lie in 0 <= x < 1 on the reverse logarithmic scale, but goes from {low} to {high}.")
     return Range(name, low=low, high=high, scale=scale, is_whole=parse is int)
 
 

@@ -13,8 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.local.jobs.instances import host_directories, host_names, run_hosts, succeeded
-from pipeline.local.jobs.runtime import Runtime, StepCall, StepFailure, StepResult, arn, failure_reason, not_run, now
+from pipeline.local.jobs.runtime import (
+    Runtime,
+    StepCall,
+    StepFailure,
+    StepResult,
+    arn,
+    failure_reason,
+    host_directories,
+    host_names,
+    not_run,
+    now,
+    run_hosts,
+    succeeded,
+)
 from pipeline.local.sandbox.namespaces import CONTAINER_ROOT
 from pipeline.local.sandbox.process import Command, JobDirectory, JobProcess
 from pipeline.local.store.state import Document

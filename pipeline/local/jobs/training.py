@@ -8,14 +8,12 @@ the failure file.
 import asyncio
 import os
 import re
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.local.jobs.checkpoints import Checkpoints
-from pipeline.local.jobs.instances import host_directories, host_names, run_hosts, succeeded, use_of_ports
-from pipeline.local.jobs.launchers import LaunchError, launcher_of, training_command
 from pipeline.local.jobs.runtime import (
     LINK_FROM_BYTES,
     Runtime,
@@ -24,14 +22,27 @@ from pipeline.local.jobs.runtime import (
     StepResult,
     arn,
     failure_reason,
+    host_directories,
+    host_names,
     not_run,
     now,
+    run_hosts,
+    succeeded,
+    use_of_ports,
 )
-from pipeline.local.jobs.training_environment import ML, input_data_config, instance_groups, resource_config
+from pipeline.local.jobs.toolkit import (
+    ML,
+    LaunchError,
+    input_data_config,
+    instance_groups,
+    launcher_of,
+    resource_config,
+    training_command,
+)
 from pipeline.local.sandbox.launcher import WarmParent
 from pipeline.local.sandbox.process import Command, Exit, JobDirectory, JobProcess
 from pipeline.local.store.state import Document
-from pipeline.local.store.storage import files_below, pack, place
+from pipeline.local.store.storage import Storage, copy, files_below, pack, place
 
 DEFAULT_MAX_RUNTIME_SECONDS = 86400
 SCRAPED_CHARACTERS = 8192  # from the end of a line: `.*loss=` takes time that grows with the square of its length
@@ -39,6 +50,8 @@ CODE_CHANNEL = f"{ML}/input/data/code"  # in which an archive may be unpacked
 FAILURE_FILE = f"{ML}/output/failure"
 STOP_FILE = f"{ML}/output/stopped"  # a script that ends its own job, on the service by StopTrainingJob, says why here
 STOP_VARIABLE = "JOB_STOP_FILE"
+CHECKPOINTS = f"{ML}/checkpoints"  # where CheckpointConfig names no LocalPath
+SECONDS_BETWEEN_UPLOADS = 1.0  # of checkpoints
 SPINS = "10000"  # of GNU OpenMP's threads before they sleep, as in the training image: see its Dockerfile
 FOLDERS = ("model", "output/data", "output/tensors", "output/profiler", "input/config", "input/data", "checkpoints")
 CONFIG_FILES = {
@@ -297,3 +310,61 @@ def as_number(text: str | None) -> float | None:
     except ValueError:
         return None
     return value if value - value == 0 else None
+
+
+class Checkpoints:
+    """The directory that CheckpointConfig names: restored from S3 before a job, and copied there while it runs.
+
+    As "Use checkpoints in Amazon SageMaker" in the guide has it: so a job that is lost, with its runner or alone,
+    leaves what it had reached to the one that is started in its place.
+    """
+
+    def __init__(self, config: Mapping[str, Any], job: JobDirectory, storage: Storage) -> None:
+        """Read the configuration.
+
+        Raises:
+            LaunchError: its LocalPath is not below /opt/ml.
+        """
+        local_path = config.get("LocalPath") or CHECKPOINTS
+        try:
+            self.folder = job.inside(local_path)
+        except ValueError:
+            raise LaunchError(
+                f"CheckpointConfig.LocalPath {local_path!r} is not below /opt/ml, which is all that a job has here."
+            ) from None
+        self.uri = str(config["S3Uri"])
+        self.storage = storage
+        self.stored: dict[Path, tuple[int, int]] = {}  # file -> size and time of change of what S3 has
+        self.lock = threading.Lock()  # the last upload comes after one that is still going on
+
+    def restore(self) -> None:
+        """Copy what an earlier job left; a job may write to these files."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for name, file in self.storage.objects(self.uri):
+            copy(file, self.folder / name)
+        self.stored = {file: stamp(file) for file in files_below(self.folder)}
+
+    def upload(self) -> None:
+        """Copy what has changed; a file that is being written is copied again later."""
+        with self.lock:
+            for file in files_below(self.folder) if self.folder.is_dir() else ():
+                changed = stamp(file)
+                if self.stored.get(file) != changed:
+                    name = file.relative_to(self.folder).as_posix()
+                    self.storage.write(f"{self.uri.rstrip('/')}/{name}", file.read_bytes())
+                    self.stored[file] = changed
+
+    async def keep_uploading(self) -> None:
+        """Until the task is cancelled."""
+        while True:
+            await asyncio.sleep(SECONDS_BETWEEN_UPLOADS)
+            try:
+                await asyncio.to_thread(self.upload)
+            except FileNotFoundError:  # the script removes old checkpoints in between
+                continue
+
+
+def stamp(file: Path) -> tuple[int, int]:
+    """Size in bytes and time of change in nanoseconds."""
+    status = file.stat()
+    return status.st_size, status.st_mtime_ns

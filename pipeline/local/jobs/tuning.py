@@ -1,28 +1,28 @@
 """Runs a Tuning step: training jobs with hyperparameters from a search, so many at a time.
 
-The answer is what DescribeHyperParameterTuningJob and ListTrainingJobsForHyperParameterTuningJob would give.
+The answer is what DescribeHyperParameterTuningJob and ListTrainingJobsForHyperParameterTuningJob would give. A search
+may learn from earlier ones by WarmStartConfig, as the guide's automatic-model-tuning-warm-start page has it: parents
+have ended, and have the same objective and as many hyperparameters; their own parents do not count.
 """
 
 import asyncio
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipeline.definition.search_config import read_search_config
-from pipeline.errors import DefinitionError
+from pipeline.errors import DefinitionError, PipelineError
 from pipeline.local.jobs.runtime import Runtime, StepCall, StepFailure, StepResult, arn, now
-from pipeline.local.jobs.search import Search, Trial
+from pipeline.local.jobs.search import Known, Search, Trial
+from pipeline.local.jobs.toolkit import OBJECTIVE_NAME
 from pipeline.local.jobs.training import TrainingJob
-from pipeline.local.jobs.warm_start import WarmStartError, known_trials
 from pipeline.local.sandbox.launcher import WarmParent
-from pipeline.local.store.state import Document, is_full
+from pipeline.local.store.state import Document, State, is_full
 
-OBJECTIVE_HYPERPARAMETER = "_tuning_objective_metric"
-COUNTERS = ("Completed", "InProgress", "RetryableError", "NonRetryableError", "Stopped")
-COUNTED_AS = {"Failed": "NonRetryableError"}
-SUMMARY_LIMIT = 50
 COUNTING = ("Completed", "Stopped")  # statuses of trials whose objective counts
+COUNTERS = ("Completed", "InProgress", "RetryableError", "NonRetryableError", "Stopped")
+SUMMARY_LIMIT = 50
 SUMMARIZED = (
     "TrainingJobName",
     "TrainingJobArn",
@@ -32,6 +32,10 @@ SUMMARIZED = (
     "TrainingEndTime",
     "FailureReason",
 )
+
+
+class WarmStartError(PipelineError):
+    """A parent that WarmStartConfig names cannot be learned from."""
 
 
 async def run_tuning(call: StepCall, runtime: Runtime) -> StepResult:
@@ -59,7 +63,7 @@ async def run_tuning(call: StepCall, runtime: Runtime) -> StepResult:
         job.finish("Failed", FailureReason=reason)
         raise StepFailure(reason, metadata=metadata)
     job.finish("Completed")
-    return StepResult(job.properties(), metadata, job.outputs())
+    return StepResult(job.properties(), metadata, [training.output_uri for _, training in job.ranked()])
 
 
 class TuningJob:
@@ -67,11 +71,12 @@ class TuningJob:
 
     def __init__(self, call: StepCall, runtime: Runtime) -> None:
         self.runtime = runtime
+        self.runtime = runtime
         self.name = call.job_name
         self.config = call.arguments["HyperParameterTuningJobConfig"]
         self.template: Mapping[str, Any] = call.arguments["TrainingJobDefinition"]
-        config = read_search_config(self.config, self.template.get("StaticHyperParameters"))
-        self.search = Search(config, known_trials(call.arguments, runtime.state))
+        config = read_search_config(call.arguments)
+        self.search = Search(config, list(known_trials(call.arguments, runtime.state)))
         self.objective = self.config["HyperParameterTuningJobObjective"]
         self.parallel = config.max_parallel
         self.parent = WarmParent()
@@ -153,7 +158,7 @@ class TuningJob:
         hyperparameters = {
             **(self.template.get("StaticHyperParameters") or {}),
             **trial.hyperparameters,
-            OBJECTIVE_HYPERPARAMETER: self.objective["MetricName"],
+            OBJECTIVE_NAME: self.objective["MetricName"],
         }
         return {**template, "HyperParameters": hyperparameters}
 
@@ -167,7 +172,7 @@ class TuningJob:
         counted = [
             (sign * value, number)
             for number, (_, job) in enumerate(self.trials)
-            if (value := self.value_of(job)) is not None and job.document["TrainingJobStatus"] in COUNTING
+            if job.document["TrainingJobStatus"] in COUNTING and (value := self.value_of(job)) is not None
         ]
         return [self.trials[number] for _, number in sorted(counted)]
 
@@ -191,18 +196,12 @@ class TuningJob:
         best_first = [self.summary(trial, job) for trial, job in self.ranked()]
         return {**self.document, "TrainingJobSummaries": best_first[:SUMMARY_LIMIT]}
 
-    def outputs(self) -> list[str]:
-        """Where the trials' models are."""
-        return [job.output_uri for _, job in self.ranked()]
-
     def failure_reason(self) -> str:
         """Why there is no winner."""
         if not self.trials:
             return "No training job was started: the search had nothing to try."
-        reasons = [job.document.get("FailureReason") for _, job in self.trials]
-        last = next((reason for reason in reversed(reasons) if reason), None)
-        if last:
-            return f"All {len(self.trials)} training jobs failed. The last one: {last}"
+        if reasons := [job.document["FailureReason"] for _, job in self.trials if "FailureReason" in job.document]:
+            return f"All {len(self.trials)} training jobs failed. The last one: {reasons[-1]}"
         return (
             f"No training job printed the objective {self.objective['MetricName']!r}; "
             "its regular expression in MetricDefinitions never matched a number."
@@ -215,16 +214,48 @@ class TuningJob:
 
     def save(self) -> None:
         """Write the document with counters and the best trial so far, and every trial's summary."""
-        statuses = [job.document["TrainingJobStatus"] for _, job in self.trials]
         summaries = [self.summary(trial, job) for trial, job in self.trials]
-        objectives = [summary["ObjectiveStatus"] for summary in summaries]
+        statuses = [found["TrainingJobStatus"].replace("Failed", "NonRetryableError") for found in summaries]
+        objectives = [found["ObjectiveStatus"] for found in summaries]
         self.document.update(
             LastModifiedTime=now(),
-            TrainingJobStatusCounters={
-                name: sum(COUNTED_AS.get(status, status) == name for status in statuses) for name in COUNTERS
-            },
+            TrainingJobStatusCounters={name: statuses.count(name) for name in COUNTERS},
             ObjectiveStatusCounters={name: objectives.count(name) for name in ("Succeeded", "Pending", "Failed")},
         )
         if best := self.ranked():
             self.document["BestTrainingJob"] = self.summary(*best[0])
         self.runtime.state.put("HyperParameterTuningJob", self.name, {**self.document, "Trials": summaries})
+
+
+def known_trials(request: Mapping[str, Any], state: State) -> Iterator[Known]:
+    """The hyperparameters and objectives of all parents' trials; none without WarmStartConfig.
+
+    Raises:
+        WarmStartError: a parent is missing, has not ended, or searched something else.
+    """
+    for named in (request.get("WarmStartConfig") or {}).get("ParentHyperParameterTuningJobs") or []:
+        name = named["HyperParameterTuningJobName"]
+        parent, begin = state.get("HyperParameterTuningJob", name), f"WarmStartConfig names the tuning job {name!r}, "
+        if parent is None:
+            raise WarmStartError(f"{begin}which does not exist.")
+        if (status := parent["HyperParameterTuningJobStatus"]) not in (*COUNTING, "Failed"):
+            raise WarmStartError(f"{begin}which is {status}; wait for its end.")
+        (their_objective, their_names), (objective, names) = searched(parent), searched(request)
+        if their_objective != objective:
+            raise WarmStartError(f"{begin}whose objective is {their_objective}, not {objective}.")
+        if len(their_names) != len(names):
+            counts = f"{len(their_names)} hyperparameters, static and searched, not {len(names)}"
+            raise WarmStartError(f"{begin}which has {counts}.")
+        static = parent["TrainingJobDefinition"].get("StaticHyperParameters") or {}
+        for trial in parent.get("Trials") or []:
+            if reached := trial.get("FinalHyperParameterTuningJobObjectiveMetric"):
+                yield {**static, **trial["TunedHyperParameters"]}, float(reached["Value"])
+
+
+def searched(request: Mapping[str, Any]) -> tuple[str, set[str]]:
+    """The objective with its direction, and the names of all hyperparameters, static and searched."""
+    config = request["HyperParameterTuningJobConfig"]
+    objective, ranges = config["HyperParameterTuningJobObjective"], config.get("ParameterRanges") or {}
+    static = request["TrainingJobDefinition"].get("StaticHyperParameters") or {}
+    names = {entry["Name"] for kind in ranges.values() for entry in kind or []}
+    return f"{objective['MetricName']} {objective['Type']}", names | set(static)

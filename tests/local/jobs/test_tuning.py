@@ -2,6 +2,7 @@
 
 import json
 import re
+import tarfile
 import time
 from typing import Any
 
@@ -235,6 +236,24 @@ def test_a_search_that_cannot_be_made_is_refused_before_anything_runs(lab: Lab) 
     assert not (lab.home / "jobs").exists()
 
 
+def test_trials_of_several_hosts_run(lab: Lab) -> None:
+    code = """
+        import os, socket
+        me, hosts = os.environ["SM_CURRENT_HOST"], ("algo-1", "algo-2")
+        addresses = {socket.gethostbyname(host) for host in hosts}
+        open(os.environ["SM_MODEL_DIR"] + "/" + me, "w").close()
+        print(f"score={len(addresses)}")
+    """
+    step = lab.tuning("Tune", code, {"ContinuousParameterRanges": [X]}, jobs=2)
+    step["Arguments"]["TrainingJobDefinition"]["ResourceConfig"]["InstanceCount"] = 2
+    report = lab.run(step)
+    assert report.statuses == {"Tune": "Succeeded"}
+    for trial in trials_of(report):
+        assert trial["FinalHyperParameterTuningJobObjectiveMetric"]["Value"] == 2
+        with tarfile.open(lab.path(f"s3://bucket/models/{trial['TrainingJobName']}/output/model.tar.gz")) as archive:
+            assert sorted(archive.getnames()) == ["algo-1", "algo-2"]
+
+
 def test_limits_may_come_from_parameters(lab: Lab) -> None:
     tune = lab.tuning("Tune", SCORE, {"ContinuousParameterRanges": [X]})
     limits = {"MaxParallelTrainingJobs": get("Parameters.P"), "MaxNumberOfTrainingJobs": get("Parameters.N")}
@@ -282,5 +301,5 @@ def test_stopping_a_search_keeps_what_its_trials_have_reached(lab: Lab) -> None:
     state.close()
     assert time.monotonic() - began < 40
     assert [pair[1].document["TrainingJobStatus"] for pair in job.ranked()] == ["Stopped", "Stopped"]
-    assert all(lab.path(f"{uri}/model.tar.gz").is_file() for uri in job.outputs())
+    assert all(lab.path(f"{pair[1].output_uri}/model.tar.gz").is_file() for pair in job.ranked())
     assert json.loads(json.dumps(job.properties()))["BestTrainingJob"]["ObjectiveStatus"] == "Succeeded"

@@ -68,9 +68,8 @@ def started(arguments: Arguments, project: "Project", target: Target) -> str:
     with target.alone():
         put_pipeline(project, target, text, stored)
         name = project.config.pipeline.name
-        arn = control.start(target, name, parameters, selection(arguments, target, name, text))
-    say_limits(target, text)
-    return arn
+        say_limits(target, text)
+        return control.start(target, name, parameters, selection(arguments, target, name, text))
 
 
 def prepared(arguments: Arguments, project: "Project", target: Target) -> tuple[str, dict[str, str], int]:
@@ -165,8 +164,8 @@ def run_definition(arguments: Arguments) -> int:
             parallel_steps=arguments.parallel or PARALLEL_STEPS,
         )
         print(f"Pipeline {name} {what}.", file=sys.stderr)
+        say_limits(target, text)
         arn = control.start(target, name, parameters, selection(arguments, target, name, text))
-    say_limits(target, text)
     return follow(arguments, target, arn)
 
 

@@ -36,6 +36,7 @@ AWS = {
     "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
     "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
 }
+NO_PIP = "(none: in a job, `python -I -m pip` would change the user's environment; leave out -I)"
 PIP_FILES = ("~/.config/pip/pip.conf", "~/.pip/pip.conf")
 
 
@@ -50,7 +51,7 @@ def guest_environment(own: Mapping[str, str], home: Path, store: Path | None = N
         folders.append(f"{home}/.packages")
         programs = f"{home}/.packages/bin{os.pathsep}{programs}"
         packages = {"LOCAL_PACKAGES": f"{home}/.packages", "LOCAL_PACKAGES_STORE": str(store)}
-        packages["PIP_CACHE_DIR"] = str(store / "cache")
+        packages["PIP_PYTHON"] = NO_PIP  # which pip itself refuses, wherever it was started without sitecustomize
     return {
         **{name: value for name, value in os.environ.items() if passes(name, value)},
         "PATH": f"{programs}{os.pathsep}{os.environ.get('PATH', os.defpath)}",

@@ -39,6 +39,7 @@ NAMED_SECRETS = (
     *("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE", "KUBECONFIG", "DOCKER_CONFIG"),
     *("GOOGLE_APPLICATION_CREDENTIALS", "CLOUDSDK_CONFIG", "AZURE_CONFIG_DIR", "NETRC", "SSH_AUTH_SOCK", "GNUPGHOME"),
 )
+DEVICES = ("null", "zero", "full", "random", "urandom", "tty", "nvidia*", "dri", "kfd", "infiniband")  # and no disks
 _MENTION = re.compile(rf"(?<![\w.-]){CONTAINER_ROOT}(?![\w.-])")
 
 
@@ -62,12 +63,14 @@ class Mount:
     """How to give a process its place. Where /opt/ml is missing, `stage` is mounted over /opt, with its entries."""
 
     def __init__(self, home: Path) -> None:
-        self.stage, self.nothing = home / "mounts" / "opt", home / "mounts" / "nothing"
+        self.stage, self.nothing, self.empty = (home / "mounts" / name for name in ("opt", "nothing", "empty"))
+        self.devices = [device for name in DEVICES for device in sorted(Path("/dev").glob(name))]
         self.is_root = True  # whether root's rights suffice; else the user is the same in a namespace of users
         self.processes = True  # whether a job can have process numbers, and a /proc, of its own
         self.networks = True  # whether a job can be without network
         self.overlays = True  # whether linked inputs can be protected from the job's writes
         self.nothing.mkdir(parents=True, exist_ok=True)
+        self.empty.touch()
         self.secrets = list(secret_paths())
         shown = (home, PACKAGE_PARENT, Path(sys.prefix), Path(sys.base_prefix))
         self.shown = [path.absolute() for path in shown if path.absolute().is_relative_to(TMP)]
@@ -90,7 +93,7 @@ class Mount:
         for number, folder in enumerate(place.linked):
             calls.append(self.cover(folder, place.job / "changes" / str(number)))
         secrets = [path for path in self.secrets if path.exists()]
-        calls += [bind(self.nothing if path.is_dir() else Path(os.devnull), path) for path in secrets]
+        calls += [bind(self.nothing if path.is_dir() else self.empty, path) for path in secrets]
         if place.hosts:
             calls.append(bind(place.hosts, Path("/etc/hosts").resolve()))
         if CONTAINER_ROOT.is_dir():
@@ -104,10 +107,15 @@ class Mount:
             calls.append(bind(path, place.job / "tmp" / path.relative_to(TMP)))
         calls.append(bind(place.job / "tmp", TMP))
         own = [place.job / "home", *place.writable]
-        calls += [bind(folder, folder) for folder in own]
-        calls += [set_attribute(Path("/"), MS_RDONLY, 0, AT_RECURSIVE)]
+        calls += [bind(path, path) for path in [*own, *self.devices]]
+        calls += [set_attribute(Path("/"), MS_RDONLY | MS_NODEV, 0, AT_RECURSIVE)]
+        calls += [set_attribute(path, 0, MS_NODEV, 0) for path in self.devices]
         calls += [set_attribute(CONTAINER_ROOT, 0, MS_RDONLY, AT_RECURSIVE)]  # with its overlays
         calls += [set_attribute(folder, 0, MS_RDONLY, 0) for folder in [TMP, *own]]
+        if Path("/dev/ptmx").exists():
+            options = "newinstance,ptmxmode=0666"
+            calls.append(mount("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, options))
+            calls += [] if Path("/dev/ptmx").is_symlink() else [bind(Path("/dev/pts/ptmx"), Path("/dev/ptmx"))]
         calls.append(mount("tmpfs", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777"))
         if self.processes and with_proc:
             calls.append(mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY))

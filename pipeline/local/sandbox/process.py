@@ -104,7 +104,7 @@ class JobDirectory:
             own.mkdir(parents=True, exist_ok=True)
         tmp.chmod(0o1777)
         try:
-            yield Place(folder, self.folder, self.linked, self.hosts, writable=[store], network=self.network)
+            yield Place(folder, self.folder, self.linked, self.hosts, network=self.network)
         finally:
             remove_work_folders(self.folder)
             try:
@@ -154,7 +154,8 @@ class JobProcess:
             place = meanwhile.enter_context(self.job.surroundings(folder))
             self.log = meanwhile.enter_context(self.job.log.open("ab", buffering=0))
             if self.api:
-                await meanwhile.enter_async_context(answered_requests(self.api, self.job.tree))
+                packages = self.job.home / "packages"
+                await meanwhile.enter_async_context(answered_requests(self.api, self.job.tree, packages))
             output = meanwhile.enter_context(self.read_output())
             try:
                 self.started = await self.start(place, output)

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import socket
 import struct
 from collections.abc import AsyncIterator
@@ -22,8 +23,8 @@ HEAD_LIMIT_BYTES, BODY_LIMIT_BYTES = 2**20, 5 * 2**30  # the second is S3's for 
 
 
 @contextlib.asynccontextmanager
-async def answered_requests(api: Api, folder: Path) -> AsyncIterator[None]:
-    """Meanwhile, answer requests that come to the socket in a directory.
+async def answered_requests(api: Api, folder: Path, packages: Path) -> AsyncIterator[None]:
+    """Meanwhile, answer requests that come to the socket in a job's tree, and keep what its pip has installed.
 
     Raises:
         OSError: there can be no socket.
@@ -33,7 +34,7 @@ async def answered_requests(api: Api, folder: Path) -> AsyncIterator[None]:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             try:
                 if request := await read_request(reader):
-                    head, reply = await asyncio.to_thread(reply_to, api, request)
+                    head, reply = await asyncio.to_thread(reply_to, api, request, folder.parent / "home", packages)
                     text = json.dumps(head).encode()
                     body = reply.stream
                     writer.writelines([LENGTHS.pack(len(text), body.size), text])
@@ -85,10 +86,20 @@ async def read_request(reader: asyncio.StreamReader) -> HttpRequest | None:
     return HttpRequest(**head, body=await reader.readexactly(body_bytes))
 
 
-def reply_to(api: Api, request: HttpRequest) -> tuple[dict[str, Any], Reply]:
-    """Status and headers, or the code and message of a refusal; and the reply, whose body follows."""
+def reply_to(api: Api, request: HttpRequest, home: Path, packages: Path) -> tuple[dict[str, Any], Reply]:
+    """Return status and headers, or the code and message of a refusal; and the reply, whose body follows."""
     try:
-        reply = api.answer(request)
+        is_pip = request.service == "pip"
+        reply = Reply(keep(home / ".installed" / request.url, packages), {}, b"") if is_pip else api.answer(request)
     except RequestError as problem:
         return {"code": problem.code, "message": str(problem)}, Reply(problem.status, {}, b"")
     return {"status": reply.status, "headers": reply.headers}, reply
+
+
+def keep(installed: Path, packages: Path) -> int:
+    """Move what a job has installed to where others find it and no job can change it, unless the same is there."""
+    is_new = re.fullmatch("[0-9a-f]{64}", installed.name) and installed.is_dir() and not installed.is_symlink()
+    if is_new and not (packages / installed.name).exists():
+        installed.rename(packages / installed.name)
+        return 200
+    return 404

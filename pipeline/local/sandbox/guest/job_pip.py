@@ -1,9 +1,9 @@
 """pip as a job has it: `python job_pip.py WORDS...`, which sitecustomize.py starts in place of any other.
 
 This environment stands for the job's image, and jobs leave it as it is. pip itself says what it lacks (`install
---dry-run --report`) and installs exactly that into a folder of the home which is kept under the requirements' content;
-in the job's own folder, which comes first on its path, each file of it gets a link. So what is satisfied or has been
-installed before needs no network. Only what is in the job's own folder can be uninstalled.
+--dry-run --report`) and installs exactly that into a folder of the job's, which the runner then keeps for others under
+the requirements' content; in the job's own folder, which comes first on its path, each file of it gets a link. So what
+is satisfied or has been installed before needs no network. Only what is in the job's own folder can be uninstalled.
 """
 
 import fcntl
@@ -24,6 +24,7 @@ ELSEWHERE = ("-t", "--target", "--prefix", "--root", "--dry-run", "--download-on
 WHERE_FROM = ("-i", "--index-url", "--extra-index-url", "-f", "--find-links", "--trusted-host", "--proxy", "--cert")
 FLAGS = ("--no-index", "--pre", "--no-build-isolation", "-q", "--quiet", "--no-cache-dir")
 STORE, OWN = Path(os.environ["LOCAL_PACKAGES_STORE"]), Path(os.environ["LOCAL_PACKAGES"])
+INSTALLED = OWN.with_name(".installed")
 
 
 def main(words: list[str]) -> int:
@@ -37,8 +38,9 @@ def main(words: list[str]) -> int:
 
 
 def pip(*words: str) -> int:
-    """The exit code of pip itself."""
-    return subprocess.call([sys.executable, "-m", "pip", *words], env={**os.environ, REAL: "1"})
+    """Run pip itself; its exit code."""
+    own = {name: value for name, value in os.environ.items() if name != "PIP_PYTHON"}
+    return subprocess.call([sys.executable, "-m", "pip", *words], env={**own, REAL: "1"})
 
 
 def install(words: list[str]) -> int:
@@ -47,18 +49,31 @@ def install(words: list[str]) -> int:
     digest.update(" ".join(sorted(path.name for path in OWN.glob("*.dist-info"))).encode())
     add_content(words, Path.cwd(), digest)
     key = digest.hexdigest()
-    STORE.mkdir(parents=True, exist_ok=True)
-    with (STORE / f"{key}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # one job installs, the others wait; the lock of a killed one is free
+    lock = os.open(STORE, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)  # one job installs, the others wait; the lock of a killed one is free
+    folder = next((place / key for place in (STORE, INSTALLED) if (place / key).is_dir()), INSTALLED / key)
+    if folder.is_dir():
+        print(f"Requirements already satisfied by what an earlier job installed: {folder}")
+    elif code := fill(folder, words):
+        return code
+    elif was_kept(key):
         folder = STORE / key
-        if folder.is_dir():
-            print(f"Requirements already satisfied by what an earlier job installed: {folder}")
-        elif code := fill(folder, words):
-            return code
+    os.close(lock)
     for distribution in Distribution.discover(path=[str(folder)]):
         remove(distribution.metadata["Name"])
     shutil.copytree(folder, OWN, dirs_exist_ok=True, copy_function=link)
     return 0
+
+
+def was_kept(key: str) -> bool:
+    """Ask the runner to keep what is installed for other jobs."""
+    from local_guest import ask  # type: ignore[import-not-found]
+
+    head = {"service": "pip", "operation": "Keep", "method": "POST", "url": key, "headers": {}}
+    try:
+        return bool(ask(head, b"")[0].get("status") == 200)
+    except OSError:  # nobody answers this job
+        return False
 
 
 def add_content(words: list[str], folder: Path, digest: "hashlib._Hash", depth: int = 0) -> None:
@@ -76,7 +91,8 @@ def add_content(words: list[str], folder: Path, digest: "hashlib._Hash", depth: 
 
 def fill(folder: Path, words: list[str]) -> int:
     """Install what this environment lacks into a folder, which is there completely or not at all; pip's exit code."""
-    with tempfile.TemporaryDirectory(dir=STORE) as name:
+    INSTALLED.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=INSTALLED) as name:
         report, content = Path(name, "report.json"), Path(name, "content")
         content.mkdir()
         if code := pip("install", "--dry-run", "--report", str(report), *words):

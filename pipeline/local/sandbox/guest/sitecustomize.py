@@ -190,4 +190,5 @@ if is_guarded and (pip_words := words_of_pip(sys.orig_argv)) is not None:
     os.execv(sys.executable, [sys.executable, job_pip, *pip_words])
 sys.meta_path.insert(0, ClientFinder())
 sys.addaudithook(refuse_metadata)
+sys.modules["local_guest"] = sys.modules[__name__]  # for job_pip.py, under a name that stays
 load_next()

@@ -195,18 +195,18 @@ class LocalTarget:
 
     def endpoint_view(self, name: str, status: str) -> dict[str, str | None]:
         """With the server's own address; Asleep if the server has ended, and how to wake it."""
-        from pipeline.local.sagemaker.endpoint_servers import is_asleep, port_of
+        from pipeline.local.sagemaker.endpoint_servers import address_of, is_asleep
 
         document = self.state.get("Endpoint", name)
         served = document if document and document["Server"] else None
-        note = (served or {}).get("PortNote")
+        port, note = address_of(served) if served else (None, None)
         if served and is_asleep(served):
             note = f"Its server has ended; wake it with: run_pipeline.py invoke --endpoint {name} IMAGE"
             status = "Asleep"
         return {
             "name": name,
             "status": status,
-            "url": f"http://127.0.0.1:{port_of(served)}" if served else None,
+            "url": f"http://127.0.0.1:{port}" if port else None,
             "note": note,
         }
 

@@ -217,7 +217,11 @@ def model_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
     containers = items(arguments, "Containers") or [arguments.get("PrimaryContainer")]
     if not containers[0]:
         yield "lacks PrimaryContainer."
+    if member(member(arguments, "InferenceExecutionConfig"), "Mode") == "Direct":
+        yield "has InferenceExecutionConfig.Mode Direct, but containers answer in turn here; make a model for each."
     for container in containers:
+        if member(container, "Mode") == "MultiModel":
+            yield "has a container with Mode MultiModel, whose server is its image's; make a model for each."
         image, variables = repository(member(container, "Image")), member(container, "Environment")
         if image in ALGORITHMS.split() and not member(variables, "SAGEMAKER_PROGRAM") and not is_expression(variables):
             yield (

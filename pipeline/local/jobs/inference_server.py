@@ -10,7 +10,6 @@ It runs in the model's environment, so it imports nothing of this project. Sourc
 AWS guide, "inference-pipelines" and "inference-pipeline-real-time".
 """
 
-import contextlib
 import http.client
 import importlib.util
 import inspect
@@ -26,96 +25,21 @@ import traceback
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 JSON, CSV, NPY = "application/json", "text/csv", "application/x-npy"
-TARGET_CONTAINER = "X-Amzn-SageMaker-Target-Container-Hostname"
-POLL_SECONDS = 0.05
+HOST, PORT = os.environ["BIND_HOST"], int(os.environ["SAGEMAKER_BIND_TO_PORT"])
+IDLE_SECONDS = float(os.environ["ENDPOINT_IDLE_SECONDS"])
 Reply = tuple[int, str, bytes]  # status, content type, body
-Headers = Any  # http.client.HTTPMessage
 
 
 class UnsupportedFormatError(Exception):
     """A content type that a default handler does not know."""
 
 
-class Handlers:
-    """A script's handler functions around the toolkits' defaults. One request at a time: a model is no thread's own."""
-
-    def __init__(self, script: str | None) -> None:
-        self.lock = threading.Lock()
-        module = load(Path(script)) if script else SimpleNamespace()
-        self.functions = {name: getattr(module, name, default) for name, default in DEFAULTS.items()}
-        self.transform: Callable[..., Any] | None = getattr(module, "transform_fn", None)
-        mixed = [name for name in ("input_fn", "predict_fn", "output_fn") if hasattr(module, name)]
-        if self.transform and mixed:
-            raise SystemExit(f"Cannot use transform_fn in conjunction with {', '.join(mixed)}.")
-        self.model = call(self.functions["model_fn"], 1, os.environ["SM_MODEL_DIR"])
-
-    def is_ready(self) -> bool:
-        """The model is loaded before anything listens."""
-        return True
-
-    def invoke(self, headers: Headers, body: bytes) -> Reply:
-        """Input, prediction, output; 415 for an unknown content type, 500 for what a handler raises."""
-        content_type = headers.get("Content-Type") or JSON
-        accept = headers.get("Accept") or "*/*"
-        if accept == "*/*":
-            accept = os.environ.get("SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT", JSON)
-        data = body.decode() if content_type in (JSON, CSV) else body
-        try:
-            with self.lock:
-                result = self.result(data, content_type, accept)
-        except UnsupportedFormatError as problem:
-            return 415, "text/plain", str(problem).encode()
-        except Exception as problem:  # noqa: BLE001  a handler may raise anything; the toolkits answer 500
-            traceback.print_exc()
-            return 500, "text/plain", f"{type(problem).__name__}: {problem}".encode()
-        if isinstance(result, tuple):
-            result, accept = result
-        return 200, accept, as_bytes(result)
-
-    def end(self) -> None:
-        """Nothing is left to end."""
-
-    def result(self, data: str | bytes, content_type: str, accept: str) -> Any:
-        """What the handlers make of a request."""
-        if self.transform:
-            return call(self.transform, 4, self.model, data, content_type, accept)
-        given = call(self.functions["input_fn"], 2, data, content_type)
-        prediction = call(self.functions["predict_fn"], 2, given, self.model)
-        return call(self.functions["output_fn"], 2, prediction, accept)
-
-
-def load(script: Path) -> ModuleType:
-    """The script as a module; its folder is importable."""
-    sys.path[0] = str(script.parent)  # in place of this file's folder
-    spec = importlib.util.spec_from_file_location(script.stem, script)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[script.stem] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def call(function: Callable[..., Any], count: int, *arguments: Any) -> Any:
-    """Call a handler, with the context as one argument more than `count` if it takes one."""
-    parameters = inspect.signature(function).parameters.values()
-    places = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    context = SimpleNamespace(system_properties={"model_dir": os.environ["SM_MODEL_DIR"], "gpu_id": None})
-    return function(*arguments, *([context] if len(places) > count else []))
-
-
-def as_bytes(result: Any) -> bytes:
-    """A handler's answer as a body."""
-    if isinstance(result, bytes | bytearray):
-        return bytes(result)
-    return (result if isinstance(result, str) else json.dumps(result)).encode()
-
-
 def default_model_fn(model_dir: str) -> Any:
-    """TorchScript: model.pt, or the only .pt or .pth there is."""
+    """Load TorchScript: model.pt, or the only .pt or .pth there is."""
     found = [path for path in Path(model_dir).iterdir() if path.suffix in (".pt", ".pth")]
     named = [path for path in found if path.name == "model.pt"] or found
     if len(named) != 1:
@@ -127,7 +51,7 @@ def default_model_fn(model_dir: str) -> Any:
 
 
 def default_input_fn(data: str | bytes, content_type: str) -> Any:
-    """An array of NumPy."""
+    """Return an array of NumPy."""
     import numpy
 
     if content_type == JSON:
@@ -135,13 +59,12 @@ def default_input_fn(data: str | bytes, content_type: str) -> Any:
     if content_type == CSV:
         return numpy.genfromtxt(io.StringIO(str(data)), dtype=numpy.float32, delimiter=",")
     if content_type == NPY and isinstance(data, bytes):
-        read: Any = numpy.lib.format.read_array
-        return read(io.BytesIO(data), allow_pickle=False)
+        return numpy.load(io.BytesIO(data), allow_pickle=False)
     raise UnsupportedFormatError(f"Content type {content_type} is not supported by this framework; write an input_fn.")
 
 
 def default_predict_fn(data: Any, model: Any) -> Any:
-    """The model's own predict, or a call of a PyTorch module."""
+    """Return what the model's own predict, or a call of a PyTorch module gives."""
     if hasattr(model, "predict"):
         return model.predict(data)
     import torch
@@ -151,86 +74,122 @@ def default_predict_fn(data: Any, model: Any) -> Any:
 
 
 def default_output_fn(prediction: Any, accept: str) -> Any:
-    """JSON, CSV or NPY of an array."""
+    """Return JSON, CSV or NPY of an array."""
     import numpy
 
     array = numpy.asarray(prediction.detach().cpu() if hasattr(prediction, "detach") else prediction)
     if accept == JSON:
         return json.dumps(array.tolist())
+    buffer = io.BytesIO()
     if accept == CSV:
-        text = io.StringIO()
-        numpy.savetxt(text, array, delimiter=",", fmt="%s")
-        return text.getvalue()
-    if accept == NPY:
-        buffer = io.BytesIO()
+        numpy.savetxt(buffer, array, delimiter=",", fmt="%s")
+    elif accept == NPY:
         numpy.save(buffer, array)
-        return buffer.getvalue()
-    raise UnsupportedFormatError(f"Accept {accept} is not supported by this framework; write an output_fn.")
+    else:
+        raise UnsupportedFormatError(f"Accept {accept} is not supported by this framework; write an output_fn.")
+    return buffer.getvalue()
 
 
-DEFAULTS: dict[str, Callable[..., Any]] = {
-    "model_fn": default_model_fn,
-    "input_fn": default_input_fn,
-    "predict_fn": default_predict_fn,
-    "output_fn": default_output_fn,
-}
+class Handlers:
+    """A script's handler functions around the toolkits' defaults. One request at a time: a model is no thread's own."""
+
+    def __init__(self, script: str | None = None) -> None:
+        self.lock = threading.Lock()
+        self.script: Any = load(Path(script)) if script else SimpleNamespace()
+        mixed = [name for name in ("input_fn", "predict_fn", "output_fn") if hasattr(self.script, name)]
+        if hasattr(self.script, "transform_fn") and mixed:
+            raise SystemExit(f"Cannot use transform_fn in conjunction with {', '.join(mixed)}.")
+        self.model = self.call(default_model_fn, os.environ["SM_MODEL_DIR"])
+
+    def is_ready(self) -> bool:
+        """Return True: the model is loaded before anything listens."""
+        return True
+
+    def invoke(self, body: bytes, content_type: str | None, accept: str | None) -> Reply:
+        """Return the prediction; 415 for an unknown content type, 500 for what a handler raises."""
+        content_type = content_type or JSON
+        if accept in (None, "*/*"):
+            accept = os.environ.get("SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT", JSON)
+        try:
+            with self.lock:
+                result = self.result(body.decode() if content_type in (JSON, CSV) else body, content_type, str(accept))
+        except UnsupportedFormatError as problem:
+            return 415, "text/plain", str(problem).encode()
+        except Exception as problem:  # noqa: BLE001  a handler may raise anything; the toolkits answer 500
+            traceback.print_exc()
+            return 500, "text/plain", f"{type(problem).__name__}: {problem}".encode()
+        result, answered = result if isinstance(result, tuple) else (result, str(accept))
+        if not isinstance(result, bytes | bytearray):
+            result = (result if isinstance(result, str) else json.dumps(result)).encode()
+        return 200, answered, bytes(result)
+
+    def result(self, data: str | bytes, content_type: str, accept: str) -> Any:
+        """Return what the handlers make of a request."""
+        if hasattr(self.script, "transform_fn"):
+            return with_context(self.script.transform_fn, self.model, data, content_type, accept)
+        given = self.call(default_input_fn, data, content_type)
+        return self.call(default_output_fn, self.call(default_predict_fn, given, self.model), accept)
+
+    def call(self, default: Callable[..., Any], *arguments: Any) -> Any:
+        """Call the script's handler, or the default for it."""
+        return with_context(getattr(self.script, default.__name__.removeprefix("default_"), default), *arguments)
+
+
+def load(script: Path) -> Any:
+    """Return the script as a module; its folder is importable."""
+    sys.path[0] = str(script.parent)  # in place of this file's folder
+    spec = importlib.util.spec_from_file_location(script.stem, script)
+    assert spec and spec.loader
+    module = sys.modules[script.stem] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def with_context(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a handler; one that takes one argument more gets the context."""
+    parameters = inspect.signature(function).parameters.values()
+    places = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    context = SimpleNamespace(system_properties={"model_dir": os.environ["SM_MODEL_DIR"], "gpu_id": None})
+    return function(*arguments, *([context] if len(places) > len(arguments) else []))
 
 
 class Pipeline:
-    """The servers of several containers, called in turn; in Direct mode one of them, whose hostname a request names."""
+    """The servers of several containers, called in turn. They live and die together, with this process."""
 
     def __init__(self, file: str) -> None:
-        description = json.loads(Path(file).read_text())
-        self.direct: bool = description["direct"]
-        self.containers: list[dict[str, Any]] = description["containers"]
-        self.processes = [
-            subprocess.Popen(item["words"], cwd=item["folder"], env=item["environment"]) for item in self.containers
-        ]
-        threading.Thread(target=self.end_with_a_container, daemon=True).start()
+        programs = json.loads(Path(file).read_text())
+        self.ports = [int(program["env"]["SAGEMAKER_BIND_TO_PORT"]) for program in programs]
+        for program in programs:
+            threading.Thread(target=self.run, args=[program], daemon=True).start()
 
-    def end_with_a_container(self) -> None:
-        """Containers live and die together."""
-        while all(process.poll() is None for process in self.processes):
-            time.sleep(POLL_SECONDS)
+    def run(self, program: dict[str, Any]) -> None:
+        """Run a container's server; when it ends, all end."""
+        subprocess.run(**program, check=False)
         os.killpg(0, signal.SIGTERM)
 
     def is_ready(self) -> bool:
-        """Whether every container is."""
-        return all(self.ask(container, "GET", "/ping", b"", {})[0] == 200 for container in self.containers)
+        """Return whether every container is."""
+        return all(self.ask(port, "GET", "/ping")[0] == 200 for port in self.ports)
 
-    def invoke(self, headers: Headers, body: bytes) -> Reply:
-        """The last container's answer, or the first that is not 2xx. Who asks for it gets its Accept, the last one."""
-        wanted = headers.get(TARGET_CONTAINER)
-        called = [item for item in self.containers if not self.direct or item["hostname"] == wanted]
-        if not called or (wanted and not self.direct):
-            names = ", ".join(str(item["hostname"]) for item in self.containers)
-            known = f"one of {names}" if self.direct else "none, since the containers run in turn"
-            return 400, "text/plain", f"TargetContainerHostname must be {known}, but is {wanted!r}.".encode()
-        content_type = headers.get("Content-Type") or "application/octet-stream"
-        for container in called:
-            sent = {"Content-Type": content_type}
-            if container is called[-1] and headers.get("Accept"):
-                sent["Accept"] = headers["Accept"]
-            status, content_type, body = self.ask(container, "POST", "/invocations", body, sent)
+    def invoke(self, body: bytes, content_type: str | None, accept: str | None) -> Reply:
+        """Return the last container's answer, or the first that is not 2xx; the last one gets the request's Accept."""
+        sent = content_type or "application/octet-stream"
+        for port in self.ports:
+            wanted = {"Accept": accept} if accept and port == self.ports[-1] else {}
+            status, sent, body = self.ask(port, "POST", "/invocations", body, {"Content-Type": sent, **wanted})
             if not 200 <= status < 300:
-                return status, content_type, body
-        return status, content_type, body
+                break
+        return status, sent, body
 
-    def end(self) -> None:
-        """End the containers and wait for them; who is stubborn is ended by whoever ends this process."""
-        os.killpg(0, signal.SIGTERM)
-        for process in self.processes:
-            process.wait()
-
-    def ask(self, container: dict[str, Any], method: str, path: str, body: bytes, headers: dict[str, str]) -> Reply:
-        """A container's answer; 502 if there is none."""
-        connection = http.client.HTTPConnection("127.0.0.1", container["port"], timeout=3600)
+    def ask(self, port: int, method: str, path: str, *content: Any) -> Reply:
+        """Return a container's answer; 502 if there is none."""
+        connection = http.client.HTTPConnection(HOST, port, timeout=3600)
         try:
-            connection.request(method, path, body, headers)
+            connection.request(method, path, *content)
             response = connection.getresponse()
             return response.status, response.getheader("Content-Type") or JSON, response.read()
         except (OSError, http.client.HTTPException) as problem:
-            return 502, "text/plain", f"Container {container['hostname']} does not answer: {problem}".encode()
+            return 502, "text/plain", f"Container {self.ports.index(port) + 1} does not answer: {problem}".encode()
         finally:
             connection.close()
 
@@ -240,33 +199,29 @@ class Server(ThreadingHTTPServer):
 
     request_queue_size = 128
 
-    def __init__(self, application: "Handlers | Pipeline") -> None:
+    def __init__(self, application: Handlers | Pipeline) -> None:
         self.application = application
-        self.active = 0
-        self.lock = threading.Lock()
-        self.last = time.monotonic()
-        host, port = os.environ.get("BIND_HOST", "0.0.0.0"), int(os.environ.get("SAGEMAKER_BIND_TO_PORT", "8080"))
-        super().__init__((host, port), RequestHandler)
+        self.active, self.last, self.lock = 0, time.monotonic(), threading.Lock()
+        super().__init__((HOST, PORT), RequestHandler)
 
     def count(self, change: int) -> None:
-        """A request has begun or ended."""
+        """Note that a request has begun or ended."""
         with self.lock:
             self.active += change
             self.last = time.monotonic()
 
-    def run(self, idle_seconds: float) -> None:
-        """Serve; what has been accepted is answered before the process ends."""
+    def run(self) -> None:
+        """Serve; what has been accepted is answered before the process ends, and with it what it has started."""
         ended = threading.Event()
         signal.signal(signal.SIGTERM, lambda *_: ended.set())
         threading.Thread(target=self.serve_forever, daemon=True).start()
-        while not ended.wait(min(1.0, idle_seconds / 4)) and (
-            self.active or time.monotonic() - self.last < idle_seconds
-        ):
-            pass
+        while self.active or time.monotonic() - self.last < IDLE_SECONDS:
+            if ended.wait(min(1.0, IDLE_SECONDS / 4)):
+                break
         self.shutdown()
         while self.active:
             time.sleep(0.01)
-        self.application.end()
+        os.killpg(0, signal.SIGTERM)
 
 
 class RequestHandler(BaseHTTPRequestHandler):
@@ -278,22 +233,22 @@ class RequestHandler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
-        """/ping."""
+        """Answer /ping."""
         known = self.path == "/ping"
         self.reply(404 if not known else 200 if self.server.application.is_ready() else 503, "text/plain", b"")
 
     def do_POST(self) -> None:
-        """/invocations."""
+        """Answer /invocations."""
         self.server.count(1)
         try:
-            body = self.body()
+            body, kinds = self.body(), (self.headers.get("Content-Type"), self.headers.get("Accept"))
             found = self.path == "/invocations"
-            self.reply(*(self.server.application.invoke(self.headers, body) if found else (404, "text/plain", b"")))
+            self.reply(*(self.server.application.invoke(body, *kinds) if found else (404, "text/plain", b"")))
         finally:
             self.server.count(-1)
 
     def body(self) -> bytes:
-        """The request's body, chunked or not."""
+        """Return the request's body, chunked or not."""
         if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
             return self.rfile.read(int(self.headers.get("Content-Length") or 0))
         parts = []
@@ -313,15 +268,9 @@ class RequestHandler(BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def log_message(self, format: str, *arguments: Any) -> None:
-        """Requests are not logged."""
-
-
-def main(kind: str, file: str | None = None) -> None:
-    """Start what the command line names."""
-    application = Pipeline(str(file)) if kind == "pipeline" else Handlers(file)
-    with contextlib.suppress(KeyboardInterrupt):
-        Server(application).run(float(os.environ.get("ENDPOINT_IDLE_SECONDS", "inf")))
+        """Log nothing of requests."""
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    applications: dict[str, Callable[..., Handlers | Pipeline]] = {"handlers": Handlers, "pipeline": Pipeline}
+    Server(applications[sys.argv[1]](*sys.argv[2:])).run()

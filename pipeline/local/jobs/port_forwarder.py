@@ -18,21 +18,13 @@ HOST = "127.0.0.1"
 POLL_SECONDS = 0.02
 
 
-async def listener_of(port: int, bind_seconds: float) -> socket.socket:
-    """The listening socket, once who has the port lets go of it; the process ends if that takes too long."""
-    deadline = asyncio.get_running_loop().time() + bind_seconds
-    while True:
-        listener = socket.socket()
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((HOST, port))
-            listener.listen(128)
-            return listener
-        except OSError as problem:
-            listener.close()
-            if asyncio.get_running_loop().time() > deadline:
-                sys.exit(f"Port {port} cannot be had: {problem}")
+async def bound(port: int, seconds: float) -> socket.socket:
+    """Return a listener, once whoever has the port lets go of it; end the process if that takes too long."""
+    for _ in range(int(seconds / POLL_SECONDS)):
+        with contextlib.suppress(OSError):
+            return socket.create_server((HOST, port), backlog=128)
         await asyncio.sleep(POLL_SECONDS)
+    sys.exit(f"Port {port} is taken by another program.")
 
 
 async def ready(port: int) -> None:
@@ -49,7 +41,7 @@ async def ready(port: int) -> None:
 
 
 async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """One direction of a connection, to its end."""
+    """Copy one direction of a connection, to its end."""
     with contextlib.suppress(OSError):
         while data := await reader.read(65536):
             writer.write(data)
@@ -57,11 +49,8 @@ async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
         writer.write_eof()
 
 
-async def main(port: int, server_port: int, server_pid: int, bind_seconds: float, inherited: int | None) -> None:
+async def main(port: int, server_port: int, server_pid: int, bind_seconds: float, inherited: int | None = None) -> None:
     """Forward until the server ends."""
-    ended, loop = asyncio.Event(), asyncio.get_running_loop()
-    loop.add_reader(os.pidfd_open(server_pid), ended.set)
-    listener = socket.socket(fileno=inherited) if inherited is not None else await listener_of(port, bind_seconds)
 
     async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError), contextlib.closing(writer):
@@ -69,15 +58,15 @@ async def main(port: int, server_port: int, server_pid: int, bind_seconds: float
             with contextlib.closing(to_writer):
                 await asyncio.gather(copy(reader, to_writer), copy(to_reader, writer))
 
-    waiting = asyncio.create_task(ready(server_port))
-    await asyncio.wait([waiting, asyncio.create_task(ended.wait())], return_when=asyncio.FIRST_COMPLETED)
-    if not ended.is_set():
-        server = await asyncio.start_server(forward, sock=listener)
-        loop.add_signal_handler(signal.SIGTERM, server.close)
-        await ended.wait()
-    os._exit(0)
+    loop = asyncio.get_running_loop()
+    loop.add_reader(os.pidfd_open(server_pid), os._exit, 0)
+    listener = await bound(port, bind_seconds) if inherited is None else socket.socket(fileno=inherited)
+    await ready(server_port)
+    server = await asyncio.start_server(forward, sock=listener)
+    loop.add_signal_handler(signal.SIGTERM, server.close)
+    await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
     port, server_port, server_pid, seconds, *more = sys.argv[1:]
-    asyncio.run(main(int(port), int(server_port), int(server_pid), float(seconds), int(more[0]) if more else None))
+    asyncio.run(main(int(port), int(server_port), int(server_pid), float(seconds), *map(int, more)))

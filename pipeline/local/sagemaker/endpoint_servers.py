@@ -6,6 +6,7 @@ its port: a server that cannot have it, since it was started beside another, get
 """
 
 import fcntl
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -13,12 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.local.jobs import servers
-from pipeline.local.jobs.model_data import is_direct, resolved_containers
 from pipeline.local.jobs.runtime import now
 from pipeline.local.store.answers import RequestError, found
 from pipeline.local.store.state import Document, State
 
-ATTEMPTS = 3  # at a start that failed through nobody's fault
 POLL_SECONDS = 0.05
 
 
@@ -32,39 +31,53 @@ def changing(state: State, name: str) -> Iterator[None]:
         yield
 
 
-def start(state: State, endpoint_name: str, config: Document, *, attempt: int = 1, port: int | None = None) -> Document:
-    """A server process for the variant's model: what the `Endpoint` document keeps of it."""
-    variant = config["ProductionVariants"][0]
-    model = variant["ModelName"]
-    containers = resolved_containers(state, model)
+def start(state: State, endpoint_name: str, config_name: str, port: int | None = None) -> Document:
+    """Start a server for a configuration's model; return what the `Endpoint` document keeps of it.
+
+    Raises:
+        RequestError: there is no such configuration, or its model cannot be served.
+    """
+    variant = found(state, "EndpointConfig", config_name, "endpoint configuration")["ProductionVariants"][0]
     return {
-        "config": config["EndpointConfigName"],
+        "config": config_name,
         "variant": variant["VariantName"],
         "startup_seconds": variant.get("ContainerStartupHealthCheckTimeoutInSeconds", servers.STARTUP_SECONDS),
-        "attempt": attempt,
-        **servers.start(state, endpoint_name, containers, direct=is_direct(state, model), port=port),
+        **servers.start(state, endpoint_name, variant["ModelName"], port=port),
     }
 
 
 def port_of(document: Document) -> int:
-    """The endpoint's port; one that an earlier release has made has its server's."""
+    """Return the endpoint's port; one that an earlier release has made has its server's."""
     return int(document.get("Port") or (document["Server"] or document["Pending"])["port"])
 
 
+def address_of(document: Document) -> tuple[int, str | None]:
+    """Return where an endpoint answers, and a note if that is not its own port."""
+    server, port = document["Server"], port_of(document)
+    if not servers.is_running(server) or server["port"] == port or servers.is_running(document.get("Forwarder")):
+        return port, None
+    other = int(server["port"])
+    return other, f"Another program has taken port {port}, so the endpoint has port {other} now."
+
+
 def is_asleep(document: Document) -> bool:
-    """Whether the endpoint's server has ended, idle or killed; the next request starts it."""
+    """Return whether the endpoint's server has ended, idle or killed; the next request starts it."""
     server = document["Server"]
     return document["EndpointStatus"] == "InService" and bool(server) and not servers.is_running(server)
 
 
 def refreshed(state: State, name: str) -> Document:
-    """The endpoint, its status brought up to date with its pending server."""
+    """Return the endpoint, its status brought up to date with its pending server.
+
+    Raises:
+        RequestError: there is no such endpoint.
+    """
     document = found(state, "Endpoint", name, "endpoint")
     pending = document["Pending"]
     if not pending:
-        return with_reachable_port(state, document)
-    healthy = servers.is_healthy(pending)
-    if not healthy and servers.is_running(pending) and not is_late(pending):
+        return document
+    healthy, age = servers.is_healthy(pending), now() - float(pending["started"])
+    if not healthy and servers.is_running(pending) and age <= float(pending["startup_seconds"]):
         return document
     with changing(state, name):
         current = found(state, "Endpoint", name, "endpoint")
@@ -73,86 +86,57 @@ def refreshed(state: State, name: str) -> Document:
         return switched(state, current) if healthy else given_up(state, current)
 
 
-def with_reachable_port(state: State, document: Document) -> Document:
-    """The endpoint; at its server's own port if another program has kept its forwarder from the port that it had."""
-    server, forwarder, port = document["Server"], document.get("Forwarder"), port_of(document)
-    if not servers.is_running(server) or server["port"] == port or servers.is_running(forwarder):
-        return document
-    note = f"Another program has taken port {port}, so the endpoint has port {server['port']} now."
-    with changing(state, document["EndpointName"]):
-        return state.change(
-            "Endpoint",
-            document["EndpointName"],
-            lambda current: current.update(Port=server["port"], PortNote=note) if current["Server"] == server else None,
-        )
-
-
 def switched(state: State, document: Document) -> Document:
-    """The pending server serves; the one before it ends, and with it what forwards to it."""
-    pending, old, old_forwarder = document["Pending"], document["Server"], document.get("Forwarder")
-    port = port_of(document)
-    forwarder = servers.forward(pending, port) if pending["port"] != port else None
-    changed = state.change(
-        "Endpoint",
-        document["EndpointName"],
-        lambda current: current.update(
-            EndpointStatus="InService",
-            Server=pending,
-            Port=port,
-            Forwarder=forwarder,
-            EndpointConfigName=pending["config"],
-            Pending=None,
-            LastModifiedTime=now(),
-        ),
-    )
-    servers.stop(old, old_forwarder)
+    """Have the pending server serve; the one before it ends, and with it what forwards to it."""
+    pending, port = document["Pending"], port_of(document)
+    changes: Document = {
+        "EndpointStatus": "InService",
+        "Server": pending,
+        "Port": port,
+        "Forwarder": servers.forward(pending, port) if pending["port"] != port else None,
+        "EndpointConfigName": pending["config"],
+        "Pending": None,
+        "LastModifiedTime": now(),
+    }
+    changed = state.change("Endpoint", document["EndpointName"], lambda current: current.update(changes))
+    servers.stop(document["Server"], document.get("Forwarder"))
     return changed
 
 
 def given_up(state: State, document: Document) -> Document:
-    """The pending server did not become healthy: the one before it stays, unless it is worth another attempt."""
+    """Record that the pending server did not become healthy: the one before it stays.
+
+    It is started again if nobody looked until it had been idle long enough to end.
+    """
     pending, name = document["Pending"], document["EndpointName"]
+    was_idle = not servers.is_running(pending) and now() - pending["started"] > float(pending["idle_seconds"])
     servers.stop(pending)
-    if pending["attempt"] < ATTEMPTS and is_blameless(pending):
-        config = found(state, "EndpointConfig", pending["config"], "endpoint configuration")
-        port = None if document["Server"] else servers.free_port(state)
-        again = start(state, name, config, attempt=pending["attempt"] + 1, port=port)
-        return state.change(
-            "Endpoint", name, lambda current: current.update(Pending=again, Port=port or port_of(current))
-        )
-    status = "InService" if document["Server"] else "Failed"
-    changes = {"EndpointStatus": status, "FailureReason": servers.failure(pending), "Pending": None}
-    return state.change("Endpoint", name, lambda current: current.update(changes, LastModifiedTime=now()))
-
-
-def is_blameless(server: Document) -> bool:
-    """Whether another program took the port meanwhile, or nobody looked until the server had been idle long enough."""
-    return not servers.is_free(server["port"]) or now() - server["started"] > float(server["idle_seconds"])
-
-
-def is_late(server: Document) -> bool:
-    """Whether the server has had its time to become healthy."""
-    return now() - float(server["started"]) > float(server["startup_seconds"])
+    if was_idle:
+        port = None if document["Server"] else port_of(document)
+        changes: Document = {"Pending": start(state, name, pending["config"], port)}
+    else:
+        status = "InService" if document["Server"] else "Failed"
+        changes = {"EndpointStatus": status, "FailureReason": servers.failure(pending), "Pending": None}
+    changes["LastModifiedTime"] = now()
+    return state.change("Endpoint", name, lambda current: current.update(changes))
 
 
 def in_service(state: State, name: str) -> Document:
-    """The endpoint's server once it can answer, waiting for a start in progress.
+    """Return the endpoint's server once it can answer, waiting for a start in progress.
 
     Raises:
         RequestError: it failed.
     """
-    while True:
-        document = refreshed(state, name)
-        if server := document["Server"]:
-            return server if servers.is_running(server) else revived(state, name)
+    while not (server := (document := refreshed(state, name))["Server"]):
         if document["EndpointStatus"] == "Failed":
             reason = document.get("FailureReason", "")
             raise RequestError("ValidationError", f"Endpoint {name!r} is Failed. {reason}".strip())
         time.sleep(POLL_SECONDS)
+    return dict(server) if servers.is_running(server) else revived(state, name)
 
 
 def revived(state: State, name: str) -> Document:
-    """The endpoint's server, started again unless it runs, and healthy.
+    """Return the endpoint's server, started again unless it runs, and healthy.
 
     Raises:
         RequestError: it does not come up.
@@ -160,7 +144,7 @@ def revived(state: State, name: str) -> Document:
     began = now()
     while True:
         server = running_server(state, name)
-        while servers.is_running(server) and not is_late(server):
+        while servers.is_running(server) and now() - float(server["started"]) <= float(server["startup_seconds"]):
             if servers.is_healthy(server):
                 return server
             time.sleep(POLL_SECONDS)
@@ -171,7 +155,7 @@ def revived(state: State, name: str) -> Document:
 
 
 def running_server(state: State, name: str, listener: socket.socket | None = None) -> Document:
-    """The endpoint's server; started again if its process has ended.
+    """Return the endpoint's server; started again if its process has ended.
 
     Args:
         listener: has the endpoint's port and a connection that waits there; it is handed on to a forwarder.
@@ -183,11 +167,11 @@ def running_server(state: State, name: str, listener: socket.socket | None = Non
             return dict(server)
         if not servers.is_running(server):
             servers.stop(server, forwarder)
-            config = found(state, "EndpointConfig", document["EndpointConfigName"], "endpoint configuration")
-            free = listener is None and servers.is_free(port)
-            server, forwarder = start(state, name, config, port=port if free else None), None
+            is_free = listener is None and servers.is_free(port)
+            server, forwarder = start(state, name, document["EndpointConfigName"], port if is_free else None), None
         if server["port"] != port:
-            servers.end_forwarder(forwarder)
+            servers.send(forwarder, signal.SIGKILL)  # it waits for the port, which the listener has
             forwarder = servers.forward(server, port, listener)
-        state.change("Endpoint", name, lambda current: current.update(Server=server, Port=port, Forwarder=forwarder))
+        changes: Document = {"Server": server, "Port": port, "Forwarder": forwarder}
+        state.change("Endpoint", name, lambda current: current.update(changes))
     return dict(server)

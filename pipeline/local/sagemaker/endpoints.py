@@ -27,24 +27,28 @@ from pipeline.local.store.answers import (
 from pipeline.local.store.state import Document, State
 from pipeline.local.store.storage import Storage
 
-SUMMARY = ("EndpointName", "EndpointArn", "CreationTime", "LastModifiedTime", "EndpointStatus")
+HANDED_ON = ("Content-Type", "Accept", servers.CUSTOM_ATTRIBUTES, INFERENCE_ID)
+UNSERVED = {  # headers by the name of their member
+    "TargetModel": "X-Amzn-SageMaker-Target-Model",
+    "TargetContainerHostname": "X-Amzn-SageMaker-Target-Container-Hostname",
+}
 
 
 def create_endpoint(state: State, request: Document) -> Document:
     """CreateEndpoint: starts the server and returns; the status is Creating until it is healthy."""
-    name = checked_name(request, "EndpointName")
-    config = found(state, "EndpointConfig", request["EndpointConfigName"], "endpoint configuration")
+    name, config = checked_name(request, "EndpointName"), request["EndpointConfigName"]
     with changing(state, name):
         unused(state, "Endpoint", name, "endpoint")
         port = servers.free_port(state)
         document = {
-            **chosen(request, "EndpointName", "EndpointConfigName"),
+            "EndpointName": name,
+            "EndpointConfigName": config,
             "EndpointArn": arn("endpoint", name),
             "EndpointStatus": "Creating",
             "CreationTime": now(),
             "LastModifiedTime": now(),
             "Server": None,
-            "Pending": start(state, name, config, port=port),
+            "Pending": start(state, name, config, port),
             "Port": port,
             "Forwarder": None,
         }
@@ -56,12 +60,11 @@ def update_endpoint(state: State, request: Document) -> Document:
     """UpdateEndpoint: starts a server for the new configuration beside the old one."""
     name = request["EndpointName"]
     refreshed(state, name)
-    config = found(state, "EndpointConfig", request["EndpointConfigName"], "endpoint configuration")
     with changing(state, name):
         status = found(state, "Endpoint", name, "endpoint")["EndpointStatus"]
         if status != "InService":
             raise invalid(f"Cannot update endpoint {name!r} while its status is {status}.")
-        pending = start(state, name, config)
+        pending = start(state, name, request["EndpointConfigName"])
 
         def edit(document: Document) -> None:
             document.update(EndpointStatus="Updating", LastModifiedTime=now(), Pending=pending)
@@ -73,7 +76,6 @@ def update_endpoint(state: State, request: Document) -> Document:
 def delete_endpoint(state: State, request: Document) -> Document:
     """DeleteEndpoint: ends its servers and removes their files."""
     name = request["EndpointName"]
-    found(state, "Endpoint", name, "endpoint")
     with changing(state, name):
         document = found(state, "Endpoint", name, "endpoint")
         state.delete("Endpoint", name)
@@ -85,11 +87,18 @@ def delete_endpoint(state: State, request: Document) -> Document:
 
 
 def describe_endpoint(state: State, request: Document) -> Document:
-    """DescribeEndpoint."""
+    """DescribeEndpoint: a variant has one server, whatever the number of its instances."""
     document = refreshed(state, request["EndpointName"])
-    config = state.get("EndpointConfig", document["EndpointConfigName"]) or {"ProductionVariants": []}
-    answer = {**document, "ProductionVariants": [variant_summary(variant) for variant in config["ProductionVariants"]]}
-    pending = document["Pending"]
+    config, pending = state.get("EndpointConfig", document["EndpointConfigName"]), document["Pending"]
+    variants = [
+        {
+            "VariantName": variant["VariantName"],
+            **dict.fromkeys(("CurrentWeight", "DesiredWeight"), variant.get("InitialVariantWeight", 1.0)),
+            **dict.fromkeys(("CurrentInstanceCount", "DesiredInstanceCount"), 1),
+        }
+        for variant in (config or {}).get("ProductionVariants", [])
+    ]
+    answer = {**document, "ProductionVariants": variants}
     if pending and document["EndpointStatus"] == "Updating":
         answer["PendingDeploymentSummary"] = {
             "EndpointConfigName": pending["config"],
@@ -99,75 +108,54 @@ def describe_endpoint(state: State, request: Document) -> Document:
     return answer
 
 
-def variant_summary(variant: Document) -> Document:
-    """ProductionVariantSummary: one server, whatever the number of instances."""
-    weight = variant.get("InitialVariantWeight", 1.0)
-    return {
-        "VariantName": variant["VariantName"],
-        "CurrentWeight": weight,
-        "DesiredWeight": weight,
-        "CurrentInstanceCount": 1,
-        "DesiredInstanceCount": 1,
-    }
-
-
 def list_endpoints(state: State, request: Document) -> Document:
     """ListEndpoints."""
     names = [document["EndpointName"] for document in state.all("Endpoint")]
-    known = [document for document in (looked_up(state, name) for name in names) if document]
+    known = [refreshed(state, name) for name in names if state.get("Endpoint", name)]  # not deleted meanwhile
     wanted, status = request.get("NameContains", ""), request.get("StatusEquals")
     kept = listed(known, request, lambda d: wanted in d["EndpointName"] and status in (None, d["EndpointStatus"]))
-    return paged("Endpoints", [chosen(document, *SUMMARY) for document in kept], request)
+    return paged("Endpoints", kept, request)
 
 
-def looked_up(state: State, name: str) -> Document | None:
-    """The endpoint brought up to date, unless it has been deleted meanwhile."""
-    return refreshed(state, name) if state.get("Endpoint", name) else None
-
-
-def invoke_endpoint(state: State, name: str, body: bytes, headers: dict[str, str]) -> servers.Answer:
-    """InvokeEndpoint: the server's own answer; starts the server if it is not running.
+def answer_runtime(state: State, request: HttpRequest) -> Reply:
+    """SageMaker Runtime's InvokeEndpoint; an error of the server becomes ModelError, as on the service.
 
     Raises:
         RequestError: no such endpoint, or it is not in service.
     """
-    if state.get("Endpoint", name) is None:
-        raise RequestError("ValidationError", f"Endpoint {name} of account {ACCOUNT} not found.")
-    answer = servers.post(in_service(state, name), body, headers)
-    if answer is None:
-        answer = servers.post(revived(state, name), body, headers)
-    if answer is None:
-        raise RequestError("ServiceUnavailable", f"The server of endpoint {name!r} does not answer.", 503)
-    keep(state, name, (headers, body), answer)
-    return answer
-
-
-def keep(state: State, name: str, request: tuple[dict[str, str], bytes], answer: servers.Answer) -> None:
-    """Capture the invocation if the endpoint's configuration asks for it."""
-    document = state.get("Endpoint", name)
-    config = state.get("EndpointConfig", document["EndpointConfigName"]) if document else None
-    if document and config:
-        place = (name, (document["Server"] or {}).get("variant", ""))
-        capture(Storage(state), config, place, request, answer)
-
-
-def answer_runtime(state: State, request: HttpRequest) -> Reply:
-    """SageMaker Runtime's InvokeEndpoint; an error of the server becomes ModelError, as on the service."""
     match = re.fullmatch(r"/endpoints/([^/]+)/invocations", urlsplit(request.url).path)
     if request.operation != "InvokeEndpoint" or match is None:
-        said = f"The local target does not answer sagemaker-runtime:{request.operation}."
-        raise RequestError("ValidationError", said)
-    names = ("Content-Type", "Accept", servers.CUSTOM_ATTRIBUTES, INFERENCE_ID, servers.TARGET_CONTAINER)
-    headers = {name: request.headers[name.lower()] for name in names if name.lower() in request.headers}
-    endpoint = unquote(match[1])
-    answer = invoke_endpoint(state, endpoint, request.body, headers)
+        raise RequestError(
+            "ValidationError", f"The local target does not answer sagemaker-runtime:{request.operation}."
+        )
+    for member, header in UNSERVED.items():
+        if header.lower() in request.headers:
+            raise RequestError("ValidationError", f"{member} is not served here, where an endpoint has one model.")
+    headers = {name: request.headers[name.lower()] for name in HANDED_ON if name.lower() in request.headers}
+    name = unquote(match[1])
+    if state.get("Endpoint", name) is None:
+        raise RequestError("ValidationError", f"Endpoint {name} of account {ACCOUNT} not found.")
+    server = in_service(state, name)
+    answer = servers.ask(server, "/invocations", request.body, headers)
+    if answer is None:
+        server = revived(state, name)
+        answer = servers.ask(server, "/invocations", request.body, headers)
+    if answer is None:
+        raise RequestError("ServiceUnavailable", f"The server of endpoint {name!r} does not answer.", 503)
     if not 200 <= answer.status < 300:
-        fault, said = "client" if 400 <= answer.status < 500 else "server", answer.body.decode(errors="replace")
-        message = f'Received {fault} error ({answer.status}) from primary with message "{said}".'
-        content = {"Message": message, "OriginalStatusCode": answer.status, "OriginalMessage": said}
-        return Reply.json(content, 424, {"x-amzn-ErrorType": "ModelError"})
-    variant = (found(state, "Endpoint", endpoint, "endpoint")["Server"] or {}).get("variant", "")
-    shown = {"Content-Type": answer.content_type, "x-Amzn-Invoked-Production-Variant": variant}
-    if answer.custom_attributes is not None:
-        shown[servers.CUSTOM_ATTRIBUTES] = answer.custom_attributes
-    return Reply(200, shown, answer.body)
+        return model_error(answer)
+    config = state.get("EndpointConfig", server["config"])
+    if config:
+        capture(Storage(state), config, (name, server["variant"]), (headers, request.body), answer)
+    return Reply(200, {**answer.headers, "x-Amzn-Invoked-Production-Variant": server["variant"]}, answer.body)
+
+
+def model_error(answer: servers.Answer) -> Reply:
+    """Return ModelError, which the service makes of any answer that is not 2xx."""
+    fault, said = "client" if 400 <= answer.status < 500 else "server", answer.body.decode(errors="replace")
+    content = {
+        "Message": f'Received {fault} error ({answer.status}) from primary with message "{said}".',
+        "OriginalStatusCode": answer.status,
+        "OriginalMessage": said,
+    }
+    return Reply.json(content, 424, {"x-amzn-ErrorType": "ModelError"})

@@ -15,18 +15,19 @@ from pipeline.local.engine.runner_process import runner_pid, spawn_detached, tak
 from pipeline.local.jobs import servers
 from pipeline.local.jobs.runtime import Runtime, StepCall, StepFailure, arn, now
 from pipeline.local.jobs.transform import run_transform
-from pipeline.local.store.answers import Api, RequestError, checked_name, chosen, found, invalid, listed, paged, unused
+from pipeline.local.sagemaker.jobs import job_list
+from pipeline.local.store.answers import Api, RequestError, checked_name, chosen, found, invalid, unused
 from pipeline.local.store.state import Document, State
 from pipeline.local.store.storage import Storage
 
 KIND = "TransformJob"
 LOCK_WAIT_SECONDS = 10
 LOST = "InternalServerError: the job's process ended before the job did."
-SUMMARY = ("TransformJobName", "TransformJobArn", "CreationTime", "TransformEndTime", "TransformJobStatus")
+ACTIVE = ("InProgress", "Stopping")
 
 
 def create_transform_job(state: State, request: Document) -> Document:
-    """CreateTransformJob: starts the job's process and returns.
+    """CreateTransformJob: starts the job's process, which takes over its lock, and returns.
 
     Raises:
         RequestError: the name is taken, the model is not there, or the request asks for what is not imitated.
@@ -35,19 +36,16 @@ def create_transform_job(state: State, request: Document) -> Document:
     found(state, "Model", request["ModelName"], "model")
     if faults := list(transform_faults(request)):
         raise invalid(f"TransformJob {name!r} {faults[0]}")
-    document = {
-        **request,
-        "TransformJobArn": arn("transform-job", name),
-        "TransformJobStatus": "InProgress",
-        "CreationTime": now(),
-    }
+    more = {"TransformJobArn": arn("transform-job", name), "TransformJobStatus": "InProgress", "CreationTime": now()}
     unused(state, KIND, name, "transform job")
     with taken_lock(lock_path(state, name), wait_seconds=LOCK_WAIT_SECONDS) as lock:  # of who settles a job of the name
         with state.transaction():
             unused(state, KIND, name, "transform job")
-            state.put(KIND, name, document)
-        spawn(state, name, lock)
-    return chosen(document, "TransformJobArn")
+            state.put(KIND, name, {**request, **more})
+        folder = state.home / "jobs" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        spawn_detached(["pipeline.local.runner", "transform", str(state.home), name], folder / "process.log", lock)
+    return chosen(more, "TransformJobArn")
 
 
 def describe_transform_job(state: State, request: Document) -> Document:
@@ -57,25 +55,29 @@ def describe_transform_job(state: State, request: Document) -> Document:
 
 def list_transform_jobs(state: State, request: Document) -> Document:
     """ListTransformJobs."""
-    wanted, status = request.get("NameContains", ""), request.get("StatusEquals")
-    jobs = listed(
-        (settled(state, document) for document in state.all(KIND)),
-        request,
-        lambda job: wanted in job["TransformJobName"] and status in (None, job["TransformJobStatus"]),
-    )
-    return paged("TransformJobSummaries", [chosen(job, *SUMMARY) for job in jobs], request)
+    for document in state.all(KIND):
+        settled(state, document)
+    return job_list(KIND, state, request)
 
 
 def stop_transform_job(state: State, request: Document) -> Document:
-    """StopTransformJob: asks the process to end; the job is Stopping until it has."""
+    """StopTransformJob: asks the process to end; the job is Stopping until it has.
+
+    Raises:
+        RequestError: it has ended, or is a pipeline's.
+    """
     name = request["TransformJobName"]
-    document = settled(state, found(state, KIND, name, "transform job"))
+    document, path = describe_transform_job(state, request), lock_path(state, name)
     if document["TransformJobStatus"] != "InProgress":
         raise invalid(f"The transform job {name!r} is {document['TransformJobStatus']}, so it cannot be stopped.")
-    path = lock_path(state, name)
     if not path.exists():
         raise invalid(f"The transform job {name!r} is a pipeline's: stop the execution.")
-    state.change(KIND, name, lambda job: job.update(TransformJobStatus="Stopping") if is_active(job) else None)
+
+    def stop(job: Document) -> None:
+        if job["TransformJobStatus"] in ACTIVE:
+            job["TransformJobStatus"] = "Stopping"
+
+    state.change(KIND, name, stop)
     if pid := runner_pid(path):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
@@ -84,40 +86,27 @@ def stop_transform_job(state: State, request: Document) -> Document:
 
 
 def settled(state: State, document: Document) -> Document:
-    """The job as it is; one that nobody works on any more has ended."""
+    """Return the job as it is; one that nobody works on any more has ended."""
     name = document["TransformJobName"]
     path = lock_path(state, name)
-    if not is_active(document) or not path.exists():
+    if document["TransformJobStatus"] not in ACTIVE or not path.exists():
         return document
+
+    def end(job: Document) -> None:
+        if job["TransformJobStatus"] == "Stopping":
+            job.update(TransformJobStatus="Stopped", TransformEndTime=now())
+        elif job["TransformJobStatus"] == "InProgress":
+            job.update(TransformJobStatus="Failed", TransformEndTime=now(), FailureReason=LOST)
+
     with contextlib.suppress(BlockingIOError), taken_lock(path):
         servers.end_strays(state, name)
-        return state.change(KIND, name, end_lost)
+        return state.change(KIND, name, end)
     return document
 
 
-def end_lost(job: Document) -> None:
-    """Record the end of a job whose process is gone, unless it did so itself."""
-    if is_active(job):
-        stopped = job["TransformJobStatus"] == "Stopping"
-        job.update(TransformJobStatus="Stopped" if stopped else "Failed", TransformEndTime=now())
-        job.update({} if stopped else {"FailureReason": LOST})
-
-
-def is_active(job: Document) -> bool:
-    """Whether the job has not ended."""
-    return job["TransformJobStatus"] in ("InProgress", "Stopping")
-
-
 def lock_path(state: State, name: str) -> Path:
-    """The lock of a job's process."""
+    """Return the lock of a job's process."""
     return state.home / "locks" / f"transform-{name}"
-
-
-def spawn(state: State, name: str, lock: int) -> None:
-    """Start the job's process, which takes over the lock."""
-    folder = state.home / "jobs" / name
-    folder.mkdir(parents=True, exist_ok=True)
-    spawn_detached(["pipeline.local.runner", "transform", str(state.home), name], folder / "process.log", lock)
 
 
 async def run_job(state: State, name: str, api: Api) -> None:

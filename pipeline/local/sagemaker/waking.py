@@ -19,6 +19,7 @@ from pipeline.local.sagemaker.endpoint_servers import is_asleep, port_of, runnin
 from pipeline.local.store.state import State
 
 LOOK_SECONDS = 0.5
+QUIET = (PipelineError, sqlite3.Error, OSError)  # whoever else reads the state says what is wrong
 
 
 @contextmanager
@@ -38,11 +39,10 @@ def waking(home: Path) -> Iterator[None]:
 def watch(home: Path, asked: socket.socket) -> None:
     """Listen for endpoints that are asleep until `asked` is closed at its other end."""
     listeners: dict[str, socket.socket] = {}
-    state = State(home)
+    state, is_over = State(home), False
     try:
-        is_over = False
         while True:
-            with contextlib.suppress(PipelineError, sqlite3.Error):  # whoever else reads the state says what is wrong
+            with contextlib.suppress(*QUIET):
                 listen(state, listeners)
             if is_over:
                 return
@@ -58,7 +58,7 @@ def watch(home: Path, asked: socket.socket) -> None:
 
 def hand_over(state: State, name: str, listener: socket.socket) -> None:
     """Have the endpoint's server answer at a listening socket, once it is started."""
-    with listener, contextlib.suppress(PipelineError, sqlite3.Error, OSError):
+    with listener, contextlib.suppress(*QUIET):
         running_server(state, name, listener)
 
 
@@ -67,16 +67,9 @@ def listen(state: State, listeners: dict[str, socket.socket]) -> None:
     known = {found["EndpointName"]: found for found in state.all("Endpoint")}
     asleep = {name: port_of(found) for name, found in known.items() if is_asleep(found)}
     for name in listeners.keys() - asleep.keys():
-        listener = listeners.pop(name)
-        if name in known and is_running(known[name]["Server"]):
-            hand_over(state, name, listener)
-        listener.close()
+        with listeners.pop(name) as listener:
+            if name in known and is_running(known[name]["Server"]):
+                hand_over(state, name, listener)
     for name in asleep.keys() - listeners.keys():
-        listener = socket.socket()
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((HOST, asleep[name]))
-            listener.listen(128)
-            listeners[name] = listener
-        except OSError:  # another process has the port
-            listener.close()
+        with contextlib.suppress(OSError):  # another process has the port
+            listeners[name] = socket.create_server((HOST, asleep[name]), backlog=128)

@@ -153,7 +153,7 @@ def test_the_port_stays_over_updates_and_what_takes_it_is_told(home, monkeypatch
     wait_until(lambda: servers.is_free(port) and not processes_of(home.folder))
     with socket.create_server(("127.0.0.1", port)):
         assert home.invoke()["model"] == "old"
-        wait_until(lambda: home.describe() and (home.state.get("Endpoint", "ep") or {}).get("PortNote"))
+        wait_until(lambda: "Another program has taken port" in listed(home)[1])
         row, shown = listed(home)
         assert row["url"] == f"http://127.0.0.1:{home.server()['port']}" != f"http://127.0.0.1:{port}"
         assert f"Another program has taken port {port}, so the endpoint has port" in shown

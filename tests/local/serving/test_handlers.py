@@ -2,20 +2,19 @@
 
 import importlib.util
 import io
-import json
 import os
 import signal
-import tarfile
-import zipfile
 
 import numpy
 import pytest
 import torch
 
 from pipeline.local.jobs import servers
-from tests.local.samples import processes_of, wait_until
-from tests.local.serving.serving_home import message, refusal
+from tests.local.samples import model_archive, processes_of, wait_until
+from tests.local.sandbox.test_pip import wheel
+from tests.local.serving.serving_home import ROLE, message, refusal
 
+XGBOOST = "683313688378.dkr.ecr.us-east-1.amazonaws.com/sagemaker-xgboost:1.7-1"
 ROWS = """
 import json
 from pathlib import Path
@@ -82,10 +81,7 @@ def test_transform_fn_has_a_context_and_its_own_content_type(home):
     ("script", "because"),
     [
         ("def transform_fn(): ...\ndef predict_fn(): ...", "Cannot use transform_fn in conjunction with predict_fn."),
-        (
-            "def predict_fn(data, model): ...",
-            "The model needs a model_fn in its script, or one TorchScript file",
-        ),
+        ("def predict_fn(data, model): ...", "The model needs a model_fn in its script, or one TorchScript file"),
         ("def model_fn(model_dir): raise OSError('no weights')", "OSError: no weights"),
     ],
 )
@@ -103,33 +99,14 @@ def test_torchscript_needs_no_script_in_a_pytorch_image(home):
     assert home.invoke("[[1, 2], [3, 4]]") == [1, 2, 3, 4]
 
 
-def wheel(name, code):
-    """A wheel of one module."""
-    buffer, folder = io.BytesIO(), f"{name}-1.0.dist-info"
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr(f"{name}.py", code)
-        archive.writestr(f"{folder}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        archive.writestr(f"{folder}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        archive.writestr(f"{folder}/RECORD", "")
-    return buffer.getvalue()
-
-
 def test_a_script_elsewhere_brings_its_requirements_for_itself_alone(home):
-    code = io.BytesIO()
-    files = {
-        "handler.py": b"import tinyword\ndef model_fn(d): return 1\ndef predict_fn(data, model): return tinyword.WORDS",
-        "requirements.txt": b"numpy\n./tinyword-1.0-py3-none-any.whl\n",
-        "tinyword-1.0-py3-none-any.whl": wheel("tinyword", "WORDS = [7]"),
-    }
-    with tarfile.open(fileobj=code, mode="w:gz") as archive:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    home.storage.write("s3://bucket/code/sourcedir.tar.gz", code.getvalue())
+    name, wheel_bytes = wheel("tinyword", "7.0")
+    code = "import tinyword\ndef model_fn(d): return 1\ndef predict_fn(data, model): return tinyword.VERSION"
+    files = {"handler.py": code, "requirements.txt": f"numpy\n./{name}\n", name: wheel_bytes}
+    home.storage.write("s3://bucket/code/sourcedir.tar.gz", model_archive("m", **files))
     variables = {"SAGEMAKER_PROGRAM": "handler.py", "SAGEMAKER_SUBMIT_DIRECTORY": "s3://bucket/code/sourcedir.tar.gz"}
     served(home, home.container("m", {}, **variables))
-    assert home.invoke("[1]") == [7]
+    assert home.answer("[1]")["Body"] == b'"7.0"'
     assert importlib.util.find_spec("tinyword") is None
 
 
@@ -149,8 +126,7 @@ def test_containers_answer_in_turn(home):
     assert (said["headers"]["Content-Type"], said["headers"]["Accept"]) == ("text/csv", "application/json")
     refused = refusal(home.answer, "fail", ContentType="text/csv")
     assert (refused["OriginalStatusCode"], refused["OriginalMessage"]) == (500, "ValueError: no such word")
-    refused = refusal(home.answer, "x", TargetContainerHostname="a")
-    assert "TargetContainerHostname must be none, since the containers run in turn" in refused["OriginalMessage"]
+    assert "TargetContainerHostname is not served here" in message(home.answer, "x", TargetContainerHostname="a")
     os.kill(server["pid"], signal.SIGKILL)  # and with it those behind it
     assert home.invoke("x", ContentType="text/csv")["model"] == "c"
     assert len(processes_of(home.folder)) == 4
@@ -160,15 +136,20 @@ def test_containers_answer_in_turn(home):
     assert home.invoke("x", ContentType="text/csv")["model"] == "c"
 
 
-def test_in_direct_mode_a_request_names_the_container(home):
-    parts = [{**home.container(name, words(name)), "ContainerHostname": f"host-{name}"} for name in "ab"]
-    served(home, *parts, InferenceExecutionConfig={"Mode": "Direct"})
-    answer = home.answer("x", ContentType="text/csv", TargetContainerHostname="host-b")
-    assert answer["Body"] == b"xb<text/csv<application/json"
-    assert "must be one of host-a, host-b" in refusal(home.answer, "x")["OriginalMessage"]
-    home.put(a="1")
-    home.transform("m")
-    assert "the model's Mode is Direct" in home.ended()["FailureReason"]
+@pytest.mark.parametrize(
+    ("members", "because"),
+    [
+        ({"InferenceExecutionConfig": {"Mode": "Direct"}}, "has InferenceExecutionConfig.Mode Direct"),
+        ({"PrimaryContainer": {"Mode": "MultiModel"}}, "has a container with Mode MultiModel"),
+        ({"PrimaryContainer": {"Image": XGBOOST}}, "built-in algorithm 'sagemaker-xgboost'"),
+        ({}, "lacks PrimaryContainer"),
+    ],
+)
+def test_a_model_that_is_not_served_here_is_refused_by_name(home, members, because):
+    create = home.sagemaker.create_model
+    if "InferenceExecutionConfig" in members:
+        members = {**members, "Containers": [home.container("a", {}), home.container("b", {})]}
+    assert because in message(create, ModelName="m", ExecutionRoleArn=ROLE, **members)
 
 
 def test_a_pipeline_and_a_version_of_several_containers_transform(home):
@@ -187,7 +168,3 @@ def test_a_pipeline_and_a_version_of_several_containers_transform(home):
     home.transform("m", ContentType="text/csv", Accept="text/csv", **lines)
     assert home.ended()["TransformJobStatus"] == "Completed", home.job()
     assert home.output("x").splitlines() == [f"{n}a<text/csv<application/jsonb<text/csv<text/csv" for n in (1, 2)]
-    several = {"Mode": "MultiModel", **home.container("many", words("a"))}
-    home.model("many", several)
-    assert "MultiModel" in message(home.create, "many")
-    assert json.loads(json.dumps(home.job()["ModelName"])) == "m"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline.definition.serving_requests import FilterError, filtered, read_filter, transform_faults
-from pipeline.local.jobs.transform_records import RecordError, read_records
+from pipeline.local.jobs.transform_records import RecordError, Records
 
 CASES = Path(__file__).parent / "cases"
 
@@ -42,7 +42,7 @@ def content(case: dict[str, Any]) -> bytes:
 @pytest.mark.parametrize("case", cases("transforms"), ids=lambda case: case["name"])
 def test_an_object_is_split_sent_joined_filtered_and_assembled(case):
     assert list(transform_faults(request(case))) == []
-    records = read_records(request(case))
+    records = Records(request(case))
     try:
         found = records.split(content(case))
         sent = list(records.requests(found))
@@ -60,7 +60,7 @@ def test_an_object_is_split_sent_joined_filtered_and_assembled(case):
 
 
 def test_a_compressed_object_is_the_same():
-    records = read_records({"TransformInput": {"CompressionType": "Gzip", "SplitType": "Line"}, "TransformOutput": {}})
+    records = Records({"TransformInput": {"CompressionType": "Gzip", "SplitType": "Line"}, "TransformOutput": {}})
     assert records.split(gzip.compress(b"1\n2\n")) == [b"1", b"2"]
 
 

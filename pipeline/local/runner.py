@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from pipeline.local.engine.execution import Execution
-from pipeline.local.engine.runner_process import held_lock, lock_path
+from pipeline.local.engine.runner_process import keep_handed_lock
 from pipeline.local.sagemaker.api import LocalApi
 from pipeline.local.sagemaker.transform_jobs import run_job
 from pipeline.local.sagemaker.waking import waking
@@ -18,17 +18,17 @@ from pipeline.local.store.state import DiskFull, State
 
 
 def main(kind: str, home: Path, name: str, parent: int | None) -> None:
-    """Run the execution, unless another process already does, or the transform job."""
+    """Run the execution, whose lock this process was handed, or the transform job."""
     if parent is not None:
         die_with(parent)
-    state = State(home)
-    api = LocalApi(state)
-    if kind == "transform":
-        with waking(home):
+    with contextlib.suppress(DiskFull), waking(home):  # of a full disk whoever looks says so
+        state = State(home)
+        api = LocalApi(state)
+        if kind == "transform":
             asyncio.run(run_job(state, name, api))
-        return
-    with held_lock(lock_path(state, name)), waking(home), contextlib.suppress(DiskFull):  # who looks at it says so
-        asyncio.run(Execution(state, name, api).run())
+        else:
+            keep_handed_lock()
+            asyncio.run(Execution(state, name, api).run())
 
 
 if __name__ == "__main__":

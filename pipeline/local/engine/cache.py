@@ -25,19 +25,12 @@ from pipeline.local.store.state import Document
 BYTES, AS_ON_AWS, OFF = "bytes", "as-on-aws", "off"
 Keys = dict[str, str]  # BYTES or AS_ON_AWS -> key
 WRITTEN = ("CheckpointConfig", "DebugHookConfig", "UpdatedInputs")  # what their URIs hold is the job's own doing
-TRIAL_MEMBERS = (  # of a search's TrainingJobDefinition
-    "AlgorithmSpecification",
-    "HyperParameterRanges",
-    "InputDataConfig",
-    "StaticHyperParameters",
-    "TuningObjective",
-)
+TRIAL_MEMBERS = ("AlgorithmSpecification", "HyperParameterRanges", "InputDataConfig", "StaticHyperParameters",
+                 "TuningObjective")  # of a search's TrainingJobDefinition  # fmt: skip
 
 
-def look_up(
-    call: StepCall, pipeline_name: str, *, runtime: Runtime, mode: str
-) -> tuple[Keys, tuple[StepResult, str] | None]:
-    """Return a step's cache keys, and the result of an equal step that is young enough with its execution's ARN."""
+def look_up(call: StepCall, pipeline_name: str, *, runtime: Runtime, mode: str) -> tuple[Keys, Document | None]:
+    """Return a step's cache keys, and what the record of an equal and young enough step holds, if there is one."""
     keys = cache_keys(call, pipeline_name, runtime=runtime, mode=mode)
     document = runtime.state.get("CachedStep", keys[mode]) if mode in keys else None
     if document is None:
@@ -47,7 +40,7 @@ def look_up(
     outputs: dict[str, str] = document["outputs"]
     if is_old or (mode == BYTES and any(runtime.storage.digest(uri) != found for uri, found in outputs.items())):
         return keys, None
-    return keys, (StepResult(document["properties"], document["metadata"], list(outputs)), document["execution"])
+    return keys, document["record"]
 
 
 def cache_keys(call: StepCall, pipeline_name: str, *, runtime: Runtime, mode: str) -> Keys:
@@ -116,12 +109,9 @@ def remember(keys: Keys, result: StepResult, execution_arn: str, runtime: Runtim
     """Keep a finished step's result under its keys."""
     if not keys:
         return
-    document = {
-        "properties": result.properties,
-        "metadata": result.metadata,
-        "outputs": {uri: runtime.storage.digest(uri) for uri in result.outputs},
-        "execution": execution_arn,
-        "created": now(),
-    }
+    source = {"SourcePipelineExecutionArn": execution_arn}
+    record = {"Metadata": result.metadata, "Properties": result.properties, "CacheHitResult": source}
+    outputs = {uri: runtime.storage.digest(uri) for uri in result.outputs}
+    document = {"record": record, "outputs": outputs, "created": now()}
     for key in keys.values():
         runtime.state.put("CachedStep", key, document)

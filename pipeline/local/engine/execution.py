@@ -118,14 +118,12 @@ class Execution:
             raise StepFailure(message, metadata={"Fail": {"ErrorMessage": message}})
         call = self.calls.call(step)
         name = self.document["PipelineName"]
-        keys, hit = await asyncio.to_thread(cache.look_up, call, name, runtime=self.runtime, mode=self.cache_mode)
-        if hit:
-            result, source = hit
-            found = {"CacheHitResult": {"SourcePipelineExecutionArn": source}}
-        else:
-            result, found = await self.run_attempts(step, call), {}
-            await asyncio.to_thread(cache.remember, keys, result, self.arn, self.runtime)
-        return {"Metadata": result.metadata, "Properties": result.properties, **found}
+        keys, reused = await asyncio.to_thread(cache.look_up, call, name, runtime=self.runtime, mode=self.cache_mode)
+        if reused:
+            return reused
+        result = await self.run_attempts(step, call)
+        await asyncio.to_thread(cache.remember, keys, result, self.arn, self.runtime)
+        return {"Metadata": result.metadata, "Properties": result.properties}
 
     async def run_attempts(self, step: Step, call: StepCall) -> StepResult:
         """Run the step, and run it again as its RetryPolicies say.

@@ -72,17 +72,11 @@ def locked(lock: int, kind: int) -> bool:
     return True
 
 
-@contextmanager
-def held_lock(path: Path) -> Iterator[None]:
-    """In a runner, hold the lock that it was handed, or else take it, until the end of the block or of the process."""
-    if handed := os.environ.pop(LOCK_VARIABLE, None):
-        os.set_inheritable(int(handed), False)
-        sign(int(handed), os.getpid())
-        yield
-        return
-    with taken_lock(path) as lock:
-        sign(lock, os.getpid())
-        yield
+def keep_handed_lock() -> None:
+    """In a runner, hold the lock that it was handed until the process ends, and hand it to no other."""
+    lock = int(os.environ.pop(LOCK_VARIABLE))
+    os.set_inheritable(lock, False)
+    sign(lock, os.getpid())
 
 
 def sign(lock: int, pid: int) -> None:

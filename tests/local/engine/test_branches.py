@@ -40,13 +40,12 @@ def test_each_trigger_runs_its_steps_and_a_handled_failure_is_completed_with_fai
 
 
 def test_a_failure_that_nobody_handles_or_whose_handler_fails_or_cannot_run_fails_the_execution(home: Home) -> None:
-    never = condition("Never", [compare("Equals", 1, 2)], [home.noting("Handler", depends_on=[after("Bad", "Failed")])])
+    on_failure = [after("Bad", "Failed")]
+    never = condition("Never", [compare("Equals", 1, 2)], [home.noting("Handler", depends_on=on_failure)])
+    slow = home.noting("Slow", "import time; time.sleep(0.5)")
     for steps, ran in (
-        ([home.noting("Handler", BAD, depends_on=[after("Bad", "Failed")])], ["Bad", "Handler"]),
-        (
-            [home.noting("Slow", "import time; time.sleep(0.5)"), home.noting("Next", depends_on=["Slow"])],
-            ["Bad", "Slow"],
-        ),
+        ([home.noting("Handler", BAD, depends_on=on_failure)], ["Bad", "Handler"]),
+        ([slow, home.noting("Next", depends_on=["Slow"])], ["Bad", "Slow"]),
         ([never], ["Bad"]),
     ):
         home.put(home.noting("Bad", BAD), *steps)

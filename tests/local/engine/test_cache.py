@@ -39,12 +39,17 @@ def test_unchanged_steps_are_reused_whoever_writes_the_same_bytes_again(lab: Lab
     assert second.properties("Train") == first.properties("Train")
     assert second.step("Call")["outputs"] == {"o": "x"}
     assert second.step("Prep")["source_execution"] == first.document["execution_arn"]
-    assert (
-        "by the bytes of their inputs; AWS compares"
-        in run_cli("status", "--home", lab.home, "--pipeline", "lab").stdout
-    )
+    status = run_cli("status", "--home", lab.home, "--pipeline", "lab").stdout
+    assert "by the bytes of their inputs; AWS compares" in status
     for option in ("--no-cache", "--cache=off"):
         assert lab.run(*chain(lab)[:1], options=[option]).reused == []
+    lab.put("s3://bucket/raw/a.txt", "two")
+    words = ["--definition", lab.folder / "lab.json", "--home", lab.home]
+    done = run_cli("run", *words, "--cache", "as-on-aws")
+    assert "by the URIs of their inputs, as on AWS" in done.stdout
+    refused = run_cli("run", "--target", "aws", "--no-cache", "--home", lab.home)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "--no-cache is the local target's" in refused.stderr
 
 
 def same_size_and_time(lab: Lab) -> None:
@@ -60,23 +65,20 @@ def newest(lab: Lab, prefix: str, name: str) -> Path:
     return max(lab.path(f"s3://bucket/{prefix}").rglob(name), key=lambda path: path.stat().st_mtime_ns)
 
 
+RAW = "s3://bucket/raw"
 CHANGES: dict[str, tuple[Callable[[Lab], object], str]] = {
     "an input in place": (lambda lab: lab.put("s3://bucket/raw/a.txt", "two"), "Prep Train"),
     "an input with the same size and time": (same_size_and_time, "Prep Train"),
     "a new input": (lambda lab: lab.put("s3://bucket/raw/b.txt", "new"), "Prep Train"),
-    "an input's name": (
-        lambda lab: lab.path("s3://bucket/raw/a.txt").rename(lab.path("s3://bucket/raw/c.txt")),
-        "Prep Train",
-    ),
+    "an input's name": (lambda lab: lab.path(f"{RAW}/a.txt").rename(lab.path(f"{RAW}/c.txt")), "Prep Train"),
     "the code": (lambda lab: lab.put("s3://bucket/code/Prep/script.py", source(COPY) + "print()"), "Prep"),
     "the training code": (
-        lambda lab: lab.archive("s3://bucket/code/Train/sourcedir.tar.gz", {"train.py": "print()"}),
-        "Train",
+        lambda lab: lab.archive("s3://bucket/code/Train/sourcedir.tar.gz", {"train.py": "print()"}), "Train",
     ),
     "an output": (lambda lab: newest(lab, "out", "c.txt").write_text("!"), "Prep"),
     "a model that is gone": (lambda lab: newest(lab, "models", "*.gz").unlink(), "Train"),
     "nothing": (lambda lab: None, ""),
-}
+}  # fmt: skip
 
 
 def test_a_change_of_bytes_is_a_miss_here_and_a_hit_as_on_aws(lab: Lab) -> None:
@@ -104,18 +106,6 @@ def test_arguments_and_environment_count_and_instances_do_not_in_both_ways(lab: 
         assert lab.run(step, parameters=parameters, options=options).reused == ["Prep"]
         step["Arguments"]["Environment"] = {"A": "1"}
         assert lab.run(step, parameters=parameters, options=options).reused == []
-
-
-def test_what_aws_would_reuse_is_said_with_how_it_was_found(lab: Lab) -> None:
-    step = chain(lab)[0]
-    lab.run(step)
-    lab.put("s3://bucket/raw/a.txt", "two")
-    words = lab.command({"Version": "2020-12-01", "Steps": [step]}, options=["--cache", "as-on-aws"])
-    done = run_cli(*[word for word in words[2:] if word != "--json"])
-    assert "by the URIs of their inputs, as on AWS" in done.stdout
-    refused = run_cli("run", "--target", "aws", "--no-cache", "--home", lab.home)
-    assert (refused.returncode, refused.stdout) == (2, "")
-    assert "--no-cache is the local target's" in refused.stderr
 
 
 def test_what_a_job_adds_to_an_input_of_its_own_is_no_change(lab: Lab) -> None:

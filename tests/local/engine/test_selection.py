@@ -21,12 +21,6 @@ def chain(home: Home) -> None:
     home.put(*steps)
 
 
-def environment(home: Home, arn: str, step: str) -> str:
-    """What a step's job was told of the one before."""
-    job = home.steps(arn)[step]["Metadata"]["ProcessingJob"]["Arn"].rpartition("/")[2]
-    return str(home.sagemaker.describe_processing_job(ProcessingJobName=job)["Environment"]["BEFORE"])
-
-
 def test_selected_steps_run_alone_on_the_values_of_the_source(home: Home) -> None:
     chain(home)
     source = home.start()
@@ -39,8 +33,12 @@ def test_selected_steps_run_alone_on_the_values_of_the_source(home: Home) -> Non
     assert list(steps) == ["Second", "Third", "Fourth"]
     assert steps["Second"]["SelectiveExecutionResult"] == {"SourcePipelineExecutionArn": source}
     assert "SelectiveExecutionResult" not in steps["Third"]
-    second = home.steps(source)["Second"]["Metadata"]["ProcessingJob"]["Arn"].rpartition("/")[2]
-    assert environment(home, arn, "Third") == second
+    second, third = (
+        steps_of[name]["Metadata"]["ProcessingJob"]["Arn"].rpartition("/")[2]
+        for name, steps_of in (("Second", home.steps(source)), ("Third", steps))
+    )
+    job = home.sagemaker.describe_processing_job(ProcessingJobName=third)
+    assert job["Environment"]["BEFORE"] == second
     config = home.described(arn)["SelectiveExecutionConfig"]
     assert config["SourcePipelineExecutionArn"] == source
     assert config["SelectedSteps"] == [{"StepName": "Third"}, {"StepName": "Fourth"}]

@@ -93,71 +93,48 @@ def test_documents_keep_their_place_and_a_transaction_within_another_is_part_of_
     assert [step["StepName"] for step in state.steps("execution")] == ["A", "D", "B"]
 
 
-def a_file(home: Path) -> None:
-    home.write_text("mine")
-
-
-def below_a_file(home: Path) -> None:
-    home.parent.rmdir()
-    home.parent.write_text("mine")
-
-
-def no_database(home: Path) -> None:
-    home.mkdir()
-    (home / "state.db").write_text("something else " * 100)
-
-
-def damaged(home: Path) -> None:
+def put_something_in(home: Path) -> None:
+    """Make a home that is too large for one page of the database."""
     state = State(home)
     for number in range(200):
         state.put("Kind", str(number), {"text": "x" * 1000})
     state.close()
+
+
+def given_away(*paths: Path) -> None:
+    for path in paths:
+        path.chmod(0o755 if len(paths) > 1 else 0o700)
+        os.chown(path, 12345, 12345)
+
+
+def damaged(home: Path) -> None:
     with (home / "state.db").open("r+b") as stream:
         stream.seek(4096)
         stream.write(b"\xff" * 150_000)
 
 
-def another_release(home: Path) -> None:
-    State(home).close()
-    with sqlite3.connect(home / "state.db") as connection:
-        connection.execute("PRAGMA user_version=7")
+SPOIL: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a file": (lambda home: (shutil.rmtree(home), home.touch()), "{home} is not a folder; choose another place by"),
+    "below a file": (lambda home: (shutil.rmtree(home.parent), home.parent.touch()), "{home} cannot be written (Not a"),
+    "no database": (lambda home: (home / "state.db").write_text("x" * 999), "cannot be used (file is not a database);"),
+    "damaged": (damaged, "{home}/state.db cannot be used (database disk image is malformed); remove it to start anew"),
+    "another release's": (
+        lambda home: sqlite3.connect(home / "state.db", isolation_level=None).execute("PRAGMA user_version=7"),
+        "cannot be used (it was made by another release: version 7, not 1); remove it to start",
+    ),
+    "another user's": (given_away, "{home}"),
+    "another user's file": (lambda home: given_away(home / "state.db", home), "{home}"),
+}
 
 
-def another_users(home: Path) -> None:
-    State(home).close()
-    home.chmod(0o700)
-    os.chown(home, 12345, 12345)
-
-
-def another_users_files(home: Path) -> None:
-    State(home).close()
-    for path in (home / "state.db", home):
-        path.chmod(0o755)
-        os.chown(path, 12345, 12345)
-
-
-@pytest.mark.parametrize(
-    ("spoil", "said"),
-    [
-        (a_file, "{home} is not a folder; choose another place by --home."),
-        (below_a_file, "{home} cannot be written (Not a directory); choose another by --home."),
-        (no_database, "{home}/state.db cannot be used (file is not a database); remove it to start anew, or choose"),
-        (damaged, "{home}/state.db cannot be used (database disk image is malformed); remove it to start anew, or"),
-        (another_release, "cannot be used (it was made by another release: version 7, not 1); remove it to start"),
-        (another_users, "{home}"),
-        (another_users_files, "{home}"),
-    ],
-)
-def test_a_home_that_cannot_be_used_is_refused_in_a_sentence(
-    tmp_path: Path, spoil: Callable[[Path], None], said: str
-) -> None:
-    home = tmp_path / "folder" / "home"
-    home.parent.mkdir()
-    foreign = spoil in (another_users, another_users_files)
-    if foreign and (os.geteuid() != 0 or not shutil.which("setpriv")):
+@pytest.mark.parametrize("what", SPOIL)
+def test_a_home_that_cannot_be_used_is_refused_in_a_sentence(tmp_path: Path, what: str) -> None:
+    home, (spoil, said) = tmp_path / "folder" / "home", SPOIL[what]
+    if "user's" in what and (os.geteuid() != 0 or not shutil.which("setpriv")):
         pytest.skip("only root can make a file another user's")
+    put_something_in(home)
     spoil(home)
-    as_any_user = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"] if foreign else []
+    as_any_user = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"] if "user's" in what else []
     path = tmp_path / "p.json"
     path.write_text('{"Version": "2020-12-01", "Steps": []}')
     for words in (["run", "--definition", path], ["status", "--pipeline", "p"], ["stop", "--pipeline", "p"]):

@@ -1,12 +1,13 @@
 """Mutated pipeline definitions: each is checked, and run or refused in sentences; no exception of Python's may show.
 
     python benchmarks/fuzz_definitions.py                            20,000 in process, then 100 as whole runs
-    python benchmarks/fuzz_definitions.py --cases 0 --runs 300       whole runs only
+    python benchmarks/fuzz_definitions.py --minutes 5 --runs 900     as many as five minutes of each allow
     python benchmarks/fuzz_definitions.py --seed 7 --case 123        what becomes of one case
 
 In process is everything that happens before a run starts: reading, both lists of rules, parameters, graph, expressions,
 requests, what is ignored, what an update would change. A whole run is `run_pipeline.py run --definition` in a process
-of its own, of steps that take no time. Seed and number decide a case. The status is 1 when one failed.
+of its own, of steps that take no time: nine of ten are mutants that the checker accepts, so that the runner meets them.
+Seed and number decide a case. The status is 1 when one failed.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -40,6 +42,8 @@ from pipeline.errors import PipelineError  # noqa: E402
 CASES = (REPOSITORY / "tests/definition/cases/definition.json",)  # compiled by the SDK
 SIGNS = ("Traceback (most recent call last)", "InternalServerError of the local runner")
 PATIENCE_SECONDS = 60
+TRIES = 50  # for a mutant that the checker accepts
+FUNCTION = "def handler(event, context):\n    return {'statusCode': 200, 'text': 'a', 'number': 1}\n"
 EXPRESSIONS: tuple[Any, ...] = (
     {"Get": "Parameters.AccuracyThreshold"},
     {"Get": "Steps.PrepareData"},
@@ -91,6 +95,7 @@ def noop_definition() -> dict[str, Any]:
         "HyperParameters": {"n": {"Get": "Parameters.N"}},
         "ResourceConfig": {"InstanceType": "ml.m5.large", "InstanceCount": 1, "VolumeSizeInGB": 1},
     }
+    role = {"ExecutionRoleArn": "arn:aws:iam::000000000000:role/r"}
     container = {"Image": "i", "ModelDataUrl": {"Get": "Steps.B.ModelArtifacts.S3ModelArtifacts"}}
     compared = {"Type": "GreaterThan", "LeftValue": {"Get": "Parameters.N"}, "RightValue": 1}
     branches = {
@@ -99,13 +104,36 @@ def noop_definition() -> dict[str, Any]:
             {
                 "Name": "D",
                 "Type": "Model",
-                "Arguments": {"PrimaryContainer": container, "ExecutionRoleArn": "arn:aws:iam::000000000000:role/r"},
+                "Arguments": {"PrimaryContainer": container, **role},
             }
         ],
         "ElseSteps": [
             {"Name": "E", "Type": "Fail", "Arguments": {"ErrorMessage": {"Get": "Steps.A.ProcessingJobName"}}}
         ],
     }
+    search = {
+        "HyperParameterTuningJobConfig": {
+            "Strategy": "Random",
+            "HyperParameterTuningJobObjective": {"Type": "Maximize", "MetricName": "acc"},
+            "ResourceLimits": {"MaxNumberOfTrainingJobs": {"Get": "Parameters.N"}, "MaxParallelTrainingJobs": 2},
+            "ParameterRanges": {"ContinuousParameterRanges": [{"Name": "lr", "MinValue": "0.1", "MaxValue": "1"}]},
+        },
+        "TrainingJobDefinition": {
+            **{key: value for key, value in training.items() if key != "HyperParameters"},
+            "AlgorithmSpecification": {
+                **training["AlgorithmSpecification"],
+                "ContainerEntrypoint": ["echo", "acc=0.5"],
+                "MetricDefinitions": [{"Name": "acc", "Regex": "acc=([0-9.]+)"}],
+            },
+            "StaticHyperParameters": {"n": "1"},
+        },
+    }
+    texts = [{"OutputName": name, "OutputType": kind} for name, kind in (("text", "String"), ("number", "Integer"))]
+    function = {"Name": "G", "Type": "Lambda", "FunctionArn": "arn:aws:lambda:us-east-1:000000000000:function:f"}
+    function |= {"OutputParameters": texts, "Arguments": {"n": {"Get": "Parameters.N"}, "s": [1, None]}}
+    text = {"Std:Join": {"On": "-", "Values": [{"Get": "Steps.G.OutputParameters['text']"}, 1, True]}}
+    variant = {"VariantName": "v", "ModelName": {"Get": "Steps.H.ModelName"}, "InstanceType": "ml.m5.large"}
+    endpoint_config = {"EndpointConfigName": text, "ProductionVariants": [variant | {"InitialInstanceCount": 1}]}
     register = {
         "ModelPackageGroupName": "g",
         "InferenceSpecification": {"Containers": [container], "SupportedContentTypes": ["text/csv"]},
@@ -115,6 +143,10 @@ def noop_definition() -> dict[str, Any]:
         {"Name": "B", "Type": "Training", "Arguments": training, "DependsOn": ["A"]},
         {"Name": "C", "Type": "Condition", "Arguments": branches, "DependsOn": [{"Step": "B", "Trigger": "Completed"}]},
         {"Name": "F", "Type": "RegisterModel", "Arguments": register},
+        function,
+        {"Name": "H", "Type": "Model", "Arguments": {"PrimaryContainer": container, **role}},
+        {"Name": "I", "Type": "EndpointConfig", "Arguments": endpoint_config},
+        {"Name": "J", "Type": "Tuning", "Arguments": search},
     ]
     parameters = [{"Name": "N", "Type": "Integer", "DefaultValue": 3}]
     parameters.append({"Name": "S", "Type": "String", "DefaultValue": "a", "EnumValues": ["a", "b"]})
@@ -275,7 +307,9 @@ def run(text: str, folder: Path) -> str:
     (home / "s3/b/code").mkdir(parents=True)
     (home / "s3/b/code/run.py").write_text("")
     (folder / "pipeline.json").write_bytes(text.encode(errors="surrogatepass"))
+    (folder / "function.py").write_text(FUNCTION)
     words = ["run_pipeline.py", "run", "--definition", str(folder / "pipeline.json"), "--home", str(home)]
+    words += ["--lambda", f"f={folder / 'function.py'}:handler"]
     try:
         done = subprocess.run(
             [sys.executable, *words], cwd=REPOSITORY, capture_output=True, timeout=PATIENCE_SECONDS, check=False
@@ -304,9 +338,20 @@ def in_process(case: int, seed: int, originals: list[Any]) -> str:
         return f"FAILED: {traceback.format_exc()[-3000:]}"
 
 
+def accepted(text: str) -> bool:
+    """Whether a run of the definition would start."""
+    try:
+        content = load_definition(text)
+        bind(content.get("Parameters"), {})
+        return not check(content, service=False, local=True)
+    except PipelineError:
+        return False
+
+
 def as_run(case: int, seed: int) -> str:
-    """One case as a run."""
-    text = as_text(noop_definition(), Random(f"{seed}/run/{case}"))
+    """One case as a run; one of ten may be refused."""
+    texts = (as_text(noop_definition(), Random(f"{seed}/run/{case}/{attempt}")) for attempt in range(TRIES))
+    text = next(texts) if case % 10 == 0 else next(filter(accepted, texts))
     folder = Path(tempfile.mkdtemp(prefix="fuzz"))
     try:
         return run(text, folder)
@@ -319,6 +364,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=20_000)
     parser.add_argument("--runs", type=int, default=100)
+    parser.add_argument("--minutes", type=float, default=1e6, help="the time for the cases, and for the runs")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--case", type=int, help="only this one, in process and as a run")
     told = parser.parse_args()
@@ -327,21 +373,21 @@ def main() -> int:
         print(in_process(told.case, told.seed, originals), as_run(told.case, told.seed), sep="\n")
         return 0
     outcomes: Counter[str] = Counter()
-    failed = []
-    with ThreadPoolExecutor(2) as pool:
-        ended = enumerate(pool.map(lambda case: as_run(case, told.seed), range(told.runs)))
-        for kind, results in (
-            ("in process", ((n, in_process(n, told.seed, originals)) for n in range(told.cases))),
-            ("run", ended),
-        ):
-            for number, outcome in results:
-                outcomes[f"{kind}: {outcome.partition(':')[0]}"] += 1
-                if outcome.startswith("FAILED"):
-                    failed.append(outcome)
-                    print(f"{kind}, --seed {told.seed} --case {number}\n{outcome}\n")
+
+    def ended(kind: str, number: int, deadline: float) -> None:
+        if time.monotonic() < deadline:
+            outcome = as_run(number, told.seed) if kind == "run" else in_process(number, told.seed, originals)
+            outcomes[f"{kind}: {outcome.partition(':')[0]}"] += 1
+            if outcome.startswith("FAILED"):
+                print(f"{kind}, --seed {told.seed} --case {number}\n{outcome}\n", flush=True)
+
+    for kind, count in (("in process", told.cases), ("run", told.runs)):
+        deadline = time.monotonic() + told.minutes * 60
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda number, kind=kind, deadline=deadline: ended(kind, number, deadline), range(count)))
     for outcome, count in sorted(outcomes.items()):
         print(f"{count:>8} {outcome}")
-    return bool(failed)
+    return any("FAILED" in outcome for outcome in outcomes)
 
 
 if __name__ == "__main__":

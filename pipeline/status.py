@@ -8,6 +8,7 @@ from typing import Any
 from pipeline import control
 from pipeline.debug_output import debug_report
 from pipeline.definition.step_types import BY_METADATA
+from pipeline.definition.steps import Definition, Step
 from pipeline.errors import PipelineError, ServiceError
 from pipeline.targets import Target
 
@@ -29,8 +30,7 @@ def status(target: Target, arn: str) -> dict[str, Any]:
         answer = client.describe_pipeline_definition_for_execution(PipelineExecutionArn=arn)
         pages = client.get_paginator("list_pipeline_parameters_for_execution").paginate(PipelineExecutionArn=arn)
         given = [parameter for page in pages for parameter in page.get("PipelineParameters", [])]
-    definition = json.loads(answer["PipelineDefinition"])
-    types = step_types(definition["Steps"])
+    definition = Definition(json.loads(answer["PipelineDefinition"]))
     found = control.steps(target, arn)
     evaluation_uri = output_of(target, found, "evaluation")
     report_uri = f"{evaluation_uri}/report.html" if evaluation_uri else None
@@ -39,8 +39,8 @@ def status(target: Target, arn: str) -> dict[str, Any]:
         "execution_arn": arn,
         "status": execution["PipelineExecutionStatus"],
         "failure_reason": execution.get("FailureReason"),
-        "parameters": typed_parameters(definition.get("Parameters", []), given),
-        "steps": [step_row(target, arn, step, types) for step in found],
+        "parameters": {item["Name"]: typed(item["Value"], definition.parameters.get(item["Name"])) for item in given},
+        "steps": [step_row(target, arn, step, definition.steps.get(step["StepName"])) for step in found],
         "metrics": metrics(target, evaluation_uri),
         "best_hyperparameters": best_hyperparameters(target, found),
         "rules": debugger["rules"],
@@ -55,28 +55,17 @@ def status(target: Target, arn: str) -> dict[str, Any]:
     }
 
 
-def step_types(steps: list[dict[str, Any]]) -> dict[str, str]:
-    """Step name -> type, branches included."""
-    types: dict[str, str] = {}
-    for step in steps:
-        types[step["Name"]] = step["Type"]
-        for branch in ("IfSteps", "ElseSteps"):
-            types |= step_types(step.get("Arguments", {}).get(branch) or [])
-    return types
+def typed(text: str, parameter: Mapping[str, Any] | None) -> Any:
+    """A parameter's value in its declared type."""
+    return PARSERS[(parameter or {}).get("Type", "String")](text)
 
 
-def typed_parameters(declared: list[dict[str, Any]], given: list[dict[str, str]]) -> dict[str, Any]:
-    """Parameter values in their declared types."""
-    types = {parameter["Name"]: parameter["Type"] for parameter in declared}
-    return {item["Name"]: PARSERS[types.get(item["Name"], "String")](item["Value"]) for item in given}
-
-
-def step_row(target: Target, arn: str, step: Mapping[str, Any], types: Mapping[str, str]) -> dict[str, Any]:
+def step_row(target: Target, arn: str, step: Mapping[str, Any], declared: Step | None) -> dict[str, Any]:
     """One step."""
     started, ended = step.get("StartTime"), step.get("EndTime")
     return {
         "name": step["StepName"],
-        "type": types.get(step["StepName"], ""),
+        "type": declared.type if declared else "",
         "status": step["StepStatus"],
         "cache_hit": "CacheHitResult" in step,
         "source_execution": source_of(step),

@@ -18,50 +18,36 @@ CONTEXT = 12  # characters before the first difference of long values
 
 
 def differences(deployed: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """A line for each difference between DescribePipeline's answer and an UpdatePipeline request."""
-    old, new = (Definition(json.loads(each["PipelineDefinition"])) for each in (deployed, wanted))
-    parallel = "ParallelismConfiguration"
+    """Return a line for each difference between DescribePipeline's answer and an UpdatePipeline request."""
+    both = (deployed, wanted)
+    old, new = (Definition(json.loads(each["PipelineDefinition"])) for each in both)
+    limits = [(each.get("ParallelismConfiguration") or {}).get("MaxParallelExecutionSteps") for each in both]
+    steps = [{name: flat(step) for name, step in each.steps.items()} for each in (old, new)]
+    others = [
+        {key: value for key, value in each.content.items() if key not in ("Parameters", "Steps") and value}
+        for each in (old, new)
+    ]
     lines = [
         *changed(deployed.get("PipelineDescription"), wanted["PipelineDescription"], "description"),
         *changed(deployed.get("RoleArn"), wanted["RoleArn"], "role"),
-        *changed(steps_at_once(deployed.get(parallel)), steps_at_once(wanted[parallel]), "steps at the same time"),
-        *told(old.parameters, new.parameters, "parameter", added=parameter_text),
-        *told(
-            {name: flat(step) for name, step in old.steps.items()},
-            {name: flat(step) for name, step in new.steps.items()},
-            "step",
-            added=lambda step: str(step.get("Type")),
-        ),
-        *changed(rest(old.content), rest(new.content), "definition"),
+        *changed(limits[0], limits[1], "steps at the same time"),
+        *changed_by_name(old.parameters, new.parameters, "parameter"),
+        *changed_by_name(steps[0], steps[1], "step"),
+        *changed(others[0], others[1], "definition"),
     ]
     return lines if lines or old.content == new.content else ["definition: the order of its parts"]
 
 
-def steps_at_once(parallelism: Mapping[str, Any] | None) -> Any:
-    """MaxParallelExecutionSteps; None where the pipeline does not say."""
-    return (parallelism or {}).get("MaxParallelExecutionSteps")
-
-
-def rest(definition: Mapping[str, Any]) -> dict[str, Any]:
-    """What is neither parameter nor step; empty members say nothing."""
-    return {key: value for key, value in definition.items() if key not in ("Parameters", "Steps") and value}
-
-
-def told(old: Mapping[str, Any], new: Mapping[str, Any], noun: str, *, added: Any) -> Iterator[str]:
-    """Of named things: those that come, with a few words about them, that go, and that change."""
+def changed_by_name(old: Mapping[str, Any], new: Mapping[str, Any], noun: str) -> Iterator[str]:
+    """The parameters or steps that come, go or change."""
     for name in {**old, **new}:
         if name not in old:
-            yield f"{noun} {name} added ({added(new[name])})"
+            default = f", default {text(new[name]['DefaultValue'])}" if "DefaultValue" in new[name] else ""
+            yield f"{noun} {name} added ({new[name].get('Type')}{default})"
         elif name not in new:
             yield f"{noun} {name} removed"
         else:
             yield from changed(old[name], new[name], f"{noun} {name}:")
-
-
-def parameter_text(parameter: Mapping[str, Any]) -> str:
-    """A parameter's type and default."""
-    default = f", default {text(parameter['DefaultValue'])}" if "DefaultValue" in parameter else ""
-    return f"{parameter.get('Type')}{default}"
 
 
 def flat(step: Step) -> dict[str, Any]:
@@ -78,11 +64,12 @@ def changed(old: Any, new: Any, path: str) -> Iterator[str]:
     if old == new:
         return
     before, after = members(old), members(new)
+    is_whole = path.endswith(":")  # a parameter or step
     if before is None or after is None:
-        yield f"{path} {pair(old, new)}" if path.endswith(":") else f"{path}: {pair(old, new)}"
+        yield f"{path if is_whole else f'{path}:'} {pair(old, new)}"
         return
     for key in {**before, **after}:
-        inner = f"{path} {key}" if path.endswith(":") else f"{path}.{key}"
+        inner = f"{path} {key}" if is_whole else f"{path}.{key}"
         if key not in before:
             yield f"{inner} added: {shortened(text(after[key]))}"
         elif key not in after:

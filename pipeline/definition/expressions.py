@@ -106,10 +106,8 @@ def references(value: Any) -> list[Reference]:
 
 def parse_reference(text: str) -> Reference:
     """Read the text of a `Get`."""
-    property_file = _PROPERTY_FILE.match(text)
-    if property_file is not None:
-        step, name, name_in_quotes = property_file.groups()
-        return Reference("Steps", step, property_file=name or name_in_quotes, text=text)
+    if match := _PROPERTY_FILE.match(text):
+        return Reference("Steps", match["step"], property_file=match["name"] or match["quoted"], text=text)
     root, *rest = tokenize(text)
     if root not in ROOTS:
         near = did_you_mean(str(root), ROOTS)
@@ -161,11 +159,9 @@ def brief(value: Any) -> str:
 
 def text_of(value: Any) -> str:
     """A value as `Std:Join` and the string fields of a request carry it: numbers and booleans as JSON writes them."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bool | int | float):
-        return json.dumps(value)
-    raise ExpressionError(f"Only text, numbers and booleans have a text form, but got {kind_of(value)}.")
+    if isinstance(value, dict | list | None):
+        raise ExpressionError(f"Only text, numbers and booleans have a text form, but got {kind_of(value)}.")
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _parts(expression: dict[str, Any]) -> tuple[str, Any]:
@@ -177,21 +173,16 @@ def _parts(expression: dict[str, Any]) -> tuple[str, Any]:
 
 def _get(text: str, scope: Scope) -> Any:
     reference = parse_reference(text)
+    name, root = reference.name, reference.root
     if reference.property_file is not None:
         raise ExpressionError(f"{text} is a property file, which only Std:JsonGet can read.")
-    values: dict[str, Mapping[str, Any]] = {
-        "Parameters": scope.parameters,
-        "Steps": scope.steps,
-        "Execution": scope.execution,
-        "PipelineExperimentConfig": scope.experiment,
-    }
-    known = values[reference.root]
-    if reference.name not in known:
-        why = {"Steps": f", because step '{reference.name}' has not run"}.get(reference.root, " here")
-        raise ExpressionError(f"{text} has no value{why}.{did_you_mean(reference.name, known)}")
-    if reference.root != "Steps":
-        return resolve(known[reference.name], scope)  # a field of the experiment may be an expression
-    return _defined(look_up(known[reference.name], reference.path, root=f"Steps.{reference.name}"), text)
+    values = dict(zip(ROOTS, (scope.parameters, scope.steps, scope.execution, scope.experiment), strict=True))
+    if name not in values[root]:
+        why = f", because step '{name}' has not run" if root == "Steps" else " here"
+        raise ExpressionError(f"{text} has no value{why}.{did_you_mean(name, values[root])}")
+    if root != "Steps":
+        return resolve(values[root][name], scope)  # a field of the experiment may be an expression
+    return _defined(look_up(values[root][name], reference.path, root=f"Steps.{name}"), text)
 
 
 def _join(operand: Any, scope: Scope) -> str:
@@ -206,14 +197,14 @@ def _join(operand: Any, scope: Scope) -> str:
 
 
 def _join_values(operand: Any) -> list[Any]:
-    if not isinstance(operand, dict) or not isinstance(operand.get("Values"), list):
+    values = operand.get("Values") if isinstance(operand, dict) else None
+    if not isinstance(values, list):
         raise ExpressionError(f"Std:Join needs On and a list of Values, but got {brief(operand)}.")
     if not isinstance(operand.get("On", ""), str):
         raise ExpressionError(f"Std:Join needs a text as On, but got {brief(operand['On'])}.")
-    for value in operand["Values"]:
-        if not is_single(value):
-            raise ExpressionError(f"Std:Join takes text, numbers and booleans, but got {kind_of(value)}.")
-    return list(operand["Values"])
+    if others := [value for value in values if not is_single(value)]:
+        raise ExpressionError(f"Std:Join takes text, numbers and booleans, but got {kind_of(others[0])}.")
+    return values
 
 
 def _json_get(operand: Any, scope: Scope) -> Any:

@@ -24,11 +24,7 @@ SWITCHES = {"true": True, "True": True, "false": False, "False": False}
 
 
 def bind(declared: Sequence[Mapping[str, Any]] | None, given: Mapping[str, str]) -> dict[str, Any]:
-    """The typed value of every declared parameter.
-
-    Args:
-        declared: `Parameters` of the definition: Name, Type, and optionally DefaultValue and EnumValues.
-        given: parameter name -> value as text.
+    """Return the typed value of every parameter of a definition, from the texts that are given and the defaults.
 
     Raises:
         ParameterError: with every problem.
@@ -62,7 +58,7 @@ def _value(parameter: Mapping[str, Any], given: str | None) -> Any:
         raise ValueError(f"has type {quoted(parameter_type)}; known are {listing(NOUNS)}.")
     if given is None and default is None:
         raise ValueError(f"({parameter_type}) has no default, so it needs a value.")
-    value = _checked(default, parameter_type) if given is None else _parsed(given, parameter_type)
+    value = _checked(default if given is None else _parsed(given, parameter_type), parameter_type)
     if value is None:
         found = f"{quoted(default)} by default" if given is None else quoted(given)
         raise ValueError(f"must be {NOUNS[parameter_type]}, but is {found}.")
@@ -77,16 +73,17 @@ def _parsed(text: str, parameter_type: str) -> Any:
     if len(text) > MAX_VALUE_CHARACTERS:
         return None
     if parameter_type in NUMBERS:
-        is_number = re.fullmatch(NUMBERS[parameter_type], text)
-        return _checked((int if parameter_type == "Integer" else float)(text), parameter_type) if is_number else None
+        convert = int if parameter_type == "Integer" else float
+        return convert(text) if re.fullmatch(NUMBERS[parameter_type], text) else None
     return SWITCHES.get(text) if parameter_type == "Boolean" else text
 
 
 def _checked(value: Any, parameter_type: str) -> Any:
     """A value of that type; None when it is of another."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        suits = isinstance(value, bool if parameter_type == "Boolean" else str) and parameter_type not in NUMBERS
-        return value if suits else None
-    if parameter_type == "Float":
-        return float(value) if math.isfinite(value) else None
-    return value if parameter_type == "Integer" and isinstance(value, int) else None
+    if parameter_type in ("String", "Boolean"):
+        return value if isinstance(value, str if parameter_type == "String" else bool) else None
+    if isinstance(value, bool) or not isinstance(value, int | float if parameter_type == "Float" else int):
+        return None
+    if parameter_type == "Integer":
+        return value
+    return float(value) if math.isfinite(value) else None

@@ -3,7 +3,6 @@
 The models' JSON is read without importing botocore (35 ms instead of 145): no client, no region, no credential.
 """
 
-import gzip
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -77,6 +76,8 @@ class Shape:
 @cache
 def service_model(service: str) -> Mapping[str, Any]:
     """The newest model of a service that is installed."""
+    import gzip  # for this only
+
     spec = find_spec("botocore")
     assert spec is not None and spec.submodule_search_locations, "botocore is installed with this project"
     file = max((Path(spec.submodule_search_locations[0]) / "data" / service).glob("*/service-2.json*"))

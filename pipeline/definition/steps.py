@@ -19,6 +19,7 @@ from pipeline.definition.paths import quoted
 from pipeline.errors import DefinitionError, PipelineError
 from pipeline.suggestion import did_you_mean
 
+Branch = tuple[tuple[str, str], ...]  # outermost first: a Condition's name with IfSteps or ElseSteps
 BRANCHES = ("IfSteps", "ElseSteps")
 MAX_LEVELS = 700  # of JSON in a definition, 3 of them a Condition; Python's own reader and writer end at 1,000 calls
 MAX_STEP_LEVELS = 200  # within a step, its branches aside
@@ -38,7 +39,12 @@ def load_definition(text: str | bytes) -> dict[str, Any]:
             if depth == MAX_LEVELS:
                 raise RecursionError
             for value in layer:
-                _refuse_unusable(value)
+                if isinstance(value, str):
+                    value.encode()  # half of a surrogate pair has no bytes, which is a ValueError
+                    if "\0" in value:
+                        raise ValueError(f"{quoted(value)} holds a NUL character")
+                elif isinstance(value, int | float) and not -LARGEST <= value < LARGEST:
+                    raise ValueError("a number is larger than 64 bits can hold")
     except RecursionError as problem:
         told = f"is nested too deeply: it may have {MAX_LEVELS} levels of lists and objects."
         raise DefinitionError([told]) from problem
@@ -58,32 +64,18 @@ def _layers(value: Any) -> Iterator[list[Any]]:
     layer = [value]
     while layer:
         yield layer
-        layer = [
-            inner
-            for item in layer
-            if isinstance(item, dict | list)
-            for inner in ((*item, *item.values()) if isinstance(item, dict) else item)
-        ]
-
-
-def _refuse_unusable(value: Any) -> None:
-    """Raise a ValueError for a number or a text that no program could be given."""
-    if isinstance(value, str):
-        value.encode()  # half of a surrogate pair has no bytes
-        if "\0" in value:
-            raise ValueError(f"{quoted(value)} holds a NUL character")
-    elif isinstance(value, int | float) and not -LARGEST <= value < LARGEST:
-        raise ValueError("a number is larger than 64 bits can hold")
+        insides = [(*each, *each.values()) if isinstance(each, dict) else each for each in layer]
+        layer = [inner for each in insides if isinstance(each, tuple | list) for inner in each]
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step and its branches, outermost first: each a Condition's name with IfSteps or ElseSteps."""
+    """One step, and the branches that it stands in."""
 
     name: str
     type: str
     definition: dict[str, Any]  # as it is written
-    branch: tuple[tuple[str, str], ...] = ()
+    branch: Branch = ()
 
     @property
     def condition(self) -> str | None:
@@ -121,10 +113,9 @@ class Step:
     def triggers(self) -> tuple[tuple[Any, Any], ...]:
         """(step name, trigger) of every member of DependsOn: a name, or {"Step": name, "Trigger": trigger}."""
         entries = self.definition.get("DependsOn") or []
-        return tuple(
-            (entry.get("Step"), entry.get("Trigger", "Completed")) if isinstance(entry, dict) else (entry, "Completed")
-            for entry in (entries if isinstance(entries, list) else [entries])
-        )
+        listed = entries if isinstance(entries, list) else [entries]
+        pairs = [entry if isinstance(entry, dict) else {"Step": entry} for entry in listed]
+        return tuple((pair.get("Step"), pair.get("Trigger", "Completed")) for pair in pairs)
 
     @cached_property
     def reads(self) -> list[str]:
@@ -160,10 +151,7 @@ def objects(value: Any) -> list[dict[str, Any]]:
 
 
 class Definition:
-    """What a definition holds, by name.
-
-    `malformed` says which members could not be read, `too_deep` which are not to be walked.
-    """
+    """What a definition holds, by name; sentences in `malformed` and `too_deep` say what could not be read."""
 
     def __init__(self, content: Mapping[str, Any]) -> None:
         self.content = content
@@ -171,7 +159,8 @@ class Definition:
         self.too_deep: list[str] = []
         parameters = content.get("Parameters")
         self.all_parameters = objects(parameters)
-        if not isinstance(parameters, list | None) or len(self.all_parameters) < len(parameters or []):
+        named = [item for item in self.all_parameters if isinstance(item.get("Name"), str)]
+        if not isinstance(parameters, list | None) or len(named) < len(parameters or []):
             self.malformed.append("Parameters must be a list of objects with Name and Type.")
         self.parameters = {str(item.get("Name")): item for item in self.all_parameters}
         self.all_steps = list(self._steps())
@@ -197,11 +186,10 @@ class Definition:
             yield step
             arguments = definition.get("Arguments")
             if step.type == "Condition" and isinstance(arguments, dict):
-                for key in reversed(BRANCHES):
-                    inner = [] if arguments.get(key) is None else arguments[key]
-                    waiting += self._listed(inner, f"Step '{step.name}': {key}", (*branch, (step.name, key)))
+                for key in [key for key in reversed(BRANCHES) if arguments.get(key) is not None]:
+                    waiting += self._listed(arguments[key], f"Step '{step.name}': {key}", (*branch, (step.name, key)))
 
-    def _listed(self, steps: Any, where: str, branch: tuple[tuple[str, str], ...]) -> list[tuple[Any, Any]]:
+    def _listed(self, steps: Any, where: str, branch: Branch) -> list[tuple[Any, Branch]]:
         """The members of a step list with their branch, the last one first."""
         if not isinstance(steps, list):
             self.malformed.append(f"{where} must be a list, but got {quoted(steps)}.")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import tarfile
 import tempfile
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.local.lab import Lab, get, join, parameter
+from tests.local.lab import Lab, Report, get, join, parameter
 from tests.local.sandbox.test_pip import wheel
 
 DUMP = """
@@ -316,3 +317,16 @@ def test_mpi_is_refused_by_name(lab: Lab) -> None:
     report = lab.run(step)
     assert (report.code, report.stdout) == (2, "")
     assert report.stderr.startswith("Step 'Mpi' is distributed by MPI")
+
+
+def test_hosts_find_each_other_for_a_user_without_rights(lab: Lab) -> None:
+    code = "import os, socket; print(os.getuid(), len({socket.gethostbyname(f'algo-{n}') for n in (1, 2)}))"
+    train, prepare = lab.training("Train", code), lab.processing("Prepare", code)
+    train["Arguments"]["ResourceConfig"]["InstanceCount"] = 2
+    prepare["Arguments"]["ProcessingResources"]["ClusterConfig"]["InstanceCount"] = 2
+    nobody = ["unshare", "--user", "--map-user=65534", "--map-group=65534"]
+    words = [*nobody, *lab.command({"Version": "2020-12-01", "Steps": [train, prepare]})]
+    done = subprocess.run(words, cwd=lab.folder, capture_output=True, text=True, check=False)
+    report = Report(lab.home, done.returncode, done.stdout, done.stderr)
+    assert report.statuses == {"Train": "Succeeded", "Prepare": "Succeeded"}
+    assert [report.log(name) for name in ("Train", "Prepare")] == ["65534 2\n"] * 2

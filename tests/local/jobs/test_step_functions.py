@@ -31,10 +31,19 @@ PIPELINE = """
     def reject(found, other):
         raise ValueError(f"the total is {{found['value'] + other}}")
 
+    class Odd(Exception):
+        def __init__(self, text):
+            super().__init__(text)
+            self.unpicklable = sys.stdout
+
+    @step(name="Odd", **job)
+    def raise_odd(found):
+        raise Odd(f"odd {{found['value']}}")
+
     doubled = double(count, [1, 2, 3])
     rejected = reject(doubled, doubled["others"][2])
     large = [ConditionGreaterThan(doubled["value"], 7)]
-    gate = ConditionStep("Gate", conditions=large, if_steps=[rejected], else_steps=[])
+    gate = ConditionStep("Gate", conditions=large, if_steps=[rejected, raise_odd(doubled)], else_steps=[])
     made = Pipeline("functions", parameters=[count], steps=[gate], sagemaker_session=session)
     Path("functions.json").write_text(made.definition())
 """
@@ -51,6 +60,7 @@ def test_functions_run_and_hand_their_values_on_and_what_they_raise_is_the_reaso
     assert report.statuses == {
         "Double": "Succeeded",
         "Gate": "Succeeded",
+        "Odd": "AlgorithmError: Odd('odd 8'), exit code: 1",
         "Reject": "AlgorithmError: ValueError('the total is 11'), exit code: 1",
     }
     assert "doubling 4 [1, 2, 3]" in report.log("Double")

@@ -169,8 +169,7 @@ def outputs_of(arguments: Document) -> list[Document]:
 
 def input_uri(given: Document) -> str | None:
     """The S3 URI of a ProcessingInput."""
-    uri: str | None = (given.get("S3Input") or {}).get("S3Uri")
-    return uri
+    return (given.get("S3Input") or {}).get("S3Uri")
 
 
 def updated_uris(arguments: Document) -> set[str | None]:

@@ -148,7 +148,8 @@ def failure_reason(job: JobDirectory, ended: Exit, message_file: str, max_runtim
     text = text or next((line.strip() for line in reversed(job.last_lines(20)) if line.strip()), "no output")
     if ended.cause == "lost":
         return f"InternalServerError: the job's process was killed from outside; its last line: {text}"
-    return f"AlgorithmError: {text}, exit code: {exit_code(ended)}"
+    code = ended.code if ended.code >= 0 else 128 - ended.code  # of a process that a signal ended, as a shell counts
+    return f"AlgorithmError: {text}, exit code: {code}"
 
 
 def not_run(problem: Exception, metadata: Document) -> StepFailure:
@@ -159,11 +160,6 @@ def not_run(problem: Exception, metadata: Document) -> StepFailure:
         reason = f"InternalServerError: the job could not be run on this machine: {problem}"
         return StepFailure(reason, code="SageMaker.JOB_INTERNAL_ERROR", metadata=metadata)
     return StepFailure(f"ClientError: {problem}", metadata=metadata)
-
-
-def exit_code(ended: Exit) -> int:
-    """As a shell counts: 128 + signal for a process that a signal ended."""
-    return ended.code if ended.code >= 0 else 128 - ended.code
 
 
 def host_names(count: int) -> list[str]:
@@ -216,7 +212,7 @@ def succeeded(ended: Exit) -> bool:
 
 @contextlib.asynccontextmanager
 async def use_of_ports(host_count: int) -> AsyncIterator[None]:
-    """Wait until no other job of several hosts runs on this machine: their scripts meet at the same port."""
+    """Wait until no other job of several hosts runs on this machine: their scripts meet at the same port, 7777."""
     with socket.socket(socket.AF_UNIX) as lock:
         while host_count > 1:
             try:

@@ -81,7 +81,7 @@ async def run_training(call: StepCall, runtime: Runtime) -> StepResult:
 
 
 class TrainingJob:
-    """One training job; `document` is what DescribeTrainingJob answers. Those of a search have a parent in common."""
+    """One training job; `document` is what DescribeTrainingJob answers."""
 
     def __init__(
         self,
@@ -92,9 +92,7 @@ class TrainingJob:
         threads: int | None = None,
         parent: WarmParent | None = None,
     ) -> None:
-        self.runtime = runtime
-        self.threads = threads
-        self.parent = parent
+        self.runtime, self.threads, self.parent = runtime, threads, parent
         count = sum(count for _, _, count in instance_groups(request))
         self.hosts = host_directories(name, count, runtime, isolated=bool(request.get("EnableNetworkIsolation")))
         self.output_uri = f"{request['OutputDataConfig']['S3OutputPath'].rstrip('/')}/{name}/output"
@@ -261,23 +259,20 @@ class TrainingJob:
 
     def judge(self, host: JobDirectory, ended: Exit) -> None:
         """Record what the end of a host's process, the one that decides, makes of the job."""
+        result = f"{self.document['OutputDataConfig']['S3OutputPath']}/payload.pkl"
+        is_function = launcher_of(self.document) == "function"  # whose handler may fail and yet end with 0
         if ended.cause == "stopped":
             self.finish("Stopped")
         elif ended.cause == "timeout":
             reason = failure_reason(host, ended, FAILURE_FILE, self.limit_seconds)
             self.finish("Stopped", secondary="MaxRuntimeExceeded", reason=reason)
-        elif not succeeded(ended) or self.lacks_result():
+        elif not succeeded(ended) or (is_function and not self.runtime.storage.exists(result)):
             self.finish("Failed", reason=failure_reason(host, ended, FAILURE_FILE, self.limit_seconds))
         elif (stop_file := host.inside(STOP_FILE)).is_file():
             said = stop_file.read_text(errors="replace").strip()
             self.finish("Stopped", reason=f"The training job stopped itself: {said}")
         else:
             self.finish("Completed")
-
-    def lacks_result(self) -> bool:
-        """Whether a `@step` function has returned nothing to S3: its handler may fail and yet end with 0."""
-        result = f"{self.document['OutputDataConfig']['S3OutputPath']}/payload.pkl"
-        return launcher_of(self.document) == "function" and not self.runtime.storage.exists(result)
 
     def finish(self, status: str, *, secondary: str | None = None, reason: str | None = None) -> None:
         """Record how the job ended."""

@@ -23,15 +23,8 @@ from pipeline.local.store.state import Document, State, is_full
 COUNTING = ("Completed", "Stopped")  # statuses of trials whose objective counts
 COUNTERS = ("Completed", "InProgress", "RetryableError", "NonRetryableError", "Stopped")
 SUMMARY_LIMIT = 50
-SUMMARIZED = (
-    "TrainingJobName",
-    "TrainingJobArn",
-    "TrainingJobStatus",
-    "CreationTime",
-    "TrainingStartTime",
-    "TrainingEndTime",
-    "FailureReason",
-)
+SUMMARIZED = ("TrainingJobName", "TrainingJobArn", "TrainingJobStatus", "CreationTime", "TrainingStartTime",
+              "TrainingEndTime", "FailureReason")  # fmt: skip
 
 
 class WarmStartError(PipelineError):

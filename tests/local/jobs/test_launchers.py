@@ -168,14 +168,17 @@ def test_the_toolkit_takes_code_from_a_channel_as_a_directory_an_archive_or_a_fi
 
 def test_an_own_entry_point_runs_as_in_a_bare_container(lab: Lab) -> None:
     step = lab.training("Train", "")
-    step["Arguments"]["HyperParameters"] = {"n": 3, "z": join(":", get("Execution.TrainingJobName"))}
+    step["Arguments"]["HyperParameters"] = {
+        "n": 3,
+        "z": join(":", get("Execution.TrainingJobName"), get("Execution.PipelineName")),
+    }
     step["Arguments"]["AlgorithmSpecification"] |= {
         "ContainerEntrypoint": ["bash", "-c"],
         "ContainerArguments": ['echo "$PWD $SM_MODEL_DIR $TRAINING_JOB_NAME"; cat input/config/hyperparameters.json'],
     }
     report = lab.run(step)
     job = report.record("Train")["Job"]
-    assert report.log("Train") == f'/opt/ml  {job}\n{{"n": "3", "z": "{job}"}}'
+    assert report.log("Train") == f'/opt/ml  {job}\n{{"n": "3", "z": "{job}:lab"}}'
 
 
 def test_torchrun_starts_as_many_processes_as_asked(lab: Lab) -> None:

@@ -137,29 +137,27 @@ def test_what_a_script_does_to_its_inputs_stays_in_the_job(lab: Lab) -> None:
     assert [path.name for path in lab.path("s3://bucket/large").iterdir()] == ["big.bin"]
 
 
-def test_an_output_that_lies_in_a_large_input_is_uploaded(lab: Lab) -> None:
+def test_where_inputs_and_outputs_may_lie(lab: Lab) -> None:
+    """A prefix stands for every key that begins with it; an output may lie in a large input, or be removed."""
     lab.put("s3://bucket/large/big.bin", bytes(17 * 2**20))
-    step = lab.processing("Prep", "open('/opt/ml/processing/input/large/new.txt', 'w').write('new')", outputs=["o"])
-    step["Arguments"]["ProcessingInputs"].append(s3_input("l", "s3://bucket/large", "/opt/ml/processing/input/large"))
+    for key in ("part-0.csv", "part-2/a.csv", "other.csv"):
+        lab.put(f"s3://bucket/data/{key}", key)
+    code = """
+        import os
+        from pathlib import Path
+        root = Path("/opt/ml/processing/input")
+        (root / "large/new.txt").write_text("new")
+        os.rmdir("/opt/ml/processing/output/gone")
+        print(sorted(str(p.relative_to(root / "parts")) for p in root.rglob("*.csv")))
+    """
+    inputs = {"parts": "s3://bucket/data/part-", "large": "s3://bucket/large"}
+    step = lab.processing("Prep", code, inputs=inputs, outputs=["o", "gone"])
     output = step["Arguments"]["ProcessingOutputConfig"]["Outputs"][0]["S3Output"]
     output |= {"S3Uri": "s3://bucket/out", "LocalPath": "/opt/ml/processing/input/large"}
-    assert lab.run(step).statuses == {"Prep": "Succeeded"}
+    report = lab.run(step)
+    assert report.statuses == {"Prep": "Succeeded"}
+    assert report.log("Prep") == "['part-0.csv', 'part-2/a.csv']\n"
     assert lab.get("s3://bucket/out/new.txt") == "new"
-
-
-def test_a_prefix_stands_for_every_key_that_begins_with_it(lab: Lab) -> None:
-    for key in ("part-0.csv", "part-1.csv", "part-2/a.csv", "other.csv"):
-        lab.put(f"s3://bucket/data/{key}", key)
-    step = lab.processing(
-        "Prep",
-        """
-        from pathlib import Path
-        root = Path("/opt/ml/processing/input/parts")
-        print(sorted(str(p.relative_to(root)) for p in root.rglob("*.csv")))
-        """,
-        inputs={"parts": "s3://bucket/data/part-"},
-    )
-    assert lab.run(step).log("Prep") == "['part-0.csv', 'part-1.csv', 'part-2/a.csv']\n"
 
 
 def test_a_framework_processor_unpacks_its_source_and_runs_it(lab: Lab) -> None:
@@ -241,69 +239,60 @@ def test_nothing_that_a_script_starts_outlives_it(lab: Lab) -> None:
     assert not processes_of(lab.home)
 
 
-def test_a_program_that_is_not_there_fails_the_step_and_is_not_tried_again(lab: Lab) -> None:
-    step = lab.processing("Prep", "", RetryPolicies=[{"ExceptionType": ["SageMaker.JOB_INTERNAL_ERROR"]}])
-    step["Arguments"]["AppSpecification"]["ContainerEntrypoint"] = ["no-such-program"]
-    report = lab.run(step)
-    reason = "ClientError: The program 'no-such-program' could not be started: No such file or directory."
-    assert report.statuses == {"Prep": reason}
-    record = report.record("Prep")
-    assert record["AttemptCount"] == 1
-    assert record["Metadata"]["ProcessingJob"]["Arn"].endswith(record["Job"])
-
-
-def test_the_python_of_any_image_is_this_one(lab: Lab) -> None:
-    steps = [lab.processing(f"Step{number}", "import sys; print(sys.executable)") for number in range(3)]
-    for step, program in zip(steps, ("/miniconda3/bin/python", "/usr/bin/python3", "python3.8"), strict=True):
-        step["Arguments"]["AppSpecification"]["ContainerEntrypoint"][0] = program
-    report = lab.run(*steps)
-    assert [report.log(step["Name"]) for step in steps] == [f"{sys.executable}\n"] * 3
-
-
-def test_an_input_that_is_not_there_or_leads_out_of_the_container_fails_the_step(lab: Lab) -> None:
+def test_what_a_job_cannot_be_given_fails_its_step(lab: Lab) -> None:
     lab.put("s3://bucket/data/a.txt", "A")
+    policies = [{"ExceptionType": ["SageMaker.JOB_INTERNAL_ERROR"]}]
+    program = lab.processing("Program", "", RetryPolicies=policies)
+    program["Arguments"]["AppSpecification"]["ContainerEntrypoint"] = ["no-such-program"]
     missing = lab.processing("Missing", "", inputs={"raw": "s3://bucket/none/"})
     outside = lab.processing("Outside", "")
     outside["Arguments"]["ProcessingInputs"].append(s3_input("x", "s3://bucket/data", "/opt/ml/processing/../../../x"))
-    report = lab.run(missing, outside)
+    nowhere = lab.processing("Nowhere", "", outputs=["o"])
+    nowhere["Arguments"]["ProcessingOutputConfig"]["Outputs"][0]["S3Output"]["S3Uri"] = "file:///tmp/o"
+    report = lab.run(program, missing, outside, nowhere)
     assert report.statuses == {
+        "Program": "ClientError: The program 'no-such-program' could not be started: No such file or directory.",
         "Missing": f"ClientError: s3://bucket/none/ does not exist in the local S3 at {lab.home}/s3.",
         "Outside": "LocalPath '/opt/ml/processing/../../../x' is not below /opt/ml/processing, as SageMaker requires.",
+        "Nowhere": "ClientError: 'file:///tmp/o' is not a usable S3 URI; expected s3://bucket/key.",
     }
     assert not os.path.lexists("/x")
+    record, state = report.record("Program"), State(lab.home)
+    assert record["AttemptCount"] == 1
+    assert record["Metadata"]["ProcessingJob"]["Arn"].endswith(record["Job"])
+    job = state.get("ProcessingJob", record["Job"]) or {}
+    state.close()
+    assert (job["ProcessingJobStatus"], job["FailureReason"]) == ("Failed", report.statuses["Program"])
 
 
-def test_continuous_outputs_of_a_failed_job_are_uploaded_and_others_are_not(lab: Lab) -> None:
+def test_the_python_of_any_image_is_this_one(lab: Lab) -> None:
+    programs = {"Conda": "/miniconda3/bin/python", "Debian": "/usr/bin/python3", "Old": "python3.8"}
+    steps = [lab.processing(name, "import sys; print(sys.executable)") for name in programs]
+    for step in steps:
+        step["Arguments"]["AppSpecification"]["ContainerEntrypoint"][0] = programs[step["Name"]]
+    report = lab.run(*steps)
+    assert {report.log(name) for name in programs} == {f"{sys.executable}\n"}
+
+
+def test_continuous_outputs_are_uploaded_while_a_job_runs_also_if_it_fails(lab: Lab) -> None:
     code = """
+        import os, time
+        from pathlib import Path
         for name in ("live", "late"):
-            open(f"/opt/ml/processing/output/{name}/x", "w").write(name)
-        raise SystemExit(1)
+            Path(f"/opt/ml/processing/output/{name}/x").write_text(name)
+        ends = time.monotonic() + 30
+        while not Path(os.environ["UPLOADED"]).exists() and time.monotonic() < ends:
+            time.sleep(0.05)
+        raise SystemExit("seen" if time.monotonic() < ends else "not seen")
     """
-    step = lab.processing("Prep", code, outputs=["live", "late"])
-    for output in step["Arguments"]["ProcessingOutputConfig"]["Outputs"]:
-        output["S3Output"]["S3Uri"] = f"s3://bucket/{output['OutputName']}"
-    step["Arguments"]["ProcessingOutputConfig"]["Outputs"][0]["S3Output"]["S3UploadMode"] = "Continuous"
-    assert lab.run(step).code == 1
+    uploaded = str(lab.path("s3://bucket/live/x"))
+    step = lab.processing("Prep", code, outputs=["live", "late"], environment={"UPLOADED": uploaded})
+    live, late = (output["S3Output"] for output in step["Arguments"]["ProcessingOutputConfig"]["Outputs"])
+    live.update(S3Uri="s3://bucket/live", S3UploadMode="Continuous")
+    late.update(S3Uri="s3://bucket/late")
+    assert lab.run(step).statuses == {"Prep": "AlgorithmError: seen, exit code: 1"}
     assert lab.get("s3://bucket/live/x") == "live"
     assert not lab.path("s3://bucket/late").exists()
-
-
-def test_an_output_that_goes_nowhere_fails_the_step(lab: Lab) -> None:
-    step = lab.processing("Prep", "", outputs=["o"])
-    step["Arguments"]["ProcessingOutputConfig"]["Outputs"][0]["S3Output"]["S3Uri"] = "file:///tmp/o"
-    report = lab.run(step)
-    reason = "ClientError: 'file:///tmp/o' is not a usable S3 URI; expected s3://bucket/key."
-    assert report.statuses == {"Prep": reason}
-    state = State(lab.home)
-    job = state.get("ProcessingJob", report.record("Prep")["Job"])
-    state.close()
-    assert job is not None
-    assert (job["ProcessingJobStatus"], job["FailureReason"]) == ("Failed", reason)
-
-
-def test_a_removed_output_directory_is_an_empty_output(lab: Lab) -> None:
-    step = lab.processing("Prep", "import os; os.rmdir('/opt/ml/processing/output/gone')", outputs=["gone"])
-    assert lab.run(step).statuses == {"Prep": "Succeeded"}
 
 
 TELL = """
@@ -357,23 +346,6 @@ def test_an_instance_that_fails_ends_the_others_and_the_job(lab: Lab) -> None:
     """
     report = lab.run(of_instances(lab.processing("Prep", code), 3))
     assert report.statuses == {"Prep": "AlgorithmError: no room, exit code: 1"}
-
-
-def test_a_continuous_output_is_uploaded_while_the_job_runs(lab: Lab) -> None:
-    code = """
-        import os, time
-        from pathlib import Path
-        Path("/opt/ml/processing/output/live/x").write_text("early")
-        ends = time.monotonic() + 30
-        while not Path(os.environ["UPLOADED"]).exists() and time.monotonic() < ends:
-            time.sleep(0.05)
-        print("seen" if time.monotonic() < ends else "not seen")
-    """
-    uploaded = str(lab.path("s3://bucket/live/x"))
-    step = lab.processing("Prep", code, outputs=["live"], environment={"UPLOADED": uploaded})
-    live = step["Arguments"]["ProcessingOutputConfig"]["Outputs"][0]["S3Output"]
-    live.update(S3Uri="s3://bucket/live", S3UploadMode="Continuous")
-    assert lab.run(step).log("Prep") == "seen\n"
 
 
 def test_a_manifest_lists_what_is_read_under_the_names_that_it_gives(lab: Lab) -> None:

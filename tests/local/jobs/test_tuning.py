@@ -1,12 +1,25 @@
-"""Searches as pipeline steps: real trials, what stops them, and what the step's properties say."""
+"""Searches as steps: real trials, what ends them, what the step's properties say, and what earlier searches teach."""
 
+import asyncio
 import json
 import re
+import subprocess
+import sys
 import tarfile
 import time
 from typing import Any
 
-from tests.local.lab import Lab, compare, condition, fail, get, join
+import pytest
+
+from pipeline.local.jobs.runtime import Runtime, StepCall
+from pipeline.local.jobs.tuning import TuningJob
+from pipeline.local.sagemaker.api import LocalApi
+from pipeline.local.sandbox.namespaces import find_mount
+from pipeline.local.store.state import State
+from pipeline.local.store.storage import Storage
+from pipeline.local_target import LocalTarget
+from pipeline.warm_start import parent_for
+from tests.local.lab import ROOT, Json, Lab, Report, compare, condition, fail, get, join, parameter
 
 SCORE = """
     import argparse, os
@@ -28,51 +41,33 @@ def trials_of(report: Any, name: str = "Tune") -> list[dict[str, Any]]:
 
 
 def test_the_winner_is_used_downstream(lab: Lab) -> None:
-    tune = lab.tuning(
-        "Tune", SCORE, {"ContinuousParameterRanges": [X], "CategoricalParameterRanges": [KIND]}, jobs=4, static={"n": 1}
-    )
+    ranges = {"ContinuousParameterRanges": [X], "CategoricalParameterRanges": [KIND]}
+    tune = lab.tuning("Tune", SCORE, ranges, jobs=4, static={"n": 1})
     best = "Steps.Tune.BestTrainingJob"
     top = "Steps.Tune.TrainingJobSummaries[0].TrainingJobName"
-    model = join("/", "s3:/", "bucket", "models", get(top), "output/model.tar.gz")
     after = lab.processing(
         "After",
         "import json, sys, tarfile; tarfile.open('/opt/ml/processing/input/m/model.tar.gz').extractall('/opt/ml');"
         "print(json.dumps([*sys.argv[1:], open('/opt/ml/m.txt').read()]))",
-        inputs={"m": model},
+        inputs={"m": join("/", "s3:/", "bucket", "models", get(top), "output/model.tar.gz")},
         arguments=[get(f"{best}.TunedHyperParameters['rate']"), get(f"{best}.TrainingJobName"), get(top)],
     )
     report = lab.run(tune, after)
     assert report.statuses == {"Tune": "Succeeded", "After": "Succeeded"}
     properties = report.properties("Tune")
-    winner = properties["BestTrainingJob"]
+    winner, name = properties["BestTrainingJob"], properties["HyperParameterTuningJobName"]
     assert winner == trials_of(report)[0]
-    assert report.printed("After") == [
-        winner["TunedHyperParameters"]["rate"],
-        winner["TrainingJobName"],
-        winner["TrainingJobName"],
-        winner["TunedHyperParameters"]["rate"],
-    ]
-    assert re.fullmatch(
-        rf"{properties['HyperParameterTuningJobName']}-00[1-4]-[0-9a-f]{{8}}", winner["TrainingJobName"]
-    )
-    assert len(properties["HyperParameterTuningJobName"]) <= 32
-    objectives = [t["FinalHyperParameterTuningJobObjectiveMetric"]["Value"] for t in trials_of(report)]
-    assert objectives == sorted(objectives, reverse=True)
-    assert winner["FinalHyperParameterTuningJobObjectiveMetric"] == {
-        "Type": "Maximize",
-        "MetricName": "score",
-        "Value": objectives[0],
-    }
-    assert (winner["TrainingJobStatus"], winner["ObjectiveStatus"]) == ("Completed", "Succeeded")
-    assert properties["TrainingJobStatusCounters"] == {
-        "Completed": 4,
-        "InProgress": 0,
-        "RetryableError": 0,
-        "NonRetryableError": 0,
-        "Stopped": 0,
-    }
-    assert properties["ObjectiveStatusCounters"] == {"Succeeded": 4, "Pending": 0, "Failed": 0}
     assert report.document["best_hyperparameters"] == winner["TunedHyperParameters"]
+    rate, job = winner["TunedHyperParameters"]["rate"], winner["TrainingJobName"]
+    assert report.printed("After") == [rate, job, job, rate]
+    assert re.fullmatch(rf"{name}-00[1-4]-[0-9a-f]{{8}}", job) and len(name) <= 32
+    objectives = [t["FinalHyperParameterTuningJobObjectiveMetric"] for t in trials_of(report)]
+    assert [found["Value"] for found in objectives] == sorted((found["Value"] for found in objectives), reverse=True)
+    assert objectives[0] | {"Value": 0} == {"Type": "Maximize", "MetricName": "score", "Value": 0}
+    assert (winner["TrainingJobStatus"], winner["ObjectiveStatus"]) == ("Completed", "Succeeded")
+    jobs = dict.fromkeys(["InProgress", "RetryableError", "NonRetryableError", "Stopped"], 0)
+    assert properties["TrainingJobStatusCounters"] == {"Completed": 4, **jobs}
+    assert properties["ObjectiveStatusCounters"] == {"Succeeded": 4, "Pending": 0, "Failed": 0}
 
 
 def test_every_strategy_runs_with_every_kind_of_range(lab: Lab) -> None:
@@ -137,22 +132,32 @@ def test_failed_and_silent_trials_do_not_fail_the_search_but_all_together_do(lab
     assert properties["ObjectiveStatusCounters"] == {"Succeeded": 1, "Pending": 0, "Failed": 2}
 
 
-def test_early_stopping_ends_a_trial_that_falls_behind(lab: Lab) -> None:
-    code = """
-        import argparse, time
-        parser = argparse.ArgumentParser()
-        parser.add_argument("--kind")
-        kind = parser.parse_known_args()[0].kind
-        for epoch in range(4):
-            print(f"score={0.9 if kind != 'c' else 0.1}", flush=True)
-            time.sleep(0 if kind != "c" else 20)
-    """
+ENDS: dict[str, tuple[str, Json, list[tuple[str, str]]]] = {  # what trials do, what ends them, best first
+    "early stopping": (
+        "for _ in range(4): print(f'score={0.1 if kind == \"c\" else 0.9}', flush=True); time.sleep(9 * (kind > 'b'))",
+        {"Strategy": "Grid", "TrainingJobEarlyStoppingType": "Auto"},
+        [("a", "Completed"), ("b", "Completed"), ("c", "Stopped")],
+    ),
+    "a target": (
+        "print('score=0.1' if kind == 'a' else 'score=0.99', flush=True); time.sleep(30 if kind == 'a' else 0.3)",
+        {"Strategy": "Grid", "TuningJobCompletionCriteria": {"TargetObjectiveMetricValue": 0.9}},
+        [("b", "Completed"), ("a", "Stopped")],
+    ),
+}
+
+
+@pytest.mark.parametrize("what", ENDS)
+def test_trials_are_ended_by_early_stopping_and_by_a_target_that_is_reached(lab: Lab, what: str) -> None:
+    behaviour, config, expected = ENDS[what]
     ranges = {"CategoricalParameterRanges": [{"Name": "kind", "Values": ["a", "b", "c"]}]}
-    config = {"Strategy": "Grid", "TrainingJobEarlyStoppingType": "Auto"}
-    report = lab.run(lab.tuning("Tune", code, ranges, jobs=None, parallel=1, config=config))
+    parallel = 1 if what == "early stopping" else 2
+    code = f"import sys, time; kind = sys.argv[-1]\n{behaviour}"
+    report = lab.run(
+        lab.tuning("Tune", code, ranges, jobs=None, parallel=parallel, config={"Strategy": "Grid", **config})
+    )
     assert report.statuses == {"Tune": "Succeeded"}
-    assert [trial["TrainingJobStatus"] for trial in trials_of(report)] == ["Completed", "Completed", "Stopped"]
-    assert report.step("Tune")["seconds"] < 40
+    found = [(trial["TunedHyperParameters"]["kind"], trial["TrainingJobStatus"]) for trial in trials_of(report)]
+    assert found == expected
 
 
 def test_hyperband_ends_bad_trials_at_a_rung_and_good_ones_at_the_last_epoch(lab: Lab) -> None:
@@ -179,25 +184,6 @@ def test_hyperband_ends_bad_trials_at_a_rung_and_good_ones_at_the_last_epoch(lab
     assert all(2 <= count < 20 for _, count in epochs)
     assert any(count < 6 for _, count in epochs)
     assert max(epochs)[1] >= 6  # the best is never given up
-
-
-def test_a_target_that_is_reached_ends_the_search_and_what_still_runs(lab: Lab) -> None:
-    code = """
-        import argparse, time
-        parser = argparse.ArgumentParser()
-        parser.add_argument("--kind")
-        kind = parser.parse_known_args()[0].kind
-        print("score=0.1" if kind == "slow" else "score=0.99", flush=True)
-        time.sleep(30 if kind == "slow" else 0.3)
-    """
-    ranges = {"CategoricalParameterRanges": [{"Name": "kind", "Values": ["slow", "quick", "x", "y"]}]}
-    config = {"Strategy": "Grid", "TuningJobCompletionCriteria": {"TargetObjectiveMetricValue": 0.9}}
-    report = lab.run(lab.tuning("Tune", code, ranges, jobs=None, config=config))
-    assert report.statuses == {"Tune": "Succeeded"}
-    assert [(t["TunedHyperParameters"]["kind"], t["TrainingJobStatus"]) for t in trials_of(report)] == [
-        ("quick", "Completed"),
-        ("slow", "Stopped"),
-    ]
 
 
 def test_no_more_trials_run_at_once_than_allowed(lab: Lab) -> None:
@@ -269,15 +255,6 @@ def test_limits_may_come_from_parameters(lab: Lab) -> None:
 
 def test_stopping_a_search_keeps_what_its_trials_have_reached(lab: Lab) -> None:
     """MaxRuntimeInSeconds is at least 120 seconds, so the search is driven here without the command line."""
-    import asyncio
-
-    from pipeline.local.jobs.runtime import Runtime, StepCall
-    from pipeline.local.jobs.tuning import TuningJob
-    from pipeline.local.sagemaker.api import LocalApi
-    from pipeline.local.sandbox.namespaces import find_mount
-    from pipeline.local.store.state import State
-    from pipeline.local.store.storage import Storage
-
     code = "import time; open('/opt/ml/model/m', 'w'); print('score=0.5', flush=True); time.sleep(60)"
     step = lab.tuning("Tune", code, {"ContinuousParameterRanges": [X]}, jobs=5)
     state = State(lab.home)
@@ -303,3 +280,119 @@ def test_stopping_a_search_keeps_what_its_trials_have_reached(lab: Lab) -> None:
     assert [pair[1].document["TrainingJobStatus"] for pair in job.ranked()] == ["Stopped", "Stopped"]
     assert all(lab.path(f"{pair[1].output_uri}/model.tar.gz").is_file() for pair in job.ranked())
     assert json.loads(json.dumps(job.properties()))["BestTrainingJob"]["ObjectiveStatus"] == "Succeeded"
+
+
+RANGES = {"ContinuousParameterRanges": [X]}
+
+
+def warm(step: Any, *parents: Any, kind: str = "TransferLearning") -> Any:
+    """The step, with parents."""
+    names = [{"HyperParameterTuningJobName": parent} for parent in parents]
+    step["Arguments"]["WarmStartConfig"] = {"WarmStartType": kind, "ParentHyperParameterTuningJobs": names}
+    return step
+
+
+def search_name(report: Report) -> str:
+    name: str = report.properties("Tune")["HyperParameterTuningJobName"]
+    return name
+
+
+def test_a_search_learns_from_its_parent_whose_name_is_a_parameter(lab: Lab) -> None:
+    bayesian = {"Strategy": "Bayesian"}
+    first = lab.run(lab.tuning("Tune", SCORE, RANGES, jobs=5, config=bayesian))
+    step = warm(lab.tuning("Tune", SCORE, RANGES, jobs=3, parallel=1, config=bayesian), get("Parameters.Parent"))
+    second = lab.run(step, parameters=[parameter("Parent", "String", search_name(first))], options=["--no-cache"])
+    assert second.statuses == {"Tune": "Succeeded"}
+    properties = second.properties("Tune")
+    assert properties["WarmStartConfig"]["ParentHyperParameterTuningJobs"] == [
+        {"HyperParameterTuningJobName": search_name(first)}
+    ]
+    rates, earlier = (
+        [trial["TunedHyperParameters"]["rate"] for trial in report.properties("Tune")["TrainingJobSummaries"]]
+        for report in (second, first)
+    )
+    assert len(rates) == 3
+    assert len(set(rates) & set(earlier)) < 3  # a cold search of the same seed begins as the first one did
+
+
+def test_the_newest_completed_search_that_fits_is_the_parent(lab: Lab) -> None:
+    step = lab.tuning("Tune", SCORE, RANGES, jobs=1)
+    names = [search_name(lab.run(step, options=["--no-cache"])) for _ in range(2)]
+    lab.run(lab.tuning("Tune", "print('nothing')", RANGES, jobs=1))
+    target = LocalTarget(None, lab.home)
+    text = json.dumps({"Steps": [step]})
+    assert parent_for(target, "lab", text) == names[1] != names[0]
+    more = lab.tuning("Tune", SCORE, RANGES, jobs=1, static={"n": "1"})
+    other = lab.tuning("Tune", SCORE, RANGES, jobs=1)
+    other["Arguments"]["HyperParameterTuningJobConfig"]["HyperParameterTuningJobObjective"]["MetricName"] = "f1"
+    assert parent_for(target, "lab", json.dumps({"Steps": [more]})) is None
+    assert parent_for(target, "lab", json.dumps({"Steps": [other]})) is None
+    assert parent_for(target, "nobody", text) is None
+    target.state.close()
+
+
+def test_upsert_names_the_newest_search_of_the_pipeline(lab: Lab) -> None:
+    """The search stands for one of an earlier run: the same objective, as many hyperparameters."""
+    config_file = lab.folder / "pipeline.yaml"
+    config_file.write_text("tuning: {warm_start: last}\n")
+
+    def upserted() -> Any:
+        words = ["upsert", "--config", config_file, "--home", lab.home]
+        subprocess.run([sys.executable, str(ROOT / "run_pipeline.py"), *map(str, words)], check=True, cwd=lab.folder)
+        state = State(lab.home)
+        document = state.get("Pipeline", "image-classification")
+        state.close()
+        assert document
+        return json.loads(document["PipelineDefinition"])
+
+    first = upserted()
+    tune = next(step for step in first["Steps"] if step["Type"] == "Tuning")["Arguments"]
+    static = {name: "1" for name in tune["TrainingJobDefinition"]["StaticHyperParameters"] if "sagemaker" not in name}
+    searched = sum(len(kind) for kind in tune["HyperParameterTuningJobConfig"]["ParameterRanges"].values())
+    static |= {f"other_{number}": "1" for number in range(searched - 1)}
+    step = lab.tuning("Tune", SCORE, RANGES, jobs=1, static=static)
+    objective = {"Type": "Maximize", "MetricName": "validation:best_accuracy"}
+    step["Arguments"]["HyperParameterTuningJobConfig"]["HyperParameterTuningJobObjective"] = objective
+    metrics = [{"Name": "validation:best_accuracy", "Regex": "score=([0-9.]+)"}]
+    step["Arguments"]["TrainingJobDefinition"]["AlgorithmSpecification"]["MetricDefinitions"] = metrics
+    earlier = lab.folder / "earlier.json"
+    earlier.write_text(json.dumps({"Version": "2020-12-01", "Parameters": [], "Steps": [step]}))
+    words = ["run", "--definition", earlier, "--home", lab.home, "--json", "--name", "image-classification"]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "run_pipeline.py"), *map(str, words)],
+        capture_output=True,
+        text=True,
+        cwd=lab.folder,
+    )
+    report = Report(lab.home, done.returncode, done.stdout, done.stderr)
+    assert "WarmStartParent" not in json.dumps(first)
+    assert upserted()["Parameters"][-1] == {
+        "Name": "WarmStartParent",
+        "Type": "String",
+        "DefaultValue": search_name(report),
+    }
+
+
+def test_a_parent_that_does_not_fit_fails_the_search_with_a_sentence(lab: Lab) -> None:
+    first = lab.run(lab.tuning("Tune", SCORE, RANGES, jobs=1))
+    parent = search_name(first)
+    other = warm(lab.tuning("Other", SCORE, RANGES), parent)
+    other["Arguments"]["HyperParameterTuningJobConfig"]["HyperParameterTuningJobObjective"]["Type"] = "Minimize"
+    report = lab.run(
+        warm(lab.tuning("Absent", SCORE, RANGES), "nobody"),
+        warm(lab.tuning("More", SCORE, RANGES, static={"n": "1"}), parent),
+        other,
+    )
+    named = f"ClientError: WarmStartConfig names the tuning job '{parent}', "
+    assert report.statuses == {
+        "Absent": "ClientError: WarmStartConfig names the tuning job 'nobody', which does not exist.",
+        "More": f"{named}which has 3 hyperparameters, static and searched, not 4.",
+        "Other": f"{named}whose objective is score Maximize, not score Minimize.",
+    }
+    refused = lab.run(
+        warm(lab.tuning("Kind", SCORE, RANGES), parent, kind="Identical"),
+        warm(lab.tuning("Many", SCORE, RANGES), *[parent] * 6),
+    )
+    kind, many = refused.stderr.splitlines()
+    assert "'Kind'" in kind and "but got 'Identical'" in kind
+    assert "'Many'" in many and "at most 5 entries, but has 6" in many

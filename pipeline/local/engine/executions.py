@@ -12,6 +12,7 @@ import secrets
 import signal
 import string
 from collections.abc import Iterator
+from functools import lru_cache
 
 from pipeline.definition.check import check
 from pipeline.definition.parameters import bind
@@ -95,7 +96,7 @@ def with_definition(state: State, request: Document) -> Document:
         raise invalid(f"The definition {problem}") from problem
     except (ValueError, PipelineError) as problem:
         raise invalid(str(problem)) from problem
-    if definition is not None and (problems := check(definition, service=False, local=True)):
+    if definition is not None and (problems := definition_problems(json.dumps(definition))):
         raise invalid("\n".join(problems))
     return request
 
@@ -123,9 +124,15 @@ def delete_pipeline(state: State, request: Document) -> Document:
 # start
 
 
+@lru_cache(maxsize=4)
+def definition_problems(text: str) -> tuple[str, ...]:
+    """Return why a definition cannot run here whatever the functions are; kept, since each start asks three times."""
+    return tuple(check(json.loads(text), service=False, local=True))
+
+
 def start_problems(state: State, definition: Document) -> list[str]:
     """Return why a definition could not be run on this machine, one sentence each."""
-    problems = check(definition, service=False, local=True)
+    problems = [*definition_problems(json.dumps(definition))]
     for step in Definition(definition).all_steps:
         function_arn = step.definition.get("FunctionArn")
         name = function_name(function_arn) if step.type == "Lambda" and isinstance(function_arn, str) else None

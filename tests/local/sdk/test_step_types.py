@@ -201,6 +201,57 @@ def test_a_model_is_served_to_a_transform_job_and_by_an_endpoint(sdk: Sdk) -> No
     sdk.aws.client("sagemaker").delete_endpoint(EndpointName="sums")
 
 
+def test_what_torchrun_trains_is_created_and_registered_and_jobs_have_names_of_our_own(sdk: Sdk) -> None:
+    from sagemaker.core.workflow.pipeline_definition_config import PipelineDefinitionConfig
+    from sagemaker.mlops.workflow.model_step import ModelStep
+    from sagemaker.mlops.workflow.pipeline import Pipeline
+    from sagemaker.mlops.workflow.steps import ProcessingStep, TrainingStep
+    from sagemaker.serve.model_builder import ModelBuilder
+    from sagemaker.train.distributed import Torchrun
+
+    reduce = """
+        import os, torch, torch.distributed as dist
+        dist.init_process_group("gloo")
+        total = torch.tensor(float(dist.get_rank() + 1))
+        dist.all_reduce(total)
+        if dist.get_rank() == 0:
+            open(os.environ["SM_MODEL_DIR"] + "/x.json", "w").write(str(total.item()))
+        dist.destroy_process_group()
+    """
+    trained = trainer(sdk, reduce, distributed=Torchrun(process_count_per_node=2)).train()
+    train = TrainingStep(name="Train", step_args=trained)
+    data = train.properties.ModelArtifacts.S3ModelArtifacts
+    who = {"image_uri": IMAGE, "role_arn": ROLE, "sagemaker_session": sdk.session}
+    builder = ModelBuilder(s3_model_data_url=data, instance_type="ml.m5.large", **who)
+    create = ModelStep(name="Create", step_args=builder.build())
+    types = {"content_types": ["text/csv"], "response_types": ["text/csv"]}
+    machines = {"inference_instances": ["ml.m5.large"], "transform_instances": ["ml.m5.large"]}
+    registered = builder.register(model_package_group_name="reduced", **types, **machines)
+    register = ModelStep(name="Register", step_args=registered)
+    processor = sdk.processor()
+    processor.base_job_name = "my-look"
+    inputs = [processing_input("model", data, "/opt/ml/processing/model")]
+    look = processor.run(
+        code=sdk.script("look.py", TAKE), inputs=inputs, outputs=[output("x", "/opt/ml/processing/out")]
+    )
+    pipeline = Pipeline(
+        name="named",
+        steps=[train, create, register, ProcessingStep(name="Look", step_args=look)],
+        sagemaker_session=sdk.session,
+        pipeline_definition_config=PipelineDefinitionConfig(use_custom_job_prefix=True),
+    )
+    pipeline.upsert(role_arn=ROLE)
+    run = sdk.start(pipeline)
+    assert run.statuses == dict.fromkeys(["Create", "Look", "Register", "Train"], "Succeeded")
+    assert json.loads(run.output("Look", "x.json")) == 3.0
+    assert run.job("Train")["TrainingJobName"].startswith("pipelines-")  # the SDK drops a ModelTrainer's own name
+    assert run.job("Look")["ProcessingJobName"].startswith("my-look-")
+    client, archive = sdk.aws.client("sagemaker"), run.job("Train")["ModelArtifacts"]["S3ModelArtifacts"]
+    model = client.describe_model(ModelName=run.steps["Create"]["Metadata"]["Model"]["Arn"].rpartition("/")[2])
+    [container] = run.job("Register")["InferenceSpecification"]["Containers"]
+    assert model["PrimaryContainer"]["ModelDataUrl"] == container["ModelDataUrl"] == archive
+
+
 def test_a_framework_processor_brings_its_folder_and_its_requirements(sdk: Sdk) -> None:
     from sagemaker.core.processing import FrameworkProcessor
     from sagemaker.mlops.workflow.steps import ProcessingStep

@@ -32,7 +32,7 @@ RETRY_LIMITS = {"IntervalSeconds": 43200, "BackoffRate": 1000, "MaxAttempts": 20
 
 
 def check(content: Any, *, service: bool = True, local: bool = False) -> list[str]:
-    """The problems of a definition; none when it is sound, for `service`, and with `local` can be run here."""
+    """Return all problems: of the form, those that SageMaker would find (service), what cannot run here (local)."""
     if not isinstance(content, dict):
         return [f"A definition must be an object, but got {quoted(content)}."]
     definition = Definition(content)
@@ -99,14 +99,14 @@ def local_problems(definition: Definition, step: Step) -> Iterator[str]:
 
 
 def duplicates(noun: str, found: Iterable[Any]) -> Iterator[str]:
-    """Names that are given to several things."""
+    """The names that several things have."""
     for name, count in Counter(name for name in found if isinstance(name, str)).items():
         if count > 1:
             yield f"{count} {noun} are named '{name}'."
 
 
 def experiment_problems(definition: Definition) -> Iterator[str]:
-    """What PipelineExperimentConfig refers to in vain; its fields are known before any step has run."""
+    """What PipelineExperimentConfig refers to that does not exist, or has no value before any step has run."""
     config = "PipelineExperimentConfig"
     experiment = definition.content.get(config)
     if not isinstance(experiment, dict | None):
@@ -159,7 +159,7 @@ def property_file_faults(step: Step) -> Iterator[str]:
 
 
 def member_faults(step: Step) -> Iterator[str]:
-    """Members of a step, beside its Arguments, that could not be followed."""
+    """The members of a step, beside its Arguments, that a run here could not use."""
     if step.type == "Lambda" and not isinstance(step.definition.get("FunctionArn"), str):
         yield f"needs the ARN of a function as FunctionArn, but has {quoted(step.definition.get('FunctionArn'))}."
     cache = step.definition.get("CacheConfig")

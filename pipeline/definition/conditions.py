@@ -127,7 +127,7 @@ def _holds(condition: Condition, scope: Scope) -> bool:
 
 
 def _operand(condition: Condition, name: str, scope: Scope) -> Any:
-    """The value of one side: a single one, with an order where that is needed."""
+    """The value of one side, which must be a number, a string or, where equality is asked for, a boolean."""
     value = resolve(condition[name], scope)
     accepted = COMPARABLE if condition["Type"] in ("Equals", "In") else ORDERED
     is_undefined = isinstance(value, float) and math.isnan(value)

@@ -51,7 +51,7 @@ def changed_by_name(old: Mapping[str, Any], new: Mapping[str, Any], noun: str) -
 
 
 def flat(step: Step) -> dict[str, Any]:
-    """A step with its arguments beside its other members; of its branches only the names of their steps."""
+    """A step with its arguments as members of its own; a branch is the names of its steps."""
     whole = step.definition.get("Arguments")
     inner = [key for key in BRANCHES if step.type == "Condition" and isinstance(whole, dict) and key in whole]
     branches = {key: [item.get("Name") for item in objects(whole[key])] for key in inner} if whole else {}
@@ -106,7 +106,7 @@ def options(words: Sequence[Any]) -> dict[str, Any] | None:
 
 
 def pair(old: Any, new: Any) -> str:
-    """Old -> new; of long texts the part that differs."""
+    """Old -> new as text; of long texts the part that differs."""
     before, after = text(old), text(new)
     if before == after:  # of two types
         before, after = json.dumps(old), json.dumps(new)
@@ -118,7 +118,7 @@ def pair(old: Any, new: Any) -> str:
 
 
 def shortened(written: str, start: int = 0) -> str:
-    """At most so much of a text, from a place on."""
+    """At most LONGEST characters of a text, from a place on."""
     end = start + LONGEST
     return f"{'…' if start else ''}{written[start:end]}{'…' if len(written) > end else ''}"
 

@@ -104,13 +104,10 @@ def _indexed_members(value: Any) -> dict[Token, Any]:
 
 def _named_members(value: Any) -> dict[Token, Any]:
     members = _indexed_members(value)
-    if isinstance(value, list):
-        for item in value:
-            names = (
-                [item[key] for key in _NAMING_KEYS if isinstance(item.get(key), str)] if isinstance(item, dict) else []
-            )
-            if names:
-                members.setdefault(names[0], item)
+    for item in value if isinstance(value, list) else ():
+        names = [item[key] for key in _NAMING_KEYS if isinstance(item.get(key), str)] if isinstance(item, dict) else []
+        if names:
+            members.setdefault(names[0], item)
     return members
 
 

@@ -24,7 +24,7 @@ class UnknownProperty(LookupError):
 
 
 def reference_faults(definition: Definition, step: Step) -> Iterator[str]:
-    """What the step refers to in vain; the step's name is the subject of each sentence."""
+    """What the step refers to that does not exist; the step's name is the subject of each sentence."""
     for expression in step.expressions:
         try:
             found = references(expression)
@@ -44,7 +44,7 @@ def reference_faults(definition: Definition, step: Step) -> Iterator[str]:
 
 
 def missing_faults(definition: Definition, reference: Reference) -> Iterator[str]:
-    """Why there is nothing to read, as far as the definition alone tells."""
+    """Why a reference leads to nothing, as far as the definition alone tells."""
     experiment = definition.content.get("PipelineExperimentConfig")
     names: dict[str, Collection[str]] = {
         "Parameters": definition.parameters,
@@ -103,8 +103,7 @@ def visibility_faults(definition: Definition, step: Step) -> Iterator[str]:
 def property_faults(definition: Definition, step: Step) -> Iterator[str]:
     """What the step reads that the service does not return, or that is no single value where one is needed."""
     for expression in step.expressions:
-        is_operand = "Get" not in expression or (step.type in STEP_TYPES and not STEP_TYPES[step.type].creates)
-        is_operand |= step.type not in STEP_TYPES
+        is_operand = "Get" not in expression or step.type not in STEP_TYPES or not STEP_TYPES[step.type].creates
         for reference in _readable(expression):
             target = definition.steps.get(reference.name) if reference.root == "Steps" else None
             if target is None or unread_fault(target, reference):

@@ -87,7 +87,7 @@ def items(value: Any, name: str) -> list[Any]:
 
 
 def processing_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
-    """Command, inputs and outputs."""
+    """What cannot run here of a processing job: its program, inputs and outputs."""
     specification = arguments.get("AppSpecification")
     entrypoint = items(specification, "ContainerEntrypoint")
     program = PROGRAMS.get(repository(member(specification, "ImageUri")))
@@ -114,7 +114,7 @@ def processing_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
 
 
 def data_faults(source: Any, mode: Any, where: str) -> Iterator[str]:
-    """What an S3Input or a channel asks for that files are not: a stream, an augmented manifest."""
+    """What an S3Input or a channel asks for beside files: a pipe, or a manifest with labels."""
     packed = member(source, "S3CompressionType") or member(source, "CompressionType")
     if mode == "Pipe" or packed == "Gzip":
         yield f"has a pipe in {where}; the local target reads files: use the mode File or FastFile, uncompressed."
@@ -123,7 +123,7 @@ def data_faults(source: Any, mode: Any, where: str) -> Iterator[str]:
 
 
 def training_faults(arguments: Mapping[str, Any], where: str = "") -> Iterator[str]:
-    """Launcher, checkpoints, channels and metrics."""
+    """What cannot run here of a training job: its program, checkpoints, channels and metrics."""
     yield from launcher_faults(arguments, where)
     if arguments.get("CheckpointConfig"):
         yield from lacking(arguments, ("CheckpointConfig.S3Uri",), where)
@@ -187,7 +187,7 @@ def repository(image: Any) -> str:
 
 
 def tuning_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
-    """Search and training jobs."""
+    """What cannot run here of a tuning job: its search and its training jobs."""
     config = arguments.get("HyperParameterTuningJobConfig")
     template = arguments.get("TrainingJobDefinition")
     if arguments.get("TrainingJobDefinitions") and not template:
@@ -213,7 +213,7 @@ def tuning_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
 
 
 def model_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
-    """A container, and what could serve it."""
+    """What cannot be served here of a model: no container, or that of a built-in algorithm."""
     containers = items(arguments, "Containers") or [arguments.get("PrimaryContainer")]
     if not containers[0]:
         yield "lacks PrimaryContainer."
@@ -231,10 +231,7 @@ def model_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
 
 
 def duration_seconds(duration: Any) -> float | None:
-    """An ISO 8601 duration (P30D, PT2H, P1DT12H), and the service's documented short forms 30d and T16m.
-
-    None where it is neither.
-    """
+    """Return the seconds of an ISO 8601 duration (P1DT12H) or a short form of the service (30d, T16m), else None."""
     match = re.fullmatch(r"P?((?:\d{1,9}[YMWD])*)(?:T((?:\d{1,9}(?:\.\d{1,9})?[HMS])+))?", str(duration).upper())
     if not match or not any(match.groups()):
         return None

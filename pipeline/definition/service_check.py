@@ -7,6 +7,7 @@ all three. `document` stands for any JSON.
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ FORMAT: dict[str, Any] = json.loads((Path(__file__).parent / "format.json").read
 
 
 def comparison(definition: Definition, owner: str, **options: Any) -> ShapeCheck:
-    """A comparison in which an expression stands for a value of its type."""
+    """A comparison of a part of the definition; sentences call the whole `owner`."""
     return ShapeCheck(owner, partial(type_of, definition), partial(default_of, definition), **options)
 
 
@@ -128,10 +129,8 @@ def argument_faults(definition: Definition, step: Step) -> Iterator[str]:
         yield from request.problems(arguments, operation(step_type.creates, "input"))
     else:
         shapes = EXPRESSION_SHAPES if step.type == "Condition" else None
-        owner = format_check(definition, f"{step.type} step").owner
-        yield from comparison(definition, owner, expression_shapes=shapes).problems(
-            arguments, Shape(step_type.arguments, FORMAT)
-        )
+        own_format = replace(format_check(definition, f"{step.type} step"), expression_shapes=shapes)
+        yield from own_format.problems(arguments, Shape(step_type.arguments, FORMAT))
 
 
 def objective_faults(step: Step) -> Iterator[str]:

@@ -94,7 +94,7 @@ def operation(name: str, side: str, service: str = "sagemaker") -> Shape:
 
 @dataclass(frozen=True)
 class ShapeCheck:
-    """What every part of one comparison needs."""
+    """One comparison of a JSON value with a shape, in which an expression stands for a value of its type."""
 
     owner: str  # what sentences call the whole: CreateTrainingJob
     type_of: Callable[[Any], str | None]  # the type of an expression's value, as shapes name it; None: not known

@@ -180,6 +180,10 @@ class State:
 
     # documents
 
+    def documents(self, where: str, *values: str | None) -> Iterator[Document]:
+        """Return the documents of a table's rows, all read at once."""
+        return (json.loads(row[0]) for row in self.rows(f"SELECT document FROM {where}", values))
+
     def put(self, kind: str, name: str, document: Document) -> None:
         """Create or replace a document; the time of creation is kept."""
         self.rows(
@@ -190,8 +194,7 @@ class State:
 
     def get(self, kind: str, name: str) -> Document | None:
         """The document, or None."""
-        rows = self.rows("SELECT document FROM resources WHERE kind = ? AND name = ?", (kind, name))
-        return json.loads(rows[0][0]) if rows else None
+        return next(self.documents("resources WHERE kind = ? AND name = ?", kind, name), None)
 
     def delete(self, kind: str, name: str) -> None:
         """Forget the document, if there is one."""
@@ -199,8 +202,7 @@ class State:
 
     def all(self, kind: str) -> list[Document]:
         """Every document of a kind, oldest first."""
-        rows = self.rows("SELECT document FROM resources WHERE kind = ? ORDER BY created, rowid", (kind,))
-        return [json.loads(row[0]) for row in rows]
+        return list(self.documents("resources WHERE kind = ? ORDER BY created, rowid", kind))
 
     def change(self, kind: str, name: str, edit: Callable[[Document], None]) -> Document:
         """Read, edit and write a document in one transaction; KeyError if there is none."""
@@ -222,14 +224,12 @@ class State:
 
     def execution(self, arn: str) -> Document | None:
         """One execution, or None."""
-        rows = self.rows("SELECT document FROM executions WHERE arn = ?", (arn,))
-        return json.loads(rows[0][0]) if rows else None
+        return next(self.documents("executions WHERE arn = ?", arn), None)
 
     def executions(self, pipeline: str | None = None) -> list[Document]:
         """Executions of a pipeline, or of all, newest first."""
-        wanted = "SELECT document FROM executions WHERE ? IS NULL OR pipeline = ? ORDER BY created DESC, rowid DESC"
-        rows = self.rows(wanted, (pipeline, pipeline))
-        return [json.loads(row[0]) for row in rows]
+        wanted = "executions WHERE ? IS NULL OR pipeline = ? ORDER BY created DESC, rowid DESC"
+        return list(self.documents(wanted, pipeline, pipeline))
 
     def update_execution(self, arn: str, **changes: Any) -> Document:
         """Change some values of an execution."""
@@ -254,8 +254,7 @@ class State:
 
     def steps(self, execution: str) -> list[Document]:
         """The steps that were started, in that order."""
-        rows = self.rows("SELECT document FROM steps WHERE execution = ? ORDER BY position, rowid", (execution,))
-        return [json.loads(row[0]) for row in rows]
+        return list(self.documents("steps WHERE execution = ? ORDER BY position, rowid", execution))
 
     # the digests that the step cache rests on
 

@@ -15,7 +15,7 @@ from typing import Any
 from pipeline.definition.expressions import text_of
 from pipeline.errors import UsageError
 from pipeline.local.jobs.runtime import Runtime, StepCall, StepFailure, StepResult
-from pipeline.local.sandbox.namespaces import CONTAINER_ROOT, Mount
+from pipeline.local.sandbox.namespaces import CONTAINER_ROOT, Mount, find_mount
 from pipeline.local.sandbox.process import Command, JobDirectory, JobProcess
 from pipeline.local.store.answers import Api, RequestError
 from pipeline.local.store.state import Document, State
@@ -109,7 +109,7 @@ async def invoke(
 
 def invoke_now(state: State, api: Api, document: Document, event: Any) -> Any:
     """`invoke`, for callers outside an event loop."""
-    return asyncio.run(invoke(state, api, document, event))
+    return asyncio.run(invoke(state, api, document, event, mount=find_mount(state.home)))
 
 
 async def run_lambda(call: StepCall, runtime: Runtime) -> StepResult:

@@ -29,6 +29,8 @@ from typing import Any, NamedTuple
 from pipeline.local.jobs.model_data import place_model, resolved_containers
 from pipeline.local.jobs.runtime import now
 from pipeline.local.sandbox.environment import guest_environment
+from pipeline.local.sandbox.launcher import words_in
+from pipeline.local.sandbox.namespaces import Place, find_mount
 from pipeline.local.sandbox.requirements import INSTALL, are_met
 from pipeline.local.store.answers import invalid
 from pipeline.local.store.state import Document, State
@@ -86,6 +88,9 @@ def start(
             (folder / "containers.json").write_text(json.dumps(inner))
             words = [sys.executable, str(OWN_SERVER), "pipeline", str(folder / "containers.json")]
             program = {"args": words, "cwd": str(folder), "env": variables_of(state, {}, folder / "model", port)}
+        if found := find_mount(state.home):
+            place = Place(program["cwd"], folder / "place", writable=[folder])
+            program = {**program, "args": words_in(found, place, program["args"])}
         process = spawn(log, **program)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -177,9 +182,10 @@ def variables_of(state: State, own: Mapping[str, str], model: Path, port: int) -
         "BIND_HOST": HOST,
         "SAGEMAKER_BIND_TO_PORT": str(port),
     }
-    home = model.with_name(f"{model.name}-home")
-    (home / ".packages").mkdir(parents=True, exist_ok=True)
-    return guest_environment(told, home, state.home / "packages")
+    home, store = model.with_name(f"{model.name}-home"), state.home / "packages"
+    for folder in (home / ".packages", store):
+        folder.mkdir(parents=True, exist_ok=True)
+    return guest_environment(told, home, store)
 
 
 def free_port(state: State) -> int:

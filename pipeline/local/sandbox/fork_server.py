@@ -1,6 +1,7 @@
 """The program that starts jobs' processes: small, so that its forks are quick, or with a script's modules imported.
 
     python fork_server.py <control socket> <modules, separated by commas>
+    python fork_server.py enter <Start, pickled, in hexadecimal digits>     executes a program in a place, see `enter`
 
 For each job the runner (`launcher.py`) sends two file descriptors over the control socket: the job's output, and a
 socket for a conversation in pickles. Two processes are forked: the supervisor, which is the first in the job's own
@@ -197,10 +198,32 @@ def fork_into(flags: int) -> int:
     if pid < 0:
         raise last_error("clone")
     if pid == 0 and flags & CLONE_NEWUSER:
-        for file, text in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
-            with open(f"/proc/self/{file}", "w") as stream:  # noqa: PTH123
-                stream.write(text)
+        map_user(user, group)
     return pid
+
+
+def map_user(user: int, group: int) -> None:
+    """In a new namespace of users, be who one was."""
+    for file, text in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
+        with open(f"/proc/self/{file}", "w") as stream:  # noqa: PTH123
+            stream.write(text)
+
+
+def enter() -> NoReturn:
+    """Execute a program in a place of its own, by this process, whose number, environment and output it keeps.
+
+    Raises:
+        OSError: the kernel refuses, or there is no such program.
+    """
+    start = Start(*pickle.loads(bytes.fromhex(sys.argv[2])))
+    user, group = os.geteuid(), os.getegid()
+    make_calls([("unshare", start.flags)])
+    if start.flags & CLONE_NEWUSER:
+        map_user(user, group)
+    make_calls(start.calls)
+    os.chdir(start.folder)
+    drop_rights()
+    os.execvp(start.words[0], list(start.words))
 
 
 def make_calls(calls: Sequence[Call]) -> None:
@@ -302,4 +325,4 @@ def send(talk: socket.socket, message: Any) -> None:
 
 
 if __name__ == "__main__":
-    serve()
+    enter() if sys.argv[1] == "enter" else serve()

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from pipeline.local.sandbox.environment import GUEST
 from pipeline.local.sandbox.fork_server import Start
+from pipeline.local.sandbox.namespaces import CLONE_NEWPID, Mount, Place
 
 PROGRAM = Path(__file__).with_name("fork_server.py")
 SWITCH = "LOCAL_FORK"  # "off": execute every script
@@ -106,6 +107,15 @@ def launch(start: Start, output: int) -> Started:
     except EOFError:
         launcher.cache_clear()
         return launcher().launch(start, output)
+
+
+def words_in(found: Mount, place: Place, words: Sequence[str]) -> list[str]:
+    """Return what executes a program in a place, though with this machine's processes, and outlives this process."""
+    for name in ("ml", "home", "tmp"):
+        (place.job / name).mkdir(parents=True, exist_ok=True)
+    flags = found.flags(place) & ~CLONE_NEWPID
+    start = Start(words, {}, place.folder, flags, found.calls(place, with_proc=False))
+    return [sys.executable, "-I", "-S", str(PROGRAM), "enter", pickle.dumps(tuple(start)).hex()]
 
 
 class WarmParent:

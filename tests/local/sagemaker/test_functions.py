@@ -85,19 +85,20 @@ def test_a_function_that_raises_is_told_as_lambda_tells_it(home):
 
 def test_an_approval_reaches_the_function_of_the_groups_rule(home, tmp_path):
     (tmp_path / "heard.py").write_text(
-        "import json, pathlib\n"
+        "import boto3, json\n"
         "def handler(event, context):\n"
         "    status = event['detail']['ModelApprovalStatus']\n"
-        f"    pathlib.Path({str(tmp_path / 'event')!r}).write_text(json.dumps(event))\n"
+        "    boto3.client('s3').put_object(Bucket='heard', Key='event', Body=json.dumps(event))\n"
         "    assert status != 'Rejected', 'it was good'\n"
     )
     put_function(home.state, "heard", tmp_path / "heard.py", "heard.handler")
     home.state.put("Rule", "group", {"FunctionName": "heard"})
     arn = home.steps()["Register"]["Metadata"]["RegisterModel"]["Arn"]
     home.sagemaker.update_model_package(ModelPackageArn=arn, ApprovalDescription="no event of this")
-    assert not (tmp_path / "event").exists()
+    heard = home.state.home / "s3" / "heard" / "event"
+    assert not heard.exists()
     home.sagemaker.update_model_package(ModelPackageArn=arn, ModelApprovalStatus="Approved")
-    event = json.loads((tmp_path / "event").read_text())
+    event = json.loads(heard.read_text())
     assert (event["source"], event["detail-type"]) == ("aws.sagemaker", "SageMaker Model Package State Change")
     assert event["detail"]["ModelPackageArn"] == arn
     assert event["detail"]["ModelPackageVersion"] == 1

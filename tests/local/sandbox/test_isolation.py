@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,10 @@ ATTACK = """
         "state": attempt(lambda: Path(home, "state.db").open("r+b")),
         "object": attempt(lambda: Path(home, "s3/bucket/data/a.txt").write_text("changed")),
         "project": attempt(lambda: Path(home, "owned").write_text("")),
+        "packages": attempt(lambda: Path(home, "packages/owned").write_text("")),
+        "mknod": attempt(lambda: os.mknod("/tmp/disk", 0o60600, os.makedev(254, 0))),
+        "disks": [attempt(disk.open) for disk in Path("/dev").iterdir() if disk.is_block_device()],
+        "terminal": attempt(lambda: [os.close(fd) for fd in os.openpty()]),
         "etc": attempt(lambda: Path("/etc/owned").write_text("")),
         "aws": attempt(lambda: Path(user, ".aws/credentials").read_text()),
         "netrc": attempt(lambda: Path(user, ".netrc").read_text()),
@@ -88,8 +94,10 @@ def test_a_job_changes_and_reads_nothing_of_the_users(lab: Lab, tmp_path: Path, 
     assert json.loads(done.stdout)["status"] == "Succeeded", done.stdout + done.stderr
     (log,) = lab.home.glob("jobs/*Attack*/log.txt")
     said = json.loads(log.read_text().splitlines()[-1])
-    for name in ("site", "state", "object", "project", "etc"):
+    for name in ("site", "state", "object", "project", "packages", "etc"):
         assert said[name] == "OSError", name
+    assert {said["mknod"], *said["disks"]} == {"PermissionError"}
+    assert said["terminal"] == "[None, None]"
     for name in ("aws", "netrc", "pwd", "unmounted"):
         assert said[name] in ("FileNotFoundError", "NotADirectoryError", "", "CalledProcessError"), name
     assert (said["remount"], said["umount"]) == (-1, -1)
@@ -151,6 +159,7 @@ def test_without_a_mount_a_script_that_takes_its_paths_from_what_it_is_told_work
     assert any_lab.get("s3://bucket/data/a.txt") == "told "
     assert any_lab.path("s3://bucket/large/big.bin").read_bytes()[:8] == b"original"
     assert report.stderr.count("jobs are not isolated, since") == 1
+    assert report.stderr.index("jobs are not isolated, since") < report.stderr.index("Toolkit")
 
 
 def test_jobs_at_the_same_time_see_their_own_tree_and_the_machine_sees_none(lab: Lab) -> None:
@@ -198,3 +207,34 @@ def test_a_job_under_network_isolation_has_loopback_only_and_no_answers(lab: Lab
         assert "s3:ListBuckets" in said
         assert unreachable == "Network is unreachable"
     assert "network" not in report.stderr
+
+
+AS_NOBODY = """
+import asyncio, os, sys
+from pathlib import Path
+from pipeline.local.sandbox.namespaces import find_mount
+from pipeline.local.sandbox.process import Command, JobDirectory, JobProcess
+job = JobDirectory(Path(sys.argv[1]), "job")
+job.linked = [job.tree / "data"]
+job.linked[0].mkdir()
+(job.linked[0] / "big").hardlink_to(job.home / "object")
+words = ["sh", "-c", "id -u; echo modified > data/big; cat data/big; cat object; umount /opt/ml || echo kept $$"]
+print(asyncio.run(JobProcess(job, Command(words, {}, "/opt/ml"), find_mount(job.home)).run(30, print)).cause)
+"""
+
+
+def test_it_is_the_same_for_a_user_without_rights(can_mount: bool) -> None:
+    python = shutil.which(f"python3.{sys.version_info.minor}", path="/usr/bin")  # which any user can execute
+    if not can_mount or os.geteuid() != 0 or not python:
+        pytest.skip("only root becomes another user")
+    with tempfile.TemporaryDirectory(prefix="lab-", ignore_cleanup_errors=True) as name:
+        home = Path(name, "home")
+        home.mkdir()
+        (home / "object").write_text("original")
+        for path in (Path(name), home, home / "object"):
+            os.chown(path, 65534, 65534)
+        words, nobody = [python, "-c", AS_NOBODY, str(home)], {"user": 65534, "group": 65534, "extra_groups": []}
+        done = subprocess.run(words, capture_output=True, text=True, cwd=Path(__file__).parents[3], **nobody)
+        said = done.stdout.splitlines()
+        assert (said[:2], said[-2:]) == (["65534", "modified"], ["kept 2", "exited"]), done
+        assert (home / "object").read_text() == "original"

@@ -87,7 +87,7 @@ def test_a_framework_processors_requirements_go_to_the_job_and_are_paid_once(any
 def test_pip_in_scripts_and_by_module_installs_upgrades_and_lists(any_lab: Lab) -> None:
     code = with_wheels(
         """
-import json, subprocess, sys
+import json, pathlib, subprocess, sys, time
 def run(*words):
     done = subprocess.run(words, capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr
@@ -98,15 +98,25 @@ first = local_made.VERSION
 codes.append(run("sh", "-c", "pip3 install --no-index --find-links wheels 'local-made>=2' && pip --version")[0])
 codes.append(run(sys.executable, "-m", "pip", "install", *source, "no-such-package")[0])
 codes.append(run("pip", "install", "boto3", "numpy")[0])  # satisfied: without network
+unguarded = [run(sys.executable, "-I", "-m", "pip", *words)[1]
+             for words in (["install", *source, "local-made"], ["uninstall", "-y", "boto3"])]
+killed = subprocess.Popen([sys.executable, "-m", "pip", "install", *source, "local-made==1.0"])
+while not list(pathlib.Path.home().glob(".installed/tmp*")):
+    time.sleep(0.01)
+killed.kill()
+codes.append(run("pip", "install", *source, "local-made==1.0")[0])
+again = run(sys.executable, "-c", "import local_made; print(local_made.VERSION)")[1].strip()
+run("pip", "install", *source, "local-made==2.0")
 shown = run("pip", "show", "local-made")[1]
 second = run(sys.executable, "-c", "import local_made; print(local_made.VERSION)")[1]
-print(json.dumps([codes, first, second.strip(), "Version: 2.0" in shown]))
+refused = ["would change the user's environment" in text for text in unguarded]
+print(json.dumps([codes, first, again, second.strip(), "Version: 2.0" in shown, refused]))
 """
     )
     step = any_lab.processing("Pip", "x")
     any_lab.put("s3://bucket/code/Pip/script.py", code)
     report = any_lab.run(step)
-    assert report.printed("Pip") == [[0, 0, 1, 0], "1.0", "2.0", True]
+    assert report.printed("Pip") == [[0, 0, 1, 0, 0], "1.0", "1.0", "2.0", True, [True, True]]
     assert not list(any_lab.home.glob("packages/tmp*"))
 
 

@@ -110,6 +110,24 @@ def test_a_script_elsewhere_brings_its_requirements_for_itself_alone(home):
     assert importlib.util.find_spec("tinyword") is None
 
 
+def test_a_server_can_write_to_its_own_folders_alone(home, can_mount):
+    script = f"""
+import os
+from pathlib import Path
+def attempt(path):
+    try:
+        return Path(path).write_text("x") and "written"
+    except OSError:
+        return "refused"
+def model_fn(folder): return folder
+def predict_fn(data, folder):
+    return [attempt(path) for path in (
+        f"{{folder}}/own", "/tmp/own", os.environ["HOME"] + "/own", {str(home.folder / "s3/owned")!r})]
+"""
+    served(home, home.container("m", {"code/inference.py": script}))
+    assert home.invoke("[1]") == ["written"] * 3 + (["refused"] if can_mount else ["written"])
+
+
 def test_an_idle_handler_ends(home):
     home.state.put("Settings", "endpoints", {"idle_seconds": 0.5})
     server = served(home, home.container("m", FILES))

@@ -132,7 +132,7 @@ def statuses(document: dict[str, Any]) -> dict[str, str]:
     return {step["name"]: step["status"] for step in document["steps"]}
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 15.0) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     """Until the condition holds; a failure when it does not in time."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -67,7 +67,7 @@ class Home:
 
     def settled(self, endpoint: str = "ep") -> dict[str, Any]:
         """The endpoint once nothing is under way."""
-        wait_until(lambda: self.describe(endpoint)["EndpointStatus"] not in ("Creating", "Updating"), seconds=60)
+        wait_until(lambda: self.describe(endpoint)["EndpointStatus"] not in ("Creating", "Updating"))
         return self.describe(endpoint)
 
     def server(self, endpoint: str = "ep") -> dict[str, Any]:
@@ -111,7 +111,7 @@ class Home:
         return found
 
     def ended(self, name: str = "job") -> dict[str, Any]:
-        wait_until(lambda: self.job(name)["TransformJobStatus"] in ENDED, seconds=60)
+        wait_until(lambda: self.job(name)["TransformJobStatus"] in ENDED)
         return self.job(name)
 
     def output(self, name: str) -> str:

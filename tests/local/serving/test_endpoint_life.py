@@ -7,12 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pipeline.local.jobs import servers
 from pipeline.local.sagemaker.waking import waking
-from tests.local.samples import ROOT, model_archive, processes_of, run_cli, wait_until
+from tests.local.samples import ROOT, definition, model_archive, processes_of, python_step, run_cli, wait_until
 from tests.local.serving.serving_home import Home, message, refusal
 
 
@@ -26,7 +26,7 @@ def served(home, name="m", **environment):
 
 def kill(server):
     os.kill(server["pid"], signal.SIGKILL)
-    wait_until(lambda: not servers.is_running(server))
+    wait_until(lambda: not servers.is_running(server) and servers.is_free(server["port"]))  # its threads end later
 
 
 def listed(home):
@@ -44,30 +44,14 @@ def post(port, body=b"x"):
     return said
 
 
-def test_a_killed_server_is_started_again_by_the_next_invocations(home):
+def at_once(count, call):
+    """What so many threads get that call at the same time."""
+    with ThreadPoolExecutor(count) as pool:
+        return [future.result() for future in [pool.submit(call) for _ in range(count)]]
+
+
+def test_an_endpoint_whose_server_was_killed_is_asleep_and_the_next_invocations_wake_it_at_its_port(home):
     first = served(home, SECONDS_TO_START="0.3")
-    kill(first)
-    assert home.describe()["EndpointStatus"] == "InService"
-    answers: list[int] = []
-    homes = [Home(home.folder) for _ in range(4)]
-    threads = [threading.Thread(target=lambda mine=mine: answers.append(mine.invoke()["pid"])) for mine in homes]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(answers) == 4
-    assert set(answers) == {home.server()["pid"]} != {first["pid"]}
-    assert len(processes_of(home.folder)) == 1
-    assert home.server()["port"] == first["port"]
-    assert not Path(first["folder"]).exists()
-    refused = refusal(home.invoke, b"crash 1")["Error"]
-    assert refused["Code"] == "ServiceUnavailable"
-    assert refused["Message"] == "The server of endpoint 'ep' does not answer."
-    assert home.invoke()["model"] == "m"
-
-
-def test_an_endpoint_without_its_server_is_asleep_and_the_next_invocation_wakes_it_at_its_port(home):
-    first = served(home)
     url = f"http://127.0.0.1:{first['port']}"
     row, shown = listed(home)
     assert (row["status"], row["url"], row["note"]) == ("InService", url, None)
@@ -76,8 +60,15 @@ def test_an_endpoint_without_its_server_is_asleep_and_the_next_invocation_wakes_
     assert (row["status"], row["url"]) == ("Asleep", url)
     assert "ep: Its server has ended; wake it with: run_pipeline.py invoke --endpoint ep IMAGE" in shown
     assert home.describe()["EndpointStatus"] == "InService"  # the API has no other word
-    assert home.invoke()["pid"] != first["pid"]
+    pids = at_once(4, lambda: Home(home.folder).invoke()["pid"])
+    assert set(pids) == {home.server()["pid"]} != {first["pid"]}
+    assert len(processes_of(home.folder)) == 1
     assert (home.server()["port"], post(first["port"])["model"]) == (first["port"], "m")
+    assert not Path(first["folder"]).exists()
+    refused = refusal(home.invoke, b"crash 1")["Error"]
+    found = ("ServiceUnavailable", "The server of endpoint 'ep' does not answer.")
+    assert (refused["Code"], refused["Message"]) == found
+    assert home.invoke()["model"] == "m"
 
 
 def test_an_idle_server_ends_even_before_anybody_has_looked_at_it(home):
@@ -95,13 +86,7 @@ def test_a_connection_wakes_an_endpoint_while_a_process_of_ours_runs(home):
     kill(first)
     with waking(home.folder):
         wait_until(lambda: not servers.is_free(first["port"]))
-        answers: list[str] = []
-        threads = [threading.Thread(target=lambda: answers.append(post(first["port"])["model"])) for _ in range(5)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert answers == ["m"] * 5
+        assert at_once(5, lambda: post(first["port"])["model"]) == ["m"] * 5
     assert post(first["port"])["pid"] == home.server()["pid"]  # and serves on without that process
     kill(home.server())
     wait_until(lambda: not processes_of(home.folder))
@@ -117,9 +102,8 @@ def test_a_run_in_progress_wakes_an_endpoint(home):
     first = served(home)
     kill(first)
     script = f"""
-import http.client
+import http.client, time
 connection = http.client.HTTPConnection("127.0.0.1", {first["port"]})
-import time
 for attempt in range(100):
     try:
         connection.request("POST", "/invocations", b"x")
@@ -128,12 +112,8 @@ for attempt in range(100):
         time.sleep(0.1)
 print(connection.getresponse().status)
 """
-    specification = {"ImageUri": "any", "ContainerEntrypoint": ["python3", "-c", script]}
-    cluster = {"InstanceType": "ml.m5.large", "InstanceCount": 1, "VolumeSizeInGB": 1}
-    request = {"AppSpecification": specification, "ProcessingResources": {"ClusterConfig": cluster}, "RoleArn": "r"}
-    step = {"Name": "Ask", "Type": "Processing", "Arguments": request}
     file = home.folder.parent / "definition.json"
-    file.write_text(json.dumps({"Version": "2020-12-01", "Steps": [step]}))
+    file.write_text(json.dumps(definition(python_step("Ask", script))))
     done = run_cli("run", "--definition", file, "--home", home.folder, "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     assert post(first["port"])["model"] == "m"

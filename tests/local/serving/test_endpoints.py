@@ -14,8 +14,6 @@ from pipeline.local.store.storage import Storage
 from tests.local.samples import model_archive, processes_of, wait_until
 from tests.local.serving.serving_home import Home, message, refusal
 
-JOINED = {"code/serve.py": "raise SystemExit('started')"}
-
 
 def test_a_new_endpoint_is_creating_until_its_server_is_healthy(home):
     home.plain("m", SECONDS_TO_START="0.4")
@@ -91,21 +89,6 @@ def test_what_cannot_be_served_is_refused_and_leaves_nothing(home):
     assert not (home.folder / "outside").exists()
 
 
-@pytest.mark.parametrize(
-    ("variants", "members", "because"),
-    [
-        (2, {}, "has 2 ProductionVariants, but an endpoint has one server here"),
-        (1, {"AsyncInferenceConfig": {"OutputConfig": {}}}, "has AsyncInferenceConfig, but requests are answered"),
-        (1, {"ShadowProductionVariants": [{"VariantName": "S", "ModelName": "m"}]}, "has ShadowProductionVariants"),
-    ],
-)
-def test_configurations_that_are_not_served_are_refused_by_name(home, variants, members, because):
-    names = [{"VariantName": f"V{number}", "ModelName": "m"} for number in range(variants)]
-    create = home.sagemaker.create_endpoint_config
-    assert because in message(create, EndpointConfigName="c", ProductionVariants=names, **members)
-    assert message(create, EndpointConfigName="c", ProductionVariants=names[:1]) == "Could not find model 'm'."
-
-
 def test_model_data_may_be_a_prefix(home):
     home.storage.write("s3://bucket/loose/code/serve.py", b"raise SystemExit('started')")
     source = {"S3Uri": "s3://bucket/loose/", "S3DataType": "S3Prefix", "CompressionType": "None"}
@@ -168,22 +151,16 @@ def test_a_new_server_that_fails_leaves_the_old_one(home):
     assert "FailureReason" not in found
 
 
-def test_a_request_reaches_the_server_as_it_was_made(home):
+def test_a_request_reaches_the_server_as_it_was_made_and_its_errors_are_model_errors(home, monkeypatch):
     home.plain("m")
     home.create("m")
     headers = {"ContentType": "image/png", "Accept": "application/json;verbose=1", "CustomAttributes": "trace=1"}
     answer = home.answer(bytes(range(256)), **headers)
-    assert (answer["ContentType"], answer["InvokedProductionVariant"]) == ("application/json", "Main")
-    assert answer["CustomAttributes"] == "seen"
+    found = [answer[name] for name in ("ContentType", "InvokedProductionVariant", "CustomAttributes")]
+    assert found == ["application/json", "Main", "seen"]
     said = json.loads(answer["Body"])
-    assert said["bytes"] == 256
     names = ("Content-Type", "Accept", "X-Amzn-SageMaker-Custom-Attributes")
-    assert [said["headers"][name] for name in names] == list(headers.values())
-
-
-def test_an_error_of_the_model_is_a_model_error(home, monkeypatch):
-    home.plain("m")
-    home.create("m")
+    assert (said["bytes"], [said["headers"][name] for name in names]) == (256, list(headers.values()))
     for status, fault in ((400, "client"), (415, "client"), (500, "server"), (503, "server")):
         refused = refusal(home.invoke, f"status {status}")
         assert (refused["Error"]["Code"], refused["ResponseMetadata"]["HTTPStatusCode"]) == ("ModelError", 424)
@@ -191,12 +168,9 @@ def test_an_error_of_the_model_is_a_model_error(home, monkeypatch):
         assert json.loads(refused["OriginalMessage"])["model"] == "m"
         assert refused["Error"]["Message"].startswith(f'Received {fault} error ({status}) from primary with message "')
     monkeypatch.setattr(servers, "ANSWER_TIMEOUT_SECONDS", 0.3)
-    pid, began = home.server()["pid"], time.monotonic()
     refused = refusal(home.invoke, b"sleep 20")
-    assert time.monotonic() - began < 15
     assert (refused["Error"]["Code"], refused["OriginalStatusCode"]) == ("ModelError", 0)
     assert refused["OriginalMessage"].startswith("Your invocation timed out")
-    assert home.invoke()["pid"] == pid
 
 
 def test_endpoints_are_listed(home):
@@ -219,16 +193,18 @@ def test_endpoints_are_listed(home):
     assert home.describe("b")["EndpointStatus"] == "InService"
 
 
+CAPTURED = {
+    "EnableCapture": True,
+    "InitialSamplingPercentage": 100,
+    "DestinationS3Uri": "s3://bucket/capture/",
+    "CaptureOptions": [{"CaptureMode": "Input"}, {"CaptureMode": "Output"}],
+    "CaptureContentTypeHeader": {"JsonContentTypes": ["application/json"]},
+}
+
+
 def test_captured_invocations_have_the_layout_of_the_service(home):
     home.plain("m")
-    settings = {
-        "EnableCapture": True,
-        "InitialSamplingPercentage": 100,
-        "DestinationS3Uri": "s3://bucket/capture/",
-        "CaptureOptions": [{"CaptureMode": "Input"}, {"CaptureMode": "Output"}],
-        "CaptureContentTypeHeader": {"JsonContentTypes": ["application/json"]},
-    }
-    home.config("captured", model="m", DataCaptureConfig=settings)
+    home.config("captured", model="m", DataCaptureConfig=CAPTURED)
     home.create("captured")
     refusal(home.invoke, b"status 400")  # is not kept
     answer = home.invoke(b"\x89PNG", ContentType="image/png", InferenceId="photo 7")
@@ -247,16 +223,14 @@ def test_captured_invocations_have_the_layout_of_the_service(home):
 @pytest.mark.parametrize(
     ("settings", "modes"),
     [
-        ({"EnableCapture": False}, None),
-        ({"InitialSamplingPercentage": 0}, None),
-        ({"CaptureOptions": [{"CaptureMode": "Output"}]}, {"endpointOutput"}),
-        ({"CaptureOptions": [{"CaptureMode": "InputAndOutput"}]}, {"endpointInput", "endpointOutput"}),
+        ({"EnableCapture": False}, []),
+        ({"InitialSamplingPercentage": 0}, []),
+        ({"CaptureOptions": [{"CaptureMode": "Output"}]}, [{"endpointOutput"}]),
+        ({"CaptureOptions": [{"CaptureMode": "InputAndOutput"}]}, [{"endpointInput", "endpointOutput"}]),
     ],
 )
 def test_capture_keeps_what_its_configuration_says(tmp_path, settings, modes):
-    storage = Storage(State(tmp_path))
-    defaults = {"EnableCapture": True, "InitialSamplingPercentage": 100, "DestinationS3Uri": "s3://b/c"}
-    config = {"DataCaptureConfig": {**defaults, "CaptureOptions": [{"CaptureMode": "Input"}], **settings}}
+    storage, config = Storage(State(tmp_path)), {"DataCaptureConfig": {**CAPTURED, **settings}}
     capture(storage, config, ("ep", "v"), ({"Content-Type": "text/csv"}, b"1"), servers.Answer(200, {}, b"2"))
-    events = [json.loads(file.read_text()) for file in storage.root.rglob("*.jsonl")]
-    assert [set(event["captureData"]) for event in events] == ([] if modes is None else [modes])
+    files = storage.root.rglob("*.jsonl")
+    assert [set(json.loads(file.read_text())["captureData"]) for file in files] == modes

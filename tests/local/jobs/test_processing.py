@@ -4,7 +4,6 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 from pipeline.local.store.state import State
 from tests.local.lab import Lab, compare, condition, get, join, json_get, output_uri, parameter, s3_input
@@ -36,13 +35,7 @@ def test_a_script_finds_its_container(lab: Lab) -> None:
         """,
         inputs={"raw": "s3://bucket/data/", "one": "s3://bucket/data/deep/er/a.txt"},
         outputs=["train"],
-        arguments=[
-            "--n",
-            get("Parameters.N"),
-            "--flag",
-            get("Parameters.Flag"),
-            join("-", 1.5, get("Parameters.Flag")),
-        ],
+        arguments=["--n", get("Parameters.N"), "--f", get("Parameters.Flag"), join("-", 1.5, get("Parameters.Flag"))],
         environment={"OWN": "x=/opt/mlflow:/opt/ml/processing", "OWN_N": get("Parameters.N")},
     )
     report = lab.run(
@@ -54,7 +47,7 @@ def test_a_script_finds_its_container(lab: Lab) -> None:
     found = report.printed("Prep")
     job = report.record("Prep")["Job"]
     assert found == {
-        "argv": ["/opt/ml/processing/input/code/script.py", "--n", "3", "--flag", "true", "1.5-true"],
+        "argv": ["/opt/ml/processing/input/code/script.py", "--n", "3", "--f", "true", "1.5-true"],
         "cwd": "/opt/ml",
         "executable": sys.executable,
         "files": ["input/code/script.py", "input/one/a.txt", "input/raw/b.txt", "input/raw/deep/er/a.txt"],
@@ -63,10 +56,7 @@ def test_a_script_finds_its_container(lab: Lab) -> None:
         "arn": f"arn:aws:sagemaker:us-east-1:000000000000:processing-job/{job}",
         "local_path": "/opt/ml/processing/input/raw",
         "resources": {"current_host": "algo-1", "hosts": ["algo-1"]},
-        "environment": {
-            "OWN": "x=/opt/mlflow:/opt/ml/processing",
-            "OWN_N": "3",
-        },
+        "environment": {"OWN": "x=/opt/mlflow:/opt/ml/processing", "OWN_N": "3"},
     }
 
 
@@ -308,16 +298,12 @@ TELL = """
 """
 
 
-def of_instances(step: dict[str, Any], count: int) -> dict[str, Any]:
-    step["Arguments"]["ProcessingResources"]["ClusterConfig"]["InstanceCount"] = count
-    return step
-
-
 def test_each_instance_knows_itself_and_gets_its_share_and_all_outputs_merge(lab: Lab) -> None:
     for number in range(5):
         lab.put(f"s3://bucket/data/{number}.txt", "x")
     inputs = {"all": "s3://bucket/data", "shared": "s3://bucket/data"}
-    step = of_instances(lab.processing("Prep", TELL, inputs=inputs, outputs=["o"]), 3)
+    step = lab.processing("Prep", TELL, inputs=inputs, outputs=["o"])
+    step["Arguments"]["ProcessingResources"]["ClusterConfig"]["InstanceCount"] = 3
     step["Arguments"]["ProcessingInputs"][1]["S3Input"]["S3DataDistributionType"] = "ShardedByS3Key"
     step["Arguments"]["ProcessingOutputConfig"]["Outputs"][0]["S3Output"]["S3Uri"] = "s3://bucket/o"
     report = lab.run(step)
@@ -344,7 +330,9 @@ def test_an_instance_that_fails_ends_the_others_and_the_job(lab: Lab) -> None:
             sys.exit("no room")
         time.sleep(60)
     """
-    report = lab.run(of_instances(lab.processing("Prep", code), 3))
+    step = lab.processing("Prep", code)
+    step["Arguments"]["ProcessingResources"]["ClusterConfig"]["InstanceCount"] = 3
+    report = lab.run(step)
     assert report.statuses == {"Prep": "AlgorithmError: no room, exit code: 1"}
 
 

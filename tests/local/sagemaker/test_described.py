@@ -4,18 +4,13 @@ import json
 from datetime import datetime
 
 from pipeline.local.store.storage import Storage
-from tests.local.sagemaker.home import LAMBDA, everything, refusal
+from tests.local.sagemaker.home import LAMBDA, refusal
 
 
 def test_the_run_went_to_the_end_that_the_definition_says(home):
-    document = json.loads(home.done.stdout)
-    assert document["status"] == "Failed", home.done.stderr
-    steps = {step["name"]: step["status"] for step in document["steps"]}
-    assert steps == {
-        **dict.fromkeys(["Process", "Train", "Tune", "Model", "Register", "Transform", "Hello", "Check"], "Succeeded"),
-        "No": "Failed",
-    }
-    assert [step["failure_reason"] for step in document["steps"] if step["name"] == "No"] == ["it is so"]
+    names = ["Process", "Train", "Tune", "Model", "Register", "Transform", "Hello", "Check"]
+    assert home.report.statuses == {**dict.fromkeys(names, "Succeeded"), "No": "it is so"}
+    assert home.report.document["status"] == "Failed"
 
 
 def test_an_execution_is_described(home):
@@ -30,7 +25,7 @@ def test_an_execution_is_described(home):
     assert isinstance(summary["StartTime"], datetime)
     assert summary["PipelineExecutionFailureReason"] == found["FailureReason"]
     text = home.sagemaker.describe_pipeline_definition_for_execution(PipelineExecutionArn=arn)["PipelineDefinition"]
-    assert json.loads(text) == everything()
+    assert json.loads(text) == home.definition
     given = home.sagemaker.list_pipeline_parameters_for_execution(PipelineExecutionArn=arn)["PipelineParameters"]
     assert given == [{"Name": "Branch", "Value": "yes"}]
 
@@ -64,7 +59,7 @@ def test_jobs_are_described(home):
     assert processing["ProcessingStartTime"] <= processing["ProcessingEndTime"]
     training = client.describe_training_job(TrainingJobName=home.job("Train", "TrainingJob"))
     assert training["TrainingJobStatus"] == "Completed"
-    assert training["ModelArtifacts"]["S3ModelArtifacts"].startswith("s3://b/models/")
+    assert training["ModelArtifacts"]["S3ModelArtifacts"].startswith("s3://bucket/models/")
     assert [(m["MetricName"], m["Value"]) for m in training["FinalMetricDataList"]] == [("acc", 0.75)]
     assert isinstance(training["FinalMetricDataList"][0]["Timestamp"], datetime)
     transform = client.describe_transform_job(TransformJobName=home.job("Transform", "TransformJob"))
@@ -115,4 +110,3 @@ def test_the_logs_of_a_job_are_streams(home):
     assert logs.describe_log_streams(**group, logStreamNamePrefix="nobody/")["logStreams"] == []
     for name, wrong in (("logStreamName", "nobody/algo-1"), ("logGroupName", "/nowhere")):
         assert refusal(logs.get_log_events, **{**which, name: wrong})[0] == "ResourceNotFoundException"
-    assert refusal(logs.describe_log_groups)[1] == "The local target does not answer logs:DescribeLogGroups."

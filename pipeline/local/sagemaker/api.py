@@ -68,7 +68,8 @@ class LocalApi:
         if module is None:
             raise unanswered(service, operation)
         check_request(service, operation, request)
-        answer: Document = function_at(f"{module}.{snake_case(operation)}")(self.state, request)
+        name = re.sub(r"(?<!^)(?=[A-Z])", "_", operation).lower()
+        answer: Document = function_at(f"{module}.{name}")(self.state, request)
         if request.get("Tags") and operation.startswith("Create"):
             (arn,) = answer.values()
             add_tags(self.state, {"ResourceArn": arn, "Tags": request["Tags"]})
@@ -103,11 +104,6 @@ def function_at(place: str) -> Any:
     """A function of `pipeline.local`, by its module and name."""
     module, _, name = place.rpartition(".")
     return getattr(import_module(f"pipeline.local.{module}"), name)
-
-
-def snake_case(operation: str) -> str:
-    """The name of an operation's function; no name that is answered here has an acronym in it."""
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", operation).lower()
 
 
 def check_request(service: str, operation: str, request: Document) -> None:

@@ -119,11 +119,6 @@ def delete_model_package(state: State, request: Document) -> Document:
     return {}
 
 
-def found_group(state: State, name_or_arn: str) -> Document:
-    """A group by name or ARN."""
-    return found(state, "ModelPackageGroup", key_of(name_or_arn), "model package group")
-
-
 def list_model_package_groups(state: State, request: Document) -> Document:
     """ListModelPackageGroups."""
     wanted = request.get("NameContains", "")
@@ -132,13 +127,13 @@ def list_model_package_groups(state: State, request: Document) -> Document:
 
 
 def describe_model_package_group(state: State, request: Document) -> Document:
-    """DescribeModelPackageGroup."""
-    return found_group(state, request["ModelPackageGroupName"])
+    """DescribeModelPackageGroup, by name or ARN."""
+    return found(state, "ModelPackageGroup", key_of(request["ModelPackageGroupName"]), "model package group")
 
 
 def delete_model_package_group(state: State, request: Document) -> Document:
     """DeleteModelPackageGroup; refused while it has versions."""
-    name = found_group(state, request["ModelPackageGroupName"])["ModelPackageGroupName"]
+    name = describe_model_package_group(state, request)["ModelPackageGroupName"]
     with state.transaction():
         if versions(state, name):
             raise invalid(f"Model package group {name!r} still has versions.")

@@ -46,7 +46,7 @@ def core_session(state: State) -> Any:
 
     def answer(request: AWSPreparedRequest, event_name: str, **rest: Any) -> AWSResponse:
         service, operation = event_name.split(".", 2)[1:]
-        headers = {key.lower(): as_text(value) for key, value in request.headers.items()}
+        headers = {k.lower(): v.decode() if isinstance(v, bytes) else v for k, v in request.headers.items()}
         asked = HttpRequest(service, operation, request.method, request.url, headers, body_of(request))
         try:
             reply = api.answer(asked)
@@ -79,11 +79,6 @@ def refuse_presigned(context: Mapping[str, Any], event_name: str, **rest: Any) -
         service, operation = event_name.split(".", 2)[1:]
         said = f"The local target makes no presigned URLs ({service}:{operation}): they would lead to AWS."
         raise ClientError({"Error": {"Code": "NotImplemented", "Message": said}}, operation)
-
-
-def as_text(value: str | bytes) -> str:
-    """A header's value."""
-    return value.decode() if isinstance(value, bytes) else value
 
 
 def body_of(request: AWSPreparedRequest) -> bytes:

@@ -101,4 +101,5 @@ def required(target: Target, uri: str, number: str, name: str) -> bytes:
 
 def lacking(number: str, what: str) -> str:
     """The sentence for a version that cannot be compared with."""
-    return f"Model version {number} has {what}; train it anew with: run_pipeline.py run --no-cache"
+    anew = "run_pipeline.py run --no-cache, or on AWS with a shorter pipeline.cache_expire_days"
+    return f"Model version {number} has {what}; train it anew with: {anew}"

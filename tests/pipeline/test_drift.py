@@ -149,7 +149,7 @@ def test_a_mistake_is_a_sentence(cli, model):
 
 def test_a_version_of_an_earlier_release_is_a_sentence(cli, model):
     captured(1, USUAL)
-    remedy = "train it anew with: run_pipeline.py run --no-cache\n"
+    remedy = "train it anew with: run_pipeline.py run --no-cache, or on AWS with a shorter pipeline.cache_expire_days\n"
     registered(model, with_baseline=False)
     place = EVALUATION.replace("evaluation.json", "baseline.json")
     assert cli() == (1, "", f"Model version 1 has no baseline.json at {place}; {remedy}")

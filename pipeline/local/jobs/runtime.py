@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
-from pipeline.local.sandbox.namespaces import Mount, can_be_covered, localized
+from pipeline.local.sandbox.namespaces import Mount, can_be_covered, localized, outermost
 from pipeline.local.sandbox.process import Exit, JobDirectory, JobProcess
 from pipeline.local.store.answers import Api
 from pipeline.local.store.state import Document, State
@@ -121,12 +121,6 @@ class StepFailure(PipelineError):
         super().__init__(reason[:FAILURE_REASON_LIMIT])
         self.code = code
         self.metadata = metadata or {}
-
-
-def outermost(folders: Sequence[Path]) -> list[Path]:
-    """Those that lie in no other."""
-    distinct = set(folders)
-    return sorted(folder for folder in distinct if distinct.isdisjoint(folder.parents))
 
 
 def arn(kind: str, name: str) -> str:

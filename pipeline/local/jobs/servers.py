@@ -28,10 +28,9 @@ from typing import Any, NamedTuple
 
 from pipeline.local.jobs.model_data import place_model, resolved_containers
 from pipeline.local.jobs.runtime import now
-from pipeline.local.sandbox.environment import guest_environment
+from pipeline.local.sandbox.environment import INSTALL, are_met, guest_environment
 from pipeline.local.sandbox.launcher import words_in
 from pipeline.local.sandbox.namespaces import Place, find_mount
-from pipeline.local.sandbox.requirements import INSTALL, are_met
 from pipeline.local.store.answers import invalid
 from pipeline.local.store.state import Document, State
 from pipeline.local.store.storage import Storage

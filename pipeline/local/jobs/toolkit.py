@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PipelineError
+from pipeline.local.sandbox.environment import INSTALL, are_met
 from pipeline.local.sandbox.process import Command, JobDirectory
-from pipeline.local.sandbox.requirements import with_requirements
 from pipeline.local.store.storage import Storage
 
 ML = "/opt/ml"
@@ -103,7 +103,9 @@ def toolkit_command(
     if not program.endswith(".py"):
         words = ["/bin/sh", "-c", f'chmod +x {shlex.quote(program)} && ./{shlex.quote(program)} "$@"', program]
     variables = toolkit_environment(request, resources, every, own=own, flags=flags)
-    return with_requirements(Command([*words, *flags], variables, CODE), f"{CODE}/requirements.txt", job)
+    requirements = f"{CODE}/requirements.txt"
+    installed = [] if are_met(job.inside(requirements)) else ["/bin/sh", "-c", INSTALL, requirements]
+    return Command([*installed, *words, *flags], variables, CODE)
 
 
 def place_source(uri: str, job: JobDirectory, storage: Storage) -> None:

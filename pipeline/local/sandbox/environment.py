@@ -12,6 +12,7 @@ from pathlib import Path
 
 REGION = "us-east-1"
 GUEST = Path(__file__).with_name("guest")
+INSTALL = 'python3 -m pip install -q -r "$0" && exec "$@"'  # of a requirements file, before a program
 JOB_VARIABLE = "LOCAL_JOB_NAME"
 SOCKET_VARIABLE = "LOCAL_API_SOCKET"  # where the guest finds who answers
 INHERITED = (  # names; one that ends with _ is a prefix
@@ -78,3 +79,26 @@ def pip_settings() -> dict[str, str]:
     given = [os.environ.get("PIP_CONFIG_FILE", ""), *PIP_FILES]
     found = next((path for path in map(os.path.expanduser, filter(None, given)) if os.access(path, os.R_OK)), None)
     return {"PIP_DISABLE_PIP_VERSION_CHECK": "1", **({"PIP_CONFIG_FILE": found} if found else {})}
+
+
+def are_met(file: Path) -> bool:
+    """Whether this environment has what a requirements file asks for, if there is one."""
+    lines = file.read_text(errors="replace").splitlines() if file.is_file() else []
+    return all(is_satisfied(line.split(" #")[0].strip()) for line in lines)
+
+
+def is_satisfied(line: str) -> bool:
+    """Whether this environment has what a line asks for; of options and addresses, pip is to judge."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    if not line or line.startswith("#"):
+        return True
+    try:
+        requirement = Requirement(line)
+        if requirement.marker is not None and not requirement.marker.evaluate():
+            return True
+        return requirement.url is None and requirement.specifier.contains(version(requirement.name), prereleases=True)
+    except (InvalidRequirement, PackageNotFoundError):
+        return False

@@ -80,8 +80,8 @@ class StepCalls:
         """Return a JSON object of the storage; StepFailure if it is not JSON."""
         try:
             return json.loads(self.storage.read(uri))
-        except ValueError as problem:
-            raise StepFailure(f"{uri} is not JSON: {problem}") from problem
+        except (ValueError, RecursionError) as problem:
+            raise StepFailure(f"{uri} is not JSON that can be read: {problem}") from problem
 
 
 def new_job_name(execution_id: str, step: Step, prefix: str | None = None) -> str:

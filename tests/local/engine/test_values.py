@@ -84,6 +84,15 @@ def test_a_value_that_is_not_there_fails_the_step_that_reads_it(lab: Lab) -> Non
     assert {"Eval", "NoFile"} < set(report.statuses)
 
 
+def test_a_property_file_nested_without_end_fails_the_step_that_reads_it(lab: Lab) -> None:
+    write = "open('/opt/ml/processing/output/report/evaluation.json', 'w').write('[' * 100000)"
+    report = lab.run(
+        lab.processing("Deep", write, outputs=["report"], PropertyFiles=[REPORT]),
+        condition("Reads", [compare("Equals", json_get("Deep", "a"), 1)]),
+    )
+    assert "is not JSON that can be read" in report.statuses["Reads"]
+
+
 def test_null_is_nothing_and_outputs_may_be_named_as_they_are_read(lab: Lab) -> None:
     first = lab.processing("First", "open('/opt/ml/processing/output/a b:c/x', 'w').write('it')", RetryPolicies=None)
     for member in ("ProcessingOutputConfig", "Environment", "StoppingCondition", "ExperimentConfig"):

@@ -5,6 +5,7 @@ Only parses; the commands are in pipeline.commands, which is imported once it is
 """
 
 import argparse
+import io
 import os
 import sys
 from pathlib import Path
@@ -129,6 +130,9 @@ def positive(text: str) -> int:
 
 def main(words: list[str]) -> int:
     """Run one command; its exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a job may print what a terminal cannot show
     arguments = parser().parse_args(words)
     arguments.usual_config, arguments.usual_home = USUAL_CONFIG, USUAL_HOME
     try:

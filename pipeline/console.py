@@ -188,7 +188,7 @@ def shortened(value: str) -> str:
 def ending(step: Mapping[str, Any]) -> str:
     """How a step ended."""
     if "CacheHitResult" in step:
-        return "reused: nothing it depends on has changed"
+        return "reused"
     if "SelectiveExecutionResult" in step:
         return LENT
     if outcome := step.get("Metadata", {}).get("Condition", {}).get("Outcome"):

@@ -196,15 +196,15 @@ def selection(arguments: Arguments, target: Target, name: str, text: str) -> dic
         UsageError: a step is not there, one in between is missing, or no execution has what the steps need.
     """
     first, only = getattr(arguments, "from_step", None), getattr(arguments, "only", None)
-    if not first and not only:
+    if first is None and only is None:
         return None
-    if first and only:
+    if first is not None and only is not None:
         raise UsageError("--from and --only both choose steps; give one of them.")
     from pipeline.definition.steps import read_graph, selection_faults, values_needed
 
     graph = read_graph(json.loads(text))
     named = [step.strip() for step in (first or only or "").split(",")]
-    after = graph.downstream(named) if first else set(named)
+    after = graph.downstream(named) if first is not None else set(named)
     chosen = [*(step for step in graph.steps if step in after), *(step for step in named if step not in graph.steps)]
     if faults := list(selection_faults(graph, chosen)):
         raise UsageError("\n".join(faults))

@@ -13,10 +13,11 @@ from pipeline.definition.expressions import ExpressionError, is_expression, text
 from pipeline.definition.paths import quoted
 
 OBJECT, OBJECTS, TEXTS = "an object", "a list of objects", "a list of text"
-TEXT, TEXT_MAP, NUMBER, SWITCH = (
+TEXT, TEXT_MAP, NUMBER, COUNT, SWITCH = (
     "text",
     "an object whose members are text",
     "a whole number, 0 or more",
+    "a whole number, 1 or more",
     "true or false",
 )
 NAMES = {
@@ -39,9 +40,10 @@ NAMES = {
         CollectionParameters CustomerMetadataProperties Environment HookParameters HyperParameters ProfilingParameters
         RuleParameters StaticHyperParameters""",
     NUMBER: """
-        ContainerStartupHealthCheckTimeoutInSeconds InitialInstanceCount InitialSamplingPercentage InstanceCount
-        InvocationsMaxRetries InvocationsTimeoutInSeconds MaxConcurrentTransforms MaxParallelTrainingJobs
-        MaxPayloadInMB MaxRuntimeInSeconds MaxWaitTimeInSeconds VolumeSizeInGB""",
+        ContainerStartupHealthCheckTimeoutInSeconds InitialSamplingPercentage InvocationsMaxRetries
+        InvocationsTimeoutInSeconds MaxConcurrentTransforms MaxParallelTrainingJobs MaxPayloadInMB
+        MaxRuntimeInSeconds MaxWaitTimeInSeconds VolumeSizeInGB""",
+    COUNT: "InitialInstanceCount InstanceCount",
     SWITCH: "EnableCapture EnableInterContainerTrafficEncryption EnableManagedSpotTraining EnableNetworkIsolation",
     TEXT: """
         Accept AssembleWith BatchStrategy CaptureMode ChannelName CompressionType ContentType DefinitionName
@@ -83,8 +85,8 @@ def _converted(value: Any, path: str, kind: str | None, faults: list[str]) -> An
         return value
     container = {OBJECT: dict, TEXT_MAP: dict, OBJECTS: list, TEXTS: list}.get(kind or "")
     try:
-        if kind in (TEXT, NUMBER, SWITCH):
-            return text_of(value) if kind == TEXT else _number(value) if kind == NUMBER else _switch(value)
+        if kind in SINGLE:
+            return SINGLE[kind](value)
         if container and not isinstance(value, container):
             raise ValueError
     except (ExpressionError, ValueError):
@@ -111,8 +113,18 @@ def _number(value: Any) -> int:
     return int(number)
 
 
+def _count(value: Any) -> int:
+    """A whole number of at least 1."""
+    if (number := _number(value)) < 1:
+        raise ValueError
+    return number
+
+
 def _switch(value: Any) -> bool:
     """True or false, also as text."""
     if str(value).lower() not in ("true", "false"):
         raise ValueError
     return str(value).lower() == "true"
+
+
+SINGLE = {TEXT: text_of, NUMBER: _number, COUNT: _count, SWITCH: _switch}

@@ -103,6 +103,9 @@ def with_definition(state: State, request: Document) -> Document:
 
 def describe_pipeline(state: State, request: Document) -> Document:
     """DescribePipeline, by name or ARN."""
+    for version in ("PipelineVersionId", "PipelineVersionAlias"):
+        if version in request:
+            raise invalid(f"{version} is not known to the local target, which keeps one version of a pipeline.")
     name = request["PipelineName"]
     return found(state, "Pipeline", name.rpartition("/")[2] if name.startswith("arn:") else name, "pipeline")
 
@@ -266,9 +269,7 @@ def describe_pipeline_execution(state: State, request: Document) -> Document:
 
 def list_pipeline_executions(state: State, request: Document) -> Document:
     """ListPipelineExecutions; the newest first unless SortOrder says otherwise."""
-    documents = state.executions(describe_pipeline(state, request)["PipelineName"])
-    if request.get("SortOrder") == "Ascending":
-        documents.reverse()
+    documents = listed(state.executions(describe_pipeline(state, request)["PipelineName"])[::-1], request)
     page = paged("PipelineExecutionSummaries", [known["PipelineExecutionArn"] for known in documents], request)
     summaries = []
     for document in (settled(state, execution_arn) for execution_arn in page["PipelineExecutionSummaries"]):

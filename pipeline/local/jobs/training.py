@@ -106,7 +106,7 @@ class TrainingJob:
             "LastModifiedTime": now(),
         }
         definitions = (request.get("AlgorithmSpecification") or {}).get("MetricDefinitions") or []
-        self.metrics = {found["Name"]: re.compile(found["Regex"]) for found in definitions}
+        self.metrics = {found["Name"]: compiled(found["Regex"]) for found in definitions}
         self.values: dict[str, tuple[float, float]] = {}
         self.checkpoints: list[Checkpoints] = []
         self.processes: list[JobProcess] = []
@@ -363,3 +363,15 @@ def stamp(file: Path) -> tuple[int, int]:
     """Size in bytes and time of change in nanoseconds."""
     status = file.stat()
     return status.st_size, status.st_mtime_ns
+
+
+def compiled(regex: str) -> re.Pattern[str]:
+    """Return the pattern of a metric.
+
+    Raises:
+        StepFailure: it is none; one that is written in the definition was refused before anything ran.
+    """
+    try:
+        return re.compile(regex)
+    except re.error as problem:
+        raise StepFailure(f"ClientError: the metric's Regex {regex!r} cannot be read: {problem}.") from problem

@@ -18,6 +18,7 @@ KINDS = {
     "HyperParameterTuningJob": "hyperparameter tuning job",
 }
 LOG_GROUPS = {f"/aws/sagemaker/{kind}s": kind for kind in ("ProcessingJob", "TrainingJob", "TransformJob")}
+OBJECTIVE = "FinalHyperParameterTuningJobObjectiveMetric"
 CHUNK_BYTES = 1_000_000  # of a log in one answer
 
 
@@ -44,10 +45,22 @@ list_hyper_parameter_tuning_jobs = partial(job_list, "HyperParameterTuningJob")
 
 
 def list_training_jobs_for_hyper_parameter_tuning_job(state: State, request: Document) -> Document:
-    """ListTrainingJobsForHyperParameterTuningJob: the trials, in the order of their start."""
+    """ListTrainingJobsForHyperParameterTuningJob: the trials by SortBy, those without an objective last.
+
+    Without SortBy and SortOrder they come in the order of their start.
+    """
     trials = describe_hyper_parameter_tuning_job(state, request)["Trials"]
     status = request.get("StatusEquals")
     wanted = [trial for trial in trials if status in (None, trial["TrainingJobStatus"])]
+    sort_by, is_descending = request.get("SortBy", "CreationTime"), request.get("SortOrder") == "Descending"
+    if sort_by == "FinalObjectiveMetricValue":
+        without = [trial for trial in wanted if OBJECTIVE not in trial]
+        wanted = [trial for trial in wanted if OBJECTIVE in trial]
+        wanted.sort(key=lambda trial: float(trial[OBJECTIVE]["Value"]), reverse=is_descending)
+        wanted += without
+    else:
+        member = {"Name": "TrainingJobName", "Status": "TrainingJobStatus"}.get(sort_by, "CreationTime")
+        wanted.sort(key=lambda trial: trial[member], reverse=is_descending)
     return paged("TrainingJobSummaries", wanted, request)
 
 

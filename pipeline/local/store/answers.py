@@ -127,8 +127,11 @@ def unused(state: State, kind: str, name: str, what: str) -> None:
 def listed(
     documents: Iterable[Document], request: Document, keep: Callable[[Document], bool] = lambda document: True
 ) -> list[Document]:
-    """Filtered, in the order asked for (by creation; the service's default is descending)."""
-    kept = sorted((d for d in documents if keep(d)), key=lambda document: float(document["CreationTime"]))
+    """Filtered, also by time of creation, and ordered by it; the service's default is descending."""
+    after = max(float(request.get(name, 0)) for name in ("CreationTimeAfter", "CreatedAfter"))
+    before = min(float(request.get(name, "inf")) for name in ("CreationTimeBefore", "CreatedBefore"))
+    kept = [d for d in documents if keep(d) and after <= float(d["CreationTime"]) <= before]
+    kept.sort(key=lambda document: float(document["CreationTime"]))
     if request.get("SortOrder", "Descending") == "Descending":
         kept.reverse()
     return kept

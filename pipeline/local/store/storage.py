@@ -144,20 +144,26 @@ class Storage:
             objects = []
         if not objects:
             return "absent"
-        known = self.state.known_digests(str(self.path(uri)))
+        known = self.state.known_digests(database_text(self.path(uri)))
         fresh: dict[str, tuple[str, str]] = {}
         total = hashlib.sha256()
         for name, file in objects:
             status = file.stat()
             touched = status.st_ctime_ns if status.st_nlink == 1 else 0
             stamp = f"{status.st_size} {status.st_mtime_ns} {touched} {status.st_ino}"
-            found = known.get(str(file))
+            key = database_text(file)
+            found = known.get(key)
             if found is None or found[0] != stamp:
-                found = fresh[str(file)] = (stamp, file_digest(file))
-            total.update(f"{name}\0{found[1]}\n".encode())
+                found = fresh[key] = (stamp, file_digest(file))
+            total.update(os.fsencode(f"{name}\0{found[1]}\n"))
         if fresh:
             self.state.put_digests(fresh)
         return total.hexdigest()
+
+
+def database_text(path: Path) -> str:
+    """Return a path as SQLite can keep it, also one that is not UTF-8."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def files_below(folder: Path, *, links: bool = False) -> Iterator[Path]:

@@ -166,7 +166,7 @@ def test_what_the_target_sets_up_is_written_once_and_whole(opened, tmp_path):
     target = target_of(project, tmp_path / "home")
     target.set_up(project.config)
     function: dict[str, Any] = target.state.get("Function", "image-classification-deploy") or {}
-    script = Path(function["Script"])
+    script = Path(function["Folder"], "deploy.py")
     stamp = script.stat().st_mtime_ns
     target.set_up(project.config)
     assert script.stat().st_mtime_ns == stamp

@@ -22,6 +22,7 @@ from pipeline.local.store.state import Document, State
 from pipeline.local.store.storage import file_digest
 
 HOST = Path(__file__).with_name("function_host.py")
+OUTCOME_BYTES = 8 * 2**20  # Lambda's limit for an answer is 6 MB
 STEP_TIMEOUT_SECONDS = 600.0  # a Lambda step's limit, below Lambda's own 15 minutes
 
 
@@ -95,16 +96,19 @@ async def invoke(
         document["Folder"],
     )
     ended = await JobProcess(job, command, mount, api=api).run(timeout_seconds, lambda line: None)
-    outcome = job.tree / "outcome.json"
+    outcome = job.message("/opt/ml/outcome.json", OUTCOME_BYTES)
     if ended.cause == "timeout":
         raise FunctionError(f"The function ran longer than {timeout_seconds:g} seconds.")
-    if not outcome.is_file():
+    if not outcome:
         last = next(iter(reversed(job.last_lines(5))), "no output")
         raise FunctionError(f"The function's process ended with exit code {ended.code}: {last}")
-    answer = json.loads(outcome.read_text())
-    if "errorMessage" in answer:
-        raise FunctionError(f"{answer['errorType']}: {answer['errorMessage']}")
-    return answer["result"]
+    try:
+        answer = json.loads(outcome)
+        if "errorMessage" in answer:
+            raise FunctionError(f"{answer['errorType']}: {answer['errorMessage']}")
+        return answer["result"]
+    except (ValueError, TypeError, KeyError) as problem:  # the handler has written over it
+        raise FunctionError(f"The function's answer cannot be read: {problem}") from problem
 
 
 def invoke_now(state: State, api: Api, document: Document, event: Any) -> Any:

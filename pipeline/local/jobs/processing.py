@@ -33,6 +33,7 @@ from pipeline.local.store.state import Document
 
 DEFAULT_MAX_RUNTIME_SECONDS = 86400
 MESSAGE_FILE = "/opt/ml/output/message"
+MESSAGE_BYTES = 1024  # of it in ExitMessage
 SECONDS_BETWEEN_UPLOADS = 2.0  # of Continuous outputs
 
 
@@ -100,9 +101,8 @@ class ProcessingJob:
         async with self.continuous_uploads():
             host, ended = await run_hosts(processes, limit, lambda line: None)
         outputs = await asyncio.to_thread(self.upload, None if succeeded(ended) else "Continuous")
-        message = host.inside(MESSAGE_FILE)
-        if message.is_file():
-            self.document["ExitMessage"] = message.read_text(errors="replace")[:1024]
+        if message := host.message(MESSAGE_FILE, MESSAGE_BYTES):
+            self.document["ExitMessage"] = message
         if not succeeded(ended):
             code = "SageMaker.JOB_INTERNAL_ERROR" if ended.cause == "lost" else None
             raise StepFailure(failure_reason(host, ended, MESSAGE_FILE, limit), code=code)
@@ -152,7 +152,7 @@ class ProcessingJob:
         chosen = [output for output in self.outputs if mode in (None, output.get("S3UploadMode"))]
         for output in chosen:
             for job in self.hosts:
-                self.runtime.storage.upload(job.inside(output["LocalPath"]), output["S3Uri"])
+                self.runtime.storage.upload(job.left(output["LocalPath"]), output["S3Uri"])
         return [output["S3Uri"] for output in chosen]
 
     def finish(self, status: str, **more: Any) -> None:

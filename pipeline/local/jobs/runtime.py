@@ -137,8 +137,7 @@ def failure_reason(job: JobDirectory, ended: Exit, message_file: str, max_runtim
     """Why a job failed, as SageMaker words it: the script's own message if it left one, else its last line."""
     if ended.cause == "timeout":
         return f"ClientError: the job ran longer than MaxRuntimeInSeconds = {max_runtime_seconds:g} and was ended."
-    message = job.inside(message_file)
-    text = message.read_text(errors="replace")[:FAILURE_REASON_LIMIT].strip() if message.is_file() else ""
+    text = job.message(message_file, FAILURE_REASON_LIMIT).strip()
     text = text or next((line.strip() for line in reversed(job.last_lines(20)) if line.strip()), "no output")
     if ended.cause == "lost":
         return f"InternalServerError: the job's process was killed from outside; its last line: {text}"

@@ -15,6 +15,7 @@ from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.local.jobs.runtime import (
+    FAILURE_REASON_LIMIT,
     LINK_FROM_BYTES,
     Runtime,
     StepCall,
@@ -235,9 +236,9 @@ class TrainingJob:
     def merged(self, name: str) -> Path:
         """A directory of the tree; of several hosts what all have left in it, the first one's before the others'."""
         if len(self.hosts) == 1:
-            return self.hosts[0].tree / name
+            return self.hosts[0].left(f"{ML}/{name}")
         folder = self.hosts[0].folder / "merged" / name
-        for tree in [job.tree / name for job in reversed(self.hosts)]:
+        for tree in [job.left(f"{ML}/{name}") for job in reversed(self.hosts)]:
             for file in files_below(tree) if tree.is_dir() else ():
                 place(file, folder / file.relative_to(tree))
         return folder
@@ -268,8 +269,7 @@ class TrainingJob:
             self.finish("Stopped", secondary="MaxRuntimeExceeded", reason=reason)
         elif not succeeded(ended) or (is_function and not self.runtime.storage.exists(result)):
             self.finish("Failed", reason=failure_reason(host, ended, FAILURE_FILE, self.limit_seconds))
-        elif (stop_file := host.inside(STOP_FILE)).is_file():
-            said = stop_file.read_text(errors="replace").strip()
+        elif said := host.message(STOP_FILE, FAILURE_REASON_LIMIT).strip():
             self.finish("Stopped", reason=f"The training job stopped itself: {said}")
         else:
             self.finish("Completed")
@@ -339,10 +339,14 @@ class Checkpoints:
             copy(file, self.folder / name)
         self.stored = {file: stamp(file) for file in files_below(self.folder)}
 
+    def is_own(self) -> bool:
+        """Return whether there is a directory, and not a link of the job's."""
+        return self.folder.is_dir() and self.folder.resolve() == self.folder.parent.resolve() / self.folder.name
+
     def upload(self) -> None:
         """Copy what has changed; a file that is being written is copied again later."""
         with self.lock:
-            for file in files_below(self.folder) if self.folder.is_dir() else ():
+            for file in files_below(self.folder) if self.is_own() else ():
                 changed = stamp(file)
                 if self.stored.get(file) != changed:
                     name = file.relative_to(self.folder).as_posix()

@@ -30,7 +30,10 @@ NEEDED = ("LD_LIBRARY_PATH",)  # of the user's variables, by the interpreter its
 WARMING_SECONDS, ANSWER_SECONDS = 120.0, 20.0
 LOST = -9  # the exit code of a supervisor that could not tell one
 OF_ONE_JOB = ("SM_", "TRAINING_JOB_", "LOCAL_")  # variables that only the job's process is to see
-READ_THEIR_JOB = ("sagemaker", "smdebug", "smdistributed")  # at import, from the environment: each job imports its own
+READ_THEIR_JOB = (  # at import, from the environment, HOME among it: each job imports its own
+    *("sagemaker", "smdebug", "smdistributed", "huggingface_hub", "timm", "transformers", "datasets", "diffusers"),
+    *("accelerate", "peft", "sentence_transformers", "evaluate", "matplotlib", "seaborn", "mlflow"),
+)
 
 
 class Started(NamedTuple):
@@ -143,7 +146,7 @@ class WarmParent:
                 self.modules, threads = await asyncio.to_thread(receive, self.launcher.control)
             except (OSError, EOFError):
                 threads = 0
-            if threads != 1:  # they do not survive a fork
+            if threads != 1 or "huggingface_hub" in self.modules:  # threads do not survive a fork, HOME is another
                 self.close()
 
     def launch(self, start: Start, code: Path, output: int) -> Started | None:

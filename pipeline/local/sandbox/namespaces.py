@@ -22,7 +22,7 @@ from typing import NamedTuple
 from pipeline.local import PACKAGE_PARENT
 from pipeline.local.sandbox.fork_server import CLONE_NEWNET, CLONE_NEWUSER, Call, fork_into, make_calls
 
-CLONE_NEWNS, CLONE_NEWPID = 0x00020000, 0x20000000
+CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWPID = 0x00020000, 0x08000000, 0x20000000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 8, 0x1000, 0x4000, 0x40000
 SYS_MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE = 442, -100, 0x8000
 
@@ -32,6 +32,7 @@ SECRETS = (  # below a user's own directory: keys, tokens, and histories that ho
     *(".aws", ".ssh", ".gnupg", ".netrc", ".git-credentials", ".docker", ".kube", ".azure", ".boto", ".s3cfg"),
     *(".config/gcloud", ".config/gh", ".config/sagemaker", ".config/containers", ".local/share/keyrings"),
     *(".npmrc", ".pypirc", ".kaggle", ".databrickscfg", ".terraform.d", ".cache/huggingface/token", ".huggingface"),
+    *(".pgpass", ".vault-token", ".config/rclone", ".config/git/credentials", ".cargo/credentials.toml"),
     *(".bash_history", ".zsh_history", ".python_history", ".password-store"),
 )
 SOCKETS = ("/run/docker.sock", "/run/containerd", "/run/podman", "/run/user")  # whoever reaches them is not inside
@@ -85,7 +86,7 @@ class Mount:
         """Return what clone(2) is to make anew for a process."""
         users, processes = (0 if self.is_root else CLONE_NEWUSER), (CLONE_NEWPID if self.processes else 0)
         network = CLONE_NEWNET if self.networks and not place.network else 0
-        return CLONE_NEWNS | users | processes | network
+        return CLONE_NEWNS | CLONE_NEWIPC | users | processes | network
 
     def calls(self, place: Place, *, with_proc: bool = True) -> list[Call]:
         """Return the system calls that give a process its place, of which only its own directories can be written."""
@@ -99,7 +100,8 @@ class Mount:
         if CONTAINER_ROOT.is_dir():
             calls.append(bind(place.job / "ml", CONTAINER_ROOT))
         else:
-            calls += [bind(entry, self.stage / entry.name) for entry in self.neighbours if not entry.is_symlink()]
+            neighbours = [entry for entry in self.neighbours if entry.exists() and not entry.is_symlink()]
+            calls += [bind(entry, self.stage / entry.name) for entry in neighbours]
             calls += [bind(place.job / "ml", self.stage / CONTAINER_ROOT.name), bind(self.stage, CONTAINER_ROOT.parent)]
         worked_in = [Path(place.folder)] if Path(place.folder).is_relative_to(TMP) else []
         for path in outermost([*self.shown, *worked_in]):
@@ -184,7 +186,10 @@ def missing_isolation(home: Path) -> str | None:
 
 def secret_paths() -> Iterator[Path]:
     """Yield what is to be covered up, of all that is there."""
-    users = {str(Path("~").expanduser()), *(pwd.getpwuid(user).pw_dir for user in {os.getuid(), os.geteuid()})}
+    users = {os.path.expanduser("~")}  # noqa: PTH111  which may be unknown, as may the user's number be
+    for user in (os.getuid(), os.geteuid(), int(os.environ.get("SUDO_UID", "0") or 0)):
+        with contextlib.suppress(KeyError):
+            users.add(pwd.getpwuid(user).pw_dir)
     named = [path for name in NAMED_SECRETS for path in os.environ.get(name, "").split(os.pathsep)]
     paths = [*(f"{user}/{name}" for user in users for name in SECRETS), *filter(None, named), *SOCKETS]
     for path in map(Path, dict.fromkeys(paths)):

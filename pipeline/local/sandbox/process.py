@@ -12,6 +12,7 @@ import posixpath
 import re
 import shutil
 import signal
+import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -91,6 +92,26 @@ class JobDirectory:
             ValueError: the path is not below /opt/ml.
         """
         return self.tree / Path(posixpath.normpath(path)).relative_to(CONTAINER_ROOT)
+
+    def left(self, path: str) -> Path:
+        """Return where what the job has left at a path below /opt/ml lies.
+
+        Raises:
+            PipelineError: it is, or lies below, a link that the job has made: that may lead to a file of the user's.
+        """
+        found = self.inside(path)
+        if found.resolve() != self.tree.resolve() / found.relative_to(self.tree):
+            raise PipelineError(f"{path} is a link; only what lies there itself is collected.")
+        return found
+
+    def message(self, path: str, limit_bytes: int) -> str:
+        """Return the beginning of a file that the job has left; empty if there is none, or only a link or a pipe."""
+        try:
+            handle = os.open(self.left(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except (OSError, PipelineError):
+            return ""
+        with os.fdopen(handle, "rb") as stream:
+            return stream.read(limit_bytes).decode(errors="replace") if stat.S_ISREG(os.fstat(handle).st_mode) else ""
 
     def last_lines(self, count: int) -> list[str]:
         """The end of the log."""

@@ -90,16 +90,20 @@ def reply_to(api: Api, request: HttpRequest, home: Path, packages: Path) -> tupl
     """Return status and headers, or the code and message of a refusal; and the reply, whose body follows."""
     try:
         is_pip = request.service == "pip"
-        reply = Reply(keep(home / ".installed" / request.url, packages), {}, b"") if is_pip else api.answer(request)
+        reply = Reply(keep(home / ".installed", request.url, packages), {}, b"") if is_pip else api.answer(request)
     except RequestError as problem:
         return {"code": problem.code, "message": str(problem)}, Reply(problem.status, {}, b"")
     return {"status": reply.status, "headers": reply.headers}, reply
 
 
-def keep(installed: Path, packages: Path) -> int:
-    """Move what a job has installed to where others find it and no job can change it, unless the same is there."""
-    is_new = re.fullmatch("[0-9a-f]{64}", installed.name) and installed.is_dir() and not installed.is_symlink()
-    if is_new and not (packages / installed.name).exists():
-        installed.rename(packages / installed.name)
+def keep(folder: Path, key: str, packages: Path) -> int:
+    """Move what a job has installed to where others find it and no job can change it, unless the same is there.
+
+    The job chooses the key and may have made links: nothing but a directory of its own is moved.
+    """
+    installed = folder / key
+    is_own = re.fullmatch("[0-9a-f]{64}", key) and not folder.is_symlink() and not installed.is_symlink()
+    if is_own and installed.is_dir() and not (packages / key).exists():
+        installed.rename(packages / key)
         return 200
     return 404

@@ -146,6 +146,8 @@ def typed(output: Mapping[str, Any], value: Any) -> Any:
     """One value. Text that reads as the type is taken for it; a nested value becomes JSON text, as the service does."""
     kind = str(output.get("OutputType", "String"))
     flat = json.dumps(value) if isinstance(value, dict | list) else value
+    if kind not in CONVERSIONS:
+        raise FunctionError(f"OutputType must be one of {', '.join(CONVERSIONS)}, but is {kind!r}.")
     converted = None if flat is None else CONVERSIONS[kind](flat)
     if converted is None:
         found = repr(value) if isinstance(value, str) else json.dumps(value)

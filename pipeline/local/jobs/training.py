@@ -6,6 +6,7 @@ the failure file.
 """
 
 import asyncio
+import contextlib
 import os
 import re
 import threading
@@ -322,7 +323,7 @@ class Checkpoints:
         """
         local_path = config.get("LocalPath") or CHECKPOINTS
         try:
-            self.folder = job.inside(local_path)
+            self.job, self.local_path, self.folder = job, local_path, job.inside(local_path)
         except ValueError:
             raise LaunchError(
                 f"CheckpointConfig.LocalPath {local_path!r} is not below /opt/ml, which is all that a job has here."
@@ -341,7 +342,9 @@ class Checkpoints:
 
     def is_own(self) -> bool:
         """Return whether there is a directory, and not a link of the job's."""
-        return self.folder.is_dir() and self.folder.resolve() == self.folder.parent.resolve() / self.folder.name
+        with contextlib.suppress(PipelineError):
+            return self.job.left(self.local_path).is_dir()
+        return False
 
     def upload(self) -> None:
         """Copy what has changed; a file that is being written is copied again later."""

@@ -64,7 +64,6 @@ class TuningJob:
 
     def __init__(self, call: StepCall, runtime: Runtime) -> None:
         self.runtime = runtime
-        self.runtime = runtime
         self.name = call.job_name
         self.config = call.arguments["HyperParameterTuningJobConfig"]
         self.template: Mapping[str, Any] = call.arguments["TrainingJobDefinition"]

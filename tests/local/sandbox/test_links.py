@@ -28,12 +28,18 @@ def test_a_link_that_a_job_leaves_is_not_followed(lab: Lab, tmp_path: Path) -> N
     victim = tmp_path / "victim"
     (victim / ("a" * 64)).mkdir(parents=True)
     (victim / "secret").write_text("TOPSECRET")
+    link = f"import os; os.rmdir('/opt/ml/a/b'); os.rmdir('/opt/ml/a'); os.symlink({str(victim.parent)!r}, '/opt/ml/a')"
+    kept = lab.training("Checkpoints", link)
+    kept["Arguments"]["CheckpointConfig"] = {"S3Uri": "s3://bucket/kept", "LocalPath": "/opt/ml/a/b"}
+    (victim.parent / "b").mkdir()
+    (victim.parent / "b/secret").write_text("TOPSECRET")
     report = lab.run(
+        kept,
         lab.processing("Output", LINK_OUT, outputs=["out"], arguments=[str(victim)]),
         lab.processing("Message", LINK_MESSAGE, arguments=[str(victim)]),
         lab.processing("Packages", PLANT, arguments=[str(victim)]),
         lab.training("Model", f"import os; os.rmdir('/opt/ml/model'); os.symlink({str(victim)!r}, '/opt/ml/model')"),
-        options=["--parallel", "4"],
+        options=["--parallel", "5"],
     )
     assert "is a link" in report.statuses["Output"]
     assert "is a link" in report.statuses["Model"]

@@ -15,11 +15,11 @@ def can_mount(tmp_path_factory: pytest.TempPathFactory) -> bool:
 
 
 @pytest.fixture
-def lab(tmp_path: Path, can_mount: bool) -> Lab:
+def lab(any_lab: Lab, can_mount: bool) -> Lab:
     """An empty home, for scripts that name /opt/ml."""
     if not can_mount:
         pytest.skip("this machine does not let jobs mount an /opt/ml of their own")
-    return Lab(tmp_path)
+    return any_lab
 
 
 @pytest.fixture

@@ -23,9 +23,8 @@ SDK = Path(str(importlib.util.find_spec("sagemaker").submodule_search_locations[
 Json = dict[str, Any]
 IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/any:1"
 ROLE = "arn:aws:iam::123456789012:role/pipeline"
-DRIVER_COMMAND = (
-    "chmod +x /opt/ml/input/data/sm_drivers/sm_train.sh && /opt/ml/input/data/sm_drivers/sm_train.sh"  # as SDK 3.27
-)
+CODE = "/opt/ml/processing/input/code"
+DRIVER = "/opt/ml/input/data/sm_drivers/sm_train.sh"
 
 
 @dataclass(frozen=True)
@@ -39,10 +38,8 @@ class Report:
 
     @property
     def document(self) -> Json:
-        """The JSON document on standard output."""
         assert self.stdout, self.stderr
-        found: Json = json.loads(self.stdout)
-        return found
+        return json.loads(self.stdout)
 
     @property
     def statuses(self) -> dict[str, str]:
@@ -67,13 +64,11 @@ class Report:
 
     def properties(self, name: str) -> Json:
         """A step's property document."""
-        found: Json = self.record(name)["Properties"]
-        return found
+        return self.record(name)["Properties"]
 
     def log(self, name: str) -> str:
         """What a step's job printed."""
-        job: str = self.record(name)["Job"]
-        return (self.home / "jobs" / job / "log.txt").read_text(errors="replace")
+        return (self.home / "jobs" / self.record(name)["Job"] / "log.txt").read_text(errors="replace")
 
     def printed(self, name: str) -> Any:
         """The JSON on the last line of a step's log."""
@@ -88,7 +83,6 @@ class Lab:
 
     @property
     def home(self) -> Path:
-        """The home."""
         return self.folder / "home"
 
     def path(self, uri: str) -> Path:
@@ -107,16 +101,8 @@ class Lab:
         return self.path(uri).read_text()
 
     def archive(self, uri: str, files: Mapping[str, str]) -> str:
-        """Store a .tar.gz of files; its URI. The same files give the same bytes."""
-        stream = io.BytesIO()
-        packed = gzip.GzipFile(fileobj=stream, mode="wb", mtime=0)
-        with packed, tarfile.open(fileobj=packed, mode="w") as archive:
-            for name, text in files.items():
-                content = source(text).encode()
-                member = tarfile.TarInfo(name)
-                member.size = len(content)
-                archive.addfile(member, io.BytesIO(content))
-        return self.put(uri, stream.getvalue())
+        """Store a .tar.gz of files; its URI."""
+        return self.put(uri, packed({name: source(text) for name, text in files.items()}))
 
     def function(self, code: str, name: str = "fn") -> str:
         """A Lambda function's file; what --lambda takes."""
@@ -125,121 +111,60 @@ class Lab:
         return f"{name}={path}:handler"
 
     def processing(
-        self,
-        name: str,
-        code: str,
-        *,
-        inputs: Mapping[str, Any] | None = None,
-        outputs: Sequence[str] = (),
-        arguments: Sequence[Any] = (),
-        environment: Mapping[str, Any] | None = None,
-        **members: Any,
+        self, name: str, code: str, *, inputs=(), outputs=(), arguments=(), environment=(), **members: Any
     ) -> Json:
         """A step as ScriptProcessor's: the script is one object, inputs and outputs lie under their names."""
-        uri = self.put(f"s3://bucket/code/{name}/script.py", source(code))
-        sources = [s3_input(n, u, f"/opt/ml/processing/input/{n}") for n, u in (inputs or {}).items()]
-        request: Json = {
-            "ProcessingResources": {
-                "ClusterConfig": {"InstanceType": "ml.m5.large", "InstanceCount": 1, "VolumeSizeInGB": 30}
-            },
-            "AppSpecification": {
-                "ImageUri": IMAGE,
-                "ContainerArguments": list(arguments),
-                "ContainerEntrypoint": ["python3", "/opt/ml/processing/input/code/script.py"],
-            },
-            "RoleArn": ROLE,
-            "ProcessingInputs": [*sources, s3_input("code", uri, "/opt/ml/processing/input/code")],
+        places = {n: (uri, f"/opt/ml/processing/input/{n}") for n, uri in dict(inputs).items()}
+        places["code"] = (self.put(f"s3://bucket/code/{name}/script.py", source(code)), CODE)
+        request = {
+            "ProcessingInputs": [s3_input(n, uri, path) for n, (uri, path) in places.items()],
             "ProcessingOutputConfig": {"Outputs": [s3_output(name, output) for output in outputs]},
-            "Environment": dict(environment or {}),
+            "Environment": dict(environment),
         }
-        return {"Name": name, "Type": "Processing", "Arguments": request, **members}
+        return processing_step(name, ["python3", f"{CODE}/script.py"], arguments, request, **members)
 
-    def training(self, name: str, code: str, hyperparameters: Mapping[str, Any] | None = None, **more: Any) -> Json:
+    def training(self, name: str, code: str, hyperparameters=(), **more: Any) -> Json:
         """A step whose script the toolkit starts: sourcedir.tar.gz and its program are hyperparameters."""
         uri = self.archive(f"s3://bucket/code/{name}/sourcedir.tar.gz", {"train.py": code})
         source_names = {"sagemaker_program": "train.py", "sagemaker_submit_directory": uri}
-        return training_step(name, {**(hyperparameters or {}), **source_names}, **more)
+        return training_step(name, {**dict(hyperparameters), **source_names}, **more)
 
     def drivers(
-        self,
-        name: str,
-        files: Mapping[str, str | bytes],
-        source_code: Mapping[str, Any],
-        hyperparameters: Mapping[str, Any] | None = None,
-        distributed: Mapping[str, Any] | None = None,
-        **more: Any,
+        self, name: str, files: Json, source_code: Json, hyperparameters=(), distributed=(), channels=(), **more: Any
     ) -> Json:
         """A step as ModelTrainer's with SourceCode: the channels code and sm_drivers, the latter of the SDK's files."""
         for path, text in files.items():
             self.put(f"s3://bucket/{name}/code/{path}", source(text) if isinstance(text, str) else text)
         for path, content in sdk_drivers(source_code, distributed).items():
             self.put(f"s3://bucket/{name}/sm_drivers/{path}", content)
-        channels = more.pop("channels", {})
-        step = training_step(
-            name,
-            hyperparameters or {},
-            channels={**channels, **{n: f"s3://bucket/{name}/{n}" for n in ("code", "sm_drivers")}},
-            **more,
-        )
-        step["Arguments"]["AlgorithmSpecification"] |= {
-            "ContainerEntrypoint": ["/bin/bash"],
-            "ContainerArguments": ["-c", DRIVER_COMMAND],
-        }
+        own = {n: f"s3://bucket/{name}/{n}" for n in ("code", "sm_drivers")}
+        step = training_step(name, dict(hyperparameters), channels={**dict(channels), **own}, **more)
+        program = {"ContainerEntrypoint": ["/bin/bash"], "ContainerArguments": ["-c", f"chmod +x {DRIVER} && {DRIVER}"]}
+        step["Arguments"]["AlgorithmSpecification"] |= program  # as SDK 3.27
         return step
 
     def tuning(
-        self,
-        name: str,
-        code: str,
-        ranges: Mapping[str, list[Json]],
-        *,
-        jobs: int | None = 3,
-        parallel: int = 2,
-        config: Mapping[str, Any] | None = None,
-        static: Mapping[str, Any] | None = None,
-        **more: Any,
+        self, name: str, code: str, ranges: Json, *, jobs: int | None = 3, parallel=2, config=(), static=(), **more: Any
     ) -> Json:
         """A search by the objective `score`, of whose training jobs the toolkit starts the script."""
         template = self.training(name, code, static, metrics={"score": "score=([-0-9.]+)"}, **more)["Arguments"]
-        limits = {"MaxParallelTrainingJobs": parallel, **({"MaxNumberOfTrainingJobs": jobs} if jobs else {})}
-        search = {
-            "Strategy": "Random",
-            "ResourceLimits": limits,
-            "HyperParameterTuningJobObjective": {"Type": "Maximize", "MetricName": "score"},
-            "ParameterRanges": ranges,
-            "TrainingJobEarlyStoppingType": "Off",
-            "RandomSeed": 1,
-            **(config or {}),
-        }
         template["StaticHyperParameters"] = template.pop("HyperParameters")
+        limits = {"MaxParallelTrainingJobs": parallel, **({"MaxNumberOfTrainingJobs": jobs} if jobs else {})}
+        search = {**requests("Search"), "ResourceLimits": limits, "ParameterRanges": ranges, **dict(config)}
         arguments = {"HyperParameterTuningJobConfig": search, "TrainingJobDefinition": template}
         return {"Name": name, "Type": "Tuning", "Arguments": arguments}
 
-    def run(
-        self,
-        *steps: Json,
-        parameters: Sequence[Json] = (),
-        functions: Sequence[str] = (),
-        options: Sequence[object] = (),
-        environment: Mapping[str, str] | None = None,
-        **members: Any,
-    ) -> Report:
+    def run(self, *steps: Json, parameters: Sequence[Json] = (), **how: Any) -> Report:
         """Run a definition of these steps."""
+        members = {key: how.pop(key) for key in list(how) if key[0].isupper()}  # of the definition
         definition = {"Version": "2020-12-01", "Parameters": list(parameters), "Steps": list(steps), **members}
-        return self.run_definition(definition, functions=functions, options=options, environment=environment)
+        return self.run_definition(definition, **how)
 
-    def run_definition(
-        self,
-        definition: Any,
-        *,
-        functions: Sequence[str] = (),
-        options: Sequence[object] = (),
-        environment: Mapping[str, str] | None = None,
-    ) -> Report:
+    def run_definition(self, definition: Any, *, environment=(), **words: Any) -> Report:
         """Run any definition."""
-        words = self.command(definition, functions, options)
-        settings = {**os.environ, **(environment or {})}
-        done = subprocess.run(words, capture_output=True, text=True, timeout=60, env=settings, cwd=self.folder)
+        settings = {**os.environ, **dict(environment)}
+        command = self.command(definition, **words)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=settings, cwd=self.folder)
         return Report(self.home, done.returncode, done.stdout, done.stderr)
 
     def command(self, definition: Any, functions: Sequence[str] = (), options: Sequence[object] = ()) -> list[str]:
@@ -251,33 +176,44 @@ class Lab:
         return [sys.executable, str(ROOT / "run_pipeline.py"), *map(str, words)]
 
 
-def sdk_drivers(source_code: Mapping[str, Any], distributed: Mapping[str, Any] | None) -> dict[str, bytes]:
+def sdk_drivers(source_code: Json, distributed: Any) -> dict[str, bytes]:
     """The channel sm_drivers as ModelTrainer of SDK 3.27 writes it; MPI is told by its options, as in the SDK."""
     templates = runpy.run_path(str(SDK / "train/templates.py"))
-    drivers = SDK / "train/container_drivers"
-    files = {str(path.relative_to(drivers)): path.read_bytes() for path in drivers.rglob("*.py")}
+    folder = SDK / "train/container_drivers"
+    files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.py")}
     files["scripts/install_requirements.py"] = (SDK / "core/utils/install_requirements.py").read_bytes()
-    parts = dict.fromkeys(("working_dir", "install_requirements"), "")
-    if source_dir := source_code.get("source_dir", "src"):
-        archive = f"tar -xzf {Path(source_dir).name} \n" if source_dir.endswith(".tar.gz") else ""
-        parts["working_dir"] = f"cd /opt/ml/input/data/code \n{archive}"
+    sources, install = source_code.get("source_dir", "src"), ""
+    unpack = f"tar -xzf {Path(sources).name} \n" if sources.endswith(".tar.gz") else ""
     if requirements := source_code.get("requirements"):
-        parts["install_requirements"] = templates["INSTALL_REQUIREMENTS"].format(requirements_file=requirements)
+        install = templates["INSTALL_REQUIREMENTS"].format(requirements_file=requirements)
     if command := source_code.get("command"):
-        words = [*command.split(), *(shlex.quote(str(word)) for word in source_code.get("args") or [])]
+        words = [command, *(shlex.quote(str(word)) for word in source_code.get("args") or [])]
         driver = templates["EXECUTE_BASE_COMMANDS"].format(base_command=" ".join(words))
     elif distributed:
         name = "mpi_driver.py" if "mpi_additional_options" in distributed else "torchrun_driver.py"
         driver = templates["EXEUCTE_DISTRIBUTED_DRIVER"].format(driver_name="any", driver_script=name)
     else:
         driver = templates["EXECUTE_BASIC_SCRIPT_DRIVER"]
-    script = templates["TRAIN_SCRIPT_TEMPLATE"].format(execute_driver=driver, **parts)
-    return {
-        **files,
-        "sm_train.sh": script.encode(),
-        "sourcecode.json": json.dumps({"source_dir": "src", **source_code}).encode(),
-        "distributed.json": json.dumps(distributed or {}).encode(),
-    }
+    enter = f"cd /opt/ml/input/data/code \n{unpack}" if sources else ""
+    whole = {"working_dir": enter, "install_requirements": install, "execute_driver": driver}
+    files["sm_train.sh"] = templates["TRAIN_SCRIPT_TEMPLATE"].format(**whole).encode()
+    files["sourcecode.json"] = json.dumps({"source_dir": "src", **source_code}).encode()
+    files["distributed.json"] = json.dumps(dict(distributed)).encode()
+    return files
+
+
+def packed(files: Mapping[str, str | bytes]) -> bytes:
+    """A .tar.gz of files; the same files give the same bytes."""
+    stream = io.BytesIO()
+    with (
+        gzip.GzipFile(fileobj=stream, mode="wb", mtime=0) as zipped,
+        tarfile.open(fileobj=zipped, mode="w") as archive,
+    ):
+        for name, content in files.items():
+            member, body = tarfile.TarInfo(name), content.encode() if isinstance(content, str) else content
+            member.size = len(body)
+            archive.addfile(member, io.BytesIO(body))
+    return stream.getvalue()
 
 
 def source(code: str) -> str:
@@ -286,57 +222,43 @@ def source(code: str) -> str:
 
 
 def get(path: str) -> Json:
-    """A `Get` expression."""
     return {"Get": path}
 
 
 def join(on: str, *values: Any) -> Json:
-    """A `Std:Join` expression."""
     return {"Std:Join": {"On": on, "Values": list(values)}}
 
 
 def json_get(step: str, path: str, file: str = "Report") -> Json:
-    """A `Std:JsonGet` of a property file."""
     return {"Std:JsonGet": {"PropertyFile": get(f"Steps.{step}.PropertyFiles.{file}"), "Path": path}}
 
 
 def parameter(name: str, kind: str, default: Any = None, **members: Any) -> Json:
-    """A declared parameter."""
     return {"Name": name, "Type": kind, **({} if default is None else {"DefaultValue": default}), **members}
 
 
 def compare(kind: str, left: Any, right: Any) -> Json:
-    """A comparison."""
     return {"Type": kind, "LeftValue": left, "RightValue": right}
 
 
-def condition(
-    name: str, conditions: list[Json], if_steps: Sequence[Json] = (), else_steps: Sequence[Json] = ()
-) -> Json:
-    """A Condition step."""
+def condition(name: str, conditions: list[Json], if_steps: Any = (), else_steps: Any = ()) -> Json:
     arguments = {"Conditions": conditions, "IfSteps": list(if_steps), "ElseSteps": list(else_steps)}
     return {"Name": name, "Type": "Condition", "Arguments": arguments}
 
 
 def fail(name: str, message: Any) -> Json:
-    """A Fail step."""
     return {"Name": name, "Type": "Fail", "Arguments": {"ErrorMessage": message}}
 
 
 def call(name: str, event: Json, outputs: Mapping[str, str], function: str = "fn", **members: Any) -> Json:
     """A Lambda step; `outputs` is name -> type."""
-    return {
-        "Name": name,
-        "Type": "Lambda",
-        "Arguments": event,
-        "FunctionArn": f"arn:aws:lambda:us-east-1:123456789012:function:{function}",
-        "OutputParameters": [{"OutputName": n, "OutputType": kind} for n, kind in outputs.items()],
-        **members,
-    }
+    arn = f"arn:aws:lambda:us-east-1:123456789012:function:{function}"
+    expected = [{"OutputName": n, "OutputType": kind} for n, kind in outputs.items()]
+    given = {"Arguments": event, "FunctionArn": arn, "OutputParameters": expected}
+    return {"Name": name, "Type": "Lambda", **given, **members}
 
 
 def s3_input(name: str, uri: Any, local_path: str) -> Json:
-    """A ProcessingInput."""
     s3 = {"S3Uri": uri, "LocalPath": local_path, "S3DataType": "S3Prefix", "S3InputMode": "File"}
     return {"InputName": name, "S3Input": {**s3, "S3DataDistributionType": "FullyReplicated"}}
 
@@ -349,39 +271,31 @@ def s3_output(step: str, name: str) -> Json:
 
 
 def output_uri(step: str, name: str) -> Json:
-    """Where a Processing step's output is."""
     return get(f"Steps.{step}.ProcessingOutputConfig.Outputs['{name}'].S3Output.S3Uri")
 
 
+def processing_step(name: str, entrypoint: list[str], arguments=(), request=(), **members: Any) -> Json:
+    """A Processing step; `request` are further members of its request."""
+    given = {**requests("Processing"), **dict(request)}
+    given["AppSpecification"] |= {"ContainerEntrypoint": entrypoint, "ContainerArguments": list(arguments)}
+    return {"Name": name, "Type": "Processing", "Arguments": given, **members}
+
+
 def training_step(
-    name: str,
-    hyperparameters: Mapping[str, Any],
-    *,
-    channels: Mapping[str, Any] | None = None,
-    metrics: Mapping[str, str] | None = None,
-    environment: Mapping[str, Any] | None = None,
-    max_runtime_seconds: int = 3600,
-    more: Mapping[str, Any] | None = None,
-    **members: Any,
+    name: str, hyperparameters: Json, *, channels=(), metrics=(), environment=(), more=(), **members: Any
 ) -> Json:
     """A Training step; `more` are members of its request."""
     data = [
         {"ChannelName": n, "DataSource": {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": u}}, "InputMode": "File"}
-        for n, u in (channels or {}).items()
+        for n, u in dict(channels).items()
     ]
-    request: Json = {
-        "AlgorithmSpecification": {
-            "TrainingInputMode": "File",
-            "TrainingImage": IMAGE,
-            "MetricDefinitions": [{"Name": n, "Regex": regex} for n, regex in (metrics or {}).items()],
-        },
-        "HyperParameters": dict(hyperparameters),
-        "InputDataConfig": data,
-        "ResourceConfig": {"InstanceType": "ml.m5.large", "InstanceCount": 1, "VolumeSizeInGB": 30},
-        "RoleArn": ROLE,
-        "StoppingCondition": {"MaxRuntimeInSeconds": max_runtime_seconds},
-        "OutputDataConfig": {"S3OutputPath": "s3://bucket/models", "CompressionType": "GZIP"},
-        "Environment": dict(environment or {}),
-        **(more or {}),
-    }
+    own = {"HyperParameters": hyperparameters, "InputDataConfig": data, "Environment": dict(environment)}
+    request = {**requests("Training"), **own, **dict(more)}
+    patterns = [{"Name": n, "Regex": regex} for n, regex in dict(metrics).items()]
+    request["AlgorithmSpecification"] |= {"MetricDefinitions": patterns}
     return {"Name": name, "Type": "Training", "Arguments": request, **members}
+
+
+def requests(kind: str) -> Json:
+    """What all requests of a kind have."""
+    return json.loads((ROOT / "tests/local/cases/requests.json").read_text())[kind]

@@ -120,7 +120,7 @@ def test_why_a_training_job_failed_is_told(lab: Lab) -> None:
     steps = [
         lab.training("Said", said),
         lab.training("Raised", "raise ValueError('lr must be positive')"),
-        lab.training("Slow", slow, max_runtime_seconds=2),
+        lab.training("Slow", slow, more={"StoppingCondition": {"MaxRuntimeInSeconds": 2}}),
         lab.training("Elsewhere", "", more=elsewhere),
     ]
     report = lab.run(*steps)

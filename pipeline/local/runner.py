@@ -11,8 +11,8 @@ from pathlib import Path
 from pipeline.local.engine.execution import Execution
 from pipeline.local.engine.runner_process import keep_handed_lock
 from pipeline.local.sagemaker.api import LocalApi
+from pipeline.local.sagemaker.endpoint_servers import waking
 from pipeline.local.sagemaker.transform_jobs import run_job
-from pipeline.local.sagemaker.waking import waking
 from pipeline.local.sandbox.fork_server import die_with
 from pipeline.local.store.state import DiskFull, State
 

@@ -158,8 +158,6 @@ def settle(state: State, execution_arn: str) -> None:
     status = known_execution(state, execution_arn)["PipelineExecutionStatus"]
     if status not in ACTIVE:
         return
-    from pipeline.local.jobs import servers  # a quarter of a command's imports, and hardly ever needed
-
     steps = state.steps(execution_arn)
     jobs = [step["Job"] for step in steps if "Job" in step]
     end_leftovers(jobs)
@@ -171,8 +169,6 @@ def settle(state: State, execution_arn: str) -> None:
                 if job.get(f"{kind}Status") == "InProgress" and belongs(job[f"{kind}Name"], jobs):
                     ended = {**job, f"{kind}Status": outcome, end_time: now(), **reason}
                     state.put(kind, job[f"{kind}Name"], ended)
-                    if kind == "TransformJob":
-                        servers.end_strays(state, job["TransformJobName"])
         for step in steps:
             if step["StepStatus"] == "Executing":
                 state.put_step(execution_arn, {**step, "StepStatus": outcome, "EndTime": now(), **reason})

@@ -28,9 +28,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-JSON, CSV, NPY = "application/json", "text/csv", "application/x-npy"
+JSON, CSV, NPY, TEXT = "application/json", "text/csv", "application/x-npy", "text/plain"
 HOST, PORT = os.environ["BIND_HOST"], int(os.environ["SAGEMAKER_BIND_TO_PORT"])
 IDLE_SECONDS = float(os.environ["ENDPOINT_IDLE_SECONDS"])
+POLL_SECONDS = 0.1
 Reply = tuple[int, str, bytes]  # status, content type, body
 
 
@@ -38,7 +39,7 @@ class UnsupportedFormatError(Exception):
     """A content type that a default handler does not know."""
 
 
-def default_model_fn(model_dir: str) -> Any:
+def model_fn(model_dir: str) -> Any:
     """Load TorchScript: model.pt, or the only .pt or .pth there is."""
     found = [path for path in Path(model_dir).iterdir() if path.suffix in (".pt", ".pth")]
     named = [path for path in found if path.name == "model.pt"] or found
@@ -50,7 +51,7 @@ def default_model_fn(model_dir: str) -> Any:
     return read(str(named[0]), map_location="cpu").eval()
 
 
-def default_input_fn(data: str | bytes, content_type: str) -> Any:
+def input_fn(data: str | bytes, content_type: str) -> Any:
     """Return an array of NumPy."""
     import numpy
 
@@ -63,7 +64,7 @@ def default_input_fn(data: str | bytes, content_type: str) -> Any:
     raise UnsupportedFormatError(f"Content type {content_type} is not supported by this framework; write an input_fn.")
 
 
-def default_predict_fn(data: Any, model: Any) -> Any:
+def predict_fn(data: Any, model: Any) -> Any:
     """Return what the model's own predict, or a call of a PyTorch module gives."""
     if hasattr(model, "predict"):
         return model.predict(data)
@@ -73,7 +74,7 @@ def default_predict_fn(data: Any, model: Any) -> Any:
         return model(torch.as_tensor(data, dtype=torch.float32))
 
 
-def default_output_fn(prediction: Any, accept: str) -> Any:
+def output_fn(prediction: Any, accept: str) -> Any:
     """Return JSON, CSV or NPY of an array."""
     import numpy
 
@@ -91,7 +92,7 @@ def default_output_fn(prediction: Any, accept: str) -> Any:
 
 
 class Handlers:
-    """A script's handler functions around the toolkits' defaults. One request at a time: a model is no thread's own."""
+    """A script's handler functions, around the defaults above. One request at a time: a model is no thread's own."""
 
     def __init__(self, script: str | None = None) -> None:
         self.lock = threading.Lock()
@@ -99,7 +100,7 @@ class Handlers:
         mixed = [name for name in ("input_fn", "predict_fn", "output_fn") if hasattr(self.script, name)]
         if hasattr(self.script, "transform_fn") and mixed:
             raise SystemExit(f"Cannot use transform_fn in conjunction with {', '.join(mixed)}.")
-        self.model = self.call(default_model_fn, os.environ["SM_MODEL_DIR"])
+        self.model = self.call(model_fn, os.environ["SM_MODEL_DIR"])
 
     def is_ready(self) -> bool:
         """Return True: the model is loaded before anything listens."""
@@ -111,28 +112,30 @@ class Handlers:
         if accept in (None, "*/*"):
             accept = os.environ.get("SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT", JSON)
         try:
+            data = body.decode() if content_type in (JSON, CSV) else body
             with self.lock:
-                result = self.result(body.decode() if content_type in (JSON, CSV) else body, content_type, str(accept))
+                if hasattr(self.script, "transform_fn"):
+                    result = self.call(self.script.transform_fn, self.model, data, content_type, accept)
+                else:
+                    prediction = self.call(predict_fn, self.call(input_fn, data, content_type), self.model)
+                    result = self.call(output_fn, prediction, accept)
         except UnsupportedFormatError as problem:
-            return 415, "text/plain", str(problem).encode()
+            return 415, TEXT, str(problem).encode()
         except Exception as problem:  # noqa: BLE001  a handler may raise anything; the toolkits answer 500
             traceback.print_exc()
-            return 500, "text/plain", f"{type(problem).__name__}: {problem}".encode()
+            return 500, TEXT, f"{type(problem).__name__}: {problem}".encode()
         result, answered = result if isinstance(result, tuple) else (result, str(accept))
         if not isinstance(result, bytes | bytearray):
             result = (result if isinstance(result, str) else json.dumps(result)).encode()
         return 200, answered, bytes(result)
 
-    def result(self, data: str | bytes, content_type: str, accept: str) -> Any:
-        """Return what the handlers make of a request."""
-        if hasattr(self.script, "transform_fn"):
-            return with_context(self.script.transform_fn, self.model, data, content_type, accept)
-        given = self.call(default_input_fn, data, content_type)
-        return self.call(default_output_fn, self.call(default_predict_fn, given, self.model), accept)
-
     def call(self, default: Callable[..., Any], *arguments: Any) -> Any:
-        """Call the script's handler, or the default for it."""
-        return with_context(getattr(self.script, default.__name__.removeprefix("default_"), default), *arguments)
+        """Call the script's handler, or the default for it; one that takes one argument more gets the context."""
+        function = getattr(self.script, default.__name__, default)
+        parameters = inspect.signature(function).parameters.values()
+        places = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        context = SimpleNamespace(system_properties={"model_dir": os.environ["SM_MODEL_DIR"], "gpu_id": None})
+        return function(*arguments, *([context] if len(places) > len(arguments) else []))
 
 
 def load(script: Path) -> Any:
@@ -143,14 +146,6 @@ def load(script: Path) -> Any:
     module = sys.modules[script.stem] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def with_context(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a handler; one that takes one argument more gets the context."""
-    parameters = inspect.signature(function).parameters.values()
-    places = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    context = SimpleNamespace(system_properties={"model_dir": os.environ["SM_MODEL_DIR"], "gpu_id": None})
-    return function(*arguments, *([context] if len(places) > len(arguments) else []))
 
 
 class Pipeline:
@@ -189,7 +184,7 @@ class Pipeline:
             response = connection.getresponse()
             return response.status, response.getheader("Content-Type") or JSON, response.read()
         except (OSError, http.client.HTTPException) as problem:
-            return 502, "text/plain", f"Container {self.ports.index(port) + 1} does not answer: {problem}".encode()
+            return 502, TEXT, f"Container {self.ports.index(port) + 1} does not answer: {problem}".encode()
         finally:
             connection.close()
 
@@ -201,25 +196,19 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, application: Handlers | Pipeline) -> None:
         self.application = application
-        self.active, self.last, self.lock = 0, time.monotonic(), threading.Lock()
+        self.answering: set[RequestHandler] = set()
+        self.last, self.is_told_to_end = time.monotonic(), False
         super().__init__((HOST, PORT), RequestHandler)
-
-    def count(self, change: int) -> None:
-        """Note that a request has begun or ended."""
-        with self.lock:
-            self.active += change
-            self.last = time.monotonic()
 
     def run(self) -> None:
         """Serve; what has been accepted is answered before the process ends, and with it what it has started."""
-        ended = threading.Event()
-        signal.signal(signal.SIGTERM, lambda *_: ended.set())
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-        while self.active or time.monotonic() - self.last < IDLE_SECONDS:
-            if ended.wait(min(1.0, IDLE_SECONDS / 4)):
-                break
-        self.shutdown()
-        while self.active:
+        signal.signal(signal.SIGTERM, lambda *_: setattr(self, "is_told_to_end", True))
+        self.timeout = min(POLL_SECONDS, IDLE_SECONDS / 4)
+        while not self.is_told_to_end and (self.answering or time.monotonic() - self.last < IDLE_SECONDS):
+            self.handle_request()
+        self.socket.close()
+        time.sleep(POLL_SECONDS)  # for what has just been accepted
+        while self.answering:
             time.sleep(0.01)
         os.killpg(0, signal.SIGTERM)
 
@@ -235,17 +224,18 @@ class RequestHandler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answer /ping."""
         known = self.path == "/ping"
-        self.reply(404 if not known else 200 if self.server.application.is_ready() else 503, "text/plain", b"")
+        self.reply(404 if not known else 200 if self.server.application.is_ready() else 503, TEXT, b"")
 
     def do_POST(self) -> None:
         """Answer /invocations."""
-        self.server.count(1)
+        self.server.answering.add(self)
         try:
             body, kinds = self.body(), (self.headers.get("Content-Type"), self.headers.get("Accept"))
             found = self.path == "/invocations"
-            self.reply(*(self.server.application.invoke(body, *kinds) if found else (404, "text/plain", b"")))
+            self.reply(*(self.server.application.invoke(body, *kinds) if found else (404, TEXT, b"")))
         finally:
-            self.server.count(-1)
+            self.server.last = time.monotonic()
+            self.server.answering.discard(self)
 
     def body(self) -> bytes:
         """Return the request's body, chunked or not."""

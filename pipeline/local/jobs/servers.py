@@ -1,45 +1,50 @@
-"""The server process of an endpoint or a transform job: started from a model's data, reached over HTTP on 127.0.0.1.
+"""The server of a model: a process that answers over HTTP on 127.0.0.1, of an endpoint or of a transform job.
 
-The program is the one that the container's environment names, SAGEMAKER_PROGRAM, in the `code` directory of
-model.tar.gz; it is started as `python <program> serve` and told its port by SAGEMAKER_BIND_TO_PORT, its model by
-SM_MODEL_DIR. It outlives the command that started it and ends by itself after ENDPOINT_IDLE_SECONDS without a request.
-Its files are in `endpoints/<endpoint>/<token>`, its log beside them.
+Its program is the one that the container's environment names, SAGEMAKER_PROGRAM, in the `code` directory of
+model.tar.gz: it is started as `python <program> serve` and told its port by SAGEMAKER_BIND_TO_PORT, its model by
+SM_MODEL_DIR. Handlers without a server get ours. It outlives the process that started it, and ends by itself after
+ENDPOINT_IDLE_SECONDS without a request.
 """
 
 import ast
 import contextlib
 import http.client
+import io
 import json
+import lzma
 import os
 import random
-import secrets
 import shutil
 import signal
 import socket
 import subprocess
 import symtable
 import sys
+import tarfile
 import time
-from collections.abc import Mapping
+import zlib
+from collections.abc import Callable, Mapping
 from importlib.util import decode_source
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from pipeline.local.jobs.model_data import place_model, resolved_containers
-from pipeline.local.jobs.runtime import now
+from pipeline.definition.runnable import model_faults
+from pipeline.local.jobs.runtime import arn, now
 from pipeline.local.sandbox.environment import INSTALL, are_met, guest_environment
 from pipeline.local.sandbox.launcher import words_in
 from pipeline.local.sandbox.namespaces import Place, find_mount
-from pipeline.local.store.answers import invalid
+from pipeline.local.sandbox.process import last_lines
+from pipeline.local.store.answers import found, invalid
 from pipeline.local.store.state import Document, State
-from pipeline.local.store.storage import Storage
+from pipeline.local.store.storage import Storage, StorageError
 
 HOST = "127.0.0.1"
 DEFAULT_IDLE_SECONDS = 900
-STARTUP_SECONDS = 240  # until the first good /ping, unless the variant's ContainerStartupHealthCheck... says otherwise
+STARTUP_SECONDS = 240  # until the first good /ping, unless a variant's ContainerStartupHealthCheck... says otherwise
 ANSWER_TIMEOUT_SECONDS = 60.0  # the service's limit for one invocation
 PING_TIMEOUT_SECONDS = 2.0
+POLL_SECONDS = 0.05
 STOP_SECONDS = 10.0  # between SIGTERM and SIGKILL
 BIND_SECONDS = 5.0  # that a forwarder waits for the port of a server which is about to end
 REASON_CHARACTERS = 500
@@ -63,70 +68,61 @@ class Answer(NamedTuple):
 TIMED_OUT = Answer(0, {}, b"Your invocation timed out while waiting for a response from container primary.")
 
 
-def start(
-    state: State, endpoint_name: str, model_name: str, *, environment: Mapping[str, str] = NONE, port: int | None = None
-) -> Document:
-    """Unpack a model and start its server, at any free port unless one is given; return what is kept of its process.
+# what a model is made of
 
-    Several containers, which answer in turn, have a server each, started by a process that stands before them.
 
-    Raises:
-        RequestError: a model's data cannot be read, or it brings nothing that could be started here.
-    """
-    containers = resolved_containers(state, model_name, environment)
-    folder = folder_of(state, endpoint_name) / secrets.token_hex(4)
-    port, log = port or free_port(state), folder.with_suffix(".log")
+def containers(request: Document) -> list[Document]:
+    """Return the containers of a CreateModel request; RequestError if it asks for what is not served here."""
+    if faults := list(model_faults(request)):
+        raise invalid(f"Model {request['ModelName']!r} {faults[0]}")
+    primary = request.get("PrimaryContainer")
+    return [primary] if primary else list(request["Containers"])
+
+
+def found_package(state: State, name_or_arn: str) -> Document:
+    """Return a version by its ARN or as `group/number`; RequestError if there is none."""
+    package_arn = name_or_arn if name_or_arn.startswith("arn:") else arn("model-package", name_or_arn)
+    document = state.get("ModelPackage", package_arn.lower())
+    if document is None:
+        raise invalid(f"Could not find model package {name_or_arn!r}.")
+    return document
+
+
+def resolved_containers(state: State, model_name: str, environment: Mapping[str, str]) -> list[Document]:
+    """Return image, data and environment of a model's containers, those of its model packages included."""
+    resolved: list[Document] = []
+    for container in containers(found(state, "Model", model_name, "model")):
+        parts = [container]
+        if package_arn := container.get("ModelPackageName"):
+            parts = found_package(state, package_arn).get("InferenceSpecification", {}).get("Containers", [])
+        if not parts:
+            raise invalid(f"Model package {package_arn} has no InferenceSpecification, so it cannot be served.")
+        for part in parts:
+            variables = {**part.get("Environment", {}), **container.get("Environment", {}), **environment}
+            resolved.append({**part, **container, "Environment": variables})
+    return resolved
+
+
+def place_model(storage: Storage, container: Document, folder: Path) -> None:
+    """Fill a directory with the container's ModelDataUrl or ModelDataSource, and with a script that lies elsewhere."""
+    source = container.get("ModelDataSource", {}).get("S3DataSource", {})
+    uri = container.get("ModelDataUrl") or source.get("S3Uri")
+    if not uri:
+        raise invalid("The model has no data: its container has neither ModelDataUrl nor ModelDataSource.")
+    archives = [(uri, folder)]
+    code = str(container["Environment"].get("SAGEMAKER_SUBMIT_DIRECTORY", ""))
+    if code.startswith("s3://"):
+        archives.append((code, folder / "code"))
     try:
-        if len(containers) == 1:
-            program = program_of(state, containers[0], folder / "model", port)
-        else:
-            inner = [
-                program_of(state, container, folder / f"model{number}", free_port(state), ENDPOINT_IDLE_SECONDS="inf")
-                for number, container in enumerate(containers, 1)
-            ]
-            (folder / "containers.json").write_text(json.dumps(inner))
-            words = [sys.executable, str(OWN_SERVER), "pipeline", str(folder / "containers.json")]
-            program = {"args": words, "cwd": str(folder), "env": variables_of(state, {}, folder / "model", port)}
-        if found := find_mount(state.home):
-            place = Place(program["cwd"], folder / "place", writable=[folder])
-            program = {**program, "args": words_in(found, place, program["args"])}
-        process = spawn(log, **program)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    idle_seconds = program["env"]["ENDPOINT_IDLE_SECONDS"]
-    files = {"folder": str(folder), "log": str(log)}
-    return {**process, "port": port, **files, "started": now(), "idle_seconds": idle_seconds}
-
-
-def folder_of(state: State, endpoint_name: str) -> Path:
-    """Return where the servers of an endpoint have their files."""
-    return state.home / "endpoints" / endpoint_name
-
-
-def spawn(log: Path, **options: Any) -> Document:
-    """Start a process that outlives this one and writes to a log; return what tells it from others."""
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            **options, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-        )
-    return {"pid": process.pid, "birth": birth(process.pid)}
-
-
-def program_of(state: State, container: Document, model: Path, port: int, **variables: str) -> Document:
-    """Unpack a container's model; return the arguments of Popen that start its server.
-
-    Raises:
-        RequestError: see `start`.
-    """
-    model.mkdir(parents=True)
-    place_model(Storage(state), container, model)
-    words, folder = server_command(container, model)
-    requirements = model / "code" / "requirements.txt"
-    if not are_met(requirements):
-        words = ["/bin/sh", "-c", INSTALL, str(requirements), *words]
-    own = {**container["Environment"], **variables}
-    return {"args": words, "cwd": str(folder), "env": variables_of(state, own, model, port)}
+        if source.get("CompressionType") == "None":
+            storage.download(*archives.pop(0))
+        for uri, target in archives:
+            with tarfile.open(fileobj=io.BytesIO(storage.read(uri))) as archive:
+                archive.extractall(target, filter="data")
+    except StorageError as problem:
+        raise invalid(f"Could not access model data: {problem}") from problem
+    except (tarfile.TarError, zlib.error, lzma.LZMAError, OSError, EOFError) as problem:
+        raise invalid(f"{uri} is not a usable .tar.gz: {problem}") from problem
 
 
 def server_command(container: Document, model: Path) -> tuple[list[str], Path]:
@@ -156,11 +152,7 @@ def server_command(container: Document, model: Path) -> tuple[list[str], Path]:
 
 
 def has_handlers(script: Path) -> bool:
-    """Return whether a script defines handlers for a toolkit's server, and is no server itself.
-
-    Raises:
-        RequestError: it is no Python.
-    """
+    """Return whether a script defines handlers for a toolkit's server, and is no server itself."""
     try:
         code = decode_source(script.read_bytes())
         names = symtable.symtable(code, script.name, "exec").get_symbols()
@@ -171,25 +163,95 @@ def has_handlers(script: Path) -> bool:
     return bool(defined & HANDLERS) and texts.isdisjoint(("serve", "SAGEMAKER_BIND_TO_PORT"))
 
 
-def variables_of(state: State, own: Mapping[str, str], model: Path, port: int) -> dict[str, str]:
-    """Return what a container's environment would have, its own variables, and where to listen."""
-    settings = state.get("Settings", "endpoints") or {}
-    told = {
-        "ENDPOINT_IDLE_SECONDS": str(settings.get("idle_seconds", DEFAULT_IDLE_SECONDS)),
-        **own,
+# a server's process
+
+
+def start(
+    state: State,
+    model_name: str,
+    folder: Path,
+    log: Path,
+    *,
+    environment: Mapping[str, str] = NONE,
+    port: int | None = None,
+) -> Document:
+    """Unpack a model into a new folder and start its server; return what is kept of its process.
+
+    It gets any free port unless one is given. Several containers, which answer in turn, have a server each, started by
+    a process that stands before them.
+
+    Raises:
+        RequestError: a model's data cannot be read, or it brings nothing that could be started here.
+    """
+    parts = resolved_containers(state, model_name, environment)
+    idle_seconds = str((state.get("Settings", "endpoints") or {}).get("idle_seconds", DEFAULT_IDLE_SECONDS))
+    port = port or free_port(state)
+    try:
+        if len(parts) == 1:
+            program = program_of(state, parts[0], folder / "model", port, idle_seconds)
+        else:
+            models = [(part, folder / f"model{number}") for number, part in enumerate(parts, 1)]
+            inner = [program_of(state, part, model, free_port(state), "inf") for part, model in models]
+            (folder / "containers.json").write_text(json.dumps(inner))
+            words = [sys.executable, str(OWN_SERVER), "pipeline", str(folder / "containers.json")]
+            own = {"SAGEMAKER_BIND_TO_PORT": str(port), "ENDPOINT_IDLE_SECONDS": idle_seconds}
+            program = {"args": words, "cwd": str(folder), "env": {**inner[0]["env"], **own}}
+        if mount := find_mount(state.home):
+            place = Place(program["cwd"], folder / "place", writable=[folder])
+            program["args"] = words_in(mount, place, program["args"])
+        process = spawn(log, **program)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    times = {"started": now(), "idle_seconds": idle_seconds, "startup_seconds": STARTUP_SECONDS}
+    return {**process, **times, "port": port, "folder": str(folder), "log": str(log)}
+
+
+def program_of(state: State, container: Document, model: Path, port: int, idle_seconds: str) -> Document:
+    """Unpack a container's model; return the arguments of Popen that start its server."""
+    home, store = model.with_name(f"{model.name}-home"), state.home / "packages"
+    for folder in (model, home / ".packages", store):
+        folder.mkdir(parents=True, exist_ok=True)
+    place_model(Storage(state), container, model)
+    words, folder = server_command(container, model)
+    requirements = model / "code" / "requirements.txt"
+    if not are_met(requirements):
+        words = ["/bin/sh", "-c", INSTALL, str(requirements), *words]
+    own = {
+        **container["Environment"],
         "SM_MODEL_DIR": str(model),
         "BIND_HOST": HOST,
         "SAGEMAKER_BIND_TO_PORT": str(port),
+        "ENDPOINT_IDLE_SECONDS": idle_seconds,
     }
-    home, store = model.with_name(f"{model.name}-home"), state.home / "packages"
-    for folder in (home / ".packages", store):
-        folder.mkdir(parents=True, exist_ok=True)
-    return guest_environment(told, home, store)
+    return {"args": words, "cwd": str(folder), "env": guest_environment(own, home, store)}
+
+
+def spawn(log: Path, **options: Any) -> Document:
+    """Start a process that outlives this one and writes to a log; return what tells it from others."""
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            **options, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    return {"pid": process.pid, "birth": birth(process.pid)}
+
+
+def forwarded(server: Document, port: int, listener: socket.socket | None = None) -> Document:
+    """Have a process, which ends with the server, hand it the connections of a port; return the server with that.
+
+    Args:
+        listener: listens on the port already; None: the process waits a while for whoever has it.
+    """
+    inherited = [listener.fileno()] if listener else []
+    numbers = (port, server["port"], server["pid"], BIND_SECONDS, *inherited)
+    words = [sys.executable, "-I", str(FORWARDER), *map(str, numbers)]
+    marked = {"SM_MODEL_DIR": f"{server['folder']}/"}
+    return {**server, "forwarder": spawn(Path(server["log"]), args=words, env=marked, pass_fds=inherited)}
 
 
 def free_port(state: State) -> int:
     """Return a port that nobody listens on and no endpoint of the home has, awake or asleep."""
-    taken = {document.get("Port") for document in state.all("Endpoint")}
+    taken = {document["Port"] for document in state.all("Endpoint")}
     return next(port for port in random.sample(PORTS, len(PORTS)) if port not in taken and is_free(port))
 
 
@@ -200,18 +262,6 @@ def is_free(port: int) -> bool:
         probe.bind((HOST, port))
         return True
     return False
-
-
-def forward(server: Document, port: int, listener: socket.socket | None = None) -> Document:
-    """Hand the connections of a port on to a server, by a process that ends with it; return what is kept of it.
-
-    Args:
-        listener: listens on the port already; None: the process waits a while for whoever has it.
-    """
-    inherited = [listener.fileno()] if listener else []
-    numbers = (port, server["port"], server["pid"], BIND_SECONDS, *inherited)
-    words = [sys.executable, "-I", str(FORWARDER), *map(str, numbers)]
-    return spawn(Path(server["log"]), args=words, env={"SM_MODEL_DIR": f"{server['folder']}/"}, pass_fds=inherited)
 
 
 def is_running(process: Document | None) -> bool:
@@ -238,6 +288,18 @@ def is_healthy(server: Document) -> bool:
     return reply is not None and reply.status == 200
 
 
+def is_starting(server: Document) -> bool:
+    """Return whether the server runs and still has time to become healthy."""
+    return is_running(server) and now() - float(server["started"]) <= float(server["startup_seconds"])
+
+
+def comes_up(server: Document, is_stopped: Callable[[], bool] = lambda: False) -> bool:
+    """Wait until the server is healthy, or cannot become that; return which."""
+    while not (is_up := is_healthy(server)) and is_starting(server) and not is_stopped():
+        time.sleep(POLL_SECONDS)
+    return is_up
+
+
 def ask(
     server: Document,
     path: str,
@@ -262,18 +324,18 @@ def ask(
         connection.close()
 
 
-def stop(server: Document | None, forwarder: Document | None = None) -> None:
+def stop(server: Document | None) -> None:
     """Ask a server to end, which lets it finish what it has accepted; end it if it does not; remove its files."""
+    if server is None:
+        return
     deadline = time.monotonic() + STOP_SECONDS
-    send(forwarder, signal.SIGTERM)
+    send(server.get("forwarder"), signal.SIGTERM)
     send(server, signal.SIGTERM)
     while is_running(server):
         if time.monotonic() > deadline:
             send(server, signal.SIGKILL)
         time.sleep(0.02)
-    if server:
-        end_processes(Path(server["folder"]))
-        shutil.rmtree(server["folder"], ignore_errors=True)
+    end_all(Path(server["folder"]))
 
 
 def send(process: Document | None, number: signal.Signals) -> None:
@@ -283,25 +345,21 @@ def send(process: Document | None, number: signal.Signals) -> None:
             os.killpg(process["pid"], number)
 
 
-def end_strays(state: State, endpoint_name: str) -> None:
-    """End servers of the endpoint that no record knows, since who started them was killed; their logs stay."""
-    end_processes(folder_of(state, endpoint_name))
-    for model in folder_of(state, endpoint_name).glob("*/"):
-        shutil.rmtree(model, ignore_errors=True)
+def end_all(folder: Path) -> None:
+    """End what serves a model of a folder, whoever knows of it, and remove the folder.
 
-
-def end_processes(folder: Path) -> None:
-    """End what serves a model of a folder, such as the containers of a pipeline that was killed."""
+    So ends what somebody who was killed has started, and the containers of a pipeline whose first process was killed.
+    """
     marker = f"SM_MODEL_DIR={folder}/".encode()
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if any(variable.startswith(marker) for variable in (process / "environ").read_bytes().split(b"\0")):
                 os.kill(int(process.name), signal.SIGKILL)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def failure(server: Document) -> str:
     """Return why a server did not come up: the end of its log."""
-    log = Path(server["log"])
-    lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
-    return f"The server did not pass /ping: {last[:REASON_CHARACTERS]} (log: {log})"
+    lines = reversed(last_lines(Path(server["log"]), 20))
+    last = next((line.strip() for line in lines if line.strip()), "it printed nothing")
+    return f"The server did not pass /ping: {last[-REASON_CHARACTERS:]} (log: {server['log']})"

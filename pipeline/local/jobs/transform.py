@@ -1,28 +1,51 @@
 """Runs a Transform step or job: the records of each object go to the model's own server, its answers to `<object>.out`.
 
-Source: AWS guide, "batch-transform". A refused object ends nothing: the others are answered, and the job fails at the
-end.
+An object is split into records, these are filtered and put together to requests; the answers are taken apart into one
+for each record, joined with it, filtered and assembled. A refused object ends nothing: the others are answered, and the
+job fails at the end. Sources: AWS guide, "batch-transform" and "batch-transform-data-processing"; API, TransformInput
+and DataProcessing.
 """
 
 import asyncio
+import csv
+import gzip
+import io
 import json
 import threading
-import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
-from pipeline.definition.serving_requests import transform_faults
+from pipeline.definition.serving_requests import (
+    DEFAULT_PAYLOAD_MEGABYTES,
+    FORMATS,
+    FilterError,
+    filtered,
+    media_type,
+    read_filter,
+    transform_faults,
+)
+from pipeline.errors import PipelineError
 from pipeline.local.jobs import servers
 from pipeline.local.jobs.runtime import Runtime, StepCall, StepFailure, StepResult, arn, not_run, now
-from pipeline.local.jobs.transform_records import RecordError, Records
+from pipeline.local.sandbox.environment import JOB_VARIABLE
 from pipeline.local.store.answers import RequestError
 from pipeline.local.store.state import Document
 from pipeline.local.store.storage import StorageError
 
+MEGABYTE = 1024 * 1024
 RETRIED_STATUSES = (429, 503)  # and no answer at all, InvocationsMaxRetries times
 DEFAULT_TIMEOUT_SECONDS, DEFAULT_RETRIES = 600, 3  # ModelClientConfig
-TOP = ("BatchStrategy", "MultiRecord"), ("MaxPayloadInMB", 6), ("MaxConcurrentTransforms", 0)
+UNUSABLE = (FilterError, ValueError, csv.Error, RecursionError)  # of a record that is not what the job says
+csv.field_size_limit(100 * MEGABYTE)
+
+
+class ObjectError(PipelineError):
+    """An object that cannot be sent, that the model refuses, or whose answer cannot be kept."""
 
 
 async def run_transform(call: StepCall, runtime: Runtime) -> StepResult:
@@ -35,16 +58,15 @@ async def run_transform(call: StepCall, runtime: Runtime) -> StepResult:
         "TransformJobName": call.job_name,
         "TransformJobArn": arn("transform-job", call.job_name),
         **call.arguments,
-        "TransformJobStatus": "InProgress",
         "CreationTime": now(),
     }
     metadata = {"TransformJob": {"Arn": document["TransformJobArn"]}}
 
-    def record(**members: str | float) -> None:
-        document.update(members)
+    def record(status: str, **members: str | float) -> None:
+        document.update(TransformJobStatus=status, **members)
         runtime.state.put("TransformJob", call.job_name, document)
 
-    record()
+    record("InProgress")
     job = Transform(call, runtime)
     try:
         if faults := list(transform_faults(call.arguments)):
@@ -52,22 +74,24 @@ async def run_transform(call: StepCall, runtime: Runtime) -> StepResult:
         await asyncio.to_thread(job.run)
     except asyncio.CancelledError:
         job.stopping.set()
-        servers.end_strays(runtime.state, call.job_name)
-        record(TransformJobStatus="Stopped", TransformEndTime=now())
+        servers.end_all(job.folder)
+        record("Stopped", TransformEndTime=now())
         raise
     except (RequestError, StepFailure, StorageError, OSError) as problem:
         failure = not_run(problem, metadata)
-        record(TransformJobStatus="Failed", TransformEndTime=now(), FailureReason=str(failure))
+        record("Failed", TransformEndTime=now(), FailureReason=str(failure))
         raise failure from problem
-    record(TransformJobStatus="Completed", TransformEndTime=now())
+    record("Completed", TransformEndTime=now())
     return StepResult(document, metadata, [call.arguments["TransformOutput"]["S3OutputPath"]])
 
 
 class Transform:
-    """One job; `stopping` ends it early."""
+    """One job; `stopping` ends it early. Its server has the job's log, and its files in `server` beside that."""
 
     def __init__(self, call: StepCall, runtime: Runtime) -> None:
-        self.call, self.runtime, self.request = call, runtime, call.arguments
+        self.name, self.request, self.runtime = call.job_name, call.arguments, runtime
+        self.log = runtime.job(call.job_name).log
+        self.folder = self.log.with_name("server")
         self.stopping = threading.Event()
 
     def run(self) -> None:
@@ -83,60 +107,34 @@ class Transform:
         if not objects:
             raise StepFailure("TransformInput names no object in the local S3.")
         self.records = Records(self.request)
-        self.server = self.started()
-        count = self.concurrent_transforms()
+        self.server = servers.start(
+            self.runtime.state, self.request["ModelName"], self.folder, self.log, environment=self.environment()
+        )
         try:
+            if not servers.comes_up(self.server, self.stopping.is_set):
+                raise StepFailure(servers.failure(self.server))
+            count = self.concurrent_transforms()
             with ThreadPoolExecutor(count) as self.requests, ThreadPoolExecutor(count) as pool:
                 refusals = [said for said in pool.map(self.refusal, objects) if said]
         finally:
             servers.stop(self.server)
-        log = self.runtime.job(self.call.job_name).log
-        Path(self.server["log"]).replace(log)
         if refusals and not self.stopping.is_set():
-            with log.open("a") as stream:
+            with self.log.open("a") as stream:
                 stream.writelines(f"{said}\n" for said in refusals)
-            more = f" ({len(refusals)} of {len(objects)} objects were refused; log: {log})" if len(refusals) > 1 else ""
+            found = f"{len(refusals)} of {len(objects)} objects were refused"
+            more = f" ({found}; log: {self.log})" if len(refusals) > 1 else ""
             raise StepFailure(f"ClientError: {refusals[0]}{more}")
 
-    def refusal(self, item: tuple[str, Path]) -> str | None:
-        """Send an object's records and store the answers together, in their order; return why that failed, or None."""
-        name, file = item
-        if self.stopping.is_set():
-            return None
-        try:
-            records = self.records.split(file.read_bytes())
-            batches = list(self.records.requests(records))
-        except RecordError as problem:
-            return f"{name} cannot be sent: {problem}."
-        results, rest = [], iter(records)
-        for batch, reply in zip(batches, self.requests.map(self.post, batches), strict=True):
-            if reply is None or not 200 <= reply.status < 300:
-                return f"the model refused {name}: {reply.body.decode(errors='replace') if reply else 'no answer'}"
-            try:
-                results.append(self.records.result(list(islice(rest, len(batch))), reply.body))
-            except RecordError as problem:
-                return f"{name} got an answer that cannot be kept: {problem}."
-        output = self.request["TransformOutput"]["S3OutputPath"].rstrip("/")
-        self.runtime.storage.write(f"{output}/{name}.out", self.records.assembled(results))
-        return None
-
-    def post(self, batch: list[bytes]) -> servers.Answer | None:
-        """Return the server's reply to one request; one that finds it busy or gone is repeated."""
-        headers = {"Content-Type": self.request["TransformInput"].get("ContentType") or "application/octet-stream"}
-        if accept := self.request["TransformOutput"].get("Accept"):
-            headers["Accept"] = accept
-        client = self.request.get("ModelClientConfig") or {}
-        seconds = client.get("InvocationsTimeoutInSeconds", DEFAULT_TIMEOUT_SECONDS)
-        reply = None
-        for attempt in range(client.get("InvocationsMaxRetries", DEFAULT_RETRIES) + 1):
-            if self.stopping.wait(0.1 * attempt):
-                return None
-            reply = servers.ask(self.server, "/invocations", b"\n".join(batch), headers, timeout_seconds=seconds)
-            if reply is not None and reply.status not in RETRIED_STATUSES:
-                return reply
-            if not servers.is_running(self.server):
-                break
-        return reply
+    def environment(self) -> dict[str, str]:
+        """Return what the server is told of the job."""
+        return {
+            **self.request.get("Environment", {}),
+            JOB_VARIABLE: self.name,
+            "SAGEMAKER_BATCH": "true",
+            "SAGEMAKER_BATCH_STRATEGY": self.request.get("BatchStrategy", "MultiRecord"),
+            "SAGEMAKER_MAX_PAYLOAD_IN_MB": str(self.request.get("MaxPayloadInMB", DEFAULT_PAYLOAD_MEGABYTES)),
+            "SAGEMAKER_MAX_CONCURRENT_TRANSFORMS": str(self.request.get("MaxConcurrentTransforms", 0)),
+        }
 
     def concurrent_transforms(self) -> int:
         """Return how many requests are made at a time: the job's, else what /execution-parameters says, else one."""
@@ -149,28 +147,158 @@ class Transform:
         except (ValueError, AttributeError, TypeError):  # a server that answers something else
             return 1
 
-    def started(self) -> Document:
-        """Return a healthy server for the model; its files are those of an endpoint with the job's name.
+    def refusal(self, item: tuple[str, Path]) -> str | None:
+        """Have the model answer an object, and store that; return why it failed, or None."""
+        name, file = item
+        if self.stopping.is_set():
+            return None
+        try:
+            content = self.records.transformed(name, file.read_bytes(), partial(self.answers, name))
+        except ObjectError as problem:
+            return str(problem)
+        output = self.request["TransformOutput"]["S3OutputPath"].rstrip("/")
+        self.runtime.storage.write(f"{output}/{name}.out", content)
+        return None
+
+    def answers(self, name: str, bodies: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield the model's answers to the requests of an object, several of which are made at a time."""
+        for reply in self.requests.map(self.post, bodies):
+            if reply is None or not 200 <= reply.status < 300:
+                said = reply.body.decode(errors="replace") if reply else "no answer"
+                raise ObjectError(f"the model refused {name}: {said}")
+            yield reply.body
+
+    def post(self, body: bytes) -> servers.Answer | None:
+        """Return the server's reply to one request; one that finds it busy or gone is repeated."""
+        headers = {"Content-Type": self.request["TransformInput"].get("ContentType") or "application/octet-stream"}
+        if accept := self.request["TransformOutput"].get("Accept"):
+            headers["Accept"] = accept
+        client = self.request.get("ModelClientConfig") or {}
+        seconds = client.get("InvocationsTimeoutInSeconds", DEFAULT_TIMEOUT_SECONDS)
+        reply = None
+        for attempt in range(client.get("InvocationsMaxRetries", DEFAULT_RETRIES) + 1):
+            if self.stopping.wait(0.1 * attempt):
+                return None
+            reply = servers.ask(self.server, "/invocations", body, headers, timeout_seconds=seconds)
+            if reply is not None and reply.status not in RETRIED_STATUSES:
+                return reply
+            if not servers.is_running(self.server):
+                break
+        return reply
+
+
+class Records:
+    """How a job takes its objects apart and puts their answers together; `transform_faults` has found nothing in it."""
+
+    def __init__(self, request: Document) -> None:
+        source, output = request["TransformInput"], request["TransformOutput"]
+        settings = request.get("DataProcessing") or {}
+        self.input_filter = read_filter(settings.get("InputFilter") or "$")
+        self.output_filter = read_filter(settings.get("OutputFilter") or "$")
+        self.joins = settings.get("JoinSource") == "Input"
+        content_type = media_type(source.get("ContentType"))
+        self.input_format = FORMATS.get(content_type)
+        self.output_format = FORMATS.get(media_type(output.get("Accept")) or content_type)
+        self.is_gzip = source.get("CompressionType") == "Gzip"
+        self.by_line = source.get("SplitType") == "Line"
+        self.batched = request.get("BatchStrategy", "MultiRecord") == "MultiRecord"
+        self.limit_bytes = request.get("MaxPayloadInMB", DEFAULT_PAYLOAD_MEGABYTES) * MEGABYTE or float("inf")
+        self.assembles_lines = output.get("AssembleWith") == "Line"
+
+    def transformed(self, name: str, content: bytes, answers: Callable[[Iterable[bytes]], Iterator[bytes]]) -> bytes:
+        """Return what is stored for an object; `answers` gives those to the bodies of requests, in their order.
 
         Raises:
-            StepFailure: it does not come up.
-            RequestError: the model cannot be started here.
+            ObjectError: a record, or an answer, is not what the job says; also what `answers` raises.
         """
-        batch, megabytes, concurrent = (str(self.request.get(name, default)) for name, default in TOP)
-        environment = {
-            **self.request.get("Environment", {}),
-            "SAGEMAKER_BATCH": "true",
-            "SAGEMAKER_BATCH_STRATEGY": batch,
-            "SAGEMAKER_MAX_PAYLOAD_IN_MB": megabytes,
-            "SAGEMAKER_MAX_CONCURRENT_TRANSFORMS": concurrent,
-        }
-        server = servers.start(
-            self.runtime.state, self.call.job_name, self.request["ModelName"], environment=environment
-        )
-        deadline = time.monotonic() + servers.STARTUP_SECONDS
-        while not servers.is_healthy(server):
-            if not servers.is_running(server) or self.stopping.is_set() or time.monotonic() > deadline:
-                servers.stop(server)
-                raise StepFailure(servers.failure(server))
-            time.sleep(0.05)
-        return server
+        try:
+            records = self.split(content)
+            sent = [self.sent(record, number) for number, record in enumerate(records, 1)]
+            batches = list(self.batches(sent))
+        except UNUSABLE as problem:
+            raise ObjectError(f"{name} cannot be sent: {problem}.") from problem
+        kept, rest = io.BytesIO(), iter(records)
+        for batch, answer in zip(batches, answers(map(b"\n".join, batches)), strict=True):
+            try:
+                result = self.result(list(islice(rest, len(batch))), answer)
+            except UNUSABLE as problem:
+                raise ObjectError(f"{name} got an answer that cannot be joined and filtered: {problem}.") from problem
+            kept.write(result)
+            if self.assembles_lines and not result.endswith(b"\n"):
+                kept.write(b"\n")
+        return kept.getvalue()
+
+    def split(self, content: bytes) -> list[bytes]:
+        """Return the records of an object."""
+        if self.is_gzip:
+            try:
+                content = gzip.decompress(content)
+            except (OSError, EOFError, zlib.error) as problem:
+                raise ValueError(f"it is no gzip file: {problem}") from problem
+        processed = self.input_filter or self.output_filter or self.joins
+        return lines(content) if self.by_line or (processed and self.input_format == "jsonlines") else [content]
+
+    def sent(self, record: bytes, number: int) -> bytes:
+        """Return what the model gets of a record."""
+        if not self.input_filter:
+            return record
+        try:
+            return rendered(self.input_format, filtered(parsed(self.input_format, record), self.input_filter))
+        except UNUSABLE as problem:
+            raise ValueError(f"InputFilter cannot be applied to record {number}: {problem}") from problem
+
+    def batches(self, sent: Sequence[bytes]) -> Iterator[list[bytes]]:
+        """Yield the records of each request, as the model gets them."""
+        batch: list[bytes] = []
+        size = 0
+        for number, record in enumerate(sent, 1):
+            if batch and self.by_line and (not self.batched or size + 1 + len(record) > self.limit_bytes):
+                yield batch
+                batch, size = [], 0
+            size += len(record) + bool(batch)
+            batch.append(record)
+            if size > self.limit_bytes:
+                what = f"record {number}" if self.by_line else "it"
+                raise ValueError(f"{what} has {size:,} bytes, more than MaxPayloadInMB allows")
+        if batch:
+            yield batch
+
+    def result(self, records: Sequence[bytes], answer: bytes) -> bytes:
+        """Return what is kept of the answer to some records: each joined with its own part, and filtered."""
+        if not (self.joins or self.output_filter):
+            return answer
+        texts = [answer] if len(records) == 1 and self.output_format != "csv" else lines(answer)
+        if len(texts) != len(records):
+            found = f"{len(records)} records were sent, but the answer has {len(texts)} lines"
+            raise ValueError(f"{found}; each needs one")
+        values = [parsed(self.output_format, text) for text in texts]
+        if self.joins:
+            values = [self.joined(parsed(self.input_format, r), v) for r, v in zip(records, values, strict=True)]
+        return b"\n".join(rendered(self.output_format, filtered(value, self.output_filter)) for value in values)
+
+    def joined(self, record: Any, value: Any) -> Any:
+        """Return a record with its answer, columns or in one object."""
+        if self.output_format == "csv":
+            return [*record, *value]
+        return {**(record if isinstance(record, dict) else {"SageMakerInput": record}), "SageMakerOutput": value}
+
+
+def lines(content: bytes) -> list[bytes]:
+    """Return the lines of a text; what follows the last newline is one unless it is empty."""
+    found = content.split(b"\n")
+    return found if found[-1] else found[:-1]
+
+
+def parsed(kind: str | None, record: bytes) -> Any:
+    """Return a record as a JSON value; a row of CSV is an array of texts."""
+    text = record.decode()
+    return next(csv.reader([text.rstrip("\r")]), []) if kind == "csv" else json.loads(text)
+
+
+def rendered(kind: str | None, value: Any) -> bytes:
+    """Return a record as text, without a newline."""
+    if kind != "csv":
+        return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+    row = io.StringIO()
+    csv.writer(row, lineterminator="").writerow(value if isinstance(value, list) else [value])
+    return row.getvalue().encode()

@@ -33,11 +33,11 @@ MODULES = {  # of JSON protocols: what is answered by a function of the operatio
         CreateModelPackageGroup DescribeModelPackageGroup ListModelPackageGroups DeleteModelPackageGroup
         CreateModelPackage DescribeModelPackage ListModelPackages UpdateModelPackage DeleteModelPackage
     """,
-    "sagemaker.models": """
+    "sagemaker.endpoints": """
         CreateModel DescribeModel ListModels DeleteModel
         CreateEndpointConfig DescribeEndpointConfig ListEndpointConfigs DeleteEndpointConfig
+        CreateEndpoint UpdateEndpoint DescribeEndpoint ListEndpoints DeleteEndpoint
     """,
-    "sagemaker.endpoints": "CreateEndpoint UpdateEndpoint DescribeEndpoint ListEndpoints DeleteEndpoint",
     "sagemaker.api": "AddTags ListTags DeleteTags",
 }
 SAGEMAKER = {operation: module for module, names in MODULES.items() for operation in names.split()}

@@ -1,62 +1,61 @@
 """The servers of an endpoint through its life: started, switched by an update, ended when idle, woken.
 
-An endpoint's status is brought up to date whenever somebody looks: nobody has to run in the background. A server is
-healthy when `/ping` answers 200. Whoever starts or ends a server holds the endpoint's lock meanwhile. An endpoint keeps
-its port: a server that cannot have it, since it was started beside another, gets its connections by a forwarder.
+An endpoint's status is brought up to date whenever somebody looks: nobody has to run in the background. Whoever starts
+or ends a server holds the endpoint's lock meanwhile. An endpoint keeps its port: a server that cannot have it, since it
+was started beside another, gets its connections by a forwarder. A server that has ended, idle or killed, is started
+again by the next request, and by any connection while a process of ours listens for it (`waking`).
 """
 
-import fcntl
+import contextlib
+import math
+import secrets
+import select
 import signal
 import socket
+import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pipeline.errors import PipelineError
+from pipeline.local.engine.runner_process import taken_lock
 from pipeline.local.jobs import servers
 from pipeline.local.jobs.runtime import now
 from pipeline.local.store.answers import RequestError, found
 from pipeline.local.store.state import Document, State
 
-POLL_SECONDS = 0.05
+LOOK_SECONDS = 0.5
+QUIET = (PipelineError, sqlite3.Error, OSError)  # whoever else reads the state says what is wrong
 
 
-@contextmanager
-def changing(state: State, name: str) -> Iterator[None]:
+def changing(state: State, name: str) -> contextlib.AbstractContextManager[int]:
     """Hold the endpoint's lock: one process at a time starts or ends its servers."""
-    path: Path = state.home / "locks" / f"endpoint-{name}"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
+    return taken_lock(state.home / "locks" / f"endpoint-{name}", wait_seconds=math.inf)
 
 
-def start(state: State, endpoint_name: str, config_name: str, port: int | None = None) -> Document:
-    """Start a server for a configuration's model; return what the `Endpoint` document keeps of it.
-
-    Raises:
-        RequestError: there is no such configuration, or its model cannot be served.
-    """
-    variant = found(state, "EndpointConfig", config_name, "endpoint configuration")["ProductionVariants"][0]
-    return {
-        "config": config_name,
-        "variant": variant["VariantName"],
-        "startup_seconds": variant.get("ContainerStartupHealthCheckTimeoutInSeconds", servers.STARTUP_SECONDS),
-        **servers.start(state, endpoint_name, variant["ModelName"], port=port),
-    }
+def folder_of(state: State, name: str) -> Path:
+    """Return where an endpoint's servers have their files and logs."""
+    return state.home / "endpoints" / name
 
 
-def port_of(document: Document) -> int:
-    """Return the endpoint's port; one that an earlier release has made has its server's."""
-    return int(document.get("Port") or (document["Server"] or document["Pending"])["port"])
+def start(state: State, name: str, config_name: str, port: int | None = None) -> Document:
+    """Start a server for a configuration's model; return what the `Endpoint` document keeps of it."""
+    config = found(state, "EndpointConfig", config_name, "endpoint configuration")
+    variant = config["ProductionVariants"][0]
+    folder = folder_of(state, name) / secrets.token_hex(4)
+    server = servers.start(state, variant["ModelName"], folder, folder.with_suffix(".log"), port=port)
+    seconds = variant.get("ContainerStartupHealthCheckTimeoutInSeconds", server["startup_seconds"])
+    return {**server, "startup_seconds": seconds, "config": config_name, "variant": variant["VariantName"]}
 
 
 def address_of(document: Document) -> tuple[int, str | None]:
     """Return where an endpoint answers, and a note if that is not its own port."""
-    server, port = document["Server"], port_of(document)
-    if not servers.is_running(server) or server["port"] == port or servers.is_running(document.get("Forwarder")):
+    server, port = document["Server"], document["Port"]
+    if not servers.is_running(server) or server["port"] == port or servers.is_running(server.get("forwarder")):
         return port, None
-    other = int(server["port"])
+    other = server["port"]
     return other, f"Another program has taken port {port}, so the endpoint has port {other} now."
 
 
@@ -67,91 +66,70 @@ def is_asleep(document: Document) -> bool:
 
 
 def refreshed(state: State, name: str) -> Document:
-    """Return the endpoint, its status brought up to date with its pending server.
-
-    Raises:
-        RequestError: there is no such endpoint.
-    """
+    """Return the endpoint, its status brought up to date with its pending server."""
     document = found(state, "Endpoint", name, "endpoint")
     pending = document["Pending"]
     if not pending:
         return document
-    healthy, age = servers.is_healthy(pending), now() - float(pending["started"])
-    if not healthy and servers.is_running(pending) and age <= float(pending["startup_seconds"]):
+    healthy = servers.is_healthy(pending)
+    if not healthy and servers.is_starting(pending):
         return document
     with changing(state, name):
         current = found(state, "Endpoint", name, "endpoint")
         if current["Pending"] != pending:  # somebody else was quicker
             return current
-        return switched(state, current) if healthy else given_up(state, current)
+        changes = switched(current) if healthy else given_up(state, current)
+        changed = state.change("Endpoint", name, lambda d: d.update(changes, LastModifiedTime=now()))
+        if healthy:
+            servers.stop(current["Server"])
+        return changed
 
 
-def switched(state: State, document: Document) -> Document:
-    """Have the pending server serve; the one before it ends, and with it what forwards to it."""
-    pending, port = document["Pending"], port_of(document)
-    changes: Document = {
-        "EndpointStatus": "InService",
-        "Server": pending,
-        "Port": port,
-        "Forwarder": servers.forward(pending, port) if pending["port"] != port else None,
-        "EndpointConfigName": pending["config"],
-        "Pending": None,
-        "LastModifiedTime": now(),
-    }
-    changed = state.change("Endpoint", document["EndpointName"], lambda current: current.update(changes))
-    servers.stop(document["Server"], document.get("Forwarder"))
-    return changed
+def switched(document: Document) -> Document:
+    """Return what changes when the pending server is to serve; the one before it ends afterwards."""
+    pending, port = document["Pending"], document["Port"]
+    server = pending if pending["port"] == port else servers.forwarded(pending, port)
+    return {"EndpointStatus": "InService", "EndpointConfigName": pending["config"], "Server": server, "Pending": None}
 
 
 def given_up(state: State, document: Document) -> Document:
-    """Record that the pending server did not become healthy: the one before it stays.
+    """Return what changes when the pending server did not become healthy: the one before it stays.
 
     It is started again if nobody looked until it had been idle long enough to end.
     """
-    pending, name = document["Pending"], document["EndpointName"]
+    pending, server = document["Pending"], document["Server"]
     was_idle = not servers.is_running(pending) and now() - pending["started"] > float(pending["idle_seconds"])
     servers.stop(pending)
     if was_idle:
-        port = None if document["Server"] else port_of(document)
-        changes: Document = {"Pending": start(state, name, pending["config"], port)}
-    else:
-        status = "InService" if document["Server"] else "Failed"
-        changes = {"EndpointStatus": status, "FailureReason": servers.failure(pending), "Pending": None}
-    changes["LastModifiedTime"] = now()
-    return state.change("Endpoint", name, lambda current: current.update(changes))
+        port = None if server else document["Port"]
+        return {"Pending": start(state, document["EndpointName"], pending["config"], port)}
+    status = "InService" if server else "Failed"
+    return {"EndpointStatus": status, "FailureReason": servers.failure(pending), "Pending": None}
 
 
 def in_service(state: State, name: str) -> Document:
-    """Return the endpoint's server once it can answer, waiting for a start in progress.
-
-    Raises:
-        RequestError: it failed.
-    """
+    """Return the endpoint's server once it can answer, waiting for a start in progress; RequestError if it failed."""
     while not (server := (document := refreshed(state, name))["Server"]):
         if document["EndpointStatus"] == "Failed":
             reason = document.get("FailureReason", "")
             raise RequestError("ValidationError", f"Endpoint {name!r} is Failed. {reason}".strip())
-        time.sleep(POLL_SECONDS)
+        time.sleep(servers.POLL_SECONDS)
     return dict(server) if servers.is_running(server) else revived(state, name)
 
 
 def revived(state: State, name: str) -> Document:
-    """Return the endpoint's server, started again unless it runs, and healthy.
-
-    Raises:
-        RequestError: it does not come up.
-    """
+    """Return the endpoint's server, started again unless it runs; RequestError if it does not come up then."""
     began = now()
     while True:
         server = running_server(state, name)
-        while servers.is_running(server) and now() - float(server["started"]) <= float(server["startup_seconds"]):
-            if servers.is_healthy(server):
-                return server
-            time.sleep(POLL_SECONDS)
+        if servers.comes_up(server):
+            return server
         if server["started"] >= began:  # else it was about to end when it was looked at
             servers.stop(server)
             reason = servers.failure(server)
             raise RequestError("ServiceUnavailable", f"Endpoint {name!r} did not start again: {reason}", 503)
+        if servers.is_running(server):
+            return server  # it hangs, as whoever asks it will see
 
 
 def running_server(state: State, name: str, listener: socket.socket | None = None) -> Document:
@@ -162,16 +140,61 @@ def running_server(state: State, name: str, listener: socket.socket | None = Non
     """
     with changing(state, name):
         document = found(state, "Endpoint", name, "endpoint")
-        server, forwarder, port = document["Server"], document.get("Forwarder"), port_of(document)
+        server, port = document["Server"], document["Port"]
         if servers.is_running(server) and listener is None:
             return dict(server)
         if not servers.is_running(server):
-            servers.stop(server, forwarder)
+            servers.stop(server)
             is_free = listener is None and servers.is_free(port)
-            server, forwarder = start(state, name, document["EndpointConfigName"], port if is_free else None), None
+            server = start(state, name, document["EndpointConfigName"], port if is_free else None)
         if server["port"] != port:
-            servers.send(forwarder, signal.SIGKILL)  # it waits for the port, which the listener has
-            forwarder = servers.forward(server, port, listener)
-        changes: Document = {"Server": server, "Port": port, "Forwarder": forwarder}
-        state.change("Endpoint", name, lambda current: current.update(changes))
+            servers.send(server.get("forwarder"), signal.SIGKILL)  # it waits for the port, which the listener has
+            server = servers.forwarded(server, port, listener)
+        state.change("Endpoint", name, lambda current: current.update(Server=server))
     return dict(server)
+
+
+@contextmanager
+def waking(home: Path) -> Iterator[None]:
+    """During the block, wake the home's endpoints at the first connection to the port of one that is asleep.
+
+    The connection is not accepted here: it waits at the listening socket, which a forwarder to the server takes over.
+    """
+    asked, ask = socket.socketpair()
+    thread = threading.Thread(target=watch, args=(home, asked), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ask.close()
+        thread.join()
+        asked.close()
+
+
+def watch(home: Path, asked: socket.socket) -> None:
+    """Listen for endpoints that are asleep until `asked` is closed at its other end."""
+    listeners: dict[str, socket.socket] = {}
+    ready: list[socket.socket] = []
+    with contextlib.closing(State(home)) as state:
+        while True:
+            with contextlib.suppress(*QUIET):
+                listen(state, listeners, ready)
+            if asked in ready:
+                break
+            ready, _, _ = select.select([asked, *listeners.values()], [], [], LOOK_SECONDS)
+    for listener in listeners.values():
+        listener.close()
+
+
+def listen(state: State, listeners: dict[str, socket.socket], ready: list[socket.socket]) -> None:
+    """Listen for each endpoint that is asleep; hand over the sockets of those that are woken, here or by others."""
+    known = {document["EndpointName"]: document for document in state.all("Endpoint")}
+    asleep = {name: document["Port"] for name, document in known.items() if is_asleep(document)}
+    for name, listener in list(listeners.items()):
+        if listener in ready or name not in asleep:
+            with listeners.pop(name), contextlib.suppress(*QUIET):
+                if name in asleep or (name in known and servers.is_running(known[name]["Server"])):
+                    running_server(state, name, listener)
+    for name in asleep.keys() - listeners.keys():
+        with contextlib.suppress(OSError):  # another process has the port
+            listeners[name] = socket.create_server((servers.HOST, asleep[name]), backlog=128)

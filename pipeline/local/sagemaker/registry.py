@@ -6,8 +6,8 @@ service, ARNs are in lower case: groups are told apart regardless of case, and k
 
 from typing import Any
 
-from pipeline.local.jobs.model_data import found_package
 from pipeline.local.jobs.runtime import arn, now
+from pipeline.local.jobs.servers import found_package
 from pipeline.local.store.answers import chosen, found, invalid, listed, paged, unused
 from pipeline.local.store.state import Document, State
 

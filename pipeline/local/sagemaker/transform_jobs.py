@@ -6,12 +6,11 @@ somebody still works on it.
 
 import asyncio
 import contextlib
-import os
 import signal
 from pathlib import Path
 
 from pipeline.definition.serving_requests import transform_faults
-from pipeline.local.engine.runner_process import runner_pid, spawn_detached, taken_lock
+from pipeline.local.engine.runner_process import send, spawn_detached, taken_lock
 from pipeline.local.jobs import servers
 from pipeline.local.jobs.runtime import Runtime, StepCall, StepFailure, arn, now
 from pipeline.local.jobs.transform import run_transform
@@ -27,11 +26,7 @@ ACTIVE = ("InProgress", "Stopping")
 
 
 def create_transform_job(state: State, request: Document) -> Document:
-    """CreateTransformJob: starts the job's process, which takes over its lock, and returns.
-
-    Raises:
-        RequestError: the name is taken, the model is not there, or the request asks for what is not imitated.
-    """
+    """CreateTransformJob: starts the job's process, which takes over its lock, and returns."""
     name = checked_name(request, "TransformJobName")
     found(state, "Model", request["ModelName"], "model")
     if faults := list(transform_faults(request)):
@@ -61,11 +56,7 @@ def list_transform_jobs(state: State, request: Document) -> Document:
 
 
 def stop_transform_job(state: State, request: Document) -> Document:
-    """StopTransformJob: asks the process to end; the job is Stopping until it has.
-
-    Raises:
-        RequestError: it has ended, or is a pipeline's.
-    """
+    """StopTransformJob: asks the process to end; the job is Stopping until it has."""
     name = request["TransformJobName"]
     document, path = describe_transform_job(state, request), lock_path(state, name)
     if document["TransformJobStatus"] != "InProgress":
@@ -78,10 +69,7 @@ def stop_transform_job(state: State, request: Document) -> Document:
             job["TransformJobStatus"] = "Stopping"
 
     state.change(KIND, name, stop)
-    if pid := runner_pid(path):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
-            os.kill(pid, signal.SIGCONT)  # one that was halted hears of it
+    send(path, signal.SIGTERM, signal.SIGCONT)  # one that was halted hears of it
     return {}
 
 
@@ -99,7 +87,7 @@ def settled(state: State, document: Document) -> Document:
             job.update(TransformJobStatus="Failed", TransformEndTime=now(), FailureReason=LOST)
 
     with contextlib.suppress(BlockingIOError), taken_lock(path):
-        servers.end_strays(state, name)
+        servers.end_all(state.home / "jobs" / name / "server")
         return state.change(KIND, name, end)
     return document
 

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pipeline.local.jobs import servers
-from pipeline.local.sagemaker.waking import waking
+from pipeline.local.sagemaker.endpoint_servers import waking
 from tests.local.samples import ROOT, definition, model_archive, processes_of, python_step, run_cli, wait_until
 from tests.local.serving.serving_home import Home, message, refusal
 

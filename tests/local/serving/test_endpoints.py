@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.local.jobs import servers
-from pipeline.local.sagemaker.capture import capture
+from pipeline.local.sagemaker.endpoints import capture
 from pipeline.local.store.state import State
 from pipeline.local.store.storage import Storage
 from tests.local.samples import model_archive, processes_of, wait_until

@@ -131,7 +131,7 @@ def test_a_killed_process_of_a_job_fails_it(home):
     labelling(home)
     home.put(a="sleep 30")
     home.transform("m")
-    wait_until(lambda: list((home.folder / "endpoints/job").glob("*.log")))
+    wait_until(lambda: servers_of(home, "job"))
     pid = runner_pid(lock_path(home.state, "job"))
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
@@ -146,7 +146,7 @@ def test_a_killed_process_of_a_job_fails_it(home):
 
 
 def servers_of(home, name):
-    return processes_of(home.folder / "endpoints" / name)
+    return processes_of(home.folder / "jobs" / name / "server")
 
 
 def test_what_cannot_be_done_is_refused_by_name(home):

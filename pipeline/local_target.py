@@ -66,7 +66,7 @@ class LocalTarget:
         """A client of boto3's kind, for SageMaker and its logs one that starts faster."""
         if service in ("sagemaker", "logs"):
             from pipeline.local.sagemaker.api import LocalApi
-            from pipeline.local.sagemaker.client import LocalClient
+            from pipeline.local.sagemaker.session import LocalClient
 
             return LocalClient(LocalApi(self.state), service)
         return self.session.create_client(service)
@@ -160,7 +160,7 @@ class LocalTarget:
     def set_up_schedule(self, config: "Config") -> None:
         """What the stack makes on AWS: the expression of pipeline.yaml, switched off."""
         from pipeline.aws.schedule import schedule_name
-        from pipeline.local.sagemaker.events import make_schedule
+        from pipeline.local.sagemaker.account import make_schedule
 
         make_schedule(
             self.state,

@@ -41,18 +41,21 @@ MODULES = {  # of JSON protocols: what is answered by a function of the operatio
     "sagemaker.api": "AddTags ListTags DeleteTags",
 }
 SAGEMAKER = {operation: module for module, names in MODULES.items() for operation in names.split()}
+FUNCTIONS = "CreateFunction UpdateFunctionCode GetFunction GetFunctionConfiguration DeleteFunction"
 JSON_SERVICES = {
     "sagemaker": SAGEMAKER,
     "logs": dict.fromkeys(("DescribeLogStreams", "GetLogEvents", "FilterLogEvents"), "sagemaker.jobs"),
-    "scheduler": dict.fromkeys(("GetSchedule", "UpdateSchedule"), "sagemaker.events"),
+    "scheduler": dict.fromkeys(("GetSchedule", "UpdateSchedule"), "sagemaker.account"),
+    "lambda": dict.fromkeys(FUNCTIONS.split(), "sagemaker.account"),
 }
-OTHER_SERVICES = {  # a function for a request, and one for a refusal
-    "sagemaker-runtime": ("endpoints.answer_runtime", "api.json_error"),
-    "lambda": ("lambda_functions.answer", "api.json_error"),
-    "s3": ("s3.answer_s3", "s3.error"),
-    "sts": ("identity.answer", "identity.error"),
-    "iam": ("identity.answer", "identity.error"),
+OTHER_SERVICES = {  # what answers their HTTP requests
+    "sagemaker-runtime": "endpoints.answer_runtime",
+    "s3": "s3.answer",
+    **dict.fromkeys(("sts", "iam"), "account.answer_query"),
+    "lambda:Invoke": "account.invoke",
 }
+XML_SERVICES = ("s3", "sts", "iam")
+NAMES_IN_PATH = {"lambda": "FunctionName", "scheduler": "Name"}
 ALIASES = {"cloudwatch-logs": "logs"}  # how botocore's events name a service
 
 
@@ -77,19 +80,19 @@ class LocalApi:
 
     def answer(self, request: HttpRequest) -> Reply:
         """Answer an HTTP request; a refusal is a reply too, but a RequestError where nobody answers for the service."""
-        service = ALIASES.get(request.service, request.service)
-        if service not in JSON_SERVICES and service not in OTHER_SERVICES:
-            raise unanswered(service, request.operation)
-        refusal = json_error
+        service, operation = ALIASES.get(request.service, request.service), request.operation
+        place = OTHER_SERVICES.get(f"{service}:{operation}") or OTHER_SERVICES.get(service)
+        if not place and service not in JSON_SERVICES:
+            raise unanswered(service, operation)
+        reply: Reply
         try:
-            if service in JSON_SERVICES:
-                return Reply.json(self.call(service, request.operation, members(service, request)))
-            answer, refusal = (function_at(f"sagemaker.{place}") for place in OTHER_SERVICES[service])
-            reply: Reply = answer(self.state, request)
-        except RequestError as problem:
-            reply = refusal(problem)
+            if place:
+                reply = function_at(f"sagemaker.{place}")(self.state, request)
+            else:
+                reply = Reply.json(self.call(service, operation, members(service, request)))
         except PipelineError as problem:
-            reply = refusal(invalid(str(problem)))
+            refused = problem if isinstance(problem, RequestError) else invalid(str(problem))
+            reply = refusal(refused, is_xml=service in XML_SERVICES)
         is_bare = request.method == "HEAD" or reply.status == 304
         return Reply(reply.status, reply.headers, b"") if is_bare else reply
 
@@ -118,15 +121,23 @@ def check_request(service: str, operation: str, request: Document) -> None:
 
 
 def members(service: str, request: HttpRequest) -> Document:
-    """A request of JSON 1.1; EventBridge Scheduler's names are in the path."""
+    """The members of a request of a JSON protocol, one of which may be in the path."""
     content: Document = json.loads(request.body or b"{}")
-    if service == "scheduler":
-        return {"Name": unquote(urlsplit(request.url).path.rpartition("/")[2]), **content}
-    return content
+    name = name_in_path(request)
+    return {NAMES_IN_PATH[service]: name, **content} if name else content
 
 
-def json_error(problem: RequestError) -> Reply:
-    """An error as both JSON protocols carry it."""
+def name_in_path(request: HttpRequest) -> str:
+    """The function or the schedule that a path names, or nothing."""
+    match = re.search(r"/(?:functions|schedules)/([^/]+)", urlsplit(request.url).path)
+    return unquote(match[1]) if match else ""
+
+
+def refusal(problem: RequestError, *, is_xml: bool) -> Reply:
+    """An error as the JSON protocols or those of XML carry it."""
+    if is_xml:
+        error = {"Code": problem.code, "Message": str(problem)}
+        return Reply.xml("ErrorResponse", {"Error": error, "RequestId": "local"}, problem.status)
     content = {"__type": problem.code, "message": str(problem), "Message": str(problem)}
     return Reply.json(content, problem.status, {"x-amzn-ErrorType": problem.code})
 

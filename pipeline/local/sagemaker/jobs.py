@@ -5,9 +5,9 @@ kind's group; a token is an offset into the file. All lines carry the time at wh
 has no times.
 """
 
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from pipeline.local.store.answers import RequestError, found, listed, paged
 from pipeline.local.store.state import Document, State
@@ -36,12 +36,10 @@ def job_list(kind: str, state: State, request: Document) -> Document:
     return paged(f"{kind}Summaries", jobs, request)  # whole: clients leave out what the service's model does not know
 
 
-describe_processing_job = partial(described, "ProcessingJob")
-describe_training_job = partial(described, "TrainingJob")
-describe_hyper_parameter_tuning_job = partial(described, "HyperParameterTuningJob")
-list_processing_jobs = partial(job_list, "ProcessingJob")
-list_training_jobs = partial(job_list, "TrainingJob")
-list_hyper_parameter_tuning_jobs = partial(job_list, "HyperParameterTuningJob")
+describe_processing_job, describe_training_job, describe_hyper_parameter_tuning_job = (
+    partial(described, kind) for kind in KINDS
+)
+list_processing_jobs, list_training_jobs, list_hyper_parameter_tuning_jobs = (partial(job_list, kind) for kind in KINDS)
 
 
 def list_training_jobs_for_hyper_parameter_tuning_job(state: State, request: Document) -> Document:
@@ -50,79 +48,74 @@ def list_training_jobs_for_hyper_parameter_tuning_job(state: State, request: Doc
     Without SortBy and SortOrder they come in the order of their start.
     """
     trials = describe_hyper_parameter_tuning_job(state, request)["Trials"]
-    status = request.get("StatusEquals")
+    status, sort_by = request.get("StatusEquals"), request.get("SortBy", "CreationTime")
     wanted = [trial for trial in trials if status in (None, trial["TrainingJobStatus"])]
-    sort_by, is_descending = request.get("SortBy", "CreationTime"), request.get("SortOrder") == "Descending"
-    if sort_by == "FinalObjectiveMetricValue":
-        without = [trial for trial in wanted if OBJECTIVE not in trial]
-        wanted = [trial for trial in wanted if OBJECTIVE in trial]
-        wanted.sort(key=lambda trial: float(trial[OBJECTIVE]["Value"]), reverse=is_descending)
-        wanted += without
-    else:
-        member = {"Name": "TrainingJobName", "Status": "TrainingJobStatus"}.get(sort_by, "CreationTime")
-        wanted.sort(key=lambda trial: trial[member], reverse=is_descending)
-    return paged("TrainingJobSummaries", wanted, request)
+    last = [trial for trial in wanted if sort_by == "FinalObjectiveMetricValue" and OBJECTIVE not in trial]
+    key = {
+        "Name": lambda trial: trial["TrainingJobName"],
+        "Status": lambda trial: trial["TrainingJobStatus"],
+        "FinalObjectiveMetricValue": lambda trial: float(trial[OBJECTIVE]["Value"]),
+    }.get(sort_by, lambda trial: trial["CreationTime"])
+    is_descending = request.get("SortOrder") == "Descending"
+    wanted = sorted((trial for trial in wanted if trial not in last), key=key, reverse=is_descending)
+    return paged("TrainingJobSummaries", [*wanted, *last], request)
 
 
 def describe_log_streams(state: State, request: Document) -> Document:
     """DescribeLogStreams, by prefix."""
-    streams = stream_names(state, request["logGroupName"], request.get("logStreamNamePrefix", ""))
-    return {"logStreams": [{"logStreamName": stream} for stream in streams]}
+    return {"logStreams": [{"logStreamName": stream} for stream in streams(state, request)]}
 
 
 def get_log_events(state: State, request: Document) -> Document:
     """GetLogEvents: whole lines from the token on; without one, from the start."""
-    stream = request["logStreamName"]
-    if stream not in stream_names(state, request["logGroupName"], stream):
-        raise RequestError("ResourceNotFoundException", "The specified log stream does not exist.")
-    lines, begin, end = lines_from(log_of(state, stream), request.get("nextToken") or "f/0")
-    events = events_in_time(state, stream, lines, request)
-    return {"events": events, "nextForwardToken": f"f/{end}", "nextBackwardToken": f"b/{begin}"}
+    stream, token = request["logStreamName"], (request.get("nextToken") or "f/0").partition("/")[2]
+    file, time = one_of(streams(state, {**request, "logStreamNamePrefix": stream}), stream)
+    if not token.isdecimal():
+        raise RequestError("InvalidParameterException", "The specified nextToken is invalid.")
+    with file.open("rb") as log:
+        log.seek(int(token))
+        content = log.read(CHUNK_BYTES)
+    if b"\n" in content or len(content) < CHUNK_BYTES:
+        content = content[: content.rfind(b"\n") + 1]
+    events = events_in_time(content.decode(errors="replace").splitlines(), time, request)
+    ends = {"nextForwardToken": f"f/{int(token) + len(content)}", "nextBackwardToken": f"b/{token}"}
+    return {"events": events, **ends}
 
 
 def filter_log_events(state: State, request: Document) -> Document:
     """FilterLogEvents of one or several streams, all on one page; filter patterns are refused."""
     if request.get("filterPattern"):
         raise RequestError("InvalidParameterException", "The local target does not filter log events by pattern.")
-    streams = stream_names(state, request["logGroupName"], request.get("logStreamNamePrefix", ""))
-    events: list[Document] = []
-    for stream in request.get("logStreamNames") or streams:
-        lines = log_of(state, stream).read_text(errors="replace").splitlines()
-        found_events = events_in_time(state, stream, lines, request)
+    known, events = streams(state, request), []
+    for stream in request.get("logStreamNames") or known:
+        file, time = one_of(known, stream)
+        found_events = events_in_time(file.read_text(errors="replace").splitlines(), time, request)
         events += [{"logStreamName": stream, **event} for event in found_events]
     return {"events": events, "searchedLogStreams": []}
 
 
-def stream_names(state: State, group: str, prefix: str) -> list[str]:
-    """The streams of a group that begin with a prefix; refused if there is no such group."""
-    if group not in LOG_GROUPS:
+def streams(state: State, request: Document) -> dict[str, tuple[Path, int]]:
+    """The streams of a group by prefix: the file, and the time of all its lines in milliseconds since 1970."""
+    kind, prefix = LOG_GROUPS.get(request["logGroupName"]), request.get("logStreamNamePrefix", "")
+    if kind is None:
         raise RequestError("ResourceNotFoundException", "The specified log group does not exist.")
-    kind = LOG_GROUPS[group]
-    jobs = [job] if (job := state.get(kind, prefix.partition("/")[0])) else state.all(kind)
-    streams = [f"{job[f'{kind}Name']}/algo-1" for job in jobs]
-    return [stream for stream in streams if stream.startswith(prefix) and log_of(state, stream).is_file()]
+    job = state.get(kind, prefix.partition("/")[0])
+    known = {}
+    for document in [job] if job else state.all(kind):
+        stream, file = f"{document[f'{kind}Name']}/algo-1", state.home / "jobs" / document[f"{kind}Name"] / "log.txt"
+        if stream.startswith(prefix) and file.is_file():
+            known[stream] = file, int(1000 * document["CreationTime"])
+    return known
 
 
-def lines_from(log: Path, token: Any) -> tuple[list[str], int, int]:
-    """Whole lines from a token on, at most a chunk of them, and the offsets of their begin and end."""
-    number = str(token).partition("/")[2]
-    if not number.isdecimal():
-        raise RequestError("InvalidParameterException", "The specified nextToken is invalid.")
-    with log.open("rb") as stream:
-        stream.seek(int(number))
-        content = stream.read(CHUNK_BYTES)
-    whole = content if len(content) == CHUNK_BYTES and b"\n" not in content else content[: content.rfind(b"\n") + 1]
-    return whole.decode(errors="replace").splitlines(), int(number), int(number) + len(whole)
+def one_of(known: dict[str, tuple[Path, int]], stream: str) -> tuple[Path, int]:
+    """A stream's file and time; refused if there is none."""
+    if stream not in known:
+        raise RequestError("ResourceNotFoundException", "The specified log stream does not exist.")
+    return known[stream]
 
 
-def events_in_time(state: State, stream: str, lines: list[str], request: Document) -> list[Document]:
-    """Lines as events, if their time, in milliseconds since 1970, lies between startTime and endTime."""
-    job = state.get(LOG_GROUPS[request["logGroupName"]], stream.partition("/")[0])
-    time = int(1000 * job["CreationTime"]) if job else 0
+def events_in_time(lines: Iterable[str], time: int, request: Document) -> list[Document]:
+    """Lines as events, if their time lies between startTime and endTime."""
     is_wanted = request.get("startTime", 0) <= time < request.get("endTime", float("inf"))
-    return [{"timestamp": time, "message": line} for line in lines] if is_wanted else []
-
-
-def log_of(state: State, stream: str) -> Path:
-    """A stream's file."""
-    return state.home / "jobs" / stream.partition("/")[0] / "log.txt"
+    return [{"timestamp": time, "message": line} for line in lines if is_wanted]

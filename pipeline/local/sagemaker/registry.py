@@ -4,22 +4,15 @@ A group is created by the first version registered in it, so that a definition n
 service, ARNs are in lower case: groups are told apart regardless of case, and keep the case they were created with.
 """
 
-from typing import Any
-
 from pipeline.local.jobs.runtime import arn, now
 from pipeline.local.jobs.servers import found_package
 from pipeline.local.store.answers import chosen, found, invalid, listed, paged, unused
 from pipeline.local.store.state import Document, State
 
-REPLACED = (  # what UpdateModelPackage replaces where given
-    "ModelApprovalStatus",
-    "ApprovalDescription",
-    "InferenceSpecification",
-    "SourceUri",
-    "ModelCard",
-    "ModelLifeCycle",
-    "ModelPackageRegistrationType",
-)
+REPLACED = """
+    ModelApprovalStatus ApprovalDescription InferenceSpecification SourceUri ModelCard ModelLifeCycle
+    ModelPackageRegistrationType
+"""  # by UpdateModelPackage, where given
 
 
 def create_model_package_group(state: State, request: Document) -> Document:
@@ -94,22 +87,19 @@ def update_model_package(state: State, request: Document) -> Document:
     package = found_package(state, request["ModelPackageArn"])
 
     def edit(document: Document) -> None:
-        metadata: dict[str, Any] = {
-            **document.get("CustomerMetadataProperties", {}),
-            **request.get("CustomerMetadataProperties", {}),
-        }
+        metadata = {**document.get("CustomerMetadataProperties", {}), **request.get("CustomerMetadataProperties", {})}
         for name in request.get("CustomerMetadataPropertiesToRemove", []):
             metadata.pop(name, None)
-        added = request.get("AdditionalInferenceSpecificationsToAdd", [])
-        specifications = [*document.get("AdditionalInferenceSpecifications", []), *added]
-        document.update(chosen(request, *REPLACED), CustomerMetadataProperties=metadata, LastModifiedTime=now())
-        document.update({"AdditionalInferenceSpecifications": specifications} if specifications else {})
+        if added := request.get("AdditionalInferenceSpecificationsToAdd"):
+            document.setdefault("AdditionalInferenceSpecifications", []).extend(added)
+        given = chosen(request, *REPLACED.split())
+        document.update(given, CustomerMetadataProperties=metadata, LastModifiedTime=now())
 
     changed = state.change("ModelPackage", package["ModelPackageArn"], edit)
     if "ModelApprovalStatus" in request:
-        from pipeline.local.sagemaker import api, events  # which this module is answered by
+        from pipeline.local.sagemaker.account import deliver_approval  # for this only
 
-        events.deliver_approval(state, api.LocalApi(state), changed)
+        deliver_approval(state, changed)
     return chosen(package, "ModelPackageArn")
 
 

@@ -15,7 +15,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -36,12 +36,17 @@ PART_BYTES = 8 * 2**20  # multipart_threshold and multipart_chunksize of boto3's
 LEAST_PART_BYTES = 5 * 2**20  # of all parts of an upload but the last
 PAGE = 1000  # keys in one answer of a list
 ATTEMPTS = 20  # at what fails because somebody else just deleted an object, and its folder with it
+BOTH_AT_ONCE = "a key cannot be an object and the prefix of others at once here, where objects are files."
+FILE_ERRORS = {
+    errno.ENAMETOOLONG: ("KeyTooLongError", "Your key is too long for a file of this machine."),
+    **dict.fromkeys((errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY), ("InvalidRequest", BOTH_AT_ONCE)),
+}
 
 
-def answer_s3(state: State, request: HttpRequest) -> Reply:
+def answer(state: State, request: HttpRequest) -> Reply:
     """Answer one request, or raise a RequestError."""
     if request.operation not in OPERATIONS:
-        raise RequestError("NotImplemented", f"The local target does not answer s3:{request.operation}.", 501)
+        raise not_answered(f"The local target does not answer s3:{request.operation}.")
     parsed, operation = S3Request.parse(Storage(state), request), OPERATIONS[request.operation]
     try:
         for _ in range(ATTEMPTS):
@@ -51,22 +56,13 @@ def answer_s3(state: State, request: HttpRequest) -> Reply:
     except StorageError as problem:
         raise RequestError("InvalidRequest", str(problem)) from problem
     except OSError as problem:
-        raise file_refusal(problem, parsed.uri) from problem
+        code, said = FILE_ERRORS.get(problem.errno or 0, ("InternalError", problem.strerror))
+        raise RequestError(code, f"{parsed.uri}: {said}", 500 if code == "InternalError" else 400) from problem
 
 
-def file_refusal(problem: OSError, uri: str) -> RequestError:
-    """What the file system's refusal means for an object."""
-    if problem.errno == errno.ENAMETOOLONG:
-        return RequestError("KeyTooLongError", f"Your key is too long for a file of this machine: {uri}")
-    if problem.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY):
-        said = f"{uri}: a key cannot be an object and the prefix of others at once here, where objects are files."
-        return RequestError("InvalidRequest", said)
-    return RequestError("InternalError", f"{uri}: {problem.strerror}", 500)
-
-
-def error(problem: RequestError) -> Reply:
-    """An S3 error document."""
-    return xml("Error", {"Code": problem.code, "Message": str(problem)}, problem.status)
+def not_answered(message: str) -> RequestError:
+    """The refusal of what S3 can do and this cannot."""
+    return RequestError("NotImplemented", message, 501)
 
 
 class StoredObject:
@@ -80,27 +76,21 @@ class StoredObject:
         self.etag = content_etag(path, self.size, status.st_mtime_ns, status.st_ino)
         self.entry = {"ETag": self.etag, "LastModified": self.modified.strftime("%Y-%m-%dT%H:%M:%SZ")}  # in XML
 
-    def part(self, header: str | None) -> tuple[int, int] | None:
-        """The first and the last byte that a Range header asks for, or None for the whole object."""
-        match = re.fullmatch(r"bytes=(\d*)-(\d*)", header or "")
-        if match is None or not (match[1] or match[2]):
-            return None
-        first = int(match[1]) if match[1] else max(0, self.size - int(match[2]))
-        last = min(int(match[2]), self.size - 1) if match[1] and match[2] else self.size - 1
-        if first >= self.size or last < first:
+    def bytes_of(self, header: str | None) -> range:
+        """The positions that a Range header asks for, or all if there is none."""
+        first, last = re.fullmatch(r"bytes=(\d*)-(\d*)|.*", header or "").groups("")  # type: ignore[union-attr]
+        begin, end = int(first or 0), self.size
+        if last:
+            begin, end = (begin, min(int(last) + 1, end)) if first else (max(0, end - int(last)), end)
+        if (first or last) and begin >= end:
             raise RequestError("InvalidRange", "The requested range is not satisfiable", 416)
-        return first, last
+        return range(begin, end)
 
-    def stream(self, part: tuple[int, int] | None) -> Body:
-        """The content from the first byte to the last."""
-        first, last = part or (0, self.size - 1)
+    def stream(self, positions: range) -> Body:
+        """The content at these positions."""
         file = self.path.open("rb") if self.size else io.BytesIO()
-        file.seek(first)
-        return Body(file, last - first + 1)
-
-    def matches(self, header: str) -> bool:
-        """Whether the ETag is one of a condition's."""
-        return header.strip() == "*" or self.etag.strip('"') in {tag.strip(' "') for tag in header.split(",")}
+        file.seek(positions.start)
+        return Body(file, len(positions))
 
 
 @lru_cache(maxsize=100_000)
@@ -175,69 +165,47 @@ class S3Request:
 
     def check_conditions(self, found: StoredObject | None, prefix: str = "") -> None:
         """Refuse the request if If-Match or If-None-Match does not hold, or if there is a condition of time."""
-        if any(f"{prefix}if-{name}modified-since" in self.headers for name in ("", "un")):
-            said = "The local S3 does not answer conditions of time, only If-Match and If-None-Match."
-            raise RequestError("NotImplemented", said, 501)
-        match, none_match = (self.headers.get(f"{prefix}if-{name}match") for name in ("", "none-"))
-        known = none_match is not None and found is not None and found.matches(none_match)
-        if known and not prefix and self.method in ("GET", "HEAD"):
-            raise RequestError("NotModified", "Not Modified", 304)
-        if known or (match is not None and (found is None or not found.matches(match))):
-            said = "At least one of the pre-conditions you specified did not hold"
-            raise RequestError("PreconditionFailed", said, 412)
+        for header in [header for header in self.headers if header.startswith(f"{prefix}if-")]:
+            if not header.endswith("match"):
+                raise not_answered("The local S3 does not answer conditions of time, only If-Match and If-None-Match.")
+            tags, is_negated = re.split(r'[\s",]+', self.headers[header]), header.endswith("none-match")
+            is_known = found is not None and ("*" in tags or found.etag.strip('"') in tags)
+            if is_known and is_negated and not prefix and self.method in ("GET", "HEAD"):
+                raise RequestError("NotModified", "Not Modified", 304)
+            if is_known == is_negated:
+                said = "At least one of the pre-conditions you specified did not hold"
+                raise RequestError("PreconditionFailed", said, 412)
 
 
 def unchunked(body: bytes) -> bytes:
     """The body without the framing (`aws-chunked`) that botocore adds to carry a checksum behind it."""
-    content, position = bytearray(), 0
-    while True:
-        end = body.index(b"\r\n", position)
-        size = int(body[position:end].partition(b";")[0], 16)
-        if size == 0:
-            return bytes(content)
-        content += body[end + 2 : end + 2 + size]
-        position = end + 4 + size
-
-
-def xml(name: str, content: Any, status: int = 200) -> Reply:
-    """A reply whose body is an XML document; a list is repeated elements."""
-    body: bytes = ElementTree.tostring(element(name, content), encoding="utf-8", xml_declaration=True)
-    return Reply(status, {"Content-Type": "application/xml"}, body)
-
-
-def element(name: str, content: Any) -> ElementTree.Element:
-    """An XML element of nested dictionaries."""
-    node = ElementTree.Element(name)
-    if not isinstance(content, dict):
-        node.text = str(content)
-        return node
-    for key, value in content.items():
-        node.extend([element(key, item) for item in (value if isinstance(value, list) else [value])])
-    return node
-
-
-# objects
+    content, stream = bytearray(), io.BytesIO(body)
+    while size := int(stream.readline().partition(b";")[0], 16):
+        content += stream.read(size)
+        stream.readline()
+    return bytes(content)
 
 
 def get_object(request: S3Request) -> Reply:
     """GetObject and HeadObject, whole or a range of its bytes."""
     if request.query.get("partNumber", "1") != "1" or request.query.get("versionId", "null") != "null":
-        raise RequestError("NotImplemented", "The local S3 keeps neither parts nor versions of objects.", 501)
+        raise not_answered("The local S3 keeps neither parts nor versions of objects.")
     found = request.stored()
     request.check_conditions(found)
-    part = found.part(request.headers.get("range"))
+    positions, is_part = found.bytes_of(request.headers.get("range")), "range" in request.headers
     headers = {
         "ETag": found.etag,
-        "Content-Length": str(part[1] - part[0] + 1 if part else found.size),
+        "Content-Length": str(len(positions)),
         "Last-Modified": format_datetime(found.modified, usegmt=True),
         "Accept-Ranges": "bytes",
         "Content-Type": "binary/octet-stream",
-        **({"Content-Range": f"bytes {part[0]}-{part[1]}/{found.size}"} if part else {}),
     }
+    if is_part:
+        headers["Content-Range"] = f"bytes {positions.start}-{positions.stop - 1}/{found.size}"
     for name, value in request.query.items():
         if name.startswith("response-"):
             headers[name.removeprefix("response-").title()] = value
-    return Reply(206 if part else 200, headers, found.stream(part) if request.method == "GET" else b"")
+    return Reply(206 if is_part else 200, headers, found.stream(positions) if request.method == "GET" else b"")
 
 
 def put_object(request: S3Request) -> Reply:
@@ -256,7 +224,7 @@ def put_object(request: S3Request) -> Reply:
 def copy_object(request: S3Request) -> Reply:
     """CopyObject; objects are replaced and never changed, so the copy may be a link."""
     request.storage.upload(request.copy_source().path, request.uri)
-    return xml("CopyObjectResult", StoredObject(request.path()).entry)
+    return Reply.xml("CopyObjectResult", StoredObject(request.path()).entry)
 
 
 def delete_object(request: S3Request) -> Reply:
@@ -283,66 +251,58 @@ def delete_objects(request: S3Request) -> Reply:
             done.append({"Key": key})
         except RequestError as problem:
             failed.append({"Key": key, "Code": problem.code, "Message": str(problem)})
-    return xml("DeleteResult", {"Deleted": [] if document.findtext("{*}Quiet") == "true" else done, "Error": failed})
-
-
-# lists
+    return Reply.xml(
+        "DeleteResult", {"Deleted": [] if document.findtext("{*}Quiet") == "true" else done, "Error": failed}
+    )
 
 
 def list_objects(request: S3Request) -> Reply:
-    """ListObjects and ListObjectsV2: a page of keys and common prefixes."""
-    query, is_encoded = request.query, request.query.get("encoding-type") == "url"
+    """ListObjects and ListObjectsV2: a page of keys and common prefixes, in order."""
+    query = request.query
+    prefix, delimiter = query.get("prefix", ""), query.get("delimiter") or "\0"  # which is in no key
+    token = unquote(query.get("continuation-token", ""), errors="surrogateescape")
+    after, limit = token or query.get("start-after", query.get("marker", "")), int(query.get("max-keys", PAGE))
+    listed: dict[str, StoredObject | None] = {}  # None: a common prefix
+    is_truncated = False
+    for key, path in sorted(keys_below(request.folder(), prefix)):
+        name = prefix + "".join(key.removeprefix(prefix).partition(delimiter)[:2])
+        if name <= after or name in listed:
+            continue
+        if len(listed) == min(limit, PAGE):
+            is_truncated = limit > 0
+            break
+        listed[name] = StoredObject(path) if name == key else None
 
     def encoded(text: str) -> str:
-        return quote(os.fsencode(text)) if is_encoded else text
+        return quote(os.fsencode(text)) if query.get("encoding-type") == "url" else text
 
-    token = unquote(query.get("continuation-token", ""), errors="surrogateescape")
-    shown, more = keys_after(request, token or query.get("start-after", query.get("marker", "")))
-    found = {key: StoredObject(path) for key, path in shown.items() if path}
     content: dict[str, Any] = {
         "Name": request.bucket,
         "MaxKeys": PAGE,
         **{name.title().replace("-", ""): encoded(value) for name, value in query.items()},
-        "KeyCount": len(shown),
-        "IsTruncated": str(more).lower(),
-        "CommonPrefixes": [{"Prefix": encoded(key)} for key, path in shown.items() if path is None],
-        "Contents": [{"Key": encoded(key), "Size": one.size, **one.entry} for key, one in found.items()],
+        "KeyCount": len(listed),
+        "IsTruncated": str(is_truncated).lower(),
+        "CommonPrefixes": [{"Prefix": encoded(name)} for name, found in listed.items() if found is None],
+        "Contents": [
+            {"Key": encoded(key), "Size": found.size, **found.entry} for key, found in listed.items() if found
+        ],
     }
-    if more:
-        last = next(reversed(shown))
+    if is_truncated:
+        last = next(reversed(listed))
         content |= {"NextMarker": encoded(last), "NextContinuationToken": quote(os.fsencode(last))}
-    return xml("ListBucketResult", content)
+    return Reply.xml("ListBucketResult", content)
 
 
-def keys_after(request: S3Request, after: str) -> tuple[dict[str, Path | None], bool]:
-    """Key -> file of the next keys and common prefixes (of no file) behind a key, in order; whether there are more."""
-    prefix, delimiter = request.query.get("prefix", ""), request.query.get("delimiter", "")
-    limit = min(int(request.query.get("max-keys", PAGE)), PAGE)
-    found: dict[str, Path | None] = {}
-    for key, path in sorted(keys_below(request.folder(), prefix)):
-        rest = key.removeprefix(prefix)
-        common = f"{prefix}{rest.partition(delimiter)[0]}{delimiter}" if delimiter and delimiter in rest else None
-        if (common or key) > after and (common or key) not in found:
-            if len(found) == limit:
-                return found, limit > 0
-            found[common or key] = None if common else path
-    return found, False
-
-
-def keys_below(bucket: Path, prefix: str) -> list[tuple[str, Path]]:
-    """The keys that begin with a prefix, and their files."""
-    found: list[tuple[str, Path]] = []
+def keys_below(bucket: Path, prefix: str) -> Iterator[tuple[str, Path]]:
+    """The keys that begin with a prefix, and their files, in no order."""
     top = bucket.joinpath(*(part for part in prefix.split("/")[:-1] if part not in ("", ".", "..")))
     for folder, folders, files in os.walk(top):
         folders[:] = [name for name in folders if not is_unfinished(name)]
         paths = [Path(folder, name) for name in files if not is_unfinished(name)]
-        found += [(path.relative_to(bucket).as_posix(), path) for path in paths]
+        keys = [(path.relative_to(bucket).as_posix(), path) for path in paths]
         if not (folders or files) and Path(folder) != bucket:
-            found.append((f"{Path(folder).relative_to(bucket).as_posix()}/", Path(folder)))
-    return [(key, path) for key, path in found if key.startswith(prefix)]
-
-
-# uploads in parts
+            keys = [(f"{Path(folder).relative_to(bucket).as_posix()}/", Path(folder))]
+        yield from (found for found in keys if found[0].startswith(prefix))
 
 
 def create_multipart_upload(request: S3Request) -> Reply:
@@ -350,7 +310,9 @@ def create_multipart_upload(request: S3Request) -> Reply:
     request.path()  # refuses a bad key before everything is here
     upload_id = secrets.token_hex(16)
     (request.storage.state.home / "uploads" / upload_id).mkdir(parents=True)
-    return xml("InitiateMultipartUploadResult", {"Bucket": request.bucket, "Key": request.key, "UploadId": upload_id})
+    return Reply.xml(
+        "InitiateMultipartUploadResult", {"Bucket": request.bucket, "Key": request.key, "UploadId": upload_id}
+    )
 
 
 def upload_folder(request: S3Request) -> Path:
@@ -367,11 +329,11 @@ def upload_part(request: S3Request) -> Reply:
     content, is_copy = request.body, "x-amz-copy-source" in request.headers
     if is_copy:
         source = request.copy_source()
-        content = source.stream(source.part(request.headers.get("x-amz-copy-source-range"))).read()
+        content = source.stream(source.bytes_of(request.headers.get("x-amz-copy-source-range"))).read()
     part = upload_folder(request) / f"{int(request.query['partNumber']):05}"
     part.write_bytes(content)
     stored = {**StoredObject(part).entry, "ETag": md5_etag(content)}
-    return xml("CopyPartResult", stored) if is_copy else Reply(200, {"ETag": stored["ETag"]}, b"")
+    return Reply.xml("CopyPartResult", stored) if is_copy else Reply(200, {"ETag": stored["ETag"]}, b"")
 
 
 def complete_multipart_upload(request: S3Request) -> Reply:
@@ -394,8 +356,8 @@ def complete_multipart_upload(request: S3Request) -> Reply:
             whole.write(content)
     request.storage.upload(folder / "whole", request.uri)
     shutil.rmtree(folder)
-    content_of = {"Bucket": request.bucket, "Key": request.key, "ETag": request.stored().etag}
-    return xml("CompleteMultipartUploadResult", content_of)
+    result = {"Bucket": request.bucket, "Key": request.key, "ETag": request.stored().etag}
+    return Reply.xml("CompleteMultipartUploadResult", result)
 
 
 def abort_multipart_upload(request: S3Request) -> Reply:
@@ -404,16 +366,12 @@ def abort_multipart_upload(request: S3Request) -> Reply:
     return Reply(204, {}, b"")
 
 
-# buckets
-
-
 def list_buckets(request: S3Request) -> Reply:
     """ListBuckets, by prefix."""
-    root = request.storage.root
-    folders = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
-    wanted = [path for path in folders if path.name.startswith(request.query.get("prefix", ""))]
-    entries = [{"Name": path.name, "CreationDate": StoredObject(path).entry["LastModified"]} for path in wanted]
-    return xml("ListAllMyBucketsResult", {"Buckets": {"Bucket": entries}})
+    prefix, folders = request.query.get("prefix", ""), sorted(request.storage.root.glob("*/"))
+    wanted = [StoredObject(path) for path in folders if path.name.startswith(prefix)]
+    entries = [{"Name": bucket.path.name, "CreationDate": bucket.entry["LastModified"]} for bucket in wanted]
+    return Reply.xml("ListAllMyBucketsResult", {"Buckets": {"Bucket": entries}})
 
 
 def create_bucket(request: S3Request) -> Reply:
@@ -425,12 +383,12 @@ def create_bucket(request: S3Request) -> Reply:
 def get_bucket_location(request: S3Request) -> Reply:
     """GetBucketLocation: none, which is how the service calls us-east-1."""
     request.folder()
-    return xml("LocationConstraint", "")
+    return Reply.xml("LocationConstraint", "")
 
 
 def delete_bucket(request: S3Request) -> Reply:
     """DeleteBucket, once it is empty."""
-    if keys_below(request.folder(), ""):
+    if any(keys_below(request.folder(), "")):
         raise RequestError("BucketNotEmpty", "The bucket you tried to delete is not empty", 409)
     request.folder().rmdir()
     return Reply(204, {}, b"")
@@ -442,8 +400,7 @@ def head_bucket(request: S3Request) -> Reply:
     return Reply(200, {"x-amz-bucket-region": "us-east-1"}, b"")
 
 
-BUCKET_SETTINGS = ("PutBucketEncryption", "PutBucketOwnershipControls", "PutBucketTagging", "PutPublicAccessBlock")
-OPERATIONS: dict[str, Callable[[S3Request], Reply]] = {
+OPERATIONS: Mapping[str, Callable[[S3Request], Reply]] = {
     **dict.fromkeys(("GetObject", "HeadObject"), get_object),
     "PutObject": put_object,
     "CopyObject": copy_object,
@@ -456,7 +413,8 @@ OPERATIONS: dict[str, Callable[[S3Request], Reply]] = {
     "AbortMultipartUpload": abort_multipart_upload,
     "ListBuckets": list_buckets,
     "CreateBucket": create_bucket,
-    **dict.fromkeys(("HeadBucket", *BUCKET_SETTINGS), head_bucket),
     "DeleteBucket": delete_bucket,
     "GetBucketLocation": get_bucket_location,
+    **dict.fromkeys(("HeadBucket", "PutBucketEncryption", "PutBucketOwnershipControls"), head_bucket),
+    **dict.fromkeys(("PutBucketTagging", "PutPublicAccessBlock"), head_bucket),
 }

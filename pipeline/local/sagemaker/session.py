@@ -1,4 +1,4 @@
-"""boto3 clients whose requests are answered in this process by the local target.
+"""Clients whose requests are answered in this process by the local target: boto3's, and quicker ones of our commands.
 
 botocore emits `before-send` with the finished HTTP request; whatever a handler returns stands for the response. So a
 request is validated and serialised, and a response parsed, by botocore itself, as if it came from AWS. Services that
@@ -6,19 +6,24 @@ the local target does not stand for are refused by name; nothing leaves the mach
 """
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import botocore.session
-from botocore.awsrequest import AWSPreparedRequest, AWSResponse
-from botocore.configprovider import BOTOCORE_DEFAUT_SESSION_VARIABLES, ConstantProvider
 from botocore.exceptions import ClientError
 
+from pipeline.definition.shapes import Shape
+from pipeline.definition.shapes import operation as operation_shape
 from pipeline.local.jobs.runtime import REGION
 from pipeline.local.sagemaker.api import LocalApi
 from pipeline.local.store.answers import HttpRequest, RequestError
 from pipeline.local.store.state import State
+
+if TYPE_CHECKING:
+    from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 
 SDK_DEFAULTS = Path(__file__).with_name("sdk_defaults.yaml")
 OWN_SETTINGS = {  # whatever the user's machine says about AWS
@@ -42,16 +47,20 @@ def local_session(state: State) -> Any:
 
 def core_session(state: State) -> Any:
     """The same as a botocore session, whose clients are made without importing boto3."""
+    import botocore.session
+    from botocore.awsrequest import AWSResponse
+    from botocore.configprovider import BOTOCORE_DEFAUT_SESSION_VARIABLES, ConstantProvider
+
     api = LocalApi(state)
 
-    def answer(request: AWSPreparedRequest, event_name: str, **rest: Any) -> AWSResponse:
+    def answer(request: "AWSPreparedRequest", event_name: str, **rest: Any) -> "AWSResponse":
         service, operation = event_name.split(".", 2)[1:]
         headers = {k.lower(): v.decode() if isinstance(v, bytes) else v for k, v in request.headers.items()}
         asked = HttpRequest(service, operation, request.method, request.url, headers, body_of(request))
         try:
             reply = api.answer(asked)
         except RequestError as problem:  # nobody answers for that service; its protocol may be any
-            raise ClientError({"Error": {"Code": problem.code, "Message": str(problem)}}, operation) from problem
+            raise client_error(problem, operation) from problem
         return AWSResponse(request.url, reply.status, reply.headers, reply.stream)
 
     core = botocore.session.Session()
@@ -64,26 +73,86 @@ def core_session(state: State) -> Any:
     return core
 
 
-def keep_sdk_quiet() -> None:
-    """Switch off the SageMaker SDK's usage reports in this process: it sends them past boto3."""
-    os.environ.setdefault("SAGEMAKER_ADMIN_CONFIG_OVERRIDE", str(SDK_DEFAULTS))
+def client_error(problem: RequestError, operation: str) -> ClientError:
+    """A refusal as clients raise it."""
+    return ClientError({"Error": {"Code": problem.code, "Message": str(problem)}}, operation)
 
 
 def refuse_presigned(context: Mapping[str, Any], event_name: str, **rest: Any) -> None:
-    """Refuse to make URLs that would lead to AWS, past this session.
+    """Raise a ClientError where a client would make a presigned URL or form: it would lead to AWS, past this session.
 
-    Raises:
-        ClientError: always, for a presigned URL or form.
+    `sandbox/guest/sitecustomize.py` has the same for jobs, since it can import nothing from here.
     """
     if context.get("is_presign_request"):
         service, operation = event_name.split(".", 2)[1:]
         said = f"The local target makes no presigned URLs ({service}:{operation}): they would lead to AWS."
-        raise ClientError({"Error": {"Code": "NotImplemented", "Message": said}}, operation)
+        raise client_error(RequestError("NotImplemented", said), operation)
 
 
-def body_of(request: AWSPreparedRequest) -> bytes:
+def body_of(request: "AWSPreparedRequest") -> bytes:
     """The body as bytes, whatever the caller gave."""
     body = request.body or b""
     if isinstance(body, str):
         return body.encode()
     return bytes(body if isinstance(body, bytes | bytearray) else body.read())
+
+
+def keep_sdk_quiet() -> None:
+    """Switch off the SageMaker SDK's usage reports in this process: it sends them past boto3."""
+    os.environ.setdefault("SAGEMAKER_ADMIN_CONFIG_OVERRIDE", str(SDK_DEFAULTS))
+
+
+@dataclass(frozen=True)
+class LocalClient:
+    """A client for services of a JSON protocol: `client.describe_endpoint(EndpointName=...)` is DescribeEndpoint.
+
+    Requests are checked and responses shaped by the service's model, but without botocore's sessions and its models of
+    endpoints, which take a quarter of a second to load.
+    """
+
+    api: LocalApi
+    service: str
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        operation = re.sub(r"(?:^|_)([a-z])", lambda match: match[1].upper(), name)
+
+        def call(**request: Any) -> Any:
+            try:
+                answer = self.api.call(self.service, operation, request)
+            except RequestError as problem:
+                raise client_error(problem, operation) from problem
+            shape = operation_shape(operation, "output", self.service)
+            return shaped(answer, shape) if shape else {}
+
+        return call
+
+    def get_paginator(self, name: str) -> "Paginator":
+        """The pages of a List operation."""
+        return Paginator(getattr(self, name))
+
+
+@dataclass(frozen=True)
+class Paginator:
+    """Follows NextToken."""
+
+    call: Callable[..., Any]
+
+    def paginate(self, **request: Any) -> Iterator[Any]:
+        """Page after page."""
+        page = self.call(**request)
+        yield page
+        while "NextToken" in page:
+            page = self.call(**request, NextToken=page["NextToken"])
+            yield page
+
+
+def shaped(value: Any, shape: Shape) -> Any:
+    """A response as boto3 gives it: times are datetimes, and what the model does not know is left out."""
+    if shape.type == "structure":
+        known = {name: member for name, member in value.items() if name in shape.members and member is not None}
+        return {name: shaped(member, shape.member(name)) for name, member in known.items()}
+    if shape.type == "list":
+        return [shaped(item, shape.member("member")) for item in value]
+    if shape.type == "map":
+        return {key: shaped(item, shape.member("value")) for key, item in value.items()}
+    return datetime.fromtimestamp(value, UTC) if shape.type == "timestamp" else value

@@ -84,6 +84,19 @@ class Reply:
         headers = {"Content-Type": "application/x-amz-json-1.1", **(headers or {})}
         return cls(status, headers, json.dumps(content).encode())
 
+    @classmethod
+    def xml(cls, name: str, content: Any, status: int = 200) -> "Reply":
+        """An XML body of nested dictionaries; a list is repeated elements."""
+        from xml.sax.saxutils import escape  # for this only: it takes a while to load
+
+        def text(content: Any) -> str:
+            if not isinstance(content, dict):
+                return escape(str(content))
+            members = [(key, item) for key, v in content.items() for item in (v if isinstance(v, list) else [v])]
+            return "".join(f"<{key}>{text(item)}</{key}>" for key, item in members)
+
+        return cls(status, {"Content-Type": "application/xml"}, text({name: content}).encode())
+
 
 class Api(Protocol):
     """What answers requests. The rooms below `sagemaker` are given one and do not know who it is."""

@@ -1,0 +1,209 @@
+"""What an account has beside SageMaker: identity and roles, Lambda functions, a rule and a schedule of EventBridge.
+
+The account belongs to whoever runs it: the caller is a session of its one role, every role that somebody names is
+there, SageMaker and Lambda may assume it, and nothing is denied to it. Functions are made of an archive of Python code,
+as the SDK's LambdaStep makes them. The rule calls a function when a model version is approved; the schedule retrains,
+and `run_pipeline.py schedule run` starts what is due.
+"""
+
+import base64
+import hashlib
+import io
+import json
+import secrets
+import zipfile
+from datetime import UTC, datetime
+from urllib.parse import parse_qsl, quote
+
+from pipeline import schedule_expression
+from pipeline.local.jobs import functions
+from pipeline.local.jobs.runtime import ACCOUNT, REGION, arn, now
+from pipeline.local.sagemaker.api import LocalApi, name_in_path, unanswered
+from pipeline.local.store.answers import HttpRequest, Reply, RequestError, chosen, invalid
+from pipeline.local.store.state import Document, State
+from pipeline.local.store.storage import Storage
+
+SERVICES = [f"{service}.amazonaws.com" for service in ("sagemaker", "lambda", "scheduler")]
+STATEMENT = {"Effect": "Allow", "Principal": {"Service": SERVICES}, "Action": "sts:AssumeRole"}
+TRUST = {"Version": "2012-10-17", "Statement": [STATEMENT]}
+DETAIL = """
+    ModelPackageGroupName ModelPackageVersion ModelPackageArn CreationTime LastModifiedTime InferenceSpecification
+    ModelPackageStatus ModelPackageStatusDetails ModelApprovalStatus ModelMetrics
+"""  # of a model package, in an event
+
+
+def answer_query(state: State, request: HttpRequest) -> Reply:
+    """Answer a request to STS or IAM, which have the query protocol, or raise a RequestError."""
+    values, name = dict(parse_qsl(request.body.decode())), request.operation
+    actions = [value for member, value in values.items() if member.startswith("ActionNames.member.")]
+    role = {
+        "Path": "/",
+        "RoleName": values.get("RoleName"),
+        "RoleId": "AROALOCAL",
+        "Arn": f"arn:aws:iam::{ACCOUNT}:role/{values.get('RoleName')}",
+        "CreateDate": "2020-12-01T00:00:00Z",
+        "AssumeRolePolicyDocument": quote(json.dumps(TRUST)),
+    }
+    caller = f"arn:aws:sts::{ACCOUNT}:assumed-role/local-pipeline/local"
+    decisions = [{"EvalActionName": action, "EvalDecision": "allowed"} for action in actions]
+    answers = {
+        "GetCallerIdentity": {"Arn": caller, "UserId": "AROALOCAL:local", "Account": ACCOUNT},
+        "GetRole": {"Role": role},
+        "SimulatePrincipalPolicy": {"IsTruncated": "false", "EvaluationResults": {"member": decisions}},
+    }
+    if name not in answers:
+        raise unanswered(request.service, name)
+    return Reply.xml(f"{name}Response", {f"{name}Result": answers[name], "ResponseMetadata": {"RequestId": "local"}})
+
+
+def invoke(state: State, request: HttpRequest) -> Reply:
+    """Invoke; one with InvocationType Event is answered when the function has ended, too."""
+    function = functions.function_named(state, name_in_path(request))
+    kind = request.headers.get("x-amz-invocation-type", "RequestResponse")
+    if kind == "DryRun":
+        return Reply(204, {}, b"")
+    try:
+        reply = Reply.json(functions.invoke_now(state, LocalApi(state), function, json.loads(request.body or b"null")))
+    except functions.FunctionError as problem:
+        error_type, _, message = str(problem).rpartition(": ")
+        content = {"errorMessage": message or str(problem), "errorType": error_type or "Unhandled"}
+        reply = Reply.json(content, 200, {"X-Amz-Function-Error": "Unhandled"})
+    return Reply(202, {}, b"") if kind == "Event" else reply
+
+
+def create_function(state: State, request: Document) -> Document:
+    """CreateFunction, of Python code in a .zip archive."""
+    name = request["FunctionName"]
+    if state.get("Function", name):
+        raise RequestError("ResourceConflictException", f"Function already exist: {name}", 409)
+    if not str(request.get("Runtime", "python")).startswith("python") or request.get("Layers"):
+        raise refused(f"Function {name!r} needs a runtime or layers that are not here; Python without layers runs.")
+    document = {
+        "FunctionName": name,
+        "Handler": request["Handler"],
+        "Environment": request.get("Environment", {}).get("Variables", {}),
+        "Timeout": request.get("Timeout", 3),
+    }
+    return store(state, document, request["Code"])
+
+
+def update_function_code(state: State, request: Document) -> Document:
+    """UpdateFunctionCode."""
+    return store(state, functions.function_named(state, request["FunctionName"]), request)
+
+
+def store(state: State, document: Document, code: Document) -> Document:
+    """Unpack a function's code and make it known, or refuse code that holds no handler."""
+    if "ImageUri" in code:
+        raise refused("The code of a function must be a .zip archive: images are not run here.")
+    place = f"s3://{code.get('S3Bucket')}/{code.get('S3Key')}"
+    packed = base64.b64decode(code["ZipFile"]) if "ZipFile" in code else Storage(state).read(place)
+    name, digest = document["FunctionName"], hashlib.sha256(packed).hexdigest()
+    folder = state.home / "functions" / f"{name}-{digest[:16]}"
+    try:
+        with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+            archive.extractall(folder)
+    except zipfile.BadZipFile as problem:
+        raise refused("Could not unzip uploaded file. Please check your file, then try to upload again.") from problem
+    module, _, function = document["Handler"].replace("/", ".").rpartition(".")
+    script = folder.joinpath(*module.split("."))
+    if not module or not (script.with_suffix(".py").is_file() or (script / "__init__.py").is_file()):
+        raise refused(f"Unable to import module {module!r}: the code of {name!r} has none.")
+    state.put("Function", name, {**document, "Handler": f"{module}.{function}", "Folder": str(folder)})
+    return get_function_configuration(state, document)
+
+
+def refused(message: str) -> RequestError:
+    """InvalidParameterValueException."""
+    return RequestError("InvalidParameterValueException", message)
+
+
+def get_function(state: State, request: Document) -> Document:
+    """GetFunction."""
+    return {"Configuration": get_function_configuration(state, request)}
+
+
+def get_function_configuration(state: State, request: Document) -> Document:
+    """GetFunctionConfiguration."""
+    document = functions.function_named(state, request["FunctionName"])
+    return {
+        "FunctionName": document["FunctionName"],
+        "FunctionArn": f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:{document['FunctionName']}",
+        "Handler": document["Handler"],
+        "Environment": {"Variables": document["Environment"]},
+        "Timeout": document.get("Timeout", int(functions.STEP_TIMEOUT_SECONDS)),
+        "Version": "$LATEST",
+        "State": "Active",
+        "LastUpdateStatus": "Successful",
+    }
+
+
+def delete_function(state: State, request: Document) -> Document:
+    """DeleteFunction; its code stays for executions that have begun with it."""
+    state.delete("Function", functions.function_named(state, request["FunctionName"])["FunctionName"])
+    return {}
+
+
+def make_schedule(state: State, name: str, expression: str, *, pipeline_name: str) -> None:
+    """The schedule, switched off, unless there is one."""
+    with state.transaction():
+        if state.get("Schedule", name) is None:
+            document = {
+                "Arn": f"arn:aws:scheduler:{REGION}:{ACCOUNT}:schedule/default/{name}",
+                "Name": name,
+                "GroupName": "default",
+                "ScheduleExpression": expression,
+                "ScheduleExpressionTimezone": "UTC",
+                "State": "DISABLED",
+                "FlexibleTimeWindow": {"Mode": "OFF"},
+                "Target": {"Arn": arn("pipeline", pipeline_name), "RoleArn": f"arn:aws:iam::{ACCOUNT}:role/local"},
+                "CreationDate": now(),
+                "LastModificationDate": now(),
+            }
+            state.put("Schedule", name, document)
+
+
+def get_schedule(state: State, request: Document) -> Document:
+    """GetSchedule; refused if there is none."""
+    known = state.get("Schedule", request["Name"])
+    if known is None:
+        raise RequestError("ResourceNotFoundException", f"Schedule {request['Name']} does not exist.", 404)
+    return known
+
+
+def update_schedule(state: State, request: Document) -> Document:
+    """UpdateSchedule: what the request leaves out gets its default."""
+    known = get_schedule(state, request)
+    if fault := schedule_expression.fault(request["ScheduleExpression"]):
+        raise invalid(f"The schedule {fault}")
+    fixed = chosen(known, "Arn", "Name", "GroupName", "CreationDate")
+    usual = {"State": "ENABLED", "ScheduleExpressionTimezone": "UTC"}
+    state.put("Schedule", request["Name"], {**usual, **request, **fixed, "LastModificationDate": now()})
+    return {"ScheduleArn": known["Arn"]}
+
+
+def deliver_approval(state: State, package: Document) -> None:
+    """Call the function that the rule of a package's group names with a state change event, if there is a rule.
+
+    A function that fails is an error: on AWS nobody would hear of it, but here somebody waits for what it does.
+    """
+    rule = state.get("Rule", package["ModelPackageGroupName"].lower())
+    if rule is None:
+        return
+    event = {
+        "version": "0",
+        "id": secrets.token_hex(16),
+        "source": "aws.sagemaker",
+        "detail-type": "SageMaker Model Package State Change",
+        "account": ACCOUNT,
+        "region": REGION,
+        "time": datetime.fromtimestamp(now(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "resources": [package["ModelPackageArn"]],
+        "detail": chosen(package, *DETAIL.split()),
+    }
+    name = rule["FunctionName"]
+    try:
+        functions.invoke_now(state, LocalApi(state), functions.function_named(state, name), event)
+    except RequestError as problem:
+        said = f"The version is {package['ModelApprovalStatus']} now, but function {name!r}, which heard of it, failed"
+        raise RequestError("EventDeliveryFailed", f"{said}: {problem}") from problem  # no code of the service

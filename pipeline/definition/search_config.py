@@ -3,6 +3,7 @@
 What each member may be is told by the service model; what the guide's automatic-model-tuning pages say beyond it, here.
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -81,8 +82,8 @@ def read_search_config(request: Mapping[str, Any]) -> SearchConfig:
         raise DefinitionError(problems)
     config = request["HyperParameterTuningJobConfig"]
     strategy, limits = config["Strategy"], config["ResourceLimits"]
-    searched, problems = read_ranges(config.get("ParameterRanges") or {})
     objective: Mapping[str, Any] = config.get("HyperParameterTuningJobObjective") or {}
+    ranges = read_ranges(config.get("ParameterRanges") or {}, problems)
     if not objective:
         problems.append("HyperParameterTuningJobObjective is missing, without which nothing can be compared.")
     min_epochs, max_epochs = 1, MAX_EPOCHS
@@ -92,15 +93,21 @@ def read_search_config(request: Mapping[str, Any]) -> SearchConfig:
     elif config.get("StrategyConfig"):
         problems.append(f"StrategyConfig belongs to strategy Hyperband, but the strategy is {strategy}.")
     max_trials = limits.get("MaxNumberOfTrainingJobs")
-    if strategy == "Grid" and not problems:
-        max_trials = read_grid_size(searched, max_trials, problems)
+    if strategy == "Grid":
+        size = math.prod(len(searched.values) for searched in ranges)
+        if others := [searched.name for searched in ranges if not searched.values]:
+            problems.append(f"Strategy Grid takes categorical ranges only, but not {listing(others)}; list the values.")
+        elif max_trials not in (None, size):
+            must = f"must be the size of the grid, {size}, with strategy Grid, but is {max_trials}; leave it out."
+            problems.append(f"ResourceLimits.MaxNumberOfTrainingJobs {must}")
+        max_trials = size
     if problems:
         raise DefinitionError(problems)
     criteria = config.get("TuningJobCompletionCriteria") or {}
     improving, converged = (criteria.get(name) or {} for name in ("BestObjectiveNotImproving", "ConvergenceDetected"))
     return SearchConfig(
         strategy=strategy,
-        ranges=tuple(searched),
+        ranges=tuple(ranges),
         maximize=objective["Type"] == "Maximize",
         metric_name=objective["MetricName"],
         max_trials=max_trials or DEFAULT_MAX_TRIALS,
@@ -113,19 +120,6 @@ def read_search_config(request: Mapping[str, Any]) -> SearchConfig:
         max_not_improving=improving.get("MaxNumberOfTrainingJobsNotImproving"),
         stop_on_convergence=converged.get("CompleteOnConvergence") == "Enabled",
     )
-
-
-def read_grid_size(searched: list[Range], max_trials: int | None, problems: list[str]) -> int:
-    """How many trials a grid has."""
-    size = math.prod(len(categorical.values) for categorical in searched)
-    if others := [other.name for other in searched if not other.values]:
-        problems.append(f"Strategy Grid takes categorical ranges only, but not {listing(others)}; list the values.")
-    elif max_trials not in (None, size):
-        problems.append(
-            f"ResourceLimits.MaxNumberOfTrainingJobs must be the size of the grid, {size}, with strategy Grid, "
-            f"but is {max_trials}; leave it out."
-        )
-    return size
 
 
 def read_epochs(config: Mapping[str, Any], static: Mapping[str, str], problems: list[str]) -> tuple[int, int]:
@@ -144,23 +138,22 @@ def read_epochs(config: Mapping[str, Any], static: Mapping[str, str], problems: 
     return low, high
 
 
-def read_ranges(parameter_ranges: Mapping[str, Any]) -> tuple[list[Range], list[str]]:
-    """The ranges in their order (integer, continuous, categorical), and a sentence for each fault."""
+def read_ranges(parameter_ranges: Mapping[str, Any], problems: list[str]) -> list[Range]:
+    """The ranges in their order: integer, continuous, categorical."""
     entries = [(kind, entry) for kind in KINDS for entry in parameter_ranges.get(kind) or []]
     ranges: list[Range] = []
-    faults: list[str] = []
     for kind, entry in entries:
         try:
             ranges.append(read_range(kind, entry))
         except ValueError as fault:
-            faults.append(f"Range '{entry['Name']}' {fault}")
+            problems.append(f"Range '{entry['Name']}' {fault}")
     names = [entry["Name"] for _, entry in entries]
-    faults += [f"Hyperparameter '{name}' has two ranges." for name in sorted(set(names)) if names.count(name) > 1]
+    problems += [f"Hyperparameter '{name}' has two ranges." for name in sorted(set(names)) if names.count(name) > 1]
     if not 1 <= len(names) <= MAX_RANGES:
-        faults.append(f"ParameterRanges must hold 1 to {MAX_RANGES} ranges, but holds {len(names) or 'none'}.")
+        problems.append(f"ParameterRanges must hold 1 to {MAX_RANGES} ranges, but holds {len(names) or 'none'}.")
     if parameter_ranges.get("AutoParameters"):
-        faults.append("AutoParameters (Autotune) are not known to the local target; give each of them a range.")
-    return ranges, faults
+        problems.append("AutoParameters (Autotune) are not known to the local target; give each of them a range.")
+    return ranges
 
 
 def read_range(kind: str, entry: Mapping[str, Any]) -> Range:
@@ -175,10 +168,7 @@ def read_range(kind: str, entry: Mapping[str, Any]) -> Range:
         if twice := [value for value in dict.fromkeys(values) if values.count(value) > 1]:
             raise ValueError(f"lists {listing(twice)} more than once.")
         return Range(name, values)
-    bounds = {key: as_number(entry[key], parse) for key in ("MinValue", "MaxValue")}
-    if wrong := next((key for key, bound in bounds.items() if not math.isfinite(bound)), None):
-        raise ValueError(f"must have {noun} as {wrong}, but has {entry[wrong]!r}.")
-    low, high = bounds.values()
+    low, high = (read_bound(entry, key, noun, parse) for key in ("MinValue", "MaxValue"))
     scale = entry.get("ScalingType") or "Auto"
     if scale == "Auto":
         scale = "Logarithmic" if low > 0 and high / low >= AUTO_LOGARITHMIC_RATIO else "Linear"
@@ -193,9 +183,9 @@ def read_range(kind: str, entry: Mapping[str, Any]) -> Range:
     return Range(name, low=low, high=high, scale=scale, is_whole=parse is int)
 
 
-def as_number(text: str, parse: Callable[[str], float]) -> float:
-    """A bound; not a number where it is none."""
-    try:
-        return parse(text)
-    except ValueError:
-        return math.nan
+def read_bound(entry: Mapping[str, Any], key: str, noun: str, parse: Callable[[str], float]) -> float:
+    """MinValue or MaxValue; ValueError where it is no finite number of the kind."""
+    with contextlib.suppress(ValueError):
+        if math.isfinite(float(entry[key])):
+            return parse(entry[key])
+    raise ValueError(f"must have {noun} as {key}, but has {entry[key]!r}.")

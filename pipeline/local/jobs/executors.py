@@ -11,9 +11,7 @@ from pipeline.local.jobs.training import run_training
 from pipeline.local.jobs.transform import run_transform
 from pipeline.local.jobs.tuning import run_tuning
 from pipeline.local.store.answers import RequestError
-from pipeline.local.store.state import Document
 
-Executor = Callable[[StepCall, Runtime], Awaitable[StepResult]]
 IN_MOTION = ("Creating", "Updating")
 POLL_SECONDS = 0.05
 
@@ -25,7 +23,7 @@ async def run_request(call: StepCall, runtime: Runtime) -> StepResult:
         StepFailure: the request was refused.
     """
     step_type = STEP_TYPES[call.definition["Type"]]
-    named = {step_type.name_member: call.job_name} if step_type.name == "Model" and step_type.name_member else {}
+    named = {"ModelName": call.job_name} if step_type.name == "Model" else {}
     try:
         answer = runtime.api.call("sagemaker", str(step_type.creates), {**call.arguments, **named})
         (resource_arn,) = answer.values()
@@ -44,27 +42,28 @@ async def run_endpoint(call: StepCall, runtime: Runtime) -> StepResult:
     Raises:
         StepFailure: the request was refused, or the server does not come up.
     """
-    wanted = {"EndpointName": call.arguments["EndpointName"]}
-
-    async def ask(operation: str, request: Document) -> Document:
-        return await asyncio.to_thread(runtime.api.call, "sagemaker", operation, request)
-
+    name, request = call.arguments["EndpointName"], call.arguments
     try:
-        known = (await ask("ListEndpoints", {"NameContains": wanted["EndpointName"]}))["Endpoints"]
-        exists = any(found["EndpointName"] == wanted["EndpointName"] for found in known)
-        request = {name: value for name, value in call.arguments.items() if name != "Tags" or not exists}
-        (endpoint_arn,) = (await ask("UpdateEndpoint" if exists else "CreateEndpoint", request)).values()
-        metadata = {"Endpoint": {"Arn": endpoint_arn}}
-        while (found := await ask("DescribeEndpoint", wanted))["EndpointStatus"] in IN_MOTION:
+        known = await asyncio.to_thread(runtime.api.call, "sagemaker", "ListEndpoints", {"NameContains": name})
+        exists = any(found["EndpointName"] == name for found in known["Endpoints"])
+        if exists:
+            request = {member: value for member, value in request.items() if member != "Tags"}
+        operation = "UpdateEndpoint" if exists else "CreateEndpoint"
+        (endpoint_arn,) = (await asyncio.to_thread(runtime.api.call, "sagemaker", operation, request)).values()
+        while True:
+            found = await asyncio.to_thread(runtime.api.call, "sagemaker", "DescribeEndpoint", {"EndpointName": name})
+            if found["EndpointStatus"] not in IN_MOTION:
+                break
             await asyncio.sleep(POLL_SECONDS)
     except RequestError as problem:
         raise StepFailure(f"ClientError: {problem}") from problem
+    metadata = {"Endpoint": {"Arn": endpoint_arn}}
     if found["EndpointStatus"] != "InService" or "FailureReason" in found:
         raise StepFailure(f"ClientError: {found.get('FailureReason')}", metadata=metadata)
     return StepResult(found, metadata)
 
 
-EXECUTORS: dict[str, Executor] = {
+EXECUTORS: dict[str, Callable[[StepCall, Runtime], Awaitable[StepResult]]] = {
     "Processing": run_processing,
     "Training": run_training,
     "Tuning": run_tuning,

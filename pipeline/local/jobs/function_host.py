@@ -10,18 +10,9 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
-
-
-def main(folder: Path, timeout_seconds: float) -> None:
-    """Run the handler once."""
-    event = json.loads((folder / "event.json").read_text())
-    unfinished = folder / ".outcome.json"
-    unfinished.write_text(json.dumps(outcome(event, time.monotonic() + timeout_seconds)))
-    unfinished.replace(folder / "outcome.json")
+from typing import Any
 
 
 def outcome(event: Any, deadline: float) -> dict[str, Any]:
@@ -35,19 +26,18 @@ def outcome(event: Any, deadline: float) -> dict[str, Any]:
     return {"result": result}
 
 
-def load_handler() -> Callable[[Any, Any], Any]:
+def load_handler() -> Any:
     """The handler that _HANDLER names; its folder is importable, as in Lambda, and not this file's."""
     sys.path[0] = os.environ["LAMBDA_TASK_ROOT"]
     name, _, function = os.environ["_HANDLER"].rpartition(".")
     script = Path(sys.path[0]) / f"{name}.py"
     if not script.is_file():  # in a package
-        return cast(Callable[[Any, Any], Any], getattr(importlib.import_module(name), function))
+        return getattr(importlib.import_module(name), function)
     spec = importlib.util.spec_from_file_location(name, script)  # whatever other module has its name
     assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return cast(Callable[[Any, Any], Any], getattr(module, function))
+    return getattr(module, function)
 
 
 def context(deadline: float) -> SimpleNamespace:
@@ -68,4 +58,7 @@ def context(deadline: float) -> SimpleNamespace:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), float(sys.argv[2]))
+    folder, unfinished = Path(sys.argv[1]), Path(sys.argv[1], ".outcome.json")
+    event = json.loads((folder / "event.json").read_text())
+    unfinished.write_text(json.dumps(outcome(event, time.monotonic() + float(sys.argv[2]))))
+    unfinished.replace(folder / "outcome.json")

@@ -4,18 +4,19 @@ The process is `function_host.py`, in a job directory of the invocation's own; w
 """
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import re
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.definition.expressions import text_of
 from pipeline.errors import UsageError
 from pipeline.local.jobs.runtime import Runtime, StepCall, StepFailure, StepResult
-from pipeline.local.sandbox.namespaces import CONTAINER_ROOT, Mount, find_mount
+from pipeline.local.sandbox.namespaces import Mount, find_mount
 from pipeline.local.sandbox.process import Command, JobDirectory, JobProcess
 from pipeline.local.store.answers import Api, RequestError
 from pipeline.local.store.state import Document, State
@@ -24,6 +25,7 @@ from pipeline.local.store.storage import file_digest
 HOST = Path(__file__).with_name("function_host.py")
 OUTCOME_BYTES = 8 * 2**20  # Lambda's limit for an answer is 6 MB
 STEP_TIMEOUT_SECONDS = 600.0  # a Lambda step's limit, below Lambda's own 15 minutes
+OUTPUT_TYPES = ("String", "Integer", "Float", "Boolean")
 
 
 class FunctionError(RequestError):
@@ -69,32 +71,24 @@ def code_digest(document: Document) -> str:
 
 
 async def invoke(
-    state: State,
-    api: Api,
-    document: Document,
-    event: Any,
-    *,
-    job_name: str | None = None,
-    mount: Mount | None = None,
+    state: State, api: Api, document: Document, event: Any, *, job_name: str | None = None, mount: Mount | None = None
 ) -> Any:
     """Return what the handler returns, or raise a FunctionError; with a mount it writes to /tmp alone, as in Lambda."""
     timeout_seconds = float(document.get("Timeout", STEP_TIMEOUT_SECONDS))
-    job = JobDirectory(state.home, job_name or f"lambda-{document['FunctionName']}-{secrets.token_hex(5)}")
+    name, folder = document["FunctionName"], document["Folder"]
+    job = JobDirectory(state.home, job_name or f"lambda-{name}-{secrets.token_hex(5)}")
     (job.tree / "event.json").write_text(json.dumps(event))
-    command = Command(
-        ["python3", str(HOST), str(CONTAINER_ROOT), str(timeout_seconds)],
-        {
-            "AWS_LAMBDA_FUNCTION_NAME": document["FunctionName"],
-            "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
-            "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "512",
-            "AWS_LAMBDA_LOG_GROUP_NAME": f"/aws/lambda/{document['FunctionName']}",
-            "AWS_LAMBDA_LOG_STREAM_NAME": job.name,
-            "LAMBDA_TASK_ROOT": document["Folder"],
-            "_HANDLER": document["Handler"],
-            **document["Environment"],
-        },
-        document["Folder"],
-    )
+    environment = {
+        "AWS_LAMBDA_FUNCTION_NAME": name,
+        "AWS_LAMBDA_FUNCTION_VERSION": "$LATEST",
+        "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "512",
+        "AWS_LAMBDA_LOG_GROUP_NAME": f"/aws/lambda/{name}",
+        "AWS_LAMBDA_LOG_STREAM_NAME": job.name,
+        "LAMBDA_TASK_ROOT": folder,
+        "_HANDLER": document["Handler"],
+        **document["Environment"],
+    }
+    command = Command(["python3", str(HOST), "/opt/ml", str(timeout_seconds)], environment, folder)
     ended = await JobProcess(job, command, mount, api=api).run(timeout_seconds, lambda line: None)
     outcome = job.message("/opt/ml/outcome.json", OUTCOME_BYTES)
     if ended.cause == "timeout":
@@ -117,62 +111,42 @@ def invoke_now(state: State, api: Api, document: Document, event: Any) -> Any:
 
 
 async def run_lambda(call: StepCall, runtime: Runtime) -> StepResult:
-    """Call the handler and return the outputs that the step declares, or raise a StepFailure."""
+    """Call the handler and return the outputs that the step declares, each of its OutputType, or raise a StepFailure.
+
+    What else the handler answers is ignored.
+    """
     function = function_named(runtime.state, call.definition["FunctionArn"], call.execution_id)
     metadata: dict[str, Any] = {"Lambda": {"Arn": call.definition["FunctionArn"]}}
+    declared = {output["OutputName"]: output["OutputType"] for output in call.definition.get("OutputParameters") or []}
     try:
-        api, mount = runtime.api, runtime.mount
-        answer = await invoke(runtime.state, api, function, call.arguments, job_name=call.job_name, mount=mount)
-        outputs = typed_outputs(call.definition.get("OutputParameters") or [], answer)
+        answer = await invoke(
+            runtime.state, runtime.api, function, call.arguments, job_name=call.job_name, mount=runtime.mount
+        )
+        for name in declared:
+            if not isinstance(answer, dict) or name not in answer:
+                must = f"it must be a dictionary with {', '.join(declared)}"
+                raise FunctionError(f"The function's answer lacks the output parameter {name!r}; {must}.")
+        outputs = {name: typed(name, kind, answer[name]) for name, kind in declared.items()}
     except FunctionError as problem:
         raise StepFailure(str(problem), metadata=metadata) from problem
     metadata["Lambda"]["OutputParameters"] = [{"Name": n, "Value": str(v)} for n, v in outputs.items()]
     return StepResult({"OutputParameters": outputs, "Outputs": outputs}, metadata)
 
 
-def typed_outputs(declared: Sequence[Mapping[str, Any]], answer: Any) -> dict[str, Any]:
-    """The declared outputs of an answer, each a value of its OutputType, or a FunctionError; others are ignored."""
-    names = [str(output.get("OutputName")) for output in declared]
-    missing = [name for name in names if not isinstance(answer, dict) or name not in answer]
-    if missing:
-        raise FunctionError(
-            f"The function's answer lacks the output parameter {missing[0]!r}; it must be a dictionary with "
-            f"{', '.join(names)}."
-        )
-    return {name: typed(output, answer[name]) for name, output in zip(names, declared, strict=True)}
-
-
-def typed(output: Mapping[str, Any], value: Any) -> Any:
-    """One value. Text that reads as the type is taken for it; a nested value becomes JSON text, as the service does."""
-    kind = str(output.get("OutputType", "String"))
+def typed(name: str, kind: str, value: Any) -> Any:
+    """One output: text that reads as the type is taken for it, a nested value becomes JSON text, as on the service."""
     flat = json.dumps(value) if isinstance(value, dict | list) else value
-    if kind not in CONVERSIONS:
-        raise FunctionError(f"OutputType must be one of {', '.join(CONVERSIONS)}, but is {kind!r}.")
-    converted = None if flat is None else CONVERSIONS[kind](flat)
-    if converted is None:
-        found = repr(value) if isinstance(value, str) else json.dumps(value)
-        raise FunctionError(f"The function's output parameter {output['OutputName']!r} must be {kind}, but is {found}.")
-    return converted
-
-
-def as_integer(value: Any) -> int | None:
-    """A whole number, or None."""
-    if isinstance(value, str):
-        return int(value) if re.fullmatch(r"[+-]?[0-9]+", value) else None
-    return int(value) if not isinstance(value, bool) and float(value).is_integer() else None
-
-
-def as_float(value: Any) -> float | None:
-    """A number, or None."""
-    try:
-        return None if isinstance(value, bool) else float(value)
-    except ValueError:
-        return None
-
-
-CONVERSIONS: Mapping[str, Callable[[Any], Any]] = {
-    "String": text_of,
-    "Integer": as_integer,
-    "Float": as_float,
-    "Boolean": lambda value: {"true": True, "false": False}.get(str(value).lower()),
-}
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if kind == "String" and flat is not None:
+        return text_of(flat)
+    if kind == "Boolean" and str(flat).lower() in ("true", "false"):
+        return str(flat).lower() == "true"
+    if kind == "Integer" and (re.fullmatch(r"[+-]?[0-9]+", str(flat)) or (is_number and float(value).is_integer())):
+        return int(flat)
+    if kind == "Float" and (is_number or isinstance(flat, str)):
+        with contextlib.suppress(ValueError):
+            return float(flat)
+    if kind not in OUTPUT_TYPES:
+        raise FunctionError(f"OutputType must be one of {', '.join(OUTPUT_TYPES)}, but is {kind!r}.")
+    found = repr(value) if isinstance(value, str) else json.dumps(value)
+    raise FunctionError(f"The function's output parameter {name!r} must be {kind}, but is {found}.")

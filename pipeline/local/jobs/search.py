@@ -1,12 +1,10 @@
 """The search of a tuning job: which hyperparameters to try next, which trials to stop early, and when to end.
 
     search = Search(config)
-    while search.done is None:
-        while (trial := search.ask()) is not None:      # None: nothing more to start now, or at all
-            ...                                         # start a job with trial.hyperparameters
-        ...                                             # for each objective value that a trial logs:
-        if search.report(trial, value): ...             # stop it
-        search.finish(trial, "Completed", value)        # for each trial that has ended
+    while (trial := search.ask()) is not None:          # None: nothing more to start now, or at all
+        ...                                             # start a job with trial.hyperparameters
+        if search.report(trial, value): ...             # for each objective value that it logs; True: stop it
+        search.finish(trial, "Completed")               # once it has ended
 
 `done` may be set while trials are running (a completion criterion is met): they are to be stopped and finished.
 Samplers and Hyperband are Optuna's. It is imported when a search begins, because that takes 0.2 s.
@@ -42,45 +40,75 @@ class Trial:
     optuna: Any  # Optuna's own trial
     reports: list[float] = field(default_factory=list)  # objective values as they were logged, one an epoch
     status: str = "InProgress"  # then Completed, Stopped or Failed
-    objective: float | None = None  # final; None while it runs and when none was logged
 
 
 class Search:
-    """One tuning job's search."""
+    """One tuning job's search: combinations drawn by Optuna, none of them twice as long as others are left."""
 
     def __init__(self, config: SearchConfig, known: Sequence[Known] = ()) -> None:
         """Begin a search; from `known`, what earlier searches tried, Bayesian search learns and nothing is counted."""
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        seed = None if config.seed is None else config.seed % 2**32  # what numpy accepts
+        sampler, pruner = optuna.samplers.RandomSampler(seed=seed), optuna.pruners.NopPruner()
+        if config.strategy == "Bayesian":
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # `multivariate` is experimental, `gamma` to go in Optuna 6
+                sampler = optuna.samplers.TPESampler(
+                    seed=seed,
+                    n_startup_trials=STARTUP_TRIALS,
+                    gamma=lambda count: min(math.ceil(GOOD_SHARE * count), 25),  # 25 as by default
+                    multivariate=True,
+                    constant_liar=True,  # trials still running count as bad, so that parallel ones keep apart
+                )
+        elif config.strategy == "Hyperband":
+            pruner = optuna.pruners.HyperbandPruner(config.min_epochs, config.max_epochs, REDUCTION_FACTOR)
+        self.study = optuna.create_study(
+            study_name="search",  # HyperbandPruner spreads trials over its brackets by this name
+            direction="maximize" if config.maximize else "minimize",
+            sampler=sampler,
+            pruner=pruner,
+        )
         self.config = config
-        self.sampler = Sampler(config, known)
         self.sign = 1 if config.maximize else -1
+        self.distributions = {searched.name: distribution(searched) for searched in config.ranges}
+        self.generator = random.Random(seed)
+        self.grid = combinations_of(config.ranges) if config.strategy == "Grid" else None
+        self.failed = optuna.trial.TrialState.FAIL  # of a trial that teaches nothing
+        self.tried: set[tuple[str, ...]] = set()
         self.trials: list[Trial] = []
         self.scores: list[float] = []  # objectives in the order of finishing, the higher the better
-        self.completion: str | None = None
-
-    @property
-    def running(self) -> list[Trial]:
-        """The trials that were asked for and have not finished."""
-        return [trial for trial in self.trials if trial.status == "InProgress"]
-
-    @property
-    def done(self) -> str | None:
-        """Why the search is over, or None while it is not."""
-        if self.completion is None and len(self.trials) >= self.config.max_trials and not self.running:
-            self.completion = f"All {self.config.max_trials} trials have ended."
-        return self.completion
+        self.done = False
+        for hyperparameters, objective in known if config.strategy == "Bayesian" else ():
+            if point := self.point(hyperparameters):
+                trial = optuna.trial.create_trial(params=point, distributions=self.distributions, value=objective)
+                self.study.add_trial(trial)
 
     def ask(self) -> Trial | None:
         """The next trial to start; None when nothing more may start now, or at all."""
-        all_started = len(self.trials) >= self.config.max_trials
-        if all_started or self.done is not None or len(self.running) >= self.config.max_parallel:
+        running = sum(trial.status == "InProgress" for trial in self.trials)
+        if self.done or len(self.trials) >= self.config.max_trials or running >= self.config.max_parallel:
             return None
-        self.trials.append(Trial(*self.sampler.propose()))
+        if self.grid:
+            self.study.enqueue_trial(next(self.grid))
+        for draw in range(DRAWS + 1):
+            trial = self.study.ask(self.distributions)
+            texts = {searched.name: text_of(searched, trial.params[searched.name]) for searched in self.config.ranges}
+            combination = tuple(texts.values())
+            if combination not in self.tried or len(self.tried) >= self.config.combinations or draw == DRAWS:
+                break
+            self.study.tell(trial, state=self.failed)
+            if draw == DRAWS - 1 and self.config.combinations <= LISTED_COMBINATIONS:
+                every = combinations_of(self.config.ranges)
+                others = [found for found in every if tuple(found.values()) not in self.tried]
+                self.study.enqueue_trial(self.point(self.generator.choice(others)) or {})
+        self.tried.add(combination)
+        self.trials.append(Trial(texts, trial))
         return self.trials[-1]
 
     def report(self, trial: Trial, value: float) -> bool:
         """Take an objective value that a running trial has logged; whether the trial should be stopped."""
-        if not math.isfinite(value) or trial.status != "InProgress":
-            return False
         trial.reports.append(value)
         epoch = len(trial.reports)
         if self.config.strategy != "Hyperband":
@@ -89,15 +117,14 @@ class Search:
         # The epoch after the last one counts, since a trial may just be about to end by itself.
         return epoch > self.config.max_epochs or bool(trial.optuna.should_prune())
 
-    def finish(self, trial: Trial, status: str, value: float | None = None) -> None:
-        """Take the end of a running trial and its final objective; by default that is the last value reported."""
-        last = trial.reports[-1] if value is None and trial.reports else value
+    def finish(self, trial: Trial, status: str) -> None:
+        """Take the end of a running trial; its objective is the last value reported, unless it has failed."""
         trial.status = status
-        trial.objective = last if status != "Failed" and last is not None and math.isfinite(last) else None
-        self.sampler.tell(trial)
-        if trial.objective is not None:
-            self.scores.append(self.sign * trial.objective)
-            self.completion = self.completion or self.criterion_met()
+        objective = trial.reports[-1] if trial.reports and status != "Failed" else None
+        self.study.tell(trial.optuna, objective, state=self.failed if objective is None else None)
+        if objective is not None:
+            self.scores.append(self.sign * objective)
+            self.done = self.done or self.criterion_met()
 
     def falls_behind(self, value: float, epoch: int) -> bool:
         """The median rule: worse than the median of what earlier trials had on average up to the same epoch.
@@ -112,88 +139,28 @@ class Search:
         averages = [statistics.fmean(reports[:epoch]) for reports in ended if len(reports) >= epoch]
         return bool(averages) and self.sign * value < self.sign * statistics.median(averages)
 
-    def criterion_met(self) -> str | None:
-        """Which of TuningJobCompletionCriteria ends the search now."""
+    def criterion_met(self) -> bool:
+        """Whether one of TuningJobCompletionCriteria ends the search now."""
         config, scores = self.config, self.scores
         if config.target is not None and scores[-1] >= self.sign * config.target:
-            return f"The objective {self.sign * scores[-1]:g} has reached the target {config.target:g}."
+            return True
         reference, not_improving = scores[0], 0
         for score in scores[1:]:
             reference, not_improving = (score, 0) if improves(score, reference) else (reference, not_improving + 1)
         if config.max_not_improving is not None and not_improving >= config.max_not_improving:
-            return f"{not_improving} trials in a row have not improved the objective by 1 %."
+            return True
         before = scores[: max(0, len(scores) - max(CONVERGENCE_TRIALS, len(scores) // 2))]
-        if config.stop_on_convergence and before and not improves(max(scores), max(before)):
-            return f"The search has converged: the last trials of {len(scores)} improved it by less than 1 %."
-        return None
+        return config.stop_on_convergence and bool(before) and not improves(max(scores), max(before))
+
+    def point(self, hyperparameters: Mapping[str, str]) -> dict[str, Any] | None:
+        """Optuna's parameters for what a training job received; None where a range does not hold it."""
+        found = {each.name: value_of(each, hyperparameters.get(each.name)) for each in self.config.ranges}
+        return None if None in found.values() else found
 
 
 def improves(score: float, reference: float) -> bool:
     """Whether a score is better than another one by 1 % of it."""
     return score > reference and score - reference >= SIGNIFICANT_IMPROVEMENT * abs(reference)
-
-
-class Sampler:
-    """Combinations drawn by Optuna; one that was tried is not drawn again as long as others are left."""
-
-    def __init__(self, config: SearchConfig, known: Sequence[Known]) -> None:
-        import optuna
-
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        seed = None if config.seed is None else config.seed % 2**32  # what numpy accepts
-        is_bayesian, is_hyperband = config.strategy == "Bayesian", config.strategy == "Hyperband"
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # `multivariate` is experimental, `gamma` to go in Optuna 6
-            bayesian = optuna.samplers.TPESampler(
-                seed=seed,
-                n_startup_trials=STARTUP_TRIALS,
-                gamma=lambda count: min(math.ceil(GOOD_SHARE * count), 25),  # 25 as by default
-                multivariate=True,
-                constant_liar=True,  # trials still running count as bad, so that parallel ones keep apart
-            )
-        hyperband = optuna.pruners.HyperbandPruner(config.min_epochs, config.max_epochs, REDUCTION_FACTOR)
-        self.ranges, self.combinations = config.ranges, config.combinations
-        self.generator = random.Random(seed)
-        self.distributions = {searched.name: distribution(searched) for searched in config.ranges}
-        self.failed = optuna.trial.TrialState.FAIL  # of a trial that teaches nothing
-        self.study = optuna.create_study(
-            study_name="search",  # HyperbandPruner spreads trials over its brackets by this name
-            direction="maximize" if config.maximize else "minimize",
-            sampler=bayesian if is_bayesian else optuna.samplers.RandomSampler(seed=seed),
-            pruner=hyperband if is_hyperband else optuna.pruners.NopPruner(),
-        )
-        self.grid = combinations_of(config.ranges) if config.strategy == "Grid" else None
-        self.tried: set[tuple[str, ...]] = set()
-        for hyperparameters, objective in known if is_bayesian else ():
-            if point := self.point(hyperparameters):
-                trial = optuna.trial.create_trial(params=point, distributions=self.distributions, value=objective)
-                self.study.add_trial(trial)
-
-    def propose(self) -> tuple[dict[str, str], Any]:
-        """The hyperparameters of the next trial, and Optuna's trial."""
-        if self.grid:
-            self.study.enqueue_trial(next(self.grid))
-        for draw in range(DRAWS + 1):
-            trial = self.study.ask(self.distributions)
-            texts = {searched.name: text_of(searched, trial.params[searched.name]) for searched in self.ranges}
-            combination = tuple(texts.values())
-            if combination not in self.tried or len(self.tried) >= self.combinations or draw == DRAWS:
-                break
-            self.study.tell(trial, state=self.failed)
-            if draw == DRAWS - 1 and self.combinations <= LISTED_COMBINATIONS:
-                others = [found for found in combinations_of(self.ranges) if tuple(found.values()) not in self.tried]
-                self.study.enqueue_trial(self.point(self.generator.choice(others)) or {})
-        self.tried.add(combination)
-        return texts, trial
-
-    def tell(self, trial: Trial) -> None:
-        """Learn how a trial ended."""
-        self.study.tell(trial.optuna, trial.objective, state=self.failed if trial.objective is None else None)
-
-    def point(self, hyperparameters: Mapping[str, str]) -> dict[str, Any] | None:
-        """Optuna's parameters for what a training job received; None where a range does not hold it."""
-        found = {searched.name: value_of(searched, hyperparameters.get(searched.name)) for searched in self.ranges}
-        return None if None in found.values() else found
 
 
 def distribution(searched: Range) -> Any:

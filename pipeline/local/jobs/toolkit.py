@@ -3,155 +3,133 @@
 Where the request names a ContainerEntrypoint, that very command is run: the SDK's own drivers, which its ModelTrainer
 puts into the channel sm_drivers, and its own handler of `@step` functions do here what they do on the service. Without
 one the image's `train` program would start the script named by sagemaker_program. That program, sagemaker-training, is
-not on this machine; what it does for one script is done here, as its params.py, mapping.py, environment.py,
-entry_point.py and process.py have it.
+not on this machine (its releases want another protobuf); what it does for one script is done here, as its params.py,
+mapping.py, environment.py, entry_point.py and process.py have it.
 """
 
 import functools
 import io
+import itertools
 import json
 import os
 import shlex
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-from pipeline.errors import PipelineError
+from pipeline.local.jobs.runtime import StepFailure
 from pipeline.local.sandbox.environment import INSTALL, are_met
 from pipeline.local.sandbox.process import Command, JobDirectory
 from pipeline.local.store.storage import Storage
 
 ML = "/opt/ml"
 CODE = f"{ML}/code"
-DRIVERS_CHANNEL = f"{ML}/input/data/sm_drivers"
-FUNCTION_CHANNEL = f"{ML}/input/data/sagemaker_remote_function_bootstrap"
+DRIVERS = f"{ML}/input/data/sm_drivers/sm_train.sh"
+FUNCTION_CHANNEL = "sagemaker_remote_function_bootstrap"
 PREFIX = "sagemaker_"  # of hyperparameters that are the toolkit's or the framework's
 OBJECTIVE_NAME = "_tuning_objective_metric"
 PROGRAM, SUBMIT_DIRECTORY = "sagemaker_program", "sagemaker_submit_directory"
 TOOLKIT_OWN = ("program", "submit_directory", "region", "job_name", "enable_cloudwatch_metrics", "container_log_level",
                "s3_output")  # fmt: skip
-GROUP = "homogeneousCluster"  # of instances, where the request names no groups
-
-
-class LaunchError(PipelineError):
-    """A training job names no script that could be started here."""
-
-
-def launcher_of(arguments: Mapping[str, Any]) -> str:
-    """Which launcher a training request means: drivers, function, entrypoint, toolkit or unknown."""
-    algorithm = arguments.get("AlgorithmSpecification") or {}
-    entrypoint = algorithm.get("ContainerEntrypoint")
-    words = json.dumps([entrypoint, algorithm.get("ContainerArguments")])
-    if DRIVERS_CHANNEL in words or FUNCTION_CHANNEL in words:
-        return "drivers" if DRIVERS_CHANNEL in words else "function"
-    if entrypoint:
-        return "entrypoint"
-    names_program = PROGRAM in (arguments.get("HyperParameters") or {})
-    return "toolkit" if names_program or PROGRAM.upper() in (arguments.get("Environment") or {}) else "unknown"
+ONLY_IN_TRAINING_ENV = ("channel_input_dirs", "hyperparameters", "job_name", "additional_framework_parameters",
+                        "is_master", "master_hostname")  # fmt: skip
 
 
 def training_command(
-    request: Mapping[str, Any], resources: Mapping[str, Any], job: JobDirectory, storage: Storage
+    request: Mapping[str, Any], resources: Mapping[str, Any], host: JobDirectory, storage: Storage
 ) -> Command:
     """The command of one host of a training job, whose tree is laid out and whose resourceconfig.json is `resources`.
 
     Raises:
-        LaunchError: no script is named, or it is not there, or it would be started by MPI.
+        StepFailure: the script is not there, or it would be started by MPI.
     """
-    launcher = launcher_of(request)
-    if launcher == "toolkit":
-        return toolkit_command(request, resources, job, storage)
-    if launcher == "unknown":
-        raise LaunchError(
-            "The job would start its image's own 'train' program, which is not on this machine; "
-            "name a script by a ContainerEntrypoint or by the hyperparameters sagemaker_program and "
-            "sagemaker_submit_directory."
-        )
-    script = job.inside(f"{DRIVERS_CHANNEL}/sm_train.sh")
-    if launcher == "drivers" and script.is_file() and "mpi_driver.py" in script.read_text():
-        raise LaunchError("The job is distributed by MPI, which the local target does not run; accepted is Torchrun.")
     algorithm = request["AlgorithmSpecification"]
-    words = [*algorithm["ContainerEntrypoint"], *(algorithm.get("ContainerArguments") or [])]
+    own = {"TRAINING_JOB_NAME": request["TrainingJobName"], "TRAINING_JOB_ARN": request["TrainingJobArn"]}
+    if not algorithm.get("ContainerEntrypoint"):
+        return toolkit_command(request, resources, own, host=host, storage=storage)
+    words = [*algorithm["ContainerEntrypoint"], *algorithm.get("ContainerArguments", [])]
+    drivers = host.inside(DRIVERS)
+    if DRIVERS in " ".join(words) and drivers.is_file() and "mpi_driver.py" in drivers.read_text():
+        raise StepFailure(
+            "ClientError: The job is distributed by MPI, which the local target does not run; accepted is Torchrun."
+        )
     environment = {
         **{"USER": "root", "LOGNAME": "root"},  # as in a container; else the handler of `@step` asks sudo for rights
         "PET_LOG_DIR": f"{ML}/output/torchrun",  # of torchrun, whose port on a single host no other job has
         **({"PET_STANDALONE": "1"} if len(resources["hosts"]) == 1 else {}),
-        **(request.get("Environment") or {}),
-        **job_variables(request),
+        **request.get("Environment", {}),
+        **own,
     }
     return Command(words, environment, ML)
 
 
 def toolkit_command(
-    request: Mapping[str, Any], resources: Mapping[str, Any], job: JobDirectory, storage: Storage
+    request: Mapping[str, Any],
+    resources: Mapping[str, Any],
+    own: Mapping[str, str],
+    *,
+    host: JobDirectory,
+    storage: Storage,
 ) -> Command:
     """sagemaker-training's: the code goes to /opt/ml/code; arguments sorted, values as Python prints them."""
-    environment = request.get("Environment") or {}
+    environment = request.get("Environment", {})
     named = {n: environment[n.upper()] for n in (PROGRAM, SUBMIT_DIRECTORY) if n.upper() in environment}
-    every = {**{n: decode(v) for n, v in (request.get("HyperParameters") or {}).items()}, **named}
-    program = every[PROGRAM] = str(every[PROGRAM])
-    own = {n: v for n, v in every.items() if not n.startswith(PREFIX) and n != OBJECTIVE_NAME}
-    flags = [text for name in sorted(own) for text in (f"{'-' if len(name) == 1 else '--'}{name}", spell(own[name]))]
-    place_source(str(every.get(SUBMIT_DIRECTORY, "")), job, storage)
-    if not job.inside(f"{CODE}/{program}").is_file():
-        raise LaunchError(f"sagemaker_submit_directory holds no {program!r}, which sagemaker_program names.")
-    job.inside(f"{ML}/output/intermediate").mkdir(parents=True, exist_ok=True)
+    every = {**{n: decode(v) for n, v in request["HyperParameters"].items()}, **named}
+    program = every[PROGRAM] = str(every.get(PROGRAM, ""))
+    place_source(str(every.get(SUBMIT_DIRECTORY, "")), host, storage)
+    if not host.inside(f"{CODE}/{program}").is_file():
+        raise StepFailure(
+            f"ClientError: sagemaker_submit_directory holds no {program!r}, which sagemaker_program names."
+        )
+    host.inside(f"{ML}/output/intermediate").mkdir(parents=True, exist_ok=True)
     words = ["python3", program]
     if not program.endswith(".py"):
         words = ["/bin/sh", "-c", f'chmod +x {shlex.quote(program)} && ./{shlex.quote(program)} "$@"', program]
-    variables = toolkit_environment(request, resources, every, own=own, flags=flags)
     requirements = f"{CODE}/requirements.txt"
-    installed = [] if are_met(job.inside(requirements)) else ["/bin/sh", "-c", INSTALL, requirements]
-    return Command([*installed, *words, *flags], variables, CODE)
+    installed = [] if are_met(host.inside(requirements)) else ["/bin/sh", "-c", INSTALL, requirements]
+    values = {n: v for n, v in every.items() if not n.startswith(PREFIX) and n != OBJECTIVE_NAME}
+    flags = [t for n in sorted(values) for t in (f"{'-' if len(n) == 1 else '--'}{n}", spell(values[n]))]
+    variables = toolkit_variables(request, resources, every, {"HPS": values, "USER_ARGS": flags})
+    return Command(
+        [*installed, *words, *flags],
+        {"PYTHONPATH": CODE, "SAGEMAKER_REGION": "us-east-1", **environment, **own, **variables},
+        CODE,
+    )
 
 
-def place_source(uri: str, job: JobDirectory, storage: Storage) -> None:
+def place_source(uri: str, host: JobDirectory, storage: Storage) -> None:
     """Put what sagemaker_submit_directory names into /opt/ml/code.
 
     As the toolkit has it: an archive in S3, or a path of the container, most often a channel's, which is a directory,
     an archive or a single file. What lies below a prefix in S3 is accepted too.
     """
-    code = job.inside(CODE)
+    code = host.inside(CODE)
     code.mkdir(parents=True, exist_ok=True)
-    if uri.startswith("s3://") and storage.path(uri).is_file():
-        unpack(storage.path(uri), code, uri)
-    elif uri.startswith("s3://"):
-        storage.download(uri, code)
-        for archive in code.glob("sourcedir.tar.gz"):
-            unpack(archive, code, archive.name)
+    source = code
+    if uri.startswith("s3://"):
+        source = storage.path(uri)
+        if not source.is_file():
+            storage.download(uri, code)
+            source = code / "sourcedir.tar.gz"
     elif uri.startswith(f"{ML}/"):
-        source = job.inside(uri)
-        if source.is_dir() and source != code:
-            shutil.copytree(source, code, dirs_exist_ok=True)
-        elif source.is_file() and tarfile.is_tarfile(source):
-            unpack(source, code, source.name)
-        elif source.is_file():
-            shutil.copy2(source, code)
+        source = host.inside(uri)
+    if source.is_dir() and source != code:
+        shutil.copytree(source, code, dirs_exist_ok=True)
+    elif source.is_file() and (uri.startswith("s3://") or tarfile.is_tarfile(source)):
+        try:
+            with tarfile.open(fileobj=io.BytesIO(source.read_bytes())) as content:
+                content.extractall(code, filter="data")
+        except (tarfile.TarError, OSError, EOFError) as problem:
+            said = f"{uri} is not a usable .tar.gz of source code: {problem}."
+            raise StepFailure(f"ClientError: {said}") from problem
+    elif source.is_file():
+        shutil.copy2(source, code)
 
 
-def unpack(archive: Path, folder: Path, name: str) -> None:
-    """Unpack a .tar.gz of source code.
-
-    Raises:
-        LaunchError: it is none, or not there.
-    """
-    try:
-        with tarfile.open(fileobj=io.BytesIO(archive.read_bytes())) as content:
-            content.extractall(folder, filter="data")
-    except (tarfile.TarError, OSError, EOFError) as problem:
-        raise LaunchError(f"{name} is not a usable .tar.gz of source code: {problem}.") from problem
-
-
-def toolkit_environment(
-    request: Mapping[str, Any],
-    resources: Mapping[str, Any],
-    every: Mapping[str, Any],
-    *,
-    own: Mapping[str, Any],
-    flags: Sequence[str],
+def toolkit_variables(
+    request: Mapping[str, Any], resources: Mapping[str, Any], every: Mapping[str, Any], script: Mapping[str, Any]
 ) -> dict[str, str]:
     """The variables of the toolkit's `Environment.to_env_vars`.
 
@@ -159,20 +137,21 @@ def toolkit_environment(
         request: the training request.
         resources: the host's resourceconfig.json.
         every: all hyperparameters, decoded.
-        own: those of the script.
-        flags: its arguments.
+        script: the script's own, HPS, and the arguments that they become, USER_ARGS.
     """
     channels = {name: f"{ML}/input/data/{name}" for name in sorted(input_data_config(request))}
     prefixed = {name: value for name, value in every.items() if name.startswith(PREFIX)}
     framework = {n: v for n, v in prefixed.items() if n.removeprefix(PREFIX) not in TOOLKIT_OWN}
     groups = {group["instance_group_name"]: group for group in resources["instance_groups"]}
     host_names = ("current_host", "current_instance_type", "hosts", "network_interface_name")
-    shared: dict[str, Any] = {  # SM_... variables that SM_TRAINING_ENV has under the same names
+    training_env: dict[str, Any] = {
         **{name: resources[name] for name in host_names},
         "model_dir": f"{ML}/model",
         "input_dir": f"{ML}/input",
         "input_config_dir": f"{ML}/input/config",
+        "output_dir": f"{ML}/output",
         "output_data_dir": f"{ML}/output/data",
+        "output_intermediate_dir": f"{ML}/output/intermediate",
         "num_cpus": os.cpu_count() or 1,
         "num_gpus": gpu_count(),
         "resource_config": resources,
@@ -182,85 +161,63 @@ def toolkit_environment(
         "user_entry_point": every[PROGRAM],
         "framework_module": None,
         "log_level": every.get("sagemaker_container_log_level", 20),
-        "output_intermediate_dir": f"{ML}/output/intermediate",
-    }
-    training_env = {
-        **shared,
         "channel_input_dirs": channels,
-        "hyperparameters": own,
+        "hyperparameters": script["HPS"],
         "job_name": request["TrainingJobName"],
         "additional_framework_parameters": framework,
         "is_master": resources["current_host"] == resources["hosts"][0],
         "master_hostname": resources["hosts"][0],
-        "output_dir": f"{ML}/output",
     }
-    values: dict[str, Any] = {
-        **job_variables(request),
-        **{f"SM_{name.upper()}": value for name, value in shared.items()},
-        **{f"SM_CHANNEL_{name.upper()}": folder for name, folder in channels.items()},
-        **{f"SM_HP_{name.upper()}": value for name, value in own.items()},
-        "SM_INPUT_DATA_DIR": f"{ML}/input/data",
-        "SM_OUTPUT_DIR": f"{ML}/output",
-        "SM_OUTPUT_FAILURE": f"{ML}/output/failure",
-        "SM_NUM_NEURONS": 0,
-        "SM_CHANNELS": list(channels),
-        "SM_HPS": own,
-        "SM_FRAMEWORK_PARAMS": framework,
-        "SM_CURRENT_INSTANCE_GROUP": resources["current_group_name"],
-        "SM_CURRENT_INSTANCE_GROUP_HOSTS": groups[resources["current_group_name"]]["hosts"],
-        "SM_INSTANCE_GROUPS": list(groups),
-        "SM_INSTANCE_GROUPS_DICT": groups,
-        "SM_DISTRIBUTION_INSTANCE_GROUPS": [],
-        "SM_IS_HETERO": False,
-        "SM_USER_ARGS": flags,
-        "SM_TRAINING_ENV": training_env,
+    variables = {
+        **{name.upper(): value for name, value in training_env.items() if name not in ONLY_IN_TRAINING_ENV},
+        **{f"CHANNEL_{name.upper()}": folder for name, folder in channels.items()},
+        **{f"HP_{name.upper()}": value for name, value in script["HPS"].items()},
+        **script,
+        "INPUT_DATA_DIR": f"{ML}/input/data",
+        "OUTPUT_FAILURE": f"{ML}/output/failure",
+        "NUM_NEURONS": 0,
+        "CHANNELS": list(channels),
+        "FRAMEWORK_PARAMS": framework,
+        "CURRENT_INSTANCE_GROUP": resources["current_group_name"],
+        "CURRENT_INSTANCE_GROUP_HOSTS": groups[resources["current_group_name"]]["hosts"],
+        "INSTANCE_GROUPS": list(groups),
+        "INSTANCE_GROUPS_DICT": groups,
+        "DISTRIBUTION_INSTANCE_GROUPS": [],
+        "IS_HETERO": False,
+        "TRAINING_ENV": training_env,
     }
-    texts = {name: compact(value) for name, value in values.items()}
-    return {"PYTHONPATH": CODE, "SAGEMAKER_REGION": "us-east-1", **(request.get("Environment") or {}), **texts}
+    return {f"SM_{name}": compact(value) for name, value in variables.items()}
 
 
-def job_variables(request: Mapping[str, Any]) -> dict[str, str]:
-    """What every training container has."""
-    return {"TRAINING_JOB_NAME": request["TrainingJobName"], "TRAINING_JOB_ARN": request["TrainingJobArn"]}
-
-
-def instance_groups(request: Mapping[str, Any]) -> list[tuple[str, str, int]]:
-    """(name, instance type, count) of each group of a request's instances; without InstanceGroups there is one."""
-    resources = request.get("ResourceConfig") or {}
-    if groups := resources.get("InstanceGroups"):
-        return [(group["InstanceGroupName"], group["InstanceType"], int(group["InstanceCount"])) for group in groups]
-    return [(GROUP, str(resources.get("InstanceType") or "local"), int(resources.get("InstanceCount") or 1))]
-
-
-def resource_config(request: Mapping[str, Any], hosts: Sequence[str], rank: int) -> dict[str, Any]:
-    """resourceconfig.json of one host of a training job; its instance types are those asked for."""
-    groups, left = [], list(hosts)
-    for name, instance_type, count in instance_groups(request):
-        members, left = left[:count], left[count:]
-        groups.append({"instance_group_name": name, "instance_type": instance_type, "hosts": members})
-    current = next(group for group in groups if hosts[rank] in group["hosts"])
-    return {
-        "current_host": hosts[rank],
-        "current_instance_type": current["instance_type"],
-        "current_group_name": current["instance_group_name"],
-        "hosts": list(hosts),
-        "instance_groups": groups,
-        "network_interface_name": "lo",
-    }
+def instance_groups(request: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The instance_groups of resourceconfig.json; without InstanceGroups there is one."""
+    resources = request.get("ResourceConfig", {})
+    alone = {"InstanceGroupName": "homogeneousCluster", "InstanceType": "local", "InstanceCount": 1, **resources}
+    names = (f"algo-{number}" for number in itertools.count(1))
+    return [
+        {
+            "instance_group_name": group["InstanceGroupName"],
+            "instance_type": group["InstanceType"],
+            "hosts": list(itertools.islice(names, group["InstanceCount"])),
+        }
+        for group in resources.get("InstanceGroups") or [alone]
+    ]
 
 
 def input_data_config(request: Mapping[str, Any]) -> dict[str, Any]:
     """inputdataconfig.json: one entry a channel."""
-    found, default = {}, request["AlgorithmSpecification"].get("TrainingInputMode") or "File"
-    for channel in request.get("InputDataConfig") or []:
-        source = channel["DataSource"]["S3DataSource"]
-        found[channel["ChannelName"]] = {
-            "TrainingInputMode": channel.get("InputMode") or default,
-            "S3DistributionType": source.get("S3DataDistributionType", "FullyReplicated"),
+    default = request["AlgorithmSpecification"].get("TrainingInputMode", "File")
+    return {
+        channel["ChannelName"]: {
+            "TrainingInputMode": channel.get("InputMode", default),
+            "S3DistributionType": channel["DataSource"]["S3DataSource"].get(
+                "S3DataDistributionType", "FullyReplicated"
+            ),
             "RecordWrapperType": channel.get("RecordWrapperType", "None"),
             **({"ContentType": channel["ContentType"]} if channel.get("ContentType") else {}),
         }
-    return found
+        for channel in request.get("InputDataConfig", [])
+    }
 
 
 @functools.cache

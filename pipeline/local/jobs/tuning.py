@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipeline.definition.search_config import read_search_config
-from pipeline.errors import DefinitionError, PipelineError
+from pipeline.errors import DefinitionError
 from pipeline.local.jobs.runtime import Runtime, StepCall, StepFailure, StepResult, arn, now
 from pipeline.local.jobs.search import Known, Search, Trial
 from pipeline.local.jobs.toolkit import OBJECTIVE_NAME
@@ -27,10 +27,6 @@ SUMMARIZED = ("TrainingJobName", "TrainingJobArn", "TrainingJobStatus", "Creatio
               "TrainingEndTime", "FailureReason")  # fmt: skip
 
 
-class WarmStartError(PipelineError):
-    """A parent that WarmStartConfig names cannot be learned from."""
-
-
 async def run_tuning(call: StepCall, runtime: Runtime) -> StepResult:
     """One Tuning step.
 
@@ -39,73 +35,110 @@ async def run_tuning(call: StepCall, runtime: Runtime) -> StepResult:
     """
     try:
         job = TuningJob(call, runtime)
-    except (WarmStartError, DefinitionError) as problem:
+    except DefinitionError as problem:
         raise StepFailure(f"ClientError: {problem}") from problem
     metadata = {"TuningJob": {"Arn": job.document["HyperParameterTuningJobArn"]}}
     try:
         await job.run()
     except asyncio.CancelledError:
-        job.finish("Stopped")
+        job.save("Stopped")
         raise
     except BaseExceptionGroup as problem:  # what no other trial would fare better with
         reason = f"InternalServerError: {problem.exceptions[0]}"
-        job.finish("Failed", FailureReason=reason)
+        job.save("Failed", FailureReason=reason)
         raise StepFailure(reason, metadata=metadata) from problem
-    if not job.ranked():
-        reason = job.failure_reason()
-        job.finish("Failed", FailureReason=reason)
-        raise StepFailure(reason, metadata=metadata)
-    job.finish("Completed")
-    return StepResult(job.properties(), metadata, [training.output_uri for _, training in job.ranked()])
+    ranked = job.ranked()
+    if not ranked:
+        job.save("Failed", FailureReason=job.failure_reason())
+        raise StepFailure(job.failure_reason(), metadata=metadata)
+    job.save("Completed")
+    summaries = [job.summary(trial) for trial in ranked[:SUMMARY_LIMIT]]
+    properties = {**job.document, "TrainingJobSummaries": summaries}
+    return StepResult(properties, metadata, [trial.output_uri for trial in ranked])
+
+
+class TrialJob(TrainingJob):
+    """The training job of a trial."""
+
+    def __init__(self, tuning: "TuningJob", trial: Trial) -> None:
+        self.tuning, self.trial = tuning, trial
+        request = {name: value for name, value in tuning.template.items() if name != "DefinitionName"}
+        request["HyperParameters"] = {
+            **request.pop("StaticHyperParameters", {}),
+            **trial.hyperparameters,
+            OBJECTIVE_NAME: tuning.objective["MetricName"],
+        }
+        request["TuningJobArn"] = tuning.document["HyperParameterTuningJobArn"]
+        name = f"{tuning.name}-{len(tuning.trials) + 1:03d}-{secrets.token_hex(4)}"
+        super().__init__(name, request, tuning.runtime)
+        self.parent = tuning.parent
+        self.link_from_bytes = 0  # what so many jobs read is not copied for each
+        if "OMP_NUM_THREADS" not in os.environ:  # the trial's share of the processors
+            self.environment["OMP_NUM_THREADS"] = str(
+                max(1, (os.cpu_count() or 1) // tuning.search.config.max_parallel)
+            )
+
+    @property
+    def status(self) -> str:
+        """TrainingJobStatus."""
+        return str(self.document["TrainingJobStatus"])
+
+    @property
+    def objective(self) -> float | None:
+        """The last value of the objective that the script printed."""
+        return self.trial.reports[-1] if self.trial.reports else None
+
+    def on_metric(self, name: str, value: float) -> None:
+        """Stop the trial where the search says so."""
+        if name == self.tuning.objective["MetricName"] and self.tuning.search.report(self.trial, value):
+            self.stop()
 
 
 class TuningJob:
-    """One search."""
+    """One search; `document` is what DescribeHyperParameterTuningJob answers."""
 
     def __init__(self, call: StepCall, runtime: Runtime) -> None:
+        """Read the request.
+
+        Raises:
+            DefinitionError: it asks for a search that cannot be made, or for a parent that it cannot learn from.
+        """
         self.runtime = runtime
         self.name = call.job_name
         self.config = call.arguments["HyperParameterTuningJobConfig"]
         self.template: Mapping[str, Any] = call.arguments["TrainingJobDefinition"]
-        config = read_search_config(call.arguments)
-        self.search = Search(config, list(known_trials(call.arguments, runtime.state)))
+        self.search = Search(read_search_config(call.arguments), list(known_trials(call.arguments, runtime.state)))
         self.objective = self.config["HyperParameterTuningJobObjective"]
-        self.parallel = config.max_parallel
         self.parent = WarmParent()
-        self.trials: list[tuple[Trial, TrainingJob]] = []
+        self.trials: list[TrialJob] = []
         self.expired = False
         self.document: Document = {
             "HyperParameterTuningJobName": self.name,
             "HyperParameterTuningJobArn": arn("hyper-parameter-tuning-job", self.name),
             **call.arguments,
-            "HyperParameterTuningJobStatus": "InProgress",
             "CreationTime": now(),
         }
-        self.save()
+        self.save("InProgress")
 
     async def run(self) -> None:
         """Start trials as places become free, until the search has enough or time is up."""
         limit = self.config["ResourceLimits"].get("MaxRuntimeInSeconds")
         timer = asyncio.get_running_loop().call_later(float(limit), self.expire) if limit else None
+        running: set[asyncio.Task[None]] = set()
         try:
             async with asyncio.TaskGroup() as group:
-                await self.keep_busy(group)
+                while True:
+                    while not self.expired and (trial := self.search.ask()):
+                        running.add(group.create_task(self.run_trial(trial)))
+                    if not running:
+                        break
+                    _, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                    if self.search.done:
+                        self.stop_running()
         finally:
             if timer:
                 timer.cancel()
             self.parent.close()
-
-    async def keep_busy(self, group: asyncio.TaskGroup) -> None:
-        """At most MaxParallelTrainingJobs trials at a time."""
-        running: set[asyncio.Task[None]] = set()
-        while True:
-            while len(running) < self.parallel and not self.expired and (trial := self.search.ask()):
-                running.add(group.create_task(self.run_trial(trial)))
-            if not running:
-                return
-            _, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            if self.search.done:
-                self.stop_running()
 
     def expire(self) -> None:
         """MaxRuntimeInSeconds has passed."""
@@ -114,99 +147,61 @@ class TuningJob:
 
     def stop_running(self) -> None:
         """What still runs is stopped, and counts with what it has reached."""
-        for _, job in self.trials:
-            if job.document["TrainingJobStatus"] == "InProgress":
-                job.stop()
+        for trial in self.trials:
+            if trial.status == "InProgress":
+                trial.stop()
 
     async def run_trial(self, trial: Trial) -> None:
         """One training job; its failure is the trial's, not the search's."""
-        job = TrainingJob(
-            f"{self.name}-{len(self.trials) + 1:03d}-{secrets.token_hex(4)}",
-            self.trial_request(trial),
-            self.runtime,
-            threads=max(1, (os.cpu_count() or 1) // self.parallel),
-            parent=self.parent,
-        )
-        job.document["TuningJobArn"] = self.document["HyperParameterTuningJobArn"]
-        self.trials.append((trial, job))
-
-        def on_metric(name: str, value: float) -> None:
-            if name == self.objective["MetricName"] and self.search.report(trial, value):
-                job.stop()
-
+        job = TrialJob(self, trial)
+        self.trials.append(job)
         try:
-            await job.run(on_metric)
+            await job.run()
         except StepFailure as failure:  # recorded in the job's document
             if is_full(failure):
                 raise
         finally:
-            status = job.document["TrainingJobStatus"]
-            self.search.finish(trial, "Stopped" if status == "InProgress" else status, self.value_of(job))
+            self.search.finish(trial, "Stopped" if job.status == "InProgress" else job.status)
             self.save()
 
-    def trial_request(self, trial: Trial) -> Document:
-        """The training request of one trial."""
-        template = {k: v for k, v in self.template.items() if k not in ("StaticHyperParameters", "DefinitionName")}
-        hyperparameters = {
-            **(self.template.get("StaticHyperParameters") or {}),
-            **trial.hyperparameters,
-            OBJECTIVE_NAME: self.objective["MetricName"],
-        }
-        return {**template, "HyperParameters": hyperparameters}
-
-    def value_of(self, job: TrainingJob) -> float | None:
-        """The last value of the objective that the job printed."""
-        return job.values.get(self.objective["MetricName"], (None, None))[0]
-
-    def ranked(self) -> list[tuple[Trial, TrainingJob]]:
+    def ranked(self) -> list[TrialJob]:
         """Trials with an objective and an end that counts, best first, earlier ones first among equals."""
-        sign = -1 if self.objective["Type"] == "Maximize" else 1
-        counted = [
-            (sign * value, number)
-            for number, (_, job) in enumerate(self.trials)
-            if job.document["TrainingJobStatus"] in COUNTING and (value := self.value_of(job)) is not None
-        ]
-        return [self.trials[number] for _, number in sorted(counted)]
+        counted = [trial for trial in self.trials if trial.status in COUNTING and trial.objective is not None]
+        return sorted(counted, key=lambda trial: -self.search.sign * (trial.objective or 0))
 
-    def summary(self, trial: Trial, job: TrainingJob) -> Document:
+    def summary(self, trial: TrialJob) -> Document:
         """HyperParameterTrainingJobSummary."""
-        document, value = job.document, self.value_of(job)
-        ended = document["TrainingJobStatus"] != "InProgress"
+        value = trial.objective
+        objective = {} if value is None else {**self.objective, "Value": value}
+        ended = "Failed" if value is None else "Succeeded"
         found: Document = {
             "TrainingJobDefinitionName": self.template.get("DefinitionName"),
             "TuningJobName": self.name,
-            "TunedHyperParameters": trial.hyperparameters,
-            "ObjectiveStatus": ("Succeeded" if value is not None else "Failed") if ended else "Pending",
-            **{name: document.get(name) for name in SUMMARIZED},
+            "TunedHyperParameters": trial.trial.hyperparameters,
+            "ObjectiveStatus": "Pending" if trial.status == "InProgress" else ended,
+            "FinalHyperParameterTuningJobObjectiveMetric": objective or None,
+            **{name: trial.document.get(name) for name in SUMMARIZED},
         }
-        if value is not None:
-            found["FinalHyperParameterTuningJobObjectiveMetric"] = {**self.objective, "Value": value}
         return {name: member for name, member in found.items() if member is not None}
-
-    def properties(self) -> Document:
-        """The Describe answer with TrainingJobSummaries, best first."""
-        best_first = [self.summary(trial, job) for trial, job in self.ranked()]
-        return {**self.document, "TrainingJobSummaries": best_first[:SUMMARY_LIMIT]}
 
     def failure_reason(self) -> str:
         """Why there is no winner."""
         if not self.trials:
             return "No training job was started: the search had nothing to try."
-        if reasons := [job.document["FailureReason"] for _, job in self.trials if "FailureReason" in job.document]:
+        if reasons := [trial.document["FailureReason"] for trial in self.trials if "FailureReason" in trial.document]:
             return f"All {len(self.trials)} training jobs failed. The last one: {reasons[-1]}"
         return (
             f"No training job printed the objective {self.objective['MetricName']!r}; "
             "its regular expression in MetricDefinitions never matched a number."
         )
 
-    def finish(self, status: str, **more: Any) -> None:
-        """Record how the search ended."""
-        self.document.update(HyperParameterTuningJobStatus=status, HyperParameterTuningEndTime=now(), **more)
-        self.save()
-
-    def save(self) -> None:
+    def save(self, status: str | None = None, **more: Any) -> None:
         """Write the document with counters and the best trial so far, and every trial's summary."""
-        summaries = [self.summary(trial, job) for trial, job in self.trials]
+        if status:
+            self.document.update(HyperParameterTuningJobStatus=status, **more)
+            if status != "InProgress":
+                self.document["HyperParameterTuningEndTime"] = now()
+        summaries = [self.summary(trial) for trial in self.trials]
         statuses = [found["TrainingJobStatus"].replace("Failed", "NonRetryableError") for found in summaries]
         objectives = [found["ObjectiveStatus"] for found in summaries]
         self.document.update(
@@ -215,7 +210,7 @@ class TuningJob:
             ObjectiveStatusCounters={name: objectives.count(name) for name in ("Succeeded", "Pending", "Failed")},
         )
         if best := self.ranked():
-            self.document["BestTrainingJob"] = self.summary(*best[0])
+            self.document["BestTrainingJob"] = self.summary(best[0])
         self.runtime.state.put("HyperParameterTuningJob", self.name, {**self.document, "Trials": summaries})
 
 
@@ -223,23 +218,23 @@ def known_trials(request: Mapping[str, Any], state: State) -> Iterator[Known]:
     """The hyperparameters and objectives of all parents' trials; none without WarmStartConfig.
 
     Raises:
-        WarmStartError: a parent is missing, has not ended, or searched something else.
+        DefinitionError: a parent is missing, has not ended, or searched something else.
     """
-    for named in (request.get("WarmStartConfig") or {}).get("ParentHyperParameterTuningJobs") or []:
+    for named in request.get("WarmStartConfig", {}).get("ParentHyperParameterTuningJobs", []):
         name = named["HyperParameterTuningJobName"]
         parent, begin = state.get("HyperParameterTuningJob", name), f"WarmStartConfig names the tuning job {name!r}, "
         if parent is None:
-            raise WarmStartError(f"{begin}which does not exist.")
+            raise DefinitionError([f"{begin}which does not exist."])
         if (status := parent["HyperParameterTuningJobStatus"]) not in (*COUNTING, "Failed"):
-            raise WarmStartError(f"{begin}which is {status}; wait for its end.")
+            raise DefinitionError([f"{begin}which is {status}; wait for its end."])
         (their_objective, their_names), (objective, names) = searched(parent), searched(request)
         if their_objective != objective:
-            raise WarmStartError(f"{begin}whose objective is {their_objective}, not {objective}.")
+            raise DefinitionError([f"{begin}whose objective is {their_objective}, not {objective}."])
         if len(their_names) != len(names):
             counts = f"{len(their_names)} hyperparameters, static and searched, not {len(names)}"
-            raise WarmStartError(f"{begin}which has {counts}.")
-        static = parent["TrainingJobDefinition"].get("StaticHyperParameters") or {}
-        for trial in parent.get("Trials") or []:
+            raise DefinitionError([f"{begin}which has {counts}."])
+        static = parent["TrainingJobDefinition"].get("StaticHyperParameters", {})
+        for trial in parent.get("Trials", []):
             if reached := trial.get("FinalHyperParameterTuningJobObjectiveMetric"):
                 yield {**static, **trial["TunedHyperParameters"]}, float(reached["Value"])
 
@@ -247,7 +242,7 @@ def known_trials(request: Mapping[str, Any], state: State) -> Iterator[Known]:
 def searched(request: Mapping[str, Any]) -> tuple[str, set[str]]:
     """The objective with its direction, and the names of all hyperparameters, static and searched."""
     config = request["HyperParameterTuningJobConfig"]
-    objective, ranges = config["HyperParameterTuningJobObjective"], config.get("ParameterRanges") or {}
-    static = request["TrainingJobDefinition"].get("StaticHyperParameters") or {}
+    objective, ranges = config["HyperParameterTuningJobObjective"], config.get("ParameterRanges", {})
+    static = request["TrainingJobDefinition"].get("StaticHyperParameters", {})
     names = {entry["Name"] for kind in ranges.values() for entry in kind or []}
     return f"{objective['MetricName']} {objective['Type']}", names | set(static)

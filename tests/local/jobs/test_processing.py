@@ -243,7 +243,8 @@ def test_what_a_job_cannot_be_given_fails_its_step(lab: Lab) -> None:
     assert report.statuses == {
         "Program": "ClientError: The program 'no-such-program' could not be started: No such file or directory.",
         "Missing": f"ClientError: s3://bucket/none/ does not exist in the local S3 at {lab.home}/s3.",
-        "Outside": "LocalPath '/opt/ml/processing/../../../x' is not below /opt/ml/processing, as SageMaker requires.",
+        "Outside": "ClientError: LocalPath '/opt/ml/processing/../../../x' is not below /opt/ml, which is all "
+        "that a job has here.",
         "Nowhere": "ClientError: 'file:///tmp/o' is not a usable S3 URI; expected s3://bucket/key.",
     }
     assert not os.path.lexists("/x")

@@ -128,8 +128,7 @@ def test_why_a_training_job_failed_is_told(lab: Lab) -> None:
         "Said": "AlgorithmError: the true reason, exit code: 1",
         "Raised": "AlgorithmError: ValueError: lr must be positive, exit code: 1",
         "Slow": "ClientError: the job ran longer than MaxRuntimeInSeconds = 2 and was ended.",
-        "Elsewhere": "ClientError: CheckpointConfig.LocalPath '/tmp/ckpt' is not below /opt/ml, which is all that a "
-        "job has here.",
+        "Elsewhere": "ClientError: LocalPath '/tmp/ckpt' is not below /opt/ml, which is all that a job has here.",
     }
     assert report.record("Raised")["Metadata"]["TrainingJob"]["Arn"].endswith(report.record("Raised")["Job"])
     assert lines_of(lab, f"s3://bucket/models/{report.record('Slow')['Job']}/output/model.tar.gz") == ["m"]

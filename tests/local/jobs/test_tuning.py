@@ -264,7 +264,7 @@ def test_stopping_a_search_keeps_what_its_trials_have_reached(lab: Lab) -> None:
         job = TuningJob(StepCall("Tune", step, step["Arguments"], "e", "tune"), runtime)
 
         async def expire() -> None:
-            while sum(job.value_of(trial) is not None for _, trial in job.trials) < 2:  # both have said their score
+            while sum(trial.objective is not None for trial in job.trials) < 2:  # both have said their score
                 await asyncio.sleep(0.02)
             job.expire()
 
@@ -277,9 +277,9 @@ def test_stopping_a_search_keeps_what_its_trials_have_reached(lab: Lab) -> None:
     job = asyncio.run(search())
     state.close()
     assert time.monotonic() - began < 40
-    assert [pair[1].document["TrainingJobStatus"] for pair in job.ranked()] == ["Stopped", "Stopped"]
-    assert all(lab.path(f"{pair[1].output_uri}/model.tar.gz").is_file() for pair in job.ranked())
-    assert json.loads(json.dumps(job.properties()))["BestTrainingJob"]["ObjectiveStatus"] == "Succeeded"
+    assert [trial.status for trial in job.ranked()] == ["Stopped", "Stopped"]
+    assert all(lab.path(f"{trial.output_uri}/model.tar.gz").is_file() for trial in job.ranked())
+    assert job.document["BestTrainingJob"]["ObjectiveStatus"] == "Succeeded"
 
 
 RANGES = {"ContinuousParameterRanges": [X]}

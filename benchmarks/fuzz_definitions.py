@@ -30,12 +30,12 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY)]
 
 from pipeline.definition.check import check  # noqa: E402 - found by the line above
-from pipeline.definition.conditions import holds  # noqa: E402
 from pipeline.definition.diff import differences  # noqa: E402
-from pipeline.definition.expressions import Scope, resolve  # noqa: E402
+from pipeline.definition.expressions import Scope, holds, resolve  # noqa: E402
 from pipeline.definition.parameters import bind  # noqa: E402
-from pipeline.definition.requests import as_request  # noqa: E402
 from pipeline.definition.runnable import not_honoured  # noqa: E402
+from pipeline.definition.shapes import as_request  # noqa: E402
+from pipeline.definition.step_types import STEP_TYPES  # noqa: E402
 from pipeline.definition.steps import load_definition, read_graph  # noqa: E402
 from pipeline.errors import PipelineError  # noqa: E402
 
@@ -289,7 +289,8 @@ def prepare(text: str, base: str, random: Random) -> str:
             if step.type == "Condition":
                 holds(step.arguments["Conditions"], scope)
             else:
-                as_request(resolve(step.arguments, scope))
+                arguments, creates = resolve(step.arguments, scope), STEP_TYPES[step.type].creates
+                arguments = as_request(creates, arguments) if creates else arguments
         except PipelineError as problem:
             said(problem, "")
     return "runs"

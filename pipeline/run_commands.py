@@ -200,16 +200,16 @@ def selection(arguments: Arguments, target: Target, name: str, text: str) -> dic
         return None
     if first is not None and only is not None:
         raise UsageError("--from and --only both choose steps; give one of them.")
-    from pipeline.definition.steps import read_graph, selection_faults, values_needed
+    from pipeline.definition.steps import read_graph
 
     graph = read_graph(json.loads(text))
     named = [step.strip() for step in (first or only or "").split(",")]
     after = graph.downstream(named) if first is not None else set(named)
     chosen = [*(step for step in graph.steps if step in after), *(step for step in named if step not in graph.steps)]
-    if faults := list(selection_faults(graph, chosen)):
+    if faults := list(graph.selection_faults(chosen)):
         raise UsageError("\n".join(faults))
     config: dict[str, Any] = {"SelectedSteps": [{"StepName": step} for step in chosen]}
-    if needed := values_needed(graph, chosen):
+    if needed := graph.values_needed(chosen):
         config["SourcePipelineExecutionArn"] = control.source_execution(target, name, needed)
     return config
 

@@ -2,33 +2,52 @@
 
 form       what no reader of the definition could make sense of: names, expressions, references, circles
 service    what SageMaker would refuse beside that: requests, properties and limits, by its service model
-local      what this machine lacks: the step types and programs that do not run here
+local      what this machine lacks: the step types and programs that do not run here, requests that cannot be read
 
-A run needs form and local. What SageMaker would refuse does not stop one: the installed model may be older than the
-service, and reading it would make a run of small steps a tenth slower.
+A run needs form and local. What SageMaker would refuse does not stop one: the installed model may be older than it.
+
+The format around the requests (version 2020-12-01) is in botocore's model language in `format.json`. It is published
+only in prose, as a JSON schema that refuses the SDK's own output, and in what the SDK emits; the limits are those of
+all three. `document` stands for any JSON.
 """
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
-from pipeline.definition.conditions import condition_faults
-from pipeline.definition.expressions import expressions, references
-from pipeline.definition.paths import PathError, json_tokens, kind_of, listing, quoted
-from pipeline.definition.properties import missing_faults, reference_faults
-from pipeline.definition.requests import request_faults
-from pipeline.definition.runnable import duration_seconds, lacking, member
+from pipeline.definition.expressions import condition_faults, expressions, references, type_faults
+from pipeline.definition.paths import kind_of, listing, quoted
+from pipeline.definition.properties import (
+    TYPES,
+    metric_definitions,
+    missing_faults,
+    parameter_of,
+    property_faults,
+    reference_faults,
+    type_of,
+    visibility_faults,
+)
+from pipeline.definition.runnable import lacking, path_faults
+from pipeline.definition.shapes import UNKNOWN, Shape, ShapeCheck, converted, operation
 from pipeline.definition.step_types import STEP_TYPES
-from pipeline.definition.steps import Definition, Step, members, objects
+from pipeline.definition.steps import Definition, Step, at, items, objects
 from pipeline.errors import PipelineError
 from pipeline.suggestion import did_you_mean
 
 TRIGGERS = ("Completed", "Failed", "Stopped", "Any")
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-STEP_MEMBERS = ("CacheConfig", "RetryPolicies", "PropertyFiles", "OutputParameters", "FunctionArn", "DisplayName")
-OUTPUTS = "ProcessingOutputConfig"
-RETRY_LIMITS = {"IntervalSeconds": 43200, "BackoffRate": 1000, "MaxAttempts": 20, "ExpireAfterMin": 14400}
+REQUIRED_MEMBERS = ("FunctionArn", "SqsQueueUrl")
+STEP_ERRORS = ["Step.SERVICE_FAULT", "Step.THROTTLING"]
+JOB_ERRORS = ["SageMaker.JOB_INTERNAL_ERROR", "SageMaker.CAPACITY_ERROR", "SageMaker.RESOURCE_LIMIT"]
+MAX_STEPS = 50  # those of branches included
+MAX_CHARACTERS = 1_048_576  # PipelineDefinition of CreatePipeline
+EXPRESSION_SHAPES = frozenset(("ExperimentText", "FunctionArn", "SqsQueueUrl"))  # outside Arguments
+FORMAT: dict[str, Any] = json.loads((Path(__file__).parent / "format.json").read_text())
 
 
 def check(content: Any, *, service: bool = True, local: bool = False) -> list[str]:
@@ -38,15 +57,18 @@ def check(content: Any, *, service: bool = True, local: bool = False) -> list[st
     definition = Definition(content)
     if definition.too_deep:
         return definition.too_deep
-    problems, rules = [*definition_problems(definition)], [form_problems]
-    if service:
-        from pipeline.definition import service_check  # which loads the service model
-
-        problems += service_check.definition_problems(definition)
-        rules.append(service_check.step_problems)
-    if local:
-        rules.append(local_problems)
-    problems += [problem for step in definition.all_steps for rule in rules for problem in rule(definition, step)]
+    problems = [
+        *definition.malformed,
+        *duplicates("parameters", definition.all_parameters, "Name"),
+        *duplicates("steps", [step.definition for step in definition.all_steps], "Name"),
+        *experiment_problems(definition),
+        *(service_problems(definition) if service else ()),
+    ]
+    for step in definition.all_steps:
+        faults = [*form_faults(definition, step)]
+        faults += service_faults(definition, step) if service else ()
+        faults += local_faults(definition, step) if local else ()
+        problems += [f"Step '{step.name}'{fault}" for fault in faults]
     return list(dict.fromkeys([*problems, *definition.cycles()]))
 
 
@@ -55,54 +77,19 @@ def unknown_members(content: Mapping[str, Any]) -> str:
 
     It is misspelt, or newer than the installed botocore.
     """
-    found = [problem for problem in check(content) if " is not a member of " in problem]
+    found = [problem for problem in check(content) if UNKNOWN in problem]
     said = "Ignored, and refused by SageMaker unless it is newer than botocore here:"
     return " ".join([said, *found[:3]]) if found else ""
 
 
-def definition_problems(definition: Definition) -> Iterator[str]:
-    """What is wrong around the steps, whoever reads the definition."""
-    yield from definition.malformed
-    yield from duplicates("parameters", [parameter.get("Name") for parameter in definition.all_parameters])
-    yield from duplicates("steps", [step.definition.get("Name") for step in definition.all_steps])
-    yield from experiment_problems(definition)
-
-
-def form_problems(definition: Definition, step: Step) -> Iterator[str]:
-    """What is wrong with a step, whoever reads the definition."""
-    if step.type not in STEP_TYPES:
-        yield f"Step '{step.name}' has the type '{step.type}', which no step has.{did_you_mean(step.type, STEP_TYPES)}"
-    yield from (f"Step '{step.name}': {fault}" for fault in (*step_faults(step), *property_file_faults(step)))
-    yield from (f"Step '{step.name}' {fault}" for fault in reference_faults(definition, step))
-
-
-def local_problems(definition: Definition, step: Step) -> Iterator[str]:
-    """What this machine cannot do for a step."""
-    step_type = STEP_TYPES.get(step.type)
-    if step_type is None:
-        return
-    if step_type.refusal:
-        yield f"Step '{step.name}' is a step of type {step.type}, which does not run locally: {step_type.refusal}."
-        return
-    wrong = request_faults({key: step.definition.get(key) for key in STEP_MEMBERS})
-    if step_type.creates:
-        wrong += request_faults(step.arguments)
-        if not step_type.job_kind and not wrong:  # the API is asked for it, and holds it to the service's model
-            from pipeline.definition.service_check import argument_faults
-
-            wrong += argument_faults(definition, step)
-    faults = [*member_faults(step), *lacking(step.arguments, step_type.needs)]
-    if step_type.rule and not wrong:
-        faults += step_type.rule(step.arguments)
-    yield from (f"Step '{step.name}': {fault}" for fault in wrong)
-    yield from (f"Step '{step.name}' {fault}" for fault in faults)
-
-
-def duplicates(noun: str, found: Iterable[Any]) -> Iterator[str]:
+def duplicates(noun: str, found: Iterable[Mapping[str, Any]], name: str) -> Iterator[str]:
     """The names that several things have."""
-    for name, count in Counter(name for name in found if isinstance(name, str)).items():
+    for text, count in Counter(each[name] for each in found if isinstance(each.get(name), str)).items():
         if count > 1:
-            yield f"{count} {noun} are named '{name}'."
+            yield f"{count} {noun} are named '{text}'."
+
+
+# the form. Faults of steps begin behind the step's name
 
 
 def experiment_problems(definition: Definition) -> Iterator[str]:
@@ -124,33 +111,37 @@ def experiment_problems(definition: Definition) -> Iterator[str]:
                 yield f"{config} reads {reference.text}, which has no value before the first step."
 
 
-def step_faults(step: Step) -> Iterator[str]:
-    """What is wrong with a step's name, Arguments, dependencies and conditions."""
-    name = step.definition.get("Name")
+def form_faults(definition: Definition, step: Step) -> Iterator[str]:
+    """What is wrong with a step, whoever reads the definition."""
+    name, arguments = step.definition.get("Name"), step.definition.get("Arguments", {})
+    if step.type not in STEP_TYPES:
+        yield f" has the type '{step.type}', which no step has.{did_you_mean(step.type, STEP_TYPES)}"
     if not isinstance(name, str) or not NAME.fullmatch(name):
-        yield f"Name must be 1 to 64 letters, digits, dashes and underscores, but got {quoted(name)}."
-    if not isinstance(step.definition.get("Arguments", {}), dict):
-        yield f"Arguments must be an object, but got {quoted(step.definition['Arguments'])}."
+        yield f": Name must be 1 to 64 letters, digits, dashes and underscores, but got {quoted(name)}."
+    if not isinstance(arguments, dict):
+        yield f": Arguments must be an object, but got {quoted(arguments)}."
     for number, (other, trigger) in enumerate(step.triggers):
         where = f"DependsOn[{number}]"
         if not isinstance(other, str):
-            yield f"{where} must be a step's name or an object with Step and Trigger, but names {quoted(other)}."
+            yield f": {where} must be a step's name or an object with Step and Trigger, but names {quoted(other)}."
         elif trigger not in TRIGGERS:
             near = did_you_mean(str(trigger), TRIGGERS)
-            yield f"{where}.Trigger must be one of {listing(TRIGGERS)}, but got {quoted(trigger)}.{near}"
+            yield f": {where}.Trigger must be one of {listing(TRIGGERS)}, but got {quoted(trigger)}.{near}"
     if step.type == "Condition":
         conditions = step.arguments.get("Conditions")
         if not isinstance(conditions, list):
-            yield f"Conditions must be a list, but got {kind_of(conditions)}."
+            yield f": Conditions must be a list, but got {kind_of(conditions)}."
         for condition in conditions if isinstance(conditions, list) else ():
-            yield from condition_faults(condition)
+            yield from (f": {fault}" for fault in condition_faults(condition))
+    yield from (f": {fault}" for fault in property_file_faults(step))
+    yield from (f" {fault}" for fault in reference_faults(definition, step))
 
 
 def property_file_faults(step: Step) -> Iterator[str]:
     """What is wrong with property files: each is in one of the step's outputs, and has a name of its own."""
     files = step.objects("PropertyFiles")
-    yield from duplicates("property files", [file.get("PropertyFileName") for file in files])
-    outputs = [str(member(output, "OutputName")) for output in objects(member(step.arguments.get(OUTPUTS), "Outputs"))]
+    yield from duplicates("property files", files, "PropertyFileName")
+    outputs = [str(at(output, "OutputName")) for output in items(step.arguments, "ProcessingOutputConfig.Outputs")]
     for file in files:
         name, output = str(file.get("PropertyFileName")), str(file.get("OutputName"))
         if output not in outputs:
@@ -158,32 +149,134 @@ def property_file_faults(step: Step) -> Iterator[str]:
             yield f"property file '{name}' is in output '{output}', but the step's outputs are {has}.{hint}"
 
 
-def member_faults(step: Step) -> Iterator[str]:
-    """The members of a step, beside its Arguments, that a run here could not use."""
-    if step.type == "Lambda" and not isinstance(step.definition.get("FunctionArn"), str):
-        yield f"needs the ARN of a function as FunctionArn, but has {quoted(step.definition.get('FunctionArn'))}."
-    cache = step.definition.get("CacheConfig")
-    expires = cache.get("ExpireAfter") if isinstance(cache, dict) else None
-    if expires is not None and duration_seconds(expires) is None:
-        duration = "an ISO 8601 duration such as P30D or PT2H"
-        yield f"has {quoted(expires)} as CacheConfig.ExpireAfter, which is not {duration}."
-    for key, operand in members(step.own):
-        if key == "Std:JsonGet" and isinstance(operand, dict) and isinstance(operand.get("Path"), str):
-            try:
-                json_tokens(operand["Path"])
-            except PathError as error:
-                yield f"has a Std:JsonGet that cannot be read here: {error}"
-    for number, policy in enumerate(step.objects("RetryPolicies")):
-        for name, most in RETRY_LIMITS.items():
-            value = policy.get(name, 1)
-            if isinstance(value, bool) or not isinstance(value, int | float | None) or not 0 <= (value or 0) <= most:
-                yield f"needs a number of at most {most} as RetryPolicies[{number}].{name}, but has {quoted(value)}."
-        kinds = policy.get("ExceptionType")
-        if not isinstance(kinds, str | list) or not all(isinstance(kind, str) for kind in kinds):
-            yield f"needs a list of errors as RetryPolicies[{number}].ExceptionType, but has {quoted(kinds)}."
-    for number, file in enumerate(step.objects("PropertyFiles")):
-        if not isinstance(file.get("FilePath"), str):
-            yield f"needs a text as PropertyFiles[{number}].FilePath, but has {quoted(file.get('FilePath'))}."
-    for number, output in enumerate(step.objects("OutputParameters")):
-        if not isinstance(output.get("OutputName"), str) or not isinstance(output.get("OutputType"), str):
-            yield f"needs OutputName and OutputType in OutputParameters[{number}]."
+# what SageMaker would refuse
+
+
+def comparison(definition: Definition, owner: str, **options: Any) -> ShapeCheck:
+    """A comparison of a part of the definition; sentences call the whole `owner`."""
+    return ShapeCheck(owner, partial(type_of, definition), partial(parameter_of, definition), **options)
+
+
+def format_check(definition: Definition, words: str) -> ShapeCheck:
+    """A comparison of what a definition says outside of Arguments, nearly all of it without expressions."""
+    owner = f"{'an' if words[0] in 'AEIOU' else 'a'} {words}"
+    return comparison(definition, owner, expression_shapes=EXPRESSION_SHAPES)
+
+
+def parameter_shape(parameter: Mapping[str, Any]) -> Shape:
+    """What a parameter's declaration must be, by its Type; EnumValues, if any, go with strings only."""
+    parameter_type, listed = str(parameter.get("Type")), parameter.get("EnumValues")
+    default: dict[str, Any] = {"type": TYPES[parameter_type]} if parameter_type in TYPES else FORMAT["Any"]
+    members = dict(FORMAT["Parameter"]["members"])
+    if parameter_type == "String":
+        default["max"] = 4096
+        if accepted := [value for value in listed if isinstance(value, str)] if isinstance(listed, list) else []:
+            default["enum"] = accepted
+    elif parameter_type in TYPES:
+        del members["EnumValues"]
+    return Shape("Parameter", {**FORMAT, "Default": default, "Parameter": {**FORMAT["Parameter"], "members": members}})
+
+
+@cache
+def step_shape(step_type: str) -> Shape:
+    """A step of the type, its Arguments open."""
+    own = STEP_TYPES[step_type].members or ()
+    members = {"Name": "Any", "Type": "Any", "Arguments": "Any", "DependsOn": "Anything"}
+    members |= {name: name for name in ("DisplayName", "Description", *own)}
+    required = ["Arguments", *(name for name in own if name in REQUIRED_MEMBERS)]
+    step = {"type": "structure", "required": required, "members": members}
+    errors = {"type": "string", "enum": STEP_ERRORS + (JOB_ERRORS if STEP_TYPES[step_type].job_kind else [])}
+    return Shape("Step", {**FORMAT, "Step": step, "ExceptionType": errors})
+
+
+def service_problems(definition: Definition) -> Iterator[str]:
+    """What is wrong around the steps."""
+    for fault in format_check(definition, "definition").problems(definition.content, Shape("Definition", FORMAT)):
+        yield f"The definition: {fault}"
+    characters = len(json.dumps(definition.content))
+    if characters > MAX_CHARACTERS:
+        yield f"The definition has {characters} characters, but CreatePipeline takes at most {MAX_CHARACTERS}."
+    if len(definition.all_steps) > MAX_STEPS:
+        yield f"The definition has {len(definition.all_steps)} steps, but a pipeline has at most {MAX_STEPS}."
+    for parameter in definition.all_parameters:
+        declared = format_check(definition, f"{parameter.get('Type')} parameter")
+        for fault in declared.problems(parameter, parameter_shape(parameter)):
+            yield f"Parameter '{parameter.get('Name')}': {fault}"
+
+
+def service_faults(definition: Definition, step: Step) -> Iterator[str]:
+    """What is wrong with a step whose form is right, as far as it is."""
+    faults = [*member_faults(definition, step), *argument_faults(definition, step)]
+    for index, policy in enumerate(step.objects("RetryPolicies")):
+        ends = [name for name in ("MaxAttempts", "ExpireAfterMin") if policy.get(name) is not None]
+        if len(ends) != 1:
+            has = "both" if ends else "neither"
+            faults.append(f"RetryPolicies[{index}] must have either MaxAttempts or ExpireAfterMin, but has {has}.")
+    faults += objective_faults(step) if step.type == "Tuning" else ()
+    for condition in objects(step.arguments.get("Conditions")) if step.type == "Condition" else ():
+        if not any(condition_faults(condition)):
+            faults += type_faults(condition, partial(type_of, definition))
+    yield from (f": {fault}" for fault in faults)
+    yield from (f" {fault}" for fault in (*visibility_faults(definition, step), *property_faults(definition, step)))
+
+
+def member_faults(definition: Definition, step: Step) -> Iterator[str]:
+    """The members that every step of its type has; ExceptionType may be one text instead of a list."""
+    if step.type in STEP_TYPES and STEP_TYPES[step.type].members is not None:
+        members = dict(step.definition)
+        if isinstance(policies := members.get("RetryPolicies"), list):
+            members["RetryPolicies"] = [
+                {**policy, "ExceptionType": [policy["ExceptionType"]]}
+                if isinstance(policy, dict) and isinstance(policy.get("ExceptionType"), str)
+                else policy
+                for policy in policies
+            ]
+        yield from format_check(definition, f"{step.type} step").problems(members, step_shape(step.type))
+
+
+def argument_faults(definition: Definition, step: Step) -> Iterator[str]:
+    """The Arguments, compared with the request that they become, or with what a step without a request takes."""
+    arguments, step_type = step.definition.get("Arguments"), STEP_TYPES.get(step.type)
+    if arguments is None or step_type is None:
+        return
+    if step_type.creates:
+        request = comparison(definition, step_type.creates, filled_in=step_type.name_member)
+        yield from request.problems(arguments, operation(step_type.creates, "input"))
+    else:
+        shapes = EXPRESSION_SHAPES if step.type == "Condition" else None
+        own_format = replace(format_check(definition, f"{step.type} step"), expression_shapes=shapes)
+        yield from own_format.problems(arguments, Shape(step_type.arguments, FORMAT))
+
+
+def objective_faults(step: Step) -> Iterator[str]:
+    """A tuning job's objective is one of the metrics that its training jobs define."""
+    name = at(step.arguments, "HyperParameterTuningJobConfig.HyperParameterTuningJobObjective.MetricName")
+    defined = metric_definitions(step.arguments.get("TrainingJobDefinition"))
+    metrics = [str(metric.get("Name")) for metric in objects(defined)]
+    if defined and isinstance(name, str) and name not in metrics:
+        hint = did_you_mean(name, metrics)
+        yield f"the objective is the metric '{name}', but MetricDefinitions has {listing(metrics)}.{hint}"
+
+
+# what cannot run here
+
+
+def local_faults(definition: Definition, step: Step) -> Iterator[str]:
+    """What this machine cannot do for a step, or cannot read."""
+    step_type = STEP_TYPES.get(step.type)
+    if step_type is None:
+        return
+    if step_type.refusal:
+        yield f" is a step of type {step.type}, which does not run locally: {step_type.refusal}."
+        return
+    wrong = [fault for fault in member_faults(definition, step) if UNKNOWN not in fault]
+    if step_type.creates:
+        unreadable: list[str] = []
+        converted(step.arguments, operation(step_type.creates, "input"), unreadable)
+        is_asked = not step_type.job_kind and not unreadable  # of the API, which holds it to the service's model
+        wrong += argument_faults(definition, step) if is_asked else unreadable
+    yield from (f": {fault}" for fault in wrong)
+    faults = [*path_faults(step), *lacking(step.arguments, step_type.needs)]
+    if step_type.rule and not wrong:
+        faults += step_type.rule(step.arguments)
+    yield from (f" {fault}" for fault in faults)

@@ -4,11 +4,13 @@ tokenize("ProcessingOutputConfig.Outputs['train'].S3Output.S3Uri")
     -> ("ProcessingOutputConfig", "Outputs", "train", "S3Output", "S3Uri")
 look_up(describe_response, tokens)      a list of named objects is entered by name as well as by index
 json_get(document, "$.metrics[0].value")   plain JSON: a list is entered by index only
+
+And how a sentence names values: `kind_of`, `quoted` and `listing`.
 """
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pipeline.errors import PipelineError
@@ -18,20 +20,20 @@ Token = str | int
 LONGEST = 100  # characters of a value in a sentence
 
 # A quote ends a bracket only before ']' and a separator, so ['it's'] (the SDK escapes nothing) is one name.
-_PART = re.compile(
+PART = re.compile(
     r"""\.?\[(?P<index>\d{1,9})\]
       | \.?\['(?P<single>.+?)'\](?=$|[.\[])
       | \.?\["(?P<double>.+?)"\](?=$|[.\[])
       | \.?(?P<name>[^.\[\]]+)""",
     re.VERBOSE,
 )
-_PLAIN_NAME = re.compile(r"[A-Za-z_][\w-]*\Z")
 
 # The member that names an object of a list, in the Describe* responses of SageMaker; the first one that it has counts.
-_NAMING_KEYS = """
+NAMING_KEYS = """
     OutputName InputName MetricName ChannelName Name TrainingJobName RuleConfigurationName CollectionName DefinitionName
     VariantName InstanceGroupName ContainerHostname AlgorithmName ProfileName AlarmName HyperParameterTuningJobName
 """.split()  # noqa: SIM905
+KINDS = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a string"}
 
 
 class PathError(PipelineError):
@@ -43,7 +45,7 @@ def tokenize(path: str) -> tuple[Token, ...]:
     tokens: list[Token] = []
     position = 0
     while position < len(path):
-        match = _PART.match(path, position)
+        match = PART.match(path, position)
         separated = path[position] in ".[" if position else path[0] != "."
         if match is None or not separated:
             raise PathError(
@@ -64,16 +66,46 @@ def format_path(tokens: Sequence[Token], *, root: str = "") -> str:
     for token in tokens:
         if isinstance(token, int):
             text += f"[{token}]"
-        elif _PLAIN_NAME.match(token):
+        elif re.fullmatch(r"[A-Za-z_][\w-]*", token):
             text += f".{token}" if text else token
         else:
             text += f"['{token}']"
     return text
 
 
-def look_up(document: Any, tokens: Sequence[Token], *, root: str = "") -> Any:
+def look_up(document: Any, tokens: Sequence[Token], *, root: str = "", by_name: bool = True) -> Any:
     """Find a property of a Describe* response; `root` stands before the path in error sentences."""
-    return _walk(document, tokens, root=root, members=_named_members)
+    for depth, token in enumerate(tokens):
+        found = entries(document, by_name)
+        if token not in found:
+            parent = format_path(tokens[:depth], root=root)
+            has = what_there_is(document, token, [name for name in found if isinstance(name, str)])
+            raise PathError(f"{format_path([token], root=parent)} was not found: {parent or 'The document'} {has}")
+        document = found[token]
+    return document
+
+
+def entries(value: Any, by_name: bool) -> Mapping[Any, Any]:
+    """The members of an object by name, those of a list by index and, where asked for, also by their names."""
+    if not isinstance(value, list):
+        return value if isinstance(value, dict) else {}
+    found: dict[Any, Any] = dict(enumerate(value))
+    for item in [item for item in value if by_name and isinstance(item, dict)]:
+        names = [item[key] for key in NAMING_KEYS if isinstance(item.get(key), str)]
+        if names:
+            found.setdefault(names[0], item)
+    return found
+
+
+def what_there_is(value: Any, token: Token, names: list[str]) -> str:
+    """The end of the sentence that says where a path has come to nothing."""
+    if not isinstance(value, dict | list):
+        return f"is {kind_of(value)}, which has no members."
+    if not value:
+        return "is empty."
+    if isinstance(value, list) and (isinstance(token, int) or not names):
+        return f"has {len(value)} members, [0] to [{len(value) - 1}]." if len(value) > 1 else "has one member, [0]."
+    return f"has {listing(names)}.{did_you_mean(str(token), names)}"
 
 
 def json_tokens(path: str | None) -> tuple[Token, ...]:
@@ -84,52 +116,12 @@ def json_tokens(path: str | None) -> tuple[Token, ...]:
 
 def json_get(document: Any, path: str | None, *, root: str = "") -> Any:
     """Find a value in plain JSON, as `Std:JsonGet` does."""
-    return _walk(document, json_tokens(path), root=root, members=_indexed_members)
-
-
-def _walk(document: Any, tokens: Sequence[Token], *, root: str, members: Callable[[Any], dict[Token, Any]]) -> Any:
-    for depth, token in enumerate(tokens):
-        found = members(document)
-        if token not in found:
-            raise PathError(_not_found(document, token, found, format_path(tokens[:depth], root=root)))
-        document = found[token]
-    return document
-
-
-def _indexed_members(value: Any) -> dict[Token, Any]:
-    if isinstance(value, dict):
-        return dict(value)
-    return dict(enumerate(value)) if isinstance(value, list) else {}
-
-
-def _named_members(value: Any) -> dict[Token, Any]:
-    members = _indexed_members(value)
-    for item in value if isinstance(value, list) else ():
-        names = [item[key] for key in _NAMING_KEYS if isinstance(item.get(key), str)] if isinstance(item, dict) else []
-        if names:
-            members.setdefault(names[0], item)
-    return members
-
-
-def _not_found(value: Any, token: Token, found: dict[Token, Any], parent: str) -> str:
-    names = [name for name in found if isinstance(name, str)]
-    if not isinstance(value, dict | list):
-        has = f"is {kind_of(value)}, which has no members."
-    elif not found:
-        has = "is empty."
-    elif isinstance(value, list) and (isinstance(token, int) or not names):
-        has = f"has {len(value)} members, [0] to [{len(value) - 1}]." if len(value) > 1 else "has one member, [0]."
-    else:
-        has = f"has {listing(names)}.{did_you_mean(str(token), names)}"
-    return f"{format_path([token], root=parent)} was not found: {parent or 'The document'} {has}"
-
-
-_KINDS = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a string"}
+    return look_up(document, json_tokens(path), root=root, by_name=False)
 
 
 def kind_of(value: Any) -> str:
     """What JSON calls this value, with its article."""
-    return _KINDS.get(type(value), "an object" if isinstance(value, dict) else "a list")
+    return KINDS.get(type(value), "an object" if isinstance(value, dict) else "a list")
 
 
 def quoted(value: Any) -> str:

@@ -8,11 +8,18 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cache
 from typing import Any
 
-from pipeline.definition.expressions import EXECUTION_VARIABLES, ROOTS, Reference, is_expression, references
+from pipeline.definition.expressions import (
+    EXECUTION_VARIABLES,
+    ROOTS,
+    Reference,
+    is_expression,
+    readable,
+    references,
+)
 from pipeline.definition.paths import PathError, Token, format_path, listing, look_up
 from pipeline.definition.shapes import CONTAINERS, Shape, operation
 from pipeline.definition.step_types import STEP_TYPES
-from pipeline.definition.steps import Definition, Step, objects
+from pipeline.definition.steps import Definition, Step, at, objects
 from pipeline.errors import PipelineError
 from pipeline.suggestion import did_you_mean
 
@@ -77,12 +84,12 @@ def unread_fault(target: Step, reference: Reference) -> str | None:
     elif reference.path[0] != step_type.properties or len(reference.path) != 2:
         return f"a {target.type} step has only OutputParameters['name']."
     else:
-        noun, name, names = step_type.properties, str(reference.path[1]), list(_outputs(target))
+        noun, name, names = step_type.properties, str(reference.path[1]), list(declared_outputs(target))
     hint = did_you_mean(name, names)
     return None if name in names else f"its {noun} are {listing(names) if names else 'none'}.{hint}"
 
 
-def _outputs(step: Step) -> dict[str, Any]:
+def declared_outputs(step: Step) -> dict[str, Any]:
     """Name -> type of the outputs that a Lambda or Callback step declares."""
     return {str(output.get("OutputName")): output.get("OutputType") for output in step.objects("OutputParameters")}
 
@@ -92,7 +99,7 @@ def visibility_faults(definition: Definition, step: Step) -> Iterator[str]:
     waits = {str(name): "depends on" for name, _ in step.triggers}
     for name in step.dependencies:
         target = definition.steps.get(name)
-        if target is not None and not step.sees(target):
+        if target is not None and step.branch[: len(target.branch)] != target.branch:  # neither the same nor around it
             condition, branch = target.branch[-1]
             yield (
                 f"{waits.get(name, 'reads')} '{name}', which runs only in {branch} of '{condition}'; "
@@ -104,7 +111,7 @@ def property_faults(definition: Definition, step: Step) -> Iterator[str]:
     """What the step reads that the service does not return, or that is no single value where one is needed."""
     for expression in step.expressions:
         is_operand = "Get" not in expression or step.type not in STEP_TYPES or not STEP_TYPES[step.type].creates
-        for reference in _readable(expression):
+        for reference in readable(expression):
             target = definition.steps.get(reference.name) if reference.root == "Steps" else None
             if target is None or unread_fault(target, reference):
                 continue
@@ -118,12 +125,25 @@ def property_faults(definition: Definition, step: Step) -> Iterator[str]:
                 yield f"reads {reference.text}, which is {kind}, but a single value is needed."
 
 
-def _readable(expression: Any) -> list[Reference]:
-    """What a well-formed expression refers to."""
+def type_of(definition: Definition, expression: Any) -> str | None:
+    """The type of an expression's value, as shapes name types; None where only the run will tell."""
+    if "Std:Join" in expression:
+        return "string"
+    found = readable(expression) if "Get" in expression else []
+    if not found or any(missing_faults(definition, found[0])):
+        return None
+    if parameter := parameter_of(definition, expression):
+        return TYPES.get(str(parameter.get("Type")))
     try:
-        return references(expression)
-    except PipelineError:
-        return []
+        return property_type(definition.steps[found[0].name], found[0]) if found[0].root == "Steps" else "string"
+    except UnknownProperty:
+        return None
+
+
+def parameter_of(definition: Definition, expression: Any) -> Mapping[str, Any] | None:
+    """The parameter that an expression reads, as it is declared."""
+    found = readable(expression) if "Get" in expression else []
+    return definition.parameters.get(found[0].name) if found and found[0].root == "Parameters" else None
 
 
 def property_type(step: Step, reference: Reference) -> str | None:
@@ -136,25 +156,52 @@ def property_type(step: Step, reference: Reference) -> str | None:
     if reference.property_file is not None or step_type is None or not reference.path:
         return None
     if step_type.properties:
-        output_type = _outputs(step).get(str(reference.path[-1]))
+        output_type = declared_outputs(step).get(str(reference.path[-1]))
         return "string" if step_type.properties == "Outcome" else TYPES.get(str(output_type))
     return response_type(step, reference.path) if step_type.reads else None
 
 
 def response_type(step: Step, path: tuple[Token, ...]) -> str:
-    """The type of a member of the Describe response."""
-    shapes = property_shapes(step.type, path)
-    for depth, shape in enumerate(shapes[:-1], start=1):
-        declared = _declared_entries(step, path[:depth]) if shape.type in ("list", "map") else None
+    """The type of a member of the Describe response: a list is entered by index or, of objects, by name."""
+    shape: Shape | None = None
+    for depth, token in enumerate(path):
+        known: Collection[str] = response_members(step.type) if shape is None else shape.members
+        inner = response_members(step.type).get(str(token)) if shape is None else inner_shape(shape, token)
+        if inner is None:
+            where, reads, word = format_path(path[:depth]), STEP_TYPES[step.type].reads[0], str(token)
+            if shape is None:
+                raise UnknownProperty(f"{reads} does not return {word}.{did_you_mean(word, known)}")
+            if shape.type == "structure":
+                raise UnknownProperty(f"{reads} returns no {word} in {where}.{did_you_mean(word, known)}")
+            raise UnknownProperty(f"{where} has no members that {word!r} could name.")
+        declared = declared_entries(step, path[:depth]) if shape is not None and shape.type in ("list", "map") else None
         if declared is not None:
             try:
                 look_up({str(path[depth - 1]): declared}, path[depth - 1 : depth + 1])
             except PathError as error:
                 raise UnknownProperty(str(error)) from error
-    return shapes[-1].type
+        shape = inner
+    return shape.type if shape else ""
 
 
-def _declared_entries(step: Step, path: tuple[Token, ...]) -> Any:
+@cache
+def response_members(step_type: str) -> Mapping[str, Shape]:
+    """The members of all responses about a step, those of the first operation before others of the same name."""
+    outputs = [operation(name, "output") for name in reversed(STEP_TYPES[step_type].reads)]
+    return {name: output.member(name) for output in outputs for name in output.members}
+
+
+def inner_shape(shape: Shape, token: Token) -> Shape | None:
+    """Where one token of a path leads."""
+    if shape.type == "structure":
+        return shape.member(str(token)) if token in shape.members else None
+    if shape.type == "list":
+        inner = shape.member("member")
+        return inner if isinstance(token, int) or inner.type == "structure" else None
+    return shape.member("value") if shape.type == "map" and isinstance(token, str) else None
+
+
+def declared_entries(step: Step, path: tuple[Token, ...]) -> Any:
     """The list or map that the request declares where the response has this one; None when it declares none."""
     if derived := DERIVED.get((step.type, path[-1])):
         return derived(step.arguments)
@@ -166,81 +213,23 @@ def _declared_entries(step: Step, path: tuple[Token, ...]) -> Any:
     return found if is_known else None
 
 
-def metric_definitions(arguments: dict[str, Any]) -> Any:
+def metric_definitions(arguments: Any) -> list[Any] | None:
     """The metrics of a training job; a built-in algorithm has metrics that it does not declare."""
-    algorithm = arguments.get("AlgorithmSpecification")
-    found = algorithm.get("MetricDefinitions") if isinstance(algorithm, dict) else None
+    found = at(arguments, "AlgorithmSpecification.MetricDefinitions")
     return found if isinstance(found, list) else None
 
 
-def searched_hyperparameters(arguments: dict[str, Any]) -> dict[str, Any] | None:
+def searched_hyperparameters(arguments: Any) -> dict[str, Any]:
     """The hyperparameters of all ranges of a tuning job."""
-    config = arguments.get("HyperParameterTuningJobConfig")
-    jobs = [arguments.get("TrainingJobDefinition"), *objects(arguments.get("TrainingJobDefinitions"))]
-    groups = [config.get("ParameterRanges")] if isinstance(config, dict) else []
-    groups += [job.get("HyperParameterRanges") for job in jobs if isinstance(job, dict)]
-    kinds = [kind for group in groups if isinstance(group, dict) for kind in group.values() if isinstance(kind, list)]
-    return {str(item["Name"]): item for kind in kinds for item in kind if isinstance(item, dict) and "Name" in item}
+    jobs = [at(arguments, "TrainingJobDefinition"), *objects(at(arguments, "TrainingJobDefinitions"))]
+    groups = [at(arguments, "HyperParameterTuningJobConfig.ParameterRanges")]
+    groups += [at(job, "HyperParameterRanges") for job in jobs]
+    ranges = [each for group in groups if isinstance(group, dict) for kind in group.values() for each in objects(kind)]
+    return {str(item["Name"]): item for item in ranges if "Name" in item}
 
 
 # Lists and maps of responses whose entries the request declares under another name.
-DERIVED: dict[tuple[str, Token], Callable[[dict[str, Any]], Any]] = {
+DERIVED: dict[tuple[str, Token], Callable[[Any], Any]] = {
     ("Training", "FinalMetricDataList"): metric_definitions,
     ("Tuning", "TunedHyperParameters"): searched_hyperparameters,
 }
-
-
-def type_of(definition: Definition, expression: Any) -> str | None:
-    """The type of an expression's value, as shapes name types; None where only the run will tell."""
-    if "Std:Join" in expression:
-        return "string"
-    reference = next(iter(_readable(expression)), None) if "Get" in expression else None
-    if reference is None or any(missing_faults(definition, reference)):
-        return None
-    if reference.root == "Parameters":
-        return TYPES.get(str(definition.parameters[reference.name].get("Type")))
-    try:
-        return property_type(definition.steps[reference.name], reference) if reference.root == "Steps" else "string"
-    except UnknownProperty:
-        return None
-
-
-def default_of(definition: Definition, expression: Any) -> tuple[str, Any] | None:
-    """The parameter that an expression reads, with its default."""
-    reference = next(iter(_readable(expression)), None) if "Get" in expression else None
-    parameter = definition.parameters.get(reference.name, {}) if reference and reference.root == "Parameters" else {}
-    return (str(parameter.get("Name")), parameter["DefaultValue"]) if "DefaultValue" in parameter else None
-
-
-@cache
-def _responses(step_type: str) -> Mapping[str, Shape]:
-    """The members of all responses about a step, those of the first operation before others of the same name."""
-    outputs = [operation(name, "output") for name in reversed(STEP_TYPES[step_type].reads)]
-    return {name: output.member(name) for output in outputs for name in output.members}
-
-
-def property_shapes(step_type: str, path: tuple[Token, ...]) -> list[Shape]:
-    """The shapes along a path below a step, one for each of its tokens."""
-    shapes: list[Shape] = []
-    for depth, token in enumerate(path):
-        inner = _inner_shape(shapes[-1], token) if shapes else _responses(step_type).get(str(token))
-        if inner is None:
-            where, reads, word = format_path(path[:depth]), STEP_TYPES[step_type].reads[0], str(token)
-            if not shapes:
-                raise UnknownProperty(f"{reads} does not return {word}.{did_you_mean(word, _responses(step_type))}")
-            if shapes[-1].type == "structure":
-                hint = did_you_mean(word, shapes[-1].members)
-                raise UnknownProperty(f"{reads} returns no {word} in {where}.{hint}")
-            raise UnknownProperty(f"{where} has no members that {word!r} could name.")
-        shapes.append(inner)
-    return shapes
-
-
-def _inner_shape(shape: Shape, token: Token) -> Shape | None:
-    """Where one token of a path leads: a list of objects is entered by index or by name, a map by key."""
-    if shape.type == "structure":
-        return shape.member(str(token)) if token in shape.members else None
-    if shape.type == "list":
-        inner = shape.member("member")
-        return inner if isinstance(token, int) or inner.type == "structure" else None
-    return shape.member("value") if shape.type == "map" and isinstance(token, str) else None

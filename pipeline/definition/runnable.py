@@ -8,12 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline.definition.expressions import expressions, is_expression
+from pipeline.definition.paths import PathError, json_tokens
 from pipeline.definition.search_config import read_search_config
-from pipeline.definition.steps import Definition, members
+from pipeline.definition.steps import Definition, Step, at, items, members
 from pipeline.errors import DefinitionError
 
 TRAINING_NEEDS = ("AlgorithmSpecification", "OutputDataConfig.S3OutputPath")
-UNIT_SECONDS = {"Y": 31536000, "W": 604800, "D": 86400, "H": 3600, "S": 1}
 # Repositories of AWS's own images, as the SDK's image_uri_config has them: their programs are not on this machine.
 ALGORITHMS = """
     blazingtext factorization-machines forecasting-deepar image-classification ipinsights kmeans knn lda linear-learner
@@ -70,55 +70,58 @@ def lacking(arguments: Any, paths: Sequence[str], where: str = "") -> Iterator[s
     for path in paths:
         value = arguments
         for name in path.split("."):
-            value = value if is_expression(value) else member(value, name)
+            value = value if is_expression(value) else at(value, name)
         if value in (None, "", {}, []):
             yield f"lacks {where}{path}."
 
 
-def member(value: Any, name: str) -> Any:
-    """A member of an object; None where it is none or has none."""
-    return value.get(name) if isinstance(value, Mapping) else None
-
-
-def items(value: Any, name: str) -> list[Any]:
-    """The members of a list in an object."""
-    found = member(value, name)
-    return found if isinstance(found, list) else []
+def path_faults(step: Step) -> Iterator[str]:
+    """The function and the paths of a step that SageMaker would understand, but that cannot be read here."""
+    if step.type == "Lambda" and is_expression(step.definition.get("FunctionArn")):
+        yield "needs the ARN of a function as FunctionArn, but has an expression."
+    for key, operand in members(step.own):
+        if key == "Std:JsonGet" and isinstance(path := at(operand, "Path"), str):
+            try:
+                json_tokens(path)
+            except PathError as error:
+                yield f"has a Std:JsonGet that cannot be read here: {error}"
 
 
 def processing_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
     """What cannot run here of a processing job: its program, inputs and outputs."""
-    specification = arguments.get("AppSpecification")
-    entrypoint = items(specification, "ContainerEntrypoint")
-    program = PROGRAMS.get(repository(member(specification, "ImageUri")))
-    if program or SUBMIT in entrypoint:
+    program = PROGRAMS.get(repository(at(arguments, "AppSpecification.ImageUri")))
+    if program or SUBMIT in items(arguments, "AppSpecification.ContainerEntrypoint"):
         remedy = "replace it by a Processing step with a script of your own"
         yield f"runs the program of AWS's {program or 'Spark'} image, which is not on this machine; {remedy}."
-    elif specification and not member(specification, "ContainerEntrypoint"):
+    elif at(arguments, "AppSpecification") and not at(arguments, "AppSpecification.ContainerEntrypoint"):
         own = "its image's own is not on this machine; name the program"
         yield f"has no AppSpecification.ContainerEntrypoint, and {own}."
     for number, source in enumerate(items(arguments, "ProcessingInputs")):
         where = f"ProcessingInputs[{number}]"
-        if member(source, "DatasetDefinition") or member(source, "AppManaged") is True:
+        if at(source, "DatasetDefinition") or at(source, "AppManaged") is True:
             yield f"has an AppManaged input or DatasetDefinition in {where}, which is not downloaded here; use S3Input."
             continue
         yield from lacking(source, ("S3Input.S3Uri", "S3Input.LocalPath"), f"{where}.")
-        data = member(source, "S3Input")
-        yield from data_faults(data, member(data, "S3InputMode"), f"{where}.S3Input")
-    for number, output in enumerate(items(member(arguments, "ProcessingOutputConfig"), "Outputs")):
+        yield from data_faults(source, "S3Input", at(source, "S3Input.S3InputMode"), where)
+    for number, output in enumerate(items(arguments, "ProcessingOutputConfig.Outputs")):
         where = f"ProcessingOutputConfig.Outputs[{number}]"
-        if member(output, "FeatureStoreOutput") or member(output, "AppManaged") is True:
+        if at(output, "FeatureStoreOutput") or at(output, "AppManaged") is True:
             yield f"has an AppManaged or FeatureStoreOutput in {where}, which nobody uploads here; use S3Output."
             continue
         yield from lacking(output, ("OutputName", "S3Output.S3Uri", "S3Output.LocalPath"), f"{where}.")
 
 
-def data_faults(source: Any, mode: Any, where: str) -> Iterator[str]:
-    """What an S3Input or a channel asks for beside files: a pipe, or a manifest with labels."""
-    packed = member(source, "S3CompressionType") or member(source, "CompressionType")
-    if mode == "Pipe" or packed == "Gzip":
+def data_faults(source: Any, path: str, mode: Any, where: str) -> Iterator[str]:
+    """What an input or a channel asks for beside files: a pipe, or a manifest with labels."""
+    packed = (
+        at(source, f"{path}.S3CompressionType"),
+        at(source, f"{path}.CompressionType"),
+        at(source, "CompressionType"),
+    )
+    if mode == "Pipe" or "Gzip" in packed:
         yield f"has a pipe in {where}; the local target reads files: use the mode File or FastFile, uncompressed."
-    if not is_expression(kind := member(source, "S3DataType")) and kind not in (None, "S3Prefix", "ManifestFile"):
+    kind = at(source, f"{path}.S3DataType")
+    if not is_expression(kind) and kind not in (None, "S3Prefix", "ManifestFile"):
         yield f"has {kind!r} as S3DataType in {where}; the local target reads an S3Prefix or a ManifestFile."
 
 
@@ -127,18 +130,15 @@ def training_faults(arguments: Mapping[str, Any], where: str = "") -> Iterator[s
     yield from launcher_faults(arguments, where)
     if arguments.get("CheckpointConfig"):
         yield from lacking(arguments, ("CheckpointConfig.S3Uri",), where)
-    usual_mode = member(arguments.get("AlgorithmSpecification"), "TrainingInputMode")
+    usual_mode = at(arguments, "AlgorithmSpecification.TrainingInputMode")
     for number, channel in enumerate(items(arguments, "InputDataConfig")):
-        path = f"{where}InputDataConfig[{number}]."
-        yield from lacking(channel, ("ChannelName", "DataSource.S3DataSource.S3Uri"), path)
-        mode = member(channel, "InputMode") or usual_mode
-        source = member(member(channel, "DataSource"), "S3DataSource")
-        packed = {"CompressionType": member(channel, "CompressionType")}
-        yield from data_faults({**packed, **source} if isinstance(source, Mapping) else packed, mode, path.rstrip("."))
-    for number, metric in enumerate(items(arguments.get("AlgorithmSpecification"), "MetricDefinitions")):
+        path = f"{where}InputDataConfig[{number}]"
+        yield from lacking(channel, ("ChannelName", "DataSource.S3DataSource.S3Uri"), f"{path}.")
+        yield from data_faults(channel, "DataSource.S3DataSource", at(channel, "InputMode") or usual_mode, path)
+    for number, metric in enumerate(items(arguments, "AlgorithmSpecification.MetricDefinitions")):
         path = f"{where}AlgorithmSpecification.MetricDefinitions[{number}]."
         yield from lacking(metric, ("Name", "Regex"), path)
-        if isinstance(regex := member(metric, "Regex"), str):
+        if isinstance(regex := at(metric, "Regex"), str):
             try:
                 re.compile(regex)
             except re.error as problem:
@@ -148,14 +148,12 @@ def training_faults(arguments: Mapping[str, Any], where: str = "") -> Iterator[s
 def launcher_faults(arguments: Mapping[str, Any], where: str = "") -> Iterator[str]:
     """What a training job is started by that is in AWS's images only."""
     algorithm = arguments.get("AlgorithmSpecification")
-    image, entrypoint = repository(member(algorithm, "TrainingImage")), items(algorithm, "ContainerEntrypoint")
-    objects = [arguments.get(name) for name in ("HyperParameters", "StaticHyperParameters", "Environment")]
-    variables = [
-        {str(name): value for name, value in (each or {}).items()} if isinstance(each, Mapping | None) else {}
-        for each in objects
-    ]
-    has_script = bool(entrypoint) or any(name.lower() == PROGRAM for each in variables for name in each)
-    built_in = image if image in ALGORITHMS.split() else member(algorithm, "AlgorithmName")
+    image, entrypoint = repository(at(algorithm, "TrainingImage")), items(algorithm, "ContainerEntrypoint")
+    found = [arguments.get(name) for name in ("HyperParameters", "StaticHyperParameters", "Environment")]
+    hyperparameters, static, variables = (each if isinstance(each, Mapping) else {} for each in found)
+    names = [str(name).lower() for name in (*hyperparameters, *static, *variables)]
+    has_script = bool(entrypoint) or PROGRAM in names
+    built_in = image if image in ALGORITHMS.split() else at(algorithm, "AlgorithmName")
     if SCHEDULER in entrypoint:
         yield "is a notebook job, which does not run locally; replace it by a step that runs the code as a script."
     elif built_in and not has_script:
@@ -163,7 +161,7 @@ def launcher_faults(arguments: Mapping[str, Any], where: str = "") -> Iterator[s
             f"trains the built-in algorithm '{built_in}', whose program is not on this machine; "
             "use script mode: a training script of your own with the same library."
         )
-    elif not has_script and not (algorithm and is_expression(algorithm)):
+    elif not has_script and not is_expression(algorithm):
         yield (
             "would start its image's own 'train' program, which is not on this machine; name a script by a "
             "ContainerEntrypoint or by the hyperparameters sagemaker_program and sagemaker_submit_directory."
@@ -172,8 +170,8 @@ def launcher_faults(arguments: Mapping[str, Any], where: str = "") -> Iterator[s
         for sign, name in LAUNCHERS.items():
             if isinstance(word, str) and (word == sign or word.endswith((f"/{sign}", f" {sign}"))):
                 yield f"is started by {name}, which {where}AlgorithmSpecification names, and which is not run here."
-    for name, value in [item for each in variables[:2] for item in each.items()]:
-        if re.fullmatch(r"sagemaker_\w+_enabled", name) and str(value).lower() == "true" and "metrics" not in name:
+    for name, value in [*hyperparameters.items(), *static.items()]:
+        if re.fullmatch(r"sagemaker_\w+_enabled", str(name)) and str(value).lower() == "true" and "metrics" not in name:
             yield (
                 f"asks the image's launcher for {name}, which the local target does not have; "
                 "start several processes by a ModelTrainer with Torchrun."
@@ -188,8 +186,7 @@ def repository(image: Any) -> str:
 
 def tuning_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
     """What cannot run here of a tuning job: its search and its training jobs."""
-    config = arguments.get("HyperParameterTuningJobConfig")
-    template = arguments.get("TrainingJobDefinition")
+    config, template = (arguments.get(name) for name in ("HyperParameterTuningJobConfig", "TrainingJobDefinition"))
     if arguments.get("TrainingJobDefinitions") and not template:
         yield "has several TrainingJobDefinitions, which the local target does not search at once; give it one."
         return
@@ -205,8 +202,7 @@ def tuning_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
     except DefinitionError as problem:
         yield from (f"cannot be searched: {sentence}" for sentence in problem.problems)
         return
-    metrics = items(template.get("AlgorithmSpecification"), "MetricDefinitions")
-    names = [member(metric, "Name") for metric in metrics]
+    names = [at(metric, "Name") for metric in items(template, "AlgorithmSpecification.MetricDefinitions")]
     if found.metric_name not in names and not any(map(is_expression, names)):
         none = "none of the MetricDefinitions of its TrainingJobDefinition has that Name"
         yield f"searches by the objective {found.metric_name!r}, but {none}."
@@ -217,25 +213,14 @@ def model_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
     containers = items(arguments, "Containers") or [arguments.get("PrimaryContainer")]
     if not containers[0]:
         yield "lacks PrimaryContainer."
-    if member(member(arguments, "InferenceExecutionConfig"), "Mode") == "Direct":
+    if at(arguments, "InferenceExecutionConfig.Mode") == "Direct":
         yield "has InferenceExecutionConfig.Mode Direct, but containers answer in turn here; make a model for each."
     for container in containers:
-        if member(container, "Mode") == "MultiModel":
+        if at(container, "Mode") == "MultiModel":
             yield "has a container with Mode MultiModel, whose server is its image's; make a model for each."
-        image, variables = repository(member(container, "Image")), member(container, "Environment")
-        if image in ALGORITHMS.split() and not member(variables, "SAGEMAKER_PROGRAM") and not is_expression(variables):
+        image, variables = repository(at(container, "Image")), at(container, "Environment")
+        if image in ALGORITHMS.split() and not at(variables, "SAGEMAKER_PROGRAM") and not is_expression(variables):
             yield (
                 f"is served by the built-in algorithm '{image}', whose server is not on this machine; use script mode: "
                 "an inference script of your own with the same library, named by SAGEMAKER_PROGRAM."
             )
-
-
-def duration_seconds(duration: Any) -> float | None:
-    """Return the seconds of an ISO 8601 duration (P1DT12H) or a short form of the service (30d, T16m), else None."""
-    match = re.fullmatch(r"P?((?:\d{1,9}[YMWD])*)(?:T((?:\d{1,9}(?:\.\d{1,9})?[HMS])+))?", str(duration).upper())
-    if not match or not any(match.groups()):
-        return None
-    days = re.findall(r"(\d+)([YMWD])", match[1] or "")
-    times = re.findall(r"([\d.]+)([HMS])", match[2] or "")
-    long = sum(int(n) * (2592000 if unit == "M" else UNIT_SECONDS[unit]) for n, unit in days)
-    return long + sum(float(n) * (60 if unit == "M" else UNIT_SECONDS[unit]) for n, unit in times)

@@ -91,12 +91,11 @@ _ALL = (
     StepType(
         "EndpointConfig", "CreateEndpointConfig", None, ("DescribeEndpointConfig",),
         members=("CacheConfig",), metadata="EndpointConfig", arn_kind="endpoint-config",
-        needs=("EndpointConfigName", "ProductionVariants"), rule=endpoint_config_faults,
+        rule=endpoint_config_faults,
     ),
     StepType(
         "Endpoint", "CreateEndpoint", None, ("DescribeEndpoint",),
         members=("CacheConfig",), metadata="Endpoint", arn_kind="endpoint",
-        needs=("EndpointName", "EndpointConfigName"),
     ),
     StepType(
         "Lambda", properties="OutputParameters", arguments="Object",

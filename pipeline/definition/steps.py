@@ -5,7 +5,6 @@ its Condition. A Condition waits for what its conditions read, not for what its 
 is in no particular order.
 """
 
-import contextlib
 import itertools
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -14,9 +13,9 @@ from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, NoReturn
 
-from pipeline.definition.expressions import expressions, references
+from pipeline.definition.expressions import expressions, readable
 from pipeline.definition.paths import quoted
-from pipeline.errors import DefinitionError, PipelineError
+from pipeline.errors import DefinitionError
 from pipeline.suggestion import did_you_mean
 
 Branch = tuple[tuple[str, str], ...]  # outermost first: a Condition's name with IfSteps or ElseSteps
@@ -28,11 +27,7 @@ LARGEST_SELECTION = 50  # SelectedStepList in SageMaker's service model
 
 
 def load_definition(text: str | bytes) -> dict[str, Any]:
-    """Read a definition's text.
-
-    Raises:
-        DefinitionError: a sentence that follows the name of the text: why it is no definition, or cannot be read.
-    """
+    """Read a definition's text; a DefinitionError with a sentence that follows its name: why it is none."""
     try:
         content = json.loads(text, parse_constant=_refuse_constant)
         for depth, layer in enumerate(_layers(content)):
@@ -46,8 +41,8 @@ def load_definition(text: str | bytes) -> dict[str, Any]:
                 elif isinstance(value, int | float) and not -LARGEST <= value < LARGEST:
                     raise ValueError("a number is larger than 64 bits can hold")
     except RecursionError as problem:
-        told = f"is nested too deeply: it may have {MAX_LEVELS} levels of lists and objects."
-        raise DefinitionError([told]) from problem
+        too_deep = f"is nested too deeply: it may have {MAX_LEVELS} levels of lists and objects."
+        raise DefinitionError([too_deep]) from problem
     except ValueError as problem:
         raise DefinitionError([f"is not JSON: {problem}."]) from problem
     if not isinstance(content, dict) or not isinstance(content.get("Steps"), list):
@@ -120,11 +115,7 @@ class Step:
     @cached_property
     def reads(self) -> list[str]:
         """The steps whose properties and files its expressions read."""
-        names = []
-        for expression in self.expressions:
-            with contextlib.suppress(PipelineError):
-                names += [reference.name for reference in references(expression) if reference.root == "Steps"]
-        return names
+        return [reference.name for reference in readable(self.own) if reference.root == "Steps"]
 
     @cached_property
     def dependencies(self) -> tuple[str, ...]:
@@ -143,6 +134,19 @@ def members(value: Any) -> Iterator[tuple[str, Any]]:
     for item in itertools.chain.from_iterable(_layers(value)):
         if isinstance(item, dict):
             yield from item.items()
+
+
+def at(value: Any, path: str) -> Any:
+    """The member at a dotted path; None where there is none."""
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def items(value: Any, path: str) -> list[Any]:
+    """The list at a dotted path; empty where there is none."""
+    found = at(value, path)
+    return found if isinstance(found, list) else []
 
 
 def objects(value: Any) -> list[dict[str, Any]]:
@@ -228,43 +232,32 @@ class Graph:
                 blocked.add(step.name)
         return blocked
 
-    def not_taken(self, condition: str, outcome: bool) -> set[str]:
-        """The steps that can no longer run once a Condition has come out this way."""
-        branch = (step.name for step in self.steps.values() if step.condition == condition and step.outcome != outcome)
-        return self.downstream(branch)
+    def values_needed(self, selected: Collection[str]) -> set[str]:
+        """The steps that are not selected for an execution (SelectiveExecutionConfig), but read by selected ones."""
+        return {read for name in selected for read in self.steps[name].reads} - set(selected)
+
+    def selection_faults(self, selected: Sequence[str]) -> Iterator[str]:
+        """Why these steps cannot be selected together, one sentence each."""
+        if not 1 <= len(selected) <= LARGEST_SELECTION:
+            yield f"1 to {LARGEST_SELECTION} steps can be selected, but got {len(selected)}."
+        if unknown := [name for name in selected if name not in self.steps]:
+            known = ", ".join(self.steps)
+            for name in unknown:
+                yield f"No step has the name {name!r}; the steps are {known}.{did_you_mean(name, self.steps)}"
+            return
+        after, before = self.downstream(selected), set(selected)
+        for step in reversed(self.steps.values()):
+            if step.name in before:
+                before.update(step.dependencies)
+        if between := [name for name in self.steps if name in after & before and name not in selected]:
+            yield f"Every step on a path between two selected ones must be selected too; missing: {', '.join(between)}."
 
 
 def read_graph(content: Mapping[str, Any]) -> Graph:
-    """The graph of a definition.
-
-    Raises:
-        DefinitionError: with every problem that stands in the way of it.
-    """
+    """The graph of a definition; a DefinitionError with every problem that stands in the way of it."""
     definition = Definition(content)
     if problems := definition.too_deep or [*definition.malformed, *definition.cycles()]:
         raise DefinitionError(problems)
     waits = {step.name: step.dependencies for step in definition.all_steps}
     order = TopologicalSorter(waits).static_order()
     return Graph({name: definition.steps[name] for name in order if name in definition.steps})
-
-
-def values_needed(graph: Graph, selected: Collection[str]) -> set[str]:
-    """The steps that are not selected for an execution (SelectiveExecutionConfig), but read by selected ones."""
-    return {read for name in selected for read in graph.steps[name].reads} - set(selected)
-
-
-def selection_faults(graph: Graph, selected: Sequence[str]) -> Iterator[str]:
-    """Why these steps cannot be selected together, one sentence each."""
-    if not 1 <= len(selected) <= LARGEST_SELECTION:
-        yield f"1 to {LARGEST_SELECTION} steps can be selected, but got {len(selected)}."
-    if unknown := [name for name in selected if name not in graph.steps]:
-        known = ", ".join(graph.steps)
-        for name in unknown:
-            yield f"No step has the name {name!r}; the steps are {known}.{did_you_mean(name, graph.steps)}"
-        return
-    after, before = graph.downstream(selected), set(selected)
-    for step in reversed(graph.steps.values()):  # every step stands after its dependencies
-        if step.name in before:
-            before.update(step.dependencies)
-    if between := [name for name in graph.steps if name in after & before and name not in selected]:
-        yield f"Every step on a path between two selected ones must be selected too; missing: {', '.join(between)}."

@@ -4,9 +4,8 @@ import json
 
 import pytest
 
-from pipeline.definition.conditions import holds
-from pipeline.definition.expressions import Scope, resolve
-from pipeline.definition.requests import as_request
+from pipeline.definition.expressions import Scope, holds, resolve
+from pipeline.definition.shapes import as_request
 from tests.pipeline.definitions import Json, steps_of
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -94,7 +93,7 @@ def test_registered_version_says_what_it_is_and_where_it_came_from(steps):
     names = list(request["CustomerMetadataProperties"])
     said = {"customer_metadata_properties": {name: f"the {name}" for name in names}}
     properties = {"MetadataProperties": request["MetadataProperties"], "Customer": {}}
-    assert as_request(resolve(properties, scope(said)))["MetadataProperties"] == {
+    assert as_request("CreateModelPackage", resolve(properties, scope(said)))["MetadataProperties"] == {
         "CommitId": COMMIT,
         "GeneratedBy": ARN,
     }

@@ -15,7 +15,6 @@ import json
 import re
 from typing import Any
 
-from pipeline.definition.runnable import duration_seconds
 from pipeline.definition.step_types import STEP_TYPES
 from pipeline.local.jobs.functions import code_digest, function_named
 from pipeline.local.jobs.processing import input_uri, updated_uris
@@ -27,6 +26,8 @@ Keys = dict[str, str]  # BYTES or AS_ON_AWS -> key
 WRITTEN = ("CheckpointConfig", "DebugHookConfig", "UpdatedInputs")  # what their URIs hold is the job's own doing
 TRIAL_MEMBERS = ("AlgorithmSpecification", "HyperParameterRanges", "InputDataConfig", "StaticHyperParameters",
                  "TuningObjective")  # of a search's TrainingJobDefinition  # fmt: skip
+DATE_SECONDS = {"Y": 31536000, "M": 2592000, "W": 604800, "D": 86400}
+TIME_SECONDS = {"H": 3600, "M": 60, "S": 1}
 
 
 def look_up(call: StepCall, pipeline_name: str, *, runtime: Runtime, mode: str) -> tuple[Keys, Document | None]:
@@ -35,8 +36,8 @@ def look_up(call: StepCall, pipeline_name: str, *, runtime: Runtime, mode: str) 
     document = runtime.state.get("CachedStep", keys[mode]) if mode in keys else None
     if document is None:
         return keys, None
-    expires = duration_seconds(call.definition["CacheConfig"].get("ExpireAfter"))
-    is_old = expires is not None and now() - document["created"] > expires
+    expires = call.definition["CacheConfig"].get("ExpireAfter")
+    is_old = expires is not None and now() - document["created"] > seconds_of(expires)
     outputs: dict[str, str] = document["outputs"]
     if is_old or (mode == BYTES and any(runtime.storage.digest(uri) != found for uri, found in outputs.items())):
         return keys, None
@@ -55,6 +56,13 @@ def cache_keys(call: StepCall, pipeline_name: str, *, runtime: Runtime, mode: st
         read = {name: value if name in WRITTEN else with_digests(value, runtime) for name, value in document.items()}
         keys[BYTES] = digest([*beginning, read])
     return keys
+
+
+def seconds_of(duration: str) -> int:
+    """The seconds of an ISO 8601 duration (P1DT12H) or a short form of the service (30d, T16m)."""
+    days, _, times = duration.upper().partition("T")
+    parts = ((days, DATE_SECONDS), (times, TIME_SECONDS))
+    return sum(int(n) * units[unit] for text, units in parts for n, unit in re.findall(r"(\d+)([A-Z])", text))
 
 
 def digest(content: Any) -> str:

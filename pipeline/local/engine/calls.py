@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipeline.definition.expressions import Scope, resolve
-from pipeline.definition.requests import as_request
+from pipeline.definition.shapes import as_request
 from pipeline.definition.step_types import STEP_TYPES
 from pipeline.definition.steps import Graph, Step
 from pipeline.local.jobs.runtime import StepCall, StepFailure, arn, now
@@ -34,12 +34,12 @@ class StepCalls:
         A name in the Arguments is the prefix of the job's (PipelineDefinitionConfig(use_custom_job_prefix=True) of the
         SDK leaves it there); Endpoints and their configurations are named by their users.
         """
-        given = dict(step.definition.get("Arguments") or {})
-        prefix = self.value(given.pop(STEP_TYPES[step.type].name_member or "", None))
+        given, step_type = dict(step.definition.get("Arguments") or {}), STEP_TYPES[step.type]
+        prefix = self.value(given.pop(step_type.name_member or "", None))
         job_name = new_job_name(self.execution_id, step, prefix)
         arguments = self.value(given, job_name)
-        if step.type != "Lambda":  # whose event keeps its types
-            arguments = as_request(arguments)
+        if step_type.creates:  # a Lambda's event keeps its types
+            arguments = as_request(step_type.creates, arguments)
         return StepCall(step.name, step.definition, arguments, self.execution_id, job_name)
 
     def value(self, value: Any, job_name: str | None = None) -> Any:

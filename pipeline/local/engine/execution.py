@@ -17,7 +17,7 @@ import time
 import traceback
 from collections.abc import Sequence
 
-from pipeline.definition.conditions import holds
+from pipeline.definition.expressions import holds
 from pipeline.definition.steps import Step, read_graph
 from pipeline.errors import PipelineError
 from pipeline.local.engine import cache

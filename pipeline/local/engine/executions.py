@@ -16,17 +16,7 @@ from functools import lru_cache
 
 from pipeline.definition.check import check
 from pipeline.definition.parameters import bind
-from pipeline.definition.runnable import member
-from pipeline.definition.steps import (
-    Definition,
-    Graph,
-    Step,
-    load_definition,
-    objects,
-    read_graph,
-    selection_faults,
-    values_needed,
-)
+from pipeline.definition.steps import Definition, Graph, Step, at, load_definition, objects, read_graph
 from pipeline.errors import DefinitionError, PipelineError
 from pipeline.local.engine.runner_process import (
     ACTIVE,
@@ -152,8 +142,7 @@ def start_problems(state: State, definition: Document) -> list[str]:
 def driver_scripts(state: State, step: Step) -> Iterator[bytes]:
     """Yield the shell scripts of the SDK that start a training step's own, where they are stored here already."""
     for channel in objects(step.arguments.get("InputDataConfig")) if step.type == "Training" else ():
-        source = member(member(channel, "DataSource"), "S3DataSource")
-        name, uri = DRIVERS.get(str(member(channel, "ChannelName"))), member(source, "S3Uri")
+        name, uri = DRIVERS.get(str(channel.get("ChannelName"))), at(channel, "DataSource.S3DataSource.S3Uri")
         with contextlib.suppress(StorageError, OSError):
             if name and isinstance(uri, str):
                 yield Storage(state).read(f"{uri.rstrip('/')}/{name}")
@@ -237,9 +226,9 @@ def lent_steps(state: State, execution: Document, graph: Graph) -> list[Document
     if not config:
         return []
     selected = [step["StepName"] for step in config["SelectedSteps"]]
-    if faults := list(selection_faults(graph, selected)):
+    if faults := list(graph.selection_faults(selected)):
         raise invalid(" ".join(faults))
-    needed, source = values_needed(graph, selected), config.get("SourcePipelineExecutionArn")
+    needed, source = graph.values_needed(selected), config.get("SourcePipelineExecutionArn")
     if source is None and needed:
         names = ", ".join(sorted(needed))
         raise invalid(f"The selected steps read values of {names}; name an execution that has them as "

@@ -111,7 +111,7 @@ def function_at(place: str) -> Any:
 
 def check_request(service: str, operation: str, request: Document) -> None:
     """Refuse a request that the service's model does not allow: members, types, patterns, enumerations, bounds."""
-    check = ShapeCheck(operation, lambda value: None, lambda value: None, expression_shapes=frozenset())
+    check = ShapeCheck(operation, expression_shapes=frozenset())
     try:
         shape = operation_shape(operation, "input", service)
     except KeyError:

@@ -151,8 +151,8 @@ def test_a_file_that_is_not_there_is_refused(lab: Lab) -> None:
     assert (report.code, report.stderr) == (2, "The code of Lambda function 'fn' is not there: nowhere.py.\n")
 
 
-def test_an_output_type_that_there_is_not_fails_the_step_by_name(lab: Lab) -> None:
+def test_an_output_type_that_there_is_not_is_refused_by_name(lab: Lab) -> None:
     function = lab.function("def handler(event, context):\n    return {'x': 1}\n")
     report = lab.run(call("Call", {}, {"x": "P1D"}), functions=[function])
-    assert "P1D" in report.statuses.get("Call", report.stderr)
-    assert "InternalServerError" not in str(report.statuses)
+    assert report.code == 2
+    assert "OutputType must be one of 'String', 'Integer', 'Float' and 'Boolean', but got 'P1D'" in report.stderr

@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 from pipeline.definition.runnable import model_faults
 from pipeline.local.jobs.runtime import arn, now
 from pipeline.local.sandbox.environment import INSTALL, are_met, guest_environment
-from pipeline.local.sandbox.launcher import words_in
+from pipeline.local.sandbox.launcher import parsed, words_in
 from pipeline.local.sandbox.namespaces import Place, find_mount
 from pipeline.local.sandbox.process import last_lines
 from pipeline.local.store.answers import found, invalid
@@ -156,7 +156,7 @@ def has_handlers(script: Path) -> bool:
     try:
         code = decode_source(script.read_bytes())
         names = symtable.symtable(code, script.name, "exec").get_symbols()
-        texts = {node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)}
+        texts = {node.value for node in ast.walk(parsed(code)) if isinstance(node, ast.Constant)}
     except (SyntaxError, ValueError) as problem:
         raise invalid(f"The model's code/{script.name} is not Python: {problem}") from problem
     defined = {name.get_name() for name in names if name.is_assigned() or name.is_imported()}

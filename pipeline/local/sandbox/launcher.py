@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from pipeline.local.sandbox.environment import GUEST
 from pipeline.local.sandbox.fork_server import Start
 from pipeline.local.sandbox.namespaces import CLONE_NEWPID, Mount, Place
 
+PARSING = threading.Lock()
 PROGRAM = Path(__file__).with_name("fork_server.py")
 SWITCH = "LOCAL_FORK"  # "off": execute every script
 NEEDED = ("LD_LIBRARY_PATH",)  # of the user's variables, by the interpreter itself; jobs see no others in /proc
@@ -175,6 +177,12 @@ def is_plain_script(start: Start) -> bool:
     return is_script and set(start.environment["PYTHONPATH"].split(os.pathsep)) <= folders
 
 
+def parsed(code: str | bytes) -> ast.Module:
+    """Parse Python, one after the other: Python 3.11.7 can fail with a SystemError when two threads do at once."""
+    with PARSING:
+        return ast.parse(code)
+
+
 def installed_imports(script: Path) -> list[str]:
     """Return what a script imports at its top, by itself or by modules beside it: read, not run, in order.
 
@@ -184,7 +192,7 @@ def installed_imports(script: Path) -> list[str]:
     waiting = [script]
     for file in waiting:
         with contextlib.suppress(OSError, SyntaxError, ValueError):
-            for folder, name in imported_names(ast.parse(file.read_bytes()), file, script.parent):
+            for folder, name in imported_names(parsed(file.read_bytes()), file, script.parent):
                 path = folder.joinpath(*name.split("."))
                 places = [path, *list(path.parents)[: name.count(".")]]
                 own = [own for place in places for own in (place.with_suffix(".py"), place / "__init__.py")]

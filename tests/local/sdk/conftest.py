@@ -1,8 +1,7 @@
 """The stock SageMaker SDK on a local session, in this process, since importing it takes seconds."""
 
 import os
-import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,9 @@ from typing import Any
 import pytest
 from botocore.exceptions import WaiterError
 
+from pipeline.local import session
+
 ROLE = "arn:aws:iam::000000000000:role/any"
-IMAGE = "000000000000.dkr.ecr.us-east-1.amazonaws.com/any:1"
 FOREIGN = {  # a shell that is set up for AWS, in another region, behind a proxy that does not exist
     "AWS_DEFAULT_REGION": "eu-central-1",
     "AWS_ACCESS_KEY_ID": "AKIAREAL",
@@ -22,55 +22,25 @@ FOREIGN = {  # a shell that is set up for AWS, in another region, behind a proxy
 
 @dataclass
 class Sdk:
-    """A PipelineSession, a folder for scripts, and what comes of a pipeline."""
+    """A PipelineSession, a folder, and what comes of a pipeline."""
 
     folder: Path
     aws: Any
     session: Any
 
-    def script(self, name: str, code: str) -> str:
-        """A file of the user's; its path."""
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(textwrap.dedent(code).lstrip("\n"))
-        return str(path)
-
-    def processor(self) -> Any:
-        """A ScriptProcessor."""
-        from sagemaker.core.processing import ScriptProcessor
-
-        return ScriptProcessor(
-            role=ROLE,
-            image_uri=IMAGE,
-            command=["python3"],
-            instance_count=1,
-            instance_type="ml.m5.large",
-            sagemaker_session=self.session,
-        )
-
-    def run(self, name: str, steps: list[Any], parameters: Any = (), **values: Any) -> "Outcome":
-        """Upsert a pipeline, start it with these parameters' values and wait."""
-        from sagemaker.mlops.workflow.pipeline import Pipeline
-
-        pipeline = Pipeline(name=name, parameters=list(parameters), steps=steps, sagemaker_session=self.session)
-        pipeline.upsert(role_arn=ROLE)
-        return self.start(pipeline, **values)
-
-    def start(self, pipeline: Any, **values: Any) -> "Outcome":
+    def run(self, pipeline: Any, **request: Any) -> "Outcome":
         """Start a pipeline and wait."""
-        execution = pipeline.start(parameters=values)
+        execution = pipeline.start(**request)
         try:
-            execution.wait(delay=0.5, max_attempts=120)
+            execution.wait(delay=0.5, max_attempts=400)
         except WaiterError as problem:
-            if "terminal failure" not in str(problem):
-                raise
+            assert "terminal failure" in str(problem), problem
         return Outcome(self, pipeline, execution, {step["StepName"]: step for step in execution.list_steps()})
 
     def read(self, uri: str) -> str:
         """An object's text."""
         bucket, _, key = uri.removeprefix("s3://").partition("/")
-        content: bytes = self.aws.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read()
-        return content.decode()
+        return self.aws.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read().decode()
 
 
 @dataclass
@@ -85,21 +55,20 @@ class Outcome:
     @property
     def statuses(self) -> dict[str, str]:
         """Step name -> status, with the reason of a failure."""
-        return {name: step.get("FailureReason") or step["StepStatus"] for name, step in sorted(self.steps.items())}
+        return {name: step.get("FailureReason") or step["StepStatus"] for name, step in self.steps.items()}
 
     def job(self, step: str) -> Any:
-        """The description of a step's job."""
+        """The description of what a step made."""
         ((kind, found),) = self.steps[step]["Metadata"].items()
-        name = found["Arn"].rpartition("/")[2]
-        client = self.sdk.aws.client("sagemaker")
-        describe: dict[str, Callable[[], Any]] = {
-            "ProcessingJob": lambda: client.describe_processing_job(ProcessingJobName=name),
-            "TrainingJob": lambda: client.describe_training_job(TrainingJobName=name),
-            "TuningJob": lambda: client.describe_hyper_parameter_tuning_job(HyperParameterTuningJobName=name),
-            "TransformJob": lambda: client.describe_transform_job(TransformJobName=name),
-            "RegisterModel": lambda: client.describe_model_package(ModelPackageName=found["Arn"]),
-        }
-        return describe[kind]()
+        name, client = found["Arn"].rpartition("/")[2], self.sdk.aws.client("sagemaker")
+        describe, member = {
+            "ProcessingJob": (client.describe_processing_job, "ProcessingJobName"),
+            "TrainingJob": (client.describe_training_job, "TrainingJobName"),
+            "TuningJob": (client.describe_hyper_parameter_tuning_job, "HyperParameterTuningJobName"),
+            "Model": (client.describe_model, "ModelName"),
+            "RegisterModel": (client.describe_model_package, "ModelPackageName"),
+        }[kind]
+        return describe(**{member: found["Arn"] if kind == "RegisterModel" else name})
 
     def output(self, step: str, file: str) -> str:
         """A file of a Processing step's first output."""
@@ -122,27 +91,5 @@ def sdk(tmp_path_factory: pytest.TempPathFactory, can_mount: bool) -> Iterator[S
         patch.delenv("SAGEMAKER_ADMIN_CONFIG_OVERRIDE")
         from sagemaker.core.workflow.pipeline_context import PipelineSession
 
-        from pipeline.local import session
-
         aws = session(folder / "home")
         yield Sdk(folder, aws, PipelineSession(boto_session=aws))
-
-
-def output(name: str, path: str) -> Any:
-    """A ProcessingOutput below the session's own bucket."""
-    from sagemaker.core.shapes import ProcessingOutput, ProcessingS3Output
-    from sagemaker.core.workflow.execution_variables import ExecutionVariables
-    from sagemaker.core.workflow.functions import Join
-
-    uri = Join(on="/", values=["s3:/", "results", ExecutionVariables.PIPELINE_EXECUTION_ID, name])
-    return ProcessingOutput(
-        output_name=name, s3_output=ProcessingS3Output(s3_uri=uri, local_path=path, s3_upload_mode="EndOfJob")
-    )
-
-
-def processing_input(name: str, uri: Any, path: str) -> Any:
-    """A ProcessingInput."""
-    from sagemaker.core.shapes import ProcessingInput, ProcessingS3Input
-
-    s3 = ProcessingS3Input(s3_uri=uri, local_path=path, s3_data_type="S3Prefix", s3_input_mode="File")
-    return ProcessingInput(input_name=name, s3_input=s3)

@@ -1,0 +1,4 @@
+import sys
+from pathlib import Path
+
+Path("/opt/ml/processing/note/note.txt").write_text(" ".join(sys.argv[1:]))

@@ -1,0 +1,3 @@
+import packaging
+
+VALUE = f"from beside {packaging.__name__}"

@@ -1,0 +1,4 @@
+import tarfile
+
+with tarfile.open("/opt/ml/processing/model/model.tar.gz") as archive:
+    archive.extract("x.txt", "/opt/ml/processing/taken")

@@ -12,19 +12,25 @@ One thread, one event loop; jobs are child processes.
 
 import asyncio
 import contextlib
+import json
+import secrets
 import signal
+import string
 import time
 import traceback
 from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
 
-from pipeline.definition.expressions import holds
+from pipeline.definition.expressions import Scope, holds, resolve
+from pipeline.definition.shapes import as_request
+from pipeline.definition.step_types import STEP_TYPES
 from pipeline.definition.steps import Step, read_graph
 from pipeline.errors import PipelineError
 from pipeline.local.engine import cache
-from pipeline.local.engine.calls import StepCalls, job_metadata
 from pipeline.local.engine.runner_process import HEARING_SECONDS, known_execution
 from pipeline.local.jobs.executors import EXECUTORS
-from pipeline.local.jobs.runtime import Runtime, StepCall, StepFailure, StepResult, not_run, now
+from pipeline.local.jobs.runtime import Runtime, StepCall, StepFailure, StepResult, arn, not_run, now
 from pipeline.local.sandbox.namespaces import find_mount
 from pipeline.local.store.answers import Api
 from pipeline.local.store.state import DiskFull, Document, State, is_full, was_full
@@ -34,6 +40,8 @@ STEP_FAILURE = "Step failure: One or multiple steps failed."  # the service's ow
 DEFAULT_PARALLEL_STEPS = 50
 TRIGGERS = {"Succeeded": "Completed", "Failed": "Failed", "Stopped": "Stopped"}  # status of a step -> what it triggers
 JOB_STOP_SECONDS, LAMBDA_STOP_SECONDS = 150.0, 930.0  # a job has 120 s to end, a function 900; and a little
+NAME_LIMIT, TUNING_NAME_LIMIT = 63, 32  # characters, as SageMaker's service model has them
+RANDOM_CHARACTERS, STEP_CHARACTERS = 10, 20
 
 
 class Execution:
@@ -42,6 +50,7 @@ class Execution:
     def __init__(self, state: State, execution_arn: str, api: Api) -> None:
         self.state = state
         self.arn = execution_arn
+        self.id = execution_arn.rpartition("/")[2]
         self.document = known_execution(state, execution_arn)
         self.graph = read_graph(self.document["Definition"])
         selection = self.document.get("SelectiveExecutionConfig", {}).get("SelectedSteps", [])
@@ -51,7 +60,6 @@ class Execution:
         self.parallel = int(limits.get("MaxParallelExecutionSteps", DEFAULT_PARALLEL_STEPS))
         self.cache_mode: str = self.document["Options"].get("cache", cache.BYTES)
         self.runtime = Runtime(state, Storage(state), find_mount(state.home), api)
-        self.calls = StepCalls(self.document, self.graph, self.runtime.storage)
         # Of the steps that were started, by this runner or an earlier one, or whose values another execution lends:
         self.records: dict[str, Document] = {record["StepName"]: record for record in state.steps(execution_arn)}
         self.running: dict[asyncio.Task[Document], Step] = {}
@@ -60,9 +68,6 @@ class Execution:
 
     async def run(self) -> None:
         """Run until nothing runs and nothing can be started; then record how the execution ended."""
-        for name, record in self.records.items():
-            if record["StepStatus"] == "Succeeded":
-                self.calls.properties[name] = record["Properties"]
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self.stop)
         self.start_ready()
@@ -104,19 +109,15 @@ class Execution:
     async def run_step(self, step: Step) -> Document:
         """Evaluate a Condition, raise for a Fail, run any other step or take its result from the cache.
 
-        Returns:
-            Metadata, Properties and the like for the step's record.
-
-        Raises:
-            PipelineError: the step failed.
+        It returns what the step's record gets: Metadata, Properties and the like; a PipelineError fails the step.
         """
         if step.type == "Condition":
-            outcome = {"Outcome": str(holds(step.definition["Arguments"]["Conditions"], self.calls.scope()))}
+            outcome = {"Outcome": str(holds(step.definition["Arguments"]["Conditions"], self.scope()))}
             return {"Metadata": {"Condition": outcome}, "Properties": outcome}
         if step.type == "Fail":
-            message = str(self.calls.value(step.definition["Arguments"].get("ErrorMessage", "")))
+            message = str(resolve(step.definition["Arguments"].get("ErrorMessage", ""), self.scope()))
             raise StepFailure(message, metadata={"Fail": {"ErrorMessage": message}})
-        call = self.calls.call(step)
+        call = self.call(step)
         name = self.document["PipelineName"]
         keys, reused = await asyncio.to_thread(cache.look_up, call, name, runtime=self.runtime, mode=self.cache_mode)
         if reused:
@@ -126,14 +127,10 @@ class Execution:
         return {"Metadata": result.metadata, "Properties": result.properties}
 
     async def run_attempts(self, step: Step, call: StepCall) -> StepResult:
-        """Run the step, and run it again as its RetryPolicies say.
-
-        Raises:
-            StepFailure: the last attempt's; trouble of this machine counts as the service's.
-        """
-        started, attempt = time.monotonic(), 1
+        """Run the step, and again as its RetryPolicies say; trouble of this machine counts as the service's."""
+        started, attempt, known = time.monotonic(), 1, STEP_TYPES[step.type]
         while True:
-            metadata = job_metadata(step.type, call.job_name)
+            metadata = {known.metadata: {"Arn": arn(str(known.arn_kind), call.job_name)}} if known.job_kind else {}
             self.record(step, "Executing", AttemptCount=attempt, Job=call.job_name, Metadata=metadata)
             try:
                 return await EXECUTORS[step.type](call, self.runtime)
@@ -148,7 +145,60 @@ class Execution:
             with contextlib.suppress(OSError):
                 print(f"{step.name}: {failure} Trying again in {wait:g} seconds.", flush=True)
             await asyncio.sleep(wait)
-            attempt, call = attempt + 1, self.calls.call(step)
+            attempt, call = attempt + 1, self.call(step)
+
+    def call(self, step: Step) -> StepCall:
+        """The step with its expressions resolved, under a new job name.
+
+        A name in the Arguments is the prefix of the job's (PipelineDefinitionConfig(use_custom_job_prefix=True) of the
+        SDK leaves it there); Endpoints and their configurations are named by their users.
+        """
+        arguments, step_type = dict(step.definition.get("Arguments") or {}), STEP_TYPES[step.type]
+        prefix = resolve(arguments.pop(step_type.name_member or "", None), self.scope())
+        job_name = new_job_name(self.id, step, prefix)
+        arguments = resolve(arguments, self.scope(job_name))
+        if step_type.creates:  # a Lambda's event keeps its types
+            arguments = as_request(step_type.creates, arguments)
+        return StepCall(step.name, step.definition, arguments, self.id, job_name)
+
+    def scope(self, job_name: str | None = None) -> Scope:
+        """Where expressions find their values, here and now."""
+        known = self.document
+        execution = {
+            "StartDateTime": timestamp(known["CreationTime"]),
+            "CurrentDateTime": timestamp(now()),
+            "PipelineName": known["PipelineName"],
+            "PipelineArn": known["PipelineArn"],
+            "PipelineExecutionId": self.id,
+            "PipelineExecutionArn": self.arn,
+            **(dict.fromkeys(("TrainingJobName", "ProcessingJobName"), job_name) if job_name else {}),
+        }
+        ended = {name: record for name, record in self.records.items() if record["StepStatus"] == "Succeeded"}
+        return Scope(
+            parameters=known["Parameters"],
+            steps={name: record["Properties"] for name, record in ended.items()},
+            execution=execution,
+            read_property_file=self.read_property_file,
+            read_json=self.read_json,
+            experiment=known["Definition"].get("PipelineExperimentConfig") or {},
+        )
+
+    def read_property_file(self, step_name: str, property_file: str) -> Any:
+        """A property file of a step, from where the step's output was uploaded."""
+        declared = self.graph.steps[step_name].definition.get("PropertyFiles", [])
+        file = next(item for item in declared if item["PropertyFileName"] == property_file)
+        if "Properties" not in (record := self.records[step_name]):  # of a step that waits for its failure
+            raise StepFailure(f"Property file {property_file!r} cannot be read, because step {step_name!r} failed.")
+        outputs = record["Properties"]["ProcessingOutputConfig"]["Outputs"]
+        uri = next(o["S3Output"]["S3Uri"] for o in outputs if o["OutputName"] == file["OutputName"])
+        return self.read_json(f"{uri.rstrip('/')}/{file['FilePath']}")
+
+    def read_json(self, uri: str) -> Any:
+        """Return a JSON object of the storage; StepFailure if it is not JSON."""
+        try:
+            return json.loads(self.runtime.storage.read(uri))
+        except (ValueError, RecursionError) as problem:
+            raise StepFailure(f"{uri} is not JSON that can be read: {problem}") from problem
 
     # how a step and the execution end
 
@@ -161,9 +211,7 @@ class Execution:
             known = {"Metadata": problem.metadata} if isinstance(problem, StepFailure) and problem.metadata else {}
             self.record(step, "Failed", EndTime=now(), FailureReason=self.reason(problem), **known)
         else:
-            values = task.result()
-            self.calls.properties[step.name] = values["Properties"]
-            self.record(step, "Succeeded", EndTime=now(), **values)
+            self.record(step, "Succeeded", EndTime=now(), **task.result())
 
     def handlers(self, step: Step) -> list[Step]:
         """Return the steps that wait for the failure of this one."""
@@ -172,11 +220,10 @@ class Execution:
 
     def reason(self, problem: BaseException) -> str:
         """Return a failed step's FailureReason; what is a mistake of ours is printed to the log too."""
-        full = DiskFull(self.state.home)
         if is_full(problem):
-            return f"InternalServerError: {full}"
+            return f"InternalServerError: {DiskFull(self.state.home)}"
         if isinstance(problem, StepFailure):
-            return f"{problem} {full}" if was_full(self.state.home) else str(problem)
+            return f"{problem} {DiskFull(self.state.home)}" if was_full(self.state.home) else str(problem)
         if isinstance(problem, PipelineError):
             return f"ClientError: {problem}"
         with contextlib.suppress(OSError):
@@ -185,13 +232,16 @@ class Execution:
 
     def record(self, step: Step, status: str, **values: object) -> None:
         """Write a step's status and values to its record."""
-        named = {"StepDisplayName": "DisplayName", "StepDescription": "Description"}
         document = {
             "StepName": step.name,
             "StepType": step.type,
-            **{name: step.definition[source] for name, source in named.items() if source in step.definition},
             "AttemptCount": 1,
             "Metadata": {},
+            **{
+                f"Step{name}": step.definition[name]
+                for name in ("DisplayName", "Description")
+                if name in step.definition
+            },
             **self.records.get(step.name, {}),
             "StepStatus": status,
             **values,
@@ -236,20 +286,36 @@ def retry_wait(policies: Sequence[Document], code: str | None, used: int, starte
     """Return the seconds until the next attempt, IntervalSeconds * BackoffRate^used, or None if no policy gives one.
 
     As "Retry policy for pipeline steps" in the guide has it: the first policy that names the failure's `code` counts.
-
-    Args:
-        policies: the step's RetryPolicies; ExceptionType is a list, or one name as the published schema has it.
-        code: the failure's exception type.
-        used: retries so far.
-        started: `time.monotonic()` at the first attempt.
+    `used` are the retries so far, `started` is `time.monotonic()` at the first attempt. ExceptionType is a list, or one
+    name as the published schema has it.
     """
-    for policy in policies:
-        types = policy.get("ExceptionType") or []
-        if code in ([types] if isinstance(types, str) else types):
-            break
-    else:
+    types = [[each] if isinstance(each := policy["ExceptionType"], str) else each for policy in policies]
+    named = [policy for policy, codes in zip(policies, types, strict=True) if code in codes]
+    if not named:
         return None
+    policy = {name: value for name, value in named[0].items() if value is not None}
     wait = float(policy.get("IntervalSeconds", 1)) * float(policy.get("BackoffRate", 2.0)) ** used
     if "ExpireAfterMin" in policy:
         return wait if time.monotonic() - started + wait < 60 * policy["ExpireAfterMin"] else None
     return wait if used < policy.get("MaxAttempts", 5) else None
+
+
+def new_job_name(execution_id: str, step: Step, prefix: str | None) -> str:
+    """A job's name: pipelines-<execution>-<step>-<random>, or <prefix>-<execution>-<random>, as long as it may be.
+
+    A search's is <execution>-<step>-<random> or <prefix>-<random>, for it has half the room.
+    """
+    random = "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(RANDOM_CHARACTERS))
+    is_search = step.type == "Tuning"
+    if prefix:
+        beginning, end = str(prefix), random if is_search else f"{execution_id}-{random}"
+    else:
+        name = step.name.replace("_", "-")[:STEP_CHARACTERS]
+        beginning, end = f"{'' if is_search else 'pipelines-'}{execution_id}-{name}", random
+    limit = TUNING_NAME_LIMIT if is_search else NAME_LIMIT
+    return f"{beginning[: limit - len(end) - 1].strip('-')}-{end}"
+
+
+def timestamp(seconds: float) -> str:
+    """ISO 8601, in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -18,15 +18,8 @@ from pipeline.definition.check import check
 from pipeline.definition.parameters import bind
 from pipeline.definition.steps import Definition, Graph, Step, at, load_definition, objects, read_graph
 from pipeline.errors import DefinitionError, PipelineError
-from pipeline.local.engine.runner_process import (
-    ACTIVE,
-    known_execution,
-    lock_path,
-    send,
-    settled,
-    spawn_runner,
-    taken_lock,
-)
+from pipeline.local.engine.runner_process import ACTIVE, known_execution, lock_path, send, settled, spawn_runner
+from pipeline.local.engine.runner_process import taken_lock as taken
 from pipeline.local.jobs.functions import function_name
 from pipeline.local.jobs.runtime import arn, now
 from pipeline.local.store.answers import RequestError, checked_name, chosen, found, invalid, listed, paged
@@ -84,7 +77,7 @@ def with_definition(state: State, request: Document) -> Document:
         definition = load_definition(request["PipelineDefinition"]) if "PipelineDefinition" in request else None
     except DefinitionError as problem:
         raise invalid(f"The definition {problem}") from problem
-    except (ValueError, PipelineError) as problem:
+    except (ValueError, StorageError) as problem:
         raise invalid(str(problem)) from problem
     if definition is not None and (problems := definition_problems(json.dumps(definition))):
         raise invalid("\n".join(problems))
@@ -158,7 +151,8 @@ def start_pipeline_execution(state: State, request: Document) -> Document:
             graph, execution_arn = read_graph(document["Definition"]), document["PipelineExecutionArn"]
             for record in lent_steps(state, document, graph):
                 state.put_step(execution_arn, record)
-            lock = at_last.enter_context(taken_lock(lock_path(state, execution_arn)))
+            path = lock_path(state, execution_arn)
+            lock = at_last.enter_context(taken(path))
             state.add_execution(document)
             for step in graph.steps.values():
                 if step.type == "Lambda":  # as it is now: another run may give its name to other code
@@ -166,7 +160,7 @@ def start_pipeline_execution(state: State, request: Document) -> Document:
                     kept = f"{execution_arn.rpartition('/')[2]}/{name}"
                     state.put("ExecutionFunction", kept, state.get("Function", name) or {})
             answer = keep_answer(state, "Start", request, execution_arn)
-        spawn_runner(state, execution_arn, lock)
+        spawn_runner(state, "execution", execution_arn, lock, path.with_suffix(".log"))
     return answer
 
 
@@ -191,7 +185,6 @@ def new_execution(state: State, request: Document) -> Document:
         "LastModifiedTime": now(),
         "Definition": definition,
         "Parameters": parameters,
-        "GivenParameters": given,
         "Options": state.start_options,
         "ParallelismConfiguration": pipeline.get("ParallelismConfiguration", {}),
         **chosen(request, "PipelineExecutionDisplayName", "PipelineExecutionDescription"),
@@ -315,14 +308,15 @@ def retry_pipeline_execution(state: State, request: Document) -> Document:
     if known := answered(state, "Retry", request):
         return known
     retryable(state, execution_arn)
+    path = lock_path(state, execution_arn)
     try:
-        with taken_lock(lock_path(state, execution_arn), LOCK_WAIT_SECONDS) as lock:
+        with taken(path, LOCK_WAIT_SECONDS) as lock:
             with state.transaction():
                 if known := answered(state, "Retry", request):  # at the same instant
                     return known
                 start_anew(state, retryable(state, execution_arn), request)
                 answer = keep_answer(state, "Retry", request, execution_arn)
-            spawn_runner(state, execution_arn, lock)
+            spawn_runner(state, "execution", execution_arn, lock, path.with_suffix(".log"))
     except BlockingIOError:
         raise invalid("The execution is still coming to its end; retry it again in a moment.") from None
     return answer

@@ -13,10 +13,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import MappingProxyType
 
 from pipeline.definition.step_types import STEP_TYPES
 from pipeline.local import PACKAGE_PARENT
@@ -27,7 +26,6 @@ from pipeline.local.store.state import DiskFull, Document, State
 
 ACTIVE = ("Executing", "Stopping")
 LOST = "The runner process ended before the execution did; `retry` goes on from here."
-LOCK_VARIABLE = "LOCAL_RUNNER_LOCK"  # the file descriptor of the lock that a runner is handed
 PID_WAIT_SECONDS = 5.0
 HEARING_SECONDS = 10.0  # a runner that was told to stop and has not reported for so long is killed
 
@@ -71,9 +69,8 @@ def locked(lock: int, kind: int) -> bool:
     return True
 
 
-def keep_handed_lock() -> None:
+def keep_lock(lock: int) -> None:
     """In a runner, hold the lock that it was handed until the process ends, and hand it to no other."""
-    lock = int(os.environ.pop(LOCK_VARIABLE))
     os.set_inheritable(lock, False)
     sign(lock, os.getpid())
 
@@ -105,23 +102,17 @@ def send(path: Path, *numbers: signal.Signals) -> None:
                 os.kill(pid, number)
 
 
-def spawn_runner(state: State, execution_arn: str, lock: int) -> None:
-    """Start the process that runs an execution. With the option `tied` it dies with the command that started it."""
-    log = lock_path(state, execution_arn).with_suffix(".log")
-    tied = [str(os.getpid())] if state.start_options.get("tied") else []
-    words = ["pipeline.local.runner", "execution", str(state.home), execution_arn, *tied]
-    spawn_detached(words, log, lock, {LOCK_VARIABLE: str(lock)})
+def spawn_runner(state: State, kind: str, name: str, lock: int, log: Path) -> None:
+    """Start the process that runs an execution or a transform job, whatever modules the working directory has.
 
-
-def spawn_detached(words: list[str], log: Path, lock: int, more: Mapping[str, str] = MappingProxyType({})) -> None:
-    """Start `python -m WORDS...` in a session of its own, whatever modules the working directory has.
-
-    It is handed the lock, which then holds its process id.
+    It is in a session of its own and is handed the lock, which then holds its process id. With the option `tied` it
+    dies with the command that started it.
     """
+    tied = [str(os.getpid())] if state.start_options.get("tied") else []
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", *words],
-            env={**os.environ, "PYTHONPATH": str(PACKAGE_PARENT), **more},
+            [sys.executable, "-P", "-m", "pipeline.local.runner", kind, str(state.home), name, str(lock), *tied],
+            env={**os.environ, "PYTHONPATH": str(PACKAGE_PARENT)},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

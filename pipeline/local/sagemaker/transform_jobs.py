@@ -10,7 +10,7 @@ import signal
 from pathlib import Path
 
 from pipeline.definition.serving_requests import transform_faults
-from pipeline.local.engine.runner_process import send, spawn_detached, taken_lock
+from pipeline.local.engine.runner_process import send, spawn_runner, taken_lock
 from pipeline.local.jobs import servers
 from pipeline.local.jobs.runtime import Runtime, StepCall, StepFailure, arn, now
 from pipeline.local.jobs.transform import run_transform
@@ -39,7 +39,7 @@ def create_transform_job(state: State, request: Document) -> Document:
             state.put(KIND, name, {**request, **more})
         folder = state.home / "jobs" / name
         folder.mkdir(parents=True, exist_ok=True)
-        spawn_detached(["pipeline.local.runner", "transform", str(state.home), name], folder / "process.log", lock)
+        spawn_runner(state, "transform", name, lock, folder / "process.log")
     return chosen(more, "TransformJobArn")
 
 

@@ -1,13 +1,12 @@
 """`run --definition` and `validate --definition`: one checker, and nothing runs where it has something to say."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.local.lab import ROOT, Lab, call, parameter
+from tests.local.lab import Lab, call, parameter
+from tests.local.samples import run_cli
 
 TUNING = {"Name": "T", "Type": "Tuning", "Arguments": {"HyperParameterTuningJobConfig": {}}}
 
@@ -57,23 +56,12 @@ def test_a_member_that_nobody_knows_is_said_and_does_not_stop_a_run(lab):
 
 
 def test_validate_asks_what_sagemaker_takes_and_here_what_this_machine_runs(lab):
-    file = lab.folder / "pipeline.json"
-    file.write_text(
-        json.dumps({"Version": "2020-12-01", "Steps": [{"Name": "Q", "Type": "EMR", "Arguments": {}}, TUNING]})
-    )
-
-    def validate(*options: str) -> list[str]:
-        words = [sys.executable, "run_pipeline.py", "validate", "--json", "--definition", str(file), *options]
-        done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
-        assert done.returncode == 2
-        problems: list[str] = json.loads(done.stdout)["problems"]
-        return problems
-
-    service = validate("--target", "aws")
-    assert len(service) == 2
-    assert service[0].endswith(
-        "HyperParameterTuningJobConfig.Strategy is missing, but CreateHyperParameterTuningJob requires it."
-    )
-    local = validate()
-    assert set(service) < set(local)
-    assert any("does not run locally" in problem for problem in local)
+    lab.command({"Version": "2020-12-01", "Steps": [{"Name": "Q", "Type": "EMR", "Arguments": {}}, TUNING]})
+    words = ["validate", "--json", "--definition", lab.folder / "lab.json"]
+    service, local = (run_cli(*words, *options) for options in (["--target", "aws"], []))
+    assert service.returncode == local.returncode == 2
+    known, all_problems = (json.loads(done.stdout)["problems"] for done in (service, local))
+    assert len(known) == 2
+    assert "HyperParameterTuningJobConfig.Strategy is missing, but CreateHyperParameterTuningJob requires" in known[0]
+    assert set(known) < set(all_problems)
+    assert any("does not run locally" in problem for problem in all_problems)

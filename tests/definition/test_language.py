@@ -118,37 +118,9 @@ def test_a_text_of_more_than_1024_characters_is_no_value() -> None:
         bind([{"Name": "Uri", "Type": "String"}], {"Uri": "x" * 1025})
 
 
-def test_arguments_become_what_the_api_has() -> None:
-    given = {"HyperParameters": {"epochs": 3, "flag": True, "none": None}, "EnableNetworkIsolation": "true"}
-    given |= {"ResourceConfig": {"InstanceCount": "2", "VolumeKmsKeyId": None, "New": 1.5}, "Tags": []}
-    given |= {"AlgorithmSpecification": {"ContainerArguments": [1, "a"]}, "RoleArn": {"Get": "Parameters.Role"}}
-    assert as_request("CreateTrainingJob", given) == {
-        "HyperParameters": {"epochs": "3", "flag": "true"},
-        "EnableNetworkIsolation": True,
-        "ResourceConfig": {"InstanceCount": 2, "New": 1.5},
-        "Tags": [],
-        "AlgorithmSpecification": {"ContainerArguments": ["1", "a"]},
-        "RoleArn": {"Get": "Parameters.Role"},
-    }
-
-
-@pytest.mark.parametrize(
-    ("given", "sentence"),
-    [
-        ({"OutputDataConfig": {"S3OutputPath": ["a"]}}, "OutputDataConfig.S3OutputPath must be a string, but got"),
-        ({"Environment": {"A": {}}}, "Environment.A must be a string, but got an object."),
-        ({"Environment": []}, "Environment must be an object, but got a list."),
-        ({"ResourceConfig": {"InstanceCount": 1.5}}, "ResourceConfig.InstanceCount must be a whole number, but"),
-        ({"ResourceConfig": {"InstanceCount": 0}}, "ResourceConfig.InstanceCount must be at least 1, but got 0."),
-        ({"ResourceConfig": {"VolumeSizeInGB": 1e300}}, "ResourceConfig.VolumeSizeInGB must be at most 2147483647"),
-        ({"EnableNetworkIsolation": "maybe"}, "EnableNetworkIsolation must be true or false, but got 'maybe'."),
-        ({"InputDataConfig": ["a"]}, "InputDataConfig[0] must be an object, but got 'a'."),
-    ],
-)  # fmt: skip
-def test_a_member_of_another_kind_is_named(given: Json, sentence: str) -> None:
-    with pytest.raises(ExpressionError) as caught:
-        as_request("CreateTrainingJob", given)
-    assert str(caught.value).startswith(sentence)
+@pytest.mark.parametrize("case", FILES["requests"], ids=lambda case: case["about"])
+def test_arguments_become_the_request_that_the_api_has(case: Json) -> None:
+    expect(case, lambda: as_request("CreateTrainingJob", case["arguments"]))
 
 
 def test_an_object_has_no_text_form() -> None:

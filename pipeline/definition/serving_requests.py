@@ -6,7 +6,7 @@ and "batch-transform-data-processing", whose table of operators is the whole of 
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from pipeline.definition.expressions import is_expression
 from pipeline.errors import PipelineError
@@ -33,7 +33,8 @@ SELECTOR = re.compile(
     r"\.(?P<name>[A-Za-z0-9-]+)|\.?(?P<all>\*|\[\*\])|\.?\[(?P<names>'[^'\[\]]+'(?: *, *'[^'\[\]]+')*)\]"
     r"|\[(?P<indexes>-?\d+(?: *, *-?\d+)*)\]|\[(?P<start>-?\d+)?:(?P<end>-?\d+)?\]"
 )
-Selector = tuple[str, ...] | tuple[int, ...] | slice | None  # members by name or index, from one on, or all (None)
+EVERY = slice(None)  # what * selects, of an object too
+Selector = tuple[Any, ...] | slice  # members by name or index, or from one on
 
 
 class FilterError(PipelineError):
@@ -62,18 +63,18 @@ def read_filter(path: str) -> list[Selector]:
         if match["end"]:
             why = "which SageMaker's guide counts in and JSONPath does not; write the indexes out, as $[1,2,3]"
             raise FilterError(f"{path!r} has a slice with an end, {why}")
-        if selectors and is_several_names(selectors[-1]):
+        if selectors and is_by_name(selectors[-1]) and len(selectors[-1]) > 1:
             raise FilterError(f"{path!r} goes on below several names, which SageMaker does not support")
         names = (match["name"],) if match["name"] else tuple(re.findall(r"'([^']+)'", match["names"] or ""))
         indexes = tuple(int(index) for index in (match["indexes"] or "").split(",") if index)
-        selectors.append(names or indexes or (None if match["all"] else slice(int(match["start"] or 0), None)))
+        selectors.append(names or indexes or (EVERY if match["all"] else slice(int(match["start"] or 0), None)))
         position = match.end()
     return selectors
 
 
-def is_several_names(selector: Selector) -> bool:
-    """Return whether a selector makes an object of what it selects."""
-    return isinstance(selector, tuple) and len(selector) > 1 and isinstance(selector[0], str)
+def is_by_name(selector: Selector) -> TypeGuard[tuple[Any, ...]]:
+    """Return whether a selector names members of an object."""
+    return isinstance(selector, tuple) and isinstance(selector[0], str)
 
 
 def filtered(value: Any, path: list[Selector]) -> Any:
@@ -85,33 +86,23 @@ def filtered(value: Any, path: list[Selector]) -> Any:
     if not path:
         return value
     selector, rest = path[0], path[1:]
-    if is_several_names(selector) and isinstance(selector, tuple):
-        return {name: member(value, name) for name in selector}
     if isinstance(selector, tuple):
-        selected = [filtered(member(value, key), rest) for key in selector]
-        return selected if len(selector) > 1 else selected[0]
-    if selector is None and isinstance(value, dict):
-        return [filtered(item, rest) for item in value.values()]
+        if not isinstance(value, dict if is_by_name(selector) else list):
+            raise FilterError(f"{LACKING}: {value!r} has no {selector[0]!r}")
+        try:
+            selected = [filtered(value[key], rest) for key in selector]
+        except LookupError as problem:
+            raise FilterError(f"{LACKING}: {problem}") from problem
+        if len(selector) == 1:
+            return selected[0]
+        return dict(zip(selector, selected, strict=True)) if is_by_name(selector) else selected
+    if selector == EVERY and isinstance(value, dict):
+        value = list(value.values())
     if not isinstance(value, list):
         raise FilterError(f"{LACKING}: it is no array but {value!r}")
-    start = selector.start if selector else 0
-    if start >= len(value) and start > 0:
-        raise FilterError(f"{LACKING}: none from index {start} on")
-    return [filtered(item, rest) for item in value[start:]]
-
-
-def member(value: Any, key: Any) -> Any:
-    """Return a member of an object by its name, or of an array by its index.
-
-    Raises:
-        FilterError: there is none.
-    """
-    if not isinstance(value, dict if isinstance(key, str) else list):
-        raise FilterError(f"{LACKING}: {value!r} has no {key!r}")
-    try:
-        return value[key]
-    except LookupError as problem:
-        raise FilterError(f"{LACKING}: {problem}") from problem
+    if selector.start and selector.start >= len(value):
+        raise FilterError(f"{LACKING}: none from index {selector.start} on")
+    return [filtered(item, rest) for item in value[selector]]
 
 
 def at(arguments: Any, path: str) -> Any:
@@ -121,16 +112,9 @@ def at(arguments: Any, path: str) -> Any:
     return arguments
 
 
-def transform_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
-    """Say why a transform job could not be run here, after the step's name. Expressions are passed over."""
-    for path, values in ACCEPTED.items():
-        value = at(arguments, path)
-        if value is not None and not is_expression(value) and value not in values:
-            yield f"has {value!r} as {path}; the local target takes {' and '.join(values)}."
-    if at(arguments, "DataCaptureConfig"):
-        yield "has a DataCaptureConfig, which transform jobs do not follow here; leave it out."
-    yield from payload_faults(arguments)
-    yield from filter_faults(arguments)
+def media_type(header: Any) -> str:
+    """Return a content type without its parameters."""
+    return str(header or "").partition(";")[0].strip().lower()
 
 
 def endpoint_config_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
@@ -144,22 +128,27 @@ def endpoint_config_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
     yield from (f"has {name}, but {why}." for name, why in UNSERVED.items() if arguments.get(name))
 
 
-def payload_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
-    """Check MaxPayloadInMB and MaxConcurrentTransforms."""
-    megabytes, concurrent = at(arguments, "MaxPayloadInMB"), at(arguments, "MaxConcurrentTransforms")
-    for name, value in (("MaxPayloadInMB", megabytes), ("MaxConcurrentTransforms", concurrent)):
-        if value is not None and not is_expression(value) and not (isinstance(value, int) and value >= 0):
-            yield f"has {value!r} as {name}; it must be a whole number of at least 0."
-            return
-    size = DEFAULT_PAYLOAD_MEGABYTES if megabytes is None else megabytes
-    times = concurrent if isinstance(concurrent, int) else 0
-    if isinstance(size, int) and size * max(1, times) > LIMIT_MEGABYTES:
-        product = f"{size} times MaxConcurrentTransforms {times}" if times else f"{size}"
+def transform_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
+    """Say why a transform job could not be run here, after the step's name. Expressions are passed over."""
+    for path, values in ACCEPTED.items():
+        value = at(arguments, path)
+        if value is not None and not is_expression(value) and value not in values:
+            yield f"has {value!r} as {path}; the local target takes {' and '.join(values)}."
+    if at(arguments, "DataCaptureConfig"):
+        yield "has a DataCaptureConfig, which transform jobs do not follow here; leave it out."
+    megabytes, times = (
+        arguments.get("MaxPayloadInMB", DEFAULT_PAYLOAD_MEGABYTES),
+        arguments.get("MaxConcurrentTransforms"),
+    )
+    times = times if isinstance(times, int) else 0
+    if isinstance(megabytes, int) and megabytes * max(1, times) > LIMIT_MEGABYTES:
+        product = f"{megabytes} times MaxConcurrentTransforms {times}" if times else f"{megabytes}"
         yield f"has MaxPayloadInMB {product}, but SageMaker takes at most {LIMIT_MEGABYTES} MB."
+    yield from filter_faults(arguments)
 
 
 def filter_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
-    """Check DataProcessing, and what it needs of the job's input and output."""
+    """Say why DataProcessing could not be followed: by itself, or with the job's input and output."""
     given = {name: at(arguments, f"DataProcessing.{name}") for name in ("InputFilter", "OutputFilter")}
     filters = {name: path for name, path in given.items() if path not in (None, "$")}
     if not filters and at(arguments, "DataProcessing.JoinSource") != "Input":
@@ -187,11 +176,5 @@ def filter_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
         except FilterError as problem:
             yield f"has a DataProcessing.{name} that cannot be used: {problem}."
             continue
-        by_name = any(isinstance(selector, tuple) and isinstance(selector[0], str) for selector in selectors)
-        if kinds[0] == "text/csv" and (by_name or len(selectors) > 1):
+        if kinds[0] == "text/csv" and (len(selectors) > 1 or any(map(is_by_name, selectors))):
             yield f"has {path!r} as DataProcessing.{name}; of a row of CSV only indexes can be taken, as $[0] or $[1:]."
-
-
-def media_type(header: Any) -> str:
-    """Return a content type without its parameters."""
-    return str(header or "").partition(";")[0].strip().lower()

@@ -11,7 +11,7 @@ AWS guide, "inference-pipelines" and "inference-pipeline-real-time".
 """
 
 import http.client
-import importlib.util
+import importlib
 import inspect
 import io
 import json
@@ -96,7 +96,10 @@ class Handlers:
 
     def __init__(self, script: str | None = None) -> None:
         self.lock = threading.Lock()
-        self.script: Any = load(Path(script)) if script else SimpleNamespace()
+        self.script: Any = None
+        if script:
+            sys.path[0] = str(Path(script).parent)  # in place of this file's folder
+            self.script = importlib.import_module(Path(script).stem)
         mixed = [name for name in ("input_fn", "predict_fn", "output_fn") if hasattr(self.script, name)]
         if hasattr(self.script, "transform_fn") and mixed:
             raise SystemExit(f"Cannot use transform_fn in conjunction with {', '.join(mixed)}.")
@@ -136,16 +139,6 @@ class Handlers:
         places = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
         context = SimpleNamespace(system_properties={"model_dir": os.environ["SM_MODEL_DIR"], "gpu_id": None})
         return function(*arguments, *([context] if len(places) > len(arguments) else []))
-
-
-def load(script: Path) -> Any:
-    """Return the script as a module; its folder is importable."""
-    sys.path[0] = str(script.parent)  # in place of this file's folder
-    spec = importlib.util.spec_from_file_location(script.stem, script)
-    assert spec and spec.loader
-    module = sys.modules[script.stem] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 class Pipeline:

@@ -18,13 +18,11 @@ import shutil
 import signal
 import socket
 import subprocess
-import symtable
 import sys
 import tarfile
 import time
 import zlib
 from collections.abc import Callable, Mapping
-from importlib.util import decode_source
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -126,11 +124,7 @@ def place_model(storage: Storage, container: Document, folder: Path) -> None:
 
 
 def server_command(container: Document, model: Path) -> tuple[list[str], Path]:
-    """Return the words that start a model's server, the script itself or ours around its handlers, and their directory.
-
-    Raises:
-        RequestError: the model holds nothing to start.
-    """
+    """Return the words that start a model's server, its script or ours around that, and their directory."""
     variables, image = container["Environment"], str(container.get("Image", ""))
     name = variables.get("SAGEMAKER_PROGRAM", DEFAULT_PROGRAM)
     if not name:
@@ -152,15 +146,14 @@ def server_command(container: Document, model: Path) -> tuple[list[str], Path]:
 
 
 def has_handlers(script: Path) -> bool:
-    """Return whether a script defines handlers for a toolkit's server, and is no server itself."""
+    """Return whether a script names handlers for a toolkit's server, and is no server itself."""
     try:
-        code = decode_source(script.read_bytes())
-        names = symtable.symtable(code, script.name, "exec").get_symbols()
-        texts = {node.value for node in ast.walk(parsed(code)) if isinstance(node, ast.Constant)}
+        nodes = list(ast.walk(parsed(script.read_bytes())))
     except (SyntaxError, ValueError) as problem:
         raise invalid(f"The model's code/{script.name} is not Python: {problem}") from problem
-    defined = {name.get_name() for name in names if name.is_assigned() or name.is_imported()}
-    return bool(defined & HANDLERS) and texts.isdisjoint(("serve", "SAGEMAKER_BIND_TO_PORT"))
+    texts = {node.value for node in nodes if isinstance(node, ast.Constant)}
+    names = {getattr(node, kind, None) for node in nodes for kind in ("name", "asname", "id")}
+    return bool(names & HANDLERS) and texts.isdisjoint(("serve", "SAGEMAKER_BIND_TO_PORT"))
 
 
 # a server's process
@@ -179,9 +172,6 @@ def start(
 
     It gets any free port unless one is given. Several containers, which answer in turn, have a server each, started by
     a process that stands before them.
-
-    Raises:
-        RequestError: a model's data cannot be read, or it brings nothing that could be started here.
     """
     parts = resolved_containers(state, model_name, environment)
     idle_seconds = str((state.get("Settings", "endpoints") or {}).get("idle_seconds", DEFAULT_IDLE_SECONDS))
@@ -239,8 +229,7 @@ def spawn(log: Path, **options: Any) -> Document:
 def forwarded(server: Document, port: int, listener: socket.socket | None = None) -> Document:
     """Have a process, which ends with the server, hand it the connections of a port; return the server with that.
 
-    Args:
-        listener: listens on the port already; None: the process waits a while for whoever has it.
+    Without a listener at the port the process waits a while for whoever has it.
     """
     inherited = [listener.fileno()] if listener else []
     numbers = (port, server["port"], server["pid"], BIND_SECONDS, *inherited)
@@ -346,10 +335,7 @@ def send(process: Document | None, number: signal.Signals) -> None:
 
 
 def end_all(folder: Path) -> None:
-    """End what serves a model of a folder, whoever knows of it, and remove the folder.
-
-    So ends what somebody who was killed has started, and the containers of a pipeline whose first process was killed.
-    """
+    """End what serves a model of a folder, also what was started by a process that was killed; remove the folder."""
     marker = f"SM_MODEL_DIR={folder}/".encode()
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):

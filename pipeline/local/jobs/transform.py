@@ -49,11 +49,8 @@ class ObjectError(PipelineError):
 
 
 async def run_transform(call: StepCall, runtime: Runtime) -> StepResult:
-    """Run one Transform step.
-
-    Raises:
-        StepFailure: the request asks for what is not done here, the model cannot be served, or it refuses an object.
-    """
+    """Run one Transform step; StepFailure if the model cannot be served, or refuses an object."""
+    job = Transform(call, runtime)
     document: Document = {
         "TransformJobName": call.job_name,
         "TransformJobArn": arn("transform-job", call.job_name),
@@ -67,7 +64,6 @@ async def run_transform(call: StepCall, runtime: Runtime) -> StepResult:
         runtime.state.put("TransformJob", call.job_name, document)
 
     record("InProgress")
-    job = Transform(call, runtime)
     try:
         if faults := list(transform_faults(call.arguments)):
             raise StepFailure(f"ClientError: the request {faults[0]}")
@@ -86,7 +82,7 @@ async def run_transform(call: StepCall, runtime: Runtime) -> StepResult:
 
 
 class Transform:
-    """One job; `stopping` ends it early. Its server has the job's log, and its files in `server` beside that."""
+    """One job; `stopping` ends it early. Its server writes to the job's log, and has its files in `server` beside."""
 
     def __init__(self, call: StepCall, runtime: Runtime) -> None:
         self.name, self.request, self.runtime = call.job_name, call.arguments, runtime
@@ -95,21 +91,23 @@ class Transform:
         self.stopping = threading.Event()
 
     def run(self) -> None:
-        """Start the server, send every object, stop the server.
-
-        Raises:
-            StepFailure: there is no object, the model cannot be served, or an object was refused.
-            StorageError: a manifest is none, or lists an object that does not exist.
-        """
+        """Start the server, have it answer every object, stop it."""
         source, storage = self.request["TransformInput"]["DataSource"]["S3DataSource"], self.runtime.storage
         is_manifest = source.get("S3DataType") == "ManifestFile"
         objects = storage.manifest_objects(source["S3Uri"]) if is_manifest else storage.objects(source["S3Uri"])
         if not objects:
             raise StepFailure("TransformInput names no object in the local S3.")
         self.records = Records(self.request)
-        self.server = servers.start(
-            self.runtime.state, self.request["ModelName"], self.folder, self.log, environment=self.environment()
-        )
+        environment = {
+            **self.request.get("Environment", {}),
+            JOB_VARIABLE: self.name,
+            "SAGEMAKER_BATCH": "true",
+            "SAGEMAKER_BATCH_STRATEGY": self.request.get("BatchStrategy", "MultiRecord"),
+            "SAGEMAKER_MAX_PAYLOAD_IN_MB": str(self.request.get("MaxPayloadInMB", DEFAULT_PAYLOAD_MEGABYTES)),
+            "SAGEMAKER_MAX_CONCURRENT_TRANSFORMS": str(self.request.get("MaxConcurrentTransforms", 0)),
+        }
+        model, state = self.request["ModelName"], self.runtime.state
+        self.server = servers.start(state, model, self.folder, self.log, environment=environment)
         try:
             if not servers.comes_up(self.server, self.stopping.is_set):
                 raise StepFailure(servers.failure(self.server))
@@ -125,26 +123,14 @@ class Transform:
             more = f" ({found}; log: {self.log})" if len(refusals) > 1 else ""
             raise StepFailure(f"ClientError: {refusals[0]}{more}")
 
-    def environment(self) -> dict[str, str]:
-        """Return what the server is told of the job."""
-        return {
-            **self.request.get("Environment", {}),
-            JOB_VARIABLE: self.name,
-            "SAGEMAKER_BATCH": "true",
-            "SAGEMAKER_BATCH_STRATEGY": self.request.get("BatchStrategy", "MultiRecord"),
-            "SAGEMAKER_MAX_PAYLOAD_IN_MB": str(self.request.get("MaxPayloadInMB", DEFAULT_PAYLOAD_MEGABYTES)),
-            "SAGEMAKER_MAX_CONCURRENT_TRANSFORMS": str(self.request.get("MaxConcurrentTransforms", 0)),
-        }
-
     def concurrent_transforms(self) -> int:
         """Return how many requests are made at a time: the job's, else what /execution-parameters says, else one."""
         if asked := self.request.get("MaxConcurrentTransforms"):
             return int(asked)
         reply = servers.ask(self.server, "/execution-parameters", timeout_seconds=servers.PING_TIMEOUT_SECONDS)
         try:
-            said = json.loads(reply.body) if reply and reply.status == 200 else {}
-            return max(1, int(said.get("MaxConcurrentTransforms", 1)))
-        except (ValueError, AttributeError, TypeError):  # a server that answers something else
+            return max(1, int(json.loads(reply.body)["MaxConcurrentTransforms"])) if reply else 1
+        except (ValueError, LookupError, TypeError):  # a server that answers something else
             return 1
 
     def refusal(self, item: tuple[str, Path]) -> str | None:
@@ -170,9 +156,11 @@ class Transform:
 
     def post(self, body: bytes) -> servers.Answer | None:
         """Return the server's reply to one request; one that finds it busy or gone is repeated."""
-        headers = {"Content-Type": self.request["TransformInput"].get("ContentType") or "application/octet-stream"}
-        if accept := self.request["TransformOutput"].get("Accept"):
-            headers["Accept"] = accept
+        kinds = {
+            "Content-Type": self.request["TransformInput"].get("ContentType") or "application/octet-stream",
+            "Accept": self.request["TransformOutput"].get("Accept"),
+        }
+        headers = {name: kind for name, kind in kinds.items() if kind}
         client = self.request.get("ModelClientConfig") or {}
         seconds = client.get("InvocationsTimeoutInSeconds", DEFAULT_TIMEOUT_SECONDS)
         reply = None
@@ -180,9 +168,7 @@ class Transform:
             if self.stopping.wait(0.1 * attempt):
                 return None
             reply = servers.ask(self.server, "/invocations", body, headers, timeout_seconds=seconds)
-            if reply is not None and reply.status not in RETRIED_STATUSES:
-                return reply
-            if not servers.is_running(self.server):
+            if (reply and reply.status not in RETRIED_STATUSES) or not servers.is_running(self.server):
                 break
         return reply
 
@@ -203,18 +189,17 @@ class Records:
         self.by_line = source.get("SplitType") == "Line"
         self.batched = request.get("BatchStrategy", "MultiRecord") == "MultiRecord"
         self.limit_bytes = request.get("MaxPayloadInMB", DEFAULT_PAYLOAD_MEGABYTES) * MEGABYTE or float("inf")
-        self.assembles_lines = output.get("AssembleWith") == "Line"
+        self.end = b"\n" if output.get("AssembleWith") == "Line" else b""
 
     def transformed(self, name: str, content: bytes, answers: Callable[[Iterable[bytes]], Iterator[bytes]]) -> bytes:
-        """Return what is stored for an object; `answers` gives those to the bodies of requests, in their order.
+        """Return what is stored for an object; ObjectError if a record or an answer is not what the job says.
 
-        Raises:
-            ObjectError: a record, or an answer, is not what the job says; also what `answers` raises.
+        Args:
+            answers: gives those to the bodies of requests, in their order.
         """
         try:
             records = self.split(content)
-            sent = [self.sent(record, number) for number, record in enumerate(records, 1)]
-            batches = list(self.batches(sent))
+            batches = list(self.batches(records))
         except UNUSABLE as problem:
             raise ObjectError(f"{name} cannot be sent: {problem}.") from problem
         kept, rest = io.BytesIO(), iter(records)
@@ -223,9 +208,7 @@ class Records:
                 result = self.result(list(islice(rest, len(batch))), answer)
             except UNUSABLE as problem:
                 raise ObjectError(f"{name} got an answer that cannot be joined and filtered: {problem}.") from problem
-            kept.write(result)
-            if self.assembles_lines and not result.endswith(b"\n"):
-                kept.write(b"\n")
+            kept.write(result.removesuffix(self.end) + self.end)
         return kept.getvalue()
 
     def split(self, content: bytes) -> list[bytes]:
@@ -238,20 +221,17 @@ class Records:
         processed = self.input_filter or self.output_filter or self.joins
         return lines(content) if self.by_line or (processed and self.input_format == "jsonlines") else [content]
 
-    def sent(self, record: bytes, number: int) -> bytes:
-        """Return what the model gets of a record."""
-        if not self.input_filter:
-            return record
-        try:
-            return rendered(self.input_format, filtered(parsed(self.input_format, record), self.input_filter))
-        except UNUSABLE as problem:
-            raise ValueError(f"InputFilter cannot be applied to record {number}: {problem}") from problem
-
-    def batches(self, sent: Sequence[bytes]) -> Iterator[list[bytes]]:
+    def batches(self, records: Iterable[bytes]) -> Iterator[list[bytes]]:
         """Yield the records of each request, as the model gets them."""
         batch: list[bytes] = []
         size = 0
-        for number, record in enumerate(sent, 1):
+        for number, record in enumerate(records, 1):
+            if self.input_filter:
+                try:
+                    given = parsed(self.input_format, record)
+                    record = rendered(self.input_format, filtered(given, self.input_filter))
+                except UNUSABLE as problem:
+                    raise ValueError(f"InputFilter cannot be applied to record {number}: {problem}") from problem
             if batch and self.by_line and (not self.batched or size + 1 + len(record) > self.limit_bytes):
                 yield batch
                 batch, size = [], 0

@@ -66,45 +66,34 @@ def is_asleep(document: Document) -> bool:
 
 
 def refreshed(state: State, name: str) -> Document:
-    """Return the endpoint, its status brought up to date with its pending server."""
+    """Return the endpoint, its status brought up to date with its pending server.
+
+    That serves when it is healthy, or ended idle before anybody looked; else the server before it stays.
+    """
     document = found(state, "Endpoint", name, "endpoint")
-    pending = document["Pending"]
+    pending, port = document["Pending"], document["Port"]
     if not pending:
         return document
-    healthy = servers.is_healthy(pending)
-    if not healthy and servers.is_starting(pending):
+    is_up = servers.is_healthy(pending)
+    if not is_up and servers.is_starting(pending):
         return document
     with changing(state, name):
         current = found(state, "Endpoint", name, "endpoint")
         if current["Pending"] != pending:  # somebody else was quicker
             return current
-        changes = switched(current) if healthy else given_up(state, current)
-        changed = state.change("Endpoint", name, lambda d: d.update(changes, LastModifiedTime=now()))
-        if healthy:
-            servers.stop(current["Server"])
+        changes: Document = {"Pending": None, "LastModifiedTime": now()}
+        was_idle = not servers.is_running(pending) and now() - pending["started"] > float(pending["idle_seconds"])
+        if is_up or was_idle:
+            server = servers.forwarded(pending, port) if is_up and pending["port"] != port else pending
+            changes |= {"EndpointStatus": "InService", "EndpointConfigName": pending["config"], "Server": server}
+            replaced = current["Server"]
+        else:
+            status = "InService" if current["Server"] else "Failed"
+            changes |= {"EndpointStatus": status, "FailureReason": servers.failure(pending)}
+            replaced = pending
+        changed = state.change("Endpoint", name, lambda document: document.update(changes))
+        servers.stop(replaced)
         return changed
-
-
-def switched(document: Document) -> Document:
-    """Return what changes when the pending server is to serve; the one before it ends afterwards."""
-    pending, port = document["Pending"], document["Port"]
-    server = pending if pending["port"] == port else servers.forwarded(pending, port)
-    return {"EndpointStatus": "InService", "EndpointConfigName": pending["config"], "Server": server, "Pending": None}
-
-
-def given_up(state: State, document: Document) -> Document:
-    """Return what changes when the pending server did not become healthy: the one before it stays.
-
-    It is started again if nobody looked until it had been idle long enough to end.
-    """
-    pending, server = document["Pending"], document["Server"]
-    was_idle = not servers.is_running(pending) and now() - pending["started"] > float(pending["idle_seconds"])
-    servers.stop(pending)
-    if was_idle:
-        port = None if server else document["Port"]
-        return {"Pending": start(state, document["EndpointName"], pending["config"], port)}
-    status = "InService" if server else "Failed"
-    return {"EndpointStatus": status, "FailureReason": servers.failure(pending), "Pending": None}
 
 
 def in_service(state: State, name: str) -> Document:
@@ -133,11 +122,7 @@ def revived(state: State, name: str) -> Document:
 
 
 def running_server(state: State, name: str, listener: socket.socket | None = None) -> Document:
-    """Return the endpoint's server; started again if its process has ended.
-
-    Args:
-        listener: has the endpoint's port and a connection that waits there; it is handed on to a forwarder.
-    """
+    """Return the endpoint's server, started again if it has ended; a listener at its port is handed to a forwarder."""
     with changing(state, name):
         document = found(state, "Endpoint", name, "endpoint")
         server, port = document["Server"], document["Port"]
@@ -188,13 +173,11 @@ def watch(home: Path, asked: socket.socket) -> None:
 
 def listen(state: State, listeners: dict[str, socket.socket], ready: list[socket.socket]) -> None:
     """Listen for each endpoint that is asleep; hand over the sockets of those that are woken, here or by others."""
-    known = {document["EndpointName"]: document for document in state.all("Endpoint")}
-    asleep = {name: document["Port"] for name, document in known.items() if is_asleep(document)}
+    asleep = {document["EndpointName"]: document["Port"] for document in state.all("Endpoint") if is_asleep(document)}
     for name, listener in list(listeners.items()):
         if listener in ready or name not in asleep:
-            with listeners.pop(name), contextlib.suppress(*QUIET):
-                if name in asleep or (name in known and servers.is_running(known[name]["Server"])):
-                    running_server(state, name, listener)
+            with listeners.pop(name), contextlib.suppress(*QUIET):  # of one that has been deleted
+                running_server(state, name, listener)
     for name in asleep.keys() - listeners.keys():
         with contextlib.suppress(OSError):  # another process has the port
             listeners[name] = socket.create_server((servers.HOST, asleep[name]), backlog=128)

@@ -121,8 +121,11 @@ class LocalClient:
                 answer = self.api.call(self.service, operation, request)
             except RequestError as problem:
                 raise client_error(problem, operation) from problem
-            shape = operation_shape(operation, "output", self.service)
-            return shaped(answer, shape) if shape else {}
+            try:
+                shape = operation_shape(operation, "output", self.service)
+            except KeyError:
+                return {}  # the operation answers nothing
+            return shaped(answer, shape)
 
         return call
 

@@ -26,6 +26,8 @@ class Handler(BaseHTTPRequestHandler):
         word, _, number = body.decode(errors="replace").partition(" ")
         if word == "crash":
             os._exit(3)
+        if word == "drop":
+            return
         if word == "sleep":
             time.sleep(float(number))
         told = {"headers": dict(self.headers), "bytes": len(body), "environment": dict(os.environ)}

@@ -1,63 +1,133 @@
-"""Endpoints with real servers: created, updated, asked; what is captured of that."""
+"""Endpoints with real servers: created, asked, captured, updated, killed, asleep, woken, deleted."""
 
+import http.client
 import json
-import threading
+import os
+import signal
+import socket
+import subprocess
+import sys
 import time
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from pipeline.local.jobs import servers
-from pipeline.local.sagemaker.endpoints import capture
-from pipeline.local.store.state import State
-from pipeline.local.store.storage import Storage
-from tests.local.samples import model_archive, processes_of, wait_until
+from pipeline.local.sagemaker.endpoint_servers import waking
+from tests.local.samples import (
+    ROOT,
+    definition,
+    model_archive,
+    processes_of,
+    python_step,
+    run_cli,
+    wait_until,
+)
 from tests.local.serving.serving_home import Home, message, refusal
 
+NOT_UP = "The server did not pass /ping: "
 
-def test_a_new_endpoint_is_creating_until_its_server_is_healthy(home):
-    home.plain("m", SECONDS_TO_START="0.4")
+
+def kill(server):
+    os.kill(server["pid"], signal.SIGKILL)
+    wait_until(lambda: not servers.is_running(server) and servers.is_free(server["port"]))  # its threads end later
+
+
+def row(home):
+    """The row of `endpoints --json`, and what a person sees."""
+    [row] = json.loads(run_cli("endpoints", "--json", "--home", home.folder).stdout)
+    return row, run_cli("endpoints", "--home", home.folder).stdout
+
+
+def post(port):
+    """The model's name, by plain HTTP to an endpoint's port."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection.request("POST", "/invocations", b"x")
+    said = json.loads(connection.getresponse().read())
+    connection.close()
+    return said["model"]
+
+
+def at_once(count, call):
+    """What so many threads get that call at the same time."""
+    with ThreadPoolExecutor(count) as pool:
+        return [future.result() for future in [pool.submit(call) for _ in range(count)]]
+
+
+def test_an_endpoint_is_created_asked_and_deleted(home, monkeypatch):
+    home.model("m", SECONDS_TO_START="0.4")
     home.create("m")
     found = home.describe()
     assert found["EndpointStatus"] == "Creating"
     assert found["EndpointArn"] == "arn:aws:sagemaker:us-east-1:000000000000:endpoint/ep"
-    assert home.invoke()["model"] == "m"  # an invocation waits
+    headers = {"ContentType": "image/png", "Accept": "application/json;verbose=1", "CustomAttributes": "trace=1"}
+    answer = home.answer(bytes(range(256)), **headers)  # an invocation waits
+    found = [answer[name] for name in ("ContentType", "InvokedProductionVariant", "CustomAttributes")]
+    assert found == ["application/json", "Main", "seen"]
+    said = json.loads(answer["Body"])
+    names = ("Content-Type", "Accept", "X-Amzn-SageMaker-Custom-Attributes")
+    assert (said["bytes"], [said["headers"][name] for name in names]) == (256, list(headers.values()))
     found = home.settled()
     assert (found["EndpointStatus"], found["EndpointConfigName"]) == ("InService", "m")
     assert [(v["VariantName"], v["CurrentWeight"]) for v in found["ProductionVariants"]] == [("Main", 1.0)]
-    assert "FailureReason" not in found
+    for status, fault in ((400, "client"), (415, "client"), (500, "server"), (503, "server")):
+        refused = refusal(home.invoke, f"status {status}")
+        assert (refused["Error"]["Code"], refused["OriginalStatusCode"]) == ("ModelError", status)
+        assert json.loads(refused["OriginalMessage"])["model"] == "m"
+        assert refused["Error"]["Message"].startswith(f'Received {fault} error ({status}) from primary with message "')
+    monkeypatch.setattr(servers, "ANSWER_TIMEOUT_SECONDS", 0.3)
+    refused = refusal(home.invoke, b"sleep 20")
+    assert (refused["OriginalStatusCode"], refused["OriginalMessage"][:25]) == (0, "Your invocation timed out")
+    assert "TargetContainerHostname is not served here" in message(home.answer, "x", TargetContainerHostname="a")
     assert message(home.create, "m") == "Cannot create already existing endpoint 'ep'."
     assert message(home.create, "m", "../ep").startswith("EndpointName must ")
     assert message(home.create, "nothing", "other") == "Could not find endpoint configuration 'nothing'."
-
-
-def test_a_server_that_ends_at_once_fails_the_endpoint_with_its_last_words(home):
-    home.plain("m", MODE="dies")
-    home.create("m")
-    found = home.settled()
-    log = next((home.folder / "endpoints" / "ep").glob("*.log"))
-    reason = f"The server did not pass /ping: ValueError: no such weights (log: {log})"
-    assert (found["EndpointStatus"], found["FailureReason"]) == ("Failed", reason)
-    assert message(home.invoke) == f"Endpoint 'ep' is Failed. {reason}"
-    assert message(home.update, "m") == "Cannot update endpoint 'ep' while its status is Failed."
-    assert not processes_of(home.folder)
     home.delete()
     assert message(home.describe) == "Could not find endpoint 'ep'."
     assert message(home.invoke) == "Endpoint ep of account 000000000000 not found."
 
 
-def test_a_server_has_its_time_to_become_healthy(home, monkeypatch):
-    monkeypatch.setattr(servers, "STARTUP_SECONDS", 0.5)
-    home.plain("m", MODE="deaf")
+def test_endpoints_are_listed(home):
+    home.model("m")
+    for name in ("b", "a", "a-12345678"):
+        home.create("m", name)
+    client = home.sagemaker
+    pages = client.get_paginator("list_endpoints").paginate(MaxResults=1)
+    assert [found["EndpointName"] for page in pages for found in page["Endpoints"]] == ["a-12345678", "a", "b"]
+    assert client.list_endpoints(StatusEquals="Failed")["Endpoints"] == []
+    assert [found["EndpointName"] for found in client.list_endpoints(NameContains="b")["Endpoints"]] == ["b"]
+    assert [c["EndpointConfigName"] for c in client.list_endpoint_configs()["EndpointConfigs"]] == ["m"]
+    home.delete("a")  # whose name begins another's
+    assert home.invoke(endpoint="a-12345678")["model"] == "m"
+    client.delete_endpoint_config(EndpointConfigName="m")
+    gone = message(client.describe_endpoint_config, EndpointConfigName="m")
+    assert gone == "Could not find endpoint configuration 'm'."
+    assert home.settled("b")["EndpointStatus"] == "InService"
+
+
+def test_a_server_that_does_not_come_up_fails_the_endpoint(home, monkeypatch):
+    script = "import os\nos.ftruncate(1, 4 << 30)\nraise SystemExit('\\nValueError: no such weights')"  # a large log
+    home.model("m", home.container("m", {"code/serve.py": script}))
     home.create("m")
+    tracemalloc.start()
     found = home.settled()
-    assert found["EndpointStatus"] == "Failed"
-    assert found["FailureReason"].startswith("The server did not pass /ping: it printed nothing (log: ")
+    assert tracemalloc.get_traced_memory()[1] < 50 << 20
+    tracemalloc.stop()
+    log = next((home.folder / "endpoints" / "ep").glob("*.log"))
+    reason = f"{NOT_UP}ValueError: no such weights (log: {log})"
+    assert (found["EndpointStatus"], found["FailureReason"]) == ("Failed", reason)
+    assert message(home.invoke) == f"Endpoint 'ep' is Failed. {reason}"
+    assert message(home.update, "m") == "Cannot update endpoint 'ep' while its status is Failed."
+    monkeypatch.setattr(servers, "STARTUP_SECONDS", 0.5)
+    home.model("deaf", MODE="deaf")
+    home.create("deaf", "late")
+    assert home.settled("late")["FailureReason"].startswith(f"{NOT_UP}it printed nothing (log: ")
     assert not processes_of(home.folder)
-    variant = {"VariantName": "V", "ModelName": "m", "ContainerStartupHealthCheckTimeoutInSeconds": 90}
+    variant = {"VariantName": "V", "ModelName": "deaf", "ContainerStartupHealthCheckTimeoutInSeconds": 90}
     home.sagemaker.create_endpoint_config(EndpointConfigName="slow", ProductionVariants=[variant])
     home.create("slow", "patient")
-    assert home.describe("patient")["EndpointStatus"] == "Creating"
     time.sleep(0.6)
     assert home.describe("patient")["EndpointStatus"] == "Creating"
 
@@ -70,127 +140,178 @@ def test_what_cannot_be_served_is_refused_and_leaves_nothing(home):
         "hostile": model_archive("hostile", **{"../../outside": "x"}),
     }
     for name, content in archives.items():
-        home.plain(name)
+        home.model(name)
         home.storage.write(f"s3://bucket/{name}/model.tar.gz", content)
         sentence = f"s3://bucket/{name}/model.tar.gz is not a usable .tar.gz: "
         assert message(home.create, name).startswith(sentence)
     home.model("other", home.container("other", {}, SAGEMAKER_PROGRAM="other.py"))
-    assert "its data holds no code/other.py, and what its image any:local would serve it with" in message(
-        home.create, "other"
-    )
-    home.model("anonymous", home.container("anonymous", SAGEMAKER_PROGRAM=""))
+    assert "its data holds no code/other.py, and what its image any:1 would serve it" in message(home.create, "other")
+    home.model("anonymous", SAGEMAKER_PROGRAM="")
     assert "SAGEMAKER_PROGRAM is empty" in message(home.create, "anonymous")
     home.model("odd", home.container("odd", {"code/inference.py": "def model_fn(:"}))
     assert message(home.create, "odd").startswith("The model's code/inference.py is not Python")
-    home.plain("gone")
+    home.model("gone")
     (home.folder / "s3/bucket/gone/model.tar.gz").unlink()
     assert message(home.create, "gone").startswith("Could not access model data: s3://bucket/gone/model.tar.gz does")
     assert home.sagemaker.list_endpoints()["Endpoints"] == []
     assert not (home.folder / "outside").exists()
 
 
-def test_model_data_may_be_a_prefix(home):
-    home.storage.write("s3://bucket/loose/code/serve.py", b"raise SystemExit('started')")
-    source = {"S3Uri": "s3://bucket/loose/", "S3DataType": "S3Prefix", "CompressionType": "None"}
-    container = {"ModelDataSource": {"S3DataSource": source}, "Environment": {"SAGEMAKER_PROGRAM": "serve.py"}}
-    home.model("loose", container)
-    home.create("loose")
-    assert home.settled()["FailureReason"].startswith("The server did not pass /ping: started (log: ")
-
-
-def test_the_old_server_answers_until_the_new_one_is_healthy(home):
-    home.plain("old")
-    home.plain("new", SECONDS_TO_START="0.6")
-    home.create("old")
-    home.settled()
-    first, over, answers = home.server(), threading.Event(), []
-
-    def ask() -> None:
-        mine = Home(home.folder)
-        while not over.is_set():
-            answers.append(mine.invoke()["model"])
-
-    threads = [threading.Thread(target=ask) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    wait_until(lambda: answers)
-    home.update("new")
-    found = home.describe()
-    assert (found["EndpointStatus"], found["EndpointConfigName"]) == ("Updating", "old")
-    assert found["PendingDeploymentSummary"]["EndpointConfigName"] == "new"
-    assert message(home.update, "old") == "Cannot update endpoint 'ep' while its status is Updating."
-    found = home.settled()
-    count = len(answers)
-    wait_until(lambda: len(answers) > count + 5)
-    over.set()
-    for thread in threads:
-        thread.join()
-    assert set(answers) == {"old", "new"}
-    assert answers[-1] == "new"
-    assert found["EndpointConfigName"] == "new"
-    assert "PendingDeploymentSummary" not in found
-    assert not servers.is_running(first)
-    assert not Path(first["folder"]).exists()
-
-
-def test_a_new_server_that_fails_leaves_the_old_one(home):
-    home.plain("old")
-    home.plain("bad", MODE="dies")
-    home.plain("good")
-    home.create("old")
-    home.settled()
-    pid = home.server()["pid"]
+def test_the_old_server_answers_until_the_new_one_is_healthy_at_the_same_port(home, monkeypatch):
+    monkeypatch.setattr(servers, "BIND_SECONDS", 0.5)
+    first, answers = home.served("old"), []
+    port = first["port"]
+    home.model("new", SECONDS_TO_START="0.6")
+    home.model("bad", MODE="dies")
     home.update("bad")
     found = home.settled()
     assert (found["EndpointStatus"], found["EndpointConfigName"]) == ("InService", "old")
-    assert found["FailureReason"].startswith("The server did not pass /ping: ValueError: no such weights (log: ")
-    assert (home.invoke()["model"], home.invoke()["pid"]) == ("old", pid)
-    home.update("good")
-    found = home.settled()
-    assert found["EndpointConfigName"] == "good"
-    assert "FailureReason" not in found
+    assert found["FailureReason"].startswith(f"{NOT_UP}ValueError: no such weights (log: ")
+    assert (home.invoke()["model"], home.invoke()["pid"]) == ("old", first["pid"])
+
+    def ask():
+        mine = Home(home.folder)
+        while answers[-6:] != ["new"] * 6:
+            answers.append(mine.invoke()["model"])
+
+    with ThreadPoolExecutor(2) as pool:
+        asking = [pool.submit(ask) for _ in range(2)]
+        wait_until(lambda: answers)
+        home.update("new")
+        found = home.describe()
+        assert (found["EndpointStatus"], found["EndpointConfigName"]) == ("Updating", "old")
+        assert found["PendingDeploymentSummary"]["EndpointConfigName"] == "new"
+        assert message(home.update, "old") == "Cannot update endpoint 'ep' while its status is Updating."
+        found = home.settled()
+        assert [thread.result() for thread in asking] == [None, None]
+    assert set(answers) == {"old", "new"}
+    assert (found["EndpointConfigName"], {"PendingDeploymentSummary", "FailureReason"} & found.keys()) == ("new", set())
+    assert not servers.is_running(first)
+    assert not Path(first["folder"]).exists()
+    wait_until(lambda: not servers.is_free(port))
+    assert post(port) == "new"
+    home.update("old")
+    home.settled()
+    wait_until(lambda: not servers.is_free(port))
+    assert post(port) == "old"
+    kill(home.server())
+    wait_until(lambda: servers.is_free(port) and not processes_of(home.folder))
+    with socket.create_server(("127.0.0.1", port)):
+        assert home.invoke()["model"] == "old"
+        wait_until(lambda: "Another program has taken port" in row(home)[1])
+        found, shown = row(home)
+        assert found["url"] == f"http://127.0.0.1:{home.server()['port']}" != f"http://127.0.0.1:{port}"
+        assert f"Another program has taken port {port}, so the endpoint has port" in shown
 
 
-def test_a_request_reaches_the_server_as_it_was_made_and_its_errors_are_model_errors(home, monkeypatch):
-    home.plain("m")
+def test_an_endpoint_whose_server_was_killed_is_asleep_and_the_next_invocations_wake_it_at_its_port(home):
+    first = home.served(SECONDS_TO_START="0.3")
+    url = f"http://127.0.0.1:{first['port']}"
+    found, shown = row(home)
+    assert (found["status"], found["url"], found["note"]) == ("InService", url, None)
+    kill(first)
+    found, shown = row(home)
+    assert (found["status"], found["url"]) == ("Asleep", url)
+    assert "ep: Its server has ended; wake it with: run_pipeline.py invoke --endpoint ep IMAGE" in shown
+    assert home.describe()["EndpointStatus"] == "InService"  # the API has no other word
+    pids = at_once(4, lambda: Home(home.folder).invoke()["pid"])
+    assert set(pids) == {home.server()["pid"]} != {first["pid"]}
+    assert len(processes_of(home.folder)) == 1
+    assert (home.server()["port"], post(first["port"])) == (first["port"], "m")
+    assert not Path(first["folder"]).exists()
+    home.state.change("Endpoint", "ep", lambda found: found["Server"].update(startup_seconds=0))  # long ago
+    for word in (b"drop", b"crash 1"):
+        refused = refusal(home.invoke, word)["Error"]
+        found = (refused["Code"], refused["Message"])
+        assert found == ("ServiceUnavailable", "The server of endpoint 'ep' does not answer.")
+        assert home.invoke()["model"] == "m"
+    kill(home.server())
+    code = model_archive("m", **{"code/serve.py": "raise SystemExit('the disk is full')"})
+    home.storage.write("s3://bucket/m/model.tar.gz", code)
+    refused = refusal(home.invoke)["Error"]
+    assert refused["Code"] == "ServiceUnavailable"
+    assert f"'ep' did not start again: {NOT_UP}the disk is full (log: " in refused["Message"]
+    assert not processes_of(home.folder)
+
+
+def test_an_idle_server_ends_even_before_anybody_has_looked_at_it(home):
+    home.state.put("Settings", "endpoints", {"idle_seconds": 0.7})
+    home.model("m")
     home.create("m")
-    headers = {"ContentType": "image/png", "Accept": "application/json;verbose=1", "CustomAttributes": "trace=1"}
-    answer = home.answer(bytes(range(256)), **headers)
-    found = [answer[name] for name in ("ContentType", "InvokedProductionVariant", "CustomAttributes")]
-    assert found == ["application/json", "Main", "seen"]
-    said = json.loads(answer["Body"])
-    names = ("Content-Type", "Accept", "X-Amzn-SageMaker-Custom-Attributes")
-    assert (said["bytes"], [said["headers"][name] for name in names]) == (256, list(headers.values()))
-    for status, fault in ((400, "client"), (415, "client"), (500, "server"), (503, "server")):
-        refused = refusal(home.invoke, f"status {status}")
-        assert (refused["Error"]["Code"], refused["ResponseMetadata"]["HTTPStatusCode"]) == ("ModelError", 424)
-        assert refused["OriginalStatusCode"] == status
-        assert json.loads(refused["OriginalMessage"])["model"] == "m"
-        assert refused["Error"]["Message"].startswith(f'Received {fault} error ({status}) from primary with message "')
-    monkeypatch.setattr(servers, "ANSWER_TIMEOUT_SECONDS", 0.3)
-    refused = refusal(home.invoke, b"sleep 20")
-    assert (refused["Error"]["Code"], refused["OriginalStatusCode"]) == ("ModelError", 0)
-    assert refused["OriginalMessage"].startswith("Your invocation timed out")
+    wait_until(lambda: not processes_of(home.folder))
+    assert home.invoke()["model"] == "m"
+    assert home.describe()["EndpointStatus"] == "InService"
+    wait_until(lambda: not processes_of(home.folder))
+    assert row(home)[0]["status"] == "Asleep"
 
 
-def test_endpoints_are_listed(home):
-    home.plain("m")
-    for name in ("b", "a", "a-12345678"):
-        home.create("m", name)
-        home.settled(name)
-    client = home.sagemaker
-    pages = client.get_paginator("list_endpoints").paginate(MaxResults=1)
-    assert [found["EndpointName"] for page in pages for found in page["Endpoints"]] == ["a-12345678", "a", "b"]
-    assert client.list_endpoints(StatusEquals="Failed")["Endpoints"] == []
-    assert [found["EndpointName"] for found in client.list_endpoints(NameContains="b")["Endpoints"]] == ["b"]
-    assert [c["EndpointConfigName"] for c in client.list_endpoint_configs()["EndpointConfigs"]] == ["m"]
-    home.delete("a")  # whose name begins another's
-    assert home.invoke(endpoint="a-12345678")["model"] == "m"
-    client.delete_endpoint_config(EndpointConfigName="m")
-    assert message(client.describe_endpoint_config, EndpointConfigName="m") == (
-        "Could not find endpoint configuration 'm'."
+def test_a_connection_wakes_an_endpoint_while_a_process_of_ours_runs(home):
+    first = home.served(SECONDS_TO_START="0.3")
+    port = first["port"]
+    kill(first)
+    with waking(home.folder):
+        wait_until(lambda: not servers.is_free(port))
+        assert at_once(5, lambda: post(port)) == ["m"] * 5
+    assert post(port) == "m"  # and it serves on without that process
+    kill(home.server())
+    wait_until(lambda: not processes_of(home.folder) and servers.is_free(port))
+    with waking(home.folder):  # whoever else starts the server meanwhile gets the port all the same
+        wait_until(lambda: not servers.is_free(port))
+        assert home.invoke()["model"] == "m"
+        assert post(port) == "m"
+    wait_until(lambda: post(port) == "m")
+    kill(home.server())
+    wait_until(lambda: not processes_of(home.folder) and servers.is_free(port))
+    script = f"""
+import http.client, time
+connection = http.client.HTTPConnection("127.0.0.1", {port})
+for attempt in range(100):
+    try:
+        connection.request("POST", "/invocations", b"x")
+        break
+    except OSError:
+        time.sleep(0.1)
+print(connection.getresponse().status)
+"""
+    file = home.folder.parent / "definition.json"
+    file.write_text(json.dumps(definition(python_step("Ask", script))))
+    done = run_cli("run", "--definition", file, "--home", home.folder, "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert post(port) == "m"
+
+
+def test_a_server_outlives_the_process_that_started_it_and_knows_nothing_of_it(home):
+    home.model("m")
+    code = (
+        "import sys; from pathlib import Path; from pipeline.local import session; "
+        "session(Path(sys.argv[1])).client('sagemaker').create_endpoint(EndpointName='ep', EndpointConfigName='m')"
     )
-    assert home.describe("b")["EndpointStatus"] == "InService"
+    names = ("LOCAL_JOB_NAME", "AWS_SESSION_TOKEN", "AWS_PROFILE", "SM_CHANNEL_TRAIN", "GITHUB_TOKEN")
+    settings = {**os.environ, "PYTHONPATH": str(ROOT), **dict.fromkeys(names, "secret")}
+    subprocess.run([sys.executable, "-c", code, str(home.folder)], env=settings, cwd=ROOT, check=True)
+    assert home.settled()["EndpointStatus"] == "InService"
+    seen = home.invoke()["environment"]
+    assert not seen.keys() & set(names)
+    assert str(ROOT) not in seen["PYTHONPATH"].split(os.pathsep)
+    assert seen["HOME"].startswith(str(home.folder))
+    assert (seen["AWS_REGION"], seen["AWS_ACCESS_KEY_ID"]) == ("us-east-1", "local")
+
+
+def test_deleting_ends_whatever_serves_the_endpoint(home, monkeypatch):
+    monkeypatch.setattr(servers, "STOP_SECONDS", 0.3)
+    stubborn = home.served(MODE="stubborn")
+    home.delete()
+    assert not servers.is_running(stubborn)
+    home.model("new", SECONDS_TO_START="20")
+    home.create("new", "young")
+    server = home.served("old")
+    home.update("new")
+    wait_until(lambda: len(processes_of(home.folder)) == 3)
+    home.state.change("Endpoint", "ep", lambda document: document.update(Server=None))  # its starter was killed
+    home.delete("young")
+    home.delete()
+    wait_until(lambda: not processes_of(home.folder))
+    assert not servers.is_running(server)
 
 
 CAPTURED = {
@@ -202,35 +323,31 @@ CAPTURED = {
 }
 
 
-def test_captured_invocations_have_the_layout_of_the_service(home):
-    home.plain("m")
-    home.config("captured", model="m", DataCaptureConfig=CAPTURED)
+@pytest.mark.parametrize(
+    ("settings", "sides"),
+    [
+        ({}, {"endpointInput", "endpointOutput"}),
+        ({"EnableCapture": False}, None),
+        ({"InitialSamplingPercentage": 0}, None),
+        ({"CaptureOptions": [{"CaptureMode": "Output"}]}, {"endpointOutput"}),
+        ({"CaptureOptions": [{"CaptureMode": "InputAndOutput"}]}, {"endpointInput", "endpointOutput"}),
+    ],
+)
+def test_invocations_are_captured_in_the_layout_of_the_service(home, settings, sides):
+    home.model("m")
+    home.config("captured", model="m", DataCaptureConfig={**CAPTURED, **settings})
     home.create("captured")
     refusal(home.invoke, b"status 400")  # is not kept
     answer = home.invoke(b"\x89PNG", ContentType="image/png", InferenceId="photo 7")
     top = home.storage.path("s3://bucket/capture/ep/Main")
-    (file,) = top.rglob("*.jsonl")
-    event = json.loads(file.read_text())
-    moment = event["eventMetadata"]["inferenceTime"]
-    assert file.parent.relative_to(top).as_posix() == moment[:13].replace("-", "/").replace("T", "/")
-    captured = {"observedContentType": "image/png", "mode": "INPUT", "data": "iVBORw==", "encoding": "BASE64"}
-    assert event["captureData"]["endpointInput"] == captured
-    output = event["captureData"]["endpointOutput"]
-    assert (output["mode"], output["encoding"], json.loads(output["data"])) == ("OUTPUT", "JSON", answer)
-    assert (event["eventMetadata"]["inferenceId"], event["eventVersion"]) == ("photo 7", "0")
-
-
-@pytest.mark.parametrize(
-    ("settings", "modes"),
-    [
-        ({"EnableCapture": False}, []),
-        ({"InitialSamplingPercentage": 0}, []),
-        ({"CaptureOptions": [{"CaptureMode": "Output"}]}, [{"endpointOutput"}]),
-        ({"CaptureOptions": [{"CaptureMode": "InputAndOutput"}]}, [{"endpointInput", "endpointOutput"}]),
-    ],
-)
-def test_capture_keeps_what_its_configuration_says(tmp_path, settings, modes):
-    storage, config = Storage(State(tmp_path)), {"DataCaptureConfig": {**CAPTURED, **settings}}
-    capture(storage, config, ("ep", "v"), ({"Content-Type": "text/csv"}, b"1"), servers.Answer(200, {}, b"2"))
-    files = storage.root.rglob("*.jsonl")
-    assert [set(json.loads(file.read_text())["captureData"]) for file in files] == modes
+    assert (sides is None) == (not top.exists())
+    for file in top.rglob("*.jsonl"):
+        event = json.loads(file.read_text())
+        moment = event["eventMetadata"]["inferenceTime"]
+        assert file.parent.relative_to(top).as_posix() == moment[:13].replace("-", "/").replace("T", "/")
+        assert (event["eventMetadata"]["inferenceId"], event["eventVersion"]) == ("photo 7", "0")
+        assert event["captureData"].keys() == sides
+        output = event["captureData"]["endpointOutput"]
+        assert (output["mode"], output["encoding"], json.loads(output["data"])) == ("OUTPUT", "JSON", answer)
+        captured = {"observedContentType": "image/png", "mode": "INPUT", "data": "iVBORw==", "encoding": "BASE64"}
+        assert event["captureData"].get("endpointInput", captured) == captured

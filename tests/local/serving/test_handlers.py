@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from pipeline.local.jobs import servers
+from tests.local.lab import ROLE
 from tests.local.samples import model_archive, processes_of, wait_until
 from tests.local.sandbox.test_pip import wheel
-from tests.local.serving.serving_home import ROLE, message, refusal
+from tests.local.serving.serving_home import message, refusal
 
-XGBOOST = "683313688378.dkr.ecr.us-east-1.amazonaws.com/sagemaker-xgboost:1.7-1"
+ECR = "763104351884.dkr.ecr.us-east-1.amazonaws.com"
 ROWS = """
 import json
 from pathlib import Path
@@ -41,20 +42,13 @@ def transform_fn(model, body, content_type, accept):
 """
 
 
-def words(suffix):
-    return {"code/inference.py": WORDS.format(suffix=suffix)}
-
-
-def served(home, *containers, **members):
-    home.model("m", *containers, **members)
-    home.create("m")
-    found = home.settled()
-    assert found["EndpointStatus"] == "InService", found
-    return home.server()
+def words(home, suffix, **environment):
+    return home.container(suffix, {"code/inference.py": WORDS.format(suffix=suffix)}, **environment)
 
 
 def test_handlers_have_the_defaults_of_the_inference_toolkit(home):
-    served(home, home.container("m", FILES))
+    home.state.put("Settings", "endpoints", {"idle_seconds": 2})
+    server = home.served("m", home.container("m", FILES))
     assert home.invoke("[[1, 2]]") == [[6.0, 12.0]]  # JSON unless said otherwise
     answer = home.answer("1,2\n3,4", ContentType="text/csv", Accept="text/csv")
     assert (answer["ContentType"], answer["Body"]) == ("text/csv", b"6.0,12.0\n18.0,24.0\n")
@@ -65,12 +59,15 @@ def test_handlers_have_the_defaults_of_the_inference_toolkit(home):
     refused = refusal(home.answer, b"x", ContentType="image/png")
     assert (refused["OriginalStatusCode"], "image/png is not supported" in refused["OriginalMessage"]) == (415, True)
     assert refusal(home.answer, "[1]", Accept="image/png")["OriginalStatusCode"] == 415
-    refused = refusal(home.answer, "{")
-    assert (refused["OriginalStatusCode"], refused["OriginalMessage"][:15]) == (500, "JSONDecodeError")
+    for body, kind, error in (("{", "application/json", "JSONDecodeError"), (b"\xff", "text/csv", "UnicodeDecodeErr")):
+        refused = refusal(home.answer, body, ContentType=kind)
+        assert (refused["OriginalStatusCode"], error in refused["OriginalMessage"]) == (500, True)
+    wait_until(lambda: not servers.is_running(server))  # it is idle
+    assert home.invoke("[1]") == [6.0]
 
 
 def test_transform_fn_has_a_context_and_its_own_content_type(home):
-    served(home, home.container("m", words("!"), SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT="text/csv"))
+    home.served("m", words(home, "!", SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT="text/csv"))
     answer = home.answer("a", ContentType="application/json")
     assert (answer["ContentType"], answer["Body"]) == ("text/csv", b"a!<application/json<text/csv")
     refused = refusal(home.answer, "fail", ContentType="text/csv")
@@ -82,11 +79,13 @@ def test_transform_fn_has_a_context_and_its_own_content_type(home):
     [
         ("def transform_fn(): ...\ndef predict_fn(): ...", "Cannot use transform_fn in conjunction with predict_fn."),
         ("def predict_fn(data, model): ...", "The model needs a model_fn in its script, or one TorchScript file"),
-        ("def model_fn(model_dir): raise OSError('no weights')", "OSError: no weights"),
+        ("from os import path as model_fn\nraise OSError('no weights')", "OSError: no weights"),
     ],
 )
 def test_a_script_that_cannot_be_loaded_fails_the_endpoint(home, script, because):
-    home.model("m", home.container("m", {"code/inference.py": script}))
+    home.storage.write("s3://bucket/loose/code/inference.py", script.encode())
+    source = {"S3Uri": "s3://bucket/loose/", "S3DataType": "S3Prefix", "CompressionType": "None"}
+    home.model("m", {"ModelDataSource": {"S3DataSource": source}})
     home.create("m")
     assert home.settled()["FailureReason"].startswith(f"The server did not pass /ping: {because}")
 
@@ -95,24 +94,14 @@ def test_torchscript_needs_no_script_in_a_pytorch_image(home):
     buffer = io.BytesIO()
     torch.jit.save(torch.jit.script(torch.nn.Flatten(0)), buffer)
     container = home.container("m", {"model.pt": buffer.getvalue()})
-    served(home, {**container, "Image": "763104351884.dkr.ecr.us-east-1.amazonaws.com/pytorch-inference:2.2-cpu"})
+    home.served("m", {**container, "Image": f"{ECR}/pytorch-inference:2.2-cpu"})
     assert home.invoke("[[1, 2], [3, 4]]") == [1, 2, 3, 4]
 
 
-def test_a_script_elsewhere_brings_its_requirements_for_itself_alone(home):
+def test_a_script_elsewhere_brings_its_requirements_for_itself_alone_and_writes_to_its_own_folders(home, can_mount):
     name, wheel_bytes = wheel("tinyword", "7.0")
-    code = "import tinyword\ndef model_fn(d): return 1\ndef predict_fn(data, model): return tinyword.VERSION"
-    files = {"handler.py": code, "requirements.txt": f"numpy\n./{name}\n", name: wheel_bytes}
-    home.storage.write("s3://bucket/code/sourcedir.tar.gz", model_archive("m", **files))
-    variables = {"SAGEMAKER_PROGRAM": "handler.py", "SAGEMAKER_SUBMIT_DIRECTORY": "s3://bucket/code/sourcedir.tar.gz"}
-    served(home, home.container("m", {}, **variables))
-    assert home.answer("[1]")["Body"] == b'"7.0"'
-    assert importlib.util.find_spec("tinyword") is None
-
-
-def test_a_server_can_write_to_its_own_folders_alone(home, can_mount):
-    script = f"""
-import os
+    code = f"""
+import os, tinyword
 from pathlib import Path
 def attempt(path):
     try:
@@ -121,37 +110,46 @@ def attempt(path):
         return "refused"
 def model_fn(folder): return folder
 def predict_fn(data, folder):
-    return [attempt(path) for path in (
-        f"{{folder}}/own", "/tmp/own", os.environ["HOME"] + "/own", {str(home.folder / "s3/owned")!r})]
+    paths = (f"{{folder}}/own", "/tmp/own", os.environ["HOME"] + "/own", {str(home.folder / "s3/owned")!r})
+    return [tinyword.VERSION, *map(attempt, paths)]
 """
-    served(home, home.container("m", {"code/inference.py": script}))
-    assert home.invoke("[1]") == ["written"] * 3 + (["refused"] if can_mount else ["written"])
-
-
-def test_an_idle_handler_ends(home):
-    home.state.put("Settings", "endpoints", {"idle_seconds": 0.5})
-    server = served(home, home.container("m", FILES))
-    wait_until(lambda: not servers.is_running(server))
-    assert home.invoke("[1]") == [6.0]
+    files = {"handler.py": code, "requirements.txt": f"numpy\n./{name}\n", name: wheel_bytes}
+    home.storage.write("s3://bucket/code/sourcedir.tar.gz", model_archive("m", **files))
+    variables = {"SAGEMAKER_PROGRAM": "handler.py", "SAGEMAKER_SUBMIT_DIRECTORY": "s3://bucket/code/sourcedir.tar.gz"}
+    home.served("m", home.container("m", {}, **variables))
+    assert home.invoke("[1]") == ["7.0", *["written"] * 3, "refused" if can_mount else "written"]
+    assert importlib.util.find_spec("tinyword") is None
 
 
 def test_containers_answer_in_turn(home):
-    parts = [home.container("a", words("a")), home.container("b", words("b")), home.container("c")]
-    server = served(home, *parts)
+    server = home.served("m", words(home, "a"), words(home, "b"), home.container("c"))
     said = home.invoke("x", ContentType="text/csv", Accept="application/json")
-    assert said["model"] == "c"
-    assert said["bytes"] == len("xa<text/csv<application/jsonb<text/csv<application/json")
+    assert (said["model"], said["bytes"]) == ("c", len("xa<text/csv<application/jsonb<text/csv<application/json"))
     assert (said["headers"]["Content-Type"], said["headers"]["Accept"]) == ("text/csv", "application/json")
     refused = refusal(home.answer, "fail", ContentType="text/csv")
     assert (refused["OriginalStatusCode"], refused["OriginalMessage"]) == (500, "ValueError: no such word")
-    assert "TargetContainerHostname is not served here" in message(home.answer, "x", TargetContainerHostname="a")
     os.kill(server["pid"], signal.SIGKILL)  # and with it those behind it
     assert home.invoke("x", ContentType="text/csv")["model"] == "c"
     assert len(processes_of(home.folder)) == 4
-    inner = min(set(processes_of(home.folder)) - {home.server()["pid"]})
-    os.kill(inner, signal.SIGKILL)
+    os.kill(min(set(processes_of(home.folder)) - {home.server()["pid"]}), signal.SIGKILL)
     wait_until(lambda: not processes_of(home.folder))
     assert home.invoke("x", ContentType="text/csv")["model"] == "c"
+
+
+def test_a_version_of_several_containers_transforms(home):
+    home.sagemaker.create_model_package_group(ModelPackageGroupName="group")
+    types = {"SupportedContentTypes": ["text/csv"], "SupportedResponseMIMETypes": ["text/csv"]}
+    version = home.sagemaker.create_model_package(
+        ModelPackageGroupName="group",
+        ModelApprovalStatus="Approved",
+        InferenceSpecification={"Containers": [words(home, "a"), words(home, "b")], **types},
+    )
+    home.model("m", {"ModelPackageName": version["ModelPackageArn"]})
+    home.put(x="1\n2\n")
+    lines = {"SplitType": "Line", "AssembleWith": "Line", "BatchStrategy": "SingleRecord"}
+    home.transform("m", ContentType="text/csv", Accept="text/csv", **lines)
+    home.ended()
+    assert home.output("x").splitlines() == [f"{n}a<text/csv<application/jsonb<text/csv<text/csv" for n in (1, 2)]
 
 
 @pytest.mark.parametrize(
@@ -159,30 +157,11 @@ def test_containers_answer_in_turn(home):
     [
         ({"InferenceExecutionConfig": {"Mode": "Direct"}}, "has InferenceExecutionConfig.Mode Direct"),
         ({"PrimaryContainer": {"Mode": "MultiModel"}}, "has a container with Mode MultiModel"),
-        ({"PrimaryContainer": {"Image": XGBOOST}}, "built-in algorithm 'sagemaker-xgboost'"),
+        ({"PrimaryContainer": {"Image": f"{ECR}/sagemaker-xgboost:1.7-1"}}, "built-in algorithm 'sagemaker-xgboost'"),
         ({}, "lacks PrimaryContainer"),
     ],
 )
 def test_a_model_that_is_not_served_here_is_refused_by_name(home, members, because):
-    create = home.sagemaker.create_model
     if "InferenceExecutionConfig" in members:
         members = {**members, "Containers": [home.container("a", {}), home.container("b", {})]}
-    assert because in message(create, ModelName="m", ExecutionRoleArn=ROLE, **members)
-
-
-def test_a_pipeline_and_a_version_of_several_containers_transform(home):
-    parts = [home.container("a", words("a")), home.container("b", words("b"))]
-    home.sagemaker.create_model_package_group(ModelPackageGroupName="group")
-    arn = home.sagemaker.create_model_package(
-        ModelPackageGroupName="group",
-        ModelApprovalStatus="Approved",
-        InferenceSpecification={
-            "Containers": parts, "SupportedContentTypes": ["text/csv"], "SupportedResponseMIMETypes": ["text/csv"],
-        },
-    )["ModelPackageArn"]  # fmt: skip
-    home.model("m", {"ModelPackageName": arn})
-    home.put(x="1\n2\n")
-    lines = {"SplitType": "Line", "AssembleWith": "Line", "BatchStrategy": "SingleRecord"}
-    home.transform("m", ContentType="text/csv", Accept="text/csv", **lines)
-    assert home.ended()["TransformJobStatus"] == "Completed", home.job()
-    assert home.output("x").splitlines() == [f"{n}a<text/csv<application/jsonb<text/csv<text/csv" for n in (1, 2)]
+    assert because in message(home.sagemaker.create_model, ModelName="m", ExecutionRoleArn=ROLE, **members)

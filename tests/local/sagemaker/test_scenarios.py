@@ -1,0 +1,36 @@
+"""What clients are told, from `cases/`: [service.operation, request, parts of the answer by JMESPath or an error]."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jmespath
+import pytest
+from botocore.exceptions import ClientError
+
+from pipeline.local import session
+
+FILES = sorted(Path(__file__).with_name("cases").glob("*.json"))
+SCENARIOS = {name: calls for file in FILES for name, calls in json.loads(file.read_text()).items()}
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_clients_are_told(name: str, tmp_path: Path) -> None:
+    aws = session(tmp_path)
+    for place, request, expected in SCENARIOS[name]:
+        service, _, operation = place.partition(".")
+        found = told(getattr(aws.client(service), operation), request)
+        if "error" in expected:
+            assert expected["error"] in found.get("error", ""), (place, request, found)
+        else:
+            assert "error" not in found, (place, request, found)
+            assert {key: jmespath.search(key, found) for key in expected} == expected, (place, request)
+
+
+def told(call: Any, request: dict[str, Any]) -> Any:
+    """An answer, its body read; of a refusal the code and the message."""
+    try:
+        answer = call(**request)
+    except ClientError as problem:
+        return {"error": "{Code}: {Message}".format(**problem.response["Error"])}
+    return {**answer, "Body": answer["Body"].read().decode()} if "Body" in answer else answer

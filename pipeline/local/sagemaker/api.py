@@ -142,31 +142,24 @@ def refusal(problem: RequestError, *, is_xml: bool) -> Reply:
     return Reply.json(content, problem.status, {"x-amzn-ErrorType": problem.code})
 
 
-# tags, which any resource may have; nothing here depends on them
-
-
 def add_tags(state: State, request: Document) -> Document:
-    """AddTags: the new ones replace those of the same key."""
+    """AddTags, which any resource may have: the new ones replace those of the same key."""
     with state.transaction():
-        tags = {**tags_of(state, request), **{tag["Key"]: tag["Value"] for tag in request["Tags"]}}
-        state.put("Tags", request["ResourceArn"], tags)
+        known = state.get("Tags", request["ResourceArn"]) or {}
+        state.put("Tags", request["ResourceArn"], {**known, **{tag["Key"]: tag["Value"] for tag in request["Tags"]}})
     return list_tags(state, {"ResourceArn": request["ResourceArn"]})
 
 
 def list_tags(state: State, request: Document) -> Document:
     """ListTags."""
-    tags = tags_of(state, request)
-    return paged("Tags", [{"Key": key, "Value": value} for key, value in tags.items()], request)
+    known = state.get("Tags", request["ResourceArn"]) or {}
+    return paged("Tags", [{"Key": key, "Value": value} for key, value in known.items()], request)
 
 
 def delete_tags(state: State, request: Document) -> Document:
     """DeleteTags."""
     with state.transaction():
-        kept = {key: value for key, value in tags_of(state, request).items() if key not in request["TagKeys"]}
+        known = state.get("Tags", request["ResourceArn"]) or {}
+        kept = {key: value for key, value in known.items() if key not in request["TagKeys"]}
         state.put("Tags", request["ResourceArn"], kept)
     return {}
-
-
-def tags_of(state: State, request: Document) -> dict[str, str]:
-    """Key -> value of the resource that a request names."""
-    return state.get("Tags", request["ResourceArn"]) or {}

@@ -16,13 +16,12 @@ import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from copy import copy
 from datetime import UTC, datetime
-from email.utils import format_datetime
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 from xml.etree import ElementTree
 
@@ -47,7 +46,7 @@ def answer(state: State, request: HttpRequest) -> Reply:
     """Answer one request, or raise a RequestError."""
     if request.operation not in OPERATIONS:
         raise not_answered(f"The local target does not answer s3:{request.operation}.")
-    parsed, operation = S3Request.parse(Storage(state), request), OPERATIONS[request.operation]
+    parsed, operation = S3Request(state, request), OPERATIONS[request.operation]
     try:
         for _ in range(ATTEMPTS):
             with contextlib.suppress(FileNotFoundError, FileExistsError):
@@ -72,9 +71,9 @@ class StoredObject:
         status = path.stat()
         self.path = path
         self.size = 0 if path.is_dir() else status.st_size  # bytes
-        self.modified = datetime.fromtimestamp(status.st_mtime, UTC)
         self.etag = content_etag(path, self.size, status.st_mtime_ns, status.st_ino)
-        self.entry = {"ETag": self.etag, "LastModified": self.modified.strftime("%Y-%m-%dT%H:%M:%SZ")}  # in XML
+        self.modified = datetime.fromtimestamp(int(status.st_mtime), UTC).isoformat()
+        self.entry = {"ETag": self.etag, "LastModified": self.modified}  # in XML
 
     def bytes_of(self, header: str | None) -> range:
         """The positions that a Range header asks for, or all if there is none."""
@@ -97,36 +96,33 @@ class StoredObject:
 def content_etag(path: Path, size: int, mtime_ns: int, inode: int) -> str:
     """The ETag of a file: its MD5, or for a large one a digest of what tells its versions apart."""
     if size <= PART_BYTES:
-        return md5_etag(path.read_bytes() if size else b"")
-    return f'{md5_etag(f"{inode} {mtime_ns}".encode())[:-1]}-{-(-size // PART_BYTES)}"'
+        return etag_of(path.read_bytes() if size else b"")
+    return f'{etag_of(f"{inode} {mtime_ns}".encode())[:-1]}-{-(-size // PART_BYTES)}"'
 
 
-def md5_etag(content: bytes) -> str:
+def etag_of(content: bytes) -> str:
     """MD5 as ETags carry it."""
     return f'"{hashlib.md5(content, usedforsecurity=False).hexdigest()}"'
 
 
-@dataclass(frozen=True)
 class S3Request:
-    """A request, its parts told apart."""
+    """A request, its parts told apart; botocore puts the bucket into the host or first into the path."""
 
-    storage: Storage
-    bucket: str
-    key: str
-    query: Mapping[str, str]
-    headers: Mapping[str, str]
-    body: bytes
-    method: str
-
-    @classmethod
-    def parse(cls, storage: Storage, request: HttpRequest) -> Self:
-        """A request as botocore would send it; the bucket is in the host or first in the path."""
+    def __init__(self, state: State, request: HttpRequest) -> None:
         parts = urlsplit(request.url)
         host, path = HOST.fullmatch(parts.hostname or ""), unquote(parts.path).removeprefix("/")
-        bucket, key = (host["bucket"], path) if host and host["bucket"] else path.partition("/")[::2]
-        query = dict(parse_qsl(parts.query, keep_blank_values=True))
-        body = unchunked(request.body) if "aws-chunked" in request.headers.get("content-encoding", "") else request.body
-        return cls(storage, bucket, key, query, request.headers, body, request.method)
+        self.bucket, self.key = (host["bucket"], path) if host and host["bucket"] else path.partition("/")[::2]
+        self.query = dict(parse_qsl(parts.query, keep_blank_values=True))
+        self.method, self.headers, self.body = request.method, request.headers, request.body
+        if "aws-chunked" in self.headers.get("content-encoding", ""):
+            self.body = unchunked(self.body)
+        self.storage, self.uploads = Storage(state), state.home / "uploads"
+
+    def of(self, bucket: str, key: str) -> "S3Request":
+        """The same for another object."""
+        other = copy(self)
+        other.bucket, other.key = bucket, key
+        return other
 
     @property
     def uri(self) -> str:
@@ -159,7 +155,7 @@ class S3Request:
     def copy_source(self) -> StoredObject:
         """The object that x-amz-copy-source names, its conditions checked."""
         bucket, _, key = unquote(self.headers["x-amz-copy-source"].partition("?")[0]).lstrip("/").partition("/")
-        source = replace(self, bucket=bucket, key=key).stored()
+        source = self.of(bucket, key).stored()
         self.check_conditions(source, "x-amz-copy-source-")
         return source
 
@@ -196,7 +192,7 @@ def get_object(request: S3Request) -> Reply:
     headers = {
         "ETag": found.etag,
         "Content-Length": str(len(positions)),
-        "Last-Modified": format_datetime(found.modified, usegmt=True),
+        "Last-Modified": found.modified,  # botocore reads any form of time
         "Accept-Ranges": "bytes",
         "Content-Type": "binary/octet-stream",
     }
@@ -243,17 +239,14 @@ def delete_object(request: S3Request) -> Reply:
 def delete_objects(request: S3Request) -> Reply:
     """DeleteObjects."""
     document = ElementTree.fromstring(request.body)
-    done: list[dict[str, str]] = []
-    failed: list[dict[str, str]] = []
+    result: dict[str, list[dict[str, str]]] = {"Deleted": [], "Error": []}
     for key in [found.text or "" for found in document.iterfind("{*}Object/{*}Key")]:
         try:
-            delete_object(replace(request, key=key))
-            done.append({"Key": key})
+            delete_object(request.of(request.bucket, key))
+            result["Deleted"] += [{"Key": key}] if document.findtext("{*}Quiet") != "true" else []
         except RequestError as problem:
-            failed.append({"Key": key, "Code": problem.code, "Message": str(problem)})
-    return Reply.xml(
-        "DeleteResult", {"Deleted": [] if document.findtext("{*}Quiet") == "true" else done, "Error": failed}
-    )
+            result["Error"] += [{"Key": key, "Code": problem.code, "Message": str(problem)}]
+    return Reply.xml("DeleteResult", result)
 
 
 def list_objects(request: S3Request) -> Reply:
@@ -309,7 +302,7 @@ def create_multipart_upload(request: S3Request) -> Reply:
     """CreateMultipartUpload."""
     request.path()  # refuses a bad key before everything is here
     upload_id = secrets.token_hex(16)
-    (request.storage.state.home / "uploads" / upload_id).mkdir(parents=True)
+    (request.uploads / upload_id).mkdir(parents=True)
     return Reply.xml(
         "InitiateMultipartUploadResult", {"Bucket": request.bucket, "Key": request.key, "UploadId": upload_id}
     )
@@ -318,7 +311,7 @@ def create_multipart_upload(request: S3Request) -> Reply:
 def upload_folder(request: S3Request) -> Path:
     """The directory of an upload's parts; refused if there is none."""
     upload_id = request.query.get("uploadId", "")
-    folder = request.storage.state.home / "uploads" / upload_id
+    folder = request.uploads / upload_id
     if not re.fullmatch(r"[0-9a-f]{32}", upload_id) or not folder.is_dir():
         raise RequestError("NoSuchUpload", f"The specified multipart upload does not exist: {upload_id}", 404)
     return folder
@@ -332,24 +325,21 @@ def upload_part(request: S3Request) -> Reply:
         content = source.stream(source.bytes_of(request.headers.get("x-amz-copy-source-range"))).read()
     part = upload_folder(request) / f"{int(request.query['partNumber']):05}"
     part.write_bytes(content)
-    stored = {**StoredObject(part).entry, "ETag": md5_etag(content)}
+    stored = {**StoredObject(part).entry, "ETag": etag_of(content)}
     return Reply.xml("CopyPartResult", stored) if is_copy else Reply(200, {"ETag": stored["ETag"]}, b"")
 
 
 def complete_multipart_upload(request: S3Request) -> Reply:
     """CompleteMultipartUpload: the object appears whole."""
-    folder = upload_folder(request)
-    named = [
-        (int(part.findtext("{*}PartNumber", "0")), part.findtext("{*}ETag", "").strip('"'))
-        for part in ElementTree.fromstring(request.body).iterfind("{*}Part")
-    ]
+    folder, parts = upload_folder(request), ElementTree.fromstring(request.body).iterfind("{*}Part")
+    named = [(int(p.findtext("{*}PartNumber", "0")), p.findtext("{*}ETag", "").strip('"')) for p in parts]
     if not named or any(before >= after for (before, _), (after, _) in pairwise(named)):
         raise RequestError("InvalidPartOrder", "The list of parts was not in ascending order.")
     with (folder / "whole").open("wb") as whole:
         for number, etag in named:
             part = folder / f"{number:05}"
             content = part.read_bytes() if part.is_file() else None
-            if content is None or md5_etag(content).strip('"') != etag:
+            if content is None or etag_of(content).strip('"') != etag:
                 raise RequestError("InvalidPart", f"Part {number} could not be found, or its ETag did not match.")
             if len(content) < LEAST_PART_BYTES and number != named[-1][0]:
                 raise RequestError("EntityTooSmall", f"Part {number} is smaller than the minimum of 5 MB.")
@@ -370,7 +360,7 @@ def list_buckets(request: S3Request) -> Reply:
     """ListBuckets, by prefix."""
     prefix, folders = request.query.get("prefix", ""), sorted(request.storage.root.glob("*/"))
     wanted = [StoredObject(path) for path in folders if path.name.startswith(prefix)]
-    entries = [{"Name": bucket.path.name, "CreationDate": bucket.entry["LastModified"]} for bucket in wanted]
+    entries = [{"Name": bucket.path.name, "CreationDate": bucket.modified} for bucket in wanted]
     return Reply.xml("ListAllMyBucketsResult", {"Buckets": {"Bucket": entries}})
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
@@ -129,24 +130,17 @@ class LocalClient:
 
         return call
 
-    def get_paginator(self, name: str) -> "Paginator":
-        """The pages of a List operation."""
-        return Paginator(getattr(self, name))
+    def get_paginator(self, name: str) -> Any:
+        """The pages of a List operation, as far as NextToken leads."""
 
-
-@dataclass(frozen=True)
-class Paginator:
-    """Follows NextToken."""
-
-    call: Callable[..., Any]
-
-    def paginate(self, **request: Any) -> Iterator[Any]:
-        """Page after page."""
-        page = self.call(**request)
-        yield page
-        while "NextToken" in page:
-            page = self.call(**request, NextToken=page["NextToken"])
+        def paginate(**request: Any) -> Iterator[Any]:
+            page = getattr(self, name)(**request)
             yield page
+            while "NextToken" in page:
+                page = getattr(self, name)(**request, NextToken=page["NextToken"])
+                yield page
+
+        return SimpleNamespace(paginate=paginate)
 
 
 def shaped(value: Any, shape: Shape) -> Any:

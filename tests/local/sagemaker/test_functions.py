@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.local.jobs.functions import put_function
 from pipeline.local.store.storage import Storage
-from tests.local.sagemaker.home import LAMBDA, ROLE, refusal
+from tests.local.sagemaker.conftest import LAMBDA, ROLE, refusal
 
 PACKAGE = {
     "app/__init__.py": "",
@@ -90,7 +90,7 @@ def test_an_approval_reaches_the_function_of_the_groups_rule(home, tmp_path):
     )
     put_function(home.state, "heard", tmp_path / "heard.py", "heard.handler")
     home.state.put("Rule", "group", {"FunctionName": "heard"})
-    arn = home.steps()["Register"]["Metadata"]["RegisterModel"]["Arn"]
+    arn = home.steps["Register"]["Metadata"]["RegisterModel"]["Arn"]
     home.sagemaker.update_model_package(ModelPackageArn=arn, ApprovalDescription="no event of this")
     heard = home.state.home / "s3" / "heard" / "event"
     assert not heard.exists()

@@ -16,8 +16,12 @@ SCENARIOS = {name: calls for file in FILES for name, calls in json.loads(file.re
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_clients_are_told(name: str, tmp_path: Path) -> None:
-    aws = session(tmp_path)
-    for place, request, expected in SCENARIOS[name]:
+    check(session(tmp_path), SCENARIOS[name])
+
+
+def check(aws: Any, calls: list[Any]) -> None:
+    """Make one call after the other, and compare what each is told."""
+    for place, request, expected in calls:
         service, _, operation = place.partition(".")
         found = told(getattr(aws.client(service), operation), request)
         if "error" in expected:

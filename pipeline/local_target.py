@@ -83,8 +83,8 @@ class LocalTarget:
         return True
 
     def put_tree(self, uri: str, folder: Path) -> bool:
-        """Hard links where possible: the user's files are neither copied nor changed."""
-        from pipeline.local.store.storage import place
+        """Copies, so that who edits a file later does not change what an execution has read."""
+        from pipeline.local.store.storage import copy
         from pipeline.sources import files
 
         if self.holds(uri):
@@ -92,10 +92,10 @@ class LocalTarget:
         target = self.storage.path(uri)
         unfinished = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
         if folder.is_file():
-            place(folder, unfinished / folder.name)
+            copy(folder, unfinished / folder.name)
         else:
             for file in files(folder):
-                place(Path(file.path), unfinished / file.relative)
+                copy(Path(file.path), unfinished / file.relative)
         try:
             unfinished.rename(target)
         except OSError:  # another process was quicker
@@ -106,9 +106,11 @@ class LocalTarget:
         return True
 
     def put_files(self, places: Iterable[tuple[Path, str]]) -> None:
-        """Hard links where possible."""
+        """Copies of the files."""
+        from pipeline.local.store.storage import copy
+
         for file, uri in places:
-            self.storage.upload(file, uri)
+            copy(file, self.storage.path(uri))
 
     def read(self, uri: str) -> bytes:
         """An object."""

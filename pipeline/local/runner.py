@@ -14,7 +14,7 @@ from pipeline.local.engine.runner_process import keep_lock
 from pipeline.local.sagemaker.api import LocalApi
 from pipeline.local.sagemaker.endpoint_servers import waking
 from pipeline.local.sagemaker.transform_jobs import run_job
-from pipeline.local.sandbox.fork_server import die_with
+from pipeline.local.sandbox.supervisor import die_with
 from pipeline.local.store.state import DiskFull, State
 
 

@@ -139,6 +139,8 @@ def test_uploads_at_the_same_time_store_each_thing_once_and_whole(opened, tmp_pa
         thread.join()
     assert sorted(counts) == [False, False, False, True]
     assert len(stored(home)) == 302
+    (images / "dog/0.jpg").write_text("changed")
+    assert (home / "s3/local/data/dog/0.jpg").read_text() == "0"
 
 
 def test_a_definition_is_compiled_again_only_when_something_it_is_made_of_changes(opened, tmp_path):

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 from pipeline.definition.runnable import model_faults
 from pipeline.local.jobs.runtime import arn, now
 from pipeline.local.sandbox.environment import INSTALL, are_met, guest_environment
-from pipeline.local.sandbox.launcher import parsed, words_in
+from pipeline.local.sandbox.launcher import parsed, start_in, supervised
 from pipeline.local.sandbox.namespaces import Place, find_mount
 from pipeline.local.sandbox.process import last_lines
 from pipeline.local.store.answers import found, invalid
@@ -186,10 +186,9 @@ def start(
             words = [sys.executable, str(OWN_SERVER), "pipeline", str(folder / "containers.json")]
             own = {"SAGEMAKER_BIND_TO_PORT": str(port), "ENDPOINT_IDLE_SECONDS": idle_seconds}
             program = {"args": words, "cwd": str(folder), "env": {**inner[0]["env"], **own}}
-        if mount := find_mount(state.home):
-            place = Place(program["cwd"], folder / "place", writable=[folder])
-            program["args"] = words_in(mount, place, program["args"])
-        process = spawn(log, **program)
+        place = Place(program["cwd"], folder / "place", writable=[folder])
+        start = start_in(find_mount(state.home), place, program["args"], program["env"])
+        process = spawn(log, **supervised(start, "server"))
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -221,7 +220,9 @@ def spawn(log: Path, **options: Any) -> Document:
     """Start a process that outlives this one and writes to a log; return what tells it from others."""
     with log.open("ab") as output:
         process = subprocess.Popen(
-            **options, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            **{"stdin": subprocess.DEVNULL, "start_new_session": True, **options},
+            stdout=output,
+            stderr=subprocess.STDOUT,
         )
     return {"pid": process.pid, "birth": birth(process.pid)}
 

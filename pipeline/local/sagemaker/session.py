@@ -51,6 +51,7 @@ def core_session(state: State) -> Any:
     import botocore.session
     from botocore.awsrequest import AWSResponse
     from botocore.configprovider import BOTOCORE_DEFAUT_SESSION_VARIABLES, ConstantProvider
+    from urllib3 import HTTPResponse
 
     api = LocalApi(state)
 
@@ -62,7 +63,8 @@ def core_session(state: State) -> Any:
             reply = api.answer(asked)
         except RequestError as problem:  # nobody answers for that service; its protocol may be any
             raise client_error(problem, operation) from problem
-        return AWSResponse(request.url, reply.status, reply.headers, reply.stream)
+        raw = HTTPResponse(reply.stream, preload_content=False, decode_content=False)
+        return AWSResponse(request.url, reply.status, reply.headers, raw)
 
     core = botocore.session.Session()
     settings = core.get_component("config_store")

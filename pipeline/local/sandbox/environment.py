@@ -1,14 +1,21 @@
-"""The environment of what runs in a job's place: what a container would have, and nothing else of the user's shell.
+"""The environment of what runs in a job's place: what a container would have, and an answer to each AWS request.
 
 A job's AWS clients find a region and worthless keys, so that botocore can build a request, which the guest's
 `sitecustomize.py` then hands to the runner. Whatever passes that by (`python -I`, the SDK of another language) is told
 to connect to a port of this machine where nobody listens.
 """
 
+import asyncio
+import contextlib
+import json
 import os
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+from typing import Any
+
+from pipeline.local.store.answers import Api, HttpRequest, Reply, RequestError
 
 REGION = "us-east-1"
 GUEST = Path(__file__).with_name("guest")
@@ -38,6 +45,9 @@ AWS = {
     "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
 }
 NO_PIP = "(none: in a job, `python -I -m pip` would change the user's environment; leave out -I)"
+SOCKET_NAME = ".api.sock"  # in the job's tree
+CHUNK_BYTES = 2**20
+HEAD_LIMIT_BYTES, BODY_LIMIT_BYTES = 2**20, 5 * 2**30  # of a request; the second is S3's
 PIP_FILES = ("~/.config/pip/pip.conf", "~/.pip/pip.conf")
 
 
@@ -82,23 +92,74 @@ def pip_settings() -> dict[str, str]:
 
 
 def are_met(file: Path) -> bool:
-    """Whether this environment has what a requirements file asks for, if there is one."""
-    lines = file.read_text(errors="replace").splitlines() if file.is_file() else []
-    return all(is_satisfied(line.split(" #")[0].strip()) for line in lines)
-
-
-def is_satisfied(line: str) -> bool:
-    """Whether this environment has what a line asks for; of options and addresses, pip is to judge."""
+    """Return whether this environment has what a requirements file asks for; of options and addresses, pip judges."""
     from importlib.metadata import PackageNotFoundError, version
 
     from packaging.requirements import InvalidRequirement, Requirement
 
-    if not line or line.startswith("#"):
-        return True
+    for line in file.read_text(errors="replace").splitlines() if file.is_file() else []:
+        text = line.partition(" #")[0].strip()
+        if not text or text.startswith("#"):
+            continue
+        try:
+            wanted = Requirement(text)
+            if wanted.marker is not None and not wanted.marker.evaluate():
+                continue
+            if wanted.url or not wanted.specifier.contains(version(wanted.name), prereleases=True):
+                return False
+        except (InvalidRequirement, PackageNotFoundError):
+            return False
+    return True
+
+
+@contextlib.asynccontextmanager
+async def answered_requests(api: Api, folder: Path, packages: Path) -> AsyncIterator[None]:
+    """Meanwhile, answer requests that come to the socket in a job's tree, and keep what its pip has installed."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection carries one request and its reply, each a line of JSON and a body."""
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError), contextlib.closing(writer):
+            head = json.loads(await reader.readline())
+            if (body_bytes := head.pop("body_bytes")) > BODY_LIMIT_BYTES:
+                return
+            request = HttpRequest(**head, body=await reader.readexactly(body_bytes))
+            head, reply = await asyncio.to_thread(reply_to, api, request, folder.parent / "home", packages)
+            writer.write(json.dumps(head).encode() + b"\n")
+            with reply.stream as body:
+                while chunk := body.read(CHUNK_BYTES):
+                    writer.write(chunk)
+                    await writer.drain()
+            await writer.drain()
+
+    handle = os.open(folder, os.O_RDONLY)  # whose path may be longer than an address can be
+    short = Path(f"/proc/self/fd/{handle}")
+    path = (short if short.exists() else folder) / SOCKET_NAME
     try:
-        requirement = Requirement(line)
-        if requirement.marker is not None and not requirement.marker.evaluate():
-            return True
-        return requirement.url is None and requirement.specifier.contains(version(requirement.name), prereleases=True)
-    except (InvalidRequirement, PackageNotFoundError):
-        return False
+        async with await asyncio.start_unix_server(answer, path, limit=HEAD_LIMIT_BYTES):
+            yield
+    finally:
+        os.close(handle)
+        (folder / SOCKET_NAME).unlink(missing_ok=True)
+
+
+def reply_to(api: Api, request: HttpRequest, home: Path, packages: Path) -> tuple[dict[str, Any], Reply]:
+    """Return status and headers, or the code and message of a refusal; and the reply, whose body follows."""
+    try:
+        is_pip = request.service == "pip"
+        reply = Reply(keep(home / ".installed", request.url, packages), {}, b"") if is_pip else api.answer(request)
+    except RequestError as problem:
+        return {"code": problem.code, "message": str(problem)}, Reply(problem.status, {}, b"")
+    return {"status": reply.status, "headers": reply.headers}, reply
+
+
+def keep(folder: Path, key: str, packages: Path) -> int:
+    """Move what a job has installed to where others find it and no job can change it, unless the same is there.
+
+    The job chooses the key and may have made links: nothing but a directory of its own is moved.
+    """
+    installed = folder / key
+    is_own = re.fullmatch("[0-9a-f]{64}", key) and not folder.is_symlink() and not installed.is_symlink()
+    if not is_own or not installed.is_dir() or (packages / key).exists():
+        return 404
+    installed.rename(packages / key)
+    return 200

@@ -1,6 +1,6 @@
-"""The runner's end of the fork servers: one for every process of a runner, and one for the trials of a search.
+"""How a runner starts processes: each by a supervisor of its own, and the trials of a search by one that is warm.
 
-The second has imported what the trials' script imports: that takes one to two seconds for torch, a fork some
+The warm one has imported what the trials' script imports: that takes one to two seconds for torch, a fork some
 milliseconds. Where a script cannot be forked or not safely so, it is executed and nobody notices: for commands other
 than `python script.py`, with a PYTHONPATH of the job's own, when threads run after the imports, when the job's code has
 a module named like one that is loaded already, on systems other than Linux, and with LOCAL_FORK=off.
@@ -9,28 +9,24 @@ a module named like one that is loaded already, on systems other than Linux, and
 import ast
 import asyncio
 import contextlib
-import functools
+import marshal
 import os
-import pickle
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from pipeline.local.sandbox.environment import GUEST
-from pipeline.local.sandbox.fork_server import Start
-from pipeline.local.sandbox.namespaces import CLONE_NEWPID, Mount, Place
+from pipeline.local.sandbox.namespaces import Call, Mount, Place
 
 PARSING = threading.Lock()
-PROGRAM = Path(__file__).with_name("fork_server.py")
+PROGRAM = Path(__file__).with_name("supervisor.py")
 SWITCH = "LOCAL_FORK"  # "off": execute every script
 NEEDED = ("LD_LIBRARY_PATH",)  # of the user's variables, by the interpreter itself; jobs see no others in /proc
-WARMING_SECONDS, ANSWER_SECONDS = 120.0, 20.0
-LOST = -9  # the exit code of a supervisor that could not tell one
+WARMING_SECONDS = 120.0
 OF_ONE_JOB = ("SM_", "TRAINING_JOB_", "LOCAL_")  # variables that only the job's process is to see
 READ_THEIR_JOB = (  # at import, from the environment, HOME among it: each job imports its own
     *("sagemaker", "smdebug", "smdistributed", "huggingface_hub", "timm", "transformers", "datasets", "diffusers"),
@@ -38,136 +34,99 @@ READ_THEIR_JOB = (  # at import, from the environment, HOME among it: each job i
 )
 
 
-class Started(NamedTuple):
-    """A process: its supervisor, which takes signals, and its exit code to come."""
+class Start(NamedTuple):
+    """What is to be started: words and variables as the process shall see them, and what makes its place."""
 
-    pid: int
-    exited: asyncio.Future[int]
-
-
-class Launcher:
-    """One fork server. It ends with this process, and so does what it has started."""
-
-    def __init__(self, modules: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> None:
-        self.control, theirs = socket.socketpair()
-        options = [] if modules else ["-I", "-S"]
-        with theirs, tempfile.TemporaryFile() as said:
-            self.process = subprocess.Popen(
-                [sys.executable, *options, str(PROGRAM), str(theirs.fileno()), ",".join(modules)],
-                env=environment or {name: os.environ[name] for name in NEEDED if name in os.environ},
-                stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=said if modules else None,
-                start_new_session=True,
-                pass_fds=[theirs.fileno()],
-            )
-
-    def launch(self, start: Start, output: int) -> Started:
-        """Start a process that writes to a file descriptor; this blocks for some milliseconds.
-
-        Raises:
-            OSError: the process's surroundings could not be set up.
-            EOFError: the server has ended.
-        """
-        ours, theirs = socket.socketpair()
-        try:
-            with theirs:
-                socket.send_fds(self.control, [b"f"], [theirs.fileno(), output])
-            ours.settimeout(ANSWER_SECONDS)
-            ours.sendall(pickle.dumps(tuple(start)))
-            answer = receive(ours)
-            if isinstance(answer, OSError):
-                raise OSError(answer.errno, f"its surroundings could not be set up ({answer})")
-            if self.process.poll() is not None:  # the supervisor may have begun too late to hear of that
-                raise EOFError
-            ours.sendall(b"g")
-        except (OSError, EOFError) as problem:
-            ours.close()
-            if isinstance(problem, ConnectionError):
-                raise EOFError from problem
-            raise
-        return Started(answer, exit_code_from(ours))
-
-    def close(self) -> None:
-        """End the server and what it has started."""
-        self.control.close()
-        self.process.kill()
-        self.process.wait()
+    words: list[str]
+    environment: dict[str, str]
+    folder: str
+    flags: int
+    calls: list[Call]
+    is_forked: bool = False  # run as a script by a process whose modules are imported already
 
 
-@functools.cache
-def launcher() -> Launcher:
-    """Return the fork server of this process."""
-    return Launcher()
-
-
-def launch(start: Start, output: int) -> Started:
-    """Start a process by the fork server of this process, or by another if somebody has ended that.
-
-    Raises:
-        OSError: the process's surroundings could not be set up.
-    """
-    try:
-        return launcher().launch(start, output)
-    except EOFError:
-        launcher.cache_clear()
-        return launcher().launch(start, output)
-
-
-def words_in(found: Mount, place: Place, words: Sequence[str]) -> list[str]:
-    """Return what executes a program in a place, though with this machine's processes, and outlives this process."""
+def start_in(mount: Mount | None, place: Place, words: list[str], environment: dict[str, str]) -> Start:
+    """Return what is to be started in a place, whose directories are made if need be."""
     for name in ("ml", "home", "tmp"):
         (place.job / name).mkdir(parents=True, exist_ok=True)
-    flags = found.flags(place) & ~CLONE_NEWPID
-    start = Start(words, {}, place.folder, flags, found.calls(place, with_proc=False))
-    return [sys.executable, "-I", "-S", str(PROGRAM), "enter", pickle.dumps(tuple(start)).hex()]
+    flags, calls = (mount.flags(place), mount.calls(place)) if mount else (0, [])
+    return Start(words, environment, place.folder, flags, calls)
+
+
+def supervised(start: Start, *words: str) -> dict[str, Any]:
+    """Return the options of Popen for a supervisor that is to start this, in a way that its arguments say."""
+    return {
+        "args": [sys.executable, "-I", "-S", str(PROGRAM), *words],
+        "env": {name: os.environ[name] for name in NEEDED if name in os.environ},
+        "stdin": written(start),
+        "start_new_session": True,
+    }
+
+
+def written(start: Start) -> IO[bytes]:
+    """Return a file that a supervisor reads what it is to start from."""
+    given = tempfile.TemporaryFile()  # noqa: SIM115  which its reader keeps
+    marshal.dump(tuple(start), given)
+    given.seek(0)
+    return given
 
 
 class WarmParent:
-    """The fork server of one script's trials; none before the first `warm`, and none where it would be of no use."""
+    """What forks one script's trials; nothing before the first `fork`, and nothing where it would be of no use."""
 
     def __init__(self) -> None:
-        self.launcher: Launcher | None = None
+        self.server: subprocess.Popen[bytes] | None = None
         self.modules: set[str] = set()
         self.tried = sys.platform != "linux" or os.environ.get(SWITCH) == "off"
         self.lock = asyncio.Lock()
 
-    async def warm(self, start: Start, code: Path) -> None:
-        """Import what the first script, in the folder `code`, imports; later ones wait for that."""
-        async with self.lock:
-            if self.tried or not is_plain_script(start):
-                return
-            self.tried = True
-            modules = await asyncio.to_thread(installed_imports, code / start.words[1])
-            if not modules:
-                return
-            own = {name: value for name, value in start.environment.items() if not name.startswith(OF_ONE_JOB)}
-            self.launcher = Launcher(modules, {**own, "PYTHONPATH": str(GUEST)})
-            self.launcher.control.settimeout(WARMING_SECONDS)
-            try:
-                self.modules, threads = await asyncio.to_thread(receive, self.launcher.control)
-            except (OSError, EOFError):
-                threads = 0
-            if threads != 1 or "huggingface_hub" in self.modules:  # threads do not survive a fork, HOME is another
-                self.close()
+    async def fork(self, start: Start, code: Path, output: int, talk: int) -> bool:
+        """Fork the process of a script in the folder `code`; False if that has to be done otherwise."""
+        if not is_plain_script(start):
+            return False
+        async with self.lock:  # later ones wait for the first, for which the modules are imported
+            if not self.tried:
+                self.tried = True
+                if modules := await asyncio.to_thread(installed_imports, code / start.words[1]):
+                    await self.warm(modules, start.environment)
+        own = {entry.name.partition(".")[0] for entry in code.iterdir()}
+        if self.server is None or own & self.modules:
+            return False
+        with contextlib.suppress(OSError), written(start._replace(is_forked=True)) as given:  # somebody has ended it
+            socket.send_fds(self.control, [b"f"], [given.fileno(), output, talk])
+            return True
+        return False
 
-    def launch(self, start: Start, code: Path, output: int) -> Started | None:
-        """Start a script; None: nothing was started, and it has to be done otherwise.
-
-        Raises:
-            OSError: the process's surroundings could not be set up.
-        """
-        own = {entry.name.partition(".")[0] for entry in code.iterdir()} if code.is_dir() else set()
-        if self.launcher and is_plain_script(start) and not own & self.modules:
-            with contextlib.suppress(EOFError):
-                return self.launcher.launch(start._replace(is_forked=True), output)
-        return None
+    async def warm(self, modules: list[str], environment: dict[str, str]) -> None:
+        """Import modules in a process to be forked."""
+        own = {name: value for name, value in environment.items() if not name.startswith(OF_ONE_JOB)}
+        self.control, theirs = socket.socketpair()
+        with theirs, tempfile.TemporaryFile() as said:
+            self.server = subprocess.Popen(
+                [sys.executable, str(PROGRAM), "warm", str(theirs.fileno()), ",".join(modules)],
+                env={**own, "PYTHONPATH": str(GUEST)},
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+                start_new_session=True,
+                pass_fds=[theirs.fileno()],
+            )
+        self.control.settimeout(WARMING_SECONDS)
+        try:
+            with self.control.makefile("rb") as stream:
+                self.modules, threads = await asyncio.to_thread(marshal.load, stream)
+        except (OSError, EOFError):
+            threads = 0
+        if threads != 1 or "huggingface_hub" in self.modules:  # threads do not survive a fork, HOME is another
+            self.close()
 
     def close(self) -> None:
-        """End the server and what it has started."""
-        if self.launcher:
-            self.launcher.close()
-            self.launcher = None
+        """End the process; what it has forked goes on."""
+        if self.server:
+            self.control.close()
+            self.server.kill()
+            self.server.wait()
+            self.server = None
 
 
 def is_plain_script(start: Start) -> bool:
@@ -191,56 +150,23 @@ def installed_imports(script: Path) -> list[str]:
     found: dict[str, None] = {}
     waiting = [script]
     for file in waiting:
-        with contextlib.suppress(OSError, SyntaxError, ValueError):
-            for folder, name in imported_names(parsed(file.read_bytes()), file, script.parent):
-                path = folder.joinpath(*name.split("."))
-                places = [path, *list(path.parents)[: name.count(".")]]
-                own = [own for place in places for own in (place.with_suffix(".py"), place / "__init__.py")]
-                own = [own for own in own if own.is_file()]
-                waiting.extend(own for own in own if own not in waiting)
-                is_own = own or places[-1].is_dir() or folder != script.parent
-                if not is_own and not name.startswith(READ_THEIR_JOB):
+        try:
+            body = parsed(file.read_bytes()).body
+        except (OSError, SyntaxError, ValueError):
+            continue
+        for node in body:
+            top, names = script.parent, []
+            if isinstance(node, ast.ImportFrom):
+                top = file.parents[node.level - 1] if node.level else top
+                names = [node.module] if node.module else [alias.name for alias in node.names]
+            elif isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            for name in names:
+                parts = name.split(".")
+                places = [top.joinpath(*parts[:count]) for count in range(1, len(parts) + 1)]
+                own = [file for place in places for file in (place.with_suffix(".py"), place / "__init__.py")]
+                own = [file for file in own if file.is_file()]
+                waiting.extend(file for file in own if file not in waiting)
+                if not own and not places[0].is_dir() and top == script.parent and not name.startswith(READ_THEIR_JOB):
                     found[name] = None
     return list(found)
-
-
-def imported_names(module: ast.Module, file: Path, top: Path) -> list[tuple[Path, str]]:
-    """Return where each import of a module's top begins to look, and its dotted name."""
-    names = []
-    for node in module.body:
-        if isinstance(node, ast.Import):
-            names += [(top, alias.name) for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            folder = file.parents[node.level - 1] if node.level else top
-            names += [(folder, name) for name in ([node.module] if node.module else [a.name for a in node.names])]
-    return names
-
-
-def exit_code_from(talk: socket.socket) -> asyncio.Future[int]:
-    """Return the exit code that a supervisor will tell, or the OSError of a program that cannot be executed."""
-    loop = asyncio.get_running_loop()
-    exited: asyncio.Future[int] = loop.create_future()
-
-    def read() -> None:
-        loop.remove_reader(talk)
-        with talk:
-            try:
-                said = receive(talk)
-            except (OSError, EOFError):
-                said = LOST
-        if not exited.done():
-            exited.set_exception(said) if isinstance(said, Exception) else exited.set_result(said)
-
-    loop.add_reader(talk, read)
-    return exited
-
-
-def receive(talk: socket.socket) -> Any:
-    """Return the next message.
-
-    Raises:
-        OSError: none comes in time.
-        EOFError: the other side has ended.
-    """
-    with talk.makefile("rb") as stream:
-        return pickle.load(stream)

@@ -13,6 +13,7 @@ import os
 import pwd
 import re
 import shutil
+import stat
 import struct
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.local import PACKAGE_PARENT
-from pipeline.local.sandbox.fork_server import CLONE_NEWNET, CLONE_NEWUSER, Call, fork_into, make_calls
+from pipeline.local.sandbox.supervisor import CLONE_NEWNET, CLONE_NEWUSER, enter
 
 CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWPID = 0x00020000, 0x08000000, 0x20000000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 8, 0x1000, 0x4000, 0x40000
@@ -44,6 +45,9 @@ DEVICES = ("null", "zero", "full", "random", "urandom", "tty", "nvidia*", "dri",
 _MENTION = re.compile(rf"(?<![\w.-]){CONTAINER_ROOT}(?![\w.-])")
 
 
+Call = tuple[str | bytes | int | None, ...]  # a function of the C library and its arguments
+
+
 class Place(NamedTuple):
     """What a job's process finds: its /opt/ml, HOME and /tmp are `ml`, `home` and `tmp` of the folder `job`."""
 
@@ -61,57 +65,45 @@ def localized(text: str, tree: Path) -> str:
 
 
 class Mount:
-    """How to give a process its place. Where /opt/ml is missing, `stage` is mounted over /opt, with its entries."""
+    """How to give a process its place, as far as this machine allows it."""
 
     def __init__(self, home: Path) -> None:
-        self.stage, self.nothing, self.empty = (home / "mounts" / name for name in ("opt", "nothing", "empty"))
-        self.devices = [device for name in DEVICES for device in sorted(Path("/dev").glob(name))]
+        self.saved, self.nothing, self.empty = (home / "mounts" / name for name in ("opt", "nothing", "empty"))
         self.is_root = True  # whether root's rights suffice; else the user is the same in a namespace of users
         self.processes = True  # whether a job can have process numbers, and a /proc, of its own
         self.networks = True  # whether a job can be without network
         self.overlays = True  # whether linked inputs can be protected from the job's writes
-        self.nothing.mkdir(parents=True, exist_ok=True)
+        for folder in (self.saved, self.nothing):
+            folder.mkdir(parents=True, exist_ok=True)
         self.empty.touch()
-        self.secrets = list(secret_paths())
         shown = (home, PACKAGE_PARENT, Path(sys.prefix), Path(sys.base_prefix))
-        self.shown = [path.absolute() for path in shown if path.absolute().is_relative_to(TMP)]
-        self.neighbours: list[Path] = []
-        if not CONTAINER_ROOT.is_dir():
-            self.neighbours = sorted(CONTAINER_ROOT.parent.iterdir())
-            (self.stage / CONTAINER_ROOT.name).mkdir(parents=True, exist_ok=True)
-            for entry in self.neighbours:
-                make_mount_point(entry, self.stage / entry.name)
+        self.shown = [path.absolute() for path in shown]
 
     def flags(self, place: Place) -> int:
-        """Return what clone(2) is to make anew for a process."""
+        """Return what unshare(2) is to make anew for a process."""
         users, processes = (0 if self.is_root else CLONE_NEWUSER), (CLONE_NEWPID if self.processes else 0)
         network = CLONE_NEWNET if self.networks and not place.network else 0
         return CLONE_NEWNS | CLONE_NEWIPC | users | processes | network
 
-    def calls(self, place: Place, *, with_proc: bool = True) -> list[Call]:
+    def calls(self, place: Place) -> list[Call]:
         """Return the system calls that give a process its place, of which only its own directories can be written."""
         calls = [mount(None, "/", None, MS_REC | MS_PRIVATE)]
         for number, folder in enumerate(place.linked):
             calls.append(self.cover(folder, place.job / "changes" / str(number)))
-        secrets = [path for path in self.secrets if path.exists()]
-        calls += [bind(self.nothing if path.is_dir() else self.empty, path) for path in secrets]
+        calls += [bind(self.nothing if path.is_dir() else self.empty, path) for path in secret_paths()]
         if place.hosts:
             calls.append(bind(place.hosts, Path("/etc/hosts").resolve()))
-        if CONTAINER_ROOT.is_dir():
-            calls.append(bind(place.job / "ml", CONTAINER_ROOT))
-        else:
-            neighbours = [entry for entry in self.neighbours if entry.exists() and not entry.is_symlink()]
-            calls += [bind(entry, self.stage / entry.name) for entry in neighbours]
-            calls += [bind(place.job / "ml", self.stage / CONTAINER_ROOT.name), bind(self.stage, CONTAINER_ROOT.parent)]
-        worked_in = [Path(place.folder)] if Path(place.folder).is_relative_to(TMP) else []
-        for path in outermost([*self.shown, *worked_in]):
+        calls += [] if CONTAINER_ROOT.is_dir() else self.make_container_root()
+        calls.append(bind(place.job / "ml", CONTAINER_ROOT))
+        for path in outermost(path for path in (*self.shown, Path(place.folder)) if path.is_relative_to(TMP)):
             (place.job / "tmp" / path.relative_to(TMP)).mkdir(parents=True, exist_ok=True)
             calls.append(bind(path, place.job / "tmp" / path.relative_to(TMP)))
         calls.append(bind(place.job / "tmp", TMP))
         own = [place.job / "home", *place.writable]
-        calls += [bind(path, path) for path in [*own, *self.devices]]
+        devices = [device for name in DEVICES for device in sorted(Path("/dev").glob(name))]
+        calls += [bind(path, path) for path in [*own, *devices]]
         calls += [set_attribute(Path("/"), MS_RDONLY | MS_NODEV, 0, AT_RECURSIVE)]
-        calls += [set_attribute(path, 0, MS_NODEV, 0) for path in self.devices]
+        calls += [set_attribute(path, 0, MS_NODEV, 0) for path in devices]
         calls += [set_attribute(CONTAINER_ROOT, 0, MS_RDONLY, AT_RECURSIVE)]  # with its overlays
         calls += [set_attribute(folder, 0, MS_RDONLY, 0) for folder in [TMP, *own]]
         if Path("/dev/ptmx").exists():
@@ -119,8 +111,22 @@ class Mount:
             calls.append(mount("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, options))
             calls += [] if Path("/dev/ptmx").is_symlink() else [bind(Path("/dev/pts/ptmx"), Path("/dev/ptmx"))]
         calls.append(mount("tmpfs", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777"))
-        if self.processes and with_proc:
+        if self.processes:
             calls.append(mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_RDONLY))
+        return calls
+
+    def make_container_root(self) -> list[Call]:
+        """Return the calls for an /opt with what it has and /opt/ml."""
+        top = CONTAINER_ROOT.parent
+        calls = [bind(top, self.saved), mount("tmpfs", str(top), "tmpfs", MS_NOSUID, "mode=755")]
+        calls.append(("mkdir", os.fsencode(CONTAINER_ROOT), 0o755))
+        for entry in sorted(top.iterdir()):
+            if entry.is_symlink():
+                calls.append(("symlink", os.fsencode(entry.readlink()), os.fsencode(entry)))
+                continue
+            name = os.fsencode(entry)
+            calls.append(("mkdir", name, 0o755) if entry.is_dir() else ("mknod", name, stat.S_IFREG | 0o644, 0))
+            calls.append(bind(self.saved / entry.name, entry))
         return calls
 
     def cover(self, folder: Path, upper: Path) -> Call:
@@ -152,17 +158,14 @@ def find_mount(home: Path) -> Mount | None:
 
 
 def succeeds(found: Mount, place: Place) -> bool:
-    """Return whether a child's child gets the place; the first has one thread, as `fork_into` needs."""
-    calls = found.calls(place)
+    """Return whether a child's child gets the place."""
+    flags, calls = found.flags(place), found.calls(place)
     child = os.fork()
     if child == 0:
         code = 1
         with contextlib.suppress(OSError):
-            if pid := fork_into(found.flags(place)):
-                code = os.waitpid(pid, 0)[1]
-            else:
-                make_calls(calls)
-                code = 0
+            pid = enter(place.folder, flags, calls)
+            code = os.waitpid(pid, 0)[1] if pid else 0
         os._exit(bool(code))
     return os.waitpid(child, 0)[1] == 0
 
@@ -209,19 +212,6 @@ def remove_work_folders(job: Path) -> None:
 def can_be_covered(folder: Path) -> bool:
     """Return whether the path can stand in the options of an overlay."""
     return not re.search(r"[:,\\]", str(folder))
-
-
-def make_mount_point(entry: Path, target: Path) -> None:
-    """Make an empty file or directory to bind `entry` over; a link is made again."""
-    with contextlib.suppress(FileExistsError):  # another runner of this home may be making it
-        if target.is_symlink() or target.exists():
-            return
-        if entry.is_symlink():
-            target.symlink_to(entry.readlink())
-        elif entry.is_dir():
-            target.mkdir(parents=True)
-        else:
-            target.touch()
 
 
 def mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None = None) -> Call:

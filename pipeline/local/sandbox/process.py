@@ -6,24 +6,31 @@ process group, SIGKILL after two minutes.
 
 import asyncio
 import contextlib
-import errno
+import marshal
 import os
 import posixpath
 import re
 import shutil
 import signal
+import socket
 import stat
+import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from pipeline.errors import PipelineError
-from pipeline.local.sandbox.environment import JOB_VARIABLE, SOCKET_VARIABLE, guest_environment
-from pipeline.local.sandbox.fork_server import END_NOW, Start
-from pipeline.local.sandbox.launcher import Started, WarmParent, launch
+from pipeline.local.sandbox.environment import (
+    JOB_VARIABLE,
+    SOCKET_NAME,
+    SOCKET_VARIABLE,
+    answered_requests,
+    guest_environment,
+)
+from pipeline.local.sandbox.launcher import WarmParent, start_in, supervised
 from pipeline.local.sandbox.namespaces import CONTAINER_ROOT, Mount, Place, localized, remove_work_folders
-from pipeline.local.sandbox.requests import SOCKET_NAME, answered_requests
 from pipeline.local.store.answers import Api
 
 GRACE_SECONDS = 120.0  # what SageMaker gives a job between SIGTERM and SIGKILL
@@ -34,7 +41,6 @@ LINE_LIMIT_BYTES = 65536  # a longer line is handed on in parts
 LOG_LIMIT_BYTES = 8 * 2**30
 LOG_END = b"\n[The log ends here: it has reached its limit of 8 GiB.]\n"
 SHOWN_CHARACTERS = 900  # of a line of a log: less than a FailureReason has room for
-UNUSABLE_PROGRAM = (errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.ENOTDIR, errno.ELOOP, errno.E2BIG, errno.EISDIR)
 PYTHON = re.compile(r"/.*/python[0-9.]*|python[0-9.]*")
 
 
@@ -86,19 +92,11 @@ class JobDirectory:
         return self.folder / "log.txt"
 
     def inside(self, path: str) -> Path:
-        """Where a path below /opt/ml lies on this machine.
-
-        Raises:
-            ValueError: the path is not below /opt/ml.
-        """
+        """Return where a path lies on this machine; ValueError if it is not below /opt/ml."""
         return self.tree / Path(posixpath.normpath(path)).relative_to(CONTAINER_ROOT)
 
     def left(self, path: str) -> Path:
-        """Return where what the job has left at a path below /opt/ml lies.
-
-        Raises:
-            PipelineError: it is, or lies below, a link that the job has made: that may lead to a file of the user's.
-        """
+        """Return where what the job has left lies; PipelineError for a link, which may lead to a file of the user's."""
         found = self.inside(path)
         if found.resolve() != self.tree.resolve() / found.relative_to(self.tree):
             raise PipelineError(f"{path} is a link; only what lies there itself is collected.")
@@ -120,22 +118,19 @@ class JobDirectory:
     @contextlib.contextmanager
     def surroundings(self, folder: str) -> Iterator[Place]:
         """Yield what the job finds, which but for the tree and the log is there only while it runs."""
-        store, home, tmp = self.home / "packages", self.folder / "home", self.folder / "tmp"
-        for own in (store, home / ".packages", tmp):
+        home, tmp = self.folder / "home", self.folder / "tmp"
+        for own in (self.home / "packages", home / ".packages", tmp):
             own.mkdir(parents=True, exist_ok=True)
         tmp.chmod(0o1777)
         try:
             yield Place(folder, self.folder, self.linked, self.hosts, network=self.network)
         finally:
             remove_work_folders(self.folder)
-            try:
-                for own in (home / ".packages", home, tmp):
-                    own.rmdir()
-            except OSError:  # there is more, for which nobody has to wait
-                for own in (home, tmp):
-                    asyncio.get_running_loop().run_in_executor(None, shutil.rmtree, own, True)
+            for own in (home, tmp):  # for which nobody has to wait
+                asyncio.get_running_loop().run_in_executor(None, shutil.rmtree, own, True)
 
 
+@dataclass
 class JobProcess:
     """One running process. What it leaves running behind it is ended with it, as a container is.
 
@@ -143,185 +138,157 @@ class JobProcess:
     in nothing but time.
     """
 
-    def __init__(
-        self,
-        job: JobDirectory,
-        command: Command,
-        mount: Mount | None,
-        *,
-        api: Api | None = None,
-        parent: WarmParent | None = None,
-    ) -> None:
-        self.job = job
-        self.command = command
-        self.mount = mount
-        self.api = api if job.answered else None
-        self.parent = parent
-        self.cause = "exited"
-        self.started: Started | None = None
-        self.rest = b""
+    job: JobDirectory
+    command: Command
+    mount: Mount | None
+    api: Api | None = None
+    parent: WarmParent | None = None
+    cause: str = field(default="exited", init=False)
+    talk: asyncio.StreamWriter | None = field(default=None, init=False)  # to the supervisor, once there is one
+
+    def __post_init__(self) -> None:
+        self.api = self.api if self.job.answered else None
 
     async def run(self, timeout_seconds: float, on_line: Callable[[str], None]) -> Exit:
-        """Start, hand on every line, wait for the end.
+        """Start, hand on every line, wait for the end, also when the task is cancelled.
 
         Raises:
             ProgramError: there is no such program, or it cannot be executed.
             OSError: the machine could not start the process.
-            asyncio.CancelledError: after the process has been ended.
         """
-        self.on_line = on_line
-        (folder,) = self.localized([self.command.folder])
         async with contextlib.AsyncExitStack() as meanwhile:
-            place = meanwhile.enter_context(self.job.surroundings(folder))
-            self.log = meanwhile.enter_context(self.job.log.open("ab", buffering=0))
+            place = meanwhile.enter_context(self.job.surroundings(*self.localized([self.command.folder])))
             if self.api:
                 packages = self.job.home / "packages"
                 await meanwhile.enter_async_context(answered_requests(self.api, self.job.tree, packages))
-            output = meanwhile.enter_context(self.read_output())
-            try:
-                self.started = await self.start(place, output)
-            finally:
-                os.close(output)
+            output = await meanwhile.enter_async_context(copied_output(self.job.log, on_line))
+            ours, theirs = socket.socketpair()
+            meanwhile.callback(ours.close)  # upon which the supervisor ends what still runs
+            with theirs, output:
+                supervisor = await self.start(place, output.fileno(), theirs.fileno())
+            reader, self.talk = await asyncio.open_connection(sock=ours)
+            meanwhile.callback(self.talk.close)
             if self.cause == "stopped":
                 self.stop()
-            code = await self.wait(self.started, timeout_seconds)
-        if code == -signal.SIGKILL and self.cause == "exited":
-            self.cause = "lost"
-        return Exit(code, self.cause)
+            ended = await self.wait(asyncio.create_task(message(reader)), timeout_seconds)
+            while await message(reader):  # until its supervisor has ended
+                pass
+            if supervisor:
+                supervisor.wait()
+        return ended
 
-    async def start(self, place: Place, output: int) -> Started:
-        """Start the process.
-
-        Raises:
-            OSError: the machine could not start the process.
-        """
-        start = Start(self.arguments(), self.environment(place.job / "home"), place.folder)
-        if self.mount:
-            start = start._replace(flags=self.mount.flags(place), calls=self.mount.calls(place))
+    async def start(self, place: Place, output: int, talk: int) -> subprocess.Popen[bytes] | None:
+        """Start the process, and return its supervisor if that is a child of ours."""
+        start = start_in(self.mount, place, self.arguments(), self.environment(place.job / "home"))
         if self.parent:
-            code = self.code_folder(place.folder)
-            await self.parent.warm(start, code)
-            if started := self.parent.launch(start, code, output):
-                return started
-        return launch(start, output)
+            is_inside = PurePosixPath(self.command.folder).is_relative_to(CONTAINER_ROOT)
+            code = self.job.inside(self.command.folder) if is_inside else Path(self.command.folder)
+            if await self.parent.fork(start, code, output, talk):
+                return None
+        options = supervised(start, "job", str(talk))
+        return subprocess.Popen(**options, stdout=output, stderr=output, pass_fds=[talk])
 
-    async def wait(self, started: Started, timeout_seconds: float) -> int:
-        """The exit code, once the output is read; ends the process when time is up or the task is cancelled.
-
-        Raises:
-            ProgramError: the program cannot be executed.
-        """
+    async def wait(self, said: asyncio.Task[bytes], timeout_seconds: float) -> Exit:
+        """Return how the process has ended; end it when time is up or the task is cancelled."""
         try:
             async with asyncio.timeout(timeout_seconds):
-                code = await asyncio.shield(started.exited)
+                await asyncio.shield(said)
         except TimeoutError:
-            code = await self.end(started, "timeout")
-        except (OSError, ValueError) as problem:
-            if isinstance(problem, OSError) and problem.errno not in UNUSABLE_PROGRAM:
-                raise
-            program, reason = self.command.arguments[0], getattr(problem, "strerror", problem)
-            raise ProgramError(f"The program {program!r} could not be started: {reason}.") from problem
+            self.stop("timeout")
         except asyncio.CancelledError:
-            await self.end(started, "stopped")
+            self.stop()
+            await said
             raise
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(CLOSING_SECONDS):
-                await asyncio.shield(self.closed)
-        if self.rest:
-            self.on_line(self.rest.decode(errors="replace"))
-        return code
+        ended = marshal.loads(found) if (found := await said) else -signal.SIGKILL
+        if isinstance(ended, int):
+            return Exit(ended, "lost" if ended == -signal.SIGKILL and self.cause == "exited" else self.cause)
+        kind, number, text = ended
+        if kind == "program":
+            raise ProgramError(f"The program {self.command.arguments[0]!r} could not be started: {text}.")
+        raise OSError(number, text)
 
-    def stop(self) -> None:
-        """Ask the process to end, as soon as it runs; `run` then returns with the cause `stopped`."""
-        if self.started is None:
-            self.cause = "stopped"
-        elif not self.started.exited.done():
-            self.cause = "stopped"
-            self.signal(self.started, signal.SIGTERM)
-            asyncio.get_running_loop().call_later(grace_seconds(), self.signal, self.started, END_NOW)
-
-    async def end(self, started: Started, cause: str) -> int:
-        """SIGTERM, then SIGKILL; the exit code."""
+    def stop(self, cause: str = "stopped") -> None:
+        """Ask the process to end, as soon as it runs; `run` then returns with that cause."""
         self.cause = cause
-        self.signal(started, signal.SIGTERM)
-        try:
-            async with asyncio.timeout(grace_seconds()):
-                return await asyncio.shield(started.exited)
-        except TimeoutError:
-            self.signal(started, END_NOW)
-            return await started.exited
+        if self.talk:
+            self.signal(signal.SIGTERM)
+            asyncio.get_running_loop().call_later(grace_seconds(), self.signal, signal.SIGKILL)
 
-    def signal(self, started: Started, number: signal.Signals) -> None:
-        """To the supervisor, which passes it on to the process and all that it started."""
-        if not started.exited.done():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(started.pid, number)
-
-    @contextlib.contextmanager
-    def read_output(self) -> Iterator[int]:
-        """What the process is to write to: a file descriptor, which the caller closes once the process has it."""
-        loop = asyncio.get_running_loop()
-        self.closed: asyncio.Future[None] = loop.create_future()
-        output, end = os.pipe()
-        os.set_blocking(output, False)
-
-        def read() -> None:
-            if data := os.read(output, READ_BYTES):
-                self.take(data)
-            elif not self.closed.done():
-                loop.remove_reader(output)
-                self.closed.set_result(None)
-
-        loop.add_reader(output, read)
-        try:
-            yield end
-        finally:
-            loop.remove_reader(output)
-            os.close(output)
-
-    def take(self, data: bytes) -> None:
-        """Copy output to the log and hand on whole lines."""
-        written = self.log.tell()
-        if written < LOG_LIMIT_BYTES:
-            self.log.write(data if written + len(data) < LOG_LIMIT_BYTES else data + LOG_END)
-        lines = data.split(b"\n")
-        lines[0] = self.rest + lines[0]
-        self.rest = lines.pop()
-        if len(self.rest) > LINE_LIMIT_BYTES:
-            lines.append(self.rest)
-            self.rest = b""
-        for line in lines:
-            self.on_line(line.decode(errors="replace"))
-
-    def code_folder(self, folder: str) -> Path:
-        """The working directory, as this process sees it."""
-        is_inside = PurePosixPath(self.command.folder).is_relative_to(CONTAINER_ROOT)
-        return self.job.inside(self.command.folder) if is_inside else Path(folder)
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the process, and all of its group, by its supervisor."""
+        if self.talk and not self.talk.is_closing():
+            self.talk.write(bytes([number]))
 
     def arguments(self) -> list[str]:
-        """The command's words; any image's Python means this one."""
+        """Return the command's words; any image's Python means this one."""
         words = self.localized(self.command.arguments)
         return [sys.executable, *words[1:]] if PYTHON.fullmatch(words[0]) else words
 
     def environment(self, home: Path) -> dict[str, str]:
-        """What a container would have, under the job's own variables."""
+        """Return what a container would have, under the job's own variables."""
         answered = {SOCKET_VARIABLE: f"{CONTAINER_ROOT}/{SOCKET_NAME}"} if self.api else {}
         own = {**self.command.environment, **answered, JOB_VARIABLE: self.job.name}
         store = self.job.home / "packages"
         return guest_environment(dict(zip(own, self.localized(own.values()), strict=True)), home, store)
 
     def localized(self, texts: Iterable[str]) -> list[str]:
-        """Texts as this process must see them: /opt/ml is rewritten when it cannot be mounted."""
+        """Return texts as this process must see them: /opt/ml is rewritten when it cannot be mounted."""
         return list(texts) if self.mount else [localized(text, self.job.tree) for text in texts]
 
 
+async def message(reader: asyncio.StreamReader) -> bytes:
+    """Return what a supervisor says, which comes in one piece; nothing if somebody has killed it."""
+    with contextlib.suppress(ConnectionError):
+        return await reader.read(READ_BYTES)
+    return b""
+
+
+@contextlib.asynccontextmanager
+async def copied_output(log: Path, on_line: Callable[[str], None]) -> AsyncIterator[IO[bytes]]:
+    """Yield what the process is to write to, and is to be closed here; copy that to the log, hand on its lines."""
+    output, end = os.pipe()
+    stream = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(stream), os.fdopen(output, "rb", buffering=0)
+    )
+    copying = asyncio.create_task(copy_lines(stream, log, on_line))
+    try:
+        yield os.fdopen(end, "wb", buffering=0)
+    finally:
+        await asyncio.wait([copying], timeout=CLOSING_SECONDS)
+        copying.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await copying
+        transport.close()
+
+
+async def copy_lines(stream: asyncio.StreamReader, log: Path, on_line: Callable[[str], None]) -> None:
+    """Copy a stream to a log until its end, and hand on whole lines."""
+    rest = b""
+    try:
+        with log.open("ab", buffering=0) as file:
+            while data := await stream.read(READ_BYTES):
+                written = file.tell()
+                if written < LOG_LIMIT_BYTES:
+                    with contextlib.suppress(OSError):  # a full disk is told by what writes after the job
+                        file.write(data if written + len(data) < LOG_LIMIT_BYTES else data + LOG_END)
+                *lines, rest = (rest + data).split(b"\n")
+                if len(rest) > LINE_LIMIT_BYTES:
+                    lines, rest = [*lines, rest], b""
+                for line in lines:
+                    on_line(line.decode(errors="replace"))
+    finally:
+        if rest:
+            on_line(rest.decode(errors="replace"))
+
+
 def grace_seconds() -> float:
-    """How long a job may take to end when it is asked to."""
+    """Return how long a job may take to end when it is asked to."""
     return float(os.environ.get(GRACE_VARIABLE, GRACE_SECONDS))
 
 
 def last_lines(log: Path, count: int) -> list[str]:
-    """The end of a log, whatever its size; of a long line, the end."""
+    """Return the end of a log, whatever its size; of a long line, the end."""
     try:
         with log.open("rb") as stream:
             stream.seek(max(0, log.stat().st_size - READ_BYTES))

@@ -3,7 +3,7 @@
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Protocol
 
@@ -34,30 +34,23 @@ class HttpRequest:
     body: bytes
 
 
-class Body(io.BufferedIOBase):
-    """So many bytes of a stream, which need not fit into memory, with what botocore expects of a response's body."""
+class Body(io.RawIOBase):
+    """So many bytes of a stream, which need not fit into memory."""
 
     def __init__(self, source: BinaryIO, size: int) -> None:
         self.source = source
-        self.size = self.left = size
+        self.left = size
 
     def readable(self) -> bool:
         """Always."""
         return True
 
-    def read(self, size: int | None = -1) -> bytes:
-        """The next bytes, or all that are left."""
-        content = self.source.read(self.left if size is None or size < 0 else min(size, self.left))
+    def readinto(self, buffer: Any) -> int:
+        """Read the next bytes."""
+        content = self.source.read(min(self.left, len(buffer)))
+        buffer[: len(content)] = content
         self.left -= len(content)
-        return content
-
-    def stream(self, amount: int = 65536, decode_content: bool | None = None) -> Iterator[bytes]:
-        """Chunks of the body."""
-        while chunk := self.read(amount):
-            yield chunk
-
-    def release_conn(self) -> None:
-        """There is no connection."""
+        return len(content)
 
     def close(self) -> None:
         """Close the stream."""

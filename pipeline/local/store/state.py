@@ -13,6 +13,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import sqlite3
 import threading
 import time
@@ -35,7 +36,7 @@ CREATE TABLE IF NOT EXISTS resources (
 CREATE TABLE IF NOT EXISTS executions (
   arn TEXT PRIMARY KEY, pipeline TEXT NOT NULL, status TEXT NOT NULL, created REAL NOT NULL, document TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS steps (
-  execution TEXT, name TEXT, position INTEGER, document TEXT NOT NULL, PRIMARY KEY (execution, name));
+  execution TEXT, name TEXT, document TEXT NOT NULL, PRIMARY KEY (execution, name));
 CREATE TABLE IF NOT EXISTS digests (
   path TEXT PRIMARY KEY, stamp TEXT NOT NULL, digest TEXT NOT NULL);
 """
@@ -47,32 +48,31 @@ class DiskFull(ServiceError):
     def __init__(self, home: Path) -> None:
         existing = next(folder for folder in (home.absolute(), *home.absolute().parents) if folder.exists())
         disk = next(folder for folder in (existing, *existing.parents) if os.path.ismount(folder))
-        room = os.statvfs(disk)
-        free, total = room.f_bavail * room.f_frsize >> 20, room.f_blocks * room.f_frsize >> 20
+        room = shutil.disk_usage(disk)
         super().__init__(
-            f"The disk {disk}, on which {home} lies, is full ({free} of {total} MB free); make room there, "
-            "then `run` or `retry` again."
+            f"The disk {disk}, on which {home} lies, is full ({room.free >> 20} of {room.total >> 20} MB free); "
+            "make room there, then `run` or `retry` again."
         )
 
 
 def is_full(problem: BaseException | None) -> bool:
-    """Whether an error, or one that led to it, says that a disk is full."""
-    while problem is not None:
-        if isinstance(problem, DiskFull) or (isinstance(problem, OSError) and problem.errno in NO_SPACE):
-            return True
-        if isinstance(problem, BaseExceptionGroup) and any(map(is_full, problem.exceptions)):  # of a search's trials
-            return True
-        if isinstance(problem, sqlite3.Error) and getattr(problem, "sqlite_errorcode", 0) in NO_SPACE_IN_SQLITE:
-            return True
-        problem = problem.__cause__ or problem.__context__
-    return False
+    """Return whether an error, or one that led to it, says that a disk is full."""
+    if problem is None:
+        return False
+    if isinstance(problem, BaseExceptionGroup) and any(map(is_full, problem.exceptions)):  # of a search's trials
+        return True
+    if isinstance(problem, DiskFull) or (isinstance(problem, OSError) and problem.errno in NO_SPACE):
+        return True
+    if isinstance(problem, sqlite3.Error) and getattr(problem, "sqlite_errorcode", 0) in NO_SPACE_IN_SQLITE:
+        return True
+    return is_full(problem.__cause__ or problem.__context__)
 
 
 def was_full(home: Path) -> bool:
-    """Whether there is hardly any room, or was none since the reserve was last whole."""
-    reserve, room = home / RESERVE, os.statvfs(home)
+    """Return whether there is hardly any room, or was none since the reserve was last whole."""
+    reserve = home / RESERVE
     is_broken = reserve.exists() and reserve.stat().st_size < RESERVE_BYTES
-    return is_broken or room.f_bavail * room.f_frsize < PIECE_BYTES
+    return is_broken or shutil.disk_usage(home).free < PIECE_BYTES
 
 
 class State:
@@ -88,13 +88,14 @@ class State:
         self.start_options: Document = {}  # of this process's executions: cache, tied; not stored
         self.lock = threading.RLock()
         try:
-            if create or home.exists():
+            if create:
                 home.mkdir(parents=True, exist_ok=True)
-            self.is_stored = create or (home / "state.db").exists()
-            place = home / "state.db" if self.is_stored else ":memory:"
+            is_stored = create or (home / "state.db").exists()
+            place = home / "state.db" if is_stored else ":memory:"
             with self.explained():
                 self.connection = sqlite3.connect(place, timeout=60, isolation_level=None, check_same_thread=False)
-                self.prepare()
+                self.rows("PRAGMA synchronous=NORMAL")
+                self.prepare() if is_stored else self.connection.executescript(SCHEMA)
         except FileExistsError as problem:
             raise UsageError(f"{home} is not a folder; choose another place by --home.") from problem
         except OSError as problem:
@@ -104,21 +105,16 @@ class State:
 
     def prepare(self) -> None:
         """Make the tables, one process at a time, and set the reserve aside while there is room."""
-        self.rows("PRAGMA synchronous=NORMAL")
-        if not self.is_stored:
-            self.connection.executescript(SCHEMA)
-            return
         if not self.schema_version():
             with (self.home / "state.lock").open("a") as stream:
                 fcntl.flock(stream, fcntl.LOCK_EX)  # SQLite does not wait while the mode changes
-                if not self.schema_version():
-                    self.rows("PRAGMA journal_mode=WAL")
-                    self.connection.executescript(f"{SCHEMA}PRAGMA user_version={SCHEMA_VERSION};")
+                self.rows("PRAGMA journal_mode=WAL")
+                self.connection.executescript(f"{SCHEMA}PRAGMA user_version={SCHEMA_VERSION};")
         if (version := self.schema_version()) != SCHEMA_VERSION:
             raise sqlite3.DatabaseError(f"it was made by another release: version {version}, not {SCHEMA_VERSION}")
-        reserve, room = self.home / RESERVE, os.statvfs(self.home)
+        reserve = self.home / RESERVE
         is_whole = reserve.exists() and reserve.stat().st_size == RESERVE_BYTES
-        if not is_whole and room.f_bavail * room.f_frsize > 2 * RESERVE_BYTES:
+        if not is_whole and shutil.disk_usage(self.home).free > 2 * RESERVE_BYTES:
             with contextlib.suppress(OSError), reserve.open("ab") as stream:
                 os.posix_fallocate(stream.fileno(), 0, RESERVE_BYTES)
 
@@ -242,10 +238,9 @@ class State:
     def put_step(self, execution: str, document: Document) -> None:
         """Create or replace the record of a step; `document` has StepName."""
         self.rows(
-            "INSERT INTO steps "
-            "VALUES (?, ?, (SELECT COALESCE(MAX(position), -1) + 1 FROM steps WHERE execution = ?), ?) "
+            "INSERT INTO steps (execution, name, document) VALUES (?, ?, ?) "
             "ON CONFLICT (execution, name) DO UPDATE SET document = excluded.document",
-            (execution, document["StepName"], execution, json.dumps(document)),
+            (execution, document["StepName"], json.dumps(document)),
         )
 
     def delete_step(self, execution: str, name: str) -> None:
@@ -254,20 +249,4 @@ class State:
 
     def steps(self, execution: str) -> list[Document]:
         """The steps that were started, in that order."""
-        return list(self.documents("steps WHERE execution = ? ORDER BY position, rowid", execution))
-
-    # the digests that the step cache rests on
-
-    def known_digests(self, prefix: str) -> dict[str, tuple[str, str]]:
-        """Path -> (stamp, digest) of the files below a directory, or of one file."""
-        rows = self.rows(
-            "SELECT path, stamp, digest FROM digests WHERE path = ? OR path BETWEEN ? AND ?",
-            (prefix, f"{prefix}/", f"{prefix}0"),
-        )
-        return {path: (stamp, digest) for path, stamp, digest in rows}
-
-    def put_digests(self, found: dict[str, tuple[str, str]]) -> None:
-        """Remember digests of files as they were at a stamp (size, time of change, inode)."""
-        with self.transaction():
-            for path, (stamp, digest) in found.items():
-                self.rows("INSERT OR REPLACE INTO digests VALUES (?, ?, ?)", (path, stamp, digest))
+        return list(self.documents("steps WHERE execution = ? ORDER BY rowid", execution))

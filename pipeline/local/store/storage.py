@@ -1,8 +1,7 @@
 """Amazon S3 as plain files: `s3://bucket/key` is `<home>/s3/bucket/key`.
 
-An object appears whole or not at all. What a job leaves is hard-linked into the storage where the file system allows.
-What a job reads is copied, since a script may write to its inputs in place; only who can keep the job's writes away
-from the objects (`isolation`) takes links instead.
+An object appears whole or not at all, and is a copy wherever somebody may still write to the original or to what is
+downloaded. Hard links stand for what a job that has ended leaves, and for what is read behind an overlay.
 """
 
 import contextlib
@@ -45,12 +44,8 @@ class Storage:
             raise StorageError(f"{uri!r} is not a usable S3 URI; expected s3://bucket/key.")
         return self.root.joinpath(*parts)
 
-    def uri(self, path: Path) -> str:
-        """The URI of a file of the storage."""
-        return f"s3://{path.relative_to(self.root).as_posix()}"
-
     def exists(self, uri: str) -> bool:
-        """Whether there is an object of that name, or any below it."""
+        """Return whether there is an object of that name, or any below it."""
         return self.path(uri).exists()
 
     def objects(self, uri: str) -> list[tuple[str, Path]]:
@@ -80,15 +75,18 @@ class Storage:
             raise StorageError(f"{uri} is no manifest of S3 objects, which has the form {form}.") from problem
         for name, file in files:
             if not file.is_file():
-                raise StorageError(f"{uri} lists {prefix}{name}, which does not exist in the local S3 at {self.root}.")
+                raise self.missing(f"{uri} lists {prefix}{name}, which")
         return files
+
+    def missing(self, what: str) -> StorageError:
+        """Return the refusal of what is not there."""
+        return StorageError(f"{what} does not exist in the local S3 at {self.root}.")
 
     def read(self, uri: str) -> bytes:
         """Return the bytes of one object; StorageError if there is none."""
-        path = self.path(uri)
-        if not path.is_file():
-            raise StorageError(f"{uri} does not exist in the local S3 at {self.root}.")
-        return path.read_bytes()
+        if not self.path(uri).is_file():
+            raise self.missing(uri)
+        return self.path(uri).read_bytes()
 
     def write(self, uri: str, content: bytes) -> None:
         """Create or replace an object."""
@@ -96,11 +94,10 @@ class Storage:
             unfinished.write_bytes(content)
 
     def upload(self, source: Path, uri: str) -> None:
-        """Store a file, or every file below a directory; symbolic links are not followed, as on SageMaker."""
+        """Hard-link a file, or every file below a directory; symbolic links are not followed, as on SageMaker."""
         target = self.path(uri)
         if source.is_file():
             place(source, target)
-            return
         for file in files_below(source) if source.is_dir() else ():
             place(file, target / file.relative_to(source))
 
@@ -124,7 +121,7 @@ class Storage:
         """
         objects = self.manifest_objects(uri) if is_manifest else self.objects(uri)
         if not objects:
-            raise StorageError(f"{uri} does not exist in the local S3 at {self.root}.")
+            raise self.missing(uri)
         found = objects[share[0] :: share[1]]
         folder.mkdir(parents=True, exist_ok=True)
         linked = sum(file.stat().st_size for _, file in found) >= link_from_bytes
@@ -144,20 +141,22 @@ class Storage:
             objects = []
         if not objects:
             return "absent"
-        known = self.state.known_digests(database_text(self.path(uri)))
-        fresh: dict[str, tuple[str, str]] = {}
-        total = hashlib.sha256()
+        prefix = database_text(self.path(uri))
+        below = "SELECT path, stamp, digest FROM digests WHERE path = ? OR path BETWEEN ? AND ?"
+        known = {path: rest for path, *rest in self.state.rows(below, (prefix, f"{prefix}/", f"{prefix}0"))}
+        fresh, total = [], hashlib.sha256()
         for name, file in objects:
-            status = file.stat()
+            status, key = file.stat(), database_text(file)
             touched = status.st_ctime_ns if status.st_nlink == 1 else 0
-            stamp = f"{status.st_size} {status.st_mtime_ns} {touched} {status.st_ino}"
-            key = database_text(file)
-            found = known.get(key)
-            if found is None or found[0] != stamp:
-                found = fresh[key] = (stamp, file_digest(file))
-            total.update(os.fsencode(f"{name}\0{found[1]}\n"))
-        if fresh:
-            self.state.put_digests(fresh)
+            now = f"{status.st_size} {status.st_mtime_ns} {touched} {status.st_ino}"
+            found, digest = known.get(key, ("", ""))
+            if found != now:
+                digest = file_digest(file)
+                fresh.append((key, now, digest))
+            total.update(os.fsencode(f"{name}\0{digest}\n"))
+        with self.state.transaction() if fresh else contextlib.nullcontext():
+            for row in fresh:
+                self.state.rows("INSERT OR REPLACE INTO digests VALUES (?, ?, ?)", row)
         return total.hexdigest()
 
 
@@ -167,35 +166,38 @@ def database_text(path: Path) -> str:
 
 
 def files_below(folder: Path, *, links: bool = False) -> Iterator[Path]:
-    """Every plain file below a directory, in the order of their names; unfinished ones are passed over.
+    """Yield every plain file below a directory, in the order of their names; unfinished ones are passed over.
 
     Symbolic links to files are passed over too, as SageMaker does with what jobs leave, unless `links` asks for them.
     """
-    with os.scandir(folder) as entries:
-        for entry in sorted(entries, key=lambda found: found.name):
-            if is_unfinished(entry.name):
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                yield from files_below(Path(entry.path), links=links)
-            elif entry.is_file(follow_symlinks=links):
-                yield Path(entry.path)
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.is_dir(follow_symlinks=False) and not is_unfinished(entry.name):
+            yield from files_below(Path(entry.path), links=links)
+        elif entry.is_file(follow_symlinks=links) and not is_unfinished(entry.name):
+            yield Path(entry.path)
 
 
 def is_unfinished(name: str) -> bool:
-    """Whether a name is that of an object still being written: `.name.0123abcd`."""
+    """Return whether a name is that of an object still being written: `.name.0123abcd`."""
     return re.fullmatch(r"\..+\.[0-9a-f]{8}", name) is not None
 
 
 def file_digest(file: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file, in hexadecimal."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def copy(source: Path, target: Path) -> None:
-    """A file of its own with the same content, which its owner may write to."""
+    """Make a file with the same content and times, which its owner may write to; it shares blocks where it can."""
     with replacing(target) as unfinished:
-        shutil.copyfile(source, unfinished)
+        with source.open("rb") as content, unfinished.open("wb") as stream:
+            try:
+                while os.copy_file_range(content.fileno(), stream.fileno(), 2**30):
+                    pass
+            except (OSError, AttributeError):  # between file systems, or on another system: from where it stopped
+                shutil.copyfileobj(content, stream, 2**20)
+        shutil.copystat(source, unfinished)
         unfinished.chmod(source.stat().st_mode | 0o600)
 
 
@@ -203,16 +205,16 @@ def place(source: Path, target: Path) -> None:
     """Make `target` the same file as `source`: a hard link, or a copy where linking is not possible."""
     if target.exists() and source.samefile(target):
         return
-    with replacing(target) as unfinished:
-        try:
+    try:
+        with replacing(target) as unfinished:
             os.link(source, unfinished)
-        except OSError:
-            shutil.copy2(source, unfinished)
+    except OSError:
+        copy(source, target)
 
 
 @contextlib.contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """A path to write to, which takes the place of `target` in one step, or is removed if the writing fails."""
+    """Yield a path to write to, which takes the place of `target` in one step, or is removed if the writing fails."""
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
@@ -224,7 +226,7 @@ def replacing(target: Path) -> Iterator[Path]:
 
 
 def pack(folder: Path, archive: Path) -> None:
-    """A .tar.gz of a directory's content; the same content gives the same bytes."""
+    """Make a .tar.gz of a directory's content; the same content gives the same bytes."""
     files = list(files_below(folder)) if folder.is_dir() else []
     level = 1 if is_compressible(files) else 0
     with (
@@ -233,18 +235,21 @@ def pack(folder: Path, archive: Path) -> None:
         tarfile.open(fileobj=packed, mode="w") as tar,
     ):
         for file in files:
-            member = tar.gettarinfo(str(file), arcname=file.relative_to(folder).as_posix())
-            member.mtime = member.uid = member.gid = 0
-            member.uname = member.gname = ""
-            with file.open("rb") as content:
-                tar.addfile(member, content)
+            tar.add(file, file.relative_to(folder).as_posix(), filter=without_owner)
+
+
+def without_owner(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    """Return an archive's member, the same whoever made it and when."""
+    member.mtime = member.uid = member.gid = 0
+    member.uname = member.gname = ""
+    return member
 
 
 def is_compressible(files: Sequence[Path]) -> bool:
-    """Whether packing is worth its time, as far as the middle of the largest files tells."""
+    """Return whether packing is worth its time, as far as the middle of the largest files tells."""
     sample = b""
-    for file in sorted(files, key=lambda file: file.stat().st_size)[-SAMPLED_FILES:]:
+    for size, file in sorted((file.stat().st_size, file) for file in files)[-SAMPLED_FILES:]:
         with file.open("rb") as stream:
-            stream.seek(max(0, file.stat().st_size - SAMPLE_BYTES) // 2)
+            stream.seek(max(0, size - SAMPLE_BYTES) // 2)
             sample += stream.read(SAMPLE_BYTES)
     return len(zlib.compress(sample, 1)) < WORTHWHILE_RATIO * len(sample)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import signal
 import sys
 import threading
@@ -11,6 +12,7 @@ from pathlib import Path
 
 MODE = os.environ.get("MODE", "")
 NAME = Path(os.environ["SM_MODEL_DIR"], "name.txt").read_text()
+PROCESS = secrets.token_hex(4)
 ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
 last = time.monotonic()
 
@@ -31,7 +33,7 @@ class Handler(BaseHTTPRequestHandler):
         if word == "sleep":
             time.sleep(float(number))
         told = {"headers": dict(self.headers), "bytes": len(body), "environment": dict(os.environ)}
-        said = {"model": NAME, "pid": os.getpid(), **told}
+        said = {"model": NAME, "process": PROCESS, **told}
         self.answer(int(number) if word == "status" else 200, json.dumps(said).encode())
 
     def answer(self, status, body):

@@ -160,14 +160,14 @@ def test_what_cannot_be_served_is_refused_and_leaves_nothing(home):
 def test_the_old_server_answers_until_the_new_one_is_healthy_at_the_same_port(home, monkeypatch):
     monkeypatch.setattr(servers, "BIND_SECONDS", 0.5)
     first, answers = home.served("old"), []
-    port = first["port"]
+    port, process = first["port"], home.invoke()["process"]
     home.model("new", SECONDS_TO_START="0.6")
     home.model("bad", MODE="dies")
     home.update("bad")
     found = home.settled()
     assert (found["EndpointStatus"], found["EndpointConfigName"]) == ("InService", "old")
     assert found["FailureReason"].startswith(f"{NOT_UP}ValueError: no such weights (log: ")
-    assert (home.invoke()["model"], home.invoke()["pid"]) == ("old", first["pid"])
+    assert (home.invoke()["model"], home.invoke()["process"]) == ("old", process)
 
     def ask():
         mine = Home(home.folder)
@@ -214,8 +214,7 @@ def test_an_endpoint_whose_server_was_killed_is_asleep_and_the_next_invocations_
     assert (found["status"], found["url"]) == ("Asleep", url)
     assert "ep: Its server has ended; wake it with: run_pipeline.py invoke --endpoint ep IMAGE" in shown
     assert home.describe()["EndpointStatus"] == "InService"  # the API has no other word
-    pids = at_once(4, lambda: Home(home.folder).invoke()["pid"])
-    assert set(pids) == {home.server()["pid"]} != {first["pid"]}
+    assert set(at_once(4, lambda: Home(home.folder).invoke()["process"])) == {home.invoke()["process"]}
     assert len(processes_of(home.folder)) == 1
     assert (home.server()["port"], post(first["port"])) == (first["port"], "m")
     assert not Path(first["folder"]).exists()
@@ -311,7 +310,7 @@ def test_deleting_ends_whatever_serves_the_endpoint(home, monkeypatch):
     home.delete("young")
     home.delete()
     wait_until(lambda: not processes_of(home.folder))
-    assert not servers.is_running(server)
+    wait_until(lambda: not servers.is_running(server))
 
 
 CAPTURED = {

@@ -98,17 +98,22 @@ def test_torchscript_needs_no_script_in_a_pytorch_image(home):
     assert home.invoke("[[1, 2], [3, 4]]") == [1, 2, 3, 4]
 
 
-def test_a_script_elsewhere_brings_its_requirements_for_itself_alone_and_writes_to_its_own_folders(home, can_mount):
+def test_a_script_elsewhere_has_its_own_requirements_and_folders_and_nothing_that_it_starts_outlives_it(
+    home, can_mount
+):
     name, wheel_bytes = wheel("tinyword", "7.0")
     code = f"""
-import os, tinyword
+import os, subprocess, sys, tinyword
 from pathlib import Path
 def attempt(path):
     try:
         return Path(path).write_text("x") and "written"
     except OSError:
         return "refused"
-def model_fn(folder): return folder
+def model_fn(folder):
+    daemon = [sys.executable, "-c", "import time; time.sleep(60)", {str(home.folder)!r}]
+    subprocess.Popen(daemon, env={{}}, start_new_session=True)
+    return folder
 def predict_fn(data, folder):
     paths = (f"{{folder}}/own", "/tmp/own", os.environ["HOME"] + "/own", {str(home.folder / "s3/owned")!r})
     return [tinyword.VERSION, *map(attempt, paths)]
@@ -119,6 +124,9 @@ def predict_fn(data, folder):
     home.served("m", home.container("m", {}, **variables))
     assert home.invoke("[1]") == ["7.0", *["written"] * 3, "refused" if can_mount else "written"]
     assert importlib.util.find_spec("tinyword") is None
+    assert len(processes_of(home.folder)) == 2
+    home.delete()
+    wait_until(lambda: not processes_of(home.folder))
 
 
 def test_containers_answer_in_turn(home):
@@ -131,7 +139,7 @@ def test_containers_answer_in_turn(home):
     os.kill(server["pid"], signal.SIGKILL)  # and with it those behind it
     assert home.invoke("x", ContentType="text/csv")["model"] == "c"
     assert len(processes_of(home.folder)) == 4
-    os.kill(min(set(processes_of(home.folder)) - {home.server()["pid"]}), signal.SIGKILL)
+    os.kill(sorted(processes_of(home.folder))[1], signal.SIGKILL)  # one behind the first
     wait_until(lambda: not processes_of(home.folder))
     assert home.invoke("x", ContentType="text/csv")["model"] == "c"
 

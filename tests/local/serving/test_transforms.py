@@ -142,7 +142,7 @@ def test_a_job_whose_process_or_server_is_killed_fails_and_leaves_the_endpoint_o
     models.put(a="sleep 30")
     models.model("m")
     models.create("m", "job")
-    pid = models.invoke(endpoint="job")["pid"]
+    process = models.invoke(endpoint="job")["process"]
     models.transform("label")
     wait_until(lambda: servers_of(models, "job"))
     os.kill(runner_pid(lock_path(models.state, "job")), signal.SIGKILL)
@@ -154,7 +154,7 @@ def test_a_job_whose_process_or_server_is_killed_fails_and_leaves_the_endpoint_o
         os.kill(server, signal.SIGKILL)
     reason = models.ended("server", "Failed")
     assert "no answer" in reason or "did not pass /ping" in reason
-    assert models.invoke(endpoint="job")["pid"] == pid
+    assert models.invoke(endpoint="job")["process"] == process
 
 
 def test_what_cannot_be_done_is_refused_by_name(models):

@@ -44,33 +44,28 @@ class ClientFinder:
 
 
 def answer(request: Any, event_name: str, **rest: Any) -> Any:
-    """The response to a request; event names are before-send.<service>.<operation>.
-
-    Raises:
-        ClientError: nobody answers for that service.
-    """
+    """The response to a request, or a ClientError; event names are before-send.<service>.<operation>."""
     from botocore.awsrequest import AWSResponse
     from botocore.exceptions import ClientError
+    from urllib3 import HTTPResponse
 
     service, operation = event_name.split(".", 2)[1:]
     head = {"service": service, "operation": operation, "method": request.method, "url": request.url}
-    headers = {name.lower(): text(value) for name, value in request.headers.items()}
+    head["headers"] = {k.lower(): v.decode() if isinstance(v, bytes) else v for k, v in request.headers.items()}
+    body = request.body.read() if hasattr(request.body, "read") else request.body or b""
     try:
-        reply, stream, size = ask({**head, "headers": headers}, body_of(request))
+        reply, stream = ask(head, body.encode() if isinstance(body, str) else body)
     except OSError as problem:
         said = f"{service}:{operation} was not sent: {problem}."
         raise ClientError({"Error": {"Code": "LocalTargetUnavailable", "Message": said}}, operation) from problem
     if "code" in reply:
         raise ClientError({"Error": {"Code": reply["code"], "Message": reply["message"]}}, operation)
-    return AWSResponse(request.url, reply["status"], reply["headers"], raw(stream, size))
+    raw = HTTPResponse(stream, preload_content=False, decode_content=False)
+    return AWSResponse(request.url, reply["status"], reply["headers"], raw)
 
 
 def refuse_presigned(context: dict[str, Any], event_name: str, **rest: Any) -> None:
-    """Refuse to make URLs that would lead to AWS.
-
-    Raises:
-        ClientError: always, for a presigned URL or form.
-    """
+    """Refuse to make presigned URLs and forms, which would lead to AWS, by a ClientError."""
     if context.get("is_presign_request"):
         from botocore.exceptions import ClientError
 
@@ -79,15 +74,10 @@ def refuse_presigned(context: dict[str, Any], event_name: str, **rest: Any) -> N
         raise ClientError({"Error": {"Code": "NotImplemented", "Message": said}}, operation)
 
 
-def ask(head: dict[str, Any], body: bytes) -> tuple[dict[str, Any], Any, int]:
-    """The runner's reply: its head, and its body as a stream of so many bytes.
-
-    Raises:
-        OSError: nobody answers.
-    """
+def ask(head: dict[str, Any], body: bytes) -> tuple[dict[str, Any], Any]:
+    """The runner's reply: its head, and its body as a stream; OSError if nobody answers."""
     import json
     import socket
-    import struct
 
     path = os.environ.get(SOCKET_VARIABLE)
     if not path:
@@ -97,58 +87,15 @@ def ask(head: dict[str, Any], body: bytes) -> tuple[dict[str, Any], Any, int]:
         with socket.socket(socket.AF_UNIX) as talk:
             short = f"/proc/self/fd/{folder}/{os.path.basename(path)}"  # an address has room for 107 bytes
             talk.connect(short if os.path.exists("/proc/self/fd") else path)
-            said = json.dumps(head).encode()
-            talk.sendall(b"".join([struct.pack("!IQ", len(said), len(body)), said, body]))
+            talk.sendall(json.dumps({**head, "body_bytes": len(body)}).encode() + b"\n")
+            talk.sendall(body)
             stream = talk.makefile("rb")  # keeps the connection
-            lengths = stream.read(12)
-            if len(lengths) < 12:
+            reply = stream.readline()
+            if not reply:
                 raise ConnectionError("the local target could not answer; its runner's log says why")
-            head_bytes, body_bytes = struct.unpack("!IQ", lengths)
-            return json.loads(stream.read(head_bytes)), stream, body_bytes
+            return json.loads(reply), stream
     finally:
         os.close(folder)
-
-
-def raw(stream: Any, left: int) -> Any:
-    """What botocore expects of a response's raw stream: the next bytes of one that goes on no further."""
-    import io
-
-    class Raw(io.BufferedIOBase):
-        def readable(self) -> bool:
-            """Always."""
-            return True
-
-        def read(self, size: int | None = -1) -> bytes:
-            """The next bytes, or all that are left."""
-            nonlocal left
-            content: bytes = stream.read(left if size is None or size < 0 else min(size, left))
-            left -= len(content)
-            return content
-
-        def stream(self, amount: int = 65536, decode_content: bool | None = None) -> Any:
-            """Chunks of the body."""
-            while chunk := self.read(amount):
-                yield chunk
-
-        def release_conn(self) -> None:
-            """There is no connection."""
-
-    return Raw()
-
-
-def text(value: str | bytes) -> str:
-    """A header's value."""
-    return value.decode() if isinstance(value, bytes) else value
-
-
-def body_of(request: Any) -> bytes:
-    """The body as bytes, whatever the caller gave."""
-    body = request.body
-    if body is None:
-        return b""
-    if isinstance(body, str):
-        return body.encode()
-    return bytes(body) if isinstance(body, (bytes, bytearray)) else bytes(body.read())
 
 
 def refuse_metadata(event: str, arguments: Any) -> None:

@@ -8,7 +8,6 @@ Beside it lies a reserve of two megabytes that is given up piece by piece when t
 steps, and why they failed, can still be recorded.
 """
 
-import contextlib
 import errno
 import fcntl
 import json
@@ -18,7 +17,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +114,7 @@ class State:
         reserve = self.home / RESERVE
         is_whole = reserve.exists() and reserve.stat().st_size == RESERVE_BYTES
         if not is_whole and shutil.disk_usage(self.home).free > 2 * RESERVE_BYTES:
-            with contextlib.suppress(OSError), reserve.open("ab") as stream:
+            with suppress(OSError), reserve.open("ab") as stream:
                 os.posix_fallocate(stream.fileno(), 0, RESERVE_BYTES)
 
     def schema_version(self) -> int:
@@ -125,7 +124,7 @@ class State:
     def give_up_reserve(self) -> bool:
         """Make room for a few records; whether there was any left to give."""
         reserve = self.home / RESERVE
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             left = reserve.stat().st_size
             os.truncate(reserve, max(0, left - PIECE_BYTES))
             return left > 0
@@ -156,13 +155,9 @@ class State:
                 yield
                 return
             self.rows("BEGIN IMMEDIATE")
-            try:
+            with self.connection:  # rolls back what fails
                 yield
                 self.rows("COMMIT")
-            except BaseException:
-                if self.connection.in_transaction:
-                    self.connection.execute("ROLLBACK")
-                raise
 
     def rows(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run one statement, no other thread's in between; its rows. On a full disk the reserve is given up for it."""
@@ -173,8 +168,6 @@ class State:
                 except sqlite3.OperationalError as problem:
                     if not is_full(problem) or not self.give_up_reserve():
                         raise
-
-    # documents
 
     def documents(self, where: str, *values: str | None) -> Iterator[Document]:
         """Return the documents of a table's rows, all read at once."""
@@ -210,12 +203,10 @@ class State:
             self.put(kind, name, document)
         return document
 
-    # executions and their steps
-
     def add_execution(self, document: Document) -> None:
         """A new execution; `document` has PipelineExecutionArn, PipelineName and PipelineExecutionStatus."""
-        columns = ("PipelineExecutionArn", "PipelineName", "PipelineExecutionStatus", "CreationTime")
-        values = (*(document[column] for column in columns), json.dumps(document))
+        names = ("PipelineExecutionArn", "PipelineName", "PipelineExecutionStatus", "CreationTime")
+        values = (*(document[name] for name in names), json.dumps(document))
         self.rows("INSERT INTO executions VALUES (?, ?, ?, ?, ?)", values)
 
     def execution(self, arn: str) -> Document | None:

@@ -49,7 +49,7 @@ class Storage:
         return self.path(uri).exists()
 
     def objects(self, uri: str) -> list[tuple[str, Path]]:
-        """What an S3Prefix stands for: (name below the prefix, file); one object is listed under its own name.
+        """Return what an S3Prefix stands for: (name below the prefix, file); one object is listed under its own name.
 
         `s3://b/data/part-` names no directory, but every key that begins so, as on S3; a directory goes before that.
         """
@@ -110,14 +110,9 @@ class Storage:
         share: tuple[int, int] = (0, 1),
         is_manifest: bool = False,
     ) -> bool:
-        """Place one object, or everything below a prefix, into a directory; whether it was linked, not copied.
+        """Place what lies at or below a URI, or what its manifest lists, into a directory; whether by hard links.
 
-        Args:
-            uri: an object or a prefix.
-            folder: made if need be.
-            link_from_bytes: from this total size on the files are hard links to the objects themselves.
-            share: of (rank, count), every `count`-th object beginning with number `rank`.
-            is_manifest: the object lists those that are meant.
+        From `link_from_bytes` in all the files are links; of a share (rank, count) it is every `count`-th object.
         """
         objects = self.manifest_objects(uri) if is_manifest else self.objects(uri)
         if not objects:
@@ -235,14 +230,8 @@ def pack(folder: Path, archive: Path) -> None:
         tarfile.open(fileobj=packed, mode="w") as tar,
     ):
         for file in files:
-            tar.add(file, file.relative_to(folder).as_posix(), filter=without_owner)
-
-
-def without_owner(member: tarfile.TarInfo) -> tarfile.TarInfo:
-    """Return an archive's member, the same whoever made it and when."""
-    member.mtime = member.uid = member.gid = 0
-    member.uname = member.gname = ""
-    return member
+            name = file.relative_to(folder).as_posix()
+            tar.add(file, name, filter=lambda it: it.replace(mtime=0, uid=0, gid=0, uname="", gname="", deep=False))
 
 
 def is_compressible(files: Sequence[Path]) -> bool:

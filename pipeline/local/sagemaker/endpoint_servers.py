@@ -117,7 +117,11 @@ def revived(state: State, name: str) -> Document:
             servers.stop(server)
             reason = servers.failure(server)
             raise RequestError("ServiceUnavailable", f"Endpoint {name!r} did not start again: {reason}", 503)
-        if servers.is_running(server):
+        for _ in range(50):  # its supervisor ends a moment after it
+            if not servers.is_running(server):
+                break
+            time.sleep(0.02)
+        else:
             return server  # it hangs, as whoever asks it will see
 
 

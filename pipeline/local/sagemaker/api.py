@@ -152,7 +152,7 @@ def add_tags(state: State, request: Document) -> Document:
 
 def list_tags(state: State, request: Document) -> Document:
     """ListTags."""
-    known = state.get("Tags", request["ResourceArn"]) or {}
+    known: dict[str, str] = state.get("Tags", request["ResourceArn"]) or {}
     return paged("Tags", [{"Key": key, "Value": value} for key, value in known.items()], request)
 
 

@@ -25,8 +25,7 @@ from pipeline.local.store.answers import (
     chosen,
     found,
     invalid,
-    listed,
-    paged,
+    listing,
     unused,
 )
 from pipeline.local.store.state import Document, State
@@ -112,17 +111,13 @@ def describe_endpoint(state: State, request: Document) -> Document:
     return answer
 
 
-def listing(kind: str, state: State, request: Document) -> Document:
-    """ListModels, ListEndpointConfigs and ListEndpoints, by a part of the name and by status."""
+def listed(kind: str, state: State, request: Document) -> Document:
+    """ListModels, ListEndpointConfigs and ListEndpoints."""
     documents = state.all(kind)
     if kind == "Endpoint":
         names = [document["EndpointName"] for document in documents]
         documents = [refreshed(state, name) for name in names if state.get(kind, name)]  # not deleted meanwhile
-    wanted, status = request.get("NameContains", ""), request.get("StatusEquals")
-    kept = listed(
-        documents, request, lambda d: wanted in d[f"{kind}Name"] and status in (None, d.get("EndpointStatus"))
-    )
-    return paged(f"{kind}s", kept, request)
+    return listing(kind, documents, request, f"{kind}s")
 
 
 def deleted(kind: str, state: State, request: Document) -> Document:
@@ -133,7 +128,7 @@ def deleted(kind: str, state: State, request: Document) -> Document:
 
 
 describe_model, describe_endpoint_config = (partial(described, kind) for kind in ("Model", "EndpointConfig"))
-list_models, list_endpoint_configs, list_endpoints = (partial(listing, kind) for kind in KINDS)
+list_models, list_endpoint_configs, list_endpoints = (partial(listed, kind) for kind in KINDS)
 delete_model, delete_endpoint_config = (partial(deleted, kind) for kind in ("Model", "EndpointConfig"))
 
 

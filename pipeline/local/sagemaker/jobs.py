@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
-from pipeline.local.store.answers import RequestError, found, listed, paged
+from pipeline.local.store.answers import RequestError, found, listing, paged
 from pipeline.local.store.state import Document, State
 
 KINDS = {
@@ -28,12 +28,8 @@ def described(kind: str, state: State, request: Document) -> Document:
 
 
 def job_list(kind: str, state: State, request: Document) -> Document:
-    """ListTrainingJobs and its like, by a part of the name and by status."""
-    wanted, status = request.get("NameContains", ""), request.get("StatusEquals")
-    jobs = listed(
-        state.all(kind), request, lambda job: wanted in job[f"{kind}Name"] and status in (None, job[f"{kind}Status"])
-    )
-    return paged(f"{kind}Summaries", jobs, request)  # whole: clients leave out what the service's model does not know
+    """ListTrainingJobs and its like."""
+    return listing(kind, state.all(kind), request, f"{kind}Summaries")
 
 
 describe_processing_job, describe_training_job, describe_hyper_parameter_tuning_job = (

@@ -6,7 +6,7 @@ service, ARNs are in lower case: groups are told apart regardless of case, and k
 
 from pipeline.local.jobs.runtime import arn, now
 from pipeline.local.jobs.servers import found_package
-from pipeline.local.store.answers import chosen, found, invalid, listed, paged, unused
+from pipeline.local.store.answers import chosen, found, invalid, listing, unused
 from pipeline.local.store.state import Document, State
 
 REPLACED = """
@@ -78,8 +78,8 @@ def list_model_packages(state: State, request: Document) -> Document:
     """ListModelPackages, by group and approval."""
     group, approval = request.get("ModelPackageGroupName"), request.get("ModelApprovalStatus")
     known = versions(state, group) if group else state.all("ModelPackage")
-    packages = listed(known, request, lambda document: approval in (None, document["ModelApprovalStatus"]))
-    return paged("ModelPackageSummaryList", packages, request)
+    wanted = [document for document in known if approval in (None, document["ModelApprovalStatus"])]
+    return listing("ModelPackage", wanted, request, "ModelPackageSummaryList")
 
 
 def update_model_package(state: State, request: Document) -> Document:
@@ -111,9 +111,7 @@ def delete_model_package(state: State, request: Document) -> Document:
 
 def list_model_package_groups(state: State, request: Document) -> Document:
     """ListModelPackageGroups."""
-    wanted = request.get("NameContains", "")
-    groups = listed(state.all("ModelPackageGroup"), request, lambda d: wanted in d["ModelPackageGroupName"])
-    return paged("ModelPackageGroupSummaryList", groups, request)
+    return listing("ModelPackageGroup", state.all("ModelPackageGroup"), request, "ModelPackageGroupSummaryList")
 
 
 def describe_model_package_group(state: State, request: Document) -> Document:

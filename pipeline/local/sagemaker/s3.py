@@ -140,8 +140,7 @@ class S3Request:
         """The file of the key, whether or not it is there; refused if no file can have that name."""
         segments = self.key.split("/")
         if not any(segments) or "\0" in self.key or any(s in (".", "..") or is_unfinished(s) for s in segments):
-            said = f"The key {self.key!r} cannot be the path of a file, as it must be here."
-            raise RequestError("InvalidRequest", said)
+            raise StorageError(f"The key {self.key!r} cannot be the path of a file, as it must be here.")
         return self.storage.path(self.uri)
 
     def stored(self) -> StoredObject:
@@ -211,7 +210,7 @@ def put_object(request: S3Request) -> Reply:
     if not request.key.endswith("/"):
         request.storage.write(request.uri, request.body)
     elif request.body:
-        raise RequestError("InvalidRequest", f"{request.uri} ends with a slash, so it can only be empty here.")
+        raise StorageError(f"{request.uri} ends with a slash, so it can only be empty here.")
     else:
         path.mkdir(parents=True, exist_ok=True)
     return Reply(200, {"ETag": StoredObject(path).etag}, b"")
@@ -244,8 +243,8 @@ def delete_objects(request: S3Request) -> Reply:
         try:
             delete_object(request.of(request.bucket, key))
             result["Deleted"] += [{"Key": key}] if document.findtext("{*}Quiet") != "true" else []
-        except RequestError as problem:
-            result["Error"] += [{"Key": key, "Code": problem.code, "Message": str(problem)}]
+        except StorageError as problem:
+            result["Error"] += [{"Key": key, "Code": "InvalidRequest", "Message": str(problem)}]
     return Reply.xml("DeleteResult", result)
 
 
@@ -370,12 +369,6 @@ def create_bucket(request: S3Request) -> Reply:
     return Reply(200, {"Location": f"/{request.bucket}"}, b"")
 
 
-def get_bucket_location(request: S3Request) -> Reply:
-    """GetBucketLocation: none, which is how the service calls us-east-1."""
-    request.folder()
-    return Reply.xml("LocationConstraint", "")
-
-
 def delete_bucket(request: S3Request) -> Reply:
     """DeleteBucket, once it is empty."""
     if any(keys_below(request.folder(), "")):
@@ -384,10 +377,11 @@ def delete_bucket(request: S3Request) -> Reply:
     return Reply(204, {}, b"")
 
 
-def head_bucket(request: S3Request) -> Reply:
-    """HeadBucket, and settings of a bucket that change no other answer: who may read it, how it is encrypted."""
+def bucket_settings(request: S3Request) -> Reply:
+    """HeadBucket, GetBucketLocation, and settings that change no other answer: who may read it, how it is encrypted."""
     request.folder()
-    return Reply(200, {"x-amz-bucket-region": "us-east-1"}, b"")
+    location = b"<LocationConstraint/>"  # none, which is how the service calls us-east-1
+    return Reply(200, {"x-amz-bucket-region": "us-east-1"}, location)
 
 
 OPERATIONS: Mapping[str, Callable[[S3Request], Reply]] = {
@@ -404,7 +398,6 @@ OPERATIONS: Mapping[str, Callable[[S3Request], Reply]] = {
     "ListBuckets": list_buckets,
     "CreateBucket": create_bucket,
     "DeleteBucket": delete_bucket,
-    "GetBucketLocation": get_bucket_location,
-    **dict.fromkeys(("HeadBucket", "PutBucketEncryption", "PutBucketOwnershipControls"), head_bucket),
-    **dict.fromkeys(("PutBucketTagging", "PutPublicAccessBlock"), head_bucket),
+    **dict.fromkeys(("HeadBucket", "GetBucketLocation", "PutBucketEncryption", "PutBucketTagging"), bucket_settings),
+    **dict.fromkeys(("PutBucketOwnershipControls", "PutPublicAccessBlock"), bucket_settings),
 }

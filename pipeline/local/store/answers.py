@@ -143,6 +143,13 @@ def listed(
     return kept
 
 
+def listing(kind: str, documents: Iterable[Document], request: Document, member: str) -> Document:
+    """The answer of ListTrainingJobs and its like: by a part of the name, by status and by time, page by page."""
+    part, status = request.get("NameContains", ""), request.get("StatusEquals")
+    kept = listed(documents, request, lambda d: part in d[f"{kind}Name"] and status in (None, d.get(f"{kind}Status")))
+    return paged(member, kept, request)  # whole: clients leave out what the service's model does not know
+
+
 def paged(member: str, items: Sequence[Any], request: Document) -> Document:
     """Return the answer of a List operation: at most MaxResults items, and a NextToken where there are more."""
     token, size = str(request.get("NextToken", "0")), int(request.get("MaxResults", PAGE))

@@ -10,7 +10,7 @@ from itertools import takewhile
 from typing import Any
 
 from pipeline.definition.expressions import is_expression
-from pipeline.definition.steps import BRANCHES, Definition, Step, objects
+from pipeline.definition.steps import BRANCHES, Definition, at, objects
 
 NAME_KEYS = ("Name", "ChannelName", "InputName", "OutputName", "ContainerHostname")
 LONGEST = 40  # characters of a value that is shown
@@ -19,44 +19,42 @@ CONTEXT = 12  # characters before the first difference of long values
 
 def differences(deployed: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """Return a line for each difference between DescribePipeline's answer and an UpdatePipeline request."""
-    both = (deployed, wanted)
-    old, new = (Definition(json.loads(each["PipelineDefinition"])) for each in both)
-    limits = [(each.get("ParallelismConfiguration") or {}).get("MaxParallelExecutionSteps") for each in both]
-    steps = [{name: flat(step) for name, step in each.steps.items()} for each in (old, new)]
-    others = [
-        {key: value for key, value in each.content.items() if key not in ("Parameters", "Steps") and value}
-        for each in (old, new)
-    ]
-    lines = [
-        *changed(deployed.get("PipelineDescription"), wanted["PipelineDescription"], "description"),
-        *changed(deployed.get("RoleArn"), wanted["RoleArn"], "role"),
-        *changed(limits[0], limits[1], "steps at the same time"),
-        *changed_by_name(old.parameters, new.parameters, "parameter"),
-        *changed_by_name(steps[0], steps[1], "step"),
-        *changed(others[0], others[1], "definition"),
-    ]
+    (old, before), (new, after) = (parts(each) for each in (deployed, wanted))
+    lines = [line for place in before for line in changed(before[place], after[place], place)]
+    for noun, olds, news in (("parameter", old.parameters, new.parameters), ("step", flat(old), flat(new))):
+        for name in {**olds, **news}:
+            if name not in olds:
+                default = f", default {text(news[name]['DefaultValue'])}" if "DefaultValue" in news[name] else ""
+                lines.append(f"{noun} {name} added ({news[name].get('Type')}{default})")
+            elif name not in news:
+                lines.append(f"{noun} {name} removed")
+            else:
+                lines += changed(olds[name], news[name], f"{noun} {name}:")
     return lines if lines or old.content == new.content else ["definition: the order of its parts"]
 
 
-def changed_by_name(old: Mapping[str, Any], new: Mapping[str, Any], noun: str) -> Iterator[str]:
-    """The parameters or steps that come, go or change."""
-    for name in {**old, **new}:
-        if name not in old:
-            default = f", default {text(new[name]['DefaultValue'])}" if "DefaultValue" in new[name] else ""
-            yield f"{noun} {name} added ({new[name].get('Type')}{default})"
-        elif name not in new:
-            yield f"{noun} {name} removed"
-        else:
-            yield from changed(old[name], new[name], f"{noun} {name}:")
+def parts(request: Mapping[str, Any]) -> tuple[Definition, dict[str, Any]]:
+    """The definition of a request, and what is beside its parameters and steps."""
+    definition = Definition(json.loads(request["PipelineDefinition"]))
+    return definition, {
+        "description": request.get("PipelineDescription"),
+        "role": request.get("RoleArn"),
+        "steps at the same time": (request.get("ParallelismConfiguration") or {}).get("MaxParallelExecutionSteps"),
+        "definition": {
+            key: value for key, value in definition.content.items() if key not in ("Parameters", "Steps") and value
+        },
+    }
 
 
-def flat(step: Step) -> dict[str, Any]:
-    """A step with its arguments as members of its own; a branch is the names of its steps."""
-    whole = step.definition.get("Arguments")
-    inner = [key for key in BRANCHES if step.type == "Condition" and isinstance(whole, dict) and key in whole]
-    branches = {key: [item.get("Name") for item in objects(whole[key])] for key in inner} if whole else {}
-    members = {key: value for key, value in step.definition.items() if key != "Arguments"}
-    return {**members, **step.arguments, **branches}
+def flat(definition: Definition) -> dict[str, dict[str, Any]]:
+    """Name -> step with its arguments as members of its own; a branch is the names of its steps."""
+    found = {}
+    for name, step in definition.steps.items():
+        members = {key: value for key, value in step.definition.items() if key != "Arguments"}
+        branches = {key: at(step.definition, f"Arguments.{key}") for key in BRANCHES if step.type == "Condition"}
+        inner = {key: [each.get("Name") for each in objects(steps)] for key, steps in branches.items() if steps}
+        found[name] = {**members, **step.arguments, **inner}
+    return found
 
 
 def changed(old: Any, new: Any, path: str) -> Iterator[str]:

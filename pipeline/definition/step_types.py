@@ -5,6 +5,7 @@ of it is a function in `runnable`. Sources: StepTypeEnum of the SDK, SageMaker's
 in the guide.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,14 +21,12 @@ class StepType:
     """One step type."""
 
     name: str
-    creates: str | None = None  # the operation that its Arguments become; None: see `arguments`
-    name_member: str | None = None  # of that request: what Pipelines fills in itself
-    reads: tuple[str, ...] = ()  # the operations whose responses are its properties
+    resource: str = ""  # what it creates: its Arguments become `Create<resource>`, `Describe<resource>` its properties
+    is_named_by_service: bool = True  # Pipelines fills in `<resource>Name`
+    more_reads: tuple[str, ...] = ()  # operations whose responses are its properties too
     properties: str | None = None  # what can be read of a type without such operations
     arguments: str = "Any"  # the shape of Arguments that are no request
     members: tuple[str, ...] | None = None  # of the step, beside those that every step has; None: not known
-    metadata: str | None = None  # the member of the step's Metadata that holds its ARN
-    arn_kind: str | None = None
     log_group: str | None = None  # in CloudWatch Logs: /aws/sagemaker/<log_group>
     cache_key: tuple[str, ...] | None = None  # members of Arguments in the step's cache key; None: never cached
     needs: tuple[str, ...] = ()  # paths in Arguments without which it cannot run here
@@ -35,28 +34,44 @@ class StepType:
     refusal: str | None = None  # why it does not run here, and what to do; None: it runs
 
     @property
-    def resource(self) -> str:
-        """What the step creates: TrainingJob, Model, ...; its Describe operation asks for `<resource>Name`."""
-        return (self.creates or "").removeprefix("Create")
+    def creates(self) -> str | None:
+        """The operation that its Arguments become."""
+        return f"Create{self.resource}" if self.resource else None
+
+    @property
+    def name_member(self) -> str | None:
+        """The member of that request which Pipelines fills in itself."""
+        return f"{self.resource}Name" if self.resource and self.is_named_by_service else None
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The operations whose responses are its properties."""
+        return (f"Describe{self.resource}", *self.more_reads) if self.resource else ()
 
     @property
     def job_kind(self) -> str | None:
         """TrainingJob, ProcessingJob, ...: the resource, if it is a job."""
         return self.resource if self.resource.endswith("Job") else None
 
+    @property
+    def metadata(self) -> str:
+        """The member of the step's Metadata that holds its ARN: TrainingJob, TuningJob, Model, ..."""
+        return f"{self.name}Job" if self.job_kind else self.name
+
+    @property
+    def arn_kind(self) -> str:
+        """What an ARN calls the resource: training-job."""
+        return re.sub(r"(?<!^)(?=[A-Z])", "-", self.resource).lower()
+
 
 _ALL = (
     StepType(
-        "Processing", "CreateProcessingJob", "ProcessingJobName", ("DescribeProcessingJob",),
-        members=(*JOB_MEMBERS, "PropertyFiles"),
-        metadata="ProcessingJob", arn_kind="processing-job", log_group="ProcessingJobs",
+        "Processing", "ProcessingJob", members=(*JOB_MEMBERS, "PropertyFiles"), log_group="ProcessingJobs",
         cache_key=("AppSpecification", "Environment", "ProcessingInputs"),
         needs=("AppSpecification",), rule=runnable.processing_faults,
     ),
     StepType(
-        "Training", "CreateTrainingJob", "TrainingJobName", ("DescribeTrainingJob",),
-        members=JOB_MEMBERS,
-        metadata="TrainingJob", arn_kind="training-job", log_group="TrainingJobs",
+        "Training", "TrainingJob", members=JOB_MEMBERS, log_group="TrainingJobs",
         cache_key=(
             "AlgorithmSpecification", "CheckpointConfig", "DebugHookConfig", "DebugRuleConfigurations", "Environment",
             "HyperParameters", "InputDataConfig",
@@ -64,45 +79,30 @@ _ALL = (
         needs=runnable.TRAINING_NEEDS, rule=runnable.training_faults,
     ),
     StepType(
-        "Tuning", "CreateHyperParameterTuningJob", "HyperParameterTuningJobName",
-        ("DescribeHyperParameterTuningJob", "ListTrainingJobsForHyperParameterTuningJob"),
-        members=JOB_MEMBERS,
-        metadata="TuningJob", arn_kind="hyper-parameter-tuning-job", log_group="TrainingJobs",
+        "Tuning", "HyperParameterTuningJob", members=JOB_MEMBERS, log_group="TrainingJobs",
+        more_reads=("ListTrainingJobsForHyperParameterTuningJob",),
         cache_key=("HyperParameterTuningJobConfig", "TrainingJobDefinition"),
         needs=("HyperParameterTuningJobConfig",), rule=runnable.tuning_faults,
     ),
     StepType(
-        "Transform", "CreateTransformJob", "TransformJobName", ("DescribeTransformJob",),
-        members=JOB_MEMBERS,
-        metadata="TransformJob", arn_kind="transform-job", log_group="TransformJobs",
+        "Transform", "TransformJob", members=JOB_MEMBERS, log_group="TransformJobs",
         cache_key=("DataProcessing", "Environment", "ModelName", "TransformInput"),
         needs=("ModelName", "TransformInput.DataSource.S3DataSource.S3Uri", "TransformOutput.S3OutputPath"),
         rule=transform_faults,
     ),
+    StepType("Model", "Model", members=("RetryPolicies",), rule=runnable.model_faults),
+    StepType("RegisterModel", "ModelPackage", members=("RetryPolicies",), needs=("ModelPackageGroupName",)),
     StepType(
-        "Model", "CreateModel", "ModelName", ("DescribeModel",),
-        members=("RetryPolicies",), metadata="Model", arn_kind="model", rule=runnable.model_faults,
-    ),
-    StepType(
-        "RegisterModel", "CreateModelPackage", "ModelPackageName", ("DescribeModelPackage",),
-        members=("RetryPolicies",), metadata="RegisterModel", arn_kind="model-package",
-        needs=("ModelPackageGroupName",),
-    ),
-    StepType(
-        "EndpointConfig", "CreateEndpointConfig", None, ("DescribeEndpointConfig",),
-        members=("CacheConfig",), metadata="EndpointConfig", arn_kind="endpoint-config",
+        "EndpointConfig", "EndpointConfig", is_named_by_service=False, members=("CacheConfig",),
         rule=endpoint_config_faults,
     ),
-    StepType(
-        "Endpoint", "CreateEndpoint", None, ("DescribeEndpoint",),
-        members=("CacheConfig",), metadata="Endpoint", arn_kind="endpoint",
-    ),
+    StepType("Endpoint", "Endpoint", is_named_by_service=False, members=("CacheConfig",)),
     StepType(
         "Lambda", properties="OutputParameters", arguments="Object",
-        members=("CacheConfig", "FunctionArn", "OutputParameters"), metadata="Lambda", cache_key=(),
+        members=("CacheConfig", "FunctionArn", "OutputParameters"), cache_key=(),
     ),
-    StepType("Condition", properties="Outcome", arguments="ConditionArguments", members=(), metadata="Condition"),
-    StepType("Fail", arguments="FailArguments", members=(), metadata="Fail"),
+    StepType("Condition", properties="Outcome", arguments="ConditionArguments", members=()),
+    StepType("Fail", arguments="FailArguments", members=()),
     StepType(
         "Callback", properties="OutputParameters", arguments="Object",
         members=("CacheConfig", "SqsQueueUrl", "OutputParameters"),
@@ -120,4 +120,4 @@ _ALL = (
     StepType("ForEach", refusal="replace it by one step for each item"),
 )  # fmt: skip
 STEP_TYPES = {step_type.name: step_type for step_type in _ALL}
-BY_METADATA = {step_type.metadata: step_type for step_type in _ALL if step_type.metadata}
+BY_METADATA = {step_type.metadata: step_type for step_type in _ALL if not step_type.refusal}

@@ -130,7 +130,7 @@ class Execution:
         """Run the step, and again as its RetryPolicies say; trouble of this machine counts as the service's."""
         started, attempt, known = time.monotonic(), 1, STEP_TYPES[step.type]
         while True:
-            metadata = {known.metadata: {"Arn": arn(str(known.arn_kind), call.job_name)}} if known.job_kind else {}
+            metadata = {known.metadata: {"Arn": arn(known.arn_kind, call.job_name)}} if known.job_kind else {}
             self.record(step, "Executing", AttemptCount=attempt, Job=call.job_name, Metadata=metadata)
             try:
                 return await EXECUTORS[step.type](call, self.runtime)

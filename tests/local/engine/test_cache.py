@@ -1,13 +1,13 @@
 """The step cache: what is a hit, what is a miss, how long, and what AWS would do instead."""
 
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline.local.store.state import State
 from tests.local.lab import Lab, call, get, output_uri, parameter, source
 from tests.local.samples import run_cli
 
@@ -130,14 +130,19 @@ def test_what_a_job_adds_to_an_input_of_its_own_is_no_change(lab: Lab) -> None:
 
 
 def test_a_result_expires_and_a_failure_or_a_step_without_caching_is_never_one(lab: Lab) -> None:
-    brief = lab.processing("Brief", "", CacheConfig={"Enabled": True, "ExpireAfter": "PT3S"})
+    brief = lab.processing("Brief", "", CacheConfig={"Enabled": True, "ExpireAfter": "P1DT2H"})
     off = lab.processing("Off", "", CacheConfig={"Enabled": False, "ExpireAfter": "P1D"})
     without = lab.processing("Without", "")
     failing = lab.processing("Failing", "raise SystemExit(1)", CacheConfig=CACHE, DependsOn=["Brief", "Off", "Without"])
     steps = [brief, off, without, failing]
-    runs = [lab.run(*steps), lab.run(*steps)]
-    time.sleep(3.1)
-    runs += [lab.run(*steps), lab.run(*steps, options=["--cache", "as-on-aws"])]
+    runs = [lab.run(*steps)]
+    for hours in (25, 2):
+        state = State(lab.home)
+        for (key,) in state.rows("SELECT name FROM resources WHERE kind = 'CachedStep'"):
+            kept = state.get("CachedStep", key) or {}
+            state.put("CachedStep", key, {**kept, "created": kept["created"] - 3600 * hours})
+        runs.append(lab.run(*steps))
+    runs.append(lab.run(*steps, options=["--cache", "as-on-aws"]))
     assert [report.reused for report in runs] == [[], ["Brief"], [], ["Brief"]]
     assert {report.statuses["Failing"] for report in runs} == {"AlgorithmError: no output, exit code: 1"}
 

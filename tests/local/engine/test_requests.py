@@ -22,7 +22,7 @@ KINDS = {
 
 
 def test_a_client_request_token_makes_a_request_idempotent(home: Home) -> None:
-    home.put(home.noting("Waits", "import time; time.sleep(60)"))
+    home.define(home.noting("Waits", "import time; time.sleep(60)"))
     token, other = "t" * 32, "o" * 32
     arn = home.start(ClientRequestToken=token)
     assert home.start(ClientRequestToken=token) == arn
@@ -31,13 +31,13 @@ def test_a_client_request_token_makes_a_request_idempotent(home: Home) -> None:
         home.start(ClientRequestToken=token, PipelineExecutionDisplayName="else")
     assert caught.value.response["Error"]["Code"] == "ConflictException"
     for _ in range(2):
-        home.sagemaker.stop_pipeline_execution(PipelineExecutionArn=arn, ClientRequestToken=token)
+        home.stop(arn, ClientRequestToken=token)
     assert home.ended(arn) == "Stopped"
-    home.put(home.noting("Waits"))
+    home.define(home.noting("Waits"))
     for _ in range(2):
         retried = home.sagemaker.retry_pipeline_execution(PipelineExecutionArn=arn, ClientRequestToken=token)
         assert retried["PipelineExecutionArn"] == arn
-    home.sagemaker.stop_pipeline_execution(PipelineExecutionArn=arn, ClientRequestToken=other)
+    home.stop(arn, ClientRequestToken=other)
     assert home.ended(arn) == "Stopped"
     assert home.start(ClientRequestToken=other) != arn
 

@@ -20,77 +20,69 @@ def reporting(lab: Lab, name: str, content: Any) -> dict[str, Any]:
     return lab.processing(name, WRITE, outputs=["report"], arguments=[json.dumps(content)], PropertyFiles=[REPORT])
 
 
+READ = """
+    Parameters.S Parameters.I Parameters.F Parameters.B Execution.PipelineExecutionId Execution.PipelineExecutionArn
+    Execution.PipelineArn Execution.ProcessingJobName PipelineExperimentConfig.TrialName Steps.Eval.ProcessingJobName
+    Steps.Eval.AppSpecification.ImageUri Execution.StartDateTime
+""".split()  # noqa: SIM905
+
+
 def test_values_travel_between_steps_in_their_types(lab: Lab) -> None:
     lab.put("s3://bucket/facts/numbers.json", '{"a": [{"b": 7}], "text": "t"}')
     s3 = {"Std:JsonGet": {"S3Uri": join("/", "s3:/", "bucket/facts", "numbers.json"), "Path": "a[0].b"}}
-    gotten = "Parameters.S Parameters.I Parameters.F Parameters.B Execution.StartDateTime Execution.PipelineExecutionId"
-    gotten += " Execution.PipelineExecutionArn Execution.PipelineArn Execution.ProcessingJobName"
-    gotten += " PipelineExperimentConfig.TrialName Steps.Eval.ProcessingJobName Steps.Eval.AppSpecification.ImageUri"
     joined = join("/", "a", join("-", 1, 2.5, False), get("Execution.PipelineName"))
-    arguments = [*map(get, gotten.split()), s3, json_get("Eval", "deep['x y'].z"), joined]
+    arguments = [*map(get, READ), s3, json_get("Eval", "deep['x y'].z"), joined]
+    declared = [parameter("S", "String", ""), parameter("I", "Integer"), parameter("F", "Float", 1)]
+    experiment = {"ExperimentName": "Execution.PipelineName", "TrialName": "Execution.PipelineExecutionId"}
     report = lab.run(
         lab.processing("Print", PRINT, arguments=arguments),
         reporting(lab, "Eval", {"deep": {"x y": {"z": "ü"}}}),
-        parameters=[
-            parameter("S", "String", ""),
-            parameter("I", "Integer"),
-            parameter("F", "Float", 1),
-            parameter("B", "Boolean", False),
-        ],
+        parameters=[*declared, parameter("B", "Boolean", False)],
         options=["--param", "I=-3", "--param", "B=True", "--param", "S=a=b c"],
-        PipelineExperimentConfig={
-            "ExperimentName": get("Execution.PipelineName"),
-            "TrialName": get("Execution.PipelineExecutionId"),
-        },
+        PipelineExperimentConfig={name: get(path) for name, path in experiment.items()},
         MlflowConfig=None,
     )
     assert report.statuses == {"Eval": "Succeeded", "Print": "Succeeded"}
     arn, found = report.document["execution_arn"], report.printed("Print")
-    execution = arn.rpartition("/")[2]
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", found.pop(4))
-    jobs = [report.record(name)["Job"] for name in ("Print", "Eval")]
-    assert found[:6] == ["a=b c", "-3", "1.0", "true", execution, arn]
-    assert found[6:] == [
-        arn.partition("/execution/")[0],
-        jobs[0],
-        execution,
-        jobs[1],
-        IMAGE,
-        "7",
-        "ü",
-        "a/1-2.5-false/lab",
-    ]
+    execution, jobs = arn.rpartition("/")[2], [report.record(name)["Job"] for name in ("Print", "Eval")]
+    assert found[:7] == ["a=b c", "-3", "1.0", "true", execution, arn, arn.partition("/execution/")[0]]
+    assert found[7:11] == [jobs[0], execution, jobs[1], IMAGE]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", found[11])
+    assert found[12:] == ["7", "ü", "a/1-2.5-false/lab"]
     assert report.document["parameters"] == {"S": "a=b c", "I": -3, "F": 1.0, "B": True}
 
 
 def test_a_value_that_is_not_there_fails_the_step_that_reads_it(lab: Lab) -> None:
+    deep = "open('/opt/ml/processing/output/report/evaluation.json', 'w').write('[' * 100000)"
+    reads = {
+        "Missing": ("Eval", "none.at.all"),
+        "Types": ("Eval", "text"),
+        "Unread": ("NoFile", "a"),
+        "Deep": ("Bad", "a"),
+    }
     report = lab.run(
         reporting(lab, "Eval", {"text": "2"}),
         lab.processing("NoFile", "", outputs=["report"], PropertyFiles=[REPORT]),
+        lab.processing("Bad", deep, outputs=["report"], PropertyFiles=[REPORT]),
         lab.processing("Property", PRINT, arguments=[get("Steps.Eval.ProcessingOutputConfig.Outputs['x']")]),
-        condition("Types", [compare("GreaterThan", json_get("Eval", "text"), 1)]),
-        condition("Missing", [compare("GreaterThan", json_get("Eval", "none.at.all"), 1)]),
-        condition("Unread", [compare("Equals", json_get("NoFile", "a"), 1)]),
+        *(condition(name, [compare("GreaterThan", json_get(*read), 1)]) for name, read in reads.items()),
+        # which handles each failure, so that the next step starts:
+        *(condition(f"After{name}", [], []) | {"DependsOn": [after(name)]} for name in (*reads, "Property")),
     )
     expected = {
         "Types": "ClientError: GreaterThan compares 'text' of Steps.Eval.PropertyFiles.Report = \"2\" (a string) with ",
         "Missing": "ClientError: In property file 'Report' of step 'Eval', $.none was not found: $ has 'text'.",
         "Property": "ClientError: Steps.Eval.ProcessingOutputConfig.Outputs.x was not found: ",
         "Unread": "ClientError: s3://bucket/out/",
+        "Deep": "s3://bucket/out/",
     }
-    assert report.code == 1
-    for name, said in report.statuses.items():  # the first failure starts nothing new
-        assert said.startswith(expected.get(name, "Succeeded"))
-    assert {"Eval", "NoFile"} < set(report.statuses)
+    assert {name: said[: len(expected[name])] for name, said in report.statuses.items() if name in expected} == expected
+    assert "is not JSON that can be read" in report.statuses["Deep"]
 
 
-def test_a_property_file_nested_without_end_fails_the_step_that_reads_it(lab: Lab) -> None:
-    write = "open('/opt/ml/processing/output/report/evaluation.json', 'w').write('[' * 100000)"
-    report = lab.run(
-        lab.processing("Deep", write, outputs=["report"], PropertyFiles=[REPORT]),
-        condition("Reads", [compare("Equals", json_get("Deep", "a"), 1)]),
-    )
-    assert "is not JSON that can be read" in report.statuses["Reads"]
+def after(name: str) -> dict[str, str]:
+    """An entry of DependsOn."""
+    return {"Step": name, "Trigger": "Failed"}
 
 
 def test_null_is_nothing_and_outputs_may_be_named_as_they_are_read(lab: Lab) -> None:

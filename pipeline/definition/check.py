@@ -16,19 +16,18 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.definition.expressions import condition_faults, expressions, references, type_faults
+from pipeline.definition.expressions import condition_faults, readable, type_faults
 from pipeline.definition.paths import kind_of, listing, quoted
 from pipeline.definition.properties import (
-    TYPES,
+    dependency_faults,
     metric_definitions,
-    missing_faults,
     parameter_of,
     property_faults,
-    reference_faults,
+    reading_faults,
     type_of,
     visibility_faults,
 )
@@ -36,14 +35,10 @@ from pipeline.definition.runnable import lacking, path_faults
 from pipeline.definition.shapes import UNKNOWN, Shape, ShapeCheck, converted, operation
 from pipeline.definition.step_types import STEP_TYPES
 from pipeline.definition.steps import Definition, Step, at, items, objects
-from pipeline.errors import PipelineError
 from pipeline.suggestion import did_you_mean
 
 TRIGGERS = ("Completed", "Failed", "Stopped", "Any")
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-REQUIRED_MEMBERS = ("FunctionArn", "SqsQueueUrl")
-STEP_ERRORS = ["Step.SERVICE_FAULT", "Step.THROTTLING"]
-JOB_ERRORS = ["SageMaker.JOB_INTERNAL_ERROR", "SageMaker.CAPACITY_ERROR", "SageMaker.RESOURCE_LIMIT"]
 MAX_STEPS = 50  # those of branches included
 MAX_CHARACTERS = 1_048_576  # PipelineDefinition of CreatePipeline
 EXPRESSION_SHAPES = frozenset(("ExperimentText", "FunctionArn", "SqsQueueUrl"))  # outside Arguments
@@ -99,16 +94,11 @@ def experiment_problems(definition: Definition) -> Iterator[str]:
     if not isinstance(experiment, dict | None):
         yield f"{config} must be an object, but got {quoted(experiment)}."
         return
-    for expression in expressions(list((experiment or {}).values())):
-        try:
-            found = references(expression)
-        except PipelineError as error:
-            yield f"{config} has an expression that cannot be read: {error}"
-            continue
-        for reference in found:
-            yield from (f"{config} {fault}" for fault in missing_faults(definition, reference))
-            if reference.root in ("Steps", config):
-                yield f"{config} reads {reference.text}, which has no value before the first step."
+    fields = list((experiment or {}).values())
+    yield from (f"{config} {fault}" for fault in reading_faults(definition, fields))
+    for reference in readable(fields):
+        if reference.root in ("Steps", config):
+            yield f"{config} reads {reference.text}, which has no value before the first step."
 
 
 def form_faults(definition: Definition, step: Step) -> Iterator[str]:
@@ -134,7 +124,8 @@ def form_faults(definition: Definition, step: Step) -> Iterator[str]:
         for condition in conditions if isinstance(conditions, list) else ():
             yield from (f": {fault}" for fault in condition_faults(condition))
     yield from (f": {fault}" for fault in property_file_faults(step))
-    yield from (f" {fault}" for fault in reference_faults(definition, step))
+    yield from (f" {fault}" for fault in reading_faults(definition, step.own))
+    yield from (f" {fault}" for fault in dependency_faults(definition, step))
 
 
 def property_file_faults(step: Step) -> Iterator[str]:
@@ -164,29 +155,11 @@ def format_check(definition: Definition, words: str) -> ShapeCheck:
 
 
 def parameter_shape(parameter: Mapping[str, Any]) -> Shape:
-    """What a parameter's declaration must be, by its Type; EnumValues, if any, go with strings only."""
-    parameter_type, listed = str(parameter.get("Type")), parameter.get("EnumValues")
-    default: dict[str, Any] = {"type": TYPES[parameter_type]} if parameter_type in TYPES else FORMAT["Any"]
-    members = dict(FORMAT["Parameter"]["members"])
-    if parameter_type == "String":
-        default["max"] = 4096
-        if accepted := [value for value in listed if isinstance(value, str)] if isinstance(listed, list) else []:
-            default["enum"] = accepted
-    elif parameter_type in TYPES:
-        del members["EnumValues"]
-    return Shape("Parameter", {**FORMAT, "Default": default, "Parameter": {**FORMAT["Parameter"], "members": members}})
-
-
-@cache
-def step_shape(step_type: str) -> Shape:
-    """A step of the type, its Arguments open."""
-    own = STEP_TYPES[step_type].members or ()
-    members = {"Name": "Any", "Type": "Any", "Arguments": "Any", "DependsOn": "Anything"}
-    members |= {name: name for name in ("DisplayName", "Description", *own)}
-    required = ["Arguments", *(name for name in own if name in REQUIRED_MEMBERS)]
-    step = {"type": "structure", "required": required, "members": members}
-    errors = {"type": "string", "enum": STEP_ERRORS + (JOB_ERRORS if STEP_TYPES[step_type].job_kind else [])}
-    return Shape("Step", {**FORMAT, "Step": step, "ExceptionType": errors})
+    """What a parameter's declaration must be, by its Type; the default of a text is one of its EnumValues."""
+    name = f"{parameter.get('Type')}Parameter"
+    accepted = [value for value in items(parameter, "EnumValues") if isinstance(value, str)]
+    default = {**FORMAT["StringDefault"], **({"enum": accepted} if accepted else {})}
+    return Shape(name if name in FORMAT else "Parameter", {**FORMAT, "StringDefault": default})
 
 
 def service_problems(definition: Definition) -> Iterator[str]:
@@ -222,7 +195,7 @@ def service_faults(definition: Definition, step: Step) -> Iterator[str]:
 
 def member_faults(definition: Definition, step: Step) -> Iterator[str]:
     """The members that every step of its type has; ExceptionType may be one text instead of a list."""
-    if step.type in STEP_TYPES and STEP_TYPES[step.type].members is not None:
+    if f"{step.type}Step" in FORMAT:
         members = dict(step.definition)
         if isinstance(policies := members.get("RetryPolicies"), list):
             members["RetryPolicies"] = [
@@ -231,7 +204,7 @@ def member_faults(definition: Definition, step: Step) -> Iterator[str]:
                 else policy
                 for policy in policies
             ]
-        yield from format_check(definition, f"{step.type} step").problems(members, step_shape(step.type))
+        yield from format_check(definition, f"{step.type} step").problems(members, Shape(f"{step.type}Step", FORMAT))
 
 
 def argument_faults(definition: Definition, step: Step) -> Iterator[str]:
@@ -242,10 +215,10 @@ def argument_faults(definition: Definition, step: Step) -> Iterator[str]:
     if step_type.creates:
         request = comparison(definition, step_type.creates, filled_in=step_type.name_member)
         yield from request.problems(arguments, operation(step_type.creates, "input"))
-    else:
+    elif f"{step.type}Arguments" in FORMAT:
         shapes = EXPRESSION_SHAPES if step.type == "Condition" else None
         own_format = replace(format_check(definition, f"{step.type} step"), expression_shapes=shapes)
-        yield from own_format.problems(arguments, Shape(step_type.arguments, FORMAT))
+        yield from own_format.problems(arguments, Shape(f"{step.type}Arguments", FORMAT))
 
 
 def objective_faults(step: Step) -> Iterator[str]:

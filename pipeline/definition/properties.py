@@ -12,6 +12,7 @@ from pipeline.definition.expressions import (
     EXECUTION_VARIABLES,
     ROOTS,
     Reference,
+    expressions,
     is_expression,
     readable,
     references,
@@ -30,9 +31,9 @@ class UnknownProperty(LookupError):
     """A path leads to no property; the text completes "Step 'A' reads Steps.B.C, but ..."."""
 
 
-def reference_faults(definition: Definition, step: Step) -> Iterator[str]:
-    """What the step refers to that does not exist; the step's name is the subject of each sentence."""
-    for expression in step.expressions:
+def reading_faults(definition: Definition, value: Any) -> Iterator[str]:
+    """What the expressions in a value refer to that does not exist; the step's name is the subject of each sentence."""
+    for expression in expressions(value):
         try:
             found = references(expression)
         except PipelineError as error:
@@ -42,6 +43,10 @@ def reference_faults(definition: Definition, step: Step) -> Iterator[str]:
             yield from missing_faults(definition, reference)
         if "Get" in expression and found[0].property_file is not None:
             yield f"reads {expression['Get']}, which only Std:JsonGet can read."
+
+
+def dependency_faults(definition: Definition, step: Step) -> Iterator[str]:
+    """The steps of DependsOn that do not exist, or after which nothing runs."""
     for name in [name for name, _ in step.triggers if isinstance(name, str)]:
         target = definition.steps.get(name)
         if target is None:
@@ -109,7 +114,7 @@ def visibility_faults(definition: Definition, step: Step) -> Iterator[str]:
 
 def property_faults(definition: Definition, step: Step) -> Iterator[str]:
     """What the step reads that the service does not return, or that is no single value where one is needed."""
-    for expression in step.expressions:
+    for expression in expressions(step.own):
         is_operand = "Get" not in expression or step.type not in STEP_TYPES or not STEP_TYPES[step.type].creates
         for reference in readable(expression):
             target = definition.steps.get(reference.name) if reference.root == "Steps" else None
@@ -166,7 +171,7 @@ def response_type(step: Step, path: tuple[Token, ...]) -> str:
     shape: Shape | None = None
     for depth, token in enumerate(path):
         known: Collection[str] = response_members(step.type) if shape is None else shape.members
-        inner = response_members(step.type).get(str(token)) if shape is None else inner_shape(shape, token)
+        inner = response_members(step.type).get(str(token)) if shape is None else shape.at(token)
         if inner is None:
             where, reads, word = format_path(path[:depth]), STEP_TYPES[step.type].reads[0], str(token)
             if shape is None:
@@ -189,16 +194,6 @@ def response_members(step_type: str) -> Mapping[str, Shape]:
     """The members of all responses about a step, those of the first operation before others of the same name."""
     outputs = [operation(name, "output") for name in reversed(STEP_TYPES[step_type].reads)]
     return {name: output.member(name) for output in outputs for name in output.members}
-
-
-def inner_shape(shape: Shape, token: Token) -> Shape | None:
-    """Where one token of a path leads."""
-    if shape.type == "structure":
-        return shape.member(str(token)) if token in shape.members else None
-    if shape.type == "list":
-        inner = shape.member("member")
-        return inner if isinstance(token, int) or inner.type == "structure" else None
-    return shape.member("value") if shape.type == "map" and isinstance(token, str) else None
 
 
 def declared_entries(step: Step, path: tuple[Token, ...]) -> Any:

@@ -76,6 +76,15 @@ class Shape:
         reference = self.members[name] if self.type == "structure" else self.content[name]
         return Shape(reference if isinstance(reference, str) else reference["shape"], self.model)
 
+    def at(self, token: Token) -> "Shape | None":
+        """Where one token of a path leads: a list is entered by index or, of objects, by name, a map by key."""
+        if self.type == "structure":
+            return self.member(str(token)) if token in self.members else None
+        if self.type == "map":
+            return self.member("value") if isinstance(token, str) else None
+        inner = self.member("member") if self.type == "list" else None
+        return inner if inner and (isinstance(token, int) or inner.type == "structure") else None
+
 
 @cache
 def service_model(service: str) -> Mapping[str, Any]:
@@ -195,13 +204,10 @@ def converted(value: Any, shape: Shape, faults: list[str], path: Tokens = ()) ->
     if isinstance(value, list):
         inner = shape.member("member")
         return [converted(item, inner, faults, (*path, index)) for index, item in enumerate(value)]
-    shapes = {name: shape.member("value") for name in value} if shape.type == "map" else {
-        name: shape.member(name) for name in value if name in shape.members
-    }  # fmt: skip
+    present = {name: member for name, member in value.items() if member is not None}
     return {
-        name: converted(member, shapes[name], faults, (*path, name)) if name in shapes else member
-        for name, member in value.items()
-        if member is not None
+        name: converted(member, known, faults, (*path, name)) if (known := shape.at(name)) else member
+        for name, member in present.items()
     }
 
 

@@ -13,8 +13,6 @@ from typing import Any
 from pipeline.definition import runnable
 from pipeline.definition.serving_requests import endpoint_config_faults, transform_faults
 
-JOB_MEMBERS = ("CacheConfig", "RetryPolicies")
-
 
 @dataclass(frozen=True)
 class StepType:
@@ -25,8 +23,6 @@ class StepType:
     is_named_by_service: bool = True  # Pipelines fills in `<resource>Name`
     more_reads: tuple[str, ...] = ()  # operations whose responses are its properties too
     properties: str | None = None  # what can be read of a type without such operations
-    arguments: str = "Any"  # the shape of Arguments that are no request
-    members: tuple[str, ...] | None = None  # of the step, beside those that every step has; None: not known
     log_group: str | None = None  # in CloudWatch Logs: /aws/sagemaker/<log_group>
     cache_key: tuple[str, ...] | None = None  # members of Arguments in the step's cache key; None: never cached
     needs: tuple[str, ...] = ()  # paths in Arguments without which it cannot run here
@@ -66,48 +62,37 @@ class StepType:
 
 _ALL = (
     StepType(
-        "Processing", "ProcessingJob", members=(*JOB_MEMBERS, "PropertyFiles"), log_group="ProcessingJobs",
+        "Processing", "ProcessingJob", log_group="ProcessingJobs",
         cache_key=("AppSpecification", "Environment", "ProcessingInputs"),
         needs=("AppSpecification",), rule=runnable.processing_faults,
     ),
     StepType(
-        "Training", "TrainingJob", members=JOB_MEMBERS, log_group="TrainingJobs",
-        cache_key=(
-            "AlgorithmSpecification", "CheckpointConfig", "DebugHookConfig", "DebugRuleConfigurations", "Environment",
-            "HyperParameters", "InputDataConfig",
-        ),
+        "Training", "TrainingJob", log_group="TrainingJobs",
+        cache_key=("AlgorithmSpecification", "CheckpointConfig", "DebugHookConfig", "DebugRuleConfigurations",
+                   "Environment", "HyperParameters", "InputDataConfig"),
         needs=runnable.TRAINING_NEEDS, rule=runnable.training_faults,
     ),
     StepType(
-        "Tuning", "HyperParameterTuningJob", members=JOB_MEMBERS, log_group="TrainingJobs",
+        "Tuning", "HyperParameterTuningJob", log_group="TrainingJobs",
         more_reads=("ListTrainingJobsForHyperParameterTuningJob",),
         cache_key=("HyperParameterTuningJobConfig", "TrainingJobDefinition"),
         needs=("HyperParameterTuningJobConfig",), rule=runnable.tuning_faults,
     ),
     StepType(
-        "Transform", "TransformJob", members=JOB_MEMBERS, log_group="TransformJobs",
+        "Transform", "TransformJob", log_group="TransformJobs",
         cache_key=("DataProcessing", "Environment", "ModelName", "TransformInput"),
         needs=("ModelName", "TransformInput.DataSource.S3DataSource.S3Uri", "TransformOutput.S3OutputPath"),
         rule=transform_faults,
     ),
-    StepType("Model", "Model", members=("RetryPolicies",), rule=runnable.model_faults),
-    StepType("RegisterModel", "ModelPackage", members=("RetryPolicies",), needs=("ModelPackageGroupName",)),
-    StepType(
-        "EndpointConfig", "EndpointConfig", is_named_by_service=False, members=("CacheConfig",),
-        rule=endpoint_config_faults,
-    ),
-    StepType("Endpoint", "Endpoint", is_named_by_service=False, members=("CacheConfig",)),
-    StepType(
-        "Lambda", properties="OutputParameters", arguments="Object",
-        members=("CacheConfig", "FunctionArn", "OutputParameters"), cache_key=(),
-    ),
-    StepType("Condition", properties="Outcome", arguments="ConditionArguments", members=()),
-    StepType("Fail", arguments="FailArguments", members=()),
-    StepType(
-        "Callback", properties="OutputParameters", arguments="Object",
-        members=("CacheConfig", "SqsQueueUrl", "OutputParameters"),
-        refusal="it waits for a message from outside; replace it by a Lambda or Processing step",
-    ),
+    StepType("Model", "Model", rule=runnable.model_faults),
+    StepType("RegisterModel", "ModelPackage", needs=("ModelPackageGroupName",)),
+    StepType("EndpointConfig", "EndpointConfig", is_named_by_service=False, rule=endpoint_config_faults),
+    StepType("Endpoint", "Endpoint", is_named_by_service=False),
+    StepType("Lambda", properties="OutputParameters", cache_key=()),
+    StepType("Condition", properties="Outcome"),
+    StepType("Fail"),
+    StepType("Callback", properties="OutputParameters",
+             refusal="it waits for a message from outside; replace it by a Lambda or Processing step"),
     StepType("AutoML", refusal="AutoML runs on the service only; replace it by a Tuning step"),
     StepType("ClarifyCheck", refusal="the Clarify image is AWS's; replace it by a Processing step of your own"),
     StepType("QualityCheck", refusal="the Model Monitor image is AWS's; replace it by a Processing step of your own"),

@@ -13,7 +13,7 @@ from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, NoReturn
 
-from pipeline.definition.expressions import expressions, readable
+from pipeline.definition.expressions import readable
 from pipeline.definition.paths import quoted
 from pipeline.errors import DefinitionError
 from pipeline.suggestion import did_you_mean
@@ -78,9 +78,9 @@ class Step:
         return self.branch[-1][0] if self.branch else None
 
     @property
-    def outcome(self) -> bool | None:
+    def outcome(self) -> bool:
         """The outcome of that Condition for which the step runs."""
-        return self.branch[-1][1] == BRANCHES[0] if self.branch else None
+        return bool(self.branch) and self.branch[-1][1] == BRANCHES[0]
 
     @cached_property
     def arguments(self) -> dict[str, Any]:
@@ -98,11 +98,6 @@ class Step:
     def objects(self, member: str) -> list[dict[str, Any]]:
         """The objects of a member that is a list, such as RetryPolicies."""
         return objects(self.definition.get(member))
-
-    @cached_property
-    def expressions(self) -> list[dict[str, Any]]:
-        """The outermost expressions of the step itself."""
-        return list(expressions(self.own))
 
     @property
     def triggers(self) -> tuple[tuple[Any, Any], ...]:
@@ -123,10 +118,6 @@ class Step:
         condition = [self.condition] if self.condition else []
         explicit = [name for name, _ in self.triggers if isinstance(name, str)]
         return tuple(dict.fromkeys([*condition, *self.reads, *explicit]))
-
-    def sees(self, other: "Step") -> bool:
-        """Whether the other step runs whenever this one does: it stands in the same branch or around it."""
-        return self.branch[: len(other.branch)] == other.branch
 
 
 def members(value: Any) -> Iterator[tuple[str, Any]]:

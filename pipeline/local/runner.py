@@ -6,11 +6,12 @@ of the lock that the process is handed.
 
 import asyncio
 import contextlib
+import os
 import sys
 from pathlib import Path
 
 from pipeline.local.engine.execution import Execution
-from pipeline.local.engine.runner_process import keep_lock
+from pipeline.local.engine.runner_process import sign
 from pipeline.local.sagemaker.api import LocalApi
 from pipeline.local.sagemaker.endpoint_servers import waking
 from pipeline.local.sagemaker.transform_jobs import run_job
@@ -20,7 +21,7 @@ from pipeline.local.store.state import DiskFull, State
 
 def main(kind: str, home: Path, name: str, lock: int, *parents: int) -> None:
     """Run the execution or the transform job, and end with the parent if there is one."""
-    keep_lock(lock)
+    sign(lock, os.getpid())
     for parent in parents:
         die_with(parent)
     with contextlib.suppress(DiskFull), waking(home):  # of a full disk whoever looks says so

@@ -165,8 +165,8 @@ class Execution:
         """Where expressions find their values, here and now."""
         known = self.document
         execution = {
-            "StartDateTime": timestamp(known["CreationTime"]),
-            "CurrentDateTime": timestamp(now()),
+            "StartDateTime": iso(known["CreationTime"]),
+            "CurrentDateTime": iso(now()),
             "PipelineName": known["PipelineName"],
             "PipelineArn": known["PipelineArn"],
             "PipelineExecutionId": self.id,
@@ -316,6 +316,6 @@ def new_job_name(execution_id: str, step: Step, prefix: str | None) -> str:
     return f"{beginning[: limit - len(end) - 1].strip('-')}-{end}"
 
 
-def timestamp(seconds: float) -> str:
+def iso(seconds: float) -> str:
     """ISO 8601, in UTC."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

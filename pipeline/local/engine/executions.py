@@ -11,15 +11,21 @@ import re
 import secrets
 import signal
 import string
-from collections.abc import Iterator
 from functools import lru_cache
 
 from pipeline.definition.check import check
 from pipeline.definition.parameters import bind
-from pipeline.definition.steps import Definition, Graph, Step, at, load_definition, objects, read_graph
+from pipeline.definition.steps import Definition, Graph, at, load_definition, objects, read_graph
 from pipeline.errors import DefinitionError, PipelineError
-from pipeline.local.engine.runner_process import ACTIVE, known_execution, lock_path, send, settled, spawn_runner
-from pipeline.local.engine.runner_process import taken_lock as taken
+from pipeline.local.engine.runner_process import (
+    ACTIVE,
+    known_execution,
+    lock_path,
+    send,
+    settled,
+    spawn_runner,
+    taken_lock,
+)
 from pipeline.local.jobs.functions import function_name
 from pipeline.local.jobs.runtime import arn, now
 from pipeline.local.store.answers import RequestError, checked_name, chosen, found, invalid, listed, paged
@@ -28,7 +34,7 @@ from pipeline.local.store.storage import Storage, StorageError
 
 PIPELINE_NAME_LIMIT = 256
 LOCK_WAIT_SECONDS = 5.0
-DRIVERS = {"sm_drivers": "sm_train.sh", "sagemaker_remote_function_bootstrap": "job_driver.sh"}  # by channel
+DRIVERS = {"sm_drivers": "sm_train.sh", "sagemaker_remote_function_bootstrap": "job_driver.sh"}  # the SDK's, by channel
 MPI = re.compile(rb"mpi_driver\.py|\bmpirun\b")
 PIPELINE_SUMMARY = ("PipelineArn", "PipelineName", "CreationTime", "LastModifiedTime")
 SUMMARY = tuple(f"PipelineExecution{name}" for name in ("Arn", "Status", "Description", "DisplayName"))
@@ -127,18 +133,13 @@ def start_problems(state: State, definition: Document) -> list[str]:
                 f"Step {step.name!r} calls the Lambda function {name!r}, which is not known here; "
                 f"give it with --lambda {name}=FILE.py:HANDLER."
             )
-        if any(MPI.search(script) for script in driver_scripts(state, step)):
-            problems.append(f"Step {step.name!r} is distributed by MPI, which is not run here; accepted is Torchrun.")
+        for channel in objects(step.arguments.get("InputDataConfig")) if step.type == "Training" else ():
+            script, uri = DRIVERS.get(str(channel.get("ChannelName"))), at(channel, "DataSource.S3DataSource.S3Uri")
+            with contextlib.suppress(StorageError, OSError):  # it may not be stored yet
+                if script and isinstance(uri, str) and MPI.search(Storage(state).read(f"{uri.rstrip('/')}/{script}")):
+                    mpi = "is distributed by MPI, which is not run here; accepted is Torchrun."
+                    problems.append(f"Step {step.name!r} {mpi}")
     return problems
-
-
-def driver_scripts(state: State, step: Step) -> Iterator[bytes]:
-    """Yield the shell scripts of the SDK that start a training step's own, where they are stored here already."""
-    for channel in objects(step.arguments.get("InputDataConfig")) if step.type == "Training" else ():
-        name, uri = DRIVERS.get(str(channel.get("ChannelName"))), at(channel, "DataSource.S3DataSource.S3Uri")
-        with contextlib.suppress(StorageError, OSError):
-            if name and isinstance(uri, str):
-                yield Storage(state).read(f"{uri.rstrip('/')}/{name}")
 
 
 def start_pipeline_execution(state: State, request: Document) -> Document:
@@ -152,7 +153,7 @@ def start_pipeline_execution(state: State, request: Document) -> Document:
             for record in lent_steps(state, document, graph):
                 state.put_step(execution_arn, record)
             path = lock_path(state, execution_arn)
-            lock = at_last.enter_context(taken(path))
+            lock = at_last.enter_context(taken_lock(path))
             state.add_execution(document)
             for step in graph.steps.values():
                 if step.type == "Lambda":  # as it is now: another run may give its name to other code
@@ -309,16 +310,25 @@ def retry_pipeline_execution(state: State, request: Document) -> Document:
         return known
     retryable(state, execution_arn)
     path = lock_path(state, execution_arn)
-    try:
-        with taken(path, LOCK_WAIT_SECONDS) as lock:
-            with state.transaction():
-                if known := answered(state, "Retry", request):  # at the same instant
-                    return known
-                start_anew(state, retryable(state, execution_arn), request)
-                answer = keep_answer(state, "Retry", request, execution_arn)
-            spawn_runner(state, "execution", execution_arn, lock, path.with_suffix(".log"))
-    except BlockingIOError:
-        raise invalid("The execution is still coming to its end; retry it again in a moment.") from None
+    with contextlib.ExitStack() as held:
+        try:
+            lock = held.enter_context(taken_lock(path, LOCK_WAIT_SECONDS))
+        except BlockingIOError:
+            raise invalid("The execution is still coming to its end; retry it again in a moment.") from None
+        with state.transaction():
+            if known := answered(state, "Retry", request):  # at the same instant
+                return known
+            graph = read_graph(retryable(state, execution_arn)["Definition"])
+            steps = state.steps(execution_arn)
+            again = graph.downstream(step["StepName"] for step in steps if step["StepStatus"] != "Succeeded")
+            for step in steps:
+                if step["StepName"] in again and "SelectiveExecutionResult" not in step:
+                    state.delete_step(execution_arn, step["StepName"])
+            changes: Document = {"PipelineExecutionStatus": "Executing", "FailureReason": None, "StopTime": None}
+            changes |= {"Options": state.start_options, **chosen(request, "ParallelismConfiguration")}
+            state.update_execution(execution_arn, **changes)
+            answer = keep_answer(state, "Retry", request, execution_arn)
+        spawn_runner(state, "execution", execution_arn, lock, path.with_suffix(".log"))
     return answer
 
 
@@ -331,17 +341,3 @@ def retryable(state: State, execution_arn: str) -> Document:
     if any("Fail" in step.get("Metadata", {}) for step in state.steps(execution_arn)):
         raise invalid("An execution that a Fail step ended cannot be retried; start a new one.")
     return execution
-
-
-def start_anew(state: State, execution: Document, request: Document) -> None:
-    """Forget the steps that did not succeed and those that ran because of that; the execution executes again."""
-    execution_arn = execution["PipelineExecutionArn"]
-    steps = state.steps(execution_arn)
-    unfinished = [step["StepName"] for step in steps if step["StepStatus"] != "Succeeded"]
-    again = read_graph(execution["Definition"]).downstream(unfinished)
-    for step in steps:
-        if step["StepName"] in again and "SelectiveExecutionResult" not in step:
-            state.delete_step(execution_arn, step["StepName"])
-    changes: Document = {"PipelineExecutionStatus": "Executing", "FailureReason": None, "StopTime": None}
-    changes |= {"Options": state.start_options, **chosen(request, "ParallelismConfiguration")}
-    state.update_execution(execution_arn, **changes)

@@ -69,14 +69,9 @@ def locked(lock: int, kind: int) -> bool:
     return True
 
 
-def keep_lock(lock: int) -> None:
-    """In a runner, hold the lock that it was handed until the process ends, and hand it to no other."""
-    os.set_inheritable(lock, False)
-    sign(lock, os.getpid())
-
-
 def sign(lock: int, pid: int) -> None:
-    """Write down whose lock it is; the runner and who started it both do, since either may be killed."""
+    """Write down whose lock it is, and hand it to no other; the runner and who started it both do: either may die."""
+    os.set_inheritable(lock, False)
     os.pwrite(lock, str(pid).encode(), 0)
 
 

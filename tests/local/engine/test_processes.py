@@ -165,7 +165,7 @@ def test_a_transform_ends_with_its_server(home: Home, number: int, status: str) 
     }
     create = {"Name": "Model", "Type": "Model", "Arguments": {"PrimaryContainer": container, "ExecutionRoleArn": ROLE}}
     process = started(home, create, {"Name": "Transform", "Type": "Transform", "Arguments": request})
-    wait_until(lambda: list(home.home.glob("endpoints/**/name.txt")) and len(processes_of(home.folder)) >= 3)
+    wait_until(lambda: list(home.home.glob("jobs/*/server/**/name.txt")) and len(processes_of(home.folder)) >= 3)
     process.send_signal(number)
     process.communicate(timeout=10)
     arn = newest(home)

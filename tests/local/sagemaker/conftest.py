@@ -14,7 +14,6 @@ from tests.local.samples import model_archive, processes_of, wait_until
 
 Json = dict[str, Any]
 ROLE = "arn:aws:iam::000000000000:role/local-pipeline"
-LAMBDA = "arn:aws:lambda:us-east-1:123456789012:function:hello"
 TRAIN = "print('acc=0.75 score=0.75')\nopen('/opt/ml/model/weights', 'w').write('w')"
 FUNCTION = """
     import boto3, json

@@ -18,7 +18,7 @@ def test_the_run_went_to_the_end_that_the_definition_says(home):
 
 @pytest.mark.parametrize("name", CASES)
 def test_described(name, home):
-    text = json.dumps(CASES[name]).replace("{execution}", home.execution)
+    text = json.dumps(CASES[name], ensure_ascii=False).replace("{execution}", home.execution)
     for step in ("Process", "Train", "Tune", "Model", "Transform"):
         text = text.replace(f"{{{step}}}", home.job(step))
     check(home.session, json.loads(text))

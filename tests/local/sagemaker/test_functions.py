@@ -6,8 +6,7 @@ import zipfile
 from typing import Any
 
 from pipeline.local.jobs.functions import put_function
-from pipeline.local.store.storage import Storage
-from tests.local.sagemaker.conftest import LAMBDA, ROLE, refusal
+from tests.local.sagemaker.conftest import ROLE, refusal
 
 PACKAGE = {
     "app/__init__.py": "",
@@ -55,29 +54,6 @@ def test_functions_are_made_of_archives_changed_and_deleted(home):
         ({}, {"S3Bucket": "bkt", "S3Key": "none.zip"}, "does not exist"),
     ):
         assert sentence in refusal(client.create_function, **{**request, **changes}, Code=code)[1]
-
-
-def test_a_function_is_invoked_with_clients_that_are_answered_here(home):
-    client = home.session.client("lambda")
-    answer = client.invoke(FunctionName=LAMBDA, Payload=json.dumps({"a": "ü"}))
-    assert (answer["StatusCode"], "FunctionError" in answer) == (200, False)
-    assert json.loads(answer["Payload"].read()) == {
-        "pipelines": "everything",
-        "refused": "The local target does not answer dynamodb:ListTables.",
-        "function": "hello",
-    }
-    assert json.loads(Storage(home.state).read("s3://b/from lambda/ü.json")) == {"a": "ü"}
-
-
-def test_a_function_that_raises_is_told_as_lambda_tells_it(home):
-    client = home.session.client("lambda")
-    answer = client.invoke(FunctionName="hello", Payload=b'{"raise": 1}')
-    assert (answer["StatusCode"], answer["FunctionError"]) == (200, "Unhandled")
-    assert json.loads(answer["Payload"].read()) == {"errorMessage": "no such thing", "errorType": "ValueError"}
-    assert client.invoke(FunctionName="hello", InvocationType="Event", Payload=b'{"raise": 1}')["StatusCode"] == 202
-    assert client.invoke(FunctionName="hello", InvocationType="DryRun")["StatusCode"] == 204
-    missing = refusal(client.invoke, FunctionName="nobody")
-    assert missing == ("ResourceNotFoundException", "Function not found: nobody")
 
 
 def test_an_approval_reaches_the_function_of_the_groups_rule(home, tmp_path):

@@ -32,9 +32,9 @@ def check(aws: Any, calls: list[Any]) -> None:
 
 
 def told(call: Any, request: dict[str, Any]) -> Any:
-    """An answer, its body read; of a refusal the code and the message."""
+    """An answer, its stream read; of a refusal the code and the message."""
     try:
         answer = call(**request)
     except ClientError as problem:
         return {"error": "{Code}: {Message}".format(**problem.response["Error"])}
-    return {**answer, "Body": answer["Body"].read().decode()} if "Body" in answer else answer
+    return {key: value.read().decode() if key in ("Body", "Payload") else value for key, value in answer.items()}

@@ -104,6 +104,12 @@ class Lab:
         """Store a .tar.gz of files; its URI."""
         return self.put(uri, packed({name: source(text) for name, text in files.items()}))
 
+    def unpacked(self, uri: str) -> dict[str, str]:
+        """The files of a .tar.gz object, as text."""
+        with tarfile.open(self.path(uri)) as archive:
+            files = [(member.name, archive.extractfile(member)) for member in archive if member.isfile()]
+            return {name: file.read().decode() for name, file in files if file}
+
     def function(self, code: str, name: str = "fn") -> str:
         """A Lambda function's file; what --lambda takes."""
         path = self.folder / f"{name}.py"
@@ -160,11 +166,13 @@ class Lab:
         definition = {"Version": "2020-12-01", "Parameters": list(parameters), "Steps": list(steps), **members}
         return self.run_definition(definition, **how)
 
-    def run_definition(self, definition: Any, *, environment=(), **words: Any) -> Report:
+    def run_definition(self, definition: Any, *, environment=(), timeout_seconds: float = 60, **words: Any) -> Report:
         """Run any definition."""
         settings = {**os.environ, **dict(environment)}
         command = self.command(definition, **words)
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=settings, cwd=self.folder)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout_seconds, env=settings, cwd=self.folder
+        )
         return Report(self.home, done.returncode, done.stdout, done.stderr)
 
     def command(self, definition: Any, functions: Sequence[str] = (), options: Sequence[object] = ()) -> list[str]:

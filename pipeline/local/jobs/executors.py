@@ -17,11 +17,7 @@ POLL_SECONDS = 0.05
 
 
 async def run_request(call: StepCall, runtime: Runtime) -> StepResult:
-    """A step that is one request: Model, RegisterModel or EndpointConfig. Its properties are described.
-
-    Raises:
-        StepFailure: the request was refused.
-    """
+    """A step that is one request: Model, RegisterModel or EndpointConfig. Its properties are described."""
     step_type = STEP_TYPES[call.definition["Type"]]
     named = {"ModelName": call.job_name} if step_type.name == "Model" else {}
     try:
@@ -38,9 +34,6 @@ async def run_endpoint(call: StepCall, runtime: Runtime) -> StepResult:
     """An Endpoint step: creates the endpoint, or updates the one of that name, and waits until it is in service.
 
     Source: EndpointStep of the SDK, "the pipeline chooses create-vs-update based on endpoint existence".
-
-    Raises:
-        StepFailure: the request was refused, or the server does not come up.
     """
     name, request = call.arguments["EndpointName"], call.arguments
     try:

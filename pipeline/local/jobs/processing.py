@@ -12,11 +12,7 @@ MESSAGE_BYTES = 1024  # in ExitMessage
 
 
 async def run_processing(call: StepCall, runtime: Runtime) -> StepResult:
-    """One Processing step.
-
-    Raises:
-        StepFailure: the job failed.
-    """
+    """One Processing step, or a StepFailure."""
     job = ProcessingJob(call, runtime)
     await job.run()
     updated = updated_uris(call.arguments)
@@ -50,9 +46,9 @@ class ProcessingJob(Job):
             folder.mkdir(parents=True, exist_ok=True)
             if output.get("S3UploadMode") == "Continuous":
                 self.live.append(LiveFolder(host, output["LocalPath"], output["S3Uri"], self.runtime.storage))
-        self.write_json(host, "/opt/ml/config/processingjobconfig.json", self.document)
+        self.write_json(host, "config/processingjobconfig.json", self.document)
         resources = {"current_host": self.host_names[rank], "hosts": self.host_names}
-        self.write_json(host, "/opt/ml/config/resourceconfig.json", resources)
+        self.write_json(host, "config/resourceconfig.json", resources)
         program = self.document["AppSpecification"]
         words = [*program["ContainerEntrypoint"], *program.get("ContainerArguments", [])]
         return Command(words, self.document.get("Environment", {}), "/opt/ml")

@@ -87,12 +87,13 @@ def now() -> float:
 
 def not_run(problem: Exception, metadata: Document) -> StepFailure:
     """The failure of a job that could not be run: the request's fault, or (OSError) this machine's."""
-    if isinstance(problem, StepFailure):
-        return StepFailure(str(problem), code=problem.code, metadata=metadata)
     if isinstance(problem, OSError):
         reason = f"InternalServerError: the job could not be run on this machine: {problem}"
         return StepFailure(reason, code=INTERNAL_ERROR, metadata=metadata)
-    return StepFailure(f"ClientError: {problem}", metadata=metadata)
+    reason, code = f"ClientError: {problem}", None
+    if isinstance(problem, StepFailure):
+        reason, code = str(problem), problem.code
+    return StepFailure(reason, code=code, metadata=metadata)
 
 
 class Job:
@@ -122,11 +123,7 @@ class Job:
         self.save(status="InProgress", CreationTime=now())
 
     def lay_out(self, host: JobDirectory, rank: int) -> Command:
-        """Place inputs and configuration files; return the command of the host.
-
-        Raises:
-            PipelineError: an input or the program cannot be had here.
-        """
+        """Place inputs and configuration files; return the command of the host, or raise a PipelineError."""
         raise NotImplementedError
 
     def collect(self, *, succeeded: bool) -> None:
@@ -134,11 +131,7 @@ class Job:
         raise NotImplementedError
 
     async def run(self) -> None:
-        """Lay out, run, collect, and record how the job ended.
-
-        Raises:
-            StepFailure: it was not completed.
-        """
+        """Lay out, run, collect, and record how the job ended; StepFailure if it was not completed."""
         try:
             async with use_of_ports(len(self.hosts)):
                 await asyncio.to_thread(self.prepare)
@@ -169,11 +162,7 @@ class Job:
             process.stop()
 
     def prepare(self) -> None:
-        """Lay out the tree of every host, with a hosts file that all share, and find its command.
-
-        Raises:
-            PipelineError: an input or the program cannot be had here.
-        """
+        """Lay out the tree of every host, with a hosts file that all share, and find its command."""
         machine = Path("/etc/hosts")
         hosts_file = self.hosts[0].folder / "hosts" if self.runtime.mount and machine.is_file() else None
         if hosts_file:
@@ -201,14 +190,11 @@ class Job:
         """Download an input in such a way that whatever the script does to its files, the objects stay.
 
         Args:
-            source: S3Uri, S3DataType and S3DataDistributionType, as S3Input and S3DataSource have them.
+            source: an S3Input or S3DataSource.
             folder: within the host's tree.
             host: whose tree it is.
             share: rank and count of the hosts, of which ShardedByS3Key gives each a part.
             written: directories of the tree that are read after the job, where an overlay would be in the way.
-
-        Raises:
-            StorageError: there is nothing.
         """
         mount = self.runtime.mount
         kept = any(folder.is_relative_to(other) or other.is_relative_to(folder) for other in written)
@@ -224,9 +210,9 @@ class Job:
             host.linked = outermost([*host.linked, folder])
 
     def write_json(self, host: JobDirectory, path: str, content: Any) -> None:
-        """A configuration file; without a mount, /opt/ml in it is the host's tree."""
+        """A configuration file below /opt/ml, in which without a mount the host's tree stands for /opt/ml."""
         text = json.dumps(content)
-        host.inside(path).write_text(text if self.runtime.mount else localized(text, host.tree))
+        (host.tree / path).write_text(text if self.runtime.mount else localized(text, host.tree))
 
     async def run_hosts(self) -> tuple[JobDirectory, Exit]:
         """Run all hosts at once; the one that ended last, or the first to fail, upon which the others are ended."""
@@ -324,17 +310,12 @@ def stamp(file: Path) -> tuple[int, int]:
 
 
 def inside(host: JobDirectory, local_path: str) -> Path:
-    """Where a LocalPath of a request lies on this machine.
-
-    Raises:
-        StepFailure: it is not below /opt/ml.
-    """
+    """Where a LocalPath of a request lies on this machine."""
     try:
         return host.inside(local_path)
     except ValueError:
-        raise StepFailure(
-            f"ClientError: LocalPath {local_path!r} is not below /opt/ml, which is all that a job has here."
-        ) from None
+        said = f"LocalPath {local_path!r} is not below /opt/ml, which is all that a job has here."
+        raise StepFailure(f"ClientError: {said}") from None
 
 
 def localize_programs(command: Command, host: JobDirectory) -> None:

@@ -40,11 +40,7 @@ ONLY_IN_TRAINING_ENV = ("channel_input_dirs", "hyperparameters", "job_name", "ad
 def training_command(
     request: Mapping[str, Any], resources: Mapping[str, Any], host: JobDirectory, storage: Storage
 ) -> Command:
-    """The command of one host of a training job, whose tree is laid out and whose resourceconfig.json is `resources`.
-
-    Raises:
-        StepFailure: the script is not there, or it would be started by MPI.
-    """
+    """The command of one host of a training job, whose tree is laid out; `resources` is its resourceconfig.json."""
     algorithm = request["AlgorithmSpecification"]
     own = {"TRAINING_JOB_NAME": request["TrainingJobName"], "TRAINING_JOB_ARN": request["TrainingJobArn"]}
     if not algorithm.get("ContainerEntrypoint"):
@@ -223,10 +219,7 @@ def input_data_config(request: Mapping[str, Any]) -> dict[str, Any]:
 @functools.cache
 def gpu_count() -> int:
     """How many GPUs nvidia-smi lists."""
-    if not shutil.which("nvidia-smi"):
-        return 0
-    listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False).stdout
-    return sum(line.startswith("GPU ") for line in listed.splitlines())
+    return sum(line.startswith("GPU ") for line in subprocess.getoutput("nvidia-smi --list-gpus").splitlines())
 
 
 def decode(value: str) -> Any:

@@ -29,21 +29,11 @@ from pipeline.local.store.storage import files_below, pack, place
 SCRAPED_CHARACTERS = 8192  # from the end of a line: `.*loss=` takes time that grows with the square of its length
 STOP_FILE = "/opt/ml/output/stopped"  # a script that ends its own job, on the service by StopTrainingJob, says why here
 SPINS = "10000"  # of GNU OpenMP's threads before they sleep, as in the training image: see its Dockerfile
-CONFIG_FILES = {
-    "hyperparameters": "HyperParameters",
-    "debughookconfig": "DebugHookConfig",
-    "profilerconfig": "ProfilerConfig",
-    "checkpointconfig": "CheckpointConfig",
-    "tensorboardoutputconfig": "TensorBoardOutputConfig",
-}
+CONFIG_FILES = ("HyperParameters", "DebugHookConfig", "ProfilerConfig", "CheckpointConfig", "TensorBoardOutputConfig")
 
 
 async def run_training(call: StepCall, runtime: Runtime) -> StepResult:
-    """One Training step.
-
-    Raises:
-        StepFailure: the job failed, or ran out of time.
-    """
+    """One Training step; StepFailure if the job failed or was stopped, by its time limit for example."""
     job = TrainingJob(call.job_name, call.arguments, runtime)
     await job.run()
     return StepResult(job.document, job.metadata, [job.output_uri])
@@ -108,10 +98,10 @@ class TrainingJob(Job):
             )
             kept.restore()
             self.live.append(kept)
-        files = {name: self.document[member] for name, member in CONFIG_FILES.items() if member in self.document}
-        files |= {"inputdataconfig": input_data_config(self.document), "resourceconfig": resources}
+        files = {name: self.document[name] for name in CONFIG_FILES if name in self.document}
+        files |= {"InputDataConfig": input_data_config(self.document), "ResourceConfig": resources}
         for name, content in files.items():
-            self.write_json(host, f"/opt/ml/input/config/{name}.json", content)
+            self.write_json(host, f"input/config/{name.lower()}.json", content)
         command = training_command(self.document, resources, host, self.runtime.storage)
         told = {"JOB_STOP_FILE": STOP_FILE, "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", SPINS)}
         return Command(command.arguments, {**told, **self.environment, **command.environment}, command.folder)
@@ -134,12 +124,11 @@ class TrainingJob(Job):
     def collect(self, *, succeeded: bool) -> None:
         """Model, output data and checkpoints to S3, whatever the outcome."""
         if self.document["OutputDataConfig"].get("CompressionType") == "NONE":
-            uri = f"{self.output_uri}/model"
+            uri = f"{self.output_uri}/model/"
             self.runtime.storage.upload(self.merged("model"), uri)
-            self.document["ModelArtifacts"] = {"S3ModelArtifacts": f"{uri}/"}
         else:
             uri = self.upload_archive(self.merged("model"), "model.tar.gz")
-            self.document["ModelArtifacts"] = {"S3ModelArtifacts": uri}
+        self.document["ModelArtifacts"] = {"S3ModelArtifacts": uri}
         data = self.merged("output/data")
         if data.is_dir() and any(data.iterdir()):
             self.upload_archive(data, "output.tar.gz")

@@ -28,11 +28,7 @@ SUMMARIZED = ("TrainingJobName", "TrainingJobArn", "TrainingJobStatus", "Creatio
 
 
 async def run_tuning(call: StepCall, runtime: Runtime) -> StepResult:
-    """One Tuning step.
-
-    Raises:
-        StepFailure: no trial reported the objective, or the search cannot begin where it should.
-    """
+    """One Tuning step; StepFailure if no trial reported the objective, or the search cannot begin."""
     try:
         job = TuningJob(call, runtime)
     except DefinitionError as problem:
@@ -98,11 +94,7 @@ class TuningJob:
     """One search; `document` is what DescribeHyperParameterTuningJob answers."""
 
     def __init__(self, call: StepCall, runtime: Runtime) -> None:
-        """Read the request.
-
-        Raises:
-            DefinitionError: it asks for a search that cannot be made, or for a parent that it cannot learn from.
-        """
+        """Begin, or raise a DefinitionError: the search cannot be made, or not learn from a parent."""
         self.runtime = runtime
         self.name = call.job_name
         self.config = call.arguments["HyperParameterTuningJobConfig"]
@@ -215,34 +207,34 @@ class TuningJob:
 
 
 def known_trials(request: Mapping[str, Any], state: State) -> Iterator[Known]:
-    """The hyperparameters and objectives of all parents' trials; none without WarmStartConfig.
-
-    Raises:
-        DefinitionError: a parent is missing, has not ended, or searched something else.
-    """
+    """The hyperparameters and objectives of all parents' trials; DefinitionError if one cannot be a parent."""
     for named in request.get("WarmStartConfig", {}).get("ParentHyperParameterTuningJobs", []):
         name = named["HyperParameterTuningJobName"]
-        parent, begin = state.get("HyperParameterTuningJob", name), f"WarmStartConfig names the tuning job {name!r}, "
-        if parent is None:
-            raise DefinitionError([f"{begin}which does not exist."])
-        if (status := parent["HyperParameterTuningJobStatus"]) not in (*COUNTING, "Failed"):
-            raise DefinitionError([f"{begin}which is {status}; wait for its end."])
-        (their_objective, their_names), (objective, names) = searched(parent), searched(request)
-        if their_objective != objective:
-            raise DefinitionError([f"{begin}whose objective is {their_objective}, not {objective}."])
-        if len(their_names) != len(names):
-            counts = f"{len(their_names)} hyperparameters, static and searched, not {len(names)}"
-            raise DefinitionError([f"{begin}which has {counts}."])
+        parent = state.get("HyperParameterTuningJob", name)
+        fault = parent_fault(parent, request) if parent else "which does not exist"
+        if parent is None or fault:
+            raise DefinitionError([f"WarmStartConfig names the tuning job {name!r}, {fault}."])
         static = parent["TrainingJobDefinition"].get("StaticHyperParameters", {})
         for trial in parent.get("Trials", []):
             if reached := trial.get("FinalHyperParameterTuningJobObjectiveMetric"):
                 yield {**static, **trial["TunedHyperParameters"]}, float(reached["Value"])
 
 
-def searched(request: Mapping[str, Any]) -> tuple[str, set[str]]:
-    """The objective with its direction, and the names of all hyperparameters, static and searched."""
+def parent_fault(parent: Document, request: Mapping[str, Any]) -> str | None:
+    """Why a search cannot learn from a tuning job, as the end of a sentence: it runs, or it was another search."""
+    if (status := parent["HyperParameterTuningJobStatus"]) not in (*COUNTING, "Failed"):
+        return f"which is {status}; wait for its end"
+    (theirs, their_count), (objective, count) = searched(parent), searched(request)
+    if theirs != objective:
+        return f"whose objective is {theirs}, not {objective}"
+    counts = f"which has {their_count} hyperparameters, static and searched, not {count}"
+    return counts if their_count != count else None
+
+
+def searched(request: Mapping[str, Any]) -> tuple[str, int]:
+    """The objective with its direction, and how many hyperparameters there are, static and searched."""
     config = request["HyperParameterTuningJobConfig"]
     objective, ranges = config["HyperParameterTuningJobObjective"], config.get("ParameterRanges", {})
     static = request["TrainingJobDefinition"].get("StaticHyperParameters", {})
     names = {entry["Name"] for kind in ranges.values() for entry in kind or []}
-    return f"{objective['MetricName']} {objective['Type']}", names | set(static)
+    return f"{objective['MetricName']} {objective['Type']}", len(names | set(static))

@@ -64,12 +64,3 @@ def test_functions_run_and_hand_their_values_on_and_what_they_raise_is_the_reaso
         "Reject": "AlgorithmError: ValueError('the total is 11'), exit code: 1",
     }
     assert "doubling 4 [1, 2, 3]" in report.log("Double")
-
-
-def test_a_function_whose_handler_ends_well_without_a_result_has_failed(lab: Lab) -> None:
-    channel = "sagemaker_remote_function_bootstrap"
-    lab.put("s3://bucket/driver/job_driver.sh", "echo \"KeyError: 'lost'\"; exit 0")
-    step = lab.training("Silent", "", channels={channel: "s3://bucket/driver"})
-    program = f"/opt/ml/input/data/{channel}/job_driver.sh"
-    step["Arguments"]["AlgorithmSpecification"]["ContainerEntrypoint"] = ["/bin/bash", program]
-    assert lab.run(step).statuses["Silent"].startswith("AlgorithmError: KeyError: 'lost'")

@@ -182,3 +182,6 @@ def test_the_outputs_of_a_function_have_the_declared_types_downstream(lab: Lab) 
     assert report.step("Call")["outputs"] == {"s": "5", "i": "3", "f": "1.0", "b": "True", "nested": '{"a": [1]}'}
     missing = lab.run(call("Call", {}, {}), functions=["fn=nowhere.py:handler"])
     assert (missing.code, missing.stderr) == (2, "The code of Lambda function 'fn' is not there: nowhere.py.\n")
+    wrong = lab.run(call("Call", {}, {"x": "P1D"}), functions=[function])
+    assert (wrong.code, wrong.stdout) == (2, "")
+    assert "OutputType must be one of 'String', 'Integer', 'Float' and 'Boolean', but got 'P1D'" in wrong.stderr

@@ -73,18 +73,14 @@ def invoke(state: State, request: HttpRequest) -> Reply:
 
 def create_function(state: State, request: Document) -> Document:
     """CreateFunction, of Python code in a .zip archive."""
-    name = request["FunctionName"]
+    name = functions.function_name(request["FunctionName"])
     if state.get("Function", name):
         raise RequestError("ResourceConflictException", f"Function already exist: {name}", 409)
     if not str(request.get("Runtime", "python")).startswith("python") or request.get("Layers"):
         raise refused(f"Function {name!r} needs a runtime or layers that are not here; Python without layers runs.")
-    document = {
-        "FunctionName": name,
-        "Handler": request["Handler"],
-        "Environment": request.get("Environment", {}).get("Variables", {}),
-        "Timeout": request.get("Timeout", 3),
-    }
-    return store(state, document, request["Code"])
+    variables = request.get("Environment", {}).get("Variables", {})
+    made = {"FunctionName": name, "Environment": variables, "Timeout": 3, **chosen(request, "Handler", "Timeout")}
+    return store(state, made, request["Code"])
 
 
 def update_function_code(state: State, request: Document) -> Document:

@@ -179,7 +179,7 @@ def service_problems(definition: Definition) -> Iterator[str]:
 
 def service_faults(definition: Definition, step: Step) -> Iterator[str]:
     """What is wrong with a step whose form is right, as far as it is."""
-    faults = [*member_faults(definition, step), *argument_faults(definition, step)]
+    faults = [*member_faults(definition, step, f"{step.type}Step"), *argument_faults(definition, step)]
     for index, policy in enumerate(step.objects("RetryPolicies")):
         ends = [name for name in ("MaxAttempts", "ExpireAfterMin") if policy.get(name) is not None]
         if len(ends) != 1:
@@ -193,18 +193,18 @@ def service_faults(definition: Definition, step: Step) -> Iterator[str]:
     yield from (f" {fault}" for fault in (*visibility_faults(definition, step), *property_faults(definition, step)))
 
 
-def member_faults(definition: Definition, step: Step) -> Iterator[str]:
-    """The members that every step of its type has; ExceptionType may be one text instead of a list."""
-    if f"{step.type}Step" in FORMAT:
-        members = dict(step.definition)
-        if isinstance(policies := members.get("RetryPolicies"), list):
-            members["RetryPolicies"] = [
-                {**policy, "ExceptionType": [policy["ExceptionType"]]}
-                if isinstance(policy, dict) and isinstance(policy.get("ExceptionType"), str)
-                else policy
-                for policy in policies
-            ]
-        yield from format_check(definition, f"{step.type} step").problems(members, Shape(f"{step.type}Step", FORMAT))
+def member_faults(definition: Definition, step: Step, shape: str) -> Iterator[str]:
+    """The members of a step, compared with a shape of the format; ExceptionType may be one text instead of a list."""
+    members = dict(step.definition)
+    if isinstance(policies := members.get("RetryPolicies"), list):
+        members["RetryPolicies"] = [
+            {**policy, "ExceptionType": [policy["ExceptionType"]]}
+            if isinstance(policy, dict) and isinstance(policy.get("ExceptionType"), str)
+            else policy
+            for policy in policies
+        ]
+    if shape in FORMAT:
+        yield from format_check(definition, f"{step.type} step").problems(members, Shape(shape, FORMAT))
 
 
 def argument_faults(definition: Definition, step: Step) -> Iterator[str]:
@@ -242,7 +242,9 @@ def local_faults(definition: Definition, step: Step) -> Iterator[str]:
     if step_type.refusal:
         yield f" is a step of type {step.type}, which does not run locally: {step_type.refusal}."
         return
-    wrong = [fault for fault in member_faults(definition, step) if UNKNOWN not in fault]
+    shapes = (f"{step.type}Step", "AnyStep")  # a run reads CacheConfig and RetryPolicies of whatever step has them
+    found = [fault for shape in shapes for fault in member_faults(definition, step, shape)]
+    wrong = [fault for fault in found if UNKNOWN not in fault]
     if step_type.creates:
         unreadable: list[str] = []
         converted(step.arguments, operation(step_type.creates, "input"), unreadable)

@@ -197,7 +197,7 @@ class LocalTarget:
 
     def endpoint_view(self, name: str, status: str) -> dict[str, str | None]:
         """With the server's own address; Asleep if the server has ended, and how to wake it."""
-        from pipeline.local.sagemaker.endpoint_servers import address_of, is_asleep
+        from pipeline.local.sagemaker.endpoints import address_of, is_asleep
 
         document = self.state.get("Endpoint", name)
         served = document if document and document["Server"] else None

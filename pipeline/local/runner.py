@@ -13,7 +13,7 @@ from pathlib import Path
 from pipeline.local.engine.execution import Execution
 from pipeline.local.engine.runner_process import sign
 from pipeline.local.sagemaker.api import LocalApi
-from pipeline.local.sagemaker.endpoint_servers import waking
+from pipeline.local.sagemaker.endpoints import waking
 from pipeline.local.sagemaker.transform_jobs import run_job
 from pipeline.local.sandbox.supervisor import die_with
 from pipeline.local.store.state import DiskFull, State

@@ -216,8 +216,8 @@ class RequestHandler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer /ping."""
-        known = self.path == "/ping"
-        self.reply(404 if not known else 200 if self.server.application.is_ready() else 503, TEXT, b"")
+        status = 404 if self.path != "/ping" else 200 if self.server.application.is_ready() else 503
+        self.reply(status, TEXT, b"")
 
     def do_POST(self) -> None:
         """Answer /invocations."""

@@ -18,15 +18,6 @@ HOST = "127.0.0.1"
 POLL_SECONDS = 0.02
 
 
-async def bound(port: int, seconds: float) -> socket.socket:
-    """Return a listener, once whoever has the port lets go of it; end the process if that takes too long."""
-    for _ in range(int(seconds / POLL_SECONDS)):
-        with contextlib.suppress(OSError):
-            return socket.create_server((HOST, port), backlog=128)
-        await asyncio.sleep(POLL_SECONDS)
-    sys.exit(f"Port {port} is taken by another program.")
-
-
 async def ready(port: int) -> None:
     """Wait until the server's /ping answers 200."""
     while True:
@@ -49,8 +40,8 @@ async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
         writer.write_eof()
 
 
-async def main(port: int, server_port: int, server_pid: int, bind_seconds: float, inherited: int | None = None) -> None:
-    """Forward until the server ends."""
+async def main(port: int, server_port: int, server_pid: int, bind_seconds: int, inherited: int | None = None) -> None:
+    """Forward, once whoever has the port lets go of it, until the server ends."""
 
     async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError), contextlib.closing(writer):
@@ -60,7 +51,14 @@ async def main(port: int, server_port: int, server_pid: int, bind_seconds: float
 
     loop = asyncio.get_running_loop()
     loop.add_reader(os.pidfd_open(server_pid), os._exit, 0)
-    listener = await bound(port, bind_seconds) if inherited is None else socket.socket(fileno=inherited)
+    listener = None if inherited is None else socket.socket(fileno=inherited)
+    deadline = loop.time() + bind_seconds
+    while not listener:
+        with contextlib.suppress(OSError):
+            listener = socket.create_server((HOST, port), backlog=128)
+        if loop.time() > deadline:
+            sys.exit(f"Port {port} is taken by another program.")
+        await asyncio.sleep(POLL_SECONDS)
     await ready(server_port)
     server = await asyncio.start_server(forward, sock=listener)
     loop.add_signal_handler(signal.SIGTERM, server.close)
@@ -68,5 +66,4 @@ async def main(port: int, server_port: int, server_pid: int, bind_seconds: float
 
 
 if __name__ == "__main__":
-    port, server_port, server_pid, seconds, *more = sys.argv[1:]
-    asyncio.run(main(int(port), int(server_port), int(server_pid), float(seconds), *map(int, more)))
+    asyncio.run(main(*map(int, sys.argv[1:])))

@@ -44,9 +44,8 @@ ANSWER_TIMEOUT_SECONDS = 60.0  # the service's limit for one invocation
 PING_TIMEOUT_SECONDS = 2.0
 POLL_SECONDS = 0.05
 STOP_SECONDS = 10.0  # between SIGTERM and SIGKILL
-BIND_SECONDS = 5.0  # that a forwarder waits for the port of a server which is about to end
+BIND_SECONDS = 5  # that a forwarder waits for the port of a server which is about to end
 REASON_CHARACTERS = 500
-DEFAULT_PROGRAM = "inference.py"
 HANDLERS = {"model_fn", "input_fn", "predict_fn", "output_fn", "transform_fn"}
 PORTS = range(20000, 32768)  # Linux gives none of these to outgoing connections
 FORWARDER = Path(__file__).with_name("port_forwarder.py")
@@ -126,7 +125,7 @@ def place_model(storage: Storage, container: Document, folder: Path) -> None:
 def server_command(container: Document, model: Path) -> tuple[list[str], Path]:
     """Return the words that start a model's server, its script or ours around that, and their directory."""
     variables, image = container["Environment"], str(container.get("Image", ""))
-    name = variables.get("SAGEMAKER_PROGRAM", DEFAULT_PROGRAM)
+    name = variables.get("SAGEMAKER_PROGRAM", "inference.py")
     if not name:
         raise invalid(
             "The model's SAGEMAKER_PROGRAM is empty, which the inference toolkits take for a module without a name; "
@@ -160,35 +159,30 @@ def has_handlers(script: Path) -> bool:
 
 
 def start(
-    state: State,
-    model_name: str,
-    folder: Path,
-    log: Path,
-    *,
-    environment: Mapping[str, str] = NONE,
-    port: int | None = None,
+    state: State, model: str, place: Path, port: int | None = None, variables: Mapping[str, str] = NONE
 ) -> Document:
-    """Unpack a model into a new folder and start its server; return what is kept of its process.
+    """Unpack a model and start its server, at any free port unless one is given; return what is kept of its process.
 
-    It gets any free port unless one is given. Several containers, which answer in turn, have a server each, started by
-    a process that stands before them.
+    Its files are in `server` of a place, beside its log. Several containers, which answer in turn, have a server each,
+    started by a process that stands before them.
     """
-    parts = resolved_containers(state, model_name, environment)
+    parts = resolved_containers(state, model, variables)
+    folder, log = place / "server", place / "log.txt"
     idle_seconds = str((state.get("Settings", "endpoints") or {}).get("idle_seconds", DEFAULT_IDLE_SECONDS))
     port = port or free_port(state)
     try:
         if len(parts) == 1:
             program = program_of(state, parts[0], folder / "model", port, idle_seconds)
         else:
-            models = [(part, folder / f"model{number}") for number, part in enumerate(parts, 1)]
-            inner = [program_of(state, part, model, free_port(state), "inf") for part, model in models]
+            numbered = [(part, folder / f"model{number}") for number, part in enumerate(parts, 1)]
+            inner = [program_of(state, part, data, free_port(state), "inf") for part, data in numbered]
             (folder / "containers.json").write_text(json.dumps(inner))
             words = [sys.executable, str(OWN_SERVER), "pipeline", str(folder / "containers.json")]
             own = {"SAGEMAKER_BIND_TO_PORT": str(port), "ENDPOINT_IDLE_SECONDS": idle_seconds}
             program = {"args": words, "cwd": str(folder), "env": {**inner[0]["env"], **own}}
-        place = Place(program["cwd"], folder / "place", writable=[folder])
-        start = start_in(find_mount(state.home), place, program["args"], program["env"])
-        process = spawn(log, **supervised(start, "server"))
+        seen = Place(program["cwd"], folder / "place", writable=[folder])
+        started = start_in(find_mount(state.home), seen, program["args"], program["env"])
+        process = spawn(log, **supervised(started, "server"))
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

@@ -70,7 +70,7 @@ async def run_transform(call: StepCall, runtime: Runtime) -> StepResult:
         await asyncio.to_thread(job.run)
     except asyncio.CancelledError:
         job.stopping.set()
-        servers.end_all(job.folder)
+        servers.end_all(job.log.with_name("server"))
         record("Stopped", TransformEndTime=now())
         raise
     except (RequestError, StepFailure, StorageError, OSError) as problem:
@@ -87,7 +87,6 @@ class Transform:
     def __init__(self, call: StepCall, runtime: Runtime) -> None:
         self.name, self.request, self.runtime = call.job_name, call.arguments, runtime
         self.log = runtime.job(call.job_name).log
-        self.folder = self.log.with_name("server")
         self.stopping = threading.Event()
 
     def run(self) -> None:
@@ -98,7 +97,7 @@ class Transform:
         if not objects:
             raise StepFailure("TransformInput names no object in the local S3.")
         self.records = Records(self.request)
-        environment = {
+        variables = {
             **self.request.get("Environment", {}),
             JOB_VARIABLE: self.name,
             "SAGEMAKER_BATCH": "true",
@@ -107,7 +106,7 @@ class Transform:
             "SAGEMAKER_MAX_CONCURRENT_TRANSFORMS": str(self.request.get("MaxConcurrentTransforms", 0)),
         }
         model, state = self.request["ModelName"], self.runtime.state
-        self.server = servers.start(state, model, self.folder, self.log, environment=environment)
+        self.server = servers.start(state, model, self.log.parent, variables=variables)
         try:
             if not servers.comes_up(self.server, self.stopping.is_set):
                 raise StepFailure(servers.failure(self.server))

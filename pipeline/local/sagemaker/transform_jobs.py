@@ -22,7 +22,10 @@ from pipeline.local.store.storage import Storage
 KIND = "TransformJob"
 LOCK_WAIT_SECONDS = 10
 LOST = "InternalServerError: the job's process ended before the job did."
-ACTIVE = ("InProgress", "Stopping")
+OUTCOMES = {  # of a job whose process has ended
+    "Stopping": {"TransformJobStatus": "Stopped"},
+    "InProgress": {"TransformJobStatus": "Failed", "FailureReason": LOST},
+}
 
 
 def create_transform_job(state: State, request: Document) -> Document:
@@ -65,7 +68,7 @@ def stop_transform_job(state: State, request: Document) -> Document:
         raise invalid(f"The transform job {name!r} is a pipeline's: stop the execution.")
 
     def stop(job: Document) -> None:
-        if job["TransformJobStatus"] in ACTIVE:
+        if job["TransformJobStatus"] in OUTCOMES:
             job["TransformJobStatus"] = "Stopping"
 
     state.change(KIND, name, stop)
@@ -77,14 +80,12 @@ def settled(state: State, document: Document) -> Document:
     """Return the job as it is; one that nobody works on any more has ended."""
     name = document["TransformJobName"]
     path = lock_path(state, name)
-    if document["TransformJobStatus"] not in ACTIVE or not path.exists():
+    if document["TransformJobStatus"] not in OUTCOMES or not path.exists():
         return document
 
     def end(job: Document) -> None:
-        if job["TransformJobStatus"] == "Stopping":
-            job.update(TransformJobStatus="Stopped", TransformEndTime=now())
-        elif job["TransformJobStatus"] == "InProgress":
-            job.update(TransformJobStatus="Failed", TransformEndTime=now(), FailureReason=LOST)
+        if outcome := OUTCOMES.get(job["TransformJobStatus"]):
+            job.update(outcome, TransformEndTime=now())
 
     with contextlib.suppress(BlockingIOError), taken_lock(path):
         servers.end_all(state.home / "jobs" / name / "server")

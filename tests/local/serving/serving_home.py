@@ -103,6 +103,7 @@ class Home:
         return self.sagemaker.describe_transform_job(TransformJobName=name)
 
     def ended(self, name="job", status="Completed"):
+        """Why a job has failed, once it has ended."""
         wait_until(lambda: self.job(name)["TransformJobStatus"] in ("Completed", "Failed", "Stopped"))
         assert self.job(name)["TransformJobStatus"] == status, self.job(name)
         return self.job(name).get("FailureReason")
@@ -120,7 +121,7 @@ def home(tmp_path):
         home.delete(endpoint["EndpointName"])
     wait_until(lambda: not processes_of(tmp_path))
     wait_until(lambda: subprocess.run(["true"], check=True) and not zombies())  # Popen waits for others that have ended
-    assert not list((home.folder / "endpoints").glob("*/*/"))
+    assert not list(home.folder.glob("endpoints/*/*/server"))
 
 
 def refusal(call, *arguments, **request):

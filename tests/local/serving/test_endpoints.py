@@ -1,6 +1,5 @@
 """Endpoints with real servers: created, asked, captured, updated, killed, asleep, woken, deleted."""
 
-import http.client
 import json
 import os
 import signal
@@ -11,13 +10,14 @@ import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
 from pipeline.local.jobs import servers
-from pipeline.local.sagemaker.endpoint_servers import waking
 from tests.local.samples import (
     ROOT,
+    command_line,
     definition,
     model_archive,
     processes_of,
@@ -43,11 +43,8 @@ def row(home):
 
 def post(port):
     """The model's name, by plain HTTP to an endpoint's port."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-    connection.request("POST", "/invocations", b"x")
-    said = json.loads(connection.getresponse().read())
-    connection.close()
-    return said["model"]
+    with urlopen(f"http://127.0.0.1:{port}/invocations", b"x", timeout=20) as answer:
+        return json.load(answer)["model"]
 
 
 def at_once(count, call):
@@ -64,8 +61,7 @@ def test_an_endpoint_is_created_asked_and_deleted(home, monkeypatch):
     assert found["EndpointArn"] == "arn:aws:sagemaker:us-east-1:000000000000:endpoint/ep"
     headers = {"ContentType": "image/png", "Accept": "application/json;verbose=1", "CustomAttributes": "trace=1"}
     answer = home.answer(bytes(range(256)), **headers)  # an invocation waits
-    found = [answer[name] for name in ("ContentType", "InvokedProductionVariant", "CustomAttributes")]
-    assert found == ["application/json", "Main", "seen"]
+    assert answer.items() >= {"InvokedProductionVariant": "Main", "CustomAttributes": "seen"}.items()
     said = json.loads(answer["Body"])
     names = ("Content-Type", "Accept", "X-Amzn-SageMaker-Custom-Attributes")
     assert (said["bytes"], [said["headers"][name] for name in names]) == (256, list(headers.values()))
@@ -89,22 +85,18 @@ def test_an_endpoint_is_created_asked_and_deleted(home, monkeypatch):
     assert message(home.invoke) == "Endpoint ep of account 000000000000 not found."
 
 
-def test_endpoints_are_listed(home):
+def test_endpoints_are_listed_and_need_their_configuration_no_more(home):
     home.model("m")
     for name in ("b", "a", "a-12345678"):
         home.create("m", name)
-    client = home.sagemaker
-    pages = client.get_paginator("list_endpoints").paginate(MaxResults=1)
-    assert [found["EndpointName"] for page in pages for found in page["Endpoints"]] == ["a-12345678", "a", "b"]
-    assert client.list_endpoints(StatusEquals="Failed")["Endpoints"] == []
-    assert [found["EndpointName"] for found in client.list_endpoints(NameContains="b")["Endpoints"]] == ["b"]
-    assert [c["EndpointConfigName"] for c in client.list_endpoint_configs()["EndpointConfigs"]] == ["m"]
     home.delete("a")  # whose name begins another's
+    home.sagemaker.delete_endpoint_config(EndpointConfigName="m")
     assert home.invoke(endpoint="a-12345678")["model"] == "m"
-    client.delete_endpoint_config(EndpointConfigName="m")
-    gone = message(client.describe_endpoint_config, EndpointConfigName="m")
-    assert gone == "Could not find endpoint configuration 'm'."
-    assert home.settled("b")["EndpointStatus"] == "InService"
+    listing = home.sagemaker.list_endpoints
+    pages = home.sagemaker.get_paginator("list_endpoints").paginate(MaxResults=1)
+    assert [found["EndpointName"] for page in pages for found in page["Endpoints"]] == ["a-12345678", "b"]
+    assert listing(StatusEquals="Failed")["Endpoints"] == []
+    assert [found["EndpointName"] for found in listing(NameContains="b")["Endpoints"]] == ["b"]
 
 
 def test_a_server_that_does_not_come_up_fails_the_endpoint(home, monkeypatch):
@@ -115,7 +107,7 @@ def test_a_server_that_does_not_come_up_fails_the_endpoint(home, monkeypatch):
     found = home.settled()
     assert tracemalloc.get_traced_memory()[1] < 50 << 20
     tracemalloc.stop()
-    log = next((home.folder / "endpoints" / "ep").glob("*.log"))
+    log = next((home.folder / "endpoints" / "ep").glob("*/log.txt"))
     reason = f"{NOT_UP}ValueError: no such weights (log: {log})"
     assert (found["EndpointStatus"], found["FailureReason"]) == ("Failed", reason)
     assert message(home.invoke) == f"Endpoint 'ep' is Failed. {reason}"
@@ -158,7 +150,7 @@ def test_what_cannot_be_served_is_refused_and_leaves_nothing(home):
 
 
 def test_the_old_server_answers_until_the_new_one_is_healthy_at_the_same_port(home, monkeypatch):
-    monkeypatch.setattr(servers, "BIND_SECONDS", 0.5)
+    monkeypatch.setattr(servers, "BIND_SECONDS", 1)
     first, answers = home.served("old"), []
     port, process = first["port"], home.invoke()["process"]
     home.model("new", SECONDS_TO_START="0.6")
@@ -244,39 +236,22 @@ def test_an_idle_server_ends_even_before_anybody_has_looked_at_it(home):
     assert row(home)[0]["status"] == "Asleep"
 
 
-def test_a_connection_wakes_an_endpoint_while_a_process_of_ours_runs(home):
+def test_a_connection_wakes_an_endpoint_while_a_run_is_in_progress(home):
     first = home.served(SECONDS_TO_START="0.3")
     port = first["port"]
     kill(first)
-    with waking(home.folder):
+    file = home.folder.parent / "definition.json"
+    file.write_text(json.dumps(definition(python_step("Wait", "import time; time.sleep(600)"))))
+    words = command_line("run", "--definition", file, "--home", home.folder)
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
         wait_until(lambda: not servers.is_free(port))
         assert at_once(5, lambda: post(port)) == ["m"] * 5
-    assert post(port) == "m"  # and it serves on without that process
-    kill(home.server())
-    wait_until(lambda: not processes_of(home.folder) and servers.is_free(port))
-    with waking(home.folder):  # whoever else starts the server meanwhile gets the port all the same
+        kill(home.server())
         wait_until(lambda: not servers.is_free(port))
-        assert home.invoke()["model"] == "m"
+        assert home.invoke()["model"] == "m"  # whoever else starts the server meanwhile gets the port all the same
         assert post(port) == "m"
-    wait_until(lambda: post(port) == "m")
-    kill(home.server())
-    wait_until(lambda: not processes_of(home.folder) and servers.is_free(port))
-    script = f"""
-import http.client, time
-connection = http.client.HTTPConnection("127.0.0.1", {port})
-for attempt in range(100):
-    try:
-        connection.request("POST", "/invocations", b"x")
-        break
-    except OSError:
-        time.sleep(0.1)
-print(connection.getresponse().status)
-"""
-    file = home.folder.parent / "definition.json"
-    file.write_text(json.dumps(definition(python_step("Ask", script))))
-    done = run_cli("run", "--definition", file, "--home", home.folder, "--json")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert post(port) == "m"
+        run.send_signal(signal.SIGINT)
+    assert post(port) == "m"  # and it serves on without the run
 
 
 def test_a_server_outlives_the_process_that_started_it_and_knows_nothing_of_it(home):

@@ -10,10 +10,9 @@ import pytest
 import torch
 
 from pipeline.local.jobs import servers
-from tests.local.lab import ROLE
 from tests.local.samples import model_archive, processes_of, wait_until
 from tests.local.sandbox.test_pip import wheel
-from tests.local.serving.serving_home import message, refusal
+from tests.local.serving.serving_home import refusal
 
 ECR = "763104351884.dkr.ecr.us-east-1.amazonaws.com"
 ROWS = """
@@ -158,18 +157,3 @@ def test_a_version_of_several_containers_transforms(home):
     home.transform("m", ContentType="text/csv", Accept="text/csv", **lines)
     home.ended()
     assert home.output("x").splitlines() == [f"{n}a<text/csv<application/jsonb<text/csv<text/csv" for n in (1, 2)]
-
-
-@pytest.mark.parametrize(
-    ("members", "because"),
-    [
-        ({"InferenceExecutionConfig": {"Mode": "Direct"}}, "has InferenceExecutionConfig.Mode Direct"),
-        ({"PrimaryContainer": {"Mode": "MultiModel"}}, "has a container with Mode MultiModel"),
-        ({"PrimaryContainer": {"Image": f"{ECR}/sagemaker-xgboost:1.7-1"}}, "built-in algorithm 'sagemaker-xgboost'"),
-        ({}, "lacks PrimaryContainer"),
-    ],
-)
-def test_a_model_that_is_not_served_here_is_refused_by_name(home, members, because):
-    if "InferenceExecutionConfig" in members:
-        members = {**members, "Containers": [home.container("a", {}), home.container("b", {})]}
-    assert because in message(home.sagemaker.create_model, ModelName="m", ExecutionRoleArn=ROLE, **members)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.definition.runnable import model_faults
 from pipeline.definition.serving_requests import (
     FilterError,
     endpoint_config_faults,
@@ -24,7 +25,7 @@ from tests.local.samples import processes_of, wait_until
 from tests.local.serving.serving_home import message
 from tests.pipeline.labelling import SERVER
 
-CASES = Path(__file__).parent / "cases"
+FAULTS = {"ProductionVariants": endpoint_config_faults, "Containers": model_faults, "PrimaryContainer": model_faults}
 TEN_TIMES = """
 def model_fn(model_dir):
     return 10
@@ -169,9 +170,8 @@ def test_what_cannot_be_done_is_refused_by_name(models):
     assert models.ended("job", "Failed") == "TransformInput names no object in the local S3."
 
 
-def cases(name, part=None):
-    found = json.loads((CASES / f"{name}.json").read_text())
-    return found[part] if part else found
+def cases(name):
+    return json.loads((Path(__file__).parent / f"cases/{name}.json").read_text())
 
 
 def request(case):
@@ -225,7 +225,7 @@ def test_a_filter_selects_what_the_guide_says_and_is_refused_by_name_where_sagem
 
 @pytest.mark.parametrize("case", cases("refused_requests"), ids=lambda case: case["because"])
 def test_a_request_that_is_not_followed_here_is_refused_by_name(case):
-    [fault] = (endpoint_config_faults if "ProductionVariants" in case else transform_faults)(case)
+    [fault] = next((faults for member, faults in FAULTS.items() if member in case), transform_faults)(case)
     assert case["because"] in fault
 
 

@@ -241,9 +241,7 @@ def free_port(state: State) -> int:
 
 def is_free(port: int) -> bool:
     """Return whether nobody listens on a port."""
-    with contextlib.suppress(OSError), socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind((HOST, port))
+    with contextlib.suppress(OSError), socket.create_server((HOST, port)):
         return True
     return False
 

@@ -175,7 +175,7 @@ def delete_endpoint(state: State, request: Document) -> Document:
         state.delete("Endpoint", name)
         servers.stop(document["Server"])
         servers.stop(document["Pending"])
-        servers.end_all(folder_of(state, name))
+        servers.end_all(state.home / "endpoints" / name)
     return {}
 
 
@@ -187,16 +187,11 @@ def changing(state: State, name: str) -> contextlib.AbstractContextManager[int]:
     return taken_lock(state.home / "locks" / f"endpoint-{name}", wait_seconds=math.inf)
 
 
-def folder_of(state: State, name: str) -> Path:
-    """Return where an endpoint's servers have their files and logs."""
-    return state.home / "endpoints" / name
-
-
 def start(state: State, name: str, config_name: str, port: int | None = None) -> Document:
     """Start a server for a configuration's model; return what the `Endpoint` document keeps of it."""
     config = found(state, "EndpointConfig", config_name, "endpoint configuration")
     variant = config["ProductionVariants"][0]
-    place = folder_of(state, name) / secrets.token_hex(4)
+    place = state.home / "endpoints" / name / secrets.token_hex(4)
     server = servers.start(state, variant["ModelName"], place, port)
     seconds = variant.get("ContainerStartupHealthCheckTimeoutInSeconds", server["startup_seconds"])
     return {**server, "startup_seconds": seconds, "config": config_name, "variant": variant["VariantName"]}

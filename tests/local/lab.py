@@ -166,7 +166,7 @@ class Lab:
         definition = {"Version": "2020-12-01", "Parameters": list(parameters), "Steps": list(steps), **members}
         return self.run_definition(definition, **how)
 
-    def run_definition(self, definition: Any, *, environment=(), timeout_seconds: float = 60, **words: Any) -> Report:
+    def run_definition(self, definition: Any, *, environment=(), timeout_seconds: float = 240, **words: Any) -> Report:
         """Run any definition."""
         settings = {**os.environ, **dict(environment)}
         command = self.command(definition, **words)

@@ -1,10 +1,12 @@
 """What tests of the local target run: steps of a line of Python, a model served by the standard library, processes."""
 
 import contextlib
+import io
 import os
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,23 @@ SERVER = (ROOT / "tests/local/cases/serve.py").read_text()
 def model_archive(name: str, **files: str | bytes) -> bytes:
     """A model.tar.gz whose server says its name."""
     return packed({"name.txt": name, "code/serve.py": SERVER, **files})
+
+
+def wheel(name: str, version: str) -> tuple[str, bytes]:
+    """A wheel of one module and one program; its file's name and its bytes."""
+    module, stream = name.replace("-", "_"), io.BytesIO()
+    info = f"{module}-{version}.dist-info"
+    files = {
+        f"{module}.py": f"VERSION = {version!r}\ndef main():\n    print('tool', VERSION)\n",
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/entry_points.txt": f"[console_scripts]\n{name} = {module}:main\n",
+    }
+    with zipfile.ZipFile(stream, "w") as archive:
+        for path, text in files.items():
+            archive.writestr(path, text)
+        archive.writestr(f"{info}/RECORD", "".join(f"{path},,\n" for path in [*files, f"{info}/RECORD"]))
+    return f"{module}-{version}-py3-none-any.whl", stream.getvalue()
 
 
 def python_step(name: str, code: str, *, depends_on: Sequence[str] = (), **members: Any) -> dict[str, Any]:

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.local.lab import Lab, Report, call, compare, condition, get, json_get, output_uri
-from tests.local.samples import wait_until
-from tests.local.sandbox.test_pip import wheel
+from tests.local.samples import wait_until, wheel
 
 LARGE = bytes(17 * 2**20)  # so large that it is not copied
 

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from pipeline.local.jobs import servers
-from tests.local.samples import model_archive, processes_of, wait_until
-from tests.local.sandbox.test_pip import wheel
+from tests.local.samples import model_archive, processes_of, wait_until, wheel
 from tests.local.serving.serving_home import refusal
 
 ECR = "763104351884.dkr.ecr.us-east-1.amazonaws.com"

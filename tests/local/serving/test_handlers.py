@@ -6,10 +6,8 @@ import os
 import signal
 
 import numpy
-import pytest
 import torch
 
-from pipeline.local.jobs import servers
 from tests.local.samples import model_archive, processes_of, wait_until, wheel
 from tests.local.serving.serving_home import refusal
 
@@ -40,60 +38,68 @@ def transform_fn(model, body, content_type, accept):
 """
 
 
+def npy(*values):
+    stream = io.BytesIO()
+    numpy.save(stream, numpy.array(values))
+    return stream.getvalue()
+
+
+CSV, JSON, NPY, PNG = "text/csv", "application/json", "application/x-npy", "image/png"
+BROKEN = {  # a script that cannot be loaded, and why
+    "def transform_fn(): ...\ndef predict_fn(): ...": "Cannot use transform_fn in conjunction with predict_fn.",
+    "def predict_fn(data, model): ...": "The model needs a model_fn in its script, or one TorchScript file",
+    "from os import path as model_fn\nraise OSError('no weights')": "OSError: no weights",
+}
+ANSWERS = [  # an endpoint, what it is sent, of which content type, what is accepted; its answer
+    ("rows", "[[1, 2]]", None, None, b"[[6.0, 12.0]]"),  # JSON unless said otherwise
+    ("rows", "1,2\n3,4", CSV, CSV, b"6.0,12.0\n18.0,24.0\n"),
+    ("rows", npy(5.0), NPY, NPY, npy(30.0)),
+    ("torch", "[[1, 2], [3, 4]]", JSON, JSON, b"[1.0, 2.0, 3.0, 4.0]"),
+    ("words", "a", JSON, None, b"a!<application/json<text/csv"),
+]
+REFUSALS = [  # as above; the status and a part of the message
+    ("rows", b"x", PNG, JSON, 415, "image/png is not supported"),
+    ("rows", "[1]", JSON, PNG, 415, "image/png is not supported"),
+    ("rows", "{", JSON, JSON, 500, "JSONDecodeError"),
+    ("rows", b"\xff", CSV, JSON, 500, "UnicodeDecodeErr"),
+    ("words", "fail", CSV, CSV, 500, "ValueError: no such word"),
+]
+
+
 def words(home, suffix, **environment):
     return home.container(suffix, {"code/inference.py": WORDS.format(suffix=suffix)}, **environment)
 
 
+def kinds(content_type, accept):
+    return {key: value for key, value in (("ContentType", content_type), ("Accept", accept)) if value}
+
+
 def test_handlers_have_the_defaults_of_the_inference_toolkit(home):
-    home.state.put("Settings", "endpoints", {"idle_seconds": 2})
-    server = home.served("m", home.container("m", FILES))
-    assert home.invoke("[[1, 2]]") == [[6.0, 12.0]]  # JSON unless said otherwise
-    answer = home.answer("1,2\n3,4", ContentType="text/csv", Accept="text/csv")
-    assert (answer["ContentType"], answer["Body"]) == ("text/csv", b"6.0,12.0\n18.0,24.0\n")
-    array = io.BytesIO()
-    numpy.save(array, numpy.array([5.0]))
-    answer = home.answer(array.getvalue(), ContentType="application/x-npy", Accept="application/x-npy")
-    assert numpy.load(io.BytesIO(answer["Body"])).tolist() == [30.0]
-    refused = refusal(home.answer, b"x", ContentType="image/png")
-    assert (refused["OriginalStatusCode"], "image/png is not supported" in refused["OriginalMessage"]) == (415, True)
-    assert refusal(home.answer, "[1]", Accept="image/png")["OriginalStatusCode"] == 415
-    for body, kind, error in (("{", "application/json", "JSONDecodeError"), (b"\xff", "text/csv", "UnicodeDecodeErr")):
-        refused = refusal(home.answer, body, ContentType=kind)
-        assert (refused["OriginalStatusCode"], error in refused["OriginalMessage"]) == (500, True)
-    wait_until(lambda: not servers.is_running(server))  # it is idle
-    assert home.invoke("[1]") == [6.0]
-
-
-def test_transform_fn_has_a_context_and_its_own_content_type(home):
-    home.served("m", words(home, "!", SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT="text/csv"))
-    answer = home.answer("a", ContentType="application/json")
-    assert (answer["ContentType"], answer["Body"]) == ("text/csv", b"a!<application/json<text/csv")
-    refused = refusal(home.answer, "fail", ContentType="text/csv")
-    assert (refused["OriginalStatusCode"], refused["OriginalMessage"]) == (500, "ValueError: no such word")
-
-
-@pytest.mark.parametrize(
-    ("script", "because"),
-    [
-        ("def transform_fn(): ...\ndef predict_fn(): ...", "Cannot use transform_fn in conjunction with predict_fn."),
-        ("def predict_fn(data, model): ...", "The model needs a model_fn in its script, or one TorchScript file"),
-        ("from os import path as model_fn\nraise OSError('no weights')", "OSError: no weights"),
-    ],
-)
-def test_a_script_that_cannot_be_loaded_fails_the_endpoint(home, script, because):
-    home.storage.write("s3://bucket/loose/code/inference.py", script.encode())
-    source = {"S3Uri": "s3://bucket/loose/", "S3DataType": "S3Prefix", "CompressionType": "None"}
-    home.model("m", {"ModelDataSource": {"S3DataSource": source}})
-    home.create("m")
-    assert home.settled()["FailureReason"].startswith(f"The server did not pass /ping: {because}")
-
-
-def test_torchscript_needs_no_script_in_a_pytorch_image(home):
     buffer = io.BytesIO()
     torch.jit.save(torch.jit.script(torch.nn.Flatten(0)), buffer)
-    container = home.container("m", {"model.pt": buffer.getvalue()})
-    home.served("m", {**container, "Image": f"{ECR}/pytorch-inference:2.2-cpu"})
-    assert home.invoke("[[1, 2], [3, 4]]") == [1, 2, 3, 4]
+    image = {"Image": f"{ECR}/pytorch-inference:2.2-cpu"}  # in which TorchScript needs no script
+    containers = {
+        "rows": home.container("rows", FILES),
+        "torch": {**home.container("torch", {"model.pt": buffer.getvalue()}), **image},
+        "words": words(home, "!", SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT="text/csv"),
+    }
+    for number, script in enumerate(BROKEN):
+        home.storage.write(f"s3://bucket/loose{number}/code/inference.py", script.encode())
+        source = {"S3Uri": f"s3://bucket/loose{number}/", "S3DataType": "S3Prefix", "CompressionType": "None"}
+        containers[f"broken{number}"] = {"ModelDataSource": {"S3DataSource": source}}
+    for name, container in containers.items():
+        home.model(name, container)
+        home.create(name, name)
+    for number, because in enumerate(BROKEN.values()):
+        found = home.settled(f"broken{number}")
+        assert found["FailureReason"].startswith(f"The server did not pass /ping: {because}")
+    for endpoint, body, content_type, accept, expected in ANSWERS:
+        answer = home.answer(body, endpoint, **kinds(content_type, accept))
+        kind = accept or {"words": CSV}.get(endpoint, JSON)
+        assert (answer["ContentType"], answer["Body"]) == (kind, expected)
+    for endpoint, body, content_type, accept, status, said in REFUSALS:
+        refused = refusal(home.answer, body, endpoint, **kinds(content_type, accept))
+        assert (refused["OriginalStatusCode"], said in refused["OriginalMessage"]) == (status, True)
 
 
 def test_a_script_elsewhere_has_its_own_requirements_and_folders_and_nothing_that_it_starts_outlives_it(
@@ -132,8 +138,7 @@ def test_containers_answer_in_turn(home):
     said = home.invoke("x", ContentType="text/csv", Accept="application/json")
     assert (said["model"], said["bytes"]) == ("c", len("xa<text/csv<application/jsonb<text/csv<application/json"))
     assert (said["headers"]["Content-Type"], said["headers"]["Accept"]) == ("text/csv", "application/json")
-    refused = refusal(home.answer, "fail", ContentType="text/csv")
-    assert (refused["OriginalStatusCode"], refused["OriginalMessage"]) == (500, "ValueError: no such word")
+    assert refusal(home.answer, "fail", ContentType="text/csv")["OriginalMessage"] == "ValueError: no such word"
     os.kill(server["pid"], signal.SIGKILL)  # and with it those behind it
     assert home.invoke("x", ContentType="text/csv")["model"] == "c"
     assert len(processes_of(home.folder)) == 4

@@ -3,7 +3,8 @@
 from tests.local.lab import Lab, parameter
 from tests.local.serving.test_transforms import TEN_TIMES, cases
 
-PARAMETERS = [parameter("Filter", "String", "$[1:]"), parameter("Config", "String", "c")]
+DEFAULTS = {"Filter": "$[1:]", "Config": "c", "Split": "Line"}
+PARAMETERS = [parameter(name, "String", value) for name, value in DEFAULTS.items()]
 
 
 def run(lab, *names, script=TEN_TIMES, changes=(), **parameters):
@@ -48,11 +49,11 @@ def test_what_is_not_followed_is_refused_before_anything_runs(any_lab):
     xgboost = "683313688378.dkr.ecr.us-east-1.amazonaws.com/sagemaker-xgboost:1.7-1"
     changes = {
         "Model": {"PrimaryContainer": {"Image": xgboost, "ModelDataUrl": "s3://bucket/model.tar.gz"}},
-        "Transform": {"DataProcessing": {"OutputFilter": "$.a"}},
+        "Transform": {"BatchStrategy": "Some"},
         "EndpointConfig": {"AsyncInferenceConfig": {"OutputConfig": {}}},
     }
     report = run(any_lab, *cases("steps"), changes=changes)
     assert report.code == 2
-    for said in ("built-in algorithm 'sagemaker-xgboost'", "has '$.a' as DataProcessing", "has AsyncInferenceConfig"):
+    for said in ("built-in algorithm 'sagemaker-xgboost'", "has 'Some' as BatchStrategy", "has AsyncInferenceConfig"):
         assert said in report.stderr
     assert not (any_lab.home / "jobs").exists()

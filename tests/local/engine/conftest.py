@@ -1,8 +1,6 @@
 """A home whose SageMaker is asked through a boto3 session, and steps that wait for the test."""
 
-import contextlib
 import json
-import os
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,15 +12,15 @@ import pytest
 
 from pipeline.local.sagemaker.session import local_session
 from pipeline.local.store.state import State
-from tests.local.lab import ROLE, Lab
+from tests.local.lab import ROLE, Json, Lab
 from tests.local.samples import definition, processes_of, python_step, wait_until
 
-Json = dict[str, Any]
+CASES = Path(__file__).parent / "cases"
 
 
 @dataclass(frozen=True)
 class Home(Lab):
-    """One home, its client, and what ran in it: steps of `noting` print their names."""
+    """One home, its client, and what ran in it."""
 
     # What jobs can see and not write to: neither below /tmp nor in the home.
     gate: Path = field(default_factory=lambda: Path("/var/tmp", secrets.token_hex(12)))
@@ -37,30 +35,27 @@ class Home(Lab):
 
     @property
     def ran(self) -> list[str]:
-        """The steps that ran, in the order of their starts."""
+        """The steps of flows that ran, in the order of their starts."""
         logs = [self.home / "jobs" / job["ProcessingJobName"] / "log.txt" for job in self.state.all("ProcessingJob")]
         lines = [line for log in logs if log.is_file() for line in log.read_text().splitlines()]
         return [line.removeprefix("ran ") for line in lines if line.startswith("ran ")]
 
-    def noting(self, name: str, then: str = "", after: str = "", **members: Any) -> Json:
-        """A step that notes that it runs and then does something; `after` are names, or names:triggers."""
-        pairs = [word.partition(":") for word in after.split()]
-        waits = [{"Step": other, "Trigger": trigger} if trigger else other for other, _, trigger in pairs]
-        return python_step(name, f"print('ran {name}', flush=True)\n{then}", depends_on=waits, **members)
-
     def flow(self, text: str) -> list[Json]:
         """Steps such as `A | B! < A:Any`: `!` fails, `?` does so until `go`, and `~` waits for it."""
-        code = {"!": "raise SystemExit(1)", "?": self.failing_until_go, "~": self.until_go}
-        lines = [line.strip().partition(" < ") for line in text.split("|")]
-        return [self.noting(name.rstrip("!?~"), code.get(name[-1], ""), after) for name, _, after in lines]
-
-    @property
-    def until_go(self) -> str:
-        return f"import os, time\nwhile not os.path.exists({str(self.gate)!r}): time.sleep(0.02)"
-
-    @property
-    def failing_until_go(self) -> str:
-        return f"import os, time\ntime.sleep(0.2)\nassert os.path.exists({str(self.gate)!r})"
+        is_there = f"os.path.exists({str(self.gate)!r})"
+        code = {
+            "!": "raise SystemExit(1)",
+            "?": f"import os, time\ntime.sleep(0.2)\nassert {is_there}",
+            "~": f"import os, time\nwhile not {is_there}: time.sleep(0.02)",
+        }
+        steps = []
+        for line in text.split("|"):
+            name, _, after = line.strip().partition(" < ")
+            pairs = [word.partition(":") for word in after.split()]
+            waits: Any = [{"Step": other, "Trigger": trigger} if trigger else other for other, _, trigger in pairs]
+            prints = f"print('ran {name.rstrip('!?~')}', flush=True)\n"
+            steps.append(python_step(name.rstrip("!?~"), prints + code.get(name[-1], ""), depends_on=waits))
+        return steps
 
     def go(self) -> None:
         self.gate.touch()
@@ -110,11 +105,4 @@ def home(tmp_path: Path) -> Iterator[Home]:
     home = Home(tmp_path)
     yield home
     home.gate.unlink(missing_ok=True)
-    wait_until(lambda: not [pid for pid in processes_of(tmp_path) if not is_zombie(pid)], seconds=5)
-
-
-def is_zombie(pid: int) -> bool:
-    """Whether a process has ended and is only waited for."""
-    with contextlib.suppress(ChildProcessError):
-        return os.waitpid(pid, os.WNOHANG)[0] == pid
-    return False
+    wait_until(lambda: not processes_of(tmp_path), seconds=5)  # an ended process has neither arguments nor environment

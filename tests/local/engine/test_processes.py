@@ -14,8 +14,8 @@ from botocore.exceptions import ClientError
 
 from pipeline.local.engine.runner_process import LOST, lock_path, runner_pid
 from pipeline.local.sagemaker.session import local_session
-from tests.local.engine.conftest import Home
-from tests.local.lab import ROLE, Json, call, get
+from tests.local.engine.conftest import CASES, Home
+from tests.local.lab import Json, call
 from tests.local.samples import command_line, definition, model_archive, processes_of, run_cli, wait_until
 
 SLOW = "First | Second < First | Waits~ < Second | Last < Waits"
@@ -108,13 +108,15 @@ def test_a_signal_to_the_command_at_any_moment_leaves_a_readable_execution(
     assert all(home.ran.count(name) == 1 for name in before)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_to_the_command_stops_its_execution_and_no_other(home: Home, number: int) -> None:
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, "stop"])
+def test_a_signal_or_another_terminal_stops_an_execution_and_no_other(home: Home, by: Any) -> None:
     stays, goes = waiting(home, "other"), waiting(home)
-    goes.send_signal(number)
+    run_cli("stop", "--home", home.home, "--pipeline", "pipe") if by == "stop" else goes.send_signal(by)
     out, error = goes.communicate(timeout=10)
-    assert (goes.returncode, "Stopped" in out, "Stopping ..." in error) == (1, True, True)
+    assert (goes.returncode, "Stopped" in out, "Stopping ..." in error) == (1, True, by != "stop")
     assert (home.status(newest(home)), home.statuses(newest(home))) == ("Stopped", STOPPED)
+    with pytest.raises(ClientError, match="can be stopped; this one is Stopped"):
+        home.stop(newest(home))
     home.go()
     stays.communicate(timeout=10)
     assert stays.returncode == 0
@@ -124,18 +126,12 @@ def test_a_signal_to_the_command_stops_its_execution_and_no_other(home: Home, nu
 def test_a_transform_with_its_server_and_a_search_with_its_trials_end_with_the_command(
     home: Home, number: int, status: str
 ) -> None:
-    model, source = home.put("s3://b/model.tar.gz", model_archive("slow")), home.put("s3://b/in/a", b"sleep 20")
-    container = {"Image": "i", "ModelDataUrl": model, "Environment": {"SAGEMAKER_PROGRAM": "serve.py"}}
-    request = {
-        "ModelName": get("Steps.Model.ModelName"),
-        "TransformInput": {"DataSource": {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": source}}},
-        "TransformOutput": {"S3OutputPath": "s3://b/out"},
-        "TransformResources": {"InstanceCount": 1, "InstanceType": "ml.m5.large"},
-    }
-    create = {"Name": "Model", "Type": "Model", "Arguments": {"PrimaryContainer": container, "ExecutionRoleArn": ROLE}}
+    home.put("s3://b/model.tar.gz", model_archive("slow"))
+    home.put("s3://b/in/a", b"sleep 20")
+    transform = json.loads((CASES / "transform.json").read_text())
     search = home.tuning("Search", "import time\nprint('score=1', flush=True)\ntime.sleep(60)", RANGES, jobs=4)
     search["Arguments"]["HyperParameterTuningJobName"] = "own"  # by which its trials are known as well
-    process = started(home, create, {"Name": "Transform", "Type": "Transform", "Arguments": request}, search)
+    process = started(home, *transform, search)
     wait_until(lambda: list(home.home.glob("jobs/*/server/**/name.txt")) and len(home.state.all("TrainingJob")) == 2)
     process.send_signal(number)
     process.communicate(timeout=10)
@@ -147,22 +143,39 @@ def test_a_transform_with_its_server_and_a_search_with_its_trials_end_with_the_c
     assert set(jobs) == {(status, LOST if status == "Failed" else None)}
 
 
-def test_a_suspended_runner_is_stopped_from_another_terminal_and_one_that_has_just_started_too(home: Home) -> None:
-    process = waiting(home)
-    arn = newest(home)
-    signal_runner(home, signal.SIGSTOP)
-    assert {home.status(arn) for _ in range(5)} == {"Executing"}
-    done = run_cli("stop", "--json", "--home", home.home, "--pipeline", "pipe")
-    assert (done.returncode, json.loads(done.stdout)["status"]) == (0, "Stopped")
-    process.communicate(timeout=10)
-    assert (process.returncode, home.statuses(arn)) == (1, STOPPED)
-    with pytest.raises(ClientError, match="can be stopped; this one is Stopped"):
-        home.stop(arn)
-    just_started = home.start()
-    home.stop(just_started)
-    assert (home.ended(just_started), home.ran.count("Waits")) == ("Stopped", 1)
-    home.go()
-    assert home.retry(arn) == "Succeeded"
+def test_a_suspended_runner_is_lost_to_nobody_who_looks_and_can_be_stopped(home: Home) -> None:
+    home.define(*home.flow(SLOW))
+    over = threading.Event()
+
+    def look() -> None:
+        client = local_session(home.state).client("sagemaker")
+        while not over.is_set():
+            client.list_pipeline_executions(PipelineName="pipe")
+
+    with ThreadPoolExecutor() as pool:
+        pool.submit(look)
+        try:
+            arn = home.start()
+            signal_runner(home, signal.SIGSTOP)
+            assert {home.status(arn) for _ in range(20)} == {"Executing"}
+            signal_runner(home, signal.SIGCONT)
+            wait_until(lambda: home.ran[-1:] == ["Waits"])
+            signal_runner(home, signal.SIGSTOP)
+            done = run_cli("stop", "--json", "--home", home.home, "--pipeline", "pipe")
+        finally:
+            over.set()
+        assert (done.returncode, json.loads(done.stdout)["status"]) == (0, "Stopped")
+        assert home.statuses(arn) == STOPPED
+        just_started = home.start()
+        home.stop(just_started)
+        assert (home.ended(just_started), home.ran.count("Waits")) == ("Stopped", 1)
+        home.sagemaker.retry_pipeline_execution(PipelineExecutionArn=arn)
+        words = ("status", "--watch", "--json", "--home", home.home, arn.rpartition("/")[2])
+        watch = pool.submit(run_cli, *words)
+        time.sleep(0.8)
+        assert not watch.done()
+        home.go()
+        assert (watch.result().returncode, json.loads(watch.result().stdout)["status"]) == (0, "Succeeded")
 
 
 @pytest.mark.parametrize("hangs", ["before it heard", "after it heard", "never"])
@@ -187,32 +200,6 @@ def test_a_runner_that_hangs_is_killed_after_a_stop_and_one_that_waits_for_its_j
     home.state.update_execution(arn, StopTime=0, StopHeard=0)  # without our patience
     assert home.ended(arn) == "Stopped"
     assert home.statuses(arn) == {"Train": "Stopped"}
-
-
-def test_an_execution_that_starts_slowly_is_disturbed_by_nobody_and_watched_to_its_end(home: Home) -> None:
-    home.define(*home.flow(SLOW))
-    over = threading.Event()
-
-    def look() -> None:
-        client = local_session(home.state).client("sagemaker")
-        while not over.is_set():
-            client.list_pipeline_executions(PipelineName="pipe")
-
-    with ThreadPoolExecutor() as pool:
-        pool.submit(look)
-        try:
-            arn = home.start()
-            signal_runner(home, signal.SIGSTOP)
-            assert {home.status(arn) for _ in range(20)} == {"Executing"}
-            signal_runner(home, signal.SIGCONT)
-            wait_until(lambda: home.ran[-1:] == ["Waits"])
-        finally:
-            over.set()
-        watch = pool.submit(run_cli, "status", "--watch", "--json", "--home", home.home, "--pipeline", "pipe")
-        time.sleep(0.8)
-        assert not watch.done()
-        home.go()
-        assert (watch.result().returncode, json.loads(watch.result().stdout)["status"]) == (0, "Succeeded")
 
 
 def test_runs_at_once_in_a_new_home_keep_their_own_steps_and_functions(home: Home) -> None:

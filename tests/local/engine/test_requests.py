@@ -8,7 +8,7 @@ from botocore.exceptions import ClientError
 
 from pipeline.local.store.state import State
 from tests.local.engine.conftest import CASES, Home
-from tests.local.lab import ROLE, Json, Lab, compare, condition, get, parameter
+from tests.local.lab import ROLE, Lab, get
 from tests.local.samples import run_cli
 
 X = {"ContinuousParameterRanges": [{"Name": "rate", "MinValue": "0", "MaxValue": "1"}]}
@@ -82,25 +82,3 @@ def test_unrelated_definitions_do_not_share_a_pipeline_and_every_name_is_said(la
     refused = run_cli(*words, "--name", "no_name!")
     assert (refused.returncode, refused.stdout) == (1, "")
     assert "PipelineName must be" in refused.stderr
-
-
-def test_a_foreign_run_is_given_no_advice_of_ours_and_registers_again_as_on_aws(lab: Lab) -> None:
-    container = {"Image": "img", "ModelDataUrl": lab.put("s3://bucket/model.tar.gz", b"any")}
-    request: Json = {
-        "ModelPackageGroupName": "lab",
-        "InferenceSpecification": {"Containers": [container], "SupportedContentTypes": ["text/csv"]},
-        "ModelApprovalStatus": "PendingManualApproval",
-    }
-    write = "open('/opt/ml/processing/output/evaluation/evaluation.json', 'w').write('{}')"
-    steps = [
-        lab.processing("Eval", write, outputs=["evaluation"]),
-        {"Name": "Register", "Type": "RegisterModel", "Arguments": request},
-        condition("Gate", [compare("Equals", 1, 1)]),
-    ]
-    report = lab.run(*steps, parameters=[parameter("InputDataUri", "String", "s3://x/y")])
-    assert report.document["reports"] == {"evaluation": None, "debugger": None, "profiler": None}
-    for words in (["run", "--definition", lab.folder / "lab.json"], ["status", "--pipeline", "lab"]):
-        output = run_cli(*words, "--home", lab.home).stdout
-        assert "lab/2  PendingManualApproval" in output
-        for word in ("approve", "teardown", "invoke", "--data", "report.html", "Evaluation", "reused"):
-            assert word not in output

@@ -1,30 +1,26 @@
-"""Which step runs when, on which values, and how it all ends: conditions, triggers, failures, retries, selections."""
+"""Which steps run when, on which values, how it all ends; what is idempotent; what jobs and pipelines are called."""
 
 import json
 import re
 import time
-from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
 
 from pipeline.local.engine.execution import retry_wait
+from pipeline.local.store.state import State
 from tests.local.engine.conftest import CASES, Home
-from tests.local.lab import Json, Lab, compare, condition, get, output_uri
+from tests.local.lab import ROLE, Json, Lab, compare, condition, get, output_uri
 from tests.local.samples import run_cli
 
 
-def built(lab: Lab, value: Any) -> Any:
-    """JSON in which each object that has `code` is that Processing step, with null for some members of its request."""
-    if isinstance(value, list):
-        return [built(lab, item) for item in value]
-    if not isinstance(value, dict):
-        return value
+def expanded(lab: Lab, value: Json) -> Json:
+    """An object of a case; one that has `code` is that Processing step, `null` names members of its request."""
     if "code" not in value:
-        return {name: built(lab, member) for name, member in value.items()}
-    given = {name: member for name, member in value.items() if name != "null"}
-    step = lab.processing(**given | {"code": "\n".join(value["code"])})
-    step["Arguments"] |= dict.fromkeys(value.get("null", []))
+        return value
+    null = value.pop("null", [])
+    step = lab.processing(**value | {"code": "\n".join(value["code"])})
+    step["Arguments"] |= dict.fromkeys(null)
     return step
 
 
@@ -32,13 +28,14 @@ def built(lab: Lab, value: Any) -> Any:
 def test_a_definition(lab: Lab, case: Json) -> None:
     for uri, text in case.get("objects", {}).items():
         lab.put(uri, text)
-    report = lab.run_definition(built(lab, case["definition"]), options=case.get("options", []))
+    definition = json.loads(json.dumps(case["definition"]), object_hook=lambda value: expanded(lab, value))
+    report = lab.run_definition(definition, options=case.get("options", []))
     pipeline, _, execution = report.document["execution_arn"].partition("/execution/")
     assert report.document["status"] == case["status"]
     expected = {name: said.replace("<id>", execution) for name, said in case["steps"].items()}
-    found = report.statuses
-    assert {name: expected.get(name) for name, said in found.items() if expected.get(name, "?") in said} == expected
-    assert found.keys() == expected.keys()
+    assert {name: expected.get(name, said) in said for name, said in report.statuses.items()} == dict.fromkeys(
+        expected, True
+    )
     assert case.get("parameters", {}).items() <= report.document["parameters"].items()
     for name, count in case.get("attempts", {}).items():
         assert report.record(name)["AttemptCount"] == count
@@ -192,3 +189,73 @@ def test_run_takes_from_and_only_and_finds_the_execution_that_has_what_is_needed
     refused("give one of them", "--only", "First", "--from", "First")
     newest = run_cli("status", "--home", lab.home, "--pipeline", "lab").stdout  # what was refused has started nothing
     assert re.search(r"First .* of an earlier execution", newest)
+
+
+def test_a_client_request_token_makes_a_request_idempotent(home: Home) -> None:
+    home.define(*home.flow("Waits~"))
+    token, other = "t" * 32, "o" * 32
+    arn = home.start(ClientRequestToken=token)
+    assert home.start(ClientRequestToken=token) == arn
+    assert len(home.sagemaker.list_pipeline_executions(PipelineName="pipe")["PipelineExecutionSummaries"]) == 1
+    with pytest.raises(ClientError, match="given before, with another request") as caught:
+        home.start(ClientRequestToken=token, PipelineExecutionDisplayName="else")
+    assert caught.value.response["Error"]["Code"] == "ConflictException"
+    for _ in range(2):
+        home.stop(arn, ClientRequestToken=token)
+    assert home.ended(arn) == "Stopped"
+    for _ in range(2):
+        retried = home.sagemaker.retry_pipeline_execution(PipelineExecutionArn=arn, ClientRequestToken=token)
+        assert retried["PipelineExecutionArn"] == arn
+    home.stop(arn, ClientRequestToken=other)
+    assert home.ended(arn) == "Stopped"
+    home.go()
+    again = home.start(ClientRequestToken=other)
+    assert (again != arn, home.ended(again)) == (True, "Succeeded")
+
+
+def test_jobs_are_named_as_the_service_names_them_and_by_a_custom_prefix(lab: Lab) -> None:
+    long, prefix = "_with-a-name-of-more-characters-than-a-job-may-have-of-it", f"own-{'x' * 40}"
+    write = "open('/opt/ml/model/m', 'w'); print('score=1')"
+    container = {"Image": "img", "ModelDataUrl": get("Steps.Train.ModelArtifacts.S3ModelArtifacts")}
+    model = {"PrimaryContainer": container, "ExecutionRoleArn": ROLE}
+    ranges = {"CategoricalParameterRanges": [{"Name": "any", "Values": ["a"]}]}
+    steps = {
+        "ProcessingJob": lab.processing(f"Prep{long}", ""),
+        "TrainingJob": lab.training("Train", write),
+        "HyperParameterTuningJob": lab.tuning(f"Tune{long}", write, ranges, jobs=1),  # 32 characters of room, not 63
+        "Model": {"Name": f"Model{long}", "Type": "Model", "Arguments": model},
+    }
+    plain = ["pipelines-ID-Prep-with-a-name-of-R", "pipelines-ID-Train-R", "ID-Tune-wit-R"]
+    plain.append("pipelines-ID-Model-with-a-name-of-R")
+    custom = [f"{prefix[:21]}-R" if "Tuning" in kind else f"{prefix[:39]}-ID-R" for kind in steps]
+    seen = set()
+    for expected in (plain, plain, custom, custom):
+        for kind, step in steps.items():
+            step["Arguments"] |= {f"{kind}Name": prefix} if expected is custom else {}
+        report = lab.run(*steps.values())
+        execution = report.document["execution_arn"].rpartition("/")[2]
+        names = [next(iter(report.record(step["Name"])["Metadata"].values()))["Arn"] for step in steps.values()]
+        names = [arn.rpartition("/")[2] for arn in names]
+        assert [re.sub(r"\w{10}$", "R", name.replace(execution, "ID")) for name in names] == expected
+        for kind, name in zip(steps, names, strict=True):
+            job = State(lab.home).get(kind, name) or {}
+            assert (job[f"{kind}Name"], job.get(f"{kind}Status", "Completed")) == (name, "Completed")
+        seen.update(names)
+    assert len(seen) == 4 * len(steps)
+
+
+def test_unrelated_definitions_do_not_share_a_pipeline_and_every_name_is_said(lab: Lab) -> None:
+    for case in json.loads((CASES / "names.json").read_text()):
+        path = lab.folder / case["file"]
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({"Version": "2020-12-01", "Steps": [], **case.get("members", {})}))
+        words = ["run", "--json", "--definition", path, "--home", lab.home]
+        done = run_cli(*words, *case.get("options", []))
+        assert done.returncode == 0, done.stderr
+        [name] = re.findall(r"Pipeline (\S+) (?:created|updated|unchanged)", done.stderr)
+        assert json.loads(done.stdout)["execution_arn"].split("/")[1] == name
+        assert re.fullmatch(case["pipeline"], name)
+        assert run_cli("status", "--home", lab.home, "--pipeline", name).returncode == 0
+    refused = run_cli(*words, "--name", "no_name!")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "PipelineName must be" in refused.stderr

@@ -10,6 +10,7 @@ from tests.local.engine.conftest import CASES
 from tests.local.lab import Json, Lab, Report, call, get, output_uri, parameter
 from tests.local.samples import run_cli
 
+CHANGES = json.loads((CASES / "changes.json").read_text())
 CACHE = {"Enabled": True, "ExpireAfter": "P30D"}
 X = {"ContinuousParameterRanges": [{"Name": "rate", "MinValue": "0", "MaxValue": "1"}]}
 PREPARE = """
@@ -56,18 +57,14 @@ def test_a_change_is_a_miss_here_by_the_bytes_and_as_on_aws_by_the_uri(
     assert second.step("Prep")["source_execution"] == first.document["execution_arn"]
     status = run_cli("status", "--home", lab.home, "--pipeline", "lab").stdout
     assert "by the bytes of their inputs; AWS compares" in status
-    changes = json.loads((CASES / "changes.json").read_text())
     found = []
-    for change in changes:
+    for change in CHANGES:
         subprocess.run(["bash", "-ec", change["command"]], cwd=lab.folder, check=True)
         options = change.get("options", [])
         runs = {"missed_on_aws": again(*options, "--cache", "as-on-aws"), "missed": again(*options)}
-        missed = {
-            kind: " ".join(row["name"] for row in report.document["steps"] if not row["cache_hit"])
-            for kind, report in runs.items()
-        }
-        found.append(change | missed)
-    assert found == changes
+        rows = {kind: report.document["steps"] for kind, report in runs.items()}
+        found.append({kind: " ".join(row["name"] for row in rows[kind] if not row["cache_hit"]) for kind in rows})
+    assert [{**change, **missed} for change, missed in zip(CHANGES, found, strict=True)] == CHANGES
     assert runs["missed"].step("Call")["outputs"] == {"o": "2"}
     assert int(runs["missed"].log("Prep").split()[0]) > 8  # what the earlier ones added is there
     assert list(lab.folder.rglob("beside*.pyc")) == []  # which a later run might take for it

@@ -171,7 +171,7 @@ def test_a_suspended_runner_is_lost_to_nobody_who_looks_and_can_be_stopped(home:
         home.stop(just_started)
         assert (home.ended(just_started), home.ran.count("Waits")) == ("Stopped", 1)
         home.sagemaker.retry_pipeline_execution(PipelineExecutionArn=arn)
-        words = ("status", "--watch", "--json", "--home", home.home, arn.rpartition("/")[2])
+        words = ("status", "--watch", "--json", "--home", home.home, "--pipeline", "pipe", arn.rpartition("/")[2])
         watch = pool.submit(run_cli, *words)
         time.sleep(0.8)
         assert not watch.done()

@@ -1,5 +1,6 @@
 """What a job sees and can change: its own /opt/ml, /tmp and HOME, AWS as the local target answers it, nothing else."""
 
+import json
 import os
 import re
 import shutil
@@ -39,68 +40,10 @@ SCRIPT = """
 
     print(json.dumps([tried(eval, attempt, globals()) for attempt in ATTEMPTS]))
 """
-DELETE = "import boto3; boto3.client('s3').delete_object(Bucket='bucket', Key='data/a.txt')"
-HEAD = "import boto3; print(boto3.client('s3').head_object(Bucket='bucket', Key='from/job.txt')['ContentLength'])"
 SETTINGS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "GITHUB_TOKEN", "SM_HPS")
 SECRETS = {**dict.fromkeys(SETTINGS, "s3cr3t"), "HTTPS_PROXY": "http://me:s3cr3t@proxy:3128"}
-AWS = {  # what is evaluated: what it gives, as a value or as a regular expression of a text
-    "boto3.resource('s3').Object('bucket', 'data/a.txt').get()['Body'].read().decode()": "original$",
-    "boto3.client('s3').put_object(Bucket='bucket', Key='from/job.txt', Body=b'x' * 100_000) and None": None,
-    f"python('-c', {HEAD!r})": "100000\n$",
-    "boto3.client('s3').delete_object(Bucket='bucket', Key='data/b.txt') and None": None,
-    "boto3.client('s3').get_object(Bucket='somebody-elses', Key='k')": "NoSuch|ClientError",
-    "boto3.client('dynamodb').list_tables()": "ClientError: .*dynamodb:ListTables",
-    "boto3.client('sagemaker').list_model_package_groups()['ModelPackageGroupSummaryList']": [],
-    "boto3.client('sts').get_caller_identity()['Account']": r"\d{12}$",
-    "boto3.Session().get_credentials().access_key": "local$",
-    "boto3.Session().available_profiles": [],
-    f"python('-I', '-c', {DELETE!r})": "botocore.exceptions.EndpointConnectionError",
-    f"python('-E', '-c', {DELETE!r})": "botocore.exceptions.EndpointConnectionError",
-    "urlopen('http://169.254.169.254/latest/meta-data', timeout=2)": "URLError: .*no instance metadata",
-    "[name for name, value in os.environ.items() if 's3cr3t' in value]": [],
-    "os.environ['OMP_NUM_THREADS']": "1$",
-    "os.environ['CHAINED']": ".*/hook/sitecustomize.py$",  # of the step's PYTHONPATH, which ours hides
-    "os.environ['HOME']": "HOME/jobs/",
-}
-ABSENT = r"(FileNotFoundError|NotADirectoryError|$)"
-OWN_TREE = {
-    "[os.path.exists(f'{folder}/mine') for folder in OWN_FOLDERS]": [False] * 4,
-    "[Path(f'{folder}/mine').write_text(os.environ['LOCAL_JOB_NAME']) and None for folder in OWN_FOLDERS]": [None] * 4,
-    "time.sleep(0.5)": None,
-    "{Path(f'{folder}/mine').read_text() for folder in OWN_FOLDERS} == {os.environ['LOCAL_JOB_NAME']}": True,
-    "sorted(os.listdir('/opt'))": sorted({"ml", *(path.name for path in Path("/opt").iterdir())}),
-    "overwrite('/opt/ml/processing/input/large/big.bin')": None,
-    **dict.fromkeys(
-        [
-            "Path(sysconfig.get_path('purelib'), 'owned.py').touch()",
-            "Path('HOME/state.db').write_text('')",
-            "Path('HOME/s3/bucket/data/a.txt').write_text('')",
-            "Path('HOME/owned').touch()",
-            "Path('HOME/packages/owned').touch()",
-            "Path('/etc/owned').touch()",
-        ],
-        "OSError: .*Read-only",
-    ),
-    "Path('USER/.aws/credentials').read_text()": ABSENT,
-    "Path('USER/.netrc').read_text()": ABSENT,
-    "Path(pwd.getpwuid(os.getuid()).pw_dir, '.aws/credentials').read_text()": ABSENT,
-    "os.mknod('/tmp/disk', 0o60600, os.makedev(254, 0))": "PermissionError",
-    "[tried(disk.open)[:15] for disk in Path('/dev').iterdir() if disk.is_block_device()].count('PermissionError')"
-    " == len([disk for disk in Path('/dev').iterdir() if disk.is_block_device()])": True,
-    "[os.close(descriptor) for descriptor in os.openpty()]": [None, None],
-    "CDLL(None).mount(None, b'/', None, 0x20 | 0x1000, None)": -1,
-    "CDLL(None).umount2(b'USER/.aws', 2)": -1,
-    "subprocess.run(['unshare', '-rm', 'sh', '-c', 'umount USER/.aws; mount -o remount,rw,bind / && cat USER/.aws/*'],"
-    " check=True)": "CalledProcessError",
-    "max(int(entry) for entry in os.listdir('/proc') if entry.isdecimal()) < 100": True,
-    "['s3cr3t' in tried(Path(file).read_text) for file in glob.glob('/proc/[0-9]*/environ')].count(True)": 0,
-    "os.getpid() < 100 and [tried(can_kill, pid) for pid in range(1, 100) if pid != os.getpid()].clear()": None,
-}
-NETWORK = {
-    "(own := socket.create_server(('127.0.0.1', 0))) and socket.create_connection(own.getsockname()).close()": None,
-    "boto3.client('s3').list_buckets()": ".*s3:ListBuckets",
-    "socket.create_connection(('192.0.2.1', 80), timeout=2)": "OSError.*Network is unreachable",
-}
+# What is evaluated in a job: what it gives, as a value or as a regular expression of a text.
+AWS, OWN_TREE, NETWORK = json.loads((Path(__file__).parent / "cases/attempts.json").read_text()).values()
 PREFIXES = {
     "root": [],
     "root without the right to mount": ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-all"],
@@ -169,8 +112,12 @@ def test_jobs_at_the_same_time_change_and_read_only_what_is_theirs(tmp_path: Pat
         (user / file).write_text("[default]\naws_access_key_id=s3cr3t\naws_secret_access_key=s3cr3t\n")
     lab.put("s3://bucket/hook/sitecustomize.py", "import os; os.environ['CHAINED'] = __file__\n")
     lab.put("s3://bucket/data/b.txt", "b")
-    expected = AWS if way == "no mounts" else {**AWS, **OWN_TREE}
-    names = {"HOME/": f"{lab.home}/", "USER": user}
+    expected = {**AWS, **({} if way == "no mounts" else OWN_TREE)}
+    names = {
+        "HOME/": f"{lab.home}/",
+        "USER": user,
+        "OPT": sorted({"ml", *(path.name for path in Path("/opt").iterdir())}),
+    }
     hook = {"PYTHONPATH": str(lab.path("s3://bucket/hook"))}
     steps = [with_inputs(lab, name, trying(expected, names), environment=hook) for name in ("One", "Two")]
     words = [*PREFIXES[way], *lab.command({"Version": "2020-12-01", "Steps": steps}, options=["--parallel", 2])]
@@ -178,9 +125,8 @@ def test_jobs_at_the_same_time_change_and_read_only_what_is_theirs(tmp_path: Pat
     done = subprocess.run(words, env=settings, capture_output=True, text=True, timeout=240, cwd=lab.folder)
     report = Report(lab.home, done.returncode, done.stdout, done.stderr)
     assert report.statuses == dict.fromkeys(["One", "Two"], "Succeeded"), report.log("One")
-    for name in ("One", "Two"):
-        wanted = {key: re.sub("^HOME/", f"{lab.home}/", v) if isinstance(v, str) else v for key, v in expected.items()}
-        assert surprises(report.printed(name), wanted) == {}
+    expected["os.environ['HOME']"] = f"{lab.home}/jobs/"
+    assert [surprises(report.printed(name), expected) for name in ("One", "Two")] == [{}, {}]
     assert inputs_are_unchanged(lab)
     assert not lab.path("s3://bucket/data/b.txt").exists()
     assert len(lab.get("s3://bucket/from/job.txt")) == 100_000

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from pathlib import Path
 
 import pytest
 from botocore.exceptions import ClientError
@@ -129,3 +130,7 @@ def refusal(call, *arguments, **request):
 
 def message(call, *arguments, **request):
     return refusal(call, *arguments, **request)["Error"]["Message"]
+
+
+def cases(name):
+    return json.loads((Path(__file__).parent / f"cases/{name}.json").read_text())

@@ -22,7 +22,7 @@ from tests.local.samples import (
     run_cli,
     wait_until,
 )
-from tests.local.serving.serving_home import Home, message, refusal
+from tests.local.serving.serving_home import Home, cases, message, refusal
 
 NOT_UP = "The server did not pass /ping: "
 
@@ -276,29 +276,12 @@ def test_deleting_ends_whatever_serves_the_endpoint(home, monkeypatch):
     wait_until(lambda: not servers.is_running(server))
 
 
-BOTH = {"endpointInput", "endpointOutput"}
-CAPTURES = {  # an endpoint: what its configuration says otherwise, and the sides that are kept
-    "as-it-is": ({}, BOTH),
-    "off": ({"EnableCapture": False}, None),
-    "none": ({"InitialSamplingPercentage": 0}, None),
-    "output": ({"CaptureOptions": [{"CaptureMode": "Output"}]}, {"endpointOutput"}),
-    "in-one": ({"CaptureOptions": [{"CaptureMode": "InputAndOutput"}]}, BOTH),
-}
-
-
 def test_invocations_are_captured_in_the_layout_of_the_service(home):
     home.model("m")
-    usual = {
-        "EnableCapture": True,
-        "InitialSamplingPercentage": 100,
-        "DestinationS3Uri": "s3://bucket/capture/",
-        "CaptureOptions": [{"CaptureMode": "Input"}, {"CaptureMode": "Output"}],
-        "CaptureContentTypeHeader": {"JsonContentTypes": ["application/json"]},
-    }
-    for name, (settings, _) in CAPTURES.items():
-        home.config(name, model="m", DataCaptureConfig={**usual, **settings})
+    for name, case in cases("captures").items():
+        home.config(name, model="m", DataCaptureConfig=case["settings"])
         home.create(name, name)
-    for name, (_, sides) in CAPTURES.items():
+        sides = case["sides"] and set(case["sides"])
         refusal(home.invoke, b"status 400", name)  # is not kept
         answer = home.invoke(b"\x89PNG", name, ContentType="image/png", InferenceId="photo 7")
         top = home.storage.path(f"s3://bucket/capture/{name}/Main")

@@ -9,7 +9,7 @@ import numpy
 import torch
 
 from tests.local.samples import model_archive, processes_of, wait_until, wheel
-from tests.local.serving.serving_home import refusal
+from tests.local.serving.serving_home import cases, refusal
 
 ECR = "763104351884.dkr.ecr.us-east-1.amazonaws.com"
 ROWS = """
@@ -38,32 +38,15 @@ def transform_fn(model, body, content_type, accept):
 """
 
 
+# An endpoint, what it is sent, as which content type, what is accepted; the answer, or the status and a part of the
+# message. Scripts that cannot be loaded, and why.
+ANSWERS, REFUSALS, BROKEN = cases("handlers").values()
+
+
 def npy(*values):
     stream = io.BytesIO()
     numpy.save(stream, numpy.array(values))
     return stream.getvalue()
-
-
-CSV, JSON, NPY, PNG = "text/csv", "application/json", "application/x-npy", "image/png"
-BROKEN = {  # a script that cannot be loaded, and why
-    "def transform_fn(): ...\ndef predict_fn(): ...": "Cannot use transform_fn in conjunction with predict_fn.",
-    "def predict_fn(data, model): ...": "The model needs a model_fn in its script, or one TorchScript file",
-    "from os import path as model_fn\nraise OSError('no weights')": "OSError: no weights",
-}
-ANSWERS = [  # an endpoint, what it is sent, of which content type, what is accepted; its answer
-    ("rows", "[[1, 2]]", None, None, b"[[6.0, 12.0]]"),  # JSON unless said otherwise
-    ("rows", "1,2\n3,4", CSV, CSV, b"6.0,12.0\n18.0,24.0\n"),
-    ("rows", npy(5.0), NPY, NPY, npy(30.0)),
-    ("torch", "[[1, 2], [3, 4]]", JSON, JSON, b"[1.0, 2.0, 3.0, 4.0]"),
-    ("words", "a", JSON, None, b"a!<application/json<text/csv"),
-]
-REFUSALS = [  # as above; the status and a part of the message
-    ("rows", b"x", PNG, JSON, 415, "image/png is not supported"),
-    ("rows", "[1]", JSON, PNG, 415, "image/png is not supported"),
-    ("rows", "{", JSON, JSON, 500, "JSONDecodeError"),
-    ("rows", b"\xff", CSV, JSON, 500, "UnicodeDecodeErr"),
-    ("words", "fail", CSV, CSV, 500, "ValueError: no such word"),
-]
 
 
 def words(home, suffix, **environment):
@@ -95,11 +78,13 @@ def test_handlers_have_the_defaults_of_the_inference_toolkit(home):
         assert found["FailureReason"].startswith(f"The server did not pass /ping: {because}")
     for endpoint, body, content_type, accept, expected in ANSWERS:
         answer = home.answer(body, endpoint, **kinds(content_type, accept))
-        kind = accept or {"words": CSV}.get(endpoint, JSON)
-        assert (answer["ContentType"], answer["Body"]) == (kind, expected)
+        assert (answer["ContentType"], answer["Body"].decode()) == (accept or "text/csv", expected)
+    answer = home.answer(npy(5.0), "rows", **kinds("application/x-npy", "application/x-npy"))
+    assert answer["Body"] == npy(30.0)
     for endpoint, body, content_type, accept, status, said in REFUSALS:
-        refused = refusal(home.answer, body, endpoint, **kinds(content_type, accept))
+        refused = refusal(home.answer, body.encode("latin-1"), endpoint, **kinds(content_type, accept))
         assert (refused["OriginalStatusCode"], said in refused["OriginalMessage"]) == (status, True)
+    assert home.invoke("[1]", "rows") == [6.0]  # JSON unless said otherwise
 
 
 def test_a_script_elsewhere_has_its_own_requirements_and_folders_and_nothing_that_it_starts_outlives_it(

@@ -1,7 +1,8 @@
 """Model, Transform, EndpointConfig and Endpoint steps of a pipeline, by the command line."""
 
 from tests.local.lab import Lab, parameter
-from tests.local.serving.test_transforms import TEN_TIMES, cases
+from tests.local.serving.serving_home import cases
+from tests.local.serving.test_transforms import TEN_TIMES
 
 DEFAULTS = {"Filter": "$[1:]", "Config": "c", "Split": "Line"}
 PARAMETERS = [parameter(name, "String", value) for name, value in DEFAULTS.items()]

@@ -5,7 +5,6 @@ import io
 import json
 import os
 import signal
-from pathlib import Path
 
 import pytest
 
@@ -22,7 +21,7 @@ from pipeline.local.jobs.transform import ObjectError, Records
 from pipeline.local.sagemaker.transform_jobs import lock_path
 from pipeline.teardown_commands import torn_down
 from tests.local.samples import processes_of, wait_until
-from tests.local.serving.serving_home import message
+from tests.local.serving.serving_home import cases, message
 from tests.pipeline.labelling import SERVER
 
 FAULTS = {"ProductionVariants": endpoint_config_faults, "Containers": model_faults, "PrimaryContainer": model_faults}
@@ -164,22 +163,6 @@ def test_what_cannot_be_done_is_refused_by_name(models):
     assert models.ended("job", "Failed") == "TransformInput names no object in the local S3."
 
 
-def cases(name):
-    return json.loads((Path(__file__).parent / f"cases/{name}.json").read_text())
-
-
-def request(case):
-    processing = {"InputFilter": "input_filter", "JoinSource": "join", "OutputFilter": "output_filter"}
-    source = {"SplitType": case.get("split", "None"), "CompressionType": case.get("compression", "None")}
-    return {
-        "TransformInput": {**source, **({"ContentType": case["type"]} if "type" in case else {})},
-        "TransformOutput": {"AssembleWith": case.get("assemble", "None")},
-        "BatchStrategy": case.get("strategy", "MultiRecord"),
-        "MaxPayloadInMB": case.get("megabytes", 6),
-        "DataProcessing": {member: case[name] for member, name in processing.items() if name in case},
-    }
-
-
 def content(given):
     """The object of a case; a list stands for a letter, how many of it, and what follows."""
     if isinstance(given, str):
@@ -190,7 +173,7 @@ def content(given):
 
 @pytest.mark.parametrize("case", cases("transforms"), ids=lambda case: case["name"])
 def test_an_object_is_split_sent_joined_filtered_and_assembled(case):
-    assert list(transform_faults(request(case))) == []
+    assert list(transform_faults(case["request"])) == []
     sent = []
 
     def answers(bodies):
@@ -199,7 +182,7 @@ def test_an_object_is_split_sent_joined_filtered_and_assembled(case):
 
     try:
         data = content(case["input"])
-        stored = Records(request(case)).transformed("x", gzip.compress(data) if "packed" in case else data, answers)
+        stored = Records(case["request"]).transformed("x", gzip.compress(data) if "packed" in case else data, answers)
         assert (stored.decode(), "fails" in case) == (case.get("output", ""), False)
     except ObjectError as problem:
         assert case["fails"] in str(problem)

@@ -37,10 +37,8 @@ def test_a_definition(lab: Lab, case: Json) -> None:
         expected, True
     )
     assert case.get("parameters", {}).items() <= report.document["parameters"].items()
-    for name, count in case.get("attempts", {}).items():
-        assert report.record(name)["AttemptCount"] == count
-    for name, outcome in case.get("outcomes", {}).items():
-        assert report.step(name)["outcome"] == outcome
+    assert all(report.record(name)["AttemptCount"] == count for name, count in case.get("attempts", {}).items())
+    assert all(report.step(name)["outcome"] == outcome for name, outcome in case.get("outcomes", {}).items())
     if "log" in case:
         log = report.log("Print").replace(execution, "<id>").replace(pipeline, "<pipeline>")
         for name in expected:
@@ -154,13 +152,8 @@ def test_selected_steps_run_alone_on_the_values_of_a_source(home: Home) -> None:
 
 def test_a_step_of_a_branch_runs_without_its_condition_and_a_condition_alone_runs_no_branch(home: Home) -> None:
     home.define(*home.flow("First"), condition("Gate", [compare("Equals", 1, 2)], home.flow("Yes"), home.flow("No")))
-    for selected, ran in (
-        ("First", "First"),
-        ("Yes", "Yes"),
-        ("Gate", "Gate"),
-        ("Gate Yes", "Gate"),
-        ("Gate No", "Gate No"),
-    ):
+    expected = {"First": "First", "Yes": "Yes", "Gate": "Gate", "Gate Yes": "Gate", "Gate No": "Gate No"}
+    for selected, ran in expected.items():
         arn = select(home, None, selected)
         assert (home.ended(arn), set(home.steps(arn))) == ("Succeeded", set(ran.split()))
 
@@ -225,8 +218,8 @@ def test_jobs_are_named_as_the_service_names_them_and_by_a_custom_prefix(lab: La
         "HyperParameterTuningJob": lab.tuning(f"Tune{long}", write, ranges, jobs=1),  # 32 characters of room, not 63
         "Model": {"Name": f"Model{long}", "Type": "Model", "Arguments": model},
     }
-    plain = ["pipelines-ID-Prep-with-a-name-of-R", "pipelines-ID-Train-R", "ID-Tune-wit-R"]
-    plain.append("pipelines-ID-Model-with-a-name-of-R")
+    plain = [f"pipelines-ID-{name}-R" for name in ("Prep-with-a-name-of", "Train", "Model-with-a-name-of")]
+    plain.insert(2, "ID-Tune-wit-R")
     custom = [f"{prefix[:21]}-R" if "Tuning" in kind else f"{prefix[:39]}-ID-R" for kind in steps]
     seen = set()
     for expected in (plain, plain, custom, custom):
@@ -234,8 +227,8 @@ def test_jobs_are_named_as_the_service_names_them_and_by_a_custom_prefix(lab: La
             step["Arguments"] |= {f"{kind}Name": prefix} if expected is custom else {}
         report = lab.run(*steps.values())
         execution = report.document["execution_arn"].rpartition("/")[2]
-        names = [next(iter(report.record(step["Name"])["Metadata"].values()))["Arn"] for step in steps.values()]
-        names = [arn.rpartition("/")[2] for arn in names]
+        metadata = [report.record(step["Name"])["Metadata"] for step in steps.values()]
+        names = [value["Arn"].rpartition("/")[2] for found in metadata for value in found.values()]
         assert [re.sub(r"\w{10}$", "R", name.replace(execution, "ID")) for name in names] == expected
         for kind, name in zip(steps, names, strict=True):
             job = State(lab.home).get(kind, name) or {}

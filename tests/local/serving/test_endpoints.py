@@ -162,8 +162,8 @@ def test_the_old_server_answers_until_the_new_one_is_healthy_at_the_same_port(ho
         while answers[-6:] != ["new"] * 6:
             answers.append(mine.invoke()["model"])
 
-    with ThreadPoolExecutor(2) as pool:
-        asking = [pool.submit(ask) for _ in range(2)]
+    with ThreadPoolExecutor() as pool:
+        asking = [pool.submit(ask), pool.submit(ask)]
         wait_until(lambda: answers)
         home.update("new")
         found = home.describe()
@@ -176,14 +176,11 @@ def test_the_old_server_answers_until_the_new_one_is_healthy_at_the_same_port(ho
     assert (found["EndpointConfigName"], {"PendingDeploymentSummary", "FailureReason"} & found.keys()) == ("new", set())
     assert not servers.is_running(first)
     assert not Path(first["folder"]).exists()
-    for name in ("new", "old"):
-        if name == "old":
-            home.update(name)
-            home.settled()
-        wait_until(lambda: not servers.is_free(port))
-        assert post(port) == name
-    kill(home.server())
-    wait_until(lambda: servers.is_free(port) and not processes_of(home.folder))
+    wait_until(lambda: not servers.is_free(port))
+    assert post(port) == "new"
+    home.update("old")
+    kill(home.settled() and home.server())
+    wait_until(lambda: not processes_of(home.folder))
     with socket.create_server(("127.0.0.1", port)):
         assert home.invoke()["model"] == "old"
         wait_until(lambda: f"Another program has taken port {port}, so the endpoint has port" in listed(home))

@@ -14,7 +14,6 @@ import shutil
 import signal
 import socket
 import stat
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,7 +28,7 @@ from pipeline.local.sandbox.environment import (
     answered_requests,
     guest_environment,
 )
-from pipeline.local.sandbox.launcher import WarmParent, start_in, supervised
+from pipeline.local.sandbox.launcher import WarmParent, forker, start_in
 from pipeline.local.sandbox.namespaces import CONTAINER_ROOT, Mount, Place, localized, remove_work_folders
 from pipeline.local.store.answers import Api
 
@@ -165,7 +164,7 @@ class JobProcess:
             ours, theirs = socket.socketpair()
             meanwhile.callback(ours.close)  # upon which the supervisor ends what still runs
             with theirs, output:
-                supervisor = await self.start(place, output.fileno(), theirs.fileno())
+                await self.start(place, output.fileno(), theirs.fileno())
             reader, self.talk = await asyncio.open_connection(sock=ours)
             meanwhile.callback(self.talk.close)
             if self.cause == "stopped":
@@ -173,20 +172,19 @@ class JobProcess:
             ended = await self.wait(asyncio.create_task(message(reader)), timeout_seconds)
             while await message(reader):  # until its supervisor has ended
                 pass
-            if supervisor:
-                supervisor.wait()
         return ended
 
-    async def start(self, place: Place, output: int, talk: int) -> subprocess.Popen[bytes] | None:
-        """Start the process, and return its supervisor if that is a child of ours."""
+    async def start(self, place: Place, output: int, talk: int) -> None:
+        """Have the process forked: as a script by a parent that is warm, or else as a program."""
         start = start_in(self.mount, place, self.arguments(), self.environment(place.job / "home"))
         if self.parent:
             is_inside = PurePosixPath(self.command.folder).is_relative_to(CONTAINER_ROOT)
             code = self.job.inside(self.command.folder) if is_inside else Path(self.command.folder)
             if await self.parent.fork(start, code, output, talk):
-                return None
-        options = supervised(start, "job", str(talk))
-        return subprocess.Popen(**options, stdout=output, stderr=output, pass_fds=[talk])
+                return
+        if not forker().fork(start, output, talk):  # somebody has ended it
+            forker.cache_clear()
+            forker().fork(start, output, talk)
 
     async def wait(self, said: asyncio.Task[bytes], timeout_seconds: float) -> Exit:
         """Return how the process has ended; end it when time is up or the task is cancelled."""

@@ -1,13 +1,13 @@
 """The program that starts a job's process, ends what that leaves running, and tells how it has ended.
 
-    python supervisor.py job <socket>               a program, for a runner
+    python supervisor.py jobs <socket>              programs, for a runner
     python supervisor.py server                     a program that outlives who started it; SIGTERM is passed on to it
     python supervisor.py warm <socket> <modules>    scripts that are forked with these modules imported
 
-A `Start` of `launcher.py` is on standard input; for scripts that are forked, a socket brings their standard input,
-output and talk. The outer process forks the first one of the job's own process numbers, and that forks the job. The
-first one talks with the runner: each byte that comes is a signal for the job, the end of the runner ends the job too,
-and what it says is an exit code (negative for a signal) or the reason why nothing could be run.
+A `Start` of `launcher.py` is on standard input; a runner's socket brings for each job standard input, output
+and talk. The outer process forks the first one of the job's own process numbers, and that forks the job. The first one
+talks with the runner: each byte that comes is a signal for the job, the end of the runner ends the job too, and what it
+says is an exit code (negative for a signal) or the reason why nothing could be run.
 
 This file imports nothing of the pipeline's, and little else: it is loaded for every job.
 """
@@ -24,6 +24,7 @@ import sys
 
 TYPE_CHECKING = False  # typing itself would cost more than all of this
 if TYPE_CHECKING:
+    import socket
     from types import TracebackType
     from typing import NoReturn
 
@@ -42,9 +43,8 @@ def main() -> None:
     """Do what the arguments say."""
     if sys.argv[1] == "warm":
         serve(int(sys.argv[2]), sys.argv[3].split(","))
-    elif sys.argv[1] == "job":
-        begin(int(sys.argv[2]))
-        os.wait()
+    elif sys.argv[1] == "jobs":
+        fork_jobs(connection(int(sys.argv[2])))
     else:
         stand_for_server()
 
@@ -64,14 +64,21 @@ def stand_for_server() -> NoReturn:
     sys.exit(ended if ended >= 0 else 128 - ended)
 
 
-def serve(handle: int, modules: list[str]) -> None:
-    """Import, report, fork until the runner closes the socket; return in a forked job, whose script has ended."""
-    import gc
-    import importlib
+def connection(handle: int) -> socket.socket:
+    """Return the runner's socket, which jobs do not inherit."""
     import socket
 
     control = socket.socket(fileno=handle)
     control.set_inheritable(False)
+    return control
+
+
+def serve(handle: int, modules: list[str]) -> None:
+    """Import, report, fork until the runner closes the socket; return in a forked job, whose script has ended."""
+    import gc
+    import importlib
+
+    control = connection(handle)
     sys.path[:] = [folder for folder in sys.path if folder != os.path.dirname(__file__)]  # noqa: PTH120
     for name in modules:
         with contextlib.suppress(ImportError):  # the script will say so itself
@@ -84,6 +91,14 @@ def serve(handle: int, modules: list[str]) -> None:
     control.sendall(marshal.dumps((loaded, len(os.listdir("/proc/self/task")))))  # noqa: PTH208
     gc.collect()
     gc.freeze()  # so that the collector of a forked process leaves the shared pages alone
+    if script := fork_jobs(control):
+        run_script(*script, said)
+
+
+def fork_jobs(control: socket.socket) -> tuple[list[str], dict[str, str]] | None:
+    """Fork a supervisor for each job until the runner closes the socket; return words, variables in a forked script."""
+    import socket
+
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the runner hears of ends from the jobs' own first processes
     while handles := socket.recv_fds(control, 1, 3)[1]:
         if os.fork() == 0:
@@ -95,11 +110,12 @@ def serve(handle: int, modules: list[str]) -> None:
             os.close(given)
             os.close(output)
             if script := begin(talk):
-                return run_script(*script, said)
+                return script
             os.wait()
             os._exit(0)
         for handle in handles:
             os.close(handle)
+    return None
 
 
 def begin(talk: int) -> tuple[list[str], dict[str, str]] | None:

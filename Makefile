@@ -17,7 +17,7 @@ check: $(READY)  ## style, types and who imports whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	PYTHONPATH=steps $(BIN)/lint-imports
 
 bench: $(READY)  ## the figures of the README
 	$(BIN)/python benchmarks/runner_overhead.py

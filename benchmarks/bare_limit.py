@@ -12,8 +12,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "steps"))
 
-from predictor import Predictor
-from runtimes import load_runtime
+from classifier.model.predictor import Predictor
+from classifier.model.runtimes import load_runtime
 
 
 def main() -> None:

@@ -23,13 +23,13 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "steps")]
 
-from drift_baseline import DriftBaseline, make_baseline  # noqa: E402
-from drift_distance import LEAST_IMAGES, compare, most_images  # noqa: E402
-from images import Preprocess, decode, normalise, to_pixels  # noqa: E402
-from model_description import read_description  # noqa: E402
-from parts import part_files  # noqa: E402
-from prepared_images import PreparedImages  # noqa: E402
-from runtimes import OnnxRuntime  # noqa: E402
+from classifier.data.images import Preprocess, decode, normalise, to_pixels  # noqa: E402
+from classifier.data.parts import part_files  # noqa: E402
+from classifier.data.prepared_images import PreparedImages  # noqa: E402
+from classifier.drift.baseline import DriftBaseline, make_baseline  # noqa: E402
+from classifier.drift.distance import LEAST_IMAGES, compare, most_images  # noqa: E402
+from classifier.model.description import read_description  # noqa: E402
+from classifier.model.runtimes import OnnxRuntime  # noqa: E402
 
 HELD_OUT = 0.15
 SIZES = (30, 100, 300, 1000)

@@ -27,18 +27,18 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "steps")]
 
 import prepare  # noqa: E402
-from allocator import keep_freed_memory  # noqa: E402
-from backbone import load_backbone, read_weights  # noqa: E402
-from catalogue import Catalogue, Entry  # noqa: E402
-from dataset import open_dataset  # noqa: E402
-from embedding import Embedder  # noqa: E402
-from embedding_cache import EmbeddingCache  # noqa: E402
-from part_writer import write_parts  # noqa: E402
+from classifier.data.catalogue import Catalogue, Entry  # noqa: E402
+from classifier.data.dataset import open_dataset  # noqa: E402
+from classifier.data.selection import select_images  # noqa: E402
+from classifier.job.allocator import keep_freed_memory  # noqa: E402
+from classifier.job.processors import core_count  # noqa: E402
+from classifier.job.progress import Progress  # noqa: E402
+from classifier.model.backbone import load_backbone, read_weights  # noqa: E402
+from classifier.preparation.choices import Part, Preparation, choose_preparation  # noqa: E402
+from classifier.preparation.embedding import Embedder  # noqa: E402
+from classifier.preparation.embedding_cache import EmbeddingCache  # noqa: E402
+from classifier.preparation.part_writer import write_parts  # noqa: E402
 from pipeline import sources, weights  # noqa: E402
-from preparation import Part, Preparation, choose_preparation  # noqa: E402
-from processors import core_count  # noqa: E402
-from progress import Progress  # noqa: E402
-from selection import select_images  # noqa: E402
 
 ACCEPTED_RATIO = 1.15
 

@@ -26,18 +26,18 @@ import torch
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "steps")]
 
-from backbone import load_backbone  # noqa: E402
-from fine_tuning import FineTuning, Images  # noqa: E402
-from fine_tuning_choices import settled  # noqa: E402
-from hyperparameters import Hyperparameters  # noqa: E402
-from images import Preprocess  # noqa: E402
+from classifier.data.images import Preprocess  # noqa: E402
+from classifier.data.prepared_images import PreparedImages  # noqa: E402
+from classifier.data.training_data import load  # noqa: E402
+from classifier.finetuning.choices import settled  # noqa: E402
+from classifier.finetuning.fine_tuning import FineTuning, Images  # noqa: E402
+from classifier.finetuning.second_stage import settle_in  # noqa: E402
+from classifier.model.backbone import load_backbone  # noqa: E402
+from classifier.training.hyperparameters import Hyperparameters  # noqa: E402
+from classifier.training.job import loss_of, untrained_head  # noqa: E402
+from classifier.training.loop import TrainingBatch  # noqa: E402
+from classifier.training.processes import Processes  # noqa: E402
 from pipeline import sources, weights  # noqa: E402
-from prepared_images import PreparedImages  # noqa: E402
-from processes import Processes  # noqa: E402
-from second_stage import settle_in  # noqa: E402
-from training_data import load  # noqa: E402
-from training_job import loss_of, untrained_head  # noqa: E402
-from training_loop import TrainingBatch  # noqa: E402
 
 ACCEPTED_SHARE = 0.9  # of what fine-tuning reaches from memory
 UNFOLDED, BARE, MEMORY, OURS = "bare, norms apart", "bare limit", "fine-tuning in memory", "fine-tuning"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
-from fine_tuning import freeze_statistics
+from classifier.finetuning.fine_tuning import freeze_statistics
 
 BODY_LR, HEAD_LR = 5e-4, 3e-3  # peaks of the cycle
 Loader = DataLoader[tuple[Tensor, Tensor]]  # (B, 3, H, W) float32, (B,) int64

@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "steps"))
 
-from parts import part_files
+from classifier.data.parts import part_files
 
 INVERSE_PENALTIES = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0)  # scikit-learn's C
 MAX_ITERATIONS = 1000

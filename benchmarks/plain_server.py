@@ -21,7 +21,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from torchvision import transforms
 
-from model_description import read_description
+from classifier.model.description import read_description
 
 
 def main() -> None:

@@ -16,12 +16,12 @@ from PIL import Image
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "steps")]
 
-from backbone import Backbone, feature_dim, load_backbone  # noqa: E402 - found by the line above
-from export import Network, copy_code, export_network  # noqa: E402
-from head import ClassifierHead, compressed  # noqa: E402
-from images import Preprocess, normalise  # noqa: E402
+from classifier.data.images import Preprocess, normalise  # noqa: E402
+from classifier.model.backbone import Backbone, feature_dim, load_backbone  # noqa: E402 - found by the line above
+from classifier.model.export import Network, copy_code, export_network  # noqa: E402
+from classifier.model.head import ClassifierHead, compressed  # noqa: E402
+from classifier.model.samples import synthetic_pixels  # noqa: E402
 from pipeline import weights  # noqa: E402
-from samples import synthetic_pixels  # noqa: E402
 
 CLASSES, IMAGE_SIZE, RESIZE_TO = 133, 224, 256
 EAGER_FILE = "eager.pt"  # what the plain server runs

@@ -38,7 +38,7 @@ TIMED = """
 import time
 import sys
 import trial
-from failures import TRAINING_FAILURE, run
+from classifier.job.failures import TRAINING_FAILURE, run
 
 def timed(*arguments, **settings):
     began = time.perf_counter()

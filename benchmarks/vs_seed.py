@@ -28,8 +28,8 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "steps")]
 from seed_method import Example, Outcome, SeedMethod, Settings  # noqa: E402
 from whole_runs import missed, runs  # noqa: E402
 
-from backbone import load_backbone, read_weights  # noqa: E402
-from dataset import list_images  # noqa: E402
+from classifier.data.dataset import list_images  # noqa: E402
+from classifier.model.backbone import load_backbone, read_weights  # noqa: E402
 from pipeline import sources, weights  # noqa: E402
 
 SEARCH = "TuneHyperparameters"

@@ -1,17 +1,18 @@
 """The source code of a job as a content-addressed bundle: the same bytes, the same URI.
 
-A bundle holds an entry point of `steps/` and the modules that it imports, no more, so that a change to one step leaves
-the cache of the others alone. Of a package in `steps/` it holds every module, since those of `rules/` are loaded by
-name. It is stored as plain files, which every kind of job is given as an input.
+A bundle holds an entry point of `steps/` and the modules of `classifier` that it imports, no more, so that a change
+to one step leaves the cache of the others alone. The debugger's rules are loaded by name: it holds all of them or none.
+It is stored as plain files, which every kind of job is given as an input.
 """
 
 import ast
 import functools
 import hashlib
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 STEPS = Path(__file__).resolve().parent.parent / "steps"
+LOADED_BY_NAME = PurePosixPath("classifier/watch/rules")
 
 
 @dataclass(frozen=True)
@@ -53,22 +54,21 @@ def bundle(*entry_points: str) -> Bundle:
 
 def imported_files(source: bytes) -> list[str]:
     """File names of the modules of `steps/` that a module imports, at its top or within a function."""
-    modules: set[str] = set()
+    names: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            modules.update(alias.name for alias in node.names)
+            names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            modules.add(node.module)
-    files = {f"{module}.py" for module in modules if (STEPS / f"{module}.py").is_file()}
-    packages = {module.partition(".")[0] for module in modules}
-    return sorted(files.union(*(_package_files(package) for package in packages)))
+            names.update((node.module, *(f"{node.module}.{alias.name}" for alias in node.names)))
+    return sorted(file for name in names for file in _files(PurePosixPath(*name.split("."))))
 
 
-def _package_files(package: str) -> set[str]:
-    """Names of all modules of a package in `steps/`, relative to it; none if it is no package there."""
-    if not (STEPS / package / "__init__.py").is_file():
-        return set()
-    return {path.relative_to(STEPS).as_posix() for path in (STEPS / package).rglob("*.py")}
+def _files(module: PurePosixPath) -> set[str]:
+    """The module's file and its packages' `__init__.py`, relative to `steps/`; none if it is no module there."""
+    found = {f"{package}/__init__.py" for package in (module, *module.parents)} | {f"{module}.py"}
+    if LOADED_BY_NAME in (module, *module.parents):
+        found |= {path.relative_to(STEPS).as_posix() for path in (STEPS / LOADED_BY_NAME).glob("*.py")}
+    return {file for file in found if (STEPS / file).is_file()}
 
 
 def prepare_bundle() -> Bundle:
@@ -83,7 +83,7 @@ def trial_bundle() -> Bundle:
 
 def training_bundle() -> Bundle:
     """Code of TrainWithDebugger; the server travels inside the model it will serve."""
-    return bundle("train.py", "serve.py", "worker.py", "runtime_trial.py")
+    return bundle("train.py", "serve.py", "classifier/serving/worker.py", "classifier/model/runtime_trial.py")
 
 
 def evaluation_bundle() -> Bundle:

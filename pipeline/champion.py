@@ -1,7 +1,8 @@
 """The champion: where the model in service is kept for retrains to be compared with (registry.require_improvement).
 
-The deploy function keeps it (`steps/champion.py` says how). Here is only what it cannot do: the prefix is never empty,
-as a Processing job refuses an empty input, and a version that was approved before there was a champion becomes it.
+The deploy function keeps it (`steps/classifier/deployment/champion.py` says how). Here is only what it cannot do: the
+prefix is never empty, as a Processing job refuses an empty input, and a version that was approved before there was a
+champion becomes it.
 """
 
 import json

@@ -7,7 +7,14 @@ from pipeline.formats import INSTANCE_COUNT, INSTANCE_TYPE, aws_name
 from pipeline.setting import Rule, boolean, choice, integer, number, refuse, setting, whole_number
 from pipeline.yaml_lines import Value
 
-RUNTIMES = ("auto", "onnxruntime", "openvino", "torchscript", "bf16", "cuda")  # as steps/runtimes.py names them
+RUNTIMES = (
+    "auto",
+    "onnxruntime",
+    "openvino",
+    "torchscript",
+    "bf16",
+    "cuda",
+)  # as classifier/model/runtimes.py names them
 SERVERLESS_MEMORY_MB = (1024, 2048, 3072, 4096, 5120, 6144)
 SERVERLESS_REQUEST_MEGABYTES = 4  # serverless endpoints take 4 MB, others 6
 

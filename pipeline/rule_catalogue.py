@@ -1,4 +1,4 @@
-"""The debugger rules that exist, as pipeline.yaml may name them: asked of `steps/rules`, where a user adds their own.
+"""The debugger rules that exist, as pipeline.yaml may name them: those of `steps/classifier/watch/rules`.
 
 The rules run inside the training job; here they only say whether an entry would be accepted there.
 """
@@ -14,7 +14,7 @@ from pipeline.bundle import STEPS
 def problems_of(name: str, entry: Mapping[str, Any]) -> list[str]:
     """What is wrong with one entry of debug.rules, as the rest of a sentence about it."""
     with importable_steps():
-        from rules.registry import check
+        from classifier.watch.rules.registry import check
 
         sentences = check({name: entry})
     prefix = f"Rule '{name}': "
@@ -23,7 +23,7 @@ def problems_of(name: str, entry: Mapping[str, Any]) -> list[str]:
 
 @contextmanager
 def importable_steps() -> Iterator[None]:
-    """Modules of steps/ are imported by their bare names, as in a job."""
+    """`classifier` is imported from steps/, as in a job."""
     sys.path.insert(0, str(STEPS))
     try:
         yield

@@ -1,10 +1,11 @@
 """Makes the training report of an execution: the debugger's output unpacked, the search asked for, one page written.
 
-The page is written by steps/training_report.py, which the training job runs too. It is started as a process of its own,
-as jobs are: `steps/` is job code, whose modules import each other by bare names and nothing of this package.
+The page is written by steps/classifier/watch/training_report.py, which the training job runs too. It is started as a
+process of its own, as jobs are: `steps/` is job code, which imports nothing of this package.
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -27,7 +28,7 @@ from pipeline.errors import PipelineError, ServiceError
 from pipeline.status import job_of, tuning_job
 from pipeline.targets import Target
 
-SCRIPT = STEPS / "training_report.py"
+MODULE = "classifier.watch.training_report"
 
 
 class NothingSaved(ServiceError):
@@ -95,16 +96,19 @@ def make_report(target: Target, steps: Sequence[Mapping[str, Any]], folder: Path
 
 
 def run_script(*words: object) -> None:
-    """steps/training_report.py, by this interpreter.
+    """steps/classifier/watch/training_report.py, by this interpreter.
 
     Raises:
         ServiceError: it failed, with the last line of what it said.
     """
-    command = [sys.executable, str(SCRIPT), *map(str, words)]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
+    command = [sys.executable, "-P", "-m", MODULE, *map(str, words)]
+    environment = os.environ | {"PYTHONPATH": str(STEPS)}
+    done = subprocess.run(
+        command, env=environment, capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
     if done.returncode:
         said = done.stderr.strip().rpartition("\n")[2] or f"exit code {done.returncode}"
-        raise ServiceError(f"{SCRIPT.name} could not write the report: {said}")
+        raise ServiceError(f"{MODULE} could not write the report: {said}")
 
 
 def search_job(steps: Sequence[Mapping[str, Any]]) -> str | None:
@@ -114,7 +118,7 @@ def search_job(steps: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def search_record(target: Target, steps: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The search with every trial, as steps/report_search.py reads it; None if there was none or it is gone."""
+    """The search with every trial, as the report reads it; None if there was none or it is gone."""
     name = search_job(steps)
     job = tuning_job(target, name) if name else {}
     if not job:

@@ -27,13 +27,13 @@ from typing import Any
 
 from botocore.exceptions import ClientError, ParamValidationError
 
-from champion import keep_champion, remove_champion
-from endpoint_actions import Outcome, apply_plan, settle, update
-from hosting import Hosting, read_hosting, required_text
-from model_versions import ModelVersion, model_version, newest_approved, served_version
-from resources import config_exists
-from rollout import make_plan
-from services import DeployError, endpoint_named, explained
+from classifier.deployment.champion import keep_champion, remove_champion
+from classifier.deployment.endpoint_actions import Outcome, apply_plan, settle, update
+from classifier.deployment.hosting import Hosting, read_hosting, required_text
+from classifier.deployment.model_versions import ModelVersion, model_version, newest_approved, served_version
+from classifier.deployment.resources import config_exists
+from classifier.deployment.rollout import make_plan
+from classifier.deployment.services import DeployError, endpoint_named, explained
 
 MODEL_PACKAGE_CHANGE = "SageMaker Model Package State Change"
 ENDPOINT_CHANGE = "SageMaker Endpoint State Change"

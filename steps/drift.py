@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from captured import Event, events
-from drift_baseline import Coordinates, DriftBaseline
-from drift_distance import FALSE_ALARM_RATE, LEAST_IMAGES, Drift, compare, most_images, unusual
-from drift_statistics import CLASSES, FIGURES, binned, class_counts, compared, pixel_figures
-from failures import ArgumentParser, StepError, run, say
-from images import ImageError, Pixels, Preprocess, decode, normalise, to_pixels
-from processors import core_count
-from report_drift import DriftReport, Stranger, render
-from runtimes import OnnxRuntime
+from classifier.data.images import ImageError, Pixels, Preprocess, decode, normalise, to_pixels
+from classifier.drift.baseline import Coordinates, DriftBaseline
+from classifier.drift.captured import Event, events
+from classifier.drift.distance import FALSE_ALARM_RATE, LEAST_IMAGES, Drift, compare, most_images, unusual
+from classifier.drift.report import DriftReport, Stranger, render
+from classifier.drift.statistics import CLASSES, FIGURES, binned, class_counts, compared, pixel_figures
+from classifier.job.failures import ArgumentParser, StepError, run, say
+from classifier.job.processors import core_count
+from classifier.model.runtimes import OnnxRuntime
 
 MAX_PIXELS = 100_000_000  # the endpoint, which has answered, has a limit of its own
 BATCH_IMAGES = 16

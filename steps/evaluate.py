@@ -20,18 +20,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from allocator import keep_freed_memory
-from calibration import Effect, effect
-from comparison import compare
-from drift_statistics import baseline, pixel_figures
-from failures import PROCESSING_MESSAGE, ArgumentParser, StepError, run, say
-from images import ImageError, decode
-from metrics import Labels, Probabilities, classification_metrics
-from predictor import DEFAULT_MAX_PIXELS, Predictor
-from prepared_images import PreparedImages
-from report import SHOWN_MISTAKES, Evaluation, Mistake, render
-from training_data import read_manifest
-from version_metadata import version_metadata
+from classifier.data.images import ImageError, decode
+from classifier.data.prepared_images import PreparedImages
+from classifier.data.training_data import read_manifest
+from classifier.drift.statistics import baseline, pixel_figures
+from classifier.evaluation.comparison import compare
+from classifier.evaluation.metrics import Labels, Probabilities, classification_metrics
+from classifier.evaluation.report import SHOWN_MISTAKES, Evaluation, Mistake, render
+from classifier.evaluation.version_metadata import version_metadata
+from classifier.job.allocator import keep_freed_memory
+from classifier.job.failures import PROCESSING_MESSAGE, ArgumentParser, StepError, run, say
+from classifier.model.predictor import DEFAULT_MAX_PIXELS, Predictor
+from classifier.training.calibration import Effect, effect
 
 EXAMPLE = "example.png"
 BATCH_IMAGES = 32

@@ -25,23 +25,22 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 
-import manifest
-import sample_files
-from allocator import keep_freed_memory
-from backbone import load_backbone, read_weights
-from catalogue import Catalogue
-from dataset import SPLITS, open_dataset
-from embedding import Embedder
-from embedding_cache import EmbeddingCache
-from failures import PROCESSING_MESSAGE, ArgumentParser, StepError, run, say
-from instances import read_instance
-from part_writer import write_parts
-from parts import ROWS_PER_PART
-from preparation import Preparation, choose_preparation, part_of, spans_of
-from processors import core_count
-from progress import Progress
-from selection import Selection, fractions_of, select_images
-from split import check_fractions
+from classifier.data import manifest, sample_files
+from classifier.data.catalogue import Catalogue
+from classifier.data.dataset import SPLITS, open_dataset
+from classifier.data.parts import ROWS_PER_PART
+from classifier.data.selection import Selection, fractions_of, select_images
+from classifier.data.split import check_fractions
+from classifier.job.allocator import keep_freed_memory
+from classifier.job.failures import PROCESSING_MESSAGE, ArgumentParser, StepError, run, say
+from classifier.job.instances import read_instance
+from classifier.job.processors import core_count
+from classifier.job.progress import Progress
+from classifier.model.backbone import load_backbone, read_weights
+from classifier.preparation.choices import Preparation, choose_preparation, part_of, spans_of
+from classifier.preparation.embedding import Embedder
+from classifier.preparation.embedding_cache import EmbeddingCache
+from classifier.preparation.part_writer import write_parts
 
 OUTPUTS = (*SPLITS, "embeddings", "manifest", "embedding_cache")
 

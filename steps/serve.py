@@ -22,16 +22,24 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from connection import GRACE_SECONDS, Connection
-from dispatcher import Dispatcher
-from endpoint import MAX_CONNECTIONS, MEGABYTE, Endpoint
-from failures import StepError, run, say
-from model_description import read_description
-from processors import core_count
-from runtime_choice import Measurement, candidates, fallbacks, first_runtime, measured_in_training, trial_command
-from runtimes import AUTO
-from server_settings import ServerSettings
-from worker_settings import WorkerSettings
+from classifier.job.failures import StepError, run, say
+from classifier.job.processors import core_count
+from classifier.job.programs import module_environment
+from classifier.model.description import read_description
+from classifier.model.runtime_choice import (
+    Measurement,
+    candidates,
+    fallbacks,
+    first_runtime,
+    measured_in_training,
+    trial_command,
+)
+from classifier.model.runtimes import AUTO
+from classifier.serving.connection import GRACE_SECONDS, Connection
+from classifier.serving.dispatcher import Dispatcher
+from classifier.serving.endpoint import MAX_CONNECTIONS, MEGABYTE, Endpoint
+from classifier.serving.server_settings import ServerSettings
+from classifier.serving.worker_settings import WorkerSettings
 
 DRAIN_SECONDS = 25.0
 CLOCK_SECONDS = 0.5
@@ -163,7 +171,8 @@ async def improve(model_dir: Path, dispatcher: Dispatcher, measurement: Measurem
 
 async def trial(model_dir: Path, names: list[str]) -> Measurement | None:
     """Measure in a process of low priority; None if that fails."""
-    process = await asyncio.create_subprocess_exec(*trial_command(model_dir, names), stdout=asyncio.subprocess.PIPE)
+    command, environment = trial_command(model_dir, names), module_environment()
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, env=environment)
     try:
         output, _ = await process.communicate()
     except asyncio.CancelledError:

@@ -16,29 +16,23 @@ from typing import Any
 import torch
 from torch import nn
 
-import debug_settings
-import hyperparameters as hp
-import sample_files
-from backbone import Backbone, matching_backbone
-from calibration import Calibration, calibrate
-from checkpoint import FIRST_STAGE_FILE, SECOND_STAGE_FILE, Checkpoints, checkpoint_directory
-from debug_settings import DebugSettings
-from drift_baseline import make_baseline
-from export import copy_code, export_network
-from failures import TRAINING_FAILURE, StepError, run, say
-from fine_tuned_baseline import fine_tuned_baseline
-from fine_tuning import Images
-from fine_tuning_choices import settled
-from head import CalibratedHead, ClassifierHead
-from hyperparameters import Hyperparameters
-from images import Preprocess
-from job_stop import end_as_stopped, stopped_by_sigterm
-from monitor import Monitor, WatchedJob
-from processes import Processes, joined
-from second_stage import fine_tuned, open_images
-from torchrun import restart_under_torchrun
-from training_data import TrainingData
-from training_job import (
+from classifier.data import sample_files
+from classifier.data.images import Preprocess
+from classifier.data.training_data import TrainingData
+from classifier.drift.baseline import make_baseline
+from classifier.finetuning.baseline import fine_tuned_baseline
+from classifier.finetuning.choices import settled
+from classifier.finetuning.fine_tuning import Images
+from classifier.finetuning.second_stage import fine_tuned, open_images
+from classifier.job.failures import TRAINING_FAILURE, StepError, run, say
+from classifier.model.backbone import Backbone, matching_backbone
+from classifier.model.export import copy_code, export_network
+from classifier.model.head import CalibratedHead, ClassifierHead
+from classifier.training import hyperparameters as hp
+from classifier.training.calibration import Calibration, calibrate
+from classifier.training.checkpoint import FIRST_STAGE_FILE, SECOND_STAGE_FILE, Checkpoints, checkpoint_directory
+from classifier.training.hyperparameters import Hyperparameters
+from classifier.training.job import (
     channel,
     head_training,
     loss_of,
@@ -48,8 +42,14 @@ from training_job import (
     untrained_head,
     write_json,
 )
-from training_loop import EpochResult, Kept, TrainingResult, Watcher, train
-from training_warnings import warnings_of
+from classifier.training.job_stop import end_as_stopped, stopped_by_sigterm
+from classifier.training.loop import EpochResult, Kept, TrainingResult, Watcher, train
+from classifier.training.processes import Processes, joined
+from classifier.training.torchrun import restart_under_torchrun
+from classifier.training.warnings import warnings_of
+from classifier.watch import debug_settings
+from classifier.watch.debug_settings import DebugSettings
+from classifier.watch.monitor import Monitor, WatchedJob
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,15 @@ from dataclasses import asdict
 
 import torch
 
-import hyperparameters as hp
-from failures import TRAINING_FAILURE, run
-from fine_tuning_choices import settled
-from head_training import HeadTraining
-from hyperparameters import Hyperparameters
-from processes import ALONE
-from training_data import TrainingData
-from training_job import channel, head_training, model_dir_of, opened_data, parse_arguments, write_json
-from training_loop import TrainingResult, train
+from classifier.data.training_data import TrainingData
+from classifier.finetuning.choices import settled
+from classifier.job.failures import TRAINING_FAILURE, run
+from classifier.training import hyperparameters as hp
+from classifier.training.head_training import HeadTraining
+from classifier.training.hyperparameters import Hyperparameters
+from classifier.training.job import channel, head_training, model_dir_of, opened_data, parse_arguments, write_json
+from classifier.training.loop import TrainingResult, train
+from classifier.training.processes import ALONE
 
 
 def main() -> None:
@@ -46,8 +46,8 @@ def with_images(
     hyperparameters: Hyperparameters,
 ) -> TrainingResult:
     """What fine-tuning makes of the head. Imported only where the search covers it."""
-    from backbone import matching_backbone
-    from second_stage import fine_tuned, open_images
+    from classifier.finetuning.second_stage import fine_tuned, open_images
+    from classifier.model.backbone import matching_backbone
 
     return fine_tuned(
         result,

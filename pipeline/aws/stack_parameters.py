@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from pipeline.config import Config
 
-SERVING_NAME_LENGTH = 35  # of a group's name; steps/rollout.py begins the names of models and configurations so
+SERVING_NAME_LENGTH = 35  # of a group's name: classifier/deployment/rollout.py begins names so
 STACK_TAG = "pipeline-stack"
 ECR = re.compile(
     r"(?P<account>\d{12})\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(\.cn)?/(?P<name>[^:@]+)([:@].*)?"

@@ -81,12 +81,15 @@ def test_newest_version_that_was_approved_before_is_copied_once(target):
 
 def test_deploy_function_takes_it_for_its_own(target, monkeypatch):
     """steps/ and pipeline/ share no code: what one writes, the other must know."""
-    champion, versions = importlib.import_module("champion"), importlib.import_module("model_versions")
+    champion, versions = (
+        importlib.import_module("classifier.deployment.champion"),
+        importlib.import_module("classifier.deployment.model_versions"),
+    )
     for module in (champion, versions):
         monkeypatch.setattr(module, "client", target.client)
     settings = dict.fromkeys(("endpoint_name", "execution_role_arn", "instance_type"), "x")
     settings |= {"initial_instance_count": "1", "champion_uri": target.placement.uri(PREFIX)}
-    hosting = importlib.import_module("hosting").read_hosting(settings)
+    hosting = importlib.import_module("classifier.deployment.hosting").read_hosting(settings)
     version = versions.model_version(register(target, 1))
     ensure(target, CONFIG)
     before = objects(target)

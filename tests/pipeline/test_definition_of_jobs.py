@@ -2,7 +2,7 @@
 
 import re
 
-import rollout
+from classifier.deployment import rollout
 from pipeline import formats
 from pipeline.bundle import training_bundle, trial_bundle
 from tests.pipeline.definitions import Json, jobs_of, steps_of

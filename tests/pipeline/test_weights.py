@@ -13,7 +13,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from backbone import load_backbone
+from classifier.model.backbone import load_backbone
 from pipeline import weights
 from pipeline.errors import UsageError
 from pipeline.weights import ResolvedWeights, resolve, stage

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import prepare
-from failures import PROCESSING_MESSAGE, run
+from classifier.job.failures import PROCESSING_MESSAGE, run
 from tests.steps.prepare_job import Prepare, Result, arguments
 from tests.steps.prepared_data import Prepared, Trained, run_step, write_prepared, write_weights
 

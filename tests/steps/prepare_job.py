@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image
 
 import prepare
-from failures import PROCESSING_MESSAGE
-from parts import part_files
-from prepared_images import PreparedImages
+from classifier.data.parts import part_files
+from classifier.data.prepared_images import PreparedImages
+from classifier.job.failures import PROCESSING_MESSAGE
 
 BACKBONE = "test_resnet"
 CLASSES = ["001.sky", "002.grass", "003.rust & co"]

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-import sample_files
-from backbone import feature_dim, load_backbone
-from images import Preprocess, normalise, to_pixels
-from prepared_images import PreparedImages, ShardWriter
+from classifier.data import sample_files
+from classifier.data.images import Preprocess, normalise, to_pixels
+from classifier.data.prepared_images import PreparedImages, ShardWriter
+from classifier.model.backbone import feature_dim, load_backbone
 
 STEPS = Path(__file__).parents[2] / "steps"
 BACKBONE = "test_resnet"  # timm's own network for tests: 0.5 million parameters

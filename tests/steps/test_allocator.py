@@ -12,7 +12,7 @@ COUNT_FAULTS = """
 import resource, sys, torch
 from threading import Thread
 sys.path.insert(0, sys.argv[1])
-from allocator import keep_freed_memory
+from classifier.job.allocator import keep_freed_memory
 def work():
     for step in range(6):
         if step == 2:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from dataset import list_images, open_dataset
-from failures import StepError
+from classifier.data.dataset import list_images, open_dataset
+from classifier.job.failures import StepError
 
 Pack = Callable[[Mapping[str, bytes]], bytes]
 

@@ -10,8 +10,8 @@ import pytest
 import timm
 import torch
 
-from backbone import Backbone, feature_dim, frozen, load_backbone, read_weights
-from failures import StepError
+from classifier.job.failures import StepError
+from classifier.model.backbone import Backbone, feature_dim, frozen, load_backbone, read_weights
 
 NAME = "test_resnet"
 
@@ -65,7 +65,7 @@ def test_a_last_stage_whose_mean_is_the_pooled_output_counts_once(tmp_path: Path
 
 
 def test_a_network_that_shows_no_stages_gives_its_pooled_output(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backbone.shows_stages", lambda network: False)
+    monkeypatch.setattr("classifier.model.backbone.shows_stages", lambda network: False)
     plain = timm.create_model(NAME, pretrained=False, num_classes=0).eval()
     backbone = Backbone(plain)
     images = torch.rand(2, 3, 64, 64)

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-import borrowed
-from board import Board, new_board_file
-from borrowed import LINGER_SECONDS, REQUEST_BYTES, Borrowed, PlainRequest, plain_request
-from frames import FrameReader, Head
-from inbox import Lent
+from classifier.serving import borrowed
+from classifier.serving.board import Board, new_board_file
+from classifier.serving.borrowed import LINGER_SECONDS, REQUEST_BYTES, Borrowed, PlainRequest, plain_request
+from classifier.serving.frames import FrameReader, Head
+from classifier.serving.inbox import Lent
 from tests.steps.prepared_data import Trained
 from tests.steps.server_process import PATIENCE_SECONDS, Server, picture
 

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from calibration import (
+from classifier.evaluation.report_reliability import reliability_section
+from classifier.model.head import CalibratedHead
+from classifier.training.calibration import (
     TEMPERATURES,
     calibrate,
     calibrated_log_loss,
@@ -14,8 +16,6 @@ from calibration import (
     softmax,
     uncalibrated,
 )
-from head import CalibratedHead
-from report_reliability import reliability_section
 
 SPACE = "\N{NARROW NO-BREAK SPACE}"
 

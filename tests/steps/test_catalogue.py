@@ -8,8 +8,8 @@ import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
-from catalogue import Catalogue, Found
-from dataset import SPLITS, ImageFile
+from classifier.data.catalogue import Catalogue, Found
+from classifier.data.dataset import SPLITS, ImageFile
 
 ALLOWED_BYTES = 8_000_000  # 20,000 images as objects would take several times that
 CLASSES = 2

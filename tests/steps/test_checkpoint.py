@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
-import checkpoint
-from checkpoint import Checkpoints, checkpoint_directory
-from hyperparameters import Hyperparameters
+from classifier.data.training_data import TrainingData, load
+from classifier.training import checkpoint
+from classifier.training.checkpoint import Checkpoints, checkpoint_directory
+from classifier.training.hyperparameters import Hyperparameters
+from classifier.training.job import head_training
+from classifier.training.loop import TrainingResult, Watcher, train
 from tests.steps.prepared_data import STEPS, Prepared, base_environment
-from training_data import TrainingData, load
-from training_job import head_training
-from training_loop import TrainingResult, Watcher, train
 
 HYPERPARAMETERS = Hyperparameters(epochs=6, batch_size=16, hidden_units=8, lr=0.02)
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import evaluate
-from comparison import Comparison, compare
-from failures import StepError
+from classifier.evaluation.comparison import Comparison, compare
+from classifier.job.failures import StepError
 from tests.steps.prepared_data import CLASSES, Prepared, Trained
 
 ARN = "arn:aws:sagemaker:us-east-1:000000000000:model-package/digits/3"

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-import connection
-from connection import Connection
-from exchange import Answer, Exchange
-from refusals import Refusal
+from classifier.serving import connection
+from classifier.serving.connection import Connection
+from classifier.serving.exchange import Answer, Exchange
+from classifier.serving.refusals import Refusal
 
 LIMIT = 1000
 BIG = 10_000_000

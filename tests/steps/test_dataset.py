@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from catalogue import Catalogue
-from dataset import ImageFile, Listing, list_images, natural
-from failures import StepError
-from inspection import inspect, refuse_unreadable
-from split import assign_splits
+from classifier.data.catalogue import Catalogue
+from classifier.data.dataset import ImageFile, Listing, list_images, natural
+from classifier.data.inspection import inspect, refuse_unreadable
+from classifier.data.split import assign_splits
+from classifier.job.failures import StepError
 
 FRACTIONS = {"train": 0.7, "validation": 0.15, "test": 0.15}
 LAYOUTS = (

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from debug_settings import DebugSettings
-from debugger import MEGABYTES, Debugger, SaveIntervals, save_intervals
-from head import ClassifierHead
-from head_training import HeadTraining
-from hyperparameters import Hyperparameters
-from monitor import WatchedJob, intervals
+from classifier.data.training_data import TrainingData, load
+from classifier.model.head import ClassifierHead
+from classifier.training.head_training import HeadTraining
+from classifier.training.hyperparameters import Hyperparameters
+from classifier.training.job import head_training, new_head
+from classifier.training.loop import Mode, TrainingResult, Watcher, train
+from classifier.watch.debug_settings import DebugSettings
+from classifier.watch.debugger import MEGABYTES, Debugger, SaveIntervals, save_intervals
+from classifier.watch.monitor import WatchedJob, intervals
 from tests.steps.conftest import FINAL_TRAINING
 from tests.steps.prepared_data import Prepared, Trained, run_step
-from training_data import TrainingData, load
-from training_job import head_training, new_head
-from training_loop import Mode, TrainingResult, Watcher, train
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # smdebug's protobuf code is of 2020
 

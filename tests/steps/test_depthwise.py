@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import depthwise
-from depthwise import WideDepthwise, conv2d, is_wide
+from classifier.finetuning import depthwise
+from classifier.finetuning.depthwise import WideDepthwise, conv2d, is_wide
 
 CHANNELS = 32
 # kernel's height and width, stride, padding, image's height and width

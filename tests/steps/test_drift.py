@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from captured import Event, events
-from drift_statistics import binned, chance, class_counts, compared, distance, level, pixel_figures
+from classifier.drift.captured import Event, events
+from classifier.drift.statistics import binned, chance, class_counts, compared, distance, level, pixel_figures
 from tests.steps.prepared_data import run_step
 from tests.support.drift_model import CLASSES, event_line, lines_of, pictures, write_model
 

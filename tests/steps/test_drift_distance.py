@@ -7,10 +7,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from drift_baseline import DriftBaseline, fit, make_baseline, principal_components, spread
-from drift_distance import SMALL, compare, frechet, most_images, unusual
-from failures import StepError
-from parts import PartedArray
+from classifier.data.parts import PartedArray
+from classifier.drift.baseline import DriftBaseline, fit, make_baseline, principal_components, spread
+from classifier.drift.distance import SMALL, compare, frechet, most_images, unusual
+from classifier.job.failures import StepError
 
 FEATURES = 60
 MIXING = np.random.default_rng(0).normal(size=(12, FEATURES)) * np.linspace(3, 0.3, 12)[:, None]

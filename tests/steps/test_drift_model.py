@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from drift_baseline import DriftBaseline
-from drift_distance import compare
-from failures import StepError
-from images import normalise, to_pixels
-from runtimes import OnnxRuntime
+from classifier.data.images import normalise, to_pixels
+from classifier.drift.baseline import DriftBaseline
+from classifier.drift.distance import compare
+from classifier.job.failures import StepError
+from classifier.model.runtimes import OnnxRuntime
 from tests.steps.prepared_data import COLOURS, PREPROCESS, Prepared, Trained, noisy
 
 
@@ -26,7 +26,7 @@ def images(count: int, seed: int, colours: list[tuple[int, int, int]]) -> np.nda
 
 
 def test_the_exported_network_gives_the_features_that_its_head_was_trained_on(network, prepared: Prepared):
-    from backbone import load_backbone
+    from classifier.model.backbone import load_backbone
 
     crops = images(6, 1, list(COLOURS.values()))
     with torch.inference_mode():

@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from backbone import load_backbone
-from embedding import BATCH, Embedder
-from failures import StepError
-from images import Pixels, Preprocess, normalise, to_pixels
-from views import random_box, views
+from classifier.data.images import Pixels, Preprocess, normalise, to_pixels
+from classifier.data.views import random_box, views
+from classifier.job.failures import StepError
+from classifier.model.backbone import load_backbone
+from classifier.preparation.embedding import BATCH, Embedder
 
 HALF = (0.5, 0.5, 0.5)
 PREPROCESS = Preprocess(image_size=32, resize_to=36, mean=HALF, std=HALF)

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import embedding_cache
-from embedding_cache import EmbeddingCache
+from classifier.preparation import embedding_cache
+from classifier.preparation.embedding_cache import EmbeddingCache
 
 RECIPE = {"backbone": "test_resnet", "seed": 0}
 

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 import evaluate
-from failures import PROCESSING_MESSAGE, StepError, run
-from metrics import classification_metrics
-from predictor import Predictor
-from prepared_images import PreparedImages
+from classifier.data.prepared_images import PreparedImages
+from classifier.evaluation.metrics import classification_metrics
+from classifier.evaluation.version_metadata import version_metadata
+from classifier.job.failures import PROCESSING_MESSAGE, StepError, run
+from classifier.model.predictor import Predictor
 from tests.steps.prepared_data import CLASSES, Prepared, Trained, run_step
-from version_metadata import version_metadata
 
 Failure = Callable[[Path, Prepared], str]
 

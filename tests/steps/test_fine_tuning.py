@@ -13,22 +13,22 @@ import numpy as np
 import pytest
 import torch
 
-import fine_tuning
-from backbone import load_backbone
-from checkpoint import SECOND_STAGE_FILE, Checkpoints
-from drift_baseline import DriftBaseline
-from failures import StepError
-from fine_tuning import FineTuning, Images
-from hyperparameters import Hyperparameters
-from images import Preprocess
-from prepared_images import PreparedImages
-from processes import ALONE
-from second_stage import fine_tuned
+from classifier.data.images import Preprocess
+from classifier.data.prepared_images import PreparedImages
+from classifier.data.training_data import TrainingData, load
+from classifier.drift.baseline import DriftBaseline
+from classifier.finetuning import fine_tuning
+from classifier.finetuning.fine_tuning import FineTuning, Images
+from classifier.finetuning.second_stage import fine_tuned
+from classifier.job.failures import StepError
+from classifier.model.backbone import load_backbone
+from classifier.training.checkpoint import SECOND_STAGE_FILE, Checkpoints
+from classifier.training.hyperparameters import Hyperparameters
+from classifier.training.job import head_training
+from classifier.training.loop import TrainingResult, Validation, Watcher, train
+from classifier.training.processes import ALONE
+from classifier.training.warnings import warnings_of
 from tests.steps.prepared_data import STEPS, Prepared, base_environment, run_step
-from training_data import TrainingData, load
-from training_job import head_training
-from training_loop import TrainingResult, Validation, Watcher, train
-from training_warnings import warnings_of
 
 HYPERPARAMETERS = Hyperparameters(
     epochs=2,

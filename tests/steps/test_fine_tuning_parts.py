@@ -12,21 +12,21 @@ from PIL import Image
 from torch import nn
 from torchvision.transforms import v2
 
-from augmentation import ASPECT, Augmentation, Strength, seed_of, strength_for
-from backbone import Backbone
-from failures import StepError
-from fine_tuning import Body
-from fine_tuning_choices import settled
-from head import ClassifierHead
-from hyperparameters import Hyperparameters
-from image_batches import RUN_ROWS, WINDOW_RUNS, shuffled
-from images import Preprocess
-from layer_rates import layer_scales
-from mixing import Mixes, draw_mixes, mixed
-from processes import Processes
-from shared_dropout import share_dropout
-from torchrun import torchrun_command
-from weight_average import WeightAverage
+from classifier.data.images import Preprocess
+from classifier.finetuning.augmentation import ASPECT, Augmentation, Strength, seed_of, strength_for
+from classifier.finetuning.choices import settled
+from classifier.finetuning.fine_tuning import Body
+from classifier.finetuning.image_batches import RUN_ROWS, WINDOW_RUNS, shuffled
+from classifier.finetuning.layer_rates import layer_scales
+from classifier.finetuning.mixing import Mixes, draw_mixes, mixed
+from classifier.finetuning.shared_dropout import share_dropout
+from classifier.finetuning.weight_average import WeightAverage
+from classifier.job.failures import StepError
+from classifier.model.backbone import Backbone
+from classifier.model.head import ClassifierHead
+from classifier.training.hyperparameters import Hyperparameters
+from classifier.training.processes import Processes
+from classifier.training.torchrun import torchrun_command
 
 PREPROCESS = Preprocess(64, 72, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 PLAIN = Strength(crop_area_min=1.0, randaugment_magnitude=0, erasing_probability=0.0, horizontal_flip=False)

@@ -5,7 +5,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from folding import Folding
+from classifier.finetuning.folding import Folding
 
 SIDE = 64
 NETWORKS = ["tf_efficientnet_lite0", "resnet18", "mobilenetv2_050", "regnetx_002"]

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from failures import StepError
-from head import SMALLEST_STD, ClassifierHead, compressed
+from classifier.job.failures import StepError
+from classifier.model.head import SMALLEST_STD, ClassifierHead, compressed
 
 
 def test_head_without_hidden_units_is_linear() -> None:

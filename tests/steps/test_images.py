@@ -12,7 +12,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from images import ImageError, ImageTooLarge, Preprocess, decode, inspect, is_image, normalise, shrink, to_pixels
+from classifier.data.images import (
+    ImageError,
+    ImageTooLarge,
+    Preprocess,
+    decode,
+    inspect,
+    is_image,
+    normalise,
+    shrink,
+    to_pixels,
+)
 
 MAX_PIXELS = 1_000_000
 HALF = (0.5, 0.5, 0.5)

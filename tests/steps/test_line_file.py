@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from line_file import LineFile
+from classifier.job.line_file import LineFile
 from tests.steps.prepared_data import STEPS
 
 
@@ -22,7 +22,7 @@ def test_of_a_block_that_does_not_fit_the_whole_lines_stay(tmp_path: Path) -> No
     script = f"""
 import resource
 from pathlib import Path
-from line_file import LineFile
+from classifier.job.line_file import LineFile
 file = LineFile(Path({str(tmp_path / "lines")!r}))
 resource.setrlimit(resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY))  # the file may not grow beyond it
 file.append("one\\n")

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
 
-from metrics import accuracy, class_scores, classification_metrics, confusion_matrix, log_loss, top_k_accuracy
+from classifier.evaluation.metrics import (
+    accuracy,
+    class_scores,
+    classification_metrics,
+    confusion_matrix,
+    log_loss,
+    top_k_accuracy,
+)
 
 CLASSES = ["ant", "bee", "cat"]
 LABELS = np.array([0, 0, 0, 0, 1, 1])

@@ -15,17 +15,17 @@ import numpy as np
 import pytest
 import torch
 
-from checkpoint import Checkpoints
-from debug_settings import DebugSettings
-from failures import StepError
-from head import ClassifierHead, compressed
-from head_training import HeadTraining
-from hyperparameters import Hyperparameters
-from monitor import Monitor, WatchedJob
+from classifier.data.training_data import Split, TrainingData, load
+from classifier.job.failures import StepError
+from classifier.model.head import ClassifierHead, compressed
+from classifier.training.checkpoint import Checkpoints
+from classifier.training.head_training import HeadTraining
+from classifier.training.hyperparameters import Hyperparameters
+from classifier.training.job import head_training, new_head
+from classifier.training.loop import Batch, Mode, TrainingResult, train
+from classifier.watch.debug_settings import DebugSettings
+from classifier.watch.monitor import Monitor, WatchedJob
 from tests.steps.prepared_data import STEPS, Prepared, run_step
-from training_data import Split, TrainingData, load
-from training_job import head_training, new_head
-from training_loop import Batch, Mode, TrainingResult, train
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # smdebug's protobuf code is of 2020
 
@@ -320,15 +320,15 @@ def test_rule_that_raises_ends_in_error_with_its_traceback_in_the_report(
 ) -> None:
     steps = tmp_path / "steps"
     shutil.copytree(STEPS, steps, ignore=shutil.ignore_patterns("__pycache__"))
-    (steps / "rules" / "broken.py").write_text(
-        "from dataclasses import dataclass\nfrom rules.base import TensorRule\n\n\n"
+    (steps / "classifier/watch/rules/broken.py").write_text(
+        "from dataclasses import dataclass\nfrom classifier.watch.rules.base import TensorRule\n\n\n"
         "@dataclass(kw_only=True)\nclass Broken(TensorRule):\n"
         "    advice = 'Mend it.'\n    needs = 'nothing'\n\n"
         "    def evaluate(self, trial, step, mode):\n        raise ZeroDivisionError('by mistake')\n"
     )
-    import observer
+    from classifier.job import programs
 
-    monkeypatch.setattr(observer, "__file__", str(steps / "observer.py"))
+    monkeypatch.setattr(programs, "ROOT", steps)
     watched = Watched(tmp_path / "out", data, SOUND, {"Broken": {}, "Overtraining": {}}).run()
     assert watched.verdicts == {"Broken": "Error", "Overtraining": "NoIssuesFound"}
     assert "\nrule_Broken=-1 rule_Overtraining=0\n" in capsys.readouterr().out

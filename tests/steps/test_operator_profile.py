@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-import operator_profile
-from operator_profile import ChosenSteps, OperatorProfile, choose_steps
+from classifier.watch import operator_profile
+from classifier.watch.operator_profile import ChosenSteps, OperatorProfile, choose_steps
 from tests.steps.prepared_data import STEPS
 
 
@@ -109,7 +109,7 @@ def test_a_full_disk_leaves_whole_files_or_none(room_bytes: int, files: set[str]
 import resource
 from pathlib import Path
 import torch
-from operator_profile import OperatorProfile
+from classifier.watch.operator_profile import OperatorProfile
 profile = OperatorProfile(Path({str(tmp_path)!r}), 2, 3)
 resource.setrlimit(resource.RLIMIT_FSIZE, ({room_bytes}, resource.RLIM_INFINITY))  # no file may grow beyond it
 net = torch.nn.Linear(4, 2)

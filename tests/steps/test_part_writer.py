@@ -10,16 +10,16 @@ import pytest
 from PIL import Image
 
 import prepare
-from backbone import load_backbone
-from catalogue import Entry
-from embedding import Embedder
-from embedding_cache import EmbeddingCache
-from failures import StepError
-from images import Picture, Preprocess
-from part_writer import write_parts
-from preparation import Part, Preparation
-from prepared_images import PreparedImages
-from progress import Progress
+from classifier.data.catalogue import Entry
+from classifier.data.images import Picture, Preprocess
+from classifier.data.prepared_images import PreparedImages
+from classifier.job.failures import StepError
+from classifier.job.progress import Progress
+from classifier.model.backbone import load_backbone
+from classifier.preparation.choices import Part, Preparation
+from classifier.preparation.embedding import Embedder
+from classifier.preparation.embedding_cache import EmbeddingCache
+from classifier.preparation.part_writer import write_parts
 
 PREPROCESS = Preprocess(image_size=32, resize_to=36, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 SIZES = (5, 40, 3)

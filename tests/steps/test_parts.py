@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-import open_files
-from failures import StepError
-from instances import Instance, read_instance
-from parts import PartedArray, part_files, part_name
+from classifier.data.parts import PartedArray, part_files, part_name
+from classifier.job import open_files
+from classifier.job.failures import StepError
+from classifier.job.instances import Instance, read_instance
 
 WHOLE = np.random.default_rng(0).normal(size=(11, 4, 3)).astype(np.float16)
 ROWS = np.array([10, 0, 3, 4, 4, 9, 1])

@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from checkpoint import Checkpoints
-from class_balance import BalancedCrossEntropy, class_weights
-from head_training import HeadTraining
-from hyperparameters import Hyperparameters
-from report_headline import headline
-from report_values import read_json
+from classifier.data.training_data import Split, TrainingData, load
+from classifier.training.checkpoint import Checkpoints
+from classifier.training.class_balance import BalancedCrossEntropy, class_weights
+from classifier.training.head_training import HeadTraining
+from classifier.training.hyperparameters import Hyperparameters
+from classifier.training.job import head_training
+from classifier.training.loop import TrainingResult, Watcher, train
+from classifier.training.warnings import warnings_of
+from classifier.watch.report_headline import headline
+from classifier.watch.report_values import read_json
+from classifier.watch.training_record import read_record
 from tests.steps.prepared_data import Prepared, run_step
-from training_data import Split, TrainingData, load
-from training_job import head_training
-from training_loop import TrainingResult, Watcher, train
-from training_record import read_record
-from training_warnings import warnings_of
 
 SETTLED = Hyperparameters(epochs=30, batch_size=16, hidden_units=8, lr=0.02, dropout=0.0)  # all is learned soon
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from content_types import require_accepted
-from payload import MAX_IMAGES, read_payload
-from refusals import Refusal
+from classifier.serving.content_types import require_accepted
+from classifier.serving.payload import MAX_IMAGES, read_payload
+from classifier.serving.refusals import Refusal
 
 PIXELS = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)
 FORM = 'multipart/form-data; boundary="xYz"'

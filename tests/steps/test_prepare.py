@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-import sample_files
-from backbone import load_backbone
-from images import Preprocess, decode, normalise, shrink, to_pixels
-from prepared_images import PreparedImages
+from classifier.data import sample_files
+from classifier.data.images import Preprocess, decode, normalise, shrink, to_pixels
+from classifier.data.prepared_images import PreparedImages
+from classifier.model.backbone import load_backbone
 from tests.steps.prepare_job import BACKBONE, CLASSES, Prepare, Result, arguments, run_job, write_classes
 
 FEATURES = 96 + 48 + 192  # the last three stages

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 import prepare
-from failures import PROCESSING_MESSAGE, run
-from parts import part_files
+from classifier.data.parts import part_files
+from classifier.job.failures import PROCESSING_MESSAGE, run
 from tests.steps.prepare_job import arguments, write_classes
 
 CACHE = "embedding_cache"

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import open_files
-from failures import StepError
-from prepared_images import PreparedImages, ShardWriter
+from classifier.data.prepared_images import PreparedImages, ShardWriter
+from classifier.job import open_files
+from classifier.job.failures import StepError
 
 SIZES = (4, 4, 3)  # images of the shards
 

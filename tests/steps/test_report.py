@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from comparison import Comparison
-from metrics import classification_metrics
-from report import Evaluation, Mistake, data_uri, render, wilson_interval
+from classifier.evaluation.comparison import Comparison
+from classifier.evaluation.metrics import classification_metrics
+from classifier.evaluation.report import Evaluation, Mistake, data_uri, render, wilson_interval
 
 SPACE = "\N{NARROW NO-BREAK SPACE}"
 CLASSES = ["cat", "<script>alert(1)</script>", 'dog "rex" & co']

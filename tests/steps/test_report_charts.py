@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from report_charts import (
+from classifier.reports.charts import (
     HEIGHT,
     LEFT,
     PLOT_HEIGHT,
@@ -19,8 +19,8 @@ from report_charts import (
     thinned,
     told_apart,
 )
-from report_page import SPACE, counted, duration_text, number_text
-from report_scales import counted_scale, fitted
+from classifier.reports.page import SPACE, counted, duration_text, number_text
+from classifier.reports.scales import counted_scale, fitted
 
 
 @pytest.mark.parametrize(

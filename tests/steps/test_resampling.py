@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import resampling
-from resampling import FILTERS, resize
+from classifier.data import resampling
+from classifier.data.resampling import FILTERS, resize
 
 FRAMES = [None, (0.0, 0.0, 90.0, 70.0), (3.25, 10.5, 90.0, 69.5)]
 

@@ -14,16 +14,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-import export
-import runtime_choice
-import runtimes
-from batching import Batched
-from failures import StepError
-from predictor import Predictor
-from runtime_choice import MEASUREMENT_FILE, Measurement, candidates, fallbacks, first_runtime, measured_in_training
-from runtime_trial import measure
-from runtimes import RUNTIMES, load_runtime
-from samples import Samples, disagreement
+from classifier.job.failures import StepError
+from classifier.model import export, runtimes
+from classifier.model.predictor import Predictor
+from classifier.model.runtime_choice import (
+    MEASUREMENT_FILE,
+    Measurement,
+    candidates,
+    fallbacks,
+    first_runtime,
+    measured_in_training,
+)
+from classifier.model.runtime_trial import measure
+from classifier.model.runtimes import RUNTIMES, load_runtime
+from classifier.model.samples import Samples, disagreement
+from classifier.serving.batching import Batched
 from tests.steps.prepared_data import STEPS, Prepared, Trained
 
 USABLE = [name for name in ("onnxruntime", "openvino", "torchscript", "bf16") if runtimes.missing(name) is None]
@@ -157,7 +162,7 @@ def test_a_gpu_is_used_first_and_a_model_without_onnx_is_run_by_torch(
 ) -> None:
     assert first_runtime(tmp_path) == "torchscript"
     assert first_runtime(trained.model_dir) == "onnxruntime"
-    monkeypatch.setattr("runtime_choice.has_gpu", lambda: True)
+    monkeypatch.setattr("classifier.model.runtime_choice.has_gpu", lambda: True)
     monkeypatch.setattr(runtimes, "has_gpu", lambda: True)
     assert first_runtime(trained.model_dir) == "cuda"
     assert (candidates("cuda"), fallbacks("cuda")) == (["cuda"], ["onnxruntime", "torchscript"])
@@ -186,15 +191,16 @@ def test_bfloat16_is_openvinos_where_that_is_installed(trained: Trained, monkeyp
 def test_a_runtime_that_takes_its_process_down_costs_the_training_a_measurement_only(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    crash = tmp_path / "trial.py"
-    crash.write_text("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
-    monkeypatch.setattr(runtime_choice, "TRIAL_PROGRAM", crash)
+    crash = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"]
+    monkeypatch.setattr(export, "trial_command", lambda *_: crash)
     assert export.measured_apart(trained.model_dir, ["onnxruntime"]) is None
     assert capsys.readouterr().out == "The runtimes were not measured: their process ended with status -11\n"
 
 
 def test_openvino_brings_nothing_that_sends_statistics() -> None:
-    program = "import sys; from runtimes import import_openvino; import_openvino(); print(*sys.modules)"
+    program = (
+        "import sys; from classifier.model.runtimes import import_openvino; import_openvino(); print(*sys.modules)"
+    )
     loaded = subprocess.run([sys.executable, "-c", program], cwd=STEPS, capture_output=True, text=True, check=True)
     assert "openvino" in loaded.stdout.split()
     assert not [name for name in loaded.stdout.split() if "telemetry" in name]

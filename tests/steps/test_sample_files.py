@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-import sample_files
-from predictor import Predictor
-from samples import REAL, SYNTHETIC, Samples
+from classifier.data import sample_files
+from classifier.model.predictor import Predictor
+from classifier.model.samples import REAL, SYNTHETIC, Samples
 from tests.steps.prepared_data import CLASSES, Prepared, Trained
 from tests.steps.server_process import Server
 

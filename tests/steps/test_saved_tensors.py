@@ -10,10 +10,10 @@ import pytest
 import torch
 from small_training import STEPS_PER_EPOCH, SmallTraining
 
-from rules.base import TensorUnavailable
-from rules.judge import Judge
-from rules.registry import make
-from saved_tensors import KEPT_STEPS, PATIENCE_LOOKS, Mode, SavedTensors
+from classifier.watch.rules.base import TensorUnavailable
+from classifier.watch.rules.judge import Judge
+from classifier.watch.rules.registry import make
+from classifier.watch.saved_tensors import KEPT_STEPS, PATIENCE_LOOKS, Mode, SavedTensors
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # smdebug's protobuf code is of 2020
 

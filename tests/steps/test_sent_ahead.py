@@ -6,8 +6,8 @@ import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from frames import packed
-from inbox import requests
+from classifier.serving.frames import packed
+from classifier.serving.inbox import requests
 from tests.steps.prepared_data import Trained
 from tests.steps.server_process import Server, picture
 

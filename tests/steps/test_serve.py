@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 import evaluate
-from accept import Format, accepted_format
-from failures import StepError
-from predictor import Predictor
-from prepared_images import PreparedImages
-from refusals import Refusal
+from classifier.data.prepared_images import PreparedImages
+from classifier.job.failures import StepError
+from classifier.model.predictor import Predictor
+from classifier.serving.accept import Format, accepted_format
+from classifier.serving.refusals import Refusal
+from classifier.serving.server_settings import ServerSettings
 from serve import listen
-from server_settings import ServerSettings
 from tests.steps.prepared_data import CLASSES, IMAGES_PER_CLASS, Prepared, Trained
 from tests.steps.server_process import PATIENCE_SECONDS, Server, picture
 

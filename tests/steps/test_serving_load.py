@@ -20,14 +20,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from images import Preprocess, decode, shrink, to_pixels
-from predictor import DEFAULT_MAX_PIXELS, Predictor
-from runtime_choice import Measurement, candidates
-from runtimes import load_runtime, processor_name
-from samples import Samples
+from classifier.data.images import Preprocess, decode, shrink, to_pixels
+from classifier.model.predictor import DEFAULT_MAX_PIXELS, Predictor
+from classifier.model.runtime_choice import Measurement, candidates
+from classifier.model.runtimes import load_runtime, processor_name
+from classifier.model.samples import Samples
+from classifier.serving.worker import MAX_DECODING_BYTES, Worker
 from tests.steps.prepared_data import CLASSES, Trained
 from tests.steps.server_process import PATIENCE_SECONDS, Server, picture
-from worker import MAX_DECODING_BYTES, Worker
 
 ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -296,7 +296,7 @@ def test_a_runtime_that_is_faster_takes_over_while_the_server_answers(trained: T
     model = shutil.copytree(trained.model_dir, tmp_path / "model")
     (model / "runtimes.json").unlink()
     trial = f"print({json.dumps(asdict(TORCHSCRIPT_IS_BEST))!r})"  # what is fastest here depends on the machine
-    (model / "code" / "runtime_trial.py").write_text(trial)
+    (model / "code/classifier/model/runtime_trial.py").write_text(trial)
     server = Server(model, INFERENCE_RUNTIME="auto").wait_until_ready()
     deadline = time.monotonic() + PATIENCE_SECONDS
     while b'runtime="torchscript"' not in server.request("GET", "/metrics")[2] and time.monotonic() < deadline:

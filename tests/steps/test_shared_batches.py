@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from failures import StepError
-from image_batches import Loading, loaded
-from shared_batches import GROUP_ROWS, cut, groups, shared_batches
+from classifier.finetuning.image_batches import Loading, loaded
+from classifier.finetuning.shared_batches import GROUP_ROWS, cut, groups, shared_batches
+from classifier.job.failures import StepError
 
 SIDE = 4
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from catalogue import Catalogue, Found
-from dataset import SPLIT_FOLDERS, ImageFile
-from failures import StepError
-from split import assign_splits, check_fractions, drop_duplicates, position, refuse_small_classes
+from classifier.data.catalogue import Catalogue, Found
+from classifier.data.dataset import SPLIT_FOLDERS, ImageFile
+from classifier.data.split import assign_splits, check_fractions, drop_duplicates, position, refuse_small_classes
+from classifier.job.failures import StepError
 
 FRACTIONS = {"train": 0.7, "validation": 0.15, "test": 0.15}
 CLASSES = ["cat", "dog", "cow", "ant", "cat2", "a", "b", "c", "d", "e"]

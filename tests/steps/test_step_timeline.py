@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-import step_timeline
-from profile_reader import ProfileReader
-from step_timeline import NO_TIMELINE, StepTimeline
-from system_sampler import SystemSampler
+from classifier.watch import step_timeline
+from classifier.watch.profile_reader import ProfileReader
+from classifier.watch.step_timeline import NO_TIMELINE, StepTimeline
+from classifier.watch.system_sampler import SystemSampler
 from tests.steps.prepared_data import STEPS
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # smdebug is of 2023
@@ -166,7 +166,7 @@ def test_a_killed_training_leaves_its_steps(tmp_path: Path) -> None:
     script = f"""
 import os, signal, time
 from pathlib import Path
-import step_timeline
+from classifier.watch import step_timeline
 timeline = step_timeline.StepTimeline(Path({str(tmp_path)!r}), node="algo-1")
 for _ in range(7):
     with timeline.step("TRAIN"), timeline.phase("Forward"):
@@ -185,7 +185,7 @@ def test_a_full_disk_is_said_once_and_costs_the_trace_alone(tmp_path: Path) -> N
     script = f"""
 import resource, signal
 from pathlib import Path
-import step_timeline
+from classifier.watch import step_timeline
 resource.setrlimit(resource.RLIMIT_FSIZE, (4000, resource.RLIM_INFINITY))  # no file may grow beyond it
 timeline = step_timeline.StepTimeline(Path({str(tmp_path)!r}), node="algo-1")
 for step in range(100):

@@ -13,10 +13,9 @@ import psutil
 import pytest
 from fake_nvml import FakeNvml
 
-import system_metrics
-import system_sampler
-from system_metrics import SystemMetrics
-from system_sampler import SystemSampler
+from classifier.watch import system_metrics, system_sampler
+from classifier.watch.system_metrics import SystemMetrics
+from classifier.watch.system_sampler import SystemSampler
 from tests.steps.prepared_data import STEPS
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # smdebug's protobuf code is of 2020
@@ -184,7 +183,7 @@ def test_a_full_disk_is_said_once_and_leaves_whole_lines(tmp_path: Path) -> None
     script = f"""
 import io, resource, sys, time
 from pathlib import Path
-from system_sampler import SystemSampler
+from classifier.watch.system_sampler import SystemSampler
 
 def wait_until(condition):
     while not condition():

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-import debug_settings
-import hyperparameters
-import training_data
 import trial
-from failures import TRAINING_FAILURE, StepError, run
-from head import ClassifierHead
-from hyperparameters import Hyperparameters
-from optimizer import AdamW, RatedParameters, scheduled_lr
-from runtimes import load_script
+from classifier.data import training_data
+from classifier.job.failures import TRAINING_FAILURE, StepError, run
+from classifier.model.head import ClassifierHead
+from classifier.model.runtimes import load_script
+from classifier.training import hyperparameters
+from classifier.training.hyperparameters import Hyperparameters
+from classifier.training.optimizer import AdamW, RatedParameters, scheduled_lr
+from classifier.watch import debug_settings
 from tests.steps.prepared_data import CLASSES, STEPS, Prepared, Trained, run_step
 
 EPOCH_LINE = re.compile(
@@ -123,8 +123,8 @@ def test_model_directory_holds_the_network_its_description_and_the_code(trained:
         "samples",
         "samples.npz",
     ]
-    assert {path.name for path in (trained.model_dir / "code").glob("*.py")} == {
-        path.name for path in STEPS.glob("*.py")
+    assert {path.name for path in (trained.model_dir / "code").rglob("*.py")} == {
+        path.name for path in STEPS.rglob("*.py")
     }
     description = trained.description
     assert description["classes"] == CLASSES
@@ -138,7 +138,7 @@ def test_model_directory_holds_the_network_its_description_and_the_code(trained:
 
 
 def test_exported_network_answers_as_backbone_head_and_temperature_do(prepared: Prepared, trained: Trained) -> None:
-    from backbone import load_backbone
+    from classifier.model.backbone import load_backbone
 
     backbone = load_backbone("test_resnet", prepared.weights)
     state = torch.load(trained.model_dir / "head.pt")

@@ -2,7 +2,7 @@
 
 import re
 
-from version_metadata import accepted, version_metadata
+from classifier.evaluation.version_metadata import accepted, version_metadata
 
 FIGURES = {"accuracy": 0.96268, "macro_f1": 0.9, "top_5_accuracy": 1.0, "loss": 0.25}
 DOCUMENT = {

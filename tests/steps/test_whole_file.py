@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from whole_file import whole_file
+from classifier.job.whole_file import whole_file
 
 
 def names(folder: Path) -> list[str]:

@@ -16,9 +16,9 @@ import onnx
 from onnx import TensorProto, helper
 from PIL import Image
 
-from drift_baseline import fit
-from drift_statistics import baseline, pixel_figures
-from images import Preprocess, normalise
+from classifier.data.images import Preprocess, normalise
+from classifier.drift.baseline import fit
+from classifier.drift.statistics import baseline, pixel_figures
 
 SIDE = 16
 CLASSES = ["cat", "dög\u2028"]

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from rules.base import TensorUnavailable
-from saved_tensors import Mode
+from classifier.watch.rules.base import TensorUnavailable
+from classifier.watch.saved_tensors import Mode
 
 COLLECTIONS = {  # smdebug's own, and those that the product's hook adds
     "losses": "[Ll]oss_(?!input).*output",

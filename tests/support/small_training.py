@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from debugger import Debugger, SaveIntervals
-from head import ClassifierHead
+from classifier.model.head import ClassifierHead
+from classifier.watch.debugger import Debugger, SaveIntervals
 
 STEPS_PER_EPOCH = 5
 IMAGES, FEATURES, CLASSES, BATCH = 40, 12, 3, 8

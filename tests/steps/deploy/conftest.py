@@ -18,7 +18,7 @@ from moto.sagemaker.models import FakeEndpoint, SageMakerModelBackend, sagemaker
 from moto.sagemaker.responses import SageMakerResponse
 
 import deploy
-from services import client
+from classifier.deployment.services import client
 
 GROUP = "digits"
 ENDPOINT = "digits-endpoint"

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from autoscaling import apply_autoscaling
-from hosting import Hosting
+from classifier.deployment.autoscaling import apply_autoscaling
+from classifier.deployment.hosting import Hosting
 
 RESOURCE = "endpoint/digits-endpoint/variant/AllTraffic"
 SetEnvironment = Callable[..., None]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from services import DeployError
+from classifier.deployment.services import DeployError
 
 URI = "s3://artifacts/digits/champion"
 KEY = "digits/champion"

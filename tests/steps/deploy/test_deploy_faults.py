@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import BotoCoreError, ClientError
 
-from services import DeployError
+from classifier.deployment.services import DeployError
 
 CHAMPION_URI = "s3://artifacts/digits/champion"
 ERRORS = (DeployError, ClientError, BotoCoreError)

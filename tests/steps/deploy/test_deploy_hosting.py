@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from hosting import Hosting, read_hosting
-from services import DeployError
+from classifier.deployment.hosting import Hosting, read_hosting
+from classifier.deployment.services import DeployError
 
 NEEDED = {
     "endpoint_name": "digits",

@@ -9,7 +9,7 @@ from moto.core.responses import ActionResult
 from moto.sagemaker.exceptions import ValidationError
 from moto.sagemaker.responses import SageMakerResponse
 
-from services import DeployError
+from classifier.deployment.services import DeployError
 
 
 def test_refused_creation_leaves_nothing(account: Any) -> None:

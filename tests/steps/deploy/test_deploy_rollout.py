@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from hosting import Hosting
-from model_versions import ModelVersion
-from rollout import make_plan, update_request
+from classifier.deployment.hosting import Hosting
+from classifier.deployment.model_versions import ModelVersion
+from classifier.deployment.rollout import make_plan, update_request
 
 ROLE = "arn:aws:iam::123456789012:role/hosting"
 KEY = "arn:aws:kms:us-east-1:123456789012:key/k"

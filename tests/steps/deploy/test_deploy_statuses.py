@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from services import DeployError
+from classifier.deployment.services import DeployError
 
 IN_SERVICE = "once it is InService, its state change event or `run_pipeline.py approve` deploys it"
 BUSY = {

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from fake_nvml import FakeNvml
 
-import step_timeline
-from profile_reader import ProfileReader
-from rules.judge import Judge
-from rules.registry import make
-from system_sampler import SystemSampler
+from classifier.watch import step_timeline
+from classifier.watch.profile_reader import ProfileReader
+from classifier.watch.rules.judge import Judge
+from classifier.watch.rules.registry import make
+from classifier.watch.system_sampler import SystemSampler
 
 GPU_RULES = ("BatchSize", "CPUBottleneck", "GPUMemoryIncrease", "IOBottleneck", "LoadBalancing", "LowGPUUtilization")
 

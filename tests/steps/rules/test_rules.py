@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from rule_data import DictProfile, DictTrial
 
-from rules.judge import Judge
-from rules.registry import make
-from saved_tensors import Mode
+from classifier.watch.rules.judge import Judge
+from classifier.watch.rules.registry import make
+from classifier.watch.saved_tensors import Mode
 
 CASES = Path(__file__).parent / "cases"
 

@@ -30,9 +30,8 @@ import prepare  # noqa: E402
 from classifier.data.catalogue import Catalogue, Entry  # noqa: E402
 from classifier.data.dataset import open_dataset  # noqa: E402
 from classifier.data.selection import select_images  # noqa: E402
-from classifier.job.allocator import keep_freed_memory  # noqa: E402
 from classifier.job.processors import core_count  # noqa: E402
-from classifier.job.progress import Progress  # noqa: E402
+from classifier.job.workers import Progress  # noqa: E402
 from classifier.model.backbone import load_backbone, read_weights  # noqa: E402
 from classifier.preparation.choices import Part, Preparation, choose_preparation  # noqa: E402
 from classifier.preparation.embedding import Embedder  # noqa: E402
@@ -47,7 +46,6 @@ def main() -> None:
     """Measures and prints."""
     arguments = parse_arguments()
     torch.set_num_threads(1)
-    keep_freed_memory()  # as PrepareData does
     with tempfile.TemporaryDirectory(prefix="extract-") as folder:
         measure(arguments, Path(folder))
 

@@ -28,7 +28,6 @@ from classifier.evaluation.comparison import compare
 from classifier.evaluation.metrics import Labels, Probabilities, classification_metrics
 from classifier.evaluation.report import SHOWN_MISTAKES, Evaluation, Mistake, render
 from classifier.evaluation.version_metadata import version_metadata
-from classifier.job.allocator import keep_freed_memory
 from classifier.job.failures import PROCESSING_MESSAGE, ArgumentParser, StepError, run, say
 from classifier.model.predictor import DEFAULT_MAX_PIXELS, Predictor
 from classifier.training.calibration import Effect, effect
@@ -63,7 +62,6 @@ class Scored:
 
 
 def main() -> None:
-    keep_freed_memory()
     arguments = parse_arguments()
     manifest = read_manifest(arguments.manifest_dir)
     split = read_test_split(arguments.test_dir, manifest)

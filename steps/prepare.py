@@ -31,11 +31,10 @@ from classifier.data.dataset import SPLITS, open_dataset
 from classifier.data.parts import ROWS_PER_PART
 from classifier.data.selection import Selection, fractions_of, select_images
 from classifier.data.split import check_fractions
-from classifier.job.allocator import keep_freed_memory
 from classifier.job.failures import PROCESSING_MESSAGE, ArgumentParser, StepError, run, say
 from classifier.job.instances import read_instance
 from classifier.job.processors import core_count
-from classifier.job.progress import Progress
+from classifier.job.workers import Progress
 from classifier.model.backbone import load_backbone, read_weights
 from classifier.preparation.choices import Preparation, choose_preparation, part_of, spans_of
 from classifier.preparation.embedding import Embedder
@@ -47,7 +46,6 @@ OUTPUTS = (*SPLITS, "embeddings", "manifest", "embedding_cache")
 
 def main() -> None:
     torch.set_num_threads(1)  # in every thread; there are as many threads as cores
-    keep_freed_memory()
     warnings.filterwarnings("ignore", module="PIL")  # about oddities in images; what matters ends in the manifest
     try:
         prepare(parse_arguments())

@@ -14,7 +14,7 @@ from classifier.data.catalogue import Entry
 from classifier.data.images import Picture, Preprocess
 from classifier.data.prepared_images import PreparedImages
 from classifier.job.failures import StepError
-from classifier.job.progress import Progress
+from classifier.job.workers import Progress
 from classifier.model.backbone import load_backbone
 from classifier.preparation.choices import Part, Preparation
 from classifier.preparation.embedding import Embedder

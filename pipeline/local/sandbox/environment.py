@@ -44,6 +44,11 @@ AWS = {
     "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
     "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
 }
+ALLOCATOR = {  # as in the images: glibc keeps freed memory, and PyTorch's next batch takes it without mapping it anew
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": "2147483647",
+    "MALLOC_ARENA_MAX": "1",
+}
 NO_PIP = "(none: in a job, `python -I -m pip` would change the user's environment; leave out -I)"
 SOCKET_NAME = ".api.sock"  # in the job's tree
 CHUNK_BYTES = 2**20
@@ -69,6 +74,7 @@ def guest_environment(own: Mapping[str, str], home: Path, store: Path | None = N
         "HOME": str(home),
         "PYTHONUNBUFFERED": "1",
         "PYTHONDONTWRITEBYTECODE": "1",  # as in the images: a stale copy could be run
+        **ALLOCATOR,
         **pip_settings(),
         **AWS,
         **packages,

@@ -15,8 +15,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from classifier.job.cause import cause
-from classifier.job.failures import StepError
+from classifier.job.failures import StepError, cause
 
 # A member's name, and how to open it.
 Member = tuple[str, Callable[[], AbstractContextManager[IO[bytes]]]]

@@ -24,7 +24,7 @@ from PIL import (
 )
 
 from classifier.data.resampling import FILTERS, resize
-from classifier.job.cause import cause
+from classifier.job.failures import cause
 
 Pixels = npt.NDArray[np.uint8]
 Picture = Image.Image

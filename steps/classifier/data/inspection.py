@@ -14,8 +14,7 @@ from classifier.data.catalogue import Catalogue, Found
 from classifier.data.dataset import ImageFile, Skipped
 from classifier.data.images import ImageError, ImageTooLarge
 from classifier.job.failures import StepError
-from classifier.job.progress import Progress
-from classifier.job.workers import each
+from classifier.job.workers import Progress, each
 
 NAMED = 3  # so many unreadable files are named in an error
 FOUND_AT_A_TIME = 512

@@ -12,7 +12,7 @@ from typing import Any
 
 from classifier.data.catalogue import Catalogue, Entry
 from classifier.data.dataset import SPLITS
-from classifier.job.whole_file import whole_file
+from classifier.job.files import whole_file
 
 SCHEMA_VERSION = 2
 

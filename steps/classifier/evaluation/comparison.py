@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from classifier.job.cause import cause
-from classifier.job.failures import StepError
+from classifier.job.failures import StepError, cause
 
 UNREADABLE = (StepError, KeyError, TypeError, ValueError, AttributeError, RuntimeError)  # torch's are RuntimeErrors
 DIGITS = 6  # of a difference of accuracies: less is the floating point's

@@ -15,8 +15,7 @@ from classifier.data.prepared_images import PreparedImages
 from classifier.finetuning.augmentation import Augmentation
 from classifier.finetuning.mixing import PAIR
 from classifier.finetuning.shared_batches import shared_batches
-from classifier.job.cause import cause
-from classifier.job.failures import StepError
+from classifier.job.failures import StepError, cause
 from classifier.job.processors import core_count
 from classifier.training.processes import Processes
 

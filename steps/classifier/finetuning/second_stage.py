@@ -11,7 +11,6 @@ from classifier.data.images import Preprocess
 from classifier.data.prepared_images import PreparedImages
 from classifier.data.training_data import REMEDY, TrainingData
 from classifier.finetuning.fine_tuning import FineTuning, Images, processes_on_host
-from classifier.job.allocator import keep_freed_memory
 from classifier.job.failures import StepError
 from classifier.job.processors import core_count
 from classifier.model.backbone import Backbone
@@ -78,5 +77,3 @@ def settle_in() -> None:
     processes = processes_on_host()
     asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0] if processes == 1 else ""
     torch.set_num_threads(int(asked) if asked else max(1, core_count() // processes))
-    if not torch.cuda.is_available():
-        keep_freed_memory()

@@ -45,16 +45,18 @@ def run(main: Callable[[], None], failure_file: tuple[str, str] | None = None) -
         print(error, file=sys.stderr, flush=True)
         if failure_file:
             variable, default = failure_file
-            _write(str(error), Path(os.environ.get(variable, default)))
+            file = Path(os.environ.get(variable, default))
+            if file.parent.is_dir():
+                file.write_text(str(error)[:FAILURE_FILE_CHARACTERS], encoding="utf-8")
         return 1
     return 0
+
+
+def cause(error: BaseException) -> str:
+    """Return the first line of a library's message, or the exception's name if it says nothing, for a sentence."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".: ")
 
 
 def say(line: str) -> None:
     """Print one line at once, so that logs and metric scrapers see it when it happens."""
     print(f"{line}\n", end="", flush=True)  # one write, so that lines of two threads do not mix
-
-
-def _write(sentence: str, file: Path) -> None:
-    if file.parent.is_dir():
-        file.write_text(sentence[:FAILURE_FILE_CHARACTERS], encoding="utf-8")

@@ -1,11 +1,15 @@
-"""Work done by threads, a little ahead of who takes the results."""
+"""Work done by threads, a little ahead of whoever takes the results, and a line now and then on how far it is."""
 
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-AHEAD = 4  # items begun or finished, per worker, before their results are taken
+from classifier.job.failures import say
+
+AHEAD = 4  # items started or finished, per worker, before their results are taken
+SECONDS_BETWEEN_LINES = 2.0
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -18,10 +22,9 @@ def each(
     workers: int,
     initializer: Callable[[], None] | None = None,
 ) -> Generator[Result]:
-    """`work(item)` of every item, in the items' order.
+    """Yield `work(item)` of every item in order; unlike with `Executor.map`, few results are in memory at a time.
 
-    Memory does not grow with their number. When one fails, or nobody wants more (close the generator to say so), what
-    has begun is finished and no more is begun.
+    When one fails, or the generator is closed, what has started is finished and nothing else is started.
     """
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(workers, initializer=initializer) as pool:
@@ -35,3 +38,20 @@ def each(
         finally:
             for future in waiting:
                 future.cancel()
+
+
+class Progress:
+    """Prints `embedded 500/1797 images, 210 images/s`, every two seconds at most."""
+
+    def __init__(self, verb: str, total: int) -> None:
+        self.verb, self.total, self.done, self.known = verb, total, 0, 0
+        self.started = self.last_line = time.monotonic()
+
+    def advance(self, images: int, *, known: bool = False) -> None:
+        """Count images that are done; `known` if there was nothing to be done for them."""
+        self.done += images
+        self.known += images if known else 0
+        now = time.monotonic()
+        if now - self.last_line >= SECONDS_BETWEEN_LINES:
+            self.last_line = now
+            say(f"{self.verb} {self.done}/{self.total} images, {self.done / (now - self.started):.0f} images/s")

@@ -20,8 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from classifier.job.cause import cause
-from classifier.job.failures import StepError
+from classifier.job.failures import StepError, cause
 
 REMEDY = "Stage the weights again"
 STAGES = 3  # so many of the last stages count

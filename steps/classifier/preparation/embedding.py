@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from classifier.data.images import Pixels, Preprocess, channel_means, normalise
-from classifier.job.cause import cause
-from classifier.job.failures import StepError
+from classifier.job.failures import StepError, cause
 from classifier.job.workers import each
 from classifier.model.backbone import Backbone, feature_dim, frozen
 

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from classifier.job.failures import say
-from classifier.job.whole_file import whole_file
+from classifier.job.files import whole_file
 
 ROWS_PER_FILE = 512
 SECONDS_PER_FILE = 10.0  # a killed run loses no more than that

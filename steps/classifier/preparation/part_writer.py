@@ -15,7 +15,7 @@ from classifier.data.images import Pixels
 from classifier.data.parts import part_name
 from classifier.data.prepared_images import ShardWriter
 from classifier.job.failures import say
-from classifier.job.progress import Progress
+from classifier.job.workers import Progress
 from classifier.preparation.choices import Part, Preparation
 from classifier.preparation.embedding import Embedded, Embedder
 from classifier.preparation.embedding_cache import EmbeddingCache

@@ -35,7 +35,6 @@ from classifier.data.images import (
     from_pixels,
     open_image,
 )
-from classifier.job.allocator import give_back_freed_memory
 from classifier.job.failures import StepError, run
 from classifier.model.predictor import Predictor
 from classifier.model.runtimes import load_runtime
@@ -153,7 +152,6 @@ def main() -> None:
     channel = socket.socket(fileno=settings.channel)
     worker = Worker(load(settings), settings.lock)
     prove(worker, Path(settings.model_dir))
-    give_back_freed_memory()
     batch = worker.predictor.runtime.batch
     capacity = 1 if batch == 1 else 2 * batch
     if capacity == 1:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from classifier.job.failures import ArgumentParser, StepError, run, say
-from classifier.job.whole_file import whole_file
+from classifier.job.files import whole_file
 from classifier.reports.page import page
 from classifier.reports.style import PAGE_STYLE
 from classifier.reports.training_style import TRAINING_STYLE

@@ -1,10 +1,12 @@
-"""A file of whole lines, whatever the disk does."""
+"""Files that others read while they are written: replaced whole, or growing by whole lines, whatever the disk does."""
 
 import subprocess
 import sys
 from pathlib import Path
 
-from classifier.job.line_file import LineFile
+import pytest
+
+from classifier.job.files import LineFile, whole_file
 from tests.steps.prepared_data import STEPS
 
 
@@ -22,7 +24,7 @@ def test_of_a_block_that_does_not_fit_the_whole_lines_stay(tmp_path: Path) -> No
     script = f"""
 import resource
 from pathlib import Path
-from classifier.job.line_file import LineFile
+from classifier.job.files import LineFile
 file = LineFile(Path({str(tmp_path / "lines")!r}))
 resource.setrlimit(resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY))  # the file may not grow beyond it
 file.append("one\\n")
@@ -41,3 +43,24 @@ print(file.path.read_text().split())
         "File too large ['one', 'two'] 8",
         "['one', 'two', 'five']",
     ]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_nobody_sees_a_file_before_it_is_whole(tmp_path: Path, fails: bool) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def write() -> None:
+        with whole_file(path) as file:
+            file.write("new ö")
+            file.flush()
+            assert path.read_text() == "old"
+            if fails:
+                raise ValueError("halfway")
+
+    if fails:
+        with pytest.raises(ValueError, match="halfway"):
+            write()
+    else:
+        write()
+    assert (list(tmp_path.iterdir()), path.read_text()) == ([path], "old" if fails else "new ö")

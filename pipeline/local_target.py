@@ -149,10 +149,12 @@ class LocalTarget:
         folder = self.home / "functions" / f"{name}-{bundle.digest}"
         folder.mkdir(parents=True, exist_ok=True)
         for file_name, content in bundle.files.items():
-            if not (folder / file_name).is_file():
-                unfinished = folder / f".{file_name}.{secrets.token_hex(4)}"
+            file = folder / file_name
+            if not file.is_file():
+                file.parent.mkdir(parents=True, exist_ok=True)
+                unfinished = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
                 unfinished.write_bytes(content)
-                unfinished.replace(folder / file_name)
+                unfinished.replace(file)
         environment = deploy_environment(config, self.placement)
         put_function(self.state, name, folder / bundle.entry_point, "deploy.handler", environment)
         self.state.put("Rule", config.registry.model_package_group.lower(), {"FunctionName": name})

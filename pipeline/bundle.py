@@ -2,6 +2,7 @@
 
 A bundle holds an entry point of `steps/` and the modules of `classifier` that it imports, no more, so that a change
 to one step leaves the cache of the others alone. The debugger's rules are loaded by name: it holds all of them or none.
+With a module go the templates and style sheets of its package.
 It is stored as plain files, which every kind of job is given as an input.
 """
 
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 STEPS = Path(__file__).resolve().parent.parent / "steps"
+PACKAGE_DATA = (".html", ".css")
 LOADED_BY_NAME = PurePosixPath("classifier/watch/rules")
 
 
@@ -48,7 +50,8 @@ def bundle(*entry_points: str) -> Bundle:
         name = waiting.pop()
         if name not in files:
             files[name] = (STEPS / name).read_bytes()
-            waiting.extend(imported_files(files[name]))
+            if name.endswith(".py"):
+                waiting.extend([*imported_files(files[name]), *package_data(name)])
     return Bundle(entry_points[0], files)
 
 
@@ -61,6 +64,13 @@ def imported_files(source: bytes) -> list[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             names.update((node.module, *(f"{node.module}.{alias.name}" for alias in node.names)))
     return sorted(file for name in names for file in _files(PurePosixPath(*name.split("."))))
+
+
+def package_data(name: str) -> list[str]:
+    """Templates, style sheets and pages that stand beside a module, relative to `steps/`."""
+    folder = (STEPS / name).parent
+    found = [path for path in folder.iterdir() if path.suffix in PACKAGE_DATA] if folder != STEPS else []
+    return sorted(path.relative_to(STEPS).as_posix() for path in found)
 
 
 def _files(module: PurePosixPath) -> set[str]:

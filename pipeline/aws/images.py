@@ -26,7 +26,10 @@ ENGINES: Mapping[str, tuple[str, ...]] = {
 }
 ENVIRONMENT = {"BUILDX_NO_DEFAULT_ATTESTATIONS": "1"}
 STANDARD_ERROR = 2
-HELD_CODE: Mapping[str, tuple[str, ...]] = {"training": (), "inference": ("steps/serve.py", "steps/classifier/**/*.py")}
+HELD_CODE: Mapping[str, tuple[str, ...]] = {
+    "training": (),
+    "inference": ("steps/serve.py", "steps/classifier/**/*.py", "steps/classifier/**/*.html"),
+}
 PLATFORM = "linux/amd64"  # what SageMaker's instance types run
 
 

@@ -53,6 +53,14 @@ def test_a_bundle_holds_what_its_entry_points_import_directly_or_not(steps):
     assert sorted(bundles.bundle("main.py", "other.py").files) == ["main.py", "other.py", *SHARED]
 
 
+def test_templates_and_style_sheets_go_with_the_modules_of_their_package(steps):
+    for name in ("root/one/page.html", "root/one/page.css", "root/one/notes.txt", "page.html"):
+        (steps / name).write_text("")
+    assert sorted(bundles.bundle("other.py").files) == sorted(
+        ["main.py", "other.py", "root/one/page.css", "root/one/page.html", *SHARED]
+    )
+
+
 def test_a_change_to_a_module_changes_only_the_bundles_that_hold_it(steps):
     before = bundles.bundle("main.py").digest, bundles.bundle("root/one/unused.py").digest
     (steps / "root/two/deep.py").write_text("import main\nimport json\n")

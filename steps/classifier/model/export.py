@@ -30,6 +30,7 @@ from classifier.model.samples import REAL, SYNTHETIC, Samples, synthetic_pixels
 
 TOLERANCE = 1e-3  # largest difference of a probability between the frozen and the eager network
 ONNX_OPSET = 17
+CODE_SUFFIXES = (".py", ".html", ".css")
 
 
 class Network(nn.Module):
@@ -137,7 +138,8 @@ def write_onnx(script: torch.jit.ScriptModule, example: Tensor, path: Path) -> N
 
 def copy_code(directory: Path) -> None:
     """Put the steps' code into the model, so that the endpoint serves with what evaluated it."""
-    for file in sorted([*ROOT.glob("*.py"), *ROOT.glob("classifier/**/*.py")]):
+    files = [path for path in ROOT.glob("classifier/**/*") if path.suffix in CODE_SUFFIXES]
+    for file in sorted([*ROOT.glob("*.py"), *files]):
         copy = directory / file.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, copy)

@@ -30,7 +30,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "steps"), str(Path(__f
 from raw_client import Reply, ask, request  # noqa: E402 - found by the line above
 from servers import Running, ours  # noqa: E402
 
-from classifier.serving.content_types import ACCEPTED  # noqa: E402
+from classifier.serving.content import ACCEPTED  # noqa: E402
 
 CLIENTS = 8
 PATIENCE_SECONDS = 1.0  # a mutated length may promise more than comes; then nobody answers for half a minute

@@ -35,7 +35,7 @@ from process_tree import processor_seconds, proportional_megabytes, resident_meg
 from servers import CORES, Running, ours, plain, torchserve, torchserve_of  # noqa: E402
 
 from classifier.model.runtimes import has_bfloat16  # noqa: E402
-from classifier.serving.worker_process import ENVIRONMENT  # noqa: E402
+from classifier.serving.pool import ENVIRONMENT  # noqa: E402
 
 CONCURRENCIES = (1, 8, 32)
 BARE = {1: "bare, all threads", 8: "bare, each core"}  # right before what is compared with them

@@ -109,7 +109,7 @@ def test_the_jobs_carry_what_they_run_and_no_more():
 
 @pytest.mark.parametrize("make", ALL)
 def test_nothing_of_the_pipeline_package_is_imported_by_a_job(make):
-    for name, source in make().files.items():
+    for name, source in [(name, source) for name, source in make().files.items() if name.endswith(".py")]:
         assert not imported(source) & {"pipeline", "run_pipeline", "steps", "tests"}, name
 
 

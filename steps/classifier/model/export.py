@@ -7,7 +7,6 @@ ones' files), `runtimes.json` (what each runtime took here), `model.json` and `c
 
 import json
 import shutil
-import subprocess
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -19,12 +18,12 @@ from torch import Tensor, nn
 
 from classifier.data import sample_files
 from classifier.data.images import Pixels, Preprocess, decode, normalise, to_pixels
-from classifier.job.failures import StepError, say
-from classifier.job.programs import ROOT, module_environment
+from classifier.job.failures import StepError
+from classifier.job.programs import ROOT
 from classifier.model.backbone import frozen
 from classifier.model.predictor import DEFAULT_MAX_PIXELS
-from classifier.model.runtime_choice import MEASUREMENT_FILE, Measurement, candidates, trial_command
-from classifier.model.runtime_trial import measure
+from classifier.model.runtime_choice import MEASUREMENT_FILE, candidates
+from classifier.model.runtime_trial import measure, measured_apart
 from classifier.model.runtimes import ONNX_FILE, ONNX_OUTPUTS, TORCH_FILE, load_script
 from classifier.model.samples import REAL, SYNTHETIC, Samples, synthetic_pixels
 
@@ -83,23 +82,9 @@ def export_network(
     measurement = measure(model_dir, ["onnxruntime"])
     if reason := measurement.disagreements.get("onnxruntime"):
         raise StepError(f"The exported {ONNX_FILE} is not usable: {reason}. Try another backbone.")
-    measurement = measured_apart(model_dir, candidates("onnxruntime")) or measurement
+    measurement = measured_apart(model_dir, candidates()) or measurement
     text = json.dumps(asdict(measurement), indent=2) + "\n"
     (model_dir / MEASUREMENT_FILE).write_text(text, encoding="utf-8")
-
-
-def measured_apart(model_dir: Path, names: Sequence[str]) -> Measurement | None:
-    """Measure in a process of its own: no fault of a runtime's shall end the training. None if it fails.
-
-    Without its result, the endpoint measures when it starts.
-    """
-    command, environment = trial_command(model_dir, names), module_environment()
-    process = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=False)
-    try:
-        return Measurement(**json.loads(process.stdout))
-    except (ValueError, TypeError):
-        say(f"The runtimes were not measured: their process ended with status {process.returncode}")
-        return None
 
 
 def sample_answers(network: nn.Module, preprocess: Preprocess, model_dir: Path) -> Samples:

@@ -35,14 +35,20 @@ class Predictor:
         runtime: Runtime | None = None,
         max_pixels: int = DEFAULT_MAX_PIXELS,
     ) -> None:
-        description = read_description(model_dir)
-        self.classes: list[str] = list(description["classes"])
-        self.preprocess = Preprocess.from_dict(description["preprocess"])
-        self.description = description
+        self.description = read_description(model_dir)
+        self.classes: list[str] = list(self.description["classes"])
+        self.preprocess = Preprocess.from_dict(self.description["preprocess"])
         self.max_pixels = max_pixels
         self.threads = threads or core_count()
         self.runtime = runtime or load_runtime(REFERENCE_RUNTIME, model_dir, self.threads)
-        self._warm_up()
+        blank = np.zeros((1, self.preprocess.image_size, self.preprocess.image_size, 3), dtype=np.uint8)
+        for count in (1, self.threads) * WARM_UP_RUNS:
+            answer = self.probabilities(blank, count)
+        if answer.shape != (1, len(self.classes)):
+            raise StepError(
+                f"The network answers with shape {answer.shape}, but model.json names {len(self.classes)} classes. "
+                f"Train the model again."
+            )
 
     def predict(self, files: Sequence[bytes]) -> npt.NDArray[np.float32]:
         """Probabilities (N, C) of N image files; raises images.ImageError for a file that is no readable image."""
@@ -59,14 +65,3 @@ class Predictor:
     def probabilities(self, pixels: Pixels, threads: int | None = None) -> npt.NDArray[np.float32]:
         """Crops (N, H, W, 3) uint8 -> probabilities (N, C) float32."""
         return self.runtime.run(normalise(pixels, self.preprocess), threads or self.threads)
-
-    def _warm_up(self) -> None:
-        side = self.preprocess.image_size
-        blank = np.zeros((1, side, side, 3), dtype=np.uint8)
-        for threads in (1, self.threads) * WARM_UP_RUNS:
-            answer = self.probabilities(blank, threads)
-        if answer.shape != (1, len(self.classes)):
-            raise StepError(
-                f"The network answers with shape {answer.shape}, but model.json names {len(self.classes)} classes. "
-                f"Train the model again."
-            )

@@ -1,17 +1,14 @@
 """`deploy.runtime: auto`: the fastest runtime that agrees with the trained network.
 
-Training measures the runtimes on its own processor and leaves the result in the model. An endpoint on such a processor
-trusts it; on another it starts with ONNX Runtime, which is ready within a second, and measures the rest in a process of
-low priority meanwhile, see runtime_trial.py.
+Training measures the runtimes and leaves the result in the model, see runtime_trial.py; an endpoint takes the fastest
+of those that it has. Each proves itself once more, on the model's sample images, before the first request is answered.
 """
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from classifier.job.programs import module_command
-from classifier.model.runtimes import ONNX_FILE, has_gpu, missing, processor_name
+from classifier.model.runtimes import ONNX_FILE, missing
 
 MEASUREMENT_FILE = "runtimes.json"
 CLEARLY_FASTER = 0.9  # others take more memory than ONNX Runtime: one must need less than this share of its time
@@ -21,54 +18,35 @@ CLEARLY_FASTER = 0.9  # others take more memory than ONNX Runtime: one must need
 class Measurement:
     """runtimes.json."""
 
-    processor: str
     milliseconds: dict[str, float]  # of one image on one core, by runtime; of those that agree
     disagreements: dict[str, str]  # why a runtime is not to be used
 
-    def fastest(self, first: str) -> str:
-        """What to serve with: `first`, or a runtime that is clearly faster."""
-        limit = CLEARLY_FASTER * self.milliseconds.get(first, float("inf"))
-        best = min(self.milliseconds, key=self.milliseconds.__getitem__, default=first)
-        return best if self.milliseconds.get(best, limit) < limit else first
+    @classmethod
+    def read(cls, text: str) -> "Measurement | None":
+        """What was stored or printed; None if that is no measurement."""
+        try:
+            document = json.loads(text)
+            return cls(document["milliseconds"], document["disagreements"])
+        except (ValueError, TypeError, KeyError):
+            return None
 
-    def told(self) -> str:
-        """For the log."""
-        times = [f"{name} {value:.1f} ms" for name, value in sorted(self.milliseconds.items(), key=lambda i: i[1])]
-        return "; ".join(times + [f"{name} not used: {why}" for name, why in self.disagreements.items()])
-
-
-def trial_command(model_dir: Path, names: Sequence[str]) -> list[str]:
-    """What measures the runtimes in a process of its own; it prints a Measurement as JSON."""
-    return [*module_command("classifier.model.runtime_trial"), str(model_dir), *names]
-
-
-def first_runtime(model_dir: Path) -> str:
-    """What is ready soonest."""
-    if has_gpu() and missing("cuda") is None:
-        return "cuda"
-    usable = missing("onnxruntime") is None and (model_dir / ONNX_FILE).is_file()
-    return "onnxruntime" if usable else "torchscript"
+    def fastest(self, usable: list[str]) -> str | None:
+        """The one that is clearly faster than ONNX Runtime, if any is."""
+        times = {name: taken for name, taken in self.milliseconds.items() if name in usable}
+        best = min(times, key=times.__getitem__, default=None)
+        return best if best and times[best] < CLEARLY_FASTER * times.get("onnxruntime", float("inf")) else None
 
 
-def candidates(first: str) -> list[str]:
-    """`first` and the runtimes that might be faster here."""
-    if first == "cuda":
-        return [first]
-    return [first, *(name for name in ("openvino", "bf16", "torchscript") if name != first and missing(name) is None)]
+def candidates() -> list[str]:
+    """The runtimes for a processor that this machine has."""
+    return [name for name in ("onnxruntime", "openvino", "bf16", "torchscript") if missing(name) is None]
 
 
-def fallbacks(first: str) -> list[str]:
-    """What to try if `first` does not start."""
-    return [name for name in ("onnxruntime", "torchscript") if name != first and missing(name) is None]
-
-
-def measured_in_training(model_dir: Path) -> Measurement | None:
-    """What training measured, if it ran on such a processor and had every runtime that is here."""
-    try:
-        stored = json.loads((model_dir / MEASUREMENT_FILE).read_text(encoding="utf-8"))
-        measurement = Measurement(**stored)
-    except (OSError, ValueError, TypeError):
-        return None
-    known = {*measurement.milliseconds, *measurement.disagreements}
-    complete = known.issuperset(candidates(first_runtime(model_dir)))
-    return measurement if complete and measurement.processor == processor_name() else None
+def chosen_runtimes(model_dir: Path) -> list[str]:
+    """What `auto` serves with, followed by what is tried if that does not start."""
+    path = model_dir / MEASUREMENT_FILE
+    measured = Measurement.read(path.read_text(encoding="utf-8")) if path.is_file() else None
+    usable = [name for name in candidates() if name == "torchscript" or (model_dir / ONNX_FILE).is_file()]
+    best = measured.fastest(usable) if measured else None
+    wanted = ["cuda" if missing("cuda") is None else None, best, "onnxruntime", "torchscript"]
+    return list(dict.fromkeys(name for name in wanted if name == "cuda" or name in usable))

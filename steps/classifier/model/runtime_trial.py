@@ -1,30 +1,36 @@
-"""Measures runtimes on the model's sample images: `python runtime_trial.py MODEL_DIR RUNTIME...` prints a Measurement.
+"""Measures runtimes on the model's sample images: `python -m classifier.model.runtime_trial MODEL_DIR RUNTIME...`.
 
-Times are processor time of one thread, so what else the machine does hardly matters.
+Its last line is a Measurement as JSON. Times are processor time of one thread, so what else the machine does hardly
+matters. A process of its own measures, since a runtime's fault shall not end the training.
 """
 
 import json
-import os
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from classifier.job.failures import StepError, run
+from classifier.job.failures import StepError, run, say
+from classifier.job.programs import module_command, module_environment
 from classifier.model.runtime_choice import Measurement
-from classifier.model.runtimes import Runtime, load_runtime, processor_name
+from classifier.model.runtimes import Runtime, load_runtime
 from classifier.model.samples import Samples, disagreement
 
-ROUNDS = 8
-WARM_UP_RUNS = 2
-NICENESS = 10  # of the process
+ROUNDS, WARM_UP_ROUNDS = 8, 2
 
 
-def main() -> None:
-    os.nice(NICENESS)
-    print(json.dumps(asdict(measure(Path(sys.argv[1]), sys.argv[2:]))))
+def measured_apart(model_dir: Path, names: Sequence[str]) -> Measurement | None:
+    """Measure in a process of its own; None if that fails, which costs the model its choice and nothing else."""
+    command = [*module_command("classifier.model.runtime_trial"), str(model_dir), *names]
+    process = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=module_environment(), check=False)
+    *_, last = ["", *process.stdout.splitlines()]  # libraries may have printed lines before it
+    if process.returncode or not (measurement := Measurement.read(last)):
+        say(f"The runtimes were not measured: their process ended with status {process.returncode}")
+        return None
+    return measurement
 
 
 def measure(model_dir: Path, names: Sequence[str]) -> Measurement:
@@ -42,19 +48,23 @@ def measure(model_dir: Path, names: Sequence[str]) -> Measurement:
             disagreements[name] = difference
         else:
             runtimes[name] = runtime
-    return Measurement(processor_name(), times(runtimes, samples), disagreements)
+    return Measurement(times(runtimes, samples), disagreements)
 
 
 def times(runtimes: dict[str, Runtime], samples: Samples) -> dict[str, float]:
     """Milliseconds for one image, by name; the runtimes take turns."""
     image = samples.images()[:1]
     seconds: dict[str, list[float]] = {name: [] for name in runtimes}
-    for _ in range(WARM_UP_RUNS + ROUNDS):
+    for _ in range(WARM_UP_ROUNDS + ROUNDS):
         for name, runtime in runtimes.items():
             started = time.thread_time()
             runtime.run(image, threads=1)
             seconds[name].append(time.thread_time() - started)
-    return {name: round(1000 * statistics.median(values[WARM_UP_RUNS:]), 3) for name, values in seconds.items()}
+    return {name: round(1000 * statistics.median(values[WARM_UP_ROUNDS:]), 3) for name, values in seconds.items()}
+
+
+def main() -> None:
+    print(json.dumps(asdict(measure(Path(sys.argv[1]), sys.argv[2:]))))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ SAMPLES_FILE = "samples.npz"
 REAL, SYNTHETIC = 4, 6  # images that are kept at most
 TOLERANCE = 0.01  # largest difference of a probability
 SAFE_LEAD = 5 * TOLERANCE  # of one class over the next, which no difference that is accepted turns around
-DAMAGE = (OSError, ValueError, KeyError, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True)
@@ -35,22 +34,16 @@ class Samples:
     def images(self) -> npt.NDArray[np.float32]:
         """(N, 3, H, W), normalised."""
         size = self.pixels.shape[1]
-        red, green, blue = self.mean.tolist()
-        preprocess = Preprocess(size, size, (red, green, blue), tuple(self.std.tolist()))
-        return normalise(self.pixels, preprocess)
+        return normalise(self.pixels, Preprocess(size, size, tuple(self.mean.tolist()), tuple(self.std.tolist())))
 
     def clearest(self, count: int) -> "Samples":
         """Those whose best class leads by most: between two classes that are as good as equal, rounding decides."""
         return self._rows(np.argsort(-self.leads(), kind="stable")[:count])
 
     def closest(self, count: int) -> "Samples":
-        """Those whose best class leads by least, but safely: there a loss of precision shows first.
-
-        The clearest where no class leads safely.
-        """
-        leads = self.leads()
-        order = np.argsort(leads, kind="stable")
-        safe = order[leads[order] >= SAFE_LEAD]
+        """Those that lead by least, but safely, where a loss of precision shows first; else the clearest."""
+        order = np.argsort(self.leads(), kind="stable")
+        safe = order[self.leads()[order] >= SAFE_LEAD]
         return self._rows(safe[:count]) if len(safe) else self.clearest(count)
 
     def leads(self) -> npt.NDArray[np.float32]:
@@ -64,10 +57,8 @@ class Samples:
 
     def followed_by(self, other: "Samples") -> "Samples":
         """Both, of the same network."""
-        pixels, probabilities = (
-            np.concatenate([getattr(one, name) for one in (self, other)]) for name in ("pixels", "probabilities")
-        )
-        return replace(self, pixels=pixels, probabilities=probabilities)
+        pixels = np.concatenate([self.pixels, other.pixels])
+        return replace(self, pixels=pixels, probabilities=np.concatenate([self.probabilities, other.probabilities]))
 
     def save(self, model_dir: Path) -> None:
         """Write samples.npz."""
@@ -80,14 +71,13 @@ class Samples:
         try:
             with np.load(path) as stored:
                 return cls(**{name: stored[name] for name in cls.__dataclass_fields__})
-        except DAMAGE as error:
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise StepError(f"{path} cannot be read ({error}). Train the model again.") from None
 
 
 def synthetic_pixels(size: int, count: int = 12) -> Pixels:
     """Smooth coloured noise, (count, size, size, 3): what no photograph has shown the network."""
-    generator = np.random.default_rng(0)
-    coarse = generator.integers(0, 256, (count, 5, 5, 3), dtype=np.uint8)
+    coarse = np.random.default_rng(0).integers(0, 256, (count, 5, 5, 3), dtype=np.uint8)
     pictures = [Image.fromarray(small).resize((size, size), Image.Resampling.BICUBIC) for small in coarse]
     return np.stack([np.asarray(picture) for picture in pictures])
 

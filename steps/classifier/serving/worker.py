@@ -1,253 +1,209 @@
-"""A worker of the endpoint: a process of its own that reads images out of request bodies and runs the network.
+"""A worker of the endpoint: a process that reads images out of request bodies and runs the network.
 
-`serve.py` starts one for each core. Requests and answers travel over a socket, see frames.py. A worker that dies, on
-whatever input, takes nothing but its own requests with it; when the server ends, its socket closes and it ends too.
+The server starts it as `python -m classifier.serving.worker SOCKET LOCK RUNTIME THREADS`. Over the socket go requests
+and answers, each a line of JSON and as many bytes as that says. A worker that dies, on whatever input, takes nothing
+but its own requests with it; when the server ends, its socket closes, and the worker ends too.
 """
 
 import fcntl
 import gc
-import io
-import json
+import logging
 import os
+import queue
 import resource
-import signal
 import socket
 import sys
 import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image
+import numpy.typing as npt
+import orjson
 
-from classifier.data import sample_files
-from classifier.data.images import (
-    ImageError,
-    ImageTooLarge,
-    Pixels,
-    decode_opened,
-    decoding_bytes,
-    from_pixels,
-    open_image,
-)
+from classifier.data import images, sample_files
+from classifier.data.images import ImageError, ImageTooLarge, Pixels
 from classifier.job.failures import StepError, run
 from classifier.model.predictor import Predictor
-from classifier.model.runtimes import load_runtime
+from classifier.model.runtimes import Runtime, load_runtime
 from classifier.model.samples import Samples, disagreement
-from classifier.serving.accept import JSON, accepted_format
-from classifier.serving.answers import write
-from classifier.serving.batching import Batched
-from classifier.serving.board import Board
-from classifier.serving.borrowed import Borrowed
-from classifier.serving.frames import Head, packed
-from classifier.serving.inbox import Inbox, requests
-from classifier.serving.payload import Part, read_payload
-from classifier.serving.refusals import Refusal
-from classifier.serving.worker_settings import WorkerSettings
+from classifier.serving.content import Head, Refusal, read_images, write
+from classifier.serving.settings import MEGABYTE, Settings, read_settings
 
-MEGABYTE = 1024 * 1024
 FREE_DECODING_BYTES = 48 * MEGABYTE  # a photograph of 12 megapixels; a costlier image waits for other costly ones
 MAX_DECODING_BYTES = 144 * MEGABYTE
-MEMORY_BYTES = 224 * MEGABYTE  # that a worker may take beyond what it has when it is ready
+MEMORY_BYTES = 200 * MEGABYTE  # that a worker may take beyond what it has when it is ready, and four bodies
+AHEAD = 4  # requests that a worker on a processor has at a time: the next is there when one is done
 DECODERS = 16  # threads that decode for a GPU
+TOO_MUCH = "The request needs more memory than one may have: send a smaller image."
+
+Rows = npt.NDArray[np.float32]
 
 
 class Worker:
-    """Answers requests.
-
-    Args:
-        predictor: The model.
-        lock: File descriptor that costly images are decoded under, one at a time in all workers.
-    """
+    """Answers requests; costly images are decoded under a lock, a file's, one at a time in all workers."""
 
     def __init__(self, predictor: Predictor, lock: int) -> None:
-        self.predictor = predictor
-        self._lock = lock
-        self._thread_lock = threading.Lock()
-        self.before_costly: Callable[[], None] = lambda: None  # is told of an image that will take long
+        self.predictor, self._lock = predictor, lock
 
-    def answer(self, head: Head, body: bytes) -> tuple[Head, bytes]:
-        """The answer's head and body; a refusal is one, too."""
+    def answer(self, head: Head, body: bytes) -> bytes:
+        """The message that answers one; a refusal is an answer, too."""
         try:
-            return self._prediction(head, body)
+            found, answer = self._prediction(head, body)
         except Refusal as refusal:
-            status, sentence = refusal.status, refusal.sentence
-        except ImageTooLarge as error:
-            status, sentence = 413, str(error)
+            found, answer = {"status": refusal.status, "error": str(refusal)}, b""
         except ImageError as error:
-            status, sentence = 400, str(error)
+            found, answer = {"status": 413 if isinstance(error, ImageTooLarge) else 400, "error": str(error)}, b""
         except MemoryError:
-            status, sentence = 413, "The request needs more memory than one may have: send a smaller image."
-        return {"id": head["id"], "status": status}, json.dumps({"error": sentence}, ensure_ascii=False).encode()
+            found, answer = {"status": 413, "error": TOO_MUCH}, b""
+        return orjson.dumps({"id": head["id"], "bytes": len(answer), **found}) + b"\n" + answer
 
     def _prediction(self, head: Head, body: bytes) -> tuple[Head, bytes]:
         started = time.perf_counter()
-        payload = read_payload(head["content_type"], body)
-        crops = np.stack([self._named_crop(payload.parts, number) for number in range(len(payload.parts))])
+        sent, several = read_images(head["content_type"], body)
+        crops = np.stack([self._named_crop(sent, number) for number in range(len(sent))])
         decoded = time.perf_counter()
         size = self.predictor.runtime.batch
-        batches = [
-            self.predictor.probabilities(crops[start : start + size], head["threads"])
-            for start in range(0, len(crops), size)
-        ]
-        rows = batches[0] if len(batches) == 1 else np.concatenate(batches)
-        inferred = time.perf_counter()
-        return {
-            "id": head["id"],
-            "status": 200,
-            "decode_ms": 1000 * (decoded - started),
-            "infer_ms": 1000 * (inferred - decoded),
-            "best": rows.argmax(axis=1).tolist(),
-            "scores": rows.max(axis=1).tolist(),
-        }, write(rows, self.predictor.classes, accepted_format(head["accept"]), several=payload.several)
+        batches = (crops[start : start + size] for start in range(0, len(crops), size))
+        rows = np.concatenate([self.predictor.probabilities(batch, head["threads"]) for batch in batches])
+        times = {"decode_ms": 1000 * (decoded - started), "infer_ms": 1000 * (time.perf_counter() - decoded)}
+        found = {"status": 200, **times, "best": rows.argmax(axis=1).tolist(), "scores": rows.max(axis=1).tolist()}
+        return found, write(rows, self.predictor.classes, head["accept"], several=several)
 
-    def _named_crop(self, parts: list[Part], index: int) -> Pixels:
+    def _named_crop(self, sent: list[Any], index: int) -> Pixels:
         """One image as the network's crop; in a list, a refusal names it."""
         try:
-            return self.crop(parts[index])
+            return self.crop(sent[index])
         except ImageError as error:
-            if len(parts) == 1:
+            if len(sent) == 1:
                 raise
-            raise type(error)(f"Image {index + 1} of {len(parts)}: {error}") from None
+            raise type(error)(f"Image {index + 1} of {len(sent)}: {error}") from None
 
-    def crop(self, part: Part) -> Pixels:
+    def crop(self, image: bytes | Pixels) -> Pixels:
         """One image, prepared by the very functions that prepare those for training: (H, W, 3) uint8."""
-        if not isinstance(part, bytes):
-            return self.predictor.crop(from_pixels(part))
-        image = open_image(part, self.predictor.max_pixels)
-        cost = decoding_bytes(image)
+        if not isinstance(image, bytes):
+            return self.predictor.crop(images.from_pixels(image))
+        opened = images.open_image(image, self.predictor.max_pixels)
+        cost = images.decoding_bytes(opened)
         if cost > MAX_DECODING_BYTES:
             raise ImageTooLarge(
-                f"The image would take {cost / MEGABYTE:,.0f} MB to decode ({image.width} x {image.height} px), "
+                f"The image would take {cost / MEGABYTE:,.0f} MB to decode ({opened.width} x {opened.height} px), "
                 f"but at most {MAX_DECODING_BYTES // MEGABYTE} are accepted: send a smaller one."
             )
-        with self._alone(cost > FREE_DECODING_BYTES):
-            return self.predictor.crop(decode_opened(image, self.predictor.preprocess))
-
-    @contextmanager
-    def _alone(self, costly: bool) -> Iterator[None]:
-        """Wait until no other worker decodes a costly image; the lock ends with the process, if need be."""
-        if not costly:
-            yield
-            return
-        self.before_costly()
-        with self._thread_lock:  # a file's lock is the process's
+        if cost > FREE_DECODING_BYTES:
             fcntl.lockf(self._lock, fcntl.LOCK_EX)
+        try:
+            return self.predictor.crop(images.decode_opened(opened, self.predictor.preprocess))
+        finally:
+            fcntl.lockf(self._lock, fcntl.LOCK_UN)
+
+
+class Batched:
+    """A GPU's runtime: while it runs a batch, requests gather for the next; one that finds it idle runs at once."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.batch, self.rounding, self._runtime = runtime.batch, runtime.rounding, runtime
+        self._waiting: queue.SimpleQueue[tuple[Rows, Future[Rows]]] = queue.SimpleQueue()
+        threading.Thread(target=self._work, daemon=True).start()
+
+    def run(self, crops: Rows, threads: int) -> Rows:
+        """Wait for the batch that holds these images, (N, 3, H, W) float32; N is at most `batch`."""
+        future: Future[Rows] = Future()
+        self._waiting.put((crops, future))
+        return future.result()
+
+    def _work(self) -> None:
+        batch = [self._waiting.get()]
+        while True:
+            held = None
+            while held is None and not self._waiting.empty():
+                batch.append(self._waiting.get())
+                held = batch.pop() if sum(len(crops) for crops, _ in batch) > self.batch else None
             try:
-                yield
-            finally:
-                fcntl.lockf(self._lock, fcntl.LOCK_UN)
+                rows = self._runtime.run(np.concatenate([crops for crops, _ in batch]), threads=1)
+                ends = np.cumsum([len(crops) for crops, _ in batch])
+                for (_, future), found in zip(batch, np.split(rows, ends[:-1]), strict=True):
+                    future.set_result(found)
+            except RuntimeError as error:  # of the device; each request fails, and the worker with it
+                for _, future in batch:
+                    future.set_exception(error)
+            batch = [held or self._waiting.get()]
 
 
-def main() -> None:
-    for ending in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(ending, signal.SIG_IGN)  # the server ends its workers when they have answered
-    warnings.simplefilter("ignore")  # of Pillow's, on what clients send
-    settings = WorkerSettings.from_argument(sys.argv[1])
-    channel = socket.socket(fileno=settings.channel)
-    worker = Worker(load(settings), settings.lock)
-    prove(worker, Path(settings.model_dir))
-    batch = worker.predictor.runtime.batch
-    capacity = 1 if batch == 1 else 2 * batch
-    if capacity == 1:
-        limit_memory()  # CUDA's own allocations come later
-    channel.sendall(packed({"ready": True, "capacity": capacity}, 0))
-    gc.freeze()  # what has been loaded is not looked through again for garbage
-    serve_one_by_one(channel, worker, Board(settings.board)) if capacity == 1 else serve_together(channel, worker)
-
-
-def load(settings: WorkerSettings) -> Predictor:
+def load(settings: Settings, name: str, threads: int) -> Predictor:
     """The model; refused if it does not answer to the stored sample images as it did when it was trained.
 
     A runtime of less precision that was asked for may differ by its rounding; `auto` takes none that does.
     """
-    model_dir = Path(settings.model_dir)
-    runtime = load_runtime(settings.runtime, model_dir, settings.threads)
-    predictor = Predictor(
-        model_dir,
-        settings.threads,
-        runtime=runtime if runtime.batch == 1 else Batched(runtime),
-        max_pixels=int(settings.max_image_megapixels * 1_000_000),
-    )
-    if difference := disagreement(runtime, Samples.load(model_dir), rounding=runtime.rounding):
-        raise StepError(
-            f"The runtime {settings.runtime} is not used: {difference}. Set deploy.runtime to auto or to another."
-        )
-    return predictor
+    runtime = load_runtime(name, settings.model_dir, threads)
+    if difference := disagreement(runtime, Samples.load(settings.model_dir), rounding=runtime.rounding):
+        raise StepError(f"The runtime {name} is not used: {difference}. Set deploy.runtime to auto or to another.")
+    several = Batched(runtime) if runtime.batch > 1 else runtime
+    return Predictor(settings.model_dir, threads, runtime=several, max_pixels=settings.max_pixels)
 
 
 def prove(worker: Worker, model_dir: Path) -> None:
-    """Answer one real request before the first client's."""
-    photos = sample_files.paths(model_dir)
-    content = photos[0].read_bytes() if photos else grey_image(worker.predictor.preprocess.resize_to)
-    head = {"id": 0, "threads": 1, "content_type": "application/x-image", "accept": JSON}
-    answer, body = worker.answer(head, content)
-    if answer["status"] != 200:
-        raise StepError(f"The model does not answer for an image: {body.decode()}. Train it again.")
+    """Answer a request for one of the model's own images before the first client's."""
+    for path in sample_files.paths(model_dir)[:1]:
+        head = {"id": 0, "threads": 1, "content_type": "application/x-image", "accept": "*/*"}
+        answer = orjson.loads(worker.answer(head, path.read_bytes()).partition(b"\n")[0])
+        if answer["status"] != 200:
+            raise StepError(f"The model does not answer for {path}: {answer['error']} Train it again.")
 
 
-def grey_image(side: int) -> bytes:
-    """A file for a model that carries none."""
-    file = io.BytesIO()
-    Image.new("RGB", (side, side), "grey").save(file, "PNG")
-    return file.getvalue()
+def limit_memory(more_bytes: int) -> None:
+    """Let no input take more than that; what goes beyond fails with a MemoryError. Linux alone can."""
+    if (status := Path("/proc/self/status")).exists():
+        has_kilobytes = int(status.read_text().partition("VmData:")[2].split()[0])
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        limit = has_kilobytes * 1024 + more_bytes
+        resource.setrlimit(resource.RLIMIT_DATA, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 
 
-def limit_memory() -> None:
-    """Let no input take more than MEMORY_BYTES; what goes beyond fails with a MemoryError. Linux alone can."""
-    try:
-        status = Path("/proc/self/status").read_text()
-    except OSError:
-        return
-    data_kilobytes = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmData"))
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    limit = data_kilobytes * 1024 + MEMORY_BYTES
-    if hard == resource.RLIM_INFINITY or limit < hard:
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+def serve(channel: socket.socket, worker: Worker, batch: int) -> None:
+    """Answer one by one, until the server ends; for a GPU, threads decode, and what waits for it is one batch."""
+    sending, pool = threading.Lock(), ThreadPoolExecutor(DECODERS) if batch > 1 else None
 
-
-def serve_one_by_one(channel: socket.socket, worker: Worker, board: Board) -> None:
-    """Requests of the server's, and in turn with them those of the connections that it lends."""
-    inbox, borrowed = Inbox(channel), Borrowed(worker, channel, board)
-    request = None
-    while inbox.receive(wait=request is None and not borrowed):
-        for lent in inbox.lent:
-            borrowed.add(lent)
-        inbox.lent.clear()
-        if inbox.wanted_back:
-            borrowed.give_back_all()
-            inbox.wanted_back = False
-        if request := inbox.next_request():
-            head, body = worker.answer(*request)
-            channel.sendall(packed(head, len(body)) + body)
-        if borrowed:
-            borrowed.serve_next(wait=request is None)
-
-
-def serve_together(channel: socket.socket, worker: Worker) -> None:
-    """For a GPU: threads decode, and what is waiting when the device becomes free is one batch."""
-    sending = threading.Lock()
-
-    def serve(request: tuple[Head, bytes]) -> None:
-        head, body = worker.answer(*request)
+    def answer(head: Head, body: bytes) -> None:
+        message = worker.answer(head, body)
         with sending:
-            channel.sendall(packed(head, len(body)) + body)
+            channel.sendall(message)
 
-    with ThreadPoolExecutor(DECODERS) as pool:
-        for request in requests(channel):
-            pool.submit(serve, request).add_done_callback(end_on_failure)
+    with channel.makefile("rb", buffering=256 * 1024) as messages:
+        for line in messages:
+            head = orjson.loads(line)
+            body = messages.read(head["bytes"])
+            if pool:
+                pool.submit(answer, head, body).add_done_callback(end_on_failure)
+            else:
+                answer(head, body)
+    os._exit(0)  # whatever threads the libraries have
 
 
 def end_on_failure(future: Future[None]) -> None:
-    """A thread's fault is the process's, as it is with a single thread: the server replaces it."""
+    """A thread's fault is the process's, as it is without threads: the server replaces it."""
     if error := future.exception():
         traceback.print_exception(error)
         os._exit(1)
+
+
+def main() -> None:
+    warnings.simplefilter("ignore")  # of Pillow's and python-multipart's, on what clients send
+    logging.disable()
+    settings, channel = read_settings(os.environ), socket.socket(fileno=int(sys.argv[1]))
+    worker = Worker(load(settings, sys.argv[3], int(sys.argv[4])), int(sys.argv[2]))
+    prove(worker, settings.model_dir)
+    batch = worker.predictor.runtime.batch
+    if batch == 1:
+        limit_memory(MEMORY_BYTES + 4 * settings.max_body_bytes)  # CUDA's own allocations come later
+    gc.freeze()  # what has been loaded is not looked through again for garbage
+    ready = {"ready": True, "bytes": 0, "batch": batch, "capacity": AHEAD if batch == 1 else 2 * batch}
+    channel.sendall(orjson.dumps(ready) + b"\n")
+    serve(channel, worker, batch)
 
 
 if __name__ == "__main__":

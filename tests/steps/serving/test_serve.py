@@ -1,0 +1,321 @@
+"""serve.py as a process: what it answers to each kind of body, what it refuses, and how it starts and ends."""
+
+import base64
+import io
+import json
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+from PIL import Image
+
+import evaluate
+from classifier.data.prepared_images import PreparedImages
+from classifier.model.predictor import Predictor
+from tests.steps.prepared_data import CLASSES, Prepared, Trained
+from tests.steps.serving.server_process import PATIENCE_SECONDS, Server, picture, serving
+
+GRASS, RUST = picture(), picture(colour="<rust> & co")
+PIXELS = np.asarray(Image.open(io.BytesIO(GRASS)))
+FORM = 'multipart/form-data; boundary="xYz"'
+
+
+@pytest.fixture(scope="module")
+def server(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    limits = {"MAX_REQUEST_MEGABYTES": "1", "MAX_IMAGE_MEGAPIXELS": "0.25"}
+    with serving(trained.model_dir, tmp_path_factory.mktemp("server"), **limits) as running:
+        yield running
+
+
+def test_the_whole_test_split_is_answered_as_evaluation_scores_it(
+    server: Server, trained: Trained, prepared: Prepared
+) -> None:
+    images = PreparedImages(prepared.test, "test")
+    scored, _ = evaluate.predict(Predictor(trained.model_dir), images)
+    answers = np.array([server.invoke(images.read(row))[1] for row in range(len(images))])
+    assert answers.shape == (len(prepared.test_files), len(CLASSES))
+    np.testing.assert_array_equal(answers.argmax(axis=1), scored.argmax(axis=1))
+    np.testing.assert_allclose(answers, scored, atol=1e-5)
+
+
+def npy(array: Any, version: tuple[int, int] = (1, 0)) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.asanyarray(array), version=version)
+    return buffer.getvalue()
+
+
+def encoded(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def document(value: Any) -> bytes:
+    return json.dumps(value).encode()
+
+
+def form(*parts: bytes) -> bytes:
+    return b"".join(b"--xYz\r\n" + part + b"\r\n" for part in parts) + b"--xYz--\r\n"
+
+
+FILE = b'Content-Disposition: form-data; name="f"; filename="a.png"\r\nContent-Type: image/png\r\n\r\n'
+FIELD = b'Content-Disposition: form-data; name="note"\r\n\r\nhello'
+JSON = "application/json"
+NPY = "application/x-npy"
+
+ONE = {
+    "JPEG": ("image/jpeg", picture("JPEG")),
+    "another name of JPEG": ("image/jpg", picture("JPEG")),
+    "PNG": ("image/png", GRASS),
+    "WebP, in capitals and with a parameter": ("IMAGE/WEBP; q=1", picture("WEBP")),
+    "BMP": ("image/bmp", picture("BMP")),
+    "TIFF": ("image/tiff", picture("TIFF")),
+    "GIF": ("image/gif", picture("GIF")),
+    "any image": ("application/x-image", picture("JPEG")),
+    "base64": (JSON, document(encoded(GRASS))),
+    "an image in JSON": ("application/json; charset=utf-8", document({"image": encoded(GRASS)})),
+    "a data URL": (JSON, document({"b64": "data:image/png;base64," + encoded(GRASS)})),
+    "base64 in lines": (JSON, document({"data": "\n".join([encoded(GRASS)[:40], encoded(GRASS)[40:]])})),
+    "an array": (NPY, npy(PIXELS)),
+    "an array of version 2": (NPY, npy(PIXELS, (2, 0))),
+    "an array in columns": (NPY, npy(np.asfortranarray(PIXELS))),
+    "an array with alpha": (NPY, npy(np.dstack([PIXELS, np.full((40, 40, 1), 255, np.uint8)]))),
+    "a form": (FORM, form(FIELD, FILE + GRASS)),
+}
+SEVERAL = {
+    "a list": (JSON, document([encoded(GRASS), {"b64": encoded(RUST)}])),
+    "images": (JSON, document({"images": [encoded(GRASS), encoded(RUST)]})),
+    "instances": (JSON, document({"instances": [{"data": encoded(GRASS)}, {"image": encoded(RUST)}]})),
+    "an array of images": (NPY, npy(np.stack([PIXELS, np.asarray(Image.open(io.BytesIO(RUST)))]))),
+    "a form of two": (FORM, form(FILE + GRASS, FILE + RUST)),
+}
+
+
+@pytest.mark.parametrize("case", ONE)
+def test_an_image_of_every_content_type_is_answered_by_its_probabilities(server: Server, case: str) -> None:
+    content_type, body = ONE[case]
+    status, answer = server.invoke(body, content_type)
+    assert status == 200
+    assert answer == pytest.approx(server.invoke(GRASS)[1], abs=0.05)  # JPEG changes colours a little
+    assert sum(answer) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("case", SEVERAL)
+def test_several_images_are_answered_in_their_order(server: Server, case: str) -> None:
+    content_type, body = SEVERAL[case]
+    status, answer = server.invoke(body, content_type)
+    assert status == 200
+    np.testing.assert_allclose(answer, [server.invoke(GRASS)[1], server.invoke(RUST)[1]], atol=1e-5)
+
+
+def test_a_list_of_one_is_answered_by_a_list(server: Server) -> None:
+    for content_type, body in ((JSON, document([encoded(GRASS)])), (NPY, npy(PIXELS[None]))):
+        assert np.shape(server.invoke(body, content_type)[1]) == (1, len(CLASSES))
+
+
+def test_the_forms_of_requests_are_understood(server: Server) -> None:
+    address = f"http://127.0.0.1:{server.port}/invocations"
+    one = requests.post(address, files={"image": GRASS}, data={"note": "x" * 5000}, timeout=PATIENCE_SECONDS)
+    files = [("f", ("grün.png", io.BytesIO(GRASS), "image/png")), ("f", ("b.png", io.BytesIO(RUST)))]
+    two = requests.post(address, files=files, timeout=PATIENCE_SECONDS)
+    assert (np.shape(one.json()), np.shape(two.json())) == ((3,), (2, 3))
+
+
+@pytest.mark.parametrize(
+    ("accept", "media_type", "labels"),
+    [
+        ("*/*", "application/json", False),
+        ("", "application/json", False),
+        ("APPLICATION/JSON; charset=utf-8", "application/json", False),
+        ("application/json;verbose=1", "application/json", True),
+        ('application/json; verbose="1"', "application/json", True),
+        ("application/json;verbose=0", "application/json", False),
+        ("text/html, application/*;q=0.5", "application/json", False),
+        ("application/json;verbose=1;q=0.1, text/csv", "text/csv", False),
+        ("text/*", "text/csv", False),
+        ("application/x-jsonlines", "application/jsonlines", False),
+        ("application/jsonlines;verbose=1", "application/jsonlines", True),
+        ("application/x-npy", "application/x-npy", False),
+    ],
+)
+def test_the_accept_header_chooses_how_the_answer_is_written(
+    server: Server, accept: str, media_type: str, labels: bool
+) -> None:
+    expected = [server.invoke(GRASS)[1], server.invoke(RUST)[1]]
+    content_type, body = SEVERAL["images"]
+    status, headers, content = server.request("POST", "/invocations", body, Content_Type=content_type, Accept=accept)
+    assert (status, headers["content-type"]) == (200, media_type)
+    lines = content.splitlines()
+    read: dict[str, Any] = {
+        "application/json": lambda: json.loads(content),
+        "application/jsonlines": lambda: [json.loads(line) for line in lines],
+        "text/csv": lambda: [[float(value) for value in line.split(b",")] for line in lines],
+        "application/x-npy": lambda: np.load(io.BytesIO(content)),
+    }
+    found = read[media_type]()
+    if labels:
+        ranked = [sorted(zip(CLASSES, row, strict=True), key=lambda pair: -pair[1]) for row in expected]
+        assert [[entry["label"] for entry in one["top"]] for one in found] == [[n for n, _ in row] for row in ranked]
+        assert [one["label"] for one in found] == ["grass", "<rust> & co"]
+        assert [one["score"] for one in found] == pytest.approx([row[0][1] for row in ranked], abs=1e-5)
+    else:
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+HUNDRED = document(["QUJD"] * 100)
+REFUSALS: dict[str, tuple[dict[str, Any], int, str]] = {
+    "content type": ({"body": b"1,2", "content_type": "text/csv"}, 415, "Content type text/csv is not accepted: send"),
+    "no content type": ({"body": b"1,2", "content_type": ""}, 415, "Content type (none) is not accepted: send images"),
+    "no boundary": ({"body": b"x", "content_type": "multipart/form-data"}, 415, "Content type multipart/form-data lac"),
+    "accept": (
+        {"body": GRASS, "Accept": "text/html"},
+        406,
+        "Accept text/html cannot be answered: ask for application/",
+    ),
+    "accept with no quality": ({"body": GRASS, "Accept": "*/*;q=0"}, 406, "Accept */*;q=0 cannot be answered: ask for"),
+    "accept of nonsense": ({"body": GRASS, "Accept": "text/csv;q=much"}, 406, "Accept text/csv;q=much cannot be answe"),
+    "no image": ({"body": b"no image"}, 400, "The file is not a JPEG, PNG, WebP, BMP, TIFF or GIF image."),
+    "no body": ({"body": b""}, 400, "The request has no body: send the bytes of one image."),
+    "half an image": ({"body": picture(size=(300, 300))[:-30]}, 400, "The image is damaged"),
+    "too many bytes": ({"body": bytes(2**20 + 1)}, 413, "The request is larger than 1 MB: send a smaller image."),
+    "too many pixels": ({"body": picture(size=(1000, 500))}, 413, "The image has 0.5 megapixels (1000 x 500), but at"),
+    "no JSON": ({"body": b"{", "content_type": JSON}, 400, "The body is no JSON ("),
+    "deep JSON": ({"body": b"[" * 100_000, "content_type": JSON}, 400, "The body is no JSON ("),
+    "another document": (
+        {"body": b'{"a": 1}', "content_type": JSON},
+        422,
+        "The JSON document holds no image where one",
+    ),
+    "an empty list": ({"body": b"[]", "content_type": JSON}, 422, "The list of images is empty: send"),
+    "no images": ({"body": b'{"images": []}', "content_type": JSON}, 422, "The list of images is empty: send"),
+    "no base64": ({"body": b'"a*b"', "content_type": JSON}, 422, "An image is no base64 ("),
+    "too many": (
+        {"body": HUNDRED, "content_type": JSON},
+        413,
+        "The request has 100 images, but at most 64 are accepted",
+    ),
+    "a bad one": ({"body": document(["QUJD"] * 2), "content_type": JSON}, 400, "Image 1 of 2: The file is not a JPEG,"),
+    "no array": (
+        {"body": b"\x93NUMPY\x01\x00", "content_type": NPY},
+        400,
+        "The body is no .npy file: send uint8 pixels",
+    ),
+    "objects": (
+        {"body": npy(np.array([[None]])), "content_type": NPY},
+        422,
+        "The array is object of shape (1, 1): send",
+    ),
+    "floats": ({"body": npy(np.zeros((2, 2))), "content_type": NPY}, 422, "The array is float64 of shape (2, 2): send"),
+    "a row": ({"body": npy(PIXELS[0, 0]), "content_type": NPY}, 422, "The array is uint8 of shape (3,): send uint8"),
+    "two channels": (
+        {"body": npy(PIXELS[:, :, :2]), "content_type": NPY},
+        422,
+        "The array is uint8 of shape (40, 40, 2)",
+    ),
+    "half an array": ({"body": npy(PIXELS)[:-1], "content_type": NPY}, 400, "The array of shape (40, 40, 3) has 4800 "),
+    "no file": ({"body": form(FIELD), "content_type": FORM}, 422, "The form has no file: add an image as a field with"),
+    "half a form": ({"body": form(FILE + b"a")[:-10], "content_type": FORM}, 400, "The form is cut off"),
+    "no form": ({"body": b"a=b", "content_type": FORM}, 400, "The form is damaged: "),
+    "crumbs": ({"body": b"--xYz\r\n" * 300, "content_type": FORM}, 400, "The form is damaged: "),
+    "a crowd of files": (
+        {"body": form(*[FILE + b"a"] * 65), "content_type": FORM},
+        413,
+        "The request has 65 images, but",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_a_refusal_is_a_status_and_one_sentence_of_json(server: Server, case: str) -> None:
+    request, expected, sentence = REFUSALS[case]
+    status, answer = server.invoke(**request)
+    assert (status, list(answer)) == (expected, ["error"])
+    assert answer["error"].startswith(sentence)
+
+
+def test_ping_is_empty_and_batch_transform_learns_what_the_server_takes(server: Server) -> None:
+    status, headers, body = server.request("GET", "/ping")
+    assert (status, headers.get("content-type"), body) == (200, None, b"")
+    status, headers, body = server.request("GET", "/execution-parameters")
+    assert (status, headers["content-type"]) == (200, "application/json")
+    assert json.loads(body) == {"MaxConcurrentTransforms": 4, "BatchStrategy": "SINGLE_RECORD", "MaxPayloadInMB": 1}
+
+
+def test_a_browser_gets_one_page_that_asks_nobody_else(server: Server) -> None:
+    status, headers, body = server.request("GET", "/")
+    page = body.decode()
+    assert (status, headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert "curl" in page and "verbose=1" in page and "prefers-color-scheme: dark" in page
+    assert "http" not in page and "//" not in page, "it loads nothing"
+
+
+def test_metrics_and_the_access_log_tell_what_was_answered(server: Server) -> None:
+    before, seen = server.metrics(), len(server.log())
+    server.invoke(GRASS, X_Amzn_SageMaker_Inference_Id="mine")
+    server.invoke(b"no image")
+    server.request("GET", "/nothing")
+    after = server.metrics()
+    changed = {name: after[name] - before.get(name, 0) for name in after if after[name] != before.get(name, 0)}
+    assert changed['classifier_requests_total{status="200"}'] == 1
+    assert changed['classifier_requests_total{status="400"}'] == 1
+    assert changed['classifier_predictions_total{class="grass"}'] == 1
+    assert changed["classifier_request_bytes_total"] == len(GRASS) + len(b"no image")
+    assert changed['classifier_seconds_count{stage="queue"}'] == changed['classifier_seconds_count{stage="infer"}'] == 1
+    assert after['classifier_runtime_info{runtime="onnxruntime"}'] == 1
+    assert {f'classifier_predictions_total{{class="{name}"}}' for name in CLASSES} <= after.keys()
+    assert "classifier_low_confidence_total" in after and "classifier_queue_length" in after
+    good, bad, lost = server.log()[seen:]
+    assert list(good) == ["id", "method", "path", "status", "bytes", "decode_ms", "infer_ms", "queue_ms", "total_ms"]
+    assert (good["id"], good["method"], good["path"], good["bytes"]) == ("mine", "POST", "/invocations", len(GRASS))
+    assert good["total_ms"] >= good["decode_ms"] + good["infer_ms"] > 0
+    assert (bad["status"], lost["status"], lost["path"]) == (400, 404, "/nothing")
+
+
+def test_the_server_ends_after_its_idle_time_although_it_is_pinged(trained: Trained, tmp_path: Path) -> None:
+    with serving(trained.model_dir, tmp_path, workers=1, ENDPOINT_IDLE_SECONDS="1.5") as server:
+        assert server.invoke(GRASS)[0] == 200
+        began = time.monotonic()
+        while server.process.poll() is None and time.monotonic() < began + PATIENCE_SECONDS:
+            try:
+                server.request("GET", "/ping")
+            except OSError:
+                time.sleep(0.05)
+        assert 1.4 < time.monotonic() - began < PATIENCE_SECONDS
+        assert server.end()[1].splitlines()[-1] == "No invocation for 1.5 s: the endpoint ends"
+
+
+BAD_SETTINGS = {
+    "MAX_REQUEST_MEGABYTES": ["six", "-1", "inf", "nan"],
+    "SAGEMAKER_BIND_TO_PORT": ["70000"],
+    "INFERENCE_RUNTIME": ["fast"],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in BAD_SETTINGS.items() for value in values]
+)
+def test_a_wrong_setting_is_one_sentence(trained: Trained, tmp_path: Path, name: str, value: str) -> None:
+    with serving(trained.model_dir, tmp_path, fails=True, **{name: value}) as server:
+        code, _, stderr = server.end()
+    assert (code, stderr.count("\n")) == (1, 1)
+    assert stderr.startswith(f"Environment variable {name} must be ") and stderr.endswith(f"but got {value}.\n")
+
+
+def test_a_server_that_cannot_start_says_why_in_one_sentence(trained: Trained, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        with serving(trained.model_dir, tmp_path / "a", fails=True, SAGEMAKER_BIND_TO_PORT=port) as server:
+            code, _, stderr = server.end()
+    assert (code, stderr.count("\n")) == (1, 1)
+    assert stderr.startswith(f"The endpoint cannot listen on 127.0.0.1:{port} (")
+    (tmp_path / "code").symlink_to(trained.model_dir / "code")
+    with serving(tmp_path, tmp_path / "b", fails=True) as server:
+        assert server.end() == (1, "", f"{tmp_path} holds no model.json. A model of the final training has one.\n")
+
+
+def test_a_server_in_an_inference_pipeline_never_gets_idle(trained: Trained, tmp_path: Path) -> None:
+    with serving(trained.model_dir, tmp_path, ENDPOINT_IDLE_SECONDS="inf") as server:
+        assert server.invoke(GRASS)[0] == 200

@@ -5,11 +5,10 @@
     python benchmarks/finetune.py --finetune last_block --steps 40 --precision bf16
 
 Fine-tuning is what TrainWithDebugger does in its second stage: worker processes read, decode and augment; the step
-normalises, mixes, runs the network forward and backward, updates the weights and their average. The bare limit runs the
-network forward and backward on one batch in memory, and does nothing else: as it is trained, with frozen batch norms
-folded into its convolutions, and, to compare, as PyTorch runs it by itself. Between the two lies fine-tuning with a
-batch in memory: what it loses against that, loading costs. On a CPU that is work for the same cores. All are measured
-in turns, and the best of each counts. An NVIDIA GPU is used when PyTorch sees one.
+mixes, runs the network forward and backward, updates the weights and their average. The bare limit runs the network
+forward and backward on one batch in memory, and does nothing else. Between the two lies fine-tuning with a batch in
+memory: what it loses against that, loading costs. On a CPU that is work for the same cores. All are measured in turns,
+and the best of each counts. An NVIDIA GPU is used when PyTorch sees one.
 """
 
 import argparse
@@ -29,18 +28,17 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "steps")]
 from classifier.data.images import Preprocess  # noqa: E402
 from classifier.data.prepared_images import PreparedImages  # noqa: E402
 from classifier.data.training_data import load  # noqa: E402
-from classifier.finetuning.choices import settled  # noqa: E402
-from classifier.finetuning.fine_tuning import FineTuning, Images  # noqa: E402
-from classifier.finetuning.second_stage import settle_in  # noqa: E402
+from classifier.finetuning.fine_tuning import FineTuning, set_threads  # noqa: E402
+from classifier.finetuning.images import Images  # noqa: E402
 from classifier.model.backbone import load_backbone  # noqa: E402
-from classifier.training.hyperparameters import Hyperparameters  # noqa: E402
-from classifier.training.job import loss_of, untrained_head  # noqa: E402
+from classifier.training.head_training import head_training  # noqa: E402
+from classifier.training.hyperparameters import Hyperparameters, settled  # noqa: E402
 from classifier.training.loop import TrainingBatch  # noqa: E402
-from classifier.training.processes import Processes  # noqa: E402
+from classifier.training.processes import ALONE, Processes  # noqa: E402
 from pipeline import sources, weights  # noqa: E402
 
 ACCEPTED_SHARE = 0.9  # of what fine-tuning reaches from memory
-UNFOLDED, BARE, MEMORY, OURS = "bare, norms apart", "bare limit", "fine-tuning in memory", "fine-tuning"
+BARE, MEMORY, OURS = "bare limit", "fine-tuning in memory", "fine-tuning"
 
 
 class Silent(Processes):
@@ -75,7 +73,7 @@ def prepare_images(arguments: argparse.Namespace, folder: Path) -> Path:
 
 def stage_of(arguments: argparse.Namespace, prepared: Path, weights_dir: Path) -> FineTuning:
     """The second stage as a training begins it, but for the head, which has learned nothing."""
-    settle_in()
+    set_threads(ALONE)
     asked = Hyperparameters(
         finetune=arguments.finetune, finetune_batch_size=arguments.batch_size, precision=arguments.precision
     )
@@ -85,8 +83,7 @@ def stage_of(arguments: argparse.Namespace, prepared: Path, weights_dir: Path) -
     preprocess = Preprocess.from_dict(data.manifest["preprocess"])
     images = Images(train, validation, preprocess, horizontal_flip=data.manifest["horizontal_flip"])
     backbone = load_backbone(data.manifest["backbone"]["name"], weights_dir)
-    head = untrained_head(data, hyperparameters)
-    stage = FineTuning(backbone, head, loss_of(data, hyperparameters), images, hyperparameters, Silent())
+    stage = FineTuning(head_training(data, hyperparameters), backbone, images, Silent())
     stage.set_mode("TRAIN")
     return stage
 
@@ -96,16 +93,16 @@ def compare(stage: FineTuning, arguments: argparse.Namespace) -> None:
     batches = endless(stage)
     example = next(batches)
     run(stage, iter([example] * 2), 2, update=False)  # warm-up
-    best = dict.fromkeys((UNFOLDED, BARE, MEMORY, OURS) if stage.folding else (BARE, MEMORY, OURS), 0.0)
+    best = dict.fromkeys((BARE, MEMORY, OURS), 0.0)
     for turn in range(arguments.repeat):
         for name in list(best)[:: 1 if turn % 2 else -1]:
             source = batches if name == OURS else iter([example] * arguments.steps)
-            if stage.folding:
-                stage.folding.set(name != UNFOLDED)
             best[name] = max(best[name], run(stage, source, arguments.steps, update=name in (MEMORY, OURS)))
     device = torch.cuda.get_device_name() if stage.device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    asked = stage.hyperparameters
     print(
-        f"{arguments.backbone}, {stage.side} px, {stage.batch_size} images a step, {device}, torch {torch.__version__}"
+        f"{arguments.backbone}, {asked.finetune_image_size} px, {asked.finetune_batch_size} images a step, {device}, "
+        f"torch {torch.__version__}"
     )
     for name, rate in best.items():
         print(f"{name:22} {rate:8.1f} images/s")
@@ -120,7 +117,7 @@ def endless(stage: FineTuning) -> Iterator[TrainingBatch]:
     epoch = 0
     while True:
         epoch += 1
-        yield from (batch for batch in stage.batches(epoch, 0) if batch.size == stage.batch_size)
+        yield from (batch for batch in stage.batches(epoch, 0) if len(batch.labels) == stage.share)
 
 
 def run(stage: FineTuning, source: Iterator[TrainingBatch], steps: int, *, update: bool) -> float:
@@ -131,7 +128,7 @@ def run(stage: FineTuning, source: Iterator[TrainingBatch], steps: int, *, updat
         loss, _ = stage.forward(batch)
         if update:
             loss.item()
-        stage.backward(loss)
+        loss.backward()
         if update:
             stage.optimizer.step()
             stage.updated()
@@ -139,7 +136,7 @@ def run(stage: FineTuning, source: Iterator[TrainingBatch], steps: int, *, updat
             for parameter in stage.body.parameters():
                 parameter.grad = None
     synchronise(stage)
-    return steps * stage.batch_size / (time.perf_counter() - began)
+    return steps * stage.share / (time.perf_counter() - began)
 
 
 def synchronise(stage: FineTuning) -> None:

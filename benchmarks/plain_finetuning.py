@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
-from classifier.finetuning.fine_tuning import freeze_statistics
-
 BODY_LR, HEAD_LR = 5e-4, 3e-3  # peaks of the cycle
 Loader = DataLoader[tuple[Tensor, Tensor]]  # (B, 3, H, W) float32, (B,) int64
 
@@ -85,7 +83,9 @@ def learn(network: nn.Sequential, loader: Loader, epochs: int, device: str) -> N
         optimizer, max_lr=[BODY_LR, HEAD_LR], total_steps=epochs * len(loader)
     )
     for _ in range(epochs):
-        freeze_statistics(network.train())
+        for module in network.train().modules():
+            if isinstance(module, nn.BatchNorm2d):  # keeps the statistics that came with the weights
+                module.eval()
         for images, labels in loader:
             loss = nn.functional.cross_entropy(network(images.to(device)), labels.to(device))
             optimizer.zero_grad()

@@ -15,7 +15,7 @@ class FineTuningConfig:
     epochs: int | None = setting(None, auto_or(WHOLE_HYPERPARAMETERS["finetune_epochs"]))
     batch_size: int = setting(16, WHOLE_HYPERPARAMETERS["finetune_batch_size"])
     lr: float = setting(0.0005, HYPERPARAMETERS["finetune_lr"])
-    layer_lr_decay: float = setting(0.8, HYPERPARAMETERS["layer_lr_decay"])
+    layer_lr_decay: float = setting(0.9, HYPERPARAMETERS["layer_lr_decay"])
     frozen_stride: int | None = setting(None, auto_or(WHOLE_HYPERPARAMETERS["frozen_stride"]))
     image_size_px: int | None = setting(None, auto_or(whole_number(at_least=32, at_most=2048)))
     crop_area_min: float | None = setting(None, auto_or(HYPERPARAMETERS["crop_area_min"]))

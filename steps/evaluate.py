@@ -25,12 +25,11 @@ from classifier.data.prepared_images import PreparedImages
 from classifier.data.training_data import read_manifest
 from classifier.drift.statistics import baseline, pixel_figures
 from classifier.evaluation.comparison import compare
-from classifier.evaluation.metrics import Labels, Probabilities, classification_metrics
+from classifier.evaluation.metrics import Effect, Labels, Probabilities, classification_metrics, effect
 from classifier.evaluation.report import SHOWN_MISTAKES, Evaluation, Mistake, render
 from classifier.evaluation.version_metadata import version_metadata
 from classifier.job.failures import PROCESSING_MESSAGE, ArgumentParser, StepError, run, say
 from classifier.model.predictor import DEFAULT_MAX_PIXELS, Predictor
-from classifier.training.calibration import Effect, effect
 
 EXAMPLE = "example.png"
 BATCH_IMAGES = 32

@@ -11,9 +11,8 @@ import torch
 
 from classifier.data.training_data import TrainingData, load
 from classifier.model.head import ClassifierHead
-from classifier.training.head_training import HeadTraining
+from classifier.training.head_training import HeadTraining, head_training, new_head
 from classifier.training.hyperparameters import Hyperparameters
-from classifier.training.job import head_training, new_head
 from classifier.training.loop import Mode, TrainingResult, Watcher, train
 from classifier.watch.debug_settings import DebugSettings
 from classifier.watch.debugger import MEGABYTES, Debugger, SaveIntervals, save_intervals

@@ -19,9 +19,8 @@ from classifier.data.training_data import Split, TrainingData, load
 from classifier.job.failures import StepError
 from classifier.model.head import ClassifierHead, compressed
 from classifier.training.checkpoint import Checkpoints
-from classifier.training.head_training import HeadTraining
+from classifier.training.head_training import HeadTraining, head_training, new_head
 from classifier.training.hyperparameters import Hyperparameters
-from classifier.training.job import head_training, new_head
 from classifier.training.loop import Batch, Mode, TrainingResult, train
 from classifier.watch.debug_settings import DebugSettings
 from classifier.watch.monitor import Monitor, WatchedJob

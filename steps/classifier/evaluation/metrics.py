@@ -5,13 +5,13 @@ guide, "model-monitor-model-quality-metrics"), which the model registry displays
 What is not in that list stands beside it.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from classifier.training.calibration import reliability
+from classifier.training.calibration import Reliability, reliability, softmax
 
 Labels = npt.NDArray[np.int64]  # (N,) index into classes
 Probabilities = npt.NDArray[np.float32]  # (N, C), rows sum to 1
@@ -103,3 +103,32 @@ def classification_metrics(labels: Labels, probabilities: Probabilities, classes
 def _share(part: PerClass, whole: Labels) -> PerClass:
     """part / whole, and 0 where whole is 0."""
     return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
+
+
+@dataclass(frozen=True)
+class Effect:
+    """The network as it is deployed, and the same network without its temperature, on the same images."""
+
+    temperature: float
+    calibrated: Reliability
+    uncalibrated: Reliability
+
+    def document(self) -> dict[str, Any]:
+        """`calibration` of evaluation.json."""
+        return {
+            "temperature": self.temperature,
+            "expected_calibration_error": self.calibrated.error,
+            "uncalibrated_error": self.uncalibrated.error,
+            "reliability": [asdict(part) for part in self.calibrated.bins],
+        }
+
+
+def effect(probabilities: Probabilities, labels: Labels, temperature: float) -> Effect:
+    """What the temperature does to a network's answers, which are given as they are with it."""
+    before = reliability(uncalibrated(probabilities, temperature), labels)
+    return Effect(temperature, reliability(probabilities, labels), before)
+
+
+def uncalibrated(probabilities: Probabilities, temperature: float) -> npt.NDArray[np.float64]:
+    """What the probabilities were before the temperature was applied."""
+    return softmax(np.log(np.maximum(probabilities.astype(np.float64), 1e-30)), 1 / temperature)

@@ -15,11 +15,11 @@ from typing import Any
 from PIL import Image
 
 from classifier.evaluation.comparison import Comparison
+from classifier.evaluation.metrics import Effect
 from classifier.evaluation.report_comparison import comparison_section
 from classifier.evaluation.report_reliability import reliability_section
 from classifier.reports.page import HYPERPARAMETERS, bar_cell, facts, page, percent, section, tiles
 from classifier.reports.style import EVALUATION_STYLE, PAGE_STYLE
-from classifier.training.calibration import Effect
 
 SHOWN_MISTAKES = 24  # at most this many pictures
 SHOWN_PAIRS = 10

@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Sequence
 from html import escape
 
+from classifier.evaluation.metrics import Effect
 from classifier.reports.page import percent, section
-from classifier.training.calibration import Bin, Effect, Reliability
+from classifier.training.calibration import Bin, Reliability
 
 PLOT_PX = 220  # side of the square
 LEFT, TOP, COUNTS_PX, BOTTOM, RIGHT = 40, 8, 44, 34, 16

@@ -4,59 +4,71 @@ The head comes from the first stage, so that its first gradients do not spoil th
 learn the more slowly the earlier they are; an average of the weights is what is validated and kept.
 """
 
+import math
 import os
-from collections.abc import Generator, Iterator
-from dataclasses import dataclass
-from itertools import chain, islice
+from collections.abc import Generator
+from itertools import islice
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from timm.data import Mixup
 from timm.layers import convert_sync_batchnorm  # torch's own drops the activation in timm's batch norms
+from timm.models import group_parameters
+from timm.optim import param_groups_layer_decay
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DistributedSampler
 
-from classifier.data.images import Preprocess
-from classifier.data.prepared_images import PreparedImages
-from classifier.finetuning.augmentation import Augmentation, strength_for
-from classifier.finetuning.folding import Folding
-from classifier.finetuning.image_batches import (
-    EpochBatches,
-    PlainViews,
-    Shares,
-    TrainingViews,
-    loaded,
-    loading_for,
-    shuffled,
-)
-from classifier.finetuning.layer_rates import layer_scales
-from classifier.finetuning.mixing import PAIR, draw_mixes, mixed
-from classifier.finetuning.shared_dropout import share_dropout
-from classifier.finetuning.weight_average import WeightAverage
-from classifier.model.backbone import Backbone
-from classifier.model.head import ClassifierHead
-from classifier.training.head_training import EVALUATION_ROWS
+from classifier.drift.baseline import DriftBaseline, fit, spread
+from classifier.finetuning.depthwise import patch
+from classifier.finetuning.images import Images, Views, augmentation, load, plain_views, seed_of
+from classifier.job.failures import StepError
+from classifier.job.processors import core_count
+from classifier.model.backbone import Backbone, frozen
+from classifier.training.checkpoint import Checkpoints
+from classifier.training.head_training import EVALUATION_ROWS, HeadTraining
 from classifier.training.hyperparameters import Hyperparameters
-from classifier.training.loop import Mode, Parts, TrainingBatch, Validation, Watcher, steps_per_epoch
-from classifier.training.optimizer import AdamW, RatedParameters
-from classifier.training.processes import Processes
+from classifier.training.loop import Mode, Parts, TrainingBatch, TrainingResult, Validation, Watcher, train
+from classifier.training.optimizer import AdamW, decay_matrices
+from classifier.training.processes import ALONE, Processes
 
 FEW_IMAGES = 10_000  # of fewer, batch statistics are noise: those of the weights' own training set are kept
 PLAIN_ROWS = 64  # images of one pass through the backbone in validation
+SMALLEST_SCALE = 0.05  # layers that would learn more slowly are frozen, which spares their backward pass
+FITTED_ROWS, REFERENCE_ROWS = 512, 1024  # images of the drift baseline: each is embedded anew
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-Item = TypeVar("Item")
 
 
-@dataclass(frozen=True)
-class Images:
-    """What fine-tuning reads."""
+def fine_tune(
+    earlier: TrainingResult,
+    first_stage: HeadTraining,
+    *,
+    backbone: Backbone,
+    images: Images,
+    processes: Processes = ALONE,
+    watcher: Watcher | None = None,
+    checkpoints: Checkpoints | None = None,
+) -> TrainingResult:
+    """Go on from the first stage's best head; what is kept is the better one of the two stages' best epochs."""
+    set_threads(processes)
+    asked = first_stage.hyperparameters
+    first_stage.head.load_state_dict(earlier.kept.parts["head"])
+    stage = FineTuning(first_stage, backbone, images, processes)
+    processes.say(
+        f"Fine-tuning {'the last block' if asked.finetune == 'last_block' else 'the backbone'} on {len(images.train)} "
+        f"images of {asked.finetune_image_size} px, {asked.finetune_batch_size} a step, {processes.count} processes"
+    )
+    return train(stage, watcher=watcher, checkpoints=checkpoints, earlier=earlier)
 
-    train: PreparedImages
-    validation: PreparedImages
-    preprocess: Preprocess  # of the deployed network
-    horizontal_flip: bool
+
+def set_threads(processes: Processes) -> None:
+    """Cores for a backbone that learns, unless told otherwise; the head had one. torchrun sets OMP_NUM_THREADS to 1."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0] if processes.local_count == 1 else ""
+    torch.set_num_threads(int(asked) if asked else max(1, core_count() // processes.local_count))
 
 
 class Body(nn.Module):
@@ -66,24 +78,9 @@ class Body(nn.Module):
         mixed_precision: Whether the backbone computes in bfloat16 where that bears it.
     """
 
-    mean: Tensor
-    scale: Tensor
-
-    def __init__(
-        self, backbone: Backbone, head: ClassifierHead, preprocess: Preprocess, *, mixed_precision: bool
-    ) -> None:
+    def __init__(self, backbone: nn.Module, head: nn.Module, *, mixed_precision: bool) -> None:
         super().__init__()
         self.backbone, self.head, self.mixed_precision = backbone, head, mixed_precision
-        mean, std = torch.tensor(preprocess.mean), torch.tensor(preprocess.std)
-        self.register_buffer("mean", 255 * mean, persistent=False)
-        self.register_buffer("scale", 1 / (255 * std), persistent=False)
-
-    def normalised(self, pixels: Tensor) -> Tensor:
-        """(N, 3, H, W) uint8 -> float32 with mean 0 and deviation 1, channels last in memory."""
-        count, channels, height, width = pixels.shape
-        rows = pixels.permute(0, 2, 3, 1).reshape(count, height, width * channels)  # over three channels it takes long
-        normalised = rows.float().sub_(self.mean.repeat(width)).mul_(self.scale.repeat(width))
-        return normalised.view(count, height, width, channels).permute(0, 3, 1, 2)
 
     def features(self, images: Tensor) -> Tensor:
         """(N, D) float32."""
@@ -100,239 +97,188 @@ class FineTuning:
     """The stage.
 
     Args:
-        backbone, head: Are trained in place.
-        criterion: (N, C) logits and targets -> scalar loss.
-        images: Both splits.
-        hyperparameters: With nothing left open (fine_tuning_choices.py).
-        processes: All that take part; a batch is shared among them.
+        first_stage: Its head, loss and hyperparameters (with nothing left open); the head is trained in place.
+        backbone: Is trained in place.
+        processes: All that take part; each takes its own images of a step.
     """
 
     lr_name = "finetune_lr"
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        head: ClassifierHead,
-        criterion: nn.Module,
-        images: Images,
-        hyperparameters: Hyperparameters,
-        processes: Processes,
-    ) -> None:
-        self.hyperparameters, self.processes, self.images = hyperparameters, processes, images
-        self.backbone, self.head, self.criterion = backbone, head, criterion
-        self.epochs, self.batch_size = hyperparameters.finetune_epochs, hyperparameters.finetune_batch_size
-        self.steps = steps_per_epoch(len(images.train), self.batch_size)
+    def __init__(self, first_stage: HeadTraining, backbone: Backbone, images: Images, processes: Processes) -> None:
+        asked = self.hyperparameters = first_stage.hyperparameters
+        head = first_stage.head
+        self.processes, self.images = processes, images
         self.device = torch.device("cuda", processes.local_rank) if torch.cuda.is_available() else torch.device("cpu")
-        self.train_statistics = trains_statistics(hyperparameters.batchnorm, len(images.train))
-        self.dropouts = share_dropout(head)
-        self.class_count = head.classifier.out_features
-        mixed_precision = in_bfloat16(hyperparameters.precision, self.device)
-        body = Body(backbone, head, images.preprocess, mixed_precision=mixed_precision)
-        self.body: Body = body.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        criterion.to(self.device)
-        rated = self._rated()
-        self.optimizer = AdamW(
-            rated,
-            lr=hyperparameters.finetune_lr,
-            weight_decay=hyperparameters.weight_decay,
-            total_steps=self.epochs * self.steps,
+        few = len(images.train) < FEW_IMAGES
+        self.freezes_statistics = asked.batchnorm == "frozen" or (asked.batchnorm == "auto" and few)
+        mixed_precision = asked.precision == "bf16" or (asked.precision == "auto" and self.device.type == "cuda")
+        place: Any = {"device": self.device, "memory_format": torch.channels_last}
+        self.body: Body = Body(backbone, head, mixed_precision=mixed_precision).to(**place)
+        self.criterion = first_stage.criterion.to(self.device)
+        self.views = Views(images.train, augmentation(images, asked), asked.seed)
+        self.sampler: DistributedSampler[int] = DistributedSampler(
+            self.views, processes.count, processes.rank, seed=asked.seed
         )
-        learned = [parameter for some in rated for parameter in some.parameters]
-        self.average = WeightAverage([*learned, *self._statistics()], hyperparameters.ema_decay)
-        self.side = hyperparameters.finetune_image_size
-        self.folding = self._folding()
+        self.share = math.ceil(asked.finetune_batch_size / processes.count)
+        self.epochs, self.steps = asked.finetune_epochs, math.ceil(len(self.sampler) / self.share)
+        groups = decay_matrices(head, asked.weight_decay) + learning_groups(backbone.network, asked)
+        self.optimizer = AdamW(groups, lr=asked.finetune_lr, total_steps=self.epochs * self.steps)
+        if not asked.compile:
+            patch(backbone)
+        unwatched = Body(backbone, head.copy(), mixed_precision=mixed_precision).to(**place)
+        self.average = ModelEmaV3(unwatched, asked.ema_decay, use_warmup=True)
+        alphas = {"mixup_alpha": asked.mixup_alpha, "cutmix_alpha": asked.cutmix_alpha}
+        self.classes = head.classifier.out_features
+        # One share for all of a batch: a share for each pair would be a tensor, which a GPU is waited for to copy.
+        mixup = Mixup(**alphas, mode="batch", label_smoothing=0.0, num_classes=self.classes)
+        self.mixup = mixup if any(alphas.values()) else None
         self.network = self._network()
-        self.loading = loading_for(processes_on_host(), on_gpu=self.device.type == "cuda")
-        strength = strength_for(hyperparameters, horizontal_flip=images.horizontal_flip)
-        self.views = TrainingViews(
-            images.train, Augmentation(images.preprocess, self.side, strength), hyperparameters.seed
-        )
-        self.plain_views = PlainViews(images.validation, images.preprocess)
-
-    def batches(self, epoch: int, first_step: int) -> Generator[TrainingBatch, None, None]:
-        """This process's share of each batch; inputs are normalised and mixed, labels those of the images."""
-        order = shuffled(len(self.images.train), np.random.default_rng((self.hyperparameters.seed, epoch)))
-        batches = EpochBatches(epoch, order[first_step * self.batch_size :], self.batch_size)
-        loader = loaded(self.views, Shares(batches, self.processes), loading=self.loading)
-        waits = Waits()
-        for step, (size, (pixels, labels)) in enumerate(
-            zip(batches.sizes, waits.measured(loader), strict=True), first_step
-        ):
-            pixels, labels = (tensor.to(self.device, non_blocking=True) for tensor in (pixels, labels))
-            images, targets = self.body.normalised(pixels), F.one_hot(labels, self.class_count).float()
-            images, targets = self._mix(images, targets, size, step=(self.hyperparameters.seed, epoch, step))
-            share, copies = self.processes.spread(range(size), PAIR)
-            means = images.mean(dim=(2, 3)).cpu().numpy()
-            yield TrainingBatch(images, labels, size, means, targets, share.start, copies)
-        self.processes.say(f"Fine-tuning, epoch {epoch} of {self.epochs}: {waits}")
-
-    def forward(self, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
-        """This share's part of the batch's mean loss."""
-        for dropout in self.dropouts:
-            dropout.rows, dropout.first = batch.size, batch.first
-        logits = self.network(batch.inputs)
-        share = len(batch.labels) / batch.size / batch.copies
-        return self.criterion(logits, batch.targets) * share, logits
-
-    def backward(self, loss: Tensor) -> None:
-        """Gradients of the whole batch: DistributedDataParallel averages what has to be added up."""
-        (loss * self.processes.count).backward()  # type: ignore[no-untyped-call]
-
-    def updated(self) -> None:
-        """The average follows the weights."""
-        self.average.update()
-
-    def set_mode(self, mode: Mode) -> None:
-        """Training with its own weights, validation with their average."""
-        training = mode == "TRAIN"
-        self.body.train(training)
-        if not self.train_statistics:
-            freeze_statistics(self.backbone)
-        self.average.exchange(not training)
-
-    @torch.no_grad()
-    def validate(self, watcher: Watcher) -> Validation:
-        """The plain views, at the side at which the network is deployed; a step is as many images as the head's."""
-        rows = self.processes.share(range(len(self.images.validation)))
-        loss_sum, answers = 0.0, [torch.empty(0, self.class_count)]
-        for pixel_batches, labels in watcher.batches(self._plain_steps(rows), "EVAL"):
-            with watcher.phase("Forward"):
-                images = (self.body.normalised(pixels.to(self.device)) for pixels, _ in pixel_batches)
-                logits = self.head(torch.cat([self.body.features(some) for some in images]))
-                watcher.see(labels, logits.cpu())
-                loss_sum += float(self.criterion(logits, labels.to(self.device))) * len(labels)
-            answers.append(logits.cpu())
-        [loss_sum] = self.processes.sum([loss_sum])
-        labels = torch.from_numpy(self.images.validation.labels)
-        return Validation(loss_sum / len(labels), self.processes.gather(torch.cat(answers)), labels)
-
-    def _plain_steps(self, rows: range) -> Iterator[tuple[Iterator[tuple[Tensor, Tensor]], Tensor]]:
-        """Batches of pixels for EVALUATION_ROWS images at a time, and their labels; the same workers load all."""
-        labels = torch.from_numpy(self.images.validation.labels)
-        steps = [rows[start : start + EVALUATION_ROWS] for start in range(0, len(rows), EVALUATION_ROWS)]
-        batches = [[list(step[at : at + PLAIN_ROWS]) for at in range(0, len(step), PLAIN_ROWS)] for step in steps]
-        images = loaded(self.plain_views, list(chain.from_iterable(batches)), loading=self.loading)
-        for step, of_step in zip(steps, batches, strict=True):
-            yield islice(images, len(of_step)), labels[step.start : step.stop]
-
-    def parts(self) -> Parts:
-        """Backbone and head as they are validated."""
-        self.average.exchange(True)
-        return {
-            name: {key: tensor.detach().cpu().clone() for key, tensor in module.state_dict().items()}
-            for name, module in (("head", self.head), ("backbone", self.backbone))
-        }
-
-    def state(self) -> dict[str, Any]:
-        """The weights, their average, and whether they have changed places."""
-        average = self.average
-        return {
-            "weights": [tensor.detach().clone() for tensor in average.tensors],
-            "averages": [tensor.clone() for tensor in average.averages],
-            "exchanged": average.exchanged,
-            "steps": average.steps,
-        }
-
-    @torch.no_grad()
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned."""
-        for ours, kept in ((self.average.tensors, "weights"), (self.average.averages, "averages")):
-            for tensor, value in zip(ours, state[kept], strict=True):
-                tensor.copy_(value)
-        self.average.exchanged, self.average.steps = state["exchanged"], state["steps"]
-
-    def _rated(self) -> list[RatedParameters]:
-        asked = self.hyperparameters
-        scaled = layer_scales(self.backbone, asked.finetune, asked.layer_lr_decay, frozen_stride=asked.frozen_stride)
-        self.backbone.requires_grad_(False)
-        for parameters, _ in scaled:
-            for parameter in parameters:
-                parameter.requires_grad_(True)
-        return [RatedParameters(self.head.parameters()), *(RatedParameters(some, scale) for some, scale in scaled)]
-
-    def _statistics(self) -> list[Tensor]:
-        """What batch norms learn in their forward passes, if they do."""
-        if not self.train_statistics:
-            return []
-        norms = [module for module in self.backbone.modules() if isinstance(module, BATCH_NORMS)]
-        buffers = [buffer for norm in norms for buffer in (norm.running_mean, norm.running_var)]
-        return [buffer for buffer in buffers if buffer is not None]
-
-    def _folding(self) -> Folding | None:
-        """Where nothing else makes batch norms cheap: torch.compile does, and bfloat16 would round folded weights."""
-        if self.train_statistics or self.hyperparameters.compile or self.body.mixed_precision:
-            return None
-        drawn = torch.randn(1, 3, self.side, self.side, generator=torch.Generator().manual_seed(0))
-        example = drawn.to(self.device).contiguous(memory_format=torch.channels_last)
-        folding = Folding(self.backbone.eval(), example)
-        folding.set(True)
-        return folding
 
     def _network(self) -> nn.Module:
         """The body, compiled and distributed as asked for; its parameters are the body's own."""
         network: nn.Module = self.body
         if self.processes.count > 1:
-            if self.train_statistics and self.device.type == "cuda":
+            if not self.freezes_statistics and self.device.type == "cuda":
                 network = convert_sync_batchnorm(network)
             devices = [self.device.index] if self.device.type == "cuda" else None
-            network = DistributedDataParallel(network, device_ids=devices)
+            network = DistributedDataParallel(network, device_ids=devices, static_graph=True)
         return torch.compile(network) if self.hyperparameters.compile else network  # type: ignore[return-value]
 
-    def _mix(self, images: Tensor, targets: Tensor, whole: int, *, step: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
-        """Mix this process's share of a batch of `whole` images."""
-        hyperparameters = self.hyperparameters
-        mixes = draw_mixes(
-            whole // PAIR,
-            mixup_alpha=hyperparameters.mixup_alpha,
-            cutmix_alpha=hyperparameters.cutmix_alpha,
-            draw=np.random.default_rng(step),
+    def batches(self, epoch: int, first_step: int) -> Generator[TrainingBatch, None, None]:
+        """This process's share of each batch; what is drawn depends on seed, epoch, step and process."""
+        self.views.epoch = epoch
+        self.sampler.set_epoch(epoch)
+        rows = list(self.sampler)[first_step * self.share :]
+        began = asked_at = monotonic()
+        waited, steps = 0.0, 0
+        for pixels, labels in load(self.views, rows, self.share, self.processes):
+            waited += monotonic() - asked_at
+            seed = seed_of(self.hyperparameters.seed, epoch, first_step + steps, self.processes.rank)
+            torch.manual_seed(seed)  # dropout
+            np.random.seed(seed)  # timm's Mixup
+            means = pixels.mean(dim=(2, 3)).numpy()
+            images = pixels.to(self.device, memory_format=torch.channels_last, non_blocking=True)
+            labels = labels.to(self.device, non_blocking=True)
+            targets = F.one_hot(labels, self.classes).float()
+            paired = len(images) // 2 * 2  # of an odd number the last image stays as it is
+            if self.mixup and paired:
+                images[:paired], targets[:paired] = self.mixup(images[:paired], labels[:paired])
+            steps += 1
+            yield TrainingBatch(images, labels, means, targets)
+            asked_at = monotonic()
+        took = monotonic() - began
+        self.processes.say(
+            f"Fine-tuning, epoch {epoch} of {self.epochs}: {steps} steps of {took / max(1, steps):.3g} s, of which "
+            f"{waited / max(1, steps):.2g} s for data ({waited / took:.0%})"
         )
-        if mixes is None:
-            return images, targets
-        pairs, _ = self.processes.spread(range(whole), PAIR)
-        return mixed(images, targets, mixes.of(slice(pairs.start // PAIR, pairs.stop // PAIR)))
+
+    def forward(self, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
+        """The batch's mean loss; DistributedDataParallel averages the gradients of all processes."""
+        logits = self.network(batch.inputs)
+        return self.criterion(logits, batch.targets), logits
+
+    def updated(self) -> None:
+        """The average follows the weights."""
+        self.average.update(self.body, self.optimizer.step_count)
+
+    def set_mode(self, mode: Mode) -> None:
+        """Dropout on or off; batch norms learn only where they shall."""
+        self.body.train(mode == "TRAIN")
+        if self.freezes_statistics:
+            for module in self.body.backbone.modules():
+                if isinstance(module, BATCH_NORMS):
+                    module.eval()
+
+    @torch.no_grad()
+    def validate(self, watcher: Watcher) -> Validation:
+        """The averaged network on the plain views, at the side at which it is deployed.
+
+        A step is as many images as the head's, and the head is the one that the debugger watches.
+        """
+        split, processes, head = self.images.validation, self.processes, self.body.head
+        own = {name: tensor.clone() for name, tensor in head.state_dict().items()}
+        head.load_state_dict(self.average.module.head.state_dict())
+        rows = np.array_split(np.arange(len(split)), processes.count)[processes.rank]
+        loader = load(plain_views(split, self.images.preprocess), rows.tolist(), PLAIN_ROWS, processes)
+        loss_sum, answers = 0.0, [torch.empty(0, self.classes)]
+        chunks = [rows[start : start + EVALUATION_ROWS] for start in range(0, len(rows), EVALUATION_ROWS)]
+        for chunk in watcher.batches(chunks, "EVAL"):
+            labels = torch.from_numpy(split.labels[chunk])
+            with watcher.phase("Forward"):
+                batches = islice(loader, math.ceil(len(chunk) / PLAIN_ROWS))
+                logits = head(torch.cat([self._averaged_features(pixels) for pixels, _ in batches]))
+                watcher.see(labels, logits.cpu())
+                loss_sum += float(self.criterion(logits, labels.to(self.device))) * len(chunk)
+            answers.append(logits.cpu())
+        head.load_state_dict(own)
+        [loss_sum] = processes.sum([loss_sum])
+        return Validation(loss_sum / len(split), processes.gather(torch.cat(answers)), torch.from_numpy(split.labels))
+
+    def _averaged_features(self, pixels: Tensor) -> Tensor:
+        features: Tensor = self.average.module.features(pixels.to(self.device, memory_format=torch.channels_last))
+        return features
+
+    def parts(self) -> Parts:
+        """Backbone and head as they are validated."""
+        averaged = self.average.module
+        return {
+            name: {key: tensor.detach().cpu().clone() for key, tensor in module.state_dict().items()}
+            for name, module in (("head", averaged.head), ("backbone", averaged.backbone))
+        }
+
+    def state(self) -> dict[str, Any]:
+        """The weights and their average."""
+        return {"body": self.body.state_dict(), "average": self.average.module.state_dict()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        self.body.load_state_dict(state["body"])
+        self.average.module.load_state_dict(state["average"])
 
 
-def trains_statistics(batchnorm: str, images: int) -> bool:
-    """Whether batch norms go on learning their means and deviations."""
-    return batchnorm == "train" or (batchnorm == "auto" and images >= FEW_IMAGES)
+def learning_groups(network: nn.Module, asked: Hyperparameters) -> list[dict[str, Any]]:
+    """The parameters of a backbone that learn, in groups by layer, with their shares of the rate; others are frozen.
+
+    Layers down to `frozen_stride` do not learn, where timm tells (`feature_info`); the last block always does.
+
+    Raises:
+        StepError: A `last_block` of a network whose blocks timm does not know.
+    """
+    names = [name for name, _ in network.named_parameters()]
+    matcher: Any = getattr(network, "group_matcher", None)
+    depths = group_parameters(network, matcher(coarse=True), reverse=True) if matcher else dict.fromkeys(names, 0)
+    last = max(depths[name] for name in names)
+    first, layer_decay = 0, asked.layer_lr_decay
+    if asked.finetune == "last_block":
+        if last == 0:
+            raise StepError(
+                "model.finetune must be none or all with this backbone, whose blocks timm cannot tell apart, "
+                "but got last_block."
+            )
+        first, layer_decay = last, 1.0
+    elif matcher:
+        stages: Any = getattr(network, "feature_info", ())
+        early = tuple(f"{stage['module']}." for stage in stages if stage["reduction"] <= asked.frozen_stride)
+        first = min(1 + max((depths[name] for name in names if name.startswith(early)), default=-1), last)
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(depths[name] >= first)
+    groups: list[dict[str, Any]] = param_groups_layer_decay(
+        network, asked.weight_decay, layer_decay=layer_decay, no_opt_scale=SMALLEST_SCALE
+    )
+    return groups
 
 
-def freeze_statistics(module: nn.Module) -> None:
-    """Batch norms normalise with what they know, and learn nothing."""
-    for child in module.modules():
-        if isinstance(child, BATCH_NORMS):
-            child.eval()
+@torch.no_grad()
+def fine_tuned_baseline(backbone: Backbone, images: Images) -> DriftBaseline:
+    """The drift baseline of a fine-tuned network, whose embeddings PrepareData could not know.
 
-
-def processes_on_host() -> int:
-    """As torchrun says."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-
-
-def in_bfloat16(precision: str, device: torch.device) -> bool:
-    """Whether to compute in mixed precision; `auto` does so on a GPU."""
-    return precision == "bf16" or (precision == "auto" and device.type == "cuda")
-
-
-class Waits:
-    """How long an epoch's steps took, and how long of that they waited for images."""
-
-    def __init__(self) -> None:
-        self.began, self.waited, self.steps = monotonic(), 0.0, 0
-
-    def measured(self, batches: Iterator[Item]) -> Iterator[Item]:
-        """The batches."""
-        while True:
-            before = monotonic()
-            batch = next(batches, None)
-            self.waited += monotonic() - before
-            if batch is None:
-                return
-            self.steps += 1
-            yield batch
-
-    def __str__(self) -> str:
-        took = monotonic() - self.began
-        per_step, share = took / max(1, self.steps), self.waited / took if took else 0.0
-        return f"{self.steps} steps of {per_step:.3g} s, of which {per_step * share:.2g} s for data ({share:.0%})"
+    The network has learned the training images by heart: only validation images show what an unseen one looks like.
+    """
+    side = images.preprocess.image_size
+    network = frozen(backbone.cpu().eval(), torch.zeros(1, 3, side, side))
+    features = []
+    for split, count in ((images.train, FITTED_ROWS), (images.validation, REFERENCE_ROWS)):
+        rows = spread(np.arange(len(split)), count).tolist()
+        batches = load(plain_views(split, images.preprocess), rows, PLAIN_ROWS, ALONE)
+        features.append(np.concatenate([network(pixels).numpy() for pixels, _ in batches]))
+    return fit(*features)

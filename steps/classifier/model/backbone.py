@@ -9,15 +9,14 @@ last stages: those know less of ImageNet's classes, and more of images that rese
 
 import difflib
 import hashlib
-import json
 import pickle
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import BaseModel, ValidationError
 from torch import Tensor, nn
 
 from classifier.job.failures import StepError, cause
@@ -29,51 +28,36 @@ UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, Lookup
 Tensors = Mapping[str, Tensor]
 
 
-@dataclass(frozen=True)
-class Weights:
+class Weights(BaseModel):
     """weights.json."""
 
     backbone: str  # timm's name of the network
     file: Path
     sha256: str
-    format: str  # a key of FORMATS
+    format: Literal["ordered", "state_dict"]
     mean: tuple[float, float, float]  # of the pixels that the network was trained on, scaled to 0..1
     std: tuple[float, float, float]
 
 
 def read_weights(weights_dir: Path) -> Weights:
-    """weights.json; a file of weights that is not the one it announces is refused before it is loaded."""
+    """Read weights.json, and refuse a file of weights that is not the one it announces before it is loaded."""
     path = weights_dir / "weights.json"
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        mean, std = ((float(red), float(green), float(blue)) for red, green, blue in (stored["mean"], stored["std"]))
-        weights = Weights(
-            stored["backbone"], weights_dir / stored["file"], stored["sha256"], stored["format"], mean, std
-        )
+        weights = Weights.model_validate_json(path.read_bytes())
+        weights.file = weights_dir / weights.file
+        with weights.file.open("rb") as stream:
+            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
-        raise StepError(f"{weights_dir} holds no readable weights.json. {REMEDY}.") from error
-    except (ValueError, TypeError, KeyError) as error:
-        raise StepError(
-            f"{path} is not as expected ({error!r}); backbone, file, sha256, format, mean and std are. {REMEDY}."
-        ) from error
-    if weights.format not in FORMATS:
-        raise StepError(f"{path}: format must be {' or '.join(FORMATS)}, but got {weights.format!r}.")
-    verify(weights)
-    return weights
-
-
-def verify(weights: Weights) -> None:
-    """Compare the file with its sha256."""
-    try:
-        with weights.file.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise StepError(f"The weights {weights.file} cannot be read: {error.strerror}. {REMEDY}.") from error
+        raise StepError(f"The weights' {error.filename} cannot be read: {error.strerror}. {REMEDY}.") from error
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, found['loc']))}: {found['msg']}" for found in error.errors())
+        raise StepError(f"{path} is not as expected ({problems}). {REMEDY}.") from error
     if sha256 != weights.sha256:
         raise StepError(
             f"{weights.file} has sha256 {sha256}, but weights.json announces {weights.sha256}: it is damaged or was "
             f"changed. {REMEDY}."
         )
+    return weights
 
 
 class Backbone(nn.Module):
@@ -87,7 +71,8 @@ class Backbone(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
-        self.stages = min(STAGES, len(getattr(network, "feature_info", ()))) if shows_stages(network) else 0
+        shows_stages = hasattr(network, "forward_intermediates") and hasattr(network, "forward_head")
+        self.stages = min(STAGES, len(getattr(network, "feature_info", ()))) if shows_stages else 0
         widths = self._probe()
         self.kinds = len(widths)
         self.feature_dim = sum(widths)
@@ -116,13 +101,8 @@ class Backbone(nn.Module):
         return [kind.shape[1] for kind in (features[:-1] if repeated else features)]
 
 
-def shows_stages(network: nn.Module) -> bool:
-    """Whether the network is one of timm's that hand out the feature maps of their stages."""
-    return hasattr(network, "forward_intermediates") and hasattr(network, "forward_head")
-
-
 def load_backbone(name: str, weights_dir: Path) -> Backbone:
-    """images (N, 3, H, W) float32, normalised -> features (N, D) float32; in evaluation mode, without gradients."""
+    """The named network with its weights, in evaluation mode and without gradients."""
     weights = read_weights(weights_dir)
     if weights.backbone != name:
         raise StepError(
@@ -130,25 +110,27 @@ def load_backbone(name: str, weights_dir: Path) -> Backbone:
             "Name the same network in model.backbone and model.weights."
         )
     tensors = read_tensors(weights)
-    module = create_network(name)
-    adopt(module, FORMATS[weights.format](tensors, module.state_dict(), weights.file), weights.file)
-    module.reset_classifier(0)  # type: ignore[operator]
-    return Backbone(module.eval()).eval().requires_grad_(False)
+    network = create_network(name)
+    if weights.format == "ordered":
+        tensors = renamed(tensors, list(network.state_dict()), weights.file)
+    adopt(network, tensors, weights.file)
+    network.reset_classifier(0)  # type: ignore[operator]
+    return Backbone(network.eval()).eval().requires_grad_(False)
 
 
 def matching_backbone(weights_dir: Path, manifest: dict[str, Any]) -> Backbone:
     """The backbone whose embeddings the head was trained on; any other is refused."""
     expected = manifest["backbone"]
-    backbone = load_backbone(expected["name"], weights_dir)
-    found = read_weights(weights_dir).sha256
-    if found != expected["weights_sha256"]:
+    weights = read_weights(weights_dir)
+    if weights.sha256 != expected["weights_sha256"]:
         raise StepError(
-            f"The weights channel holds weights with sha256 {found}, but the embeddings were computed with "
+            f"The weights channel holds weights with sha256 {weights.sha256}, but the embeddings were computed with "
             f"{expected['weights_sha256']}. Pass the weights that PrepareData used."
         )
-    if feature_dim(backbone) != expected["feature_dim"]:
+    backbone = load_backbone(expected["name"], weights_dir)
+    if backbone.feature_dim != expected["feature_dim"]:
         raise StepError(
-            f"Backbone {expected['name']} yields {feature_dim(backbone)} features, but the embeddings have "
+            f"Backbone {expected['name']} yields {backbone.feature_dim} features, but the embeddings have "
             f"{expected['feature_dim']}. Run PrepareData again."
         )
     return backbone
@@ -173,7 +155,7 @@ def frozen(module: nn.Module, example: Tensor) -> torch.jit.ScriptModule:
         return script
 
 
-def read_tensors(weights: Weights) -> dict[str, Tensor]:
+def read_tensors(weights: Weights) -> Tensors:
     """The file's tensors; loading them runs no code."""
     try:
         tensors: Any = torch.load(weights.file, map_location="cpu", weights_only=True)
@@ -183,7 +165,7 @@ def read_tensors(weights: Weights) -> dict[str, Tensor]:
         ) from error
     if not isinstance(tensors, Mapping) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         raise StepError(f"{weights.file} holds no state dict, which is a mapping of names to tensors.")
-    return dict(tensors)
+    return tensors
 
 
 def create_network(name: str) -> nn.Module:
@@ -198,50 +180,38 @@ def create_network(name: str) -> nn.Module:
     return network
 
 
-def adopt(module: nn.Module, tensors: Tensors, file: Path) -> None:
-    """Give the module the tensors; all that the features depend on must be there."""
-    classifier = classifier_prefixes(module)
-    expected = {
-        name: tensor
-        for name, tensor in module.state_dict().items()
-        if not name.startswith(classifier) and not name.endswith("num_batches_tracked")
-    }
-    for name, tensor in expected.items():
+def adopt(network: nn.Module, tensors: Tensors, file: Path) -> None:
+    """Give the network the tensors, by timm's names; all that the features depend on must be there."""
+    named: Any = network.pretrained_cfg["classifier"]  # type: ignore[index]
+    classifier = tuple(f"{name}." for name in ([named] if isinstance(named, str) else named))
+    known = network.state_dict()
+    expected = [name for name in known if not name.startswith(classifier) and kind_of(name) != "num_batches_tracked"]
+    for name in expected:
         if name not in tensors:
             raise StepError(f"{file} has no tensor {name!r}, which the network needs.")
-        if tensors[name].shape != tensor.shape:
-            raise StepError(
-                f"{file}: tensor {name!r} must have shape {tuple(tensor.shape)}, but has {tuple(tensors[name].shape)}."
-            )
-    unknown = sorted(name for name in tensors if name not in module.state_dict() and not name.startswith(classifier))
+        found, needed = tuple(tensors[name].shape), tuple(known[name].shape)
+        if found != needed:
+            raise StepError(f"{file}: tensor {name!r} must have shape {needed}, but has {found}.")
+    unknown = sorted(name for name in tensors if name not in known and not name.startswith(classifier))
     if unknown:
         raise StepError(f"{file} holds tensor {unknown[0]!r}, which the network does not have.")
-    module.load_state_dict({name: tensors[name] for name in expected}, strict=False)
+    network.load_state_dict({name: tensors[name] for name in expected}, strict=False)
 
 
-def classifier_prefixes(module: nn.Module) -> tuple[str, ...]:
-    """Beginnings of the names of the classifier's tensors."""
-    named: Any = module.pretrained_cfg["classifier"]  # type: ignore[index]
-    return tuple(f"{name}." for name in ([named] if isinstance(named, str) else named))
-
-
-def by_name(tensors: Tensors, expected: Tensors, file: Path) -> Tensors:
-    """Format `state_dict`: the names are timm's."""
-    return tensors
-
-
-def by_order(tensors: Tensors, expected: Tensors, file: Path) -> Tensors:
-    """Format `ordered`: the n-th tensor is the network's n-th; their shapes show whether that holds."""
-    if len(tensors) != len(expected):
-        raise StepError(f"{file} holds {len(tensors)} tensors, but the network has {len(expected)}.")
-    pairs = list(zip(tensors.items(), expected.items(), strict=True))
-    for (name, tensor), (expected_name, expected_tensor) in pairs:
-        if tensor.shape != expected_tensor.shape:
+def renamed(tensors: Tensors, names: Sequence[str], file: Path) -> Tensors:
+    """Tensors that come in the network's order, under its names; their kinds tell whether the order is the same, where
+    shapes do not: a batch norm's weight and variance have the same shape."""
+    if len(tensors) != len(names):
+        raise StepError(f"{file} holds {len(tensors)} tensors, but the network has {len(names)}.")
+    for theirs, ours in zip(tensors, names, strict=True):
+        if kind_of(theirs) != kind_of(ours):
             raise StepError(
-                f"{file}: tensor {name!r} must have shape {tuple(expected_tensor.shape)} to be {expected_name!r}, "
-                f"but has {tuple(tensor.shape)}."
+                f"{file}: the name of a tensor that stands where the network has {ours!r} must end in "
+                f"{kind_of(ours)!r}, but got {theirs!r}."
             )
-    return {expected_name: tensor for (_, tensor), (expected_name, _) in pairs}
+    return dict(zip(names, tensors.values(), strict=True))
 
 
-FORMATS: dict[str, Callable[[Tensors, Tensors, Path], Tensors]] = {"ordered": by_order, "state_dict": by_name}
+def kind_of(name: str) -> str:
+    """What a tensor is to its layer: weight, bias, running_mean, running_var or num_batches_tracked."""
+    return name.rpartition(".")[2]

@@ -29,7 +29,6 @@ from classifier.model.samples import REAL, SYNTHETIC, Samples, synthetic_pixels
 
 TOLERANCE = 1e-3  # largest difference of a probability between the frozen and the eager network
 ONNX_OPSET = 17
-CODE_SUFFIXES = (".py", ".html", ".css")
 
 
 class Network(nn.Module):
@@ -37,23 +36,18 @@ class Network(nn.Module):
 
     def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
         super().__init__()
-        self.backbone = backbone
-        self.head = head
+        self.backbone, self.head = backbone, head
 
     def forward(self, images: Tensor) -> Tensor:
         return torch.softmax(self.head(self.backbone(images)), dim=1)
 
 
-class NetworkWithFeatures(nn.Module):
+class NetworkWithFeatures(Network):
     """The same with what the backbone makes of the images, (N, D) float32, as a second output."""
 
-    def __init__(self, network: Network) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.network.backbone(images)
-        return torch.softmax(self.network.head(features), dim=1), features
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        features = self.backbone(images)
+        return torch.softmax(self.head(features), dim=1), features
 
 
 @torch.no_grad()
@@ -78,7 +72,7 @@ def export_network(
             f"The exported network differs from the trained one by {difference:g} in a probability, "
             f"and {TOLERANCE:g} is accepted. Try another backbone, or another version of torch."
         )
-    write_onnx(frozen(NetworkWithFeatures(network), images[:1]), images[:1], model_dir / ONNX_FILE)
+    write_onnx(frozen(NetworkWithFeatures(backbone, head), images[:1]), images[:1], model_dir / ONNX_FILE)
     measurement = measure(model_dir, ["onnxruntime"])
     if reason := measurement.disagreements.get("onnxruntime"):
         raise StepError(f"The exported {ONNX_FILE} is not usable: {reason}. Try another backbone.")
@@ -123,8 +117,4 @@ def write_onnx(script: torch.jit.ScriptModule, example: Tensor, path: Path) -> N
 
 def copy_code(directory: Path) -> None:
     """Put the steps' code into the model, so that the endpoint serves with what evaluated it."""
-    files = [path for path in ROOT.glob("classifier/**/*") if path.suffix in CODE_SUFFIXES]
-    for file in sorted([*ROOT.glob("*.py"), *files]):
-        copy = directory / file.relative_to(ROOT)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, copy)
+    shutil.copytree(ROOT, directory, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)

@@ -1,13 +1,12 @@
 """The trained part of the network: embeddings in, logits out. The backbone in front of it stays frozen."""
 
 import math
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from classifier.data.parts import PartedArray
 from classifier.job.failures import StepError
 
 STD_FLOOR = 2.0  # times the features' median deviation: what varies little in training is not blown up
@@ -34,6 +33,7 @@ class ClassifierHead(nn.Module):
 
     def __init__(self, feature_dim: int, class_count: int, *, hidden_units: int = 0, dropout: float = 0.0) -> None:
         super().__init__()
+        self.settings: dict[str, Any] = {"hidden_units": hidden_units, "dropout": dropout}
         self.register_buffer("feature_mean", torch.zeros(feature_dim))
         self.register_buffer("feature_std", torch.ones(feature_dim))
         self.dropout = nn.Dropout(dropout)
@@ -51,8 +51,8 @@ class ClassifierHead(nn.Module):
         logits: Tensor = self.classifier(features)  # (N, C)
         return logits
 
-    def standardise(self, embeddings: npt.NDArray[np.float16] | PartedArray) -> None:
-        """Take mean and scale of every compressed feature from embeddings (N, views, D), over the plain views."""
+    def standardise(self, embeddings: Any) -> None:
+        """Take mean and scale of every compressed feature from an array (N, views, D) float16, over the plain views."""
         total, squares = torch.zeros(2, embeddings.shape[2], dtype=torch.float64)
         for start in range(0, len(embeddings), CHUNK_ROWS):
             plain = embeddings[start : start + CHUNK_ROWS, 0].astype(np.float64)  # (rows, D)
@@ -65,6 +65,12 @@ class ClassifierHead(nn.Module):
         deviations = (squares / len(embeddings) - mean.square()).clamp(min=0).sqrt()
         self.feature_mean.copy_(mean)
         self.feature_std.copy_(deviations.clamp(min=max(SMALLEST_STD, STD_FLOOR * float(deviations.median()))))
+
+    def copy(self) -> "ClassifierHead":
+        """The same head without the debugger's hooks, which `copy.deepcopy` would take along."""
+        found = ClassifierHead(len(self.feature_mean), self.classifier.out_features, **self.settings)
+        found.load_state_dict(self.state_dict())
+        return found
 
 
 def compressed(embeddings: Tensor) -> Tensor:

@@ -16,8 +16,7 @@ import torch
 
 from classifier.job.failures import say
 
-FIRST_STAGE_FILE = "training.pt"
-SECOND_STAGE_FILE = "fine_tuning.pt"
+FIRST_STAGE_FILE, SECOND_STAGE_FILE = "training.pt", "fine_tuning.pt"
 SECONDS_BETWEEN = 5.0  # at least, of two checkpoints
 SHARE_OF_TIME = 0.05  # that writing them may take
 DEFAULT_DIRECTORY = "/opt/ml/checkpoints"
@@ -37,7 +36,13 @@ class Checkpoints:
     directory: Path | None
     fingerprint: str
     name: str = FIRST_STAGE_FILE
-    _due_at: float = 0.0  # on the monotonic clock
+    due_at: float = 0.0  # seconds on the monotonic clock
+
+    @property
+    def file(self) -> Path:
+        """The checkpoint's path."""
+        assert self.directory is not None
+        return self.directory / self.name
 
     def load(self) -> dict[str, Any] | None:
         """The state that `save` was last given, if it is of this training."""
@@ -45,28 +50,25 @@ class Checkpoints:
             return None
         try:
             document: dict[str, Any] = torch.load(self.file, map_location="cpu", weights_only=True)
-            belongs = document["fingerprint"] == self.fingerprint
+            if document["fingerprint"] == self.fingerprint:
+                return document["state"]  # type: ignore[no-any-return]
+            say(f"The checkpoint {self.file} is of other data or hyperparameters: training starts anew.")
         except UNREADABLE as error:
             say(f"The checkpoint {self.file} cannot be read ({type(error).__name__}): training starts anew.")
-            return None
-        if not belongs:
-            say(f"The checkpoint {self.file} is of other data or hyperparameters: training starts anew.")
-            return None
-        state: dict[str, Any] = document["state"]
-        return state
+        return None
 
     def due(self) -> bool:
         """Whether the last writing was long enough ago."""
-        return self.directory is not None and time.monotonic() >= self._due_at
+        return self.directory is not None and time.monotonic() >= self.due_at
 
     def save(self, state: dict[str, Any]) -> None:
         """Write the state. A full disk costs the checkpoint, not the training."""
         if self.directory is None:
             return
         began = time.monotonic()
-        unfinished = self.file.with_suffix(".unfinished")
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
+            unfinished = self.file.with_suffix(".unfinished")  # one name, so that kills leave one such file at most
             with unfinished.open("wb") as stream:
                 torch.save({"fingerprint": self.fingerprint, "state": state}, stream)
                 stream.flush()
@@ -75,13 +77,7 @@ class Checkpoints:
         except (OSError, RuntimeError) as error:
             say(f"The checkpoint could not be written ({error}); training goes on.")
         ended = time.monotonic()
-        self._due_at = ended + max(SECONDS_BETWEEN, (ended - began) / SHARE_OF_TIME)
-
-    @property
-    def file(self) -> Path:
-        """The checkpoint's path."""
-        assert self.directory is not None
-        return self.directory / self.name
+        self.due_at = ended + max(SECONDS_BETWEEN, (ended - began) / SHARE_OF_TIME)
 
 
 def checkpoint_directory() -> Path | None:

@@ -1,4 +1,4 @@
-"""What the two training scripts share: arguments, channels, and a head with its loss.
+"""What the two training scripts share: arguments, channels, outputs, and how a job ends early.
 
 Hyperparameters come as arguments; channels and output directories come from the environment that SageMaker sets (AWS
 guide, "your-algorithms-training-algo-running-container"), and each channel can be given as an argument too.
@@ -7,7 +7,9 @@ guide, "your-algorithms-training-algo-running-container"), and each channel can 
 import argparse
 import json
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,85 +17,12 @@ import torch
 
 from classifier.data.training_data import TrainingData, load
 from classifier.job.failures import ArgumentParser, StepError, say
-from classifier.model.head import ClassifierHead
 from classifier.training import hyperparameters as hp
-from classifier.training.class_balance import BalancedCrossEntropy, class_weights
-from classifier.training.head_training import HeadTraining
-from classifier.training.hyperparameters import Hyperparameters
+from classifier.training.loop import Watcher
 
 CHANNELS = ("embeddings", "manifest", "weights", "train", "validation")
 LAUNCHER_ARGUMENTS = ("--sagemaker_", "--_tuning_objective_metric")  # launchers add them; they are not for the scripts
-
-
-def opened_data(arguments: argparse.Namespace, tell: Callable[[str], None] = say) -> TrainingData:
-    """Both channels of data, and a line that says what is in them."""
-    # One thread unless told otherwise: a head is so small that trials side by side only hinder each other with more.
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1").split(",")[0]))
-    data = load(channel(arguments, "embeddings"), channel(arguments, "manifest"))
-    tell(
-        f"Training on {len(data.train)} images of {len(data.classes)} classes, "
-        f"{data.train.embeddings.shape[1]} views each; validating on {len(data.validation)}"
-    )
-    return data
-
-
-def head_training(data: TrainingData, hyperparameters: Hyperparameters) -> HeadTraining:
-    """The stage that every training begins with, and a trial is."""
-    return HeadTraining(*new_head(data, hyperparameters), data, hyperparameters)
-
-
-def new_head(data: TrainingData, hyperparameters: Hyperparameters) -> tuple[ClassifierHead, torch.nn.Module]:
-    """An untrained head that knows the features' scale, and its loss.
-
-    The seed is set here, so that a final training repeats its trial to the last digit.
-    """
-    torch.manual_seed(hyperparameters.seed)
-    head = untrained_head(data, hyperparameters)
-    head.standardise(data.train.embeddings)
-    return head, loss_of(data, hyperparameters)
-
-
-def loss_of(data: TrainingData, hyperparameters: Hyperparameters) -> torch.nn.Module:
-    """(N, C) logits and (N,) labels or (N, C) probabilities -> scalar loss."""
-    if not hyperparameters.class_balance:
-        return torch.nn.CrossEntropyLoss(label_smoothing=hyperparameters.label_smoothing)
-    weights = class_weights(data.train.labels, len(data.classes), hyperparameters.class_balance)
-    return BalancedCrossEntropy(weights, hyperparameters.label_smoothing)
-
-
-def untrained_head(data: TrainingData, hyperparameters: Hyperparameters) -> ClassifierHead:
-    """The head that the hyperparameters describe."""
-    return ClassifierHead(
-        data.feature_dim,
-        len(data.classes),
-        hidden_units=hyperparameters.hidden_units,
-        dropout=hyperparameters.dropout,
-    )
-
-
-def write_json(path: Path, document: dict[str, Any]) -> None:
-    """A document for people as well."""
-    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def model_dir_of(arguments: argparse.Namespace) -> Path:
-    """Where the model goes; made if it is not there."""
-    model_dir = Path(arguments.model_dir)
-    model_dir.mkdir(parents=True, exist_ok=True)
-    return model_dir
-
-
-def channel(arguments: argparse.Namespace, name: str) -> Path:
-    """The directory of an input channel, which must exist."""
-    directory = getattr(arguments, name)
-    if not directory:
-        raise StepError(
-            f"Training needs the channel {name}, but neither SM_CHANNEL_{name.upper()} nor --{name} is set. "
-            f"Add it to the training job's input channels."
-        )
-    if not Path(directory).is_dir():
-        raise StepError(f"The channel {name} is {directory}, which is no directory. Check the job's input channels.")
-    return Path(directory)
+REASON_FILE = "JOB_STOP_FILE"  # environment variable: the file in which a runner that is not SageMaker expects a reason
 
 
 def parse_arguments(
@@ -111,3 +40,72 @@ def parse_arguments(
     if unknown:
         say(f"Ignored arguments: {' '.join(unknown)}")
     return arguments
+
+
+def channel(arguments: argparse.Namespace, name: str) -> Path:
+    """The directory of an input channel, which must exist."""
+    directory = getattr(arguments, name)
+    if not directory:
+        raise StepError(
+            f"Training needs the channel {name}, but neither SM_CHANNEL_{name.upper()} nor --{name} is set. "
+            f"Add it to the training job's input channels."
+        )
+    if not Path(directory).is_dir():
+        raise StepError(f"The channel {name} is {directory}, which is no directory. Check the job's input channels.")
+    return Path(directory)
+
+
+def open_data(arguments: argparse.Namespace, tell: Callable[[str], None] = say) -> TrainingData:
+    """Both channels of data, and a line that says what is in them."""
+    # One thread unless told otherwise: a head is so small that trials side by side only hinder each other with more.
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1").split(",")[0]))
+    data = load(channel(arguments, "embeddings"), channel(arguments, "manifest"))
+    tell(
+        f"Training on {len(data.train)} images of {len(data.classes)} classes, "
+        f"{data.train.embeddings.shape[1]} views each; validating on {len(data.validation)}"
+    )
+    return data
+
+
+def make_model_dir(arguments: argparse.Namespace) -> Path:
+    """Where the model goes."""
+    model_dir = Path(arguments.model_dir)
+    model_dir.mkdir(parents=True, exist_ok=True)
+    return model_dir
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    """A document for people as well."""
+    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def stopped_by_sigterm(watcher: Watcher) -> Iterator[Watcher]:
+    """SIGTERM (StopTrainingJob, the end of MaxRuntime, spot capacity taken back) ends the training after its step."""
+
+    def on_signal(number: int, frame: object) -> None:
+        watcher.stop_requested = "The job was asked to stop (SIGTERM)."
+
+    before = signal.signal(signal.SIGTERM, on_signal)
+    try:
+        yield watcher
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def end_as_stopped(reason: str) -> None:
+    """Make the job's status Stopped once its script has ended.
+
+    SageMaker knows that status only for a job that StopTrainingJob ended (what is in /opt/ml/model is kept then), so a
+    script that a rule stops asks for that itself. Without permission or network the job ends Completed, and says why.
+    """
+    if file := os.environ.get(REASON_FILE):
+        Path(file).write_text(reason, encoding="utf-8")
+    elif job_name := os.environ.get("TRAINING_JOB_NAME"):
+        import boto3
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            boto3.client("sagemaker").stop_training_job(TrainingJobName=job_name)
+        except (BotoCoreError, ClientError) as error:
+            say(f"StopTrainingJob failed ({' '.join(str(error).split())}): the job ends as Completed.")

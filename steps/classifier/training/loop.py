@@ -12,7 +12,6 @@ import math
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
 from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
@@ -20,6 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from classifier.data.training_data import TrainingData
 from classifier.job.failures import StepError, say
 from classifier.training.calibration import calibrated_log_loss
 from classifier.training.checkpoint import Checkpoints
@@ -31,6 +31,9 @@ Phase = Literal["Forward", "Backward", "Optimizer", "Logging", "Checkpoint"]
 Batch = TypeVar("Batch")
 Parts = dict[str, dict[str, Tensor]]  # state dicts by the part of the network: head, backbone
 CLEAR = 2.0  # standard deviations
+NAMED = 5  # classes in a warning
+NOTHING: AbstractContextManager[None] = nullcontext()
+STEPS_BETWEEN_LOOKS = 50  # at a GPU's loss: each look waits for all that the GPU has been given
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,10 @@ class EpochResult:
     validation_accuracy: float
     lr: float  # of the epoch's first step
 
-    def better_than(self, other: "EpochResult | None") -> bool:
-        """Higher validation accuracy, ties broken by the lower validation loss."""
-        if other is None:
-            return True
-        return (self.validation_accuracy, -self.validation_loss) > (other.validation_accuracy, -other.validation_loss)
+    @property
+    def rank(self) -> tuple[float, float]:
+        """The higher, the better: by accuracy on validation, and where that ties by loss."""
+        return self.validation_accuracy, -self.validation_loss
 
 
 @dataclass(frozen=True)
@@ -60,14 +62,19 @@ class Validation:
     labels: Tensor  # (N,) int64
 
     @property
-    def accuracy(self) -> float:
-        """Share of the images whose highest logit is their label's."""
-        return int(self.right.sum()) / len(self.labels)
-
-    @property
     def right(self) -> Tensor:
         """(N,) bool: whose highest logit is their label's."""
         return self.logits.argmax(dim=1) == self.labels
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the images that are classified as they should be."""
+        return int(self.right.sum()) / len(self.labels)
+
+    @property
+    def log_loss(self) -> float:
+        """Of the calibrated scores."""
+        return calibrated_log_loss(self.logits.numpy(), self.labels.numpy())
 
 
 @dataclass(frozen=True)
@@ -78,16 +85,14 @@ class Kept:
     parts: Parts
     validation: Validation
 
-    @cached_property
-    def log_loss(self) -> float:
-        """Of its calibrated scores."""
-        return calibrated_log_loss(self.validation.logits.numpy(), self.validation.labels.numpy())
-
-    def clearly_more_accurate_than(self, other: "Kept") -> bool:
-        """Whether chance hardly explains it: McNemar's test (1947) on the images that only one of both has right."""
+    def better_than(self, other: "Kept") -> bool:
+        """Of two stages: by accuracy, unless McNemar's test (1947), on the images that only one of both has right, puts
+        the difference down to chance; then by the log loss of the calibrated scores. A tie goes to this one."""
         ours, others = self.validation.right, other.validation.right
         gained, lost = int((ours & ~others).sum()), int((others & ~ours).sum())
-        return gained - lost > CLEAR * math.sqrt(gained + lost)
+        if abs(gained - lost) > CLEAR * math.sqrt(gained + lost):
+            return gained > lost
+        return self.validation.log_loss <= other.validation.log_loss
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,33 @@ class TrainingResult:
     stopped: str | None = None
     ended_early: str | None = None  # a sentence, where no more was to be expected of the epochs that were left
     second_stage_from: int | None = None  # the epoch with which another stage began
+
+
+def warnings_of(data: TrainingData, result: TrainingResult) -> list[str]:
+    """What looks wrong with a training that has ended well, one sentence each; none is the usual."""
+    found, (began, kept) = [], (result.second_stage_from, result.kept.figures)
+    missing = np.setdiff1d(data.validation.labels, data.train.labels)
+    if len(missing):
+        names = ", ".join(repr(data.classes[label]) for label in missing[:NAMED])
+        more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
+        found.append(
+            f"Validation has {int(np.isin(data.validation.labels, missing).sum())} images of {names}{more}, but "
+            "training has none, so they cannot be recognised: add training images of every class."
+        )
+    predicted = np.unique(result.kept.validation.logits.argmax(dim=1).numpy())
+    if len(predicted) == 1 and len(np.unique(data.validation.labels)) > 1:
+        found.append(
+            f"Every validation image was taken for {data.classes[predicted[0]]!r}: the training has learned nothing "
+            "that tells classes apart. Try a lower learning rate, more epochs, and look at the images."
+        )
+    if began and not result.stopped and kept.epoch < began:
+        reached = max(epoch.validation_accuracy for epoch in result.epochs if epoch.epoch >= began)
+        found.append(
+            "Fine-tuning brought nothing: by its answers on validation the head alone is better (its accuracy is "
+            f"{kept.validation_accuracy:.4f}, fine-tuning reached {reached:.4f}), so the backbone is kept as it "
+            "was. More images may help, or a lower finetune_lr; with model.finetune none, a head takes far less time."
+        )
+    return found
 
 
 class Watcher:
@@ -127,20 +159,14 @@ class Watcher:
         """The coming step is to be kept whole, since training will end with it."""
 
 
-NOTHING: AbstractContextManager[None] = nullcontext()
-
-
 @dataclass(frozen=True)
 class TrainingBatch:
-    """This process's share of one step's images."""
+    """This process's images of one step."""
 
     inputs: Tensor  # (B, ...) what the stage's network takes
     labels: Tensor  # (B,) int64
-    size: int  # images of the step in all processes together
     means: npt.NDArray[np.float32] | None = None  # (B, 3), each image's mean per channel, normalised
     targets: Tensor | None = None  # (B, C) float32, probabilities, where images are mixed
-    first: int = 0  # the share's first image within the step's
-    copies: int = 1  # processes that have this very share
 
 
 class Stage(Protocol):
@@ -154,39 +180,27 @@ class Stage(Protocol):
 
     def batches(self, epoch: int, first_step: int) -> Generator[TrainingBatch, None, None]:
         """An epoch's batches from a step on, drawn from (seed, epoch) alone."""
-        ...
 
     def forward(self, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
-        """The share's part of the step's mean loss, a scalar, and its logits (B, C)."""
-        ...
-
-    def backward(self, loss: Tensor) -> None:
-        """Gradients of the whole step, in every process."""
-        ...
+        """The batch's mean loss, a scalar, and its logits (B, C)."""
 
     def updated(self) -> None:
         """The optimizer has made its step."""
-        ...
 
     def set_mode(self, mode: Mode) -> None:
         """The coming steps train or evaluate."""
-        ...
 
     def validate(self, watcher: Watcher) -> Validation:
         """The whole validation split, in evaluation mode."""
-        ...
 
     def parts(self) -> Parts:
         """A copy of what would be deployed now."""
-        ...
 
     def state(self) -> dict[str, Any]:
-        """A copy of all that the coming steps depend on, besides the optimizer and torch's random numbers."""
-        ...
+        """All that the coming steps depend on, besides the optimizer and torch's random numbers."""
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what `state` returned."""
-        ...
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
@@ -211,28 +225,20 @@ def train(
         earlier: The stage before; its epochs are counted, and its best one is kept if it is better.
         patience: Training ends after so many epochs of this stage without a better one; 0 never ends it.
     """
-    run = _Run(stage, watcher or Watcher(), checkpoints, earlier, patience)
-    if state := stage.processes.told(checkpoints.load() if checkpoints else None):
-        run.restore(state)
-        if checkpoints and len(run.epochs) < stage.epochs:
-            say(f"Going on after {run.progress}, from the checkpoint {checkpoints.file}")
-    while len(run.epochs) < stage.epochs and not run.stop and not run.ended_early:
-        run.one_epoch()
-    if run.ended_early:
-        stage.processes.say(run.ended_early)
-    return run.result()
+    training = Training(stage, watcher or Watcher(), checkpoints, earlier, patience)
+    if state := stage.processes.broadcast(checkpoints.load() if checkpoints else None):
+        training.restore(state)
+        if checkpoints and len(training.epochs) < stage.epochs:
+            steps = f" and {training.step} steps" if training.step else ""
+            say(f"Going on after epoch {training.number - 1}{steps}, from the checkpoint {checkpoints.file}")
+    while len(training.epochs) < stage.epochs and not training.stop and not training.ended_early:
+        training.one_epoch()
+    if training.ended_early:
+        stage.processes.say(training.ended_early)
+    return training.result()
 
 
-@dataclass
-class _Tally:
-    """What an epoch's steps have seen so far, in all processes."""
-
-    loss: float = 0.0
-    correct: int = 0
-    seen: int = 0
-
-
-class _Run:
+class Training:
     """One stage's training: what changes from step to step."""
 
     def __init__(
@@ -243,57 +249,45 @@ class _Run:
         earlier: TrainingResult | None,
         patience: int,
     ) -> None:
-        self.stage, self.watcher, self.checkpoints, self.earlier = stage, watcher, checkpoints, earlier
-        self.patience = patience
+        self.stage, self.watcher, self.checkpoints = stage, watcher, checkpoints
+        self.earlier, self.patience = earlier, patience
         self.epochs: list[EpochResult] = []
-        self.own: Kept | None = None  # the best of this stage
-        self.step, self.tally, self.epoch_lr = 0, _Tally(), 0.0  # of the epoch that is under way
+        self.best: Kept | None = None  # of this stage
         self.stop: str | None = None
-
-    def result(self) -> TrainingResult:
-        kept = self.kept
-        assert kept is not None
-        before = self.earlier.epochs if self.earlier else []
-        began = len(before) + 1 if before and self.epochs else None
-        epochs = [*before, *self.epochs]
-        return TrainingResult(kept, epochs, self.stop, self.ended_early, began)
+        self.step, self.epoch_lr = 0, 0.0  # of the epoch that is under way
+        self.sums = torch.zeros(3, dtype=torch.float64)  # of its steps so far: loss, right answers, images
 
     @property
-    def kept(self) -> Kept | None:
-        """Of this stage and the one before; a tie goes to this one."""
-        own, before = self.own, self.earlier.kept if self.earlier else None
-        if own is None or before is None:
-            return own or before
-        if own.clearly_more_accurate_than(before):
-            return own
-        if before.clearly_more_accurate_than(own):
-            return before
-        return own if own.log_loss <= before.log_loss else before
+    def number(self) -> int:
+        """Of the epoch that is under way, counted from 1 through all stages."""
+        return len(self.epochs) + 1 + (len(self.earlier.epochs) if self.earlier else 0)
+
+    @property
+    def kept(self) -> Kept:
+        """Of this stage and the one before."""
+        before = self.earlier.kept if self.earlier else None
+        kept = self.best if before is None or (self.best and self.best.better_than(before)) else before
+        assert kept is not None
+        return kept
 
     @property
     def ended_early(self) -> str | None:
         """Why the epochs that are left are not worth their time, if they are not."""
-        left = self.stage.epochs - len(self.epochs)
-        if not self.patience or self.own is None or left <= 0 or self.step or self.stop:
+        if not self.patience or self.best is None or len(self.epochs) >= self.stage.epochs or self.step or self.stop:
             return None
-        waited = self._number - self.own.figures.epoch - 1
+        best = self.best.figures.epoch
+        waited = self.number - best - 1
         if waited < self.patience:
             return None
         return (
             f"Training ended after {len(self.epochs)} of {self.stage.epochs} epochs: none of the last {waited} was "
-            f"better than epoch {self.own.figures.epoch} (patience {self.patience})."
+            f"better than epoch {best} (patience {self.patience})."
         )
 
-    @property
-    def progress(self) -> str:
-        """How far the training is, in words."""
-        epoch = f"epoch {self._number - 1}"
-        return f"{epoch} and {self.step} steps" if self.step else epoch
-
-    @property
-    def _number(self) -> int:
-        """Of the epoch that is under way, counted from 1 through all stages."""
-        return len(self.epochs) + 1 + (len(self.earlier.epochs) if self.earlier else 0)
+    def result(self) -> TrainingResult:
+        before = self.earlier.epochs if self.earlier else []
+        began = len(before) + 1 if before and self.epochs else None
+        return TrainingResult(self.kept, [*before, *self.epochs], self.stop, self.ended_early, began)
 
     def one_epoch(self) -> None:
         """Train, validate, keep the best, print the line from which metrics are read."""
@@ -301,90 +295,82 @@ class _Run:
         self.stage.set_mode("TRAIN")
         if self.step == 0:
             self.epoch_lr = self.stage.optimizer.next_lr
-        self._train()
+        with closing(self.stage.batches(len(self.epochs) + 1, self.step)) as batches:  # ends those who load them
+            for batch in self.watcher.batches(batches, "TRAIN"):
+                self._train_step(batch)
+                if self.stop:
+                    break
+                if self.step < self.stage.steps:
+                    self._save()
         if self.stop:
-            self._keep(at_once=True)
-            if self.own or self.earlier:
+            self._save(at_once=True)
+            if self.best or self.earlier:
                 return
         self.watcher.set_mode("EVAL")
         self.stage.set_mode("EVAL")
-        validation = self.stage.validate(self.watcher)
-        self._conclude(validation)
+        self._conclude(self.stage.validate(self.watcher))
         if not self.stop:
-            self._keep(at_once=len(self.epochs) == self.stage.epochs or self.ended_early is not None)
+            self._save(at_once=len(self.epochs) == self.stage.epochs or self.ended_early is not None)
+
+    def _train_step(self, batch: TrainingBatch) -> None:
+        """Forward, backward, update; a GPU is waited for now and then only."""
+        if batch.means is not None:
+            self.watcher.see_images(batch.means)
+        last = self.step + 1 == self.stage.steps
+        with self.watcher.phase("Forward"):
+            loss, logits = self.stage.forward(batch)
+            self.sums = self.sums.to(loss.device)
+            self.sums[0] += loss.detach() * len(batch.labels)
+            self.sums[1] += (logits.detach().argmax(dim=1) == batch.labels).sum()
+            self.sums[2] += len(batch.labels)
+            looks = loss.device.type == "cpu" or last or self.step % STEPS_BETWEEN_LOOKS == 0
+            wants = 1.0 if self.watcher.stop_requested else 0.0
+            value, stops = self.stage.processes.sum([loss.item() if looks else 0.0, wants])
+        if not math.isfinite(value):
+            self.watcher.save_next_step()  # the debugger shall have the step at which it happened
+            self.stage.forward(batch)
+            self._give_up("training", value)
+        with self.watcher.phase("Backward"):
+            loss.backward()  # type: ignore[no-untyped-call]
+        with self.watcher.phase("Optimizer"):
+            self.stage.optimizer.step()
+            self.stage.updated()
+        self.step += 1
+        if stops or (self.stage.processes.count == 1 and self.watcher.stop_requested):
+            self.stop = self.watcher.stop_requested or "Another process of the training was asked to stop."
 
     def _conclude(self, validation: Validation) -> None:
         """The epoch's figures; its network if it is this stage's best so far."""
         if not math.isfinite(validation.loss):
             self._give_up("validation", validation.loss)
-        loss, accuracy = self.tally.loss / self.tally.seen, self.tally.correct / self.tally.seen
-        result = EpochResult(self._number, loss, accuracy, validation.loss, validation.accuracy, self.epoch_lr)
+        loss, right, images = self.stage.processes.sum(self.sums.tolist())
+        figures = (loss / images, right / images, validation.loss, validation.accuracy)
+        result = EpochResult(self.number, *figures, self.epoch_lr)
         self.epochs.append(result)
-        self.step, self.tally = 0, _Tally()
-        if result.better_than(self.own.figures if self.own else None):
-            self.own = Kept(result, self.stage.parts(), validation)
-        kept = self.kept
-        assert kept is not None
+        self.step, self.sums = 0, torch.zeros_like(self.sums)
+        if self.best is None or result.rank > self.best.figures.rank:
+            self.best = Kept(result, self.stage.parts(), validation)
         with self.watcher.phase("Logging"):
-            self.stage.processes.say(self._line(result, kept.figures))
+            self.stage.processes.say(self._line(result))
 
-    def _line(self, result: EpochResult, kept: EpochResult) -> str:
+    def _line(self, result: EpochResult) -> str:
         """What is printed of an epoch; of one that was cut short, nothing that a metric would be read from."""
         if self.stop:
             return f"Epoch {result.epoch} was cut short; validation accuracy {result.validation_accuracy:.4f}"
         return (
             f"epoch={result.epoch} train_loss={result.train_loss:.4f} train_accuracy={result.train_accuracy:.4f} "
             f"validation_loss={result.validation_loss:.4f} validation_accuracy={result.validation_accuracy:.4f} "
-            f"best_validation_accuracy={kept.validation_accuracy:.4f}"
+            f"best_validation_accuracy={self.kept.figures.validation_accuracy:.4f}"
         )
-
-    def _train(self) -> None:
-        """What is left of one pass over the training images."""
-        with closing(self.stage.batches(len(self.epochs) + 1, self.step)) as batches:  # ends those who load them
-            for batch in self.watcher.batches(batches, "TRAIN"):
-                if batch.means is not None:
-                    self.watcher.see_images(batch.means)
-                self._train_step(batch)
-                if self.stop:
-                    break
-                if self.step < self.stage.steps:
-                    self._keep()
-
-    def _train_step(self, batch: TrainingBatch) -> None:
-        """Forward, backward, update, and the step's figures from all processes."""
-        with self.watcher.phase("Forward"):
-            loss, logits = self.stage.forward(batch)
-            correct = (logits.detach().argmax(dim=1) == batch.labels).sum() / batch.copies
-            wants = 1.0 if self.watcher.stop_requested else 0.0
-            value, right, stops = self.stage.processes.sum([loss.item(), float(correct), wants])
-        if not math.isfinite(value):
-            self._diverged(value, batch)
-        with self.watcher.phase("Backward"):
-            self.stage.backward(loss)
-        with self.watcher.phase("Optimizer"):
-            self.stage.optimizer.step()
-            self.stage.updated()
-        self.step += 1
-        self.tally.loss += value * batch.size
-        self.tally.correct += round(right)
-        self.tally.seen += batch.size
-        if stops or (self.stage.processes.count == 1 and self.watcher.stop_requested):
-            self.stop = self.watcher.stop_requested or "Another process of the training was asked to stop."
-
-    def _diverged(self, value: float, batch: TrainingBatch) -> None:
-        """Let the debugger have the step at which it happened, then give up."""
-        self.watcher.save_next_step()
-        self.stage.forward(batch)
-        self._give_up("training", value)
 
     def _give_up(self, which: str, value: float) -> None:
         lr = self.stage.optimizer.lr
         raise StepError(
-            f"The {which} loss became {value} in epoch {self._number} at learning rate {lr:g}: "
+            f"The {which} loss became {value} in epoch {self.number} at learning rate {lr:g}: "
             f"try a {self.stage.lr_name} of {lr / 10:g} or below."
         )
 
-    def _keep(self, *, at_once: bool = False) -> None:
+    def _save(self, *, at_once: bool = False) -> None:
         if self.checkpoints and (at_once or self.checkpoints.due()):
             with self.watcher.phase("Checkpoint"):
                 self.checkpoints.save(self.state())
@@ -396,16 +382,9 @@ class _Run:
             "optimizer": self.stage.optimizer.state(),
             "random": torch.get_rng_state(),
             "epochs": [asdict(epoch) for epoch in self.epochs],
-            "step": self.step,
-            "tally": asdict(self.tally),
-            "epoch_lr": self.epoch_lr,
-            "best": self._best_state(self.own) if self.own else None,
+            "under way": (self.step, self.epoch_lr, self.sums),
+            "best": asdict(self.best) if self.best else None,
         }
-
-    def _best_state(self, own: Kept) -> dict[str, Any]:
-        answered = own.validation
-        validation = {"loss": answered.loss, "logits": answered.logits, "labels": answered.labels}
-        return {"epoch": asdict(own.figures), "parts": own.parts, "validation": validation}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what `state` returned."""
@@ -413,6 +392,6 @@ class _Run:
         self.stage.optimizer.restore(state["optimizer"])
         torch.set_rng_state(state["random"])
         self.epochs = [EpochResult(**epoch) for epoch in state["epochs"]]
-        self.step, self.tally, self.epoch_lr = state["step"], _Tally(**state["tally"]), state["epoch_lr"]
+        self.step, self.epoch_lr, self.sums = state["under way"]
         if best := state["best"]:
-            self.own = Kept(EpochResult(**best["epoch"]), best["parts"], Validation(**best["validation"]))
+            self.best = Kept(EpochResult(**best["figures"]), best["parts"], Validation(**best["validation"]))

@@ -1,13 +1,17 @@
-"""The processes of one training: a single one, or those that torchrun started on one or more hosts.
+"""The processes of one training: a single one, or those that torchrun starts, one for each GPU of each instance.
 
-Each takes its share of every batch; sums and state cross over torch.distributed (gloo between CPUs, NCCL between GPUs).
+SageMaker's `torch_distributed` distribution starts torchrun in its framework images (sagemaker-training toolkit,
+`SM_HP_SAGEMAKER_TORCH_DISTRIBUTED_ENABLED`); in an image of one's own the toolkit starts the script once an instance,
+and the script becomes torchrun, with the toolkit's command line.
 """
 
+import json
 import os
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -15,8 +19,8 @@ from torch import Tensor
 
 from classifier.job import failures
 
-BACKENDS = "cpu:gloo,cuda:nccl"
-Items = TypeVar("Items", bound=Sequence[Any])
+PORT = 7777  # the toolkit's
+SHUTDOWN_SECONDS = 100  # SageMaker gives a stopped job two minutes
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class Processes:
     rank: int = 0
     count: int = 1
     local_rank: int = 0  # among those of this host: its GPU
+    local_count: int = 1
 
     @property
     def leads(self) -> bool:
@@ -37,23 +42,6 @@ class Processes:
         if self.leads:
             failures.say(line)
 
-    def share(self, items: Items, multiple: int = 1) -> Items:
-        """This process's consecutive items; each process gets a multiple of `multiple`, but for the last that has any.
-
-        The shares together are the items, in the order of the ranks.
-        """
-        groups = -(-len(items) // multiple)
-        start, end = (multiple * (groups * rank // self.count) for rank in (self.rank, self.rank + 1))
-        part: Any = items[start:end]
-        return part  # type: ignore[no-any-return]
-
-    def spread(self, items: Items, multiple: int) -> tuple[Items, int]:
-        """This process's items of a batch, and how many processes have the same: where there are too few for all, each
-        gets every item, since none may go without."""
-        if len(items) < multiple * self.count:
-            return items, self.count
-        return self.share(items, multiple), 1
-
     def sum(self, values: list[float]) -> list[float]:
         """The sums over all processes, in each."""
         if self.count == 1:
@@ -63,7 +51,7 @@ class Processes:
         summed: list[float] = tensor.tolist()
         return summed
 
-    def told(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """What the first process passes, in each."""
         if self.count == 1:
             return value
@@ -75,13 +63,9 @@ class Processes:
         """The rows (n, ...) of all processes in the order of the ranks, in each; n may differ."""
         if self.count == 1:
             return rows
-        counts = self.sum([float(len(rows)) if rank == self.rank else 0.0 for rank in range(self.count)])
-        largest = int(max(counts))
-        padded = torch.zeros(largest, *rows.shape[1:], dtype=rows.dtype)
-        padded[: len(rows)] = rows.cpu()
-        received = [torch.empty_like(padded) for _ in range(self.count)]
-        dist.all_gather(received, padded)
-        return torch.cat([part[: int(count)] for part, count in zip(received, counts, strict=True)])
+        received: list[Tensor] = [rows] * self.count
+        dist.all_gather_object(received, rows)
+        return torch.cat(received)
 
 
 ALONE = Processes()
@@ -90,16 +74,45 @@ ALONE = Processes()
 @contextmanager
 def joined() -> Iterator[Processes]:
     """The processes that torchrun's environment variables name (torch docs, "torchrun"); one where there are none."""
-    count = int(os.environ.get("WORLD_SIZE", "1"))
+    count, rank, local_rank, local_count = (
+        int(os.environ.get(name, default))
+        for name, default in (("WORLD_SIZE", "1"), ("RANK", "0"), ("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "1"))
+    )
     if count == 1:
         yield ALONE
         return
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    on_gpu = torch.cuda.is_available()
-    if on_gpu:
+    if torch.cuda.is_available():
         torch.cuda.set_device(local_rank)
-    dist.init_process_group(BACKENDS if on_gpu else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     try:
-        yield Processes(int(os.environ["RANK"]), count, local_rank)
+        yield Processes(rank, count, local_rank, local_count)
     finally:
         dist.destroy_process_group()
+
+
+def restart_under_torchrun() -> None:
+    """Become torchrun, if this training has several processes."""
+    if command := torchrun_command(os.environ, sys.argv):
+        os.execv(command[0], command)
+
+
+def torchrun_command(environment: Mapping[str, str], script: list[str]) -> list[str] | None:
+    """The command that starts `script` in several processes; None where one is enough, or torchrun has started it.
+
+    Args:
+        environment: SM_HOSTS (a JSON list), SM_CURRENT_HOST and SM_NUM_GPUS as the toolkit sets them.
+    """
+    hosts = json.loads(environment.get("SM_HOSTS") or "[]") or ["algo-1"]
+    each = max(1, int(environment.get("SM_NUM_GPUS") or 0))
+    if "WORLD_SIZE" in environment or len(hosts) * each == 1:
+        return None
+    options = {
+        "--nnodes": len(hosts),
+        "--node-rank": hosts.index(environment.get("SM_CURRENT_HOST", hosts[0])),
+        "--nproc-per-node": each,
+        "--master-addr": hosts[0],
+        "--master-port": PORT,
+        "--shutdown-timeout": SHUTDOWN_SECONDS,
+    }
+    words = [f"{name}={value}" for name, value in options.items()]
+    return [sys.executable, "-m", "torch.distributed.run", *words, *script]

@@ -29,8 +29,7 @@ from classifier.job.programs import module_command, module_environment
 from classifier.model.head import ClassifierHead
 from classifier.training.head_training import EVALUATION_ROWS
 from classifier.training.hyperparameters import Hyperparameters
-from classifier.training.loop import Batch, Mode, Phase, TrainingResult, Watcher, steps_per_epoch
-from classifier.training.warnings import warnings_of
+from classifier.training.loop import Batch, Mode, Phase, TrainingResult, Watcher, steps_per_epoch, warnings_of
 from classifier.watch.debug_settings import DebugSettings
 from classifier.watch.debugger import Debugger, save_intervals
 from classifier.watch.observation import Observation

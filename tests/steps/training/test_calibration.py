@@ -4,17 +4,16 @@ import numpy as np
 import pytest
 import torch
 
+from classifier.evaluation.metrics import effect, uncalibrated
 from classifier.evaluation.report_reliability import reliability_section
 from classifier.model.head import CalibratedHead
 from classifier.training.calibration import (
     TEMPERATURES,
     calibrate,
     calibrated_log_loss,
-    effect,
     fit_temperature,
     reliability,
     softmax,
-    uncalibrated,
 )
 
 SPACE = "\N{NARROW NO-BREAK SPACE}"

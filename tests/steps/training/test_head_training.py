@@ -1,0 +1,224 @@
+"""The first stage and its loop: the best epoch, patience, class balance, the optimizer, and what it warns about."""
+
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from classifier.data.training_data import Split, TrainingData, load
+from classifier.training.checkpoint import Checkpoints
+from classifier.training.head_training import BalancedCrossEntropy, HeadTraining, class_weights, head_training
+from classifier.training.hyperparameters import Hyperparameters
+from classifier.training.loop import Watcher, train, warnings_of
+from classifier.training.optimizer import AdamW, decay_matrices, scheduled_lr
+from classifier.training.processes import torchrun_command
+from tests.steps.prepared_data import STEPS, Prepared, base_environment
+
+SETTLED = Hyperparameters(epochs=30, batch_size=16, hidden_units=8, lr=0.02, dropout=0.0)  # all is learned soon
+
+
+class LosesItsWay(HeadTraining):
+    """Never becomes better than after its third epoch."""
+
+    def validate(self, watcher: Watcher):
+        found = super().validate(watcher)
+        epoch = round(self.optimizer.step_count / self.steps)
+        return replace(found, loss=1.0 - 0.1 * epoch if epoch <= 3 else 2.0, logits=torch.zeros(24, 3))
+
+
+class StopAfter(Watcher):
+    """Asks to stop when so many training steps have begun."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def phase(self, name: str):
+        self.steps -= name == "Backward"
+        self.stop_requested = "Enough." if self.steps <= 0 else None
+        return super().phase(name)
+
+
+@pytest.fixture(scope="module")
+def data(prepared: Prepared) -> TrainingData:
+    return load(prepared.embeddings, prepared.manifest)
+
+
+def stage(data: TrainingData) -> LosesItsWay:
+    plain = head_training(data, SETTLED)
+    return LosesItsWay(plain.head, plain.criterion, data, SETTLED)
+
+
+def test_training_ends_when_no_epoch_was_better_for_so_long(data: TrainingData, capsys) -> None:
+    result = train(stage(data), patience=4)
+    assert (len(result.epochs), result.kept.figures.epoch, result.stopped) == (7, 3, None)
+    assert result.ended_early == (
+        "Training ended after 7 of 30 epochs: none of the last 4 was better than epoch 3 (patience 4)."
+    )
+    assert capsys.readouterr().out.splitlines()[-1] == result.ended_early
+
+
+@pytest.mark.parametrize("patience", [0, 27])
+def test_patience_that_is_off_or_outlasts_the_epochs_ends_nothing(data: TrainingData, patience: int) -> None:
+    result = train(stage(data), patience=patience)
+    assert (len(result.epochs), result.ended_early) == (30, None)
+
+
+def test_patience_is_not_forgotten_over_an_interruption(data: TrainingData, tmp_path: Path) -> None:
+    stopped = train(stage(data), watcher=StopAfter(23), checkpoints=Checkpoints(tmp_path, "a"), patience=4)
+    assert (stopped.stopped, stopped.ended_early) == ("Enough.", None)
+    again = train(stage(data), checkpoints=Checkpoints(tmp_path, "a"), patience=4)
+    assert again.epochs == train(stage(data), patience=4).epochs
+    once_more = train(stage(data), checkpoints=Checkpoints(tmp_path, "a"), patience=4)
+    assert (once_more.epochs, once_more.ended_early) == (again.epochs, again.ended_early)
+
+
+def test_second_stage_is_given_its_own_patience(data: TrainingData) -> None:
+    first = train(head_training(data, SETTLED))
+    second = train(stage(data), earlier=first, patience=4)
+    best = max(second.epochs[30:], key=lambda epoch: epoch.rank)  # the first stage's do not count
+    assert second.epochs[-1].epoch - best.epoch == 4
+    assert second.ended_early is not None and f"better than epoch {best.epoch} " in second.ended_early
+
+
+@pytest.mark.parametrize(("balance", "expected"), [(0.0, [1, 1]), (1.0, [2 / 3, 2]), (0.5, [0.845299, 1.464102])])
+def test_weights_of_classes_have_a_mean_of_one_over_the_images(balance: float, expected: list[float]) -> None:
+    labels = np.array([0, 0, 0, 1])
+    weights = class_weights(labels, 2, balance)
+    assert weights.tolist() == pytest.approx(expected, rel=1e-5)
+    assert float(weights[torch.from_numpy(labels)].mean()) == pytest.approx(1)
+    assert class_weights(np.array([0, 0, 2, 2]), 3, balance).tolist() == [1, 1, 1]  # a class without images
+
+
+def test_balanced_loss_does_not_depend_on_the_batch_that_an_image_is_in() -> None:
+    logits = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([0, 0, 1, 1, 2, 2])
+    loss = BalancedCrossEntropy(torch.tensor([0.5, 1.0, 3.0]), 0.1)
+    parts = torch.stack([loss(logits[row : row + 1], labels[row : row + 1]) for row in range(6)])
+    assert torch.allclose(loss(logits, labels), parts.mean())
+    hard = torch.nn.functional.one_hot(labels, 3).float()
+    assert torch.allclose(loss(logits, labels), loss(logits, hard), atol=1e-6)
+    plain = torch.nn.CrossEntropyLoss(label_smoothing=0.1)
+    assert torch.allclose(BalancedCrossEntropy(torch.ones(3), 0.1)(logits, labels), plain(logits, labels))
+
+
+def test_balance_makes_a_head_find_more_of_a_rare_class() -> None:
+    generator = np.random.default_rng(0)
+    labels = np.repeat([0, 1], [380, 20])
+    rows = (generator.standard_normal((400, 1, 8)) + 0.5 * labels[:, None, None]).astype(np.float16)
+    split = Split(rows, labels)
+    made = TrainingData({"classes": ["common", "rare"]}, split, split)
+    found = {}
+    for balance in (0.0, 1.0):
+        settings = Hyperparameters(epochs=5, lr=0.01, hidden_units=0, class_balance=balance)
+        answers = train(head_training(made, settings)).kept.validation.logits.argmax(dim=1).numpy()
+        found[balance] = int((answers[labels == 1] == 1).sum())
+    assert found[0.0] < 10 <= found[1.0]
+
+
+def test_sound_training_has_no_warnings_and_a_class_that_training_lacks_is_one(data: TrainingData) -> None:
+    assert warnings_of(data, train(head_training(data, replace(SETTLED, epochs=2)))) == []
+    kept = np.flatnonzero(data.train.labels != 1)
+    fewer = replace(data, train=Split(np.asarray(data.train.embeddings[kept]), data.train.labels[kept]))
+    [sentence] = warnings_of(fewer, train(head_training(fewer, replace(SETTLED, epochs=2))))
+    assert sentence.startswith(f"Validation has 8 images of {data.classes[1]!r}, but training has none")
+
+
+def test_one_answer_to_everything_is_a_warning(data: TrainingData) -> None:
+    result = train(head_training(data, replace(SETTLED, epochs=1)))
+    stuck = replace(result.kept.validation, logits=torch.tensor([[0.0, 0.1, 0.0]]).expand(24, 3))
+    [sentence] = warnings_of(data, replace(result, kept=replace(result.kept, validation=stuck)))
+    assert sentence.startswith(f"Every validation image was taken for {data.classes[1]!r}: ")
+
+
+def learned(optimizer_of, count: int = 10) -> list[torch.Tensor]:
+    """The parameters after some steps on always the same batches."""
+    torch.manual_seed(0)
+    module = torch.nn.Linear(5, 3)
+    step = optimizer_of(module)
+    for number in range(count):
+        module(torch.randn(4, 5)).square().sum().backward()
+        step(number)
+    return list(module.parameters())
+
+
+def test_optimizer_does_what_torch_adamw_does() -> None:
+    def ours(module: torch.nn.Module):
+        groups = [{**group, "lr_scale": 0.5} for group in decay_matrices(module, 0.3)]
+        optimizer = AdamW(groups, lr=0.1, total_steps=10)
+        return lambda number: optimizer.step()
+
+    def theirs(module: torch.nn.Linear):
+        groups = [{"params": [module.weight], "weight_decay": 0.3}, {"params": [module.bias], "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(groups)
+
+        def step(number: int) -> None:
+            for group in optimizer.param_groups:
+                group["lr"] = 0.5 * scheduled_lr(0.1, number, 10)
+            optimizer.step()
+            optimizer.zero_grad()
+
+        return step
+
+    for one, other in zip(learned(ours), learned(theirs), strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
+
+
+def test_a_parameter_without_a_gradient_is_left_alone_and_others_learn() -> None:
+    used, unused = torch.nn.Parameter(torch.ones(2, 2)), torch.nn.Parameter(torch.ones(2, 2))
+    optimizer = AdamW([{"params": [unused, used], "weight_decay": 0.1}], lr=0.1, total_steps=4)
+    used.sum().backward()
+    optimizer.step()
+    assert unused.eq(1).all() and used.lt(1).all() and used.grad is None
+    optimizer.step()  # nobody has one
+
+
+def test_learning_rate_warms_up_and_falls_to_zero() -> None:
+    rates = [scheduled_lr(1.0, step, 100) for step in range(101)]
+    assert rates[:5] == [0.2, 0.4, 0.6, 0.8, 1.0]
+    assert rates[5:] == sorted(rates[5:], reverse=True)
+    assert rates[100] == pytest.approx(0)
+
+
+IMPORTS = "import sys; sys.path.insert(0, sys.argv[1]); import {}; print(*sorted(sys.modules))"
+
+
+@pytest.mark.parametrize(
+    ("script", "absent"),
+    [
+        ("trial", {"timm", "smdebug", "torch._dynamo", "PIL", "scipy", "torchvision"}),
+        ("train", {"timm", "torchvision", "smdebug", "torch._dynamo"}),
+    ],
+)
+def test_scripts_import_what_they_need_when_they_need_it(script: str, absent: set[str]) -> None:
+    command = [sys.executable, "-c", IMPORTS.format(script), str(STEPS)]
+    process = subprocess.run(command, env=base_environment(), capture_output=True, text=True, timeout=120, check=True)
+    assert not absent & set(process.stdout.split())
+
+
+def test_torchrun_starts_a_process_for_each_gpu_of_each_instance() -> None:
+    environment = {"SM_HOSTS": '["algo-1", "algo-2"]', "SM_CURRENT_HOST": "algo-2", "SM_NUM_GPUS": "4"}
+    command = torchrun_command(environment, ["train.py", "--lr", "0.1"])
+    assert command is not None
+    assert command[:3] == [sys.executable, "-m", "torch.distributed.run"]
+    assert command[-3:] == ["train.py", "--lr", "0.1"]
+    assert {"--nnodes=2", "--node-rank=1", "--nproc-per-node=4", "--master-addr=algo-1"} < set(command)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{}, {"SM_HOSTS": '["algo-1"]', "SM_NUM_GPUS": "1"}, {"SM_NUM_GPUS": "8", "WORLD_SIZE": "8"}, {"SM_NUM_GPUS": "0"}],
+    ids=str,
+)
+def test_one_process_needs_no_torchrun_nor_does_one_that_it_started(environment: dict[str, str]) -> None:
+    assert torchrun_command(environment, ["train.py"]) is None
+
+
+def test_a_stop_in_the_first_epoch_keeps_what_was_learned_and_prints_no_metric(data: TrainingData, capsys) -> None:
+    stopped = train(head_training(data, SETTLED), watcher=StopAfter(1))
+    assert re.fullmatch(r"Epoch 1 was cut short; validation accuracy 0\.\d{4}\n", capsys.readouterr().out)
+    assert [epoch.epoch for epoch in stopped.epochs] == [1] and stopped.kept.figures == stopped.epochs[0]

@@ -67,7 +67,7 @@ def prepared_job(folder: Path, arguments: argparse.Namespace) -> Job:
     for split in ("train", "validation"):
         labels = np.arange(counts[split]) % CLASSES
         embeddings = np.abs(centres[labels] + generator.normal(0, 1, (counts[split], features)))
-        np.save(folder / "embeddings" / f"{split}.npy", embeddings[:, None].astype(np.float16))
+        np.save(folder / "embeddings" / f"{split}-000000.npy", embeddings[:, None].astype(np.float16))
         np.save(folder / "embeddings" / f"{split}_labels.npy", labels.astype(np.int64))
     classes = [f"class {index}" for index in range(CLASSES)]
     document = {

@@ -24,8 +24,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "steps")]
 
 from classifier.data.images import Preprocess, decode, normalise, to_pixels  # noqa: E402
-from classifier.data.parts import part_files  # noqa: E402
 from classifier.data.prepared_images import PreparedImages  # noqa: E402
+from classifier.data.training_data import open_embeddings  # noqa: E402
 from classifier.drift.baseline import DriftBaseline, make_baseline  # noqa: E402
 from classifier.drift.distance import LEAST_IMAGES, compare, most_images  # noqa: E402
 from classifier.model.description import read_description  # noqa: E402
@@ -75,7 +75,7 @@ def newest(home: Path) -> tuple[Path, Path]:
 def false_alarms(folder: Path, rounds: int) -> None:
     """The share of checks that raise an alarm for nothing."""
     splits = ("train", "validation", "test")
-    rows = np.concatenate([np.load(file)[:, :1] for split in splits for file in part_files(folder, split)])
+    rows = np.concatenate([open_embeddings(folder, split)[:, :1] for split in splits])
     held_out = round(HELD_OUT * len(rows))
     alarms: dict[int, list[bool]] = {}
     for seed in range(rounds):

@@ -11,39 +11,38 @@ else the machine does comes and goes, and mostly falls on both of a turn. An NVI
 """
 
 import argparse
+import os
 import platform
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from statistics import median
 
+import pandas as pd
 import torch
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "steps")]
 
 import prepare  # noqa: E402
-from classifier.data.catalogue import Catalogue, Entry  # noqa: E402
-from classifier.data.dataset import open_dataset  # noqa: E402
-from classifier.data.selection import select_images  # noqa: E402
+from classifier.data.dataset import SPLITS, open_dataset  # noqa: E402
 from classifier.job.processors import core_count  # noqa: E402
-from classifier.job.workers import Progress  # noqa: E402
 from classifier.model.backbone import load_backbone, read_weights  # noqa: E402
-from classifier.preparation.choices import Part, Preparation, choose_preparation  # noqa: E402
-from classifier.preparation.embedding import Embedder  # noqa: E402
+from classifier.preparation.embedding import Embedder, embed  # noqa: E402
 from classifier.preparation.embedding_cache import EmbeddingCache  # noqa: E402
-from classifier.preparation.part_writer import write_parts  # noqa: E402
+from classifier.preparation.recipe import Recipe, choose_recipe  # noqa: E402
 from pipeline import sources, weights  # noqa: E402
+from pipeline.local.sandbox.environment import ALLOCATOR  # noqa: E402
 
 ACCEPTED_RATIO = 1.15
 
 
 def main() -> None:
     """Measures and prints."""
+    if os.environ | ALLOCATOR != os.environ:  # as a job has it; read when a process starts
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ALLOCATOR)
     arguments = parse_arguments()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="extract-") as folder:
@@ -53,22 +52,20 @@ def main() -> None:
 def measure(arguments: argparse.Namespace, folder: Path) -> None:
     """Stage what is measured, then measure."""
     options = prepare_options(arguments, folder)
-    with open_dataset(options.data_dir, scratch=folder) as root, Catalogue(folder / "catalogue.db") as catalogue:
-        select_images(root, catalogue, options)
-        compare(catalogue, options, arguments)
+    with open_dataset(options.data_dir, scratch=folder) as root:
+        images, _ = prepare.select_images(root, options)
+        compare(images, root, options, arguments)
 
 
-def compare(catalogue: Catalogue, options: argparse.Namespace, arguments: argparse.Namespace) -> None:
-    """Both, by turns."""
-    staged = read_weights(options.weights_dir)
-    entries = evenly(catalogue, arguments.images)
-    preparation = choose_preparation(catalogue, staged, options)
-    backbone = load_backbone(options.backbone, options.weights_dir)
-    embedder = Embedder(backbone, preparation.preprocess, workers=core_count())
-    views = sum(preparation.views_of(entry.split) for entry in entries)
+def compare(images: pd.DataFrame, root: Path, options: argparse.Namespace, arguments: argparse.Namespace) -> None:
+    """Both, by turns, on images from all over the data set."""
+    recipe = choose_recipe(images, read_weights(options.weights_dir), options)
+    images = images[:: max(1, len(images) // arguments.images)][: arguments.images]
+    embedder = Embedder(load_backbone(options.backbone, options.weights_dir), recipe.preprocess, workers=core_count())
+    views = sum(recipe.views_of(split) for split in images["split"])
 
     runs: dict[str, Callable[[], None]] = {
-        "extraction": lambda: extract(entries, options, preparation, embedder),
+        "extraction": lambda: extract(images, root, options, recipe, embedder),
         "bare limit": lambda: run_bare(embedder, views),
     }
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
@@ -77,7 +74,7 @@ def compare(catalogue: Catalogue, options: argparse.Namespace, arguments: argpar
             began, began_cpu = time.perf_counter(), time.process_time()
             runs[name]()
             seconds[name].append((time.perf_counter() - began, time.process_time() - began_cpu))
-    report(options.backbone, preparation.preprocess.image_size, len(entries), views, seconds, embedder)
+    report(options.backbone, recipe.preprocess.image_size, len(images), views, seconds, embedder)
 
 
 def prepare_options(arguments: argparse.Namespace, folder: Path) -> argparse.Namespace:
@@ -92,24 +89,13 @@ def prepare_options(arguments: argparse.Namespace, folder: Path) -> argparse.Nam
     return prepare.parse_arguments()
 
 
-def evenly(catalogue: Catalogue, count: int) -> list[Entry]:
-    """So many, from all over the data set."""
-    step = max(1, sum(catalogue.sizes().values()) // count)
-    return list(islice(catalogue.entries(), 0, step * count, step))
-
-
-def extract(entries: list[Entry], options: argparse.Namespace, preparation: Preparation, embedder: Embedder) -> None:
+def extract(images: pd.DataFrame, root: Path, options: argparse.Namespace, recipe: Recipe, embedder: Embedder) -> None:
     """What PrepareData does to these images, as if none of them had been seen before."""
     with tempfile.TemporaryDirectory(dir=options.output_dir.parent) as folder:
-        output = Path(folder)
-        prepare.make_output_folders(output)
+        output = prepare.make_output_folders(Path(folder))
         cache = EmbeddingCache(None, output / "embedding_cache", {})
-        parts = [
-            Part(split, 0, [entry for entry in entries if entry.split == split])
-            for split in sorted({entry.split for entry in entries})
-        ]
-        progress = Progress("embedded", len(entries))
-        write_parts(parts, replace(preparation, output_dir=output), embedder, cache, progress)
+        parts = {split: images[images["split"] == split] for split in SPLITS}
+        embed(parts, root, output, instance=0, recipe=recipe, embedder=embedder, cache=cache)
 
 
 def run_bare(embedder: Embedder, views: int) -> None:

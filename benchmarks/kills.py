@@ -122,7 +122,7 @@ def write_weights(folder: Path) -> None:
 def start(data: Path, root: Path, name: str, *, cache: Path | None = None) -> subprocess.Popen[str]:
     """prepare.py, writing to `root/name`."""
     command: list[Any] = [sys.executable, STEPS / "prepare.py", "--data-dir", data, "--weights-dir", root / "weights"]
-    command += ["--output-dir", root / name, "--backbone", BACKBONE, "--image-size", IMAGE_PX, "--rows-per-part", 64]
+    command += ["--output-dir", root / name, "--backbone", BACKBONE, "--image-size", IMAGE_PX]
     command += ["--embedding-cache", cache] if cache else []
     return subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 

@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "steps"))
 
-from classifier.data.parts import part_files
+from classifier.data.training_data import open_embeddings
 
 INVERSE_PENALTIES = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0)  # scikit-learn's C
 MAX_ITERATIONS = 1000
@@ -42,5 +42,5 @@ def _fitted(examples: dict[str, Examples], penalty: float) -> Regression:
 
 
 def _examples(embeddings: Path, split: str) -> Examples:
-    plain = np.concatenate([np.load(file, mmap_mode="r")[:, 0] for file in part_files(embeddings, split)])
+    plain = open_embeddings(embeddings, split)[:, 0]
     return plain.astype(np.float32), np.load(embeddings / f"{split}_labels.npy")

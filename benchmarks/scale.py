@@ -37,6 +37,7 @@ sys.path.insert(0, str(REPOSITORY))
 from process_tree import descendants, peak_megabytes, processor_seconds  # noqa: E402
 
 from pipeline import weights as sources  # noqa: E402
+from pipeline.local.sandbox.environment import ALLOCATOR  # noqa: E402
 
 BACKBONE = "tf_efficientnet_lite0"
 START_UP_IMAGES = 100
@@ -208,7 +209,7 @@ def run(kind: str, script: str, *arguments: Any) -> Cost:
     """A step in a process of its own."""
     began, peaks, clocks = time.perf_counter(), dict[int, float](), dict[str, Clock]()
     command = [sys.executable, str(STEPS / script), *map(str, arguments)]
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, **ALLOCATOR, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         reader = Thread(target=read_clocks, args=(process, began, MARKS[kind], clocks))
         reader.start()

@@ -121,7 +121,7 @@ def place_inputs(bucket: Path, images: int) -> None:
     for split, count in counts.items():
         views = 4 if split == "train" else 1
         values = generator.standard_normal((count, views, 1280)).astype(np.float16)
-        np.save(bucket / "embeddings" / f"{split}.npy", values)
+        np.save(bucket / "embeddings" / f"{split}-000000.npy", values)
         np.save(bucket / "embeddings" / f"{split}_labels.npy", np.arange(count) % CLASSES)
     manifest = {
         "classes": [str(number) for number in range(CLASSES)],

@@ -119,13 +119,12 @@ def chosen_images(arguments: argparse.Namespace, scratch: Path) -> Path:
         sources.write_sample(data)
     if arguments.images is None:
         return Path(data)
-    files, fewer = sorted(list_images(data).files(), key=lambda file: file.source), scratch / "images"
+    files, fewer = sorted(list_images(data).files["path"]), scratch / "images"
     count = min(arguments.images, len(files))
     for number in range(count):
         file = files[number * len(files) // count]
-        target = fewer / file.path.relative_to(data)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file.path, target)
+        (fewer / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(data / file, fewer / file)
     return fewer
 
 

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,9 +15,6 @@ import numpy as np
 from PIL import Image
 
 import prepare
-from classifier.data.parts import part_files
-from classifier.data.prepared_images import PreparedImages
-from classifier.job.failures import PROCESSING_MESSAGE
 
 BACKBONE = "test_resnet"
 CLASSES = ["001.sky", "002.grass", "003.rust & co"]
@@ -25,7 +23,7 @@ FORMATS = [("JPEG", ".jpg"), ("PNG", ".png"), ("WEBP", ".webp"), ("BMP", ".bmp")
 
 
 def picture(class_name: str, number: int, size: tuple[int, int] = (90, 70)) -> Image.Image:
-    """A noisy square of the class's colour."""
+    """A noisy picture in the class's colour."""
     grid = np.random.default_rng(number).normal(COLOURS[class_name], 50, (6, 6, 3)).clip(0, 255).astype(np.uint8)
     return Image.fromarray(grid).resize(size, Image.Resampling.BILINEAR)
 
@@ -61,25 +59,36 @@ class Result:
     def manifest(self) -> dict[str, Any]:
         return json.loads((self.output / "manifest" / "manifest.json").read_text())
 
-    def embeddings(self, split: str) -> np.ndarray:
-        return np.concatenate([np.load(file) for file in part_files(self.output / "embeddings", split)])
-
-    def input_means(self, split: str) -> np.ndarray:
-        return np.concatenate([np.load(file) for file in part_files(self.output / "embeddings", split, "_input_means")])
-
-    def labels(self, split: str) -> list[int]:
-        return np.load(self.output / "embeddings" / f"{split}_labels.npy").tolist()
-
-    def images(self, split: str) -> PreparedImages:
-        return PreparedImages(self.output / split, split)
-
     @property
     def listed(self) -> list[dict[str, Any]]:
         """images.jsonl"""
         return [json.loads(line) for line in (self.output / "manifest" / "images.jsonl").read_text().splitlines()]
 
+    @property
+    def splits(self) -> dict[str, str]:
+        return {entry["sha256"]: entry["split"] for entry in self.listed}
+
+    @property
+    def known(self) -> int:
+        """Images that were not embedded, since an earlier run had done it."""
+        found = re.search(r"(\d+) of \d+ images were embedded before", self.stdout)
+        return int(found[1]) if found else 0
+
+    @property
+    def contents(self) -> dict[str, bytes]:
+        files = (path for path in self.output.rglob("*") if path.is_file())
+        return {path.relative_to(self.output).as_posix(): path.read_bytes() for path in files}
+
+    @property
+    def without_cache(self) -> dict[str, bytes]:
+        return {name: content for name, content in self.contents.items() if not name.startswith("embedding_cache/")}
+
     def entries(self, split: str) -> list[dict[str, Any]]:
         return [entry for entry in self.listed if entry["split"] == split]
+
+    def array(self, pattern: str) -> np.ndarray:
+        [file] = (self.output / "embeddings").glob(f"{pattern}.npy")
+        return np.load(file)
 
 
 Prepare = Callable[..., Result]
@@ -91,8 +100,14 @@ def arguments(data: Path, output: Path, weights: Path, options: dict[str, object
     return [text for name, value in (given | options).items() for text in (f"--{name}", str(value))]
 
 
-def run_job(command: list[str], message: Path) -> subprocess.CompletedProcess[str]:
+def start(data: Path, output: Path, weights: Path, options: dict[str, object]) -> subprocess.Popen[str]:
     """prepare.py in a process of its own, without this one's environment."""
-    environment = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1", PROCESSING_MESSAGE[0]: str(message)}
-    script = [sys.executable, prepare.__file__, *command]
-    return subprocess.run(script, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    command = [sys.executable, prepare.__file__, *arguments(data, output, weights, options)]
+    environment = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def run_job(data: Path, output: Path, weights: Path, options: dict[str, object]) -> Result:
+    process = start(data, output, weights, options)
+    stdout, stderr = process.communicate(timeout=120)
+    return Result(data, output, process.returncode, stdout, stderr)

@@ -18,7 +18,7 @@ from PIL import Image
 
 from classifier.data import sample_files
 from classifier.data.images import Preprocess, normalise, to_pixels
-from classifier.data.prepared_images import PreparedImages, ShardWriter
+from classifier.data.prepared_images import ImageWriter, PreparedImages
 from classifier.model.backbone import feature_dim, load_backbone
 
 STEPS = Path(__file__).parents[2] / "steps"
@@ -125,7 +125,7 @@ def write_prepared(root: Path, weights_dir: Path) -> None:
         with torch.inference_mode():
             features = backbone(torch.from_numpy(normalise(np.stack(crops), PREPROCESS))).numpy()
         embeddings = features.reshape(len(pictures), views, feature_dim(backbone)).astype(np.float16)
-        np.save(root / "embeddings" / f"{split}.npy", embeddings)
+        np.save(root / "embeddings" / f"{split}-000000.npy", embeddings)
         np.save(root / "embeddings" / f"{split}_labels.npy", labels)
     (root / "manifest").mkdir()
     document = manifest(feature_dim(backbone), json.loads((weights_dir / "weights.json").read_text())["sha256"])
@@ -142,11 +142,10 @@ def noisy(colour: tuple[int, int, int], generator: np.random.Generator) -> Image
 def write_shards(folder: Path, split: str, pictures: list[Image.Image], labels: list[int]) -> None:
     """Prepared images, several shards of each split."""
     folder.mkdir()
-    for number, start in enumerate(range(0, len(pictures), IMAGES_PER_SHARD)):
-        with closing(ShardWriter(folder, split, number)) as shard:
-            for row in range(start, min(start + IMAGES_PER_SHARD, len(pictures))):
-                name = hashlib.sha256(pictures[row].tobytes()).hexdigest()[:16]
-                shard.add(f"{name}.png", labels[row], png(pictures[row]))
+    with closing(ImageWriter(folder, split, images_per_shard=IMAGES_PER_SHARD)) as shards:
+        for picture, label in zip(pictures, labels, strict=True):
+            name = hashlib.sha256(picture.tobytes()).hexdigest()[:16]
+            shards.add(f"{name}.png", label, png(picture))
 
 
 def png(picture: Image.Image) -> bytes:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from classifier.data.parts import PartedArray
+from classifier.data.training_data import StoredArray
 from classifier.drift.baseline import DriftBaseline, fit, make_baseline, principal_components, spread
 from classifier.drift.distance import SMALL, compare, frechet, most_images, unusual
 from classifier.job.failures import StepError
@@ -29,13 +29,12 @@ def embeddings(count: int, seed: int) -> npt.NDArray[np.float16]:
     return np.stack([features(count, seed), np.zeros((count, FEATURES))], axis=1).astype(np.float16)
 
 
-def in_parts(folder: Path, name: str, rows: npt.NDArray[np.float16], parts: int) -> PartedArray:
+def in_parts(folder: Path, name: str, rows: npt.NDArray[np.float16], parts: int) -> StoredArray:
     """The same in so many files."""
-    arrays = []
-    for number, part in enumerate(np.array_split(rows, parts)):
-        np.save(folder / f"{name}-{number:05}.npy", part)
-        arrays.append(np.load(folder / f"{name}-{number:05}.npy", mmap_mode="r"))
-    return PartedArray(arrays)
+    files = [folder / f"{name}-{number:05}.npy" for number in range(parts)]
+    for file, part in zip(files, np.array_split(rows, parts), strict=True):
+        np.save(file, part)
+    return StoredArray(files)
 
 
 @pytest.mark.parametrize("images", [30, 100])

@@ -2,35 +2,14 @@
 
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
-import pytest
 
 from classifier.data import sample_files
 from classifier.model.predictor import Predictor
 from classifier.model.samples import REAL, SYNTHETIC, Samples
 from tests.steps.prepared_data import CLASSES, Prepared, Trained
 from tests.steps.serving.server_process import serving
-
-
-def entries(split: str, *labels: int) -> list[Any]:
-    return [SimpleNamespace(split=split, label=label, number=number) for number, label in enumerate(labels)]
-
-
-@pytest.mark.parametrize(
-    ("labels", "rows"),
-    [
-        ([0, 0, 0, 1, 2, 2], [0, 3, 4, 1, 5, 2]),
-        ([0, 0], [0, 1]),
-        (list(range(12)), list(range(8))),
-    ],
-)
-def test_each_class_sends_one_image_before_any_sends_two(labels: list[int], rows: list[int]) -> None:
-    others = entries("train", 0, 1, 2) + entries("test", 0, 1, 2)
-    chosen = sample_files.chosen(others + entries("validation", *labels))
-    assert [(entry.split, entry.number) for entry in chosen] == [("validation", row) for row in rows]
 
 
 def test_the_model_carries_real_images_with_the_answers_of_its_network(prepared: Prepared, trained: Trained) -> None:

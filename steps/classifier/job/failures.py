@@ -32,12 +32,9 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 def run(main: Callable[[], None], failure_file: tuple[str, str] | None = None) -> int:
-    """Run an entry point and return its exit code.
+    """Run an entry point and return its exit code; a StepError is told on stderr and in the failure file.
 
-    Args:
-        main: The entry point's work; a StepError out of it is the user's to mend.
-        failure_file: Environment variable that holds the file's path, and the path used when it is not set. An
-            endpoint has no such file.
+    `failure_file` is the environment variable that holds its path, and the path used when that is not set.
     """
     try:
         main()

@@ -23,11 +23,7 @@ def whole_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 
 class LineFile:
-    """Appends blocks of whole lines to a file, which may exist, each block with one write.
-
-    Raises:
-        OSError: The file cannot be opened or written. When the disk is full, the lines that fit are kept.
-    """
+    """Appends blocks of whole lines to a file, which may exist; when the disk is full, the lines that fit are kept."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -22,10 +22,7 @@ def each(
     workers: int,
     initializer: Callable[[], None] | None = None,
 ) -> Generator[Result]:
-    """Yield `work(item)` of every item in order; unlike with `Executor.map`, few results are in memory at a time.
-
-    When one fails, or the generator is closed, what has started is finished and nothing else is started.
-    """
+    """Yield `work(item)` of every item in order; unlike with `Executor.map`, few results are in memory at a time."""
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(workers, initializer=initializer) as pool:
         try:
@@ -44,13 +41,12 @@ class Progress:
     """Prints `embedded 500/1797 images, 210 images/s`, every two seconds at most."""
 
     def __init__(self, verb: str, total: int) -> None:
-        self.verb, self.total, self.done, self.known = verb, total, 0, 0
+        self.verb, self.total, self.done = verb, total, 0
         self.started = self.last_line = time.monotonic()
 
-    def advance(self, images: int, *, known: bool = False) -> None:
-        """Count images that are done; `known` if there was nothing to be done for them."""
+    def advance(self, images: int) -> None:
+        """Count images that are done."""
         self.done += images
-        self.known += images if known else 0
         now = time.monotonic()
         if now - self.last_line >= SECONDS_BETWEEN_LINES:
             self.last_line = now

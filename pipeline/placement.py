@@ -1,6 +1,10 @@
 """Where a definition will run: the only values in which a definition for this machine and one for AWS differ."""
 
+import hashlib
+import importlib.metadata
 from dataclasses import dataclass
+
+TRAINING_LIBRARIES = ("numpy", "pillow", "timm", "torch")  # whose versions a step's result depends on
 
 
 @dataclass(frozen=True)
@@ -30,14 +34,20 @@ class Placement:
 
 
 def local_placement(deploy_function: str) -> Placement:
-    """The placement of the local target: names that exist nowhere else."""
+    """The placement of the local target: names that exist nowhere else.
+
+    As on AWS, the training image's name tells what it holds, so that a step that was cached with other libraries is not
+    taken for this one.
+    """
     account_id = "000000000000"
+    libraries = " ".join(importlib.metadata.version(name) for name in TRAINING_LIBRARIES)
+    tag = f"local-{hashlib.sha256(libraries.encode()).hexdigest()[:8]}"
     return Placement(
         region="us-east-1",
         account_id=account_id,
         bucket="local",
         role_arn=f"arn:aws:iam::{account_id}:role/local-pipeline",
-        training_image=f"{account_id}.dkr.ecr.us-east-1.amazonaws.com/training:local",
+        training_image=f"{account_id}.dkr.ecr.us-east-1.amazonaws.com/training:{tag}",
         inference_image=f"{account_id}.dkr.ecr.us-east-1.amazonaws.com/inference:local",
         deploy_function=deploy_function,
     )

@@ -1,5 +1,6 @@
 """Staging: named by content, uploaded once, compiled once; several processes at the same time included."""
 
+import importlib.metadata
 import json
 import threading
 from pathlib import Path
@@ -176,3 +177,10 @@ def test_what_the_target_sets_up_is_written_once_and_whole(opened, tmp_path):
     assert function["Environment"]["ENDPOINT_NAME"] == "image-classification"
     assert target.state.get("Settings", "endpoints") == {"idle_seconds": 120}
     assert target.state.get("Rule", "photos") == {"FunctionName": "image-classification-deploy"}
+
+
+@pytest.mark.parametrize("library", ["numpy", "pillow", "timm", "torch"])
+def test_a_steps_image_is_another_one_with_another_library(monkeypatch: pytest.MonkeyPatch, library: str) -> None:
+    version = importlib.metadata.version
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "0.0.1" if name == library else version(name))
+    assert local_placement("deploy").training_image != HERE.training_image

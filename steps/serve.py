@@ -65,7 +65,8 @@ async def serve(settings: Settings, classes: list[str], listener: socket.socket)
     address = f"http://{settings.host}:{listener.getsockname()[1]}/invocations"
     pool = Pool(settings, f"Serving {len(classes)} classes on {address}")
     working = asyncio.create_task(pool.run())
-    import uvicorn  # while the first worker loads the model
+    await asyncio.sleep(0)  # until the first worker has been started: it loads the model meanwhile
+    import uvicorn
 
     from classifier.serving.app import Endpoint
     from classifier.serving.connection import Connection

@@ -101,8 +101,8 @@ class Worker:
                 self.began = time.monotonic()
                 if "ready" in head:
                     self.batch, self.capacity = head["batch"], head["capacity"]
-                else:
-                    self.jobs.pop(head["id"]).answer.set_result((head, body))
+                elif not (job := self.jobs.pop(head["id"])).answer.done():
+                    job.answer.set_result((head, body))
                 on_news()
         self._writer.close()
         return await asyncio.to_thread(self.process.wait)
@@ -114,30 +114,19 @@ class Worker:
 
 
 class Pool:
-    """The queue and the workers; the first is started at once, the others when it has shown that the model loads."""
+    """The queue and the workers: the first is started alone, the others when it has shown that the model loads."""
 
     def __init__(self, settings: Settings, announcement: str) -> None:
         self._settings, self._announcement = settings, announcement
-        self._runtimes = chosen_runtimes(settings.model_dir) if settings.runtime == AUTO else [settings.runtime]
         self._lock_file = tempfile.TemporaryFile()  # noqa: SIM115 - for as long as the workers need it
-        self.queue: deque[Job] = deque()
         self._numbers, self._tasks = itertools.count(1), list[asyncio.Task[Any]]()
-        self.has_started, self._is_closing = False, False
+        self._is_closing, self.has_started = False, False
         self.on_restart: Callable[[], None] = lambda: None
-        self.runtime = self._runtimes[0]
-        self.workers = [self._worker(0)]
-
-    def _worker(self, slot: int) -> Worker:
-        return Worker(self.runtime, min(core_count(), MAX_THREADS) if slot == 0 else 1, self._lock_file.fileno())
-
-    @property
-    def count(self) -> int:
-        """How many workers are meant to run."""
-        return 1 if self.runtime == GPU else self._settings.workers
+        self.queue, self.workers, self.runtime, self.count = deque[Job](), list[Worker](), "", settings.workers
 
     @property
     def ready(self) -> int:
-        """How many compute."""
+        """How many workers compute."""
         return sum(worker.capacity > 0 for worker in self.workers)
 
     @property
@@ -153,17 +142,22 @@ class Pool:
     async def run(self) -> int:
         """Keep the workers alive; returns only if the model cannot be loaded: the exit status of who tried last."""
         self._tasks.append(asyncio.create_task(self._end_stuck()))
-        status = await self._keep(0)
-        for runtime in self._runtimes[1:]:
-            if self._is_closing:
-                break
-            say(f"The runtime {self.runtime} did not start: trying {runtime}")
-            self.runtime = runtime
+        automatic = self._settings.runtime == AUTO
+        for name in chosen_runtimes(self._settings.model_dir) if automatic else [self._settings.runtime]:
+            if self.runtime:
+                say(f"The runtime {self.runtime} did not start: trying {name}")
+            self.runtime, self.count = name, 1 if name == GPU else self._settings.workers
             self.workers = [self._worker(0)]
             status = await self._keep(0)
+            if self._is_closing:
+                return 0
         for job in self.queue:
             job.answer.set_exception(Lost())
-        return 0 if self._is_closing else status or 1
+        return status or 1
+
+    def _worker(self, slot: int) -> Worker:
+        threads = 1 if slot else min(core_count(), MAX_THREADS)
+        return Worker(self.runtime, threads, self._lock_file.fileno())
 
     async def close(self) -> None:
         """End the workers, which have nothing left to do."""

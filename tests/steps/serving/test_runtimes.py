@@ -22,7 +22,7 @@ from classifier.model.runtime_trial import measure
 from classifier.model.runtimes import RUNTIMES, load_runtime, missing
 from classifier.model.samples import Samples, disagreement
 from classifier.serving.worker import Worker
-from tests.steps.prepared_data import STEPS, Prepared, Trained, base_environment
+from tests.steps.prepared_data import STEPS, Trained, base_environment
 from tests.steps.serving.server_process import picture, serving
 
 USABLE = [name for name in RUNTIMES if missing(name) is None]
@@ -38,16 +38,6 @@ def test_every_runtime_agrees_with_the_trained_network_on_any_number_of_images_a
         answers = runtime.run(samples.images(), threads)
         np.testing.assert_allclose(answers, samples.probabilities, atol=0.01 + runtime.rounding)
     assert disagreement(runtime, samples, rounding=runtime.rounding) is None
-
-
-def test_onnx_predictions_of_the_test_split_are_those_that_evaluation_scores(
-    trained: Trained, prepared: Prepared
-) -> None:
-    files = prepared.test_files
-    scored = Predictor(trained.model_dir).predict(files)
-    served = Predictor(trained.model_dir, runtime=load_runtime("onnxruntime", trained.model_dir)).predict(files)
-    np.testing.assert_array_equal(served.argmax(axis=1), scored.argmax(axis=1))
-    np.testing.assert_allclose(served, scored, atol=1e-4)
 
 
 class Fixed:

@@ -58,9 +58,11 @@ def fine_tune(
     asked = first_stage.hyperparameters
     first_stage.head.load_state_dict(earlier.kept.parts["head"])
     stage = FineTuning(first_stage, backbone, images, processes)
+    what = "the last block" if asked.finetune == "last_block" else "the backbone"
+    many = f", {processes.count} processes" if processes.count > 1 else ""
     processes.say(
-        f"Fine-tuning {'the last block' if asked.finetune == 'last_block' else 'the backbone'} on {len(images.train)} "
-        f"images of {asked.finetune_image_size} px, {asked.finetune_batch_size} a step, {processes.count} processes"
+        f"Fine-tuning {what} on {len(images.train)} images of {asked.finetune_image_size} px, "
+        f"{asked.finetune_batch_size} a step{many}"
     )
     return train(stage, watcher=watcher, checkpoints=checkpoints, earlier=earlier)
 

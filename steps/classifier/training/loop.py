@@ -238,24 +238,22 @@ def train(
     return training.result()
 
 
+@dataclass
 class Training:
     """One stage's training: what changes from step to step."""
 
-    def __init__(
-        self,
-        stage: Stage,
-        watcher: Watcher,
-        checkpoints: Checkpoints | None,
-        earlier: TrainingResult | None,
-        patience: int,
-    ) -> None:
-        self.stage, self.watcher, self.checkpoints = stage, watcher, checkpoints
-        self.earlier, self.patience = earlier, patience
-        self.epochs: list[EpochResult] = []
-        self.best: Kept | None = None  # of this stage
-        self.stop: str | None = None
-        self.step, self.epoch_lr = 0, 0.0  # of the epoch that is under way
-        self.sums = torch.zeros(3, dtype=torch.float64)  # of its steps so far: loss, right answers, images
+    stage: Stage
+    watcher: Watcher
+    checkpoints: Checkpoints | None
+    earlier: TrainingResult | None
+    patience: int
+    epochs: list[EpochResult] = field(default_factory=list)
+    best: Kept | None = None  # of this stage
+    stop: str | None = None
+    # Of the epoch that is under way: steps so far, rate of the first one, and sums of loss, right answers and images.
+    step: int = 0
+    epoch_lr: float = 0.0
+    sums: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
 
     @property
     def number(self) -> int:

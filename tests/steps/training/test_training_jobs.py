@@ -126,7 +126,7 @@ WRONG_HYPERPARAMETERS = {
     (
         "--erasing_probability",
         "nan",
-    ): "Hyperparameter erasing_probability must be greater than or equal to 0, but got nan.",
+    ): "Hyperparameter erasing_probability must be less than or equal to 1, but got nan.",
     ("--finetune", "some"): "Hyperparameter finetune must be 'none', 'last_block' or 'all', but got some.",
     ("--epochs", "0", "--seed", "-1"): "Hyperparameter epochs must be greater than or equal to 1, but got 0. "
     "Hyperparameter seed must be greater than or equal to 0, but got -1.",

@@ -179,21 +179,21 @@ def other_counts(other: Prepared) -> None:
 
 
 def no_validation(other: Prepared) -> None:
-    np.save(other.embeddings / "validation.npy", np.load(other.embeddings / "validation.npy")[:0])
+    np.save(other.embeddings / "validation-000000.npy", np.load(other.embeddings / "validation-000000.npy")[:0])
     np.save(other.embeddings / "validation_labels.npy", np.zeros(0, dtype=np.int64))
     edit_manifest(other, counts={"train": {"grass": 72}, "validation": {"grass": 0}, "test": {}})
 
 
 def no_array(other: Prepared) -> None:
-    (other.embeddings / "train.npy").write_bytes(b"no array")
+    (other.embeddings / "train-000000.npy").write_bytes(b"no array")
 
 
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
-        (other_counts, "The train split has 72 embeddings, 72 labels, and manifest.json lists 70 images"),
+        (other_counts, "manifest.json lists 70 images with 336 features: they belong to different data."),
         (no_validation, "The validation split is empty. Raise its share in data.split, or add images."),
-        (no_array, "train.npy is not a NumPy array ("),
+        (no_array, "train-000000.npy is not a NumPy array ("),
     ],
 )
 def test_embeddings_that_do_not_fit_are_one_sentence(spoil, sentence, prepared, tmp_path, call, capsys) -> None:

@@ -56,13 +56,15 @@ def bundle(*entry_points: str) -> Bundle:
 
 
 def imported_files(source: bytes) -> list[str]:
-    """File names of the modules of `steps/` that a module imports, at its top or within a function."""
+    """File names of the modules of `steps/` that a module imports, wherever it does, or starts as processes."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             names.update((node.module, *(f"{node.module}.{alias.name}" for alias in node.names)))
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "module_command":
+            names.update(str(argument.value) for argument in node.args if isinstance(argument, ast.Constant))
     return sorted(file for name in names for file in _files(PurePosixPath(*name.split("."))))
 
 
@@ -93,7 +95,7 @@ def trial_bundle() -> Bundle:
 
 def training_bundle() -> Bundle:
     """Code of TrainWithDebugger; the server travels inside the model it will serve."""
-    return bundle("train.py", "serve.py", "classifier/serving/worker.py", "classifier/model/runtime_trial.py")
+    return bundle("train.py", "serve.py")
 
 
 def evaluation_bundle() -> Bundle:

@@ -107,6 +107,11 @@ def test_the_jobs_carry_what_they_run_and_no_more():
     assert not {"train.py", "serving", "watch", "evaluation", "reports"} & rooms(trial_bundle())
 
 
+def test_a_job_carries_the_modules_that_it_starts_as_processes():
+    started = ("serving/worker", "model/runtime_trial", "watch/observer", "watch/training_report")
+    assert {f"classifier/{name}.py" for name in started} <= training_bundle().files.keys()
+
+
 @pytest.mark.parametrize("make", ALL)
 def test_nothing_of_the_pipeline_package_is_imported_by_a_job(make):
     for name, source in [(name, source) for name, source in make().files.items() if name.endswith(".py")]:

@@ -21,7 +21,7 @@ from classifier.data.images import ImageError, Pixels, Preprocess, decode, norma
 from classifier.drift.baseline import Coordinates, DriftBaseline
 from classifier.drift.captured import Event, events
 from classifier.drift.distance import FALSE_ALARM_RATE, LEAST_IMAGES, Drift, compare, most_images, unusual
-from classifier.drift.report import DriftReport, Stranger, render
+from classifier.drift.report import DriftReport, Stranger, report
 from classifier.drift.statistics import CLASSES, FIGURES, binned, class_counts, compared, pixel_figures
 from classifier.job.failures import ArgumentParser, StepError, run, say
 from classifier.job.processors import core_count
@@ -49,10 +49,10 @@ def main() -> None:
     found = measure(lines, known, baseline, network)
     drift = compare(found.coordinates, baseline.reference)
     document = describe(found, drift, known, baseline)
-    report = DriftReport(document, known, drift, found.coordinates, baseline.reference, strangers(found, baseline))
+    shown = DriftReport(document, known, drift, found.coordinates, baseline.reference, strangers(found, baseline))
     arguments.report_dir.mkdir(parents=True, exist_ok=True)
     (arguments.report_dir / "drift.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    (arguments.report_dir / "drift.html").write_text(render(report), encoding="utf-8")
+    (arguments.report_dir / "drift.html").write_text(report(shown), encoding="utf-8")
     say(f"{document['images']} images: {'drift' if drift.alarm else 'no drift'}, score {drift.score:.2f}")
 
 

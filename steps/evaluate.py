@@ -26,7 +26,7 @@ from classifier.data.training_data import read_manifest
 from classifier.drift.statistics import baseline, pixel_figures
 from classifier.evaluation.comparison import compare
 from classifier.evaluation.metrics import Effect, Labels, Probabilities, classification_metrics, effect
-from classifier.evaluation.report import SHOWN_MISTAKES, Evaluation, Mistake, render
+from classifier.evaluation.report import SHOWN_MISTAKES, Evaluation, Mistake, report
 from classifier.evaluation.version_metadata import version_metadata
 from classifier.job.failures import PROCESSING_MESSAGE, ArgumentParser, StepError, run, say
 from classifier.model.predictor import DEFAULT_MAX_PIXELS, Predictor
@@ -92,7 +92,7 @@ def main() -> None:
         calibration=calibration,
     )
     known = baseline(model.probabilities, model.pixel_figures, model.description)
-    write(arguments.output_dir, document, known, render(evaluation))
+    write(arguments.output_dir, document, known, report(evaluation))
     (arguments.output_dir / EXAMPLE).write_bytes(split.images.read(0))
     say(
         f"test_accuracy={accuracy:.4f} test_loss={model.metrics['loss']['value']:.4f} "

@@ -11,16 +11,15 @@ population differ too: then the index is about (1/n + 1/m) times a chi-square va
 such pairs of samples stay below.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import chi2
 
 BINS = 10
 MODERATE, MAJOR = 0.1, 0.25
-NORMAL_99 = 2.3263  # 99 % quantile of the normal distribution
 PSEUDO_COUNT = 0.5  # in each bin, so that an empty one has a logarithm
 PIXEL_FIGURES = ("brightness", "contrast", "saturation")
 FIGURES = ("confidence", *PIXEL_FIGURES)
@@ -82,13 +81,10 @@ def shares(counts: Counts) -> Values:
 
 
 def chance(expected: Counts, found: Counts) -> float:
-    """What 99 of 100 pairs of samples of one population stay below; the quantile is Wilson and Hilferty's."""
+    """What 99 of 100 pairs of samples of one population stay below."""
     freedom = len(expected) - 1
-    if freedom == 0:
-        return 0.0
-    spread = 2 / (9 * freedom)
-    quantile = freedom * (1 - spread + NORMAL_99 * math.sqrt(spread)) ** 3
-    return quantile * (1 / int(expected.sum()) + 1 / int(found.sum()))
+    quantile = chi2.ppf(0.99, freedom) if freedom else 0.0
+    return float(quantile * (1 / int(expected.sum()) + 1 / int(found.sum())))
 
 
 def level(value: float, by_chance: float) -> str:

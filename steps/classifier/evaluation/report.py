@@ -5,27 +5,32 @@ with the most confused classes, the most confident mistakes with their pictures,
 can be trusted, and what was trained on what.
 """
 
-import base64
-import io
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 from PIL import Image
+from scipy.stats import binomtest
 
 from classifier.evaluation.comparison import Comparison
 from classifier.evaluation.metrics import Effect
-from classifier.evaluation.report_comparison import comparison_section
-from classifier.evaluation.report_reliability import reliability_section
-from classifier.reports.page import HYPERPARAMETERS, bar_cell, facts, page, percent, section, tiles
-from classifier.reports.style import EVALUATION_STYLE, PAGE_STYLE
+from classifier.reports.charts import Chart, Line, chart
+from classifier.reports.page import hyperparameter_facts, percent, render, signed
+from classifier.training.calibration import Reliability
 
 SHOWN_MISTAKES = 24  # at most this many pictures
 SHOWN_PAIRS = 10
-THUMBNAIL_PX = 192  # longer side
-TINY_PX = 64  # smaller pictures are kept as they are, and enlarged by the browser with visible pixels
+SHOWN_SKIPPED = 50
 SHORT_NAME = 3  # characters; such column heads need not be turned
+COMPARED_CLASSES = 10  # at most, those whose F1 differs most
+SMALLEST_SHOWN = 0.0005  # a smaller difference reads as none with three decimals
+TOP_5_FROM = 6  # classes; of five or fewer, the right one is always among the five best
+COMPARED_FIGURES = {  # name: title, whether it is a share, whether more is better
+    "accuracy": ("Accuracy", True, True),
+    "macro_f1": ("Macro F1", False, True),
+    "top_5_accuracy": ("Top-5 accuracy", True, True),
+    "loss": ("Log loss", False, False),
+}
 
 
 @dataclass(frozen=True)
@@ -52,183 +57,155 @@ class Evaluation:
     comparison: Comparison | None = None  # with the model in service, where that was asked for
     calibration: Effect | None = None  # of the temperature, where the model has one
 
-    @property
-    def test_images(self) -> int:
-        return sum(scores["support"] for scores in self.metrics["per_class"].values())
+    def value(self, name: str) -> float:
+        return float(self.metrics[name]["value"])
 
 
-def render(evaluation: Evaluation) -> str:
+def report(evaluation: Evaluation) -> str:
     """The whole page."""
-    sections = [
-        _headline(evaluation),
-        *([comparison_section(evaluation.metrics, evaluation.comparison)] if evaluation.comparison else []),
-        _confusion(evaluation),
-        _mistakes(evaluation),
-        _classes(evaluation),
-        *([reliability_section(evaluation.calibration)] if evaluation.calibration else []),
-        _provenance(evaluation),
-    ]
-    title = f"Evaluation: {percent(_value(evaluation, 'accuracy'))} accuracy"
-    return page(title, PAGE_STYLE + EVALUATION_STYLE, sections)
+    per_class = evaluation.metrics["per_class"]
+    count = sum(scores["support"] for scores in per_class.values())
+    accuracy = evaluation.value("accuracy")
+    right = round(accuracy * count)
+    interval = binomtest(right, count).proportion_ci(0.95, method="wilson")
+    calibration = evaluation.calibration
+    skipped = evaluation.manifest.get("skipped", [])
+    return render(
+        "evaluation/report.html",
+        title=f"Evaluation: {percent(accuracy)} accuracy",
+        accuracy=accuracy,
+        right=right,
+        wrong=count - right,
+        test_images=count,
+        interval=(interval.low, interval.high),
+        figures=headline_figures(evaluation, count),
+        comparison=evaluation.comparison,
+        **compared(evaluation.metrics, evaluation.comparison),
+        confusion=evaluation.metrics["confusion_matrix"],
+        short_names=max(map(len, evaluation.classes)) <= SHORT_NAME,
+        pairs=confused_pairs(evaluation.metrics["confusion_matrix"]),
+        mistakes=evaluation.mistakes,
+        classes=sorted(per_class.items(), key=lambda item: (item[1]["f1"], item[0])),
+        calibration=calibration,
+        reliability=[
+            diagram("As trained", calibration.uncalibrated),
+            diagram("As deployed", calibration.calibrated),
+        ]
+        if calibration
+        else [],
+        trained=trained_facts(evaluation.model),
+        data=data_facts(evaluation.manifest),
+        skipped=[(file.get("path", ""), file.get("reason", "")) for file in skipped[:SHOWN_SKIPPED]],
+        skipped_count=len(skipped),
+    )
 
 
-def _headline(evaluation: Evaluation) -> str:
-    count = evaluation.test_images
-    accuracy = _value(evaluation, "accuracy")
-    low, high = wilson_interval(accuracy, count)
+def headline_figures(evaluation: Evaluation, count: int) -> dict[str, str]:
+    """The tiles at the top."""
     figures = {
-        "Macro F1": f"{_value(evaluation, 'macro_f1'):.3f}",
-        "Top-5 accuracy": percent(_value(evaluation, "top_5_accuracy")),
-        "Log loss": f"{_value(evaluation, 'loss'):.3f}",
-        "Calibration error": percent(_value(evaluation, "expected_calibration_error")),
+        "Macro F1": f"{evaluation.value('macro_f1'):.3f}",
+        "Top-5 accuracy": percent(evaluation.value("top_5_accuracy")),
+        "Log loss": f"{evaluation.value('loss'):.3f}",
+        "Calibration error": percent(evaluation.value("expected_calibration_error")),
         "Classes": str(len(evaluation.classes)),
         "Test images": f"{count:,}",
     }
-    return (
-        "<header><h1>Evaluation on the test split</h1>"
-        f'<p class="accuracy"><strong>{percent(accuracy)}</strong> accuracy</p>'
-        f"<p>{round(accuracy * count):,} of {count:,} test images are classified correctly. With this many images, the "
-        f"true accuracy lies between {percent(low)} and {percent(high)} in 19 of 20 cases.</p>"
-        f"{tiles(figures)}</header>"
-    )
+    if len(evaluation.classes) < TOP_5_FROM:
+        del figures["Top-5 accuracy"]
+    return figures
 
 
-def _confusion(evaluation: Evaluation) -> str:
-    matrix = evaluation.metrics["confusion_matrix"]
-    heads = "".join(f'<th scope="col"><span title="{escape(name)}">{escape(name)}</span></th>' for name in matrix)
-    rows = "".join(
-        f'<tr><th scope="row" title="{escape(true)}">{escape(true)}</th>{_cells(true, row)}</tr>'
-        for true, row in matrix.items()
-    )
-    short = " short" if max(map(len, matrix)) <= SHORT_NAME else ""
-    return section(
-        "Confusion matrix",
-        "<p>Rows are the true classes, columns the predicted ones; the colour is the share of the row.</p>"
-        f'<div class="beside"><div class="scroll" tabindex="0"><table class="matrix{short}"><thead><tr>'
-        f'<th class="corner">true \\ predicted</th>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
-        f"{_pairs(evaluation)}</div>",
-    )
-
-
-def _cells(true: str, row: dict[str, int]) -> str:
-    total = max(1, sum(row.values()))
-    return "".join(_cell(true, predicted, count, count / total) for predicted, count in row.items())
-
-
-def _cell(true: str, predicted: str, count: int, share: float) -> str:
-    kind = ' class="hit"' if true == predicted else ""
-    if not count:
-        return f"<td{kind}></td>"
-    title = escape(f"{true} taken for {predicted}: {count} ({percent(share)})")
-    return f'<td{kind} style="--share:{share:.2f}" title="{title}">{count}</td>'
-
-
-def _pairs(evaluation: Evaluation) -> str:
-    confused = [
+def confused_pairs(matrix: Mapping[str, Mapping[str, int]]) -> list[tuple[int, str, str, int]]:
+    """Count, true class, predicted class and images of the true class; the most frequent first."""
+    pairs = [
         (count, true, predicted, sum(row.values()))
-        for true, row in evaluation.metrics["confusion_matrix"].items()
+        for true, row in matrix.items()
         for predicted, count in row.items()
         if count and true != predicted
     ]
-    confused.sort(key=lambda pair: (-pair[0], -pair[0] / pair[3], pair[1], pair[2]))
-    if not confused:
-        return ""
-    items = "".join(
-        f"<li><b>{escape(true)}</b> taken for <b>{escape(predicted)}</b>: {count} of {total}</li>"
-        for count, true, predicted, total in confused[:SHOWN_PAIRS]
+    pairs.sort(key=lambda pair: (-pair[0], -pair[0] / pair[3], pair[1], pair[2]))
+    return pairs[:SHOWN_PAIRS]
+
+
+def compared(metrics: Mapping[str, Any], comparison: Comparison | None) -> dict[str, Any]:
+    """Rows of the two tables that set the model in service beside this one."""
+    if comparison is None or comparison.metrics is None:
+        return {"compared_figures": [], "compared_classes": [], "differing": 0}
+    old = comparison.metrics
+    figures = [
+        compared_figure(name, metrics[name]["value"], old[name]["value"])
+        for name in COMPARED_FIGURES
+        if name != "top_5_accuracy" or len(metrics["per_class"]) >= TOP_5_FROM
+    ]
+    f1 = {name: (scores["f1"], old["per_class"][name]["f1"]) for name, scores in metrics["per_class"].items()}
+    differing = [name for name, (new, before) in f1.items() if abs(new - before) >= SMALLEST_SHOWN]
+    differing.sort(key=lambda name: (-abs(f1[name][0] - f1[name][1]), name))
+    classes = []
+    for name in differing[:COMPARED_CLASSES]:
+        new, before = f1[name]
+        widest = abs(f1[differing[0]][0] - f1[differing[0]][1])
+        start, end = sorted((50.0, 50 + 50 * (new - before) / widest))  # percent of the bar's width, from its middle
+        row = {"name": name, "support": metrics["per_class"][name]["support"], "new": new, "old": before}
+        classes.append({**row, "difference": new - before, "kind": kind(new - before), "start": start, "end": end})
+    return {"compared_figures": figures, "compared_classes": classes, "differing": len(differing)}
+
+
+def compared_figure(name: str, new: float, old: float) -> dict[str, str]:
+    """One row of the table of figures."""
+    title, is_share, more_is_better = COMPARED_FIGURES[name]
+    written = percent if is_share else "{:.3f}".format
+    difference = f"{signed(100 * (new - old), 1)} points" if is_share else signed(new - old, 3)
+    better = kind((new - old) if more_is_better else (old - new))
+    return {"title": title, "new": written(new), "old": written(old), "difference": difference, "kind": better}
+
+
+def kind(gained: float) -> str:
+    """The CSS class of a difference: better, worse or alike."""
+    return "alike" if abs(gained) < SMALLEST_SHOWN else "better" if gained > 0 else "worse"
+
+
+def diagram(title: str, found: Reliability) -> str:
+    """Reliability diagram: how often the model is right when it says how sure it is."""
+    bins = [part for part in found.bins if part.images]
+    return chart(
+        Chart(
+            title=f"{title}: expected calibration error {percent(found.error)}",
+            x_label="score, %",
+            y_label="right, %",
+            lines=[
+                Line("as it should be", [0, 100], [0, 100]),
+                Line(
+                    "found",
+                    [100 * part.confidence for part in bins],
+                    [100 * part.accuracy for part in bins],
+                    kind="dots",
+                    titles=[f"{part.images:,} images: {percent(part.accuracy)} right" for part in bins],
+                ),
+            ],
+            y_limits=(0, 100),
+            log_y=False,
+        )
     )
-    return f'<div class="pairs"><h3>Most confused classes</h3><ol>{items}</ol></div>'
 
 
-def _mistakes(evaluation: Evaluation) -> str:
-    if not evaluation.mistakes:
-        return section("Mistakes", "<p>None: every test image is classified correctly.</p>")
-    shown = len(evaluation.mistakes)
-    total = evaluation.test_images - round(_value(evaluation, "accuracy") * evaluation.test_images)
-    which = "All" if shown == total else f"{shown} of"
-    return section(
-        "Worst mistakes",
-        f"<p>{which} {total} mistakes, the most confident first: what the model said, and what it should have said.</p>"
-        f'<div class="mistakes">{"".join(_figure(mistake) for mistake in evaluation.mistakes)}</div>',
-    )
-
-
-def _figure(mistake: Mistake) -> str:
-    pixelated = ' class="tiny"' if max(mistake.picture.size) < TINY_PX else ""
-    return (
-        f'<figure><img{pixelated} src="{data_uri(mistake.picture)}" alt="{escape(mistake.name)}" '
-        f'title="{escape(mistake.name)}" loading="lazy"><figcaption>'
-        f'<span class="wrong">{escape(mistake.predicted)}</span> {percent(mistake.score)}<br>'
-        f'<span class="right">{escape(mistake.true)}</span> {percent(mistake.true_score)}'
-        "</figcaption></figure>"
-    )
-
-
-def _classes(evaluation: Evaluation) -> str:
-    per_class = evaluation.metrics["per_class"]
-    ordered = sorted(per_class, key=lambda name: (per_class[name]["f1"], name))
-    heads = "".join(f'<th scope="col">{head}</th>' for head in ("Class", "Images", "Precision", "Recall", "F1"))
-    rows = "".join(_class_row(name, per_class[name]) for name in ordered)
-    return section(
-        "Classes",
-        "<p>The class that the model finds hardest comes first.</p>"
-        f'<div class="scroll" tabindex="0"><table class="classes"><thead><tr>{heads}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>",
-    )
-
-
-def _class_row(name: str, scores: dict[str, float]) -> str:
-    bars = "".join(
-        bar_cell(label, scores[key], f"{scores[key]:.2f}")
-        for label, key in (("Precision", "precision"), ("Recall", "recall"), ("F1", "f1"))
-    )
-    return f'<tr><th scope="row">{escape(name)}</th><td class="support">{scores["support"]:,}</td>{bars}</tr>'
-
-
-def _provenance(evaluation: Evaluation) -> str:
-    model, manifest = evaluation.model, evaluation.manifest
-    size = model["preprocess"]["image_size"]
-    validation = model["validation"]
-    trained = {
-        "Backbone": f"{model['backbone']}, frozen, at {size} × {size} px",
+def trained_facts(model: Mapping[str, Any]) -> dict[str, str]:
+    """What was trained."""
+    size, validation = model["preprocess"]["image_size"], model["validation"]
+    part = "frozen" if model["hyperparameters"].get("finetune", "none") == "none" else "fine-tuned"
+    return {
+        "Backbone": f"{model['backbone']}, {part}, at {size} × {size} px",
         "Kept epoch": f"{validation['epoch']}, with validation accuracy {percent(validation['validation_accuracy'])}",
-        **{
-            HYPERPARAMETERS[name]: str(value)
-            for name, value in model["hyperparameters"].items()
-            if name in HYPERPARAMETERS
-        },
+        **hyperparameter_facts(model["hyperparameters"]),
     }
+
+
+def data_facts(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """What it was trained on."""
     counts = {split: sum(classes.values()) for split, classes in manifest["counts"].items()}
-    data = {
+    return {
         **{f"{split.capitalize()} images": f"{count:,}" for split, count in counts.items()},
         "Augmented views": str(manifest.get("augmented_views", 0)),
         "Skipped files": f"{len(manifest.get('skipped', [])):,}",
         "Duplicates dropped": f"{len(manifest.get('duplicates', [])):,}",
         "Data set SHA-256": manifest["dataset_sha256"],
     }
-    return section("What was trained", f'<div class="facts">{facts("Model", trained)}{facts("Data", data)}</div>')
-
-
-def _value(evaluation: Evaluation, name: str) -> float:
-    return float(evaluation.metrics[name]["value"])
-
-
-def wilson_interval(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
-    """Bounds of a binomial share (Wilson 1927); z = 1.96 is 95 % confidence."""
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
-def data_uri(picture: Image.Image) -> str:
-    """A small copy of the picture as a data URI: JPEG, or PNG if it is tiny."""
-    buffer = io.BytesIO()
-    if max(picture.size) < TINY_PX:
-        picture.save(buffer, "PNG")
-        kind = "png"
-    else:
-        small = picture.copy()
-        small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
-        small.save(buffer, "JPEG", quality=82)
-        kind = "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

@@ -1,23 +1,30 @@
-"""Charts as inline SVG: lines, dots and a stacked bar. Colours come from the style sheet, so that they suit the theme.
+"""Charts as inline SVG, drawn by pygal. Colours come from the style sheet, so that they suit the theme.
 
 Every chart is drawn on paper of the same size, about the width of a phone's screen, and is shown at about that size:
 texts are as large as the page's own, wherever it is read.
 """
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
+from xml.etree import ElementTree
 
-from classifier.reports.page import number_text
-from classifier.reports.scales import Scale, counted_scale, fitted
+import pygal
+from markupsafe import Markup
+from pygal.style import Style
+
+from classifier.reports.page import environment, number_text
 
 WIDTH, HEIGHT = 360, 220
-LEFT, RIGHT, TOP, BOTTOM = 50, 10, 24, 38
-PLOT_WIDTH, PLOT_HEIGHT = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
 COLOURS = 8
 SHOWN_POINTS = 300  # a line; more cannot be told apart on this paper
 LONGEST_TEXT = 40  # characters of a legend's entry
+LOG_FROM_RATIO = 100.0  # between the largest and the smallest value
+LARGEST = 1e150  # beyond which differences and ratios overflow; what lies there is drawn at the edge
+NICE_STEPS = (1, 2, 5, 10, 20, 50, 100)
+LOGARITHMIC = " – logarithmic"
+FONT = Style(label_font_size=11, major_label_font_size=11, title_font_size=11)  # pygal leaves room for these sizes
 Point = tuple[float, float | None]
 
 
@@ -47,120 +54,144 @@ class Chart:
     thresholds: Mapping[str, float] = field(default_factory=dict)
     marks: Mapping[str, float] = field(default_factory=dict)  # places on the x axis worth a vertical line
     best: tuple[float, float, str] | None = None  # a point worth a ring, and its name
-    y_limits: Sequence[float] = ()
-    log_y: bool | None = None
+    y_limits: Sequence[float] = ()  # values that the axis must reach, as 0 and 100 of a percentage
+    log_y: bool | None = None  # None: by the values
     log_x: bool = False
     whole_x: bool = False
     categories: Sequence[str] = ()  # names of x = 0, 1, 2 ...
     note: str = ""
 
 
-def chart(wanted: Chart) -> str:
+@dataclass(frozen=True)
+class Drawn:
+    """One series of pygal's: its points, and the class that the style sheet knows it by."""
+
+    css_class: str
+    points: Sequence[Point]
+    dots_px: float = 0  # radius; 0: a line
+    titles: Sequence[str] = ()
+
+
+def chart(wanted: Chart) -> Markup:
     """A figure; one that has nothing to show says so."""
-    points = [point for line in wanted.lines for point in line.points()]
-    known = [y for _, y in points if y is not None]
-    note = f' <span class="aside">{escape(wanted.note)}</span>' if wanted.note else ""
-    caption = f"<figcaption><b>{escape(wanted.title)}</b>{note}{_legend(wanted)}</figcaption>"
-    if not known:
-        return f'<figure class="chart">{caption}<p class="nothing">No value was recorded.</p></figure>'
-    x, y = _x_scale(wanted, points), _y_scale(wanted, known)
-    parts = [_axes(wanted, x, y), *_thresholds(wanted, y), *_marks(wanted, x)]
-    for number, line in enumerate(wanted.lines):
-        parts.append(_dots(line, number, x, y) if line.kind == "dots" else _line(line, number, x, y))
-    parts += _best(wanted, x, y)
-    return (
-        f'<figure class="chart">{caption}<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="{escape(_spoken(wanted, known))}">{"".join(parts)}</svg></figure>'
-    )
+    known = [y for line in wanted.lines for y in line.y if y is not None]
+    macros = environment().get_template("reports/macros.html").module
+    svg = Markup(drawn(wanted, known)) if known else ""
+    return Markup(macros.chart_figure(wanted, legend(wanted), svg))  # type: ignore[attr-defined]
 
 
-def _x_scale(wanted: Chart, points: Sequence[Point]) -> Scale:
-    values = [x for x, _ in points] + list(wanted.marks.values())
+def drawn(wanted: Chart, known: Sequence[float]) -> str:
+    """The chart as SVG. Pygal's own logarithms are of both axes at once, so it is given logarithms instead."""
+    reached = [clamped(value) for value in (*known, *wanted.y_limits, *wanted.thresholds.values())]
+    low, high = min(reached), max(reached)
+    log_y = low > 0 and (wanted.log_y if wanted.log_y is not None else high / low >= LOG_FROM_RATIO)
+    x_at, y_at = (math.log10 if log else float for log in (wanted.log_x, log_y))
+    xs = [x_at(x) for line in wanted.lines for x in line.x] + [x_at(x) for x in wanted.marks.values()]
+    across = (-0.5, len(wanted.categories) - 0.5) if wanted.categories else spaced(min(xs), max(xs))
+    bottom, top = spaced(y_at(low), y_at(high), fixed=() if log_y else wanted.y_limits)
+    paper = pygal.XY(
+        style=FONT, css=(), js=(), no_prefix=True, disable_xml_declaration=True, width=WIDTH, height=HEIGHT, margin=4,
+        show_legend=False, show_dots=False, allow_interruptions=True, truncate_label=-1, max_scale=6,
+        x_title=wanted.x_label + (LOGARITHMIC if wanted.log_x else ""), xrange=across, range=(bottom, top),
+        x_value_formatter=lambda x: number_text(10**x if wanted.log_x else x),
+        value_formatter=lambda y: number_text(10**y if log_y else y),
+    )  # fmt: skip
     if wanted.categories:
-        last = len(wanted.categories) - 1
-        return Scale(-0.5, last + 0.5, PLOT_WIDTH, ticks=tuple(map(float, range(last + 1))))
-    if wanted.whole_x:
-        return counted_scale(values, PLOT_WIDTH)
-    return fitted(values, PLOT_WIDTH, log=wanted.log_x)
+        room = max(3, 50 // len(wanted.categories))  # characters
+        paper.x_labels = [{"value": n, "label": shortened(name, room)} for n, name in enumerate(wanted.categories)]
+    elif wanted.whole_x:
+        paper.x_labels = whole_ticks(min(xs), max(xs))
+    if log_y:
+        paper.y_labels = decades(bottom, top)
+    series = list(series_of(wanted, [10**x if wanted.log_x else x for x in across], (low, high)))
+    for one in series:
+        points = [(x_at(x), None if y is None else y_at(min(max(y, low), high))) for x, y in one.points]
+        titles = itertools.chain(one.titles, itertools.repeat(""))
+        values = [{"value": point, "label": title} for point, title in zip(points, titles, strict=False)]
+        paper.add("", values, show_dots=one.dots_px > 0, stroke=one.dots_px == 0, dots_size=one.dots_px)
+    return tidied(paper, [one.css_class for one in series], spoken(wanted, known))
 
 
-def _y_scale(wanted: Chart, known: Sequence[float]) -> Scale:
-    return fitted([*known, *wanted.thresholds.values()], PLOT_HEIGHT, log=wanted.log_y, limits=wanted.y_limits)
-
-
-def _axes(wanted: Chart, x: Scale, y: Scale) -> str:
-    parts = [f'<rect class="plot" x="{LEFT}" y="{TOP}" width="{PLOT_WIDTH}" height="{PLOT_HEIGHT}"/>']
-    for place, label in y.labels():
-        height = TOP + PLOT_HEIGHT - place
-        parts.append(f'<path class="grid" d="M{LEFT} {height:.1f}h{PLOT_WIDTH}"/>')
-        parts.append(f'<text class="tick end" x="{LEFT - 5}" y="{height + 3.5:.1f}">{escape(label)}</text>')
-    for place, label in _x_labels(wanted, x):
-        across = LEFT + place
-        parts.append(f'<path class="grid" d="M{across:.1f} {TOP + PLOT_HEIGHT}v4"/>')
-        parts.append(f'<text class="tick middle" x="{across:.1f}" y="{TOP + PLOT_HEIGHT + 15}">{escape(label)}</text>')
-    scale = " – logarithmic" if y.log else ""
-    x_scale = " – logarithmic" if x.log else ""
-    parts.append(f'<text class="y-label" x="4" y="13">{escape(wanted.y_label + scale)}</text>')
-    parts.append(
-        f'<text class="x-label middle" x="{LEFT + PLOT_WIDTH / 2:g}" y="{HEIGHT - 6}">'
-        f"{escape(wanted.x_label + x_scale)}</text>"
-    )
-    return "".join(parts)
-
-
-def _x_labels(wanted: Chart, x: Scale) -> list[tuple[float, str]]:
-    if not wanted.categories:
-        return x.labels()
-    room = max(3, 50 // len(wanted.categories))  # characters
-    return [(x.at(number), shortened(name, room)) for number, name in enumerate(wanted.categories)]
-
-
-def _line(line: Line, number: int, x: Scale, y: Scale) -> str:
-    kept = thinned(line.points(), SHOWN_POINTS)
-    parts, path = [], []
-    for known, run in itertools.groupby(kept, key=lambda point: point[1] is not None):
-        places = [(LEFT + x.at(across), TOP + PLOT_HEIGHT - y.at(value or 0.0)) for across, value in run]
-        if not known:
-            parts += [f'<path class="lost" d="M{a:.1f} {TOP + PLOT_HEIGHT}v-9"/>' for a, _ in places]
-        elif len(places) == 1:
-            a, b = places[0]
-            parts.append(f'<circle class="dot c{number % COLOURS}" cx="{a:.1f}" cy="{b:.1f}" r="3"/>')
-        else:
-            path.append("M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in places))
-    if path:
-        parts.insert(0, f'<path class="line c{number % COLOURS}" d="{"".join(path)}"/>')
-    return "".join(parts)
-
-
-def _dots(line: Line, number: int, x: Scale, y: Scale) -> str:
-    parts = []
-    for (a, b), title in itertools.zip_longest(zip(line.x, line.y, strict=False), line.titles[: len(line.x)]):
-        if b is not None:
-            parts.append(
-                f'<circle class="dot c{number % COLOURS}" cx="{LEFT + x.at(a):.1f}" '
-                f'cy="{TOP + PLOT_HEIGHT - y.at(b):.1f}" r="4"><title>{escape(title or "")}</title></circle>'
-            )
-    return "".join(parts)
-
-
-def _thresholds(wanted: Chart, y: Scale) -> Iterator[str]:
+def series_of(wanted: Chart, across: Sequence[float], up: Sequence[float]) -> Iterator[Drawn]:
+    """Lines and dots, then what is drawn over them."""
+    for number, line in enumerate(wanted.lines):
+        colour = f"c{number % COLOURS}"
+        if line.kind == "dots":
+            yield Drawn(f"dots {colour}", list(zip(line.x, line.y, strict=False)), 4, line.titles)
+            continue
+        points = thinned(line.points(), SHOWN_POINTS)
+        yield Drawn(f"line {colour}", points)
+        alone = [point for point, one, other in neighbours(points) if one is None and other is None]
+        yield Drawn(f"dots {colour}", alone, 3)
+        yield Drawn("lost", [(x, up[0]) for x, y in points if y is None], 3)
     for value in wanted.thresholds.values():
-        if not y.log or value > 0:
-            yield f'<path class="threshold" d="M{LEFT} {TOP + PLOT_HEIGHT - y.at(value):.1f}h{PLOT_WIDTH}"/>'
-
-
-def _marks(wanted: Chart, x: Scale) -> Iterator[str]:
-    for value in wanted.marks.values():
-        yield f'<path class="mark" d="M{LEFT + x.at(value):.1f} {TOP}v{PLOT_HEIGHT}"/>'
-
-
-def _best(wanted: Chart, x: Scale, y: Scale) -> Iterator[str]:
+        yield Drawn("threshold", [(x, value) for x in across])
+    for x in wanted.marks.values():
+        yield Drawn("mark", [(x, y) for y in up])
     if wanted.best:
-        across, height = LEFT + x.at(wanted.best[0]), TOP + PLOT_HEIGHT - y.at(wanted.best[1])
-        yield f'<circle class="best" cx="{across:.1f}" cy="{height:.1f}" r="6.5"/>'
+        yield Drawn("best", [wanted.best[:2]], 6.5)
 
 
-def _legend(wanted: Chart) -> str:
+def neighbours(points: Sequence[Point]) -> Iterator[tuple[Point, float | None, float | None]]:
+    """Each known point with the values beside it; one without any is no line and would not be seen."""
+    values = [None, *(y for _, y in points), None]
+    for number, point in enumerate(points):
+        if point[1] is not None:
+            yield point, values[number], values[number + 2]
+
+
+def tidied(paper: pygal.XY, css_classes: Sequence[str], label: str) -> str:
+    """Pygal's SVG without its style, script and date, with our classes, and with titles instead of descriptions."""
+    svg = paper.render_tree()
+    for child in [child for child in svg if not isinstance(child.tag, str) or child.tag in ("defs", "title")]:
+        svg.remove(child)
+    svg.attrib.update({"role": "img", "aria-label": label})
+    for name in ("id", "xmlns"):
+        svg.attrib.pop(name, None)
+    for element in svg.iter():
+        found = element.get("class", "").split()
+        if "series" in found:
+            number = int(next(name for name in found if name.startswith("serie-")).removeprefix("serie-"))
+            element.set("class", f"series {css_classes[number]}")
+        if "dots" in found:
+            said = next((text.text for text in element if text.get("class") == "label"), None)
+            for text in [text for text in element if text.tag == "desc"]:
+                element.remove(text)
+            if said:
+                ElementTree.SubElement(element[0], "title").text = said
+    return ElementTree.tostring(svg, encoding="unicode")
+
+
+def spaced(low: float, high: float, *, fixed: Sequence[float] = ()) -> tuple[float, float]:
+    """The ends of an axis: a little beyond the values, except where an end is fixed."""
+    room = 0.05 * (high - low) or 0.05 * abs(low) or 0.5
+    return low if low in fixed else low - room, high if high in fixed else high + room
+
+
+def whole_ticks(low: float, high: float) -> list[int]:
+    """A few round whole numbers, as epochs and steps are."""
+    rough = (high - low) / 4
+    power = 10 ** max(0, math.floor(math.log10(rough)) - 1) if rough >= 1 else 1
+    step = next((step * power for step in NICE_STEPS if step * power >= rough), power)
+    return list(range(math.ceil(low / step) * step, math.floor(high) + 1, step)) or [round(low)]
+
+
+def decades(low: float, high: float) -> list[float]:
+    """Logarithms of 1, 10, 100 ... between two logarithms, at most six; of 2 and 5, too, where there are hardly any."""
+    whole = range(math.ceil(low), math.floor(high) + 1)
+    if len(whole) > 2:
+        return [float(power) for power in whole[:: -(-len(whole) // 6)]]
+    powers = range(math.floor(low), math.ceil(high))
+    return [found for power in powers for digit in (1, 2, 5) if low <= (found := power + math.log10(digit)) <= high]
+
+
+def clamped(value: float) -> float:
+    """What can be drawn."""
+    return min(max(value, -LARGEST), LARGEST)
+
+
+def legend(wanted: Chart) -> list[tuple[str, str]]:
+    """Class and text of each entry; a single line needs none."""
     entries = []
     if len(wanted.lines) > 1:
         names = told_apart([line.name for line in wanted.lines], LONGEST_TEXT)
@@ -171,33 +202,15 @@ def _legend(wanted: Chart) -> str:
         entries.append(("best", wanted.best[2]))
     if any(value is None for line in wanted.lines if line.kind == "line" for value in line.y):
         entries.append(("lost", "not a number"))
-    found = "".join(
-        f'<span class="key {kind}"><i></i>{escape(shortened(name, LONGEST_TEXT))}</span>' for kind, name in entries
-    )
-    return f'<span class="legend">{found}</span>' if found else ""
+    return [(kind, shortened(name, LONGEST_TEXT)) for kind, name in entries]
 
 
-def _spoken(wanted: Chart, known: Sequence[float]) -> str:
+def spoken(wanted: Chart, known: Sequence[float]) -> str:
     """For readers that do not see."""
     return (
         f"{wanted.title}: {wanted.y_label} over {wanted.x_label}, between {number_text(min(known))} and "
         f"{number_text(max(known))}"
     )
-
-
-def stacked_bar(parts: Mapping[str, float], texts: Mapping[str, str]) -> str:
-    """One bar of 100 %, and a legend with the text of each part, the largest first as given."""
-    total = sum(parts.values()) or 1.0
-    shown = [(f"c{number % COLOURS}", name, value) for number, (name, value) in enumerate(parts.items())]
-    bars = "".join(
-        f'<span class="{colour}" style="flex-grow:{value / total:.4f}" '
-        f'title="{escape(f"{name}: {texts[name]}")}"></span>'
-        for colour, name, value in shown
-    )
-    keys = "".join(
-        f'<li class="key {colour}"><i></i><b>{escape(name)}</b> {escape(texts[name])}</li>' for colour, name, _ in shown
-    )
-    return f'<div class="stack" role="img" aria-label="shares of a step">{bars}</div><ul class="parts">{keys}</ul>'
 
 
 def thinned(points: Sequence[Point], limit: int) -> Sequence[Point]:

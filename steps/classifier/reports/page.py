@@ -1,11 +1,27 @@
-"""What every report's page is made of: the shell, sections, tiles, facts, bars, and how figures are written."""
+"""Pages of the reports: jinja2 templates beside the code that fills them, and how figures are written in them.
 
-from collections.abc import Iterable, Mapping
-from html import escape
+A page is one file that needs no network and no JavaScript.
+"""
 
+import base64
+import io
+import math
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+PACKAGES = Path(__file__).resolve().parents[1]  # the template `drift/report.html` stands in classifier/drift
 SPACE = "\N{NARROW NO-BREAK SPACE}"
+MINUS = "\N{MINUS SIGN}"
 MILLION, THOUSAND, SMALL = 1e6, 1e3, 1e-3
 MINUTE_SECONDS, HOUR_SECONDS = 60, 3600
+THUMBNAIL_PX = 192  # longer side
+TINY_PX = 64  # smaller pictures are kept as they are, and enlarged by the browser with visible pixels
 HYPERPARAMETERS = {  # how a page calls them
     "lr": "Learning rate",
     "batch_size": "Batch size",
@@ -36,43 +52,31 @@ HYPERPARAMETERS = {  # how a page calls them
 }
 
 
-def page(title: str, style: str, sections: Iterable[str]) -> str:
-    """A whole document that needs no network."""
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{style}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(found for found in sections if found)
-        + "\n</main>\n</body>\n</html>\n"
+def render(template: str, **values: Any) -> str:
+    """Fill a template, named below `classifier/`; every text in it is escaped."""
+    return environment().get_template(template).render(values)
+
+
+@cache
+def environment() -> Environment:
+    """Templates with the filters that write figures."""
+    found = Environment(
+        loader=FileSystemLoader(PACKAGES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-
-
-def section(title: str, body: str, anchor: str | None = None) -> str:
-    """A card with a heading."""
-    name = f' id="{escape(anchor)}"' if anchor else ""
-    return f"<section{name}><h2>{escape(title)}</h2>{body}</section>"
-
-
-def tiles(figures: Mapping[str, str]) -> str:
-    """The few figures that matter most."""
-    found = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(figure)}</dd></div>" for name, figure in figures.items())
-    return f'<dl class="tiles">{found}</dl>'
-
-
-def facts(title: str, known: Mapping[str, str]) -> str:
-    """A table of names and values."""
-    rows = "".join(
-        f'<tr><th scope="row">{escape(name)}</th><td>{escape(fact)}</td></tr>' for name, fact in known.items()
-    )
-    return f"<table><caption>{escape(title)}</caption><tbody>{rows}</tbody></table>"
-
-
-def bar_cell(label: str, share: float, figure: str) -> str:
-    """A table cell with a bar of 0 to 1 and the figure that it stands for."""
-    return (
-        f'<td class="bar" data-name="{escape(label)}"><span style="--value:{min(1.0, max(0.0, share)):.3f}"></span>'
-        f"{escape(figure)}</td>"
-    )
+    found.filters |= {
+        "percent": percent,
+        "figure": number_text,
+        "duration": duration_text,
+        "counted": counted,
+        "data_uri": data_uri,
+        "signed": signed,
+    }
+    found.globals |= {"SPACE": SPACE, "TINY_PX": TINY_PX}
+    return found
 
 
 def percent(share: float) -> str:
@@ -80,11 +84,18 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f}{SPACE}%"
 
 
+def signed(value: float, decimals: int) -> str:
+    """With its sign, and none for what rounds to 0."""
+    text = f"{abs(value):.{decimals}f}"
+    sign = "" if not float(text) else "+" if value > 0 else MINUS
+    return sign + text
+
+
 def number_text(value: float) -> str:
     """A figure of any size in a few characters."""
     size = abs(value)
-    if value == 0:
-        return "0"
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
     if size >= MILLION or size < SMALL:
         mantissa, _, exponent = f"{value:.2e}".partition("e")
         return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
@@ -110,3 +121,35 @@ def duration_text(seconds: float) -> str:
 def counted(count: int, noun: str, plural: str | None = None) -> str:
     """`1 rule`, `2 rules`."""
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
+def hyperparameter_facts(values: dict[str, Any]) -> dict[str, str]:
+    """Names as a page calls them -> values; a long floating point number is rounded to six digits."""
+    return {
+        HYPERPARAMETERS.get(name, name): rounded(value)
+        for name, value in values.items()
+        if not isinstance(value, dict | list)
+    }
+
+
+def rounded(value: Any) -> str:
+    """A hyperparameter's value, which may be a number in a text: 16 digits say no more than six."""
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        return str(value)
+    return str(value) if isinstance(value, bool) or found.is_integer() else f"{found:.6g}"
+
+
+def data_uri(picture: "Image.Image") -> str:
+    """A small copy of the picture as a data URI: JPEG, or PNG if it is tiny."""
+    buffer = io.BytesIO()
+    if max(picture.size) < TINY_PX:
+        picture.save(buffer, "PNG")
+        kind = "png"
+    else:
+        small = picture.copy()
+        small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+        small.save(buffer, "JPEG", quality=82)
+        kind = "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

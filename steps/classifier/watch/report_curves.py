@@ -4,11 +4,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from classifier.reports.charts import Chart, Line, chart
-from classifier.reports.page import counted, number_text, percent, section
+from classifier.reports.page import counted, number_text, percent
+from classifier.watch.report_values import mapping
 from classifier.watch.training_record import Epoch, Record, series_of
 
 SHOWN_TENSORS = 8
-MODES = {"TRAIN": "train", "EVAL": "validation"}
+MODES = {"TRAIN": "training", "EVAL": "validation"}
 MAGNITUDES = {
     "gradients": ("Gradients", "how strongly a step wants to change them"),
     "weights": ("Weights", "how large they are"),
@@ -16,16 +17,14 @@ MAGNITUDES = {
 }
 
 
-def learning_section(record: Record) -> str:
-    """Curves over epochs, or over steps where there are no epochs."""
-    if not record.epochs:
-        charts = _step_losses(record.series)
-        body = f'<div class="charts">{charts}</div>' if charts else "<p>No epoch was completed.</p>"
-        return section("Learning", body, "learning")
-    curves = [_loss(record), _accuracy(record), _learning_rate(record), _step_losses(record.series)]
-    return section(
-        "Learning", f'<p>{_in_words(record)}</p><div class="charts">{"".join(filter(None, curves))}</div>', "learning"
-    )
+def learning(record: Record) -> dict[str, Any]:
+    """Curves over epochs, and over saved steps."""
+    curves = [_loss(record), _accuracy(record), _learning_rate(record)] if record.epochs else []
+    curves += _step_losses(record.series)
+    return {
+        "learning_words": _in_words(record) if record.epochs else "No epoch was completed.",
+        "learning_charts": [chart(curve) for curve in curves if curve],
+    }
 
 
 def _in_words(record: Record) -> str:
@@ -46,24 +45,24 @@ def _in_words(record: Record) -> str:
     return f"{epochs} trained; {kept}.{stages}{diverged}"
 
 
-def _loss(record: Record) -> str:
+def _loss(record: Record) -> Chart:
     return _by_epoch(record, "Loss", "loss (cross-entropy)", {"train": "train_loss", "validation": "validation_loss"})
 
 
-def _accuracy(record: Record) -> str:
+def _accuracy(record: Record) -> Chart:
     names = {"train": "train_accuracy", "validation": "validation_accuracy"}
     return _by_epoch(record, "Accuracy", "accuracy (%)", names, factor=100.0)
 
 
-def _learning_rate(record: Record) -> str:
+def _learning_rate(record: Record) -> Chart | None:
     if all(epoch.lr is None for epoch in record.epochs):
-        return ""
+        return None
     x = [float(epoch.epoch) for epoch in record.epochs]
     line = Line("learning rate", x, [epoch.lr for epoch in record.epochs])
-    return chart(Chart("Learning rate", "epoch", "learning rate", [line], whole_x=True, marks=_marks(record)))
+    return Chart("Learning rate", "epoch", "learning rate", [line], whole_x=True, marks=_marks(record))
 
 
-def _by_epoch(record: Record, title: str, y_label: str, names: Mapping[str, str], *, factor: float = 1.0) -> str:
+def _by_epoch(record: Record, title: str, y_label: str, names: Mapping[str, str], *, factor: float = 1.0) -> Chart:
     x = [float(epoch.epoch) for epoch in record.epochs]
     lines = [
         Line(name, x, [_scaled(epoch, member, factor) for epoch in record.epochs]) for name, member in names.items()
@@ -71,7 +70,7 @@ def _by_epoch(record: Record, title: str, y_label: str, names: Mapping[str, str]
     best, ring = record.best, None
     if best and (y := _scaled(best, names["validation"], factor)) is not None:
         ring = (float(best.epoch), y, f"kept epoch, {best.epoch}")
-    return chart(Chart(title, "epoch", y_label, lines, best=ring, whole_x=True, marks=_marks(record)))
+    return Chart(title, "epoch", y_label, lines, best=ring, whole_x=True, marks=_marks(record))
 
 
 def _marks(record: Record) -> Mapping[str, float]:
@@ -85,42 +84,34 @@ def _scaled(epoch: Epoch, member: str, factor: float) -> float | None:
     return None if value is None else factor * value
 
 
-def _step_losses(series: Mapping[str, Any]) -> str:
-    """The losses that the debugger saved, step by step."""
-    found = series.get("losses")
-    if not isinstance(found, dict):
-        return ""
-    lines = [Line(MODES.get(str(mode), str(mode)), *series_of(entry, "value")) for mode, entry in found.items()]
-    lines = [line for line in lines if len(line.x) > 1]
-    if not lines:
-        return ""
-    return chart(Chart("Loss by saved step", "step", "loss (cross-entropy)", lines, whole_x=True))
+def _step_losses(series: Mapping[str, Any]) -> list[Chart]:
+    """The losses that the debugger saved, step by step; each mode counts steps of its own, so each has its own axis."""
+    charts = []
+    for mode, entry in mapping(series.get("losses")).items():
+        name = MODES.get(str(mode), str(mode))
+        line = Line(name, *series_of(entry, "value"))
+        if len(line.x) > 1:
+            charts.append(
+                Chart(f"Loss by saved {name} step", f"{name} step", "loss (cross-entropy)", [line], whole_x=True)
+            )
+    return charts
 
 
-def magnitudes_section(record: Record) -> str:
-    """Gradients, weights and biases over time."""
+def magnitudes(record: Record) -> list[str]:
+    """Charts of gradients, weights and biases over time."""
     charts = [_magnitudes(record.series.get(name), *words) for name, words in MAGNITUDES.items()]
-    shown = "".join(filter(None, charts))
-    if not shown:
-        return section("Gradients and weights", "<p>No magnitudes were recorded.</p>", "magnitudes")
-    return section(
-        "Gradients and weights",
-        "<p>The mean of the absolute values of each layer at each saved step. Gradients that sink to almost nothing, "
-        "and values that shoot up, are the two things to look for.</p>"
-        f'<div class="charts">{shown}</div>',
-        "magnitudes",
-    )
+    return [chart(found) for found in charts if found]
 
 
-def _magnitudes(value: Any, title: str, note: str) -> str:
+def _magnitudes(value: Any, title: str, note: str) -> Chart | None:
     if not isinstance(value, dict) or not value:
-        return ""
+        return None
     lines = [Line(name, *series_of(entry, "abs_mean")) for name, entry in value.items()]
     lines = [line for line in lines if line.x]
     shown = spread(lines, SHOWN_TENSORS)
     if len(shown) < len(lines):
         note += f"; {len(shown)} of {len(lines)} layers, first to last, all are in debugger.json"
-    return chart(Chart(title, "step", "mean of absolute values", shown, whole_x=True, note=note))
+    return Chart(title, "step", "mean of absolute values", shown, whole_x=True, note=note)
 
 
 def spread(lines: Iterable[Line], limit: int) -> list[Line]:

@@ -1,11 +1,11 @@
 """The top of the training report: how the training ended, what was found, and what is missing; and what was trained."""
 
 from collections.abc import Iterator
-from html import escape
+from typing import Any
 
-from classifier.reports.page import HYPERPARAMETERS, counted, duration_text, facts, percent, section, tiles
+from classifier.reports.page import counted, duration_text, hyperparameter_facts, percent
 from classifier.watch.report_rules import anchor
-from classifier.watch.report_values import items, mapping, number, text, whole
+from classifier.watch.report_values import items, mapping, text, whole
 from classifier.watch.training_record import Record, Rule
 
 SHOWN_CLASSES = 12
@@ -31,27 +31,43 @@ def stopping_rule(record: Record) -> Rule | None:
     return next(iter(named or asking), None)
 
 
-def headline(record: Record) -> str:
-    """The card at the top."""
-    kind = OUTCOMES.get(text(record.history.get("outcome")), "unknown")
-    job = text(record.history.get("job_name"))
-    name = f" <span>{escape(job)}</span>" if job else ""
-    return (
-        f'<header class="outcome {kind}"><h1>Training report{name}</h1>'
-        f'<p class="verdict"><strong>{escape(outcome(record))}</strong></p>{_because(record)}'
-        f"{tiles(dict(_figures(record)))}{_warnings(record)}{_findings(record)}{_missing(record)}</header>"
-    )
+def headline(record: Record) -> dict[str, Any]:
+    """The card at the top: how it ended, what was found, and what is missing."""
+    fired = [rule for rule in record.rules if rule.status == "IssuesFound"]
+    failed = [rule for rule in record.rules if rule.status == "Error"]
+    unjudged = sum(rule.status not in JUDGED for rule in record.rules)
+    rest = f", but {counted(unjudged, 'rule')} could not judge to the end" if unjudged else ""
+    findings = [
+        finding(rule, rule.fired[0].sentence if rule.fired else "It found a problem.", "fired") for rule in fired
+    ]
+    findings += [finding(rule, "The rule itself failed; see there.", "error") for rule in failed]
+    return {
+        "kind": OUTCOMES.get(text(record.history.get("outcome")), "unknown"),
+        "job_name": text(record.history.get("job_name")),
+        "outcome": outcome(record),
+        "because": because(record),
+        "figures": dict(_figures(record)),
+        "warnings": [sentence for sentence in map(text, items(record.history.get("warnings"))) if sentence],
+        "findings": findings,
+        "found_title": counted(len(fired), "rule") + " found a problem" if fired else "No rule found a problem",
+        "quiet_words": f"No rule found a problem{rest}." if record.rules else "",
+        "unjudged": unjudged,
+        "missing": record.missing,
+    }
 
 
-def _because(record: Record) -> str:
-    reason = text(record.history.get("reason"))
-    if reason:
-        return f'<p class="because">{escape(reason)}</p>'
-    if ended := text(record.history.get("ended_early")):
-        return f'<p class="because">{escape(ended)}</p>'
+def because(record: Record) -> str:
+    """Why the training ended as it did."""
+    if found := text(record.history.get("reason")) or text(record.history.get("ended_early")):
+        return found
     if text(record.history.get("outcome")) == "Completed":
-        return f'<p class="because">Every one of its {counted(len(record.epochs), "epoch")} ran.</p>'
+        return f"Every one of its {counted(len(record.epochs), 'epoch')} ran."
     return ""
+
+
+def finding(rule: Rule, sentence: str, kind: str) -> dict[str, str]:
+    """One line of the list of what was found."""
+    return {"kind": kind, "anchor": anchor(rule), "name": rule.name, "sentence": sentence}
 
 
 def _figures(record: Record) -> Iterator[tuple[str, str]]:
@@ -72,57 +88,18 @@ def _figures(record: Record) -> Iterator[tuple[str, str]]:
         yield "Classes", f"{len(classes):,}"
 
 
-def _warnings(record: Record) -> str:
-    """What looks wrong with a training that went well otherwise."""
-    found = [sentence for sentence in map(text, items(record.history.get("warnings"))) if sentence]
-    if not found:
-        return ""
-    lines = "".join(f'<li class="fired">{escape(sentence)}</li>' for sentence in found)
-    return f'<h2>{counted(len(found), "warning")}</h2><ul class="findings">{lines}</ul>'
-
-
-def _findings(record: Record) -> str:
-    """What the rules found, in one list; nothing found is said too."""
-    fired = [rule for rule in record.rules if rule.status == "IssuesFound"]
-    failed = [rule for rule in record.rules if rule.status == "Error"]
-    if not record.rules:
-        return ""
-    unjudged = sum(rule.status not in JUDGED for rule in record.rules)
-    if not fired and not failed:
-        rest = f", but {counted(unjudged, 'rule')} could not judge to the end" if unjudged else ""
-        return f'<p class="in-short{" unsure" if rest else ""}">No rule found a problem{rest}.</p>'
-    lines = [_finding(rule, rule.fired[0].sentence if rule.fired else "It found a problem.", "fired") for rule in fired]
-    lines += [_finding(rule, "The rule itself failed; see there.", "error") for rule in failed]
-    title = counted(len(fired), "rule") + " found a problem" if fired else "No rule found a problem"
-    return f'<h2>{title}</h2><ul class="findings">{"".join(lines)}</ul>'
-
-
-def _finding(rule: Rule, sentence: str, kind: str) -> str:
-    return f'<li class="{kind}"><a href="#{escape(anchor(rule))}">{escape(rule.name)}</a> {escape(sentence)}</li>'
-
-
-def _missing(record: Record) -> str:
-    if not record.missing:
-        return ""
-    lines = "".join(f"<li>{escape(sentence)}</li>" for sentence in record.missing)
-    return f'<h2>What this report lacks</h2><ul class="missing">{lines}</ul>'
-
-
-def facts_section(record: Record) -> str:
+def trained(record: Record) -> dict[str, Any]:
     """What was trained, on what, and with which settings."""
     history = record.history
-    if not history:
-        return ""
-    model = {
-        **({"Backbone": text(history.get("backbone"))} if text(history.get("backbone")) else {}),
-        **{
-            HYPERPARAMETERS.get(name, name): _written(value)
-            for name, value in mapping(history.get("hyperparameters")).items()
-            if not isinstance(value, dict | list)
+    backbone = text(history.get("backbone"))
+    return {
+        "known": bool(history),
+        "trained": {
+            **({"Backbone": backbone} if backbone else {}),
+            **hyperparameter_facts(mapping(history.get("hyperparameters"))),
         },
+        "run_facts": dict(_run_facts(record)),
     }
-    tables = f"{facts('Model and hyperparameters', model)}{facts('Run and data', dict(_run_facts(record)))}"
-    return section("What was trained", f'<div class="facts">{tables}</div>', "facts")
 
 
 def _run_facts(record: Record) -> Iterator[tuple[str, str]]:
@@ -146,10 +123,3 @@ def _class_names(classes: list[str]) -> str:
                       for name in classes[:SHOWN_CLASSES])  # fmt: skip
     rest = len(classes) - SHOWN_CLASSES
     return f"{shown} and {rest:,} more" if rest > 0 else shown
-
-
-def _written(value: object) -> str:
-    found = number(value)
-    if found is None or isinstance(value, int):
-        return text(value) if isinstance(value, str) else str(value)
-    return f"{found:.6g}"

@@ -4,10 +4,10 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
+from typing import Any
 
 from classifier.reports.charts import Chart, Line, chart
-from classifier.reports.page import counted, section
+from classifier.reports.page import counted
 from classifier.watch.report_values import text
 from classifier.watch.training_profile import Samples
 from classifier.watch.training_record import Record
@@ -94,19 +94,18 @@ MACHINE = (
 )
 
 
-def machine_section(record: Record) -> str:
+def machine(record: Record) -> dict[str, Any]:
     """Utilisation over time."""
     samples = record.profile.samples
-    if not samples:
-        return section("The machine", "<p>No utilisation was recorded.</p>", "machine")
     times = [time for found in samples.values() for one in found.values() for time in one.times]
+    if not times:
+        return {"machine": [], "machine_words": ""}
     clock = Clock(min(times), max(times))
-    shown = "".join(_machine_chart(wanted, samples, clock) for wanted in MACHINE)
+    charts = [_machine_chart(wanted, samples, clock) for wanted in MACHINE]
     cores, gpus = len(samples.get("CPUUtilization", {})), len(samples.get("GPUUtilization", {}))
-    have = [f"{counted(cores, 'processor core')}, {counted(gpus, 'GPU') if gpus else 'no GPU'}."]
-    have += [text(record.profile.measured.get(resource)) for resource in RESOURCES]
-    told = escape(" ".join(filter(None, have)))
-    return section("The machine", f'<p>{told}</p><div class="charts">{shown}</div>', "machine")
+    words = [f"{counted(cores, 'processor core')}, {counted(gpus, 'GPU') if gpus else 'no GPU'}."]
+    words += [text(record.profile.measured.get(resource)) for resource in RESOURCES]
+    return {"machine": [chart(found) for found in charts if found], "machine_words": " ".join(filter(None, words))}
 
 
 class Clock:
@@ -132,7 +131,7 @@ class Clock:
         return number * self.bin_seconds / self.unit_seconds
 
 
-def _machine_chart(wanted: MachineChart, found: Mapping[str, Mapping[str, Samples]], clock: Clock) -> str:
+def _machine_chart(wanted: MachineChart, found: Mapping[str, Mapping[str, Samples]], clock: Clock) -> Chart | None:
     lines: list[Line] = []
     drawn: set[str] = set()
     for quantity in wanted.quantities:
@@ -141,18 +140,16 @@ def _machine_chart(wanted: MachineChart, found: Mapping[str, Mapping[str, Sample
             lines.append(combined(quantity, devices, clock))
             drawn.add(quantity.name)
     if not lines:
-        return ""
+        return None
     size, unit = BYTE_UNITS[-1] if "{unit}" not in wanted.y_label else byte_unit(lines)
     scaled = [Line(line.name, line.x, [None if y is None else y / size for y in line.y]) for line in lines]
-    return chart(
-        Chart(
-            title=wanted.title,
-            x_label=f"time since the start ({clock.unit})",
-            y_label=wanted.y_label.replace("{unit}", unit),
-            lines=scaled,
-            y_limits=wanted.y_limits,
-            log_y=False,
-        )
+    return Chart(
+        title=wanted.title,
+        x_label=f"time since the start ({clock.unit})",
+        y_label=wanted.y_label.replace("{unit}", unit),
+        lines=scaled,
+        y_limits=wanted.y_limits,
+        log_y=False,
     )
 
 

@@ -3,10 +3,10 @@
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from html import escape
+from typing import Any
 
 from classifier.reports.charts import Chart, Line, chart
-from classifier.reports.page import counted, duration_text, section
+from classifier.reports.page import counted, duration_text
 from classifier.watch.report_rule_words import meaning
 from classifier.watch.report_values import items, mapping, number, numbers, text
 from classifier.watch.training_record import Record, Rule
@@ -27,19 +27,11 @@ TRACEBACK_CHARACTERS = 6000
 STEP_LABELS = ("step", "epoch")
 
 
-def rules_section(record: Record) -> str:
-    """Every rule."""
-    if not record.rules:
-        return section("Rules", "<p>No rule's verdict was saved.</p>", "rules")
+def rules(record: Record) -> dict[str, Any]:
+    """Every rule, as the page shows it."""
     started = record.time("started")
-    loud = [rule for rule in record.rules if rule.status != QUIET]
-    quiet = [rule for rule in record.rules if rule.status == QUIET]
     start = started.timestamp() if started else None
-    body = f"<p>{summary(record.rules)}</p>" + "".join(_loud(rule, start) for rule in loud)
-    if quiet:
-        heading = "<h3>Rules that found no problem</h3>" if loud else ""
-        body += f'{heading}<div class="quiet-rules">{"".join(map(_quiet, quiet))}</div>'
-    return section("Rules", body, "rules")
+    return {"rules": [_rule(rule, start) for rule in record.rules], "rules_summary": summary(record.rules)}
 
 
 def summary(rules: Sequence[Rule]) -> str:
@@ -60,63 +52,39 @@ def anchor(rule: Rule) -> str:
     return "rule-" + "".join(character if character.isalnum() else "-" for character in rule.name)
 
 
-def _loud(rule: Rule, start: float | None) -> str:
-    """A rule that fired, failed or could not judge, with all that is known."""
-    kind, words = VERDICTS.get(rule.status, ("unknown", rule.status))
-    told = [_looks_for(rule), _firings(rule, start)]
-    if rule.status == "Error":
-        told.append("<p>The rule could not be evaluated to the end. The training and the other rules go on.</p>")
-    if rule.note:
-        told.append(f"<p>{escape(rule.note)}</p>")
-    if rule.advice and (rule.fired or rule.status == "Error"):
-        told.append(f'<p class="advice"><b>What to do</b> {escape(rule.advice)}</p>')
-    told += [_parameters(rule), _traceback(rule)]
-    return (
-        f'<article class="rule {kind}" id="{escape(anchor(rule))}"><h3>{_name(rule)} '
-        f'<span class="verdict">{escape(words)}</span></h3>'
-        f'<div class="told"><div>{"".join(told)}</div>{_evidence(rule)}</div></article>'
-    )
-
-
-def _quiet(rule: Rule) -> str:
-    note = f"<p>{escape(rule.note)}</p>" if rule.note else ""
-    young = rule.note.lower().startswith(TOO_LITTLE)
-    mark = f' <span class="verdict">{TOO_LITTLE}</span>' if young else ""
-    return (
-        f'<details class="rule quiet" id="{escape(anchor(rule))}"><summary><b>{escape(rule.name)}</b>{mark}</summary>'
-        f"{_looks_for(rule)}{note}{_evidence(rule)}{_parameters(rule)}</details>"
-    )
-
-
-def _name(rule: Rule) -> str:
-    return escape(rule.name) if rule.name == rule.rule else f"{escape(rule.name)} <small>({escape(rule.rule)})</small>"
-
-
-def _looks_for(rule: Rule) -> str:
-    found = meaning(rule.rule)
-    return f'<p class="looks-for">Looks for {escape(found)}.</p>' if found else ""
-
-
-def _firings(rule: Rule, start: float | None) -> str:
-    """Each time the rule fired; of many, the later ones folded."""
-    lines = [f"<li>{_when(firing.step, firing.mode, firing.time, start)}{escape(firing.sentence)}</li>"
-             for firing in rule.fired]  # fmt: skip
-    if not lines:
-        return ""
-    more = lines[SHOWN_FIRINGS:]
-    folded = f"<details><summary>{len(more)} more</summary><ul>{''.join(more)}</ul></details>" if more else ""
-    stopped = "<p>It asked for the training to end, as its action says.</p>" if rule.action == "stop" else ""
-    return f'<ul class="firings">{"".join(lines[:SHOWN_FIRINGS])}</ul>{folded}{stopped}'
+def _rule(rule: Rule, start: float | None) -> dict[str, Any]:
+    kind, verdict = VERDICTS.get(rule.status, ("unknown", rule.status))
+    firings = [(_when(firing.step, firing.mode, firing.time, start), firing.sentence) for firing in rule.fired]
+    words = (f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in rule.parameters.items())
+    return {
+        "name": rule.name,
+        "rule": rule.rule,
+        "anchor": anchor(rule),
+        "kind": kind,
+        "verdict": verdict,
+        "quiet": rule.status == QUIET,
+        "too_little": TOO_LITTLE if rule.note.lower().startswith(TOO_LITTLE) else "",
+        "looks_for": meaning(rule.rule),
+        "firings": firings[:SHOWN_FIRINGS],
+        "more_firings": firings[SHOWN_FIRINGS:],
+        "action": rule.action,
+        "note": rule.note,
+        "advice": rule.advice,
+        "parameters": text(", ".join(words)),
+        "traceback": rule.traceback[-TRACEBACK_CHARACTERS:],
+        "traceback_end": rule.traceback.strip().rpartition("\n")[2],
+        "evidence": _evidence(rule),
+    }
 
 
 def _when(step: int | None, mode: str | None, time: float | None, start: float | None) -> str:
-    """`TRAIN step 120, 3.2 s after the start: `"""
+    """`TRAIN step 120, 3.2 s after the start`"""
     parts = []
     if step is not None:
         parts.append(f"{mode or ''} step {step:,}".strip())
     if time is not None:
         parts.append(f"{duration_text(time - start)} after the start" if start and time >= start else _clock(time))
-    return f'<span class="when">{escape(", ".join(filter(None, parts)))}</span> ' if any(parts) else ""
+    return ", ".join(filter(None, parts))
 
 
 def _clock(time: float) -> str:
@@ -164,18 +132,3 @@ def _evidence_line(value: object) -> Line:
 def _thresholds(evidence: Mapping[str, object]) -> dict[str, float]:
     found = [mapping(threshold) for threshold in items(evidence.get("thresholds"))]
     return {text(entry.get("name")) or "threshold": y for entry in found if (y := number(entry.get("y"))) is not None}
-
-
-def _parameters(rule: Rule) -> str:
-    if not rule.parameters:
-        return ""
-    words = ", ".join(f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in rule.parameters.items())
-    return f'<p class="parameters">{escape(text(words))}</p>'
-
-
-def _traceback(rule: Rule) -> str:
-    if not rule.traceback:
-        return ""
-    shown = escape(rule.traceback[-TRACEBACK_CHARACTERS:])
-    last = escape(rule.traceback.strip().rpartition("\n")[2])
-    return f"<details><summary>Traceback: {last}</summary><pre>{shown}</pre></details>"

@@ -2,12 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from html import escape
 from typing import Any
 
-from classifier.reports.charts import Chart, Line, chart, shortened
-from classifier.reports.page import counted, duration_text, number_text, section
-from classifier.reports.scales import LOG_FROM_RATIO
+from classifier.reports.charts import LOG_FROM_RATIO, Chart, Line, chart, shortened
+from classifier.reports.page import counted, duration_text, number_text
 from classifier.watch.report_values import items, mapping, number, text
 
 LOWER, HIGHER = "Minimize", "Maximize"
@@ -80,13 +78,22 @@ def _trial(value: Any) -> Trial:
     )
 
 
-def search_section(search: Search | None) -> str:
-    """Plots by hyperparameter, and the table of all trials."""
+def shown_search(search: Search | None) -> dict[str, Any] | None:
+    """Plots by hyperparameter, and the table of all trials, best first."""
     if search is None:
-        return ""
-    charts = "".join(_against(search, name) for name in search.names)
-    body = f'<p>{escape(_in_words(search))}</p><div class="charts">{charts}</div>{_table(search)}'
-    return section("The search for hyperparameters", body, "search")
+        return None
+    sign = 1 if search.objective_type == LOWER else -1
+    ordered = sorted(
+        search.trials,
+        key=lambda trial: (not trial.winner, trial.objective is None, sign * (trial.objective or 0.0)),
+    )
+    return {
+        "words": _in_words(search),
+        "charts": [chart(_against(search, name)) for name in search.names],
+        "heads": ["Trial", search.objective_metric, *search.names, "Time", "Status"],
+        "rows": [_row(trial, search.names, search.trials.index(trial) + 1) for trial in ordered],
+        "folded": len(ordered) >= FOLDED_FROM,
+    }
 
 
 def _in_words(search: Search) -> str:
@@ -101,7 +108,7 @@ def _in_words(search: Search) -> str:
     return f"{said} The winner{reached} with {values}. Each dot is a trial; the ring is the winner."
 
 
-def _against(search: Search, name: str) -> str:
+def _against(search: Search, name: str) -> Chart:
     """One hyperparameter against the objective."""
     measured = [trial for trial in search.trials if trial.objective is not None and name in trial.hyperparameters]
     texts = [trial.hyperparameters[name] for trial in measured]
@@ -113,18 +120,16 @@ def _against(search: Search, name: str) -> str:
     titles = [f"{_label(trial)}: {search.objective_metric} {number_text(trial.objective or 0)}" for trial in measured]
     dots = Line("trials", known, [trial.objective for trial in measured], "dots", titles)
     won = [(x, trial.objective or 0.0, "winner") for x, trial in zip(known, measured, strict=True) if trial.winner]
-    return chart(
-        Chart(
-            title=name,
-            x_label=name,
-            y_label=search.objective_metric,
-            lines=[dots],
-            best=won[0] if won else None,
-            log_y=False,
-            log_x=bool(known) and min(known) > 0 and max(known) / min(known) >= LOG_FROM_RATIO / 2,
-            whole_x=not categories and all(value.is_integer() for value in known) and max(known, default=0) < 1e6,
-            categories=categories,
-        )
+    return Chart(
+        title=name,
+        x_label=name,
+        y_label=search.objective_metric,
+        lines=[dots],
+        best=won[0] if won else None,
+        log_y=False,
+        log_x=bool(known) and min(known) > 0 and max(known) / min(known) >= LOG_FROM_RATIO / 2,
+        whole_x=not categories and all(value.is_integer() for value in known) and max(known, default=0) < 1e6,
+        categories=categories,
     )
 
 
@@ -138,39 +143,19 @@ def categories_of(texts: Sequence[str]) -> list[str]:
     return sorted(distinct, key=lambda found: numbers[found]) if few else []
 
 
-def _table(search: Search) -> str:
-    """Best first."""
-    sign = 1 if search.objective_type == LOWER else -1
-    ordered = sorted(
-        search.trials,
-        key=lambda trial: (not trial.winner, trial.objective is None, sign * (trial.objective or 0.0)),
-    )
-    heads = ["Trial", search.objective_metric, *search.names, "Time", "Status"]
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in heads)
-    rows = "".join(_row(trial, search.names, search.trials.index(trial) + 1) for trial in ordered)
-    table = (
-        f'<div class="scroll" tabindex="0"><table class="trials"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>"
-    )
-    if len(ordered) < FOLDED_FROM:
-        return table
-    return f"<details><summary>All {len(ordered)} trials</summary>{table}</details>"
-
-
-def _row(trial: Trial, names: Sequence[str], position: int) -> str:
-    winner = ' class="winner"' if trial.winner else ""
+def _row(trial: Trial, names: Sequence[str], position: int) -> dict[str, Any]:
     cells = [
         "–" if trial.objective is None else f"{trial.objective:.4g}",
         *(_rounded(trial.hyperparameters.get(name, "–")) for name in names),
         "–" if trial.seconds is None else duration_text(trial.seconds),
         trial.status,
     ]
-    label = f"{position} ★ winner" if trial.winner else str(position)
-    return (
-        f'<tr{winner}><th scope="row" title="{escape(trial.name)}">{escape(label)}</th>'
-        + "".join(f"<td>{escape(shortened(cell, 40))}</td>" for cell in cells)
-        + "</tr>"
-    )
+    return {
+        "winner": trial.winner,
+        "name": trial.name,
+        "label": f"{position} ★ winner" if trial.winner else str(position),
+        "cells": [shortened(cell, 40) for cell in cells],
+    }
 
 
 def _label(trial: Trial) -> str:

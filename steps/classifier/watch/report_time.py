@@ -2,11 +2,11 @@
 
 import itertools
 import statistics
-from collections.abc import Sequence
-from html import escape
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from classifier.reports.charts import Chart, Line, chart, stacked_bar
-from classifier.reports.page import counted, duration_text, percent, section
+from classifier.reports.charts import Chart, Line, chart
+from classifier.reports.page import counted, duration_text, percent
 from classifier.watch.training_profile import Profile
 from classifier.watch.training_record import Record
 
@@ -16,23 +16,24 @@ OTHER = "Other"
 Values = Sequence[float]
 
 
-def time_section(record: Record) -> str:
+def time(record: Record) -> dict[str, Any]:
     """Phases of a step, and how long steps took."""
     profile = record.profile
     durations = training_durations(profile)
     phases = phases_of_a_step(profile)
-    if not phases and not durations:
-        return section("Where the time goes", "<p>No step was timed.</p>", "time")
-    told = []
-    if durations:
-        told.append(_durations_in_words(durations, training_steps(profile)))
+    words = [_durations_in_words(durations, training_steps(profile))] if durations else []
     total = sum(phases.values())
-    if phases and total:
+    if total:
         first = next(iter(phases))
-        told.append(f"Most of the measured time, {percent(phases[first] / total)}, went into {first.lower()}.")
-    texts = {name: f"{percent(seconds / (total or 1))} ({duration_text(seconds)})" for name, seconds in phases.items()}
-    bar = stacked_bar(phases, texts) if phases else ""
-    return section("Where the time goes", f"<p>{escape(' '.join(told))}</p>{bar}{_durations_chart(profile)}", "time")
+        words.append(f"Most of the measured time, {percent(phases[first] / total)}, went into {first.lower()}.")
+    return {
+        "time_words": " ".join(words),
+        "phases": phases,
+        "phase_texts": {
+            name: f"{percent(seconds / (total or 1))} ({duration_text(seconds)})" for name, seconds in phases.items()
+        },
+        "durations": [chart(found) for found in _durations(profile)],
+    }
 
 
 def _durations_in_words(durations: Values, every: int) -> str:
@@ -76,15 +77,12 @@ def quantile(values: Values, share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-def _durations_chart(profile: Profile) -> str:
-    lines = []
-    for mode, name in (("TRAIN", "training"), ("GLOBAL", "training"), ("EVAL", "validation")):
-        found = [duration * 1e3 for _, duration, found_mode in profile.steps if found_mode == mode]
+def _durations(profile: Profile) -> Iterator[Chart]:
+    """How long each step took; each mode counts steps of its own, so each has its own axis."""
+    for modes, name in ((TRAINING_MODES, "training"), (("EVAL",), "validation")):
+        found = [duration * 1e3 for _, duration, mode in profile.steps if mode in modes]
+        every = sum(count for mode, (count, _) in profile.step_totals.items() if mode in modes)
         if found:
-            lines.append(Line(name, [float(n) for n in range(1, len(found) + 1)], found))
-    if not lines:
-        return ""
-    every = sum(count for count, _ in profile.step_totals.values())
-    label = "step" if every == len(profile.steps) else "step in the trace"
-    shown = chart(Chart("Duration of each step", label, "duration (ms)", lines, whole_x=True))
-    return f'<div class="charts">{shown}</div>'
+            line = Line(name, [float(number) for number in range(1, len(found) + 1)], found)
+            label = f"{name} step" if every == len(found) else f"{name} step in the trace"
+            yield Chart(f"Duration of each {name} step", label, "duration (ms)", [line], whole_x=True)

@@ -15,16 +15,14 @@ from typing import Any
 
 from classifier.job.failures import ArgumentParser, StepError, run, say
 from classifier.job.files import whole_file
-from classifier.reports.page import page
-from classifier.reports.style import PAGE_STYLE
-from classifier.reports.training_style import TRAINING_STYLE
-from classifier.watch.report_curves import learning_section, magnitudes_section
-from classifier.watch.report_headline import facts_section, headline, outcome
-from classifier.watch.report_machine import machine_section
-from classifier.watch.report_operators import operators_section
-from classifier.watch.report_rules import rules_section
-from classifier.watch.report_search import Search, read_search, search_section
-from classifier.watch.report_time import phases_of_a_step, quantile, time_section, training_durations, training_steps
+from classifier.reports.page import render
+from classifier.watch.report_curves import learning, magnitudes
+from classifier.watch.report_headline import headline, outcome, trained
+from classifier.watch.report_machine import machine
+from classifier.watch.report_operators import operators
+from classifier.watch.report_rules import rules
+from classifier.watch.report_search import Search, read_search, shown_search
+from classifier.watch.report_time import phases_of_a_step, quantile, time, training_durations, training_steps
 from classifier.watch.report_values import items, plain, read_json, text
 from classifier.watch.training_profile import Profile
 from classifier.watch.training_record import Record, read_record
@@ -70,25 +68,26 @@ def write_report(output_dir: Path, report_dir: Path, *, search: Search | None = 
     """
     record = read_record(output_dir)
     report_dir.mkdir(parents=True, exist_ok=True)
-    _write(report_dir / HTML_NAME, render(record, search))
+    _write(report_dir / HTML_NAME, html(record, search))
     _write(report_dir / JSON_NAME, json.dumps(document_of(record, search), allow_nan=False) + "\n")
     return report_dir / HTML_NAME
 
 
-def render(record: Record, search: Search | None) -> str:
+def html(record: Record, search: Search | None) -> str:
     """The whole page."""
-    sections = [
-        headline(record),
-        rules_section(record),
-        learning_section(record),
-        magnitudes_section(record),
-        time_section(record),
-        machine_section(record),
-        operators_section(record),
-        search_section(search),
-        facts_section(record),
-    ]
-    return page(f"Training report: {outcome(record)}", PAGE_STYLE + TRAINING_STYLE, sections)
+    return render(
+        "watch/report.html",
+        title=f"Training report: {outcome(record)}",
+        **headline(record),
+        **rules(record),
+        **learning(record),
+        magnitudes=magnitudes(record),
+        **time(record),
+        **machine(record),
+        **operators(record),
+        search=shown_search(search),
+        **trained(record),
+    )
 
 
 def document_of(record: Record, search: Search | None) -> dict[str, Any]:

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from classifier.evaluation.metrics import effect, uncalibrated
-from classifier.evaluation.report_reliability import reliability_section
 from classifier.model.head import CalibratedHead
 from classifier.training.calibration import (
     TEMPERATURES,
@@ -97,14 +96,3 @@ def test_temperature_is_taken_out_of_probabilities_again() -> None:
     found = effect(deployed, labels, 2.5)
     assert found.uncalibrated.error == pytest.approx(reliability(softmax(logits), labels).error, abs=1e-4)
     assert found.document()["expected_calibration_error"] == found.calibrated.error
-
-
-def test_report_shows_both_diagrams_and_says_what_the_temperature_does() -> None:
-    logits, labels = drawn(400, 2.5)
-    page = reliability_section(effect(softmax(logits, 2.5), labels, 2.5))
-    assert page.count("<svg") == 2
-    assert "A temperature of 2.500, fitted on the validation split, makes the network less sure of itself" in page
-    filled = sum(part.images > 0 for part in reliability(softmax(logits, 2.5), labels).bins)
-    deployed = page[page.index("As deployed") :]
-    assert deployed.count('class="right-share"') == filled
-    assert f"right{SPACE}" not in page and f"{SPACE}% right</title>" in deployed

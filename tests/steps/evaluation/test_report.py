@@ -11,8 +11,10 @@ import pytest
 from PIL import Image
 
 from classifier.evaluation.comparison import Comparison
-from classifier.evaluation.metrics import classification_metrics
-from classifier.evaluation.report import Evaluation, Mistake, data_uri, render, wilson_interval
+from classifier.evaluation.metrics import classification_metrics, effect
+from classifier.evaluation.report import Evaluation, Mistake, report
+from classifier.reports.page import data_uri
+from classifier.training.calibration import reliability, softmax
 
 SPACE = "\N{NARROW NO-BREAK SPACE}"
 CLASSES = ["cat", "<script>alert(1)</script>", 'dog "rex" & co']
@@ -20,8 +22,9 @@ VOID = {"meta", "img", "br", "link", "input"}
 
 
 def evaluation(classes: list[str], mistakes: list[Mistake], labels: list[int], predicted: list[int]) -> Evaluation:
-    probabilities = np.full((len(labels), len(classes)), 0.01, dtype=np.float32)
-    probabilities[np.arange(len(labels)), predicted] = 1 - 0.01 * (len(classes) - 1)
+    rest = 0.06 / len(classes)
+    probabilities = np.full((len(labels), len(classes)), rest, dtype=np.float32)
+    probabilities[np.arange(len(labels)), predicted] = 1 - rest * (len(classes) - 1)
     return Evaluation(
         metrics=classification_metrics(np.array(labels), probabilities, classes),
         classes=classes,
@@ -48,7 +51,7 @@ def mistake(size: tuple[int, int] = (300, 200)) -> Mistake:
 
 @pytest.fixture(scope="module")
 def page() -> str:
-    return render(evaluation(CLASSES, [mistake()], [0, 0, 0, 1, 2, 2], [0, 0, 0, 2, 2, 2]))
+    return report(evaluation(CLASSES, [mistake()], [0, 0, 0, 1, 2, 2], [0, 0, 0, 2, 2, 2]))
 
 
 class Balance(HTMLParser):
@@ -86,11 +89,11 @@ def test_page_is_well_formed_and_fetches_nothing(page: str) -> None:
 
 def test_class_names_are_text_and_never_markup(page: str) -> None:
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
-    assert "dog &quot;rex&quot; &amp; co" in page
+    assert "dog &#34;rex&#34; &amp; co" in page
 
 
 def test_headline_names_accuracy_counts_and_confidence(page: str) -> None:
-    text = "".join(parsed(page).text).replace(SPACE, " ")
+    text = " ".join("".join(parsed(page).text).replace(SPACE, " ").split())
     assert "83.3 % accuracy" in text
     assert "5 of 6 test images are classified correctly. With this many images, the true accuracy lies between" in text
 
@@ -106,14 +109,14 @@ def test_mistakes_show_picture_predicted_and_true_class_with_scores(page: str) -
     figure = re.search(r"<figure>.*?</figure>", page, re.DOTALL)
     assert figure is not None
     caption = " ".join(re.sub(r"<.*?>", " ", figure[0].replace(SPACE, "")).split())
-    assert caption == "dog &quot;rex&quot; &amp; co 91.2% &lt;script&gt;alert(1)&lt;/script&gt; 3.4%"
+    assert caption == "dog &#34;rex&#34; &amp; co 91.2% &lt;script&gt;alert(1)&lt;/script&gt; 3.4%"
 
 
 def test_classes_are_sorted_by_f1_the_hardest_first(page: str) -> None:
     table = page[page.index('<table class="classes">') :]
     assert re.findall(r'<th scope="row">(.*?)</th>', table)[:3] == [
         "&lt;script&gt;alert(1)&lt;/script&gt;",
-        "dog &quot;rex&quot; &amp; co",
+        "dog &#34;rex&#34; &amp; co",
         "cat",
     ]
 
@@ -125,7 +128,7 @@ def test_what_was_trained_is_said(page: str) -> None:
 
 
 def test_page_without_mistakes_says_so() -> None:
-    page = render(evaluation(CLASSES, [], [0, 1, 2], [0, 1, 2]))
+    page = report(evaluation(CLASSES, [], [0, 1, 2], [0, 1, 2]))
     assert "None: every test image is classified correctly." in page
     assert "<figure>" not in page
     parsed(page)
@@ -134,7 +137,7 @@ def test_page_without_mistakes_says_so() -> None:
 def test_page_with_133_classes_stays_small() -> None:
     classes = [f"{number:03}.breed_{number}" for number in range(133)]
     labels = list(range(133)) * 6
-    page = render(evaluation(classes, [mistake()] * 24, labels, labels))
+    page = report(evaluation(classes, [mistake()] * 24, labels, labels))
     parsed(page)
     assert len(page) < 500_000
 
@@ -149,10 +152,34 @@ def test_pictures_are_small_data_uris(size: tuple[int, int], format_name: str, l
     assert (picture.format, max(picture.size)) == (format_name, longer_side)
 
 
-def test_wilson_interval_is_the_textbook_s() -> None:
-    low, high = wilson_interval(0.8, 10)
-    assert (round(low, 4), round(high, 4)) == (0.4902, 0.9433)
-    assert wilson_interval(1.0, 5)[1] == 1.0
+def test_scores_and_how_often_they_are_right_are_drawn_before_and_after_the_temperature() -> None:
+    generator = np.random.default_rng(0)
+    logits = generator.standard_normal((400, 5)).astype(np.float32) * 2.5
+    labels = generator.integers(0, 5, 400)
+    calibration = effect(softmax(logits, 2.5), labels, 2.5)
+    page = report(replace(evaluation(CLASSES, [], [0, 1, 2], [0, 1, 2]), calibration=calibration))
+    assert "A temperature of 2.500, fitted on the validation split, makes the network\nless sure of itself" in page
+    filled = [part for part in reliability(softmax(logits, 2.5), labels).bins if part.images]
+    deployed = page[page.index("As deployed") :]
+    assert deployed.count("<circle") == len(filled)
+    assert f"{filled[0].images} images: {100 * filled[0].accuracy:.1f}{SPACE}% right</title>" in deployed
+
+
+def test_skipped_files_are_listed_with_the_reason(page: str) -> None:
+    assert "<summary>1 file was skipped</summary>" in page
+    assert '<th scope="row">x</th><td>y</td>' in page
+
+
+def test_top_5_is_shown_from_six_classes_on() -> None:
+    six = list("abcdef")
+    assert "Top-5" not in report(evaluation(CLASSES, [], [0], [0]))
+    assert "Top-5" in report(evaluation(six, [], [0], [0]))
+
+
+def test_a_long_learning_rate_is_rounded() -> None:
+    made = evaluation(CLASSES, [], [0], [0])
+    page = report(replace(made, model=made.model | {"hyperparameters": {"lr": "0.0034100000000000003"}}))
+    assert "<td>0.00341</td>" in page
 
 
 def compared(labels: list[int], new: list[int], old: list[int], **settings: object) -> str:
@@ -160,7 +187,7 @@ def compared(labels: list[int], new: list[int], old: list[int], **settings: obje
     model, champion = evaluation(CLASSES, [], labels, new), evaluation(CLASSES, [], labels, old)
     accuracy = model.metrics["accuracy"]["value"]
     comparison = Comparison(champion.metrics, "arn:x:model-package/digits/3", accuracy=accuracy, **settings)  # type: ignore[arg-type]
-    page = render(replace(model, comparison=comparison))
+    page = report(replace(model, comparison=comparison))
     parsed(page)
     section = page[page.index("<h2>Compared") : page.index("<h2>Confusion")].replace(SPACE, " ")
     return " ".join(re.sub(r"<[^>]*>", " ", section).split())
@@ -176,7 +203,7 @@ def test_both_models_stand_side_by_side_with_the_classes_that_differ_most() -> N
     assert text.endswith(
         "F1 of the classes that differ Class This model In service Difference cat 1.000 0.667 +0.333 "
         "&lt;script&gt;alert(1)&lt;/script&gt; 0.800 0.500 +0.300 "
-        "dog &quot;rex&quot; &amp; co 0.667 0.800 \N{MINUS SIGN}0.133"
+        "dog &#34;rex&#34; &amp; co 0.667 0.800 \N{MINUS SIGN}0.133"
     )
 
 
@@ -199,6 +226,6 @@ def test_the_verdict_says_what_was_asked_for(old: list[int], settings: dict[str,
 
 def test_a_page_without_a_champion_says_why_and_one_that_was_not_asked_to_compare_says_nothing() -> None:
     alone = evaluation(CLASSES, [], [0, 1, 2], [0, 1, 2])
-    page = render(replace(alone, comparison=Comparison(reason="it knows <other> classes")))
+    page = report(replace(alone, comparison=Comparison(reason="it knows <other> classes")))
     assert "<p>There is none to compare with: it knows &lt;other&gt; classes.</p>" in page
-    assert "Compared with" not in render(alone)
+    assert "Compared with" not in report(alone)

@@ -72,7 +72,7 @@ def deliver(account: Account, version: str, monkeypatch: pytest.MonkeyPatch) -> 
     own = {**account.environment, **function["Environment"]["Variables"], "AWS_DEFAULT_REGION": "us-east-1"}
     for name, value in own.items():
         monkeypatch.setenv(name, str(value))
-    services = importlib.import_module("services")
+    services = importlib.import_module("classifier.deployment.services")
     services.client.cache_clear()
     event = {"detail-type": "SageMaker Model Package State Change", "detail": {"ModelPackageArn": version}}
     answer: dict[str, Any] = importlib.import_module("deploy").handler(event, None)

@@ -142,9 +142,9 @@ def deploy(client: Any, made: dict[str, str], monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setenv(name, str(value))
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    importlib.import_module("services").client.cache_clear()
+    importlib.import_module("classifier.deployment.services").client.cache_clear()
     yield lambda event: importlib.import_module("deploy").handler(event, None)
-    importlib.import_module("services").client.cache_clear()
+    importlib.import_module("classifier.deployment.services").client.cache_clear()
 
 
 def register(client: Any, config: Any, bucket: str) -> str:

@@ -143,7 +143,7 @@ def test_what_a_registered_version_refers_to_is_in_no_expiring_prefix(config):
 
 
 def test_the_function_is_told_exactly_the_settings_that_the_handler_reads():
-    hosting = importlib.import_module("hosting")
+    hosting = importlib.import_module("classifier.deployment.hosting")
     variables = RESOURCES["DeployFunction"]["Properties"]["Environment"]["Variables"]
     assert set(variables) == {field.name.upper() for field in fields(hosting.Hosting)}
 
@@ -157,7 +157,7 @@ def test_the_function_keeps_the_champion_where_the_pipeline_looks_for_it(config)
 
 
 def test_names_of_models_begin_as_the_handler_begins_them():
-    rollout = importlib.import_module("rollout")
+    rollout = importlib.import_module("classifier.deployment.rollout")
     assert SERVING_NAME_LENGTH == rollout.GROUP_LENGTH
 
 

@@ -285,7 +285,9 @@ def output_uri(step: str, name: str) -> Json:
 def processing_step(name: str, entrypoint: list[str], arguments=(), request=(), **members: Any) -> Json:
     """A Processing step; `request` are further members of its request."""
     given = {**requests("Processing"), **dict(request)}
-    given["AppSpecification"] |= {"ContainerEntrypoint": entrypoint, "ContainerArguments": list(arguments)}
+    given["AppSpecification"]["ContainerEntrypoint"] = entrypoint
+    if arguments:
+        given["AppSpecification"]["ContainerArguments"] = list(arguments)
     return {"Name": name, "Type": "Processing", "Arguments": given, **members}
 
 

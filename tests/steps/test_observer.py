@@ -377,7 +377,8 @@ def test_a_wrong_configuration_is_the_verdict_of_its_rule_alone(tmp_path: Path) 
 
 def test_the_observer_imports_nothing_slow() -> None:
     code = (
-        "import sys, observer; print([name for name in ('torch', 'smdebug', 'boto3', 'pandas') if name in sys.modules])"
+        "import sys; from classifier.watch import observer; "
+        "print([name for name in ('torch', 'smdebug', 'boto3', 'pandas') if name in sys.modules])"
     )
     process = subprocess.run([sys.executable, "-c", code], cwd=STEPS, capture_output=True, text=True, check=True)
     assert process.stdout == "[]\n"

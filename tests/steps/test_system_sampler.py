@@ -235,6 +235,9 @@ def test_an_interval_of_nothing_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_sampler_and_the_reader_import_neither_torch_nor_smdebug() -> None:
-    script = "import sys, system_sampler, profile_reader; print({'torch', 'smdebug', 'pandas'} & sys.modules.keys())"
+    script = (
+        "import sys; from classifier.watch import profile_reader, system_sampler; "
+        "print({'torch', 'smdebug', 'pandas'} & sys.modules.keys())"
+    )
     process = subprocess.run([sys.executable, "-c", script], cwd=STEPS, capture_output=True, text=True, check=True)
     assert process.stdout.strip() == "set()"

@@ -87,7 +87,7 @@ class State:
         self.start_options: Document = {}  # of this process's executions: cache, tied; not stored
         self.lock = threading.RLock()
         try:
-            if create:
+            if create or (home.exists() and not home.is_dir()):
                 home.mkdir(parents=True, exist_ok=True)
             is_stored = create or (home / "state.db").exists()
             place = home / "state.db" if is_stored else ":memory:"

@@ -2,18 +2,20 @@
 
 A bundle holds an entry point of `steps/` and the modules of `classifier` that it imports, no more, so that a change
 to one step leaves the cache of the others alone. The debugger's rules are loaded by name: it holds all of them or none.
-With a module go the templates and style sheets of its package.
+With a module go the templates and style sheets that it names.
 It is stored as plain files, which every kind of job is given as an input.
 """
 
 import ast
 import functools
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 STEPS = Path(__file__).resolve().parent.parent / "steps"
-PACKAGE_DATA = (".html", ".css")
+PACKAGE = "classifier"
+PAGE = re.compile(r'"([\w/]+\.(?:html|css))"')
 LOADED_BY_NAME = PurePosixPath("classifier/watch/rules")
 
 
@@ -50,8 +52,9 @@ def bundle(*entry_points: str) -> Bundle:
         name = waiting.pop()
         if name not in files:
             files[name] = (STEPS / name).read_bytes()
+            waiting.extend(named_files(name, files[name].decode()))
             if name.endswith(".py"):
-                waiting.extend([*imported_files(files[name]), *package_data(name)])
+                waiting.extend(imported_files(files[name]))
     return Bundle(entry_points[0], files)
 
 
@@ -68,11 +71,11 @@ def imported_files(source: bytes) -> list[str]:
     return sorted(file for name in names for file in _files(PurePosixPath(*name.split("."))))
 
 
-def package_data(name: str) -> list[str]:
-    """Templates, style sheets and pages that stand beside a module, relative to `steps/`."""
-    folder = (STEPS / name).parent
-    found = [path for path in folder.iterdir() if path.suffix in PACKAGE_DATA] if folder != STEPS else []
-    return sorted(path.relative_to(STEPS).as_posix() for path in found)
+def named_files(name: str, text: str) -> list[str]:
+    """Templates, style sheets and pages that a module or a template names, from `classifier/` or from beside itself."""
+    places = (STEPS / PACKAGE, (STEPS / name).parent)
+    found = {place / file for file in PAGE.findall(text) for place in places}
+    return sorted(path.relative_to(STEPS).as_posix() for path in found if path.is_file())
 
 
 def _files(module: PurePosixPath) -> set[str]:

@@ -53,12 +53,18 @@ def test_a_bundle_holds_what_its_entry_points_import_directly_or_not(steps):
     assert sorted(bundles.bundle("main.py", "other.py").files) == ["main.py", "other.py", *SHARED]
 
 
-def test_templates_and_style_sheets_go_with_the_modules_of_their_package(steps):
-    for name in ("root/one/page.html", "root/one/page.css", "root/one/notes.txt", "page.html"):
-        (steps / name).write_text("")
-    assert sorted(bundles.bundle("other.py").files) == sorted(
-        ["main.py", "other.py", "root/one/page.css", "root/one/page.html", *SHARED]
-    )
+def test_templates_and_style_sheets_go_with_the_modules_that_name_them(steps):
+    pages = {
+        "root/one/shared.py": 'NAME = "page.html"\n',
+        "root/one/page.html": '{% include "base/style.css" %}',
+        "root/one/other.html": "",
+        "classifier/base/style.css": "",
+    }
+    for name, text in pages.items():
+        (steps / name).parent.mkdir(parents=True, exist_ok=True)
+        (steps / name).write_text(text)
+    held = {"other.py", "root/__init__.py", "root/one/__init__.py", "root/one/shared.py"}
+    assert set(bundles.bundle("other.py").files) == held | {"root/one/page.html", "classifier/base/style.css"}
 
 
 def test_a_change_to_a_module_changes_only_the_bundles_that_hold_it(steps):
@@ -105,6 +111,10 @@ def test_the_jobs_carry_what_they_run_and_no_more():
     assert not {"prepare.py", "deploy.py", "deployment"} & rooms(training_bundle())
     assert not {"prepare.py", "train.py", "deploy.py", "serving", "watch"} & rooms(evaluation_bundle())
     assert not {"train.py", "serving", "watch", "evaluation", "reports"} & rooms(trial_bundle())
+    pages = {name for name in evaluation_bundle().files if not name.endswith(".py")}
+    assert {"classifier/evaluation/report.html", "classifier/reports/style.css"} <= pages
+    assert "classifier/drift/report.html" not in pages
+    assert "classifier/serving/page.html" in training_bundle().files
 
 
 def test_a_job_carries_the_modules_that_it_starts_as_processes():

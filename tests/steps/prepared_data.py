@@ -20,6 +20,7 @@ from classifier.data import sample_files
 from classifier.data.images import Preprocess, normalise, to_pixels
 from classifier.data.prepared_images import ImageWriter, PreparedImages
 from classifier.model.backbone import feature_dim, load_backbone
+from classifier.training.loop import Watcher
 
 STEPS = Path(__file__).parents[2] / "steps"
 BACKBONE = "test_resnet"  # timm's own network for tests: 0.5 million parameters
@@ -29,6 +30,19 @@ CLASSES = list(COLOURS)
 IMAGES_PER_SHARD = 10
 IMAGES_PER_CLASS = {"train": 24, "validation": 8, "test": 6}
 AUGMENTED_VIEWS = 2
+
+
+class StopAfter(Watcher):
+    """Asks to stop when so many training steps have begun."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def phase(self, name: str):
+        self.steps -= name == "Backward"
+        if self.steps == 0:
+            self.stop_requested = "Enough."
+        return super().phase(name)
 
 
 @dataclass(frozen=True)

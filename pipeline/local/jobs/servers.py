@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 from pipeline.definition.runnable import model_faults
 from pipeline.local.jobs.runtime import arn, now
 from pipeline.local.sandbox.environment import INSTALL, are_met, guest_environment
-from pipeline.local.sandbox.launcher import parsed, start_in, supervised
+from pipeline.local.sandbox.launcher import parsed, start_in, supervisor, written
 from pipeline.local.sandbox.namespaces import Place, find_mount
 from pipeline.local.sandbox.process import last_lines
 from pipeline.local.store.answers import found, invalid
@@ -182,7 +182,7 @@ def start(
             program = {"args": words, "cwd": str(folder), "env": {**inner[0]["env"], **own}}
         seen = Place(program["cwd"], folder / "place", writable=[folder])
         started = start_in(find_mount(state.home), seen, program["args"], program["env"])
-        process = spawn(log, **supervised(started, "server"))
+        process = spawn(log, **supervisor("server"), stdin=written(started))
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

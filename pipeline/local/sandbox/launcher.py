@@ -54,12 +54,11 @@ def start_in(mount: Mount | None, place: Place, words: list[str], environment: d
     return Start(words, environment, place.folder, flags, calls)
 
 
-def supervised(start: Start, *words: str) -> dict[str, Any]:
-    """Return the options of Popen for a supervisor that is to start this, in a way that its arguments say."""
+def supervisor(*words: str) -> dict[str, Any]:
+    """Return the options of Popen for a supervisor with these arguments."""
     return {
         "args": [sys.executable, "-I", "-S", str(PROGRAM), *words],
         "env": {name: os.environ[name] for name in NEEDED if name in os.environ},
-        "stdin": written(start),
         "start_new_session": True,
     }
 
@@ -78,13 +77,8 @@ class Forker:
     def __init__(self) -> None:
         self.control, theirs = socket.socketpair()
         with theirs:
-            subprocess.Popen(
-                [sys.executable, "-I", "-S", str(PROGRAM), "jobs", str(theirs.fileno())],
-                env={name: os.environ[name] for name in NEEDED if name in os.environ},
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-                pass_fds=[theirs.fileno()],
-            )
+            handle = theirs.fileno()
+            subprocess.Popen(**supervisor("jobs", str(handle)), stdin=subprocess.DEVNULL, pass_fds=[handle])
 
     def fork(self, start: Start, output: int, talk: int) -> bool:
         """Start the process by a supervisor of its own; False if the forker has been ended."""

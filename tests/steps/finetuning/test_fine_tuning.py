@@ -25,7 +25,7 @@ from classifier.training.head_training import head_training
 from classifier.training.hyperparameters import Hyperparameters
 from classifier.training.loop import TrainingResult, Validation, Watcher, train, warnings_of
 from classifier.training.processes import ALONE
-from tests.steps.prepared_data import STEPS, Prepared, base_environment, run_step
+from tests.steps.prepared_data import STEPS, Prepared, StopAfter, base_environment, run_step
 
 HYPERPARAMETERS = Hyperparameters(
     epochs=2, batch_size=32, hidden_units=8, lr=0.001, finetune="all", finetune_epochs=3, finetune_batch_size=10,
@@ -98,19 +98,6 @@ def assert_same(result: TrainingResult, expected: TrainingResult) -> None:
     for part, tensors in expected.kept.parts.items():
         assert all(torch.equal(result.kept.parts[part][name], tensor) for name, tensor in tensors.items())
     assert torch.equal(result.kept.validation.logits, expected.kept.validation.logits)
-
-
-class StopAfter(Watcher):
-    """Asks to stop when so many training steps have begun."""
-
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
-
-    def phase(self, name: str):
-        self.steps -= name == "Backward"
-        if self.steps == 0:
-            self.stop_requested = "Enough."
-        return super().phase(name)
 
 
 def test_epochs_of_both_stages_are_counted_and_the_best_is_kept(

@@ -17,22 +17,9 @@ from classifier.training.checkpoint import Checkpoints, checkpoint_directory
 from classifier.training.head_training import head_training
 from classifier.training.hyperparameters import Hyperparameters
 from classifier.training.loop import TrainingResult, Watcher, train
-from tests.steps.prepared_data import STEPS, Prepared, base_environment
+from tests.steps.prepared_data import STEPS, Prepared, StopAfter, base_environment
 
 HYPERPARAMETERS = Hyperparameters(epochs=6, batch_size=16, hidden_units=8, lr=0.02)
-
-
-class StopAfter(Watcher):
-    """Asks to stop when so many training steps have begun."""
-
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
-
-    def phase(self, name: str):
-        self.steps -= name == "Backward"
-        if self.steps == 0:
-            self.stop_requested = "Enough."
-        return super().phase(name)
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "steps")]
 
 import prepare  # noqa: E402
 from classifier.data.dataset import SPLITS, open_dataset  # noqa: E402
-from classifier.job.processors import core_count  # noqa: E402
+from classifier.job.system import core_count  # noqa: E402
 from classifier.model.backbone import load_backbone, read_weights  # noqa: E402
 from classifier.preparation.embedding import Embedder, embed  # noqa: E402
 from classifier.preparation.embedding_cache import EmbeddingCache  # noqa: E402

@@ -18,7 +18,7 @@ from pathlib import Path
 STEPS = Path(__file__).resolve().parents[1] / "steps"
 sys.path.insert(0, str(STEPS))
 
-from classifier.job.processors import core_count  # noqa: E402 - found by the line above
+from classifier.job.system import core_count  # noqa: E402 - found by the line above
 
 HOST = "127.0.0.1"
 START_SECONDS = 90.0

@@ -24,7 +24,7 @@ from classifier.drift.distance import FALSE_ALARM_RATE, LEAST_IMAGES, Drift, com
 from classifier.drift.report import DriftReport, Stranger, report
 from classifier.drift.statistics import CLASSES, FIGURES, binned, class_counts, compared, pixel_figures
 from classifier.job.failures import ArgumentParser, StepError, run, say
-from classifier.job.processors import core_count
+from classifier.job.system import core_count
 from classifier.model.runtimes import OnnxRuntime
 
 MAX_PIXELS = 100_000_000  # the endpoint, which has answered, has a limit of its own

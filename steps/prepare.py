@@ -28,8 +28,7 @@ from classifier.data.dataset import NAMED, SPLITS, list_images, open_dataset, pr
 from classifier.data.images import LOSSLESS_FORMATS
 from classifier.data.split import assign_splits, check_fractions, drop_duplicates, refuse_small_classes
 from classifier.job.failures import PROCESSING_MESSAGE, ArgumentParser, StepError, run, say
-from classifier.job.files import whole_file
-from classifier.job.processors import core_count
+from classifier.job.system import core_count, whole_file
 from classifier.model.backbone import load_backbone, read_weights
 from classifier.preparation.embedding import Embedder, embed
 from classifier.preparation.embedding_cache import EmbeddingCache

@@ -325,9 +325,9 @@ def test_rule_that_raises_ends_in_error_with_its_traceback_in_the_report(
         "    advice = 'Mend it.'\n    needs = 'nothing'\n\n"
         "    def evaluate(self, trial, step, mode):\n        raise ZeroDivisionError('by mistake')\n"
     )
-    from classifier.job import programs
+    from classifier.job import system
 
-    monkeypatch.setattr(programs, "ROOT", steps)
+    monkeypatch.setattr(system, "ROOT", steps)
     watched = Watched(tmp_path / "out", data, SOUND, {"Broken": {}, "Overtraining": {}}).run()
     assert watched.verdicts == {"Broken": "Error", "Overtraining": "NoIssuesFound"}
     assert "\nrule_Broken=-1 rule_Overtraining=0\n" in capsys.readouterr().out

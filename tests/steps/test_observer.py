@@ -17,7 +17,7 @@ import psutil
 import pytest
 from small_training import STEPS_PER_EPOCH, SmallTraining
 
-from classifier.job import programs
+from classifier.job import system
 from classifier.watch import observation as observation_module
 from classifier.watch import observer
 from classifier.watch.observation import Observation
@@ -74,7 +74,7 @@ def no_process_is_left() -> Iterator[None]:
 def copied_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """steps/ as a user has it, to which a rule can be added."""
     copy = Path(shutil.copytree(STEPS, tmp_path / "steps", ignore=shutil.ignore_patterns("__pycache__")))
-    monkeypatch.setattr(programs, "ROOT", copy)
+    monkeypatch.setattr(system, "ROOT", copy)
     return copy
 
 

@@ -27,7 +27,7 @@ from classifier.drift.baseline import DriftBaseline, fit, spread
 from classifier.finetuning.depthwise import patch
 from classifier.finetuning.images import Images, Views, augmentation, load, plain_views, seed_of
 from classifier.job.failures import StepError
-from classifier.job.processors import core_count
+from classifier.job.system import core_count
 from classifier.model.backbone import Backbone, frozen
 from classifier.training.checkpoint import Checkpoints
 from classifier.training.head_training import EVALUATION_ROWS, HeadTraining

@@ -14,7 +14,7 @@ from classifier.data.images import ImageError, Picture, Preprocess, decode, norm
 from classifier.data.prepared_images import PreparedImages
 from classifier.data.training_data import REMEDY, TrainingData
 from classifier.job.failures import StepError, cause
-from classifier.job.processors import core_count
+from classifier.job.system import core_count
 from classifier.training.hyperparameters import Hyperparameters
 from classifier.training.job import channel
 from classifier.training.processes import Processes

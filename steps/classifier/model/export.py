@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from classifier.data import sample_files
 from classifier.data.images import Pixels, Preprocess, decode, normalise, to_pixels
 from classifier.job.failures import StepError
-from classifier.job.programs import ROOT
+from classifier.job.system import ROOT
 from classifier.model.backbone import frozen
 from classifier.model.predictor import DEFAULT_MAX_PIXELS
 from classifier.model.runtime_choice import MEASUREMENT_FILE, candidates

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from classifier.data.images import Picture, Pixels, Preprocess, decode, normalise, to_pixels
 from classifier.job.failures import StepError
-from classifier.job.processors import core_count
+from classifier.job.system import core_count
 from classifier.model.description import read_description
 from classifier.model.runtimes import Runtime, load_runtime
 

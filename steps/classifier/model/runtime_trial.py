@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from classifier.job.failures import StepError, run, say
-from classifier.job.programs import module_command, module_environment
+from classifier.job.system import module_command, module_environment
 from classifier.model.runtime_choice import Measurement
 from classifier.model.runtimes import Runtime, load_runtime
 from classifier.model.samples import Samples, disagreement

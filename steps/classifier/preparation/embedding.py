@@ -21,7 +21,7 @@ from torch import Tensor
 from classifier.data.images import Pixels, Preprocess, normalise
 from classifier.data.prepared_images import ImageWriter
 from classifier.job.failures import StepError, cause, say
-from classifier.job.workers import Progress, each
+from classifier.job.system import Progress, each
 from classifier.model.backbone import Backbone, feature_dim, frozen
 from classifier.preparation.embedding_cache import EmbeddingCache
 from classifier.preparation.recipe import Recipe

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from classifier.job.files import whole_file
+from classifier.job.system import whole_file
 
 IMAGES_PER_FILE = 256  # a run that is killed loses no more embeddings than that
 

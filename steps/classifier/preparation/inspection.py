@@ -16,7 +16,7 @@ import pandas as pd
 from classifier.data.dataset import Listing, Skipped, printable
 from classifier.data.images import ImageError, ImageTooLarge, decode_opened, open_image
 from classifier.job.failures import StepError
-from classifier.job.workers import Progress, each
+from classifier.job.system import Progress, each
 
 NAMED = 3  # so many unreadable files are named in an error
 

@@ -20,8 +20,7 @@ from typing import Any
 import orjson
 
 from classifier.job.failures import say
-from classifier.job.processors import core_count
-from classifier.job.programs import module_command, module_environment
+from classifier.job.system import core_count, module_command, module_environment
 from classifier.model.runtime_choice import chosen_runtimes
 from classifier.model.runtimes import AUTO
 from classifier.serving.content import Head

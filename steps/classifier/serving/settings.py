@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from classifier.job.failures import StepError
-from classifier.job.processors import core_count
+from classifier.job.system import core_count
 from classifier.model.runtimes import AUTO, RUNTIMES
 
 MEGABYTE = 1024 * 1024

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from classifier.data.training_data import TrainingData
 from classifier.job.failures import say
-from classifier.job.programs import module_command, module_environment
+from classifier.job.system import module_command, module_environment
 from classifier.model.head import ClassifierHead
 from classifier.training.head_training import EVALUATION_ROWS
 from classifier.training.hyperparameters import Hyperparameters

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from classifier.job.failures import say
-from classifier.job.programs import module_command, module_environment
+from classifier.job.system import module_command, module_environment
 from classifier.watch.observer import END_SIGNAL, FINISHED, STATUS_FILE, write_json
 
 CONFIG_FILE = "rules/observer.json"

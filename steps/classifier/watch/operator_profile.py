@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from classifier.job.failures import say
-from classifier.job.files import whole_file
+from classifier.job.system import whole_file
 
 PROFILED_STEPS = 5
 WARM_UP_STEPS = 2  # at the start of an epoch: caches fill and the profiler itself starts up

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Literal, Protocol, TypeVar
 
 from classifier.job.failures import say
-from classifier.job.files import LineFile
+from classifier.job.system import LineFile
 
 Mode = Literal["TRAIN", "EVAL"]
 Phase = Literal["DataWait", "Forward", "Backward", "Optimizer", "Logging", "Checkpoint"]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from classifier.job.files import LineFile
+from classifier.job.system import LineFile
 from classifier.watch.system_metrics import Row, SystemMetrics
 
 FULL_RATE_BYTES = 8_000_000  # after so much has been written, and again after as much, samples are taken half as often

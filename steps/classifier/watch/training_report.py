@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from classifier.job.failures import ArgumentParser, StepError, run, say
-from classifier.job.files import whole_file
+from classifier.job.system import whole_file
 from classifier.reports.page import render
 from classifier.watch.report_curves import learning, magnitudes
 from classifier.watch.report_headline import headline, outcome, trained

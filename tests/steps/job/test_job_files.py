@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from classifier.job.files import LineFile, whole_file
+from classifier.job.system import LineFile, whole_file
 from tests.steps.prepared_data import STEPS
 
 
@@ -24,7 +24,7 @@ def test_of_a_block_that_does_not_fit_the_whole_lines_stay(tmp_path: Path) -> No
     script = f"""
 import resource
 from pathlib import Path
-from classifier.job.files import LineFile
+from classifier.job.system import LineFile
 file = LineFile(Path({str(tmp_path / "lines")!r}))
 resource.setrlimit(resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY))  # the file may not grow beyond it
 file.append("one\\n")

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from classifier.job.processors import core_count
+from classifier.job.system import core_count
 from tests.steps.prepared_data import COLOURS, Trained
 from tests.steps.serving.server_process import PATIENCE_SECONDS, Server, changed, picture, post, serving
 

@@ -1,0 +1,121 @@
+"""What a job asks of its system: cores, threads, modules as processes, and files that others read at any moment."""
+
+import math
+import os
+import secrets
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+from classifier.job.failures import say
+
+ROOT = Path(__file__).resolve().parents[2]  # the folder that holds `classifier`: of the job's code, or of the model's
+QUOTA_FILE = Path("/sys/fs/cgroup/cpu.max")  # of a container: "<microseconds> <period>" or "max <period>"
+AHEAD = 4  # items started or finished, per worker, before their results are taken
+SECONDS_BETWEEN_LINES = 2.0
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def core_count() -> int:
+    """Return how many cores may be used: what the scheduler allows, and no more than a container's quota."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        limit, period = QUOTA_FILE.read_text().split()
+        return max(1, min(allowed, math.ceil(int(limit) / int(period))))
+    except (OSError, ValueError):
+        return allowed
+
+
+def module_command(module: str) -> list[str]:
+    """Return what runs a module such as `classifier.watch.observer`, whatever the working directory holds (-P)."""
+    return [sys.executable, "-P", "-m", module]
+
+
+def module_environment() -> dict[str, str]:
+    """Return the environment in which that command finds `classifier`."""
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
+    return os.environ | {"PYTHONPATH": path}
+
+
+def each(
+    work: Callable[[Item], Result],
+    items: Iterable[Item],
+    *,
+    workers: int,
+    initializer: Callable[[], None] | None = None,
+) -> Generator[Result]:
+    """Yield `work(item)` of every item in order; unlike with `Executor.map`, few results are in memory at a time."""
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(workers, initializer=initializer) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > AHEAD * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+class Progress:
+    """Prints `embedded 500/1797 images, 210 images/s`, every two seconds at most."""
+
+    def __init__(self, verb: str, total: int) -> None:
+        self.verb, self.total, self.done = verb, total, 0
+        self.started = self.last_line = time.monotonic()
+
+    def advance(self, images: int) -> None:
+        """Count images that are done."""
+        self.done += images
+        now = time.monotonic()
+        if now - self.last_line >= SECONDS_BETWEEN_LINES:
+            self.last_line = now
+            say(f"{self.verb} {self.done}/{self.total} images, {self.done / (now - self.started):.0f} images/s")
+
+
+@contextmanager
+def whole_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """Open a file for writing that appears under its name once it is complete; if writing fails, the old one stays."""
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with unfinished.open(mode, encoding=None if "b" in mode else "utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())  # so that it is complete after a power failure, too
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+class LineFile:
+    """Appends blocks of whole lines to a file, which may exist; when the disk is full, the lines that fit are kept."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        self.size_bytes = os.fstat(self._descriptor).st_size
+
+    def append(self, lines: str) -> None:
+        """Write lines, each with its newline."""
+        block, written = lines.encode(), 0
+        try:
+            while written < len(block):  # a disk that fills up takes a part first, and raises at the rest
+                written += os.write(self._descriptor, block[written:])
+        except OSError:
+            self.size_bytes += block.rfind(b"\n", 0, written) + 1
+            os.ftruncate(self._descriptor, self.size_bytes)
+            raise
+        self.size_bytes += written
+
+    def close(self) -> None:
+        os.close(self._descriptor)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import chi2
+from scipy.special import chdtri
 
 BINS = 10
 MODERATE, MAJOR = 0.1, 0.25
@@ -83,7 +83,7 @@ def shares(counts: Counts) -> Values:
 def chance(expected: Counts, found: Counts) -> float:
     """What 99 of 100 pairs of samples of one population stay below."""
     freedom = len(expected) - 1
-    quantile = chi2.ppf(0.99, freedom) if freedom else 0.0
+    quantile = chdtri(freedom, 0.01) if freedom else 0.0
     return float(quantile * (1 / int(expected.sum()) + 1 / int(found.sum())))
 
 

@@ -27,12 +27,10 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "steps")]
 
 import prepare  # noqa: E402
-from classifier.data.dataset import SPLITS, open_dataset  # noqa: E402
-from classifier.job.system import core_count  # noqa: E402
+from classifier.data.dataset import open_dataset  # noqa: E402
+from classifier.job.system import core_count, each  # noqa: E402
 from classifier.model.backbone import load_backbone, read_weights  # noqa: E402
-from classifier.preparation.embedding import Embedder, embed  # noqa: E402
-from classifier.preparation.embedding_cache import EmbeddingCache  # noqa: E402
-from classifier.preparation.recipe import Recipe, choose_recipe  # noqa: E402
+from classifier.preparation.embedding import Embedder, EmbeddingCache, choose_recipe, embed  # noqa: E402
 from pipeline import sources, weights  # noqa: E402
 from pipeline.local.sandbox.environment import ALLOCATOR  # noqa: E402
 
@@ -61,11 +59,11 @@ def compare(images: pd.DataFrame, root: Path, options: argparse.Namespace, argum
     """Both, by turns, on images from all over the data set."""
     recipe = choose_recipe(images, read_weights(options.weights_dir), options)
     images = images[:: max(1, len(images) // arguments.images)][: arguments.images]
-    embedder = Embedder(load_backbone(options.backbone, options.weights_dir), recipe.preprocess, workers=core_count())
+    embedder = Embedder(load_backbone(options.backbone, options.weights_dir), recipe)
     views = sum(recipe.views_of(split) for split in images["split"])
 
     runs: dict[str, Callable[[], None]] = {
-        "extraction": lambda: extract(images, root, options, recipe, embedder),
+        "extraction": lambda: extract(images, root, options, embedder),
         "bare limit": lambda: run_bare(embedder, views),
     }
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
@@ -89,21 +87,27 @@ def prepare_options(arguments: argparse.Namespace, folder: Path) -> argparse.Nam
     return prepare.parse_arguments()
 
 
-def extract(images: pd.DataFrame, root: Path, options: argparse.Namespace, recipe: Recipe, embedder: Embedder) -> None:
+def extract(images: pd.DataFrame, root: Path, options: argparse.Namespace, embedder: Embedder) -> None:
     """What PrepareData does to these images, as if none of them had been seen before."""
     with tempfile.TemporaryDirectory(dir=options.output_dir.parent) as folder:
-        output = prepare.make_output_folders(Path(folder))
+        output = Path(folder)
+        for name in prepare.OUTPUTS:
+            (output / name).mkdir()
         cache = EmbeddingCache(None, output / "embedding_cache", {})
-        parts = {split: images[images["split"] == split] for split in SPLITS}
-        embed(parts, root, output, instance=0, recipe=recipe, embedder=embedder, cache=cache)
+        embed(images, root, output, 0, embedder, cache)
 
 
 def run_bare(embedder: Embedder, views: int) -> None:
     """The network alone, on every core."""
-    size = embedder.preprocess.image_size
+    size = embedder.recipe.preprocess.image_size
     images = torch.randn(embedder.batch, 3, size, size, device=embedder.device)
     images = images.contiguous(memory_format=torch.channels_last)
-    for _ in embedder.each(lambda number: embedder.run(images).cpu(), range(-(-views // embedder.batch))):
+
+    def run(number: int) -> None:
+        torch.set_num_threads(1)  # of this worker
+        embedder.run(images).cpu()
+
+    for _ in each(run, range(-(-views // embedder.batch)), workers=core_count()):
         pass
 
 
@@ -126,7 +130,7 @@ def report(
 
 
 def device_name(embedder: Embedder) -> str:
-    return torch.cuda.get_device_name() if embedder.device == "cuda" else f"{embedder.workers} cores"
+    return torch.cuda.get_device_name() if embedder.device == "cuda" else f"{core_count()} cores"
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -6,6 +6,7 @@ import shutil
 import sys
 import tarfile
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ def build_model(backbone: str, model_dir: Path) -> None:
     make_sure(network, head, preprocess)
     torch.save(Network(network, head), model_dir / EAGER_FILE)
     export_network(network, head, preprocess, model_dir)
-    description = {"classes": [f"class {n}" for n in range(CLASSES)], "preprocess": preprocess.to_dict()}
+    description = {"classes": [f"class {n}" for n in range(CLASSES)], "preprocess": asdict(preprocess)}
     (model_dir / "model.json").write_text(json.dumps(description), encoding="utf-8")
     copy_code(model_dir / "code")
 

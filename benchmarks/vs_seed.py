@@ -28,7 +28,7 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "steps")]
 from seed_method import Example, Outcome, SeedMethod, Settings  # noqa: E402
 from whole_runs import missed, runs  # noqa: E402
 
-from classifier.data.dataset import list_images  # noqa: E402
+from classifier.data.dataset import list_files  # noqa: E402
 from classifier.model.backbone import load_backbone, read_weights  # noqa: E402
 from pipeline import sources, weights  # noqa: E402
 
@@ -119,7 +119,7 @@ def chosen_images(arguments: argparse.Namespace, scratch: Path) -> Path:
         sources.write_sample(data)
     if arguments.images is None:
         return Path(data)
-    files, fewer = sorted(list_images(data).files["path"]), scratch / "images"
+    files, fewer = sorted(list_files(data)[1]["path"]), scratch / "images"
     count = min(arguments.images, len(files))
     for number in range(count):
         file = files[number * len(files) // count]

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from classifier.data import sample_files
 from classifier.data.images import Preprocess
+from classifier.data.prepared_images import sample_files
 from classifier.data.training_data import TrainingData
 from classifier.drift.baseline import make_baseline
 from classifier.job.failures import TRAINING_FAILURE, StepError, run, say
@@ -142,7 +142,7 @@ def write_model(job: Job, kept: Kept, calibration: Calibration, model_dir: Path)
             module.load_state_dict(kept.parts[name])
             torch.save(kept.parts[name], model_dir / f"{name}.pt")
     preprocess = Preprocess.from_dict(manifest["preprocess"])
-    photos = sample_files.paths(channel(job.arguments, "manifest"))
+    photos = sample_files(channel(job.arguments, "manifest"))
     export_network(backbone, CalibratedHead(head, calibration.temperature), preprocess, model_dir, photos)
     if "backbone" in kept.parts and job.images:
         from classifier.finetuning.fine_tuning import fine_tuned_baseline

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from classifier.data import sample_files
 from classifier.data.images import Preprocess, normalise, to_pixels
-from classifier.data.prepared_images import ImageWriter, PreparedImages
+from classifier.data.prepared_images import SAMPLES, ImageWriter, PreparedImages
 from classifier.model.backbone import feature_dim, load_backbone
 from classifier.training.loop import Watcher
 
@@ -146,7 +145,9 @@ def write_prepared(root: Path, weights_dir: Path) -> None:
     (root / "manifest" / "manifest.json").write_text(json.dumps(document))
     validation = PreparedImages(root / "validation", "validation")
     first = [validation.labels.tolist().index(label) for label in range(len(CLASSES))]
-    sample_files.write(root / "manifest", [(".png", validation.read(row)) for row in first])
+    (root / "manifest" / SAMPLES).mkdir()
+    for number, row in enumerate(first):
+        (root / "manifest" / SAMPLES / f"{number:02d}.png").write_bytes(validation.read(row))
 
 
 def noisy(colour: tuple[int, int, int], generator: np.random.Generator) -> Image.Image:
@@ -178,7 +179,7 @@ def manifest(dim: int, weights_sha256: str) -> dict[str, Any]:
         "conflicting_labels": [],
         "split": {"seed": 0, "fractions": {"train": 0.6, "validation": 0.2, "test": 0.2}, "given": False},
         "class_weights": dict.fromkeys(CLASSES, 1.0),
-        "preprocess": PREPROCESS.to_dict(),
+        "preprocess": asdict(PREPROCESS),
         "backbone": {"name": BACKBONE, "feature_dim": dim, "weights_sha256": weights_sha256},
         "augmented_views": AUGMENTED_VIEWS,
         "dataset_sha256": "0" * 64,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from classifier.data import sample_files
+from classifier.data.prepared_images import sample_files
 from classifier.model.predictor import Predictor
 from classifier.model.samples import REAL, SYNTHETIC, Samples
 from tests.steps.prepared_data import CLASSES, Prepared, Trained
@@ -13,7 +13,7 @@ from tests.steps.serving.server_process import serving
 
 
 def test_the_model_carries_real_images_with_the_answers_of_its_network(prepared: Prepared, trained: Trained) -> None:
-    sent, kept = (sample_files.paths(parent) for parent in (prepared.manifest, trained.model_dir))
+    sent, kept = (sample_files(parent) for parent in (prepared.manifest, trained.model_dir))
     assert len(CLASSES) == len(sent) <= REAL
     assert [path.read_bytes() for path in kept] == [path.read_bytes() for path in sent]
     predictor, samples = Predictor(trained.model_dir), Samples.load(trained.model_dir)
@@ -27,7 +27,7 @@ def test_the_model_carries_real_images_with_the_answers_of_its_network(prepared:
 
 def test_an_endpoint_starts_with_a_real_image_and_not_if_that_is_refused(trained: Trained, tmp_path: Path) -> None:
     model = shutil.copytree(trained.model_dir, tmp_path / "model")
-    sample_files.paths(model)[0].write_bytes(b"no image")
+    sample_files(model)[0].write_bytes(b"no image")
     with serving(model, tmp_path, fails=True) as server:
         code, _, stderr = server.end()
     assert code == 1

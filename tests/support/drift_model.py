@@ -7,6 +7,7 @@ import base64
 import io
 import json
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def evaluated() -> dict[str, Any]:
     """baseline.json of 200 test images."""
     crops = pictures(200, 2)
     rows = np.array([answer(crop) for crop in crops], dtype=np.float32)
-    return baseline(rows, pixel_figures(crops), {"classes": CLASSES, "preprocess": PREPROCESS.to_dict()})
+    return baseline(rows, pixel_figures(crops), {"classes": CLASSES, "preprocess": asdict(PREPROCESS)})
 
 
 def network() -> onnx.ModelProto:

@@ -1,62 +1,41 @@
-"""The data set's layout: which folders are classes, which splits are given, and which files may be images.
+"""The data set as it comes: which folders are classes, which splits are given, and which files are images.
 
 Accepted are `class/image.*`, `train|valid|validation|val|test/class/image.*`, and one archive of either; all may lie
 within an enclosing folder. Hidden files and what systems leave behind (.DS_Store, Thumbs.db, __MACOSX) are ignored.
-Other files that belong to no class are listed as skipped.
 """
 
+import hashlib
 import os
 import re
-import shutil
 import stat
 import tarfile
 import tempfile
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from classifier.data.images import ImageError, ImageTooLarge, decode_opened, open_image
 from classifier.job.failures import StepError, cause
+from classifier.job.system import core_count, each, progress
 
 SPLITS = ("train", "validation", "test")
 SPLIT_FOLDERS = {**{name: name for name in SPLITS}, "valid": "validation", "val": "validation"}
 JUNK = frozenset({"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "icon\r"})
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
-ARCHIVE_DAMAGE = (shutil.ReadError, zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError,
-                  RuntimeError)  # fmt: skip
+ARCHIVE_DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, RuntimeError)
 LAYOUTS = (
     "a folder per class with its images, or train, validation and test folders with such folders, "
     "or one .zip or .tar(.gz) archive of either, is accepted"
 )
+UNPACKED = ".unpacked-"  # how the folder of an unpacked archive begins
 NAMED = 5  # so many culprits are named in an error
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A file that is not used, and why."""
-
-    path: str
-    reason: str
-
-
-@dataclass
-class Listing:
-    """Classes in natural order, and the files that may be images of them.
-
-    `files` has a row for each file in a class folder, folder by folder in natural order: `path` within `root` (str),
-    `label` (index into the classes), and `given`, the split that the data set has it in (or NaN).
-    """
-
-    root: Path
-    classes: list[str]
-    files: pd.DataFrame
-    skipped: list[Skipped] = field(default_factory=list)
 
 
 @contextmanager
@@ -64,13 +43,15 @@ def open_dataset(folder: Path, *, scratch: Path) -> Iterator[Path]:
     """Yield the folder that holds the data set; an archive is unpacked below `scratch` for as long as it is needed."""
     if not folder.is_dir():
         raise StepError(f"There is no folder {folder}; {LAYOUTS}.")
-    archives = [entry for entry in visible(folder) if entry.is_file() and entry.name.lower().endswith(ARCHIVES)]
-    if not archives or subfolders(folder):
+    entries = sorted(entry for entry in folder.iterdir() if not is_junk(entry.name))
+    archives = [entry for entry in entries if entry.name.lower().endswith(ARCHIVES)]
+    if not archives or any(entry.is_dir() for entry in entries):
         yield folder
         return
     if len(archives) > 1:
-        raise StepError(f"{folder} holds {len(archives)} archives ({some(archives)}), but exactly one is accepted.")
-    with tempfile.TemporaryDirectory(dir=scratch, prefix=".unpacked-") as unpacked:
+        names = some([archive.name for archive in archives])
+        raise StepError(f"{folder} holds {len(archives)} archives ({names}), but exactly one is accepted.")
+    with tempfile.TemporaryDirectory(dir=scratch, prefix=UNPACKED) as unpacked:
         try:
             (unzip if archives[0].name.lower().endswith(".zip") else untar)(archives[0], Path(unpacked))
         except ARCHIVE_DAMAGE as error:
@@ -82,23 +63,19 @@ def open_dataset(folder: Path, *, scratch: Path) -> Iterator[Path]:
 
 
 def unzip(archive: Path, directory: Path) -> None:
-    """Unpack the regular files of a .zip."""
+    """Unpack the regular files of a .zip; zipfile keeps them within the directory, whatever they are called."""
     with zipfile.ZipFile(archive) as opened:
         for info in opened.infolist():
             info.filename = info.filename.replace("\\", "/")  # as some programs on Windows write it
-            if info.filename.startswith("/") or ".." in info.filename.split("/"):
-                raise zipfile.BadZipFile(f"{info.filename!r} is outside the destination")
             if stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG):
                 opened.extract(info, directory)
 
 
 def untar(archive: Path, directory: Path) -> None:
-    """Unpack the regular files of a .tar, .tar.gz or .tgz."""
+    """Unpack the regular files of a .tar, .tar.gz or .tgz; the filter refuses one that would leave the directory."""
     with tarfile.open(archive) as opened:
         while member := opened.next():
             opened.members.clear()  # type: ignore[attr-defined]  # or all of them would stay in memory
-            if member.name.startswith("/") or ".." in re.split(r"[/\\]", member.name):
-                raise tarfile.TarError(f"{member.name!r} is outside the destination")
             if member.isreg():
                 opened.extract(member, directory, filter="data")
         stream: Any = opened.fileobj  # tarfile stops without an error at a header that is cut off or damaged
@@ -108,90 +85,119 @@ def untar(archive: Path, directory: Path) -> None:
             raise tarfile.ReadError("it is cut off or damaged")
 
 
-def list_images(root: Path) -> Listing:
-    """Find the classes and the files in their folders."""
-    top = enclosed(root)
-    name = "The archive" if root.name.startswith(".unpacked-") else str(top)
-    skipped = stray_files(root, top)
-    folders: list[tuple[Path, str | None]] = [(folder, None) for folder in subfolders(top)]
-    if has_split_folders(top, name):
-        splits, folders = folders, []
-        for folder, _ in splits:
-            if split := SPLIT_FOLDERS.get(folder.name.casefold()):
-                skipped += stray_files(root, folder)
-                folders += [(class_folder, split) for class_folder in subfolders(folder)]
-            else:
-                skipped.append(
-                    Skipped(printable(str(folder.relative_to(root))), "not a train, validation or test folder")
-                )
-    classes = list(dict.fromkeys(folder.name for folder, given in folders if given in (None, "train")))
-    refuse_classes(classes, name)
-    rows = [(path, folder.name, given) for folder, given in folders for path in files_below(root, folder)]
-    files = pd.DataFrame(rows, columns=["path", "label", "given"], dtype=object)
-    for split, names in files[~files["label"].isin(classes)].groupby("given")["label"]:
-        raise StepError(
-            f"The {split} folder holds {some(sorted(set(names), key=natural))}, which the train folder does not; every "
-            "class must have images in train."
-        )
-    files["label"] = files["label"].map({name: label for label, name in enumerate(classes)}).astype("int32")
-    files["given"] = pd.Categorical(files["given"], categories=SPLITS)
-    return Listing(root, classes, files, skipped)
+def list_files(root: Path) -> tuple[list[str], pd.DataFrame, dict[str, str]]:
+    """Return the classes, the files in their folders, both in natural order, and {other file: why it is skipped}.
 
-
-def has_split_folders(top: Path, name: str) -> bool:
-    """Return whether the folders are splits, not classes; a class may be called train, too."""
-    folders = subfolders(top)
-    splits = {SPLIT_FOLDERS.get(folder.name.casefold()): folder for folder in folders}
-    if "train" in splits:
-        return bool(subfolders(splits["train"])) and (len(splits.keys() - {None}) > 1 or len(folders) == 1)
-    if folders and None not in splits and any(subfolders(folder) for folder in folders):
-        raise StepError(f"{name} holds {some(folders)}, but no train folder; {LAYOUTS}.")
-    return False
-
-
-def refuse_classes(classes: Sequence[str], name: str) -> None:
-    """Refuse fewer than two classes, and names that cannot be shown in reports and in the endpoint's answers."""
-    if not classes:
-        raise StepError(f"{name} holds no class folders; {LAYOUTS}.")
-    if len(classes) == 1:
-        raise StepError(f"{name} holds only one class, {classes[0]!r}, but a classifier needs two or more.")
-    for class_name in classes:
+    The files' columns: `path` within `root`, `label` (index into the classes), `given`, the split it lies in (or NaN).
+    """
+    paths, enclosing = files_below(root), ""  # the latter of folders that only wrap the data set
+    while len(top := folders_in(paths)) == 1 and split_of(*top) is None and any(path.count("/") > 1 for path in paths):
+        enclosing += f"{min(top)}/"
+        paths = [path.removeprefix(f"{min(top)}/") for path in paths if "/" in path]
+    name = "The archive" if root.name.startswith(UNPACKED) else str(root / enclosing)
+    has_splits = has_split_folders(paths, name)
+    rows, skipped = list[tuple[str, str, str | None]](), dict[str, str]()
+    for path in paths:
+        *folders, _ = path.split("/")
+        if len(folders) <= has_splits and (not folders or split_of(folders[0])):
+            skipped[printable(enclosing + path)] = "not in a class folder"
+        elif has_splits and not split_of(folders[0]):
+            skipped[printable(enclosing + folders[0])] = "not a train, validation or test folder"
+        else:
+            rows.append((enclosing + path, folders[has_splits], split_of(folders[0]) if has_splits else None))
+    files = pd.DataFrame(rows, columns=["path", "class", "given"], dtype=object)  # not all names are UTF-8
+    is_train = files["given"].isna() | (files["given"] == "train")
+    classes = sorted(set(files["class"][is_train]), key=natural)
+    if len(classes) < 2:
+        found = f"only one class, {classes[0]!r}, but a classifier needs two or more" if classes else "no class folders"
+        raise StepError(f"{name} holds {found}; {LAYOUTS}.")
+    for class_name in classes:  # which reports and the endpoint's answers show
         if any(unicodedata.category(character) in ("Cc", "Cs") for character in class_name):
             raise StepError(
                 f"The class folder {class_name!a} must have a name in UTF-8 without control characters; rename it."
             )
+    for split, names in files[~files["class"].isin(classes)].groupby("given")["class"]:
+        raise StepError(
+            f"The {split} folder holds {some(sorted(set(names), key=natural))}, which the train folder does not; every "
+            "class must have images in train."
+        )
+    files["label"] = pd.Categorical(files.pop("class"), categories=classes).codes.astype("int32")
+    files["given"] = pd.Categorical(files["given"], categories=SPLITS)
+    return classes, files, skipped
 
 
-def enclosed(folder: Path) -> Path:
-    """Return the folder itself, or the one that it only wraps."""
-    folders = subfolders(folder)
-    wraps = len(folders) == 1 and folders[0].name.casefold() not in SPLIT_FOLDERS and subfolders(folders[0])
-    return enclosed(folders[0]) if wraps else folder
+def has_split_folders(paths: Sequence[str], name: str) -> bool:
+    """Return whether the uppermost folders are splits, not classes; a class may be called train, too."""
+    folders = folders_in(paths)
+    splits = {split_of(folder) for folder in folders}
+    nested = {split_of(folder) for folder in folders_in(path for path in paths if path.count("/") > 1)}
+    if nested and not splits & {None, "train"}:
+        raise StepError(f"{name} holds {some(sorted(folders))}, but no train folder; {LAYOUTS}.")
+    return "train" in nested and (len(splits - {None}) > 1 or len(folders) == 1)
 
 
-def files_below(root: Path, folder: Path) -> list[str]:
-    """Return the paths within `root` of all files below a folder, in natural order; no link to a folder is followed."""
+def folders_in(paths: Iterable[str]) -> set[str]:
+    """Return the uppermost folders."""
+    return {path.partition("/")[0] for path in paths if "/" in path}
+
+
+def split_of(folder: str) -> str | None:
+    """Return the split that a folder's name stands for."""
+    return SPLIT_FOLDERS.get(folder.casefold())
+
+
+def files_below(root: Path) -> list[str]:
+    """Return the paths within `root` of all files, in natural order, without junk; no link to a folder is followed."""
     found: list[str] = []
-    for parent, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(root):
         folders[:] = [name for name in folders if not is_junk(name)]
         start = Path(parent).relative_to(root)
         found += [str(start / name) for name in names if not is_junk(name)]
     return sorted(found, key=natural)
 
 
-def stray_files(root: Path, folder: Path) -> list[Skipped]:
-    """Return the files beside the folders that matter."""
-    strays = (path.relative_to(root) for path in visible(folder) if not path.is_dir())
-    return [Skipped(printable(str(path)), "not in a class folder") for path in strays]
+def inspect(
+    files: pd.DataFrame, root: Path, *, max_megapixels: float, max_unreadable: float
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Return the files that are images, and {other file: why it cannot be used}; too many of those are refused.
+
+    Images are decoded, so that a damaged one is known before the split is drawn. Columns are added: `sha256` of the
+    file's bytes, `format` (Pillow's name), `shorter_side` (px).
+    """
+    found = each(partial(inspect_file, root, int(max_megapixels * 1e6)), files["path"], workers=core_count())
+    rows = list(progress(found, "checked", len(files)))
+    inspected = files.join(pd.DataFrame(rows, files.index, ["reason", "sha256", "format", "shorter_side"]))
+    readable = inspected["reason"].isna()
+    unusable = {printable(row.path): row.reason for row in inspected[~readable].itertuples()}
+    if len(unusable) > max_unreadable * len(files):
+        raise StepError(
+            f"{len(unusable)} of {len(files)} files in class folders ({len(unusable) / len(files):.1%}) cannot be used "
+            f"as images, but at most {max_unreadable:.1%} is accepted "
+            f"({some([f'{path}: {reason}' for path, reason in unusable.items()])}); "
+            "remove them or raise data.max_unreadable_fraction."
+        )
+    return inspected[readable].drop(columns="reason"), unusable
 
 
-def subfolders(folder: Path) -> list[Path]:
-    return [entry for entry in visible(folder) if entry.is_dir()]
-
-
-def visible(folder: Path) -> list[Path]:
-    """Return a folder's entries in natural order, without junk."""
-    return sorted((path for path in folder.iterdir() if not is_junk(path.name)), key=lambda path: natural(path.name))
+def inspect_file(root: Path, max_pixels: int, path: str) -> tuple[Any, ...]:
+    """Return None, sha256, format and shorter side, or only a reason; of a video, say, little is read."""
+    try:
+        with (root / path).open("rb") as file:
+            image = open_image(file, max_pixels)
+            format, shorter_side = image.format, min(image.size)
+            smaller = max(1, image.width // 8), max(1, image.height // 8)
+            image.draft(None, smaller)  # a JPEG is decoded at an eighth of its size, which is quicker
+            decode_opened(image)
+            file.seek(0)
+            return None, hashlib.file_digest(file, "sha256").hexdigest(), format, shorter_side
+    except ImageTooLarge as error:
+        raise StepError(
+            f"{printable(path)}: {str(error).rstrip('.')}; remove or resize it, or raise data.max_image_megapixels."
+        ) from error
+    except ImageError as error:
+        return str(error), None, None, None
+    except OSError as error:
+        return f"cannot be read: {os.strerror(error.errno or 0)}", None, None, None
 
 
 def is_junk(name: str) -> bool:
@@ -209,7 +215,6 @@ def printable(path: str) -> str:
     return path.encode("utf-8", "backslashreplace").decode()
 
 
-def some(names: Sequence[Path] | Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
     """Return the first few names, and how many more there are."""
-    shown = [name.name if isinstance(name, Path) else name for name in names[:NAMED]]
-    return ", ".join(shown) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")

@@ -8,7 +8,7 @@ import contextlib
 import io
 import struct
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import IO, Any
 
 import numpy as np
@@ -22,8 +22,6 @@ Picture = Image.Image
 Box = tuple[float, float, float, float]  # left, top, right, bottom in px, not rounded
 
 FORMATS = ["JPEG", "PNG", WebPImagePlugin.WebPImageFile.format, "BMP", TiffImagePlugin.TiffImageFile.format, "GIF"]
-LOSSLESS_FORMATS = frozenset({"PNG", "BMP", "DIB", "TIFF", "GIF"})
-INTERPOLATIONS = ("bilinear", "bicubic", "lanczos")
 ASPECT_LIMIT = 4  # of a longer strip the middle is used: resizing 65,000 x 1 px must not take gigabytes
 REDUCING_GAP = 2.0  # an image may be reduced by a quick method first, to this many times the size that is needed
 SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")  # Pillow's modes
@@ -54,21 +52,9 @@ class Preprocess:
     std: tuple[float, float, float]
     interpolation: str = "bicubic"
 
-    def __post_init__(self) -> None:
-        if not 1 <= self.image_size <= self.resize_to:
-            raise ValueError(
-                f"image_size must be between 1 and resize_to ({self.resize_to}), but got {self.image_size}."
-            )
-        if self.interpolation not in INTERPOLATIONS:
-            raise ValueError(f"interpolation must be {' or '.join(INTERPOLATIONS)}, but got {self.interpolation!r}.")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the settings as JSON keeps them."""
-        return asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
-
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> "Preprocess":
-        """Return what `to_dict` was called on."""
+        """Return what JSON keeps of it."""
         return cls(**{**stored, "mean": tuple(stored["mean"]), "std": tuple(stored["std"])})
 
 
@@ -77,16 +63,12 @@ def decode(data: bytes, *, max_pixels: int, preprocess: Preprocess | None = None
 
     With `preprocess`, a JPEG much larger than that needs is decoded at half, a quarter or an eighth of its size, which
     is several times quicker. Pixels differ a little, so whatever a model is to see has to be decoded so.
-
-    Raises:
-        ImageTooLarge: more than `max_pixels`; nothing has been decoded then.
-        ImageError: another format, or damaged.
     """
     return decode_opened(open_image(data, max_pixels), preprocess)
 
 
 def open_image(source: bytes | IO[bytes], max_pixels: int) -> Picture:
-    """Read the header only: the first half of `decode`, whose errors it raises."""
+    """Read the header only, the first half of `decode`. Raises ImageError, or ImageTooLarge."""
     file = io.BytesIO(source) if isinstance(source, bytes) else source
     if not file.read(1):
         raise ImageError("The file is empty.")
@@ -114,7 +96,7 @@ def decode_opened(image: Picture, preprocess: Preprocess | None = None) -> Pictu
         image.load()
         with contextlib.suppress(*DAMAGE):  # an orientation that cannot be read counts as upright
             ImageOps.exif_transpose(image, in_place=True)
-        return _to_rgb(image)
+        return to_rgb(image)
     except ImageError:
         raise
     except DAMAGE as error:
@@ -123,56 +105,12 @@ def decode_opened(image: Picture, preprocess: Preprocess | None = None) -> Pictu
 
 def from_pixels(pixels: Pixels) -> Picture:
     """Return (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) uint8, grey, RGB or RGBA, as `decode` would."""
-    grey = pixels.ndim == 3 and pixels.shape[2] == 1
-    return _to_rgb(Image.fromarray(np.ascontiguousarray(pixels[:, :, 0] if grey else pixels)))
+    pixels = pixels[:, :, 0] if pixels.shape[2:] == (1,) else pixels
+    return to_rgb(Image.fromarray(np.ascontiguousarray(pixels)))
 
 
-def decoding_bytes(image: Picture) -> int:
-    """Return about how much memory `decode_opened` takes at most for what `open_image` returned."""
-    per_pixel = 4  # as Pillow keeps RGB, RGBA and CMYK
-    if image.mode != "RGB":
-        per_pixel += 4 + (2 if image.mode in SIXTEEN_BITS else 0)
-    if image.has_transparency_data:
-        per_pixel += 4
-    if image.format == "PNG" or max(image.size) > ASPECT_LIMIT * min(image.size) or _orientation(image) != 1:
-        per_pixel += 4  # a second picture; a PNG does not tell before it is decoded that it has to be turned
-    if image.info.get("progressive"):
-        per_pixel += 2 * len(image.getbands())  # coefficients
-    return image.width * image.height * (per_pixel + {"WEBP": 12, "TIFF": 2}.get(image.format or "", 0))
-
-
-def shrink(image: Picture, preprocess: Preprocess) -> Picture:
-    """Return what is stored as a prepared image: the shorter side at most `resize_to`, never enlarged."""
-    image = _within_aspect_limit(image)
-    return _resize_shorter_side(image, preprocess) if min(image.size) > preprocess.resize_to else image
-
-
-def to_pixels(image: Picture, preprocess: Preprocess) -> Pixels:
-    """Return the centre crop that the network sees: (image_size, image_size, 3) uint8."""
-    image = _resize_shorter_side(_within_aspect_limit(image), preprocess)
-    size = preprocess.image_size
-    left, top = (image.width - size) // 2, (image.height - size) // 2
-    return np.asarray(image.crop((left, top, left + size, top + size)))
-
-
-def resize(image: Picture, size: tuple[int, int], preprocess: Preprocess, box: Box | None = None) -> Picture:
-    """Return the picture, or its part within `box`, at `size` (width, height) in px."""
-    resampling = Image.Resampling[preprocess.interpolation.upper()]
-    return image.resize(size, resampling, box=box, reducing_gap=REDUCING_GAP)
-
-
-def normalise(pixels: Pixels, preprocess: Preprocess) -> npt.NDArray[np.float32]:
-    """(..., H, W, 3) uint8 -> (..., 3, H, W) float32 with mean 0 and deviation 1; a view, channels last in memory."""
-    mean, std = (np.asarray(values, dtype=np.float64) for values in (preprocess.mean, preprocess.std))
-    scale, shift = (1 / (255 * std)).astype(np.float32), (mean / std).astype(np.float32)
-    width = pixels.shape[-2]
-    rows = pixels.reshape(*pixels.shape[:-2], 3 * width)  # NumPy is ten times as quick at these as at three channels
-    normalised = np.multiply(rows, np.tile(scale, width), dtype=np.float32)
-    normalised -= np.tile(shift, width)
-    return np.moveaxis(normalised.reshape(pixels.shape), -1, -3)
-
-
-def _to_rgb(image: Picture) -> Picture:
+def to_rgb(image: Picture) -> Picture:
+    """Return the picture in RGB, 8 bits per channel, over white."""
     if image.mode in SIXTEEN_BITS:  # convert() would clip them
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode not in EIGHT_BITS:
@@ -188,26 +126,63 @@ def _to_rgb(image: Picture) -> Picture:
     return flat
 
 
-def _orientation(image: Picture) -> int:
-    """Return the EXIF orientation; 1, upright, if there is none or it cannot be read."""
-    try:
-        return int(image.getexif().get(0x0112, 1))
-    except DAMAGE:
-        return 1
+def decoding_bytes(image: Picture) -> int:
+    """Return about how much memory `decode_opened` takes at most for what `open_image` returned."""
+    is_upright = False
+    with contextlib.suppress(*DAMAGE):
+        is_upright = image.format != "PNG" and image.getexif().get(0x0112, 1) == 1  # a PNG tells once it is decoded
+    is_strip = max(image.size) > ASPECT_LIMIT * min(image.size)
+    per_pixel = 4 * sum(
+        [True, image.mode != "RGB", image.has_transparency_data, not is_upright or is_strip]
+    )  # pictures
+    per_pixel += {"WEBP": 12, "TIFF": 2}.get(image.format or "", 0) + (2 if image.mode in SIXTEEN_BITS else 0)
+    per_pixel += 2 * len(image.getbands()) if image.info.get("progressive") else 0  # coefficients
+    return image.width * image.height * per_pixel
 
 
-def _within_aspect_limit(image: Picture) -> Picture:
+def shrink(image: Picture, preprocess: Preprocess) -> Picture:
+    """Return what is stored as a prepared image: the shorter side at most `resize_to`, never enlarged."""
+    image = within_aspect_limit(image)
+    return resize_shorter_side(image, preprocess) if min(image.size) > preprocess.resize_to else image
+
+
+def to_pixels(image: Picture, preprocess: Preprocess) -> Pixels:
+    """Return the centre crop that the network sees: (image_size, image_size, 3) uint8."""
+    image, size = resize_shorter_side(within_aspect_limit(image), preprocess), preprocess.image_size
+    return np.asarray(centre_crop(image, size, size))
+
+
+def within_aspect_limit(image: Picture) -> Picture:
     """Return the middle of a strip longer than ASPECT_LIMIT times its width; any other image as it is."""
     longest = ASPECT_LIMIT * min(image.size)
-    width, height = (min(side, longest) for side in image.size)
+    return centre_crop(image, min(image.width, longest), min(image.height, longest))
+
+
+def centre_crop(image: Picture, width: int, height: int) -> Picture:
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return image.crop((left, top, left + width, top + height)) if image.size != (width, height) else image
 
 
-def _resize_shorter_side(image: Picture, preprocess: Preprocess) -> Picture:
+def resize_shorter_side(image: Picture, preprocess: Preprocess) -> Picture:
     """Return the image with its shorter side at exactly `resize_to`."""
     shorter = min(image.size)
     if shorter == preprocess.resize_to:
         return image
     width, height = ((side * preprocess.resize_to + shorter // 2) // shorter for side in image.size)
     return resize(image, (width, height), preprocess)
+
+
+def resize(image: Picture, size: tuple[int, int], preprocess: Preprocess, box: Box | None = None) -> Picture:
+    """Return the picture, or its part within `box`, at `size` (width, height) in px."""
+    resampling = Image.Resampling[preprocess.interpolation.upper()]
+    return image.resize(size, resampling, box=box, reducing_gap=REDUCING_GAP)
+
+
+def normalise(pixels: Pixels, preprocess: Preprocess) -> npt.NDArray[np.float32]:
+    """(..., H, W, 3) uint8 -> (..., 3, H, W) float32 with mean 0 and deviation 1; a view, channels last in memory."""
+    mean, std = (np.asarray(values, dtype=np.float64) for values in (preprocess.mean, preprocess.std))
+    scale, shift = (1 / (255 * std)).astype(np.float32), (mean / std).astype(np.float32)
+    width, rows = pixels.shape[-2], pixels.reshape(*pixels.shape[:-2], -1)  # NumPy is ten times as quick at long rows
+    normalised = np.multiply(rows, np.tile(scale, width), dtype=np.float32)
+    normalised -= np.tile(shift, width)
+    return np.moveaxis(normalised.reshape(pixels.shape), -1, -3)

@@ -3,29 +3,18 @@
 An image's place follows from the seed and its own sha256, so images that are added later move no other one. Only where
 a class would have no image in a split is the nearest one moved there.
 
-`images` are the rows of `Listing.files` that are images, with `sha256` of each file's bytes.
+`images` are rows of `dataset.list_files` that are images, with `sha256` of each file's bytes.
 """
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 import pandas as pd
 
 from classifier.data.dataset import SPLITS, printable, some
 from classifier.job.failures import StepError
-
-KEPT_FIRST = ("test", "validation", "train")  # of given splits: what is tested must not have been trained on
-FRACTION_TOLERANCE = 1e-6
-
-
-def check_fractions(fractions: Mapping[str, float]) -> None:
-    """Refuse shares that are not above 0 or do not sum to 1."""
-    shares = ", ".join(f"{name} {fractions[name]:g}" for name in SPLITS)
-    if any(not 0 < fraction < 1 for fraction in fractions.values()):
-        raise StepError(f"data.split: each share must lie between 0 and 1, but got {shares}.")
-    if abs(sum(fractions.values()) - 1) > FRACTION_TOLERANCE:
-        raise StepError(f"data.split: the shares must sum to 1, but {shares} sum to {sum(fractions.values()):g}.")
 
 
 def drop_duplicates(images: pd.DataFrame) -> tuple[pd.DataFrame, list[dict[str, str]], list[dict[str, Any]]]:
@@ -34,20 +23,18 @@ def drop_duplicates(images: pd.DataFrame) -> tuple[pd.DataFrame, list[dict[str, 
     An image with two labels is dropped altogether: one label is wrong, and nobody can say which. Also returned are the
     duplicates (the paths kept and dropped) and the conflicting labels (sha256 and paths), as the manifest has them.
     """
-    duplicates, conflicting_labels = [], []
-    copies: dict[str, list[Any]] = {}
-    for row in images[images.duplicated("sha256", keep=False)].itertuples():
-        copies.setdefault(row.sha256, []).append(row)
-    dropped: list[int] = []
-    for sha256, rows in copies.items():
-        if len({row.label for row in rows}) > 1:
-            conflicting_labels.append({"sha256": sha256, "paths": [printable(row.path) for row in rows]})
-            dropped += [row.Index for row in rows]
-            continue
-        kept, *others = sorted(rows, key=lambda row: KEPT_FIRST.index(row.given) if row.given in SPLITS else 0)
-        duplicates += [{"kept": printable(kept.path), "dropped": printable(row.path)} for row in others]
-        dropped += [row.Index for row in others]
-    return images.drop(index=dropped), duplicates, conflicting_labels
+    copies = images[images.duplicated("sha256", keep=False)]
+    copies = copies.assign(path=copies["path"].map(printable), order=copies.groupby("sha256", sort=False).ngroup())
+    labels = copies.groupby("sha256")["label"].transform("nunique")
+    conflicting = copies[labels > 1].groupby("sha256", sort=False)["path"]
+    same = copies[labels == 1].sort_values(["order", "given"], ascending=[True, False], kind="stable")
+    kept = same.groupby("sha256")["path"].transform("first")
+    duplicates = same.assign(kept=kept, dropped=same["path"])[same.duplicated("sha256")]
+    return (
+        images.drop(index=[*copies.index[labels > 1], *duplicates.index]),
+        duplicates[["kept", "dropped"]].to_dict("records"),
+        [{"sha256": sha256, "paths": list(paths)} for sha256, paths in conflicting],
+    )
 
 
 def refuse_small_classes(
@@ -56,9 +43,8 @@ def refuse_small_classes(
     """Refuse a class without enough images to learn from, and one for each split that is cut from them."""
     counts = images.loc[is_to_be_split(images), "label"].value_counts()
     needed = max(min_images, len(SPLITS) - len(set(given) - {"train"}))
-    small = [f"{name!r} has {counts.get(label, 0)}" for label, name in enumerate(classes)
-             if counts.get(label, 0) < needed]  # fmt: skip
-    if small:
+    found = {name: counts.get(label, 0) for label, name in enumerate(classes)}
+    if small := [f"{name!r} has {count}" for name, count in found.items() if count < needed]:
         raise StepError(
             f"Each class needs at least {needed} different readable images{' in train' if given else ''}, "
             f"but {some(small)}; add images, remove the class, or lower data.min_images_per_class."
@@ -72,19 +58,18 @@ def assign_splits(
 
     Given validation and test splits stay; those that are missing are cut from the rest, class by class.
     """
-    windows = cut_windows(fractions, given)
+    cut = [name for name in ("test", "validation") if name not in given]
+    edges = [*accumulate((fractions[name] for name in cut), initial=0.0), 1.0]  # test, validation, and train
     pool = images[is_to_be_split(images)]
     places = pool["sha256"].map(lambda sha256: position(sha256, seed))
-    edges = [*(start for start, _ in windows.values()), 1.0]
-    chosen = pd.cut(places, edges, right=False, labels=list(windows)).astype(object)
-    for _, of_class in chosen.groupby(pool["label"]):
-        of_class = of_class.copy()
-        for split, (start, end) in windows.items():
-            counts = of_class.value_counts()
+    chosen = pd.cut(places, edges, right=False, labels=[*cut, "train"]).astype(object)
+    for _, rows in pool.groupby("label").groups.items():
+        for split, (start, end) in zip([*cut, "train"], pairwise(edges), strict=True):
+            counts = chosen[rows].value_counts()
             if split not in counts:
-                movable = places[of_class.index[of_class.map(counts) > 1]]
+                movable = places[rows[chosen[rows].map(counts) > 1]]
                 nearest = (movable - (start + end) / 2).abs().idxmin()  # outside the window: its centre is as good
-                of_class[nearest] = chosen[nearest] = split
+                chosen[nearest] = split
     split = images["given"].astype(object).where(~is_to_be_split(images), chosen)
     images = images.assign(split=pd.Categorical(split, categories=SPLITS, ordered=True))
     return images.sort_values(["split", "label"], kind="stable", ignore_index=True)
@@ -92,17 +77,6 @@ def assign_splits(
 
 def is_to_be_split(images: pd.DataFrame) -> "pd.Series[bool]":
     return images["given"].isna() | (images["given"] == "train")
-
-
-def cut_windows(fractions: Mapping[str, float], given: Collection[str]) -> dict[str, tuple[float, float]]:
-    """Return where in 0..1 an image must fall to be in a split: test, validation, train; a given one has no window."""
-    windows: dict[str, tuple[float, float]] = {}
-    start = 0.0
-    for name in ("test", "validation"):
-        if name not in given:
-            windows[name] = (start, start + fractions[name])
-            start += fractions[name]
-    return windows | {"train": (start, 1.0)}
 
 
 def position(sha256: str, seed: int) -> float:

@@ -44,16 +44,10 @@ def module_environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": path}
 
 
-def each(
-    work: Callable[[Item], Result],
-    items: Iterable[Item],
-    *,
-    workers: int,
-    initializer: Callable[[], None] | None = None,
-) -> Generator[Result]:
+def each(work: Callable[[Item], Result], items: Iterable[Item], *, workers: int) -> Generator[Result]:
     """Yield `work(item)` of every item in order; unlike with `Executor.map`, few results are in memory at a time."""
     waiting: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(workers, initializer=initializer) as pool:
+    with ThreadPoolExecutor(workers) as pool:
         try:
             for item in items:
                 waiting.append(pool.submit(work, item))
@@ -66,20 +60,14 @@ def each(
                 future.cancel()
 
 
-class Progress:
-    """Prints `embedded 500/1797 images, 210 images/s`, every two seconds at most."""
-
-    def __init__(self, verb: str, total: int) -> None:
-        self.verb, self.total, self.done = verb, total, 0
-        self.started = self.last_line = time.monotonic()
-
-    def advance(self, images: int) -> None:
-        """Count images that are done."""
-        self.done += images
-        now = time.monotonic()
-        if now - self.last_line >= SECONDS_BETWEEN_LINES:
-            self.last_line = now
-            say(f"{self.verb} {self.done}/{self.total} images, {self.done / (now - self.started):.0f} images/s")
+def progress(results: Iterable[Result], verb: str, total: int) -> Iterator[Result]:
+    """Yield the results, and print `embedded 500/1797 images, 210 images/s`, every two seconds at most."""
+    started = last_line = time.monotonic()
+    for done, result in enumerate(results, 1):
+        yield result
+        if (now := time.monotonic()) - last_line >= SECONDS_BETWEEN_LINES:
+            last_line = now
+            say(f"{verb} {done}/{total} images, {done / (now - started):.0f} images/s")
 
 
 @contextmanager

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from classifier.data import sample_files
 from classifier.data.images import Pixels, Preprocess, decode, normalise, to_pixels
+from classifier.data.prepared_images import SAMPLES, sample_files
 from classifier.job.failures import StepError
 from classifier.job.system import ROOT
 from classifier.model.backbone import frozen
@@ -60,7 +60,9 @@ def export_network(
         photos: Files of real images, to check with besides synthetic ones; they are copied into the model.
     """
     network = Network(backbone, head).eval()
-    sample_files.write(model_dir, ((photo.suffix, photo.read_bytes()) for photo in photos))
+    for photo in photos:
+        (model_dir / SAMPLES).mkdir(exist_ok=True)
+        shutil.copyfile(photo, model_dir / SAMPLES / photo.name)
     samples = sample_answers(network, preprocess, model_dir)
     samples.save(model_dir)
     images = torch.from_numpy(samples.images()).contiguous(memory_format=torch.channels_last)
@@ -85,7 +87,7 @@ def sample_answers(network: nn.Module, preprocess: Preprocess, model_dir: Path) 
     """The clearest real images, the closest decisions on synthetic ones, and the network's own answers to them."""
     size = preprocess.image_size
     synthetic = answered(network, preprocess, synthetic_pixels(size)).closest(SYNTHETIC)
-    photos = [path.read_bytes() for path in sample_files.paths(model_dir)]
+    photos = [path.read_bytes() for path in sample_files(model_dir)]
     if not photos:
         return synthetic
     pictures = [decode(photo, max_pixels=DEFAULT_MAX_PIXELS, preprocess=preprocess) for photo in photos]

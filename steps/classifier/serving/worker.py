@@ -25,8 +25,9 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from classifier.data import images, sample_files
+from classifier.data import images
 from classifier.data.images import ImageError, ImageTooLarge, Pixels
+from classifier.data.prepared_images import sample_files
 from classifier.job.failures import StepError, run
 from classifier.model.predictor import Predictor
 from classifier.model.runtimes import Runtime, load_runtime
@@ -148,7 +149,7 @@ def load(settings: Settings, name: str, threads: int) -> Predictor:
 
 def prove(worker: Worker, model_dir: Path) -> None:
     """Answer a request for one of the model's own images before the first client's."""
-    for path in sample_files.paths(model_dir)[:1]:
+    for path in sample_files(model_dir)[:1]:
         head = {"id": 0, "threads": 1, "content_type": "application/x-image", "accept": "*/*"}
         answer = orjson.loads(worker.answer(head, path.read_bytes()).partition(b"\n")[0])
         if answer["status"] != 200:

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import warnings
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -293,23 +292,3 @@ def test_normalised_pixels_are_channels_first_with_the_given_mean_and_deviation(
     np.testing.assert_allclose(normalised[0, :, 0, 1], [1, 3, 1], rtol=1e-6)
     np.testing.assert_allclose(normalised[4, :, 0, 0], [-1, -1, 0], rtol=1e-6)
     assert normalise(pixels[0], preprocess).shape == (3, 2, 2)
-
-
-def test_preprocess_survives_json() -> None:
-    stored = PREPROCESS.to_dict()
-    assert (stored["image_size"], stored["resize_to"], stored["interpolation"]) == (56, 64, "bicubic")
-    assert Preprocess.from_dict(stored) == PREPROCESS
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: Preprocess(64, 56, HALF, HALF), "image_size must be between 1 and resize_to (56), but got 64."),
-        (lambda: Preprocess(56, 64, HALF, HALF, "nearest"),
-         "interpolation must be bilinear or bicubic or lanczos, but got 'nearest'."),
-    ],
-)  # fmt: skip
-def test_impossible_preprocessing_is_refused(make: Callable[[], Preprocess], message: str) -> None:
-    with pytest.raises(ValueError) as error:
-        make()
-    assert str(error.value) == message

@@ -11,9 +11,9 @@ from PIL import Image
 
 from classifier.data.images import Pixels, Preprocess, normalise, to_pixels
 from classifier.job.failures import StepError
+from classifier.job.system import each
 from classifier.model.backbone import load_backbone
-from classifier.preparation.embedding import BATCH, Embedder, channel_means
-from classifier.preparation.recipe import Recipe, random_box
+from classifier.preparation.embedding import BATCH, Embedder, Recipe, channel_means, random_box
 from tests.steps.prepare_job import BACKBONE
 
 HALF = (0.5, 0.5, 0.5)
@@ -25,14 +25,18 @@ def picture(number: int, size: tuple[int, int] = (60, 48)) -> Image.Image:
     return Image.fromarray(grid).resize(size, Image.Resampling.BILINEAR)
 
 
+def recipe_of(size: int = 32, *, augmented: int = 2, flip: bool = True, seed: int = 0) -> Recipe:
+    return Recipe(Preprocess(size, size, HALF, HALF), augmented, flip, seed, max_pixels=10**6)
+
+
 def views(number: int, *, augmented: int = 2, seed: int = 0, flip: bool = True, image: Any = None) -> Pixels:
-    recipe = Recipe(PREPROCESS, augmented, flip, seed, max_pixels=10**6)
+    recipe = recipe_of(augmented=augmented, flip=flip, seed=seed)
     return recipe.views(image or picture(number), f"{number:064x}", recipe.views_of("train"))
 
 
 @pytest.fixture(scope="module")
 def embedder(weights_dir: Path) -> Embedder:
-    return Embedder(load_backbone(BACKBONE, weights_dir), PREPROCESS, workers=2)
+    return Embedder(load_backbone(BACKBONE, weights_dir), recipe_of())
 
 
 def test_features_are_the_backbones(embedder: Embedder, weights_dir: Path) -> None:
@@ -47,43 +51,28 @@ def test_features_are_the_backbones(embedder: Embedder, weights_dir: Path) -> No
 @pytest.mark.parametrize("together", [1, 5, BATCH + 3])
 def test_neither_workers_nor_the_rest_of_a_batch_change_a_bit(embedder: Embedder, workers: int, together: int) -> None:
     pixels = np.concatenate([views(number) for number in range(8)])
-    embedder.workers = workers
     pieces = [pixels[start : start + together] for start in range(0, len(pixels), together)]
-    found = np.concatenate(list(embedder.each(embedder.features, pieces)))
+    found = np.concatenate(list(each(embedder.features, pieces, workers=workers)))
     np.testing.assert_array_equal(found, embedder.features(pixels))
 
 
-def test_an_error_in_a_worker_is_raised(embedder: Embedder) -> None:
-    def failing(number: int) -> int:
-        if number == 30:
-            raise StepError("cat/30.png was changed.")
-        return number
-
-    with pytest.raises(StepError, match=r"^cat/30.png was changed\.$"):
-        list(embedder.each(failing, range(1000)))
-
-
-def test_an_image_size_that_the_backbone_cannot_take_is_refused(weights_dir: Path) -> None:
+def test_a_backbone_that_cannot_take_the_images_is_refused(weights_dir: Path) -> None:
     def refuse_all_but_64_px(module: torch.nn.Module, inputs: tuple[torch.Tensor]) -> None:
         """As timm's vision transformers do."""
         assert inputs[0].shape[2] == 64, f"Input height ({inputs[0].shape[2]}) doesn't match model (64)."
 
     backbone = load_backbone(BACKBONE, weights_dir)
     backbone.register_forward_pre_hook(refuse_all_but_64_px)
-    Embedder(backbone, Preprocess(64, 64, HALF, HALF), workers=1)
+    Embedder(backbone, recipe_of(64))
     with pytest.raises(StepError) as error:
-        Embedder(backbone, PREPROCESS, workers=1)
+        Embedder(backbone, recipe_of(32))
     assert str(error.value) == (
         "The backbone does not accept images of 32 x 32 px (Input height (32) doesn't match model (64)); set "
         "data.image_size_px or another model.backbone."
     )
-
-
-def test_features_that_float16_cannot_hold_are_refused(weights_dir: Path) -> None:
-    backbone = load_backbone(BACKBONE, weights_dir)
     backbone.register_forward_hook(lambda module, inputs, output: (output + 1) * 1e6)
     with pytest.raises(StepError, match=r"features that float16 cannot hold; choose another model\.backbone\.$"):
-        Embedder(backbone, PREPROCESS, workers=1).features(views(0))
+        Embedder(backbone, recipe_of(64)).features(np.zeros((1, 64, 64, 3), np.uint8))
 
 
 def test_the_first_view_is_plain_and_the_others_depend_on_seed_image_and_number_only() -> None:

@@ -7,7 +7,6 @@ import shutil
 from itertools import accumulate
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -174,34 +173,13 @@ def test_diverging_loss_names_epoch_learning_rate_and_remedy(call, capsys: pytes
     )
 
 
-def other_counts(other: Prepared) -> None:
-    edit_manifest(other, counts={"train": {"grass": 70}, "validation": {"grass": 24}, "test": {}})
-
-
-def no_validation(other: Prepared) -> None:
-    np.save(other.embeddings / "validation-000000.npy", np.load(other.embeddings / "validation-000000.npy")[:0])
-    np.save(other.embeddings / "validation_labels.npy", np.zeros(0, dtype=np.int64))
-    edit_manifest(other, counts={"train": {"grass": 72}, "validation": {"grass": 0}, "test": {}})
-
-
-def no_array(other: Prepared) -> None:
-    (other.embeddings / "train-000000.npy").write_bytes(b"no array")
-
-
-@pytest.mark.parametrize(
-    ("spoil", "sentence"),
-    [
-        (other_counts, "manifest.json lists 70 images with 336 features: they belong to different data."),
-        (no_validation, "The validation split is empty. Raise its share in data.split, or add images."),
-        (no_array, "train-000000.npy is not a NumPy array ("),
-    ],
-)
-def test_embeddings_that_do_not_fit_are_one_sentence(spoil, sentence, prepared, tmp_path, call, capsys) -> None:
+def test_embeddings_that_do_not_fit_are_one_sentence(prepared, tmp_path, call, capsys) -> None:
     other = copy_of(prepared, tmp_path / "other")
-    spoil(other)
+    edit_manifest(other, counts={"train": {"grass": 70}, "validation": {"grass": 24}, "test": {}})
     assert call(data=other) == 1
     error = capsys.readouterr().err
-    assert sentence in error and len(error.splitlines()) == 1
+    assert "manifest.json lists 70 images with 336 features: they belong to different data." in error
+    assert len(error.splitlines()) == 1
 
 
 def test_weights_other_than_those_of_the_embeddings_are_refused(prepared: Prepared, tmp_path: Path) -> None:

@@ -31,10 +31,10 @@ from classifier.data.training_data import load  # noqa: E402
 from classifier.finetuning.fine_tuning import FineTuning, set_threads  # noqa: E402
 from classifier.finetuning.images import Images  # noqa: E402
 from classifier.model.backbone import load_backbone  # noqa: E402
-from classifier.training.head_training import head_training  # noqa: E402
+from classifier.training.head_training import HeadTraining  # noqa: E402
 from classifier.training.hyperparameters import Hyperparameters, settled  # noqa: E402
+from classifier.training.job import ALONE, Processes  # noqa: E402
 from classifier.training.loop import TrainingBatch  # noqa: E402
-from classifier.training.processes import ALONE, Processes  # noqa: E402
 from pipeline import sources, weights  # noqa: E402
 
 ACCEPTED_SHARE = 0.9  # of what fine-tuning reaches from memory
@@ -83,7 +83,7 @@ def stage_of(arguments: argparse.Namespace, prepared: Path, weights_dir: Path) -
     preprocess = Preprocess.from_dict(data.manifest["preprocess"])
     images = Images(train, validation, preprocess, horizontal_flip=data.manifest["horizontal_flip"])
     backbone = load_backbone(data.manifest["backbone"]["name"], weights_dir)
-    stage = FineTuning(head_training(data, hyperparameters), backbone, images, Silent())
+    stage = FineTuning(HeadTraining(data, hyperparameters), backbone, images, Silent())
     stage.set_mode("TRAIN")
     return stage
 

@@ -1,9 +1,7 @@
 """One trial of the search: trains the head on PrepareData's embeddings and reports its metrics, within seconds.
 
-Where the search covers fine-tuning, that follows.
-
-The final training (train.py) repeats the best trial to the last digit, under the debugger's eyes. What it needs beyond
-a trial is not imported here: a trial lasts about two seconds, and a change to a rule does not repeat the search.
+Where the search covers fine-tuning, that follows. The final training (train.py) repeats the best trial to the last
+digit. What it needs beyond a trial is not imported here: a change to a rule does not repeat the search.
 """
 
 import sys
@@ -13,8 +11,8 @@ import torch
 
 from classifier.job.failures import TRAINING_FAILURE, run
 from classifier.training import hyperparameters as hp
-from classifier.training.head_training import head_training
-from classifier.training.job import channel, make_model_dir, open_data, parse_arguments, write_json
+from classifier.training.head_training import HeadTraining
+from classifier.training.job import channel, open_data, parse_arguments, write_json
 from classifier.training.loop import train
 
 
@@ -23,7 +21,7 @@ def main() -> None:
     asked = hp.parse(arguments)
     data = open_data(arguments)
     hyperparameters = hp.settled(asked, data.manifest)
-    stage = head_training(data, hyperparameters)
+    stage = HeadTraining(data, hyperparameters)
     result = train(stage, patience=hyperparameters.patience)
     if hyperparameters.fine_tunes:
         from classifier.finetuning.fine_tuning import fine_tune  # with timm, which takes two seconds
@@ -32,9 +30,10 @@ def main() -> None:
 
         backbone = matching_backbone(channel(arguments, "weights"), data.manifest)
         result = fine_tune(result, stage, backbone=backbone, images=open_images(arguments, data))
-    model_dir, kept = make_model_dir(arguments), result.kept
-    torch.save(kept.parts["head"], model_dir / "head.pt")
-    write_json(model_dir / "metrics.json", {"hyperparameters": hyperparameters.to_dict(), **asdict(kept.figures)})
+    arguments.model_dir.mkdir(parents=True, exist_ok=True)
+    torch.save(result.kept.parts["head"], arguments.model_dir / "head.pt")
+    metrics = {"hyperparameters": hyperparameters.to_dict(), **asdict(result.kept.figures)}
+    write_json(arguments.model_dir / "metrics.json", metrics)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,10 @@ import torch
 
 from classifier.data.training_data import TrainingData, load
 from classifier.model.head import ClassifierHead
-from classifier.training.head_training import HeadTraining, head_training, new_head
+from classifier.training.head_training import HeadTraining
 from classifier.training.hyperparameters import Hyperparameters
-from classifier.training.loop import Mode, TrainingResult, Watcher, train
+from classifier.training.loop import Mode, Watcher, train
+from classifier.training.results import TrainingResult
 from classifier.watch.debug_settings import DebugSettings
 from classifier.watch.debugger import MEGABYTES, Debugger, SaveIntervals, save_intervals
 from classifier.watch.monitor import WatchedJob, intervals
@@ -103,7 +104,7 @@ def data(prepared: Prepared) -> TrainingData:
 @pytest.fixture
 def undisturbed(data: TrainingData, capsys: pytest.CaptureFixture[str]) -> TrainingResult:
     """What the training yields without a debugger."""
-    result = train(head_training(data, HYPERPARAMETERS))
+    result = train(HeadTraining(data, HYPERPARAMETERS))
     capsys.readouterr()
     return result
 
@@ -152,11 +153,11 @@ class Debugged(Watcher):
 
 
 def debugged(data: TrainingData, directory: Path) -> TrainingResult:
-    head, criterion = new_head(data, HYPERPARAMETERS)
+    stage = HeadTraining(data, HYPERPARAMETERS)
     job = WatchedJob("job", "algo-1", directory.parent, data, HYPERPARAMETERS)
-    with closing(Debugger(directory, intervals(job, DebugSettings(save_interval_steps=2), head))) as debugger:
-        debugger.watch(head, criterion)
-        return train(HeadTraining(head, criterion, data, HYPERPARAMETERS), watcher=Debugged(debugger))
+    with closing(Debugger(directory, intervals(job, DebugSettings(save_interval_steps=2), stage.head))) as debugger:
+        debugger.watch(stage.head, stage.criterion)
+        return train(stage, watcher=Debugged(debugger))
 
 
 def test_training_goes_on_where_the_configuration_file_is_missing(

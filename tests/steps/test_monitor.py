@@ -18,10 +18,11 @@ import torch
 from classifier.data.training_data import Split, TrainingData, load
 from classifier.job.failures import StepError
 from classifier.model.head import ClassifierHead, compressed
-from classifier.training.checkpoint import Checkpoints
-from classifier.training.head_training import HeadTraining, head_training, new_head
+from classifier.training.head_training import HeadTraining
 from classifier.training.hyperparameters import Hyperparameters
-from classifier.training.loop import Batch, Mode, TrainingResult, train
+from classifier.training.job import Checkpoint
+from classifier.training.loop import Batch, Mode, train
+from classifier.training.results import TrainingResult
 from classifier.watch.debug_settings import DebugSettings
 from classifier.watch.monitor import Monitor, WatchedJob
 from tests.steps.prepared_data import STEPS, Prepared, run_step
@@ -41,18 +42,17 @@ class Watched:
     """A training under a monitor, without the export that follows it in a job."""
 
     def __init__(self, folder: Path, data: TrainingData, hyperparameters: Hyperparameters, rules: Entries) -> None:
-        self.folder, self.data, self.hyperparameters, self.rules = folder, data, hyperparameters, rules
-        self.head, self.criterion = new_head(data, hyperparameters)
+        self.folder, self.rules = folder, rules
+        self.stage = HeadTraining(data, hyperparameters)
         self.settings = DebugSettings(save_interval_steps=1, rules=rules, sample_interval_ms=100, profiled_steps=0)
         self.result: TrainingResult | None = None
         self.verdicts: dict[str, str] = {}
 
     def run(self, monitor_class: type[Monitor] = Monitor) -> "Watched":
-        job = WatchedJob("job", "algo-1", self.folder, self.data, self.hyperparameters)
-        with monitor_class(job, self.settings, head=self.head, criterion=self.criterion) as self.monitor:
-            self.result = train(
-                HeadTraining(self.head, self.criterion, self.data, self.hyperparameters), watcher=self.monitor
-            )
+        stage = self.stage
+        job = WatchedJob("job", "algo-1", self.folder, stage.data, stage.hyperparameters)
+        with monitor_class(job, self.settings, head=stage.head, criterion=stage.criterion) as self.monitor:
+            self.result = train(stage, watcher=self.monitor)
             self.monitor.training_ended(self.result)
             self.verdicts = self.monitor.judge()
         return self
@@ -88,7 +88,7 @@ def test_no_rule_fires_and_none_is_in_error_in_a_sound_training(data: TrainingDa
 
 def test_what_watches_a_training_changes_nothing_in_it(data: TrainingData, tmp_path: Path) -> None:
     watched = Watched(tmp_path, data, SOUND, shipped_rules()).run()
-    alone = train(head_training(data, SOUND))
+    alone = train(HeadTraining(data, SOUND))
     assert watched.result is not None
     assert watched.result.epochs == alone.epochs
     assert all(
@@ -100,12 +100,12 @@ def test_what_watches_a_training_changes_nothing_in_it(data: TrainingData, tmp_p
 def test_a_training_that_was_lost_after_its_last_epoch_ends_well_with_nothing_left_to_do(
     data: TrainingData, tmp_path: Path
 ) -> None:
-    checkpoints = Checkpoints(tmp_path / "checkpoints", "a")
-    done = train(head_training(data, SOUND), checkpoints=checkpoints)
-    stage = head_training(data, SOUND)
+    checkpoint = Checkpoint(tmp_path / "training.pt", "a")
+    done = train(HeadTraining(data, SOUND), checkpoint=checkpoint)
+    stage = HeadTraining(data, SOUND)
     job = WatchedJob("job", "algo-1", tmp_path, data, SOUND)
     with Monitor(job, DebugSettings(rules={}), head=stage.head, criterion=stage.criterion) as monitor:
-        result = train(stage, watcher=monitor, checkpoints=checkpoints)
+        result = train(stage, watcher=monitor, checkpoint=checkpoint)
         monitor.training_ended(result)
         monitor.judge()
     assert result.epochs == done.epochs
@@ -118,49 +118,41 @@ def test_a_training_that_was_lost_after_its_last_epoch_ends_well_with_nothing_le
 
 
 def learning_rate_0(watched: Watched) -> None:
-    watched.hyperparameters = replace(SOUND, lr=0.0)
+    watched.stage = HeadTraining(watched.stage.data, replace(SOUND, lr=0.0))
 
 
 def weights_all_zero(watched: Watched) -> None:
     with torch.no_grad():
-        for parameter in watched.head.parameters():
+        for parameter in watched.stage.head.parameters():
             parameter.zero_()
 
 
 def weights_of_one_layer_huge(watched: Watched) -> None:
     with torch.no_grad():
-        watched.head.hidden.weight.mul_(1000)
+        watched.stage.head.hidden.weight.mul_(1000)
 
 
 def biases_that_kill_every_relu(watched: Watched) -> None:
     with torch.no_grad():
-        watched.head.hidden.bias.fill_(-1000)
+        watched.stage.head.hidden.bias.fill_(-1000)
 
 
 def learning_rate_far_too_high(watched: Watched) -> None:
-    watched.hyperparameters = replace(SOUND, lr=30.0)
+    watched.stage = HeadTraining(watched.stage.data, replace(SOUND, lr=30.0))
 
 
 def labels_without_meaning(watched: Watched) -> None:
     """Nothing to learn, a head large enough to know every image by heart, and many epochs."""
     generator = np.random.default_rng(0)
-    train_split, validation = watched.data.train, watched.data.validation
-    few = Split(train_split.embeddings[:30, :1], generator.integers(0, 3, 30))
-    watched.data = replace(
-        watched.data, train=few, validation=Split(validation.embeddings, generator.integers(0, 3, len(validation)))
-    )
-    watched.hyperparameters = replace(SOUND, epochs=60, hidden_units=256, dropout=0.0, label_smoothing=0.0)
-    watched.head, watched.criterion = new_head(watched.data, watched.hyperparameters)
+    data = watched.stage.data
+    few = Split(data.train.embeddings[:30, :1], generator.integers(0, 3, 30))
+    validation = Split(data.validation.embeddings, generator.integers(0, 3, len(data.validation)))
+    hyperparameters = replace(SOUND, epochs=60, hidden_units=256, dropout=0.0, label_smoothing=0.0)
+    watched.stage = HeadTraining(replace(data, train=few, validation=validation), hyperparameters)
 
 
 class SigmoidHead(ClassifierHead):
     """A head whose activation is a sigmoid, and whose inputs to it are far outside its range."""
-
-    def __init__(self, like: ClassifierHead) -> None:
-        assert like.hidden is not None
-        super().__init__(like.hidden.in_features, 3, hidden_units=like.hidden.out_features)
-        self.load_state_dict(like.state_dict())
-        self.hidden_sigmoid = torch.nn.Sigmoid()
 
     def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
         features = (compressed(embeddings) - self.feature_mean) / self.feature_std
@@ -168,18 +160,20 @@ class SigmoidHead(ClassifierHead):
 
 
 def sigmoid_saturated(watched: Watched) -> None:
-    watched.head = SigmoidHead(watched.head)
+    watched.stage.head.hidden_sigmoid = torch.nn.Sigmoid()
+    watched.stage.head.__class__ = SigmoidHead
 
 
 def one_class_in_twenty(watched: Watched) -> None:
-    split = watched.data.validation
+    split = watched.stage.data.validation
     rows = np.r_[np.flatnonzero(split.labels == 0).repeat(20), np.flatnonzero(split.labels == 1)]
-    watched.data = replace(watched.data, validation=Split(split.embeddings[rows], split.labels[rows]))
+    watched.stage.data = replace(watched.stage.data, validation=Split(split.embeddings[rows], split.labels[rows]))
 
 
 def images_never_normalised(watched: Watched) -> None:
-    means = np.full((len(watched.data.train), 3), 127.0, dtype=np.float32)
-    watched.data = replace(watched.data, train=replace(watched.data.train, input_means=means))
+    data = watched.stage.data
+    means = np.full((len(data.train), 3), 127.0, dtype=np.float32)
+    watched.stage.data = replace(data, train=replace(data.train, input_means=means))
 
 
 SCENARIOS: dict[str, tuple[Callable[[Watched], None], Entries]] = {

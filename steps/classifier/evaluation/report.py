@@ -16,7 +16,7 @@ from classifier.evaluation.comparison import Comparison
 from classifier.evaluation.metrics import Effect
 from classifier.reports.charts import Chart, Line, chart
 from classifier.reports.page import hyperparameter_facts, percent, render, signed
-from classifier.training.calibration import Reliability
+from classifier.training.results import Reliability
 
 SHOWN_MISTAKES = 24  # at most this many pictures
 SHOWN_PAIRS = 10

@@ -29,12 +29,12 @@ from classifier.finetuning.images import Images, Views, augmentation, load, plai
 from classifier.job.failures import StepError
 from classifier.job.system import core_count
 from classifier.model.backbone import Backbone, frozen
-from classifier.training.checkpoint import Checkpoints
 from classifier.training.head_training import EVALUATION_ROWS, HeadTraining
 from classifier.training.hyperparameters import Hyperparameters
-from classifier.training.loop import Mode, Parts, TrainingBatch, TrainingResult, Validation, Watcher, train
+from classifier.training.job import ALONE, Checkpoint, Processes
+from classifier.training.loop import Mode, TrainingBatch, Watcher, train
 from classifier.training.optimizer import AdamW, decay_matrices
-from classifier.training.processes import ALONE, Processes
+from classifier.training.results import TrainingResult, Validation
 
 FEW_IMAGES = 10_000  # of fewer, batch statistics are noise: those of the weights' own training set are kept
 PLAIN_ROWS = 64  # images of one pass through the backbone in validation
@@ -51,7 +51,7 @@ def fine_tune(
     images: Images,
     processes: Processes = ALONE,
     watcher: Watcher | None = None,
-    checkpoints: Checkpoints | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> TrainingResult:
     """Go on from the first stage's best head; what is kept is the better one of the two stages' best epochs."""
     set_threads(processes)
@@ -64,7 +64,7 @@ def fine_tune(
         f"Fine-tuning {what} on {len(images.train)} images of {asked.finetune_image_size} px, "
         f"{asked.finetune_batch_size} a step{many}"
     )
-    return train(stage, watcher=watcher, checkpoints=checkpoints, earlier=earlier)
+    return train(stage, watcher=watcher, checkpoint=checkpoint, earlier=earlier)
 
 
 def set_threads(processes: Processes) -> None:
@@ -129,6 +129,9 @@ class FineTuning:
             patch(backbone)
         unwatched = Body(backbone, head.copy(), mixed_precision=mixed_precision).to(**place)
         self.average = ModelEmaV3(unwatched, asked.ema_decay, use_warmup=True)
+        averaged = self.average.module
+        self.modules = {"body": self.body, "average": averaged}
+        self.deployed = {"head": averaged.head, "backbone": averaged.backbone}
         alphas = {"mixup_alpha": asked.mixup_alpha, "cutmix_alpha": asked.cutmix_alpha}
         self.classes = head.classifier.out_features
         # One share for all of a batch: a share for each pair would be a tensor, which a GPU is waited for to copy.
@@ -214,28 +217,12 @@ class FineTuning:
             answers.append(logits.cpu())
         head.load_state_dict(own)
         [loss_sum] = processes.sum([loss_sum])
-        return Validation(loss_sum / len(split), processes.gather(torch.cat(answers)), torch.from_numpy(split.labels))
+        logits = torch.cat(processes.gather(torch.cat(answers)))
+        return Validation(loss_sum / len(split), logits, torch.from_numpy(split.labels))
 
     def _averaged_features(self, pixels: Tensor) -> Tensor:
         features: Tensor = self.average.module.features(pixels.to(self.device, memory_format=torch.channels_last))
         return features
-
-    def parts(self) -> Parts:
-        """Backbone and head as they are validated."""
-        averaged = self.average.module
-        return {
-            name: {key: tensor.detach().cpu().clone() for key, tensor in module.state_dict().items()}
-            for name, module in (("head", averaged.head), ("backbone", averaged.backbone))
-        }
-
-    def state(self) -> dict[str, Any]:
-        """The weights and their average."""
-        return {"body": self.body.state_dict(), "average": self.average.module.state_dict()}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned."""
-        self.body.load_state_dict(state["body"])
-        self.average.module.load_state_dict(state["average"])
 
 
 def learning_groups(network: nn.Module, asked: Hyperparameters) -> list[dict[str, Any]]:

@@ -16,8 +16,7 @@ from classifier.data.training_data import REMEDY, TrainingData
 from classifier.job.failures import StepError, cause
 from classifier.job.system import core_count
 from classifier.training.hyperparameters import Hyperparameters
-from classifier.training.job import channel
-from classifier.training.processes import Processes
+from classifier.training.job import Processes, channel
 
 MAX_PREPARED_PIXELS = 1 << 31  # PrepareData has made them small
 RANDAUGMENT_OPERATIONS = 2  # an image: the number in the paper's ImageNet experiments (Cubuk et al. 2020)

@@ -1,7 +1,7 @@
 """Mistakes of the user's and broken inputs: one sentence on stderr, in the job's failure file, and exit code 1.
 
-SageMaker shows the first 1,024 characters of /opt/ml/output/failure (training) and /opt/ml/output/message (processing)
-as the reason why a job failed: AWS guide, "your-algorithms-training-algo-output", "your-own-processing-container".
+SageMaker shows the file's first 1,024 characters as the reason why a job failed (AWS guide,
+"your-algorithms-training-algo-output" and "your-own-processing-container").
 """
 
 import argparse
@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 FAILURE_FILE_CHARACTERS = 1024
-
-TRAINING_FAILURE = ("SM_OUTPUT_FAILURE", "/opt/ml/output/failure")
+TRAINING_FAILURE = ("SM_OUTPUT_FAILURE", "/opt/ml/output/failure")  # environment variable, and path where it is not set
 PROCESSING_MESSAGE = ("SM_OUTPUT_MESSAGE", "/opt/ml/output/message")
 
 
@@ -32,19 +31,13 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 def run(main: Callable[[], None], failure_file: tuple[str, str] | None = None) -> int:
-    """Run an entry point and return its exit code; a StepError is told on stderr and in the failure file.
-
-    `failure_file` is the environment variable that holds its path, and the path used when that is not set.
-    """
+    """Run an entry point and return its exit code; a StepError is told on stderr and in the failure file."""
     try:
         main()
     except StepError as error:
         print(error, file=sys.stderr, flush=True)
-        if failure_file:
-            variable, default = failure_file
-            file = Path(os.environ.get(variable, default))
-            if file.parent.is_dir():
-                file.write_text(str(error)[:FAILURE_FILE_CHARACTERS], encoding="utf-8")
+        if failure_file and (file := Path(os.environ.get(*failure_file))).parent.is_dir():
+            file.write_text(str(error)[:FAILURE_FILE_CHARACTERS], encoding="utf-8")
         return 1
     return 0
 

@@ -2,7 +2,6 @@
 
 import math
 import os
-import secrets
 import sys
 import time
 from collections import deque
@@ -40,8 +39,7 @@ def module_command(module: str) -> list[str]:
 
 def module_environment() -> dict[str, str]:
     """Return the environment in which that command finds `classifier`."""
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
-    return os.environ | {"PYTHONPATH": path}
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
 
 
 def each(work: Callable[[Item], Result], items: Iterable[Item], *, workers: int) -> Generator[Result]:
@@ -56,8 +54,7 @@ def each(work: Callable[[Item], Result], items: Iterable[Item], *, workers: int)
             while waiting:
                 yield waiting.popleft().result()
         finally:
-            for future in waiting:
-                future.cancel()
+            pool.shutdown(cancel_futures=True)
 
 
 def progress(results: Iterable[Result], verb: str, total: int) -> Iterator[Result]:
@@ -73,7 +70,7 @@ def progress(results: Iterable[Result], verb: str, total: int) -> Iterator[Resul
 @contextmanager
 def whole_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a file for writing that appears under its name once it is complete; if writing fails, the old one stays."""
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    unfinished = path.with_name(f".{path.name}.unfinished")  # one name, so that kills leave one such file at most
     try:
         with unfinished.open(mode, encoding=None if "b" in mode else "utf-8") as file:
             yield file
@@ -89,21 +86,20 @@ class LineFile:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.path = path
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-        self.size_bytes = os.fstat(self._descriptor).st_size
+        self.path, self.file = path, path.open("ab", buffering=0)
+        self.size_bytes = self.file.tell()
 
     def append(self, lines: str) -> None:
         """Write lines, each with its newline."""
         block, written = lines.encode(), 0
         try:
             while written < len(block):  # a disk that fills up takes a part first, and raises at the rest
-                written += os.write(self._descriptor, block[written:])
+                written += self.file.write(block[written:]) or 0
         except OSError:
             self.size_bytes += block.rfind(b"\n", 0, written) + 1
-            os.ftruncate(self._descriptor, self.size_bytes)
+            self.file.truncate(self.size_bytes)
             raise
         self.size_bytes += written
 
     def close(self) -> None:
-        os.close(self._descriptor)
+        self.file.close()

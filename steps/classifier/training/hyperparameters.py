@@ -82,12 +82,11 @@ def parse(arguments: argparse.Namespace) -> Hyperparameters:
     try:
         return TypeAdapter(Hyperparameters).validate_python(texts)
     except ValidationError as error:
-        problems = [(problem["loc"][0], problem["msg"].removeprefix("Input should be ")) for problem in error.errors()]
-    raise StepError(
-        " ".join(
-            f"Hyperparameter {name} must be {what}, but got {texts[str(name)] or 'nothing'}." for name, what in problems
-        )
+        problems = [(str(found["loc"][0]), found["msg"].removeprefix("Input should be ")) for found in error.errors()]
+    sentences = (
+        f"Hyperparameter {name} must be {what}, but got {texts[name] or 'nothing'}." for name, what in problems
     )
+    raise StepError(" ".join(sentences))
 
 
 TRAINING_SHARE = 5 / 6  # of the deployed side: what training sees through random crops is larger (Touvron et al. 2019)
@@ -99,21 +98,13 @@ TINY = {"finetune_epochs": 8, "crop_area_min": 0.75, "randaugment_magnitude": 0,
 
 
 def settled(asked: Hyperparameters, manifest: Mapping[str, Any]) -> Hyperparameters:
-    """The hyperparameters with nothing of fine-tuning left open that depends on the images (`auto` in pipeline.yaml).
-
-    Args:
-        manifest: PrepareData's.
-    """
+    """Choose what was left open of fine-tuning (`auto` in pipeline.yaml) by the images that PrepareData's manifest
+    describes."""
     if not asked.fine_tunes:
         return asked
     deployed_side = int(manifest["preprocess"]["image_size"])
-    chosen: dict[str, Any] = TINY if manifest.get("tiny_images") else PHOTOS
-    chosen = {**chosen, "finetune_image_size": training_side(deployed_side)}
+    side = max(SIDE_MULTIPLE, round(deployed_side * TRAINING_SHARE / SIDE_MULTIPLE) * SIDE_MULTIPLE)
+    chosen: dict[str, Any] = {"finetune_image_size": min(side, deployed_side)}
+    chosen |= TINY if manifest.get("tiny_images") else PHOTOS
     left_open = [name for name in chosen if getattr(asked, name) == getattr(Hyperparameters, name)]
     return replace(asked, **{name: chosen[name] for name in left_open})
-
-
-def training_side(deployed_side: int) -> int:
-    """The side of the views, px: a little less than that of what the deployed network sees."""
-    side = round(deployed_side * TRAINING_SHARE / SIDE_MULTIPLE) * SIDE_MULTIPLE
-    return min(max(side, SIDE_MULTIPLE), deployed_side)

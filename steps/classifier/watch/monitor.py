@@ -9,6 +9,7 @@ them, and training goes on.
 """
 
 import json
+import math
 import subprocess
 import time
 from collections.abc import Iterable, Iterator
@@ -29,7 +30,8 @@ from classifier.job.system import module_command, module_environment
 from classifier.model.head import ClassifierHead
 from classifier.training.head_training import EVALUATION_ROWS
 from classifier.training.hyperparameters import Hyperparameters
-from classifier.training.loop import Batch, Mode, Phase, TrainingResult, Watcher, steps_per_epoch, warnings_of
+from classifier.training.loop import Batch, Mode, Phase, Watcher
+from classifier.training.results import TrainingResult, warnings_of
 from classifier.watch.debug_settings import DebugSettings
 from classifier.watch.debugger import Debugger, save_intervals
 from classifier.watch.observation import Observation
@@ -56,15 +58,15 @@ class WatchedJob:
     def steps_per_epoch(self) -> dict[Mode, int]:
         """Batches of one epoch."""
         return {
-            "TRAIN": steps_per_epoch(len(self.data.train), self.hyperparameters.batch_size),
-            "EVAL": steps_per_epoch(len(self.data.validation), EVALUATION_ROWS),
+            "TRAIN": math.ceil(len(self.data.train) / self.hyperparameters.batch_size),
+            "EVAL": math.ceil(len(self.data.validation) / EVALUATION_ROWS),
         }
 
     @property
     def fine_tuning_steps(self) -> int:
         """Batches of an epoch of the second stage; 0 where there is none."""
         found = self.hyperparameters
-        return steps_per_epoch(len(self.data.train), found.finetune_batch_size) if found.fine_tunes else 0
+        return math.ceil(len(self.data.train) / found.finetune_batch_size) if found.fine_tunes else 0
 
     @property
     def first_stage_steps(self) -> int:

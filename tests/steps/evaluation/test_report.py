@@ -14,7 +14,7 @@ from classifier.evaluation.comparison import Comparison
 from classifier.evaluation.metrics import classification_metrics, effect
 from classifier.evaluation.report import Evaluation, Mistake, report
 from classifier.reports.page import data_uri
-from classifier.training.calibration import reliability, softmax
+from classifier.training.results import reliability, softmax
 
 SPACE = "\N{NARROW NO-BREAK SPACE}"
 CLASSES = ["cat", "<script>alert(1)</script>", 'dog "rex" & co']

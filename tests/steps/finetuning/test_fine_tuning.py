@@ -20,11 +20,11 @@ from classifier.finetuning.fine_tuning import FineTuning, fine_tune
 from classifier.finetuning.images import Images
 from classifier.job.failures import StepError
 from classifier.model.backbone import load_backbone
-from classifier.training.checkpoint import SECOND_STAGE_FILE, Checkpoints
-from classifier.training.head_training import head_training
+from classifier.training.head_training import HeadTraining
 from classifier.training.hyperparameters import Hyperparameters
-from classifier.training.loop import TrainingResult, Validation, Watcher, train, warnings_of
-from classifier.training.processes import ALONE
+from classifier.training.job import ALONE, Checkpoint
+from classifier.training.loop import Watcher, train
+from classifier.training.results import TrainingResult, Validation, warnings_of
 from tests.steps.prepared_data import STEPS, Prepared, StopAfter, base_environment, run_step
 
 HYPERPARAMETERS = Hyperparameters(
@@ -51,7 +51,7 @@ def images(prepared: Prepared, data: TrainingData) -> Images:
 
 @pytest.fixture(scope="module")
 def first_stage(data: TrainingData) -> TrainingResult:
-    return train(head_training(data, HYPERPARAMETERS))
+    return train(HeadTraining(data, HYPERPARAMETERS))
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -70,14 +70,14 @@ class Trainer:
     def __init__(self, prepared: Prepared, data: TrainingData, images: Images, first: TrainingResult) -> None:
         self.prepared, self.data, self.images, self.first = prepared, data, images, first
 
-    def __call__(self, checkpoints=None, watcher=None, **changed) -> TrainingResult:
+    def __call__(self, checkpoint=None, watcher=None, **changed) -> TrainingResult:
         return fine_tune(
             self.first,
-            head_training(self.data, replace(HYPERPARAMETERS, **changed)),
+            HeadTraining(self.data, replace(HYPERPARAMETERS, **changed)),
             backbone=load_backbone("test_resnet", self.prepared.weights),
             images=self.images,
             watcher=watcher,
-            checkpoints=checkpoints,
+            checkpoint=checkpoint,
         )
 
 
@@ -121,7 +121,7 @@ def test_fine_tuning_beats_a_head_that_has_learned_little(
 def test_kept_network_gives_the_validation_that_was_reported(
     undisturbed: TrainingResult, tune: Trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, backbone = head_training(tune.data, HYPERPARAMETERS), load_backbone("test_resnet", tune.prepared.weights)
+    first, backbone = HeadTraining(tune.data, HYPERPARAMETERS), load_backbone("test_resnet", tune.prepared.weights)
     for name, module in (("head", first.head), ("backbone", backbone)):
         module.load_state_dict(undisturbed.kept.parts[name])
     stage = FineTuning(first, backbone, tune.images, ALONE)
@@ -134,7 +134,7 @@ def test_kept_network_gives_the_validation_that_was_reported(
 
 
 def test_a_worse_second_stage_leaves_the_first_one_s_head_and_no_backbone(tune: Trainer, data: TrainingData) -> None:
-    perfect = train(head_training(data, replace(HYPERPARAMETERS, epochs=8, lr=0.02)))
+    perfect = train(HeadTraining(data, replace(HYPERPARAMETERS, epochs=8, lr=0.02)))
     assert perfect.kept.figures.validation_accuracy == 1
     spoil = Trainer(tune.prepared, data, tune.images, perfect)
     result = spoil(finetune_lr=3.0, finetune_epochs=1, ema_decay=0.0)
@@ -174,7 +174,7 @@ def test_of_two_stages_the_clearly_more_accurate_one_is_kept_or_else_that_with_t
     figures = replace(first_stage.kept.figures, validation_accuracy=1 - head / len(labels))
     own = replace(first_stage.kept, figures=figures, validation=answers(labels, head, doubt=doubts))
     first = replace(first_stage, kept=own)
-    stage = head_training(data, replace(HYPERPARAMETERS, epochs=1))
+    stage = HeadTraining(data, replace(HYPERPARAMETERS, epochs=1))
     monkeypatch.setattr(stage, "validate", lambda watcher: answers(labels, later, doubt=later_doubts))
     result = train(stage, earlier=first)
     assert result.kept.figures.epoch == {"head": own.figures.epoch, "later": 3}[kept]
@@ -188,10 +188,10 @@ def test_of_two_stages_the_clearly_more_accurate_one_is_kept_or_else_that_with_t
 def test_stopped_in_the_middle_of_an_epoch_it_goes_on_to_the_same_end(
     tune: Trainer, undisturbed: TrainingResult, tmp_path: Path, steps: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stopped = tune(Checkpoints(tmp_path, "a", SECOND_STAGE_FILE), StopAfter(steps))
+    stopped = tune(Checkpoint(tmp_path / "fine_tuning.pt", "a"), StopAfter(steps))
     assert stopped.stopped == "Enough."
     assert len(stopped.epochs) == 2 + (steps - 1) // 8
-    assert_same(tune(Checkpoints(tmp_path, "a", SECOND_STAGE_FILE)), undisturbed)
+    assert_same(tune(Checkpoint(tmp_path / "fine_tuning.pt", "a")), undisturbed)
     assert "Going on after epoch " in capsys.readouterr().out
 
 
@@ -203,7 +203,7 @@ def test_same_seed_gives_the_same_network_and_another_seed_another(tune: Trainer
 def test_a_parameter_without_a_gradient_stays_as_it_is_and_disturbs_no_other(tune: Trainer, prepared: Prepared) -> None:
     backbone = load_backbone("test_resnet", prepared.weights)
     unused = backbone.network.layer4.register_parameter("unused", torch.nn.Parameter(torch.ones(3, 3)))
-    stage = head_training(tune.data, replace(HYPERPARAMETERS, finetune_epochs=1))
+    stage = HeadTraining(tune.data, replace(HYPERPARAMETERS, finetune_epochs=1))
     result = fine_tune(tune.first, stage, backbone=backbone, images=tune.images)
     assert unused is None and result.kept.parts["backbone"]["network.layer4.unused"].eq(1).all()
     assert result.epochs[-1].train_loss < 3

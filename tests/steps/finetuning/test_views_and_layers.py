@@ -14,7 +14,7 @@ from classifier.finetuning.fine_tuning import learning_groups
 from classifier.finetuning.images import Images, Views, augmentation, load, plain_views
 from classifier.job.failures import StepError
 from classifier.training.hyperparameters import Hyperparameters, settled
-from classifier.training.processes import ALONE
+from classifier.training.job import ALONE
 from tests.steps.prepared_data import png
 
 PREPROCESS = Preprocess(64, 72, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))

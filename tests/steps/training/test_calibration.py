@@ -1,4 +1,4 @@
-"""Calibration: the temperature that validation asks for, the error, and its diagram in the report."""
+"""Calibration: the temperature that validation asks for, and the calibration error."""
 
 import numpy as np
 import pytest
@@ -6,16 +6,7 @@ import torch
 
 from classifier.evaluation.metrics import effect, uncalibrated
 from classifier.model.head import CalibratedHead
-from classifier.training.calibration import (
-    TEMPERATURES,
-    calibrate,
-    calibrated_log_loss,
-    fit_temperature,
-    reliability,
-    softmax,
-)
-
-SPACE = "\N{NARROW NO-BREAK SPACE}"
+from classifier.training.results import TEMPERATURES, Validation, calibrate, fit_temperature, reliability, softmax
 
 
 def drawn(images: int, temperature: float, classes: int = 5) -> tuple[np.ndarray, np.ndarray]:
@@ -33,31 +24,23 @@ def test_the_temperature_that_labels_were_drawn_with_is_found(temperature: float
     assert fit_temperature(logits, labels) == pytest.approx(temperature, rel=0.03)
 
 
-def test_no_other_temperature_has_a_lower_log_loss() -> None:
-    logits, labels = drawn(3_000, 2.0)
-    wide = torch.from_numpy(logits).double()
-    found = fit_temperature(logits, labels)
+def test_no_other_temperature_has_a_lower_log_loss_than_that_which_stages_are_compared_by() -> None:
+    logits, labels = map(torch.from_numpy, drawn(3_000, 2.0))
+    found = fit_temperature(logits.numpy(), labels.numpy())
     losses = {
-        factor: float(torch.nn.functional.cross_entropy(wide / (found * factor), torch.from_numpy(labels)))
+        factor: float(torch.nn.functional.cross_entropy(logits.double() / (found * factor), labels))
         for factor in (0.9, 0.99, 1.0, 1.01, 1.1)
     }
     assert min(losses, key=losses.__getitem__) == 1.0
-
-
-def test_calibrated_log_loss_is_that_of_the_scores_as_they_would_be_deployed() -> None:
-    logits, labels = drawn(3_000, 2.0)
-    chances = softmax(logits, fit_temperature(logits, labels))
-    expected = -np.log(chances[np.arange(len(labels)), labels]).mean()
     for factor in (1, 10):  # how large the logits are tells nothing
-        assert calibrated_log_loss((factor * logits).astype(np.float32), labels) == pytest.approx(expected, rel=1e-4)
+        assert Validation(0.0, factor * logits, labels).calibrated_log_loss == pytest.approx(losses[1.0], rel=1e-4)
 
 
 def test_calibration_lowers_the_error_and_repeats_itself_to_the_last_digit() -> None:
     logits, labels = drawn(5_000, 3.0)
     first, again = calibrate(logits, labels), calibrate(logits, labels)
     assert first == again
-    assert first.uncalibrated_error > 0.1
-    assert first.expected_calibration_error < 0.02
+    assert first.uncalibrated_error > 0.1 > 0.02 > first.expected_calibration_error
 
 
 def test_a_validation_without_a_mistake_does_not_ask_for_certainty() -> None:
@@ -75,18 +58,15 @@ def test_the_first_class_stays_the_first_and_huge_logits_do_no_harm() -> None:
     assert np.isfinite(fit_temperature(logits, np.array([2, 1])))
 
 
-def test_error_is_the_one_worked_out_by_hand() -> None:
+def test_error_is_the_one_worked_out_by_hand_and_scores_on_the_edges_have_a_bin() -> None:
     probabilities = np.array([[0.9, 0.1], [0.91, 0.09], [0.3, 0.7], [0.45, 0.55]])
     found = reliability(probabilities, np.array([0, 1, 1, 1]))  # right: yes, no, yes, yes
     filled = {number: part for number, part in enumerate(found.bins) if part.images}
     assert {number: part.images for number, part in filled.items()} == {8: 1, 10: 1, 13: 2}
     assert (filled[13].confidence, filled[13].accuracy) == (pytest.approx(0.905), 0.5)
     assert found.error == pytest.approx((2 * 0.405 + 0.3 + 0.45) / 4)
-
-
-def test_scores_on_the_edges_have_a_bin() -> None:
-    probabilities = np.array([[1.0, 0.0], [0.5, 0.5]], np.float32)
-    assert sum(part.images for part in reliability(probabilities, np.array([0, 0])).bins) == 2
+    edges = np.array([[1.0, 0.0], [0.5, 0.5]], np.float32)
+    assert sum(part.images for part in reliability(edges, np.array([0, 0])).bins) == 2
 
 
 def test_temperature_is_taken_out_of_probabilities_again() -> None:

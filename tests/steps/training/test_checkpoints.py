@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from classifier.data.training_data import TrainingData, load
-from classifier.training import checkpoint
-from classifier.training.checkpoint import Checkpoints, checkpoint_directory
-from classifier.training.head_training import head_training
+from classifier.training.head_training import HeadTraining
 from classifier.training.hyperparameters import Hyperparameters
-from classifier.training.loop import TrainingResult, Watcher, train
+from classifier.training.job import Checkpoint, checkpoint_directory
+from classifier.training.loop import Watcher, train
+from classifier.training.results import TrainingResult
 from tests.steps.prepared_data import STEPS, Prepared, StopAfter, base_environment
 
 HYPERPARAMETERS = Hyperparameters(epochs=6, batch_size=16, hidden_units=8, lr=0.02)
@@ -27,8 +27,8 @@ def data(prepared: Prepared) -> TrainingData:
     return load(prepared.embeddings, prepared.manifest)
 
 
-def trained(data: TrainingData, checkpoints: Checkpoints | None = None, watcher: Watcher | None = None):
-    return train(head_training(data, HYPERPARAMETERS), watcher=watcher, checkpoints=checkpoints)
+def trained(data: TrainingData, checkpoint: Checkpoint | None = None, watcher: Watcher | None = None):
+    return train(HeadTraining(data, HYPERPARAMETERS), watcher=watcher, checkpoint=checkpoint)
 
 
 def assert_same(result: TrainingResult, expected: TrainingResult) -> None:
@@ -40,36 +40,37 @@ def assert_same(result: TrainingResult, expected: TrainingResult) -> None:
 
 @pytest.mark.parametrize("steps", [1, 7, 12, 20])
 def test_stopped_training_goes_on_and_ends_as_one_that_was_not(data: TrainingData, tmp_path: Path, steps: int) -> None:
-    stopped = trained(data, Checkpoints(tmp_path, "a"), StopAfter(steps))
+    checkpoint = Checkpoint(tmp_path / "training.pt", "a")
+    stopped = trained(data, checkpoint, StopAfter(steps))
     assert stopped.stopped == "Enough."
     assert len(stopped.epochs) < HYPERPARAMETERS.epochs
-    assert_same(trained(data, Checkpoints(tmp_path, "a")), trained(data))
+    assert_same(trained(data, checkpoint), trained(data))
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no checkpoint", b"PK\x03\x04cut off"])
 def test_damaged_or_another_training_s_checkpoint_is_not_taken_up(data, tmp_path, content, capsys) -> None:
+    file = tmp_path / "training.pt"
     if content is None:
-        trained(data, Checkpoints(tmp_path, "b"), StopAfter(12))
+        trained(data, Checkpoint(file, "b"), StopAfter(12))
     else:
-        (tmp_path / "training.pt").write_bytes(content)
-    assert_same(trained(data, Checkpoints(tmp_path, "a")), trained(data))
+        file.write_bytes(content)
+    assert_same(trained(data, Checkpoint(file, "a")), trained(data))
     why = "is of other data or hyperparameters" if content is None else "cannot be read"
     said = capsys.readouterr().out
-    assert f"The checkpoint {tmp_path / 'training.pt'} {why}" in said and "training starts anew." in said
+    assert f"The checkpoint {file} {why}" in said and "training starts anew." in said
 
 
 def test_full_disk_costs_the_checkpoint_and_not_the_training(data: TrainingData, tmp_path: Path, capsys) -> None:
     (tmp_path / "file").write_text("where a directory is needed")
-    assert_same(trained(data, Checkpoints(tmp_path / "file" / "checkpoints", "a")), trained(data))
+    assert_same(trained(data, Checkpoint(tmp_path / "file" / "training.pt", "a")), trained(data))
     assert "The checkpoint could not be written (" in capsys.readouterr().out
 
 
 def test_checkpoints_are_kept_where_the_job_was_configured_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SM_INPUT_CONFIG_DIR", str(tmp_path))
     assert checkpoint_directory() is None
-    for path, expected in (("/mnt/checkpoints", "/mnt/checkpoints"), (None, checkpoint.DEFAULT_DIRECTORY)):
-        config = {"S3Uri": "s3://b/c"} | ({"LocalPath": path} if path else {})
-        (tmp_path / "checkpointconfig.json").write_text(json.dumps(config))
+    for config, expected in (({"LocalPath": "/mnt/checkpoints"}, "/mnt/checkpoints"), ({}, "/opt/ml/checkpoints")):
+        (tmp_path / "checkpointconfig.json").write_text(json.dumps({"S3Uri": "s3://b/c", **config}))
         assert checkpoint_directory() == Path(expected)
 
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from classifier.data.training_data import Split, TrainingData, load
-from classifier.training.checkpoint import Checkpoints
-from classifier.training.head_training import BalancedCrossEntropy, HeadTraining, class_weights, head_training
+from classifier.training.head_training import BalancedCrossEntropy, HeadTraining, class_weights
 from classifier.training.hyperparameters import Hyperparameters
-from classifier.training.loop import Watcher, train, warnings_of
+from classifier.training.job import Checkpoint, restart_under_torchrun
+from classifier.training.loop import Watcher, train
 from classifier.training.optimizer import AdamW, decay_matrices, scheduled_lr
-from classifier.training.processes import torchrun_command
-from tests.steps.prepared_data import STEPS, Prepared, base_environment
+from classifier.training.results import warnings_of
+from tests.steps.prepared_data import STEPS, Prepared, StopAfter, base_environment
 
 SETTLED = Hyperparameters(epochs=30, batch_size=16, hidden_units=8, lr=0.02, dropout=0.0)  # all is learned soon
 
@@ -31,30 +31,17 @@ class LosesItsWay(HeadTraining):
         return replace(found, loss=1.0 - 0.1 * epoch if epoch <= 3 else 2.0, logits=torch.zeros(24, 3))
 
 
-class StopAfter(Watcher):
-    """Asks to stop when so many training steps have begun."""
-
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
-
-    def phase(self, name: str):
-        self.steps -= name == "Backward"
-        self.stop_requested = "Enough." if self.steps <= 0 else None
-        return super().phase(name)
-
-
 @pytest.fixture(scope="module")
 def data(prepared: Prepared) -> TrainingData:
     return load(prepared.embeddings, prepared.manifest)
 
 
-def stage(data: TrainingData) -> LosesItsWay:
-    plain = head_training(data, SETTLED)
-    return LosesItsWay(plain.head, plain.criterion, data, SETTLED)
+def losing(data: TrainingData) -> LosesItsWay:
+    return LosesItsWay(data, SETTLED)
 
 
 def test_training_ends_when_no_epoch_was_better_for_so_long(data: TrainingData, capsys) -> None:
-    result = train(stage(data), patience=4)
+    result = train(losing(data), patience=4)
     assert (len(result.epochs), result.kept.figures.epoch, result.stopped) == (7, 3, None)
     assert result.ended_early == (
         "Training ended after 7 of 30 epochs: none of the last 4 was better than epoch 3 (patience 4)."
@@ -64,22 +51,23 @@ def test_training_ends_when_no_epoch_was_better_for_so_long(data: TrainingData, 
 
 @pytest.mark.parametrize("patience", [0, 27])
 def test_patience_that_is_off_or_outlasts_the_epochs_ends_nothing(data: TrainingData, patience: int) -> None:
-    result = train(stage(data), patience=patience)
+    result = train(losing(data), patience=patience)
     assert (len(result.epochs), result.ended_early) == (30, None)
 
 
 def test_patience_is_not_forgotten_over_an_interruption(data: TrainingData, tmp_path: Path) -> None:
-    stopped = train(stage(data), watcher=StopAfter(23), checkpoints=Checkpoints(tmp_path, "a"), patience=4)
+    checkpoint = Checkpoint(tmp_path / "training.pt", "a")
+    stopped = train(losing(data), watcher=StopAfter(23), checkpoint=checkpoint, patience=4)
     assert (stopped.stopped, stopped.ended_early) == ("Enough.", None)
-    again = train(stage(data), checkpoints=Checkpoints(tmp_path, "a"), patience=4)
-    assert again.epochs == train(stage(data), patience=4).epochs
-    once_more = train(stage(data), checkpoints=Checkpoints(tmp_path, "a"), patience=4)
+    again = train(losing(data), checkpoint=checkpoint, patience=4)
+    assert again.epochs == train(losing(data), patience=4).epochs
+    once_more = train(losing(data), checkpoint=checkpoint, patience=4)
     assert (once_more.epochs, once_more.ended_early) == (again.epochs, again.ended_early)
 
 
 def test_second_stage_is_given_its_own_patience(data: TrainingData) -> None:
-    first = train(head_training(data, SETTLED))
-    second = train(stage(data), earlier=first, patience=4)
+    first = train(HeadTraining(data, SETTLED))
+    second = train(losing(data), earlier=first, patience=4)
     best = max(second.epochs[30:], key=lambda epoch: epoch.rank)  # the first stage's do not count
     assert second.epochs[-1].epoch - best.epoch == 4
     assert second.ended_early is not None and f"better than epoch {best.epoch} " in second.ended_early
@@ -115,21 +103,21 @@ def test_balance_makes_a_head_find_more_of_a_rare_class() -> None:
     found = {}
     for balance in (0.0, 1.0):
         settings = Hyperparameters(epochs=5, lr=0.01, hidden_units=0, class_balance=balance)
-        answers = train(head_training(made, settings)).kept.validation.logits.argmax(dim=1).numpy()
+        answers = train(HeadTraining(made, settings)).kept.validation.logits.argmax(dim=1).numpy()
         found[balance] = int((answers[labels == 1] == 1).sum())
     assert found[0.0] < 10 <= found[1.0]
 
 
 def test_sound_training_has_no_warnings_and_a_class_that_training_lacks_is_one(data: TrainingData) -> None:
-    assert warnings_of(data, train(head_training(data, replace(SETTLED, epochs=2)))) == []
+    assert warnings_of(data, train(HeadTraining(data, replace(SETTLED, epochs=2)))) == []
     kept = np.flatnonzero(data.train.labels != 1)
     fewer = replace(data, train=Split(np.asarray(data.train.embeddings[kept]), data.train.labels[kept]))
-    [sentence] = warnings_of(fewer, train(head_training(fewer, replace(SETTLED, epochs=2))))
+    [sentence] = warnings_of(fewer, train(HeadTraining(fewer, replace(SETTLED, epochs=2))))
     assert sentence.startswith(f"Validation has 8 images of {data.classes[1]!r}, but training has none")
 
 
 def test_one_answer_to_everything_is_a_warning(data: TrainingData) -> None:
-    result = train(head_training(data, replace(SETTLED, epochs=1)))
+    result = train(HeadTraining(data, replace(SETTLED, epochs=1)))
     stuck = replace(result.kept.validation, logits=torch.tensor([[0.0, 0.1, 0.0]]).expand(24, 3))
     [sentence] = warnings_of(data, replace(result, kept=replace(result.kept, validation=stuck)))
     assert sentence.startswith(f"Every validation image was taken for {data.classes[1]!r}: ")
@@ -200,25 +188,25 @@ def test_scripts_import_what_they_need_when_they_need_it(script: str, absent: se
     assert not absent & set(process.stdout.split())
 
 
-def test_torchrun_starts_a_process_for_each_gpu_of_each_instance() -> None:
-    environment = {"SM_HOSTS": '["algo-1", "algo-2"]', "SM_CURRENT_HOST": "algo-2", "SM_NUM_GPUS": "4"}
-    command = torchrun_command(environment, ["train.py", "--lr", "0.1"])
-    assert command is not None
-    assert command[:3] == [sys.executable, "-m", "torch.distributed.run"]
-    assert command[-3:] == ["train.py", "--lr", "0.1"]
-    assert {"--nnodes=2", "--node-rank=1", "--nproc-per-node=4", "--master-addr=algo-1"} < set(command)
+ONE = {"SM_HOSTS": '["algo-1"]', "SM_NUM_GPUS": "1"}
+SEVERAL = {"SM_HOSTS": '["algo-1", "algo-2"]', "SM_CURRENT_HOST": "algo-2", "SM_NUM_GPUS": "4"}
 
 
-@pytest.mark.parametrize(
-    "environment",
-    [{}, {"SM_HOSTS": '["algo-1"]', "SM_NUM_GPUS": "1"}, {"SM_NUM_GPUS": "8", "WORLD_SIZE": "8"}, {"SM_NUM_GPUS": "0"}],
-    ids=str,
-)
-def test_one_process_needs_no_torchrun_nor_does_one_that_it_started(environment: dict[str, str]) -> None:
-    assert torchrun_command(environment, ["train.py"]) is None
+@pytest.mark.parametrize("variables", [{}, ONE, {"SM_NUM_GPUS": "0"}, SEVERAL, SEVERAL | {"WORLD_SIZE": "8"}], ids=str)
+def test_torchrun_starts_a_process_for_each_gpu_of_each_instance_where_there_are_several(variables, monkeypatch):
+    started: list[list[str]] = []
+    monkeypatch.setattr("os.environ", dict(variables))
+    monkeypatch.setattr("os.execv", lambda program, command: started.append(command))
+    monkeypatch.setattr("sys.argv", ["train.py", "--lr", "0.1"])
+    restart_under_torchrun()
+    assert bool(started) is (variables is SEVERAL)
+    for command in started:
+        assert command[:3] == [sys.executable, "-m", "torch.distributed.run"]
+        assert command[-3:] == ["train.py", "--lr", "0.1"]
+        assert {"--nnodes=2", "--node-rank=1", "--nproc-per-node=4", "--master-addr=algo-1"} < set(command)
 
 
 def test_a_stop_in_the_first_epoch_keeps_what_was_learned_and_prints_no_metric(data: TrainingData, capsys) -> None:
-    stopped = train(head_training(data, SETTLED), watcher=StopAfter(1))
+    stopped = train(HeadTraining(data, SETTLED), watcher=StopAfter(1))
     assert re.fullmatch(r"Epoch 1 was cut short; validation accuracy 0\.\d{4}\n", capsys.readouterr().out)
     assert [epoch.epoch for epoch in stopped.epochs] == [1] and stopped.kept.figures == stopped.epochs[0]

@@ -12,7 +12,7 @@ from classifier.data.training_data import TrainingData
 from classifier.model.head import ClassifierHead
 from classifier.training.hyperparameters import Hyperparameters
 from classifier.training.job import ALONE
-from classifier.training.loop import Mode, TrainingBatch, Watcher
+from classifier.training.loop import Mode, Stage, TrainingBatch, Watcher
 from classifier.training.optimizer import AdamW, decay_matrices
 from classifier.training.results import Validation
 
@@ -20,11 +20,8 @@ EVALUATION_ROWS = 512  # rows of one forward pass in validation
 PLAIN_SHARE = 0.5  # of an epoch's images are seen plain for certain, the rest in any view
 
 
-class HeadTraining:
-    """A stage that trains a new head, which knows the features' scale, on the embeddings of both splits.
-
-    The seed is set here, so that a final training repeats its trial to the last digit.
-    """
+class HeadTraining(Stage):
+    """A stage that trains a new head, which knows the features' scale, on the embeddings of both splits."""
 
     lr_name = "learning rate"
     processes = ALONE  # it takes seconds
@@ -32,7 +29,7 @@ class HeadTraining:
     def __init__(self, data: TrainingData, hyperparameters: Hyperparameters) -> None:
         self.data, self.hyperparameters = data, hyperparameters
         asked, classes = hyperparameters, len(data.classes)
-        torch.manual_seed(asked.seed)
+        torch.manual_seed(asked.seed)  # here, so that a final training repeats its trial to the last digit
         self.head = ClassifierHead(data.feature_dim, classes, hidden_units=asked.hidden_units, dropout=asked.dropout)
         self.head.standardise(data.train.embeddings)
         # (N, C) logits and (N,) labels -> scalar loss; a module, so that the debugger can observe it.
@@ -63,9 +60,6 @@ class HeadTraining:
         """The batch's loss and its logits."""
         logits = self.head(batch.inputs)
         return self.criterion(logits, batch.labels), logits
-
-    def updated(self) -> None:
-        """Nothing follows the optimizer's step."""
 
     def set_mode(self, mode: Mode) -> None:
         """Dropout on or off."""

@@ -81,6 +81,7 @@ class Stage(Protocol):
 
     def updated(self) -> None:
         """The optimizer has made its step."""
+        return None
 
     def set_mode(self, mode: Mode) -> None:
         """The coming steps train or evaluate."""
@@ -164,7 +165,7 @@ class Training:
     def one_epoch(self) -> None:
         """Train, validate, keep the best, print the line from which metrics are read."""
         self.set_mode("TRAIN")
-        if self.step == 0:
+        if not self.step:
             self.epoch_lr = self.stage.optimizer.next_lr
         with closing(self.stage.batches(len(self.epochs) + 1, self.step)) as batches:  # ends those who load them
             for batch in self.watcher.batches(batches, "TRAIN"):
@@ -196,8 +197,7 @@ class Training:
             self.sums[0] += loss.detach() * len(batch.labels)
             self.sums[1] += (logits.detach().argmax(dim=1) == batch.labels).sum()
             self.sums[2] += len(batch.labels)
-            last = self.step + 1 == stage.steps
-            looks = loss.device.type == "cpu" or last or self.step % STEPS_BETWEEN_LOOKS == 0
+            looks = loss.device.type == "cpu" or self.step % STEPS_BETWEEN_LOOKS == 0 or self.step + 1 == stage.steps
             value, stops = stage.processes.sum([loss.item() if looks else 0.0, float(bool(watcher.stop_requested))])
         if not math.isfinite(value):
             watcher.save_next_step()  # the debugger shall have the step at which it happened
@@ -222,7 +222,11 @@ class Training:
         self.epochs.append(result)
         self.step, self.sums = 0, torch.zeros_like(self.sums)
         if self.best is None or result.rank > self.best.figures.rank:
-            self.best = Kept(result, {name: copied(part) for name, part in self.stage.deployed.items()}, validation)
+            parts = {
+                part: {name: tensor.cpu().clone() for name, tensor in module.state_dict().items()}
+                for part, module in self.stage.deployed.items()
+            }
+            self.best = Kept(result, parts, validation)
         line = (
             f"epoch={result.epoch} train_loss={result.train_loss:.4f} train_accuracy={result.train_accuracy:.4f} "
             f"validation_loss={result.validation_loss:.4f} validation_accuracy={result.validation_accuracy:.4f} "
@@ -264,8 +268,3 @@ class Training:
         if self.checkpoint and len(self.epochs) < self.stage.epochs:
             steps = f" and {self.step} steps" if self.step else ""
             say(f"Going on after epoch {self.number - 1}{steps}, from the checkpoint {self.checkpoint.file}")
-
-
-def copied(module: nn.Module) -> dict[str, Tensor]:
-    """Return a copy of a module's state, in main memory."""
-    return {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()}

@@ -2,31 +2,25 @@
 
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from classifier.job.system import LineFile, whole_file
+from classifier.job.system import whole_file
 from tests.steps.prepared_data import STEPS
 
 
-def test_lines_are_appended_to_what_is_there(tmp_path: Path) -> None:
-    path = tmp_path / "a" / "b" / "lines"
-    for lines in ("one\n", "two\nthree\n"):
-        file = LineFile(path)
-        file.append(lines)
-        assert file.size_bytes == path.stat().st_size
-        file.close()
-    assert path.read_text() == "one\ntwo\nthree\n"
-
-
-def test_of_a_block_that_does_not_fit_the_whole_lines_stay(tmp_path: Path) -> None:
+def test_lines_are_appended_to_what_is_there_and_of_a_block_that_does_not_fit_the_whole_ones_stay(tmp_path: Path):
     script = f"""
 import resource
 from pathlib import Path
 from classifier.job.system import LineFile
-file = LineFile(Path({str(tmp_path / "lines")!r}))
-resource.setrlimit(resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY))  # the file may not grow beyond it
+path = Path({str(tmp_path / "a" / "b" / "lines")!r})
+LineFile(path).close()
+path.write_text("zero\\n")
+file = LineFile(path)
+resource.setrlimit(resource.RLIMIT_FSIZE, (15, resource.RLIM_INFINITY))  # the file may not grow beyond it
 file.append("one\\n")
 for block in ("two\\nthree\\n", "four\\n"):
     try:
@@ -39,9 +33,9 @@ print(file.path.read_text().split())
 """
     process = subprocess.run([sys.executable, "-c", script], cwd=STEPS, capture_output=True, text=True, check=True)
     assert process.stdout.splitlines() == [
-        "File too large ['one', 'two'] 8",
-        "File too large ['one', 'two'] 8",
-        "['one', 'two', 'five']",
+        "File too large ['zero', 'one', 'two'] 13",
+        "File too large ['zero', 'one', 'two'] 13",
+        "['zero', 'one', 'two', 'five']",
     ]
 
 
@@ -49,18 +43,10 @@ print(file.path.read_text().split())
 def test_nobody_sees_a_file_before_it_is_whole(tmp_path: Path, fails: bool) -> None:
     path = tmp_path / "file"
     path.write_text("old")
-
-    def write() -> None:
-        with whole_file(path) as file:
-            file.write("new ö")
-            file.flush()
-            assert path.read_text() == "old"
-            if fails:
-                raise ValueError("halfway")
-
-    if fails:
-        with pytest.raises(ValueError, match="halfway"):
-            write()
-    else:
-        write()
+    with pytest.raises(ValueError, match="halfway") if fails else nullcontext(), whole_file(path) as file:
+        file.write("new ö")
+        file.flush()
+        assert path.read_text() == "old"
+        if fails:
+            raise ValueError("halfway")
     assert (list(tmp_path.iterdir()), path.read_text()) == ([path], "old" if fails else "new ö")

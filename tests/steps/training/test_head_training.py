@@ -1,5 +1,6 @@
 """The first stage and its loop: the best epoch, patience, class balance, the optimizer, and what it warns about."""
 
+import copy
 import re
 import subprocess
 import sys
@@ -36,12 +37,8 @@ def data(prepared: Prepared) -> TrainingData:
     return load(prepared.embeddings, prepared.manifest)
 
 
-def losing(data: TrainingData) -> LosesItsWay:
-    return LosesItsWay(data, SETTLED)
-
-
 def test_training_ends_when_no_epoch_was_better_for_so_long(data: TrainingData, capsys) -> None:
-    result = train(losing(data), patience=4)
+    result = train(LosesItsWay(data, SETTLED), patience=4)
     assert (len(result.epochs), result.kept.figures.epoch, result.stopped) == (7, 3, None)
     assert result.ended_early == (
         "Training ended after 7 of 30 epochs: none of the last 4 was better than epoch 3 (patience 4)."
@@ -51,23 +48,23 @@ def test_training_ends_when_no_epoch_was_better_for_so_long(data: TrainingData, 
 
 @pytest.mark.parametrize("patience", [0, 27])
 def test_patience_that_is_off_or_outlasts_the_epochs_ends_nothing(data: TrainingData, patience: int) -> None:
-    result = train(losing(data), patience=patience)
+    result = train(LosesItsWay(data, SETTLED), patience=patience)
     assert (len(result.epochs), result.ended_early) == (30, None)
 
 
 def test_patience_is_not_forgotten_over_an_interruption(data: TrainingData, tmp_path: Path) -> None:
     checkpoint = Checkpoint(tmp_path / "training.pt", "a")
-    stopped = train(losing(data), watcher=StopAfter(23), checkpoint=checkpoint, patience=4)
+    stopped = train(LosesItsWay(data, SETTLED), watcher=StopAfter(23), checkpoint=checkpoint, patience=4)
     assert (stopped.stopped, stopped.ended_early) == ("Enough.", None)
-    again = train(losing(data), checkpoint=checkpoint, patience=4)
-    assert again.epochs == train(losing(data), patience=4).epochs
-    once_more = train(losing(data), checkpoint=checkpoint, patience=4)
+    again = train(LosesItsWay(data, SETTLED), checkpoint=checkpoint, patience=4)
+    assert again.epochs == train(LosesItsWay(data, SETTLED), patience=4).epochs
+    once_more = train(LosesItsWay(data, SETTLED), checkpoint=checkpoint, patience=4)
     assert (once_more.epochs, once_more.ended_early) == (again.epochs, again.ended_early)
 
 
 def test_second_stage_is_given_its_own_patience(data: TrainingData) -> None:
     first = train(HeadTraining(data, SETTLED))
-    second = train(losing(data), earlier=first, patience=4)
+    second = train(LosesItsWay(data, SETTLED), earlier=first, patience=4)
     best = max(second.epochs[30:], key=lambda epoch: epoch.rank)  # the first stage's do not count
     assert second.epochs[-1].epoch - best.epoch == 4
     assert second.ended_early is not None and f"better than epoch {best.epoch} " in second.ended_early
@@ -123,37 +120,23 @@ def test_one_answer_to_everything_is_a_warning(data: TrainingData) -> None:
     assert sentence.startswith(f"Every validation image was taken for {data.classes[1]!r}: ")
 
 
-def learned(optimizer_of, count: int = 10) -> list[torch.Tensor]:
-    """The parameters after some steps on always the same batches."""
+def test_optimizer_does_what_torch_adamw_does() -> None:
     torch.manual_seed(0)
     module = torch.nn.Linear(5, 3)
-    step = optimizer_of(module)
-    for number in range(count):
-        module(torch.randn(4, 5)).square().sum().backward()
-        step(number)
-    return list(module.parameters())
-
-
-def test_optimizer_does_what_torch_adamw_does() -> None:
-    def ours(module: torch.nn.Module):
-        groups = [{**group, "lr_scale": 0.5} for group in decay_matrices(module, 0.3)]
-        optimizer = AdamW(groups, lr=0.1, total_steps=10)
-        return lambda number: optimizer.step()
-
-    def theirs(module: torch.nn.Linear):
-        groups = [{"params": [module.weight], "weight_decay": 0.3}, {"params": [module.bias], "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW(groups)
-
-        def step(number: int) -> None:
-            for group in optimizer.param_groups:
-                group["lr"] = 0.5 * scheduled_lr(0.1, number, 10)
-            optimizer.step()
-            optimizer.zero_grad()
-
-        return step
-
-    for one, other in zip(learned(ours), learned(theirs), strict=True):
-        assert torch.allclose(one, other, atol=1e-6)
+    other = copy.deepcopy(module)
+    ours = AdamW([{**group, "lr_scale": 0.5} for group in decay_matrices(module, 0.3)], lr=0.1, total_steps=10)
+    groups = [{"params": [other.weight], "weight_decay": 0.3}, {"params": [other.bias], "weight_decay": 0.0}]
+    theirs = torch.optim.AdamW(groups)
+    for number in range(10):
+        batch = torch.randn(4, 5)
+        for one in (module, other):
+            one(batch).square().sum().backward()
+        for group in theirs.param_groups:
+            group["lr"] = 0.5 * scheduled_lr(0.1, number, 10)
+        ours.step()
+        theirs.step()
+        theirs.zero_grad()
+    assert torch.allclose(module.weight, other.weight, atol=1e-6) and torch.allclose(module.bias, other.bias, atol=1e-6)
 
 
 def test_a_parameter_without_a_gradient_is_left_alone_and_others_learn() -> None:

@@ -82,7 +82,7 @@ def compressed(embeddings: Tensor) -> Tensor:
 
 
 class CalibratedHead(nn.Module):
-    """A head whose logits are divided by the temperature of calibration.py, so that its softmax means what it says."""
+    """A head whose logits are divided by the temperature of calibration, so that its softmax means what it says."""
 
     def __init__(self, head: nn.Module, temperature: float) -> None:
         super().__init__()

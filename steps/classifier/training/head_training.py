@@ -12,7 +12,7 @@ from classifier.data.training_data import TrainingData
 from classifier.model.head import ClassifierHead
 from classifier.training.hyperparameters import Hyperparameters
 from classifier.training.job import ALONE
-from classifier.training.loop import Mode, Stage, TrainingBatch, Watcher
+from classifier.training.loop import Mode, TrainingBatch, Watcher
 from classifier.training.optimizer import AdamW, decay_matrices
 from classifier.training.results import Validation
 
@@ -20,7 +20,7 @@ EVALUATION_ROWS = 512  # rows of one forward pass in validation
 PLAIN_SHARE = 0.5  # of an epoch's images are seen plain for certain, the rest in any view
 
 
-class HeadTraining(Stage):
+class HeadTraining:
     """A stage that trains a new head, which knows the features' scale, on the embeddings of both splits."""
 
     lr_name = "learning rate"
@@ -61,8 +61,9 @@ class HeadTraining(Stage):
         logits = self.head(batch.inputs)
         return self.criterion(logits, batch.labels), logits
 
+    def updated(self) -> None: ...  # nothing follows the optimizer's step
+
     def set_mode(self, mode: Mode) -> None:
-        """Dropout on or off."""
         self.head.train(mode == "TRAIN")
 
     @torch.no_grad()

@@ -31,9 +31,6 @@ class Watcher:
 
     stop_requested: str | None = None  # a sentence that says why
 
-    def set_mode(self, mode: Mode) -> None:
-        """The coming steps train or evaluate."""
-
     def batches(self, source: Iterable[Batch], mode: Mode) -> Iterator[Batch]:
         """The batches of the source, each handed out within a step of its own."""
         return iter(source)
@@ -42,14 +39,12 @@ class Watcher:
         """Around a part of a step."""
         return nullcontext()
 
-    def see_images(self, means: npt.NDArray[np.float32]) -> None:
-        """A batch of the training, before its forward pass: (B, 3), each image's mean per channel, normalised."""
-
-    def see(self, labels: Tensor, logits: Tensor) -> None:
-        """A batch of the validation: (rows,) int64 and (rows, C) float32, before its loss is computed."""
-
-    def save_next_step(self) -> None:
-        """The coming step is to be kept whole, since training will end with it."""
+    def set_mode(self, mode: Mode) -> None: ...  # of the coming steps
+    # A batch of the training, before its forward pass: (B, 3), each image's mean per channel, normalised.
+    def see_images(self, means: npt.NDArray[np.float32]) -> None: ...
+    # A batch of the validation, before its loss is computed: (rows,) int64 and (rows, C) float32.
+    def see(self, labels: Tensor, logits: Tensor) -> None: ...
+    def save_next_step(self) -> None: ...  # keep it whole, since training will end with it
 
 
 @dataclass(frozen=True)
@@ -73,21 +68,12 @@ class Stage(Protocol):
     modules: dict[str, nn.Module]  # what coming steps depend on, besides the optimizer and torch's random numbers
     deployed: dict[str, nn.Module]  # what is kept of the best epoch: head, and backbone if it learns
 
-    def batches(self, epoch: int, first_step: int) -> Generator[TrainingBatch, None, None]:
-        """An epoch's batches from a step on, drawn from (seed, epoch) alone."""
-
-    def forward(self, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
-        """The batch's mean loss, a scalar, and its logits (B, C)."""
-
-    def updated(self) -> None:
-        """The optimizer has made its step."""
-        return None
-
-    def set_mode(self, mode: Mode) -> None:
-        """The coming steps train or evaluate."""
-
-    def validate(self, watcher: Watcher) -> Validation:
-        """The whole validation split, in evaluation mode."""
+    # An epoch's batches from a step on, drawn from (seed, epoch) alone.
+    def batches(self, epoch: int, first_step: int) -> Generator[TrainingBatch, None, None]: ...
+    def forward(self, batch: TrainingBatch) -> tuple[Tensor, Tensor]: ...  # mean loss, a scalar, and logits (B, C)
+    def updated(self) -> None: ...  # the optimizer has made its step
+    def set_mode(self, mode: Mode) -> None: ...  # of the coming steps
+    def validate(self, watcher: Watcher) -> Validation: ...  # on the whole split, in evaluation mode
 
 
 def train(

@@ -37,11 +37,10 @@ class AdamW:
     def step(self) -> None:
         """Update the parameters from their gradients, then clear those; without a gradient one stays as it is."""
         for group in self.groups:
-            lr = self.next_lr * group.get("lr_scale", 1.0)
+            lr, decay = self.next_lr * group.get("lr_scale", 1.0), group["weight_decay"]
             if learning := [parameter for parameter in group["params"] if parameter.grad is not None]:
                 gradients = [parameter.grad for parameter in learning]
                 means, squares, counts = map(list, zip(*(self.moments[one] for one in learning), strict=True))
-                decay = group["weight_decay"]
                 adamw(learning, gradients, means, squares, [], counts, lr=lr, weight_decay=decay, **SETTINGS)
             for parameter in learning:
                 parameter.grad = None

@@ -82,10 +82,7 @@ class HeadTraining:
 
 
 def class_weights(labels: npt.NDArray[np.int64], class_count: int, balance: float) -> Tensor:
-    """Return (C,) float32, (N / (C n_c)) ** balance: with 0 every image counts alike, with 1 every class does.
-
-    Their mean over the training images is 1, so that losses stay comparable. A class without images weighs 1.
-    """
+    """Return (C,) float32, (N / (C n_c)) ** balance, scaled to a mean of 1 over the images; 1 for a class without."""
     counts = np.bincount(labels, minlength=class_count)
     weights = (len(labels) / (class_count * np.maximum(counts, 1))) ** balance
     weights /= (weights * counts).sum() / len(labels)
@@ -93,10 +90,7 @@ def class_weights(labels: npt.NDArray[np.int64], class_count: int, balance: floa
 
 
 class BalancedCrossEntropy(nn.CrossEntropyLoss):
-    """The mean over a batch's images of their weighted losses.
-
-    torch's own mean divides by the sum of the weights, which depends on what else is in the batch.
-    """
+    """The mean of the images' weighted losses; torch's divides by the weights' sum, which depends on the batch."""
 
     def __init__(self, weights: Tensor, label_smoothing: float) -> None:
         super().__init__(weights, label_smoothing=label_smoothing, reduction="none")

@@ -1,7 +1,4 @@
-"""The hyperparameters of one training, read from the strings that SageMaker hands to a script, and checked.
-
-Values arrive as `--lr 0.01`, and now and then JSON-encoded once more (`"64"` with its quotes).
-"""
+"""The hyperparameters of one training, read from the strings that SageMaker hands to a script, and checked."""
 
 import argparse
 from collections.abc import Mapping
@@ -78,15 +75,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def parse(arguments: argparse.Namespace) -> Hyperparameters:
     """Check every value; all problems are reported at once."""
-    texts = {name: str(getattr(arguments, name)).strip().strip('"') for name in NAMES}
+    texts = {name: str(getattr(arguments, name)).strip().strip('"') for name in NAMES}  # some come as JSON: "64"
     try:
         return TypeAdapter(Hyperparameters).validate_python(texts)
     except ValidationError as error:
         problems = [(str(found["loc"][0]), found["msg"].removeprefix("Input should be ")) for found in error.errors()]
-    sentences = (
-        f"Hyperparameter {name} must be {what}, but got {texts[name] or 'nothing'}." for name, what in problems
-    )
-    raise StepError(" ".join(sentences))
+    told = (f"Hyperparameter {name} must be {what}, but got {texts[name] or 'nothing'}." for name, what in problems)
+    raise StepError(" ".join(told))
 
 
 TRAINING_SHARE = 5 / 6  # of the deployed side: what training sees through random crops is larger (Touvron et al. 2019)
@@ -98,8 +93,7 @@ TINY = {"finetune_epochs": 8, "crop_area_min": 0.75, "randaugment_magnitude": 0,
 
 
 def settled(asked: Hyperparameters, manifest: Mapping[str, Any]) -> Hyperparameters:
-    """Choose what was left open of fine-tuning (`auto` in pipeline.yaml) by the images that PrepareData's manifest
-    describes."""
+    """Choose what was left open of fine-tuning (`auto` in pipeline.yaml) by the images that the manifest describes."""
     if not asked.fine_tunes:
         return asked
     deployed_side = int(manifest["preprocess"]["image_size"])

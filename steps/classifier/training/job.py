@@ -53,10 +53,8 @@ def channel(arguments: argparse.Namespace, name: str) -> Path:
     """Return the directory of an input channel, which must exist."""
     directory = getattr(arguments, name)
     if not directory:
-        raise StepError(
-            f"Training needs the channel {name}, but neither SM_CHANNEL_{name.upper()} nor --{name} is set. "
-            f"Add it to the training job's input channels."
-        )
+        needed = f"Training needs the channel {name}, but neither SM_CHANNEL_{name.upper()} nor --{name} is set."
+        raise StepError(f"{needed} Add it to the training job's input channels.")
     if not Path(directory).is_dir():
         raise StepError(f"The channel {name} is {directory}, which is no directory. Check the job's input channels.")
     return Path(directory)
@@ -67,12 +65,8 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
 
 
 def end_as_stopped(reason: str) -> None:
-    """Make the job's status Stopped once its script has ended, which SageMaker does for StopTrainingJob alone.
-
-    Without permission or network the job ends Completed, and says why. A runner that is not SageMaker expects the
-    reason in a file.
-    """
-    if file := os.environ.get("JOB_STOP_FILE"):
+    """Make the job's status Stopped once its script has ended, which SageMaker does for StopTrainingJob alone."""
+    if file := os.environ.get("JOB_STOP_FILE"):  # of a runner that is not SageMaker
         Path(file).write_text(reason, encoding="utf-8")
     elif job_name := os.environ.get("TRAINING_JOB_NAME"):
         import boto3
@@ -86,14 +80,10 @@ def end_as_stopped(reason: str) -> None:
 
 @dataclass
 class Checkpoint:
-    """A file from which an interrupted training goes on; a kill at any moment leaves the last one readable.
-
-    Args:
-        fingerprint: What decides the training's result. A checkpoint of another training is not taken up.
-    """
+    """A file from which an interrupted training goes on; a kill at any moment leaves the last one readable."""
 
     file: Path
-    fingerprint: str
+    fingerprint: str  # of all that decides the training's result: a checkpoint of another one is not taken up
     due_at: float = 0.0  # seconds on the monotonic clock
 
     def load(self) -> dict[str, Any] | None:
@@ -183,10 +173,9 @@ def joined() -> Iterator[Processes]:
 
 
 def restart_under_torchrun() -> None:
-    """Become torchrun, with the toolkit's command line, if the training has several processes and is not one of them.
+    """Become torchrun, if the training has several processes and is not one of them.
 
-    In its framework images SageMaker's `torch_distributed` distribution starts torchrun (sagemaker-training toolkit,
-    `SM_HP_SAGEMAKER_TORCH_DISTRIBUTED_ENABLED`); in an image of one's own the script is started once an instance.
+    In AWS's images the sagemaker-training toolkit starts torchrun, with these options; elsewhere the script itself.
     """
     hosts = json.loads(os.environ.get("SM_HOSTS") or "[]") or ["algo-1"]
     each = max(1, int(os.environ.get("SM_NUM_GPUS") or 0))

@@ -1,7 +1,7 @@
 """AdamW on a cosine schedule, by torch's own kernel.
 
-`torch.optim.AdamW` imports torch's compiler when it is built: 1.2 s of every process, as much as `import torch`, and a
-trial of the search takes about two. For that alone there is this one; it takes the same groups.
+`torch.optim.AdamW` imports torch's compiler when it is built: 1.2 s of every process, more than a trial takes. For that
+alone there is this one, with the same groups.
 """
 
 import math

@@ -1,8 +1,7 @@
 """What a training yields: each epoch's figures, the best epoch, its calibration, and warnings.
 
-Calibration makes scores mean what they say: of the images scored 0.8, about 80 % should be classified correctly. The
-logits are divided by a temperature, fitted on validation, before the softmax (Guo et al. 2017, "On Calibration of
-Modern Neural Networks"). scipy is imported where it is needed: it takes half a second, and a trial does without it.
+Calibration divides the logits by a temperature, so that of the images scored 0.8 about 80 % are classified correctly
+(Guo et al. 2017). scipy is imported where it is needed: it takes half a second, and a trial does without it.
 """
 
 import math
@@ -15,10 +14,8 @@ from torch import Tensor
 
 from classifier.data.training_data import TrainingData
 
-Logits = npt.NDArray[np.floating]  # (N, C)
+Scores = npt.NDArray[np.floating]  # (N, C), logits or probabilities
 Labels = npt.NDArray[np.int64]  # (N,) index into classes
-Probabilities = npt.NDArray[np.floating]  # (N, C), rows sum to 1
-
 BINS = 15  # of equal width, as in the paper
 TEMPERATURES = (0.05, 20.0)
 CLEAR = 2.0  # standard deviations
@@ -56,42 +53,39 @@ class Calibration:
     uncalibrated_error: float  # the same without the temperature
 
 
-def calibrate(logits: Logits, labels: Labels) -> Calibration:
+def calibrate(logits: Scores, labels: Labels) -> Calibration:
     """Fit the temperature; the same logits give the same number to the last digit."""
     temperature = fit_temperature(logits, labels)
     before, after = (reliability(softmax(logits, value), labels).error for value in (1.0, temperature))
     return Calibration(temperature, after, before)
 
 
-def fit_temperature(logits: Logits, labels: Labels) -> float:
-    """Return the temperature of the lowest log loss.
-
-    One image more is counted whose label is any class, else a validation without a mistake would ask for a
-    temperature of 0, and certainty.
-    """
+def fit_temperature(logits: Scores, labels: Labels) -> float:
+    """Return the temperature of the lowest log loss."""
     from scipy.optimize import minimize_scalar
 
     def loss(log_temperature: float) -> float:
         log_probabilities = log_softmax(logits, math.exp(log_temperature))
+        # One image more, whose label is any class: without a mistake the best temperature would be 0, and certainty.
         return float(-log_probabilities[np.arange(len(labels)), labels].sum() - log_probabilities.mean())
 
     bounds = tuple(map(math.log, TEMPERATURES))
     return math.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x)
 
 
-def log_softmax(logits: Logits, temperature: float = 1.0) -> npt.NDArray[np.float64]:
+def log_softmax(logits: Scores, temperature: float = 1.0) -> npt.NDArray[np.float64]:
     from scipy import special
 
     found: npt.NDArray[np.float64] = special.log_softmax(logits.astype(np.float64) / temperature, axis=1)
     return found
 
 
-def softmax(logits: Logits, temperature: float = 1.0) -> npt.NDArray[np.float64]:
+def softmax(logits: Scores, temperature: float = 1.0) -> npt.NDArray[np.float64]:
     """Return the probabilities, (N, C)."""
     return np.exp(log_softmax(logits, temperature))
 
 
-def reliability(probabilities: Probabilities, labels: Labels) -> Reliability:
+def reliability(probabilities: Scores, labels: Labels) -> Reliability:
     """Sort the images into bins by their highest score."""
     confidences, right = probabilities.max(axis=1).astype(np.float64), probabilities.argmax(axis=1) == labels
     numbers = np.clip(np.ceil(confidences * BINS).astype(np.int64) - 1, 0, BINS - 1)

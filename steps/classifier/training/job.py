@@ -20,7 +20,6 @@ import torch
 import torch.distributed as dist
 
 from classifier.data.training_data import TrainingData, load
-from classifier.job import failures
 from classifier.job.failures import ArgumentParser, StepError, say
 from classifier.job.system import whole_file
 from classifier.training import hyperparameters as hp
@@ -138,7 +137,7 @@ class Processes:
     def say(self, line: str) -> None:
         """Print a line, once for all processes."""
         if self.leads:
-            failures.say(line)
+            say(line)
 
     def gather(self, own: Item) -> list[Item]:
         """Return what each process passes, in each, in the order of the ranks."""

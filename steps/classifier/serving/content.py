@@ -3,9 +3,11 @@
 import base64
 import io
 import math
+import struct
 import tokenize
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 
 import orjson
@@ -21,9 +23,11 @@ MAX_IMAGES = 64  # of one request: a body of 6 MB could hold a hundred thousand 
 TOP = 5
 NPY_REMEDY = "send uint8 pixels of shape (H, W), (H, W, 3) or (N, H, W, 3)."
 JSON_REMEDY = 'send {"image": "<base64>"} or {"images": ["<base64>", ...]}.'
+MEGABYTE = 1024 * 1024
 NPY_DAMAGE = (ValueError, TypeError, LookupError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError)
 
-Head = dict[str, Any]  # what a message between the server and a worker says beside its bytes
+LENGTHS = struct.Struct("!II")  # of a message's head and body
+Head = dict[str, Any]  # what it says beside its bytes
 Images = tuple[list[Any], bool]  # files' bytes or uint8 pixels (H, W[, 1, 3 or 4]), and whether they came as a list
 
 
@@ -35,6 +39,12 @@ class Refusal(Exception):
         self.status = status
 
 
+def message(head: Head, body: bytes | bytearray) -> bytes:
+    """Return what goes from the server to a worker, or back."""
+    text = orjson.dumps(head)
+    return b"".join([LENGTHS.pack(len(text), len(body)), text, body])
+
+
 def parse(text: str) -> tuple[str, dict[str, str]]:
     """`application/json;verbose=1` -> ("application/json", {"verbose": "1"}), in lower case but for the values."""
     media_type, *parameters = (part.strip() for part in text.split(";"))
@@ -44,7 +54,7 @@ def parse(text: str) -> tuple[str, dict[str, str]]:
 
 @lru_cache(maxsize=64)
 def accepted_format(accept: str) -> tuple[str, bool]:
-    """What an Accept header wants most of OFFERED (RFC 9110, section 12.5.1), and whether with labels."""
+    """Return what an Accept header wants most of OFFERED (RFC 9110, section 12.5.1), and whether with labels."""
     best, chosen = 0.0, None
     for media_type, parameters in map(parse, filter(str.strip, (accept.strip() or "*/*").split(","))):
         quality = parameters.get("q", "1")
@@ -59,26 +69,20 @@ def accepted_format(accept: str) -> tuple[str, bool]:
 
 @lru_cache(maxsize=64)
 def media_type_of(content_type: str) -> str:
-    """One of ACCEPTED; refuses a body that cannot be read, before it is."""
-    media_type, parameters = parse(content_type)
+    """Return one of ACCEPTED; refuses a body that cannot be read, before it is."""
+    media_type, _ = parse(content_type)
     if media_type not in ACCEPTED:
         known = f"{', '.join(NAMED)}, {NPY}, {JSON} or {MULTIPART}"
         raise Refusal(415, f"Content type {content_type or '(none)'} is not accepted: send images as {known}.")
-    if media_type == MULTIPART and not parameters.get("boundary"):
-        raise Refusal(415, f"Content type {content_type} lacks its boundary: add boundary=... as a form does.")
     return media_type
 
 
 def read_images(content_type: str, body: bytes) -> Images:
-    """The images of a body.
-
-    Raises:
-        Refusal: 400 for a body that is not what its type says, 422 for one without usable images, 413 for too many.
-    """
-    if not body:
-        raise Refusal(400, "The request has no body: send the bytes of one image.")
+    """Return a body's images; refuses one that is not what its type says (400), has none (422) or too many (413)."""
     reader = READERS.get(media_type_of(content_type))
     images, several = reader(body, content_type) if reader else ([body], False)
+    if not images:
+        raise Refusal(422, "The request holds no image: send one, in a form as a field with a file name.")
     if len(images) > MAX_IMAGES:
         raise Refusal(413, f"The request has {len(images)} images, but at most {MAX_IMAGES} are accepted: send fewer.")
     return images, several
@@ -94,8 +98,6 @@ def read_json(body: bytes, content_type: str) -> Images:
         document = next((document[key] for key in ("images", "instances", "inputs") if key in document), document)
     if not isinstance(document, list):
         return [read_base64(document)], False
-    if not document:
-        raise Refusal(422, f"The list of images is empty: {JSON_REMEDY}")
     return document if len(document) > MAX_IMAGES else [read_base64(item) for item in document], True
 
 
@@ -113,41 +115,35 @@ def read_base64(item: Any) -> bytes:
 
 
 def read_npy(body: bytes, content_type: str) -> Images:
-    """Pixels as numpy.save writes them; the size is checked before any memory is taken."""
+    """Pixels as numpy.save writes them."""
     import numpy as np
 
-    file, of_version = io.BytesIO(body), np.lib.format
-    readers: Any = {(1, 0): of_version.read_array_header_1_0, (2, 0): of_version.read_array_header_2_0}
     try:
-        shape, in_columns, dtype = readers[of_version.read_magic(file)](file)  # type: ignore[no-untyped-call]
+        array = np.lib.format.read_array(io.BytesIO(body), allow_pickle=False)  # type: ignore[no-untyped-call]
     except NPY_DAMAGE:
-        raise Refusal(400, f"The body is no .npy file: {NPY_REMEDY}") from None
-    picture = shape[-3:] if len(shape) == 4 else shape
-    if dtype != np.uint8 or 0 in shape or not (len(picture) == 2 or (len(picture) == 3 and picture[2] in (1, 3, 4))):
-        raise Refusal(422, f"The array is {dtype} of shape {shape}: {NPY_REMEDY}")
-    data = memoryview(body)[file.tell() :]
-    if len(data) != math.prod(shape):
-        raise Refusal(400, f"The array of shape {shape} has {math.prod(shape)} bytes, but {len(data)} were sent.")
-    array: Any = np.ndarray(shape, np.uint8, data, order="F" if in_columns else "C")
-    return (list(array), True) if len(shape) == 4 else ([array], False)
+        raise Refusal(400, f"The body is no .npy file, or cut off: {NPY_REMEDY}") from None
+    shape = array.shape[-3:] if array.ndim == 4 else array.shape
+    if (
+        array.dtype != np.uint8
+        or not array.size
+        or not (len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3, 4)))
+    ):
+        raise Refusal(422, f"The array is {array.dtype} of shape {array.shape}: {NPY_REMEDY}")
+    return (list(array), True) if array.ndim == 4 else ([array], False)
 
 
 def read_form(body: bytes, content_type: str) -> Images:
     """The fields with a file name (RFC 7578); others are passed over."""
-    from python_multipart.exceptions import FormParserError
     from python_multipart.multipart import FormParser
 
-    files: list[Any] = []
-    ends: list[bool] = []
-    boundary, config = parse(content_type)[1]["boundary"], {"MAX_MEMORY_FILE_SIZE": math.inf}
+    files, ends = list[Any](), list[bool]()
+    boundary, in_memory = parse(content_type)[1].get("boundary"), {"MAX_MEMORY_FILE_SIZE": math.inf}
     try:
-        FormParser(MULTIPART, None, files.append, lambda: ends.append(True), boundary, config=config).write(body)
-    except FormParserError as error:
+        FormParser(MULTIPART, None, files.append, lambda: ends.append(True), boundary, config=in_memory).write(body)
+    except ValueError as error:
         raise Refusal(400, f"The form is damaged: {error}.") from None
     if not ends:
         raise Refusal(400, "The form is cut off: its closing boundary was not found.")
-    if not files:
-        raise Refusal(422, "The form has no file: add an image as a field with a file name.")
     return [file.file_object.getvalue() for file in files], len(files) > 1
 
 
@@ -155,8 +151,8 @@ READERS: dict[str, Callable[[bytes, str], Images]] = {JSON: read_json, NPY: read
 
 
 def write(rows: Any, classes: Sequence[str], accept: str, *, several: bool) -> bytes:
-    """The answer's body for probabilities (N, C) float32; `several` if the request held a list: then it is one."""
-    kind, labels = accepted_format(accept)
+    """Return the answer's body for probabilities (N, C) float32; a list if the request held one."""
+    kind, has_labels = accepted_format(accept)
     if kind == CSV:
         return "".join(",".join(map(repr, row)) + "\n" for row in rows.tolist()).encode()
     if kind == NPY:
@@ -165,13 +161,11 @@ def write(rows: Any, classes: Sequence[str], accept: str, *, several: bool) -> b
         buffer = io.BytesIO()
         np.save(buffer, rows if several else rows[0])
         return buffer.getvalue()
-    documents = [ranked(row, classes) for row in rows] if labels else rows.tolist()
+    documents: list[Any] = rows.tolist()
+    if has_labels:
+        ranked = [sorted(zip(row, classes, strict=True), key=itemgetter(0), reverse=True)[:TOP] for row in documents]
+        tops = [[{"label": label, "score": score} for score, label in best] for best in ranked]
+        documents = [{**top[0], "top": top} for top in tops]
     if kind == JSON_LINES:
         return b"".join(orjson.dumps(document) + b"\n" for document in documents)
     return orjson.dumps(documents if several else documents[0])
-
-
-def ranked(row: Any, classes: Sequence[str]) -> dict[str, Any]:
-    """The best label, its score, and the TOP best, of one image's probabilities (C,)."""
-    top = [{"label": classes[index], "score": float(row[index])} for index in (-row).argsort(kind="stable")[:TOP]]
-    return {**top[0], "top": top}

@@ -1,37 +1,30 @@
 """One queue and a worker process for each core.
 
-A job goes to the worker that has least to do, up to a few for each, so that none waits for the server between two.
-Threads follow the load: a job that finds the machine idle goes to the first worker and takes all cores; one among
-others takes one. A worker that dies is replaced, and its jobs are tried once more: a bad input costs nobody else one.
+A job goes to the worker that has least to do; one that finds the machine idle to the first, where it takes all cores.
+A worker that dies is replaced, and its jobs are tried once more: a bad input costs nobody else an answer.
 """
 
 import asyncio
 import contextlib
-import itertools
 import socket
 import subprocess
-import tempfile
-import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import inf
+from pathlib import Path
 
 import orjson
 
-from classifier.job.failures import say
+from classifier.job.failures import StepError, say
 from classifier.job.system import core_count, module_command, module_environment
 from classifier.model.runtime_choice import chosen_runtimes
-from classifier.model.runtimes import AUTO
-from classifier.serving.content import Head
-from classifier.serving.settings import Settings
+from classifier.model.runtimes import AUTO, RUNTIMES
+from classifier.serving.content import LENGTHS, MEGABYTE, Head, Refusal, message
 
-ATTEMPTS = 2
-JOB_SECONDS = 60.0  # SageMaker's limit for one invocation
-REST_SECONDS = 1.0  # before a worker that died while it loaded is replaced
-MAX_THREADS = 16  # of one request: more help no network of this size
-SOCKET_BYTES = 1 << 20  # so that most requests are handed over at once
-GPU = "cuda"  # one worker serves it
+AHEAD = 4  # jobs that a worker has at a time: the next is there when one is done, and for a GPU all are one batch
+GPU, GPU_WORKERS = "cuda", 8  # at most, since each takes some of its memory
+DIED = "The model's process ended on this request; the endpoint's log may say why."
 ENVIRONMENT = {
     "OMP_WAIT_POLICY": "PASSIVE",  # of PyTorch's threads: where cores are shared, spinning takes 15 times as long
     "MALLOC_MMAP_MAX_": "65536",  # glibc's: large images go back to the system, unlike in a training
@@ -39,11 +32,33 @@ ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(32 << 20),
     "MALLOC_ARENA_MAX": "2",  # threads share what they free
 }
-Answer = tuple[Head, bytes]
 
 
-class Lost(Exception):
-    """The workers died on a job, or its client left before its turn."""
+class Settings:
+    """The endpoint's environment variables, or what a SageMaker container has; raises StepError for a wrong one."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        def number(name: str, default: float, most: float = 1e6) -> float:
+            text = environment.get(name) or str(default)
+            try:
+                value = float(text)
+            except ValueError:
+                value = -1.0
+            if not 0 <= value <= most:
+                raise StepError(f"Environment variable {name} must be a number from 0 to {most:g}, but got {text}.")
+            return value
+
+        self.model_dir = Path(environment.get("SM_MODEL_DIR") or "/opt/ml/model")  # model.tar.gz, unpacked
+        self.host = environment.get("BIND_HOST") or "0.0.0.0"
+        self.port = int(number("SAGEMAKER_BIND_TO_PORT", 8080, 65535))
+        self.max_body_bytes = int(number("MAX_REQUEST_MEGABYTES", 6) * MEGABYTE)  # a larger body is answered 413
+        self.max_pixels = int(number("MAX_IMAGE_MEGAPIXELS", 100) * 1_000_000)  # so is a larger image
+        self.idle_seconds = number("ENDPOINT_IDLE_SECONDS", 0, inf) or inf  # without an invocation, then it ends
+        self.workers = max(1, int(number("SAGEMAKER_MODEL_SERVER_WORKERS", core_count())))  # processes
+        self.max_queued = int(number("MAX_QUEUED_REQUESTS", 128))  # beyond those computed: one more is answered 503
+        self.runtime, known = environment.get("INFERENCE_RUNTIME") or AUTO, ", ".join((AUTO, *RUNTIMES))
+        if self.runtime not in (AUTO, *RUNTIMES):
+            raise StepError(f"Environment variable INFERENCE_RUNTIME must be {known}, but got {self.runtime}.")
 
 
 @dataclass(eq=False)
@@ -52,64 +67,34 @@ class Job:
 
     head: Head
     body: bytearray
-    is_wanted: Callable[[], bool]  # whether the client is still there
     is_long: bool  # of many images, perhaps: nobody shall wait behind it
-    answer: asyncio.Future[Answer]
-    attempts: int = 0
+    answer: asyncio.Future[tuple[Head, bytes]] = field(default_factory=asyncio.Future)
+    was_lost: bool = False  # with a worker that died on it
 
 
 class Worker:
-    """A process, the socket to it, and the jobs that it has, in their order."""
+    """A process, which another replaces when it dies."""
 
-    def __init__(self, runtime: str, threads: int, lock: int) -> None:
-        self.threads, self.batch, self.capacity = threads, 1, 0  # until it is ready
-        self.jobs: dict[int, Job] = {}
-        self.began = 0.0  # with the first of them
-        self._socket, theirs = socket.socketpair()
-        for end in (self._socket, theirs):
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
-        words = map(str, (theirs.fileno(), lock, runtime, threads))
-        with theirs:
-            self.process = subprocess.Popen(
-                [*module_command("classifier.serving.worker"), *words],
-                stdin=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), lock),
-                start_new_session=True,  # a signal to the server's group lets the workers finish
-                env=module_environment() | ENVIRONMENT | {"OMP_NUM_THREADS": str(threads)},
-            )
+    def __init__(self, threads: int) -> None:
+        self.threads, self.is_ready = threads, False
+        self.jobs = deque[Job]()  # that it has, in their order
+        self.writer: asyncio.StreamWriter
 
     @property
-    def is_open(self) -> bool:
-        """Whether it takes another job."""
-        return len(self.jobs) < self.capacity and not any(job.is_long for job in self.jobs.values())
+    def places(self) -> int:
+        """How many more jobs it takes."""
+        return AHEAD - len(self.jobs) if self.is_ready and not any(job.is_long for job in self.jobs) else 0
 
-    def send(self, number: int, job: Job, threads: int) -> None:
-        """Give it a job."""
-        self.began = self.began if self.jobs else time.monotonic()
-        self.jobs[number] = job
-        head = {**job.head, "id": number, "threads": threads, "bytes": len(job.body)}
-        self._writer.writelines([orjson.dumps(head) + b"\n", job.body])
-
-    async def work(self, on_news: Callable[[], None]) -> int:
-        """Pass on its answers until it ends; the exit status."""
-        reader, self._writer = await asyncio.open_connection(sock=self._socket)
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            while line := await reader.readline():
-                head = orjson.loads(line)
-                body = await reader.readexactly(head["bytes"])
-                self.began = time.monotonic()
-                if "ready" in head:
-                    self.batch, self.capacity = head["batch"], head["capacity"]
-                elif not (job := self.jobs.pop(head["id"])).answer.done():
-                    job.answer.set_result((head, body))
-                on_news()
-        self._writer.close()
-        return await asyncio.to_thread(self.process.wait)
-
-    async def close(self) -> None:
-        """End it, which has nothing left to do; it may still load."""
-        self._writer.close() if self.capacity else self.process.kill()
-        await asyncio.to_thread(self.process.wait)
+    def start(self, settings: Settings, runtime: str) -> tuple["subprocess.Popen[bytes]", socket.socket]:
+        """Start the process; what is sent to it goes through the socket."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            arguments = map(str, (theirs.fileno(), settings.model_dir, runtime, self.threads, settings.max_pixels))
+            command = [*module_command("classifier.serving.worker"), *arguments]
+            environment = module_environment() | ENVIRONMENT | {"OMP_NUM_THREADS": str(self.threads)}
+            # In a session of its own, so that a signal to the server's group lets it finish.
+            process = subprocess.Popen(command, pass_fds=[theirs.fileno()], start_new_session=True, env=environment)
+        return process, ours
 
 
 class Pool:
@@ -117,105 +102,83 @@ class Pool:
 
     def __init__(self, settings: Settings, announcement: str) -> None:
         self._settings, self._announcement = settings, announcement
-        self._lock_file = tempfile.TemporaryFile()  # noqa: SIM115 - for as long as the workers need it
-        self._numbers, self._tasks = itertools.count(1), list[asyncio.Task[Any]]()
-        self._is_closing, self.has_started = False, False
+        self.queue, self.workers, self.runtime, self.has_started = deque[Job](), list[Worker](), "", False
         self.on_restart: Callable[[], None] = lambda: None
-        self.queue, self.workers, self.runtime, self.count = deque[Job](), list[Worker](), "", settings.workers
-
-    @property
-    def ready(self) -> int:
-        """How many workers compute."""
-        return sum(worker.capacity > 0 for worker in self.workers)
 
     @property
     def running(self) -> int:
-        """Jobs that workers have."""
+        """How many jobs workers have."""
         return sum(len(worker.jobs) for worker in self.workers)
 
     @property
     def is_full(self) -> bool:
         """Whether as many jobs wait as may, beyond those that are computed."""
-        return len(self.queue) + self.running >= self.count * self.workers[0].batch + self._settings.max_queued
+        return len(self.queue) + self.running >= len(self.workers) + self._settings.max_queued
 
     async def run(self) -> int:
-        """Keep the workers alive; returns only if the model cannot be loaded: the exit status of who tried last."""
-        self._tasks.append(asyncio.create_task(self._end_stuck()))
-        automatic = self._settings.runtime == AUTO
-        for name in chosen_runtimes(self._settings.model_dir) if automatic else [self._settings.runtime]:
-            if self.runtime:
-                say(f"The runtime {self.runtime} did not start: trying {name}")
-            self.runtime, self.count = name, 1 if name == GPU else self._settings.workers
-            self.workers = [self._worker(0)]
-            status = await self._keep(0)
-            if self._is_closing:
-                return 0
+        """Keep the workers alive until cancelled; returns only if none starts: the exit status of who tried last."""
+        settings, cores = self._settings, min(core_count(), 16)  # more threads help no network of this size
+        async with asyncio.TaskGroup() as self._tasks:
+            for name in chosen_runtimes(settings.model_dir) if settings.runtime == AUTO else [settings.runtime]:
+                if self.runtime:
+                    say(f"The runtime {self.runtime} did not start: trying {name}")
+                self.runtime, count = name, min(settings.workers, GPU_WORKERS if name == GPU else settings.workers)
+                self.workers = [Worker(1 if number else cores) for number in range(count)]
+                status = await self._keep(self.workers[0])
         for job in self.queue:
-            job.answer.set_exception(Lost())
+            job.answer.set_exception(Refusal(500, DIED))
         return status or 1
 
-    def _worker(self, slot: int) -> Worker:
-        threads = 1 if slot else min(core_count(), MAX_THREADS)
-        return Worker(self.runtime, threads, self._lock_file.fileno())
-
-    async def close(self) -> None:
-        """End the workers, which have nothing left to do."""
-        self._is_closing = True
-        await asyncio.gather(*(worker.close() for worker in self.workers))
-        for task in self._tasks:
-            task.cancel()
-
-    async def answer(self, head: Head, body: bytearray, is_wanted: Callable[[], bool], *, is_long: bool) -> Answer:
-        """A worker's; raises Lost if the workers died on the job, or its client left before its turn."""
-        job = Job(head, body, is_wanted, is_long, asyncio.get_running_loop().create_future())
+    def put(self, job: Job) -> None:
+        """Queue a job; its answer is a Refusal if workers died on it."""
         self.queue.append(job)
         self._dispatch()
-        return await job.answer
 
     def _dispatch(self) -> None:
-        while self.queue and (takers := [worker for worker in self.workers if worker.is_open]):
-            job = self.queue.popleft()
-            if job.is_wanted():
-                worker = min(takers, key=lambda taker: len(taker.jobs))
-                is_alone = not self.queue and not self.running
-                worker.send(next(self._numbers), job, worker.threads if is_alone else 1)
-            else:
-                job.answer.set_exception(Lost())
+        """Give jobs to workers, whenever there is another job, answer or worker."""
+        while self.queue and (worker := max(self.workers, key=lambda one: one.places)).places > 0:
+            is_alone = len(self.queue) == 1 and not self.running
+            worker.jobs.append(job := self.queue.popleft())
+            worker.writer.write(message(job.head | {"threads": worker.threads if is_alone else 1}, job.body))
 
-    def _on_news(self) -> None:
-        """A worker is ready or has answered."""
+    def _take(self, worker: Worker, head: Head, body: bytes) -> None:
+        """A worker says that it is ready, or answers."""
+        if "ready" in head:
+            worker.is_ready = True
+        elif not (job := worker.jobs.popleft()).answer.done():
+            job.answer.set_result((head, body))
         if not self.has_started:
             self.has_started = True
-            say(f"{self._announcement} with {self.count} worker(s), runtime {self.runtime}")
-            self.workers += [self._worker(slot) for slot in range(1, self.count)]
-            self._tasks += [asyncio.create_task(self._keep(slot)) for slot in range(1, self.count)]
+            say(f"{self._announcement} with {len(self.workers)} worker(s), runtime {self.runtime}")
+            for other in self.workers[1:]:
+                self._tasks.create_task(self._keep(other))
         self._dispatch()
 
-    async def _keep(self, slot: int) -> int:
-        """Replace a worker whenever it dies; returns if no worker has ever been ready, or all shall end."""
+    async def _keep(self, worker: Worker) -> int:
+        """Start it, and again whenever it dies; returns the exit status if no worker has ever been ready."""
         while True:
-            worker = self.workers[slot]
-            status = await worker.work(self._on_news)
-            if self._is_closing or not self.has_started:
+            process, channel = worker.start(self._settings, self.runtime)
+            try:
+                reader, worker.writer = await asyncio.open_connection(sock=channel)
+                with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+                    while True:
+                        lengths = LENGTHS.unpack(await reader.readexactly(LENGTHS.size))
+                        head, body = [await reader.readexactly(length) for length in lengths]
+                        self._take(worker, orjson.loads(head), body)
+                worker.writer.close()
+                status = await asyncio.to_thread(process.wait)
+            finally:
+                process.kill()  # if this task is cancelled
+            if not self.has_started:
                 return status
-            say(f"Worker {worker.process.pid} ended with status {status}: another takes its place")
+            say(f"A worker ended with status {status}: another takes its place")
             self.on_restart()
-            rest_seconds = 0.0 if worker.capacity else REST_SECONDS
-            jobs, worker.jobs, worker.capacity = list(worker.jobs.values()), {}, 0
-            for job in jobs if worker.batch > 1 else jobs[:1]:  # what was computed may be the cause
-                job.attempts += 1
-            for job in reversed(jobs):
-                self.queue.appendleft(job) if job.attempts < ATTEMPTS else job.answer.set_exception(Lost())
+            rest_seconds, worker.is_ready = 0.0 if worker.is_ready else 1.0, False  # loading fails again
+            if worker.jobs and worker.jobs[0].was_lost:  # twice, so what was computed may be the cause
+                worker.jobs.popleft().answer.set_exception(Refusal(500, DIED))
+            elif worker.jobs:
+                worker.jobs[0].was_lost = True
+            self.queue.extendleft(reversed(worker.jobs))
+            worker.jobs.clear()
             self._dispatch()
             await asyncio.sleep(rest_seconds)
-            self.workers[slot] = self._worker(slot)
-
-    async def _end_stuck(self) -> None:
-        """Kill workers that have been at one job for too long; another would be stuck at it, too."""
-        while True:
-            await asyncio.sleep(1.0)
-            for worker in self.workers:
-                if worker.jobs and time.monotonic() > worker.began + JOB_SECONDS:
-                    say(f"Worker {worker.process.pid} has been at one request for {JOB_SECONDS:g} s: it is replaced")
-                    next(iter(worker.jobs.values())).attempts = ATTEMPTS
-                    worker.process.kill()

@@ -23,23 +23,19 @@ POST_IMAGE = "POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r
 
 
 class Server:
-    """A serve.py process with two workers, its address and what it prints."""
+    """A serve.py process, its address and what it prints."""
 
     def __init__(self, model_dir: Path, output: Path, settings: dict[str, str]) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        own = {
-            "SM_MODEL_DIR": str(model_dir),
-            "INFERENCE_RUNTIME": "onnxruntime",
-            "SAGEMAKER_MODEL_SERVER_WORKERS": "2",
-        }
-        address = {"BIND_HOST": "127.0.0.1", "SAGEMAKER_BIND_TO_PORT": str(self.port)}
+        own = {"SM_MODEL_DIR": str(model_dir), "INFERENCE_RUNTIME": "onnxruntime"}
+        own |= {"BIND_HOST": "127.0.0.1", "SAGEMAKER_BIND_TO_PORT": str(self.port)}
         self.output, self.errors = output / "stdout", output / "stderr"
         with self.output.open("wb") as stdout, self.errors.open("wb") as stderr:
             # As in a container: with the code that travels in the model itself.
             command = [sys.executable, str(model_dir / "code" / "serve.py"), "serve"]
-            environment = base_environment() | own | address | settings
+            environment = base_environment() | own | settings
             self.process = subprocess.Popen(command, env=environment, stdout=stdout, stderr=stderr)
 
     def wait_for(self, gauge: str, condition: Callable[[float], bool]) -> None:
@@ -59,14 +55,11 @@ class Server:
         page = self.request("GET", "/metrics")[2].decode()
         return {name: float(value) for name, value in re.findall(r"^(classifier_.*) (\S+)$", page, re.MULTILINE)}
 
-    def request(
-        self, method: str, path: str, body: Any = None, *, chunked: bool = False, **headers: str
-    ) -> tuple[int, dict[str, str], bytes]:
+    def request(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, dict[str, str], bytes]:
         """Status, headers and body of the answer; header names with underscores for dashes."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_SECONDS)
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
         try:
-            connection.request(method, path, body, named, encode_chunked=chunked)
+            connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
             answer = connection.getresponse()
             return answer.status, {name.lower(): value for name, value in answer.headers.items()}, answer.read()
         finally:
@@ -80,13 +73,6 @@ class Server:
 
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_SECONDS)
-
-    def converse(self, *sent: bytes) -> bytes:
-        """All that comes back on a connection of its own, until the server ends it."""
-        with self.connect() as client:
-            for piece in sent:
-                client.sendall(piece)
-            return b"".join(iter(lambda: client.recv(65536), b""))
 
     def end(self) -> tuple[int, str, str]:
         """Exit status, stdout and stderr, once the process has ended by itself."""

@@ -21,7 +21,7 @@ from classifier.model.runtime_choice import MEASUREMENT_FILE, Measurement, candi
 from classifier.model.runtime_trial import measure
 from classifier.model.runtimes import RUNTIMES, load_runtime, missing
 from classifier.model.samples import Samples, disagreement
-from classifier.serving.worker import Worker
+from classifier.serving.worker import crop
 from tests.steps.prepared_data import STEPS, Trained, base_environment
 from tests.steps.serving.server_process import picture, serving
 
@@ -228,16 +228,13 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_network_is_served_the_very_pixels_that_training_and_evaluation_show_it(
-    trained: Trained, tmp_path: Path, kind: str
+    trained: Trained, kind: str
 ) -> None:
-    with (tmp_path / "lock").open("w") as lock:
-        worker = Worker(
-            Predictor(trained.model_dir, runtime=load_runtime("onnxruntime", trained.model_dir)), lock.fileno()
-        )
-        served, preprocess = worker.crop(KINDS[kind]), worker.predictor.preprocess
-        stored = shrink(decode(KINDS[kind], max_pixels=DEFAULT_MAX_PIXELS), preprocess)  # as PrepareData keeps it
-        assert served.tobytes() == to_pixels(stored, preprocess).tobytes()
-        assert served.tobytes() == worker.predictor.pixels(KINDS[kind]).tobytes()
-        for mode in ("RGB", "RGBA", "L"):
-            same = worker.crop(np.asarray(photo(mode))).tobytes()
-            assert same == worker.crop(saved(photo(mode), "PNG")).tobytes()
+    predictor = Predictor(trained.model_dir, runtime=load_runtime("onnxruntime", trained.model_dir))
+    served, preprocess = crop(predictor, KINDS[kind]), predictor.preprocess
+    stored = shrink(decode(KINDS[kind], max_pixels=DEFAULT_MAX_PIXELS), preprocess)  # as PrepareData keeps it
+    assert served.tobytes() == to_pixels(stored, preprocess).tobytes()
+    assert served.tobytes() == predictor.pixels(KINDS[kind]).tobytes()
+    for mode in ("RGB", "RGBA", "L"):
+        same = crop(predictor, np.asarray(photo(mode))).tobytes()
+        assert same == crop(predictor, saved(photo(mode), "PNG")).tobytes()

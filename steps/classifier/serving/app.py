@@ -153,9 +153,8 @@ class Connection(HttpToolsProtocol):
 
     def __init__(self, endpoint: Endpoint, **of_uvicorn: Any) -> None:
         super().__init__(**of_uvicorn)
-        self._endpoint = endpoint
+        self._endpoint, self._is_ending = endpoint, False  # whether the server drains
         self._arriving, self._bytes = "", 0  # the part of a request, "head" or "body", that is not all there; its bytes
-        self._is_ending = False  # the server drains
         self.refused = 0  # the status that was answered here; nothing more is read as a request
 
     @property

@@ -93,7 +93,7 @@ def extract(images: pd.DataFrame, root: Path, options: argparse.Namespace, embed
         output = Path(folder)
         for name in prepare.OUTPUTS:
             (output / name).mkdir()
-        cache = EmbeddingCache(None, output / "embedding_cache", {})
+        cache = EmbeddingCache(None, output / "embedding_cache", embedder, read_weights(options.weights_dir))
         embed(images, root, output, 0, embedder, cache)
 
 

@@ -1,12 +1,8 @@
 """PrepareData: a data set of images becomes checked, split and embedded images.
 
-Each file is checked and identified, duplicates are dropped, the rest is split by class; then every image is decoded,
-stored small and embedded by the frozen backbone, once for all trials. manifest.json is written last.
-
-Of several instances each does the same up to the split, and then stores its own share of each split's images, in
-files of its own. The first one adds labels and manifest. No instance waits for another.
-
-Paths come as arguments, as a SageMaker Processing job gives them (AWS guide, "build-your-own-processing-container").
+Files are checked, duplicates dropped, the rest split by class; then every image is stored small and embedded by the
+frozen backbone, once for all trials. Of several instances each does the same up to the split, and then stores its own
+share of each split's images, in files of its own. The first one adds labels and manifest; none waits for another.
 """
 
 import argparse
@@ -28,10 +24,9 @@ from classifier.data.split import assign_splits, drop_duplicates, refuse_small_c
 from classifier.job.failures import PROCESSING_MESSAGE, ArgumentParser, StepError, run, say
 from classifier.job.system import whole_file
 from classifier.model.backbone import load_backbone, read_weights
-from classifier.preparation.embedding import Embedder, EmbeddingCache, Recipe, choose_recipe, dependencies, embed
+from classifier.preparation.embedding import Embedder, EmbeddingCache, Recipe, choose_recipe, embed
 
 OUTPUTS = (*SPLITS, "embeddings", "manifest", "embedding_cache")
-SCHEMA_VERSION = 2  # of manifest.json
 LOSSLESS_FORMATS = ("PNG", "BMP", "DIB", "TIFF", "GIF")
 SAMPLE_IMAGES = 8
 
@@ -55,24 +50,21 @@ def prepare(root: Path, options: argparse.Namespace) -> None:
     recipe = choose_recipe(images, weights, options)
     embedder = Embedder(load_backbone(options.backbone, options.weights_dir), recipe)
     say(f"embedding with {options.backbone} at {recipe.preprocess.image_size} px")
-    cache = EmbeddingCache(options.embedding_cache, output / "embedding_cache", dependencies(embedder, weights))
+    cache = EmbeddingCache(options.embedding_cache, output / "embedding_cache", embedder, weights)
     instance, instances = read_instance(options.resource_config)
     splits = {split: images[images["split"] == split] for split in SPLITS}
-    share = [
+    share = pd.concat(
         rows[len(rows) * instance // instances : len(rows) * (instance + 1) // instances] for rows in splits.values()
-    ]
-    embed(pd.concat(share), root, output, instance, embedder, cache)
+    )
+    embed(share, root, output, instance, embedder, cache)
     if instance == 0:
+        backbone = {"name": weights.backbone, "feature_dim": embedder.feature_dim, "weights_sha256": weights.sha256}
         manifest |= {
             "preprocess": asdict(recipe.preprocess),
             "augmented_views": recipe.augmented_views,
             "horizontal_flip": recipe.flip,
             "tiny_images": recipe.tiny,
-            "backbone": {
-                "name": options.backbone,
-                "feature_dim": embedder.feature_dim,
-                "weights_sha256": weights.sha256,
-            },
+            "backbone": backbone,
         }
         for split, rows in splits.items():
             np.save(output / "embeddings" / f"{split}_labels.npy", rows["label"].to_numpy(np.int64))
@@ -92,9 +84,7 @@ def read_instance(resource_config: Path) -> tuple[int, int]:
 def select_images(root: Path, options: argparse.Namespace) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Find, check, de-duplicate and split: return the images with their splits, and what the manifest says of them."""
     classes, files, strays = list_files(root)
-    images, unusable = inspect(
-        files, root, max_megapixels=options.max_image_megapixels, max_unreadable=options.max_unreadable_fraction
-    )
+    images, unusable = inspect(files, root, int(options.max_image_megapixels * 1e6), options.max_unreadable_fraction)
     say(f"found {len(images)} images in {len(classes)} classes")
     images, duplicates, conflicting_labels = drop_duplicates(images)
     skipped = [{"path": path, "reason": reason} for path, reason in (strays | unusable).items()]
@@ -105,27 +95,24 @@ def select_images(root: Path, options: argparse.Namespace) -> tuple[pd.DataFrame
         f"{len(conflicting_labels)} images with conflicting labels"
     )
     given = set(files["given"].dropna())
-    refuse_small_classes(images, classes, given=given, min_images=options.min_images_per_class)
+    refuse_small_classes(images, classes, given, options.min_images_per_class)
     fractions = {split: getattr(options, f"{split}_fraction") for split in SPLITS}
-    images = assign_splits(images, fractions=fractions, seed=options.split_seed, given=given)
+    images = assign_splits(images, fractions, options.split_seed, given)
     # The test split is kept without loss, so that evaluation sees exactly what the endpoint would.
     lossless = images["format"].isin(LOSSLESS_FORMATS) | (images["split"] == "test")
     images["name"] = images["sha256"].str[:16] + np.where(lossless, ".png", ".jpg")  # of the prepared image
 
-    table = pd.crosstab(images["split"], images["label"])
-    counts = {split: dict(zip(classes, table.loc[split].tolist(), strict=True)) for split in SPLITS}
+    counts = pd.crosstab(images["split"], images["label"]).set_axis(classes, axis=1).to_dict("index")
     # Of the images and their classes, wherever they lie and however they are split.
     lines = [f"{image.sha256} {classes[image.label]}\n" for image in images.itertuples()]
-    train_images = int(table.loc["train"].sum())
     return images, {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": 2,
         "classes": classes,
         "counts": counts,
         "skipped": skipped,
         "duplicates": duplicates,
         "conflicting_labels": conflicting_labels,
         "split": {"seed": options.split_seed, "fractions": fractions, "given": bool(given)},
-        "class_weights": {n: train_images / (len(classes) * count) for n, count in counts["train"].items()},
         "dataset_sha256": hashlib.sha256("".join(sorted(lines)).encode()).hexdigest(),
     }
 
@@ -144,8 +131,7 @@ def write_manifest(images: pd.DataFrame, manifest: dict[str, Any], folder: Path)
     listed = images.assign(source=images["path"].map(printable))[["name", "source", "sha256", "split", "label"]]
     listed.to_json(folder / "images.jsonl", orient="records", lines=True)
     with whole_file(folder / "manifest.json") as file:
-        json.dump(manifest, file, indent=1)
-        file.write("\n")
+        file.write(json.dumps(manifest, indent=1) + "\n")
 
 
 def parse_arguments() -> argparse.Namespace:

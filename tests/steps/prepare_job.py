@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,9 @@ from PIL import Image
 import prepare
 
 BACKBONE = "test_resnet"
-CLASSES = ["001.sky", "002.grass", "003.rust & co"]
 COLOURS = {"001.sky": (60, 90, 200), "002.grass": (70, 170, 60), "003.rust & co": (180, 80, 40)}
+CLASSES = list(COLOURS)
 FORMATS = [("JPEG", ".jpg"), ("PNG", ".png"), ("WEBP", ".webp"), ("BMP", ".bmp"), ("TIFF", ".tif"), ("GIF", ".gif")]
-
-
-def picture(class_name: str, number: int, size: tuple[int, int] = (90, 70)) -> Image.Image:
-    """A noisy picture in the class's colour."""
-    grid = np.random.default_rng(number).normal(COLOURS[class_name], 50, (6, 6, 3)).clip(0, 255).astype(np.uint8)
-    return Image.fromarray(grid).resize(size, Image.Resampling.BILINEAR)
 
 
 def encoded(image: Image.Image, format: str = "PNG") -> bytes:
@@ -35,13 +30,14 @@ def encoded(image: Image.Image, format: str = "PNG") -> bytes:
 
 
 def write_classes(root: Path, images: int, *, first: int = 0, size: tuple[int, int] = (90, 70)) -> Path:
-    """`images` of each class, in all formats by turns."""
-    for class_name in CLASSES:
-        (root / class_name).mkdir(parents=True, exist_ok=True)
+    """`images` of each class, noisy and in its colour, in all formats by turns."""
+    for name, colour in COLOURS.items():
+        (root / name).mkdir(parents=True, exist_ok=True)
         for number in range(first, first + images):
+            grid = np.random.default_rng(number).normal(colour, 50, (6, 6, 3)).clip(0, 255).astype(np.uint8)
+            picture = Image.fromarray(grid).resize(size, Image.Resampling.BILINEAR)
             format, suffix = FORMATS[number % len(FORMATS)]
-            path = root / class_name / f"{number}{suffix}"
-            path.write_bytes(encoded(picture(class_name, number, size), format))
+            (root / name / f"{number}{suffix}").write_bytes(encoded(picture, format))
     return root
 
 
@@ -55,18 +51,14 @@ class Result:
     stdout: str
     stderr: str
 
-    @property
+    @cached_property
     def manifest(self) -> dict[str, Any]:
         return json.loads((self.output / "manifest" / "manifest.json").read_text())
 
-    @property
+    @cached_property
     def listed(self) -> list[dict[str, Any]]:
         """images.jsonl"""
         return [json.loads(line) for line in (self.output / "manifest" / "images.jsonl").read_text().splitlines()]
-
-    @property
-    def splits(self) -> dict[str, str]:
-        return {entry["sha256"]: entry["split"] for entry in self.listed}
 
     @property
     def known(self) -> int:
@@ -76,19 +68,16 @@ class Result:
 
     @property
     def contents(self) -> dict[str, bytes]:
+        """All files but the embedding cache's."""
         files = (path for path in self.output.rglob("*") if path.is_file())
-        return {path.relative_to(self.output).as_posix(): path.read_bytes() for path in files}
-
-    @property
-    def without_cache(self) -> dict[str, bytes]:
-        return {name: content for name, content in self.contents.items() if not name.startswith("embedding_cache/")}
+        contents = {path.relative_to(self.output).as_posix(): path.read_bytes() for path in files}
+        return {name: content for name, content in contents.items() if not name.startswith("embedding_cache/")}
 
     def entries(self, split: str) -> list[dict[str, Any]]:
         return [entry for entry in self.listed if entry["split"] == split]
 
-    def array(self, pattern: str) -> np.ndarray:
-        [file] = (self.output / "embeddings").glob(f"{pattern}.npy")
-        return np.load(file)
+    def array(self, name: str) -> np.ndarray:
+        return np.load(self.output / "embeddings" / f"{name}.npy")
 
 
 Prepare = Callable[..., Result]
@@ -105,9 +94,3 @@ def start(data: Path, output: Path, weights: Path, options: dict[str, object]) -
     command = [sys.executable, prepare.__file__, *arguments(data, output, weights, options)]
     environment = {"PATH": os.environ["PATH"], "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def run_job(data: Path, output: Path, weights: Path, options: dict[str, object]) -> Result:
-    process = start(data, output, weights, options)
-    stdout, stderr = process.communicate(timeout=120)
-    return Result(data, output, process.returncode, stdout, stderr)

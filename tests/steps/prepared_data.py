@@ -50,18 +50,9 @@ class Prepared:
 
     root: Path
     weights: Path
-
-    @property
-    def embeddings(self) -> Path:
-        return self.root / "embeddings"
-
-    @property
-    def manifest(self) -> Path:
-        return self.root / "manifest"
-
-    @property
-    def test(self) -> Path:
-        return self.root / "test"
+    embeddings = property(lambda self: self.root / "embeddings")
+    manifest = property(lambda self: self.root / "manifest")
+    test = property(lambda self: self.root / "test")
 
     @property
     def test_files(self) -> list[bytes]:
@@ -72,11 +63,8 @@ class Prepared:
     @property
     def channels(self) -> dict[str, str]:
         """The environment of a training job that reads it."""
-        return {
-            "SM_CHANNEL_EMBEDDINGS": str(self.embeddings),
-            "SM_CHANNEL_MANIFEST": str(self.manifest),
-            "SM_CHANNEL_WEIGHTS": str(self.weights),
-        }
+        channels = {"embeddings": self.embeddings, "manifest": self.manifest, "weights": self.weights}
+        return {f"SM_CHANNEL_{name.upper()}": str(folder) for name, folder in channels.items()}
 
 
 @dataclass(frozen=True)
@@ -113,26 +101,26 @@ def write_weights(directory: Path) -> None:
     torch.manual_seed(0)
     file = directory / "weights.pth"
     torch.save(timm.create_model(BACKBONE, pretrained=False).state_dict(), file)
-    description = {
-        "backbone": BACKBONE,
-        "file": file.name,
-        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
-        "format": "state_dict",
-        "mean": PREPROCESS.mean,
-        "std": PREPROCESS.std,
-    }
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    description = {"backbone": BACKBONE, "file": file.name, "sha256": sha256, "format": "state_dict"}
+    description |= {"mean": PREPROCESS.mean, "std": PREPROCESS.std}
     (directory / "weights.json").write_text(json.dumps(description))
 
 
 def write_prepared(root: Path, weights_dir: Path) -> None:
-    """Noisy coloured pictures in three classes, with their embeddings and manifest."""
-    generator = np.random.default_rng(0)
-    backbone = load_backbone(BACKBONE, weights_dir)
-    (root / "embeddings").mkdir()
+    """Noisy coloured pictures in three classes in several shards a split, with their embeddings and manifest."""
+    generator, backbone = np.random.default_rng(0), load_backbone(BACKBONE, weights_dir)
+    for folder in ("embeddings", "manifest", f"manifest/{SAMPLES}", *IMAGES_PER_CLASS):
+        (root / folder).mkdir()
     for split, count in IMAGES_PER_CLASS.items():
         labels = np.repeat(np.arange(len(CLASSES)), count)
         pictures = [noisy(COLOURS[CLASSES[label]], generator) for label in labels]
-        write_shards(root / split, split, pictures, labels.tolist())
+        with closing(ImageWriter(root / split, split, images_per_shard=IMAGES_PER_SHARD)) as shards:
+            for picture, label in zip(pictures, labels.tolist(), strict=True):
+                shards.add(f"{hashlib.sha256(picture.tobytes()).hexdigest()[:16]}.png", label, png(picture))
+        if split == "validation":
+            for number, picture in enumerate(pictures[::count]):
+                (root / "manifest" / SAMPLES / f"{number:02d}.png").write_bytes(png(picture))
         views = 1 + (AUGMENTED_VIEWS if split == "train" else 0)
         crops = [np.roll(to_pixels(picture, PREPROCESS), view, axis=0) for picture in pictures for view in range(views)]
         with torch.inference_mode():
@@ -140,47 +128,26 @@ def write_prepared(root: Path, weights_dir: Path) -> None:
         embeddings = features.reshape(len(pictures), views, feature_dim(backbone)).astype(np.float16)
         np.save(root / "embeddings" / f"{split}-000000.npy", embeddings)
         np.save(root / "embeddings" / f"{split}_labels.npy", labels)
-    (root / "manifest").mkdir()
-    document = manifest(feature_dim(backbone), json.loads((weights_dir / "weights.json").read_text())["sha256"])
-    (root / "manifest" / "manifest.json").write_text(json.dumps(document))
-    validation = PreparedImages(root / "validation", "validation")
-    first = [validation.labels.tolist().index(label) for label in range(len(CLASSES))]
-    (root / "manifest" / SAMPLES).mkdir()
-    for number, row in enumerate(first):
-        (root / "manifest" / SAMPLES / f"{number:02d}.png").write_bytes(validation.read(row))
+    weights_sha256 = json.loads((weights_dir / "weights.json").read_text())["sha256"]
+    manifest = {
+        "schema_version": 2,
+        "classes": CLASSES,
+        "counts": {split: dict.fromkeys(CLASSES, count) for split, count in IMAGES_PER_CLASS.items()},
+        **{name: [] for name in ("skipped", "duplicates", "conflicting_labels")},
+        "split": {"seed": 0, "fractions": {"train": 0.6, "validation": 0.2, "test": 0.2}, "given": False},
+        "preprocess": asdict(PREPROCESS),
+        "backbone": {"name": BACKBONE, "feature_dim": feature_dim(backbone), "weights_sha256": weights_sha256},
+        "augmented_views": AUGMENTED_VIEWS,
+        "dataset_sha256": "0" * 64,
+    }
+    (root / "manifest" / "manifest.json").write_text(json.dumps(manifest))
 
 
 def noisy(colour: tuple[int, int, int], generator: np.random.Generator) -> Image.Image:
     return Image.fromarray(generator.normal(colour, 60, (40, 48, 3)).clip(0, 255).astype(np.uint8))
 
 
-def write_shards(folder: Path, split: str, pictures: list[Image.Image], labels: list[int]) -> None:
-    """Prepared images, several shards of each split."""
-    folder.mkdir()
-    with closing(ImageWriter(folder, split, images_per_shard=IMAGES_PER_SHARD)) as shards:
-        for picture, label in zip(pictures, labels, strict=True):
-            name = hashlib.sha256(picture.tobytes()).hexdigest()[:16]
-            shards.add(f"{name}.png", label, png(picture))
-
-
 def png(picture: Image.Image) -> bytes:
     encoded = io.BytesIO()
     picture.save(encoded, "PNG")
     return encoded.getvalue()
-
-
-def manifest(dim: int, weights_sha256: str) -> dict[str, Any]:
-    return {
-        "schema_version": 2,
-        "classes": CLASSES,
-        "counts": {split: dict.fromkeys(CLASSES, count) for split, count in IMAGES_PER_CLASS.items()},
-        "skipped": [],
-        "duplicates": [],
-        "conflicting_labels": [],
-        "split": {"seed": 0, "fractions": {"train": 0.6, "validation": 0.2, "test": 0.2}, "given": False},
-        "class_weights": dict.fromkeys(CLASSES, 1.0),
-        "preprocess": asdict(PREPROCESS),
-        "backbone": {"name": BACKBONE, "feature_dim": dim, "weights_sha256": weights_sha256},
-        "augmented_views": AUGMENTED_VIEWS,
-        "dataset_sha256": "0" * 64,
-    }

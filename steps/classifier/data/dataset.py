@@ -25,6 +25,7 @@ from classifier.data.images import ImageError, ImageTooLarge, decode_opened, ope
 from classifier.job.failures import StepError, cause
 from classifier.job.system import core_count, each, progress
 
+Reasons = dict[str, str]  # path of a file -> why it is not used
 SPLITS = ("train", "validation", "test")
 SPLIT_FOLDERS = {**{name: name for name in SPLITS}, "valid": "validation", "val": "validation"}
 JUNK = frozenset({"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "icon\r"})
@@ -41,19 +42,14 @@ NAMED = 5  # so many culprits are named in an error
 @contextmanager
 def open_dataset(folder: Path, *, scratch: Path) -> Iterator[Path]:
     """Yield the folder that holds the data set; an archive is unpacked below `scratch` for as long as it is needed."""
-    if not folder.is_dir():
-        raise StepError(f"There is no folder {folder}; {LAYOUTS}.")
-    entries = sorted(entry for entry in folder.iterdir() if not is_junk(entry.name))
+    entries = [entry for entry in folder.iterdir() if not is_junk(entry.name)]
     archives = [entry for entry in entries if entry.name.lower().endswith(ARCHIVES)]
-    if not archives or any(entry.is_dir() for entry in entries):
+    if len(archives) != 1 or any(entry.is_dir() for entry in entries):
         yield folder
         return
-    if len(archives) > 1:
-        names = some([archive.name for archive in archives])
-        raise StepError(f"{folder} holds {len(archives)} archives ({names}), but exactly one is accepted.")
     with tempfile.TemporaryDirectory(dir=scratch, prefix=UNPACKED) as unpacked:
         try:
-            (unzip if archives[0].name.lower().endswith(".zip") else untar)(archives[0], Path(unpacked))
+            unpack(archives[0], Path(unpacked))
         except ARCHIVE_DAMAGE as error:
             raise StepError(
                 f"{archives[0]} cannot be unpacked ({cause(error)}); a .zip, .tar, .tar.gz or .tgz without a password, "
@@ -62,49 +58,48 @@ def open_dataset(folder: Path, *, scratch: Path) -> Iterator[Path]:
         yield Path(unpacked)
 
 
-def unzip(archive: Path, directory: Path) -> None:
-    """Unpack the regular files of a .zip; zipfile keeps them within the directory, whatever they are called."""
-    with zipfile.ZipFile(archive) as opened:
-        for info in opened.infolist():
-            info.filename = info.filename.replace("\\", "/")  # as some programs on Windows write it
-            if stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG):
-                opened.extract(info, directory)
-
-
-def untar(archive: Path, directory: Path) -> None:
-    """Unpack the regular files of a .tar, .tar.gz or .tgz; the filter refuses one that would leave the directory."""
-    with tarfile.open(archive) as opened:
-        while member := opened.next():
-            opened.members.clear()  # type: ignore[attr-defined]  # or all of them would stay in memory
+def unpack(archive: Path, directory: Path) -> None:
+    """Unpack the regular files of an archive; zipfile, and tarfile's filter, let none of them out of the directory."""
+    if archive.name.lower().endswith(".zip"):
+        with zipfile.ZipFile(archive) as zipped:
+            for info in zipped.infolist():
+                info.filename = info.filename.replace("\\", "/")  # as some programs on Windows write it
+                if stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG):
+                    zipped.extract(info, directory)
+        return
+    with tarfile.open(archive) as tar:
+        while member := tar.next():
+            tar.members.clear()  # type: ignore[attr-defined]  # or all of them would stay in memory
             if member.isreg():
-                opened.extract(member, directory, filter="data")
-        stream: Any = opened.fileobj  # tarfile stops without an error at a header that is cut off or damaged
-        stream.seek(opened.offset)
+                tar.extract(member, directory, filter="data")
+        stream: Any = tar.fileobj  # tarfile stops without an error at a header that is cut off or damaged
+        stream.seek(tar.offset)
         rest = stream.read(tarfile.BLOCKSIZE)
         if rest.strip(b"\0") or 0 < len(rest) < tarfile.BLOCKSIZE:
             raise tarfile.ReadError("it is cut off or damaged")
 
 
-def list_files(root: Path) -> tuple[list[str], pd.DataFrame, dict[str, str]]:
-    """Return the classes, the files in their folders, both in natural order, and {other file: why it is skipped}.
+def list_files(root: Path) -> tuple[list[str], pd.DataFrame, Reasons]:
+    """Return the classes, the files in their folders, both in natural order, and the files that are in none.
 
-    The files' columns: `path` within `root`, `label` (index into the classes), `given`, the split it lies in (or NaN).
+    Columns: `path` within `root`, `label` (index into the classes), `given`, the split that it lies in (or NaN).
     """
     paths, enclosing = files_below(root), ""  # the latter of folders that only wrap the data set
     while len(top := folders_in(paths)) == 1 and split_of(*top) is None and any(path.count("/") > 1 for path in paths):
         enclosing += f"{min(top)}/"
         paths = [path.removeprefix(f"{min(top)}/") for path in paths if "/" in path]
     name = "The archive" if root.name.startswith(UNPACKED) else str(root / enclosing)
-    has_splits = has_split_folders(paths, name)
+    depth = 1 if has_split_folders(paths, name) else 0  # of the class folders
     rows, skipped = list[tuple[str, str, str | None]](), dict[str, str]()
     for path in paths:
         *folders, _ = path.split("/")
-        if len(folders) <= has_splits and (not folders or split_of(folders[0])):
-            skipped[printable(enclosing + path)] = "not in a class folder"
-        elif has_splits and not split_of(folders[0]):
+        split = split_of(folders[0]) if depth and folders else None
+        if depth and folders and split is None:
             skipped[printable(enclosing + folders[0])] = "not a train, validation or test folder"
+        elif len(folders) <= depth:
+            skipped[printable(enclosing + path)] = "not in a class folder"
         else:
-            rows.append((enclosing + path, folders[has_splits], split_of(folders[0]) if has_splits else None))
+            rows.append((enclosing + path, folders[depth], split))
     files = pd.DataFrame(rows, columns=["path", "class", "given"], dtype=object)  # not all names are UTF-8
     is_train = files["given"].isna() | (files["given"] == "train")
     classes = sorted(set(files["class"][is_train]), key=natural)
@@ -137,12 +132,10 @@ def has_split_folders(paths: Sequence[str], name: str) -> bool:
 
 
 def folders_in(paths: Iterable[str]) -> set[str]:
-    """Return the uppermost folders."""
     return {path.partition("/")[0] for path in paths if "/" in path}
 
 
 def split_of(folder: str) -> str | None:
-    """Return the split that a folder's name stands for."""
     return SPLIT_FOLDERS.get(folder.casefold())
 
 
@@ -150,31 +143,28 @@ def files_below(root: Path) -> list[str]:
     """Return the paths within `root` of all files, in natural order, without junk; no link to a folder is followed."""
     found: list[str] = []
     for parent, folders, names in os.walk(root):
-        folders[:] = [name for name in folders if not is_junk(name)]
+        folders[:] = sorted((name for name in folders if not is_junk(name)), key=natural)
         start = Path(parent).relative_to(root)
-        found += [str(start / name) for name in names if not is_junk(name)]
-    return sorted(found, key=natural)
+        found += [str(start / name) for name in sorted(names, key=natural) if not is_junk(name)]
+    return found
 
 
-def inspect(
-    files: pd.DataFrame, root: Path, *, max_megapixels: float, max_unreadable: float
-) -> tuple[pd.DataFrame, dict[str, str]]:
-    """Return the files that are images, and {other file: why it cannot be used}; too many of those are refused.
+def inspect(files: pd.DataFrame, root: Path, max_pixels: int, max_unreadable: float) -> tuple[pd.DataFrame, Reasons]:
+    """Return the files that can be decoded, and the others; more of these than that share are refused.
 
-    Images are decoded, so that a damaged one is known before the split is drawn. Columns are added: `sha256` of the
-    file's bytes, `format` (Pillow's name), `shorter_side` (px).
+    Columns are added: `sha256` of the file's bytes, `format` (Pillow's name), `shorter_side` (px).
     """
-    found = each(partial(inspect_file, root, int(max_megapixels * 1e6)), files["path"], workers=core_count())
+    found = each(partial(inspect_file, root, max_pixels), files["path"], workers=core_count())
     rows = list(progress(found, "checked", len(files)))
     inspected = files.join(pd.DataFrame(rows, files.index, ["reason", "sha256", "format", "shorter_side"]))
     readable = inspected["reason"].isna()
     unusable = {printable(row.path): row.reason for row in inspected[~readable].itertuples()}
     if len(unusable) > max_unreadable * len(files):
+        named = some([f"{path}: {reason}" for path, reason in unusable.items()])
         raise StepError(
             f"{len(unusable)} of {len(files)} files in class folders ({len(unusable) / len(files):.1%}) cannot be used "
-            f"as images, but at most {max_unreadable:.1%} is accepted "
-            f"({some([f'{path}: {reason}' for path, reason in unusable.items()])}); "
-            "remove them or raise data.max_unreadable_fraction."
+            f"as images, but at most {max_unreadable:.1%} is accepted ({named}); remove them or raise "
+            "data.max_unreadable_fraction."
         )
     return inspected[readable].drop(columns="reason"), unusable
 
@@ -184,12 +174,11 @@ def inspect_file(root: Path, max_pixels: int, path: str) -> tuple[Any, ...]:
     try:
         with (root / path).open("rb") as file:
             image = open_image(file, max_pixels)
-            format, shorter_side = image.format, min(image.size)
-            smaller = max(1, image.width // 8), max(1, image.height // 8)
-            image.draft(None, smaller)  # a JPEG is decoded at an eighth of its size, which is quicker
+            kind, (width, height) = image.format, image.size
+            image.draft(None, (max(1, width // 8), max(1, height // 8)))  # a JPEG is decoded smaller, which is quicker
             decode_opened(image)
             file.seek(0)
-            return None, hashlib.file_digest(file, "sha256").hexdigest(), format, shorter_side
+            return None, hashlib.file_digest(file, "sha256").hexdigest(), kind, min(width, height)
     except ImageTooLarge as error:
         raise StepError(
             f"{printable(path)}: {str(error).rstrip('.')}; remove or resize it, or raise data.max_image_megapixels."

@@ -30,7 +30,6 @@ EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", 
 # What Pillow's decoders raise on damaged files.
 DAMAGE = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, AssertionError,
           AttributeError, RuntimeError, struct.error, zlib.error)  # fmt: skip
-
 Image.MAX_IMAGE_PIXELS = None  # Pillow warns and raises at limits of its own; `max_pixels` is checked here instead
 
 
@@ -61,8 +60,8 @@ class Preprocess:
 def decode(data: bytes, *, max_pixels: int, preprocess: Preprocess | None = None) -> Picture:
     """Return the image upright, RGB, 8 bits per channel, alpha over white; of an animation the first frame.
 
-    With `preprocess`, a JPEG much larger than that needs is decoded at half, a quarter or an eighth of its size, which
-    is several times quicker. Pixels differ a little, so whatever a model is to see has to be decoded so.
+    With `preprocess`, a JPEG is decoded no larger than that needs, which is several times quicker. Pixels differ a
+    little, so whatever a model is to see has to be decoded so.
     """
     return decode_opened(open_image(data, max_pixels), preprocess)
 
@@ -70,13 +69,11 @@ def decode(data: bytes, *, max_pixels: int, preprocess: Preprocess | None = None
 def open_image(source: bytes | IO[bytes], max_pixels: int) -> Picture:
     """Read the header only, the first half of `decode`. Raises ImageError, or ImageTooLarge."""
     file = io.BytesIO(source) if isinstance(source, bytes) else source
-    if not file.read(1):
-        raise ImageError("The file is empty.")
-    file.seek(0)
     try:
         image = Image.open(file, formats=FORMATS)
     except UnidentifiedImageError as error:
-        raise ImageError("The file is not a JPEG, PNG, WebP, BMP, TIFF or GIF image.") from error
+        found = "not a JPEG, PNG, WebP, BMP, TIFF or GIF image" if file.seek(0, io.SEEK_END) else "empty"
+        raise ImageError(f"The file is {found}.") from error
     except DAMAGE as error:
         raise ImageError("The image is damaged: its header cannot be read.") from error
     if image.width * image.height > max_pixels:
@@ -140,36 +137,26 @@ def decoding_bytes(image: Picture) -> int:
     return image.width * image.height * per_pixel
 
 
-def shrink(image: Picture, preprocess: Preprocess) -> Picture:
-    """Return what is stored as a prepared image: the shorter side at most `resize_to`, never enlarged."""
-    image = within_aspect_limit(image)
-    return resize_shorter_side(image, preprocess) if min(image.size) > preprocess.resize_to else image
+def shrink(image: Picture, preprocess: Preprocess, *, enlarge: bool = False) -> Picture:
+    """Return what is stored as a prepared image: the shorter side at most `resize_to`, of a long strip the middle."""
+    longest = ASPECT_LIMIT * min(image.size)
+    image = centre_crop(image, min(image.width, longest), min(image.height, longest))
+    shorter, wanted = min(image.size), preprocess.resize_to
+    if shorter == wanted or (shorter < wanted and not enlarge):
+        return image
+    width, height = ((side * wanted + shorter // 2) // shorter for side in image.size)
+    return resize(image, (width, height), preprocess)
 
 
 def to_pixels(image: Picture, preprocess: Preprocess) -> Pixels:
     """Return the centre crop that the network sees: (image_size, image_size, 3) uint8."""
-    image, size = resize_shorter_side(within_aspect_limit(image), preprocess), preprocess.image_size
-    return np.asarray(centre_crop(image, size, size))
-
-
-def within_aspect_limit(image: Picture) -> Picture:
-    """Return the middle of a strip longer than ASPECT_LIMIT times its width; any other image as it is."""
-    longest = ASPECT_LIMIT * min(image.size)
-    return centre_crop(image, min(image.width, longest), min(image.height, longest))
+    size = preprocess.image_size
+    return np.asarray(centre_crop(shrink(image, preprocess, enlarge=True), size, size))
 
 
 def centre_crop(image: Picture, width: int, height: int) -> Picture:
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return image.crop((left, top, left + width, top + height)) if image.size != (width, height) else image
-
-
-def resize_shorter_side(image: Picture, preprocess: Preprocess) -> Picture:
-    """Return the image with its shorter side at exactly `resize_to`."""
-    shorter = min(image.size)
-    if shorter == preprocess.resize_to:
-        return image
-    width, height = ((side * preprocess.resize_to + shorter // 2) // shorter for side in image.size)
-    return resize(image, (width, height), preprocess)
 
 
 def resize(image: Picture, size: tuple[int, int], preprocess: Preprocess, box: Box | None = None) -> Picture:

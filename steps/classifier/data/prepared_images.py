@@ -1,8 +1,7 @@
 """Prepared images: a split's encoded image files in WebDataset shards, written once and read by row.
 
 `train/train-000000.tar` holds consecutive images of the manifest's order: `KEY.cls`, the label, and `KEY.png` or
-`KEY.jpg`. WebDataset reads it as a stream. `train-000000.npy` beside it says where each image lies, so that any row
-takes one read, of a file on S3 as on a disk.
+`KEY.jpg`. `train-000000.npy` beside it says where each lies, so that a row takes one read, on S3 as on a disk.
 """
 
 import tarfile

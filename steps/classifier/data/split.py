@@ -1,9 +1,7 @@
 """Which image belongs to which split: no image twice, every class in every split, and the same answer tomorrow.
 
 An image's place follows from the seed and its own sha256, so images that are added later move no other one. Only where
-a class would have no image in a split is the nearest one moved there.
-
-`images` are rows of `dataset.list_files` that are images, with `sha256` of each file's bytes.
+a class would have no image in a split is the nearest one moved there. `images` are what `dataset.inspect` returns.
 """
 
 import hashlib
@@ -37,9 +35,7 @@ def drop_duplicates(images: pd.DataFrame) -> tuple[pd.DataFrame, list[dict[str, 
     )
 
 
-def refuse_small_classes(
-    images: pd.DataFrame, classes: Sequence[str], *, given: Collection[str], min_images: int
-) -> None:
+def refuse_small_classes(images: pd.DataFrame, classes: Sequence[str], given: Collection[str], min_images: int) -> None:
     """Refuse a class without enough images to learn from, and one for each split that is cut from them."""
     counts = images.loc[is_to_be_split(images), "label"].value_counts()
     needed = max(min_images, len(SPLITS) - len(set(given) - {"train"}))
@@ -52,12 +48,9 @@ def refuse_small_classes(
 
 
 def assign_splits(
-    images: pd.DataFrame, *, fractions: Mapping[str, float], seed: int, given: Collection[str]
+    images: pd.DataFrame, fractions: Mapping[str, float], seed: int, given: Collection[str]
 ) -> pd.DataFrame:
-    """Return the images with their `split`, ordered by split and label.
-
-    Given validation and test splits stay; those that are missing are cut from the rest, class by class.
-    """
+    """Return the images, ordered by `split` and label; splits that are not given are cut from the rest, by class."""
     cut = [name for name in ("test", "validation") if name not in given]
     edges = [*accumulate((fractions[name] for name in cut), initial=0.0), 1.0]  # test, validation, and train
     pool = images[is_to_be_split(images)]

@@ -1,8 +1,7 @@
 """What train.py reads: the embeddings channel and the manifest channel, checked against each other.
 
-The embeddings channel holds for each split SPLIT, in the rows' order of manifest/images.jsonl:
-`SPLIT-000000.npy` (images, views, D) float16, one such file for each instance of PrepareData, `SPLIT-000000_means.npy`
-(images, 3) float32 beside it, and `SPLIT_labels.npy` (images,) int64.
+The former holds for each split, in the rows' order of manifest/images.jsonl, `SPLIT_labels.npy` (images,) int64, and of
+each instance of PrepareData `SPLIT-000000.npy` (images, views, D) float16 and `SPLIT-000000_means.npy` (images, 3).
 """
 
 import json
@@ -86,8 +85,7 @@ def load(embeddings_dir: Path, manifest_dir: Path) -> TrainingData:
 
 def read_manifest(directory: Path) -> dict[str, Any]:
     """Return manifest.json as PrepareData wrote it."""
-    manifest: dict[str, Any] = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
-    return manifest
+    return dict(json.loads((directory / "manifest.json").read_text(encoding="utf-8")))
 
 
 def open_embeddings(directory: Path, split: str) -> StoredArray:

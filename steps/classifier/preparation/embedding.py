@@ -1,9 +1,7 @@
 """Embeddings: what the frozen backbone makes of every view of every image, computed once and stored with the image.
 
-A view is a slightly different crop of a training image, always the same for the same seed, image and number.
-Each core works for itself, one thread per worker: decode a few images and run the network on their views. On two cores
-that is 20 % (224 px) to 60 % (96 px) faster than one network with two threads, and results do not depend on the number
-of cores. Where there is a GPU the workers decode, and take turns on it.
+Each core decodes and embeds a few images at a time, with one thread: on two cores that is 20 % (224 px) to 60 % (96 px)
+faster than one network with two threads, and results do not depend on cores. On a GPU the workers take turns.
 """
 
 import argparse
@@ -49,17 +47,13 @@ SAVING: dict[str, dict[str, Any]] = {
 AREA = (0.75, 1.0)  # share of the image that a view shows; less of a digit is another digit
 LOG_ASPECT = math.log(1.15)  # views are that much wider or narrower than square, at most
 RECIPE_VERSION = 3  # to be counted up when other code makes other embeddings of the same image
-LIBRARIES = ("numpy", "pillow", "timm", "torch")  # other versions of them may make other embeddings, too
-BATCH = 16  # views; small enough for a core's cache
-GPU_BATCH = 128
+BATCH, GPU_BATCH = 16, 128  # views; the former are few enough for a core's cache
 MOST_IMAGES = 64  # of a batch, most of which are embedded already
-WARM_UP_RUNS = 2  # TorchScript specialises itself in its first runs
 CACHED_TOGETHER = 256  # images; a run that is killed loses no more embeddings than that
 
 Features = npt.NDArray[np.float16]
 Batch = list[tuple[Any, Features | None]]  # rows of the listing, with the features (views, D) that are known
-# A row, whether its features were known, these, (3,) the plain view's means as the network sees them, the image's file
-Embedded = tuple[Any, bool, Features, npt.NDArray[np.float32], bytes]
+Embedded = tuple[Any, ...]  # row, whether its features are new, these, (3,) means of the plain view, the image's file
 
 
 @dataclass(frozen=True)
@@ -85,7 +79,7 @@ class Recipe:
         return image, encoded.getvalue()
 
     def views(self, image: Picture, sha256: str, count: int) -> Pixels:
-        """Return views of a prepared image, (count, H, W, 3) uint8: the plain one, and others by sha256."""
+        """Return a prepared image's views, (count, H, W, 3) uint8: the plain one, and crops that differ by sha256."""
         views, side = [to_pixels(image, self.preprocess)], self.preprocess.image_size
         for number in range(count - 1):
             draw = random.Random(f"{self.seed}:{sha256}:{number}")  # the same numbers on every machine
@@ -101,14 +95,9 @@ def choose_recipe(listed: pd.DataFrame, weights: Weights, options: argparse.Name
     tiny = bool(listed["shorter_side"].median() < TINY_PX)
     size = TINY_IMAGE_SIZE_PX if tiny else IMAGE_SIZE_PX if options.finetune == "none" else LEARNED_IMAGE_SIZE_PX
     size = size if options.image_size == "auto" else int(options.image_size)
-    return Recipe(
-        preprocess=Preprocess(size, size, weights.mean, weights.std),
-        augmented_views=options.augmented_views,
-        flip=not tiny if options.horizontal_flip == "auto" else options.horizontal_flip == "true",
-        seed=options.split_seed,
-        max_pixels=int(options.max_image_megapixels * 1e6),
-        tiny=tiny,
-    )
+    preprocess, max_pixels = Preprocess(size, size, weights.mean, weights.std), int(options.max_image_megapixels * 1e6)
+    flip = not tiny if options.horizontal_flip == "auto" else options.horizontal_flip == "true"
+    return Recipe(preprocess, options.augmented_views, flip, options.split_seed, max_pixels, tiny)
 
 
 def random_box(size: tuple[int, int], draw: random.Random) -> Box:
@@ -128,8 +117,7 @@ class Embedder:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.batch = GPU_BATCH if self.device == "cuda" else BATCH
         size = recipe.preprocess.image_size
-        example = torch.zeros(self.batch, 3, size, size, device=self.device)
-        example = example.contiguous(memory_format=torch.channels_last)
+        example = torch.zeros(self.batch, 3, size, size).to(self.device, memory_format=torch.channels_last)
         try:
             self.network = frozen(backbone.to(self.device), example[:1])
         except (RuntimeError, AssertionError) as error:
@@ -137,21 +125,18 @@ class Embedder:
                 f"The backbone does not accept images of {size} x {size} px ({cause(error)}); "
                 "set data.image_size_px or another model.backbone."
             ) from error
-        for _ in range(WARM_UP_RUNS):
+        for _ in range(2):  # TorchScript specialises itself in its first runs
             self.run(example)
 
     def features(self, pixels: Pixels) -> Features:
-        """(N, H, W, 3) uint8 -> (N, D) float16.
-
-        A batch that is not full is filled up: another shape would be compiled anew, and might round otherwise.
-        """
+        """(N, H, W, 3) uint8 -> (N, D) float16."""
         features = np.empty((len(pixels), self.feature_dim), np.float16)
-        full = np.zeros((self.batch, *pixels.shape[1:]), np.uint8)
+        full = np.zeros((self.batch, *pixels.shape[1:]), np.uint8)  # another shape would be compiled anew
         for start in range(0, len(pixels), self.batch):
-            piece = pixels[start : start + self.batch]
-            full[: len(piece)] = piece
-            images = torch.from_numpy(normalise(full, self.recipe.preprocess))
-            features[start : start + self.batch] = self.run(images.to(self.device)).cpu().half().numpy()[: len(piece)]
+            rows = slice(start, min(start + self.batch, len(pixels)))
+            full[: rows.stop - start] = pixels[rows]
+            images = torch.from_numpy(normalise(full, self.recipe.preprocess)).to(self.device)
+            features[rows] = self.run(images)[: rows.stop - start].cpu().half().numpy()
         if not np.isfinite(features).all():
             raise StepError("The backbone yields features that float16 cannot hold; choose another model.backbone.")
         return features
@@ -170,7 +155,15 @@ class EmbeddingCache:
     It reads `earlier/RECIPE/*.npy` and writes `output/RECIPE/*.npy`, where RECIPE stands for all that they depend on.
     """
 
-    def __init__(self, earlier: Path | None, output: Path, recipe: dict[str, Any]) -> None:
+    def __init__(self, earlier: Path | None, output: Path, embedder: Embedder, weights: Weights) -> None:
+        recipe = {
+            "version": RECIPE_VERSION,
+            "libraries": {name: importlib.metadata.version(name) for name in ("numpy", "pillow", "timm", "torch")},
+            "device": embedder.device,
+            "weights": [weights.backbone, weights.sha256],
+            "preprocess": asdict(embedder.recipe.preprocess),
+            "views": [embedder.recipe.seed, embedder.recipe.flip],
+        }
         name = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
         self.folder, self.waiting, self.places = output / name, list[Any](), dict[bytes, tuple[Path, int]]()
         for file in sorted(earlier.glob(f"{name}/*.npy")) if earlier else []:
@@ -200,18 +193,6 @@ class EmbeddingCache:
             self.waiting.clear()
 
 
-def dependencies(embedder: Embedder, weights: Weights) -> dict[str, Any]:
-    """Return all that an image's embeddings depend on; where one of these differs, cached ones do not count."""
-    return {
-        "version": RECIPE_VERSION,
-        "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
-        "device": embedder.device,
-        "weights": [weights.backbone, weights.sha256],
-        "preprocess": asdict(embedder.recipe.preprocess),
-        "views": [embedder.recipe.seed, embedder.recipe.flip],
-    }
-
-
 def embed(
     images: pd.DataFrame, root: Path, output_dir: Path, instance: int, embedder: Embedder, cache: EmbeddingCache
 ) -> None:
@@ -227,13 +208,13 @@ def embed(
             with closing(writer), Path(f"{stem}.npy").open("wb") as file:
                 header = {"descr": "<f2", "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(file, header)  # type: ignore[no-untyped-call]
-                for number, (image, is_known, features, means, content) in enumerate(islice(rows, shape[0])):
+                for number, (image, is_new, features, means, content) in enumerate(islice(rows, shape[0])):
                     writer.add(image.name, image.label, content)
                     file.write(features.tobytes())
                     all_means[number] = means
-                    known += is_known
-                    if not is_known:
+                    if is_new:
                         cache.add(image.sha256, features)
+                    known += not is_new
             np.save(f"{stem}_means.npy", all_means)
     finally:
         cache.write()
@@ -266,16 +247,11 @@ def embed_batch(root: Path, embedder: Embedder, batch: Batch) -> list[Embedded]:
         new += [pixels] if known is None else []
     features = embedder.features(np.concatenate(new)) if new else np.empty(0)
     found: Iterator[Any] = iter(np.split(features, np.cumsum([len(pixels) for pixels in new])))
-    return [
-        (image, known is not None, next(found) if known is None else known, means, content)
-        for image, known, means, content in done
-    ]
+    return [(image, known is None, next(found) if known is None else known, *rest) for image, known, *rest in done]
 
 
 def channel_means(pixels: Pixels, preprocess: Preprocess) -> npt.NDArray[np.float32]:
     """(H, W, 3) uint8 -> (3,) float32: what `normalise` gives, on average over the image."""
-    height, width, _ = pixels.shape
-    sums = pixels.reshape(height, 3 * width).sum(axis=0, dtype=np.uint32)  # quick, as in `normalise`
-    shares = sums.reshape(width, 3).sum(axis=0) / (255 * height * width)  # 0..1
-    means: npt.NDArray[np.float32] = ((shares - preprocess.mean) / preprocess.std).astype(np.float32)
-    return means
+    sums = pixels.reshape(len(pixels), -1).sum(axis=0, dtype=np.uint32)  # quick, as in `normalise`
+    shares = sums.reshape(-1, 3).sum(axis=0) / (255 * pixels[..., 0].size)  # 0..1
+    return np.asarray((shares - preprocess.mean) / preprocess.std, np.float32)

@@ -58,11 +58,6 @@ def test_webdataset_reads_the_shards(folder: Path) -> None:
     assert [int(sample["cls"]) for sample in samples] == LABELS
 
 
-def test_the_same_images_make_the_same_bytes(tmp_path: Path, folder: Path) -> None:
-    again = {path.name: path.read_bytes() for path in write(tmp_path / "again").iterdir()}
-    assert again == {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
 def test_missing_and_shortened_shards_are_named(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(StepError, match=r"holds no prepared images of the train split\. Run PrepareData again"):
         PreparedImages(tmp_path, "train")

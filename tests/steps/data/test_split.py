@@ -33,7 +33,7 @@ def classes_of(*names: str, images: int, below: str = "", first: int = 0) -> lis
 
 def splits_of(sources: Sequence[str], *, seed: int = 0, given: Sequence[str] = ()) -> dict[str, str]:
     """Source -> split."""
-    images = assign_splits(images_of(sources), fractions=FRACTIONS, seed=seed, given=given)
+    images = assign_splits(images_of(sources), FRACTIONS, seed, given)
     order = list(zip(images["split"].cat.codes, images["label"], strict=True))
     assert order == sorted(order)
     return dict(zip(images["path"], images["split"], strict=True))
@@ -90,34 +90,28 @@ def test_as_many_images_are_moved_as_splits_would_be_empty(images: int) -> None:
             assert sum(found[source] != drawn[source] for source in found) == 3 - len(set(drawn.values()))
 
 
-def test_a_given_split_is_kept_and_the_missing_one_is_cut_from_train() -> None:
+def test_given_splits_are_kept_and_a_missing_one_is_cut_from_train() -> None:
     images = classes_of("cat", "dog", images=2000, below="train/") + classes_of("cat", "dog", images=20, below="val/")
     splits = splits_of(images, given=["train", "validation"])
     assert {split for source, split in splits.items() if source.startswith("val/")} == {"validation"}
     counts = Counter(split for source, split in splits.items() if source.startswith("train/"))
-    assert set(counts) == {"train", "test"}
-    assert counts["test"] == pytest.approx(600, abs=80)
+    assert counts == {"train": 4000 - counts["test"], "test": pytest.approx(600, abs=80)}
     alone = splits_of(images[:4000], given=["train"])
     assert {s for s in alone if alone[s] == "test"} == {s for s in alone if splits[s] == "test"}
     images = [source for split in SPLITS for source in classes_of("cat", "dog", images=4, below=f"{split}/")]
     assert all(source.startswith(split) for source, split in splits_of(images, given=SPLITS).items())
 
 
-@pytest.mark.parametrize(
-    ("images", "classes", "given", "least", "complaint"),
-    [
-        (classes_of("cat", "dog", images=8) + classes_of("cow", images=4), 4, (), 5,
-         "at least 5 different readable images, but 'cow' has 4, 'ant' has 0;"),
-        (classes_of("cat", images=2, below="train/") + classes_of("dog", images=1, below="train/")
-         + classes_of("cat", "dog", images=3, below="test/"), 2, ("train", "test"), 1,
-         "at least 2 different readable images in train, but 'dog' has 1;"),
-    ],
-)  # fmt: skip
-def test_a_class_with_too_few_images_is_refused(
-    images: list[str], classes: int, given: tuple[str, ...], least: int, complaint: str
-) -> None:
+def test_a_class_with_too_few_images_is_refused() -> None:
+    remedy = "add images, remove the class, or lower data.min_images_per_class."
+    images = images_of(classes_of("cat", "dog", images=8) + classes_of("cow", images=4))
     with pytest.raises(StepError) as error:
-        refuse_small_classes(images_of(images), CLASSES[:classes], given=given, min_images=least)
-    assert str(error.value) == (
-        f"Each class needs {complaint} add images, remove the class, or lower data.min_images_per_class."
+        refuse_small_classes(images, CLASSES[:4], (), 5)
+    found = "'cow' has 4, 'ant' has 0"
+    assert str(error.value) == f"Each class needs at least 5 different readable images, but {found}; {remedy}"
+    given = [("cat", 2, "train/"), ("dog", 1, "train/"), ("cat", 3, "test/"), ("dog", 3, "test/")]
+    images = images_of(
+        [source for name, count, below in given for source in classes_of(name, images=count, below=below)]
     )
+    with pytest.raises(StepError, match=r"at least 2 different readable images in train, but 'dog' has 1;"):
+        refuse_small_classes(images, CLASSES[:2], ("train", "test"), 1)

@@ -2,7 +2,6 @@
 
 import random
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,40 +19,31 @@ HALF = (0.5, 0.5, 0.5)
 PREPROCESS = Preprocess(32, 32, HALF, HALF)
 
 
-def picture(number: int, size: tuple[int, int] = (60, 48)) -> Image.Image:
+def picture(number: int) -> Image.Image:
     grid = np.random.default_rng(number).integers(0, 256, (4, 4, 3), dtype=np.uint8)
-    return Image.fromarray(grid).resize(size, Image.Resampling.BILINEAR)
+    return Image.fromarray(grid).resize((60, 48), Image.Resampling.BILINEAR)
 
 
-def recipe_of(size: int = 32, *, augmented: int = 2, flip: bool = True, seed: int = 0) -> Recipe:
-    return Recipe(Preprocess(size, size, HALF, HALF), augmented, flip, seed, max_pixels=10**6)
+def recipe_of(size: int = 32, *, flip: bool = True, seed: int = 0) -> Recipe:
+    return Recipe(Preprocess(size, size, HALF, HALF), 2, flip, seed, max_pixels=10**6)
 
 
-def views(number: int, *, augmented: int = 2, seed: int = 0, flip: bool = True, image: Any = None) -> Pixels:
-    recipe = recipe_of(augmented=augmented, flip=flip, seed=seed)
-    return recipe.views(image or picture(number), f"{number:064x}", recipe.views_of("train"))
+def views(number: int, count: int = 3, *, seed: int = 0) -> Pixels:
+    return recipe_of(seed=seed).views(picture(number), f"{number:064x}", count)
 
 
-@pytest.fixture(scope="module")
-def embedder(weights_dir: Path) -> Embedder:
-    return Embedder(load_backbone(BACKBONE, weights_dir), recipe_of())
-
-
-def test_features_are_the_backbones(embedder: Embedder, weights_dir: Path) -> None:
-    pixels = np.concatenate([views(number) for number in range(11)])
+def test_features_are_the_backbones_whoever_computes_them_with_whatever_else(weights_dir: Path) -> None:
+    pixels, backbone = np.concatenate([views(number) for number in range(11)]), load_backbone(BACKBONE, weights_dir)
+    expected = backbone(torch.from_numpy(normalise(pixels, PREPROCESS))).numpy()
+    embedder = Embedder(backbone, recipe_of())
     found = embedder.features(pixels)
     assert (found.shape, found.dtype) == ((33, embedder.feature_dim), np.float16)
-    expected = load_backbone(BACKBONE, weights_dir)(torch.from_numpy(normalise(pixels, PREPROCESS))).numpy()
     np.testing.assert_allclose(found.astype(np.float32), expected, rtol=2e-3, atol=2e-3)
-
-
-@pytest.mark.parametrize("workers", [1, 3])
-@pytest.mark.parametrize("together", [1, 5, BATCH + 3])
-def test_neither_workers_nor_the_rest_of_a_batch_change_a_bit(embedder: Embedder, workers: int, together: int) -> None:
-    pixels = np.concatenate([views(number) for number in range(8)])
-    pieces = [pixels[start : start + together] for start in range(0, len(pixels), together)]
-    found = np.concatenate(list(each(embedder.features, pieces, workers=workers)))
-    np.testing.assert_array_equal(found, embedder.features(pixels))
+    for workers in (1, 3):
+        for together in (1, 5, BATCH + 3):
+            pieces = [pixels[start : start + together] for start in range(0, len(pixels), together)]
+            again = np.concatenate(list(each(embedder.features, pieces, workers=workers)))
+            np.testing.assert_array_equal(again, found)
 
 
 def test_a_backbone_that_cannot_take_the_images_is_refused(weights_dir: Path) -> None:
@@ -76,20 +66,19 @@ def test_a_backbone_that_cannot_take_the_images_is_refused(weights_dir: Path) ->
 
 
 def test_the_first_view_is_plain_and_the_others_depend_on_seed_image_and_number_only() -> None:
-    made = views(3, augmented=3)
+    made = views(3, 4)
     assert (made.shape, made.dtype) == ((4, 32, 32, 3), np.uint8)
     np.testing.assert_array_equal(made[0], to_pixels(picture(3), PREPROCESS))
-    np.testing.assert_array_equal(views(3, augmented=2), made[:3])
-    assert len({view.tobytes() for view in [*made, *views(3, augmented=3, seed=1)]}) == 7
-    np.testing.assert_allclose(
-        channel_means(made[0], PREPROCESS), normalise(made[0], PREPROCESS).mean(axis=(1, 2)), atol=1e-5
-    )
+    np.testing.assert_array_equal(views(3, 3), made[:3])
+    assert len({view.tobytes() for view in [*made, *views(3, 4, seed=1)]}) == 7
+    expected = normalise(made[0], PREPROCESS).mean(axis=(1, 2))
+    np.testing.assert_allclose(channel_means(made[0], PREPROCESS), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(("flip", "least", "most"), [(True, 70, 130), (False, 0, 0)])
 def test_half_of_the_views_are_mirrored_where_that_is_allowed(flip: bool, least: int, most: int) -> None:
     slope = Image.fromarray(np.tile(np.linspace(0, 255, 60, dtype=np.uint8)[None, :, None], (48, 1, 3)))
-    made = views(1, augmented=200, flip=flip, image=slope)[1:]
+    made = recipe_of(flip=flip).views(slope, "0" * 64, 201)[1:]
     assert least <= sum(int(view[16, 0, 0]) > int(view[16, -1, 0]) for view in made) <= most
 
 

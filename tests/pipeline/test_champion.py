@@ -81,16 +81,16 @@ def test_newest_version_that_was_approved_before_is_copied_once(target):
 
 def test_deploy_function_takes_it_for_its_own(target, monkeypatch):
     """steps/ and pipeline/ share no code: what one writes, the other must know."""
-    champion, versions = (
+    champion, services = (
         importlib.import_module("classifier.deployment.champion"),
-        importlib.import_module("classifier.deployment.model_versions"),
+        importlib.import_module("classifier.deployment.services"),
     )
-    for module in (champion, versions):
+    for module in (champion, services):
         monkeypatch.setattr(module, "client", target.client)
     settings = dict.fromkeys(("endpoint_name", "execution_role_arn", "instance_type"), "x")
     settings |= {"initial_instance_count": "1", "champion_uri": target.placement.uri(PREFIX)}
     hosting = importlib.import_module("classifier.deployment.hosting").read_hosting(settings)
-    version = versions.model_version(register(target, 1))
+    version = services.model_version(register(target, 1))
     ensure(target, CONFIG)
     before = objects(target)
     for operation in ("CopyObject", "PutObject", "DeleteObject"):

@@ -1,30 +1,29 @@
-"""The AWS services that the deploy function calls: its clients, and how an answer says missing, taken or refused."""
+"""The AWS services that the deploy function asks: clients, errors, and what the model registry says of a version."""
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
+from botocore.exceptions import ClientError
 
+Answer = TypeVar("Answer")
 CLIENT_CONFIG = Config(connect_timeout=5, read_timeout=20, retries={"mode": "standard", "total_max_attempts": 3})
-
-MISSING = ("could not find", "does not exist", "not found")
-ALLOW = "allow the function's role this action"
-REMEDIES = {  # error codes that a person can mend
-    "AccessDeniedException": ALLOW,
-    "AccessDenied": ALLOW,
+MISSING = ("could not find", "does not exist", "not found", "no scalable target")
+REMEDIES = {  # by error code; after any other, throttling and faults among them, the same request may succeed
+    "AccessDenied": "allow the function's role this action",
+    "AccessDeniedException": "allow the function's role this action",
     "LimitExceededException": "ask for a higher quota",
     "ResourceLimitExceeded": "ask for a higher quota or choose another deploy.instance_type",
-    "ResourceInUse": "run it again once the other change has ended",
     "ResourceNotFound": "correct the name or create it",
     "ValidationException": "correct what it names",
 }
 
 
 class DeployError(Exception):
-    """Nothing was deployed; the text is one sentence that says why and what to do."""
+    """What was to be done is not done; the text is one sentence that says why and what to do."""
 
 
 @functools.cache
@@ -33,41 +32,71 @@ def client(service: str) -> Any:
     return boto3.client(service, config=CLIENT_CONFIG)
 
 
-def found(describe: Callable[..., dict[str, Any]], **name: str) -> dict[str, Any] | None:
-    """The description, or None if there is none, which only the text of a ValidationException tells."""
+def found(call: Callable[..., Answer], **arguments: Any) -> Answer | None:
+    """The answer, or None if what it is about is not there, which only an error's text tells."""
     try:
-        return describe(**name)
+        return call(**arguments)
     except ClientError as error:
-        if any(words in message(error).lower() for words in MISSING):
+        if any(words in said(error).lower() for words in MISSING):
             return None
         raise
 
 
-def endpoint_named(name: str) -> dict[str, Any] | None:
-    """DescribeEndpoint, or None if there is none."""
-    return found(client("sagemaker").describe_endpoint, EndpointName=name)
+def said(error: Exception) -> str:
+    """An error's own words on one line, without a full stop."""
+    text = error.response["Error"].get("Message", "") if isinstance(error, ClientError) else str(error)
+    return " ".join(text.split()).rstrip(".")
 
 
-def was_refused(error: ClientError | BotoCoreError) -> bool:
-    """Whether the request certainly had no effect: after a time-out or a fault of the service it may have had."""
+def explained(error: Exception) -> str:
+    """One sentence for an error of AWS, of botocore, which refuses some requests before they are sent, or of ours."""
+    if isinstance(error, DeployError):
+        return str(error)
     if isinstance(error, ClientError):
-        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500))
-        return 400 <= status < 500
-    return isinstance(error, ParamValidationError)
+        remedy = REMEDIES.get(error.response["Error"]["Code"], "try it again later")
+        return f"AWS refused {error.operation_name}: {said(error)}; {remedy}."
+    return f"The request to AWS failed: {said(error)}; correct what it names, or try it again later."
 
 
-def explained(error: ClientError | ParamValidationError) -> DeployError | None:
-    """The sentence for an error that a person can mend; None for throttling and faults: the caller tries again."""
-    if isinstance(error, ParamValidationError):
-        details = "; ".join(str(error).splitlines()[1:])  # the first line is a heading
-        return DeployError(f"A value is not acceptable to AWS: {details}; correct it.")
-    code = error.response.get("Error", {}).get("Code", "")
-    if code not in REMEDIES:
-        return None
-    said = " ".join(message(error).split()).rstrip(".")
-    return DeployError(f"AWS refused {error.operation_name}: {said}; {REMEDIES[code]}.")
+@dataclass(frozen=True)
+class ModelVersion:
+    """One version of a model package group, by DescribeModelPackage; version 0 is a package without a group."""
+
+    arn: str
+    group: str
+    version: int
+    approval: str
+    status: str
+    content: dict[str, Any]
+
+    def __str__(self) -> str:
+        return f"{self.group} version {self.version}" if self.version else self.group
 
 
-def message(error: ClientError) -> str:
-    """What the service said."""
-    return str(error.response.get("Error", {}).get("Message", error))
+def model_version(arn: str) -> ModelVersion:
+    """DescribeModelPackage: what the registry says now, as events may be late or stale."""
+    described = client("sagemaker").describe_model_package(ModelPackageName=arn)
+    return ModelVersion(
+        arn=described["ModelPackageArn"],
+        group=described.get("ModelPackageGroupName") or described["ModelPackageName"],
+        version=described.get("ModelPackageVersion", 0),
+        approval=described.get("ModelApprovalStatus", ""),
+        status=described["ModelPackageStatus"],
+        content=described.get("InferenceSpecification", {}),
+    )
+
+
+def newest_approved(asked: ModelVersion) -> ModelVersion | None:
+    """The newest version of the group of `asked` that is approved and complete; lists may lag, so it is described."""
+    approved = asked if asked.approval == "Approved" else None
+    query = {"ModelApprovalStatus": "Approved", "SortBy": "CreationTime", "SortOrder": "Descending"}
+    pages = (
+        client("sagemaker").get_paginator("list_model_packages").paginate(ModelPackageGroupName=asked.group, **query)
+    )
+    for summary in pages.search("ModelPackageSummaryList[]"):
+        if approved and summary["ModelPackageVersion"] <= approved.version:
+            break
+        version = model_version(summary["ModelPackageArn"])
+        if version.approval == "Approved" and version.status == "Completed":
+            return version
+    return approved

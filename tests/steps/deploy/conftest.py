@@ -2,8 +2,9 @@
 
 import copy
 import json
+import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,35 +15,29 @@ from moto.applicationautoscaling.models import applicationautoscaling_backends
 from moto.core.responses import ActionResult
 from moto.s3.models import s3_backends
 from moto.sagemaker.exceptions import ValidationError
-from moto.sagemaker.models import FakeEndpoint, SageMakerModelBackend, sagemaker_backends
+from moto.sagemaker.models import FakeEndpoint, sagemaker_backends
 from moto.sagemaker.responses import SageMakerResponse
 
 import deploy
 from classifier.deployment.services import client
 
-GROUP = "digits"
-ENDPOINT = "digits-endpoint"
-ROLE = "arn:aws:iam::123456789012:role/hosting"
 SETTINGS = {
-    "endpoint_name": ENDPOINT,
-    "execution_role_arn": ROLE,
+    "endpoint_name": "digits-endpoint",
+    "execution_role_arn": "arn:aws:iam::123456789012:role/hosting",
     "instance_type": "ml.m5.large",
     "initial_instance_count": 1,
 }
-READS = ("Describe", "List", "Head", "Get")
-BUCKET = "artifacts"
-CHAMPION = f"s3://{BUCKET}/digits/champion"
-IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/serve:1"
+APPROVALS = {"A": "Approved", "P": "PendingManualApproval", "R": "Rejected"}
+FOLDER = "digits/champion/"
 
 
 def update_endpoint(self: SageMakerResponse) -> ActionResult:
     """UpdateEndpoint, done at once."""
-    backend = self.sagemaker_backend
-    endpoint = backend.endpoints[self._get_param("EndpointName")]
+    backend, name = self.sagemaker_backend, self._get_param("EndpointConfigName")
+    endpoint, config = backend.endpoints[self._get_param("EndpointName")], backend.describe_endpoint_config(name)
     if endpoint.endpoint_status != "InService":
         raise ValidationError(message=f"Cannot update endpoint in status {endpoint.endpoint_status}.")
-    name = self._get_param("EndpointConfigName")
-    config = backend.describe_endpoint_config(name)
+    endpoint.previous_config_name = endpoint.endpoint_config_name  # type: ignore[attr-defined]
     endpoint.endpoint_config_name = name
     endpoint.production_variants = FakeEndpoint._process_production_variants(endpoint, config["ProductionVariants"])
     endpoint.failure_reason = None
@@ -53,185 +48,144 @@ class Account:
     """What the tests do in the account, and what the handler called."""
 
     def __init__(self) -> None:
-        self.sagemaker = client("sagemaker")
-        self.autoscaling = client("application-autoscaling")
-        self.s3 = client("s3")
-        self.s3.create_bucket(Bucket=BUCKET)
+        self.sagemaker, self.autoscaling, self.s3 = map(client, ("sagemaker", "application-autoscaling", "s3"))
+        self.backend = sagemaker_backends["123456789012"]["us-east-1"]
+        scaling = applicationautoscaling_backends["123456789012"]["us-east-1"]
+        self.backends = (self.backend, scaling, s3_backends["123456789012"]["aws"])
         self.requests: list[tuple[str, dict[str, Any]]] = []
-        self.create_group(GROUP)
-
-    @property
-    def backend(self) -> SageMakerModelBackend:
-        """moto's own state."""
-        return sagemaker_backends["123456789012"]["us-east-1"]
-
-    @property
-    def storage(self) -> Any:
-        """moto's own state of S3."""
-        return s3_backends["123456789012"]["aws"]
-
-    @property
-    def bucket(self) -> Any:
-        """The bucket of artifacts."""
-        return self.storage.buckets[BUCKET]
+        self.arns: list[str] = []
+        self.s3.create_bucket(Bucket="artifacts")
+        self.sagemaker.create_model_package_group(ModelPackageGroupName="digits")
 
     @property
     def endpoint(self) -> Any:
-        """moto's endpoint."""
-        return self.backend.endpoints[ENDPOINT]
+        return self.backend.endpoints["digits-endpoint"]
 
     @property
     def changes(self) -> list[str]:
         """The names of the changing operations called since the last `forget`, in order."""
-        return [name for name, _ in self.requests if not name.startswith(READS)]
+        return [name for name, _ in self.requests if not name.startswith(("Describe", "List", "Head", "Get"))]
 
     def request(self, operation: str) -> dict[str, Any]:
-        """The last request of an operation."""
         return next(request for name, request in reversed(self.requests) if name == operation)
 
     def forget(self) -> None:
-        """Forget the calls so far."""
         self.requests.clear()
 
-    def create_group(self, name: str) -> None:
-        self.sagemaker.create_model_package_group(ModelPackageGroupName=name)
-
-    def register(
-        self, approval: str = "Approved", group: str = GROUP, url: str = f"s3://{BUCKET}/digits/jobs/model.tar.gz"
-    ) -> str:
-        """A new version in the group; its ARN."""
+    def register(self, approval: str = "Approved", url: str | None = None) -> str:
+        """A new version with an archive of its own, whose content is the version's number; its ARN."""
+        key = f"digits/jobs/{len(self.arns) + 1}/model.tar.gz"
+        self.s3.put_object(Bucket="artifacts", Key=key, Body=str(len(self.arns) + 1).encode())
         response = self.sagemaker.create_model_package(
-            ModelPackageGroupName=group,
+            ModelPackageGroupName="digits",
             ModelApprovalStatus=approval,
             InferenceSpecification={
-                "Containers": [{"Image": IMAGE, "ModelDataUrl": url}],
+                "Containers": [{"Image": "image", "ModelDataUrl": url or f"s3://artifacts/{key}"}],
                 "SupportedContentTypes": ["image/png"],
                 "SupportedResponseMIMETypes": ["application/json"],
             },
         )
-        return str(response["ModelPackageArn"])
+        self.arns.append(str(response["ModelPackageArn"]))
+        return self.arns[-1]
 
-    def register_model(self, approval: str = "Approved") -> str:
-        """A new version with an archive of its own, whose content is the version's number."""
-        number = len(self.backend.model_packages) + 1
-        key = f"digits/jobs/{number}/model.tar.gz"
-        self.s3.put_object(Bucket=BUCKET, Key=key, Body=str(number).encode())
-        return self.register(approval, url=f"s3://{BUCKET}/{key}")
+    def play(self, script: str) -> dict[str, str]:
+        """Let things happen one after the other; the handler's last answer.
 
-    def champion(self) -> dict[str, Any]:
-        """What is kept for comparison: the version that champion.json names, and the archive's content."""
-        stored = self.objects("digits/champion/")
-        description = json.loads(stored.get("digits/champion/champion.json", b"{}"))
-        arn, model = description.get("model_package_arn"), stored.get("digits/champion/model.tar.gz")
-        return {"version": arn and int(arn.rpartition("/")[2]), "model": model and int(model)}
-
-    def objects(self, prefix: str) -> dict[str, bytes]:
-        """Key -> content; of moto's own state, which is quicker than asking."""
-        return {name: bytes(key.value) for name, key in self.bucket.keys.items() if name.startswith(prefix)}
-
-    def judge(self, arn: str, approval: str) -> None:
-        self.sagemaker.update_model_package(
-            ModelPackageArn=arn, ModelApprovalStatus=approval, ApprovalDescription="", CustomerMetadataProperties={}
-        )
+        2A registers version 2 as Approved, or approves it, and delivers the event; P and R are the other states, ~2A
+        keeps the event back, 2 is the event alone, s2 the pipeline's step. =Status is the endpoint's from there on, e
+        its event, x its end. < rolls its last update back, <? without a reason.
+        """
+        answer: dict[str, str] = {}
+        for word in script.split():
+            if parts := re.fullmatch(r"([s~]?)(\d)([APR]?)", word):
+                how, number, approval = parts.groups()
+                if int(number) > len(self.arns):
+                    self.register(APPROVALS[approval])
+                arn = self.arns[int(number) - 1]
+                if approval:  # moto forgets the other two where they are not given
+                    state = {"ModelApprovalStatus": APPROVALS[approval], "ApprovalDescription": ""}
+                    self.sagemaker.update_model_package(ModelPackageArn=arn, **state, CustomerMetadataProperties={})
+                if how != "~":
+                    answer = self.step(arn) if how else self.event("Model Package", ModelPackageArn=arn)
+            elif word == "e":
+                answer = self.event("Endpoint", EndpointName="digits-endpoint")
+            elif word == "x":
+                self.backend.delete_endpoint("digits-endpoint")
+            elif word.startswith("="):
+                self.endpoint.endpoint_status = word[1:]
+            else:
+                self.endpoint.endpoint_config_name = self.endpoint.previous_config_name
+                self.endpoint.failure_reason = {"<": "An alarm went off.", "<?": None}[word]
+        return answer
 
     def step(self, arn: str, **changed: Any) -> dict[str, str]:
         """The pipeline's Lambda step."""
         return deploy.handler({"model_package_arn": arn, **SETTINGS, **changed}, None)
 
-    def state_change(self, arn: str) -> dict[str, str]:
-        """EventBridge's event after an approval or a rejection."""
-        detail = {"ModelPackageGroupName": GROUP, "ModelPackageArn": arn, "ModelApprovalStatus": "ignored"}
-        return deploy.handler(event_of("SageMaker Model Package State Change", detail), None)
+    def event(self, of: str, **detail: str) -> dict[str, str]:
+        """An event as EventBridge delivers it."""
+        event = {"source": "aws.sagemaker", "detail-type": f"SageMaker {of} State Change", "detail": detail}
+        return deploy.handler(event, None)
 
-    def endpoint_change(self, name: str = ENDPOINT) -> dict[str, str]:
-        """EventBridge's event after the endpoint's status changed."""
-        detail = {"EndpointName": name, "EndpointStatus": "ignored"}
-        return deploy.handler(event_of("SageMaker Endpoint State Change", detail), None)
-
-    def served_version(self) -> int:
-        """The model package version behind the endpoint, found through the API."""
+    def served(self) -> int | None:
+        """The number of the version behind the endpoint, found through the API; None without an endpoint."""
+        if "digits-endpoint" not in self.backend.endpoints:
+            return None
         model = self.sagemaker.describe_model(ModelName=self.variant()["ModelName"])
         return int(model["Containers"][0]["ModelPackageName"].rsplit("/", 1)[1])
 
-    def config(self) -> dict[str, Any]:
-        """DescribeEndpointConfig of what the endpoint serves."""
-        name = self.sagemaker.describe_endpoint(EndpointName=ENDPOINT)["EndpointConfigName"]
-        description: dict[str, Any] = self.sagemaker.describe_endpoint_config(EndpointConfigName=name)
-        return description
-
     def variant(self) -> dict[str, Any]:
-        """Its only variant."""
-        (variant,) = self.config()["ProductionVariants"]
+        name = self.endpoint.endpoint_config_name
+        [variant] = self.sagemaker.describe_endpoint_config(EndpointConfigName=name)["ProductionVariants"]
         return dict(variant)
 
     def configs(self) -> list[str]:
-        """The names of all endpoint configurations, oldest first."""
-        return list(self.backend.endpoint_configs)
+        """The versions that have endpoint configurations, oldest first; each of them has a model."""
+        return [name.split("-")[1] for name in self.backend.endpoint_configs]
 
     def models(self) -> list[str]:
-        """The names of all models, oldest first."""
-        return list(self.backend._models)
+        """The versions that have models."""
+        return [name.split("-")[1] for name in self.backend._models]
 
-    def targets(self) -> list[dict[str, Any]]:
-        """The scalable targets."""
+    def champion(self) -> int | None:
+        """The version that champion.json names, which is the one beside it."""
+        stored = self.objects()
+        if not stored:
+            return None
+        arn = json.loads(stored[f"{FOLDER}champion.json"])["model_package_arn"]
+        assert stored[f"{FOLDER}model.tar.gz"] == arn.rpartition("/")[2].encode()
+        return int(arn.rpartition("/")[2])
+
+    def objects(self) -> dict[str, bytes]:
+        """The champion's objects, of moto's own state, which is quicker than asking."""
+        keys = self.backends[-1].buckets["artifacts"].keys
+        return {name: bytes(key.value) for name, key in keys.items() if name.startswith(FOLDER)}
+
+    def targets(self) -> list[tuple[int, int]]:
         found = self.autoscaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"]
-        return [{key: target[key] for key in ("ResourceId", "MinCapacity", "MaxCapacity")} for target in found]
-
-    def policies(self) -> list[tuple[str, float]]:
-        """Names and target values of the scaling policies."""
-        found = self.autoscaling.describe_scaling_policies(ServiceNamespace="sagemaker")["ScalingPolicies"]
-        key = "TargetTrackingScalingPolicyConfiguration"
-        return [(policy["PolicyName"], policy[key]["TargetValue"]) for policy in found]
+        return [(target["MinCapacity"], target["MaxCapacity"]) for target in found]
 
     def state(self) -> dict[str, Any]:
         """Everything that the handler makes, without times."""
-        configs = self.backend.endpoint_configs.values()
         return {
             "endpoints": {n: (e.endpoint_config_name, e.endpoint_status) for n, e in self.backend.endpoints.items()},
-            "configs": {each.endpoint_config_name: each.production_variants for each in configs},
+            "configs": {name: each.production_variants for name, each in self.backend.endpoint_configs.items()},
             "models": {name: model.containers for name, model in self.backend._models.items()},
-            "targets": self.targets(),
-            "policies": self.policies(),
-            "champion": self.champion(),
+            "scaling": (self.targets(), len(self.backends[1].policies)),
+            "champion": self.objects(),
         }
 
-    def saved(self) -> dict[str, Any]:
-        """A copy of what the handler reads and changes, for `restore`; quicker than making it again."""
-        stores = {name: copy.deepcopy(getattr(backend, name)) for backend, name in self._stores()}
-        return {**stores, "champion": self.objects("digits/champion/")}
+    def saved(self) -> list[dict[str, Any]]:
+        """A copy of what is in the account, for `restore`; quicker than making it again."""
+        return [copy.deepcopy(vars(backend)) for backend in self.backends]
 
-    def restore(self, saved: dict[str, Any]) -> None:
-        for key in self.objects("digits/champion/").keys() - saved["champion"].keys():
-            self.bucket.keys.pop(key)
-        for key, content in saved["champion"].items():
-            self.storage.put_object(BUCKET, key, content)
-        for backend, name in self._stores():
-            setattr(backend, name, copy.deepcopy(saved[name]))
+    def restore(self, saved: list[dict[str, Any]]) -> None:
+        for backend, values in zip(self.backends, saved, strict=True):
+            vars(backend).update(copy.deepcopy(values))
 
-    def _stores(self) -> list[tuple[Any, str]]:
-        names = ("endpoints", "endpoint_configs", "_models", "model_packages")
-        scaling = applicationautoscaling_backends["123456789012"]["us-east-1"]
-        return [(self.backend, name) for name in names] + [(scaling, name) for name in ("targets", "policies")]
-
-    @contextmanager
-    def refusing(self, operation: str, message: str, code: str = "ValidationException") -> Iterator[None]:
+    def refusing(self, operation: str, message: str, code: str) -> AbstractContextManager[None]:
         """An operation that is refused, with HTTP status 400."""
-        with self.hooked("before-call", lambda model, **_: refusal(code, message) if model.name == operation else None):
-            yield
-
-    @contextmanager
-    def failing(self, number: int, fault: str, *, is_lasting: bool = False) -> Iterator[None]:
-        """The call of this number (from 0), or each from there on, suffers a fault."""
-        event, answer = FAULTS[fault]
-        count = -1
-
-        def hook(**_: Any) -> Any:
-            nonlocal count
-            count += 1
-            return answer() if count == number or (is_lasting and count > number) else None
-
-        with self.hooked(event, hook):
-            yield
+        return self.hooked(f"before-call.*.{operation}", lambda **_: refusal(code, message))
 
     @contextmanager
     def hooked(self, event: str, hook: Callable[..., Any]) -> Iterator[None]:
@@ -246,57 +200,22 @@ class Account:
                 each.meta.events.unregister(event, hook)
 
 
-def event_of(detail_type: str, detail: dict[str, Any]) -> dict[str, Any]:
-    """An event as EventBridge delivers it."""
-    return {"source": "aws.sagemaker", "detail-type": detail_type, "detail": detail}
-
-
-def refusal(code: str, message: str, status: int = 400) -> tuple[Any, dict[str, Any]]:
+def refusal(code: str, message: str) -> tuple[Any, dict[str, Any]]:
     """What botocore takes for an error response."""
-    error = {"Code": code, "Message": message}
-    return SimpleNamespace(status_code=status), {"Error": error, "ResponseMetadata": {"HTTPStatusCode": status}}
+    answer = {"Error": {"Code": code, "Message": message}, "ResponseMetadata": {"HTTPStatusCode": 400}}
+    return SimpleNamespace(status_code=400), answer
 
 
-def time_out() -> None:
-    """No answer came."""
+def time_out(**_: Any) -> None:
     raise ReadTimeoutError(endpoint_url="https://api.sagemaker.us-east-1.amazonaws.com/")
-
-
-FAULTS: dict[str, tuple[str, Callable[[], Any]]] = {  # botocore's event, and what happens then
-    "refused": ("before-call", lambda: refusal("ValidationException", "Not now.")),
-    "throttled": ("before-call", lambda: refusal("ThrottlingException", "Rate exceeded")),
-    "broken": ("before-call", lambda: refusal("InternalFailure", "Try later.", 500)),
-    "timed out": ("before-call", time_out),
-    "answer lost": ("after-call", time_out),
-}
-
-
-@contextmanager
-def empty_account() -> Iterator[Account]:
-    """A new account whose calls are recorded."""
-    with mock_aws():
-        account = Account()
-
-        def record(model: Any, params: dict[str, Any], **_: Any) -> None:
-            body = params["body"] if model.service_model.service_name != "s3" else b""
-            account.requests.append((model.name, json.loads(body or "{}")))
-
-        with account.hooked("before-call", record):
-            yield account
 
 
 @pytest.fixture(scope="package", autouse=True)
 def clients() -> Iterator[None]:
     """The handler's clients are made once, with credentials that mean nothing."""
-    values = {
-        "ACCESS_KEY_ID": "test",
-        "SECRET_ACCESS_KEY": "test",
-        "REGION": "us-east-1",
-        "DEFAULT_REGION": "us-east-1",
-    }
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in values.items():
-            patch.setenv(f"AWS_{name}", value)
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
+            patch.setenv(name, "us-east-1")
         patch.setattr(SageMakerResponse, "update_endpoint", update_endpoint, raising=False)
         client.cache_clear()
         yield
@@ -304,24 +223,16 @@ def clients() -> Iterator[None]:
 
 
 @pytest.fixture
-def account() -> Iterator[Account]:
-    """An empty account."""
-    with empty_account() as made:
-        yield made
+def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Account]:
+    """An empty account whose calls are recorded, and the function's environment."""
+    for name, value in {**SETTINGS, "champion_uri": f"s3://artifacts/{FOLDER}"}.items():
+        monkeypatch.setenv(name.upper(), str(value))
+    with mock_aws():
+        made = Account()
 
+        def record(model: Any, params: dict[str, Any], **_: Any) -> None:
+            body = params["body"] if model.service_model.service_name != "s3" else b""
+            made.requests.append((model.name, json.loads(body or "{}")))
 
-@pytest.fixture
-def set_environment(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Set the function's environment variables, by the names of the settings."""
-
-    def set_all(**settings: object) -> None:
-        for name, value in {**SETTINGS, **settings}.items():
-            monkeypatch.setenv(name.upper(), str(value))
-
-    return set_all
-
-
-@pytest.fixture
-def environment(set_environment: Callable[..., None]) -> None:
-    """The function's environment with nothing but what it needs."""
-    set_environment()
+        with made.hooked("before-call", record):
+            yield made

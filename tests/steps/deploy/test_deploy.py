@@ -1,386 +1,246 @@
-"""What the deploy handler does with the pipeline step's call and with events of the registry."""
+"""What the deploy handler does with the pipeline step's call, and with events of the registry and of the endpoint."""
 
 import ast
+import json
+import re
 import sys
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
 
 import deploy
 from classifier.deployment.services import DeployError
 from pipeline.bundle import deploy_bundle
+from tests.steps.deploy.conftest import FOLDER
 
-ENDPOINT = "digits-endpoint"
-STEPS = Path(deploy.__file__).parent
+HERE = "Endpoint digits-endpoint"
+AGAIN = "`run_pipeline.py approve` tries it again, `run_pipeline.py reject` gives it up."
+FLOWS = [  # what happens (see Account.play); the last answer's status and message; the version in service; the champion
+    ("~1A s1", "Creating", f"{HERE} is being created with digits version 1.", 1, 1),
+    ("1P 1A", "Creating", f"{HERE} is being created with digits version 1.", 1, 1),
+    ("1A 2A", "Updating", f"{HERE} is being updated to digits version 2.", 2, 2),
+    ("1A 1", "InService", f"{HERE} already serves digits version 1.", 1, 1),
+    ("~1P s1", "WaitingForApproval", "digits version 1 waits for approval: nothing is deployed until", None, None),
+    ("~1A ~2P s1", "Creating", f"{HERE} is being created with digits version 1.", 1, 1),
+    ("1A 2A 1", "InService", f"digits version 1 is older than the approved version 2. {HERE} already serves", 2, 2),
+    ("~1A ~2A s1", "Creating", f"digits version 1 is older than the approved version 2. {HERE} is being", 2, 2),
+    # a rejection
+    ("1A 2A 3A 3R", "Updating", f"digits version 3 is rejected. {HERE} is being updated to digits version 2.", 2, 2),
+    ("1A 2P 2R", "InService", f"digits version 2 is rejected. {HERE} already serves digits version 1.", 1, 1),
+    ("1A ~2R s2", "InService", f"digits version 2 is rejected. {HERE} already serves digits version 1.", 1, 1),
+    ("1A 1R", "InService", "digits version 1 is rejected. No other version is approved, so endpoint", 1, None),
+    ("1A 1R e", "InService", f"{HERE} already serves digits version 1.", 1, None),
+    ("~1A 2R", "NotDeployed", f"digits version 2 is rejected. {HERE} does not exist, so nothing changes.", None, 1),
+    ("1A 2A =RollingBack 2R", "RollingBack", f"digits version 2 is rejected. {HERE} is RollingBack, so", 2, 1),
+    ("1A 2A x 2R", "NotDeployed", f"digits version 2 is rejected. {HERE} does not exist, so nothing changes.", None, 1),
+    # whatever the order of the events
+    ("~1A ~2A ~3R 1 2 3 2", "InService", f"{HERE} already serves digits version 2.", 2, 2),
+    ("~1A ~2A ~3R 3 2 1 1", "InService", "digits version 1 is older", 2, 2),
+    ("~1A ~2A ~3R 2 3 3 1", "InService", "digits version 1 is older", 2, 2),
+    ("~1A ~2A ~3R 3 1 2 3", "InService", "digits version 3 is rejected.", 2, 2),
+    # what had to wait for the endpoint
+    ("1A =Updating 2A", "Updating", f"{HERE} is Updating, so digits version 2 is not deployed: once it is", 1, 1),
+    ("1A =Updating 2A e", "Updating", f"{HERE} is Updating, so nothing changes.", 1, 1),
+    ("1A =Updating 2A =InService e", "Updating", f"{HERE} is being updated to digits version 2.", 2, 2),
+    ("1A 2A =Updating 2R =InService e", "Updating", f"{HERE} is being updated to digits version 1.", 1, 1),
+    ("1A =SystemUpdating e", "SystemUpdating", f"{HERE} is SystemUpdating, so nothing changes.", 1, 1),
+    ("1A =Deleting e", "Deleting", f"{HERE} is Deleting, so nothing changes.", 1, 1),
+    ("1A =Failed ~2A e", "Failed", f"{HERE} is Failed (no reason given), so nothing changes.", 1, 1),
+    ("~1A e", "NotDeployed", f"{HERE} does not exist, so nothing changes.", None, None),
+    # an update that was rolled back is tried again by a person only
+    ("1A 2A < e e", "InService", f"{HERE} serves digits version 1 after the update to digits version 2 failed", 1, 1),
+    ("1A 2A <? e", "InService", f"version 2 failed (no reason given): {AGAIN}", 1, 1),
+    ("1A 2A < 2", "Updating", f"{HERE} is being updated to digits version 2.", 2, 2),
+    ("1A 2A < 2R", "InService", f"digits version 2 is rejected. {HERE} already serves digits version 1.", 1, 1),
+    ("1A 2A < ~3A e", "Updating", f"{HERE} is being updated to digits version 3.", 3, 3),
+    ("1A 2A < e 2R 2A", "Updating", f"{HERE} is being updated to digits version 2.", 2, 2),
+    ("1A 2A 2R 2A x 2R 2A", "Creating", f"{HERE} is being created with digits version 2.", 2, 2),
+    # a failed endpoint can only be made anew
+    ("1A =Failed 1", "Creating", f"{HERE} is being created with digits version 1.", 1, 1),
+    ("1A =Failed 2A", "Creating", f"{HERE} is being created with digits version 2.", 2, 2),
+]
 
 
-def test_approved_version_creates_model_configuration_and_endpoint(account: Any) -> None:
-    arn = account.register()
-
-    outcome = account.step(arn)
-
-    assert outcome == {
-        "endpoint_name": ENDPOINT,
-        "endpoint_status": "Creating",
-        "model_package_arn": arn,
-        "message": "Endpoint digits-endpoint is being created with digits version 1.",
-    }
-    assert account.changes == ["CreateModelPackage", "CreateModel", "CreateEndpointConfig", "CreateEndpoint"]
-    assert account.variant()["InstanceType"] == "ml.m5.large"
-    assert account.variant()["InitialInstanceCount"] == 1
-    model = account.sagemaker.describe_model(ModelName=account.variant()["ModelName"])
-    assert model["ExecutionRoleArn"] == "arn:aws:iam::123456789012:role/hosting"
-    assert account.served_version() == 1
-
-
-def test_outputs_are_flat_strings(account: Any) -> None:
-    assert {type(value) for value in account.step(account.register()).values()} == {str}
-
-
-def test_waiting_version_is_not_deployed(account: Any) -> None:
-    arn = account.register("PendingManualApproval")
+@pytest.mark.parametrize(("script", "status", "message", "served", "champion"), FLOWS)
+def test_endpoint_and_champion_follow_the_newest_approved_version(
+    account: Any, script: str, status: str, message: str, served: int | None, champion: int | None
+) -> None:
+    answer = account.play(script)
+    assert (answer["endpoint_status"], account.served(), account.champion()) == (status, served, champion)
+    assert message in answer["message"]
     account.forget()
-
-    assert account.step(arn) == {
-        "endpoint_name": ENDPOINT,
-        "endpoint_status": "WaitingForApproval",
-        "model_package_arn": arn,
-        "message": (
-            "digits version 1 waits for approval: nothing is deployed until `run_pipeline.py approve` approves it."
-        ),
-    }
-    assert account.changes == []
+    account.play(re.sub("[~APR]", "", script.split()[-1]))
+    assert set(account.changes) <= {"DeleteObject"}, "the same event again changes nothing"
 
 
-def test_rejected_version_is_not_deployed_by_the_step(account: Any) -> None:
+def test_first_version_is_served_as_the_step_asks_whatever_the_environment_says(
+    account: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("ENDPOINT_NAME", "INSTANCE_TYPE", "CHAMPION_URI"):
+        monkeypatch.setenv(name, "another")
+    arn = account.register()
+    account.forget()
+    answer = account.step(arn, champion_uri=f"s3://artifacts/{FOLDER.rstrip('/')}")
+    message = "Endpoint digits-endpoint is being created with digits version 1."
+    names = ("endpoint_name", "endpoint_status", "model_package_arn", "message")
+    assert answer == dict(zip(names, ("digits-endpoint", "Creating", arn, message), strict=True))
+    assert capsys.readouterr().out == f"{message}\n"
+    assert account.changes[:3] == ["CreateModel", "CreateEndpointConfig", "CreateEndpoint"]
+    assert (account.variant()["InstanceType"], account.variant()["InitialInstanceCount"]) == ("ml.m5.large", 1)
+    assert account.request("CreateModel")["ExecutionRoleArn"] == "arn:aws:iam::123456789012:role/hosting"
+    description = json.loads(account.objects()[f"{FOLDER}champion.json"])
+    assert description.pop("etag") == '"c4ca4238a0b923820dcc509a6f75849b"'  # of "1"
+    assert description == {"model_package_arn": arn, "model_data_url": "s3://artifacts/digits/jobs/1/model.tar.gz"}
+
+
+def test_another_instance_type_is_a_new_configuration_that_the_endpoint_s_event_keeps(account: Any) -> None:
     account.step(account.register())
-    rejected = account.register("Rejected")
-    account.forget()
-
-    outcome = account.step(rejected)
-
-    assert outcome["endpoint_status"] == "WaitingForApproval"
-    assert outcome["message"] == (
-        "digits version 2 is rejected: nothing is deployed until `run_pipeline.py approve` approves it."
-    )
-    assert account.changes == []
-
-
-@pytest.mark.usefixtures("environment")
-def test_approval_event_deploys_with_values_from_the_environment(account: Any) -> None:
-    arn = account.register("PendingManualApproval")
-    assert account.state_change(arn)["endpoint_status"] == "WaitingForApproval"
-
-    account.judge(arn, "Approved")
-
-    assert account.state_change(arn)["endpoint_status"] == "Creating"
-    assert account.served_version() == 1
-
-
-def test_new_version_updates_the_endpoint(account: Any) -> None:
-    account.step(account.register())
-    newer = account.register()
-    account.forget()
-
-    outcome = account.step(newer)
-
-    assert outcome["endpoint_status"] == "Updating"
-    assert outcome["message"] == "Endpoint digits-endpoint is being updated to digits version 2."
-    assert account.changes == ["CreateModel", "CreateEndpointConfig", "UpdateEndpoint"]
-    assert account.served_version() == 2
-
-
-def test_repeating_a_deployment_changes_nothing(account: Any) -> None:
-    arn = account.register()
-    account.step(arn)
-    account.forget()
-
-    outcome = account.step(arn)
-
-    assert outcome["endpoint_status"] == "InService"
-    assert outcome["message"] == "Endpoint digits-endpoint already serves digits version 1."
-    assert account.changes == []
-
-
-def test_another_instance_type_is_a_new_configuration_with_the_same_model(account: Any) -> None:
-    arn = account.register()
-    account.step(arn)
-    account.forget()
-
-    assert account.step(arn, instance_type="ml.c5.large")["endpoint_status"] == "Updating"
-    assert account.changes == ["CreateEndpointConfig", "UpdateEndpoint"]
+    assert account.step(account.arns[0], instance_type="ml.c5.large")["endpoint_status"] == "Updating"
+    assert account.models() == ["1"]
+    assert account.play("e")["message"] == "Endpoint digits-endpoint already serves digits version 1."
+    assert account.variant()["InstanceType"] == "ml.c5.large"
 
 
 def test_version_number_used_again_with_other_content_is_a_new_model(account: Any) -> None:
     arn = account.register()
     account.step(arn)
-    package = account.backend.model_packages[arn]
-    package.inference_specification["Containers"][0]["ModelDataUrl"] = "s3://b/another.tar.gz"
-    account.forget()
-
+    container = account.backend.model_packages[arn].inference_specification["Containers"][0]
+    container["ModelDataUrl"] = "s3://artifacts/digits/jobs/another/model.tar.gz"
     assert account.step(arn)["endpoint_status"] == "Updating"
-    assert account.changes == ["CreateModel", "CreateEndpointConfig", "UpdateEndpoint"]
+    assert account.models() == ["1", "1"]
 
 
-@pytest.mark.usefixtures("environment")
-def test_late_event_of_an_older_version_changes_nothing(account: Any) -> None:
-    older, newer = account.register(), account.register()
-    account.state_change(newer)
-    account.forget()
-
-    outcome = account.state_change(older)
-
-    assert outcome["endpoint_status"] == "InService"
-    assert outcome["model_package_arn"] == newer
-    assert outcome["message"] == (
-        "digits version 1 is older than the approved version 2. "
-        "Endpoint digits-endpoint already serves digits version 2."
-    )
-    assert account.changes == []
-
-
-def test_step_deploys_a_newer_version_approved_meanwhile(account: Any) -> None:
-    older, newer = account.register(), account.register()
-
-    outcome = account.step(older)
-
-    assert outcome["model_package_arn"] == newer
-    assert outcome["message"] == (
-        "digits version 1 is older than the approved version 2. "
-        "Endpoint digits-endpoint is being created with digits version 2."
-    )
-
-
-def test_newer_version_that_waits_does_not_hold_back_an_approved_one(account: Any) -> None:
-    approved = account.register()
-    account.register("PendingManualApproval")
-
-    assert account.step(approved)["model_package_arn"] == approved
-    assert account.served_version() == 1
-
-
-@pytest.mark.usefixtures("environment")
 def test_list_that_lags_does_not_bring_back_an_older_version(account: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    account.register()
-    newer = account.register()
-    listed = type(account.backend).list_model_packages
-
-    def lag(*arguments: Any, **query: Any) -> Any:
-        page, token = listed(*arguments, **query)
-        return [package for package in page if package.arn != newer], token
-
-    monkeypatch.setattr(type(account.backend), "list_model_packages", lag)
-
-    account.state_change(newer)
-
-    assert account.served_version() == 2
-
-
-@pytest.mark.usefixtures("environment")
-def test_rejecting_the_version_in_service_brings_back_the_newest_still_approved(account: Any) -> None:
-    for _ in range(3):
-        newest = account.register()
-        account.state_change(newest)
-    account.judge(newest, "Rejected")
-
-    outcome = account.state_change(newest)
-
-    assert outcome["endpoint_status"] == "Updating"
-    assert outcome["model_package_arn"].endswith("/2")
-    assert outcome["message"] == (
-        "digits version 3 is rejected. Endpoint digits-endpoint is being updated to digits version 2."
-    )
-    assert account.served_version() == 2
-
-
-@pytest.mark.usefixtures("environment")
-def test_rejecting_a_version_that_waited_changes_nothing(account: Any) -> None:
-    account.state_change(account.register())
-    waiting = account.register("PendingManualApproval")
-    account.judge(waiting, "Rejected")
-    account.forget()
-
-    outcome = account.state_change(waiting)
-
-    assert outcome["message"] == (
-        "digits version 2 is rejected. Endpoint digits-endpoint already serves digits version 1."
-    )
-    assert account.changes == []
-
-
-@pytest.mark.usefixtures("environment")
-def test_rejecting_the_only_version_leaves_the_endpoint_in_service(account: Any) -> None:
-    arn = account.register()
-    account.state_change(arn)
-    account.judge(arn, "Rejected")
-    account.forget()
-
-    outcome = account.state_change(arn)
-
-    assert outcome["endpoint_status"] == "InService"
-    assert outcome["message"] == (
-        "digits version 1 is rejected. No other version is approved, so endpoint digits-endpoint keeps what it serves."
-    )
-    assert account.changes == []
-
-
-@pytest.mark.usefixtures("environment")
-def test_rejection_creates_no_endpoint(account: Any) -> None:
-    account.register()
-    rejected = account.register("Rejected")
-    account.forget()
-
-    outcome = account.state_change(rejected)
-
-    assert outcome["endpoint_status"] == "NotDeployed"
-    assert outcome["message"] == (
-        "digits version 2 is rejected. Endpoint digits-endpoint does not exist, so nothing changes."
-    )
-    assert account.changes == []
-
-
-@pytest.mark.usefixtures("environment")
-@pytest.mark.parametrize("order", [(0, 1, 2, 1), (2, 1, 0, 0), (1, 2, 2, 0), (2, 0, 1, 2)])
-def test_any_order_of_events_ends_with_the_newest_approved_version(account: Any, order: tuple[int, ...]) -> None:
-    arns = [account.register(), account.register(), account.register()]
-    account.judge(arns[2], "Rejected")
-
-    for number in order:
-        account.state_change(arns[number])
-
-    assert account.served_version() == 2
+    account.play("~1A ~2A")
+    older = account.backend.model_packages[account.arns[0]]
+    monkeypatch.setattr(type(account.backend), "list_model_packages", lambda *_, **query: ([older], None))
+    account.play("2")
+    assert account.served() == 2
 
 
 @pytest.mark.parametrize("status", ["Pending", "InProgress"])
-def test_unfinished_model_package_waits(account: Any, status: str) -> None:
-    arn = account.register()
-    account.backend.model_packages[arn].model_package_status = status
-    account.forget()
-
-    outcome = account.step(arn)
-
-    assert outcome["endpoint_status"] == f"ModelPackage{status}"
-    assert outcome["message"] == (
-        f"digits version 1 is still being created ({status}): it is deployed once it is Completed."
+def test_unfinished_model_package_waits_and_takes_over_from_none(account: Any, status: str) -> None:
+    account.play("1A ~2A")
+    account.backend.model_packages[account.arns[1]].model_package_status = status
+    answer = account.play("2")
+    assert answer["endpoint_status"] == f"ModelPackage{status}"
+    assert answer["message"] == (
+        f"digits version 2 is still being created ({status}): it is deployed once it is Completed."
     )
-    assert account.changes == []
+    account.play("3A 3R")
+    assert account.served() == 1
 
 
 def test_failed_model_package_is_an_error(account: Any) -> None:
     arn = account.register()
     account.backend.model_packages[arn].model_package_status = "Failed"
-
-    with pytest.raises(DeployError) as error:
+    with pytest.raises(DeployError, match="digits version 1 has status Failed and cannot be deployed: register the"):
         account.step(arn)
-    assert str(error.value) == (
-        "digits version 1 has status Failed and cannot be deployed: "
-        "register the model again, or approve another version."
-    )
-
-
-@pytest.mark.usefixtures("environment")
-def test_unfinished_version_does_not_take_over_after_a_rejection(account: Any) -> None:
-    first, second, third = account.register(), account.register(), account.register()
-    account.state_change(third)
-    account.backend.model_packages[second].model_package_status = "InProgress"
-    account.judge(third, "Rejected")
-
-    assert account.state_change(third)["model_package_arn"] == first
 
 
 REFUSALS = [
-    (
-        "AccessDeniedException",
-        "User: x is not authorized to perform: sagemaker:CreateModel.",
-        "AWS refused CreateModel: User: x is not authorized to perform: sagemaker:CreateModel; "
-        "allow the function's role this action.",
-    ),
-    (
-        "ResourceLimitExceeded",
-        "The account-level service limit is 0\n  instances.",
-        "AWS refused CreateModel: The account-level service limit is 0 instances; "
-        "ask for a higher quota or choose another deploy.instance_type.",
-    ),
-    (
-        "ValidationException",
-        "Could not access model data at s3://b/model.tar.gz.",
-        "AWS refused CreateModel: Could not access model data at s3://b/model.tar.gz; correct what it names.",
-    ),
+    ("AccessDeniedException", "User: x is not authorized.", "AWS refused CreateModel: User: x is not authorized; "),
+    ("ResourceLimitExceeded", "The limit is 0\n  instances.", "AWS refused CreateModel: The limit is 0 instances; ask"),
+    ("ValidationException", "No access to s3://b/m.", "AWS refused CreateModel: No access to s3://b/m; correct what"),
+    ("ThrottlingException", "Rate exceeded", "AWS refused CreateModel: Rate exceeded; try it again later."),
 ]
 
 
 @pytest.mark.parametrize(("code", "message", "sentence"), REFUSALS)
-def test_refusal_is_one_sentence(account: Any, code: str, message: str, sentence: str) -> None:
+def test_refusal_is_one_sentence_and_the_next_call_deploys(
+    account: Any, code: str, message: str, sentence: str
+) -> None:
+    arn = account.register()
     with account.refusing("CreateModel", message, code), pytest.raises(DeployError) as error:
-        account.step(account.register())
-    assert str(error.value) == sentence
-
-
-def test_throttling_is_raised_as_it_is_so_that_the_caller_tries_again(account: Any) -> None:
-    throttled = account.refusing("CreateModel", "Rate exceeded", "ThrottlingException")
-    with throttled, pytest.raises(ClientError, match="Rate exceeded"):
-        account.step(account.register())
-
-
-def test_unknown_version_is_one_sentence(account: Any) -> None:
-    arn = "arn:aws:sagemaker:us-east-1:123456789012:model-package/digits/9"
-
-    with pytest.raises(DeployError) as error:
         account.step(arn)
-    assert str(error.value) == (
-        f"AWS refused DescribeModelPackage: Model package {arn} not found; correct what it names."
-    )
+    assert str(error.value).startswith(sentence)
+    assert account.step(arn)["endpoint_status"] == "Creating"
 
 
-def test_value_that_botocore_refuses_is_one_sentence(account: Any) -> None:
+UNKNOWN = "arn:aws:sagemaker:us-east-1:123456789012:model-package/digits/9"
+MISTAKES: list[tuple[dict[str, Any], str]] = [
+    ({"model_package_arn": UNKNOWN}, f"AWS refused DescribeModelPackage: Model package {UNKNOWN} not found; correct"),
+    ({"model_package_arn": ""}, "The request to AWS failed: Parameter validation failed: Invalid length for parameter"),
+    ({}, "The event has no 'model_package_arn': give the ARN of the version to deploy."),
+    ({"instance_type": "", "model_package_arn": UNKNOWN}, "The event has no 'instance_type' and INSTANCE_TYPE is not"),
+    ({"initial_instance_count": "many"}, "initial_instance_count must be a whole number, but got 'many'."),
+    ({"initial_instance_count": 1.5}, "initial_instance_count must be a whole number, but got '1.5'."),
+    ({"canary_fraction": "half"}, "canary_fraction must be a number, but got 'half'."),
+    ({"network_isolation": "yes"}, "network_isolation must be true or false, but got 'yes'."),
+    ({"tags": "a=b"}, "tags must be a JSON object, but got 'a=b'."),
+    ({"tags": '["a"]'}, "tags must be a JSON object, but got '[\"a\"]'."),
+    ({"detail-type": "Another"}, "The event is a 'Another', but only 'SageMaker Model Package State Change' and"),
+]
+
+
+@pytest.mark.parametrize(("event", "sentence"), MISTAKES)
+def test_mistake_in_an_event_is_one_sentence(
+    account: Any, monkeypatch: pytest.MonkeyPatch, event: dict[str, Any], sentence: str
+) -> None:
+    if "instance_type" in event:
+        monkeypatch.delenv("INSTANCE_TYPE")
     with pytest.raises(DeployError) as error:
-        account.step(account.register(), execution_role_arn="short")
-    assert str(error.value) == (
-        "A value is not acceptable to AWS: Invalid length for parameter "
-        "ExecutionRoleArn, value: 5, valid min length: 20; correct it."
-    )
+        deploy.handler(event, None)
+    assert str(error.value).startswith(sentence)
 
 
-@pytest.mark.usefixtures("environment")
-def test_event_of_another_kind_is_refused(account: Any) -> None:
-    with pytest.raises(DeployError) as error:
-        deploy.handler({"detail-type": "SageMaker Training Job State Change", "detail": {}}, None)
-    assert str(error.value) == (
-        "The event is a 'SageMaker Training Job State Change', but only 'SageMaker Model Package State Change' "
-        "and 'SageMaker Endpoint State Change' are understood."
-    )
+def test_no_champion_is_kept_without_a_place_for_it(account: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CHAMPION_URI")
+    account.play("1A 1R")
+    assert (account.served(), account.champion()) == (1, None)
 
 
-def test_handler_prints_what_it_did(account: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    outcome = account.step(account.register())
-
-    assert capsys.readouterr().out == outcome["message"] + "\n"
-
-
-def test_the_bundle_needs_boto3_and_the_standard_library_only() -> None:
-    bundle = deploy_bundle()
-    modules: set[str] = set()
-    for content in bundle.files.values():
-        for node in ast.walk(ast.parse(content)):
-            if isinstance(node, ast.Import):
-                modules |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom):
-                modules.add(node.module or "")
-
-    assert {name.partition(".")[0] for name in modules} - sys.stdlib_module_names == {"boto3", "botocore", "classifier"}
+@pytest.mark.parametrize(("name", "content"), [("model.tar.gz", b"1"), ("champion.json", b"[")])
+def test_champion_that_another_call_put_there_is_noticed_and_replaced(account: Any, name: str, content: bytes) -> None:
+    account.play("1A 2A")
+    account.s3.put_object(Bucket="artifacts", Key=f"{FOLDER}{name}", Body=content)
+    account.play("e")
+    assert account.champion() == 2
 
 
-def test_nothing_waits() -> None:
+SENTENCE = (
+    "Endpoint digits-endpoint is being created with digits version 1. "
+    f"s3://artifacts/{FOLDER}, which the next training is compared with, is not up to date: "
+    "digits version 1 was not kept (AWS refused CopyObject: No; allow the function's role this action). "
+    "The next event of the registry or the endpoint tries again."
+)
+
+
+def test_model_that_is_not_kept_is_deployed_and_kept_later(account: Any) -> None:
+    account.play("~1A")
+    with account.refusing("CopyObject", "No", "AccessDenied"):
+        answer = account.play("s1")
+    assert (answer["endpoint_status"], answer["message"], account.served()) == ("Creating", SENTENCE, 1)
+    account.play("e")
+    assert account.champion() == 1
+
+
+def test_event_fails_after_deploying_so_that_lambda_tries_again_and_an_alarm_goes_off(account: Any) -> None:
+    account.play("~1A")
+    with account.refusing("CopyObject", "No", "AccessDenied"), pytest.raises(DeployError) as error:
+        account.play("1")
+    assert (str(error.value), account.served()) == (SENTENCE, 1)
+
+
+def test_version_without_an_archive_on_s3_is_deployed_and_said_not_to_be_kept(account: Any) -> None:
+    answer = account.step(account.register(url="https://elsewhere/model.tar.gz"))
+    assert "digits version 1 was not kept (digits version 1 has no model archive on S3)" in answer["message"]
+    assert account.served() == 1
+
+
+def test_champion_s_removal_that_fails_is_tried_again(account: Any) -> None:
+    account.play("1A ~1R")
+    denied = account.refusing("DeleteObject", "No", "AccessDenied")
+    with denied, pytest.raises(DeployError, match=r"what is there was not removed \(AWS refused DeleteObject: No;"):
+        account.play("1")
+    account.play("1")
+    assert account.champion() is None
+
+
+def test_the_bundle_needs_boto3_and_the_standard_library_only_and_never_waits() -> None:
     sources = [content.decode() for content in deploy_bundle().files.values()]
-
+    nodes = [node for source in sources for node in ast.walk(ast.parse(source))]
+    modules = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    modules |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+    assert {name.partition(".")[0] for name in modules} - sys.stdlib_module_names == {"boto3", "botocore", "classifier"}
     assert not [word for word in ("sleep", "get_waiter", "import time") for source in sources if word in source]
-
-
-def test_event_wins_over_the_environment(account: Any, set_environment: Callable[..., None]) -> None:
-    set_environment(endpoint_name="another", instance_type="ml.c5.xlarge")
-
-    assert account.step(account.register())["endpoint_name"] == ENDPOINT
-    assert account.variant()["InstanceType"] == "ml.m5.large"

@@ -1,173 +1,81 @@
-"""The handler survives a fault injected at each of its calls: the retry of the same event ends where it would have.
+"""The handler survives a fault at each of its calls: the retry of the same event ends where it would have.
 
 For each scenario and each kind of fault, the event is handled once for every call that it makes, and the fault strikes
 there. Then the state must be consistent, and after a retry and the endpoint's own event the same as without any fault.
 """
 
+import contextlib
+import itertools
+import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from botocore.exceptions import BotoCoreError, ClientError
 
 from classifier.deployment.services import DeployError
+from tests.steps.deploy.conftest import FOLDER, refusal, time_out
 
-CHAMPION_URI = "s3://artifacts/digits/champion"
-ERRORS = (DeployError, ClientError, BotoCoreError)
-LASTING = " from there on"
-FAULTS = ("refused", "throttled", "timed out", f"timed out{LASTING}", "broken", "answer lost")
-CHANGES_ONLY = ("broken", "answer lost")  # to a call that only reads, these are what a time-out is
-UNTOUCHED = ("refused", "throttled")  # the service certainly did nothing: whatever this call made goes again
-READS = ("Describe", "List", "Head", "Get")
-CHAMPION = ("HeadObject", "GetObject", "CopyObject", "PutObject", "DeleteObject")  # after a deployment that stays
-
-Event = Callable[[], dict[str, str]]
-
-
-def create(account: Any) -> Event:
-    """The first version, by the step."""
-    arn = account.register_model()
-    return lambda: account.step(arn)
-
-
-def update(account: Any) -> Event:
-    """A second version is approved."""
-    account.state_change(account.register_model())
-    account.endpoint_change()
-    arn = account.register_model()
-    return lambda: account.state_change(arn)
+FAULTS: dict[str, tuple[str, Callable[..., Any]]] = {  # botocore's event, and what happens then
+    "refused": ("before-call", lambda **_: refusal("ThrottlingException", "Rate exceeded")),
+    "timed out": ("before-call", time_out),
+    "timed out from there on": ("before-call", time_out),
+    "answer lost": ("after-call", time_out),
+}
+SCENARIOS = {  # what happens before, and the event that is struck
+    "create": ("~1A", "s1"),
+    "update": ("1A e ~2A", "2"),
+    "remove unused": ("1A 2A 3A 4A ~5A", "5"),
+    "reject": ("1A e 2A e 3A e ~3R", "3"),
+    "withdraw": ("1A e ~1R", "1"),
+    "recreate": ("1A e =Failed ~2A", "2"),
+    "settle": ("1A", "e"),
+    "catch up": ("1A ~2A", "e"),
+    "catch up after a rollback": ("1A 2A < ~3A", "e"),
+}
 
 
-def remove_unused(account: Any) -> Event:
-    """The fifth version, with one unused configuration kept."""
-    for _ in range(4):
-        account.state_change(account.register_model())
-    arn = account.register_model()
-    return lambda: account.state_change(arn)
-
-
-def reject(account: Any) -> Event:
-    """The version in service is rejected."""
-    for _ in range(3):
-        arn = account.register_model()
-        account.state_change(arn)
-        account.endpoint_change()
-    account.judge(arn, "Rejected")
-    return lambda: account.state_change(arn)
-
-
-def withdraw(account: Any) -> Event:
-    """The only approved version is rejected."""
-    arn = account.register_model()
-    account.state_change(arn)
-    account.endpoint_change()
-    account.judge(arn, "Rejected")
-    return lambda: account.state_change(arn)
-
-
-def recreate(account: Any) -> Event:
-    """A new version for a failed endpoint."""
-    account.state_change(account.register_model())
-    account.endpoint_change()
-    account.endpoint.endpoint_status = "Failed"
-    arn = account.register_model()
-    return lambda: account.state_change(arn)
-
-
-def settle(account: Any) -> Event:
-    """The new endpoint is in service: autoscaling."""
-    account.state_change(account.register_model())
-    return lambda: account.endpoint_change()
-
-
-def catch_up(account: Any) -> Event:
-    """The endpoint is in service again, and a version was approved meanwhile."""
-    account.state_change(account.register_model())
-    account.register_model()
-    return lambda: account.endpoint_change()
-
-
-SCENARIOS = [create, update, remove_unused, reject, recreate, settle, catch_up]
-WITH_CHAMPION = [create, update, reject, withdraw, catch_up]
-
-
-def assert_consistent(account: Any) -> None:
-    """What the endpoint serves exists, down to the model package."""
-    state = account.state()
-    for config, _ in state["endpoints"].values():
-        assert state["configs"][config][0]["ModelName"] in state["models"]
-    for variants in state["configs"].values():
-        assert variants[0]["ModelName"] in state["models"]
-    named, kept = state["champion"]["version"], state["champion"]["model"]
-    assert named in (None, kept), "champion.json never names another version than the archive's beside it"
-
-
-@pytest.fixture
-def autoscaled(set_environment: Callable[..., None]) -> None:
-    set_environment(keep_versions=1, autoscaling_max=4)
-
-
-@pytest.mark.usefixtures("autoscaled")
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_retry_after_a_fault_at_any_call_ends_in_the_same_state(
-    account: Any, scenario: Callable[[Any], Event], fault: str
+    account: Any, monkeypatch: pytest.MonkeyPatch, scenario: str, fault: str
 ) -> None:
-    strike_each_call(account, scenario(account), fault, lambda operation: True)
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("scenario", WITH_CHAMPION)
-def test_the_champion_follows_whichever_of_its_calls_or_of_the_endpoint_s_is_struck(
-    account: Any, set_environment: Callable[..., None], scenario: Callable[[Any], Event], fault: str
-) -> None:
-    set_environment(champion_uri=CHAMPION_URI)
-    strikes = (*CHAMPION, "CreateEndpoint", "UpdateEndpoint")
-    strike_each_call(account, scenario(account), fault, lambda operation: operation in strikes)
-
-
-def strike_each_call(account: Any, event: Event, fault: str, is_struck: Callable[[str], bool]) -> None:
-    """Handle the event anew for each chosen call, the fault at that call, and compare what is there after the retry."""
-    before, start = account.state(), account.saved()
+    monkeypatch.setenv("KEEP_VERSIONS", "1")
+    monkeypatch.setenv("AUTOSCALING_MAX", "4")
+    before, event = SCENARIOS[scenario]
+    account.play(before)
+    start = account.saved()
     account.forget()
-    finish(account, event)
-    calls, expected = first_calls(account), account.state()
-
+    account.play(event)
+    calls = [name for name, _ in account.requests]
+    account.play("e")
+    expected = account.state()
     for number, operation in enumerate(calls):
-        if not is_struck(operation) or (fault in CHANGES_ONLY and operation.startswith(READS)):
-            continue
-        context = f"{fault} at call {number}, {operation}"
+        if fault == "answer lost" and operation.startswith(("Describe", "List", "Head", "Get")):
+            continue  # to a call that only reads, that is what a time-out is
         account.restore(start)
-        with account.failing(number, fault.removesuffix(LASTING), is_lasting=fault.endswith(LASTING)):
-            is_raised = raises(event)
-        assert_consistent(account)
-        if is_raised and fault in UNTOUCHED and operation not in CHAMPION:
-            after = account.state()
-            assert set(after["models"]) <= set(before["models"]), context
-            assert set(after["configs"]) <= set(before["configs"]), context
-        finish(account, event)
-        assert account.state() == expected, context
-        assert_consistent(account)
+        strike(account, event, number, fault)
+        assert_consistent(account.state())
+        account.play(f"{event} e")
+        assert account.state() == expected, f"{fault} at call {number}, {operation}"
 
 
-def finish(account: Any, event: Event) -> None:
-    """The event, and the one that follows from the endpoint once it is InService."""
-    status = event()["endpoint_status"]
-    account.requests.append(("End", {}))
-    if status != "InService":
-        account.endpoint_change()
+def strike(account: Any, event: str, number: int, fault: str) -> None:
+    """Handle the event with a fault at the call of this number (from 0)."""
+    when, answer = FAULTS[fault]
+    numbers = itertools.count()
+
+    def hook(**_: Any) -> Any:
+        now = next(numbers)
+        return answer() if now == number or (fault.endswith("from there on") and now > number) else None
+
+    with account.hooked(when, hook), contextlib.suppress(DeployError):
+        account.play(event)
 
 
-def first_calls(account: Any) -> list[str]:
-    """The operations called until the first `finish` had its event handled."""
-    names = [name for name, _ in account.requests]
-    return names[: names.index("End")]
-
-
-def raises(event: Event) -> bool:
-    """Whether the handler raised, so that its caller tries again."""
-    try:
-        event()
-    except ERRORS:
-        return True
-    return False
+def assert_consistent(state: dict[str, Any]) -> None:
+    """What the endpoint serves exists, and champion.json never names another version than the archive's beside it."""
+    for config, _ in state["endpoints"].values():
+        assert state["configs"][config][0]["ModelName"] in state["models"]
+    described, model = (state["champion"].get(f"{FOLDER}{name}") for name in ("champion.json", "model.tar.gz"))
+    if described:
+        assert json.loads(described)["model_package_arn"].endswith(f"/{model.decode()}")

@@ -1,0 +1,224 @@
+"""What becomes of a version in each status of the endpoint; models, configurations and autoscaling that go with it."""
+
+from typing import Any
+
+import pytest
+from moto.core.responses import ActionResult
+from moto.sagemaker.exceptions import ValidationError
+from moto.sagemaker.responses import SageMakerResponse
+
+from classifier.deployment.services import DeployError
+from tests.steps.deploy.conftest import SETTINGS, time_out
+
+IN_SERVICE = "once it is InService, its state change event or `run_pipeline.py approve` deploys it"
+GONE = "once it is gone, `run_pipeline.py approve` creates it anew"
+BUSY = {
+    **dict.fromkeys(("Creating", "Updating", "SystemUpdating", "RollingBack", "OutOfService"), IN_SERVICE),
+    "Deleting": GONE,
+    "UpdateRollbackFailed": "delete the endpoint, then use `run_pipeline.py approve`",
+}
+
+
+def test_busy_endpoint_is_left_alone(account: Any) -> None:
+    shape = account.sagemaker.meta.service_model.shape_for("EndpointStatus")
+    assert set(shape.enum) == {"InService", "Failed", *BUSY}
+    account.play("1A ~2A")
+    account.forget()
+    for status, again in BUSY.items():
+        answer = account.play(f"={status} s2")
+        message = f"Endpoint digits-endpoint is {status}, so digits version 2 is not deployed: {again}."
+        assert (answer["endpoint_status"], answer["message"]) == (status, message)
+    assert account.changes == []
+
+
+def test_failed_endpoint_that_is_slow_to_go_is_not_waited_for(account: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    account.play("1A =Failed")
+    account.endpoint.failure_reason = "The container {app} did not answer /ping."
+    with monkeypatch.context() as patch:
+        patch.setattr(type(account.backend), "delete_endpoint", lambda self, name: account.play("=Deleting"))
+        answer = account.play("s1")
+        assert answer["endpoint_status"] == "Deleting"
+        assert answer["message"] == (
+            "Endpoint digits-endpoint had failed (The container {app} did not answer /ping) and is being deleted: "
+            f"{GONE} with digits version 1."
+        )
+        with pytest.raises(DeployError, match="is being deleted: once it is gone"):  # so that Lambda calls again
+            account.play("=Failed 1")
+    with pytest.raises(DeployError, match="is Deleting, so digits version 1 is not deployed"):
+        account.play("1")
+    assert account.play("x 1")["endpoint_status"] == "Creating"
+
+
+def test_deployment_under_way_is_recognised(account: Any) -> None:
+    assert account.play("1A =Creating 1")["message"] == (
+        "Endpoint digits-endpoint is Creating with digits version 1 already."
+    )
+    account.play("=InService 2A =Updating <?")
+    assert "is Updating, so digits version 2 is not deployed" in account.play("2")["message"]
+    pending = list(account.backend.endpoint_configs)[-1]  # until the update is done, the endpoint has both
+    account.endpoint.pending_deployment_summary = {"EndpointConfigName": pending}
+    assert account.play("2")["message"] == "Endpoint digits-endpoint is Updating with digits version 2 already."
+
+
+def test_instances_cannot_become_serverless_but_the_other_way_round(account: Any) -> None:
+    arn = account.register()
+    account.step(arn, serverless_memory_mb=2048)
+    assert account.step(arn)["endpoint_status"] == "Updating"
+    assert account.variant()["InstanceType"] == "ml.m5.large"
+    with pytest.raises(DeployError, match="has instances, and SageMaker cannot turn it into a serverless one: delete"):
+        account.step(arn, serverless_memory_mb=2048)
+    assert account.variant()["InstanceType"] == "ml.m5.large"
+
+
+def test_event_of_another_endpoint_is_ignored_and_names_may_be_in_lower_case(
+    account: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENDPOINT_NAME", "Digits-Endpoint")
+    answer = account.event("Endpoint", EndpointName="another")
+    assert answer["message"] == "Endpoint another is not Digits-Endpoint, so it is left alone."
+    answer = account.event("Endpoint", EndpointName="digits-endpoint")
+    assert answer["message"] == "Endpoint Digits-Endpoint does not exist, so nothing changes."
+
+
+def make_by_hand(account: Any, model: str, config: str) -> None:
+    """A model and an endpoint configuration that are not the function's."""
+    role = SETTINGS["execution_role_arn"]
+    account.sagemaker.create_model(ModelName=model, ExecutionRoleArn=role, PrimaryContainer={"Image": "i"})
+    variant = {"VariantName": "v", "ModelName": model, "InstanceType": "ml.m5.large", "InitialInstanceCount": 1}
+    account.sagemaker.create_endpoint_config(EndpointConfigName=config, ProductionVariants=[variant])
+
+
+@pytest.mark.parametrize("is_by_hand", [True, False])
+def test_endpoint_without_a_registered_version_is_left_alone_by_its_event(account: Any, is_by_hand: bool) -> None:
+    if is_by_hand:
+        make_by_hand(account, "m", "c")
+        account.sagemaker.create_endpoint(EndpointName="digits-endpoint", EndpointConfigName="c")
+    else:
+        account.play("1A")
+        account.backend.model_packages.pop(account.arns[0])
+    account.forget()
+    answer = account.play("e")
+    assert answer["message"] == "Endpoint digits-endpoint serves no registered version, so it is left alone."
+    assert account.changes == []
+
+
+@pytest.mark.parametrize("operation", ["CreateEndpoint", "UpdateEndpoint"])
+def test_request_whose_answer_was_lost_is_a_success(account: Any, operation: str) -> None:
+    account.play("~1A" if operation == "CreateEndpoint" else "1A ~2A")
+    with account.hooked(f"after-call.sagemaker.{operation}", time_out):
+        answer = account.play(str(len(account.arns)))
+    assert answer["endpoint_status"] == {"CreateEndpoint": "Creating", "UpdateEndpoint": "Updating"}[operation]
+    assert account.served() == len(account.arns)
+
+
+def test_configuration_that_a_concurrent_call_put_into_service_is_a_success(account: Any) -> None:
+    account.play("1A ~2A")
+
+    def be_quicker(**_: Any) -> None:
+        account.endpoint.endpoint_status = "Updating"
+        pending = list(account.backend.endpoint_configs)[-1]
+        account.endpoint.pending_deployment_summary = {"EndpointConfigName": pending}
+
+    with account.hooked("before-call.sagemaker.UpdateEndpoint", be_quicker):
+        answer = account.play("2")
+    assert answer["message"] == "Endpoint digits-endpoint is being updated to digits version 2."
+    assert account.configs() == account.models() == ["1", "2"]
+
+
+def test_model_that_a_concurrent_call_created_is_used(account: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    create = SageMakerResponse.create_model
+
+    def lose_the_race(self: SageMakerResponse) -> ActionResult:
+        create(self)
+        raise ValidationError(message='Cannot create already existing model "arn".')
+
+    monkeypatch.setattr(SageMakerResponse, "create_model", lose_the_race)
+    assert account.play("1A")["endpoint_status"] == "Creating"
+    assert account.served() == 1
+
+
+KEPT = [  # unused versions to keep, what happens, the versions that still have a configuration and a model
+    ("2", "1A 2A 3A 4A 5A 6A 7A", ["4", "5", "6", "7"]),  # 6 is in use until the update to 7 is done
+    ("1", "1A 2A 3A 4A e", ["3", "4"]),
+    ("1", "1A 2A 3A 4A ~4R ~3R ~2R 2 e", ["4", "1"]),  # what is in service stays, however old
+]
+
+
+@pytest.mark.parametrize(("keep", "script", "versions"), KEPT)
+def test_unused_configurations_and_models_go_but_the_last_few(
+    account: Any, monkeypatch: pytest.MonkeyPatch, keep: str, script: str, versions: list[str]
+) -> None:
+    monkeypatch.setenv("KEEP_VERSIONS", keep)
+    account.play(script)
+    assert account.configs() == account.models() == versions
+
+
+def test_update_under_way_protects_both_configurations(account: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    account.play("1A 2A 3A 4A")
+    names = list(account.backend.endpoint_configs)
+    account.endpoint.endpoint_config_name = names[0]
+    account.endpoint.pending_deployment_summary = {"EndpointConfigName": names[3]}
+    monkeypatch.setenv("KEEP_VERSIONS", "1")
+    account.play("e")
+    assert account.configs() == ["1", "3", "4"]
+
+
+def test_resources_of_others_are_left_alone(account: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEEP_VERSIONS", "1")
+    for name in ("digits", "digits-1-abcdef-012345", "other-1-abcdef-012345"):
+        make_by_hand(account, name, f"{name}-6789ab")
+    account.step(account.register(), endpoint_name="staging")
+    others = account.state()
+    account.play("2A 3A 4A 5A 6A")
+    assert others["configs"].items() <= account.state()["configs"].items()
+    assert others["models"].items() <= account.state()["models"].items()
+    assert len(account.configs()) == len(others["configs"]) + 3
+
+
+def test_removal_that_fails_does_not_fail_the_deployment(
+    account: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KEEP_VERSIONS", "1")
+    account.play("1A 2A 3A ~4A")
+    with account.refusing("DeleteEndpointConfig", "Rate exceeded", "ThrottlingException"):
+        assert account.play("4")["endpoint_status"] == "Updating"
+    assert "Unused models and endpoint configurations were not removed: " in capsys.readouterr().out
+    account.play("5A")
+    assert account.configs() == account.models() == ["3", "4", "5"]
+
+
+def test_autoscaling_waits_for_the_endpoint_stays_through_updates_and_is_switched_off(
+    account: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTOSCALING_MAX", "4")
+    monkeypatch.setenv("AUTOSCALING_TARGET", "300")
+    account.play("1A")
+    assert account.targets() == []
+    account.play("e e")
+    assert account.targets() == [(1, 4)]
+    assert account.request("PutScalingPolicy")["TargetTrackingScalingPolicyConfiguration"] == {
+        "TargetValue": 300.0,
+        "PredefinedMetricSpecification": {"PredefinedMetricType": "SageMakerVariantInvocationsPerInstance"},
+    }
+    account.play("2A")
+    assert account.targets() == [(1, 4)]
+    monkeypatch.setenv("AUTOSCALING_MAX", "1")
+    account.play("e")
+    assert account.targets() == []
+
+
+@pytest.mark.parametrize(("script", "settings", "targets"), [
+    ("1A 1", {"AUTOSCALING_MAX": "4"}, 1),
+    ("1A 2A < e", {"AUTOSCALING_MAX": "4"}, 1),
+    ("1A e =Failed 1", {"AUTOSCALING_MAX": "4"}, 0),  # it goes before the endpoint does
+    ("1A e", {"AUTOSCALING_MAX": "4", "SERVERLESS_MEMORY_MB": "2048"}, 0),
+    ("1A e", {"AUTOSCALING_MAX": "1"}, 0),  # there is none to be removed
+    ("1A e", {}, 0),
+])  # fmt: skip
+def test_autoscaling_comes_with_instances_in_service(
+    account: Any, monkeypatch: pytest.MonkeyPatch, script: str, settings: dict[str, str], targets: int
+) -> None:
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    account.play(script)
+    assert len(account.targets()) == targets

@@ -113,6 +113,8 @@ def resources(service: str, operation: str, parameters: dict[str, Any]) -> list[
     """The ARNs that IAM compares with for a request; SageMaker writes names in lower case into them."""
     if service == "application-autoscaling":
         return [arn(service, "scalable-target/1234567890abcdef")]
+    if "ResourceArn" in parameters:
+        return [parameters["ResourceArn"]]
     if operation.startswith("List"):
         return ["*"]
     if "ModelPackageName" in parameters:

@@ -148,7 +148,7 @@ def _remove_unused(hosting: Hosting, *also_used: str) -> None:
     query = {"NameContains": f"-{mark}-", "SortBy": "CreationTime", "SortOrder": "Descending"}
     try:
         pages = sagemaker.get_paginator("list_endpoint_configs").paginate(**query)
-        names = list(pages.search("EndpointConfigs[].EndpointConfigName"))
+        names = [config["EndpointConfigName"] for page in pages for config in page["EndpointConfigs"]]
         in_use = {*_configs_in_use(hosting), *also_used}  # asked last, just before something is deleted
         unused = [name for name in names if name.split("-")[-3:-2] == [mark] and name not in in_use]
         kept_models = {name.rpartition("-")[0] for name in in_use.union(unused[: hosting.keep_versions])}

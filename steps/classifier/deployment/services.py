@@ -93,7 +93,7 @@ def newest_approved(asked: ModelVersion) -> ModelVersion | None:
     pages = (
         client("sagemaker").get_paginator("list_model_packages").paginate(ModelPackageGroupName=asked.group, **query)
     )
-    for summary in pages.search("ModelPackageSummaryList[]"):
+    for summary in (each for page in pages for each in page["ModelPackageSummaryList"]):
         if approved and summary["ModelPackageVersion"] <= approved.version:
             break
         version = model_version(summary["ModelPackageArn"])

@@ -76,7 +76,7 @@ class Account:
         """A new version with an archive of its own, whose content is the version's number; its ARN."""
         key = f"digits/jobs/{len(self.arns) + 1}/model.tar.gz"
         self.s3.put_object(Bucket="artifacts", Key=key, Body=str(len(self.arns) + 1).encode())
-        response = self.sagemaker.create_model_package(
+        answer = self.sagemaker.create_model_package(
             ModelPackageGroupName="digits",
             ModelApprovalStatus=approval,
             InferenceSpecification={
@@ -85,7 +85,7 @@ class Account:
                 "SupportedResponseMIMETypes": ["application/json"],
             },
         )
-        self.arns.append(str(response["ModelPackageArn"]))
+        self.arns.append(answer["ModelPackageArn"])
         return self.arns[-1]
 
     def play(self, script: str) -> dict[str, str]:
@@ -140,11 +140,10 @@ class Account:
         return dict(variant)
 
     def configs(self) -> list[str]:
-        """The versions that have endpoint configurations, oldest first; each of them has a model."""
+        """The versions that have endpoint configurations, oldest first."""
         return [name.split("-")[1] for name in self.backend.endpoint_configs]
 
     def models(self) -> list[str]:
-        """The versions that have models."""
         return [name.split("-")[1] for name in self.backend._models]
 
     def champion(self) -> int | None:

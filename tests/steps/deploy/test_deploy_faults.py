@@ -17,7 +17,6 @@ from tests.steps.deploy.conftest import FOLDER, refusal, time_out
 
 FAULTS: dict[str, tuple[str, Callable[..., Any]]] = {  # botocore's event, and what happens then
     "refused": ("before-call", lambda **_: refusal("ThrottlingException", "Rate exceeded")),
-    "timed out": ("before-call", time_out),
     "timed out from there on": ("before-call", time_out),
     "answer lost": ("after-call", time_out),
 }
@@ -62,11 +61,11 @@ def test_retry_after_a_fault_at_any_call_ends_in_the_same_state(
 def strike(account: Any, event: str, number: int, fault: str) -> None:
     """Handle the event with a fault at the call of this number (from 0)."""
     when, answer = FAULTS[fault]
-    numbers = itertools.count()
+    left = itertools.count(number, -1)
 
     def hook(**_: Any) -> Any:
-        now = next(numbers)
-        return answer() if now == number or (fault.endswith("from there on") and now > number) else None
+        now = next(left)
+        return answer() if now == 0 or (now < 0 and fault.endswith("from there on")) else None
 
     with account.hooked(when, hook), contextlib.suppress(DeployError):
         account.play(event)

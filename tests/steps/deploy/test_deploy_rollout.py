@@ -6,7 +6,7 @@ import pytest
 
 from classifier.deployment.hosting import Hosting, read_hosting
 from classifier.deployment.rollout import make_plan, update_request
-from classifier.deployment.services import ModelVersion
+from classifier.deployment.services import DeployError, ModelVersion
 
 ROLE = "arn:aws:iam::123456789012:role/hosting"
 KEY = "arn:aws:kms:us-east-1:123456789012:key/k"
@@ -116,13 +116,18 @@ def test_settings_reach_the_requests_as_botocore_takes_them(account: Any) -> Non
     assert update["DeploymentConfig"]["AutoRollbackConfiguration"] == {"Alarms": [{"AlarmName": "errors"}]}
 
 
-def test_serverless_variant_has_no_instances(account: Any) -> None:
-    account.step(account.register(), serverless_memory_mb=2048, serverless_max_concurrency=7, kms_key_arn=KEY)
-    config = account.request("CreateEndpointConfig")
-    [variant] = config["ProductionVariants"]
+def test_serverless_endpoint_can_become_one_with_instances_and_not_the_other_way_round(account: Any) -> None:
+    settings = {"serverless_memory_mb": 2048, "serverless_max_concurrency": 7, "kms_key_arn": KEY}
+    arn = account.register()
+    account.step(arn, **settings)
+    config, variant = account.request("CreateEndpointConfig"), account.variant()
     assert variant.pop("ServerlessConfig") == {"MemorySizeInMB": 2048, "MaxConcurrency": 7}
-    assert set(variant) == {"VariantName", "ModelName"}
-    assert "KmsKeyId" not in config
+    assert (set(variant), "KmsKeyId" in config) == ({"VariantName", "ModelName"}, False)
+    assert account.step(arn)["endpoint_status"] == "Updating"
+    assert account.variant()["InstanceType"] == "ml.m5.large"
+    with pytest.raises(DeployError, match="has instances, and SageMaker cannot turn it into a serverless one: delete"):
+        account.step(arn, **settings)
+    assert account.variant()["InstanceType"] == "ml.m5.large"
 
 
 LOCAL_STORAGE = ["ml.m5d.large", "ml.c6gd.large", "ml.g4dn.xlarge", "ml.g5.xlarge", "ml.p4d.24xlarge", "ml.r7gd.large"]

@@ -100,9 +100,9 @@ def write_weights(folder: Path) -> tuple[str, int]:
     digest = sha256(file.read_bytes()).hexdigest()
     described = {"backbone": BACKBONE, "file": file.name, "sha256": digest, "format": "state_dict"}
     (folder / "weights.json").write_text(json.dumps({**described, "mean": [0.5] * 3, "std": [0.5] * 3}))
-    from classifier.model.backbone import feature_dim, load_backbone
+    from classifier.model.backbone import load_backbone
 
-    return digest, feature_dim(load_backbone(BACKBONE, folder))
+    return digest, load_backbone(BACKBONE, folder).feature_dim
 
 
 def epochs_for(job: Job, seconds: float) -> int:

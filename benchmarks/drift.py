@@ -28,8 +28,7 @@ from classifier.data.prepared_images import PreparedImages  # noqa: E402
 from classifier.data.training_data import open_embeddings  # noqa: E402
 from classifier.drift.baseline import DriftBaseline, make_baseline  # noqa: E402
 from classifier.drift.distance import LEAST_IMAGES, compare, most_images  # noqa: E402
-from classifier.model.description import read_description  # noqa: E402
-from classifier.model.runtimes import OnnxRuntime  # noqa: E402
+from classifier.model.runtimes import OnnxRuntime, read_description  # noqa: E402
 
 HELD_OUT = 0.15
 SIZES = (30, 100, 300, 1000)

@@ -28,12 +28,12 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "steps")]
 from classifier.data.images import Preprocess  # noqa: E402
 from classifier.data.prepared_images import PreparedImages  # noqa: E402
 from classifier.data.training_data import load  # noqa: E402
-from classifier.finetuning.fine_tuning import FineTuning, set_threads  # noqa: E402
+from classifier.finetuning.fine_tuning import FineTuning  # noqa: E402
 from classifier.finetuning.images import Images  # noqa: E402
 from classifier.model.backbone import load_backbone  # noqa: E402
 from classifier.training.head_training import HeadTraining  # noqa: E402
 from classifier.training.hyperparameters import Hyperparameters, settled  # noqa: E402
-from classifier.training.job import ALONE, Processes  # noqa: E402
+from classifier.training.job import Processes  # noqa: E402
 from classifier.training.loop import TrainingBatch  # noqa: E402
 from pipeline import sources, weights  # noqa: E402
 
@@ -73,7 +73,6 @@ def prepare_images(arguments: argparse.Namespace, folder: Path) -> Path:
 
 def stage_of(arguments: argparse.Namespace, prepared: Path, weights_dir: Path) -> FineTuning:
     """The second stage as a training begins it, but for the head, which has learned nothing."""
-    set_threads(ALONE)
     asked = Hyperparameters(
         finetune=arguments.finetune, finetune_batch_size=arguments.batch_size, precision=arguments.precision
     )

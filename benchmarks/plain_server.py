@@ -21,7 +21,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from torchvision import transforms
 
-from classifier.model.description import read_description
+from classifier.model.runtimes import read_description
 
 
 def main() -> None:

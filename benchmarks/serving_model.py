@@ -18,10 +18,9 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "steps")]
 
 from classifier.data.images import Preprocess, normalise  # noqa: E402
-from classifier.model.backbone import Backbone, feature_dim, load_backbone  # noqa: E402 - found by the line above
-from classifier.model.export import Network, copy_code, export_network  # noqa: E402
+from classifier.model.backbone import Backbone, load_backbone  # noqa: E402 - found by the line above
+from classifier.model.export import Network, copy_code, export_network, synthetic_pixels  # noqa: E402
 from classifier.model.head import ClassifierHead, compressed  # noqa: E402
-from classifier.model.samples import synthetic_pixels  # noqa: E402
 from pipeline import weights  # noqa: E402
 
 CLASSES, IMAGE_SIZE, RESIZE_TO = 133, 224, 256
@@ -66,7 +65,7 @@ def eager_parts(backbone: str, classes: int) -> tuple[Backbone, ClassifierHead]:
     """timm's network, with the weights that there are, and a head with random ones."""
     torch.manual_seed(0)
     network = backbone_of(backbone)
-    return network, ClassifierHead(feature_dim(network), classes, hidden_units=512, dropout=0.0).eval()
+    return network, ClassifierHead(network.feature_dim, classes, hidden_units=512, dropout=0.0).eval()
 
 
 def backbone_of(name: str) -> Backbone:

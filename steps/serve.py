@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from classifier.job.failures import StepError, run
-from classifier.model.description import read_description
+from classifier.model.runtimes import read_description
 from classifier.serving.pool import Pool, Settings
 
 

@@ -7,6 +7,7 @@ import argparse
 import hashlib
 import json
 import os
+import shutil
 import signal
 import sys
 from contextlib import nullcontext
@@ -16,12 +17,11 @@ from importlib.metadata import version
 import torch
 
 from classifier.data.images import Preprocess
-from classifier.data.prepared_images import sample_files
+from classifier.data.prepared_images import SAMPLES
 from classifier.drift.baseline import make_baseline
 from classifier.job.failures import TRAINING_FAILURE, StepError, run, say
 from classifier.model.backbone import matching_backbone
 from classifier.model.export import copy_code, export_network
-from classifier.model.head import CalibratedHead
 from classifier.training import hyperparameters as hp
 from classifier.training import job
 from classifier.training.head_training import HeadTraining
@@ -80,17 +80,11 @@ class FinalTraining:
         assert trained is not None
         if self.images is None or trained.stopped:
             return trained
-        from classifier.finetuning.fine_tuning import fine_tune
+        from classifier.finetuning.fine_tuning import FineTuning
 
-        return fine_tune(
-            trained,
-            self.stage,
-            backbone=self.backbone,
-            images=self.images,
-            processes=self.processes,
-            watcher=watcher,
-            checkpoint=self.checkpoint("fine_tuning.pt"),
-        )
+        self.stage.head.load_state_dict(trained.kept.parts["head"])
+        stage = FineTuning(self.stage, self.backbone, self.images, self.processes)
+        return train(stage, watcher=watcher, checkpoint=self.checkpoint("fine_tuning.pt"), earlier=trained)
 
     def checkpoint(self, name: str) -> Checkpoint | None:
         """The first process's, if the job keeps any; of no use to a training that anything else decides."""
@@ -114,8 +108,9 @@ class FinalTraining:
                 module.load_state_dict(kept.parts[name])
                 torch.save(kept.parts[name], model_dir / f"{name}.pt")
         preprocess = Preprocess.from_dict(manifest["preprocess"])
-        photos = sample_files(channel(self.arguments, "manifest"))
-        export_network(backbone, CalibratedHead(head, calibration.temperature), preprocess, model_dir, photos)
+        if (photos := channel(self.arguments, "manifest") / SAMPLES).is_dir():
+            shutil.copytree(photos, model_dir / SAMPLES, dirs_exist_ok=True)
+        export_network(backbone, head, preprocess, model_dir, calibration.temperature)
         if "backbone" in kept.parts and self.images:
             from classifier.finetuning.fine_tuning import fine_tuned_baseline
 

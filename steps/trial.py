@@ -24,12 +24,13 @@ def main() -> None:
     stage = HeadTraining(data, hyperparameters)
     result = train(stage, patience=hyperparameters.patience)
     if hyperparameters.fine_tunes:
-        from classifier.finetuning.fine_tuning import fine_tune  # with timm, which takes two seconds
+        from classifier.finetuning.fine_tuning import FineTuning  # with timm, which takes two seconds
         from classifier.finetuning.images import open_images
         from classifier.model.backbone import matching_backbone
 
         backbone = matching_backbone(channel(arguments, "weights"), data.manifest)
-        result = fine_tune(result, stage, backbone=backbone, images=open_images(arguments, data))
+        stage.head.load_state_dict(result.kept.parts["head"])
+        result = train(FineTuning(stage, backbone, open_images(arguments, data)), earlier=result)
     arguments.model_dir.mkdir(parents=True, exist_ok=True)
     torch.save(result.kept.parts["head"], arguments.model_dir / "head.pt")
     metrics = {"hyperparameters": hyperparameters.to_dict(), **asdict(result.kept.figures)}

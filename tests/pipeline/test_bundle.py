@@ -118,7 +118,7 @@ def test_the_jobs_carry_what_they_run_and_no_more():
 
 
 def test_a_job_carries_the_modules_that_it_starts_as_processes():
-    started = ("serving/worker", "model/runtime_trial", "watch/observer", "watch/training_report")
+    started = ("serving/worker", "model/predictor", "watch/observer", "watch/training_report")
     assert {f"classifier/{name}.py" for name in started} <= training_bundle().files.keys()
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from classifier.data.images import Preprocess, normalise, to_pixels
 from classifier.data.prepared_images import SAMPLES, ImageWriter, PreparedImages
-from classifier.model.backbone import feature_dim, load_backbone
+from classifier.model.backbone import load_backbone
 from classifier.training.loop import Watcher
 
 STEPS = Path(__file__).parents[2] / "steps"
@@ -125,7 +125,7 @@ def write_prepared(root: Path, weights_dir: Path) -> None:
         crops = [np.roll(to_pixels(picture, PREPROCESS), view, axis=0) for picture in pictures for view in range(views)]
         with torch.inference_mode():
             features = backbone(torch.from_numpy(normalise(np.stack(crops), PREPROCESS))).numpy()
-        embeddings = features.reshape(len(pictures), views, feature_dim(backbone)).astype(np.float16)
+        embeddings = features.reshape(len(pictures), views, backbone.feature_dim).astype(np.float16)
         np.save(root / "embeddings" / f"{split}-000000.npy", embeddings)
         np.save(root / "embeddings" / f"{split}_labels.npy", labels)
     weights_sha256 = json.loads((weights_dir / "weights.json").read_text())["sha256"]
@@ -136,7 +136,7 @@ def write_prepared(root: Path, weights_dir: Path) -> None:
         **{name: [] for name in ("skipped", "duplicates", "conflicting_labels")},
         "split": {"seed": 0, "fractions": {"train": 0.6, "validation": 0.2, "test": 0.2}, "given": False},
         "preprocess": asdict(PREPROCESS),
-        "backbone": {"name": BACKBONE, "feature_dim": feature_dim(backbone), "weights_sha256": weights_sha256},
+        "backbone": {"name": BACKBONE, "feature_dim": backbone.feature_dim, "weights_sha256": weights_sha256},
         "augmented_views": AUGMENTED_VIEWS,
         "dataset_sha256": "0" * 64,
     }

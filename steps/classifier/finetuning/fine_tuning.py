@@ -8,7 +8,6 @@ import math
 import os
 from collections.abc import Generator
 from itertools import islice
-from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -29,12 +28,13 @@ from classifier.finetuning.images import Images, Views, augmentation, load, plai
 from classifier.job.failures import StepError
 from classifier.job.system import core_count
 from classifier.model.backbone import Backbone, frozen
+from classifier.model.head import ClassifierHead
 from classifier.training.head_training import EVALUATION_ROWS, HeadTraining
 from classifier.training.hyperparameters import Hyperparameters
-from classifier.training.job import ALONE, Checkpoint, Processes
-from classifier.training.loop import Mode, TrainingBatch, Watcher, train
+from classifier.training.job import ALONE, Processes
+from classifier.training.loop import Mode, TrainingBatch, Watcher
 from classifier.training.optimizer import AdamW, decay_matrices
-from classifier.training.results import TrainingResult, Validation
+from classifier.training.results import Validation
 
 FEW_IMAGES = 10_000  # of fewer, batch statistics are noise: those of the weights' own training set are kept
 PLAIN_ROWS = 64  # images of one pass through the backbone in validation
@@ -43,44 +43,10 @@ FITTED_ROWS, REFERENCE_ROWS = 512, 1024  # images of the drift baseline: each is
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-def fine_tune(
-    earlier: TrainingResult,
-    first_stage: HeadTraining,
-    *,
-    backbone: Backbone,
-    images: Images,
-    processes: Processes = ALONE,
-    watcher: Watcher | None = None,
-    checkpoint: Checkpoint | None = None,
-) -> TrainingResult:
-    """Go on from the first stage's best head; what is kept is the better one of the two stages' best epochs."""
-    set_threads(processes)
-    asked = first_stage.hyperparameters
-    first_stage.head.load_state_dict(earlier.kept.parts["head"])
-    stage = FineTuning(first_stage, backbone, images, processes)
-    what = "the last block" if asked.finetune == "last_block" else "the backbone"
-    many = f", {processes.count} processes" if processes.count > 1 else ""
-    processes.say(
-        f"Fine-tuning {what} on {len(images.train)} images of {asked.finetune_image_size} px, "
-        f"{asked.finetune_batch_size} a step{many}"
-    )
-    return train(stage, watcher=watcher, checkpoint=checkpoint, earlier=earlier)
-
-
-def set_threads(processes: Processes) -> None:
-    """Cores for a backbone that learns, unless told otherwise; the head had one. torchrun sets OMP_NUM_THREADS to 1."""
-    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0] if processes.local_count == 1 else ""
-    torch.set_num_threads(int(asked) if asked else max(1, core_count() // processes.local_count))
-
-
 class Body(nn.Module):
-    """Backbone and head: (N, 3, H, W) float32, normalised -> (N, C) float32 logits.
+    """Backbone, in bfloat16 where that is asked for and bears it, and head: (N, 3, H, W) -> (N, C) float32 logits."""
 
-    Args:
-        mixed_precision: Whether the backbone computes in bfloat16 where that bears it.
-    """
-
-    def __init__(self, backbone: nn.Module, head: nn.Module, *, mixed_precision: bool) -> None:
+    def __init__(self, backbone: Backbone, head: ClassifierHead, *, mixed_precision: bool) -> None:
         super().__init__()
         self.backbone, self.head, self.mixed_precision = backbone, head, mixed_precision
 
@@ -96,17 +62,19 @@ class Body(nn.Module):
 
 
 class FineTuning:
-    """The stage.
+    """The stage: trains in place the backbone, and the first stage's head by its loss and hyperparameters (`settled`).
 
-    Args:
-        first_stage: Its head, loss and hyperparameters (with nothing left open); the head is trained in place.
-        backbone: Is trained in place.
-        processes: All that take part; each takes its own images of a step.
+    Each of the processes takes its own images of a step.
     """
 
     lr_name = "finetune_lr"
 
-    def __init__(self, first_stage: HeadTraining, backbone: Backbone, images: Images, processes: Processes) -> None:
+    def __init__(
+        self, first_stage: HeadTraining, backbone: Backbone, images: Images, processes: Processes = ALONE
+    ) -> None:
+        # Cores for a backbone that learns, unless told otherwise; the head had one. torchrun sets OMP_NUM_THREADS to 1.
+        told = os.environ.get("OMP_NUM_THREADS", "").split(",")[0] if processes.local_count == 1 else ""
+        torch.set_num_threads(int(told) if told else max(1, core_count() // processes.local_count))
         asked = self.hyperparameters = first_stage.hyperparameters
         head = first_stage.head
         self.processes, self.images = processes, images
@@ -118,9 +86,7 @@ class FineTuning:
         self.body: Body = Body(backbone, head, mixed_precision=mixed_precision).to(**place)
         self.criterion = first_stage.criterion.to(self.device)
         self.views = Views(images.train, augmentation(images, asked), asked.seed)
-        self.sampler: DistributedSampler[int] = DistributedSampler(
-            self.views, processes.count, processes.rank, seed=asked.seed
-        )
+        self.sampler = DistributedSampler[int](self.views, processes.count, processes.rank, seed=asked.seed)
         self.share = math.ceil(asked.finetune_batch_size / processes.count)
         self.epochs, self.steps = asked.finetune_epochs, math.ceil(len(self.sampler) / self.share)
         groups = decay_matrices(head, asked.weight_decay) + learning_groups(backbone.network, asked)
@@ -132,33 +98,33 @@ class FineTuning:
         averaged = self.average.module
         self.modules = {"body": self.body, "average": averaged}
         self.deployed = {"head": averaged.head, "backbone": averaged.backbone}
-        alphas = {"mixup_alpha": asked.mixup_alpha, "cutmix_alpha": asked.cutmix_alpha}
         self.classes = head.classifier.out_features
         # One share for all of a batch: a share for each pair would be a tensor, which a GPU is waited for to copy.
-        mixup = Mixup(**alphas, mode="batch", label_smoothing=0.0, num_classes=self.classes)
-        self.mixup = mixup if any(alphas.values()) else None
-        self.network = self._network()
-
-    def _network(self) -> nn.Module:
-        """The body, compiled and distributed as asked for; its parameters are the body's own."""
-        network: nn.Module = self.body
-        if self.processes.count > 1:
+        self.mixup = Mixup(
+            asked.mixup_alpha, asked.cutmix_alpha, mode="batch", label_smoothing=0.0, num_classes=self.classes
+        )
+        self.network: nn.Module = self.body
+        if processes.count > 1:
             if not self.freezes_statistics and self.device.type == "cuda":
-                network = convert_sync_batchnorm(network)
+                self.network = convert_sync_batchnorm(self.network)
             devices = [self.device.index] if self.device.type == "cuda" else None
-            network = DistributedDataParallel(network, device_ids=devices, static_graph=True)
-        return torch.compile(network) if self.hyperparameters.compile else network  # type: ignore[return-value]
+            self.network = DistributedDataParallel(self.network, device_ids=devices, static_graph=True)
+        if asked.compile:
+            self.network.compile()
+        what = "the last block" if asked.finetune == "last_block" else "the backbone"
+        size = f"{len(images.train)} images of {asked.finetune_image_size} px, {asked.finetune_batch_size} a step"
+        processes.say(
+            f"Fine-tuning {what} on {size}" + (f", {processes.count} processes" if processes.count > 1 else "")
+        )
 
     def batches(self, epoch: int, first_step: int) -> Generator[TrainingBatch, None, None]:
         """This process's share of each batch; what is drawn depends on seed, epoch, step and process."""
+        asked = self.hyperparameters
         self.views.epoch = epoch
         self.sampler.set_epoch(epoch)
         rows = list(self.sampler)[first_step * self.share :]
-        began = asked_at = monotonic()
-        waited, steps = 0.0, 0
-        for pixels, labels in load(self.views, rows, self.share, self.processes):
-            waited += monotonic() - asked_at
-            seed = seed_of(self.hyperparameters.seed, epoch, first_step + steps, self.processes.rank)
+        for step, (pixels, labels) in enumerate(load(self.views, rows, self.share, self.processes), first_step):
+            seed = seed_of(asked.seed, epoch, step, self.processes.rank)
             torch.manual_seed(seed)  # dropout
             np.random.seed(seed)  # timm's Mixup
             means = pixels.mean(dim=(2, 3)).numpy()
@@ -166,16 +132,9 @@ class FineTuning:
             labels = labels.to(self.device, non_blocking=True)
             targets = F.one_hot(labels, self.classes).float()
             paired = len(images) // 2 * 2  # of an odd number the last image stays as it is
-            if self.mixup and paired:
+            if paired and (asked.mixup_alpha or asked.cutmix_alpha):
                 images[:paired], targets[:paired] = self.mixup(images[:paired], labels[:paired])
-            steps += 1
             yield TrainingBatch(images, labels, means, targets)
-            asked_at = monotonic()
-        took = monotonic() - began
-        self.processes.say(
-            f"Fine-tuning, epoch {epoch} of {self.epochs}: {steps} steps of {took / max(1, steps):.3g} s, of which "
-            f"{waited / max(1, steps):.2g} s for data ({waited / took:.0%})"
-        )
 
     def forward(self, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
         """The batch's mean loss; DistributedDataParallel averages the gradients of all processes."""
@@ -196,22 +155,20 @@ class FineTuning:
 
     @torch.no_grad()
     def validate(self, watcher: Watcher) -> Validation:
-        """The averaged network on the plain views, at the side at which it is deployed.
-
-        A step is as many images as the head's, and the head is the one that the debugger watches.
-        """
-        split, processes, head = self.images.validation, self.processes, self.body.head
+        """The averaged network on the plain views; a step's are as many as the head's, which the debugger watches."""
+        split, processes, head, averaged = self.images.validation, self.processes, self.body.head, self.average.module
         own = {name: tensor.clone() for name, tensor in head.state_dict().items()}
-        head.load_state_dict(self.average.module.head.state_dict())
+        head.load_state_dict(averaged.head.state_dict())
         rows = np.array_split(np.arange(len(split)), processes.count)[processes.rank]
         loader = load(plain_views(split, self.images.preprocess), rows.tolist(), PLAIN_ROWS, processes)
+        batches = (pixels.to(self.device, memory_format=torch.channels_last) for pixels, _ in loader)
+        features = map(averaged.features, batches)  # of a batch when its step begins
         loss_sum, answers = 0.0, [torch.empty(0, self.classes)]
         chunks = [rows[start : start + EVALUATION_ROWS] for start in range(0, len(rows), EVALUATION_ROWS)]
         for chunk in watcher.batches(chunks, "EVAL"):
             labels = torch.from_numpy(split.labels[chunk])
             with watcher.phase("Forward"):
-                batches = islice(loader, math.ceil(len(chunk) / PLAIN_ROWS))
-                logits = head(torch.cat([self._averaged_features(pixels) for pixels, _ in batches]))
+                logits = head(torch.cat(list(islice(features, math.ceil(len(chunk) / PLAIN_ROWS)))))
                 watcher.see(labels, logits.cpu())
                 loss_sum += float(self.criterion(logits, labels.to(self.device))) * len(chunk)
             answers.append(logits.cpu())
@@ -220,36 +177,26 @@ class FineTuning:
         logits = torch.cat(processes.gather(torch.cat(answers)))
         return Validation(loss_sum / len(split), logits, torch.from_numpy(split.labels))
 
-    def _averaged_features(self, pixels: Tensor) -> Tensor:
-        features: Tensor = self.average.module.features(pixels.to(self.device, memory_format=torch.channels_last))
-        return features
-
 
 def learning_groups(network: nn.Module, asked: Hyperparameters) -> list[dict[str, Any]]:
     """The parameters of a backbone that learn, in groups by layer, with their shares of the rate; others are frozen.
 
     Layers down to `frozen_stride` do not learn, where timm tells (`feature_info`); the last block always does.
-
-    Raises:
-        StepError: A `last_block` of a network whose blocks timm does not know.
     """
-    names = [name for name, _ in network.named_parameters()]
+    parameters: dict[str, Any] = dict(network.named_parameters())
     matcher: Any = getattr(network, "group_matcher", None)
-    depths = group_parameters(network, matcher(coarse=True), reverse=True) if matcher else dict.fromkeys(names, 0)
-    last = max(depths[name] for name in names)
+    depths = group_parameters(network, matcher(coarse=True), reverse=True) if matcher else dict.fromkeys(parameters, 0)
+    last = max(depths[name] for name in parameters)
     first, layer_decay = 0, asked.layer_lr_decay
     if asked.finetune == "last_block":
         if last == 0:
-            raise StepError(
-                "model.finetune must be none or all with this backbone, whose blocks timm cannot tell apart, "
-                "but got last_block."
-            )
+            raise StepError("model.finetune cannot be last_block: timm cannot tell the blocks of this backbone apart.")
         first, layer_decay = last, 1.0
     elif matcher:
         stages: Any = getattr(network, "feature_info", ())
         early = tuple(f"{stage['module']}." for stage in stages if stage["reduction"] <= asked.frozen_stride)
-        first = min(1 + max((depths[name] for name in names if name.startswith(early)), default=-1), last)
-    for name, parameter in network.named_parameters():
+        first = min(1 + max((depths[name] for name in parameters if name.startswith(early)), default=-1), last)
+    for name, parameter in parameters.items():
         parameter.requires_grad_(depths[name] >= first)
     groups: list[dict[str, Any]] = param_groups_layer_decay(
         network, asked.weight_decay, layer_decay=layer_decay, no_opt_scale=SMALLEST_SCALE
@@ -261,7 +208,7 @@ def learning_groups(network: nn.Module, asked: Hyperparameters) -> list[dict[str
 def fine_tuned_baseline(backbone: Backbone, images: Images) -> DriftBaseline:
     """The drift baseline of a fine-tuned network, whose embeddings PrepareData could not know.
 
-    The network has learned the training images by heart: only validation images show what an unseen one looks like.
+    It has learned the training images by heart: only validation images show what an unseen one looks like.
     """
     side = images.preprocess.image_size
     network = frozen(backbone.cpu().eval(), torch.zeros(1, 3, side, side))

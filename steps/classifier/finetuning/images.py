@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from classifier.data.images import ImageError, Picture, Preprocess, decode, normalise, to_pixels
+from classifier.data.images import Picture, Preprocess, decode, normalise, to_pixels
 from classifier.data.prepared_images import PreparedImages
 from classifier.data.training_data import REMEDY, TrainingData
 from classifier.job.failures import StepError, cause
@@ -21,7 +21,6 @@ from classifier.training.job import Processes, channel
 MAX_PREPARED_PIXELS = 1 << 31  # PrepareData has made them small
 RANDAUGMENT_OPERATIONS = 2  # an image: the number in the paper's ImageNet experiments (Cubuk et al. 2020)
 ERASED_AREA = (0.02, 0.2)  # share of the image
-Batch = tuple[Tensor, Tensor]  # (B, 3, H, W) float32, normalised, and (B,) int64, labels
 
 
 @dataclass(frozen=True)
@@ -35,18 +34,13 @@ class Images:
 
 
 def open_images(arguments: Namespace, data: TrainingData) -> Images:
-    """The channels train and validation, checked against the embeddings' labels."""
-    splits = []
-    for name in ("train", "validation"):
-        images, expected = PreparedImages(channel(arguments, name), name), getattr(data, name).labels
-        if not np.array_equal(images.labels, expected):
-            raise StepError(
-                f"The channel {name} holds {len(images)} images, which are not those of the {len(expected)} "
-                f"embeddings: they belong to different data. {REMEDY}."
-            )
-        splits.append(images)
+    """The channels train and validation, which have to hold the images of the embeddings."""
+    train, validation = (PreparedImages(channel(arguments, name), name) for name in ("train", "validation"))
+    for images, embedded in ((train, data.train), (validation, data.validation)):
+        if not np.array_equal(images.labels, embedded.labels):
+            raise StepError(f"The channels' images are not those of the embeddings: they differ in labels. {REMEDY}.")
     preprocess = Preprocess.from_dict(data.manifest["preprocess"])
-    return Images(splits[0], splits[1], preprocess, bool(data.manifest.get("horizontal_flip", True)))
+    return Images(train, validation, preprocess, bool(data.manifest.get("horizontal_flip", True)))
 
 
 def augmentation(images: Images, settings: Hyperparameters) -> v2.Compose:
@@ -69,11 +63,7 @@ def augmentation(images: Images, settings: Hyperparameters) -> v2.Compose:
 
 
 class Views(Dataset[tuple[Tensor, int]]):
-    """row -> what a transform makes of the image, and its label; the same for the same seed, epoch and row.
-
-    Args:
-        transform: A picture -> (3, H, W) float32, normalised; may draw from torch's random numbers.
-    """
+    """row -> the transform's (3, H, W) float32, normalised, and the label; the same for one seed, epoch and row."""
 
     epoch = 0
 
@@ -84,35 +74,29 @@ class Views(Dataset[tuple[Tensor, int]]):
         return len(self.images)
 
     def __getitem__(self, row: int) -> tuple[Tensor, int]:
-        try:
-            picture = decode(self.images.read(row), max_pixels=MAX_PREPARED_PIXELS)
-        except ImageError as error:
-            raise StepError(f"{self.images.place(row)} cannot be used: {error} Run PrepareData again.") from error
+        picture = decode(self.images.read(row), max_pixels=MAX_PREPARED_PIXELS)
         torch.default_generator.manual_seed(seed_of(self.seed, self.epoch, row))  # a worker's, which has no other use
         return self.transform(picture), int(self.images.labels[row])
 
 
 def plain_views(images: PreparedImages, preprocess: Preprocess) -> Views:
     """Each image as the deployed network sees it."""
-    return Views(
-        images, lambda picture: torch.from_numpy(normalise(to_pixels(picture, preprocess)[None], preprocess)[0])
-    )
+
+    def plain(picture: Picture) -> Tensor:
+        return torch.from_numpy(normalise(to_pixels(picture, preprocess)[None], preprocess)[0])
+
+    return Views(images, plain)
 
 
-def load(views: Views, rows: Iterable[int], batch_size: int, processes: Processes) -> Iterator[Batch]:
-    """The rows batch by batch, made by worker processes; all cores of the host work for its training processes."""
+def load(views: Views, rows: Iterable[int], batch_size: int, processes: Processes) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of the rows' views (B, 3, H, W) and labels (B,), made by workers; all cores of the host are used."""
     workers, pins = max(1, core_count() // processes.local_count), torch.cuda.is_available()
-    loader = DataLoader(views, batch_size, sampler=rows, num_workers=workers, pin_memory=pins)
     try:
-        yield from loader
-    except StepError as error:  # of a worker: DataLoader puts the traceback into the text
-        raise StepError(str(error).rstrip().rsplit("StepError: ", 1)[-1]) from None
+        yield from DataLoader(views, batch_size, sampler=rows, num_workers=workers, pin_memory=pins)
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        raise StepError(
-            f"A process that loads images was lost ({cause(error)}). Is there too little memory?"
-        ) from error
+        raise StepError(f"A process that loads images was lost: {cause(error)}. Is there too little memory?") from error
 
 
 def seed_of(*key: int) -> int:

@@ -18,14 +18,8 @@ CHUNK_ROWS = 512
 class ClassifierHead(nn.Module):
     """Compresses, standardises, drops out, and classifies: (N, D) float32 -> (N, C) float32 logits.
 
-    The features of a pooled network are skewed, mostly near 0 with a few large ones; their signed square root is less
-    so. With a hidden layer that was worth 0.3 (digits) and 0.7 (photos) points of accuracy in cross-validation.
-
-    Features are divided by their deviation, but by no less than twice their median deviation: to bring one to 1 that
-    is 0 on nearly every image would make the smallest change to the backbone a large one for the head.
-
-    Submodules are attributes, and the ReLU's name ends in `relu`: smdebug's collections find tensors by these names
-    (`.*relu_output`), and its rules rely on them.
+    Pooled features are skewed, their signed square root is less so: worth 0.3 (digits) and 0.7 (photos) points of
+    accuracy with a hidden layer. smdebug finds tensors by the submodules' names, such as `.*relu_output`.
     """
 
     feature_mean: Tensor  # (D,) float32, of the training embeddings; part of the state, not trained
@@ -52,9 +46,13 @@ class ClassifierHead(nn.Module):
         return logits
 
     def standardise(self, embeddings: Any) -> None:
-        """Take mean and scale of every compressed feature from an array (N, views, D) float16, over the plain views."""
+        """Take mean and scale of every compressed feature from the plain views of an array (N, views, D) float16.
+
+        The scale is the deviation, but at least twice the median one: with a feature that is 0 on nearly every image
+        brought to 1, the smallest change to the backbone would be a large one for the head.
+        """
         total, squares = torch.zeros(2, embeddings.shape[2], dtype=torch.float64)
-        for start in range(0, len(embeddings), CHUNK_ROWS):
+        for start in range(0, len(embeddings), CHUNK_ROWS):  # which may be larger than the memory
             plain = embeddings[start : start + CHUNK_ROWS, 0].astype(np.float64)  # (rows, D)
             chunk = compressed(torch.from_numpy(plain))
             total += chunk.sum(dim=0)
@@ -74,21 +72,5 @@ class ClassifierHead(nn.Module):
 
 
 def compressed(embeddings: Tensor) -> Tensor:
-    """sign(x) * (sqrt(|x| + o) - sqrt(o)) of each element, as x / (sqrt(|x| + o) + sqrt(o)).
-
-    That is smooth: a feature near 0 passes on at most 5 times the gradient that it gets.
-    """
+    """sign(x) * (sqrt(|x| + o) - sqrt(o)) of each element; it passes on at most 5 times the gradient that it gets."""
     return embeddings / (torch.sqrt(torch.abs(embeddings) + ROOT_OFFSET) + math.sqrt(ROOT_OFFSET))
-
-
-class CalibratedHead(nn.Module):
-    """A head whose logits are divided by the temperature of calibration, so that its softmax means what it says."""
-
-    def __init__(self, head: nn.Module, temperature: float) -> None:
-        super().__init__()
-        self.head = head
-        self.temperature = temperature
-
-    def forward(self, embeddings: Tensor) -> Tensor:
-        logits: Tensor = self.head(embeddings) / self.temperature  # (N, C)
-        return logits

@@ -1,56 +1,58 @@
-"""The deployed model: bytes of image files in, class probabilities out; evaluation and the endpoint share it."""
+"""The deployed model: bytes of image files in, probabilities out; evaluation and the endpoint share it.
 
+A few images travel with it, with the answers of the network when it had been trained: so a fault of a runtime's library
+shows before a client sees it. `python -m classifier.model.predictor MODEL_DIR RUNTIME...` measures those that agree.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+import timeit
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from classifier.data.images import Picture, Pixels, Preprocess, decode, normalise, to_pixels
-from classifier.job.failures import StepError
-from classifier.job.system import core_count
-from classifier.model.description import read_description
-from classifier.model.runtimes import Runtime, load_runtime
+from classifier.job.failures import StepError, run, say
+from classifier.job.system import core_count, module_command, module_environment
+from classifier.model.runtimes import MEASUREMENT_FILE, RUNTIMES, Runtime, load_runtime, missing, read_description
 
-REFERENCE_RUNTIME = "torchscript"  # float32, as trained; what evaluation scores
 DEFAULT_MAX_PIXELS = 100_000_000
-WARM_UP_RUNS = 2  # runtimes optimise themselves in the first runs
+SAMPLES_FILE = "samples.npz"
+TOLERANCE = 0.01  # largest difference of a probability that is accepted
+ROUNDS, WARM_UP_RUNS = 8, 2  # runtimes optimise themselves in the first runs
+
+Rows = npt.NDArray[np.float32]
+Samples = tuple[Rows, Rows]  # images (N, 3, H, W), normalised, and the network's answers (N, C)
 
 
 class Predictor:
     """The network and model.json of a model directory, ready to answer.
 
     Args:
-        model_dir: model.tar.gz, unpacked.
-        threads: Threads of one network run; all cores if None.
-        runtime: What runs the network; model.pt in float32 if None.
+        threads: Of one network run; all cores if 0.
+        runtime: What runs the network; if None, TorchScript in float32, as it was trained and is evaluated.
         max_pixels: A larger image is refused before it is decoded.
     """
 
     def __init__(
-        self,
-        model_dir: Path,
-        threads: int | None = None,
-        *,
-        runtime: Runtime | None = None,
-        max_pixels: int = DEFAULT_MAX_PIXELS,
+        self, model_dir: Path, threads: int = 0, runtime: Runtime | None = None, max_pixels: int = DEFAULT_MAX_PIXELS
     ) -> None:
         self.description = read_description(model_dir)
-        self.classes: list[str] = list(self.description["classes"])
+        self.classes: list[str] = self.description["classes"]
         self.preprocess = Preprocess.from_dict(self.description["preprocess"])
-        self.max_pixels = max_pixels
-        self.threads = threads or core_count()
-        self.runtime = runtime or load_runtime(REFERENCE_RUNTIME, model_dir, self.threads)
+        self.max_pixels, self.threads = max_pixels, threads or core_count()
+        self.runtime = runtime or load_runtime("torchscript", model_dir, self.threads)
         blank = np.zeros((1, self.preprocess.image_size, self.preprocess.image_size, 3), dtype=np.uint8)
         for count in (1, self.threads) * WARM_UP_RUNS:
-            answer = self.probabilities(blank, count)
-        if answer.shape != (1, len(self.classes)):
-            raise StepError(
-                f"The network answers with shape {answer.shape}, but model.json names {len(self.classes)} classes. "
-                f"Train the model again."
-            )
+            self.probabilities(blank, count)
 
-    def predict(self, files: Sequence[bytes]) -> npt.NDArray[np.float32]:
+    def predict(self, files: Sequence[bytes]) -> Rows:
         """Probabilities (N, C) of N image files; raises images.ImageError for a file that is no readable image."""
         return self.probabilities(np.stack([self.pixels(file) for file in files]))
 
@@ -62,6 +64,68 @@ class Predictor:
         """A decoded image as the network's crop: (H, W, 3) uint8."""
         return to_pixels(picture, self.preprocess)
 
-    def probabilities(self, pixels: Pixels, threads: int | None = None) -> npt.NDArray[np.float32]:
-        """Crops (N, H, W, 3) uint8 -> probabilities (N, C) float32."""
+    def probabilities(self, pixels: Pixels, threads: int | None = None) -> Rows:
+        """Crops (N, H, W, 3) uint8 -> probabilities (N, C)."""
         return self.runtime.run(normalise(pixels, self.preprocess), threads or self.threads)
+
+
+def load_samples(model_dir: Path) -> Samples:
+    """What export.py has left."""
+    with np.load(model_dir / SAMPLES_FILE) as stored:
+        pixels, mean, std = stored["pixels"], tuple(stored["mean"]), tuple(stored["std"])
+        size = pixels.shape[1]
+        return normalise(pixels, Preprocess(size, size, mean, std)), stored["probabilities"]
+
+
+def disagreement(runtime: Runtime, samples: Samples, *, rounding: float = 0.0) -> str | None:
+    """How the runtime's answers differ from the network's, by more than is accepted (and its rounding); None if not."""
+    images, expected = samples
+    answers = np.concatenate([runtime.run(images[row : row + 1], threads=1) for row in range(len(images))])
+    if answers.shape != expected.shape:
+        return f"it answers with shape {answers.shape} instead of {expected.shape}"
+    difference, accepted = float(np.abs(answers - expected).max()), TOLERANCE + rounding
+    if difference <= accepted:
+        return None
+    return f"a probability differs by {difference:.3g} from the trained network's, and {accepted:g} is accepted"
+
+
+def measure(model_dir: Path, names: list[str]) -> None:
+    """Write runtimes.json: milliseconds for one image on one core, and why a runtime is not to be used."""
+    samples, milliseconds, disagreements = load_samples(model_dir), dict[str, float](), dict[str, str]()
+    for name in names:
+        try:
+            runtime = load_runtime(name, model_dir)
+            if reason := disagreement(runtime, samples):
+                raise StepError(reason)
+        except StepError as error:
+            disagreements[name] = str(error)
+            continue
+        work = partial(runtime.run, samples[0][:1], threads=1)  # in processor time, whatever else the machine does
+        seconds = timeit.repeat(work, timer=time.thread_time, repeat=WARM_UP_RUNS + ROUNDS, number=1)[WARM_UP_RUNS:]
+        milliseconds[name] = round(1000 * statistics.median(seconds), 3)
+    text = json.dumps({"milliseconds": milliseconds, "disagreements": disagreements}, indent=2)
+    (model_dir / MEASUREMENT_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def measure_apart(model_dir: Path) -> dict[str, str]:
+    """Measure in a process of its own, since a runtime's fault shall not end the training; return the disagreements.
+
+    If the process fails, ONNX Runtime alone is measured, in this one.
+    """
+    usable = [name for name in RUNTIMES if name != "cuda" and missing(name) is None]
+    command = [*module_command("classifier.model.predictor"), str(model_dir), *usable]
+    process = subprocess.run(command, stdout=subprocess.DEVNULL, env=module_environment(), check=False)
+    path = model_dir / MEASUREMENT_FILE
+    if process.returncode or not path.is_file():
+        say(f"The runtimes were not measured: their process ended with status {process.returncode}")
+        measure(model_dir, ["onnxruntime"])
+    disagreements: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["disagreements"]
+    return disagreements
+
+
+def main() -> None:
+    measure(Path(sys.argv[1]), sys.argv[2:])
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -32,7 +32,7 @@ from classifier.data.images import Box, Picture, Pixels, Preprocess, decode, nor
 from classifier.data.prepared_images import ImageWriter
 from classifier.job.failures import StepError, cause, say
 from classifier.job.system import core_count, each, progress, whole_file
-from classifier.model.backbone import Backbone, Weights, feature_dim, frozen
+from classifier.model.backbone import Backbone, Weights, frozen
 
 TINY_PX = 64  # images whose median shorter side is below this are tiny: digits, icons
 # Larger than the backbones were trained at, which made things look larger to them than they do in a whole image, and to
@@ -113,7 +113,7 @@ class Embedder:
     """A frozen backbone and the recipe for its images; any number of threads may use it."""
 
     def __init__(self, backbone: Backbone, recipe: Recipe) -> None:
-        self.recipe, self.feature_dim = recipe, feature_dim(backbone)
+        self.recipe, self.feature_dim = recipe, backbone.feature_dim
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.batch = GPU_BATCH if self.device == "cuda" else BATCH
         size = recipe.preprocess.image_size

@@ -18,8 +18,7 @@ import orjson
 
 from classifier.job.failures import StepError, say
 from classifier.job.system import core_count, module_command, module_environment
-from classifier.model.runtime_choice import chosen_runtimes
-from classifier.model.runtimes import AUTO, RUNTIMES
+from classifier.model.runtimes import AUTO, RUNTIMES, chosen_runtimes
 from classifier.serving.content import LENGTHS, MEGABYTE, Head, Refusal, message
 
 AHEAD = 4  # jobs that a worker has at a time: the next is there when one is done, and for a GPU all are one batch

@@ -22,9 +22,8 @@ from classifier.data import images
 from classifier.data.images import ImageError, ImageTooLarge, Pixels
 from classifier.data.prepared_images import sample_files
 from classifier.job.failures import StepError, run
-from classifier.model.predictor import Predictor
+from classifier.model.predictor import Predictor, disagreement, load_samples
 from classifier.model.runtimes import load_runtime
-from classifier.model.samples import Samples, disagreement
 from classifier.serving.content import LENGTHS, MEGABYTE, Head, Refusal, message, read_images, write
 
 MAX_DECODING_MEGABYTES = 144  # of one image
@@ -82,7 +81,7 @@ def answers(predictor: Predictor, requests: list[Decoded]) -> Iterator[bytes]:
 def load(model_dir: Path, name: str, threads: int, max_pixels: int) -> Predictor:
     """Load the model; raises StepError if it answers its samples otherwise, but for rounding, than in the training."""
     runtime = load_runtime(name, model_dir, threads)
-    if difference := disagreement(runtime, Samples.load(model_dir), rounding=runtime.rounding):
+    if difference := disagreement(runtime, load_samples(model_dir), rounding=runtime.rounding):
         raise StepError(f"The runtime {name} is not used: {difference}. Set deploy.runtime to auto or to another.")
     predictor = Predictor(model_dir, threads, runtime=runtime, max_pixels=max_pixels)
     for path in sample_files(model_dir)[:1]:

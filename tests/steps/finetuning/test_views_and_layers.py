@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import timm
 import torch
@@ -10,12 +9,13 @@ from PIL import Image
 from torch import nn
 
 from classifier.data.images import Preprocess
+from classifier.data.prepared_images import PreparedImages
 from classifier.finetuning.fine_tuning import learning_groups
 from classifier.finetuning.images import Images, Views, augmentation, load, plain_views
 from classifier.job.failures import StepError
 from classifier.training.hyperparameters import Hyperparameters, settled
 from classifier.training.job import ALONE
-from tests.steps.prepared_data import png
+from tests.steps.prepared_data import Prepared
 
 PREPROCESS = Preprocess(64, 72, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 PLAIN = Hyperparameters(
@@ -24,33 +24,13 @@ PLAIN = Hyperparameters(
 STRONG = replace(PLAIN, crop_area_min=0.4, randaugment_magnitude=9, erasing_probability=1.0)
 
 
-class Pictures:
-    """Encoded pictures by row, as prepared images are."""
-
-    def __init__(self, *contents: bytes) -> None:
-        self.contents, self.labels = contents, np.arange(len(contents))
-
-    def __len__(self) -> int:
-        return len(self.contents)
-
-    def read(self, row: int) -> bytes:
-        return self.contents[row]
-
-    def place(self, row: int) -> str:
-        return f"image {row}"
+@pytest.fixture(scope="module")
+def images(prepared: Prepared) -> Images:
+    splits = (PreparedImages(prepared.root / name, name) for name in ("train", "validation"))
+    return Images(*splits, PREPROCESS, horizontal_flip=False)
 
 
-def noise(seed: int = 0) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (80, 90, 3), dtype=np.uint8))
-
-
-def images_of(*contents: bytes, flip: bool = False) -> Images:
-    return Images(Pictures(*contents), Pictures(*contents), PREPROCESS, horizontal_flip=flip)
-
-
-def test_a_view_depends_on_seed_epoch_and_row_alone() -> None:
-    content = png(noise())
-    images = images_of(content, content, flip=True)
+def test_a_view_depends_on_seed_epoch_and_row_alone(images: Images) -> None:
     views, others = (Views(images.train, augmentation(images, STRONG), seed) for seed in (0, 1))
     first, label = views[0]
     assert (first.shape, first.dtype, label) == ((3, 48, 48), torch.float32, 0)
@@ -60,71 +40,55 @@ def test_a_view_depends_on_seed_epoch_and_row_alone() -> None:
     assert not torch.equal(views[0][0], first)
 
 
-def test_a_view_is_normalised_by_channel() -> None:
-    colour = Image.new("RGB", (64, 64), (255, 128, 0))
-    view = augmentation(images_of(), PLAIN)(colour)
-    assert view.mean(dim=(1, 2)).tolist() == pytest.approx(
-        [(value / 255 - 0.5) / 0.25 for value in (255, 128, 0)], abs=1e-3
-    )
-
-
 @pytest.mark.parametrize(("flip", "sides"), [(False, {0}), (True, {0, 1})])
-def test_flip_happens_only_where_it_is_allowed(flip: bool, sides: set[int]) -> None:
+def test_flip_happens_only_where_it_is_allowed(images: Images, flip: bool, sides: set[int]) -> None:
     marked = Image.new("RGB", (64, 64))
     marked.paste((255, 255, 255), (0, 0, 8, 64))  # bright on the left
     torch.manual_seed(0)
-    views = [augmentation(images_of(flip=flip), PLAIN)(marked) for _ in range(20)]
+    views = [augmentation(replace(images, horizontal_flip=flip), PLAIN)(marked) for _ in range(20)]
     assert {int(view[0, :, -4:].mean() > view[0, :, :4].mean()) for view in views} == sides
 
 
-def test_erasing_paints_the_mean_colour() -> None:
-    white = Image.new("RGB", (64, 64), (255, 255, 255))
-    erased = augmentation(images_of(), replace(PLAIN, erasing_probability=1.0))(white)
-    assert [round(value, 1) for value in erased.unique().tolist()] == [0.0, 2.0]
+def test_a_view_is_normalised_by_channel_and_erasing_paints_the_mean_colour(images: Images) -> None:
+    colour = Image.new("RGB", (64, 64), (255, 127, 0))
+    for probability, erased in ((0.0, set()), (1.0, {0})):
+        view = augmentation(images, replace(PLAIN, erasing_probability=probability))(colour)
+        found = [{round(value) for value in channel.unique().tolist()} for channel in view]
+        assert found == [{2, *erased}, {0, *erased}, {-2, *erased}]
 
 
-def test_worker_processes_make_the_batches_in_order_and_say_which_image_is_broken() -> None:
-    pictures = Pictures(*(png(noise(seed)) for seed in range(5)))
-    views = plain_views(pictures, PREPROCESS)  # type: ignore[arg-type]
-    found = list(load(views, [4, 1, 0], 2, ALONE))
-    assert [labels.tolist() for _, labels in found] == [[4, 1], [0]]
+def test_worker_processes_make_the_batches_in_order(images: Images) -> None:
+    views = plain_views(images.train, PREPROCESS)
+    found = list(load(views, [70, 1, 30], 2, ALONE))
+    assert [labels.tolist() for _, labels in found] == [[2, 0], [1]]
     assert torch.equal(found[0][0][1], views[1][0])
-    views.images = Pictures(b"no image")  # type: ignore[assignment]
-    with pytest.raises(StepError, match=r"^image 0 cannot be used: .*Run PrepareData again\.$"):
-        list(load(views, [0], 2, ALONE))
 
 
-def manifest_of(side: int, *, tiny: bool) -> dict[str, object]:
-    return {"preprocess": {"image_size": side}, "tiny_images": tiny}
+CHOSEN = ("finetune_image_size", "finetune_epochs", "crop_area_min", "randaugment_magnitude", "frozen_stride")
 
 
-@pytest.mark.parametrize(("side", "expected"), [(256, 224), (128, 96), (32, 32), (20, 20), (224, 192), (192, 160)])
-def test_training_side_is_a_little_below_the_deployed_one(side: int, expected: int) -> None:
-    assert settled(Hyperparameters(finetune="all"), manifest_of(side, tiny=False)).finetune_image_size == expected
-
-
-def test_tiny_images_are_seen_nearly_whole_and_not_as_often_and_what_is_asked_for_is_not_chosen() -> None:
-    photos, tiny = (settled(Hyperparameters(finetune="all"), manifest_of(128, tiny=tiny)) for tiny in (False, True))
-    names = ("finetune_epochs", "crop_area_min", "randaugment_magnitude", "frozen_stride")
-    assert [getattr(photos, name) for name in names] == [12, 0.4, 5, 4]
-    assert [getattr(tiny, name) for name in names] == [8, 0.75, 0, 0]
-    asked = replace(
-        STRONG,
-        finetune="last_block",
-        finetune_epochs=3,
-        finetune_image_size=40,
-        randaugment_magnitude=0,
-        frozen_stride=2,
-    )
-    assert settled(asked, manifest_of(128, tiny=False)) == settled(asked, manifest_of(64, tiny=True)) == asked
-    assert settled(Hyperparameters(), manifest_of(128, tiny=True)) == Hyperparameters()  # nothing is fine-tuned
+@pytest.mark.parametrize(
+    ("side", "tiny", "chosen"),
+    [  # training sees a little less than the deployed network; tiny images nearly whole, and not as often
+        *((side, False, [own, 12, 0.4, 5, 4]) for side, own in ((256, 224), (224, 192), (192, 160), (128, 96))),
+        (32, False, [32, 12, 0.4, 5, 4]),
+        (20, True, [20, 8, 0.75, 0, 0]),
+    ],
+)
+def test_what_is_left_open_depends_on_the_images_and_what_is_asked_for_stays(
+    side: int, tiny: bool, chosen: list[float]
+) -> None:
+    manifest = {"preprocess": {"image_size": side}, "tiny_images": tiny}
+    found = settled(Hyperparameters(finetune="all"), manifest)
+    assert [getattr(found, name) for name in CHOSEN] == chosen
+    asked = replace(STRONG, finetune="last_block", finetune_epochs=3, randaugment_magnitude=0, frozen_stride=2)
+    assert settled(asked, manifest) == asked
+    assert settled(Hyperparameters(), manifest) == Hyperparameters()  # nothing is fine-tuned
 
 
 @pytest.fixture(scope="module")
 def network() -> nn.Module:
-    made = timm.create_model("test_resnet", pretrained=False)
-    made.reset_classifier(0)
-    return made
+    return timm.create_model("test_resnet", num_classes=0)
 
 
 def learners(network: nn.Module, **asked: object) -> dict[str, float]:
@@ -147,10 +111,8 @@ def test_earlier_layers_learn_more_slowly_and_the_slowest_not_at_all(network: nn
 
 def test_vectors_are_not_decayed(network: nn.Module) -> None:
     groups = learning_groups(network, Hyperparameters(finetune="all", weight_decay=0.3, frozen_stride=0))
-    assert {(group["weight_decay"], parameter.ndim > 1) for group in groups for parameter in group["params"]} == {
-        (0.3, True),
-        (0.0, False),
-    }
+    decays = {(group["weight_decay"], parameter.ndim > 1) for group in groups for parameter in group["params"]}
+    assert decays == {(0.3, True), (0.0, False)}
 
 
 @pytest.mark.parametrize(
@@ -163,16 +125,8 @@ def test_layers_up_to_a_stride_stay_as_they_are(network: nn.Module, stride: int,
     assert learn - {"bn1"} == set(order[order.index(first) :])
 
 
-class Shapeless(nn.Module):
-    """A network that does not tell its blocks."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.pretrained_cfg = {"input_size": (3, 8, 8), "classifier": "fc"}
-        self.layer = nn.Linear(3, 4)
-
-
 def test_last_block_of_a_network_that_does_not_tell_its_blocks_is_refused() -> None:
-    assert learners(Shapeless(), frozen_stride=4) == {"layer.weight": 1.0, "layer.bias": 1.0}
-    with pytest.raises(StepError, match=r"^model.finetune must be none or all with .* but got last_block\.$"):
-        learners(Shapeless(), finetune="last_block")
+    plain = nn.Sequential(nn.Linear(3, 4))
+    assert learners(plain, frozen_stride=4) == {"0.weight": 1.0, "0.bias": 1.0}
+    with pytest.raises(StepError, match=r"^model\.finetune cannot be last_block: .*\.$"):
+        learners(plain, finetune="last_block")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from classifier.evaluation.metrics import effect, uncalibrated
-from classifier.model.head import CalibratedHead
+from classifier.model.export import Network
 from classifier.training.results import TEMPERATURES, Validation, calibrate, fit_temperature, reliability, softmax
 
 
@@ -53,8 +53,8 @@ def test_a_validation_without_a_mistake_does_not_ask_for_certainty() -> None:
 
 def test_the_first_class_stays_the_first_and_huge_logits_do_no_harm() -> None:
     logits = np.array([[1e30, 0.0, -1e30], [0.1, 0.2, 0.15]], np.float32)
-    head = CalibratedHead(torch.nn.Identity(), 0.3)
-    assert head(torch.from_numpy(logits)).argmax(dim=1).tolist() == [0, 1]
+    network = Network(torch.nn.Identity(), torch.nn.Identity(), 0.3)
+    assert network(torch.from_numpy(logits)).argmax(dim=1).tolist() == [0, 1]
     assert np.isfinite(fit_temperature(logits, np.array([2, 1])))
 
 

@@ -14,7 +14,6 @@ import trial
 from classifier.job.failures import TRAINING_FAILURE, run
 from classifier.model.backbone import load_backbone
 from classifier.model.head import ClassifierHead
-from classifier.model.runtimes import load_script
 from classifier.training import hyperparameters
 from classifier.training.hyperparameters import Hyperparameters
 from tests.steps.prepared_data import CLASSES, STEPS, Prepared, Trained, run_step
@@ -106,7 +105,7 @@ def test_exported_network_answers_as_backbone_head_and_temperature_do(prepared: 
     images = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         logits = head(backbone(images)) / trained.description["calibration"]["temperature"]
-        answer = load_script(trained.model_dir)(images)
+        answer = torch.jit.load(trained.model_dir / "model.pt")(images)
     assert torch.allclose(answer, logits.softmax(dim=1), atol=1e-5)
 
 

@@ -7,12 +7,12 @@ import sys
 from argparse import Namespace
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from classifier.data.images import Preprocess
 from classifier.data.prepared_images import PreparedImages
@@ -28,7 +28,7 @@ from classifier.training.hyperparameters import Hyperparameters
 from classifier.training.job import Checkpoint
 from classifier.training.loop import Watcher, train
 from classifier.training.results import TrainingResult, Validation, warnings_of
-from tests.steps.prepared_data import STEPS, Prepared, StopAfter, base_environment, write_shards
+from tests.steps.prepared_data import STEPS, Prepared, StopAfter, base_environment
 
 HYPERPARAMETERS = Hyperparameters(
     epochs=2, batch_size=32, hidden_units=8, lr=0.001, finetune="all", finetune_epochs=3, finetune_batch_size=10,
@@ -230,20 +230,20 @@ def test_diverging_loss_names_the_rate_that_fine_tuning_has(tune: Trainer) -> No
 
 
 @pytest.mark.parametrize(
-    ("place", "sentence"),
+    ("place", "embedded", "sentence"),
     [
-        (None, "Training needs the channel train, but neither SM_CHANNEL_TRAIN nor --train is set."),
-        ("validation", "holds no prepared images of the train split"),
-        ("fewer", "The channels' images are not those of the embeddings: they differ in labels."),
+        ("", "train", "Training needs the channel train, but neither SM_CHANNEL_TRAIN nor --train is set."),
+        ("validation", "train", "holds no prepared images of the train split"),
+        ("train", "validation", "The channels' images are not those of the embeddings: they differ in labels."),
     ],
 )
 def test_missing_or_wrong_images_are_one_sentence(
-    prepared: Prepared, data: TrainingData, tmp_path: Path, place: str | None, sentence: str
+    prepared: Prepared, data: TrainingData, place: str, embedded: str, sentence: str
 ) -> None:
-    write_shards(tmp_path / "fewer", "train", [Image.new("RGB", (40, 40))], [0])
-    places = {None: None, "validation": prepared.root / "validation", "fewer": tmp_path / "fewer"}
+    channels = Namespace(train=place and prepared.root / place, validation=prepared.root / "validation")
+    other: Any = SimpleNamespace(train=getattr(data, embedded), validation=data.validation)
     with pytest.raises(StepError, match=sentence):
-        open_images(Namespace(train=places[place], validation=places["validation"]), data)
+        open_images(channels, other)
 
 
 def run(command: list[str], prepared: Prepared, folder: Path) -> list[str]:

@@ -1,11 +1,12 @@
 """Compares what an endpoint was sent with what its model was trained on: drift.json and drift.html.
 
-It needs no labels. The verdict is about the embeddings, which the model's own network computes (see drift_distance).
+It needs no labels. The verdict is about the embeddings, which the model's own network computes (see drift/distance.py).
 Confidences, predicted classes and simple figures of the images are compared with the test split, and help to say what
 it is that differs. Images that differ need not be answered wrongly, only the test accuracy no longer speaks for them.
 """
 
 import argparse
+import base64
 import json
 import sys
 from collections.abc import Iterator
@@ -17,12 +18,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from classifier.data.images import ImageError, Pixels, Preprocess, decode, normalise, to_pixels
+from classifier.data.images import ImageError, Picture, Pixels, Preprocess, decode, normalise, to_pixels
 from classifier.drift.baseline import Coordinates, DriftBaseline
-from classifier.drift.captured import Event, events
-from classifier.drift.distance import FALSE_ALARM_RATE, LEAST_IMAGES, Drift, compare, most_images, unusual
-from classifier.drift.report import DriftReport, Stranger, report
-from classifier.drift.statistics import CLASSES, FIGURES, binned, class_counts, compared, pixel_figures
+from classifier.drift.distance import FALSE_ALARM_RATE, LEAST_IMAGES, compare, most_images, strangeness, unusual_from
+from classifier.drift.report import report
+from classifier.drift.statistics import against_baseline, pixel_figures
 from classifier.job.failures import ArgumentParser, StepError, run, say
 from classifier.job.system import core_count
 from classifier.model.runtimes import OnnxRuntime
@@ -33,31 +33,56 @@ SHOWN_STRANGERS = 12
 
 
 @dataclass(frozen=True)
-class Captured:
-    """The images of captured events."""
+class Event:
+    """One invocation: the image file, the predicted class's index and its probability."""
 
-    events: list[Event]
-    pixel_figures: npt.NDArray[np.float64]  # (N, 3), see drift_statistics
-    coordinates: Coordinates  # (N, K + 1), see drift_baseline
+    image: bytes
+    label: int
+    confidence: float
+
+    def picture(self) -> Picture:
+        """Return the decoded image; raises ImageError."""
+        return decode(self.image, max_pixels=MAX_PIXELS)
 
 
 def main() -> None:
     arguments = parse_arguments()
     known, baseline = read_baseline(arguments.baseline), DriftBaseline.load(arguments.model_dir)
-    network = OnnxRuntime(arguments.model_dir, core_count())
     lines = arguments.captured.read_text(encoding="utf-8").split("\n")
-    found = measure(lines, known, baseline, network)
-    drift = compare(found.coordinates, baseline.reference)
-    document = describe(found, drift, known, baseline)
-    shown = DriftReport(document, known, drift, found.coordinates, baseline.reference, strangers(found, baseline))
+    events, figures, coordinates = measure(lines, known, baseline, OnnxRuntime(arguments.model_dir, core_count()))
+    drift, strange = compare(coordinates, baseline.reference), strangeness(coordinates)
+    confidences, labels = np.array([event.confidence for event in events]), np.array([event.label for event in events])
+    names = [*(f"component {number + 1}" for number in range(len(baseline.components))), "what they leave"]
+    document = {
+        "drift": drift.alarm,
+        "drift_score": drift.score,
+        "distance": drift.distance,
+        "threshold": drift.threshold,
+        "by_chance": drift.by_chance,
+        "p_value": drift.p_value,
+        "false_alarm_rate": FALSE_ALARM_RATE,
+        "images": len(events),
+        "reference_images": len(baseline.reference),
+        "unusual_share": float((strange > unusual_from(baseline.reference)).mean()),
+        "mean_confidence": float(confidences.mean()),
+        "coordinates": {
+            name: {"shift": float(shift), "spread": float(spread)}
+            for name, shift, spread in zip(names, drift.shifts, drift.spreads, strict=True)
+        },
+        "test_images": known["images"],
+        "statistics": against_baseline(known, confidences, figures, labels),
+    }
+    strangest = np.argsort(-strange, kind="stable")[:SHOWN_STRANGERS].tolist()
+    strangers = [(events[row].picture(), events[row].label, events[row].confidence, strange[row]) for row in strangest]
+    page = report(document, known, drift, (coordinates, baseline.reference), strangers)
     arguments.report_dir.mkdir(parents=True, exist_ok=True)
     (arguments.report_dir / "drift.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    (arguments.report_dir / "drift.html").write_text(report(shown), encoding="utf-8")
+    (arguments.report_dir / "drift.html").write_text(page, encoding="utf-8")
     say(f"{document['images']} images: {'drift' if drift.alarm else 'no drift'}, score {drift.score:.2f}")
 
 
 def read_baseline(path: Path) -> dict[str, Any]:
-    """baseline.json."""
+    """Return baseline.json."""
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -65,11 +90,12 @@ def read_baseline(path: Path) -> dict[str, Any]:
     return found
 
 
-def measure(lines: list[str], known: dict[str, Any], baseline: DriftBaseline, network: OnnxRuntime) -> Captured:
-    """The first captured images that can be read, as many as can be compared; a batch of crops is in memory at a time.
+def measure(
+    lines: list[str], known: dict[str, Any], baseline: DriftBaseline, network: OnnxRuntime
+) -> tuple[list[Event], npt.NDArray[np.float64], Coordinates]:
+    """Return the first events with a readable image, as many as can be compared, pixel figures (N, 3) and coordinates.
 
-    Raises:
-        StepError: there are too few.
+    A batch of crops is in memory at a time. It raises StepError where there are too few events.
     """
     most = most_images(baseline.reference)
     if most < LEAST_IMAGES:
@@ -80,84 +106,50 @@ def measure(lines: list[str], known: dict[str, Any], baseline: DriftBaseline, ne
     preprocess = Preprocess.from_dict(known["preprocess"])
     found: list[Event] = []
     figures, coordinates = [], []
-    usable = islice(crops(lines, preprocess, known["classes"]), most)
+    usable = islice(usable_events(lines, preprocess, known["classes"]), most)
     while batch := list(islice(usable, BATCH_IMAGES)):
         found += [event for event, _ in batch]
         pixels = np.stack([crop for _, crop in batch])
         figures.append(pixel_figures(pixels))
-        features = network.features(normalise(pixels, preprocess), core_count())
-        coordinates.append(baseline.coordinates(features))
+        coordinates.append(baseline.coordinates(network.features(normalise(pixels, preprocess), core_count())))
     if len(found) < LEAST_IMAGES:
         raise StepError(
             f"Of {len(lines)} captured events {len(found)} are of one image and its answer: too few to judge, at least "
             f"{LEAST_IMAGES} are needed."
         )
-    return Captured(found, np.concatenate(figures), np.concatenate(coordinates))
+    return found, np.concatenate(figures), np.concatenate(coordinates)
 
 
-def crops(lines: list[str], preprocess: Preprocess, classes: list[str]) -> Iterator[tuple[Event, Pixels]]:
-    """Each usable event with its image as the network sees it, (H, W, 3)."""
-    for event in events(iter(lines), classes):
-        if isinstance(event, Event):
-            try:
-                yield event, to_pixels(decode(event.image, max_pixels=MAX_PIXELS), preprocess)
-            except ImageError:
-                continue
+def usable_events(lines: list[str], preprocess: Preprocess, classes: list[str]) -> Iterator[tuple[Event, Pixels]]:
+    """Yield each event of a single readable image and its answer, with the crop that the network sees, (H, W, 3).
+
+    The layout is SageMaker's (AWS guide, "model-monitor-data-capture"): JSON lines, each with captureData.endpointInput
+    and endpointOutput, whose data is text or, by its encoding, base64.
+    """
+    for line in lines:
+        try:
+            data = json.loads(line)["captureData"]
+            answer = json.loads(payload(data["endpointOutput"]))
+            event = Event(payload(data["endpointInput"]), *label_and_confidence(answer, classes))
+            yield event, to_pixels(event.picture(), preprocess)
+        except (ImageError, ValueError, KeyError, TypeError, IndexError):  # another kind of request, or damaged
+            continue
 
 
-def describe(found: Captured, drift: Drift, known: dict[str, Any], baseline: DriftBaseline) -> dict[str, Any]:
-    """drift.json."""
-    strangeness, bound = unusual(found.coordinates, baseline.reference)
-    names = [*(f"component {number + 1}" for number in range(len(baseline.components))), "what they leave"]
-    confidence = np.array([event.confidence for event in found.events])
-    return {
-        "drift": drift.alarm,
-        "drift_score": drift.score,
-        "distance": drift.distance,
-        "threshold": drift.threshold,
-        "by_chance": drift.by_chance,
-        "p_value": drift.p_value,
-        "false_alarm_rate": FALSE_ALARM_RATE,
-        "images": len(found.events),
-        "reference_images": len(baseline.reference),
-        "unusual_share": float((strangeness > bound).mean()),
-        "mean_confidence": float(confidence.mean()),
-        "coordinates": {
-            name: {"shift": float(shift), "spread": float(spread)}
-            for name, shift, spread in zip(names, drift.shifts, drift.spreads, strict=True)
-        },
-        "test_images": known["images"],
-        "statistics": statistics(found, confidence, known),
-    }
+def payload(part: dict[str, Any]) -> bytes:
+    """Return a captured body."""
+    text = str(part["data"])
+    return base64.b64decode(text, validate=True) if part["encoding"] == "BASE64" else text.encode()
 
 
-def statistics(found: Captured, confidence: npt.NDArray[np.float64], known: dict[str, Any]) -> dict[str, Any]:
-    """Each figure and the predicted classes, against the test split."""
-    columns = np.column_stack([confidence, found.pixel_figures]).T
-    results = {
-        name: compared(
-            np.array(known["figures"][name]["counts"]), binned(column, np.array(known["figures"][name]["bounds"]))
-        )
-        for name, column in zip(FIGURES, columns, strict=True)
-    }
-    labels = np.array([event.label for event in found.events], dtype=np.int64)
-    results[CLASSES] = compared(np.array(known["predicted_counts"]), class_counts(labels, len(known["classes"])))
-    return results
-
-
-def strangers(found: Captured, baseline: DriftBaseline) -> list[Stranger]:
-    """The images that are least like the reference, the strangest first."""
-    strangeness, _ = unusual(found.coordinates, baseline.reference)
-    order = np.argsort(-strangeness, kind="stable")[:SHOWN_STRANGERS]
-    return [
-        Stranger(
-            picture=decode(found.events[row].image, max_pixels=MAX_PIXELS),
-            label=found.events[row].label,
-            confidence=found.events[row].confidence,
-            strangeness=float(strangeness[row]),
-        )
-        for row in order
-    ]
+def label_and_confidence(answer: Any, classes: list[str]) -> tuple[int, float]:
+    """Read an answer of the endpoint: label and score, or the list of probabilities; ValueError for another."""
+    if isinstance(answer, dict):
+        return classes.index(answer["label"]), float(answer["score"])
+    row = np.asarray(answer, dtype=np.float64)
+    if row.shape != (len(classes),):
+        raise ValueError(f"an answer of shape {row.shape}")
+    return int(row.argmax()), float(row.max())
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -108,7 +108,7 @@ def test_without_a_commit_none_is_named(steps):
 
 
 def test_evaluate_writes_every_property_that_the_version_carries(steps):
-    from classifier.evaluation.version_metadata import version_metadata
+    from classifier.evaluation.metrics import version_metadata
 
     figures = {name: {"value": 0.5} for name in ("accuracy", "macro_f1", "top_5_accuracy", "loss")}
     document = {

@@ -6,14 +6,13 @@ length. The first say how images vary that are like those of the training. The l
 whichever way it differs (the Q statistic: Jackson and Mudholkar, Technometrics 21(3), 1979).
 
 Some training images give the components. Others, and the validation images, give the reference: coordinates of images
-that the components have not seen, as they have not seen those of a request. Which rows are taken depends on their
-number alone, and there are never more than a few thousand of them, however large the data set is.
+that the components have not seen, as they have not seen those of a request.
 """
 
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,22 +26,10 @@ REFERENCE_ROWS = 4096
 FITTED_SHARE = 3  # of so many training images one gives components
 ROWS_PER_COMPONENT = 4  # with fewer, a component describes single images
 SMALLEST_STD = 1e-3
-POWER_ITERATIONS, SPARE_COLUMNS = 4, 8
-DAMAGE = (OSError, ValueError, KeyError, zipfile.BadZipFile)
 
 Features = npt.NDArray[np.float32]  # (N, D)
 Coordinates = npt.NDArray[np.float32]  # (N, K + 1)
 Array = npt.NDArray[np.float64]
-
-
-class Embeddings(Protocol):
-    """(N, views, D), in a file or several, of which rows are read when they are asked for."""
-
-    def __len__(self) -> int:
-        """N."""
-
-    def __getitem__(self, key: Any) -> npt.NDArray[Any]:
-        """`[rows, view]`: (n, D)."""
 
 
 @dataclass(frozen=True)
@@ -71,25 +58,27 @@ class DriftBaseline:
         path = folder / BASELINE_FILE
         try:
             with np.load(path) as stored:
-                return cls(**{name: stored[name] for name in cls.__dataclass_fields__})
+                return cls(**{field.name: stored[field.name] for field in fields(cls)})
         except FileNotFoundError:
             raise StepError(
                 f"The model holds no {BASELINE_FILE}, which the final training writes. Train the model again."
             ) from None
-        except DAMAGE as error:
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise StepError(f"{path} cannot be read ({error}). Train the model again.") from None
 
 
-def make_baseline(training: Embeddings, validation: Embeddings) -> DriftBaseline:
-    """The baseline of embeddings (N, views, D), of which the plain views count."""
+def make_baseline(training: Any, validation: Any) -> DriftBaseline:
+    """The baseline of embeddings (N, views, D), arrays or what reads rows as one, of which the plain views count."""
     rows = np.arange(len(training))
     fitted, rest = rows[::FITTED_SHARE], rows[rows % FITTED_SHARE > 0]
     kept = REFERENCE_ROWS * len(rest) // (len(rest) + len(validation))
-    held_out = [
-        plain(training, spread(rest, kept)),
-        plain(validation, spread(np.arange(len(validation)), REFERENCE_ROWS - kept)),
-    ]
-    return fit(plain(training, spread(fitted, FITTED_ROWS)), np.concatenate(held_out))
+    chosen = (
+        training[spread(fitted, FITTED_ROWS), 0],
+        training[spread(rest, kept), 0],
+        validation[spread(np.arange(len(validation)), REFERENCE_ROWS - kept), 0],
+    )
+    first, *held_out = (features.astype(np.float32) for features in chosen)
+    return fit(first, np.concatenate(held_out))
 
 
 def fit(fitted: Features, held_out: Features) -> DriftBaseline:
@@ -99,26 +88,13 @@ def fit(fitted: Features, held_out: Features) -> DriftBaseline:
     components = principal_components((known - mean) / std, max(1, min(COMPONENTS, len(fitted) // ROWS_PER_COMPONENT)))
     raw = project(held_out, mean, std, components)
     centre, scale = raw.mean(axis=0), np.maximum(raw.std(axis=0), SMALLEST_STD)
-    found = {
-        "mean": mean,
-        "std": std,
-        "components": components,
-        "centre": centre,
-        "scale": scale,
-        "reference": (raw - centre) / scale,
-    }
-    return DriftBaseline(**{name: array.astype(np.float32) for name, array in found.items()})
+    found = (mean, std, components, centre, scale, (raw - centre) / scale)
+    return DriftBaseline(*(array.astype(np.float32) for array in found))
 
 
 def spread(rows: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
     """At most `count` rows, evenly: as the images are listed by class, each class keeps its share."""
     return rows if len(rows) <= count else rows[np.arange(count) * len(rows) // count]
-
-
-def plain(embeddings: Embeddings, rows: npt.NDArray[np.int64]) -> Features:
-    """The plain views of some rows, (N, D)."""
-    found: Features = embeddings[rows, 0].astype(np.float32)
-    return found
 
 
 def compressed(features: npt.NDArray[Any]) -> Array:
@@ -132,8 +108,7 @@ def project(features: Features, mean: npt.NDArray[Any], std: npt.NDArray[Any], c
     standardised = (compressed(features) - mean) / std
     scores = standardised @ components.T.astype(np.float64)
     left = np.maximum(np.square(standardised).sum(axis=1) - np.square(scores).sum(axis=1), 0)
-    found: Array = np.column_stack([scores, 0.5 * np.log(left + SMALLEST_STD)])
-    return found
+    return np.column_stack([scores, 0.5 * np.log(left + SMALLEST_STD)])
 
 
 def principal_components(centred: Array, count: int) -> Array:
@@ -142,7 +117,6 @@ def principal_components(centred: Array, count: int) -> Array:
 
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
-        columns = min(count + SPARE_COLUMNS, *centred.shape)
-        _, _, directions = torch.pca_lowrank(torch.from_numpy(centred), columns, center=False, niter=POWER_ITERATIONS)
-    found: Array = directions.T[:count].numpy()
-    return found
+        columns = min(count + 8, *centred.shape)  # a few more than are kept make these exact
+        _, _, directions = torch.pca_lowrank(torch.from_numpy(centred), columns, center=False, niter=4)
+    return np.asarray(directions.T[:count])

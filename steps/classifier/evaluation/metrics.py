@@ -1,10 +1,12 @@
-"""Figures of a multiclass classification, by scikit-learn, from true labels and predicted probabilities.
+"""What evaluation.json says of a model: figures by scikit-learn, from true labels and predicted probabilities.
 
 The names and the layout are those of SageMaker Model Monitor's model-quality statistics for multiclass problems (AWS
-guide, "model-monitor-model-quality-metrics"), which the model registry displays.
-What is not in that list stands beside it.
+guide, "model-monitor-model-quality-metrics"), which the model registry displays. What is not in that list stands
+beside it.
 """
 
+import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,46 +20,37 @@ Labels = npt.NDArray[np.int64]  # (N,) index into classes
 Probabilities = npt.NDArray[np.float32]  # (N, C), rows sum to 1
 
 TOP = 5
+SCORES = ("precision", "recall", "f1", "support")  # of a class
+HEADLINES = ("accuracy", "macro_f1", "top_5_accuracy", "loss")
+DIGITS = 6  # of a difference of accuracies: less is the floating point's
 
 
 def classification_metrics(labels: Labels, probabilities: Probabilities, classes: list[str]) -> dict[str, Any]:
-    """The value of `multiclass_classification_metrics` in evaluation.json.
+    """Return `multiclass_classification_metrics` of evaluation.json.
 
     Precision, recall and F1 are 0 where a class was never predicted or never occurs; only classes that were predicted
     or occur count in the macro mean.
     """
-    every = np.arange(len(classes))
-    predicted = probabilities.argmax(axis=1)
+    every, predicted = np.arange(len(classes)), probabilities.argmax(axis=1)
     confusion = metrics.confusion_matrix(labels, predicted, labels=every)  # rows: true classes
-    precision, recall, f1, support = metrics.precision_recall_fscore_support(
-        labels, predicted, labels=every, zero_division=0.0
-    )
-    occurs = (support + confusion.sum(axis=0)) > 0
-    weights = support / support.sum()
+    scores = metrics.precision_recall_fscore_support(labels, predicted, labels=every, zero_division=0.0)
+    weighted = [scores[3] / scores[3].sum() @ score for score in scores[:3]]
+    many = len(classes) > TOP  # of five classes, the right one is always among the five best
+    top_5 = metrics.top_k_accuracy_score(labels, probabilities, k=TOP, labels=every) if many else 1.0
     figures = {
         "accuracy": metrics.accuracy_score(labels, predicted),
-        "weighted_precision": weights @ precision,
-        "weighted_recall": weights @ recall,
-        "weighted_f1": weights @ f1,
-        "macro_f1": f1[occurs].mean(),
-        "top_5_accuracy": top_accuracy(labels, probabilities),
+        **dict(zip(("weighted_precision", "weighted_recall", "weighted_f1"), weighted, strict=True)),
+        "macro_f1": metrics.f1_score(labels, predicted, average="macro", zero_division=0.0),
+        "top_5_accuracy": top_5,
         "loss": metrics.log_loss(labels, probabilities, labels=every),
         "expected_calibration_error": reliability(probabilities, labels).error,
     }
+    rows = zip(classes, confusion.tolist(), strict=True)
+    per_class = zip(classes, *(score.tolist() for score in scores), strict=True)
     return {
         **{name: {"value": float(value), "standard_deviation": "NaN"} for name, value in figures.items()},
-        "confusion_matrix": {
-            true: dict(zip(classes, row, strict=True)) for true, row in zip(classes, confusion.tolist(), strict=True)
-        },
-        "per_class": {
-            name: {
-                "precision": float(precision[index]),
-                "recall": float(recall[index]),
-                "f1": float(f1[index]),
-                "support": int(support[index]),
-            }
-            for index, name in enumerate(classes)
-        },
+        "confusion_matrix": {true: dict(zip(classes, row, strict=True)) for true, row in rows},
+        "per_class": {name: dict(zip(SCORES, found, strict=True)) for name, *found in per_class},
     }
 
 
@@ -70,7 +63,7 @@ class Effect:
     uncalibrated: Reliability
 
     def document(self) -> dict[str, Any]:
-        """`calibration` of evaluation.json."""
+        """Return `calibration` of evaluation.json."""
         return {
             "temperature": self.temperature,
             "expected_calibration_error": self.calibrated.error,
@@ -80,19 +73,68 @@ class Effect:
 
 
 def effect(probabilities: Probabilities, labels: Labels, temperature: float) -> Effect:
-    """What the temperature does to a network's answers, which are given as they are with it."""
-    before = reliability(uncalibrated(probabilities, temperature), labels)
+    """Return what the temperature does to a network's answers, which are given as they are with it."""
+    logits = np.log(np.maximum(probabilities.astype(np.float64), 1e-30))
+    before = reliability(softmax(logits, 1 / temperature), labels)
     return Effect(temperature, reliability(probabilities, labels), before)
 
 
-def uncalibrated(probabilities: Probabilities, temperature: float) -> npt.NDArray[np.float64]:
-    """What the probabilities were before the temperature was applied."""
-    return softmax(np.log(np.maximum(probabilities.astype(np.float64), 1e-30)), 1 / temperature)
+@dataclass(frozen=True)
+class Comparison:
+    """The new model beside the champion, the model in service, or without one; accuracies and margins are shares."""
+
+    accuracy: float  # of the new model
+    margin: float  # by which it is to exceed the champion's
+    champion: dict[str, Any] | None = None  # its multiclass_classification_metrics, if it can be compared
+    model_package_arn: str | None = None  # its version; None in the moment in which it is replaced
+    is_same_model: bool = False  # nothing has changed
+    reason: str = ""  # why there is none to compare with, as a part of a sentence
+
+    def __str__(self) -> str:
+        if self.champion is None:
+            return f"champion=none improvement={self.improvement:.4f} ({self.reason})"
+        same = ", which is this very model" if self.is_same_model else ""
+        champion = f"champion={self.champion['accuracy']['value']:.4f}"
+        return f"{champion} improvement={self.improvement:.4f} (over {self.name}{same})"
+
+    @property
+    def name(self) -> str:
+        """What a person calls the champion."""
+        return (self.model_package_arn or "").rpartition("model-package/")[2] or "the model in service"
+
+    @property
+    def improvement(self) -> float:
+        """How much the accuracy is above the champion's; without a champion, the accuracy itself.
+
+        Where no model would be replaced by another it is never below the margin: a first run and a run in which nothing
+        has changed are no failures.
+        """
+        if self.champion is None:
+            return max(self.accuracy, self.margin)
+        difference = round(self.accuracy - float(self.champion["accuracy"]["value"]), DIGITS)
+        return max(difference, self.margin) if self.is_same_model else difference
+
+    def document(self) -> dict[str, Any]:
+        """Return `champion` and `improvement` of evaluation.json; their texts are for AccuracyTooLow's message."""
+        improvement = {"value": self.improvement, "margin": self.margin}
+        if self.champion is None:
+            return {"champion": None, "improvement": improvement | {"champion": "no model", "reason": self.reason}}
+        figures = {name: self.champion[name]["value"] for name in HEADLINES}
+        champion = {"model_package_arn": self.model_package_arn, **figures, "is_same_model": self.is_same_model}
+        said = f"{self.name} with accuracy {figures['accuracy']:.4f}"
+        return {"champion": champion, "improvement": improvement | {"champion": said}}
 
 
-def top_accuracy(labels: Labels, probabilities: Probabilities) -> float:
-    """Share of images whose true class is among the five most probable ones."""
-    if probabilities.shape[1] <= TOP:
-        return 1.0
-    every = np.arange(probabilities.shape[1])
-    return float(metrics.top_k_accuracy_score(labels, probabilities, k=TOP, labels=every))
+def version_metadata(document: Mapping[str, Any]) -> dict[str, str]:
+    """Return `customer_metadata_properties`, made from the rest of evaluation.json: texts that the registry keeps.
+
+    The API takes 1 to 256 letters, digits, spaces and `_.:/=+-@` (CreateModelPackage, CustomerMetadataValue); what it
+    refuses becomes `_`, and what is too long ends with three dots.
+    """
+    figures = document["multiclass_classification_metrics"]
+    values = {name: f"{figures[name]['value']:.4f}" for name in HEADLINES}
+    values |= {name: str(document[name]) for name in ("test_images", "dataset_sha256")}
+    for name in ("hyperparameters", "rules"):
+        values[name] = " ".join(f"{key}={value}" for key, value in sorted(document[name].items()))
+    most, texts = 256, {name: re.sub(r"[^\w .:/=+\-@]", "_", value).strip() or "none" for name, value in values.items()}
+    return {name: text if len(text) <= most else f"{text[: most - 3]}..." for name, text in texts.items()}

@@ -8,8 +8,8 @@ import numpy.typing as npt
 import pytest
 
 from classifier.data.training_data import StoredArray
-from classifier.drift.baseline import DriftBaseline, fit, make_baseline, principal_components, spread
-from classifier.drift.distance import SMALL, compare, frechet, most_images, unusual
+from classifier.drift.baseline import DriftBaseline, fit, make_baseline, principal_components
+from classifier.drift.distance import SMALL, compare, frechet, most_images, strangeness, unusual_from
 from classifier.job.failures import StepError
 
 FEATURES = 60
@@ -75,10 +75,11 @@ def test_a_small_difference_is_no_drift_even_where_many_images_prove_it():
 
 
 def test_the_distance_is_frechets_for_normal_distributions_without_correlations():
-    zero, one = np.zeros(2), np.ones(2)
-    assert frechet((zero, one), (zero, one)) == 0
-    assert frechet((np.array([3.0, 0.0]), np.array([1.0, 3.0])), (zero, one)) == (3**2 + 2**2) / 2
-    assert frechet((np.array([6.0, 0.0]), np.array([2.0, 6.0])), (zero, 2 * one)) == (3**2 + 2**2) / 2
+    usual = np.array([[-1.0, -1.0], [1.0, 1.0]])  # means 0, deviations 1
+    assert frechet(usual, usual) == 0
+    other = usual * [1, 3] + [3, 0]
+    assert frechet(other, usual) == pytest.approx((3**2 + 2**2) / 2)
+    assert frechet(2 * other, 2 * usual) == pytest.approx((3**2 + 2**2) / 2)
 
 
 def test_the_residual_notices_what_no_component_knows():
@@ -88,19 +89,16 @@ def test_the_residual_notices_what_no_component_knows():
     baseline = fit(line[:200].astype(np.float32), line[200:].astype(np.float32))
     beside = line[:1].copy()
     beside[0, 0] += 0.5
-    usual, bound = unusual(baseline.coordinates(line[:1].astype(np.float32)), baseline.reference)
-    strange, _ = unusual(baseline.coordinates(beside.astype(np.float32)), baseline.reference)
-    assert usual[0] < bound < strange[0]
+    usual, strange = (strangeness(baseline.coordinates(rows.astype(np.float32))) for rows in (line[:1], beside))
+    assert usual[0] < unusual_from(baseline.reference) < strange[0]
 
 
 def test_the_baseline_does_not_depend_on_how_many_parts_the_embeddings_come_in(tmp_path):
     for name, parts in (("one", 1), ("many", 7)):
         folder = tmp_path / name
         folder.mkdir()
-        training, validation = (
-            in_parts(folder, split, embeddings(*drawn), parts) for split, drawn in (("t", (300, 1)), ("v", (60, 2)))
-        )
-        make_baseline(training, validation).save(folder)
+        training = in_parts(folder, "training", embeddings(300, 1), parts)
+        make_baseline(training, in_parts(folder, "validation", embeddings(60, 2), parts)).save(folder)
     first, second = ((tmp_path / name / "drift_baseline.npz").read_bytes() for name in ("one", "many"))
     assert first == second
     baseline = DriftBaseline.load(tmp_path / "one")
@@ -128,14 +126,9 @@ def test_the_baseline_does_not_grow_with_the_data_set():
 
 
 def test_small_data_sets_have_fewer_components():
-    assert make_baseline(embeddings(45, 1), embeddings(10, 2)).components.shape == (3, FEATURES)
-    reference = make_baseline(embeddings(45, 1), embeddings(10, 2)).reference
-    assert (len(reference), most_images(reference)) == (40, 20)
-
-
-def test_rows_are_taken_evenly():
-    assert spread(np.arange(5), 10).tolist() == [0, 1, 2, 3, 4]
-    assert spread(np.arange(10), 5).tolist() == [0, 2, 4, 6, 8]
+    baseline = make_baseline(embeddings(45, 1), embeddings(10, 2))
+    assert baseline.components.shape == (3, FEATURES)
+    assert (len(baseline.reference), most_images(baseline.reference)) == (40, 20)
 
 
 def test_principal_components_are_those_of_a_whole_decomposition():

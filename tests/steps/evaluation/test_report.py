@@ -3,16 +3,16 @@
 import base64
 import io
 import re
-from dataclasses import replace
+from collections.abc import Sequence
 from html.parser import HTMLParser
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from classifier.evaluation.comparison import Comparison
-from classifier.evaluation.metrics import classification_metrics, effect
-from classifier.evaluation.report import Evaluation, Mistake, report
+from classifier.evaluation.metrics import Comparison, classification_metrics, effect
+from classifier.evaluation.report import Mistake, report
 from classifier.reports.page import data_uri
 from classifier.training.results import reliability, softmax
 
@@ -21,28 +21,33 @@ CLASSES = ["cat", "<script>alert(1)</script>", 'dog "rex" & co']
 VOID = {"meta", "img", "br", "link", "input"}
 
 
-def evaluation(classes: list[str], mistakes: list[Mistake], labels: list[int], predicted: list[int]) -> Evaluation:
+MODEL = {
+    "backbone": "test_resnet",
+    "preprocess": {"image_size": 32},
+    "validation": {"epoch": 4, "validation_accuracy": 0.75},
+    "hyperparameters": {"lr": "0.0034100000000000003", "hidden_units": 7, "final": True},
+}
+MANIFEST = {
+    "counts": {"train": {"cat": 1200, "dog": 34}, "validation": {"cat": 9}, "test": {"cat": 6}},
+    "augmented_views": 3,
+    "skipped": [{"path": "x", "reason": "y"}],
+    "duplicates": [],
+    "dataset_sha256": "abc123",
+}
+
+
+def figures(classes: list[str], labels: list[int], predicted: list[int]) -> dict[str, Any]:
     rest = 0.06 / len(classes)
     probabilities = np.full((len(labels), len(classes)), rest, dtype=np.float32)
     probabilities[np.arange(len(labels)), predicted] = 1 - rest * (len(classes) - 1)
-    return Evaluation(
-        metrics=classification_metrics(np.array(labels), probabilities, classes),
-        classes=classes,
-        mistakes=mistakes,
-        model={
-            "backbone": "test_resnet",
-            "preprocess": {"image_size": 32},
-            "validation": {"epoch": 4, "validation_accuracy": 0.75},
-            "hyperparameters": {"lr": 0.003, "hidden_units": 7, "final": True},
-        },
-        manifest={
-            "counts": {"train": {"cat": 1200, "dog": 34}, "validation": {"cat": 9}, "test": {"cat": 6}},
-            "augmented_views": 3,
-            "skipped": [{"path": "x", "reason": "y"}],
-            "duplicates": [],
-            "dataset_sha256": "abc123",
-        },
-    )
+    return classification_metrics(np.array(labels), probabilities, classes)
+
+
+def page_of(metrics: dict[str, Any], mistakes: Sequence[Mistake] = (), **settings: Any) -> str:
+    """A page that is well-formed."""
+    page = report(metrics, mistakes, MODEL, MANIFEST, **settings)
+    Balance(page)
+    return page
 
 
 def mistake(size: tuple[int, int] = (300, 200)) -> Mistake:
@@ -51,39 +56,34 @@ def mistake(size: tuple[int, int] = (300, 200)) -> Mistake:
 
 @pytest.fixture(scope="module")
 def page() -> str:
-    return report(evaluation(CLASSES, [mistake()], [0, 0, 0, 1, 2, 2], [0, 0, 0, 2, 2, 2]))
+    return page_of(figures(CLASSES, [0, 0, 0, 1, 2, 2], [0, 0, 0, 2, 2, 2]), [mistake()])
 
 
 class Balance(HTMLParser):
     """Fails on a closing tag that does not match; keeps texts and addresses."""
 
-    def __init__(self) -> None:
+    def __init__(self, page: str) -> None:
         super().__init__()
         self.open: list[str] = []
         self.addresses: list[str] = []
-        self.text: list[str] = []
+        self.text = ""
+        self.feed(page)
+        assert self.open == []
+        self.text = " ".join(self.text.replace(SPACE, " ").split())
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag not in VOID:
-            self.open.append(tag)
+        self.open += [tag] if tag not in VOID else []
         self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        self.text.append(data)
-
-
-def parsed(page: str) -> Balance:
-    parser = Balance()
-    parser.feed(page)
-    assert parser.open == []
-    return parser
+        self.text += data
 
 
 def test_page_is_well_formed_and_fetches_nothing(page: str) -> None:
-    assert all(address.startswith("data:image/") for address in parsed(page).addresses)
+    assert all(address.startswith("data:image/") for address in Balance(page).addresses)
     assert not re.search(r"url\(|@import|<script|https?://", page)
 
 
@@ -93,7 +93,7 @@ def test_class_names_are_text_and_never_markup(page: str) -> None:
 
 
 def test_headline_names_accuracy_counts_and_confidence(page: str) -> None:
-    text = " ".join("".join(parsed(page).text).replace(SPACE, " ").split())
+    text = Balance(page).text
     assert "83.3 % accuracy" in text
     assert "5 of 6 test images are classified correctly. With this many images, the true accuracy lies between" in text
 
@@ -113,32 +113,28 @@ def test_mistakes_show_picture_predicted_and_true_class_with_scores(page: str) -
 
 
 def test_classes_are_sorted_by_f1_the_hardest_first(page: str) -> None:
-    table = page[page.index('<table class="classes">') :]
-    assert re.findall(r'<th scope="row">(.*?)</th>', table)[:3] == [
-        "&lt;script&gt;alert(1)&lt;/script&gt;",
-        "dog &#34;rex&#34; &amp; co",
-        "cat",
-    ]
+    names = re.findall(r'<th scope="row">(.*?)</th>', page[page.index('<table class="classes">') :])
+    assert names[:3] == ["&lt;script&gt;alert(1)&lt;/script&gt;", "dog &#34;rex&#34; &amp; co", "cat"]
 
 
-def test_what_was_trained_is_said(page: str) -> None:
-    text = " ".join(parsed(page).text)
-    facts = ("test_resnet, frozen, at 32 × 32 px", "Hidden units 7", "Train images 1,234", "Skipped files 1", "abc123")
-    assert [fact for fact in facts if fact not in text] == []
+def test_what_was_trained_on_what_is_said(page: str) -> None:
+    model = {"Backbone": "test_resnet, frozen, at 32 × 32 px", "Learning rate": "0.00341", "Hidden units": "7"}
+    data = {"Train images": "1,234", "Skipped files": "1", "Data set SHA-256": "abc123", "x": "y"}
+    for name, fact in {**model, **data}.items():
+        assert f'<th scope="row">{name}</th><td>{fact}</td>' in page
+    assert "<summary>1 file was skipped</summary>" in page
 
 
 def test_page_without_mistakes_says_so() -> None:
-    page = report(evaluation(CLASSES, [], [0, 1, 2], [0, 1, 2]))
+    page = page_of(figures(CLASSES, [0, 1, 2], [0, 1, 2]))
     assert "None: every test image is classified correctly." in page
     assert "<figure>" not in page
-    parsed(page)
 
 
 def test_page_with_133_classes_stays_small() -> None:
     classes = [f"{number:03}.breed_{number}" for number in range(133)]
     labels = list(range(133)) * 6
-    page = report(evaluation(classes, [mistake()] * 24, labels, labels))
-    parsed(page)
+    page = page_of(figures(classes, labels, labels), [mistake()] * 24)
     assert len(page) < 500_000
 
 
@@ -157,7 +153,7 @@ def test_scores_and_how_often_they_are_right_are_drawn_before_and_after_the_temp
     logits = generator.standard_normal((400, 5)).astype(np.float32) * 2.5
     labels = generator.integers(0, 5, 400)
     calibration = effect(softmax(logits, 2.5), labels, 2.5)
-    page = report(replace(evaluation(CLASSES, [], [0, 1, 2], [0, 1, 2]), calibration=calibration))
+    page = page_of(figures(CLASSES, [0, 1, 2], [0, 1, 2]), calibration=calibration)
     assert "A temperature of 2.500, fitted on the validation split, makes the network\nless sure of itself" in page
     filled = [part for part in reliability(softmax(logits, 2.5), labels).bins if part.images]
     deployed = page[page.index("As deployed") :]
@@ -165,30 +161,16 @@ def test_scores_and_how_often_they_are_right_are_drawn_before_and_after_the_temp
     assert f"{filled[0].images} images: {100 * filled[0].accuracy:.1f}{SPACE}% right</title>" in deployed
 
 
-def test_skipped_files_are_listed_with_the_reason(page: str) -> None:
-    assert "<summary>1 file was skipped</summary>" in page
-    assert '<th scope="row">x</th><td>y</td>' in page
-
-
 def test_top_5_is_shown_from_six_classes_on() -> None:
-    six = list("abcdef")
-    assert "Top-5" not in report(evaluation(CLASSES, [], [0], [0]))
-    assert "Top-5" in report(evaluation(six, [], [0], [0]))
+    assert "Top-5" not in page_of(figures(CLASSES, [0], [0]))
+    assert "Top-5" in page_of(figures(list("abcdef"), [0], [0]))
 
 
-def test_a_long_learning_rate_is_rounded() -> None:
-    made = evaluation(CLASSES, [], [0], [0])
-    page = report(replace(made, model=made.model | {"hyperparameters": {"lr": "0.0034100000000000003"}}))
-    assert "<td>0.00341</td>" in page
-
-
-def compared(labels: list[int], new: list[int], old: list[int], **settings: object) -> str:
+def compared(labels: list[int], new: list[int], old: list[int], **settings: Any) -> str:
     """The comparison's section of a page, as text."""
-    model, champion = evaluation(CLASSES, [], labels, new), evaluation(CLASSES, [], labels, old)
-    accuracy = model.metrics["accuracy"]["value"]
-    comparison = Comparison(champion.metrics, "arn:x:model-package/digits/3", accuracy=accuracy, **settings)  # type: ignore[arg-type]
-    page = report(replace(model, comparison=comparison))
-    parsed(page)
+    model, champion = figures(CLASSES, labels, new), figures(CLASSES, labels, old)
+    accuracy, margin = model["accuracy"]["value"], settings.pop("margin", 0.0)
+    page = page_of(model, comparison=Comparison(accuracy, margin, champion, "arn:x:model-package/digits/3", **settings))
     section = page[page.index("<h2>Compared") : page.index("<h2>Confusion")].replace(SPACE, " ")
     return " ".join(re.sub(r"<[^>]*>", " ", section).split())
 
@@ -211,21 +193,17 @@ def test_both_models_stand_side_by_side_with_the_classes_that_differ_most() -> N
     ("old", "settings", "verdict"),
     [
         ([0, 0, 1], {}, "This model is 33.3 points less accurate than digits/3 , but at least as much was asked for."),
-        (
-            [0, 1, 1],
-            {"margin": 0.01},
-            "This model is exactly as accurate as digits/3 , but at least 1 points more were asked for.",
-        ),
+        ([0, 1, 1], {"margin": 0.01}, "This model is exactly as accurate as digits/3 , but at least 1 points more"),
         ([0, 1, 1], {}, "This model is exactly as accurate as digits/3 , and at least as much was asked for."),
         ([0, 0, 2], {"is_same_model": True}, "This is digits/3 , the model in service itself: it replaces nothing."),
     ],
 )
-def test_the_verdict_says_what_was_asked_for(old: list[int], settings: dict[str, object], verdict: str) -> None:
+def test_the_verdict_says_what_was_asked_for(old: list[int], settings: dict[str, Any], verdict: str) -> None:
     assert verdict in compared([0, 0, 1], [0, 0, 2], old, **settings)
 
 
 def test_a_page_without_a_champion_says_why_and_one_that_was_not_asked_to_compare_says_nothing() -> None:
-    alone = evaluation(CLASSES, [], [0, 1, 2], [0, 1, 2])
-    page = report(replace(alone, comparison=Comparison(reason="it knows <other> classes")))
+    alone = figures(CLASSES, [0, 1, 2], [0, 1, 2])
+    page = page_of(alone, comparison=Comparison(1.0, 0.0, reason="it knows <other> classes"))
     assert "<p>There is none to compare with: it knows &lt;other&gt; classes.</p>" in page
-    assert "Compared with" not in report(alone)
+    assert "Compared with" not in page_of(alone)

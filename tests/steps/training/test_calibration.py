@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from classifier.evaluation.metrics import effect, uncalibrated
+from classifier.evaluation.metrics import effect
 from classifier.model.export import Network
 from classifier.training.results import TEMPERATURES, Validation, calibrate, fit_temperature, reliability, softmax
 
@@ -72,7 +72,6 @@ def test_error_is_the_one_worked_out_by_hand_and_scores_on_the_edges_have_a_bin(
 def test_temperature_is_taken_out_of_probabilities_again() -> None:
     logits, labels = drawn(200, 2.5)
     deployed = softmax(logits, 2.5).astype(np.float32)
-    assert uncalibrated(deployed, 2.5) == pytest.approx(softmax(logits), abs=1e-5)
     found = effect(deployed, labels, 2.5)
     assert found.uncalibrated.error == pytest.approx(reliability(softmax(logits), labels).error, abs=1e-4)
     assert found.document()["expected_calibration_error"] == found.calibrated.error

@@ -99,8 +99,7 @@ def spread(rows: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
 
 def compressed(features: npt.NDArray[Any]) -> Array:
     """Signed square roots: the features of a pooled network are skewed, as the head knows too."""
-    found: Array = np.sign(features).astype(np.float64) * np.sqrt(np.abs(features).astype(np.float64))
-    return found
+    return np.asarray(np.sign(features).astype(np.float64) * np.sqrt(np.abs(features).astype(np.float64)))
 
 
 def project(features: Features, mean: npt.NDArray[Any], std: npt.NDArray[Any], components: npt.NDArray[Any]) -> Array:

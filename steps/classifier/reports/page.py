@@ -9,10 +9,12 @@ import math
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from PIL import Image
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 PACKAGES = Path(__file__).resolve().parents[1]  # the template `drift/report.html` stands in classifier/drift
 SPACE = "\N{NARROW NO-BREAK SPACE}"
@@ -45,8 +47,7 @@ def percent(share: float) -> str:
 def signed(value: float, decimals: int) -> str:
     """Write a number with its sign, and none for what rounds to 0."""
     text = f"{abs(value):.{decimals}f}"
-    sign = "" if not float(text) else "+" if value > 0 else "\N{MINUS SIGN}"
-    return sign + text
+    return ("" if not float(text) else "+" if value > 0 else "\N{MINUS SIGN}") + text
 
 
 def number_text(value: float) -> str:
@@ -98,7 +99,7 @@ def rounded(value: Any) -> str:
     return str(value) if isinstance(value, bool) or found.is_integer() else f"{found:.6g}"
 
 
-def data_uri(picture: Image.Image) -> str:
+def data_uri(picture: "Image.Image") -> str:
     """Return a small copy of the picture as a data URI: JPEG, or PNG if it is tiny."""
     kind = "png" if max(picture.size) < TINY_PX else "jpeg"
     small, buffer = picture.copy(), io.BytesIO()

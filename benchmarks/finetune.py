@@ -12,6 +12,7 @@ and the best of each counts. An NVIDIA GPU is used when PyTorch sees one.
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -36,6 +37,7 @@ from classifier.training.hyperparameters import Hyperparameters, settled  # noqa
 from classifier.training.job import Processes  # noqa: E402
 from classifier.training.loop import TrainingBatch  # noqa: E402
 from pipeline import sources, weights  # noqa: E402
+from pipeline.local.sandbox.environment import ALLOCATOR  # noqa: E402
 
 ACCEPTED_SHARE = 0.9  # of what fine-tuning reaches from memory
 BARE, MEMORY, OURS = "bare limit", "fine-tuning in memory", "fine-tuning"
@@ -50,6 +52,8 @@ class Silent(Processes):
 
 def main() -> None:
     """Measures and prints."""
+    if os.environ | ALLOCATOR != os.environ:  # as a job has it; read when a process starts
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ALLOCATOR)
     arguments = parse_arguments()
     with tempfile.TemporaryDirectory(prefix="finetune-") as folder:
         prepared = prepare_images(arguments, Path(folder))

@@ -16,12 +16,13 @@ import numpy.typing as npt
 from classifier.job.failures import StepError
 
 REMEDY = "Run PrepareData again and train on its output"
+MAPPED_BYTES, PAGE_BYTES = 64 << 20, 4096  # the former is touched before files are mapped anew
 
 
 class StoredArray:
     """Rows of .npy files as one array (N, ...) on disk, indexed as NumPy does, by rows (a slice or an array) first.
 
-    Files are mapped anew for each read: what a mapping that stays has ever touched counts as the process's memory.
+    What a mapping has ever touched counts as the process's memory, so files are mapped anew once in a while.
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
@@ -29,7 +30,8 @@ class StoredArray:
         self._files: list[Any] = [(array.filename, array.dtype, "r", array.offset, array.shape) for array in arrays]
         self._starts = np.cumsum([0, *map(len, arrays)])
         self.shape: tuple[int, ...] = (int(self._starts[-1]), *arrays[0].shape[1:])
-        self._rows = np.arange(len(self))
+        self._rows, self._row_bytes = np.arange(len(self)), PAGE_BYTES + arrays[0].nbytes // max(1, len(arrays[0]))
+        self._arrays, self._touched_bytes = list[npt.NDArray[Any]](), MAPPED_BYTES
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -37,12 +39,15 @@ class StoredArray:
     def __getitem__(self, key: Any) -> npt.NDArray[Any]:
         index, *rest = key if isinstance(key, tuple) else (key,)
         rows = self._rows[index]  # raises as NumPy does
+        self._touched_bytes += len(rows) * self._row_bytes
+        if self._touched_bytes > MAPPED_BYTES:
+            self._arrays, self._touched_bytes = [np.asarray(np.memmap(*file)) for file in self._files], 0
         numbers = np.searchsorted(self._starts, rows, side="right") - 1
-        places = [np.flatnonzero(numbers == number) for number in range(len(self._files))]
+        places = [np.flatnonzero(numbers == number) for number in range(len(self._arrays))]
         found = []
-        for file, start, place in zip(self._files, self._starts, places, strict=False):
+        for array, start, place in zip(self._arrays, self._starts, places, strict=False):
             own = (other[place] if isinstance(other, np.ndarray) else other for other in rest)
-            found.append(np.asarray(np.memmap(*file)[(rows[place] - start, *own)]))
+            found.append(array[(rows[place] - start, *own)])
         result: npt.NDArray[Any] = np.concatenate(found)
         result[np.concatenate(places)] = result.copy()
         return result

@@ -23,7 +23,7 @@ from classifier.model.backbone import frozen
 from classifier.model.predictor import DEFAULT_MAX_PIXELS, SAMPLES_FILE, TOLERANCE, measure_apart
 from classifier.model.runtimes import ONNX_FILE, ONNX_OUTPUTS, TORCH_FILE
 
-REQUIRED = {"torchscript", "onnxruntime"}  # by the former evaluation scores, the latter the endpoint has everywhere
+REQUIRED = {"torchscript", "onnxruntime"}  # one of them runs wherever an endpoint does
 REAL, SYNTHETIC = 4, 6  # images that are kept at most
 SAFE_LEAD = 5 * TOLERANCE  # of one class over the next, which no difference that is accepted turns around
 ONNX_OPSET = 17

@@ -20,7 +20,15 @@ import numpy.typing as npt
 from classifier.data.images import Picture, Pixels, Preprocess, decode, normalise, to_pixels
 from classifier.job.failures import StepError, run, say
 from classifier.job.system import core_count, module_command, module_environment
-from classifier.model.runtimes import MEASUREMENT_FILE, RUNTIMES, Runtime, load_runtime, missing, read_description
+from classifier.model.runtimes import (
+    MEASUREMENT_FILE,
+    RUNTIMES,
+    Runtime,
+    load_chosen,
+    load_runtime,
+    missing,
+    read_description,
+)
 
 DEFAULT_MAX_PIXELS = 100_000_000
 SAMPLES_FILE = "samples.npz"
@@ -36,7 +44,7 @@ class Predictor:
 
     Args:
         threads: Of one network run; all cores if 0.
-        runtime: What runs the network; if None, TorchScript in float32, as it was trained and is evaluated.
+        runtime: What runs the network; if None, what the endpoint takes by itself on a processor.
         max_pixels: A larger image is refused before it is decoded.
     """
 
@@ -47,7 +55,7 @@ class Predictor:
         self.classes: list[str] = self.description["classes"]
         self.preprocess = Preprocess.from_dict(self.description["preprocess"])
         self.max_pixels, self.threads = max_pixels, threads or core_count()
-        self.runtime = runtime or load_runtime("torchscript", model_dir, self.threads)
+        self.runtime = runtime or load_chosen(model_dir, self.threads)
         blank = np.zeros((1, self.preprocess.image_size, self.preprocess.image_size, 3), dtype=np.uint8)
         for count in (1, self.threads) * WARM_UP_RUNS:
             self.probabilities(blank, count)

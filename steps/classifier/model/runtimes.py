@@ -11,7 +11,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
@@ -171,6 +171,15 @@ def chosen_runtimes(model_dir: Path) -> list[str]:
     times["onnxruntime"] *= CLEARLY_FASTER
     ranked = ["cuda", *sorted(times, key=times.__getitem__)]
     return [name for name in ranked if name in RUNTIMES and missing(name) is None]
+
+
+def load_chosen(model_dir: Path, threads: int) -> Runtime:
+    """The first of these that loads, in float32: not on a GPU; raises the last one's StepError if none does."""
+    *others, last = [name for name in chosen_runtimes(model_dir) if name != "cuda"]
+    for name in others:
+        with suppress(StepError):
+            return load_runtime(name, model_dir, threads)
+    return load_runtime(last, model_dir, threads)
 
 
 def missing(name: str) -> str | None:

@@ -24,10 +24,11 @@ from classifier.model.backbone import matching_backbone
 from classifier.model.export import copy_code, export_network
 from classifier.training import hyperparameters as hp
 from classifier.training import job
+from classifier.training.calibration import Calibration, calibrate
 from classifier.training.head_training import HeadTraining
 from classifier.training.job import Checkpoint, Processes, channel, write_json
 from classifier.training.loop import Watcher, train
-from classifier.training.results import Calibration, Kept, TrainingResult, calibrate, warnings_of
+from classifier.training.results import Kept, TrainingResult, warnings_of
 from classifier.watch import debug_settings
 from classifier.watch.debug_settings import DebugSettings
 from classifier.watch.monitor import Monitor, WatchedJob

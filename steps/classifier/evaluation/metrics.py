@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn import metrics
 
-from classifier.training.results import Reliability, reliability, softmax
+from classifier.training.calibration import Reliability, reliability, softmax
 
 Labels = npt.NDArray[np.int64]  # (N,) index into classes
 Probabilities = npt.NDArray[np.float32]  # (N, C), rows sum to 1

@@ -13,7 +13,7 @@ from classifier.evaluation.metrics import Comparison, Effect, Probabilities
 from classifier.model.predictor import DEFAULT_MAX_PIXELS
 from classifier.reports.charts import Chart, Line, chart
 from classifier.reports.page import hyperparameter_facts, percent, render, signed
-from classifier.training.results import Reliability
+from classifier.training.calibration import Reliability
 
 SHOWN_MISTAKES = 24  # at most this many pictures
 SHOWN_PAIRS = 10

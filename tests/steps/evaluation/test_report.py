@@ -14,7 +14,7 @@ from PIL import Image
 from classifier.evaluation.metrics import Comparison, classification_metrics, effect
 from classifier.evaluation.report import Mistake, report
 from classifier.reports.page import data_uri
-from classifier.training.results import reliability, softmax
+from classifier.training.calibration import reliability, softmax
 
 SPACE = "\N{NARROW NO-BREAK SPACE}"
 CLASSES = ["cat", "<script>alert(1)</script>", 'dog "rex" & co']

@@ -6,7 +6,8 @@ import torch
 
 from classifier.evaluation.metrics import effect
 from classifier.model.export import Network
-from classifier.training.results import TEMPERATURES, Validation, calibrate, fit_temperature, reliability, softmax
+from classifier.training.calibration import TEMPERATURES, calibrate, fit_temperature, reliability, softmax
+from classifier.training.results import Validation
 
 
 def drawn(images: int, temperature: float, classes: int = 5) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from classifier.data.images import Picture, Preprocess, decode, normalise, to_pixels
+from classifier.data.images import ImageError, Picture, Preprocess, decode, normalise, to_pixels
 from classifier.data.prepared_images import PreparedImages
 from classifier.data.training_data import REMEDY, TrainingData
 from classifier.job.failures import StepError, cause
@@ -74,7 +74,10 @@ class Views(Dataset[tuple[Tensor, int]]):
         return len(self.images)
 
     def __getitem__(self, row: int) -> tuple[Tensor, int]:
-        picture = decode(self.images.read(row), max_pixels=MAX_PREPARED_PIXELS)
+        try:
+            picture = decode(self.images.read(row), max_pixels=MAX_PREPARED_PIXELS)
+        except ImageError as error:
+            raise StepError(f"{self.images.place(row)} cannot be used: {error} Run PrepareData again.") from error
         torch.default_generator.manual_seed(seed_of(self.seed, self.epoch, row))  # a worker's, which has no other use
         return self.transform(picture), int(self.images.labels[row])
 
@@ -93,6 +96,8 @@ def load(views: Views, rows: Iterable[int], batch_size: int, processes: Processe
     workers, pins = max(1, core_count() // processes.local_count), torch.cuda.is_available()
     try:
         yield from DataLoader(views, batch_size, sampler=rows, num_workers=workers, pin_memory=pins)
+    except StepError as error:  # of a worker: DataLoader puts the traceback into the text
+        raise StepError(str(error).rstrip().rsplit("StepError: ", 1)[-1]) from None
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise

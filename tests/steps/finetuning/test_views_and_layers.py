@@ -1,6 +1,8 @@
 """What fine-tuning is made of: views of images, which layers learn and how fast, what it chooses by itself."""
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import timm
@@ -62,6 +64,22 @@ def test_worker_processes_make_the_batches_in_order(images: Images) -> None:
     found = list(load(views, [70, 1, 30], 2, ALONE))
     assert [labels.tolist() for _, labels in found] == [[2, 0], [1]]
     assert torch.equal(found[0][0][1], views[1][0])
+
+
+def test_an_image_that_is_damaged_or_missing_is_named_in_a_sentence(prepared: Prepared, tmp_path: Path) -> None:
+    shutil.copytree(prepared.root / "train", tmp_path / "train")
+    stored = PreparedImages(tmp_path / "train", "train")
+    first, last = (tmp_path / "train" / f"train-{number:06d}.tar" for number in (0, 7))
+    first.write_bytes(first.read_bytes().replace(b"IHDR", b"DRHI"))
+    last.write_bytes(b"")
+    for row, sentence in (
+        (0, f"{stored.place(0)} cannot be used: "),
+        (71, f"The shard ends before {stored.place(71)}"),
+    ):
+        with pytest.raises(StepError) as caught:
+            list(load(plain_views(stored, PREPROCESS), [row], 1, ALONE))
+        assert str(caught.value).startswith(sentence) and str(caught.value).endswith("Run PrepareData again.")
+        assert "\n" not in str(caught.value)
 
 
 CHOSEN = ("finetune_image_size", "finetune_epochs", "crop_area_min", "randaugment_magnitude", "frozen_stride")

@@ -24,7 +24,7 @@ from classifier.drift.distance import FALSE_ALARM_RATE, LEAST_IMAGES, compare, m
 from classifier.drift.report import report
 from classifier.drift.statistics import against_baseline, pixel_figures
 from classifier.job.failures import ArgumentParser, StepError, run, say
-from classifier.job.system import core_count
+from classifier.job.system import core_count, write_json
 from classifier.model.runtimes import OnnxRuntime
 
 MAX_PIXELS = 100_000_000  # the endpoint, which has answered, has a limit of its own
@@ -76,7 +76,7 @@ def main() -> None:
     strangers = [(events[row].picture(), events[row].label, events[row].confidence, strange[row]) for row in strangest]
     page = report(document, known, drift, (coordinates, baseline.reference), strangers)
     arguments.report_dir.mkdir(parents=True, exist_ok=True)
-    (arguments.report_dir / "drift.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    write_json(arguments.report_dir / "drift.json", document)
     (arguments.report_dir / "drift.html").write_text(page, encoding="utf-8")
     say(f"{document['images']} images: {'drift' if drift.alarm else 'no drift'}, score {drift.score:.2f}")
 

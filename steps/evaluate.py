@@ -28,6 +28,7 @@ from classifier.drift.statistics import baseline, pixel_figures
 from classifier.evaluation.metrics import Comparison, Probabilities, classification_metrics, effect, version_metadata
 from classifier.evaluation.report import report, worst_mistakes
 from classifier.job.failures import PROCESSING_MESSAGE, ArgumentParser, StepError, cause, run, say
+from classifier.job.system import write_json
 from classifier.model.predictor import Predictor
 
 EXAMPLE = "example.png"
@@ -70,9 +71,8 @@ def main() -> None:
     page = report(model.metrics, mistakes, model.description, manifest, calibration=calibration, comparison=comparison)
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     known = baseline(model.probabilities, model.pixel_figures, model.description)
-    for name, content in (("evaluation.json", document), ("baseline.json", known)):
-        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-        (arguments.output_dir / name).write_text(text, encoding="utf-8")
+    write_json(arguments.output_dir / "evaluation.json", document)
+    write_json(arguments.output_dir / "baseline.json", known)
     (arguments.output_dir / "report.html").write_text(page, encoding="utf-8")
     (arguments.output_dir / EXAMPLE).write_bytes(images.read(0))
     figures = {name: model.metrics[name]["value"] for name in ("accuracy", "loss", "macro_f1")}

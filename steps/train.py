@@ -20,13 +20,14 @@ from classifier.data.images import Preprocess
 from classifier.data.prepared_images import SAMPLES
 from classifier.drift.baseline import make_baseline
 from classifier.job.failures import TRAINING_FAILURE, StepError, run, say
+from classifier.job.system import write_json
 from classifier.model.backbone import matching_backbone
 from classifier.model.export import copy_code, export_network
 from classifier.training import hyperparameters as hp
 from classifier.training import job
 from classifier.training.calibration import Calibration, calibrate
 from classifier.training.head_training import HeadTraining
-from classifier.training.job import Checkpoint, Processes, channel, write_json
+from classifier.training.job import Checkpoint, Processes, channel
 from classifier.training.loop import Watcher, train
 from classifier.training.results import Kept, TrainingResult, warnings_of
 from classifier.watch import debug_settings

@@ -10,9 +10,10 @@ from dataclasses import asdict
 import torch
 
 from classifier.job.failures import TRAINING_FAILURE, run
+from classifier.job.system import write_json
 from classifier.training import hyperparameters as hp
 from classifier.training.head_training import HeadTraining
-from classifier.training.job import channel, open_data, parse_arguments, write_json
+from classifier.training.job import channel, open_data, parse_arguments
 from classifier.training.loop import train
 
 

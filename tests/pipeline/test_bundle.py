@@ -2,6 +2,7 @@
 
 import ast
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +24,12 @@ def imported(source: bytes) -> set[str]:
     return names
 
 
+def write(folder: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
 @pytest.fixture
 def steps(tmp_path, monkeypatch):
     """A folder that stands for steps/, with entry points that import each other in a circle."""
@@ -38,9 +45,7 @@ def steps(tmp_path, monkeypatch):
         "root/two/__init__.py": "",
         "root/two/deep.py": "import main\nimport json.decoder\n",
     }
-    for name, text in sources.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
+    write(tmp_path, sources)
     yield tmp_path
     bundles.bundle.cache_clear()
 
@@ -60,9 +65,7 @@ def test_templates_and_style_sheets_go_with_the_modules_that_name_them(steps):
         "root/one/other.html": "",
         "classifier/base/style.css": "",
     }
-    for name, text in pages.items():
-        (steps / name).parent.mkdir(parents=True, exist_ok=True)
-        (steps / name).write_text(text)
+    write(steps, pages)
     held = {"other.py", "root/__init__.py", "root/one/__init__.py", "root/one/shared.py"}
     assert set(bundles.bundle("other.py").files) == held | {"root/one/page.html", "classifier/base/style.css"}
 

@@ -1,5 +1,6 @@
 """What a job asks of its system: cores, threads, modules as processes, and files that others read at any moment."""
 
+import json
 import math
 import os
 import sys
@@ -65,6 +66,11 @@ def progress(results: Iterable[Result], verb: str, total: int) -> Iterator[Resul
         if (now := time.monotonic()) - last_line >= SECONDS_BETWEEN_LINES:
             last_line = now
             say(f"{verb} {done}/{total} images, {done / (now - started):.0f} images/s")
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    """Write a document as people can read it."""
+    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 @contextmanager

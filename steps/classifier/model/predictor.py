@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from classifier.data.images import Picture, Pixels, Preprocess, decode, normalise, to_pixels
 from classifier.job.failures import StepError, run, say
-from classifier.job.system import core_count, module_command, module_environment
+from classifier.job.system import core_count, module_command, module_environment, write_json
 from classifier.model.runtimes import (
     MEASUREMENT_FILE,
     RUNTIMES,
@@ -111,8 +111,7 @@ def measure(model_dir: Path, names: list[str]) -> None:
         work = partial(runtime.run, samples[0][:1], threads=1)  # in processor time, whatever else the machine does
         seconds = timeit.repeat(work, timer=time.thread_time, repeat=WARM_UP_RUNS + ROUNDS, number=1)[WARM_UP_RUNS:]
         milliseconds[name] = round(1000 * statistics.median(seconds), 3)
-    text = json.dumps({"milliseconds": milliseconds, "disagreements": disagreements}, indent=2)
-    (model_dir / MEASUREMENT_FILE).write_text(text + "\n", encoding="utf-8")
+    write_json(model_dir / MEASUREMENT_FILE, {"milliseconds": milliseconds, "disagreements": disagreements})
 
 
 def measure_apart(model_dir: Path) -> dict[str, str]:

@@ -59,10 +59,6 @@ def channel(arguments: argparse.Namespace, name: str) -> Path:
     return Path(directory)
 
 
-def write_json(path: Path, document: dict[str, Any]) -> None:
-    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
 def end_as_stopped(reason: str) -> None:
     """Make the job's status Stopped once its script has ended, which SageMaker does for StopTrainingJob alone."""
     if file := os.environ.get("JOB_STOP_FILE"):  # of a runner that is not SageMaker

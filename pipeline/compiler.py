@@ -40,6 +40,7 @@ def build(
     *,
     input_data_uri: str,
     weights_uri: str,
+    annotations_uri: str,
     commit: str | None = None,
     warm_start_parent: str | None = None,
 ) -> Pipeline:
@@ -50,6 +51,7 @@ def build(
         parameters=declare(config, input_data_uri, warm_start_parent),
         session=OfflineSession(placement),
         weights_uri=weights_uri,
+        annotations_uri=annotations_uri,
         commit=commit,
     )
     prepare = prepare_data_step(context)
@@ -74,11 +76,12 @@ def compile_definition(
     *,
     input_data_uri: str,
     weights_uri: str,
+    annotations_uri: str,
     commit: str | None = None,
     warm_start_parent: str | None = None,
 ) -> str:
     """The definition JSON of the pipeline."""
-    uris = {"input_data_uri": input_data_uri, "weights_uri": weights_uri}
+    uris = {"input_data_uri": input_data_uri, "weights_uri": weights_uri, "annotations_uri": annotations_uri}
     with quiet(), offline(), settings_checked_once():
         pipeline = build(config, placement, **uris, commit=commit, warm_start_parent=warm_start_parent)
         return str(pipeline.definition())

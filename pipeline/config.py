@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from pipeline import environments
+from pipeline.annotations import CSV_FILE, GroupConfig, read_group
 from pipeline.aws_config import AwsConfig, PricesConfig, VpcConfig
 from pipeline.debug_config import GATES, ConditionConfig, DebugConfig
 from pipeline.errors import ConfigError
@@ -41,6 +42,7 @@ from pipeline.setting import (
     boolean,
     choice,
     collecting,
+    null_or,
     number,
     section,
     setting,
@@ -113,6 +115,9 @@ class DataConfig:
     image_size_px: int | None = setting(None, auto_or(whole_number(at_least=32, at_most=2048)))
     split: SplitConfig = field(default_factory=SplitConfig)
     split_seed: int = setting(0, SEED)
+    group: GroupConfig | None = setting(None, read_group)  # noqa: RUF009 a dataclass field
+    attributes: str | None = setting(None, null_or(CSV_FILE))
+    corrections: str | None = setting(None, null_or(CSV_FILE))
     augmented_views: int = setting(1, whole_number(at_least=0))
     horizontal_flip: bool | None = setting(None, auto_or(boolean))
     min_images_per_class: int = setting(5, whole_number(at_least=3))

@@ -34,6 +34,7 @@ class Context:
     parameters: Parameters
     session: PipelineSession
     weights_uri: str
+    annotations_uri: str
     commit: str | None = None
 
     def code_uri(self, bundle: Bundle, *parts: str) -> str:

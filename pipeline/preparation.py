@@ -38,6 +38,7 @@ def prepare_data_step(context: Context) -> ProcessingStep:
                 processing_input("data", context.parameters.input_data_uri),
                 processing_input("weights", context.weights_uri),
                 processing_input("code", context.code_uri(prepare_bundle(), "source")),
+                processing_input("annotations", context.annotations_uri),
                 processing_input("embedding_cache", cache_uri),
             ],
             outputs=[
@@ -54,11 +55,13 @@ def arguments(context: Context) -> list[str]:
     """The command line of steps/prepare.py."""
     config, data = context.config, context.config.data
     size_depends = config.fine_tunes and data.image_size_px is None  # where it does not, what is cached stays valid
-    return flags(
+    grouping = data.group.arguments() if data.group else []
+    return grouping + flags(
         **({"finetune": config.model.finetune} if size_depends else {}),
         data_dir=f"{PROCESSING}/input/data",
         weights_dir=f"{PROCESSING}/input/weights",
         output_dir=f"{PROCESSING}/output",
+        annotations=f"{PROCESSING}/input/annotations",
         embedding_cache=f"{PROCESSING}/input/embedding_cache",
         resource_config=RESOURCE_CONFIG,
         backbone=config.model.backbone,

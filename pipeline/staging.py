@@ -12,7 +12,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import sources, weights
+from pipeline import annotations, sources, weights
+from pipeline.annotations import Annotations, read_annotations
 from pipeline.bundle import Bundle, evaluation_bundle, prepare_bundle, training_bundle, trial_bundle
 from pipeline.config import Config
 from pipeline.embedding_cache import PLACEHOLDER, PLACEHOLDER_TEXT, embedding_cache_uri
@@ -30,11 +31,12 @@ PACKAGE = Path(__file__).resolve().parent
 
 @dataclass(frozen=True)
 class Project:
-    """A configuration whose data source and weights have been found."""
+    """A configuration whose data source, weights and CSV files about images have been found."""
 
     config: Config
     source: Source
     backbone: ResolvedWeights
+    annotations: Annotations
 
     def data_uri(self, placement: Placement, source: Source | None = None) -> str:
         """Where a data source is staged."""
@@ -50,18 +52,23 @@ class Project:
             return self.backbone.uri
         return placement.uri(self.config.pipeline.name, "weights", self.backbone.digest)
 
+    def annotations_uri(self, placement: Placement) -> str:
+        """Where the CSV files about images are staged."""
+        return placement.uri(self.config.pipeline.name, "annotations", annotations.digest(self.annotations))
+
     def bundles(self) -> list[Bundle]:
         """Every job's code."""
         return [prepare_bundle(), trial_bundle(), training_bundle(), evaluation_bundle()]
 
 
 def open_project(config: Config, config_path: Path) -> Project:
-    """Find the data source and the weights that pipeline.yaml names, relative to it."""
-    folder = config_path.resolve().parent
+    """Find the data source, the weights and the CSV files that pipeline.yaml names, relative to it."""
+    folder, data = config_path.resolve().parent, config.data
     return Project(
         config=config,
         source=sources.resolve(config.data.source, relative_to=folder),
         backbone=weights.resolve(config.model.backbone, config.model.weights, relative_to=folder),
+        annotations=read_annotations(data.group, data.attributes, data.corrections, relative_to=folder),
     )
 
 
@@ -75,7 +82,11 @@ def definition_of(
     Raises:
         DefinitionError: it does not pass `checks`.
     """
-    inputs = {"input_data_uri": project.data_uri(placement), "weights_uri": project.weights_uri(placement)}
+    inputs = {
+        "input_data_uri": project.data_uri(placement),
+        "weights_uri": project.weights_uri(placement),
+        "annotations_uri": project.annotations_uri(placement),
+    }
     commit, bundles = commit_of(), [bundle.digest for bundle in project.bundles()]
     made_of = repr([project.config, placement, inputs, commit, bundles, compiler_digest(), warm_start_parent])
     kept = cache_folder / f"{hashlib.sha256(made_of.encode()).hexdigest()[:32]}.json" if cache_folder else None
@@ -108,11 +119,13 @@ def compiler_digest() -> str:
 
 
 def upload(project: Project, target: Target, source: Source | None = None) -> int:
-    """Store code, weights, data and a word in the cache of embeddings, unless they are there; how many were stored."""
+    """Store code, weights, data, CSV files and a word in the caches, unless they are there; how many were stored."""
     name, placement = project.config.pipeline.name, target.placement
     objects = [item for bundle in project.bundles() for item in bundle.objects(name).items()]
     stored = sum(target.put(placement.uri(key), content) for key, content in objects)
     stored += target.put(f"{embedding_cache_uri(project.config, placement)}/{PLACEHOLDER}", PLACEHOLDER_TEXT)
+    about = {annotations.README_NAME: annotations.README, **project.annotations}
+    stored += sum(target.put(f"{project.annotations_uri(placement)}/{key}", content) for key, content in about.items())
     if project.backbone.uri is None and not target.holds(project.weights_uri(placement)):
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / "weights"

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from classifier.data.annotations import attributes_of, groups_of, read_annotations
 from classifier.data.dataset import NAMED, SPLITS, inspect, list_files, open_dataset, printable
 from classifier.data.prepared_images import SAMPLES
 from classifier.data.split import assign_splits, drop_duplicates, refuse_small_classes
@@ -67,7 +68,8 @@ def prepare(root: Path, options: argparse.Namespace) -> None:
             "backbone": backbone,
         }
         for split, rows in splits.items():
-            np.save(output / "embeddings" / f"{split}_labels.npy", rows["label"].to_numpy(np.int64))
+            for column, name in (("label", "labels"), ("group", "groups")):
+                np.save(output / "embeddings" / f"{split}_{name}.npy", rows[column].to_numpy(np.int64))
         write_samples(root, splits["validation"], recipe, output / "manifest" / SAMPLES)
         write_manifest(images, manifest, output / "manifest")
     say("prepared " + ", ".join(f"{len(rows)} {split}" for split, rows in splits.items()) + " images")
@@ -86,6 +88,11 @@ def select_images(root: Path, options: argparse.Namespace) -> tuple[pd.DataFrame
     classes, files, strays = list_files(root)
     images, unusable = inspect(files, root, int(options.max_image_megapixels * 1e6), options.max_unreadable_fraction)
     say(f"found {len(images)} images in {len(classes)} classes")
+    groups = read_annotations(options.annotations, "groups", images, unusable)
+    attributes = read_annotations(options.annotations, "attributes", images, unusable)
+    images["group"] = groups_of(images, groups, folder=options.group_folder, pattern=options.group_pattern)
+    if attributes is not None:
+        images["attributes"] = attributes_of(images, attributes)
     images, duplicates, conflicting_labels = drop_duplicates(images)
     skipped = [{"path": path, "reason": reason} for path, reason in (strays | unusable).items()]
     for file in skipped[:NAMED]:
@@ -128,7 +135,8 @@ def write_samples(root: Path, validation: pd.DataFrame, recipe: Recipe, folder: 
 
 def write_manifest(images: pd.DataFrame, manifest: dict[str, Any], folder: Path) -> None:
     """Write images.jsonl, which lists each image in the rows' order of each split, and then manifest.json."""
-    listed = images.assign(source=images["path"].map(printable))[["name", "source", "sha256", "split", "label"]]
+    columns = ["name", "source", "sha256", "split", "label", "group", *images.columns.intersection(["attributes"])]
+    listed = images.assign(source=images["path"].map(printable))[columns]
     listed.to_json(folder / "images.jsonl", orient="records", lines=True)
     with whole_file(folder / "manifest.json") as file:
         file.write(json.dumps(manifest, indent=1) + "\n")
@@ -140,6 +148,9 @@ def parse_arguments() -> argparse.Namespace:
     add("--data-dir", type=Path, required=True, help="class folders, split folders, or one archive")
     add("--weights-dir", type=Path, required=True, help="weights.json and the file it names")
     add("--output-dir", type=Path, required=True, help=f"receives {', '.join(OUTPUTS)}")
+    add("--annotations", type=Path, default=None, metavar="DIR", help="groups.csv, attributes.csv, corrections.csv")
+    add("--group-folder", type=int, default=None, metavar="LEVEL", help="below the class folder: an image's group")
+    add("--group-pattern", default=None, metavar="REGEX", help="what it finds in the path is the image's group")
     add("--embedding-cache", type=Path, default=None, metavar="DIR", help="what earlier runs embedded")
     add("--resource-config", type=Path, default="/opt/ml/config/resourceconfig.json", help="names the job's instances")
     add("--backbone", required=True, help="timm's name of the network")

@@ -82,7 +82,8 @@ def unpack(archive: Path, directory: Path) -> None:
 def list_files(root: Path) -> tuple[list[str], pd.DataFrame, Reasons]:
     """Return the classes, the files in their folders, both in natural order, and the files that are in none.
 
-    Columns: `path` within `root`, `label` (index into the classes), `given`, the split that it lies in (or NaN).
+    Columns: `path` within `root`, `label` (index into the classes), `given`, the split that it lies in (or NaN), and
+    `below`, the folders below the class folder.
     """
     paths, enclosing = files_below(root), ""  # the latter of folders that only wrap the data set
     while len(top := folders_in(paths)) == 1 and split_of(*top) is None and any(path.count("/") > 1 for path in paths):
@@ -90,7 +91,7 @@ def list_files(root: Path) -> tuple[list[str], pd.DataFrame, Reasons]:
         paths = [path.removeprefix(f"{min(top)}/") for path in paths if "/" in path]
     name = "The archive" if root.name.startswith(UNPACKED) else str(root / enclosing)
     depth = 1 if has_split_folders(paths, name) else 0  # of the class folders
-    rows, skipped = list[tuple[str, str, str | None]](), dict[str, str]()
+    rows, skipped = list[tuple[str, str, str | None, str]](), dict[str, str]()
     for path in paths:
         *folders, _ = path.split("/")
         split = split_of(folders[0]) if depth and folders else None
@@ -99,8 +100,8 @@ def list_files(root: Path) -> tuple[list[str], pd.DataFrame, Reasons]:
         elif len(folders) <= depth:
             skipped[printable(enclosing + path)] = "not in a class folder"
         else:
-            rows.append((enclosing + path, folders[depth], split))
-    files = pd.DataFrame(rows, columns=["path", "class", "given"], dtype=object)  # not all names are UTF-8
+            rows.append((enclosing + path, folders[depth], split, "/".join(folders[depth + 1 :])))
+    files = pd.DataFrame(rows, columns=["path", "class", "given", "below"], dtype=object)  # not all names are UTF-8
     is_train = files["given"].isna() | (files["given"] == "train")
     classes = sorted(set(files["class"][is_train]), key=natural)
     if len(classes) < 2:

@@ -74,7 +74,7 @@ def groups_of(
     if given is not None:
         names.update(given["group"])
     elif folder is not None:
-        names = images["below"].str.split("/").str.get(folder - 1).fillna("")
+        names = images["below"].map(lambda below: dict(enumerate(below.split("/"), 1)).get(folder, ""))
     elif pattern is not None:
         names = images["path"].map(re.compile(pattern).search).map(lambda match: (match and match[1]) or "")
     if (folder is not None or pattern is not None) and (names == "").all():

@@ -23,6 +23,7 @@ DESCRIPTIONS = {
     "stop": "stop an execution",
     "retry": "go on with a failed or stopped execution",
     "report": "show how an execution's training went: rules, curves, profile, search",
+    "audit": "find labels that look wrong in the images that an execution prepared",
     "models": "list the registered model versions",
     "approve": "approve a model version, which deploys it",
     "reject": "reject a model version",
@@ -69,14 +70,15 @@ def parser() -> argparse.ArgumentParser:
         help="a Lambda function that --definition calls; repeatable")  # fmt: skip
     add("--parallel", type=positive, metavar="N", help="with --definition: steps at the same time (50)")
     add("--name", metavar="NAME", help="with --definition: the pipeline's name (from the definition or the file)")
-    for name in ("status", "stop", "retry", "report"):
+    for name in ("status", "stop", "retry", "report", "audit"):
         add = found[name].add_argument
         add("execution", nargs="?", help="an execution's ARN or its last part; the newest unless given")
         add("--pipeline", metavar="NAME", help="another pipeline than pipeline.yaml's")
     found["status"].add_argument("--watch", action="store_true", help="follow it until it ends")
-    add = found["report"].add_argument
-    add("--out", metavar="FOLDER", help="where the report goes (reports/<training job> in the home)")
-    add("--no-open", dest="open", action="store_false", help="do not open it in a browser")
+    for name, where in (("report", "<training job>"), ("audit", "audit-<execution>")):
+        add = found[name].add_argument
+        add("--out", metavar="FOLDER", help=f"where the report goes (reports/{where} in the home)")
+        add("--no-open", dest="open", action="store_false", help="do not open it in a browser")
     for name in ("approve", "reject"):
         add = found[name].add_argument
         add("version", nargs="?", help="a version's number or ARN; else the newest that waits, else the newest")

@@ -25,6 +25,7 @@ COMMANDS = {
     "stop": "execution_commands.stop",
     "retry": "execution_commands.retry",
     "report": "report_command.report",
+    "audit": "audit_command.audit",
     "models": "model_commands.models",
     "approve": "model_commands.approve",
     "reject": "model_commands.reject",

@@ -62,7 +62,7 @@ def command(arguments: Arguments, *words: str) -> str:
         ("--home", arguments.home, arguments.usual_home),
         ("--env", arguments.env, None),
     ]
-    if words[0] in ("status", "stop", "retry", "report"):
+    if words[0] in ("status", "stop", "retry", "report", "audit"):
         chosen.append(("--pipeline", getattr(arguments, "pipeline", None), None))
     options = [text for name, value, usual in chosen if value != usual for text in (name, value)]
     python = "python" if shutil.which("python") == sys.executable else shown(Path(sys.executable))

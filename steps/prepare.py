@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 
 from classifier.data.annotations import attributes_of, groups_of, read_annotations
+from classifier.data.corrections import apply_corrections
 from classifier.data.dataset import NAMED, SPLITS, inspect, list_files, open_dataset, printable
 from classifier.data.prepared_images import SAMPLES
 from classifier.data.split import assign_splits, drop_duplicates, refuse_small_classes
@@ -93,6 +94,11 @@ def select_images(root: Path, options: argparse.Namespace) -> tuple[pd.DataFrame
     images["group"] = groups_of(images, groups, folder=options.group_folder, pattern=options.group_pattern)
     if attributes is not None:
         images["attributes"] = attributes_of(images, attributes)
+    corrected = read_annotations(options.annotations, "corrections", images, unusable)
+    corrections = dict[str, list[dict[str, str]]]()
+    if corrected is not None:
+        images, corrections = apply_corrections(images, classes, corrected)
+        say(f"corrections: {len(corrections['applied'])} labels, {len(corrections['left_out'])} images left out")
     images, duplicates, conflicting_labels = drop_duplicates(images)
     skipped = [{"path": path, "reason": reason} for path, reason in (strays | unusable).items()]
     for file in skipped[:NAMED]:
@@ -119,6 +125,7 @@ def select_images(root: Path, options: argparse.Namespace) -> tuple[pd.DataFrame
         "skipped": skipped,
         "duplicates": duplicates,
         "conflicting_labels": conflicting_labels,
+        **({"corrections": corrections} if corrections else {}),
         "split": {"seed": options.split_seed, "fractions": fractions, "given": bool(given)},
         "dataset_sha256": hashlib.sha256("".join(sorted(lines)).encode()).hexdigest(),
     }

@@ -75,7 +75,8 @@ def print_answer(answer: dict[str, Any]) -> None:
     if not is_labelled(answer):
         print(f"{answer['image']}: {json.dumps({key: value for key, value in answer.items() if key != 'image'})}")
         return
-    print(f"{answer['image']}: {answer['label']} ({answer['score']:.3f})")
+    doubt = "" if answer.get("confident", True) else ", not confident"
+    print(f"{answer['image']}: {answer['label']} ({answer['score']:.3f}){doubt}")
     width = max(len(item["label"]) for item in answer["top"])
     for item in answer["top"]:
         print(f"  {item['label']:<{width}}  {item['score']:.3f} {bar(item['score'])}".rstrip())

@@ -20,6 +20,7 @@ def evaluate_step(context: Context, prepare: ProcessingStep, train: TrainingStep
     evaluation = context.config.evaluation
     compares = context.config.registry.require_improvement
     margin = context.config.registry.improvement_margin
+    precision = {"min_precision": wanted} if (wanted := context.config.deploy.min_precision) else {}
     champion = {"champion_dir": f"{PROCESSING}/input/champion", "improvement_margin": margin} if compares else {}
     processor = Processor(
         role=context.placement.role_arn,
@@ -46,6 +47,7 @@ def evaluate_step(context: Context, prepare: ProcessingStep, train: TrainingStep
                 manifest_dir=f"{PROCESSING}/input/manifest",
                 output_dir=f"{PROCESSING}/output/evaluation",
                 **champion,
+                **precision,
             ),
             inputs=[
                 processing_input("model", train.properties.ModelArtifacts.S3ModelArtifacts),

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from pipeline.formats import INSTANCE_COUNT, INSTANCE_TYPE, aws_name
-from pipeline.setting import Rule, boolean, choice, integer, number, refuse, setting, whole_number
+from pipeline.setting import Rule, boolean, choice, integer, null_or, number, refuse, setting, whole_number
 from pipeline.yaml_lines import Value
 
 RUNTIMES = (
@@ -108,6 +108,7 @@ class DeployConfig:
     instance_type: str = setting("ml.m5.large", INSTANCE_TYPE)
     instance_count: int = setting(1, INSTANCE_COUNT)
     runtime: str = setting("auto", choice(*RUNTIMES))
+    min_precision: float | None = setting(None, null_or(number(at_least=0.5, at_most=0.999)))
     max_request_megabytes: int = setting(6, whole_number(at_least=1, at_most=6))  # InvokeEndpoint takes 6 MiB
     local_idle_minutes: int = setting(15, whole_number(at_least=1))
     canary_fraction: float = setting(0.3, number(above=0, at_most=0.5))  # CanarySize is at most half the capacity

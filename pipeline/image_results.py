@@ -77,15 +77,16 @@ def written(path: Path) -> Iterator[None]:
 
 
 def csv_rows(stream: TextIO) -> Write:
-    """image, label, score, the four next labels and scores, error."""
+    """image, label, score, the four next labels and scores, whether it is confident, error."""
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow((*COLUMNS, "error"))
+    writer.writerow((*COLUMNS, "confident", "error"))
 
     def write(row: Row) -> None:
         top = row["top"][:TOP] if is_labelled(row) else []
         cells = [cell for item in top for cell in (item["label"], f"{item['score']:.6f}")]
         error = row.get("error", "" if top else NO_LABEL)
-        writer.writerow((row["image"], *cells, *[""] * (2 * TOP - len(cells)), error))
+        confident = str(row.get("confident", "")).lower()
+        writer.writerow((row["image"], *cells, *[""] * (2 * TOP - len(cells)), confident, error))
 
     return write
 

@@ -52,6 +52,7 @@ class Prediction:
     label: str
     score: float  # probability, 0 to 1
     top: tuple[tuple[str, float], ...]
+    confident: bool | None = None  # whether answers of such a score have deploy.min_precision; None: none is wanted
 
 
 class ImagePredictor:
@@ -189,7 +190,7 @@ def prediction(answer: dict[str, Any]) -> Prediction:
     if not is_labelled(answer):
         raise ServiceError(f"The endpoint's answer has no label, score and top: {json.dumps(answer)[:200]}")
     top = tuple((str(item["label"]), float(item["score"])) for item in answer["top"])
-    return Prediction(str(answer["label"]), float(answer["score"]), top)
+    return Prediction(str(answer["label"]), float(answer["score"]), top, answer.get("confident"))
 
 
 def is_labelled(answer: dict[str, Any]) -> bool:

@@ -47,6 +47,7 @@ def register_step(context: Context, train: TrainingStep, evaluate: ProcessingSte
             "SAGEMAKER_SUBMIT_DIRECTORY": "/opt/ml/model/code",
             "INFERENCE_RUNTIME": config.deploy.runtime,
             "MAX_REQUEST_MEGABYTES": str(config.deploy.max_request_megabytes),
+            **({"MIN_PRECISION": str(config.deploy.min_precision)} if config.deploy.min_precision else {}),
         },
     )
     evaluation_uri = evaluate.properties.ProcessingOutputConfig.Outputs["evaluation"].S3Output.S3Uri

@@ -22,7 +22,7 @@ def main() -> None:
     for ending in (signal.SIGTERM, signal.SIGINT):  # uvicorn takes them, and when it has drained, raises them again
         signal.signal(ending, lambda *_: sys.exit(0))
     settings = Settings(os.environ)
-    classes = read_description(settings.model_dir)["classes"]
+    description = read_description(settings.model_dir)
     try:
         listener = socket.create_server((settings.host, settings.port))
     except OSError as error:
@@ -30,19 +30,21 @@ def main() -> None:
         remedy = "Set SAGEMAKER_BIND_TO_PORT to a free port."
         raise StepError(f"The endpoint cannot listen on {address} ({error}). {remedy}") from None
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # inherited; without it an answer takes 40 ms more
-    sys.exit(asyncio.run(serve(settings, classes, listener)))
+    sys.exit(asyncio.run(serve(settings, description, listener)))
 
 
-async def serve(settings: Settings, classes: list[str], listener: socket.socket) -> int:
+async def serve(settings: Settings, description: dict[str, Any], listener: socket.socket) -> int:
     """Answer until a signal arrives, the endpoint has been idle for too long, or no worker starts; the exit status."""
-    pool = Pool(settings, f"Serving {len(classes)} classes on http://{settings.host}:{settings.port}/invocations")
+    pool = Pool(
+        settings, f"Serving {len(description['classes'])} classes on http://{settings.host}:{settings.port}/invocations"
+    )
     working = asyncio.create_task(pool.run())
     await asyncio.sleep(0)  # until the first worker has been started: it loads the model during these imports
     import uvicorn
 
     from classifier.serving.app import Connection, Endpoint
 
-    endpoint = Endpoint(settings, classes, pool)
+    endpoint = Endpoint(settings, description, pool)
     protocol: Any = partial(Connection, endpoint)
     nothing_else: Any = {"ws": "none", "lifespan": "off", "interface": "asgi3", "proxy_headers": False}
     quiet: Any = {"log_config": None, "log_level": "error", "server_header": False, "date_header": False}

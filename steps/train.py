@@ -25,7 +25,8 @@ from classifier.model.backbone import matching_backbone
 from classifier.model.export import copy_code, export_network
 from classifier.training import hyperparameters as hp
 from classifier.training import job
-from classifier.training.calibration import Calibration, calibrate
+from classifier.training.abstaining import measure
+from classifier.training.calibration import Calibration, calibrate, softmax
 from classifier.training.head_training import HeadTraining
 from classifier.training.job import Checkpoint, Processes, channel
 from classifier.training.loop import Watcher, train
@@ -101,6 +102,7 @@ class FinalTraining:
     def write_model(self, kept: Kept, calibration: Calibration) -> None:
         """Everything but the rules' verdicts."""
         model_dir, manifest, data = self.arguments.model_dir, self.data.manifest, self.data
+        scores = softmax(kept.validation.logits.numpy(), calibration.temperature)
         model_dir.mkdir(parents=True, exist_ok=True)
         backbone, head = self.backbone, self.stage.head.copy()
         if self.images:  # the training's own may have learned what is not kept
@@ -128,6 +130,7 @@ class FinalTraining:
             "hyperparameters": self.hyperparameters.to_dict(),
             "validation": asdict(kept.figures),
             "calibration": asdict(calibration),  # on the validation split
+            "abstaining": measure(scores, kept.validation.labels.numpy()),
         }
         write_json(model_dir / "model.json", description)
         copy_code(model_dir / "code")

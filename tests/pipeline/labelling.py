@@ -67,7 +67,8 @@ def said(body, headers):
         return 400, {"error": "The image cannot be read."}
     time.sleep(float(words[2]) if len(words) > 2 else 0)
     other = {"label": "other", "score": round(1 - score, 6)}
-    return 200, {"label": label, "score": score, "top": [{"label": label, "score": score}, other]}
+    confident = {"confident": score >= 0.5} if label == "judged" else {}
+    return 200, {"label": label, "score": score, "top": [{"label": label, "score": score}, other], **confident}
 
 
 def end_when_idle(seconds):

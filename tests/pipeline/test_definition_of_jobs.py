@@ -180,3 +180,14 @@ def test_trials_fine_tune_where_the_search_covers_it(compiled):
     assert "finetune_lr" not in trials["StaticHyperParameters"]
     winner = "Steps.TuneHyperparameters.BestTrainingJob.TunedHyperParameters['finetune_lr']"
     assert steps["TrainWithDebugger"]["Arguments"]["HyperParameters"]["finetune_lr"] == {"Get": winner}
+
+
+def test_a_wanted_precision_reaches_evaluation_and_endpoint_and_trains_nothing_again(compiled):
+    texts = [compiled(yaml) for yaml in ("deploy: {}", "deploy: {min_precision: 0.97}")]
+    before, after = map(steps_of, texts)
+    for name in ("PrepareData", "TuneHyperparameters", "TrainWithDebugger"):
+        assert after[name] == before[name]
+    arguments = after["EvaluateModel"]["Arguments"]["AppSpecification"]["ContainerArguments"]
+    assert arguments[arguments.index("--min-precision") + 1] == "0.97"
+    environments = re.findall(r"'MIN_PRECISION': '(.*?)'", str(texts[1]))
+    assert environments == ["0.97"] and "MIN_PRECISION" not in str(texts[0])

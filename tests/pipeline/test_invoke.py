@@ -80,10 +80,20 @@ def test_rows_go_to_a_csv_file(cli):
         first, second, third = csv.DictReader(stream)
     assert first == {
         "image": "photos/a.jpg", "label": "cat", "score": "0.900000", "label_2": "other", "score_2": "0.100000",
-        **{f"{name}_{rank}": "" for rank in (3, 4, 5) for name in ("label", "score")}, "error": "",
+        **{f"{name}_{rank}": "" for rank in (3, 4, 5) for name in ("label", "score")}, "confident": "", "error": "",
     }  # fmt: skip
     assert (second["label"], second["score"]) == ("dog", "0.800000")
     assert (third["image"], third["label"], third["error"]) == ("bad.jpg", "", REFUSED)
+
+
+def test_what_the_model_is_not_confident_of_is_told(cli):
+    for name, score in (("sure.jpg", 0.9), ("unsure.jpg", 0.4)):
+        Path(name).write_text(f"judged {score}")
+    lines = cli("sure.jpg", "unsure.jpg").out.splitlines()
+    assert (lines[0], lines[3]) == ("sure.jpg: judged (0.900)", "unsure.jpg: judged (0.400), not confident")
+    assert cli("*sure.jpg", "--out", "labels.csv").status == 0
+    with Path("labels.csv").open(newline="") as stream:
+        assert [row["confident"] for row in csv.DictReader(stream)] == ["true", "false"]
 
 
 def test_rows_go_to_a_json_lines_file_as_the_answers_came(cli):

@@ -43,10 +43,10 @@ def test_a_folder_is_classified_by_the_newest_approved_version(cli):
     said = cli("--data", "photos", "--out", "labels.csv")
     assert said.status == 0, said.error
     assert Path("labels.csv").read_text().splitlines() == [
-        "image,label,score,label_2,score_2,label_3,score_3,label_4,score_4,label_5,score_5,error",
-        "cat/1.jpg,cat,0.900000,other,0.100000,,,,,,,",
-        "cat/2 b.jpg,cat,0.700000,other,0.300000,,,,,,,",
-        "dog.png,dog,0.800000,other,0.200000,,,,,,,",
+        "image,label,score,label_2,score_2,label_3,score_3,label_4,score_4,label_5,score_5,confident,error",
+        "cat/1.jpg,cat,0.900000,other,0.100000,,,,,,,,",
+        "cat/2 b.jpg,cat,0.700000,other,0.300000,,,,,,,,",
+        "dog.png,dog,0.800000,other,0.200000,,,,,,,,",
     ]
     job, *counts, last = said.out.splitlines()
     assert (job.split()[0], job.split()[-1]) == ("Transform", "Completed")

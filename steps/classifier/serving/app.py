@@ -18,6 +18,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from classifier.job.failures import say
 from classifier.serving.content import IMAGES, MEGABYTE, Refusal, accepted_format, media_type_of
 from classifier.serving.pool import Job, Pool, Settings
+from classifier.training.abstaining import NEVER, Measured, operating_point, set_threshold, why_not
 
 HEAD_BYTES = 32 * 1024
 FRAMED_SHARE, DISCARDED_SHARE = 2, 8  # times the limit of a body, with its chunks' framing: taken, and thrown away
@@ -26,12 +27,12 @@ LATE = f"The request did not arrive within {READING_SECONDS:g} s."
 DISCARDING_SECONDS = 10.0
 GRACE_SECONDS = 0.25  # for a request that was on its way on an idle connection when the server was told to end
 MAX_HELD_BYTES = 64 * MEGABYTE  # of all bodies, or two of the largest
-LOW_CONFIDENCE = 0.5  # a best score below this is counted
+LOW_CONFIDENCE = 0.5  # a best score below this is counted, where there is no operating threshold
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 REQUESTS = Counter("classifier_requests", "Requests by status", ["status"])
 PREDICTIONS = Counter("classifier_predictions", "Predictions by class", ["class"])
-LOW_CONFIDENCES = Counter("classifier_low_confidence", f"Predictions with a score below {LOW_CONFIDENCE}")
+LOW_CONFIDENCES = Counter("classifier_low_confidence", "Predictions with a score below the operating threshold, or 0.5")
 SECONDS = Histogram("classifier_seconds", "Seconds by stage", ["stage"])
 RUNTIME = Gauge("classifier_runtime_info", "What runs the network", ["runtime"])
 QUEUE_LENGTH = Gauge("classifier_queue_length", "Requests that no worker has")
@@ -43,10 +44,12 @@ RESTARTS = Counter("classifier_worker_restarts", "Workers that died")
 class Endpoint:
     """Answers the requests of all connections."""
 
-    def __init__(self, settings: Settings, classes: list[str], pool: Pool) -> None:
+    def __init__(self, settings: Settings, description: dict[str, Any], pool: Pool) -> None:
         self.settings, self._pool = settings, pool
+        self._measured = description.get("abstaining")
+        self._confident_from = confident_from(self._measured, settings.min_precision)
         self._held_bytes, self._last_invocation = 0, time.monotonic()
-        self._predictions = [PREDICTIONS.labels(name) for name in classes]
+        self._predictions = [PREDICTIONS.labels(name) for name in description["classes"]]
         QUEUE_LENGTH.set_function(lambda: len(pool.queue))
         RUNNING.set_function(lambda: pool.running)
         READY_WORKERS.set_function(lambda: sum(worker.is_ready for worker in pool.workers))
@@ -89,7 +92,8 @@ class Endpoint:
         headers, most = request.headers, self.settings.max_body_bytes
         head = {"content_type": headers.get("content-type", ""), "accept": headers.get("accept", "*/*")}
         is_long = media_type_of(head["content_type"]) not in IMAGES
-        media_type, _ = accepted_format(head["accept"])
+        media_type, _, coverage = accepted_format(head["accept"])
+        thresholds = {"confident_from": self._confident_from, "set_from": self._set_from(coverage)}
         too_large = f"The request is larger than {most / MEGABYTE:g} MB: send a smaller image."
         if int(headers.get("content-length") or 0) > most:
             raise Refusal(413, too_large)
@@ -101,7 +105,7 @@ class Endpoint:
             if self._pool.is_full or self._held_bytes > max(MAX_HELD_BYTES, 2 * most):
                 raise Refusal(503, "The endpoint has more requests than it can hold: try again.")
         queued = time.perf_counter()
-        self._pool.put(job := Job(head, body, is_long))
+        self._pool.put(job := Job(head | thresholds, body, is_long))
         found, answer = await job.answer
         if found["status"] != 200:
             raise Refusal(found["status"], found["error"])
@@ -109,8 +113,16 @@ class Endpoint:
         stages["queue_ms"] = 1000 * (time.perf_counter() - queued) - sum(stages.values())
         for index, score in zip(found["best"], found["scores"], strict=True):
             self._predictions[index].inc()
-            LOW_CONFIDENCES.inc(score < LOW_CONFIDENCE)
+            LOW_CONFIDENCES.inc(score < (self._confident_from or LOW_CONFIDENCE))
         return Response(answer, headers={"content-type": media_type})
+
+    def _set_from(self, coverage: float | None) -> float | None:
+        """Return the score from which on a label belongs to the set, if one is wanted."""
+        if coverage is None:
+            return None
+        if self._measured is None:
+            raise Refusal(406, "This model keeps no validation scores, which sets of labels take: train it again.")
+        return set_threshold(self._measured, coverage)
 
     def log(self, method: str, path: str, status: int, name: str = "", **figures: float) -> None:
         """Print a line of the access log; pings and readings of the metrics, which never end, are not worth one."""
@@ -137,6 +149,21 @@ class Endpoint:
         RUNTIME.clear()
         RUNTIME.labels(self._pool.runtime).set(1)
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+
+def confident_from(measured: Measured | None, min_precision: float) -> float | None:
+    """Return the operating threshold, and say it; None where no precision is wanted."""
+    if not min_precision:
+        return None
+    if measured is None:
+        say("This model keeps no validation scores, so no answer counts as confident: train it again.")
+    elif point := operating_point(measured, min_precision):
+        share = point["images"] / measured["images"]
+        say(f"Confident from a score of {point['threshold']:.4f}: {share:.0%} of the validation images had that")
+        return float(point["threshold"])
+    else:
+        say(why_not(measured, min_precision))
+    return NEVER
 
 
 def refused(status: int, sentence: str, headers: Any = None) -> Response:

@@ -53,18 +53,26 @@ def parse(text: str) -> tuple[str, dict[str, str]]:
 
 
 @lru_cache(maxsize=64)
-def accepted_format(accept: str) -> tuple[str, bool]:
-    """Return what an Accept header wants most of OFFERED (RFC 9110, section 12.5.1), and whether with labels."""
+def accepted_format(accept: str) -> tuple[str, bool, float | None]:
+    """Return what an Accept header wants most of OFFERED (RFC 9110, section 12.5.1), whether with labels, and the
+    coverage of the sets of labels, if it wants those."""
     best, chosen = 0.0, None
     for media_type, parameters in map(parse, filter(str.strip, (accept.strip() or "*/*").split(","))):
         quality = parameters.get("q", "1")
         value = float(quality) if quality.replace(".", "", 1).isdecimal() else 0.0
         if (kind := SYNONYMS.get(media_type, media_type)) in OFFERED and best < value <= 1:
-            best, chosen = value, (kind, parameters.get("verbose") == "1")
+            best, chosen = value, (kind, parameters)
     if chosen is None:
         known = f"{', '.join(OFFERED[:-1])} or {NPY}; {JSON};verbose=1 names the labels"
         raise Refusal(406, f"Accept {accept} cannot be answered: ask for {known}.")
-    return chosen
+    kind, parameters = chosen
+    if (text := parameters.get("coverage")) is None:
+        return kind, parameters.get("verbose") == "1", None
+    coverage = float(text) if text.replace(".", "", 1).isdecimal() else 0.0
+    if not 0 < coverage < 1 or kind not in (JSON, JSON_LINES):
+        accepted = f"{JSON};verbose=1;coverage=0.9, or another share above 0 and below 1"
+        raise Refusal(406, f"Accept {accept} cannot be answered: ask for {accepted}.")
+    return kind, True, coverage
 
 
 @lru_cache(maxsize=64)
@@ -150,9 +158,9 @@ def read_form(body: bytes, content_type: str) -> Images:
 READERS: dict[str, Callable[[bytes, str], Images]] = {JSON: read_json, NPY: read_npy, MULTIPART: read_form}
 
 
-def write(rows: Any, classes: Sequence[str], accept: str, *, several: bool) -> bytes:
+def write(rows: Any, classes: Sequence[str], head: Head) -> bytes:
     """Return the answer's body for probabilities (N, C) float32; a list if the request held one."""
-    kind, has_labels = accepted_format(accept)
+    (kind, has_labels, _), several = accepted_format(head["accept"]), head["several"]
     if kind == CSV:
         return "".join(",".join(map(repr, row)) + "\n" for row in rows.tolist()).encode()
     if kind == NPY:
@@ -163,9 +171,19 @@ def write(rows: Any, classes: Sequence[str], accept: str, *, several: bool) -> b
         return buffer.getvalue()
     documents: list[Any] = rows.tolist()
     if has_labels:
-        ranked = [sorted(zip(row, classes, strict=True), key=itemgetter(0), reverse=True)[:TOP] for row in documents]
-        tops = [[{"label": label, "score": score} for score, label in best] for best in ranked]
-        documents = [{**top[0], "top": top} for top in tops]
+        documents = [labelled(row, classes, head) for row in documents]
     if kind == JSON_LINES:
         return b"".join(orjson.dumps(document) + b"\n" for document in documents)
     return orjson.dumps(documents if several else documents[0])
+
+
+def labelled(row: list[float], classes: Sequence[str], head: Head) -> dict[str, Any]:
+    """One image's labels, best first; whether its score reaches the operating threshold, and the set, where asked."""
+    ranked = sorted(zip(row, classes, strict=True), key=itemgetter(0), reverse=True)
+    top = [{"label": label, "score": score} for score, label in ranked[:TOP]]
+    document = {**top[0], "top": top}
+    if (threshold := head.get("confident_from")) is not None:
+        document["confident"] = ranked[0][0] >= threshold
+    if (threshold := head.get("set_from")) is not None:
+        document["set"] = [label for score, label in ranked if score >= threshold]
+    return document

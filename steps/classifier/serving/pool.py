@@ -52,6 +52,7 @@ class Settings:
         self.port = int(number("SAGEMAKER_BIND_TO_PORT", 8080, 65535))
         self.max_body_bytes = int(number("MAX_REQUEST_MEGABYTES", 6) * MEGABYTE)  # a larger body is answered 413
         self.max_pixels = int(number("MAX_IMAGE_MEGAPIXELS", 100) * 1_000_000)  # so is a larger image
+        self.min_precision = number("MIN_PRECISION", 0, 0.9999)  # of confident answers; 0: none is called so
         self.idle_seconds = number("ENDPOINT_IDLE_SECONDS", 0, inf) or inf  # without an invocation, then it ends
         self.workers = max(1, int(number("SAGEMAKER_MODEL_SERVER_WORKERS", core_count())))  # processes
         self.max_queued = int(number("MAX_QUEUED_REQUESTS", 128))  # beyond those computed: one more is answered 503

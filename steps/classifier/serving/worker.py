@@ -75,7 +75,7 @@ def answers(predictor: Predictor, requests: list[Decoded]) -> Iterator[bytes]:
         own, rows = np.stack(rows[: len(found)]), rows[len(found) :]
         figures = {"status": 200, "decode_ms": head["decode_ms"], "infer_ms": infer_ms}
         figures |= {"best": own.argmax(axis=1).tolist(), "scores": own.max(axis=1).tolist()}
-        yield message(figures, write(own, predictor.classes, head["accept"], several=head["several"]))
+        yield message(figures, write(own, predictor.classes, head))
 
 
 def load(model_dir: Path, name: str, threads: int, max_pixels: int) -> Predictor:

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -205,7 +206,9 @@ def test_a_refusal_is_a_status_and_one_sentence_of_json(server: Server, case: st
     assert answer["error"].startswith(sentence)
 
 
-@pytest.mark.parametrize("accept", ["text/html", "*/*;q=0", "text/csv;q=much"])
+@pytest.mark.parametrize(
+    "accept", ["text/html", "*/*;q=0", "text/csv;q=much", "application/json;coverage=1.5", "text/csv;coverage=0.9"]
+)
 def test_what_cannot_be_written_is_refused(server: Server, accept: str) -> None:
     status, answer = server.invoke(GRASS, Accept=accept)
     assert status == 406
@@ -249,6 +252,32 @@ def test_metrics_and_the_access_log_tell_what_was_answered(server: Server) -> No
     assert (bad["status"], lost["status"], lost["path"]) == (400, 404, "/nothing")
 
 
+def test_labelled_answers_say_whether_the_model_is_confident_and_give_sets(trained: Trained, tmp_path: Path) -> None:
+    model, sets = shutil.copytree(trained.model_dir, tmp_path / "model"), f"{JSON};verbose=1;coverage=0.8"
+    described = json.loads((model / "model.json").read_text())
+    assert described["abstaining"]["images"] == len(described["abstaining"]["label_scores"]) > 0
+    with serving(model, tmp_path / "a", workers=1) as server:
+        first, second = (server.invoke(image, Accept=f"{JSON};verbose=1")[1] for image in (GRASS, RUST))
+        assert "confident" not in first and "set" not in first, "nobody asked"
+    between = (first["score"] + second["score"]) / 2
+    point = {"threshold": between, "images": 100, "right": 99, "precision_lower_bound": 0.953}
+    scores = [second["top"][1]["score"] / 2] * 100  # a label scored so low belongs to the set
+    described["abstaining"] = {"images": 100, "operating_points": [point], "label_scores": scores}
+    (model / "model.json").write_text(json.dumps(described))
+    with serving(model, tmp_path / "b", workers=1, MIN_PRECISION="0.95") as server:
+        found = {image: server.invoke(image, Accept=sets)[1] for image in (GRASS, RUST)}
+        assert [one["confident"] for one in found.values()] == [one["score"] >= between for one in (first, second)]
+        assert [item["label"] for item in found[RUST]["top"][:2]] == found[RUST]["set"][:2]
+        assert len(server.invoke(GRASS)[1]) == len(CLASSES), "a list of probabilities stays one"
+        assert server.metrics()["classifier_low_confidence_total"] == 1
+    del described["abstaining"]
+    (model / "model.json").write_text(json.dumps(described))
+    with serving(model, tmp_path / "c", workers=1, MIN_PRECISION="0.95") as server:
+        assert server.invoke(GRASS, Accept=f"{JSON};verbose=1")[1]["confident"] is False
+        assert server.invoke(GRASS, Accept=sets)[0] == 406
+        assert "This model keeps no validation scores, so no answer counts as confident" in server.end()[1]
+
+
 def test_the_server_ends_after_its_idle_time_although_it_is_pinged(trained: Trained, tmp_path: Path) -> None:
     with serving(trained.model_dir, tmp_path, workers=1, ENDPOINT_IDLE_SECONDS="1.5") as server:
         assert server.invoke(GRASS)[0] == 200
@@ -269,6 +298,7 @@ def test_the_server_ends_after_its_idle_time_although_it_is_pinged(trained: Trai
         ("MAX_REQUEST_MEGABYTES", "-1"),
         ("MAX_REQUEST_MEGABYTES", "nan"),
         ("SAGEMAKER_BIND_TO_PORT", "70000"),
+        ("MIN_PRECISION", "95"),
         ("INFERENCE_RUNTIME", "fast"),
     ],
 )

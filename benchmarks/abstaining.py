@@ -19,13 +19,13 @@ from sklearn.preprocessing import StandardScaler
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "steps"))
 
+from classifier.data.dataset import SPLITS
 from classifier.data.training_data import open_embeddings
 from classifier.training.abstaining import NEVER, measure, operating_point, set_threshold
 from classifier.training.calibration import fit_temperature, softmax
 
 PRECISIONS, COVERAGES = (0.9, 0.95, 0.98), (0.9, 0.95)
 VALIDATION_SHARE, PENALTY = 0.15, 0.003  # of the images; scikit-learn's C, fixed
-HEAD = "wanted | confident answers, % | of them right, % | cuts with fewer, %"
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
     for folder in options.embeddings:
         found = [fit(*examples(folder), seed, options.cuts) for seed in range(options.fits)]
         print(f"{folder}: accuracy {interval([one['accuracy'] for one in found])} %")
-        print(HEAD)
+        print("wanted | confident answers, % | of them right, % | cuts with fewer, %")
         for wanted in PRECISIONS:
             cells = (interval([one[wanted, name] for one in found]) for name in ("confident", "right", "fewer"))
             print(f"precision {wanted:g} | {' | '.join(cells)}")
@@ -49,11 +49,9 @@ def main() -> None:
 
 def examples(folder: Path) -> tuple[Any, Any]:
     """Plain views (N, D) of all splits, their signed root as the head takes it, and labels (N,)."""
-    splits = ("train", "validation", "test")
-    plain = np.concatenate([open_embeddings(folder, split)[:, 0] for split in splits]).astype(np.float32)
-    return np.sign(plain) * np.sqrt(np.abs(plain)), np.concatenate(
-        [np.load(folder / f"{s}_labels.npy") for s in splits]
-    )
+    plain = np.concatenate([open_embeddings(folder, split)[:, 0] for split in SPLITS]).astype(np.float32)
+    labels = np.concatenate([np.load(folder / f"{split}_labels.npy") for split in SPLITS])
+    return np.sign(plain) * np.sqrt(np.abs(plain)), labels
 
 
 def fit(features: Any, labels: Any, seed: int, cuts: int) -> dict[Any, float]:
@@ -84,10 +82,8 @@ def cut(logits: Any, labels: Any, test_logits: Any, test_labels: Any) -> dict[An
         found |= {(wanted, "confident"): confident.mean(), (wanted, "right"): share, (wanted, "fewer"): share < wanted}
     for wanted in COVERAGES:
         sets = test >= set_threshold(measured, wanted)
-        found |= {
-            (wanted, "covered"): sets[np.arange(len(test)), test_labels].mean(),
-            (wanted, "size"): sets.sum() / len(sets),
-        }
+        found[wanted, "covered"] = sets[np.arange(len(test)), test_labels].mean()
+        found[wanted, "size"] = sets.sum() / len(sets)
     return found
 
 

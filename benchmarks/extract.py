@@ -32,6 +32,7 @@ from classifier.job.system import core_count, each  # noqa: E402
 from classifier.model.backbone import load_backbone, read_weights  # noqa: E402
 from classifier.preparation.embedding import Embedder, EmbeddingCache, choose_recipe, embed  # noqa: E402
 from pipeline import sources, weights  # noqa: E402
+from pipeline.backbones import DEFAULT_BACKBONE  # noqa: E402
 from pipeline.local.sandbox.environment import ALLOCATOR  # noqa: E402
 
 ACCEPTED_RATIO = 1.15
@@ -137,7 +138,7 @@ def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=None, metavar="FOLDER", help="default: the sample")
-    parser.add_argument("--backbone", default="tf_efficientnet_lite0", metavar="NAME", help="timm's name")
+    parser.add_argument("--backbone", default=DEFAULT_BACKBONE, metavar="NAME", help="timm's name")
     parser.add_argument("--weights", default="package", help="as model.weights in pipeline.yaml")
     parser.add_argument("--image-size", default="auto", metavar="auto|PX")
     parser.add_argument("--images", type=int, default=400, metavar="N", help="so many of the data set (default 400)")

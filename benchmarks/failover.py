@@ -19,11 +19,14 @@ from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "steps"), str(Path(__file__).parent)]
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "steps"), str(REPOSITORY / "benchmarks")]
 
 from process_tree import descendants  # noqa: E402 - found by the line above
 from raw_client import HOST, ask, read_reply, request  # noqa: E402
 from servers import CORES, Running, ours  # noqa: E402
+
+from pipeline.backbones import DEFAULT_BACKBONE  # noqa: E402
 
 CONCURRENCY, WAITING = 8, 100
 KILLS, CALM_SECONDS = 5, 2.5
@@ -105,7 +108,7 @@ def verdict(passed: bool, sentence: str) -> bool:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backbone", default="tf_efficientnet_lite0", help="any timm network")
+    parser.add_argument("--backbone", default=DEFAULT_BACKBONE, help="any timm network")
     parser.add_argument("--runtime", default="onnxruntime", help="as deploy.runtime in pipeline.yaml")
     return parser.parse_args()
 

@@ -37,6 +37,7 @@ from classifier.training.hyperparameters import Hyperparameters, settled  # noqa
 from classifier.training.job import Processes  # noqa: E402
 from classifier.training.loop import TrainingBatch  # noqa: E402
 from pipeline import sources, weights  # noqa: E402
+from pipeline.backbones import DEFAULT_BACKBONE  # noqa: E402
 from pipeline.local.sandbox.environment import ALLOCATOR  # noqa: E402
 
 ACCEPTED_SHARE = 0.9  # of what fine-tuning reaches from memory
@@ -151,7 +152,7 @@ def synchronise(stage: FineTuning) -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=None, metavar="FOLDER")
-    parser.add_argument("--backbone", default="tf_efficientnet_lite0")
+    parser.add_argument("--backbone", default=DEFAULT_BACKBONE)
     parser.add_argument("--weights", default="package", metavar="package|timm|FILE")
     parser.add_argument("--finetune", choices=("last_block", "all"), default="all")
     parser.add_argument("--batch-size", type=int, default=16)

@@ -37,9 +37,9 @@ sys.path.insert(0, str(REPOSITORY))
 from process_tree import descendants, peak_megabytes, processor_seconds  # noqa: E402
 
 from pipeline import weights as sources  # noqa: E402
+from pipeline.backbones import DEFAULT_BACKBONE  # noqa: E402
 from pipeline.local.sandbox.environment import ALLOCATOR  # noqa: E402
 
-BACKBONE = "tf_efficientnet_lite0"
 START_UP_IMAGES = 100
 ENOUGH_IMAGES = 20_000  # smaller sizes are measured again until there were so many
 MOST_TURNS = 10  # a small size takes about as long as start-up does, which varies
@@ -131,7 +131,7 @@ def figures(point: Point) -> tuple[dict[str, float], dict[str, float], dict[str,
 def measured(folder: Path, sizes: list[int]) -> list[Point]:
     """One point for each size."""
     staged = folder / "weights"
-    sources.stage(sources.resolve(BACKBONE, "package", relative_to=folder), staged)
+    sources.stage(sources.resolve(DEFAULT_BACKBONE, "package", relative_to=folder), staged)
     every = [START_UP_IMAGES, *sizes]
     for images in every:
         write_images(folder / f"{images}", images)
@@ -187,7 +187,7 @@ def costs_of(data: Path, weights: Path) -> dict[str, Cost]:
     with tempfile.TemporaryDirectory(dir=data.parent) as name:
         output, model = Path(name, "output"), Path(name, "model")
         prepare = ["prepare.py", "--data-dir", data, "--weights-dir", weights, "--output-dir", output]
-        prepare += ["--backbone", BACKBONE, "--image-size", IMAGE_PX, "--augmented-views", VIEWS]
+        prepare += ["--backbone", DEFAULT_BACKBONE, "--image-size", IMAGE_PX, "--augmented-views", VIEWS]
         trial = ["trial.py", "--epochs", EPOCHS, "--embeddings", output / "embeddings"]
         trial += ["--manifest", output / "manifest", "--weights", weights, "--model-dir", model]
         return {"prepare": run("prepare", *prepare), "trial": run("trial", *trial)}

@@ -28,7 +28,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "steps"), str(Path(__file__).parent)]
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "steps"), str(REPOSITORY / "benchmarks")]
 
 from load import Outcome, load, request_bytes  # noqa: E402 - found by the line above
 from process_tree import processor_seconds, proportional_megabytes, resident_megabytes  # noqa: E402
@@ -36,6 +37,7 @@ from servers import CORES, Running, ours, plain, torchserve, torchserve_of  # no
 
 from classifier.model.runtimes import has_bfloat16  # noqa: E402
 from classifier.serving.pool import ENVIRONMENT  # noqa: E402
+from pipeline.backbones import DEFAULT_BACKBONE  # noqa: E402
 
 CONCURRENCIES = (1, 8, 32)
 BUSY = (8, 32)
@@ -243,7 +245,7 @@ def ratio(one: Measured, other: Measured, figure: Callable[[Outcome], float]) ->
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backbone", default="tf_efficientnet_lite0", help="any timm network")
+    parser.add_argument("--backbone", default=DEFAULT_BACKBONE, help="any timm network")
     parser.add_argument("--model", type=Path, help="a trained model instead: its directory or model.tar.gz")
     parser.add_argument("--image", type=Path, help="a JPEG to send instead of the synthetic one")
     parser.add_argument("--runtime", default="auto", help="as deploy.runtime in pipeline.yaml")

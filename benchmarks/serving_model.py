@@ -22,6 +22,7 @@ from classifier.model.backbone import Backbone, load_backbone  # noqa: E402 - fo
 from classifier.model.export import Network, copy_code, export_network, synthetic_pixels  # noqa: E402
 from classifier.model.head import ClassifierHead, compressed  # noqa: E402
 from pipeline import weights  # noqa: E402
+from pipeline.backbones import PACKAGED  # noqa: E402
 
 CLASSES, IMAGE_SIZE, RESIZE_TO = 133, 224, 256
 EAGER_FILE = "eager.pt"  # what the plain server runs
@@ -31,7 +32,7 @@ LOGIT_DEVIATION = 3.0  # the best class then gets about half of the probability
 def build_model(backbone: str, model_dir: Path) -> None:
     """A whole model directory.
 
-    The default backbone has its ImageNet weights, others have random ones; the head has random weights, and is about as
+    A packaged backbone has its ImageNet weights, others have random ones; the head has random weights, and is about as
     sure of its answers as one that has learned: `auto` judges runtimes by them.
     """
     network, head = eager_parts(backbone, CLASSES)
@@ -69,7 +70,7 @@ def eager_parts(backbone: str, classes: int) -> tuple[Backbone, ClassifierHead]:
 
 
 def backbone_of(name: str) -> Backbone:
-    if name != weights.PACKAGE_BACKBONE:
+    if name not in PACKAGED:
         return Backbone(timm.create_model(name, pretrained=False, num_classes=0).eval()).requires_grad_(False)
     with tempfile.TemporaryDirectory(prefix="weights-") as folder:
         weights.stage(weights.resolve(name, "package", relative_to=Path.cwd()), Path(folder, "weights"))

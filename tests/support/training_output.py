@@ -34,7 +34,7 @@ def history(**changes: Any) -> Json:
         "steps_per_epoch": {"TRAIN": STEPS_PER_EPOCH, "EVAL": 1},
         "epochs": [epoch(number) for number in range(1, EPOCHS + 1)],
         "debugger_trouble": None,
-        "backbone": "tf_efficientnet_lite0",
+        "backbone": "tf_efficientnet_lite2",
         **changes,
     }  # fmt: skip
 

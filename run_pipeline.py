@@ -36,6 +36,7 @@ DESCRIPTIONS = {
     "images": "AWS: build or push the training and inference images",
     "schedule": "show, set or switch off the retrain schedule; run it on this machine",
     "cost": "estimate what a run and the endpoint cost on AWS",
+    "weights": "list backbones; download one for runs without a network",
 }
 
 
@@ -110,6 +111,9 @@ def parser() -> argparse.ArgumentParser:
     add = found["schedule"].add_argument
     add("action", choices=["show", "set", "off", "run"], help="run: start here what is due, until Ctrl-C")
     add("expression", nargs="?", help="with set: 'cron(...)', 'rate(...)' or 'at(...)', in UTC")
+    add = found["weights"].add_argument
+    add("action", choices=["list", "fetch"])
+    add("backbone", nargs="?", metavar="NAME", help="with fetch: any network that timm has weights for")
     return top
 
 

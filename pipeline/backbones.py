@@ -1,6 +1,6 @@
-"""Backbones by name: those that Python packages hold, and a choice of timm's, which have to be downloaded.
+"""Backbones by name: those that Python packages hold, and a choice of timm's, which `weights fetch` downloads.
 
-docs/backbones.md has what they reach and cost.
+Any other network of timm's will do; docs/backbones.md has what the packaged ones reach and cost.
 """
 
 from dataclasses import dataclass
@@ -30,12 +30,12 @@ class Packaged:
 
 
 @dataclass(frozen=True)
-class Downloaded:
-    """What timm publishes of a network with its weights."""
+class Published:
+    """What timm publishes of a network with its weights (results/results-imagenet.csv in its repository)."""
 
     parameters_millions: float
     image_size_px: int  # that it was trained at
-    top1_percent: float | None  # on ImageNet's validation images; None: it was trained without labels
+    top1_percent: float | None  # of ImageNet's validation images; None: it has learned without labels
     licence: str
 
 
@@ -60,11 +60,14 @@ PACKAGED = {
         0.89,
     ),
 }
-DOWNLOADED = {
-    "mobilenetv4_conv_medium.e500_r256_in1k": Downloaded(9.7, 256, 79.9, "Apache-2.0"),
-    "convnext_nano.in12k_ft_in1k": Downloaded(15.6, 224, 82.3, "Apache-2.0"),
-    "convnext_tiny.in12k_ft_in1k": Downloaded(28.6, 224, 84.2, "Apache-2.0"),
-    "tiny_vit_21m_224.dist_in22k_ft_in1k": Downloaded(21.2, 224, 85.1, "Apache-2.0"),
-    "eva02_small_patch14_336.mim_in22k_ft_in1k": Downloaded(22.1, 336, 85.8, "MIT"),
-    "vit_small_patch14_dinov2.lvd142m": Downloaded(22.1, 518, None, "Apache-2.0"),
+PUBLISHED = {  # the packaged ones, and then what `weights fetch` is meant for
+    "tf_efficientnet_lite0": Published(4.7, 224, 74.8, "Apache-2.0"),
+    "tf_efficientnet_lite1": Published(5.4, 240, 76.7, "Apache-2.0"),
+    "tf_efficientnet_lite2": Published(6.1, 260, 77.5, "Apache-2.0"),
+    "mobilenetv4_conv_medium.e500_r256_in1k": Published(9.7, 256, 79.9, "Apache-2.0"),
+    "convnext_nano.in12k_ft_in1k": Published(15.6, 224, 82.3, "Apache-2.0"),
+    "convnext_tiny.in12k_ft_in1k": Published(28.6, 224, 84.2, "Apache-2.0"),
+    "tiny_vit_21m_224.dist_in22k_ft_in1k": Published(21.2, 224, 85.1, "Apache-2.0"),
+    "eva02_small_patch14_336.mim_in22k_ft_in1k": Published(22.1, 336, 85.8, "MIT"),
+    "vit_small_patch14_dinov2.lvd142m": Published(22.1, 518, None, "Apache-2.0"),
 }

@@ -38,6 +38,7 @@ COMMANDS = {
     "images": "account_commands.handle_images",
     "schedule": "schedule_commands.handle_schedule",
     "cost": "cost_command.estimate",
+    "weights": "weights_commands.handle_weights",
 }
 
 

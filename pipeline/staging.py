@@ -126,12 +126,18 @@ def upload(project: Project, target: Target, source: Source | None = None) -> in
     stored += target.put(f"{embedding_cache_uri(project.config, placement)}/{PLACEHOLDER}", PLACEHOLDER_TEXT)
     about = {annotations.README_NAME: annotations.README, **project.annotations}
     stored += sum(target.put(f"{project.annotations_uri(placement)}/{key}", content) for key, content in about.items())
-    if project.backbone.uri is None and not target.holds(project.weights_uri(placement)):
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = Path(temporary) / "weights"
-            weights.stage(project.backbone, folder)
-            stored += target.put_tree(project.weights_uri(placement), folder)
-    return stored + upload_data(project, target, source or project.source)
+    return stored + upload_weights(project, target) + upload_data(project, target, source or project.source)
+
+
+def upload_weights(project: Project, target: Target) -> bool:
+    """Store the weights directory unless it is there already."""
+    uri = project.weights_uri(target.placement)
+    if project.backbone.uri or target.holds(uri):
+        return False
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "weights"
+        weights.stage(project.backbone, folder)
+        return target.put_tree(uri, folder)
 
 
 def upload_data(project: Project, target: Target, source: Source) -> bool:

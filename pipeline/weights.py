@@ -32,6 +32,7 @@ from pipeline.errors import UsageError
 from pipeline.sources import S3_URI
 from pipeline.suggestion import did_you_mean
 
+SHA256_DIGITS = 64
 ACCEPTED = "package, timm, a .pth, .pt or .safetensors file, or s3://bucket/prefix"
 
 
@@ -57,7 +58,7 @@ def resolve(
         relative_to: where a relative file name starts; the working directory unless given.
         cache: where downloads and conversions are kept; the user's cache folder unless given.
     """
-    cache = cache or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "image-classification-pipeline"
+    cache = cache or usual_cache()
     if weights == "package":
         return _package(backbone)
     if weights == "timm":
@@ -65,6 +66,18 @@ def resolve(
     if weights.startswith("s3:"):
         return _s3(weights)
     return _file(backbone, (relative_to or Path()) / Path(weights).expanduser(), cache)
+
+
+def usual_cache() -> Path:
+    """The user's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "image-classification-pipeline"
+
+
+def at_hand(backbone: str) -> bool:
+    """Whether a run finds the weights without a network: in an installed package, or in the cache."""
+    if backbone in PACKAGED:
+        return importlib.util.find_spec(PACKAGED[backbone].module) is not None
+    return _downloaded(backbone, usual_cache()).is_file()
 
 
 def stage(weights: ResolvedWeights, folder: Path) -> None:
@@ -107,10 +120,14 @@ def _package(backbone: str) -> ResolvedWeights:
 
 def _timm(backbone: str, cache: Path) -> ResolvedWeights:
     statistics = _statistics(backbone, cache)
-    file = cache / f"{_in_timm(backbone)}.pth"
+    file = _downloaded(backbone, cache)
     if not file.is_file():
         _write_atomically(file, lambda path: _download(backbone, path))
     return _resolved(backbone, file, layout="state_dict", statistics=statistics)
+
+
+def _downloaded(backbone: str, cache: Path) -> Path:
+    return cache / f"{_in_timm(backbone)}.pth"
 
 
 def _s3(uri: str) -> ResolvedWeights:
@@ -166,12 +183,15 @@ def _download(backbone: str, destination: Path) -> None:
     import torch
 
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it logs each retry
-    if not timm.get_pretrained_cfg(backbone).has_weights:
+    known = timm.get_pretrained_cfg(backbone)
+    if not known.has_weights:
         raise UsageError(
             f"model.weights is timm, but timm has no weights for model.backbone '{backbone}': "
             "choose another backbone, or set model.weights to a file."
         )
     try:
+        if known.hf_hub_id:
+            _verify(known.hf_hub_id)
         network = timm.create_model(backbone, pretrained=True, num_classes=0)
     except OSError as error:
         reason = str(error).splitlines()[0].rstrip(".")
@@ -180,6 +200,22 @@ def _download(backbone: str, destination: Path) -> None:
             "internet, or set model.weights to package or to a file."
         ) from error
     torch.save(network.state_dict(), destination)
+
+
+def _verify(repository: str) -> None:
+    """Download the hub's file, which its cache names by the sha256 that the hub announced, and compare the two."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        file = Path(hf_hub_download(repository, "model.safetensors")).resolve()
+    except EntryNotFoundError:  # timm knows other names
+        return
+    if len(file.name) == SHA256_DIGITS and file.name != _sha256(file):
+        file.unlink()
+        raise UsageError(
+            f"The weights in {repository} arrived damaged: their sha256 is not {file.name}. Fetch them again."
+        )
 
 
 def _resolved(backbone: str, file: Path, *, layout: str, statistics: dict[str, Any]) -> ResolvedWeights:

@@ -50,8 +50,9 @@ def prepare(root: Path, options: argparse.Namespace) -> None:
     output, weights = options.output_dir, read_weights(options.weights_dir)
     images, manifest = select_images(root, options)
     recipe = choose_recipe(images, weights, options)
-    embedder = Embedder(load_backbone(options.backbone, options.weights_dir), recipe)
-    say(f"embedding with {options.backbone} at {recipe.preprocess.image_size} px")
+    size = recipe.preprocess.image_size
+    embedder = Embedder(load_backbone(options.backbone, options.weights_dir, size), recipe)
+    say(f"embedding with {options.backbone} at {size} px")
     cache = EmbeddingCache(options.embedding_cache, output / "embedding_cache", embedder, weights)
     instance, instances = read_instance(options.resource_config)
     splits = {split: images[images["split"] == split] for split in SPLITS}

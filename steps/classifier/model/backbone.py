@@ -42,16 +42,17 @@ class Backbone(nn.Module):
     Args:
         network: timm's, without its classifier, in evaluation mode. One that cannot show its stages gives its own
             pooled output alone.
+        image_size: of its images, px; what timm says unless given.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, image_size: int | None = None) -> None:
         super().__init__()
         self.network = network
         shows_stages = hasattr(network, "forward_intermediates") and hasattr(network, "forward_head")
         self.stages = min(STAGES, len(getattr(network, "feature_info", ()))) if shows_stages else 0
-        size: Any = network.pretrained_cfg["input_size"]  # type: ignore[index]
+        side: Any = image_size or network.pretrained_cfg["input_size"][-1]  # type: ignore[index]
         with torch.no_grad():  # timm does not tell the widths before an image of the usual size has been through
-            features = self._features(torch.randn(1, *size, generator=torch.Generator().manual_seed(0)))
+            features = self._features(torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0)))
         pooled, last = features[0], features[-1]
         if len(features) > 1 and pooled.shape == last.shape and torch.allclose(pooled, last):
             features.pop()  # as in a ResNet, the mean of the last stage is the pooled output
@@ -69,8 +70,12 @@ class Backbone(nn.Module):
         return [pooled, *(stage.mean(dim=(2, 3)) for stage in maps)]  # stage: (N, Ds, h, w)
 
 
-def load_backbone(name: str, weights_dir: Path) -> Backbone:
-    """The named network with its weights, in evaluation mode and without gradients."""
+def load_backbone(name: str, weights_dir: Path, image_size: int | None = None) -> Backbone:
+    """The named network with its weights, in evaluation mode and without gradients.
+
+    Args:
+        image_size: Of its images, px. A transformer has to know, and is set to it; unless given, it is as timm says.
+    """
     weights = read_weights(weights_dir)
     if weights.backbone != name:
         raise StepError(
@@ -85,7 +90,15 @@ def load_backbone(name: str, weights_dir: Path) -> Backbone:
         tensors = renamed(tensors, list(network.state_dict()), weights.file)
     adopt(network, tensors, weights.file)
     network.reset_classifier(0)
-    return Backbone(network.eval()).eval().requires_grad_(False)
+    try:
+        if image_size and hasattr(network, "set_input_size"):  # its position embeddings are resampled
+            network.set_input_size(img_size=(image_size, image_size))
+        return Backbone(network.eval(), image_size).eval().requires_grad_(False)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise StepError(
+            f"The backbone does not accept images of {image_size} x {image_size} px ({cause(error)}); "
+            "set data.image_size_px or another model.backbone."
+        ) from error
 
 
 def matching_backbone(weights_dir: Path, manifest: dict[str, Any]) -> Backbone:
@@ -96,7 +109,7 @@ def matching_backbone(weights_dir: Path, manifest: dict[str, Any]) -> Backbone:
             f"The weights channel holds weights with sha256 {weights.sha256}, but the embeddings were computed with "
             f"{expected['weights_sha256']}. Pass the weights that PrepareData used."
         )
-    return load_backbone(expected["name"], weights_dir)
+    return load_backbone(expected["name"], weights_dir, manifest["preprocess"]["image_size"])
 
 
 def frozen(module: nn.Module, example: Tensor) -> torch.jit.ScriptModule:

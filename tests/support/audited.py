@@ -17,8 +17,8 @@ STRANGE = "validation/2.png"
 FEATURES = 16
 
 
-def write_prepared(root: Path, *, near_duplicates: bool = True, groups: int = 0) -> Path:
-    """PrepareData's outputs; with `groups`, the images are of that many groups."""
+def write_prepared(root: Path) -> None:
+    """PrepareData's outputs."""
     generator, listed, counts = np.random.default_rng(0), list[dict[str, object]](), {}
     for folder in ("embeddings", "manifest", *COUNTS):
         (root / folder).mkdir(parents=True)
@@ -41,14 +41,13 @@ def write_prepared(root: Path, *, near_duplicates: bool = True, groups: int = 0)
         np.save(root / "embeddings" / f"{split}-000000.npy", views.astype(np.float16))
         np.save(root / "embeddings" / f"{split}_labels.npy", labels.astype(np.int64))
         numbers = np.arange(len(listed) - count, len(listed))
-        np.save(root / "embeddings" / f"{split}_groups.npy", numbers % groups if groups else numbers)
+        np.save(root / "embeddings" / f"{split}_groups.npy", numbers)
         counts[split] = dict.fromkeys(CLASSES, count // len(CLASSES))
     pairs = [{"paths": ["train/0.png", "train/1.png"], "distance": 0.25}, {"paths": list(WRONG[:2]), "distance": 0.5}]
     manifest = {"classes": CLASSES, "counts": counts, "backbone": {"feature_dim": FEATURES}}
-    manifest |= {"near_duplicates": pairs} if near_duplicates else {}
+    manifest |= {"near_duplicates": pairs}
     manifest |= {"corrections": {"applied": [{"path": "train/0.png", "from": "rust", "to": "sky"}],
                                  "left_out": [{"path": "gone.png", "label": "rust"}]}}  # fmt: skip
     (root / "manifest" / "manifest.json").write_text(json.dumps(manifest))
     lines = [json.dumps(entry) for entry in listed]
     (root / "manifest" / "images.jsonl").write_text("\n".join(lines) + "\n")
-    return root

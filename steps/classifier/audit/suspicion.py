@@ -55,7 +55,7 @@ def suspect(features: Features, labels: Labels, groups: Labels, classes: Sequenc
     """Judge every label."""
     probabilities, judged = out_of_fold(features, labels, groups, len(classes))
     quality = get_label_quality_scores(labels, probabilities, method="self_confidence")
-    wrong = find_label_issues(labels, probabilities, filter_by="both", n_jobs=1)
+    wrong = find_label_issues(labels, probabilities, filter_by="low_self_confidence")
     pairs = find_overlapping_classes(labels, probabilities, class_names=classes)
     pairs = pairs[pairs["Num Overlapping Examples"] > 0]
     return Suspicion(
@@ -91,7 +91,7 @@ def folds(labels: Labels, groups: Labels) -> Iterator[tuple[Rows, Rows]]:
     _, first, group = np.unique(groups, return_index=True, return_inverse=True)
     count = min(FOLDS, int(np.bincount(labels[first]).max()))
     if count < 2:
-        raise StepError(f"The {len(labels)} images are of {len(first)} groups, too few to judge one by the others.")
+        raise StepError(f"The {len(labels)} images cannot be judged: no class has images of more than one group.")
     for seen, unseen in StratifiedKFold(count, shuffle=True, random_state=0).split(first, labels[first]):
         yield np.flatnonzero(np.isin(group, seen)), np.flatnonzero(np.isin(group, unseen))
 

@@ -52,7 +52,8 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
     """Stage what is measured, then measure."""
     options = prepare_options(arguments, folder)
     with open_dataset(options.data_dir, scratch=folder) as root:
-        images, _ = prepare.select_images(root, options)
+        images, manifest = prepare.select_images(root, options)
+        images, _ = prepare.split_images(images, manifest["classes"], {}, options)
         compare(images, root, options, arguments)
 
 

@@ -116,6 +116,8 @@ class DataConfig:
     image_size_px: int | None = setting(None, auto_or(whole_number(at_least=32, at_most=2048)))
     split: SplitConfig = field(default_factory=SplitConfig)
     split_seed: int = setting(0, SEED)
+    keep_splits: bool = setting(True, boolean)
+    near_duplicates: bool = setting(True, boolean)
     group: GroupConfig | None = setting(None, read_group)  # noqa: RUF009 a dataclass field
     attributes: str | None = setting(None, null_or(CSV_FILE))
     corrections: str | None = setting(None, null_or(CSV_FILE))

@@ -4,8 +4,8 @@ from sagemaker.core.processing import Processor
 from sagemaker.mlops.workflow.steps import ProcessingStep
 
 from pipeline.bundle import prepare_bundle
+from pipeline.carried_over import carried_over_uris
 from pipeline.context import PROCESSING, Context, flags, processing_input, processing_output
-from pipeline.embedding_cache import embedding_cache_uri
 
 OUTPUTS = ("train", "validation", "test", "embeddings", "manifest")
 RESOURCE_CONFIG = "/opt/ml/config/resourceconfig.json"
@@ -27,7 +27,7 @@ def prepare_data_step(context: Context) -> ProcessingStep:
         volume_kms_key=context.volume_key(data.instance_type),
         output_kms_key=context.output_key(),
     )
-    cache_uri = embedding_cache_uri(context.config, context.placement)
+    carried_over = carried_over_uris(context.config, context.placement)
     return ProcessingStep(
         name="PrepareData",
         display_name="Prepare data",
@@ -39,11 +39,12 @@ def prepare_data_step(context: Context) -> ProcessingStep:
                 processing_input("weights", context.weights_uri),
                 processing_input("code", context.code_uri(prepare_bundle(), "source")),
                 processing_input("annotations", context.annotations_uri),
-                processing_input("embedding_cache", cache_uri),
+                *(processing_input(name, uri) for name, uri in carried_over.items()),
             ],
             outputs=[
                 *(processing_output(name, context.output_uri("PrepareData", name)) for name in OUTPUTS),
-                processing_output("embedding_cache", cache_uri, s3_upload_mode="Continuous"),
+                processing_output("embedding_cache", carried_over["embedding_cache"], s3_upload_mode="Continuous"),
+                processing_output("split_history", carried_over["split_history"]),
             ],
         ),
         cache_config=context.cache(),
@@ -63,6 +64,7 @@ def arguments(context: Context) -> list[str]:
         output_dir=f"{PROCESSING}/output",
         annotations=f"{PROCESSING}/input/annotations",
         embedding_cache=f"{PROCESSING}/input/embedding_cache",
+        split_history=f"{PROCESSING}/input/split_history",
         resource_config=RESOURCE_CONFIG,
         backbone=config.model.backbone,
         image_size=data.image_size_px,
@@ -70,6 +72,8 @@ def arguments(context: Context) -> list[str]:
         validation_fraction=data.split.validation,
         test_fraction=data.split.test,
         split_seed=data.split_seed,
+        keep_splits=data.keep_splits,
+        near_duplicates=data.near_duplicates,
         augmented_views=data.augmented_views,
         horizontal_flip=data.horizontal_flip,
         min_images_per_class=data.min_images_per_class,

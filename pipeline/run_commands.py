@@ -135,10 +135,16 @@ def given(arguments: Arguments, project: "Project", target: Target) -> tuple["So
 
     parameters = dict(map(parse_parameter, getattr(arguments, "param", [])))
     if not getattr(arguments, "data", None):
+        if getattr(arguments, "add", False):
+            raise UsageError("--add extends a data set by the folder of --data; give that, too.")
         return None, parameters
     if INPUT_DATA in parameters:
         raise UsageError(f"--data sets the parameter {INPUT_DATA}; give one of them.")
     source = sources.resolve(arguments.data)
+    if getattr(arguments, "add", False):
+        from pipeline.data_addition import extended
+
+        source = extended(target, project.config.pipeline.name, source, parameter=INPUT_DATA)
     return source, {**parameters, INPUT_DATA: project.data_uri(target.placement, source)}
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from pipeline import annotations, sources, weights
 from pipeline.annotations import Annotations, read_annotations
 from pipeline.bundle import Bundle, evaluation_bundle, prepare_bundle, training_bundle, trial_bundle
+from pipeline.carried_over import PLACEHOLDER, PLACEHOLDERS, carried_over_uris
 from pipeline.config import Config
-from pipeline.embedding_cache import PLACEHOLDER, PLACEHOLDER_TEXT, embedding_cache_uri
 from pipeline.errors import DefinitionError
 from pipeline.offline import offline
 from pipeline.placement import Placement
@@ -119,11 +119,12 @@ def compiler_digest() -> str:
 
 
 def upload(project: Project, target: Target, source: Source | None = None) -> int:
-    """Store code, weights, data, CSV files and a word in the caches, unless they are there; how many were stored."""
+    """Store code, weights, data, CSV files and what must not be empty, unless it is there; how many were stored."""
     name, placement = project.config.pipeline.name, target.placement
     objects = [item for bundle in project.bundles() for item in bundle.objects(name).items()]
     stored = sum(target.put(placement.uri(key), content) for key, content in objects)
-    stored += target.put(f"{embedding_cache_uri(project.config, placement)}/{PLACEHOLDER}", PLACEHOLDER_TEXT)
+    for key, uri in carried_over_uris(project.config, placement).items():
+        stored += target.put(f"{uri}/{PLACEHOLDER}", PLACEHOLDERS[key])
     about = {annotations.README_NAME: annotations.README, **project.annotations}
     stored += sum(target.put(f"{project.annotations_uri(placement)}/{key}", content) for key, content in about.items())
     return stored + upload_weights(project, target) + upload_data(project, target, source or project.source)

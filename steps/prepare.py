@@ -18,17 +18,19 @@ import numpy as np
 import pandas as pd
 import torch
 
-from classifier.data.annotations import attributes_of, groups_of, read_annotations
+from classifier.data.annotations import attributes_of, groups_of, joined, read_annotations
 from classifier.data.corrections import apply_corrections
 from classifier.data.dataset import NAMED, SPLITS, inspect, list_files, open_dataset, printable
 from classifier.data.prepared_images import SAMPLES
 from classifier.data.split import assign_splits, drop_duplicates, refuse_small_classes
+from classifier.data.split_history import add_to_history, compare, read_history, tell
 from classifier.job.failures import PROCESSING_MESSAGE, ArgumentParser, StepError, run, say
 from classifier.job.system import whole_file
 from classifier.model.backbone import load_backbone, read_weights
 from classifier.preparation.embedding import Embedder, EmbeddingCache, Recipe, choose_recipe, embed
+from classifier.preparation.near_duplicates import connected, describe, embed_small, find_pairs, small_embedder
 
-OUTPUTS = (*SPLITS, "embeddings", "manifest", "embedding_cache")
+OUTPUTS = (*SPLITS, "embeddings", "manifest", "embedding_cache", "split_history")
 LOSSLESS_FORMATS = ("PNG", "BMP", "DIB", "TIFF", "GIF")
 SAMPLE_IMAGES = 8
 
@@ -50,10 +52,22 @@ def prepare(root: Path, options: argparse.Namespace) -> None:
     output, weights = options.output_dir, read_weights(options.weights_dir)
     images, manifest = select_images(root, options)
     recipe = choose_recipe(images, weights, options)
+    caches = options.embedding_cache, output / "embedding_cache"
+    if options.near_duplicates == "true":
+        small = small_embedder(options.backbone, options.weights_dir, recipe)
+        features = embed_small(images, root, small, EmbeddingCache(*caches, small, weights))
+        pairs, *found = find_pairs(features, images["label"].to_numpy())
+        images["group"] = joined(images["group"], connected(pairs, images.index))
+        manifest |= describe(images, pairs, *found)
+        say(f"found {len(pairs)} pairs of near-duplicates")
+    history, damaged = read_history(options.split_history)
+    images, described = split_images(images, manifest["classes"], history, options)
+    manifest |= described | {"split_history": compare(images, history, damaged)}
+    tell(manifest["split_history"])
     size = recipe.preprocess.image_size
     embedder = Embedder(load_backbone(options.backbone, options.weights_dir, size), recipe)
     say(f"embedding with {options.backbone} at {size} px")
-    cache = EmbeddingCache(options.embedding_cache, output / "embedding_cache", embedder, weights)
+    cache = EmbeddingCache(*caches, embedder, weights)
     instance, instances = read_instance(options.resource_config)
     splits = {split: images[images["split"] == split] for split in SPLITS}
     share = pd.concat(
@@ -61,19 +75,20 @@ def prepare(root: Path, options: argparse.Namespace) -> None:
     )
     embed(share, root, output, instance, embedder, cache)
     if instance == 0:
-        backbone = {"name": weights.backbone, "feature_dim": embedder.feature_dim, "weights_sha256": weights.sha256}
+        named = {"name": weights.backbone, "feature_dim": embedder.feature_dim, "weights_sha256": weights.sha256}
         manifest |= {
             "preprocess": asdict(recipe.preprocess),
             "augmented_views": recipe.augmented_views,
             "horizontal_flip": recipe.flip,
             "tiny_images": recipe.tiny,
-            "backbone": backbone,
+            "backbone": named,
         }
         for split, rows in splits.items():
             for column, name in (("label", "labels"), ("group", "groups")):
                 np.save(output / "embeddings" / f"{split}_{name}.npy", rows[column].to_numpy(np.int64))
         write_samples(root, splits["validation"], recipe, output / "manifest" / SAMPLES)
         write_manifest(images, manifest, output / "manifest")
+        add_to_history(output / "split_history", images, history)
     say("prepared " + ", ".join(f"{len(rows)} {split}" for split, rows in splits.items()) + " images")
 
 
@@ -86,7 +101,7 @@ def read_instance(resource_config: Path) -> tuple[int, int]:
 
 
 def select_images(root: Path, options: argparse.Namespace) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Find, check, de-duplicate and split: return the images with their splits, and what the manifest says of them."""
+    """Find, check and de-duplicate: return the images with their groups, and what the manifest says of them."""
     classes, files, strays = list_files(root)
     images, unusable = inspect(files, root, int(options.max_image_megapixels * 1e6), options.max_unreadable_fraction)
     say(f"found {len(images)} images in {len(classes)} classes")
@@ -108,27 +123,36 @@ def select_images(root: Path, options: argparse.Namespace) -> tuple[pd.DataFrame
         f"left out: {len(skipped)} skipped files, {len(duplicates)} exact duplicates, "
         f"{len(conflicting_labels)} images with conflicting labels"
     )
-    given = set(files["given"].dropna())
-    refuse_small_classes(images, classes, given, options.min_images_per_class)
-    fractions = {split: getattr(options, f"{split}_fraction") for split in SPLITS}
-    images = assign_splits(images, fractions, options.split_seed, given)
-    # The test split is kept without loss, so that evaluation sees exactly what the endpoint would.
-    lossless = images["format"].isin(LOSSLESS_FORMATS) | (images["split"] == "test")
-    images["name"] = images["sha256"].str[:16] + np.where(lossless, ".png", ".jpg")  # of the prepared image
-
-    counts = pd.crosstab(images["split"], images["label"]).set_axis(classes, axis=1).to_dict("index")
+    refuse_small_classes(images, classes, set(images["given"].dropna()), options.min_images_per_class)
     # Of the images and their classes, wherever they lie and however they are split.
     lines = [f"{image.sha256} {classes[image.label]}\n" for image in images.itertuples()]
     return images, {
         "schema_version": 2,
         "classes": classes,
-        "counts": counts,
         "skipped": skipped,
         "duplicates": duplicates,
         "conflicting_labels": conflicting_labels,
         **({"corrections": corrections} if corrections else {}),
-        "split": {"seed": options.split_seed, "fractions": fractions, "given": bool(given)},
         "dataset_sha256": hashlib.sha256("".join(sorted(lines)).encode()).hexdigest(),
+    }
+
+
+def split_images(
+    images: pd.DataFrame, classes: list[str], history: dict[str, str], options: argparse.Namespace
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Return the images with their splits and the prepared images' names, and what the manifest says of the splits."""
+    given = set(images["given"].dropna())
+    fractions = {split: getattr(options, f"{split}_fraction") for split in SPLITS}
+    images["earlier"] = images["sha256"].map(history if options.keep_splits == "true" else {})
+    images = assign_splits(images, classes, fractions, options.split_seed, given)
+    # The test split is kept without loss, so that evaluation sees exactly what the endpoint would.
+    lossless = images["format"].isin(LOSSLESS_FORMATS) | (images["split"] == "test")
+    images["name"] = images["sha256"].str[:16] + np.where(lossless, ".png", ".jpg")  # of the prepared image
+
+    counts = pd.crosstab(images["split"], images["label"]).set_axis(classes, axis=1).to_dict("index")
+    return images, {
+        "counts": counts,
+        "split": {"seed": options.split_seed, "fractions": fractions, "given": bool(given)},
     }
 
 
@@ -159,6 +183,9 @@ def parse_arguments() -> argparse.Namespace:
     add("--annotations", type=Path, default=None, metavar="DIR", help="groups.csv, attributes.csv, corrections.csv")
     add("--group-folder", type=int, default=None, metavar="LEVEL", help="below the class folder: an image's group")
     add("--group-pattern", default=None, metavar="REGEX", help="what it finds in the path is the image's group")
+    add("--split-history", type=Path, default=None, metavar="DIR", help="the splits of earlier runs")
+    add("--keep-splits", type=str.lower, choices=("true", "false"), default="true", help="of earlier runs")
+    add("--near-duplicates", type=str.lower, choices=("true", "false"), default="true", help="form groups, too")
     add("--embedding-cache", type=Path, default=None, metavar="DIR", help="what earlier runs embedded")
     add("--resource-config", type=Path, default="/opt/ml/config/resourceconfig.json", help="names the job's instances")
     add("--backbone", required=True, help="timm's name of the network")

@@ -29,7 +29,8 @@ def compiler(path: Path) -> Callable[..., Json]:
     @functools.cache  # a second each
     def compile_text(text: str = "data: {source: sample}", placement: Placement = HERE, **named: Any) -> Json:
         path.write_text(text)
-        uris = {f"{name}_uri": f"s3://local/{name}" for name in ("input_data", "weights", "annotations")}
+        uris = {"input_data_uri": "s3://local/data"}
+        uris |= {f"{name}_uri": f"s3://local/{name}" for name in ("weights", "annotations")}
         definition: Json = json.loads(compile_definition(load(path), placement, **uris, **named))
         assert check(definition) == []
         return definition

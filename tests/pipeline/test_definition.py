@@ -110,6 +110,8 @@ def test_the_cache_of_embeddings_is_read_and_added_to_and_the_same_for_every_exe
     [given] = [i["S3Input"] for i in arguments["ProcessingInputs"] if i["InputName"] == "embedding_cache"]
     outputs = arguments["ProcessingOutputConfig"]["Outputs"]
     [added] = [o["S3Output"] for o in outputs if o["OutputName"] == "embedding_cache"]
+    [known] = [i["S3Input"]["S3Uri"] for i in arguments["ProcessingInputs"] if i["InputName"] == "split_history"]
+    assert known in [o["S3Output"]["S3Uri"] for o in outputs if o["OutputName"] == "split_history"]
     assert given["S3Uri"] == added["S3Uri"]
     assert given["S3Uri"].endswith("/image-classification/embedding-cache/tf_efficientnet_lite0")
     assert added["S3UploadMode"] == "Continuous"

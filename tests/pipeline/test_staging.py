@@ -67,6 +67,7 @@ def test_code_weights_and_data_are_stored_once_under_names_made_of_their_content
     assert f"{weights}/weights.json" in names
     assert {"prepare.py", "train.py"} <= {name.rpartition("/source/")[2] for name in names}
     assert "image-classification/embedding-cache/tf_efficientnet_lite2/README" in names
+    assert "image-classification/split-history/README" in names
 
 
 def test_every_uri_of_the_definition_is_stored(opened, tmp_path):

@@ -86,6 +86,7 @@ Prepare = Callable[..., Result]
 def arguments(data: Path, output: Path, weights: Path, options: dict[str, object]) -> list[str]:
     given = {"data-dir": data, "weights-dir": weights, "output-dir": output, "backbone": BACKBONE, "image-size": 32}
     given |= {"train-fraction": 0.6, "validation-fraction": 0.2, "test-fraction": 0.2, "augmented-views": 2}
+    given |= {"near-duplicates": "false"}  # for speed
     return [text for name, value in (given | options).items() for text in (f"--{name}", str(value))]
 
 

@@ -1,18 +1,22 @@
-"""Which image belongs to which split: no image twice, every class in every split, and the same answer tomorrow.
+"""Which image belongs to which split: exact shares of each class, no group in two splits, the same answer tomorrow.
 
-An image's place follows from the seed and its own sha256, so images that are added later move no other one. Only where
-a class would have no image in a split is the nearest one moved there. `images` are what `dataset.inspect` returns.
+Groups are dealt whole, in an order that follows from the seed and their images' sha256. Images that an earlier version
+was given keep their split, so that none is tested on that was ever trained on; the others make up what each class
+lacks. `images` are what `dataset.inspect` returns.
 """
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
-from itertools import accumulate, pairwise
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
 from classifier.data.dataset import SPLITS, printable, some
 from classifier.job.failures import StepError
+
+ATTEMPTS = 20  # orders in which groups are dealt, of which the one that comes nearest to the shares is taken
 
 
 def drop_duplicates(images: pd.DataFrame) -> tuple[pd.DataFrame, list[dict[str, str]], list[dict[str, Any]]]:
@@ -48,31 +52,141 @@ def refuse_small_classes(images: pd.DataFrame, classes: Sequence[str], given: Co
 
 
 def assign_splits(
-    images: pd.DataFrame, fractions: Mapping[str, float], seed: int, given: Collection[str]
+    images: pd.DataFrame, classes: Sequence[str], fractions: Mapping[str, float], seed: int, given: Collection[str]
 ) -> pd.DataFrame:
-    """Return the images, ordered by `split` and label; splits that are not given are cut from the rest, by class."""
-    cut = [name for name in ("test", "validation") if name not in given]
-    edges = [*accumulate((fractions[name] for name in cut), initial=0.0), 1.0]  # test, validation, and train
+    """Return the images, ordered by `split` and label; splits that are not given are cut from the rest, by class.
+
+    Columns needed: `group`, a number, and `earlier`, the split that an image had before (or None).
+    """
+    splits = [*(name for name in ("test", "validation") if name not in given), "train"]
     pool = images[is_to_be_split(images)]
-    places = pool["sha256"].map(lambda sha256: position(sha256, seed))
-    chosen = pd.cut(places, edges, right=False, labels=[*cut, "train"]).astype(object)
-    for _, rows in pool.groupby("label").groups.items():
-        for split, (start, end) in zip([*cut, "train"], pairwise(edges), strict=True):
-            counts = chosen[rows].value_counts()
-            if split not in counts:
-                movable = places[rows[chosen[rows].map(counts) > 1]]
-                nearest = (movable - (start + end) / 2).abs().idxmin()  # outside the window: its centre is as good
-                chosen[nearest] = split
-    split = images["given"].astype(object).where(~is_to_be_split(images), chosen)
+    shares = {split: fractions[split] for split in splits[:-1]}
+    shares["train"] = 1 - sum(shares.values())
+    totals = pool["label"].value_counts()
+    targets = {(split, label): n for label, total in totals.items() for split, n in exact_shares(total, shares).items()}
+    sizes: dict[int, dict[int, int]] = {}
+    for (group, label), size in pool.groupby(["group", "label"]).size().items():
+        sizes.setdefault(group, {})[label] = size
+    known = known_splits(images, pool, splits)
+    firsts = pool[~pool["group"].isin(list(known))].groupby("group")["sha256"].min()
+    best = None
+    for attempt in range(ATTEMPTS if len(sizes) < len(pool) else 1):
+        order = firsts.map(lambda sha256, turn=f".{attempt}" if attempt else "": position(sha256, f"{seed}{turn}"))
+        deal = Deal(sizes, targets, known)
+        deal.run(order.sort_values().index, splits)
+        best = min(best or deal, deal, key=lambda tried: (len(tried.empty), tried.deviation))
+        if not best.empty and not best.deviation:
+            break
+    assert best is not None
+    if best.empty:
+        named = [f"{classes[label]!r} in {split}" for split, label in best.empty]
+        raise StepError(
+            f"No image is left for {some(named)}: its images are in too few groups, or were trained on by earlier "
+            "versions; add images, choose other groups (data.group, data.near_duplicates), or set data.keep_splits to "
+            "false, which deals all images anew."
+        )
+    split = images["given"].astype(object).where(~is_to_be_split(images), images["group"].map(best.chosen))
     images = images.assign(split=pd.Categorical(split, categories=SPLITS, ordered=True))
     return images.sort_values(["split", "label"], kind="stable", ignore_index=True)
+
+
+def known_splits(images: pd.DataFrame, pool: pd.DataFrame, splits: Sequence[str]) -> dict[int, str]:
+    """Return the split of each group that has one: that of the use which says most about its images.
+
+    Trained on says more than validated on, and that more than tested, as in the order of SPLITS. What lies in train and
+    has members in the folder of a given split stays in train, so that it is not cut off into a third one.
+    """
+    uses = pd.Series(pd.Categorical(pool["earlier"], categories=SPLITS).codes, pool.index)
+    strongest = uses[uses >= 0].groupby(pool["group"]).min()
+    known = {group: SPLITS[use] if SPLITS[use] in splits else "train" for group, use in strongest.items()}
+    beside = set(pool["group"]) & set(images.loc[~is_to_be_split(images), "group"])
+    return known | dict.fromkeys(beside, "train")
+
+
+def exact_shares(total: int, shares: Mapping[str, float]) -> dict[str, int]:
+    """Return how many of a class's images each split gets, at least one: rounded by largest remainders."""
+    exact = {split: round(total * share, 9) for split, share in shares.items()}
+    counts = {split: int(count) for split, count in exact.items()}
+    by_remainder = sorted(shares, key=lambda split: counts[split] - exact[split])
+    for split in by_remainder[: total - sum(counts.values())]:
+        counts[split] += 1
+    for split in [split for split in counts if counts[split] == 0]:
+        counts[max(counts, key=lambda name: counts[name])] -= 1
+        counts[split] = 1
+    return counts
+
+
+@dataclass
+class Deal:
+    """Groups on their way into splits."""
+
+    sizes: Mapping[int, Mapping[int, int]]  # of each group: label -> images
+    targets: Mapping[tuple[str, int], int]  # (split, label) -> images
+    known: Mapping[int, str]  # the splits of groups that have one
+    chosen: dict[int, str] = field(default_factory=dict)
+    counts: Counter[tuple[str, int]] = field(default_factory=Counter)
+
+    def run(self, order: Iterable[int], splits: Sequence[str]) -> None:
+        """Deal new groups in their order: those that fit, then those that bring shares nearer; train has the rest."""
+        for group, split in self.known.items():
+            self.put(group, split)
+        waiting = list(order)
+        for split in splits[:-1]:
+            for is_taken in (self.fits, self.brings_nearer):
+                for group in waiting:
+                    if is_taken(group, split):
+                        self.put(group, split)
+                waiting = [group for group in waiting if group not in self.chosen]
+        for group in waiting:
+            self.put(group, "train")
+        for split, label in self.empty:
+            movable = [group for group, sizes in self.sizes.items() if label in sizes and self.is_movable(group, split)]
+            if movable:
+                self.put(min(movable, key=lambda group: (group in self.known, self.sizes[group][label])), split)
+
+    def put(self, group: int, split: str) -> None:
+        """Put a group into a split, out of the one where it is."""
+        for label, size in self.sizes[group].items():
+            self.counts[split, label] += size
+            if group in self.chosen:
+                self.counts[self.chosen[group], label] -= size
+        self.chosen[group] = split
+
+    def fits(self, group: int, split: str) -> bool:
+        """Return whether a split lacks all of a group's images."""
+        return all(size <= self.lacking(split, label) for label, size in self.sizes[group].items())
+
+    def brings_nearer(self, group: int, split: str) -> bool:
+        """Return whether a split with the group is nearer to its shares than without."""
+        lacking = [(self.lacking(split, label), size) for label, size in self.sizes[group].items()]
+        return sum(abs(count) - abs(count - size) for count, size in lacking) > 0
+
+    def is_movable(self, group: int, split: str) -> bool:
+        """Return whether a group may leave its split: its classes stay there, and nothing known comes to be tested."""
+        own = self.chosen[group]
+        stays = all(self.counts[own, label] > size for label, size in self.sizes[group].items())
+        return stays and not (group in self.known and split == "test")
+
+    def lacking(self, split: str, label: int) -> int:
+        """Return how many images of a class a split lacks; below 0, it has too many."""
+        return self.targets[split, label] - self.counts[split, label]
+
+    @property
+    def empty(self) -> list[tuple[str, int]]:
+        """Return the splits and classes without an image."""
+        return [place for place in self.targets if not self.counts[place]]
+
+    @property
+    def deviation(self) -> int:
+        """Return by how many images the splits differ from exact shares."""
+        return sum(abs(self.lacking(*place)) for place in self.targets)
 
 
 def is_to_be_split(images: pd.DataFrame) -> "pd.Series[bool]":
     return images["given"].isna() | (images["given"] == "train")
 
 
-def position(sha256: str, seed: int) -> float:
+def position(sha256: str, seed: str) -> float:
     """Return an image's place in 0..1 (exclusive): random, but always the same."""
     digest = hashlib.sha256(f"{seed}:{sha256}".encode()).digest()
     return int.from_bytes(digest[:6]) / 2**48

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from classifier.data.dataset import SPLIT_FOLDERS, SPLITS
-from classifier.data.split import assign_splits, drop_duplicates, position, refuse_small_classes
+from classifier.data.split import assign_splits, drop_duplicates, refuse_small_classes
 from classifier.job.failures import StepError
 
 FRACTIONS = {"train": 0.7, "validation": 0.15, "test": 0.15}
@@ -31,9 +31,19 @@ def classes_of(*names: str, images: int, below: str = "", first: int = 0) -> lis
     return [f"{below}{name}/{number}" for name in names for number in range(first, first + images)]
 
 
-def splits_of(sources: Sequence[str], *, seed: int = 0, given: Sequence[str] = ()) -> dict[str, str]:
+def splits_of(
+    sources: Sequence[str],
+    *,
+    seed: int = 0,
+    given: Sequence[str] = (),
+    earlier: dict[str, str] | None = None,
+    groups: dict[str, int] | None = None,
+) -> dict[str, str]:
     """Source -> split."""
-    images = assign_splits(images_of(sources), FRACTIONS, seed, given)
+    images = images_of(sources)
+    images["group"] = [number if groups is None else groups[path] for number, path in enumerate(images["path"])]
+    images["earlier"] = images["path"].map(earlier or {})
+    images = assign_splits(images, CLASSES, FRACTIONS, seed, given)
     order = list(zip(images["split"].cat.codes, images["label"], strict=True))
     assert order == sorted(order)
     return dict(zip(images["path"], images["split"], strict=True))
@@ -60,34 +70,64 @@ def test_of_copies_one_is_kept_and_of_conflicting_labels_none(
     assert [conflict["paths"] for conflict in conflicting] == conflicts
 
 
-def test_each_class_is_split_by_the_fractions_and_the_same_seed_gives_the_same_split() -> None:
-    images = classes_of("cat", "dog", images=4000)
-    splits = splits_of(images)
-    for name in ("cat", "dog"):
-        counts = Counter(split for source, split in splits.items() if source.startswith(name))
-        assert counts == {split: pytest.approx(4000 * share, abs=100) for split, share in FRACTIONS.items()}
-    assert splits_of(images[::-1]) == splits != splits_of(images, seed=1)
+def counts_of(splits: dict[str, str], name: str) -> tuple[int, ...]:
+    """How many images of a class are in train, validation and test."""
+    found = Counter(split for source, split in splits.items() if f"{name}/" in source)
+    return tuple(found[split] for split in SPLITS)
 
 
-def test_images_and_classes_that_are_added_move_no_other_image() -> None:
-    images = classes_of("cat", "dog", images=100)
-    before = splits_of(images)
-    after = splits_of(classes_of("ant", "cat2", images=50) + images + classes_of("cat", images=70, first=1000))
-    assert len(after) == len(before) + 170
-    assert {source: after[source] for source in before} == before
-
-
-@pytest.mark.parametrize("images", [3, 6])
-def test_as_many_images_are_moved_as_splits_would_be_empty(images: int) -> None:
-    sources = classes_of("a", "b", "c", "d", "e", images=images)
-    for seed in range(20):
+@pytest.mark.parametrize(("images", "expected"), [(3, (1, 1, 1)), (5, (3, 1, 1)), (6, (4, 1, 1)), (60, (42, 9, 9))])
+def test_each_class_has_its_exact_shares_and_the_same_seed_gives_the_same_split(
+    images: int, expected: tuple[int, ...]
+) -> None:
+    sources = classes_of("cat", "dog", images=images)
+    for seed in range(5):
         splits = splits_of(sources, seed=seed)
-        for name in "abcde":
-            found = {source: split for source, split in splits.items() if source.startswith(name)}
-            places = {source: position(hashlib.sha256(source.encode()).hexdigest(), seed) for source in found}
-            drawn = {s: "test" if p < 0.15 else "validation" if p < 0.3 else "train" for s, p in places.items()}
-            assert set(found.values()) == set(SPLITS)
-            assert sum(found[source] != drawn[source] for source in found) == 3 - len(set(drawn.values()))
+        assert counts_of(splits, "cat") == counts_of(splits, "dog") == expected
+    assert splits_of(sources[::-1]) == splits_of(sources)
+    assert images == 3 or splits != splits_of(sources)
+
+
+def test_images_and_classes_that_are_added_move_no_image_of_an_earlier_split() -> None:
+    before = splits_of(classes_of("cat", "dog", images=100))
+    more = [*classes_of("ant", images=50), *before, *classes_of("cat", images=70, first=1000)]
+    after = splits_of(more, seed=3, earlier=before)
+    assert {source: after[source] for source in before} == before
+    assert [counts_of(after, name) for name in ("ant", "cat", "dog")] == [(35, 7, 8), (119, 25, 26), (70, 15, 15)]
+    # Without a history the ranks of a few change.
+    assert sum(split != before[source] for source, split in splits_of(more).items() if source in before) < 20
+
+
+def test_groups_are_dealt_whole_and_as_near_to_the_shares_as_they_can() -> None:
+    sources = classes_of("cat", "dog", images=200)
+    groups = {source: int(source.split("/")[1]) % 40 for source in sources}  # of five images in each of two classes
+    groups |= {source: 100 + number for number, source in enumerate(sources[:50])}
+    for seed in range(5):
+        splits = splits_of(sources, seed=seed, groups=groups)
+        members: dict[int, set[str]] = {}
+        for source, group in groups.items():
+            members.setdefault(group, set()).add(splits[source])
+        assert max(map(len, members.values())) == 1
+        assert counts_of(splits, "cat") == (140, 30, 30) and counts_of(splits, "dog")[2] in (25, 30, 35)
+
+
+def test_nothing_that_was_trained_on_is_tested_and_a_group_follows_what_is_known_of_it() -> None:
+    sources = classes_of("cat", "dog", images=60)
+    groups = {source: number // 2 for number, source in enumerate(sources)}
+    alone = splits_of(sources[::2])
+    alone[sources[1]] = next(split for split in SPLITS if split != alone[sources[0]])  # the groups are newer than these
+    splits = splits_of(sources, earlier=alone, groups=groups)
+    for number in range(0, len(sources), 2):
+        pair = {splits[source] for source in sources[number : number + 2]}
+        assert len(pair) == 1
+        uses = {alone.get(source) for source in sources[number : number + 2]} - {None}
+        assert not uses or pair == {min(uses, key=SPLITS.index)}
+    with pytest.raises(
+        StepError, match=r"^No image is left for 'cat' in test, 'dog' in test: its images are in too few"
+    ):
+        splits_of(sources, earlier=dict.fromkeys(sources, "train"))
+    with pytest.raises(StepError, match=r"choose other groups \(data\.group"):
+        splits_of(sources, groups={source: int(source < "d") for source in sources})
 
 
 def test_given_splits_are_kept_and_a_missing_one_is_cut_from_train() -> None:
@@ -95,9 +135,9 @@ def test_given_splits_are_kept_and_a_missing_one_is_cut_from_train() -> None:
     splits = splits_of(images, given=["train", "validation"])
     assert {split for source, split in splits.items() if source.startswith("val/")} == {"validation"}
     counts = Counter(split for source, split in splits.items() if source.startswith("train/"))
-    assert counts == {"train": 4000 - counts["test"], "test": pytest.approx(600, abs=80)}
-    alone = splits_of(images[:4000], given=["train"])
-    assert {s for s in alone if alone[s] == "test"} == {s for s in alone if splits[s] == "test"}
+    assert counts == {"train": 3400, "test": 600}
+    twin = {source: number for number, source in enumerate(images)} | {"val/cat/0": 0}
+    assert splits_of(images, given=["train", "validation"], groups=twin)["train/cat/0"] == "train"
     images = [source for split in SPLITS for source in classes_of("cat", "dog", images=4, below=f"{split}/")]
     assert all(source.startswith(split) for source, split in splits_of(images, given=SPLITS).items())
 

@@ -112,9 +112,10 @@ def test_a_few_validation_images_travel_with_the_manifest_and_nothing_else_is_wr
     samples = sample_files(messy.output / "manifest")
     assert [files[path.read_bytes()] for path in samples][:6] == [0, 1, 2, 0, 1, 2] and len(samples) == 8
     expected = {f"{split}/{split}-000000.{ending}" for split in SPLITS for ending in ("tar", "npy")}
-    kinds = ("-000000", "-000000_means", "_labels")
+    kinds = ("-000000", "-000000_means", "_labels", "_groups")
     expected |= {f"embeddings/{split}{kind}.npy" for split in SPLITS for kind in kinds}
     expected |= {"manifest/manifest.json", "manifest/images.jsonl"}
+    expected |= {path.relative_to(messy.output).as_posix() for path in messy.output.glob("split_history/*.csv")}
     assert set(messy.contents) == expected | {path.relative_to(messy.output).as_posix() for path in samples}
 
 
@@ -194,7 +195,7 @@ def test_several_instances_leave_the_images_and_splits_of_one(
 def test_only_images_that_are_new_are_embedded(tmp_path: Path, messy: Result, prepare_data: Prepare) -> None:
     data = shutil.copytree(messy.data, tmp_path / "data", symlinks=True)
     write_classes(data, 2, first=100)
-    options = {"max_unreadable_fraction": 0.1}
+    options = {"max_unreadable_fraction": 0.1, "split_history": messy.output / "split_history"}
     fresh = prepare_data(data, output="fresh", **options)
     again = prepare_data(data, output="again", embedding_cache=messy.output / "embedding_cache", **options)
     assert (fresh.known, again.known) == (0, 71)

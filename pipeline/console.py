@@ -238,9 +238,7 @@ def facts(document: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Label and text of each result."""
     rows = []
     if "test_accuracy" in document["metrics"]:
-        threshold = document["parameters"].get("AccuracyThreshold")
-        against = "" if threshold is None else f"  (threshold {threshold})"
-        rows.append(("Test accuracy", f"{document['metrics']['test_accuracy']:.4f}{against}"))
+        rows.append(("Test accuracy", accuracy_words(document["metrics"], document["parameters"])))
     if document["best_hyperparameters"]:
         rows.append(("Winner", hyperparameters_text(document["best_hyperparameters"])))
     if document["rules"]:
@@ -258,6 +256,15 @@ def facts(document: Mapping[str, Any]) -> list[tuple[str, str]]:
     places = {place: name.title() for name, place in reversed(document["reports"].items()) if place}
     rows += [(name, place) for place, name in reversed(places.items())]
     return rows
+
+
+def accuracy_words(metrics: Mapping[str, float], parameters: Mapping[str, Any]) -> str:
+    """The accuracy, of how many images, its interval and what was asked for."""
+    low, high, images = (metrics.get(f"test_accuracy_{name}") for name in ("lower_bound", "upper_bound", "images"))
+    of = "" if images is None else f"{images:,} image{'' if images == 1 else 's'}, 95 %: {low:.3f} to {high:.3f}"
+    asked = "" if "AccuracyThreshold" not in parameters else f"threshold {parameters['AccuracyThreshold']}"
+    said = "; ".join(filter(None, (of, asked)))
+    return f"{metrics['test_accuracy']:.4f}" + (f" ({said})" if said else "")
 
 
 def rules_text(rules: Mapping[str, str]) -> str:

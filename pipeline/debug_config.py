@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.formats import SHARE
 from pipeline.setting import (
     Fault,
     Rule,
@@ -12,6 +13,7 @@ from pipeline.setting import (
     boolean,
     list_of,
     mapping,
+    null_or,
     refuse,
     setting,
     text,
@@ -91,8 +93,11 @@ def rules_not_judged(fail_on_rules: tuple[str, ...], judged: Rules, enabled: boo
 
 @dataclass(frozen=True)
 class ConditionConfig:
-    """What CheckAccuracy demands besides the test accuracy."""
+    """What CheckAccuracy demands besides the test accuracy, or of it. What is None is not demanded."""
 
+    lower_bound: bool = setting(False, boolean)
+    min_class_recall: float | None = setting(None, null_or(SHARE))
+    max_group_gap: float | None = setting(None, null_or(SHARE))
     fail_on_rules: tuple[str, ...] = setting((), list_of(text(RULE_NAME, "the name of a rule"), at_most=MOST_RULES))
 
 

@@ -21,6 +21,8 @@ def evaluate_step(context: Context, prepare: ProcessingStep, train: TrainingStep
     compares = context.config.registry.require_improvement
     margin = context.config.registry.improvement_margin
     precision = {"min_precision": wanted} if (wanted := context.config.deploy.min_precision) else {}
+    condition = context.config.condition
+    gates = {"min_class_recall": condition.min_class_recall, "max_group_gap": condition.max_group_gap}
     champion = {"champion_dir": f"{PROCESSING}/input/champion", "improvement_margin": margin} if compares else {}
     processor = Processor(
         role=context.placement.role_arn,
@@ -48,6 +50,7 @@ def evaluate_step(context: Context, prepare: ProcessingStep, train: TrainingStep
                 output_dir=f"{PROCESSING}/output/evaluation",
                 **champion,
                 **precision,
+                **{name: share for name, share in gates.items() if share is not None},
             ),
             inputs=[
                 processing_input("model", train.properties.ModelArtifacts.S3ModelArtifacts),

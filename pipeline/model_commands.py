@@ -16,7 +16,7 @@ def models(arguments: Arguments) -> int:
     found = control.models(target, config.registry.model_package_group)
     rows = [model_row(control.model_package(target, package["ModelPackageArn"])) for package in found]
     nothing = f"No version is registered in {config.registry.model_package_group!r} yet."
-    print_rows(arguments, rows, ("version", "status", "accuracy", "created"), nothing)
+    print_rows(arguments, rows, ("version", "status", "accuracy", "images", "interval_95", "created"), nothing)
     return 0
 
 
@@ -27,6 +27,8 @@ def model_row(package: dict[str, Any]) -> dict[str, Any]:
         "version": control.version(package),
         "status": package["ModelApprovalStatus"],
         "accuracy": metadata.get("accuracy"),
+        "images": metadata.get("test_images"),
+        "interval_95": metadata.get("accuracy_interval"),
         "created": package["CreationTime"].isoformat(timespec="seconds"),
         "model_package_arn": package["ModelPackageArn"],
         "execution_arn": origin.get("GeneratedBy"),

@@ -149,7 +149,7 @@ def output_of(target: Target, steps: list[dict[str, Any]], name: str) -> str | N
 
 
 def metrics(target: Target, evaluation_uri: str | None) -> dict[str, float]:
-    """Single numbers of evaluation.json, as test_<metric>."""
+    """Single numbers of evaluation.json, as test_<metric>; of the accuracy the interval and the images as well."""
     if evaluation_uri is None:
         return {}
     try:
@@ -158,6 +158,8 @@ def metrics(target: Target, evaluation_uri: str | None) -> dict[str, float]:
         return {}
     found = content.get(METRICS_ROOT, {}) if isinstance(content, dict) else {}
     values = {name: metric.get("value") for name, metric in found.items() if isinstance(metric, dict)}
+    accuracy = found.get("accuracy", {})
+    values |= {f"accuracy_{name}": accuracy.get(name) for name in ("lower_bound", "upper_bound", "images")}
     return {f"test_{name}": value for name, value in values.items() if isinstance(value, int | float)}
 
 

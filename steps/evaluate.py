@@ -13,7 +13,7 @@ import tarfile
 import tempfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,14 @@ from classifier.data.images import ImageError
 from classifier.data.prepared_images import PreparedImages
 from classifier.data.training_data import read_manifest
 from classifier.drift.statistics import baseline, pixel_figures
-from classifier.evaluation.metrics import Comparison, Probabilities, classification_metrics, effect, version_metadata
-from classifier.evaluation.report import report, worst_mistakes
+from classifier.evaluation.comparison import Comparison, difference
+from classifier.evaluation.gates import gates
+from classifier.evaluation.groups import accuracy_by_group, largest_gap, read_attributes
+from classifier.evaluation.metrics import Probabilities, classification_metrics, effect, version_metadata, worst_class
+from classifier.evaluation.report import changes, report, worst_mistakes
 from classifier.job.failures import PROCESSING_MESSAGE, ArgumentParser, StepError, cause, run, say
 from classifier.job.system import write_json
+from classifier.model.accuracy import accuracy_text, interval_text
 from classifier.model.predictor import Predictor
 
 EXAMPLE = "example.png"
@@ -57,8 +61,18 @@ def main() -> None:
     temperature = model.description.get("calibration", {}).get("temperature")
     calibration = effect(model.probabilities, images.labels, temperature) if temperature else None
     comparison = compare(arguments, archive, model, images) if arguments.champion_dir else None
+    worst = worst_class(model.metrics["per_class"])
+    right = model.probabilities.argmax(axis=1) == images.labels
+    groups = accuracy_by_group(read_attributes(arguments.manifest_dir, images), right)
+    gap = largest_gap(groups)
+    demands = list(gates(worst, gap, arguments.min_class_recall, arguments.max_group_gap))
+    accuracy = model.metrics["accuracy"]["value"]
     document = {
         "multiclass_classification_metrics": model.metrics,
+        "worst_class": worst,
+        "groups": groups,
+        "group_gap": {"value": gap.value, **asdict(gap)} if gap else {"value": 0.0},
+        "words": {"accuracy": interval_text(accuracy, len(images)), **{gate.name: gate.words for gate in demands}},
         "dataset_sha256": manifest["dataset_sha256"],
         "test_images": len(images),
         "hyperparameters": model.description["hyperparameters"],
@@ -68,15 +82,28 @@ def main() -> None:
     }
     document["customer_metadata_properties"] = version_metadata(document)
     mistakes = worst_mistakes(images, model.probabilities, manifest["classes"])
-    page = report(model.metrics, mistakes, model.description, manifest, calibration=calibration, comparison=comparison)
+    page = report(
+        model.metrics,
+        mistakes,
+        model.description,
+        manifest,
+        calibration=calibration,
+        comparison=comparison,
+        changed=changes(images, model.probabilities, comparison, manifest["classes"]),
+        groups=groups,
+        gap=gap,
+        gates=demands,
+    )
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     known = baseline(model.probabilities, model.pixel_figures, model.description)
     write_json(arguments.output_dir / "evaluation.json", document)
     write_json(arguments.output_dir / "baseline.json", known)
     (arguments.output_dir / "report.html").write_text(page, encoding="utf-8")
     (arguments.output_dir / EXAMPLE).write_bytes(images.read(0))
-    figures = {name: model.metrics[name]["value"] for name in ("accuracy", "loss", "macro_f1")}
-    say(" ".join(f"test_{name}={value:.4f}" for name, value in figures.items()) + f" test_images={len(images)}")
+    figures = " ".join(f"test_{name}={model.metrics[name]['value']:.4f}" for name in ("loss", "macro_f1"))
+    say(f"test_accuracy={accuracy_text(accuracy, len(images))} {figures} test_images={len(images)}")
+    for gate in demands:
+        say(f"{'met' if gate.is_met else 'missed'}: {gate.words}")
     if comparison:
         say(str(comparison))
 
@@ -167,7 +194,9 @@ def compare(arguments: argparse.Namespace, archive: Path, model: Scored, images:
     if filecmp.cmp(kept, archive, shallow=False):
         return compared(model.metrics, version, is_same_model=True)
     try:
-        return compared(score(kept, images, model.description["classes"]).metrics, version)
+        champion = score(kept, images, model.description["classes"])
+        differing = difference(images.labels, model.probabilities, champion.probabilities)
+        return compared(champion.metrics, version, difference=differing)
     except StepError as error:  # without its remedy, which is for a model that somebody can train again
         reason = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
     except INCOMPARABLE as error:
@@ -183,7 +212,10 @@ def parse_arguments() -> argparse.Namespace:
     folder("--manifest-dir", required=True, help="holds manifest.json")
     folder("--output-dir", required=True, help="for evaluation.json, report.html")
     folder("--champion-dir", help="holds the model in service, to be compared with, if any is")
-    parser.add_argument("--improvement-margin", type=float, default=0.0, metavar="SHARE", help="to exceed it by")
+    share = partial(parser.add_argument, type=float, metavar="SHARE")
+    share("--improvement-margin", default=0.0, help="to exceed its accuracy by")
+    share("--min-class-recall", help="that every class is to reach")
+    share("--max-group-gap", help="by which groups of an attribute may differ")
     arguments, _ = parser.parse_known_args()
     return arguments
 

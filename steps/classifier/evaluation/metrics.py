@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn import metrics
 
+from classifier.model.accuracy import figure, wilson
 from classifier.training.calibration import Reliability, reliability, softmax
 
 Labels = npt.NDArray[np.int64]  # (N,) index into classes
@@ -21,8 +22,8 @@ Probabilities = npt.NDArray[np.float32]  # (N, C), rows sum to 1
 
 TOP = 5
 SCORES = ("precision", "recall", "f1", "support")  # of a class
+SHARES = ("accuracy", "top_5_accuracy")  # of the test images, with their intervals
 HEADLINES = ("accuracy", "macro_f1", "top_5_accuracy", "loss")
-DIGITS = 6  # of a difference of accuracies: less is the floating point's
 
 
 def classification_metrics(labels: Labels, probabilities: Probabilities, classes: list[str]) -> dict[str, Any]:
@@ -47,11 +48,27 @@ def classification_metrics(labels: Labels, probabilities: Probabilities, classes
     }
     rows = zip(classes, confusion.tolist(), strict=True)
     per_class = zip(classes, *(score.tolist() for score in scores), strict=True)
+    shares = {name: figure(figures[name], len(labels)) for name in SHARES}
     return {
-        **{name: {"value": float(value), "standard_deviation": "NaN"} for name, value in figures.items()},
+        **{
+            name: {"value": float(value), "standard_deviation": "NaN", **shares.get(name, {})}
+            for name, value in figures.items()
+        },
         "confusion_matrix": {true: dict(zip(classes, row, strict=True)) for true, row in rows},
-        "per_class": {name: dict(zip(SCORES, found, strict=True)) for name, *found in per_class},
+        "per_class": {name: of_class(dict(zip(SCORES, found, strict=True))) for name, *found in per_class},
     }
+
+
+def of_class(scores: dict[str, Any]) -> dict[str, Any]:
+    """Add its recall's interval to the scores of a class."""
+    return {**scores, "recall_interval": list(wilson(scores["recall"], scores["support"]))}
+
+
+def worst_class(per_class: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return `worst_class` of evaluation.json: of the classes with test images the one of the lowest recall."""
+    known = {name: scores for name, scores in per_class.items() if scores["support"]}
+    name = min(known, key=lambda name: (known[name]["recall"], -known[name]["support"]))
+    return {"class": name, "recall": figure(known[name]["recall"], known[name]["support"])}
 
 
 @dataclass(frozen=True)
@@ -79,52 +96,6 @@ def effect(probabilities: Probabilities, labels: Labels, temperature: float) -> 
     return Effect(temperature, reliability(probabilities, labels), before)
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """The new model beside the champion, the model in service, or without one; accuracies and margins are shares."""
-
-    accuracy: float  # of the new model
-    margin: float  # by which it is to exceed the champion's
-    champion: dict[str, Any] | None = None  # its multiclass_classification_metrics, if it can be compared
-    model_package_arn: str | None = None  # its version; None in the moment in which it is replaced
-    is_same_model: bool = False  # nothing has changed
-    reason: str = ""  # why there is none to compare with, as a part of a sentence
-
-    def __str__(self) -> str:
-        if self.champion is None:
-            return f"champion=none improvement={self.improvement:.4f} ({self.reason})"
-        same = ", which is this very model" if self.is_same_model else ""
-        champion = f"champion={self.champion['accuracy']['value']:.4f}"
-        return f"{champion} improvement={self.improvement:.4f} (over {self.name}{same})"
-
-    @property
-    def name(self) -> str:
-        """What a person calls the champion."""
-        return (self.model_package_arn or "").rpartition("model-package/")[2] or "the model in service"
-
-    @property
-    def improvement(self) -> float:
-        """How much the accuracy is above the champion's; without a champion, the accuracy itself.
-
-        Where no model would be replaced by another it is never below the margin: a first run and a run in which nothing
-        has changed are no failures.
-        """
-        if self.champion is None:
-            return max(self.accuracy, self.margin)
-        difference = round(self.accuracy - float(self.champion["accuracy"]["value"]), DIGITS)
-        return max(difference, self.margin) if self.is_same_model else difference
-
-    def document(self) -> dict[str, Any]:
-        """Return `champion` and `improvement` of evaluation.json; their texts are for AccuracyTooLow's message."""
-        improvement = {"value": self.improvement, "margin": self.margin}
-        if self.champion is None:
-            return {"champion": None, "improvement": improvement | {"champion": "no model", "reason": self.reason}}
-        figures = {name: self.champion[name]["value"] for name in HEADLINES}
-        champion = {"model_package_arn": self.model_package_arn, **figures, "is_same_model": self.is_same_model}
-        said = f"{self.name} with accuracy {figures['accuracy']:.4f}"
-        return {"champion": champion, "improvement": improvement | {"champion": said}}
-
-
 def version_metadata(document: Mapping[str, Any]) -> dict[str, str]:
     """Return `customer_metadata_properties`, made from the rest of evaluation.json: texts that the registry keeps.
 
@@ -134,6 +105,11 @@ def version_metadata(document: Mapping[str, Any]) -> dict[str, str]:
     figures = document["multiclass_classification_metrics"]
     values = {name: f"{figures[name]['value']:.4f}" for name in HEADLINES}
     values |= {name: str(document[name]) for name in ("test_images", "dataset_sha256")}
+    accuracy, worst, gap = figures["accuracy"], document["worst_class"], document["group_gap"]
+    values["accuracy_interval"] = f"{accuracy['lower_bound']:.4f} to {accuracy['upper_bound']:.4f}"
+    values["worst_class"] = "{class}: recall {recall[value]:.4f} of {recall[images]} images".format(**worst)
+    described = "{attribute}: {difference:.4f} between {lowest} and {highest}, p = {p_value:.2g}"
+    values["group_gap"] = described.format(**gap) if "attribute" in gap else "none"
     for name in ("hyperparameters", "rules"):
         values[name] = " ".join(f"{key}={value}" for key, value in sorted(document[name].items()))
     most, texts = 256, {name: re.sub(r"[^\w .:/=+\-@]", "_", value).strip() or "none" for name, value in values.items()}

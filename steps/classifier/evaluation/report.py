@@ -5,17 +5,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
 
 from classifier.data.images import Picture, decode
 from classifier.data.prepared_images import PreparedImages
-from classifier.evaluation.metrics import Comparison, Effect, Probabilities
+from classifier.evaluation.comparison import Comparison
+from classifier.evaluation.gates import Gate
+from classifier.evaluation.groups import LEAST_IMAGES, Gap, Groups
+from classifier.evaluation.metrics import Effect, Probabilities
+from classifier.model.accuracy import wilson
 from classifier.model.predictor import DEFAULT_MAX_PIXELS
 from classifier.reports.charts import Chart, Line, chart
 from classifier.reports.page import hyperparameter_facts, percent, render, signed
 from classifier.training.calibration import Reliability
 
 SHOWN_MISTAKES = 24  # at most this many pictures
+SHOWN_CHANGES = 12  # of those that got better, and of those that got worse
+SHOWN_GROUPS = 30  # of an attribute, the worst first
 SHOWN_PAIRS = 10
 SHOWN_SKIPPED = 50
 SHORT_NAME = 3  # characters; such column heads need not be turned
@@ -44,19 +49,36 @@ class Mistake:
 
 def worst_mistakes(images: PreparedImages, probabilities: Probabilities, classes: Sequence[str]) -> list[Mistake]:
     """Return the wrongly classified images that the model was most certain about, the worst first."""
-    predicted, scores = probabilities.argmax(axis=1), probabilities.max(axis=1)
-    wrong = np.flatnonzero(predicted != images.labels)
-    return [
-        Mistake(
-            picture=decode(images.read(row), max_pixels=DEFAULT_MAX_PIXELS),
-            name=images.name(row),
-            true=classes[images.labels[row]],
-            predicted=classes[predicted[row]],
-            score=float(scores[row]),
-            true_score=float(probabilities[row, images.labels[row]]),
-        )
-        for row in wrong[np.argsort(-scores[wrong], kind="stable")][:SHOWN_MISTAKES].tolist()
-    ]
+    scores = probabilities.max(axis=1)
+    wrong = np.flatnonzero(probabilities.argmax(axis=1) != images.labels)
+    worst = wrong[np.argsort(-scores[wrong], kind="stable")][:SHOWN_MISTAKES]
+    return [mistake(images, row, probabilities[row], classes) for row in worst.tolist()]
+
+
+def mistake(images: PreparedImages, row: int, answer: Probabilities, classes: Sequence[str]) -> Mistake:
+    """Return what a model's answer (C,) to a test image shows of it."""
+    predicted, true = int(answer.argmax()), int(images.labels[row])
+    return Mistake(
+        picture=decode(images.read(row), max_pixels=DEFAULT_MAX_PIXELS),
+        name=images.name(row),
+        true=classes[true],
+        predicted=classes[predicted],
+        score=float(answer[predicted]),
+        true_score=float(answer[true]),
+    )
+
+
+def changes(
+    images: PreparedImages, probabilities: Probabilities, comparison: Comparison | None, classes: Sequence[str]
+) -> dict[str, list[Mistake]]:
+    """Return pictures of what got worse, with the new model's mistake, and better, with the champion's."""
+    if comparison is None or (found := comparison.difference) is None:
+        return {}
+    sides = {"worse": (found.worse, probabilities), "better": (found.better, found.champion)}
+    return {
+        kind: [mistake(images, row, answers[row], classes) for row in rows[:SHOWN_CHANGES]]
+        for kind, (rows, answers) in sides.items()
+    }
 
 
 def report(
@@ -67,12 +89,15 @@ def report(
     *,
     calibration: Effect | None = None,
     comparison: Comparison | None = None,
+    changed: Mapping[str, Sequence[Mistake]] | None = None,
+    groups: Groups | None = None,
+    gap: Gap | None = None,
+    gates: Sequence[Gate] = (),
 ) -> str:
     """Return the page of evaluation.json's `multiclass_classification_metrics`, model.json and manifest.json."""
     per_class, skipped = metrics["per_class"], manifest.get("skipped", [])
     accuracy, count = metrics["accuracy"]["value"], sum(scores["support"] for scores in per_class.values())
     right, champion = round(accuracy * count), comparison.champion if comparison else None
-    interval = binomtest(right, count).proportion_ci(0.95, method="wilson")
     return render(
         "evaluation/report.html",
         title=f"Evaluation: {percent(accuracy)} accuracy",
@@ -80,9 +105,15 @@ def report(
         accuracy=accuracy,
         right=right,
         test_images=count,
-        interval=(interval.low, interval.high),
+        wilson=wilson,
         top_5_from=TOP_5_FROM,
         comparison=comparison,
+        changed=changed or {},
+        groups=groups or {},
+        shown_groups=SHOWN_GROUPS,
+        least_images=LEAST_IMAGES,
+        gap=gap,
+        gates=gates,
         compared_figures=list(compared_figures(metrics, champion)) if champion else [],
         compared_classes=compared_classes(metrics, champion) if champion else [],
         compared_most=COMPARED_CLASSES,

@@ -1,0 +1,125 @@
+"""The new model beside the champion, the model in service: by how much it is better, on which images, and if by chance.
+
+Both answer the same images, so what counts is those that only one of them has right: McNemar's exact test (1947), and
+the interval of paired proportions of Agresti and Min (2005).
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import sqrt
+from typing import Any
+
+import numpy as np
+
+from classifier.evaluation.metrics import HEADLINES, Labels, Probabilities
+from classifier.model.accuracy import Z, wilson
+
+DIGITS = 6  # of a difference of accuracies: less is the floating point's
+SIGNIFICANT = 0.05  # p-value
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The test images by which of the two models has them right."""
+
+    images: int  # in all
+    better: tuple[int, ...]  # rows that only the new model has right, those first of which the champion was surest
+    worse: tuple[int, ...]  # rows that only the champion has right, those first of which the new model is surest
+    both_wrong: int
+    champion: Probabilities = field(compare=False, repr=False)  # (N, C)
+
+    @cached_property
+    def p_value(self) -> float:
+        """How often chance alone would make two equally good models differ as much."""
+        from scipy.stats import binomtest
+
+        differing = len(self.better) + len(self.worse)
+        return float(binomtest(len(self.better), differing).pvalue) if differing else 1.0
+
+    @property
+    def is_significant(self) -> bool:
+        return self.p_value < SIGNIFICANT
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % bounds of the difference of the two accuracies, -1 to 1."""
+        count, more, less = self.images + 2, len(self.better) + 0.5, len(self.worse) + 0.5
+        middle, reach = (more - less) / count, Z * sqrt(more + less - (more - less) ** 2 / count) / count
+        return max(-1.0, middle - reach), min(1.0, middle + reach)
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        better, worse = len(self.better), len(self.worse)
+        counts = f"{better} of {self.images:,} images only the new model has right, {worse} only this one"
+        return f"{counts}, 95 %: {low:+.3f} to {high:+.3f}, McNemar p = {self.p_value:.2g}"
+
+    def document(self) -> dict[str, Any]:
+        """Return `champion.differences` of evaluation.json."""
+        low, high = self.interval
+        counts = {"only_new": len(self.better), "only_champion": len(self.worse), "both_wrong": self.both_wrong}
+        return {**counts, "lower_bound": low, "upper_bound": high, "p_value": self.p_value}
+
+
+def difference(labels: Labels, new: Probabilities, champion: Probabilities) -> Difference:
+    """Return on which images two models differ, given each one's answers (N, C)."""
+    is_new, is_old = new.argmax(axis=1) == labels, champion.argmax(axis=1) == labels
+    better, worse = np.flatnonzero(is_new & ~is_old), np.flatnonzero(is_old & ~is_new)
+    better = better[np.argsort(-champion.max(axis=1)[better], kind="stable")]
+    worse = worse[np.argsort(-new.max(axis=1)[worse], kind="stable")]
+    return Difference(
+        len(labels), tuple(better.tolist()), tuple(worse.tolist()), int((~is_new & ~is_old).sum()), champion
+    )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The new model beside the champion, the model in service, or without one; accuracies and margins are shares."""
+
+    accuracy: float  # of the new model
+    margin: float  # by which it is to exceed the champion's
+    champion: dict[str, Any] | None = None  # its multiclass_classification_metrics, if it can be compared
+    model_package_arn: str | None = None  # its version; None in the moment in which it is replaced
+    is_same_model: bool = False  # nothing has changed
+    reason: str = ""  # why there is none to compare with, as a part of a sentence
+    difference: Difference | None = None  # image by image, of a champion that is another model
+
+    def __str__(self) -> str:
+        if self.champion is None:
+            return f"champion=none improvement={self.improvement:.4f} ({self.reason})"
+        same = ", which is this very model" if self.is_same_model else ""
+        champion = f"champion={self.champion['accuracy']['value']:.4f}"
+        counts = f": {self.difference}" if self.difference else ""
+        return f"{champion} improvement={self.improvement:.4f} (over {self.name}{same}{counts})"
+
+    @property
+    def name(self) -> str:
+        """What a person calls the champion."""
+        return (self.model_package_arn or "").rpartition("model-package/")[2] or "the model in service"
+
+    @property
+    def improvement(self) -> float:
+        """How much the accuracy is above the champion's; without a champion, the accuracy itself.
+
+        Where no model would be replaced by another it is never below the margin: a first run and a run in which nothing
+        has changed are no failures.
+        """
+        if self.champion is None:
+            return max(self.accuracy, self.margin)
+        difference = round(self.accuracy - float(self.champion["accuracy"]["value"]), DIGITS)
+        return max(difference, self.margin) if self.is_same_model else difference
+
+    def document(self) -> dict[str, Any]:
+        """Return `champion` and `improvement` of evaluation.json; their texts are for AccuracyTooLow's message."""
+        improvement = {"value": self.improvement, "margin": self.margin}
+        if self.champion is None:
+            return {"champion": None, "improvement": improvement | {"champion": "no model", "reason": self.reason}}
+        figures = {name: self.champion[name]["value"] for name in HEADLINES}
+        champion = {"model_package_arn": self.model_package_arn, **figures, "is_same_model": self.is_same_model}
+        said = f"{self.name} with accuracy {figures['accuracy']:.4f}"
+        if self.difference:
+            champion |= {
+                "accuracy_interval": list(wilson(figures["accuracy"], self.difference.images)),
+                "differences": self.difference.document(),
+            }
+            said += f" ({self.difference})"
+        return {"champion": champion, "improvement": improvement | {"champion": said}}

@@ -86,6 +86,7 @@ def parser() -> argparse.ArgumentParser:
         add("version", nargs="?", help="a version's number or ARN; else the newest that waits, else the newest")
         add("--why", default="", help="kept with the decision")
     found["invoke"].add_argument("images", nargs="+", metavar="IMAGE", help="a file, a folder or a pattern")
+    found["invoke"].add_argument("--explain", action="store_true", help="and draw what the answer depends on")
     found["invoke"].add_argument("--endpoint", metavar="NAME", help="another endpoint than pipeline.yaml's")
     add = found["transform"].add_argument
     add("--data", required=True, metavar="SOURCE", help="a folder, or s3://bucket/prefix")

@@ -42,7 +42,8 @@ def check_accuracy_step(
     return ConditionStep(
         name="CheckAccuracy",
         display_name="Check accuracy",
-        description=f"Continues only if the accuracy on the test split reaches AccuracyThreshold{fair}{improves}{sound}.",
+        description=f"Continues only if the accuracy on the test split reaches "
+        f"AccuracyThreshold{fair}{improves}{sound}.",
         conditions=[
             ConditionGreaterThanOrEqualTo(
                 left=reported(evaluate, LOWER_BOUND_PATH if config.condition.lower_bound else ACCURACY_PATH),

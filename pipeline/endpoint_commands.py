@@ -2,13 +2,16 @@
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 from pipeline import control
 from pipeline.errors import PipelineError
+from pipeline.explanation import FOLDER, explain, refuse_many
 from pipeline.image_files import named_images
 from pipeline.image_results import Counting, Tally, bar, check_out, rows_to
 from pipeline.invocation import Arguments, chosen_target, loaded
+from pipeline.local_target import shown
 from pipeline.predictor import ImagePredictor, is_labelled
 from pipeline.rows import print_rows
 
@@ -36,11 +39,15 @@ def invoke(arguments: Arguments) -> int:
     target = chosen_target(arguments, config, reads_only=True)
     images = named_images(arguments.images)
     predictor = ImagePredictor(arguments.endpoint or config.deploy.endpoint_name, target)
+    if arguments.explain:
+        refuse_many(len(images))
     tally, counting = Tally(), Counting(sys.stderr, len(images))
     told = []
     with rows_to(out) as write:
         for image, answer in zip(images, predictor.ask_each(images), strict=True):
             row = row_of(str(image), answer)
+            if arguments.explain and is_labelled(row):
+                row["explanation"] = str(explain(predictor, image, row, Path(arguments.home, FOLDER)))
             write(row)
             tally.add(row)
             counting.clear()
@@ -80,3 +87,5 @@ def print_answer(answer: dict[str, Any]) -> None:
     width = max(len(item["label"]) for item in answer["top"])
     for item in answer["top"]:
         print(f"  {item['label']:<{width}}  {item['score']:.3f} {bar(item['score'])}".rstrip())
+    if "explanation" in answer:
+        print(f"  What it depends on: {shown(Path(answer['explanation']))}")

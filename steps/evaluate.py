@@ -13,13 +13,15 @@ import tarfile
 import tempfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from classifier.data.images import ImageError
 from classifier.data.prepared_images import PreparedImages
@@ -29,7 +31,8 @@ from classifier.evaluation.comparison import Comparison, difference
 from classifier.evaluation.gates import gates
 from classifier.evaluation.groups import accuracy_by_group, largest_gap, read_attributes
 from classifier.evaluation.metrics import Probabilities, classification_metrics, effect, version_metadata, worst_class
-from classifier.evaluation.report import changes, report, worst_mistakes
+from classifier.evaluation.occlusion import occlusion_heat, overlay
+from classifier.evaluation.report import Mistake, changes, report, worst_mistakes
 from classifier.job.failures import PROCESSING_MESSAGE, ArgumentParser, StepError, cause, run, say
 from classifier.job.system import write_json
 from classifier.model.accuracy import accuracy_text, interval_text
@@ -38,6 +41,7 @@ from classifier.model.predictor import Predictor
 EXAMPLE = "example.png"
 BATCH_IMAGES = 32
 DECODING_THREADS = 4
+EXPLAINED_MISTAKES = 8  # each takes fifty runs of the network
 INCOMPARABLE = (KeyError, TypeError, ValueError, AttributeError, RuntimeError)  # torch's are RuntimeErrors
 
 
@@ -50,6 +54,7 @@ class Scored:
     probabilities: Probabilities  # (N, C)
     pixel_figures: npt.NDArray[np.float64]  # (N, 3) of the test images, see drift/statistics.py
     metrics: dict[str, Any]  # multiclass_classification_metrics of evaluation.json
+    predictor: Predictor
 
 
 def main() -> None:
@@ -81,7 +86,7 @@ def main() -> None:
         **(comparison.document() if comparison else {}),
     }
     document["customer_metadata_properties"] = version_metadata(document)
-    mistakes = worst_mistakes(images, model.probabilities, manifest["classes"])
+    mistakes = explained(worst_mistakes(images, model.probabilities, manifest["classes"]), model.predictor)
     page = report(
         model.metrics,
         mistakes,
@@ -140,7 +145,7 @@ def score(archive: Path, images: PreparedImages, classes: list[str]) -> Scored:
         )
     probabilities, figures = predict(predictor, images)
     metrics = classification_metrics(images.labels, probabilities, classes)
-    return Scored(predictor.description, statuses, probabilities, figures, metrics)
+    return Scored(predictor.description, statuses, probabilities, figures, metrics, predictor)
 
 
 def unpack(archive: Path, directory: Path) -> None:
@@ -177,6 +182,13 @@ def pixels(predictor: Predictor, images: PreparedImages, row: int) -> npt.NDArra
         return predictor.pixels(images.read(row))
     except ImageError as error:
         raise StepError(f"Test image {images.place(row)} cannot be read ({error}) Run PrepareData again.") from None
+
+
+def explained(mistakes: list[Mistake], predictor: Predictor) -> list[Mistake]:
+    """Add to the worst mistakes what the wrong answers depend on."""
+    pixels = [predictor.crop(mistake.picture) for mistake in mistakes[:EXPLAINED_MISTAKES]]
+    maps = [overlay(Image.fromarray(crop), occlusion_heat(crop, predictor.probabilities)) for crop in pixels]
+    return [replace(mistake, heat=heat) for mistake, heat in zip_longest(mistakes, maps)]
 
 
 def compare(arguments: argparse.Namespace, archive: Path, model: Scored, images: PreparedImages) -> Comparison:

@@ -21,6 +21,7 @@ from classifier.data.prepared_images import SAMPLES
 from classifier.drift.baseline import make_baseline
 from classifier.job.failures import TRAINING_FAILURE, StepError, run, say
 from classifier.job.system import write_json
+from classifier.model.accuracy import accuracy_text
 from classifier.model.backbone import matching_backbone
 from classifier.model.export import copy_code, export_network
 from classifier.training import hyperparameters as hp
@@ -158,7 +159,8 @@ def watch_and_export(training: FinalTraining, settings: DebugSettings) -> None:
         f"validation {calibration.expected_calibration_error:.4f}, {calibration.uncalibrated_error:.4f} without it"
     )
     say(
-        f"Kept epoch {kept.figures.epoch} with validation accuracy {kept.figures.validation_accuracy:.4f}; "
+        f"Kept epoch {kept.figures.epoch}, selected on validation accuracy "
+        f"{accuracy_text(kept.figures.validation_accuracy, len(kept.validation.labels))}; "
         f"the whole network is in {arguments.model_dir / 'model.pt'}"
     )
     if result.stopped:

@@ -39,6 +39,7 @@ def scope(document: Json) -> Scope:
 def measured(accuracy: float, improvement: float, champion: str = "digits/3 with accuracy 0.9500") -> Json:
     return {
         "multiclass_classification_metrics": {"accuracy": {"value": accuracy}},
+        "words": {"accuracy": "268 images, 95 %: 0.905 to 0.963"},
         "improvement": {"value": improvement, "champion": champion},
     }
 
@@ -75,8 +76,35 @@ def test_threshold_and_margin_must_both_be_reached(steps, accuracy, improvement,
 def test_refusal_names_every_number(steps):
     message = steps(ON)["AccuracyTooLow"]["Arguments"]["ErrorMessage"]
     assert resolve(message, scope(measured(0.94, -0.01))) == (
-        "Test accuracy 0.94 (at least AccuracyThreshold = 0.8 is needed) is an improvement of -0.01 over digits/3 with "
-        "accuracy 0.9500 (at least registry.improvement_margin = 0.01 is needed), so nothing is registered."
+        "Test accuracy 0.94 (268 images, 95 %: 0.905 to 0.963; at least AccuracyThreshold = 0.8 is needed) is an "
+        "improvement of -0.01 over digits/3 with accuracy 0.9500 (at least "
+        "registry.improvement_margin = 0.01 is needed), so nothing is registered."
+    )
+
+
+def test_demands_on_interval_classes_and_groups_join_the_condition_and_the_message(compiled):
+    steps = steps_of(compiled("condition: {lower_bound: true, min_class_recall: 0.7, max_group_gap: 0.1}"))
+    conditions = steps["CheckAccuracy"]["Arguments"]["Conditions"]
+    assert [(found["Type"], found["LeftValue"]["Std:JsonGet"]["Path"]) for found in conditions] == [
+        ("GreaterThanOrEqualTo", "multiclass_classification_metrics.accuracy.lower_bound"),
+        ("GreaterThanOrEqualTo", "worst_class.recall.value"),
+        ("LessThanOrEqualTo", "group_gap.value"),
+    ]
+    assert [found["RightValue"] for found in conditions[1:]] == [0.7, 0.1]
+    arguments = steps["EvaluateModel"]["Arguments"]["AppSpecification"]["ContainerArguments"]
+    assert arguments[-4:] == ["--min-class-recall", "0.7", "--max-group-gap", "0.1"]
+    document = {
+        "multiclass_classification_metrics": {"accuracy": {"value": 0.9, "lower_bound": 0.82}},
+        "worst_class": {"recall": {"value": 0.7}},
+        "group_gap": {"value": 0.1},
+        "words": {"accuracy": "90 images", "min_class_recall": "one class", "max_group_gap": "one gap"},
+    }
+    assert holds(conditions, scope(document))
+    assert not holds(conditions, scope(document | {"worst_class": {"recall": {"value": 0.69}}}))
+    assert not holds(conditions, scope(document | {"group_gap": {"value": 0.11}}))
+    assert resolve(steps["AccuracyTooLow"]["Arguments"]["ErrorMessage"], scope(document)) == (
+        "Test accuracy 0.9 (90 images, whose lower bound 0.82 counts; at least AccuracyThreshold = 0.8 is needed); "
+        "one class; one gap, so nothing is registered."
     )
 
 
@@ -109,10 +137,11 @@ def test_without_a_commit_none_is_named(steps):
 
 def test_evaluate_writes_every_property_that_the_version_carries(steps):
     from classifier.evaluation.metrics import version_metadata
+    from classifier.model.accuracy import figure
 
-    figures = {name: {"value": 0.5} for name in ("accuracy", "macro_f1", "top_5_accuracy", "loss")}
+    figures = {name: figure(0.5, 8) for name in ("accuracy", "macro_f1", "top_5_accuracy", "loss")}
     document = {
         "multiclass_classification_metrics": figures, "test_images": 1, "dataset_sha256": "0", "hyperparameters": {},
-        "rules": {},
+        "rules": {}, "worst_class": {"class": "hat", "recall": figures["accuracy"]}, "group_gap": {"value": 0.0},
     }  # fmt: skip
     assert set(steps()["RegisterModel"]["Arguments"]["CustomerMetadataProperties"]) == set(version_metadata(document))

@@ -6,7 +6,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from said import Cli, Said
 
 import run_pipeline
@@ -120,6 +122,31 @@ def test_hundreds_of_images_are_asked_at_the_same_time_and_answered_in_order(cli
     Path("most.jpg").write_text("most")
     [answer] = json.loads(cli("most.jpg", "--json").out)
     assert 1 < answer["most"] <= 8
+
+
+def test_what_an_answer_depends_on_is_drawn_beside_the_image(cli, home):
+    Image.effect_noise((60, 40), 80).convert("RGB").save("photos/real.png")
+    said = cli("photos/real.png", "--explain")
+    place = home / "reports" / "explained" / "photos-real.png.png"
+    assert (said.status, said.error) == (0, "")
+    assert said.out.startswith("photos/real.png: png (0.750)\n")
+    assert said.out.endswith(f"  What it depends on: {place}\n")
+    picture = np.asarray(Image.open(place).convert("RGB")).astype(int)
+    assert picture.shape == (40, 80, 3)
+    assert (picture[:, 40:].max(axis=2) == picture[:, 40:].min(axis=2)).all(), "no place matters to this server: grey"
+    [row] = json.loads(cli("photos/real.png", "--explain", "--json").out)
+    assert row["explanation"] == str(place)
+
+
+def test_what_cannot_be_explained_is_a_sentence(cli):
+    said = cli("one.dat", "--explain")
+    sentence = "one.dat cannot be explained: The file is not a JPEG, PNG, WebP, BMP, TIFF or GIF image."
+    assert (said.status, said.error) == (2, f"{sentence}\n")
+    Path("most").mkdir()
+    for number in range(21):
+        Path(f"most/{number}.png").touch()
+    said = cli("most", "--explain")
+    assert said == (2, "", "--explain takes fifty requests an image: name at most 20 images, not 21.\n")
 
 
 @pytest.mark.parametrize(

@@ -34,14 +34,15 @@ def test_the_model_in_service_is_kept_for_comparison_whatever_is_approved_and_re
 def test_models_shows_the_accuracy_and_as_json_all_that_is_known_of_a_version(cli):
     [arn, _] = registered(Path("home"), "Rejected", "Approved")
     state = State(Path("home"))
-    metadata = {"accuracy": "0.9627", "rules": "none"}
+    metadata = {"accuracy": "0.9627", "accuracy_interval": "0.9327 to 0.9796", "test_images": "268"}
     origin = {"GeneratedBy": "arn:execution/one", "CommitId": "abc"}
     state.change("ModelPackage", arn, lambda known: known.update(
         CustomerMetadataProperties=metadata, MetadataProperties=origin
     ))  # fmt: skip
     head, second, first = cli("models").out.splitlines()
-    assert head.split() == ["VERSION", "STATUS", "ACCURACY", "CREATED"]
-    assert (first.split()[:3], second.split()[:3]) == (["1", "Rejected", "0.9627"], ["2", "Approved", "-"])
+    assert head.split() == ["VERSION", "STATUS", "ACCURACY", "IMAGES", "INTERVAL_95", "CREATED"]
+    assert first.split()[:7] == "1 Rejected 0.9627 268 0.9327 to 0.9796".split()
+    assert second.split()[:5] == "2 Approved - - -".split()
     document = json.loads(cli("models", "--json").out)[1]
     assert (document["metadata"], document["commit"], document["execution_arn"]) == (
         metadata,

@@ -22,7 +22,8 @@ from classifier.model.accuracy import figure
 LEAST_IMAGES = 30  # of a group that is compared: the interval of an accuracy of 0.9 is 22 points wide then
 SHUFFLES, SEED = 4000, 0
 SIGNIFICANT = 0.05  # p-value, of all groups and attributes together
-NOT_GIVEN = "(not given)"
+MOST_GROUPS = 100  # of an attribute, the largest; the others are one group
+NOT_GIVEN, OTHERS = "(not given)", "(others)"
 Groups = dict[str, dict[str, dict[str, float]]]  # attribute -> group -> accuracy with interval, the worst first
 
 
@@ -58,7 +59,9 @@ def accuracy_by_group(attributes: pd.DataFrame, right: npt.NDArray[np.bool_]) ->
     """Return each group's accuracy, given which test images (N,) are answered rightly."""
     found = {}
     for name in attributes:
-        means = pd.Series(right).groupby(attributes[name]).agg(["mean", "size"]).sort_values("mean", kind="stable")
+        largest = attributes[name].value_counts().index[:MOST_GROUPS]
+        group = attributes[name].where(attributes[name].isin(largest), OTHERS)
+        means = pd.Series(right).groupby(group).agg(["mean", "size"]).sort_values("mean", kind="stable")
         found[str(name)] = {str(group): figure(mean, size) for group, mean, size in means.itertuples()}
     return found
 

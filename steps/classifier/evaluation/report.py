@@ -15,7 +15,7 @@ from classifier.evaluation.metrics import Effect, Probabilities
 from classifier.model.accuracy import wilson
 from classifier.model.predictor import DEFAULT_MAX_PIXELS
 from classifier.reports.charts import Chart, Line, chart
-from classifier.reports.page import hyperparameter_facts, percent, render, signed
+from classifier.reports.page import counted, hyperparameter_facts, percent, render, signed
 from classifier.training.calibration import Reliability
 
 SHOWN_MISTAKES = 24  # at most this many pictures
@@ -45,6 +45,7 @@ class Mistake:
     predicted: str
     score: float  # probability of the predicted class
     true_score: float  # probability of the true class
+    heat: Picture | None = None  # what the predicted class depends on, see occlusion.py
 
 
 def worst_mistakes(images: PreparedImages, probabilities: Probabilities, classes: Sequence[str]) -> list[Mistake]:
@@ -105,7 +106,7 @@ def report(
         accuracy=accuracy,
         right=right,
         test_images=count,
-        wilson=wilson,
+        selected_on=selected_on(model, manifest),
         top_5_from=TOP_5_FROM,
         comparison=comparison,
         changed=changed or {},
@@ -129,6 +130,14 @@ def report(
         skipped=skipped[:SHOWN_SKIPPED],
         skipped_count=len(skipped),
     )
+
+
+def selected_on(model: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
+    """Return the validation accuracy, which is no estimate of what the model will reach: it was chosen by it."""
+    images = sum(manifest["counts"].get("validation", {}).values())
+    accuracy = model["validation"]["validation_accuracy"]
+    low, high = wilson(accuracy, images)
+    return f"{percent(accuracy)} (selected on; {counted(images, 'image')}, 95 %: {percent(low)} to {percent(high)})"
 
 
 def confused_pairs(matrix: Mapping[str, Mapping[str, int]]) -> list[tuple[int, str, str, int]]:

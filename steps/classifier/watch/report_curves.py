@@ -33,7 +33,9 @@ def _in_words(record: Record) -> str:
     if best is None:
         return f"{epochs.capitalize()} trained. Which one was kept is not known."
     figures = [
-        f"validation accuracy {percent(best.validation_accuracy)}" if best.validation_accuracy is not None else "",
+        f"validation accuracy {percent(best.validation_accuracy)} (selected on)"
+        if best.validation_accuracy is not None
+        else "",
         f"validation loss {number_text(best.validation_loss)}" if best.validation_loss is not None else "",
     ]
     said = " and ".join(filter(None, figures))

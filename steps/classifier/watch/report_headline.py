@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-from classifier.reports.page import counted, duration_text, hyperparameter_facts, percent
+from classifier.model.accuracy import wilson
+from classifier.reports.page import SPACE, counted, duration_text, hyperparameter_facts, percent
 from classifier.watch.report_rules import anchor
 from classifier.watch.report_values import items, mapping, text, whole
 from classifier.watch.training_record import Record, Rule
@@ -73,7 +74,9 @@ def finding(rule: Rule, sentence: str, kind: str) -> dict[str, str]:
 def _figures(record: Record) -> Iterator[tuple[str, str]]:
     best, counts = record.best, mapping(record.history.get("counts"))
     if best and best.validation_accuracy is not None:
-        yield "Validation accuracy", percent(best.validation_accuracy)
+        images, accuracy = whole(counts.get("validation")), best.validation_accuracy
+        bounds = " to ".join(map(percent, wilson(accuracy, images))) if images else "unknown"
+        yield "Validation accuracy (selected on)", f"{percent(accuracy)} (95{SPACE}%: {bounds})"
     if best:
         yield "Kept epoch", f"{best.epoch} of {len(record.epochs)}"
     elif record.epochs:

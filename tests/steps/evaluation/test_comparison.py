@@ -9,11 +9,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import evaluate
-from classifier.evaluation.metrics import Comparison
+from classifier.evaluation.comparison import Comparison, Difference, difference
 from classifier.job.failures import StepError
 from tests.steps.prepared_data import CLASSES, Prepared, Trained
 
@@ -87,6 +88,36 @@ def test_the_document_names_the_champion_or_says_that_there_is_none() -> None:
     }
 
 
+def answers(predicted: list[int]) -> np.ndarray:
+    return np.eye(3, dtype=np.float32)[predicted] * 0.8 + 0.1
+
+
+def test_images_on_which_two_models_differ_are_found_and_counted() -> None:
+    labels = np.array([0, 0, 1, 1, 2, 2])
+    champion = answers([0, 1, 2, 1, 2, 0])
+    found = difference(labels, answers([0, 0, 1, 0, 2, 1]), champion)
+    assert found == Difference(6, better=(1, 2), worse=(3,), both_wrong=1, champion=champion)
+    assert found.document()["p_value"] == 1.0
+    low, high = found.interval
+    assert -0.5 < low < 1 / 6 < high < 0.8
+    comparison = Comparison(4 / 6, 0.0, metrics(0.5), ARN, difference=found)
+    assert (
+        "2 of 6 images only the new model has right, 1 only this one"
+        in comparison.document()["improvement"]["champion"]
+    )
+
+
+@pytest.mark.parametrize(("better", "worse", "p_value"), [(0, 0, 1.0), (9, 1, 0.0215), (5, 5, 1.0), (0, 6, 0.03125)])
+def test_a_difference_is_judged_by_the_images_that_only_one_model_has_right(
+    better: int, worse: int, p_value: float
+) -> None:
+    found = Difference(100, tuple(range(better)), tuple(range(worse)), 3, answers([0]))
+    assert found.p_value == pytest.approx(p_value, abs=1e-4)
+    assert found.is_significant == (p_value < 0.05)
+    low, high = found.interval
+    assert low < (better - worse) / 100 < high
+
+
 class Constant(torch.nn.Module):
     """Always the first of three classes."""
 
@@ -138,6 +169,9 @@ def test_evaluation_compares_with_a_trained_champion(
     assert document["improvement"]["value"] == pytest.approx(accuracy - document["champion"]["accuracy"])
     assert f"champion={document['champion']['accuracy']:.4f} improvement=" in log
     assert "points more accurate</b> than <b>the model in service</b>" in page
+    differences = document["champion"]["differences"]
+    assert differences["only_new"] - differences["only_champion"] == round(18 * document["improvement"]["value"])
+    assert "What got better: mistakes of the model in service" in page
 
 
 def test_evaluation_says_why_a_champion_of_other_classes_is_not_compared(

@@ -4,8 +4,10 @@ import re
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
-from classifier.evaluation.metrics import classification_metrics, version_metadata
+from classifier.evaluation.metrics import classification_metrics, version_metadata, worst_class
+from classifier.model.accuracy import figure, wilson
 
 CLASSES = ["ant", "bee", "cat"]
 LABELS = np.array([0, 0, 0, 0, 1, 1])
@@ -17,7 +19,8 @@ PROBABILITIES = np.array(
 
 def test_evaluation_has_the_layout_of_model_monitor() -> None:
     figures = classification_metrics(LABELS, PROBABILITIES, CLASSES)
-    assert figures["accuracy"] == {"value": 4 / 6, "standard_deviation": "NaN"}
+    interval = {"lower_bound": pytest.approx(0.2999934), "upper_bound": pytest.approx(0.9032277), "images": 6}
+    assert figures["accuracy"] == {"value": 4 / 6, "standard_deviation": "NaN", **interval}
     assert figures["weighted_precision"]["value"] == pytest.approx((4 * 3 / 4 + 2 * 1 / 2) / 6)
     assert figures["macro_f1"]["value"] == pytest.approx((3 / 4 + 1 / 2) / 2), (
         "a class that never occurs does not count"
@@ -28,7 +31,15 @@ def test_evaluation_has_the_layout_of_model_monitor() -> None:
         "bee": {"ant": 1, "bee": 1, "cat": 0},
         "cat": {"ant": 0, "bee": 0, "cat": 0},
     }
-    assert figures["per_class"]["bee"] == {"precision": 0.5, "recall": 0.5, "f1": 0.5, "support": 2}
+    bee = {"precision": 0.5, "recall": 0.5, "f1": 0.5, "support": 2}
+    assert figures["per_class"]["bee"] == {**bee, "recall_interval": [*map(pytest.approx, (0.0945312, 0.9054688))]}
+    assert worst_class(figures["per_class"])["class"] == "bee", "cat has no images"
+
+
+@pytest.mark.parametrize(("right", "images"), [(0, 5), (5, 5), (263, 268), (1, 1), (50_000, 100_000)])
+def test_intervals_are_those_of_scipy(right: int, images: int) -> None:
+    expected = binomtest(right, images).proportion_ci(0.95, method="wilson")
+    assert wilson(right / images, images) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
 def test_log_loss_is_the_mean_of_the_true_classes_logarithms_and_stays_finite() -> None:
@@ -62,7 +73,9 @@ def test_weighted_figures_are_the_classes_by_their_images(class_count: int) -> N
 
 FIGURES = {"accuracy": 0.96268, "macro_f1": 0.9, "top_5_accuracy": 1.0, "loss": 0.25}
 DOCUMENT = {
-    "multiclass_classification_metrics": {name: {"value": value} for name, value in FIGURES.items()},
+    "multiclass_classification_metrics": {name: figure(value, 268) for name, value in FIGURES.items()},
+    "worst_class": {"class": "hat", "recall": figure(0.5, 8)},
+    "group_gap": {"value": 0.0},
     "test_images": 268,
     "dataset_sha256": "0" * 64,
     "hyperparameters": {"lr": 1e-05, "batch_size": 32},
@@ -77,6 +90,9 @@ def test_figures_data_hyperparameters_and_rules_become_the_version_s_metadata() 
         "top_5_accuracy": "1.0000",
         "loss": "0.2500",
         "test_images": "268",
+        "accuracy_interval": "0.9327 to 0.9796",
+        "worst_class": "hat: recall 0.5000 of 8 images",
+        "group_gap": "none",
         "dataset_sha256": "0" * 64,
         "hyperparameters": "batch_size=32 lr=1e-05",
         "rules": "LossNotDecreasing=IssuesFound Overfit=NoIssuesFound",

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from classifier.evaluation.metrics import Comparison, classification_metrics, effect
+from classifier.evaluation.comparison import Comparison
+from classifier.evaluation.metrics import classification_metrics, effect
 from classifier.evaluation.report import Mistake, report
 from classifier.reports.page import data_uri
 from classifier.training.calibration import reliability, softmax

@@ -41,7 +41,7 @@ def main() -> None:
         script = plain(arguments, ours, data, Path(folder, "weights"))
         print(f"script: {line(script.validation_accuracy, script.seconds)}", flush=True)
         found += [seeded(ours, data, seed) for seed in range(1, arguments.seeds)]
-        report(script, found)  # reads the runs' logs, which end with the folder
+        report(script, found, ours)  # reads the runs' logs, which end with the folder
 
 
 def seeded(ours: Runs, data: Path, seed: int) -> Run:
@@ -51,11 +51,12 @@ def seeded(ours: Runs, data: Path, seed: int) -> Run:
     return run
 
 
-def report(script: Trained, found: list[Run]) -> None:
+def report(script: Trained, found: list[Run], ours: Runs) -> None:
     """Means, and what is aimed at."""
     accuracy, seconds = fmean(run.validation_accuracy for run in found), fmean(map(seconds_of, found))
     share, gain = seconds / script.seconds, accuracy - script.validation_accuracy
     print(f"{os.cpu_count()} cores; the pipeline, mean of its seeds: {line(accuracy, seconds)}")
+    print(f"validation, selected on: {ours.worth('validation', accuracy)}")
     print(f"{share:.2f} of the script's time, at most {LARGEST_SHARE} asked for{missed(share <= LARGEST_SHARE)}")
     print(f"accuracy {gain:+.4f}{missed(gain >= 0)}")
 

@@ -29,6 +29,7 @@ from seed_method import Example, Outcome, SeedMethod, Settings  # noqa: E402
 from whole_runs import missed, runs  # noqa: E402
 
 from classifier.data.dataset import list_files  # noqa: E402
+from classifier.model.accuracy import accuracy_text  # noqa: E402
 from classifier.model.backbone import load_backbone, read_weights  # noqa: E402
 from pipeline import sources, weights  # noqa: E402
 from pipeline.backbones import DEFAULT_BACKBONE  # noqa: E402
@@ -95,7 +96,7 @@ def report(seeds: Outcome, ours: Ours, seed_size: int, sizes: str) -> None:
             f"at most {LARGEST_TRIAL_SHARE:.0%}" + missed(share <= LARGEST_TRIAL_SHARE),
         ),
         (
-            "validation accuracy",
+            "validation (selected)",
             f"{seeds.validation_accuracy:.4f}",
             f"{ours.outcome.validation_accuracy:.4f}",
             "",
@@ -109,6 +110,9 @@ def report(seeds: Outcome, ours: Ours, seed_size: int, sizes: str) -> None:
             "at least the notebook's" + missed(better),
         ),
     ]
+    images = sum(ours.manifest["counts"]["test"].values())
+    for name, found in (("notebook", seeds), ("pipeline", ours.outcome)):
+        print(f"{name}: test accuracy {accuracy_text(found.test_accuracy, images)}")
     for name, *columns, goal in rows:
         print(f"{name:23}" + "".join(f"{column:>13}" for column in columns) + f"    {goal}".rstrip())
 

@@ -18,6 +18,10 @@ from typing import Any
 import yaml
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY / "steps"))
+
+from classifier.model.accuracy import accuracy_text  # noqa: E402
+
 PLACED = re.compile(r"best_validation_accuracy=([0-9.]+)")
 
 
@@ -62,8 +66,8 @@ class Runs:
         self._shipped = yaml.safe_load((REPOSITORY / "pipeline.yaml").read_text(encoding="utf-8"))
         self._settings = {"evaluation.accuracy_threshold": 0.0, **settings}
 
-    def run(self, data: Path, *parameters: str, **settings: Any) -> Run:
-        """One execution; `tuning__seed=1` is a setting of this run alone."""
+    def run(self, data: Path, *parameters: str, may_fail: bool = False, **settings: Any) -> Run:
+        """One execution; `tuning__seed=1` is a setting of this run alone. Ends the program if it fails and must not."""
         config = copy.deepcopy(self._shipped)
         for path, value in {**self._settings, **{k.replace("__", "."): v for k, v in settings.items()}}.items():
             section, _, key = path.partition(".")
@@ -76,7 +80,7 @@ class Runs:
         began, began_processor = time.perf_counter(), children_seconds()
         done = self._command(*words, "--json")
         seconds, processor_seconds = time.perf_counter() - began, children_seconds() - began_processor
-        if done.returncode:
+        if done.returncode and not (may_fail and done.stdout):
             sys.exit(f"{shlex.join(map(str, done.args))} ended with status {done.returncode}:\n{done.stderr}")
         return Run(json.loads(done.stdout), seconds, processor_seconds)
 
@@ -96,6 +100,10 @@ class Runs:
         """Every image's source, label and split."""
         lines = self._manifest_file.with_name("images.jsonl").read_text(encoding="utf-8").splitlines()
         return [json.loads(line) for line in lines]
+
+    def worth(self, split: str, accuracy: float) -> str:
+        """An accuracy on one of the splits, with its images and its interval."""
+        return accuracy_text(accuracy, sum(self.manifest["counts"][split].values()))
 
     def examples(self, data: Path, split: str) -> list[tuple[Path, int]]:
         """The original files of a split, with their labels."""

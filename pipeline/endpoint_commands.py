@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import control
-from pipeline.errors import PipelineError
-from pipeline.explanation import FOLDER, explain, refuse_many
+from pipeline.errors import PipelineError, UsageError
+from pipeline.explanation import FOLDER, MOST_IMAGES, explain
 from pipeline.image_files import named_images
 from pipeline.image_results import Counting, Tally, bar, check_out, rows_to
 from pipeline.invocation import Arguments, chosen_target, loaded
@@ -39,8 +39,8 @@ def invoke(arguments: Arguments) -> int:
     target = chosen_target(arguments, config, reads_only=True)
     images = named_images(arguments.images)
     predictor = ImagePredictor(arguments.endpoint or config.deploy.endpoint_name, target)
-    if arguments.explain:
-        refuse_many(len(images))
+    if arguments.explain and len(images) > MOST_IMAGES:
+        raise UsageError(f"--explain takes fifty requests an image: name at most {MOST_IMAGES}, not {len(images)}.")
     tally, counting = Tally(), Counting(sys.stderr, len(images))
     told = []
     with rows_to(out) as write:

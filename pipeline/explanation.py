@@ -25,16 +25,6 @@ MAX_PIXELS = 100_000_000
 LONGEST_NAME = 100
 
 
-def refuse_many(count: int) -> None:
-    """Raise where so many images would take too many requests.
-
-    Raises:
-        UsageError: they would.
-    """
-    if count > MOST_IMAGES:
-        raise UsageError(f"--explain takes fifty requests an image: name at most {MOST_IMAGES} images, not {count}.")
-
-
 def explain(predictor: ImagePredictor, image: Path, answer: Mapping[str, Any], folder: Path) -> Path:
     """Write the image's centre, which the network sees, beside what the answer depends on in it; return the file.
 

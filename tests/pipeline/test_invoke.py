@@ -146,7 +146,7 @@ def test_what_cannot_be_explained_is_a_sentence(cli):
     for number in range(21):
         Path(f"most/{number}.png").touch()
     said = cli("most", "--explain")
-    assert said == (2, "", "--explain takes fifty requests an image: name at most 20 images, not 21.\n")
+    assert said == (2, "", "--explain takes fifty requests an image: name at most 20, not 21.\n")
 
 
 @pytest.mark.parametrize(

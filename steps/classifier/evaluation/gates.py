@@ -1,8 +1,4 @@
-"""What CheckAccuracy demands besides the accuracy of all images, and the words of AccuracyTooLow's message.
-
-The condition compares the numbers in evaluation.json; what it compares them with is known here, too, so that report and
-message can say which demand failed.
-"""
+"""What CheckAccuracy demands of classes and groups, and the words of AccuracyTooLow's message about it."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,30 +19,18 @@ class Gate:
     words: str  # with both numbers, as a part of a sentence
 
 
-def gates(
-    worst: Mapping[str, Any], gap: Gap | None, min_class_recall: float | None, max_group_gap: float | None
-) -> Iterator[Gate]:
+def gates(worst: Mapping[str, Any], gap: Gap | None, min_recall: float | None, max_gap: float | None) -> Iterator[Gate]:
     """Yield what is demanded: of `worst_class` of evaluation.json, and of the largest gap between groups."""
-    if min_class_recall is not None:
-        yield class_gate(worst, min_class_recall)
-    if max_group_gap is not None:
-        yield group_gate(gap, max_group_gap)
-
-
-def class_gate(worst: Mapping[str, Any], least: float) -> Gate:
-    recall, images = worst["recall"]["value"], worst["recall"]["images"]
-    few = ", which are few" if images < FEW else ""
-    verdict = f"{'reaches' if recall >= least else 'is below'} condition.min_class_recall = {least:g}"
-    words = f"the lowest recall of a class, {worst['class']!r} with {accuracy_text(recall, images)}{few}, {verdict}"
-    return Gate("min_class_recall", recall >= least, words)
-
-
-def group_gate(gap: Gap | None, most: float) -> Gate:
-    if gap is None:
-        words = f"no attribute has two groups of at least {LEAST_IMAGES} test images, so there is no gap to compare"
-        return Gate("max_group_gap", True, f"{words} with condition.max_group_gap = {most:g}")
-    found = f"{gap.difference:.4f} between {gap.attribute} {gap.lowest!r} and {gap.highest!r} (p = {gap.p_value:.2g})"
-    if not gap.value:
-        return Gate("max_group_gap", True, f"no gap between groups is beyond chance, the largest being {found}")
-    verdict = f"{'within' if gap.value <= most else 'above'} condition.max_group_gap = {most:g}"
-    return Gate("max_group_gap", gap.value <= most, f"the largest gap beyond chance, {found}, is {verdict}")
+    if min_recall is not None:
+        recall, images = worst["recall"]["value"], worst["recall"]["images"]
+        words = f"the lowest recall of a class, {worst['class']!r} with {accuracy_text(recall, images)}"
+        words += f"{', which are few' if images < FEW else ''}, {'reaches' if recall >= min_recall else 'is below'}"
+        yield Gate("min_class_recall", recall >= min_recall, f"{words} condition.min_class_recall = {min_recall:g}")
+    if max_gap is not None:
+        is_met = gap is None or gap.value <= max_gap
+        words = f"no attribute has two groups of at least {LEAST_IMAGES} test images to compare"
+        if gap:
+            found = f"{gap.difference:.4f} between {gap.attribute} {gap.lowest!r} and {gap.highest!r}"
+            kind = f"{'beyond' if gap.value else 'within'} chance (p = {gap.p_value:.2g})"
+            words = f"the largest gap between groups, {found}, {kind}, is {'accepted' if is_met else 'too large'}"
+        yield Gate("max_group_gap", is_met, f"{words}; condition.max_group_gap = {max_gap:g}")

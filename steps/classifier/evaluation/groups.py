@@ -1,15 +1,16 @@
 """Slices: the accuracy of each group of images that an attribute makes, and whether groups differ by more than chance.
 
 The largest of many differences is large by chance alone: ten groups of thirty images at 90 % differ by 17 points on
-average where nothing is different. So a difference counts as found where shuffling who has which answer would rarely
-make one as unlikely, of any two groups of any attribute, and groups of few test images are shown but not compared.
+average where nothing is different. So a difference counts as found only if the test of two proportions (with Yates's
+correction) finds it, at 5 % for all pairs together (Bonferroni); groups of few images are shown but not compared.
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import combinations
+from math import sqrt
 from pathlib import Path
-from typing import Any
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +21,8 @@ from classifier.job.failures import StepError
 from classifier.model.accuracy import figure
 
 LEAST_IMAGES = 30  # of a group that is compared: the interval of an accuracy of 0.9 is 22 points wide then
-SHUFFLES, SEED = 4000, 0
+MOST_GROUPS = 20  # of an attribute, the largest; the others are one group
 SIGNIFICANT = 0.05  # p-value, of all groups and attributes together
-MOST_GROUPS = 100  # of an attribute, the largest; the others are one group
 NOT_GIVEN, OTHERS = "(not given)", "(others)"
 Groups = dict[str, dict[str, dict[str, float]]]  # attribute -> group -> accuracy with interval, the worst first
 
@@ -45,8 +45,9 @@ class Gap:
 
 def read_attributes(manifest_dir: Path, images: PreparedImages) -> pd.DataFrame:
     """Return a column of texts for each attribute, a row for each test image; no column where none was given."""
-    with (manifest_dir / "images.jsonl").open(encoding="utf-8") as lines:
-        listed = [image for image in map(json.loads, lines) if image["split"] == "test"]
+    path = manifest_dir / "images.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    listed = [image for image in map(json.loads, lines) if image["split"] == "test"]
     if not any(image.get("attributes") for image in listed):
         return pd.DataFrame(index=range(len(images)))
     if [image["name"] for image in listed] != [images.name(row) for row in range(len(images))]:
@@ -68,51 +69,17 @@ def accuracy_by_group(attributes: pd.DataFrame, right: npt.NDArray[np.bool_]) ->
 
 def largest_gap(groups: Groups) -> Gap | None:
     """Return it, or None if no attribute has two groups that can be compared."""
-    pairs, chance = list[tuple[float, Gap]](), np.zeros(SHUFFLES)
-    for number, (attribute, members) in enumerate(groups.items()):
-        names = [name for name, found in members.items() if found["images"] >= LEAST_IMAGES]
-        shares = np.array([members[name]["value"] for name in names])
-        deviations = pair_deviations(members, names)
-        np.maximum(chance, shuffled_deviations(members, names, deviations, number), out=chance)
-        for low in range(len(names)):
-            for high in range(low + 1, len(names)):  # sorted by accuracy
-                between = float(shares[high] - shares[low])
-                unlikely = between / deviations[low, high] if between else 0.0
-                pairs.append((unlikely, Gap(between, attribute, names[low], names[high], 1.0)))
-    judged = [
-        Gap(gap.difference, gap.attribute, gap.lowest, gap.highest, float((chance >= unlikely - 1e-9).mean()))
-        for unlikely, gap in pairs
+    pairs = [
+        (attribute, *pair)
+        for attribute, members in groups.items()
+        for pair in combinations([name for name in members if members[name]["images"] >= LEAST_IMAGES], 2)
     ]
-    return max(judged, key=lambda gap: (gap.value, gap.difference), default=None)
-
-
-def pair_deviations(members: Mapping[str, Any], names: list[str]) -> npt.NDArray[np.float64]:
-    """Return the standard deviation, (G, G), that chance gives the difference of two groups' accuracies."""
-    total, right = totals(members)
-    inverse = 1 / np.array([members[name]["images"] for name in names])
-    share = right / total
-    return np.sqrt(share * (1 - share) * (inverse[:, None] + inverse))
-
-
-def shuffled_deviations(
-    members: Mapping[str, Any], names: list[str], deviations: npt.NDArray[np.float64], number: int
-) -> npt.NDArray[np.float64]:
-    """Return the largest difference in standard deviations, (SHUFFLES,), of groups that differ by chance alone."""
-    total, right = totals(members)
-    largest = np.zeros(SHUFFLES)
-    if len(names) < 2 or right in (0, total):
-        return largest
-    sizes = np.array([found["images"] for found in members.values()])
-    generator = np.random.default_rng((SEED, number))
-    drawn = generator.multivariate_hypergeometric(sizes, right, SHUFFLES, method="marginals") / sizes
-    drawn = drawn[:, [name in names for name in members]]
-    for low in range(len(names) - 1):
-        between = np.abs(drawn[:, low + 1 :] - drawn[:, [low]]) / deviations[low, low + 1 :]
-        np.maximum(largest, between.max(axis=1), out=largest)
-    return largest
-
-
-def totals(members: Mapping[str, Any]) -> tuple[int, int]:
-    """Return how many images there are, and how many are answered rightly."""
-    counts = [(found["images"], round(found["value"] * found["images"])) for found in members.values()]
-    return sum(images for images, _ in counts), sum(right for _, right in counts)
+    gaps = []
+    for attribute, lowest, highest in pairs:
+        ends = [groups[attribute][name] for name in (lowest, highest)]
+        difference, inverse = ends[1]["value"] - ends[0]["value"], sum(1 / end["images"] for end in ends)
+        share = sum(end["value"] * end["images"] for end in ends) / sum(end["images"] for end in ends)
+        deviation = sqrt(share * (1 - share) * inverse)
+        p_value = 2 * NormalDist().cdf(min(0.0, (inverse / 2 - difference) / deviation)) if deviation > 1e-9 else 1.0
+        gaps.append(Gap(difference, attribute, lowest, highest, min(1.0, p_value * len(pairs))))
+    return max(gaps, key=lambda gap: (gap.value, gap.difference), default=None)

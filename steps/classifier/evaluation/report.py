@@ -20,7 +20,6 @@ from classifier.training.calibration import Reliability
 
 SHOWN_MISTAKES = 24  # at most this many pictures
 SHOWN_CHANGES = 12  # of those that got better, and of those that got worse
-SHOWN_GROUPS = 30  # of an attribute, the worst first
 SHOWN_PAIRS = 10
 SHOWN_SKIPPED = 50
 SHORT_NAME = 3  # characters; such column heads need not be turned
@@ -111,7 +110,6 @@ def report(
         comparison=comparison,
         changed=changed or {},
         groups=groups or {},
-        shown_groups=SHOWN_GROUPS,
         least_images=LEAST_IMAGES,
         gap=gap,
         gates=gates,

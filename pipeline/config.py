@@ -211,6 +211,13 @@ def instances_without_fine_tuning(instance_count: int, finetune: str) -> str | N
     return f"must be 1 with model.finetune none, which trains in one process, but got {instance_count}."
 
 
+def gap_without_groups(max_group_gap: float | None, attributes: str | None) -> str | None:
+    """It would be met by every model."""
+    if max_group_gap is None or attributes:
+        return None
+    return "must be null without data.attributes, which says which images make a group."
+
+
 @dataclass(frozen=True)
 class Config:
     """All of pipeline.yaml, an environment laid over it if one was chosen."""
@@ -221,6 +228,7 @@ class Config:
         Rule(("tuning.ranges", "model.finetune"), searched_without_fine_tuning),
         Rule(("training.instance_count", "model.finetune"), instances_without_fine_tuning),
         Rule(("drift.retrain", "deploy.data_capture_percent"), retrains_on_nothing),
+        Rule(("condition.max_group_gap", "data.attributes"), gap_without_groups),
         GATES,
     )
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)

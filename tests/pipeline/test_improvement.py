@@ -83,7 +83,9 @@ def test_refusal_names_every_number(steps):
 
 
 def test_demands_on_interval_classes_and_groups_join_the_condition_and_the_message(compiled):
-    steps = steps_of(compiled("condition: {lower_bound: true, min_class_recall: 0.7, max_group_gap: 0.1}"))
+    steps = steps_of(
+        compiled("data: {attributes: a.csv}\ncondition: {lower_bound: true, min_class_recall: 0.7, max_group_gap: 0.1}")
+    )
     conditions = steps["CheckAccuracy"]["Arguments"]["Conditions"]
     assert [(found["Type"], found["LeftValue"]["Std:JsonGet"]["Path"]) for found in conditions] == [
         ("GreaterThanOrEqualTo", "multiclass_classification_metrics.accuracy.lower_bound"),

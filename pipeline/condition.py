@@ -25,7 +25,10 @@ from pipeline.training import rule_metric
 
 ACCURACY_PATH = "multiclass_classification_metrics.accuracy.value"
 LOWER_BOUND_PATH = "multiclass_classification_metrics.accuracy.lower_bound"
-CLASS_RECALL_PATH, GROUP_GAP_PATH = "worst_class.recall.value", "group_gap.value"
+DEMANDS = {  # of classes and groups: the setting of condition, how it is compared, and with what
+    "min_class_recall": (ConditionGreaterThanOrEqualTo, "worst_class.recall.value"),
+    "max_group_gap": (ConditionLessThanOrEqualTo, "group_gap.value"),
+}
 WORDS_PATH = "words"  # of the interval, and of the demands of condition: what was found, and whether it is met
 IMPROVEMENT_PATH = "improvement.value"
 CHAMPION_PATH = "improvement.champion"  # which model, with its accuracy; or that there is none
@@ -75,21 +78,14 @@ def improvement_conditions(context: Context, evaluate: ProcessingStep) -> list[C
 
 
 def shares_demanded(context: Context) -> list[str]:
-    """Which of the two settings of condition that speak of classes and groups are set."""
-    condition = context.config.condition
-    return [name for name in ("min_class_recall", "max_group_gap") if getattr(condition, name) is not None]
+    """Which of DEMANDS are set."""
+    return [name for name in DEMANDS if getattr(context.config.condition, name) is not None]
 
 
 def share_conditions(context: Context, evaluate: ProcessingStep) -> list[Condition]:
     """Of the worst class, and of the groups that an attribute makes."""
-    condition, found = context.config.condition, list[Condition]()
-    if condition.min_class_recall is not None:
-        recall = reported(evaluate, CLASS_RECALL_PATH)
-        found.append(ConditionGreaterThanOrEqualTo(left=recall, right=condition.min_class_recall))
-    if condition.max_group_gap is not None:
-        gap = reported(evaluate, GROUP_GAP_PATH)
-        found.append(ConditionLessThanOrEqualTo(left=gap, right=condition.max_group_gap))
-    return found
+    asked = [(*DEMANDS[name], getattr(context.config.condition, name)) for name in shares_demanded(context)]
+    return [condition(left=reported(evaluate, path), right=share) for condition, path, share in asked]
 
 
 def rule_conditions(context: Context, train: TrainingStep) -> list[Condition]:

@@ -260,11 +260,11 @@ def facts(document: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def accuracy_words(metrics: Mapping[str, float], parameters: Mapping[str, Any]) -> str:
     """The accuracy, of how many images, its interval and what was asked for."""
-    low, high, images = (metrics.get(f"test_accuracy_{name}") for name in ("lower_bound", "upper_bound", "images"))
-    of = "" if images is None else f"{images:,} image{'' if images == 1 else 's'}, 95 %: {low:.3f} to {high:.3f}"
-    asked = "" if "AccuracyThreshold" not in parameters else f"threshold {parameters['AccuracyThreshold']}"
-    said = "; ".join(filter(None, (of, asked)))
-    return f"{metrics['test_accuracy']:.4f}" + (f" ({said})" if said else "")
+    said = [f"threshold {parameters['AccuracyThreshold']}"] if "AccuracyThreshold" in parameters else []
+    if "test_accuracy_images" in metrics:
+        low, high, images = (metrics[f"test_accuracy_{name}"] for name in ("lower_bound", "upper_bound", "images"))
+        said.insert(0, f"{images:,} image{'' if images == 1 else 's'}, 95 %: {low:.3f} to {high:.3f}")
+    return f"{metrics['test_accuracy']:.4f}" + (f" ({'; '.join(said)})" if said else "")
 
 
 def rules_text(rules: Mapping[str, str]) -> str:

@@ -11,6 +11,7 @@ import json
 import sys
 import tarfile
 import tempfile
+import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -41,7 +42,7 @@ from classifier.model.predictor import Predictor
 EXAMPLE = "example.png"
 BATCH_IMAGES = 32
 DECODING_THREADS = 4
-EXPLAINED_MISTAKES = 8  # each takes fifty runs of the network
+EXPLAINED_MISTAKES, EXPLAINED_SECONDS = 8, 4.0  # at most; each takes fifty runs of the network
 INCOMPARABLE = (KeyError, TypeError, ValueError, AttributeError, RuntimeError)  # torch's are RuntimeErrors
 
 
@@ -185,9 +186,12 @@ def pixels(predictor: Predictor, images: PreparedImages, row: int) -> npt.NDArra
 
 
 def explained(mistakes: list[Mistake], predictor: Predictor) -> list[Mistake]:
-    """Add to the worst mistakes what the wrong answers depend on."""
-    pixels = [predictor.crop(mistake.picture) for mistake in mistakes[:EXPLAINED_MISTAKES]]
-    maps = [overlay(Image.fromarray(crop), occlusion_heat(crop, predictor.probabilities)) for crop in pixels]
+    """Add to the worst mistakes what the wrong answers depend on, to as many as there is time for."""
+    until, maps = time.monotonic() + EXPLAINED_SECONDS, list[Image.Image]()
+    for mistake in mistakes[:EXPLAINED_MISTAKES]:
+        if time.monotonic() < until:
+            crop = predictor.crop(mistake.picture)
+            maps.append(overlay(Image.fromarray(crop), occlusion_heat(crop, predictor.probabilities)))
     return [replace(mistake, heat=heat) for mistake, heat in zip_longest(mistakes, maps)]
 
 

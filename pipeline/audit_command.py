@@ -6,6 +6,7 @@ lie, of an execution on AWS in copies.
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -52,19 +53,15 @@ def audit(arguments: Arguments) -> int:
     print(f"{document['images']:,} images: {document['wrong']:,} labels look wrong")
     print(f"Page         {shown(page)}{'  (opened)' if opened else ''}")
     print(f"Corrections  {shown(corrections)}")
+    kept = Path(arguments.config).resolve().with_name(CSV_NAME)  # `teardown` removes what is below the home
     print("\nNext")
-    print(f"  look at the page, and edit the column label of {CSV_NAME}: the right class, or - to leave an image out")
-    print(f"  in the section data of {shown(Path(arguments.config).resolve())}:")
-    print(f"      corrections: {from_config(corrections, arguments)}")
-    print(f"  {command(arguments, 'run')}")
+    print(f"  {shlex.join(['cp', shown(corrections), shown(kept)])}")
+    print("      and correct its column label: the right class, or - to leave an image out")
+    print(
+        f"  corrections: {CSV_NAME}\n      in the section data of {shown(kept.with_name(Path(arguments.config).name))}"
+    )
+    print(f"  {command(arguments, 'run')}\n      with the corrected labels")
     return 0
-
-
-def from_config(file: Path, arguments: Arguments) -> str:
-    """A path as pipeline.yaml names it, from its own folder, quoted where YAML needs it."""
-    top = Path(arguments.config).resolve().parent
-    path = str(file.relative_to(top) if file.is_relative_to(top) else file)
-    return path if all(character.isalnum() or character in "/._-" for character in path) else json.dumps(path)
 
 
 @contextmanager
@@ -107,7 +104,7 @@ def write_report(prepared_dir: Path, folder: Path) -> None:
         ServiceError: it failed, with the last line of what it said.
     """
     words = [sys.executable, "-P", str(SCRIPT), f"--prepared-dir={prepared_dir}", f"--report-dir={folder}"]
-    environment = os.environ | {"PYTHONPATH": str(STEPS)}
+    environment = {"OMP_NUM_THREADS": "1"} | os.environ | {"PYTHONPATH": str(STEPS)}  # more would mostly wait in turns
     done = subprocess.run(words, env=environment, capture_output=True, encoding="utf-8", errors="replace", check=False)
     if done.returncode:
         said = done.stderr.strip().rpartition("\n")[2] or f"exit code {done.returncode}"

@@ -44,18 +44,15 @@ def main() -> None:
     gallery = Gallery(prepared, listing, classes)  # says if the files do not belong together
     features = np.concatenate([split.embeddings[:, 0] for split in splits])
     groups_of_all = np.concatenate(groups) if len(groups) == len(SPLITS) else np.arange(len(labels))
+    corrections = folder / "corrections.csv"
+    if corrections.is_file() and is_edited(corrections, given(listing, manifest)):
+        raise StepError(f"{corrections} has been edited: move it to where it is to stay, or choose another --out.")
     suspicion = suspect(features, labels, groups_of_all, classes)
     folder.mkdir(parents=True, exist_ok=True)
-    corrections = folder / "corrections.csv"
-    table = csv_text(rows(suspicion, listing, manifest))
-    if corrections.is_file() and corrections.read_bytes() != table:
-        raise StepError(
-            f"{corrections} is there and differs, as an edited one does: move it, or choose another folder by --out."
-        )
     near_duplicates = manifest.get("near_duplicates")
     page = report(gallery, suspicion, strangeness(features, labels), near_duplicates)
     (folder / "audit.html").write_text(page, encoding="utf-8")
-    corrections.write_bytes(table)
+    corrections.write_bytes(csv_text(rows(suspicion, listing, manifest)))
     document = {
         "images": len(labels),
         "classes": len(classes),
@@ -66,6 +63,22 @@ def main() -> None:
     }
     write_json(folder / "audit.json", document)
     say(f"{len(labels)} images, {document['wrong']} labels look wrong")
+
+
+def given(listing: list[dict[str, Any]], manifest: dict[str, Any]) -> dict[str, str]:
+    """Return each image's label by its path, as the file has it before it is edited."""
+    left_out = [entry["path"] for entry in manifest.get("corrections", {}).get("left_out", [])]
+    labels = {entry["source"]: manifest["classes"][entry["label"]] for entry in listing}
+    return labels | dict.fromkeys(left_out, LEFT_OUT)
+
+
+def is_edited(file: Path, labels: dict[str, str]) -> bool:
+    """Return whether a file says anything else of an image; scores may differ with the machine."""
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            return any(labels.get(row["path"]) != row["label"] for row in csv.DictReader(stream))
+    except (UnicodeDecodeError, csv.Error, KeyError):
+        return True
 
 
 def rows(suspicion: Suspicion, listing: list[dict[str, Any]], manifest: dict[str, Any]) -> Iterator[tuple[str, ...]]:

@@ -155,7 +155,7 @@ def definition(trials: int) -> dict[str, Any]:
         "AlgorithmSpecification": {
             "TrainingInputMode": "File",
             "TrainingImage": "123456789012.dkr.ecr.us-east-1.amazonaws.com/python:3.11",
-            "MetricDefinitions": [{"Name": "accuracy", "Regex": "best_validation_accuracy=([0-9.]+)"}],
+            "MetricDefinitions": [{"Name": "accuracy", "Regex": "selection_accuracy=([0-9.]+)"}],
         },
         "InputDataConfig": channels,
         "OutputDataConfig": {"S3OutputPath": f"s3://{BUCKET}/models"},

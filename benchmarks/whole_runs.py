@@ -22,7 +22,7 @@ sys.path.insert(0, str(REPOSITORY / "steps"))
 
 from classifier.model.accuracy import accuracy_text  # noqa: E402
 
-PLACED = re.compile(r"best_validation_accuracy=([0-9.]+)")
+PLACED = re.compile(r"\bvalidation_accuracy=([0-9.]+)")
 
 
 @dataclass(frozen=True)

@@ -138,8 +138,9 @@ class ModelConfig:
 
     backbone: str = setting(DEFAULT_BACKBONE, text(r"[\w.-]+", "the name of a timm network"))
     weights: str = setting("package", text(f"{S3_URI}|{NO_URI}", "package, timm, a file, or s3://bucket/key"))
-    hidden_units: int = setting(512, WHOLE_HYPERPARAMETERS["hidden_units"])
-    dropout: float = setting(0.2, hyperparameter("dropout"))
+    folds: int = setting(5, whole_number(at_least=1, at_most=10))
+    hidden_units: int = setting(256, WHOLE_HYPERPARAMETERS["hidden_units"])
+    dropout: float = setting(0.3, hyperparameter("dropout"))
     label_smoothing: float = setting(0.05, hyperparameter("label_smoothing"))
     weight_decay: float = setting(0.0001, hyperparameter("weight_decay"))
     class_balance: float = setting(0.0, hyperparameter("class_balance"))

@@ -36,7 +36,8 @@ METRICS = {
     "train:accuracy": "train_accuracy",
     "validation:loss": "validation_loss",
     "validation:accuracy": "validation_accuracy",
-    "validation:best_accuracy": "best_validation_accuracy",
+    "selection:accuracy": "selection_accuracy",
+    "selection:log_loss": "selection_log_loss",
 }
 
 
@@ -152,6 +153,7 @@ def fixed_hyperparameters(context: Context) -> dict[str, object]:
     epochs, and so does the training."""
     model, resource = context.config.model, context.config.tuning.resource
     fixed = {
+        "folds": model.folds,
         "hidden_units": model.hidden_units,
         "dropout": model.dropout,
         "label_smoothing": model.label_smoothing,

@@ -64,9 +64,9 @@ SPOT = Rule(("max_wait_seconds", "max_runtime_seconds", "use_spot"), shorter_wai
 def default_ranges() -> dict[str, Range]:
     """What is searched when the file does not say."""
     return {
-        "lr": ContinuousRange(min=0.0005, max=0.004, scaling="Logarithmic"),
-        "batch_size": CategoricalRange(values=(32, 64, 128)),
-        "epochs": IntegerRange(min=12, max=24, scaling="Linear"),
+        "lr": ContinuousRange(min=0.001, max=0.004, scaling="Logarithmic"),
+        "batch_size": CategoricalRange(values=(64, 128)),
+        "epochs": IntegerRange(min=24, max=48, scaling="Linear"),
     }
 
 
@@ -83,8 +83,8 @@ class TuningConfig:
         SPOT,
     )
     strategy: str = setting("Bayesian", choice("Bayesian", "Random", "Grid", "Hyperband"))
-    objective_metric: str = setting("validation:best_accuracy", text(".+", "the name of a metric", longest=255))
-    objective_type: str = setting("Maximize", choice("Maximize", "Minimize"))
+    objective_metric: str = setting("selection:log_loss", text(".+", "the name of a metric", longest=255))
+    objective_type: str = setting("Minimize", choice("Maximize", "Minimize"))
     max_jobs: int = setting(6, whole_number(at_least=1))
     max_parallel_jobs: int = setting(2, whole_number(at_least=1, at_most=100))
     early_stopping: str = setting("Auto", choice("Auto", "Off"))

@@ -56,7 +56,7 @@ def tune_step(context: Context, prepare: ProcessingStep) -> TuningStep:
         model_trainer=model_trainer,
         name="TuneHyperparameters",
         display_name="Tune hyperparameters",
-        description="Searches for the hyperparameters with the best validation accuracy.",
+        description="Searches for the best hyperparameters, by cross-validation.",
         step_args=tuner.tune(inputs=[*channels(context, prepare, trial_bundle()), *images]),
         cache_config=context.cache(),
         retry_policies=context.job_retries(),

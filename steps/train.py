@@ -103,7 +103,8 @@ class FinalTraining:
     def write_model(self, kept: Kept, calibration: Calibration) -> None:
         """Everything but the rules' verdicts."""
         model_dir, manifest, data = self.arguments.model_dir, self.data.manifest, self.data
-        scores = softmax(kept.validation.logits.numpy(), calibration.temperature)
+        unseen = kept.validation.selection
+        scores = softmax(unseen.logits.numpy(), calibration.temperature)
         model_dir.mkdir(parents=True, exist_ok=True)
         backbone, head = self.backbone, self.stage.head.copy()
         if self.images:  # the training's own may have learned what is not kept
@@ -130,8 +131,8 @@ class FinalTraining:
             "backbone": manifest["backbone"]["name"],
             "hyperparameters": self.hyperparameters.to_dict(),
             "validation": asdict(kept.figures),
-            "calibration": asdict(calibration),  # on the validation split
-            "abstaining": measure(scores, kept.validation.labels.numpy()),
+            "calibration": asdict(calibration),  # on images that who answered had not seen
+            "abstaining": measure(scores, unseen.labels.numpy()),
         }
         write_json(model_dir / "model.json", description)
         copy_code(model_dir / "code")
@@ -141,7 +142,7 @@ def watch_and_export(training: FinalTraining, settings: DebugSettings) -> None:
     """The first process's part: it trains as all others do, watches, and writes the model."""
     arguments, stage, data = training.arguments, training.stage, training.data
     name, node = os.environ.get("TRAINING_JOB_NAME", "training"), os.environ.get("SM_CURRENT_HOST", "algo-1")
-    watched = WatchedJob(name, node, arguments.output_data_dir, data, training.hyperparameters)
+    watched = WatchedJob(name, node, arguments.output_data_dir, data, training.hyperparameters, stage.steps)
     monitor = Monitor(watched, settings, head=stage.head, criterion=stage.criterion) if settings.enabled else None
     with monitor or nullcontext():
         result = training.train(monitor or Watcher())
@@ -150,13 +151,15 @@ def watch_and_export(training: FinalTraining, settings: DebugSettings) -> None:
         if monitor:
             monitor.training_ended(result)
         kept = result.kept
-        calibration = calibrate(kept.validation.logits.numpy(), kept.validation.labels.numpy())
+        selection = kept.validation.selection
+        calibration = calibrate(selection.logits.numpy(), selection.labels.numpy())
         training.write_model(kept, calibration)
         if monitor:
             write_json(arguments.model_dir / "rules.json", monitor.judge())
     say(
-        f"Scores are calibrated with temperature {calibration.temperature:.4f}: expected calibration error on "
-        f"validation {calibration.expected_calibration_error:.4f}, {calibration.uncalibrated_error:.4f} without it"
+        f"Scores are calibrated with temperature {calibration.temperature:.4f} on {len(selection.labels)} images, each "
+        f"answered by who had not seen it: expected calibration error {calibration.expected_calibration_error:.4f}, "
+        f"{calibration.uncalibrated_error:.4f} without it"
     )
     say(
         f"Kept epoch {kept.figures.epoch}, selected on validation accuracy "

@@ -17,7 +17,7 @@ import torch
 
 from classifier.data.training_data import Split, TrainingData, load
 from classifier.job.failures import StepError
-from classifier.model.head import ClassifierHead, compressed
+from classifier.model.head import ClassifierHead
 from classifier.training.head_training import HeadTraining
 from classifier.training.hyperparameters import Hyperparameters
 from classifier.training.job import Checkpoint
@@ -29,7 +29,7 @@ from tests.steps.prepared_data import STEPS, Prepared, run_step
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # smdebug's protobuf code is of 2020
 
-SOUND = Hyperparameters(epochs=20, batch_size=16, hidden_units=8, lr=0.001)
+SOUND = Hyperparameters(epochs=20, batch_size=16, hidden_units=8, lr=0.01)
 Entries = dict[str, dict[str, Any]]
 
 
@@ -50,7 +50,7 @@ class Watched:
 
     def run(self, monitor_class: type[Monitor] = Monitor) -> "Watched":
         stage = self.stage
-        job = WatchedJob("job", "algo-1", self.folder, stage.data, stage.hyperparameters)
+        job = WatchedJob("job", "algo-1", self.folder, stage.data, stage.hyperparameters, stage.steps)
         with monitor_class(job, self.settings, head=stage.head, criterion=stage.criterion) as self.monitor:
             self.result = train(stage, watcher=self.monitor)
             self.monitor.training_ended(self.result)
@@ -103,7 +103,7 @@ def test_a_training_that_was_lost_after_its_last_epoch_ends_well_with_nothing_le
     checkpoint = Checkpoint(tmp_path / "training.pt", "a")
     done = train(HeadTraining(data, SOUND), checkpoint=checkpoint)
     stage = HeadTraining(data, SOUND)
-    job = WatchedJob("job", "algo-1", tmp_path, data, SOUND)
+    job = WatchedJob("job", "algo-1", tmp_path, data, SOUND, stage.steps)
     with Monitor(job, DebugSettings(rules={}), head=stage.head, criterion=stage.criterion) as monitor:
         result = train(stage, watcher=monitor, checkpoint=checkpoint)
         monitor.training_ended(result)
@@ -154,9 +154,8 @@ def labels_without_meaning(watched: Watched) -> None:
 class SigmoidHead(ClassifierHead):
     """A head whose activation is a sigmoid, and whose inputs to it are far outside its range."""
 
-    def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
-        features = (compressed(embeddings) - self.feature_mean) / self.feature_std
-        return self.classifier(self.hidden_sigmoid(1000 * (self.hidden(features) + 1)))
+    def member_logits(self, components: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.hidden_sigmoid(1000 * (self.hidden(components) + 1)))
 
 
 def sigmoid_saturated(watched: Watched) -> None:
@@ -172,8 +171,10 @@ def one_class_in_twenty(watched: Watched) -> None:
 
 def images_never_normalised(watched: Watched) -> None:
     data = watched.stage.data
-    means = np.full((len(data.train), 3), 127.0, dtype=np.float32)
-    watched.stage.data = replace(data, train=replace(data.train, input_means=means))
+    splits = (
+        replace(one, input_means=np.full((len(one), 3), 127.0, np.float32)) for one in (data.train, data.validation)
+    )
+    watched.stage = HeadTraining(TrainingData(data.manifest, *splits), SOUND)
 
 
 SCENARIOS: dict[str, tuple[Callable[[Watched], None], Entries]] = {

@@ -174,7 +174,7 @@ def test_a_damaged_tensor_file_is_reported_and_makes_its_tensors_unavailable(cop
         saved.tensor(name).value(0, mode=Mode.TRAIN)
     assert saved.unreadable[0].startswith("events/000000000000/000000000000_worker_0.tfevents cannot be read: ")
     assert why in saved.unreadable[0]
-    assert saved.tensor("ClassifierHead_hidden.weight").value(1, mode=Mode.TRAIN).shape == (6, 12)
+    assert saved.tensor("ClassifierHead_hidden.weight").value(1, mode=Mode.TRAIN).shape == (1, 6, 12)
 
 
 def test_a_tensor_that_was_not_saved_is_unavailable(tensors_dir: Path) -> None:

@@ -60,6 +60,7 @@ class Split:
     embeddings: StoredArray  # (N, views, D) float16, on disk; view 0 is the plain centre crop
     labels: npt.NDArray[np.int64]  # (N,) index into classes
     input_means: npt.NDArray[np.float32] | None = None  # (N, 3): each plain view's, as the network sees it, normalised
+    groups: npt.NDArray[np.int64] | None = None  # (N,): equal for images of one group, which are never told apart
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -108,4 +109,7 @@ def open_split(directory: Path, name: str, manifest: dict[str, Any]) -> Split:
             f"The {name} split has embeddings of shape {embeddings.shape} and {len(labels)} labels, but manifest.json "
             f"lists {listed} images with {dim} features: they belong to different data. {REMEDY}."
         )
-    return Split(embeddings, labels, np.concatenate(means) if means else None)
+    groups = directory / f"{name}_groups.npy"  # of earlier versions there is none
+    return Split(
+        embeddings, labels, np.concatenate(means) if means else None, np.load(groups) if groups.exists() else None
+    )

@@ -33,7 +33,7 @@ from classifier.training.head_training import EVALUATION_ROWS, HeadTraining
 from classifier.training.hyperparameters import Hyperparameters
 from classifier.training.job import ALONE, Processes
 from classifier.training.loop import Mode, TrainingBatch, Watcher
-from classifier.training.optimizer import AdamW, decay_matrices
+from classifier.training.optimizer import AdamW, decay_weights
 from classifier.training.results import Validation
 
 FEW_IMAGES = 10_000  # of fewer, batch statistics are noise: those of the weights' own training set are kept
@@ -89,7 +89,7 @@ class FineTuning:
         self.sampler = DistributedSampler[int](self.views, processes.count, processes.rank, seed=asked.seed)
         self.share = math.ceil(asked.finetune_batch_size / processes.count)
         self.epochs, self.steps = asked.finetune_epochs, math.ceil(len(self.sampler) / self.share)
-        groups = decay_matrices(head, asked.weight_decay) + learning_groups(backbone.network, asked)
+        groups = decay_weights(head, asked.weight_decay) + learning_groups(backbone.network, asked)
         self.optimizer = AdamW(groups, lr=asked.finetune_lr, total_steps=self.epochs * self.steps)
         if not asked.compile:
             patch(backbone)
@@ -98,7 +98,7 @@ class FineTuning:
         averaged = self.average.module
         self.modules = {"body": self.body, "average": averaged}
         self.deployed = {"head": averaged.head, "backbone": averaged.backbone}
-        self.classes = head.classifier.out_features
+        self.classes = head.class_count
         # One share for all of a batch: a share for each pair would be a tensor, which a GPU is waited for to copy.
         self.mixup = Mixup(
             asked.mixup_alpha, asked.cutmix_alpha, mode="batch", label_smoothing=0.0, num_classes=self.classes

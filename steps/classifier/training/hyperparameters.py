@@ -10,6 +10,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from classifier.job.failures import StepError
 
 Count = Annotated[int, Field(ge=1)]
+Folds = Annotated[int, Field(ge=1, le=10)]
 Whole = Annotated[int, Field(ge=0, lt=2**32)]
 AboveZero = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 AtLeastZero = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -23,9 +24,10 @@ class Hyperparameters:
 
     lr: AboveZero = 0.001  # peak learning rate of AdamW
     batch_size: Count = 64
-    epochs: Count = 20
-    hidden_units: Whole = 256  # 0 is a linear head
-    dropout: ShareBelowOne = 0.2  # of the embeddings, and of the hidden layer
+    epochs: Count = 24
+    folds: Folds = 5  # of cross-validation, each with a member of the head; 1: one member, which leaves none out
+    hidden_units: Whole = 256  # of a member; 0 is a linear head
+    dropout: ShareBelowOne = 0.3  # of the components, and of the hidden layer
     label_smoothing: ShareBelowOne = 0.05
     weight_decay: AtLeastZero = 0.01
     class_balance: Share = 0.0  # 0: every image counts alike in the loss; 1: every class does
@@ -84,6 +86,10 @@ def parse(arguments: argparse.Namespace) -> Hyperparameters:
     raise StepError(" ".join(told))
 
 
+SMALLEST_BATCH, STEPS_PER_EPOCH = (
+    8,
+    12,
+)  # of the head: at least so many images, and steps where there are enough of them
 TRAINING_SHARE = 5 / 6  # of the deployed side: what training sees through random crops is larger (Touvron et al. 2019)
 SIDE_MULTIPLE = 32  # strides of the usual networks
 # Photos need no other edges and colours than the weights know: the layers that see those, a quarter of the work, stay.
@@ -93,7 +99,10 @@ TINY = {"finetune_epochs": 8, "crop_area_min": 0.75, "randaugment_magnitude": 0,
 
 
 def settled(asked: Hyperparameters, manifest: Mapping[str, Any]) -> Hyperparameters:
-    """Choose what was left open of fine-tuning (`auto` in pipeline.yaml) by the images that the manifest describes."""
+    """Choose what was left open (`auto` in pipeline.yaml) by the images that the manifest describes; of few images a
+    step takes fewer, or there would be too few steps."""
+    images = sum(manifest["counts"]["train"].values())
+    asked = replace(asked, batch_size=min(asked.batch_size, max(SMALLEST_BATCH, images // STEPS_PER_EPOCH)))
     if not asked.fine_tunes:
         return asked
     deployed_side = int(manifest["preprocess"]["image_size"])

@@ -1,4 +1,4 @@
-"""The training loop: epochs of a stage, a validation after each, the best epoch kept.
+"""The training loop: epochs of a stage, a validation after each, the last one kept.
 
 A training is one stage or two: the head on embeddings (head_training.py), then the network on images (fine_tuning.py).
 """
@@ -66,7 +66,7 @@ class Stage(Protocol):
     optimizer: AdamW
     processes: Processes
     modules: dict[str, nn.Module]  # what coming steps depend on, besides the optimizer and torch's random numbers
-    deployed: dict[str, nn.Module]  # what is kept of the best epoch: head, and backbone if it learns
+    deployed: dict[str, nn.Module]  # averages of the weights, which are validated and kept: head, backbone if it learns
 
     # An epoch's batches from a step on, drawn from (seed, epoch) alone.
     def batches(self, epoch: int, first_step: int) -> Generator[TrainingBatch, None, None]: ...
@@ -84,14 +84,14 @@ def train(
     earlier: TrainingResult | None = None,
     patience: int = 0,
 ) -> TrainingResult:
-    """Train, print one line per epoch, and keep the best epoch.
+    """Train, print one line per epoch, and keep what has been learned in the end.
 
     Args:
         watcher: When it asks to stop, training ends with the current step; an unfinished epoch counts only where there
             is no other.
         checkpoint: Where progress is kept, and from which an interrupted training goes on.
-        earlier: The stage before; its epochs are counted, and its best one is kept if it is better.
-        patience: Training ends after so many epochs of this stage without a better one; 0 never ends it.
+        earlier: The stage before; its epochs are counted, and what it learned is kept if it is better.
+        patience: Training ends after so many epochs of this stage without a lower selection loss; 0 never ends it.
     """
     training = Training(stage, watcher or Watcher(), checkpoint, earlier, patience)
     training.resume()
@@ -114,7 +114,7 @@ class Training:
     earlier: TrainingResult | None
     patience: int
     epochs: list[EpochResult] = field(default_factory=list)  # of this stage
-    best: Kept | None = None  # of this stage
+    last: Kept | None = None  # of this stage
     stopped: str | None = None
     # Of the epoch that is under way: steps so far, rate of the first one, and sums of loss, right answers and images.
     step: int = 0
@@ -129,17 +129,17 @@ class Training:
     @property
     def kept(self) -> Kept:
         """Of this stage and the one before."""
-        if self.earlier and not (self.best and self.best.better_than(self.earlier.kept)):
+        if self.earlier and not (self.last and self.last.better_than(self.earlier.kept)):
             return self.earlier.kept
-        assert self.best is not None
-        return self.best
+        assert self.last is not None
+        return self.last
 
     @property
     def ended_early(self) -> str | None:
         """Why the epochs that are left are not worth their time, if they are not."""
-        if not self.patience or not self.best or len(self.epochs) == self.stage.epochs or self.step or self.stopped:
+        if not self.patience or not self.epochs or len(self.epochs) == self.stage.epochs or self.step or self.stopped:
             return None
-        best = self.best.figures.epoch
+        best = min(self.epochs, key=lambda epoch: epoch.selection_log_loss).epoch
         waited = self.number - 1 - best
         if waited < self.patience:
             return None
@@ -149,7 +149,7 @@ class Training:
         )
 
     def one_epoch(self) -> None:
-        """Train, validate, keep the best, print the line from which metrics are read."""
+        """Train, validate, print the line from which metrics are read."""
         self.set_mode("TRAIN")
         if not self.step:
             self.epoch_lr = self.stage.optimizer.next_lr
@@ -161,7 +161,7 @@ class Training:
                 self.save()
         if self.stopped:
             self.save(at_once=True)
-            if self.best or self.earlier:
+            if self.last or self.earlier:
                 return
         self.set_mode("EVAL")
         self.conclude(self.stage.validate(self.watcher))
@@ -199,24 +199,24 @@ class Training:
             self.stopped = watcher.stop_requested or "Another process of the training was asked to stop."
 
     def conclude(self, validation: Validation) -> None:
-        """The epoch's figures; its network if it is this stage's best so far."""
+        """The epoch's figures and its network."""
         if not math.isfinite(validation.loss):
             raise self.diverged("validation", validation.loss)
         loss, right, images = self.stage.processes.sum(self.sums.tolist())
-        figures = (loss / images, right / images, validation.loss, validation.accuracy)
-        result = EpochResult(self.number, *figures, self.epoch_lr)
+        figures = (loss / images, right / images, validation.loss, validation.accuracy, self.epoch_lr)
+        selection = validation.selection
+        result = EpochResult(self.number, *figures, selection.accuracy, selection.calibrated_log_loss)
         self.epochs.append(result)
         self.step, self.sums = 0, torch.zeros_like(self.sums)
-        if self.best is None or result.rank > self.best.figures.rank:
-            parts = {
-                part: {name: tensor.cpu().clone() for name, tensor in module.state_dict().items()}
-                for part, module in self.stage.deployed.items()
-            }
-            self.best = Kept(result, parts, validation)
+        parts = {
+            part: {name: tensor.cpu().clone() for name, tensor in module.state_dict().items()}
+            for part, module in self.stage.deployed.items()
+        }
+        self.last = Kept(result, parts, validation)
         line = (
             f"epoch={result.epoch} train_loss={result.train_loss:.4f} train_accuracy={result.train_accuracy:.4f} "
             f"validation_loss={result.validation_loss:.4f} validation_accuracy={result.validation_accuracy:.4f} "
-            f"best_validation_accuracy={self.kept.figures.validation_accuracy:.4f}"
+            f"selection_accuracy={result.selection_accuracy:.4f} selection_log_loss={result.selection_log_loss:.4f}"
         )
         if self.stopped:  # nothing that a metric would be read from
             line = f"Epoch {result.epoch} was cut short; validation accuracy {result.validation_accuracy:.4f}"
@@ -235,7 +235,7 @@ class Training:
         if self.checkpoint and (at_once or time.monotonic() >= self.checkpoint.due_at):
             with self.watcher.phase("Checkpoint"):
                 modules = {name: module.state_dict() for name, module in self.stage.modules.items()}
-                progress = {name: getattr(self, name) for name in ("epochs", "best", "step", "epoch_lr", "sums")}
+                progress = {name: getattr(self, name) for name in ("epochs", "last", "step", "epoch_lr", "sums")}
                 optimizer, random = self.stage.optimizer.state(), torch.get_rng_state()
                 self.checkpoint.save(
                     {"modules": modules, "optimizer": optimizer, "random": random, "progress": progress}

@@ -57,12 +57,12 @@ class AdamW:
         self.moments = {one: tuple(moment.to(one.device) for moment in moments) for one, moments in pairs}
 
 
-def decay_matrices(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return a module's parameters as groups: matrices are decayed, biases are not."""
-    parameters = list(module.parameters())
+def decay_weights(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Return a module's parameters as groups: weights are decayed, biases are not."""
+    named = list(module.named_parameters())
     return [
-        {"params": [parameter for parameter in parameters if parameter.ndim > 1], "weight_decay": weight_decay},
-        {"params": [parameter for parameter in parameters if parameter.ndim <= 1], "weight_decay": 0.0},
+        {"params": [parameter for name, parameter in named if not name.endswith("bias")], "weight_decay": weight_decay},
+        {"params": [parameter for name, parameter in named if name.endswith("bias")], "weight_decay": 0.0},
     ]
 
 

@@ -1,4 +1,4 @@
-"""What a training yields: each epoch's figures, the best epoch, and warnings."""
+"""What a training yields: each epoch's figures, the network that is kept, and warnings."""
 
 import math
 from dataclasses import dataclass
@@ -24,11 +24,8 @@ class EpochResult:
     validation_loss: float
     validation_accuracy: float
     lr: float  # of the epoch's first step
-
-    @property
-    def rank(self) -> tuple[float, float]:
-        """The higher, the better: by accuracy on validation, and where that ties by loss."""
-        return self.validation_accuracy, -self.validation_loss
+    selection_accuracy: float  # by cross-validation where there are folds, or else on validation
+    selection_log_loss: float  # of calibrated scores, on the same images: what trials are compared by
 
 
 @dataclass(frozen=True)
@@ -38,6 +35,12 @@ class Validation:
     loss: float
     logits: Tensor  # (N, C) float32
     labels: Tensor  # (N,) int64
+    held_out: "Validation | None" = None  # the same of the training images, each answered by who has not seen it
+
+    @property
+    def selection(self) -> "Validation":
+        """What hyperparameters are chosen by."""
+        return self.held_out or self
 
     @property
     def right(self) -> Tensor:
@@ -58,7 +61,7 @@ class Validation:
 
 @dataclass(frozen=True)
 class Kept:
-    """The best epoch, and what it learned and answered."""
+    """What a stage has learned in the end, and what that answers; not its best epoch, which luck would choose."""
 
     figures: EpochResult
     parts: dict[str, dict[str, Tensor]]  # state dicts of what learned: head, backbone
@@ -79,7 +82,7 @@ torch.serialization.add_safe_globals([EpochResult, Validation, Kept])  # what ch
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """Every epoch, the kept one, and why training ended before its last epoch if it did."""
+    """Every epoch, what is kept, and why training ended before its last epoch if it did."""
 
     kept: Kept
     epochs: list[EpochResult]

@@ -223,7 +223,7 @@ def save_intervals(
         rows: Of one batch, in each mode.
     """
     parameters = sum(parameter.numel() for parameter in head.parameters())
-    activations = 2 * (head.hidden.out_features if head.hidden else 0)  # per row: before and after the ReLU
+    activations = 2 * head.members * head.hidden_units  # per row: before and after the ReLU
     values = {"TRAIN": 2 * parameters, "EVAL": parameters}  # gradients exist in training only
     losses: dict[Mode, int] = {"TRAIN": asked, "EVAL": steps["EVAL"] // epochs}
     tensors = dict(losses)

@@ -53,12 +53,13 @@ class WatchedJob:
     output_dir: Path
     data: TrainingData
     hyperparameters: Hyperparameters
+    head_steps: int  # of an epoch of the head's training
 
     @property
     def steps_per_epoch(self) -> dict[Mode, int]:
         """Batches of one epoch."""
         return {
-            "TRAIN": math.ceil(len(self.data.train) / self.hyperparameters.batch_size),
+            "TRAIN": self.head_steps,
             "EVAL": math.ceil(len(self.data.validation) / EVALUATION_ROWS),
         }
 

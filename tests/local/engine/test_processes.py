@@ -66,6 +66,7 @@ def test_kill_9_of_command_or_runner_ends_everything_and_one_retry_goes_on(home:
     process.kill() if killed == "command" else signal_runner(home, signal.SIGKILL)
     out, _ = process.communicate(timeout=10)
     all_gone(home)
+    assert home.ended(arn) == "Failed"  # a process that is on its way out holds its lock a moment longer
     if killed == "runner":
         assert (process.returncode, f"Waits failed: {LOST}" in out, "retry --home" in out) == (1, True, True)
     step = home.steps(arn)["Waits"]

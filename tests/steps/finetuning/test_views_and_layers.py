@@ -96,7 +96,7 @@ CHOSEN = ("finetune_image_size", "finetune_epochs", "crop_area_min", "randaugmen
 def test_what_is_left_open_depends_on_the_images_and_what_is_asked_for_stays(
     side: int, tiny: bool, chosen: list[float]
 ) -> None:
-    manifest = {"preprocess": {"image_size": side}, "tiny_images": tiny}
+    manifest = {"preprocess": {"image_size": side}, "tiny_images": tiny, "counts": {"train": {"cat": 900}}}
     found = settled(Hyperparameters(finetune="all"), manifest)
     assert [getattr(found, name) for name in CHOSEN] == chosen
     asked = replace(STRONG, finetune="last_block", finetune_epochs=3, randaugment_magnitude=0, frozen_stride=2)

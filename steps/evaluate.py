@@ -28,6 +28,7 @@ from classifier.data.images import ImageError
 from classifier.data.prepared_images import PreparedImages
 from classifier.data.training_data import read_manifest
 from classifier.drift.statistics import baseline, pixel_figures
+from classifier.evaluation.abstaining import abstaining
 from classifier.evaluation.comparison import Comparison, difference
 from classifier.evaluation.gates import gates
 from classifier.evaluation.groups import accuracy_by_group, largest_gap, read_attributes
@@ -73,6 +74,8 @@ def main() -> None:
     gap = largest_gap(groups)
     demands = list(gates(worst, gap, arguments.min_class_recall, arguments.max_group_gap))
     accuracy = model.metrics["accuracy"]["value"]
+    measured, wanted = model.description.get("abstaining"), arguments.min_precision
+    confident = abstaining(measured, wanted, model.probabilities, images.labels) if wanted else None
     document = {
         "multiclass_classification_metrics": model.metrics,
         "worst_class": worst,
@@ -84,6 +87,7 @@ def main() -> None:
         "hyperparameters": model.description["hyperparameters"],
         "rules": model.rules,
         **({"calibration": calibration.document()} if calibration else {}),
+        **({"abstaining": confident.document()} if confident else {}),
         **(comparison.document() if comparison else {}),
     }
     document["customer_metadata_properties"] = version_metadata(document)
@@ -94,6 +98,7 @@ def main() -> None:
         model.description,
         manifest,
         calibration=calibration,
+        confident=confident,
         comparison=comparison,
         changed=changes(images, model.probabilities, comparison, manifest["classes"]),
         groups=groups,
@@ -108,6 +113,8 @@ def main() -> None:
     (arguments.output_dir / EXAMPLE).write_bytes(images.read(0))
     figures = " ".join(f"test_{name}={model.metrics[name]['value']:.4f}" for name in ("loss", "macro_f1"))
     say(f"test_accuracy={accuracy_text(accuracy, len(images))} {figures} test_images={len(images)}")
+    if confident:
+        say(confident.words)
     for gate in demands:
         say(f"{'met' if gate.is_met else 'missed'}: {gate.words}")
     if comparison:
@@ -231,6 +238,7 @@ def parse_arguments() -> argparse.Namespace:
     share = partial(parser.add_argument, type=float, metavar="SHARE")
     share("--improvement-margin", default=0.0, help="to exceed its accuracy by")
     share("--min-class-recall", help="that every class is to reach")
+    share("--min-precision", help="that confident answers are to have")
     share("--max-group-gap", help="by which groups of an attribute may differ")
     arguments, _ = parser.parse_known_args()
     return arguments

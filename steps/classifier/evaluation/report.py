@@ -8,6 +8,7 @@ import numpy as np
 
 from classifier.data.images import Picture, decode
 from classifier.data.prepared_images import PreparedImages
+from classifier.evaluation.abstaining import Abstaining
 from classifier.evaluation.comparison import Comparison
 from classifier.evaluation.gates import Gate
 from classifier.evaluation.groups import LEAST_IMAGES, Gap, Groups
@@ -88,6 +89,7 @@ def report(
     manifest: Mapping[str, Any],
     *,
     calibration: Effect | None = None,
+    confident: Abstaining | None = None,
     comparison: Comparison | None = None,
     changed: Mapping[str, Sequence[Mistake]] | None = None,
     groups: Groups | None = None,
@@ -121,6 +123,7 @@ def report(
         mistakes=mistakes,
         classes=sorted(per_class.items(), key=lambda item: (item[1]["f1"], item[0])),
         calibration=calibration,
+        confident=confident,
         diagram=diagram,
         model=model,
         manifest=manifest,

@@ -30,7 +30,7 @@ def arguments(archive_dir: Path, prepared: Prepared, output: Path) -> list[str]:
 def evaluated(archive_dir: Path, prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The outputs of evaluate.py, run as a processing job runs it."""
     output = tmp_path_factory.mktemp("evaluation") / "out"
-    process = run_step("evaluate.py", *arguments(archive_dir, prepared, output), env={})
+    process = run_step("evaluate.py", *arguments(archive_dir, prepared, output), "--min-precision", "0.5", env={})
     assert (process.returncode, process.stderr) == (0, "")
     assert process.stdout.startswith("test_accuracy=")
     return output
@@ -86,12 +86,13 @@ def test_evaluation_holds_the_figures_of_the_model_s_answers(
     answers = Predictor(trained.model_dir).predict(prepared.test_files)
     expected = classification_metrics(np.load(prepared.embeddings / "test_labels.npy"), answers, CLASSES)
 
-    names = "calibration customer_metadata_properties dataset_sha256 group_gap groups hyperparameters "
+    names = "abstaining calibration customer_metadata_properties dataset_sha256 group_gap groups hyperparameters "
     names += "multiclass_classification_metrics rules test_images words worst_class"
     assert sorted(document) == names.split()
     assert (document["dataset_sha256"], document["test_images"]) == ("0" * 64, 18)
     assert (document["hyperparameters"], document["rules"]) == (trained.description["hyperparameters"], {})
     assert document["customer_metadata_properties"] == version_metadata(document)
+    assert document["abstaining"]["test"]["coverage"]["images"] == 18
     calibration = document["calibration"]
     assert calibration["temperature"] == trained.description["calibration"]["temperature"]
     assert sum(part["images"] for part in calibration["reliability"]) == 18

@@ -66,7 +66,8 @@ def fit(features: Any, labels: Any, seed: int, cuts: int) -> dict[Any, float]:
     for _ in range(cuts):
         validation, test = np.split(generator.permutation(len(unseen)), [int(VALIDATION_SHARE * count)])
         results.append(cut(logits[validation], truth[validation], logits[test], truth[test]))
-    return {key: float(np.nanmean([result[key] for result in results])) for key in results[0]}
+    known = {key: [result[key] for result in results if not np.isnan(result[key])] for key in results[0]}
+    return {key: float(np.mean(values)) if values else np.nan for key, values in known.items()}
 
 
 def cut(logits: Any, labels: Any, test_logits: Any, test_labels: Any) -> dict[Any, float]:

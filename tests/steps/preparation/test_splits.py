@@ -46,10 +46,12 @@ def test_what_was_used_before_keeps_its_split_and_a_run_adds_only_what_is_new(
 def test_a_folder_called_test_wins_over_the_history_and_that_is_said(tmp_path: Path, prepare_data: Prepare) -> None:
     before = splits(prepare_data(write_classes(tmp_path / "data" / "train", 10)))
     write_classes(tmp_path / "data" / "test", 4, first=6)  # the last four of each class again
-    given = prepare_data(tmp_path / "data", output="given", split_history=tmp_path / "output" / "split_history")
+    options = {"split_history": tmp_path / "output" / "split_history", "group_pattern": "(bmp)"}
+    given = prepare_data(tmp_path / "data", output="given", **options)
     tested = [sha256 for sha256, split in splits(given).items() if split == "test"]
     seen = given.manifest["split_history"]["tested_though_trained_on"]
     assert (len(tested), seen["count"]) == (12, sum(before[sha256] != "test" for sha256 in tested))
+    assert given.manifest["straddling_groups"] == 1 and "WARNING: 1 groups of images lie in more" in given.stdout
     assert seen["count"] > 0 and seen["paths"][0].startswith(f"test/{CLASSES[0]}/")
 
 

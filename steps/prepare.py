@@ -149,7 +149,7 @@ def split_images(
     lossless = images["format"].isin(LOSSLESS_FORMATS) | (images["split"] == "test")
     images["name"] = images["sha256"].str[:16] + np.where(lossless, ".png", ".jpg")  # of the prepared image
 
-    straddling = int((images.groupby("group")["split"].nunique() > 1).sum())  # of splits that are folders
+    straddling = int((images.groupby("group")["split"].nunique() > 1).sum())
     if straddling:
         say(f"WARNING: {straddling} groups of images lie in more than one of the given split folders (docs/splits.md)")
     counts = pd.crosstab(images["split"], images["label"]).set_axis(classes, axis=1).to_dict("index")

@@ -64,11 +64,14 @@ def assign_splits(
     shares["train"] = 1 - sum(shares.values())
     totals = pool["label"].value_counts()
     targets = {(split, label): n for label, total in totals.items() for split, n in exact_shares(total, shares).items()}
+    uses = known_splits(images, pool, splits)
+    # Known members of a group that are in different splits stay there: they are dealt apart.
+    pool = pool.assign(unit=pd.factorize(pool["group"].astype(str) + " " + uses.fillna("new"))[0])
     sizes: dict[int, dict[int, int]] = {}
-    for (group, label), size in pool.groupby(["group", "label"]).size().items():
-        sizes.setdefault(group, {})[label] = size
-    known = known_splits(images, pool, splits)
-    firsts = pool[~pool["group"].isin(list(known))].groupby("group")["sha256"].min()
+    for (unit, label), size in pool.groupby(["unit", "label"]).size().items():
+        sizes.setdefault(unit, {})[label] = size
+    known = dict(zip(pool["unit"][uses.notna()], uses[uses.notna()], strict=True))
+    firsts = pool[uses.isna()].groupby("unit")["sha256"].min()
     best = None
     for attempt in range(ATTEMPTS if len(sizes) < len(pool) else 1):
         order = firsts.map(lambda sha256, turn=f".{attempt}" if attempt else "": position(sha256, f"{seed}{turn}"))
@@ -85,22 +88,23 @@ def assign_splits(
             "versions; add images, choose other groups (data.group, data.near_duplicates), or set data.keep_splits to "
             "false, which deals all images anew."
         )
-    split = images["given"].astype(object).where(~is_to_be_split(images), images["group"].map(best.chosen))
+    split = images["given"].astype(object).where(~is_to_be_split(images), pool["unit"].map(best.chosen))
     images = images.assign(split=pd.Categorical(split, categories=SPLITS, ordered=True))
     return images.sort_values(["split", "label"], kind="stable", ignore_index=True)
 
 
-def known_splits(images: pd.DataFrame, pool: pd.DataFrame, splits: Sequence[str]) -> dict[int, str]:
-    """Return the split of each group that has one: that of the use which says most about its images.
+def known_splits(images: pd.DataFrame, pool: pd.DataFrame, splits: Sequence[str]) -> "pd.Series[Any]":
+    """Return the split of each image that has one (or None): its own, or else the one that its group was used for most.
 
-    Trained on says more than validated on, and that more than tested, as in the order of SPLITS. What lies in train and
+    Trained on is more than validated on, and that more than tested, as in the order of SPLITS. What lies in train and
     has members in the folder of a given split stays in train, so that it is not cut off into a third one.
     """
-    uses = pd.Series(pd.Categorical(pool["earlier"], categories=SPLITS).codes, pool.index)
-    strongest = uses[uses >= 0].groupby(pool["group"]).min()
-    known = {group: SPLITS[use] if SPLITS[use] in splits else "train" for group, use in strongest.items()}
-    beside = set(pool["group"]) & set(images.loc[~is_to_be_split(images), "group"])
-    return known | dict.fromkeys(beside, "train")
+    none = len(SPLITS)
+    own = pd.Series(pd.Categorical(pool["earlier"], categories=SPLITS).codes, pool.index).replace(-1, none)
+    uses = own.where(own < none, own.groupby(pool["group"]).transform("min"))
+    beside = pool["group"].isin(images.loc[~is_to_be_split(images), "group"])
+    found = uses.where(~beside | (own < none), 0).map(dict(enumerate(SPLITS)))
+    return found.where(found.isna() | found.isin(splits), "train")
 
 
 def exact_shares(total: int, shares: Mapping[str, float]) -> dict[str, int]:

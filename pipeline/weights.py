@@ -205,10 +205,12 @@ def _download(backbone: str, destination: Path) -> None:
 def _verify(repository: str) -> None:
     """Download the hub's file, which its cache names by the sha256 that the hub announced, and compare the two."""
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     try:
         file = Path(hf_hub_download(repository, "model.safetensors")).resolve()
+    except LocalEntryNotFoundError:  # no network
+        raise
     except EntryNotFoundError:  # timm knows other names
         return
     if len(file.name) == SHA256_DIGITS and file.name != _sha256(file):

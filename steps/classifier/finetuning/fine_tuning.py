@@ -79,6 +79,12 @@ class FineTuning:
         head = first_stage.head
         self.processes, self.images = processes, images
         self.device = torch.device("cuda", processes.local_rank) if torch.cuda.is_available() else torch.device("cpu")
+        side, deployed_side = asked.finetune_image_size, images.preprocess.image_size
+        if hasattr(backbone.network, "set_input_size") and side != deployed_side:
+            raise StepError(
+                f"finetuning.image_size_px must be {deployed_side}, as deployed, with a transformer "
+                f"that learns, which takes one size of images, but got {side}."
+            )
         few = len(images.train) < FEW_IMAGES
         self.freezes_statistics = asked.batchnorm == "frozen" or (asked.batchnorm == "auto" and few)
         mixed_precision = asked.precision == "bf16" or (asked.precision == "auto" and self.device.type == "cuda")

@@ -105,6 +105,13 @@ def assert_same(result: TrainingResult, expected: TrainingResult) -> None:
     assert torch.equal(result.kept.validation.logits, expected.kept.validation.logits)
 
 
+def test_crops_of_another_size_are_refused_for_a_transformer(tune: Trainer) -> None:
+    backbone = tune.backbone
+    vars(backbone.network)["set_input_size"] = None  # as timm's transformers have
+    with pytest.raises(StepError, match=r"^finetuning\.image_size_px must be \d+, as deployed, .* but got 16\.$"):
+        tune.stage(backbone=backbone, finetune_image_size=16)
+
+
 def test_fine_tuning_goes_on_counting_and_its_end_beats_a_head_that_has_learned_little(
     undisturbed: TrainingResult, first_stage: TrainingResult, tune: Trainer
 ) -> None:

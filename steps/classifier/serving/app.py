@@ -121,7 +121,7 @@ class Endpoint:
         if coverage is None:
             return None
         if self._measured is None:
-            raise Refusal(406, "This model keeps no validation scores, which sets of labels take: train it again.")
+            raise Refusal(406, "This model keeps no measured scores, which sets of labels take: train it again.")
         return set_threshold(self._measured, coverage)
 
     def log(self, method: str, path: str, status: int, name: str = "", **figures: float) -> None:
@@ -156,10 +156,10 @@ def confident_from(measured: Measured | None, min_precision: float) -> float | N
     if not min_precision:
         return None
     if measured is None:
-        say("This model keeps no validation scores, so no answer counts as confident: train it again.")
+        say("This model keeps no measured scores, so no answer counts as confident: train it again.")
     elif point := operating_point(measured, min_precision):
         share = point["images"] / measured["images"]
-        say(f"Confident from a score of {point['threshold']:.4f}: {share:.0%} of the validation images had that")
+        say(f"Confident from a score of {point['threshold']:.4f}: {share:.0%} of the images measured had that")
         return float(point["threshold"])
     else:
         say(why_not(measured, min_precision))

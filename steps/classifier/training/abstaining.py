@@ -1,8 +1,8 @@
 """When a model does not know: a score from which on answers are right often enough, and sets that hold the right label.
 
-The final training measures on the validation split what both take (`measure`, the member `abstaining` of model.json);
-the precision and the coverage that are wanted are looked up in it later, without another training. Nothing here loads
-NumPy or scipy but `measure`: the server's first process does without.
+The final training measures what both take (`measure`, the member `abstaining` of model.json) on images that whoever
+answered had not seen; the precision and the coverage that are wanted are looked up later, without another training.
+Nothing here loads NumPy or scipy but `measure`: the server's first process does without.
 """
 
 import math
@@ -41,7 +41,7 @@ def operating_point(measured: Measured, min_precision: float) -> dict[str, Any] 
     """Return the point of the lowest threshold above which, with 95 % certainty, so large a share of answers is right.
 
     The bounds are each point's own. As precision falls with the threshold, points that promise too much hardly ever
-    pass unless the first of them does: that happened in at most 5 % of validation splits (benchmarks/abstaining.py).
+    pass unless the first of them does: that happened in at most 5 % of splits (benchmarks/abstaining.py).
     None: no point passes.
     """
     passing = [point for point in measured["operating_points"] if point["precision_lower_bound"] >= min_precision]
@@ -53,15 +53,15 @@ def why_not(measured: Measured, min_precision: float) -> str:
     fewest, images = math.ceil(math.log(ERROR) / math.log(min_precision)), measured["images"]
     asked = f"A precision of {min_precision:g} (deploy.min_precision) cannot be promised"
     if images < fewest:
-        return f"{asked} from {images} validation images, which takes at least {fewest}: no answer counts as confident."
-    return f"{asked}: even of the highest scores on validation too few are right, so no answer counts as confident."
+        return f"{asked} from {images} images, which takes at least {fewest}: no answer counts as confident."
+    return f"{asked}: even of the highest scores too few are right, so no answer counts as confident."
 
 
 def set_threshold(measured: Measured, coverage: float) -> float:
     """Return the score from which on a label belongs to the set, so that it holds the right one with that probability.
 
     Split conformal prediction with the score of the label (Sadinle, Lei and Wasserman 2019): it holds on average over
-    images like those of the validation split, whatever the model. 0, and all labels, where these are too few.
+    images like those that were measured, whatever the model. 0, and all labels, where these are too few.
     """
     scores, images = measured["label_scores"], measured["images"]
     rank = math.floor((images + 1) * (1 - coverage) + 1e-9)

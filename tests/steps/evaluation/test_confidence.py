@@ -18,7 +18,7 @@ def test_coverage_and_precision_of_the_test_split_stand_beside_those_of_validati
     assert document["threshold"] == pytest.approx(0.99)
     assert document["test"]["coverage"] | {"value": 0.6, "images": 100} == document["test"]["coverage"]
     assert document["test"]["precision"] | {"value": 0.95, "images": 60} == document["test"]["precision"]
-    assert document["validation_selected_on"]["precision"] == 1.0
+    assert document["selected_on"]["precision"] == 1.0
     assert "60 of 100 test images, of which 95.0% are right (60 images, 95 %: 0.863 to 0.983)" in found.words
 
 

@@ -275,7 +275,7 @@ def test_labelled_answers_say_whether_the_model_is_confident_and_give_sets(train
     with serving(model, tmp_path / "c", workers=1, MIN_PRECISION="0.95") as server:
         assert server.invoke(GRASS, Accept=f"{JSON};verbose=1")[1]["confident"] is False
         assert server.invoke(GRASS, Accept=sets)[0] == 406
-        assert "This model keeps no validation scores, so no answer counts as confident" in server.output.read_text()
+        assert "This model keeps no measured scores, so no answer counts as confident" in server.output.read_text()
 
 
 def test_the_server_ends_after_its_idle_time_although_it_is_pinged(trained: Trained, tmp_path: Path) -> None:

@@ -38,8 +38,8 @@ def test_what_is_promised_holds_on_images_that_it_was_not_measured_on() -> None:
 
 @pytest.mark.parametrize(
     ("images", "classes", "precision", "words"),
-    [(58, 6, 0.95, "from 58 validation images, which takes at least 59"), (300, 6, 0.999, "at least 2995"),
-     (300, 2, 0.95, "even of the highest scores on validation too few are right"), (1, 2, 0.5, "at least 5")],
+    [(58, 6, 0.95, "from 58 images, which takes at least 59"), (300, 6, 0.999, "at least 2995"),
+     (300, 2, 0.95, "even of the highest scores too few are right"), (1, 2, 0.5, "at least 5")],
 )  # fmt: skip
 def test_what_cannot_be_promised_is_said(images: int, classes: int, precision: float, words: str) -> None:
     probabilities, labels = answers(np.random.default_rng(1), images, classes)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 FOLDER = "reports/explained"  # below the home
 MOST_IMAGES = 20  # at once: each takes fifty requests
-SIDE_PX = 384  # of what is sent: no smaller than most networks see
+SIDE_PX = 384  # of what is sent, at most, and drawn: no smaller than most networks see
 MAX_PIXELS = 100_000_000
 LONGEST_NAME = 100
 
@@ -50,9 +50,10 @@ def explain(predictor: ImagePredictor, image: Path, answer: Mapping[str, Any], f
         return np.array([[probability(found, answer["label"])] for found in answers], dtype=np.float32)
 
     heat = occlusion_heat(np.asarray(square), probabilities)
-    both = Image.new("RGB", (2 * square.width, square.height))
-    both.paste(square)
-    both.paste(overlay(square, heat), (square.width, 0))
+    drawn = square.resize((SIDE_PX, SIDE_PX), Image.Resampling.NEAREST)  # a tiny image with its pixels
+    both = Image.new("RGB", (2 * SIDE_PX, SIDE_PX))
+    both.paste(drawn)
+    both.paste(overlay(drawn, heat), (SIDE_PX, 0))
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / (re.sub(r"[^\w.-]+", "-", str(image)).strip("-")[-LONGEST_NAME:] + ".png")
     both.save(file)

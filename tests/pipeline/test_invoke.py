@@ -132,8 +132,8 @@ def test_what_an_answer_depends_on_is_drawn_beside_the_image(cli, home):
     assert said.out.startswith("photos/real.png: png (0.750)\n")
     assert said.out.endswith(f"  What it depends on: {place}\n")
     picture = np.asarray(Image.open(place).convert("RGB")).astype(int)
-    assert picture.shape == (40, 80, 3)
-    assert (picture[:, 40:].max(axis=2) == picture[:, 40:].min(axis=2)).all(), "no place matters to this server: grey"
+    assert picture.shape == (384, 768, 3)
+    assert (picture[:, 384:].max(axis=2) == picture[:, 384:].min(axis=2)).all(), "no place matters to this server: grey"
     [row] = json.loads(cli("photos/real.png", "--explain", "--json").out)
     assert row["explanation"] == str(place)
 

@@ -49,8 +49,7 @@ def main() -> None:
         raise StepError(f"{corrections} has been edited: move it to where it is to stay, or choose another --out.")
     suspicion = suspect(features, labels, groups_of_all, classes)
     folder.mkdir(parents=True, exist_ok=True)
-    near_duplicates = manifest.get("near_duplicates")
-    page = report(gallery, suspicion, strangeness(features, labels), near_duplicates)
+    page = report(gallery, suspicion, strangeness(features, labels), manifest)
     (folder / "audit.html").write_text(page, encoding="utf-8")
     corrections.write_bytes(csv_text(rows(suspicion, listing, manifest)))
     document = {
@@ -59,7 +58,7 @@ def main() -> None:
         "wrong": int(suspicion.wrong.sum()),
         "not_judged": int((~suspicion.judged).sum()),
         "overlaps": [{"classes": [one, other], "images": count} for one, other, count in suspicion.overlaps],
-        "near_duplicates": None if near_duplicates is None else len(near_duplicates),
+        "near_duplicates": manifest.get("near_duplicate_count"),
     }
     write_json(folder / "audit.json", document)
     say(f"{len(labels)} images, {document['wrong']} labels look wrong")

@@ -73,7 +73,7 @@ def test_wrong_labels_come_first_and_the_page_shows_what_was_found(lab: Lab, tmp
     assert done.stderr.startswith(f"Nothing was audited: {corrections} has been edited: move it ")
     done = run_cli(*words, "--json", "--out", "again", cwd=tmp_path)
     document = json.loads(done.stdout)
-    assert (document["images"], document["near_duplicates"], document["not_judged"]) == (60, 2, 0)
+    assert (document["images"], document["near_duplicates"], document["not_judged"]) == (60, 4, 0)
     assert Path(document["report"]) == tmp_path / "again/audit.html"
 
     for file in (outputs / "embeddings").glob("*_groups.npy"):

@@ -45,7 +45,7 @@ def write_prepared(root: Path) -> None:
         counts[split] = dict.fromkeys(CLASSES, count // len(CLASSES))
     pairs = [{"paths": ["train/0.png", "train/1.png"], "distance": 0.25}, {"paths": list(WRONG[:2]), "distance": 0.5}]
     manifest = {"classes": CLASSES, "counts": counts, "backbone": {"feature_dim": FEATURES}}
-    manifest |= {"near_duplicates": pairs}
+    manifest |= {"near_duplicates": pairs, "near_duplicates_of_two_classes": pairs[1:], "near_duplicate_count": 4}
     manifest |= {"corrections": {"applied": [{"path": "train/0.png", "from": "rust", "to": "sky"}],
                                  "left_out": [{"path": "gone.png", "label": "rust"}]}}  # fmt: skip
     (root / "manifest" / "manifest.json").write_text(json.dumps(manifest))

@@ -58,11 +58,11 @@ def report(
     gallery: Gallery,
     suspicion: Suspicion,
     strange: npt.NDArray[np.float64],  # (N,) distance to the nearest images, in medians
-    near_duplicates: Sequence[Mapping[str, Any]] | None,  # as in manifest.json; None if they were not looked for
+    manifest: Mapping[str, Any],
 ) -> str:
     """Return the page."""
     suspects = [row for row in suspicion.order.tolist() if suspicion.wrong[row]]
-    pairs = pairs_of(gallery, near_duplicates or [])
+    pairs = pairs_of(gallery, manifest)
     return render(
         "audit/report.html",
         title="Label audit",
@@ -78,17 +78,16 @@ def report(
         outliers=[(gallery.show(row), strange[row]) for row in np.argsort(-strange, kind="stable")[:SHOWN_OUTLIERS]],
         overlaps=suspicion.overlaps[:SHOWN_OVERLAPS],
         pairs=[(gallery.show(one), gallery.show(other), distance) for one, other, distance in pairs[:SHOWN_PAIRS]],
-        pair_count=len(pairs),
-        looked_for_pairs=near_duplicates is not None,
+        near_duplicate_count=manifest.get("near_duplicate_count"),  # None: PrepareData did not look for them
     )  # fmt: skip
 
 
-def pairs_of(gallery: Gallery, near_duplicates: Sequence[Mapping[str, Any]]) -> list[tuple[int, int, float]]:
-    """Return the rows of each pair and its distance; those with two labels come first, then the nearest."""
+def pairs_of(gallery: Gallery, manifest: Mapping[str, Any]) -> list[tuple[int, int, float]]:
+    """Return the rows of each listed pair and its distance; those with two labels come first, then the nearest."""
     rows = {entry["source"]: row for row, entry in enumerate(gallery.listing)}
-    labels, found = [entry["label"] for entry in gallery.listing], list[tuple[int, int, float]]()
-    for pair in near_duplicates:
-        one, other = (rows.get(path) for path in pair["paths"])
-        if one is not None and other is not None:
-            found.append((one, other, float(pair["distance"])))
-    return sorted(found, key=lambda pair: (labels[pair[0]] == labels[pair[1]], pair[2]))
+    labels, found = [entry["label"] for entry in gallery.listing], set[tuple[int, int, float]]()
+    for name in ("near_duplicates", "near_duplicates_of_two_classes"):
+        for pair in manifest.get(name, []):
+            one, other = (rows[path] for path in pair["paths"])
+            found.add((one, other, float(pair["distance"])))
+    return sorted(found, key=lambda pair: (labels[pair[0]] == labels[pair[1]], pair[2], pair))

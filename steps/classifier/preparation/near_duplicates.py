@@ -80,8 +80,8 @@ def embed_batch(root: Path, embedder: Embedder, batch: Batch) -> list[Embedded]:
 
 def find_pairs(features: Vectors, labels: npt.NDArray[Any]) -> tuple[npt.NDArray[np.int64], Vectors, Vectors]:
     """Return the near-duplicates among N images: pairs of rows (P, 2), their distances (P,), and thresholds (N,)."""
-    centred = features - features.mean(axis=0)
-    vectors = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-6)
+    vectors = features - features.mean(axis=0)
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
     thresholds = choose_thresholds(vectors, labels)
     pairs, distances = [np.empty((0, 2), np.int64)], [np.empty(0, np.float32)]
     for rows in blocks(np.arange(len(vectors)), len(vectors)):

@@ -64,7 +64,7 @@ UNKNOWN = "arn:aws:sagemaker:us-east-1:000000000000:pipeline/image-classificatio
             "The code of Lambda function 'fn' is not there: none.py.",
         ),
         ("run --add", 2, "--add extends a data set by the folder of --data; give that, too."),
-        ("run --add --data folder", 2, "--add finds no data set that was used before; run without it first."),
+        ("run --add --data .", 2, "--add finds no data set that was used before; run without it first."),
         ("run --definition plain.json --param Rounds", 2, "--param Rounds: expected NAME=VALUE."),
         ("run --definition plain.json --param Rounds=x", 2, "Parameter 'Rounds' must be a whole number, but is 'x'."),
         (

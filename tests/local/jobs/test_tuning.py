@@ -320,9 +320,9 @@ def test_upsert_names_the_newest_search_of_the_pipeline(lab: Lab) -> None:
     searched = sum(len(kind) for kind in tune["HyperParameterTuningJobConfig"]["ParameterRanges"].values())
     static |= {f"other_{number}": "1" for number in range(searched - 1)}
     step = lab.tuning("Tune", SCORE, RANGES, jobs=1, static=static)
-    objective = {"Type": "Maximize", "MetricName": "validation:best_accuracy"}
+    objective = tune["HyperParameterTuningJobConfig"]["HyperParameterTuningJobObjective"]
     step["Arguments"]["HyperParameterTuningJobConfig"]["HyperParameterTuningJobObjective"] = objective
-    metric = {"Name": "validation:best_accuracy", "Regex": "score=([0-9.]+)"}
+    metric = {"Name": objective["MetricName"], "Regex": "score=([0-9.]+)"}
     step["Arguments"]["TrainingJobDefinition"]["AlgorithmSpecification"]["MetricDefinitions"] = [metric]
     earlier.write_text(json.dumps({"Version": "2020-12-01", "Parameters": [], "Steps": [step]}))
     words = ["run", "--definition", earlier, "--home", lab.home, "--json", "--name", "image-classification"]

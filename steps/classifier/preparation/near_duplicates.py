@@ -25,10 +25,7 @@ from classifier.model.backbone import load_backbone
 from classifier.preparation.embedding import Batch, Embedded, Embedder, EmbeddingCache, Recipe, batches
 
 SIDE = 3 / 8  # of the image size: a seventh of the time, and distances tell as much
-STRANGERS = (
-    1 / 3,
-    0.5,
-)  # the threshold: this share of that quantile of distances to the nearest image of other classes
+STRANGERS = (1 / 3, 0.5)  # the threshold: this share of that quantile of distances to the nearest of other classes
 CLASSMATES = (0.2, 0.25)  # and in no class more than this share of that quantile of all distances within
 SAMPLE, CLASS_SAMPLE = 2000, 300  # images that the former, and of each class the latter is estimated from
 BLOCK_BYTES = 64 << 20  # of distances at a time

@@ -41,7 +41,7 @@ def operating_point(measured: Measured, min_precision: float) -> dict[str, Any] 
     """Return the point of the lowest threshold above which, with 95 % certainty, so large a share of answers is right.
 
     The bounds are each point's own. As precision falls with the threshold, points that promise too much hardly ever
-    pass unless the first of them does: that happened in at most 5 % of splits (benchmarks/abstaining.py).
+    pass unless the first of them does: that happened in about 5 % of splits (benchmarks/abstaining.py).
     None: no point passes.
     """
     passing = [point for point in measured["operating_points"] if point["precision_lower_bound"] >= min_precision]

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 FOLDER = "reports/explained"  # below the home
 MOST_IMAGES = 20  # at once: each takes fifty requests
 SIDE_PX = 384  # of what is sent, at most, and drawn: no smaller than most networks see
-MAX_PIXELS = 100_000_000
 LONGEST_NAME = 100
 
 
@@ -35,11 +34,12 @@ def explain(predictor: ImagePredictor, image: Path, answer: Mapping[str, Any], f
     with importable_steps():
         from classifier.data.images import ImageError, centre_crop, decode
         from classifier.evaluation.occlusion import occlusion_heat, overlay
+        from classifier.model.predictor import DEFAULT_MAX_PIXELS
     import numpy as np
     from PIL import Image
 
     try:
-        picture = decode(read_image(image), max_pixels=MAX_PIXELS)
+        picture = decode(read_image(image), max_pixels=DEFAULT_MAX_PIXELS)
     except ImageError as problem:
         raise UsageError(f"{image} cannot be explained: {problem}") from problem
     square = centre_crop(picture, min(picture.size), min(picture.size))

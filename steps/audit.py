@@ -18,7 +18,7 @@ import numpy as np
 from classifier.audit.report import Gallery, report
 from classifier.audit.suspicion import Suspicion, strangeness, suspect
 from classifier.data.dataset import SPLITS
-from classifier.data.training_data import open_split, read_manifest
+from classifier.data.training_data import join, open_split, read_manifest
 from classifier.job.failures import ArgumentParser, StepError, run, say
 from classifier.job.system import write_json
 
@@ -35,19 +35,17 @@ def main() -> None:
         manifest = read_manifest(prepared / "manifest")
         lines = (prepared / "manifest" / "images.jsonl").read_text(encoding="utf-8").splitlines()
         splits = [open_split(prepared / "embeddings", name, manifest) for name in SPLITS]
-        files = [prepared / "embeddings" / f"{name}_groups.npy" for name in SPLITS]
-        groups = [np.load(file) for file in files if file.is_file()]
     except (OSError, ValueError, KeyError, IndexError) as error:
         raise StepError(f"{prepared} does not hold what PrepareData writes: {error}. Run PrepareData again.") from error
     listing, classes = [json.loads(line) for line in lines], manifest["classes"]
     labels = np.concatenate([split.labels for split in splits])
     gallery = Gallery(prepared, listing, classes)  # says if the files do not belong together
     features = np.concatenate([split.embeddings[:, 0] for split in splits])
-    groups_of_all = np.concatenate(groups) if len(groups) == len(SPLITS) else np.arange(len(labels))
+    groups = join([split.groups for split in splits])
     corrections = folder / "corrections.csv"
     if corrections.is_file() and is_edited(corrections, given(listing, manifest)):
         raise StepError(f"{corrections} has been edited: move it to where it is to stay, or choose another --out.")
-    suspicion = suspect(features, labels, groups_of_all, classes)
+    suspicion = suspect(features, labels, np.arange(len(labels)) if groups is None else groups, classes)
     folder.mkdir(parents=True, exist_ok=True)
     page = report(gallery, suspicion, strangeness(features, labels), manifest)
     (folder / "audit.html").write_text(page, encoding="utf-8")

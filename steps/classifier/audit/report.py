@@ -13,10 +13,10 @@ from classifier.data.dataset import SPLITS
 from classifier.data.images import ImageError, Picture, decode
 from classifier.data.prepared_images import PreparedImages
 from classifier.job.failures import StepError
+from classifier.model.predictor import DEFAULT_MAX_PIXELS
 from classifier.reports.page import render
 
 SHOWN_SUSPECTS, SHOWN_OUTLIERS, SHOWN_PAIRS, SHOWN_OVERLAPS = 60, 24, 24, 12
-MAX_PIXELS = 100_000_000  # prepared images are far smaller
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Gallery:
         entry = self.listing[row]
         images, number = self.images[entry["split"]], row - self.starts[entry["split"]]
         try:
-            picture = decode(images.read(number), max_pixels=MAX_PIXELS)
+            picture = decode(images.read(number), max_pixels=DEFAULT_MAX_PIXELS)
         except ImageError as error:
             raise StepError(f"{images.place(number)}: {error} Run PrepareData again.") from error
         return Shown(picture, entry["source"], self.classes[entry["label"]], entry["split"])

@@ -83,6 +83,12 @@ class TrainingData:
         return int(self.train.embeddings.shape[2])
 
 
+def join(arrays: Sequence[npt.NDArray[Any] | None]) -> npt.NDArray[Any] | None:
+    """Return the splits' arrays one after another, if all are there."""
+    found = [array for array in arrays if array is not None]
+    return np.concatenate(found) if len(found) == len(arrays) else None
+
+
 def load(embeddings_dir: Path, manifest_dir: Path) -> TrainingData:
     """Open both channels. Raises a StepError if they are not of one run of PrepareData."""
     manifest = read_manifest(manifest_dir)

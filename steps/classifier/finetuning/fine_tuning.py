@@ -29,7 +29,7 @@ from classifier.job.failures import StepError
 from classifier.job.system import core_count
 from classifier.model.backbone import Backbone, frozen
 from classifier.model.head import ClassifierHead
-from classifier.training.head_training import EVALUATION_ROWS, HeadTraining
+from classifier.training.head_training import EVALUATION_ROWS, HeadTraining, weights_of
 from classifier.training.hyperparameters import Hyperparameters
 from classifier.training.job import ALONE, Processes
 from classifier.training.loop import Mode, TrainingBatch, Watcher
@@ -163,22 +163,20 @@ class FineTuning:
     def validate(self, watcher: Watcher) -> Validation:
         """The averaged network on the plain views; a step's are as many as the head's, which the debugger watches."""
         split, processes, head, averaged = self.images.validation, self.processes, self.body.head, self.average.module
-        own = {name: tensor.clone() for name, tensor in head.state_dict().items()}
-        head.load_state_dict(averaged.head.state_dict())
         rows = np.array_split(np.arange(len(split)), processes.count)[processes.rank]
         loader = load(plain_views(split, self.images.preprocess), rows.tolist(), PLAIN_ROWS, processes)
         batches = (pixels.to(self.device, memory_format=torch.channels_last) for pixels, _ in loader)
         features = map(averaged.features, batches)  # of a batch when its step begins
         loss_sum, answers = 0.0, [torch.empty(0, self.classes)]
         chunks = [rows[start : start + EVALUATION_ROWS] for start in range(0, len(rows), EVALUATION_ROWS)]
-        for chunk in watcher.batches(chunks, "EVAL"):
-            labels = torch.from_numpy(split.labels[chunk])
-            with watcher.phase("Forward"):
-                logits = head(torch.cat(list(islice(features, math.ceil(len(chunk) / PLAIN_ROWS)))))
-                watcher.see(labels, logits.cpu())
-                loss_sum += float(self.criterion(logits, labels.to(self.device))) * len(chunk)
-            answers.append(logits.cpu())
-        head.load_state_dict(own)
+        with weights_of(head, averaged.head):
+            for chunk in watcher.batches(chunks, "EVAL"):
+                labels = torch.from_numpy(split.labels[chunk])
+                with watcher.phase("Forward"):
+                    logits = head(torch.cat(list(islice(features, math.ceil(len(chunk) / PLAIN_ROWS)))))
+                    watcher.see(labels, logits.cpu())
+                    loss_sum += float(self.criterion(logits, labels.to(self.device))) * len(chunk)
+                answers.append(logits.cpu())
         [loss_sum] = processes.sum([loss_sum])
         logits = torch.cat(processes.gather(torch.cat(answers)))
         return Validation(loss_sum / len(split), logits, torch.from_numpy(split.labels))

@@ -1,7 +1,7 @@
 """Scores that mean what they say: of the images scored 0.8 about 80 % are classified correctly (Guo et al. 2017).
 
 Calibration divides the logits by a temperature. Nothing here loads PyTorch, which EvaluateModel does without; scipy is
-imported where it is needed, since a trial does without that.
+imported where it is needed, since the start of a trial does without that.
 """
 
 import math

@@ -7,16 +7,16 @@ the average of the members. Where fine-tuning follows, which has to be compared 
 has seen, the folds are cut from the training split alone.
 """
 
-import copy
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from classifier.data.training_data import Split, TrainingData
+from classifier.data.training_data import Split, TrainingData, join
 from classifier.model.head import ClassifierHead, component_count
 from classifier.training.hyperparameters import Hyperparameters
 from classifier.training.job import ALONE
@@ -103,17 +103,16 @@ class HeadTraining:
         """The averaged weights' answers to the plain views of the validation split, by who has not seen them."""
         if not self.average.n_averaged:
             self.average.module.load_state_dict(self.head.state_dict())
-        split, loss_sum, answers, own = self.data.validation, 0.0, [], copy.deepcopy(self.head.state_dict())
-        self.head.load_state_dict(self.average.module.state_dict())  # the debugger watches this one
+        split, loss_sum, answers = self.data.validation, 0.0, []
         pieces = [slice(start, start + EVALUATION_ROWS) for start in range(0, len(split), EVALUATION_ROWS)]
-        for rows in watcher.batches(pieces, "EVAL"):
-            embeddings, labels = split.embeddings[rows, 0].astype(np.float32), torch.from_numpy(split.labels[rows])
-            with watcher.phase("Forward"):
-                logits = self.answers(torch.from_numpy(embeddings))
-                watcher.see(labels, logits)
-                loss_sum += float(self.criterion(logits, labels)) * len(labels)
-            answers.append(logits)
-        self.head.load_state_dict(own)
+        with weights_of(self.head, self.average.module):
+            for rows in watcher.batches(pieces, "EVAL"):
+                embeddings, labels = split.embeddings[rows, 0].astype(np.float32), torch.from_numpy(split.labels[rows])
+                with watcher.phase("Forward"):
+                    logits = self.answers(torch.from_numpy(embeddings))
+                    watcher.see(labels, logits)
+                    loss_sum += float(self.criterion(logits, labels)) * len(labels)
+                answers.append(logits)
         labels = torch.from_numpy(split.labels)
         return Validation(loss_sum / len(split), torch.cat(answers), labels, self.held_out())
 
@@ -167,10 +166,13 @@ class HeadTraining:
         return np.concatenate([dealt[group_of] + 1, np.zeros(len(self.data.validation), np.int64)])
 
 
-def join(arrays: Sequence[npt.NDArray[np.float32] | None]) -> npt.NDArray[np.float32] | None:
-    """The arrays one after another, if all are there."""
-    found = [array for array in arrays if array is not None]
-    return np.concatenate(found) if len(found) == len(arrays) else None
+@contextmanager
+def weights_of(head: nn.Module, averaged: nn.Module) -> Iterator[None]:
+    """Give the head, which the debugger watches, the averaged weights for as long as the block takes."""
+    own = {name: tensor.clone() for name, tensor in head.state_dict().items()}
+    head.load_state_dict(averaged.state_dict())
+    yield
+    head.load_state_dict(own)
 
 
 def class_weights(labels: npt.NDArray[np.int64], class_count: int, balance: float) -> Tensor:

@@ -154,7 +154,7 @@ def main(words: list[str]) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """The command, its mistakes as sentences."""
-    from pipeline.commands import call
+    from pipeline.cli.commands import call
     from pipeline.errors import PipelineError, UsageError
 
     try:

@@ -24,7 +24,7 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "benchmarks")]
 from plain_models import plain_accuracies  # noqa: E402
 from whole_runs import Run, add_settings, check_least, runs  # noqa: E402
 
-from pipeline import sources  # noqa: E402
+from pipeline.service import sources  # noqa: E402
 
 COLUMNS = ("validation", "test", "search s", "training s", "run s")
 

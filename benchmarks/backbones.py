@@ -36,8 +36,8 @@ from classifier.data.images import Preprocess  # noqa: E402
 from classifier.data.training_data import open_embeddings  # noqa: E402
 from classifier.model.export import export_network  # noqa: E402
 from classifier.model.runtimes import MEASUREMENT_FILE  # noqa: E402
-from pipeline import sources, weights  # noqa: E402
-from pipeline.backbones import DEFAULT_BACKBONE, PACKAGED  # noqa: E402
+from pipeline.config.backbones import DEFAULT_BACKBONE, PACKAGED  # noqa: E402
+from pipeline.service import sources, weights  # noqa: E402
 
 INVERSE_PENALTY = 0.01  # scikit-learn's C, of standardised features
 FOLDS, REPEATS = 5, 3

@@ -136,7 +136,7 @@ def run(job: Job, epochs: int, *, debug: bool) -> float:
 def configured_rules() -> dict[str, object]:
     """The rules of pipeline.yaml."""
     sys.path.insert(0, str(REPOSITORY))
-    from pipeline.config import load
+    from pipeline.config.config import load
 
     return dict(load(REPOSITORY / "pipeline.yaml").debug.rules)
 

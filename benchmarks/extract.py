@@ -31,9 +31,9 @@ from classifier.data.dataset import open_dataset  # noqa: E402
 from classifier.job.system import core_count, each  # noqa: E402
 from classifier.model.backbone import load_backbone, read_weights  # noqa: E402
 from classifier.preparation.embedding import Embedder, EmbeddingCache, choose_recipe, embed  # noqa: E402
-from pipeline import sources, weights  # noqa: E402
-from pipeline.backbones import DEFAULT_BACKBONE  # noqa: E402
+from pipeline.config.backbones import DEFAULT_BACKBONE  # noqa: E402
 from pipeline.local.sandbox.environment import ALLOCATOR  # noqa: E402
+from pipeline.service import sources, weights  # noqa: E402
 
 ACCEPTED_RATIO = 1.15
 

@@ -26,7 +26,7 @@ from process_tree import descendants  # noqa: E402 - found by the line above
 from raw_client import HOST, ask, read_reply, request  # noqa: E402
 from servers import CORES, Running, ours  # noqa: E402
 
-from pipeline.backbones import DEFAULT_BACKBONE  # noqa: E402
+from pipeline.config.backbones import DEFAULT_BACKBONE  # noqa: E402
 
 CONCURRENCY, WAITING = 8, 100
 KILLS, CALM_SECONDS = 5, 2.5

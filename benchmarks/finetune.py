@@ -36,9 +36,9 @@ from classifier.training.head_training import HeadTraining  # noqa: E402
 from classifier.training.hyperparameters import Hyperparameters, settled  # noqa: E402
 from classifier.training.job import Processes  # noqa: E402
 from classifier.training.loop import TrainingBatch  # noqa: E402
-from pipeline import sources, weights  # noqa: E402
-from pipeline.backbones import DEFAULT_BACKBONE  # noqa: E402
+from pipeline.config.backbones import DEFAULT_BACKBONE  # noqa: E402
 from pipeline.local.sandbox.environment import ALLOCATOR  # noqa: E402
+from pipeline.service import sources, weights  # noqa: E402
 
 ACCEPTED_SHARE = 0.9  # of what fine-tuning reaches from memory
 BARE, MEMORY, OURS = "bare limit", "fine-tuning in memory", "fine-tuning"

@@ -32,7 +32,7 @@ from whole_runs import Runs, check_least, missed, runs  # noqa: E402
 from classifier.data.dataset import list_files  # noqa: E402
 from classifier.evaluation.groups import LEAST_IMAGES, accuracy_by_group, largest_gap  # noqa: E402
 from classifier.model.accuracy import accuracy_text, wilson  # noqa: E402
-from pipeline import sources  # noqa: E402
+from pipeline.service import sources  # noqa: E402
 
 GROUP_COUNTS = (2, 5, 10, 20)
 TEST_IMAGES = (268, 1000, 5000)

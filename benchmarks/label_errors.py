@@ -31,8 +31,8 @@ from whole_runs import missed  # noqa: E402
 from classifier.audit.suspicion import Features, Labels, Suspicion, suspect  # noqa: E402
 from classifier.data.dataset import SPLITS  # noqa: E402
 from classifier.data.training_data import open_split, read_manifest  # noqa: E402
-from pipeline import sources, weights  # noqa: E402
-from pipeline.config import load  # noqa: E402
+from pipeline.config.config import load  # noqa: E402
+from pipeline.service import sources, weights  # noqa: E402
 
 LISTED = (0.05, 0.10)  # of the images, the most suspicious
 ACCEPTED_SHARE = 0.97  # of the wrong labels within the longer list

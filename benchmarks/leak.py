@@ -40,7 +40,7 @@ from classifier.data.split import assign_splits  # noqa: E402
 from classifier.model.backbone import load_backbone, read_weights  # noqa: E402
 from classifier.preparation.embedding import Embedder, EmbeddingCache, choose_recipe  # noqa: E402
 from classifier.preparation.near_duplicates import connected, embed_small, find_pairs, small_embedder  # noqa: E402
-from pipeline import weights  # noqa: E402
+from pipeline.service import weights  # noqa: E402
 
 FRACTIONS = {"train": 0.7, "validation": 0.15, "test": 0.15}
 COMPANIONS = 2

@@ -36,9 +36,9 @@ sys.path.insert(0, str(REPOSITORY))
 
 from process_tree import descendants, peak_megabytes, processor_seconds  # noqa: E402
 
-from pipeline import weights as sources  # noqa: E402
-from pipeline.backbones import DEFAULT_BACKBONE  # noqa: E402
+from pipeline.config.backbones import DEFAULT_BACKBONE  # noqa: E402
 from pipeline.local.sandbox.environment import ALLOCATOR  # noqa: E402
+from pipeline.service import weights as sources  # noqa: E402
 
 START_UP_IMAGES = 100
 ENOUGH_IMAGES = 20_000  # smaller sizes are measured again until there were so many

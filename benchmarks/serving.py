@@ -37,7 +37,7 @@ from servers import CORES, Running, ours, plain, torchserve, torchserve_of  # no
 
 from classifier.model.runtimes import has_bfloat16  # noqa: E402
 from classifier.serving.pool import ENVIRONMENT  # noqa: E402
-from pipeline.backbones import DEFAULT_BACKBONE  # noqa: E402
+from pipeline.config.backbones import DEFAULT_BACKBONE  # noqa: E402
 
 CONCURRENCIES = (1, 8, 32)
 BUSY = (8, 32)

@@ -21,8 +21,8 @@ from classifier.data.images import Preprocess, normalise  # noqa: E402
 from classifier.model.backbone import Backbone, load_backbone  # noqa: E402 - found by the line above
 from classifier.model.export import Network, copy_code, export_network, synthetic_pixels  # noqa: E402
 from classifier.model.head import ClassifierHead, compressed  # noqa: E402
-from pipeline import weights  # noqa: E402
-from pipeline.backbones import PACKAGED  # noqa: E402
+from pipeline.config.backbones import PACKAGED  # noqa: E402
+from pipeline.service import weights  # noqa: E402
 
 CLASSES, IMAGE_SIZE, RESIZE_TO = 133, 224, 256
 EAGER_FILE = "eager.pt"  # what the plain server runs

@@ -30,7 +30,7 @@ from process_tree import proportional_megabytes, resident_megabytes  # noqa: E40
 from raw_client import HOST, read_reply, request  # noqa: E402
 from servers import Running, ours  # noqa: E402
 
-from pipeline.backbones import DEFAULT_BACKBONE  # noqa: E402
+from pipeline.config.backbones import DEFAULT_BACKBONE  # noqa: E402
 
 GROWTH_MEGABYTES = 10.0  # from the second minute to the last one
 PEAK_MEGABYTES = 200.0  # above what it had before

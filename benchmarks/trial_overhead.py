@@ -30,7 +30,7 @@ import numpy as np
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from pipeline.bundle import trial_bundle  # noqa: E402
+from pipeline.compile.bundle import trial_bundle  # noqa: E402
 from pipeline.local.store.state import State  # noqa: E402
 
 BUCKET, CLASSES = "benchmark", 10

@@ -23,8 +23,8 @@ from plain_finetuning import Settings, Trained, fine_tune  # noqa: E402
 from whole_runs import Run, Runs, add_settings, check_least, missed, runs  # noqa: E402
 
 from classifier.model.backbone import load_backbone, read_weights  # noqa: E402
-from pipeline import sources, weights  # noqa: E402
-from pipeline.backbones import DEFAULT_BACKBONE  # noqa: E402
+from pipeline.config.backbones import DEFAULT_BACKBONE  # noqa: E402
+from pipeline.service import sources, weights  # noqa: E402
 
 LARGEST_SHARE = 0.5  # of the script's time
 

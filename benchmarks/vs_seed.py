@@ -31,8 +31,8 @@ from whole_runs import missed, runs  # noqa: E402
 from classifier.data.dataset import list_files  # noqa: E402
 from classifier.model.accuracy import accuracy_text  # noqa: E402
 from classifier.model.backbone import load_backbone, read_weights  # noqa: E402
-from pipeline import sources, weights  # noqa: E402
-from pipeline.backbones import DEFAULT_BACKBONE  # noqa: E402
+from pipeline.config.backbones import DEFAULT_BACKBONE  # noqa: E402
+from pipeline.service import sources, weights  # noqa: E402
 
 SEARCH = "TuneHyperparameters"
 TRIALS = 4

@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.aws.lookup import answer
 from pipeline.aws.stack import Client
-from pipeline.config import Config, PricesConfig
+from pipeline.config.config import Config, PricesConfig
 from pipeline.errors import UsageError
 from pipeline.suggestion import did_you_mean
 

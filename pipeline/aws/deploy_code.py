@@ -6,7 +6,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from pipeline.bundle import Bundle, deploy_bundle
+from pipeline.compile.bundle import Bundle, deploy_bundle
 
 FIRST_DAY_OF_ZIP = (1980, 1, 1, 0, 0, 0)
 REGULAR_FILE = 0o100644

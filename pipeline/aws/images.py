@@ -10,12 +10,11 @@ import os
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ServiceError, UsageError
+from pipeline.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("training", "inference")
 # Engine -> its own options of `build`. What is pushed is to be one image in Docker's format: not an index of several,
 # which docker makes of an image and its attestation, and not OCI's format, which the other two write unless told.

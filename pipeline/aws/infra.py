@@ -15,7 +15,7 @@ from pipeline.aws import deploy_code, schedule, stack
 from pipeline.aws.stack import Change, ChangeSet, Client
 from pipeline.aws.stack_parameters import stack_name, stack_parameters, tags
 from pipeline.aws.template import TEMPLATE, read_template
-from pipeline.config import Config
+from pipeline.config.config import Config
 from pipeline.errors import ServiceError
 
 CODE_CONDITION = "HasDeployCode"

@@ -17,7 +17,7 @@ from pipeline.aws.lookup import exists, is_missing
 from pipeline.aws.serving import Endpoint, own_endpoint_configs, own_endpoints, own_models
 from pipeline.aws.stack import Client
 from pipeline.aws.stack_parameters import STACK_TAG, stack_name
-from pipeline.config import Config, PricesConfig
+from pipeline.config.config import Config, PricesConfig
 
 GB = 1e9
 

@@ -4,7 +4,7 @@ from botocore.exceptions import ClientError
 
 from pipeline.aws.stack import Client
 from pipeline.aws.stack_parameters import tags
-from pipeline.config import Config
+from pipeline.config.config import Config
 
 MISSING = ("does not exist", "not found", "could not find")
 

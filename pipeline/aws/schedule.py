@@ -9,10 +9,10 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from pipeline import schedule_expression, schedule_times
 from pipeline.aws.stack import Client
 from pipeline.aws.stack_parameters import stack_name
-from pipeline.config import Config
+from pipeline.config import schedule_expression, schedule_times
+from pipeline.config.config import Config
 from pipeline.errors import ServiceError, UsageError
 
 ON, OFF = "ENABLED", "DISABLED"

@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.aws.lookup import answer, listed
 from pipeline.aws.stack import Client
 from pipeline.aws.stack_parameters import SERVING_NAME_LENGTH
-from pipeline.config import Config
+from pipeline.config.config import Config
 
 
 @dataclass(frozen=True)

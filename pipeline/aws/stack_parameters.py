@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 
-from pipeline.config import Config
+from pipeline.config.config import Config
 
 SERVING_NAME_LENGTH = 35  # of a group's name: classifier/deployment/rollout.py begins names so
 STACK_TAG = "pipeline-stack"

@@ -21,7 +21,7 @@ from pipeline.aws.lookup import answer, is_missing
 from pipeline.aws.serving import Endpoint
 from pipeline.aws.stack import Client
 from pipeline.aws.stack_parameters import stack_name
-from pipeline.config import Config
+from pipeline.config.config import Config
 from pipeline.errors import ServiceError
 
 WAIT_SECONDS = 3600

@@ -12,7 +12,7 @@ import moto_bridge
 import pytest
 
 from pipeline.aws import infra, stack
-from pipeline.config import Config, load
+from pipeline.config.config import Config, load
 
 SHIPPED = Path(__file__).parents[2] / "pipeline.yaml"
 REGION = "us-east-1"

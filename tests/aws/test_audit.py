@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.audit_command import OUTPUTS, prepared
-from pipeline.aws_target import AwsTarget
+from pipeline.cli.audit_command import OUTPUTS, prepared
 from pipeline.errors import ServiceError
+from pipeline.service.aws_target import AwsTarget
 
 BUCKET, JOB, ROLE = "audited-bucket", "pipelines-abc-PrepareData-1", "arn:aws:iam::123456789012:role/pipeline"
 ARN = "arn:aws:sagemaker:us-east-1:123456789012:pipeline/p/execution/abc"
@@ -36,7 +36,7 @@ def test_what_prepare_data_wrote_is_copied_and_what_is_gone_is_named(
         RoleArn=ROLE,
         ProcessingOutputConfig={"Outputs": outputs},
     )
-    monkeypatch.setattr("pipeline.control.steps", lambda target, arn: [STEP])
+    monkeypatch.setattr("pipeline.service.control.steps", lambda target, arn: [STEP])
     aws = replace(config.aws, role_arn=ROLE, training_image=image, inference_image=image, bucket=BUCKET)
     target = AwsTarget(replace(config, aws=aws))
     with prepared(target, ARN) as folder:

@@ -2,10 +2,10 @@
 
 import pytest
 
-from pipeline import deployed_pipeline
 from pipeline.aws import model_group
-from pipeline.aws_target import AwsTarget
 from pipeline.errors import ServiceError
+from pipeline.service import deployed_pipeline
+from pipeline.service.aws_target import AwsTarget
 
 TREE = "s3://a-bucket-of-ours/image-classification/data/photos-1234"
 

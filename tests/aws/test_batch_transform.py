@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from pipeline import batch_transform, transform_command
 from pipeline.aws import model_group
-from pipeline.aws_target import AwsTarget
-from pipeline.invocation import Arguments
+from pipeline.cli import transform_command
+from pipeline.cli.invocation import Arguments
+from pipeline.service import batch_transform
+from pipeline.service.aws_target import AwsTarget
 
 ANSWER = {"label": "cat", "score": 0.9, "top": [{"label": "cat", "score": 0.9}]}
 KEY = "arn:aws:kms:us-east-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline.aws import cost
-from pipeline.config import AutoscalingConfig, ServerlessConfig
+from pipeline.config.config import AutoscalingConfig, ServerlessConfig
 from pipeline.errors import UsageError
 
 

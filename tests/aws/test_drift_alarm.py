@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from policies import allows
 
-from pipeline import drift_command
 from pipeline.aws import infra, inventory, stack
-from pipeline.aws_target import AwsTarget
-from pipeline.config import load
+from pipeline.cli import drift_command
+from pipeline.config.config import load
 from pipeline.errors import ConfigError
+from pipeline.service.aws_target import AwsTarget
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from image_pins import pins
 
-from pipeline import account_commands
 from pipeline.aws import images
+from pipeline.cli import account_commands
 from pipeline.errors import ServiceError, UsageError
 
 REPOSITORIES = {"TrainingRepositoryUri": "training", "InferenceRepositoryUri": "inference"}

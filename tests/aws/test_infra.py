@@ -10,7 +10,7 @@ from moto.awslambda.models import LambdaFunction
 from pipeline.aws import deploy_code, infra, model_group, stack
 from pipeline.aws.infra import Proposal
 from pipeline.aws.stack import Change
-from pipeline.bundle import deploy_bundle
+from pipeline.compile.bundle import deploy_bundle
 from pipeline.errors import ServiceError
 
 OUTPUTS = {
@@ -193,7 +193,7 @@ def test_without_a_stack_the_outputs_say_how_to_make_it(client, config):
 
 
 def test_two_environments_live_side_by_side(client, tmp_path):
-    from pipeline.config import load
+    from pipeline.config.config import load
 
     (tmp_path / "pipeline.yaml").write_text("environments: {staging: {}, prod: {deploy: {instance_count: 2}}}\n")
     for name in ("staging", "prod"):

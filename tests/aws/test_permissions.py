@@ -13,10 +13,10 @@ import pytest
 from policies import allows, as_list
 
 from pipeline.aws import infra, model_group, stack
-from pipeline.aws_target import AwsTarget
-from pipeline.bundle import deploy_bundle
-from pipeline.config import VpcConfig
-from pipeline.staging import definition_of, open_project
+from pipeline.compile.bundle import deploy_bundle
+from pipeline.config.config import VpcConfig
+from pipeline.service.aws_target import AwsTarget
+from pipeline.service.staging import definition_of, open_project
 
 SHIPPED = Path(__file__).parents[2] / "pipeline.yaml"
 ACCOUNT = "123456789012"

@@ -12,8 +12,8 @@ import pytest
 from said import Said
 
 import run_pipeline
-from pipeline import control
 from pipeline.errors import PassingError
+from pipeline.service import control
 
 ROLE = "arn:aws:sts::123456789012:assumed-role/Scientist/anna"
 CONFIG = """

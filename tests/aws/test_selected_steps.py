@@ -8,9 +8,9 @@ from typing import Any
 import moto_bridge
 import pytest
 
-from pipeline import control
+from pipeline.cli.run_commands import selection
 from pipeline.errors import UsageError
-from pipeline.run_commands import selection
+from pipeline.service import control
 
 NAME = "image-classification"
 READS = {"Environment": {"A": {"Get": "Steps.First.ProcessingJobName"}}}

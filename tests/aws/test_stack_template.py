@@ -14,9 +14,9 @@ from policies import Statement, template_statements
 
 from pipeline.aws.stack_parameters import SERVING_NAME_LENGTH, stack_parameters
 from pipeline.aws.template import TEMPLATE, read_template
-from pipeline.champion import champion_uri
-from pipeline.config import load
-from pipeline.placement import local_placement
+from pipeline.compile.carried_over import champion_uri
+from pipeline.compile.placement import local_placement
+from pipeline.config.config import load
 
 TEMPLATE_DATA = read_template()
 RESOURCES = TEMPLATE_DATA["Resources"]

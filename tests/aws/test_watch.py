@@ -10,8 +10,8 @@ import moto_bridge
 import pytest
 
 import run_pipeline
-from pipeline import control
 from pipeline.aws import job_logs
+from pipeline.service import control
 
 START = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 JOB = "pipelines-abc-TrainWithDebugger-1"

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import load
+from pipeline.compile.placement import local_placement
+from pipeline.config.config import load
 from pipeline.definition.diff import differences
-from pipeline.placement import local_placement
-from pipeline.staging import definition_of, open_project
+from pipeline.service.staging import definition_of, open_project
 from tests.local.samples import ROOT
 
 CASES = json.loads((Path(__file__).parent / "cases" / "differences.json").read_text())

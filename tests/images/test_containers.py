@@ -21,8 +21,8 @@ import numpy as np
 import pytest
 from image_pins import normal, pins
 
-from pipeline import sources
 from pipeline.aws.images import NAMES, ROOT, local_name
+from pipeline.service import sources
 
 pytestmark = pytest.mark.skipif("IMAGE_TEST" not in os.environ, reason="builds images: run `make image-test`")
 PORT = 8080

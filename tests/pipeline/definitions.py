@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import load
+from pipeline.compile.offline import offline
+from pipeline.compile.placement import Placement, local_placement
+from pipeline.config.config import load
 from pipeline.definition.check import check
-from pipeline.offline import offline
-from pipeline.placement import Placement, local_placement
 
 PROCESSING_STEPS = ("PrepareData", "EvaluateModel")
 TRAINING_STEPS = ("TuneHyperparameters", "TrainWithDebugger")
@@ -17,7 +17,7 @@ Json = dict[str, Any]
 HERE = local_placement("deploy")
 
 with offline():
-    from pipeline.compiler import compile_definition
+    from pipeline.compile.compiler import compile_definition
 
 
 def compiler(path: Path) -> Callable[..., Json]:

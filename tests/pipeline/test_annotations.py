@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import load
+from pipeline.config.config import load
 from pipeline.errors import ConfigError
-from pipeline.local_target import LocalTarget
-from pipeline.staging import Project, open_project, upload
+from pipeline.service.local_target import LocalTarget
+from pipeline.service.staging import Project, open_project, upload
 
 
 def project(folder: Path, text: str) -> Project:

@@ -6,8 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import bundle as bundles
-from pipeline.bundle import Bundle, deploy_bundle, evaluation_bundle, prepare_bundle, training_bundle, trial_bundle
+from pipeline.compile import bundle as bundles
+from pipeline.compile.bundle import (
+    Bundle,
+    deploy_bundle,
+    evaluation_bundle,
+    prepare_bundle,
+    training_bundle,
+    trial_bundle,
+)
 
 ALL = [prepare_bundle, training_bundle, evaluation_bundle, deploy_bundle]
 

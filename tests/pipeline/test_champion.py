@@ -9,12 +9,12 @@ import boto3
 import moto
 import pytest
 
-from pipeline.aws_target import AwsTarget
-from pipeline.champion import ensure
-from pipeline.config import Config, RegistryConfig
+from pipeline.config.config import Config, RegistryConfig
 from pipeline.errors import ServiceError
-from pipeline.local_target import LocalTarget
-from pipeline.targets import Target
+from pipeline.service.aws_target import AwsTarget
+from pipeline.service.champion import ensure
+from pipeline.service.local_target import LocalTarget
+from pipeline.service.targets import Target
 
 PREFIX = "image-classification/champion"
 ROLE = "arn:aws:iam::123456789012:role/pipeline"

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 import run_pipeline
-from pipeline import local_target
-from pipeline.commands import COMMANDS
-from pipeline.config import load
+from pipeline.cli.commands import COMMANDS
+from pipeline.config.config import load
 from pipeline.local.engine.runner_process import taken_lock
 from pipeline.local.sagemaker.session import local_session
 from pipeline.local.store.state import State
-from pipeline.local_target import LocalTarget
+from pipeline.service import local_target
+from pipeline.service.local_target import LocalTarget
 from tests.local.samples import ROOT, command_line, definition, processes_of, python_step, run_cli, wait_until
 from tests.pipeline.plain_versions import ENDPOINT, GROUP, registered
 
@@ -340,7 +340,7 @@ def test_every_command_of_the_help_is_in_the_table():
     assert COMMANDS.keys() == run_pipeline.DESCRIPTIONS.keys()
     for place in COMMANDS.values():
         module, _, function = place.partition(".")
-        assert callable(getattr(importlib.import_module(f"pipeline.{module}"), function))
+        assert callable(getattr(importlib.import_module(f"pipeline.cli.{module}"), function))
 
 
 # what a person sees

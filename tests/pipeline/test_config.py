@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.config import CategoricalRange, Config, ContinuousRange, IntegerRange, load
+from pipeline.config.config import CategoricalRange, Config, ContinuousRange, IntegerRange, load
 from pipeline.errors import ConfigError
 
 CASES = json.loads((Path(__file__).parent / "cases" / "config_problems.json").read_text())
@@ -221,6 +221,6 @@ def test_a_file_below_the_working_directory_is_named_as_one_would_type_it(proble
 
 def test_reading_a_configuration_imports_neither_boto_nor_the_sdk():
     heavy = "{name.split('.')[0] for name in sys.modules} & {'boto3', 'botocore', 'sagemaker', 'torch', 'numpy'}"
-    command = f"import sys, pipeline.config; print(sorted({heavy}))"
+    command = f"import sys, pipeline.config.config; print(sorted({heavy}))"
     found = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, cwd=SHIPPED.parent)
     assert found.stdout == "[]\n"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import CategoricalRange, Config, load
+from pipeline.config.config import CategoricalRange, Config, load
 from pipeline.errors import ConfigError
 
 TWO = """\

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import data_addition
-from pipeline.config import Config
+from pipeline.config.config import Config
 from pipeline.errors import UsageError
-from pipeline.local_target import LocalTarget
-from pipeline.sources import Source
+from pipeline.service import data_addition
+from pipeline.service.local_target import LocalTarget
+from pipeline.service.sources import Source
 
 EARLIER = "s3://local/p/data/photos"
 

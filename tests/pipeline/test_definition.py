@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.placement import Placement
+from pipeline.compile.placement import Placement
 from tests.pipeline.definitions import HERE, steps_of
 
 ROOT = Path(__file__).parents[2]

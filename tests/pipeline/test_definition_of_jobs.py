@@ -3,8 +3,8 @@
 import re
 
 from classifier.deployment import rollout
-from pipeline import formats
-from pipeline.bundle import training_bundle, trial_bundle
+from pipeline.compile.bundle import training_bundle, trial_bundle
+from pipeline.config import formats
 from tests.pipeline.definitions import Json, jobs_of, steps_of
 
 KEY = "arn:aws:kms:us-east-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"

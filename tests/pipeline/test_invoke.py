@@ -12,7 +12,7 @@ from PIL import Image
 from said import Cli, Said
 
 import run_pipeline
-from pipeline.image_results import Counting, Tally
+from pipeline.service.image_results import Counting, Tally
 from tests.local.samples import ROOT, processes_of
 from tests.pipeline.labelling import deployed, end
 

@@ -9,11 +9,11 @@ import pytest
 from botocore.exceptions import ClientError
 from PIL import Image
 
-from pipeline import predictor
 from pipeline.errors import ImageRefused, ServiceError, UsageError
 from pipeline.local.sagemaker.session import local_session
 from pipeline.local.store.state import State
-from pipeline.predictor import ImagePredictor, Prediction
+from pipeline.service import predictor
+from pipeline.service.predictor import ImagePredictor, Prediction
 from tests.local.samples import processes_of
 from tests.pipeline.labelling import deployed, end
 from tests.pipeline.plain_versions import ENDPOINT
@@ -126,7 +126,7 @@ def test_what_aws_refuses_for_its_size_is_about_that_image():
 
 
 def test_without_a_session_it_is_this_machine_and_makes_no_home(monkeypatch, tmp_path):
-    monkeypatch.setattr(predictor, "__file__", str(tmp_path / "project/pipeline/predictor.py"))
+    monkeypatch.setattr(predictor, "ROOT", tmp_path / "project")
     with pytest.raises(ServiceError):
         ImagePredictor("none").predict(b"a")
     assert list(tmp_path.iterdir()) == []

@@ -4,7 +4,7 @@ import datetime
 from collections.abc import Iterator
 
 from pipeline.aws.schedule import OFF, ON, Schedule
-from pipeline.retraining import LOOK_SECONDS, Clock, due_times
+from pipeline.service.retraining import LOOK_SECONDS, Clock, due_times
 
 START = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 MINUTE = datetime.timedelta(minutes=1)

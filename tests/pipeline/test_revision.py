@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.revision import commit_of
+from pipeline.service.revision import commit_of
 
 
 def git(folder: Path, *words: str) -> str:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import load
-from pipeline.local_target import LocalTarget
+from pipeline.config.config import load
+from pipeline.service.local_target import LocalTarget
 from tests.local.samples import ROOT, command_line, run_cli
 from tests.pipeline.plain_versions import GROUP
 

@@ -4,7 +4,7 @@ import datetime
 
 import pytest
 
-from pipeline.schedule_expression import fault
+from pipeline.config.schedule_expression import fault
 
 FIELDS = "minute, hour, day of the month, month, day of the week, year"
 

@@ -5,8 +5,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from pipeline import schedule_expression
-from pipeline.schedule_times import next_times
+from pipeline.config import schedule_expression
+from pipeline.config.schedule_times import next_times
 
 UTC = datetime.UTC
 AFTER = datetime.datetime(2026, 1, 30, 12, 0, tzinfo=UTC)  # a Friday

@@ -1,4 +1,4 @@
-"""pipeline/sources.py: naming, checking, listing and fingerprinting data sources on real files."""
+"""pipeline/service/sources.py: naming, checking, listing and fingerprinting data sources on real files."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from pipeline.errors import DataSourceError
-from pipeline.sources import Source, files, fingerprint, resolve, write_sample
+from pipeline.service.sources import Source, files, fingerprint, resolve, write_sample
 
 REPOSITORY = Path(__file__).parents[2]
 ACCEPTED = "sample, a folder, a .zip, .tar, .tar.gz or .tgz archive, or s3://bucket/prefix"
@@ -268,7 +268,7 @@ def test_interrupted_sample_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_two_processes_may_write_the_sample_at_once(tmp_path: Path) -> None:
-    code = "import sys, pathlib, pipeline.sources as s; s.write_sample(pathlib.Path(sys.argv[1], 's'))"
+    code = "import sys, pathlib, pipeline.service.sources as s; s.write_sample(pathlib.Path(sys.argv[1], 's'))"
     writers = [subprocess.Popen([sys.executable, "-c", code, tmp_path], cwd=REPOSITORY) for _ in range(2)]
 
     assert [writer.wait() for writer in writers] == [0, 0]
@@ -277,7 +277,7 @@ def test_two_processes_may_write_the_sample_at_once(tmp_path: Path) -> None:
 
 
 def test_importing_sources_loads_nothing_heavy() -> None:
-    code = "import sys, pipeline.sources; print({'sklearn', 'numpy', 'PIL', 'torch'} & set(sys.modules))"
+    code = "import sys, pipeline.service.sources; print({'sklearn', 'numpy', 'PIL', 'torch'} & set(sys.modules))"
 
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
 

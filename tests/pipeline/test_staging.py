@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from pipeline import sources, staging
-from pipeline.config import load
+from pipeline.compile.placement import local_placement
+from pipeline.config.config import load
 from pipeline.errors import DefinitionError
-from pipeline.local_target import LocalTarget
-from pipeline.placement import local_placement
-from pipeline.staging import definition_of, open_project, upload
+from pipeline.paths import STEPS
+from pipeline.service import sources, staging
+from pipeline.service.local_target import LocalTarget
+from pipeline.service.staging import definition_of, open_project, upload
 
 HERE = local_placement("deploy")
 
@@ -174,7 +175,7 @@ def test_what_the_target_sets_up_is_written_once_and_whole(opened, tmp_path):
     stamp = script.stat().st_mtime_ns
     target.set_up(project.config)
     assert script.stat().st_mtime_ns == stamp
-    assert script.read_bytes() == (Path(staging.__file__).parents[1] / "steps/deploy.py").read_bytes()
+    assert script.read_bytes() == (STEPS / "deploy.py").read_bytes()
     assert function["Environment"]["ENDPOINT_NAME"] == "image-classification"
     assert target.state.get("Settings", "endpoints") == {"idle_seconds": 120}
     assert target.state.get("Rule", "photos") == {"FunctionName": "image-classification-deploy"}

@@ -10,9 +10,9 @@ import pytest
 from said import Said
 
 import run_pipeline
-from pipeline import batch_transform
 from pipeline.local.store.state import State
 from pipeline.local.store.storage import Storage
+from pipeline.service import batch_transform
 from tests.local.samples import ROOT, processes_of, wait_until
 from tests.pipeline.labelling import client, registered
 from tests.pipeline.plain_versions import GROUP

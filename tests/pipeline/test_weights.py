@@ -1,4 +1,4 @@
-"""pipeline/weights.py: real weight files; timm's download is answered by a hub cache that the test fills."""
+"""pipeline/service/weights.py: real weight files; timm's download is answered by a hub cache that the test fills."""
 
 import hashlib
 import json
@@ -15,10 +15,10 @@ import torch
 from safetensors.torch import save_file
 
 from classifier.model.backbone import load_backbone
-from pipeline import weights
-from pipeline.backbones import DEFAULT_BACKBONE, PACKAGED
+from pipeline.config.backbones import DEFAULT_BACKBONE, PACKAGED
 from pipeline.errors import UsageError
-from pipeline.weights import ResolvedWeights, resolve, stage
+from pipeline.service import weights
+from pipeline.service.weights import ResolvedWeights, resolve, stage
 
 REPOSITORY = Path(__file__).parents[2]
 ACCEPTED = "package, timm, a .pth, .pt or .safetensors file, or s3://bucket/prefix"
@@ -96,7 +96,7 @@ def test_altered_package_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_resolving_the_package_imports_neither_it_nor_torch() -> None:
     code = (
-        f"import sys; from pipeline.weights import resolve; resolve({DEFAULT_BACKBONE!r}, 'package'); "
+        f"import sys; from pipeline.service.weights import resolve; resolve({DEFAULT_BACKBONE!r}, 'package'); "
         f"print({{'torch', 'timm', 'numpy', {PACKAGED[DEFAULT_BACKBONE].module!r}}} & set(sys.modules))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
@@ -247,7 +247,7 @@ def test_staging_again_leaves_the_directory_as_it_is(tmp_path: Path) -> None:
 def resolve_with_timm_offline(tmp_path: Path) -> subprocess.CompletedProcess[str]:
     """resolve(SMALL, "timm") in a process without network: the hub's cache is tmp_path/hub, ours tmp_path/cache."""
     code = (
-        "import sys, pathlib, pipeline.weights as w, pipeline.errors as e\n"
+        "import sys, pathlib, pipeline.service.weights as w, pipeline.errors as e\n"
         f"try: print(w.resolve({SMALL!r}, 'timm', cache=pathlib.Path(sys.argv[1], 'cache')).file)\n"
         "except e.UsageError as error: sys.exit(str(error))"
     )

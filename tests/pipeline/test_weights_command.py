@@ -16,7 +16,7 @@ import timm
 import torch
 from safetensors.torch import save
 
-from pipeline.backbones import PUBLISHED
+from pipeline.config.backbones import PUBLISHED
 
 REPOSITORY = Path(__file__).parents[2]
 NAME = "test_resnet.r160_in1k"  # timm's own, for tests

@@ -69,7 +69,7 @@ class Watched:
 
 
 def shipped_rules() -> Entries:
-    from pipeline.config import load as load_config
+    from pipeline.config.config import load as load_config
 
     return load_config(STEPS.parent / "pipeline.yaml").debug.rules
 

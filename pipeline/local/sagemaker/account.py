@@ -15,7 +15,7 @@ import zipfile
 from datetime import UTC, datetime
 from urllib.parse import parse_qsl, quote
 
-from pipeline import schedule_expression
+from pipeline.config import schedule_expression
 from pipeline.local.jobs import functions
 from pipeline.local.jobs.runtime import ACCOUNT, REGION, arn, now
 from pipeline.local.sagemaker.api import LocalApi, name_in_path, unanswered

@@ -8,6 +8,7 @@ import signal
 
 import pytest
 
+from pipeline.cli.teardown_commands import torn_down
 from pipeline.definition.runnable import model_faults
 from pipeline.definition.serving_requests import (
     FilterError,
@@ -19,7 +20,6 @@ from pipeline.definition.serving_requests import (
 from pipeline.local.engine.runner_process import runner_pid
 from pipeline.local.jobs.transform import ObjectError, Records
 from pipeline.local.sagemaker.transform_jobs import lock_path
-from pipeline.teardown_commands import torn_down
 from tests.local.samples import processes_of, wait_until
 from tests.local.serving.serving_home import cases, message
 from tests.pipeline.labelling import SERVER

@@ -10,7 +10,7 @@ import pytest
 
 import deploy
 from classifier.deployment.services import DeployError
-from pipeline.bundle import deploy_bundle
+from pipeline.compile.bundle import deploy_bundle
 from tests.steps.deploy.conftest import FOLDER
 
 HERE = "Endpoint digits-endpoint"

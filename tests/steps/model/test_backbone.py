@@ -16,8 +16,8 @@ from sklearn.datasets import load_sample_image
 from classifier.data.images import Preprocess, normalise, to_pixels
 from classifier.job.failures import StepError
 from classifier.model.backbone import Backbone, Weights, frozen, load_backbone, read_tensors, renamed
-from pipeline.backbones import PACKAGED
-from pipeline.weights import resolve
+from pipeline.config.backbones import PACKAGED
+from pipeline.service.weights import resolve
 
 NAME = "test_resnet"
 PALACE = 698  # of ImageNet's classes

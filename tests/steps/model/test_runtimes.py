@@ -172,7 +172,7 @@ def test_openvino_brings_nothing_that_sends_statistics(trained: Trained) -> None
 
 
 def test_every_runtime_of_the_configuration_exists() -> None:
-    from pipeline.hosting_config import RUNTIMES as CONFIGURED
+    from pipeline.config.hosting_config import RUNTIMES as CONFIGURED
 
     assert (runtimes.AUTO, *RUNTIMES) == CONFIGURED
 

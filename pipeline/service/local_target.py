@@ -1,0 +1,238 @@
+"""The local target: this machine, everything below one folder, its home.
+
+Its clients are answered in this process by `pipeline.local`, which botocore does not notice.
+"""
+
+import functools
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from pipeline.compile.placement import Placement, local_placement
+from pipeline.errors import ServiceError
+
+if TYPE_CHECKING:
+    from pipeline.config.config import Config
+
+LOCK_WAIT_SECONDS = 60.0
+LOCAL_FOLDERS = (  # of a home
+    "s3", "jobs", "executions", "endpoints", "functions", "definitions", "locks", "mounts", "packages", "reports",
+    "uploads",
+)  # fmt: skip
+
+
+class LocalTarget:
+    """This machine; everything below `home`."""
+
+    name = "local"
+    tags: Mapping[str, str] = MappingProxyType({})
+
+    def __init__(
+        self,
+        config: "Config | None",
+        home: Path,
+        *,
+        cache: str = "bytes",
+        tied: bool = False,
+        reads_only: bool = False,
+    ) -> None:
+        """Without a configuration it runs a given definition; with `reads_only` a home that is not there is empty.
+
+        `cache` is what counts as an unchanged step: see `pipeline.local.engine.cache`.
+        """
+        from pipeline.local.store.state import State
+        from pipeline.local.store.storage import Storage
+
+        self.home = home.resolve()
+        self.reports: Path | None = self.home / "reports"
+        self.state = State(self.home, create=not reads_only)
+        self.state.start_options = {"cache": cache, "tied": tied}
+        self.storage = Storage(self.state)
+        self.placement = local_placement(config.aws.deploy_function if config else "deploy")
+
+    @functools.cached_property
+    def session(self) -> Any:
+        """The botocore session that this process answers."""
+        from pipeline.local.sagemaker.session import core_session
+
+        return core_session(self.state)
+
+    @functools.cache  # noqa: B019  as long as the command
+    def client(self, service: str) -> Any:
+        """A client of boto3's kind, for SageMaker and its logs one that starts faster."""
+        if service in ("sagemaker", "logs"):
+            from pipeline.local.sagemaker.api import LocalApi
+            from pipeline.local.sagemaker.session import LocalClient
+
+            return LocalClient(LocalApi(self.state), service)
+        return self.session.create_client(service)
+
+    def holds(self, uri: str) -> bool:
+        """Whether there is an object of that name, or any below it."""
+        return self.storage.exists(uri)
+
+    def put(self, uri: str, content: bytes) -> bool:
+        """Store an object unless its name is taken."""
+        if self.holds(uri):
+            return False
+        self.storage.write(uri, content)
+        return True
+
+    def put_tree(self, uri: str, folder: Path) -> bool:
+        """Copies, so that who edits a file later does not change what an execution has read."""
+        from pipeline.local.store.storage import copy
+        from pipeline.service.sources import files
+
+        if self.holds(uri):
+            return False
+        target = self.storage.path(uri)
+        unfinished = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+        if folder.is_file():
+            copy(folder, unfinished / folder.name)
+        else:
+            for file in files(folder):
+                copy(Path(file.path), unfinished / file.relative)
+        try:
+            unfinished.rename(target)
+        except OSError:  # another process was quicker
+            shutil.rmtree(unfinished)
+            if not target.exists():
+                raise
+            return False
+        return True
+
+    def put_files(self, places: Iterable[tuple[Path, str]]) -> None:
+        """Copies of the files."""
+        from pipeline.local.store.storage import copy
+
+        for file, uri in places:
+            copy(file, self.storage.path(uri))
+
+    def read(self, uri: str) -> bytes:
+        """An object."""
+        return self.storage.read(uri)
+
+    def model_role(self, config: "Config") -> str:
+        """There is but one."""
+        return self.placement.role_arn
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """A lock of the home.
+
+        Raises:
+            ServiceError: another process has held it for too long.
+        """
+        from pipeline.local.engine.runner_process import taken_lock
+
+        with ExitStack() as held:
+            try:
+                held.enter_context(taken_lock(self.home / "locks" / "start", wait_seconds=LOCK_WAIT_SECONDS))
+            except BlockingIOError as problem:
+                raise ServiceError(
+                    f"Another run_pipeline.py has been changing {shown(self.home)} for {LOCK_WAIT_SECONDS:.0f} s; "
+                    "repeat the command once it has ended, or choose another --home."
+                ) from problem
+            yield
+
+    def set_up(self, config: "Config") -> None:
+        """The deploy function, the rule that calls it on approvals, and the endpoints' idle time."""
+        from pipeline.compile.bundle import deploy_bundle
+        from pipeline.local.jobs.functions import put_function
+
+        bundle = deploy_bundle()
+        name = config.aws.deploy_function
+        folder = self.home / "functions" / f"{name}-{bundle.digest}"
+        folder.mkdir(parents=True, exist_ok=True)
+        for file_name, content in bundle.files.items():
+            file = folder / file_name
+            if not file.is_file():
+                file.parent.mkdir(parents=True, exist_ok=True)
+                unfinished = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+                unfinished.write_bytes(content)
+                unfinished.replace(file)
+        environment = deploy_environment(config, self.placement)
+        put_function(self.state, name, folder / bundle.entry_point, "deploy.handler", environment)
+        self.state.put("Rule", config.registry.model_package_group.lower(), {"FunctionName": name})
+        self.state.put("Settings", "endpoints", {"idle_seconds": 60 * config.deploy.local_idle_minutes})
+        self.set_up_schedule(config)
+
+    def set_up_schedule(self, config: "Config") -> None:
+        """What the stack makes on AWS: the expression of pipeline.yaml, switched off."""
+        from pipeline.aws.schedule import schedule_name
+        from pipeline.local.sagemaker.account import make_schedule
+
+        make_schedule(
+            self.state,
+            schedule_name(config),
+            config.aws.retrain_schedule,
+            pipeline_name=config.pipeline.name,
+        )
+
+    def where(self, uri: str) -> str:
+        """The file, relative to the working directory if it lies below it."""
+        return shown(self.storage.path(uri))
+
+    def example(self, uri: str) -> str | None:
+        """The file, if it is there."""
+        file = self.storage.path(uri)
+        return shown(file) if file.is_file() else None
+
+    def log_of(self, job_group: str, job_name: str) -> str:
+        """The job's log file."""
+        return shown(self.home / "jobs" / job_name / "log.txt")
+
+    def last_lines(self, log: str, count: int) -> list[str]:
+        """The end of the file."""
+        from pipeline.local.sandbox.process import last_lines
+
+        return last_lines(Path(log), count)
+
+    def function_log(self, execution_arn: str, step_name: str) -> str | None:
+        """The log file of the call."""
+        record = next((r for r in self.state.steps(execution_arn) if r["StepName"] == step_name), {})
+        return self.log_of("", record["Job"]) if "Job" in record else None
+
+    def endpoint_view(self, name: str, status: str) -> dict[str, str | None]:
+        """With the server's own address; Asleep if the server has ended, and how to wake it."""
+        from pipeline.local.sagemaker.endpoints import address_of, is_asleep
+
+        document = self.state.get("Endpoint", name)
+        served = document if document and document["Server"] else None
+        port, note = address_of(served) if served else (None, None)
+        if served and is_asleep(served):
+            note = f"Its server has ended; wake it with: run_pipeline.py invoke --endpoint {name} IMAGE"
+            status = "Asleep"
+        return {
+            "name": name,
+            "status": status,
+            "url": f"http://127.0.0.1:{port}" if port else None,
+            "note": note,
+        }
+
+
+def deploy_environment(config: "Config", placement: Placement) -> dict[str, str]:
+    """What the deploy function is told once, for events that do not carry it."""
+    from pipeline.compile.carried_over import champion_uri
+
+    return {
+        "ENDPOINT_NAME": config.deploy.endpoint_name,
+        "EXECUTION_ROLE_ARN": placement.role_arn,
+        "INSTANCE_TYPE": config.deploy.instance_type,
+        "INITIAL_INSTANCE_COUNT": str(config.deploy.instance_count),
+        "CHAMPION_URI": champion_uri(config, placement),
+        "DATA_CAPTURE_PERCENT": str(config.deploy.data_capture_percent),
+        "DATA_CAPTURE_URI": placement.uri(config.pipeline.name, "capture"),
+    }
+
+
+def shown(path: Path) -> str:
+    """A path as a person would type it."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

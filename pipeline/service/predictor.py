@@ -1,0 +1,225 @@
+"""Images in, labels and scores out, from an endpoint of either target.
+
+    ImagePredictor("image-classification").predict("dog.jpg")                      # this machine
+    ImagePredictor("image-classification", boto3.Session()).predict("dog.jpg")     # AWS
+
+Of a list, some images are sent at the same time, each in a request of its own: so one that is refused takes no other
+with it, and any server that follows SageMaker's contract for one image will do.
+"""
+
+import functools
+import io
+import json
+import random
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, overload
+
+from botocore.exceptions import ClientError
+
+from pipeline.errors import ImageRefused, ServiceError, UsageError
+from pipeline.paths import ROOT
+from pipeline.service.control import service_errors
+from pipeline.service.inputs import read_image
+
+AT_ONCE = 8  # requests; below the ten connections that a client keeps
+CONTENT_TYPE, ACCEPT = "application/x-image", "application/json;verbose=1"
+BUSY = 503  # of a server whose queue is full
+BUSY_WAITS_SECONDS = (0.2, 0.4, 0.8, 1.6, 3.2)  # each more or less by half, so that clients do not come back together
+TOO_LARGE = 413
+PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # of Pillow
+Result = TypeVar("Result")
+
+
+class EndpointBusy(ImageRefused):
+    """The model's server has more requests than it takes; the same one may be answered a little later."""
+
+
+class Clients(Protocol):
+    """What makes boto3 clients: a boto3 session, or one of the project's targets."""
+
+    def client(self, service: str, /) -> Any:
+        """A client of an AWS service."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the endpoint says of one image: the likeliest class, and the likeliest five at most, best first."""
+
+    label: str
+    score: float  # probability, 0 to 1
+    top: tuple[tuple[str, float], ...]
+    confident: bool | None = None  # whether answers of such a score have deploy.min_precision; None: none is wanted
+
+
+class ImagePredictor:
+    """Asks one endpoint.
+
+    Args:
+        endpoint: its name.
+        session: a boto3 session, for AWS, or anything else with its method `client`. None is this machine, as for every
+            command: the endpoints of the home `.local` beside run_pipeline.py. Another home's session is made by
+            `pipeline.local.session(home)`.
+    """
+
+    def __init__(self, endpoint: str, session: Clients | None = None) -> None:
+        self.endpoint = endpoint
+        self._session = session
+
+    @overload
+    def predict(self, images: list[Any] | tuple[Any, ...]) -> list[Prediction]: ...
+    @overload
+    def predict(self, images: str | Path | bytes | Any) -> Prediction: ...
+    def predict(self, images: Any) -> Prediction | list[Prediction]:
+        """Classify an image, or each of a list in its order.
+
+        Args:
+            images: a path, the bytes of an image file, a PIL image, or a list of these.
+
+        Raises:
+            UsageError: a file is not there or cannot be read, or it is no image at all.
+            ImageRefused: the endpoint did not take an image; of a list, the first such image.
+            ServiceError: there is no such endpoint, or it cannot be asked.
+        """
+        if not isinstance(images, list | tuple):
+            return prediction(self.ask(images))
+        found = []
+        for answer in self.ask_each(images):
+            if isinstance(answer, ServiceError | UsageError):
+                raise answer
+            found.append(prediction(answer))
+        return found
+
+    def ask(self, image: Any) -> dict[str, Any]:
+        """The endpoint's answer as it came: label, score and top of this project's models, what else of others.
+
+        Raises: as `predict`.
+        """
+        body = content(image)
+        for seconds in BUSY_WAITS_SECONDS:
+            try:
+                return self._ask_once(body)
+            except EndpointBusy:
+                time.sleep(seconds * random.uniform(0.5, 1.5))
+        return self._ask_once(body)
+
+    def _ask_once(self, body: bytes) -> dict[str, Any]:
+        request = {"EndpointName": self.endpoint, "Body": body, "ContentType": CONTENT_TYPE, "Accept": ACCEPT}
+        with service_errors(f"invoke endpoint {self.endpoint!r}"):
+            try:
+                return answered(self._runtime.invoke_endpoint(**request)["Body"].read())
+            except ClientError as problem:
+                if refusal := refused(problem):
+                    raise refusal from problem
+                raise
+
+    def ask_each(self, images: Iterable[Any]) -> Iterator[dict[str, Any] | ImageRefused | UsageError]:
+        """Each image's answer as it came, in the order of the images; of one that cannot be read or is refused, why.
+
+        Raises:
+            ServiceError: the endpoint cannot be asked about any image.
+        """
+        self._runtime  # noqa: B018  made once, then shared: making clients is not safe in threads
+        yield from in_threads(self._answer_or_reason, images)
+
+    def _answer_or_reason(self, image: Any) -> dict[str, Any] | ImageRefused | UsageError:
+        try:
+            return self.ask(image)
+        except (ImageRefused, UsageError) as reason:
+            return reason
+
+    @functools.cached_property
+    def _runtime(self) -> Any:
+        return (self._session or this_machine()).client("sagemaker-runtime")
+
+
+def this_machine() -> Clients:
+    """A session of the local target's usual home, which is not made if it is not there."""
+    from pipeline.local.sagemaker.session import local_session
+    from pipeline.local.store.state import State
+
+    session: Clients = local_session(State(ROOT / ".local", create=False))
+    return session
+
+
+def in_threads(function: Callable[[Any], Result], items: Iterable[Any]) -> Iterator[Result]:
+    """The results in the order of the items, AT_ONCE of them at work; whoever stops listening ends it."""
+    pool = ThreadPoolExecutor(AT_ONCE)
+    try:
+        yield from pool.map(function, items)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def content(image: Any) -> bytes:
+    """The bytes to send.
+
+    Raises:
+        UsageError: a file cannot be read, or it is none of what is accepted.
+    """
+    if isinstance(image, str | Path):
+        return read_image(Path(image))
+    if isinstance(image, bytes | bytearray):
+        return bytes(image)
+    from PIL import Image
+
+    if isinstance(image, Image.Image):
+        return as_png(image)
+    raise UsageError(f"A path, bytes or a PIL image can be classified, but got {type(image).__name__}.")
+
+
+def as_png(image: Any) -> bytes:
+    """A PIL image without loss, upright: PNG files of Pillow do not say how they are to be turned."""
+    from PIL import ImageOps
+
+    upright = ImageOps.exif_transpose(image)
+    buffer = io.BytesIO()
+    (upright if upright.mode in PNG_MODES else upright.convert("RGB")).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def prediction(answer: dict[str, Any]) -> Prediction:
+    """Label, score and top of an answer.
+
+    Raises:
+        ServiceError: it has none, being another model's.
+    """
+    if not is_labelled(answer):
+        raise ServiceError(f"The endpoint's answer has no label, score and top: {json.dumps(answer)[:200]}")
+    top = tuple((str(item["label"]), float(item["score"])) for item in answer["top"])
+    return Prediction(str(answer["label"]), float(answer["score"]), top, answer.get("confident"))
+
+
+def is_labelled(answer: dict[str, Any]) -> bool:
+    """Whether an answer is of one of this project's models."""
+    return {"label", "score", "top"} <= answer.keys()
+
+
+def answered(body: bytes) -> dict[str, Any]:
+    """An answer's body; what is no JSON object is its member `answer`."""
+    try:
+        found = json.loads(body)
+    except ValueError:
+        found = body.decode(errors="replace")
+    return found if isinstance(found, dict) else {"answer": found}
+
+
+def refused(problem: ClientError) -> ImageRefused | None:
+    """The refusal of one image, by the model (ModelError) or by the service for its size; None: something else."""
+    said = problem.response.get("OriginalMessage")
+    if said:
+        kind = EndpointBusy if problem.response.get("OriginalStatusCode") == BUSY else ImageRefused
+        return kind(f"The endpoint refused the image: {error_sentence(said)}")
+    if problem.response.get("ResponseMetadata", {}).get("HTTPStatusCode") == TOO_LARGE:
+        return ImageRefused(f"SageMaker refused the image: {problem.response['Error']['Message']}")
+    return None
+
+
+def error_sentence(said: str) -> str:
+    """The sentence in a server's {"error": ...}, or what it said."""
+    match = re.search(r'"error":\s*("(?:[^"\\]|\\.)*")', said)
+    return str(json.loads(match[1])) if match else said

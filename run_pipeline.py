@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
             metavar="NAME=VALUE",
             help="override a runtime parameter",
         )
-        add("--data", metavar="SOURCE", help="sample, a folder, a .zip or .tar(.gz), or s3://bucket/prefix")
+        add("--data", metavar="SOURCE", help="sample, digits, a folder, a .zip or .tar(.gz), or s3://bucket/prefix")
         add("--add", action="store_true", help="extend the data set that was used last by the folder of --data")
         add("--from", dest="from_step", metavar="STEP", help="run this step and what follows, on an earlier execution")
         add("--only", metavar="STEP,...", help="run these steps alone, on what an earlier execution left")

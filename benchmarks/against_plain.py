@@ -1,6 +1,6 @@
 """Test accuracy of the whole pipeline, search included, beside plain classifiers on the same embeddings.
 
-    python benchmarks/against_plain.py                           the sample
+    python benchmarks/against_plain.py                           the digits
     python benchmarks/against_plain.py --data FOLDER             your own images: class folders or split folders
     python benchmarks/against_plain.py --data FOLDER --splits 3  cut three times, where the folders leave that open
     python benchmarks/against_plain.py --data FOLDER --finetune all
@@ -37,9 +37,9 @@ def main() -> None:
         settings["model.finetune"] = arguments.finetune
     ours, spreads, plain = list[float](), list[float](), dict[str, list[float]]()
     with tempfile.TemporaryDirectory(prefix="against-plain-") as folder:
-        data = arguments.data or Path(folder, "sample")
+        data = arguments.data or Path(folder, "digits")
         if arguments.data is None:
-            sources.write_sample(data)
+            sources.write_digits(data)
         print("split seed  " + "".join(f"{column:>12}" for column in COLUMNS), flush=True)
         for split in range(arguments.splits):
             (place := Path(folder, str(split))).mkdir()
@@ -83,7 +83,7 @@ def print_row(name: str, figures: list[float]) -> None:
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=None, metavar="FOLDER", help="default: the sample")
+    parser.add_argument("--data", type=Path, default=None, metavar="FOLDER", help="default: the digits")
     parser.add_argument("--finetune", default=None, metavar="none|last_block|all", help="model.finetune")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="so many (default 3)")
     parser.add_argument("--first-seed", type=int, default=0, metavar="N", help="the others follow it (default 0)")

@@ -1,6 +1,6 @@
 """Which backbone: what plain logistic regression on its embeddings reaches, and what it costs.
 
-    python benchmarks/backbones.py                                      packaged backbones on the sample
+    python benchmarks/backbones.py                                      packaged backbones on the digits
     python benchmarks/backbones.py --data FOLDER --data FOLDER          your own images: class folders
     python benchmarks/backbones.py --data FOLDER --backbones tf_efficientnet_lite2 --image-size 288
 
@@ -63,8 +63,8 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory(prefix="backbones-") as folder:
         if not arguments.data:
-            sources.write_sample(Path(folder, "sample"))
-        for number, data in enumerate(arguments.data or [Path(folder, "sample")]):
+            sources.write_digits(Path(folder, "digits"))
+        for number, data in enumerate(arguments.data or [Path(folder, "digits")]):
             first = None
             for backbone in arguments.backbones:
                 found = measured(data, backbone, arguments.image_size, Path(folder, f"{number}-{backbone}"))
@@ -130,7 +130,7 @@ def interval(values: npt.NDArray[np.float64], *, signed: bool = False) -> str:
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, action="append", metavar="FOLDER", help="repeatable; default: the sample")
+    parser.add_argument("--data", type=Path, action="append", metavar="FOLDER", help="repeatable; default: the digits")
     smaller = [name for name in PACKAGED if name != DEFAULT_BACKBONE]
     parser.add_argument("--backbones", nargs="+", default=[DEFAULT_BACKBONE, *smaller], metavar="NAME")
     parser.add_argument("--image-size", default="auto", metavar="auto|PX", help="as data.image_size_px")

@@ -1,6 +1,6 @@
 """PrepareData's extraction against the bare limit: the same network, run the same way, on tensors that are in memory.
 
-    python benchmarks/extract.py                            the sample
+    python benchmarks/extract.py                            the digits
     python benchmarks/extract.py --data FOLDER              your own images: class folders or split folders
     python benchmarks/extract.py --backbone resnet18 --weights weights.pth --image-size 224
 
@@ -79,9 +79,9 @@ def compare(images: pd.DataFrame, root: Path, options: argparse.Namespace, argum
 
 def prepare_options(arguments: argparse.Namespace, folder: Path) -> argparse.Namespace:
     """The command line of steps/prepare.py, with its own defaults; data and weights are staged below `folder`."""
-    data = arguments.data or folder / "sample"
+    data = arguments.data or folder / "digits"
     if arguments.data is None:
-        sources.write_sample(data)
+        sources.write_digits(data)
     resolved = weights.resolve(arguments.backbone, arguments.weights, relative_to=Path.cwd())
     weights.stage(resolved, folder / "weights")
     words = ["--data-dir", data, "--weights-dir", folder / "weights", "--output-dir", folder / "output"]
@@ -138,7 +138,7 @@ def device_name(embedder: Embedder) -> str:
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=None, metavar="FOLDER", help="default: the sample")
+    parser.add_argument("--data", type=Path, default=None, metavar="FOLDER", help="default: the digits")
     parser.add_argument("--backbone", default=DEFAULT_BACKBONE, metavar="NAME", help="timm's name")
     parser.add_argument("--weights", default="package", help="as model.weights in pipeline.yaml")
     parser.add_argument("--image-size", default="auto", metavar="auto|PX")

@@ -1,6 +1,6 @@
 """Fine-tuning against the bare limit: the same network's forward and backward pass on tensors that are in memory.
 
-    python benchmarks/finetune.py                           the sample
+    python benchmarks/finetune.py                           the digits
     python benchmarks/finetune.py --data FOLDER             your own images: class folders or split folders
     python benchmarks/finetune.py --finetune last_block --steps 40 --precision bf16
 
@@ -64,9 +64,9 @@ def main() -> None:
 
 def prepare_images(arguments: argparse.Namespace, folder: Path) -> Path:
     """PrepareData's output for the images, at the usual size."""
-    data = arguments.data or folder / "sample"
+    data = arguments.data or folder / "digits"
     if arguments.data is None:
-        sources.write_sample(data)
+        sources.write_digits(data)
     weights.stage(weights.resolve(arguments.backbone, arguments.weights, relative_to=Path.cwd()), folder / "weights")
     words = ["--data-dir", data, "--weights-dir", folder / "weights", "--output-dir", folder / "prepared"]
     words += ["--backbone", arguments.backbone, "--augmented-views", 0, "--finetune", arguments.finetune]

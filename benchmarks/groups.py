@@ -1,6 +1,6 @@
 """Whether condition.max_group_gap finds a group that is harder, and leaves alone groups that are not.
 
-    python benchmarks/groups.py                     the sample: half of the digits faint and blurred
+    python benchmarks/groups.py                     the digits: half of the digits faint and blurred
     python benchmarks/groups.py --data FOLDER       your own images, half of them so
     python benchmarks/groups.py --only-chance       the false alarms alone, in a minute
 
@@ -56,9 +56,9 @@ def main() -> None:
 def harder_group(arguments: argparse.Namespace) -> None:
     """The pipeline on images of which half are harder, and on the same as they are with an attribute by chance."""
     with tempfile.TemporaryDirectory(prefix="groups-") as folder:
-        data = arguments.data or Path(folder, "sample")
+        data = arguments.data or Path(folder, "digits")
         if arguments.data is None:
-            sources.write_sample(data)
+            sources.write_digits(data)
         for attribute, is_harder in (("light", True), ("coin", False)):
             place = Path(folder, attribute)
             place.mkdir()
@@ -125,7 +125,7 @@ def random_gap(images: int, count: int, seed: int) -> tuple[float, float]:
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=None, metavar="FOLDER", help="default: the sample")
+    parser.add_argument("--data", type=Path, default=None, metavar="FOLDER", help="default: the digits")
     parser.add_argument("--most", type=float, default=0.1, metavar="SHARE", help="condition.max_group_gap (0.1)")
     parser.add_argument("--seeds", type=int, default=400, metavar="N", help="random attributes (default 400)")
     parser.add_argument("--only-chance", action="store_true", help="no run of the pipeline")

@@ -1,6 +1,6 @@
 """How many wrong labels the audit finds: some are made wrong at random, and its list is searched for them.
 
-    python benchmarks/label_errors.py                       the sample
+    python benchmarks/label_errors.py                       the digits
     python benchmarks/label_errors.py --data FOLDER         your own images: class folders or split folders
     python benchmarks/label_errors.py --prepared DIR        PrepareData's outputs of an execution, below .local/s3
 
@@ -81,7 +81,7 @@ def prepare(data: Path | None, folder: Path) -> Path:
     """PrepareData's output for the images, with pipeline.yaml's network."""
     model = load(REPOSITORY / "pipeline.yaml").model
     if data is None:
-        sources.write_sample(data := folder / "sample")
+        sources.write_digits(data := folder / "digits")
     weights.stage(weights.resolve(model.backbone, model.weights, relative_to=REPOSITORY), folder / "weights")
     words = ["--data-dir", data, "--weights-dir", folder / "weights", "--output-dir", folder / "prepared"]
     words += ["--backbone", model.backbone, "--augmented-views", 0]
@@ -124,7 +124,7 @@ def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--data", type=Path, metavar="FOLDER", help="class folders or split folders (the sample)")
+    source.add_argument("--data", type=Path, metavar="FOLDER", help="class folders or split folders (the digits)")
     source.add_argument("--prepared", type=Path, metavar="DIR", help="with the folders embeddings and manifest")
     parser.add_argument("--seeds", type=int, default=5, metavar="N")
     parser.add_argument("--share", type=float, default=0.05, help="of the labels that are made wrong (0.05)")

@@ -1,6 +1,6 @@
 """Fine-tuning against a script of one page (plain_finetuning.py): the same images, split and backbone, in one run.
 
-    python benchmarks/vs_plain_finetuning.py                    the sample
+    python benchmarks/vs_plain_finetuning.py                    the digits
     python benchmarks/vs_plain_finetuning.py --data FOLDER      your own images: class folders or split folders
     python benchmarks/vs_plain_finetuning.py --data FOLDER --set finetuning.epochs=8 --set data.image_size_px=192
 
@@ -34,9 +34,9 @@ def main() -> None:
     arguments = parse_arguments()
     settings = {**dict(arguments.settings), "model.backbone": arguments.backbone, "model.finetune": "all"}
     with tempfile.TemporaryDirectory(prefix="vs-plain-") as folder, runs(Path(folder), settings) as ours:
-        data = arguments.data or Path(folder, "sample")
+        data = arguments.data or Path(folder, "digits")
         if arguments.data is None:
-            sources.write_sample(data)
+            sources.write_digits(data)
         found = [seeded(ours, data, 0)]
         script = plain(arguments, ours, data, Path(folder, "weights"))
         print(f"script: {line(script.validation_accuracy, script.seconds)}", flush=True)
@@ -93,7 +93,7 @@ def plain(arguments: argparse.Namespace, ours: Runs, data: Path, folder: Path) -
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=None, metavar="FOLDER", help="default: the sample")
+    parser.add_argument("--data", type=Path, default=None, metavar="FOLDER", help="default: the digits")
     parser.add_argument("--backbone", default=DEFAULT_BACKBONE, metavar="NAME", help="timm's name")
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="runs of the pipeline (default 1)")
     parser.add_argument("--script-epochs", type=int, default=5, metavar="N", help="the script's (default 5)")

@@ -1,6 +1,6 @@
 """The pipeline against the usual notebook (seed_method.py): the same images, split and backbone, in one run.
 
-    python benchmarks/vs_seed.py                                the sample
+    python benchmarks/vs_seed.py                                the digits
     python benchmarks/vs_seed.py --data FOLDER --images 400     so many of your own images, a few minutes
     python benchmarks/vs_seed.py --data FOLDER                  all of them
     python benchmarks/vs_seed.py --backbone resnet18 --weights weights.pth
@@ -119,9 +119,9 @@ def report(seeds: Outcome, ours: Ours, seed_size: int, sizes: str) -> None:
 
 def chosen_images(arguments: argparse.Namespace, scratch: Path) -> Path:
     """The data set, or as much of it as is asked for, evenly from all of it; given splits stay."""
-    data = arguments.data or scratch / "sample"
+    data = arguments.data or scratch / "digits"
     if arguments.data is None:
-        sources.write_sample(data)
+        sources.write_digits(data)
     if arguments.images is None:
         return Path(data)
     files, fewer = sorted(list_files(data)[1]["path"]), scratch / "images"
@@ -180,7 +180,7 @@ def run_seeds(arguments: argparse.Namespace, ours: Ours, scratch: Path, size: in
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=None, metavar="FOLDER", help="default: the sample")
+    parser.add_argument("--data", type=Path, default=None, metavar="FOLDER", help="default: the digits")
     parser.add_argument("--images", type=int, default=None, metavar="N", help="so many of the data set (default: all)")
     parser.add_argument("--backbone", default=DEFAULT_BACKBONE, metavar="NAME", help="timm's name")
     parser.add_argument("--weights", default="package", help="as model.weights in pipeline.yaml")

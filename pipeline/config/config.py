@@ -111,7 +111,7 @@ class DataConfig:
     """PrepareData. `image_size_px` and `horizontal_flip` are None for auto."""
 
     source: str = setting(
-        "sample", text(f"{S3_URI}|{NO_URI}", "sample, a folder, a .zip or .tar(.gz), or s3://bucket/prefix")
+        "sample", text(f"{S3_URI}|{NO_URI}", "sample, digits, a folder, a .zip or .tar(.gz), or s3://bucket/prefix")
     )
     image_size_px: int | None = setting(None, auto_or(whole_number(at_least=32, at_most=2048)))
     split: SplitConfig = field(default_factory=SplitConfig)

@@ -1,7 +1,7 @@
-"""Where the images come from: `--data` or `data.source` becomes one of four kinds of source.
+"""Where the images come from: `--data` or `data.source` becomes one of five kinds of source.
 
 resolve       names the kind and checks, cheaply, that the source is there
-write_sample  writes out the handwritten digits that scikit-learn ships
+write_digits  writes out the handwritten digits that scikit-learn ships
 files         lists a folder in a fixed order; hidden files and folders are left out
 fingerprint   a digest of that list: two equal fingerprints stage to the same place
 """
@@ -18,24 +18,26 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from pipeline.errors import DataSourceError
+from pipeline.paths import ROOT
 from pipeline.suggestion import did_you_mean
 
-Kind = Literal["sample", "folder", "archive", "s3"]
+Kind = Literal["sample", "digits", "folder", "archive", "s3"]
 
 S3_URI = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?")
-ACCEPTED = "sample, a folder, a .zip, .tar, .tar.gz or .tgz archive, or s3://bucket/prefix"
+ACCEPTED = "sample, digits, a folder, a .zip, .tar, .tar.gz or .tgz archive, or s3://bucket/prefix"
 ARCHIVES: dict[str, Callable[[Path], bool]] = {  # by the end of the name, what recognises the content
     ".zip": zipfile.is_zipfile,
     ".tar": tarfile.is_tarfile,
     ".tar.gz": tarfile.is_tarfile,
     ".tgz": tarfile.is_tarfile,
 }
-SAMPLE_TIME_NS = 946_684_800 * 10**9  # 2000-01-01: the sample has the same fingerprint wherever it is written
+SAMPLE = ROOT / "sample" / "photos"
+DIGITS_TIME_NS = 946_684_800 * 10**9  # 2000-01-01: they have the same fingerprint wherever they are written
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data source that exists: `path` for a folder or an archive (absolute), `uri` for S3, neither for the sample."""
+    """A data source that exists: `path` (absolute) of a sample, folder or archive, or S3 `uri`; digits have neither."""
 
     kind: Kind
     path: Path | None = None
@@ -57,7 +59,9 @@ def resolve(source: str, *, relative_to: Path | None = None) -> Source:
     A folder that happens to be called `sample` is reached as `./sample`.
     """
     if source == "sample":
-        return Source("sample")
+        return Source("sample", path=SAMPLE)
+    if source == "digits":
+        return Source("digits")
     if source.startswith("s3:"):
         return _s3(source)
     if "://" in source:
@@ -69,7 +73,7 @@ def resolve(source: str, *, relative_to: Path | None = None) -> Source:
         raise DataSourceError(f"Data source '{source}' cannot be read: {error.strerror}.") from error
 
 
-def write_sample(folder: Path) -> None:
+def write_digits(folder: Path) -> None:
     """Writes scikit-learn's 1,797 handwritten digits as 8x8 grey PNGs: `<class>/digit-0001.png` and so on.
 
     The folder appears complete or not at all; one that is already there is left as it is.
@@ -139,7 +143,7 @@ def _nearest(source: str, path: Path) -> str:
         missing = missing.parent
     known = [sibling.name for sibling in missing.parent.iterdir() if not sibling.name.startswith(".")]
     if source == path.name:
-        known.append("sample")
+        known += ["sample", "digits"]
     return did_you_mean(missing.name, known) or f" Give {ACCEPTED}."
 
 
@@ -187,4 +191,4 @@ def _write_digits(folder: Path) -> None:
     for number, (image, label) in enumerate(zip(pixels, digits.target, strict=True), start=1):
         path = Path(folder, str(label), f"digit-{number:04}.png")
         Image.fromarray(image).save(path, optimize=True)
-        os.utime(path, ns=(SAMPLE_TIME_NS, SAMPLE_TIME_NS))
+        os.utime(path, ns=(DIGITS_TIME_NS, DIGITS_TIME_NS))

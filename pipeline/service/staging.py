@@ -27,7 +27,7 @@ from pipeline.service.sources import Source, fingerprint
 from pipeline.service.targets import Target
 from pipeline.service.weights import ResolvedWeights
 
-SAMPLE_KEY = "sample-v1"
+SHIPPED = {"sample": "sample-v2", "digits": "sample-v1"}  # where the data sets that come with the product are staged
 COMPILING = ("compile", "config", "definition")  # the packages that a definition depends on
 
 
@@ -45,7 +45,7 @@ class Project:
         chosen = source or self.source
         if chosen.uri:
             return chosen.uri
-        key = SAMPLE_KEY if chosen.path is None else f"{slug(chosen.path.stem)}-{fingerprint(chosen.path)[:16]}"
+        key = SHIPPED.get(chosen.kind) or f"{slug(chosen.path.stem)}-{fingerprint(chosen.path)[:16]}"
         return placement.uri(self.config.pipeline.name, "data", key)
 
     def weights_uri(self, placement: Placement) -> str:
@@ -151,8 +151,8 @@ def upload_data(project: Project, target: Target, source: Source) -> bool:
     if source.path:
         return target.put_tree(uri, source.path)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / "sample"
-        sources.write_sample(folder)
+        folder = Path(temporary) / "digits"
+        sources.write_digits(folder)
         return target.put_tree(uri, folder)
 
 

@@ -27,7 +27,7 @@ from pipeline.service import sources
 pytestmark = pytest.mark.skipif("IMAGE_TEST" not in os.environ, reason="builds images: run `make image-test`")
 PORT = 8080
 PROGRAM = "/opt/program/serve.py"
-IMAGES_PER_CLASS = 30  # of the sample: what is tested is the containers, not the model
+IMAGES_PER_CLASS = 30  # of the digits: what is tested is the containers, not the model
 COMPILERS = "gcc g++ cc c++ cpp clang tcc as ld make"
 OF_CUDA = re.compile(r"nvidia-.+|cuda-.+|triton")  # torch's own metadata pins them, and a processor's torch has none
 ABOUT = """
@@ -64,9 +64,9 @@ class LocalRun:
 
 @pytest.fixture(scope="module")
 def local_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRun]:
-    """A run on part of the sample, whose jobs are run again inside the images."""
+    """A run on part of the digits, whose jobs are run again inside the images."""
     home, data = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("data")
-    sources.write_sample(data)
+    sources.write_digits(data)
     for folder in data.iterdir():
         for image in sorted(folder.iterdir())[IMAGES_PER_CLASS:]:
             image.unlink()

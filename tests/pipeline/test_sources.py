@@ -14,10 +14,10 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from pipeline.errors import DataSourceError
-from pipeline.service.sources import Source, files, fingerprint, resolve, write_sample
+from pipeline.service.sources import Source, files, fingerprint, resolve, write_digits
 
 REPOSITORY = Path(__file__).parents[2]
-ACCEPTED = "sample, a folder, a .zip, .tar, .tar.gz or .tgz archive, or s3://bucket/prefix"
+ACCEPTED = "sample, digits, a folder, a .zip, .tar, .tar.gz or .tgz archive, or s3://bucket/prefix"
 
 
 @pytest.fixture
@@ -37,8 +37,12 @@ def refusal(source: str | Path) -> str:
     return str(error.value)
 
 
-def test_sample_is_a_source_without_a_place() -> None:
-    assert resolve("sample") == Source("sample")
+def test_the_sample_is_photos_of_eight_classes_and_digits_have_no_place() -> None:
+    sample = resolve("sample")
+    assert sample.path is not None
+    assert len({photo.relative.split("/")[0] for photo in files(sample.path)}) == 8
+    assert sum(photo.size for photo in files(sample.path)) < 2_000_000
+    assert resolve("digits") == Source("digits")
 
 
 def test_folder_is_resolved_to_its_absolute_path(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,8 +234,8 @@ def test_names_that_are_not_unicode_are_fingerprinted(photos: Path) -> None:
     assert len(fingerprint(photos)) == 64
 
 
-def test_sample_holds_the_digits_of_scikit_learn(tmp_path: Path) -> None:
-    write_sample(tmp_path / "sample")
+def test_digits_are_those_of_scikit_learn(tmp_path: Path) -> None:
+    write_digits(tmp_path / "sample")
 
     digits = load_digits()
     written = list(files(tmp_path / "sample"))
@@ -243,32 +247,32 @@ def test_sample_holds_the_digits_of_scikit_learn(tmp_path: Path) -> None:
         assert np.array_equal(np.asarray(image), np.round(digits.images[1796] * 255 / 16))
 
 
-def test_sample_has_the_same_fingerprint_each_time(tmp_path: Path) -> None:
-    write_sample(tmp_path / "one")
-    write_sample(tmp_path / "two")
+def test_digits_have_the_same_fingerprint_each_time(tmp_path: Path) -> None:
+    write_digits(tmp_path / "one")
+    write_digits(tmp_path / "two")
 
     assert fingerprint(tmp_path / "one") == fingerprint(tmp_path / "two")
 
 
-def test_sample_leaves_a_folder_that_exists_as_it_is(photos: Path) -> None:
-    write_sample(photos)
+def test_digits_leave_a_folder_that_exists_as_it_is(photos: Path) -> None:
+    write_digits(photos)
 
     assert [file.relative for file in files(photos)] == ["cat/b.jpg", "dog/a.jpg"]
 
 
-def test_interrupted_sample_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_digits_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Image.Image, "save", fail)
     with pytest.raises(KeyboardInterrupt):
-        write_sample(tmp_path / "sample")
+        write_digits(tmp_path / "sample")
 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_two_processes_may_write_the_sample_at_once(tmp_path: Path) -> None:
-    code = "import sys, pathlib, pipeline.service.sources as s; s.write_sample(pathlib.Path(sys.argv[1], 's'))"
+def test_two_processes_may_write_the_digits_at_once(tmp_path: Path) -> None:
+    code = "import sys, pathlib, pipeline.service.sources as s; s.write_digits(pathlib.Path(sys.argv[1], 's'))"
     writers = [subprocess.Popen([sys.executable, "-c", code, tmp_path], cwd=REPOSITORY) for _ in range(2)]
 
     assert [writer.wait() for writer in writers] == [0, 0]

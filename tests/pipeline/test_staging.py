@@ -108,14 +108,14 @@ def test_data_of_the_command_line_goes_beside_those_of_the_file(opened, tmp_path
     assert upload(project, target, sources.resolve("s3://bucket/prefix")) == 0
 
 
-def test_the_sample_is_written_once(opened, tmp_path, monkeypatch):
-    project, sample = opened(), sources.Source("sample")
+def test_the_digits_are_written_once(opened, tmp_path, monkeypatch):
+    project, digits = opened(), sources.Source("digits")
     target = target_of(project, tmp_path / "home")
     written = []
-    monkeypatch.setattr(sources, "write_sample", lambda folder: written.append(folder) or _one_image(folder))
-    assert upload(project, target, sample) > upload(project, target, sample) == 0
+    monkeypatch.setattr(sources, "write_digits", lambda folder: written.append(folder) or _one_image(folder))
+    assert upload(project, target, digits) > upload(project, target, digits) == 0
     assert len(written) == 1
-    assert project.data_uri(HERE, sample) == "s3://local/image-classification/data/sample-v1"
+    assert project.data_uri(HERE, digits) == "s3://local/image-classification/data/sample-v1"
 
 
 def _one_image(folder: Path) -> None:

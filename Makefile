@@ -1,37 +1,61 @@
-# Each target sets itself up: a virtual environment in .venv with everything from pyproject.toml.
+# `run` and `test` set themselves up: a virtual environment in .venv, with the versions of requirements.lock.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
+UV := $(VENV)/uv/bin/uv
 READY := $(VENV)/.ready
+READY_FOR_TESTS := $(VENV)/.ready-for-tests
+# PyTorch for Linux brings its CUDA libraries along, in the versions that it names itself; other machines need none.
+CUDA := cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cupti nvidia-cuda-nvrtc \
+  nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusolver nvidia-cusparse \
+  nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx triton
+LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --no-annotate \
+  --custom-compile-command "make lock" $(addprefix --no-emit-package ,$(CUDA)) pyproject.toml
+# uv asks where pip is set up to ask: index, links and certificate
+AS_PIP := set -a; eval "$$($(BIN)/python -m pip config list | sed -nE \
+  "s/^[^=]*\.index-url=/UV_DEFAULT_INDEX=/p; s/^[^=]*\.extra-index-url=/UV_INDEX=/p; \
+   s/^[^=]*\.find-links=/UV_FIND_LINKS=/p; s/^[^=]*\.cert=/SSL_CERT_FILE=/p")"; set +a;
+INSTALL := $(AS_PIP) VIRTUAL_ENV=$(VENV) $(UV) pip install --quiet
 
-.PHONY: run test check bench image-test clean
+.PHONY: run test check bench image-test lock clean
 .DELETE_ON_ERROR:
 
 run: $(READY)  ## the main job: images in, deployed classifier out, on this machine
 	$(BIN)/python run_pipeline.py run
 
-test: $(READY)  ## every test
+test: $(READY_FOR_TESTS)  ## every test
 	$(BIN)/python -m pytest
 
-check: $(READY)  ## style, types and who imports whom
+check: $(READY_FOR_TESTS)  ## style, types and who imports whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	PYTHONPATH=steps $(BIN)/lint-imports
 
-bench: $(READY)  ## the figures of the README
+bench: $(READY_FOR_TESTS)  ## the quick ones of the figures in docs/
 	$(BIN)/python benchmarks/runner_overhead.py
 	$(BIN)/python benchmarks/debugger_overhead.py
 	$(BIN)/python benchmarks/extract.py
 
-image-test: $(READY)  ## the contract inside both images; BASE_IMAGE and IMAGE_TOOL may be set
+image-test: $(READY_FOR_TESTS)  ## the contract inside both images; BASE_IMAGE and IMAGE_TOOL may be set
 	IMAGE_TEST=1 $(BIN)/python -m pytest -n 0 tests/images
+
+lock: $(READY)  ## the newest versions that pyproject.toml allows
+	$(AS_PIP) $(LOCK) --upgrade --output-file requirements.lock
+	$(AS_PIP) $(LOCK) --upgrade --extra dev --constraint requirements.lock --output-file requirements-dev.lock
 
 clean:  ## forget the environment and everything that ran on this machine
 	-[ -x $(BIN)/python ] && $(BIN)/python run_pipeline.py teardown --yes
 	rm -rf $(VENV) .local
 
-$(READY): pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+$(UV):
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --target $(VENV)/uv 'uv>=0.9,<1'
+
+$(READY): requirements.lock pyproject.toml | $(UV)
+	[ -x $(BIN)/python ] || $(UV) venv --quiet --seed --allow-existing --python '>=3.11.4,<3.12' $(VENV)
+	$(INSTALL) --requirement requirements.lock --editable .
+	touch $@
+
+$(READY_FOR_TESTS): requirements-dev.lock $(READY)
+	$(INSTALL) --requirement requirements-dev.lock
 	touch $@

@@ -86,7 +86,7 @@ def prepare(root: Path, options: argparse.Namespace) -> None:
         for split, rows in splits.items():
             for column, name in (("label", "labels"), ("group", "groups")):
                 np.save(output / "embeddings" / f"{split}_{name}.npy", rows[column].to_numpy(np.int64))
-        write_digitss(root, splits["validation"], recipe, output / "manifest" / SAMPLES)
+        write_samples(root, splits["validation"], recipe, output / "manifest" / SAMPLES)
         write_manifest(images, manifest, output / "manifest")
         add_to_history(output / "split_history", images, history)
     say("prepared " + ", ".join(f"{len(rows)} {split}" for split, rows in splits.items()) + " images")
@@ -160,7 +160,7 @@ def split_images(
     }
 
 
-def write_digitss(root: Path, validation: pd.DataFrame, recipe: Recipe, folder: Path) -> None:
+def write_samples(root: Path, validation: pd.DataFrame, recipe: Recipe, folder: Path) -> None:
     """Write a few prepared images of the validation split, of each class in turn: an endpoint proves itself on them."""
     turns = validation.groupby("label").cumcount().sort_values(kind="stable")
     folder.mkdir()

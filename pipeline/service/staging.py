@@ -45,7 +45,10 @@ class Project:
         chosen = source or self.source
         if chosen.uri:
             return chosen.uri
-        key = SHIPPED.get(chosen.kind) or f"{slug(chosen.path.stem)}-{fingerprint(chosen.path)[:16]}"
+        key = SHIPPED.get(chosen.kind)
+        if key is None and chosen.path:
+            key = f"{slug(chosen.path.stem)}-{fingerprint(chosen.path)[:16]}"
+        assert key, "a source that is neither shipped nor on S3 has a path"
         return placement.uri(self.config.pipeline.name, "data", key)
 
     def weights_uri(self, placement: Placement) -> str:

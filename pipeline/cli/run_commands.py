@@ -43,7 +43,7 @@ def upsert(arguments: Arguments) -> int:
     """Upload what is new, create or update the pipeline."""
     project = opened(arguments)
     target = chosen_target(arguments, project.config)
-    text, _, stored = prepared(arguments, project, target)
+    project, text, _, stored = prepared(arguments, project, target)
     put_pipeline(project, target, text, stored)
     if arguments.json:
         print(json.dumps({"pipeline_arn": target.placement.pipeline_arn(project.config.pipeline.name)}))
@@ -64,7 +64,7 @@ def start(arguments: Arguments) -> int:
 
 def started(arguments: Arguments, project: "Project", target: Target) -> str:
     """Upsert and start, no other process's definition in between; the execution's ARN."""
-    text, parameters, stored = prepared(arguments, project, target)
+    project, text, parameters, stored = prepared(arguments, project, target)
     with target.alone():
         put_pipeline(project, target, text, stored)
         name = project.config.pipeline.name
@@ -72,18 +72,22 @@ def started(arguments: Arguments, project: "Project", target: Target) -> str:
         return control.start(target, name, parameters, selection(arguments, target, name, text))
 
 
-def prepared(arguments: Arguments, project: "Project", target: Target) -> tuple[str, dict[str, str], int]:
-    """Compile, check what the command line gives, upload: the definition, the parameters' values, the new uploads.
+def prepared(arguments: Arguments, project: "Project", target: Target) -> tuple["Project", str, dict[str, str], int]:
+    """Compile, check what the command line gives, upload: what is used, the definition, parameters, new uploads.
 
     Raises:
         ParameterError: a name or value that the definition does not take.
     """
-    from pipeline.service.staging import upload
+    from pipeline.service.staging import choose_data, upload
 
     source, parameters = given(arguments, project, target)
+    project, line = choose_data(target, project, source)
+    if INPUT_DATA not in parameters:
+        print(line, file=sys.stderr)
     text = compiled(arguments, project, target)
+    parameters.setdefault(INPUT_DATA, project.data_uri(target.placement))
     bind(json.loads(text)["Parameters"], parameters)
-    return text, parameters, upload(project, target, source)
+    return project, text, parameters, upload(project, target)
 
 
 def compiled(arguments: Arguments, project: "Project", target: Target) -> str:
@@ -102,6 +106,8 @@ def compiled(arguments: Arguments, project: "Project", target: Target) -> str:
 
 def put_pipeline(project: "Project", target: Target, text: str, stored: int) -> None:
     """Create or update the pipeline and what has to be beside it; says what changes."""
+    from pipeline.service.staging import remember
+
     config = project.config
     target.set_up(config)
     if config.registry.require_improvement:
@@ -116,6 +122,7 @@ def put_pipeline(project: "Project", target: Target, text: str, stored: int) -> 
         parallel_steps=config.pipeline.max_parallel_steps,
         tell=lambda changes: say_changes(config.pipeline.name, changes),
     )
+    remember(target, project)
     print(f"Pipeline {config.pipeline.name} {what}; {counted(stored)}.", file=sys.stderr)
 
 
@@ -144,8 +151,8 @@ def given(arguments: Arguments, project: "Project", target: Target) -> tuple["So
     if getattr(arguments, "add", False):
         from pipeline.service.data_addition import extended
 
-        source = extended(target, project.config.pipeline.name, source, parameter=INPUT_DATA)
-    return source, {**parameters, INPUT_DATA: project.data_uri(target.placement, source)}
+        source = extended(target, project, source)
+    return source, parameters
 
 
 def run_definition(arguments: Arguments) -> int:

@@ -8,8 +8,7 @@ from pipeline.cli.rows import print_rows
 from pipeline.config.backbones import PACKAGED, PUBLISHED
 from pipeline.errors import UsageError
 from pipeline.service import weights
-from pipeline.service.sources import Source
-from pipeline.service.staging import Project, upload_weights
+from pipeline.service.staging import upload_weights, weights_uri
 
 COLUMNS = ("backbone", "weights", "here", "parameters_millions", "image_size_px", "top1_percent", "licence")
 
@@ -39,10 +38,9 @@ def show(arguments: Arguments) -> int:
 def fetch(arguments: Arguments) -> int:
     """Download timm's weights as `model.weights: timm` would, and store them where runs look for them."""
     config = loaded(arguments)
-    project = Project(config, Source("sample"), weights.resolve(arguments.backbone, "timm"), {})
-    target = chosen_target(arguments, config)
-    is_new, uri = upload_weights(project, target), project.weights_uri(target.placement)
-    manifest = project.backbone.manifest or {}
+    backbone, target = weights.resolve(arguments.backbone, "timm"), chosen_target(arguments, config)
+    is_new, uri = upload_weights(target, config, backbone), weights_uri(config, backbone, target.placement)
+    manifest = backbone.manifest or {}
     if arguments.json:
         print(json.dumps({"backbone": arguments.backbone, "sha256": manifest["sha256"], "uri": uri, "stored": is_new}))
         return 0

@@ -60,7 +60,7 @@ class AwsTarget:
         if folder.is_file():
             self.upload(str(folder), f"{uri}/{folder.name}")
         else:
-            self.upload_all((file.path, f"{uri}/{file.relative}") for file in files(folder))
+            self.upload_all((file.path, f"{uri}/{file.relative}") for file in files(folder) if not file.reason)
         return self.put(whole_mark(uri), b"")
 
     def put_files(self, places: Iterable[tuple[Path, str]]) -> None:

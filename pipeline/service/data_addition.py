@@ -13,9 +13,10 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from pipeline.errors import DataSourceError, UsageError
-from pipeline.service import control, sources
+from pipeline.service import control
 from pipeline.service.aws_target import split_uri
-from pipeline.service.sources import Source, fingerprint
+from pipeline.service.sources import Source
+from pipeline.service.staging import Project, remembered
 from pipeline.service.targets import Target
 
 COPIES_AT_ONCE = 10
@@ -29,7 +30,7 @@ class Layout(NamedTuple):
     is_split: bool
 
 
-def extended(target: Target, pipeline_name: str, added: Source, *, parameter: str) -> Source:
+def extended(target: Target, project: Project, added: Source) -> Source:
     """Put the earlier data set and a folder together, as a source in S3; the earlier one itself if nothing is new.
 
     Raises:
@@ -37,13 +38,15 @@ def extended(target: Target, pipeline_name: str, added: Source, *, parameter: st
     """
     if added.path is None or not added.path.is_dir():
         raise DataSourceError("--add takes a folder; unpack an archive first.")
-    earlier = last_data_uri(target, pipeline_name, parameter)
+    earlier = remembered(target, project).get("uri", "").rstrip("/")
+    if not earlier:
+        raise UsageError("--add finds no data set that was used before; run without it first.")
     sizes = {key: size for key, size in objects_below(target, earlier).items() if not is_hidden(key)}
     if not any("/" in key for key in sizes):
         raise DataSourceError(
             f"--add cannot extend {earlier}, which holds no folders of images; unpack it and run --data FOLDER first."
         )
-    files = {file.relative: Path(file.path) for file in sources.files(added.path)}
+    files = {file.relative: Path(file.path) for file in added.files if not file.reason}
     old, new = layout(sizes), layout(files)
     if old.is_split != new.is_split:
         kinds = {True: "train, validation and test folders", False: "class folders"}
@@ -58,31 +61,13 @@ def extended(target: Target, pipeline_name: str, added: Source, *, parameter: st
             places[place] = file
     print(f"{len(places)} of {len(files)} files are added to the {len(sizes)} of {earlier}.", file=sys.stderr)
     if not places:
-        return Source("s3", uri=earlier)
-    digest = hashlib.sha256(f"{earlier}\n{fingerprint(added.path)}".encode()).hexdigest()[:16]
-    uri = target.placement.uri(pipeline_name, "data", f"added-{digest}")
+        return Source(earlier, uri=earlier)
+    digest = hashlib.sha256(f"{earlier}\n{added.fingerprint}".encode()).hexdigest()[:16]
+    uri = target.placement.uri(project.config.pipeline.name, "data", f"added-{digest}")
     there = objects_below(target, uri)
     copy_objects(target, earlier, uri, (key for key in sizes if key not in there))
     target.put_files((file, f"{uri}/{key}") for key, file in places.items())
-    return Source("s3", uri=uri)
-
-
-def last_data_uri(target: Target, pipeline_name: str, parameter: str) -> str:
-    """The data set of the newest execution that could prepare it.
-
-    Raises:
-        UsageError: there is none.
-    """
-    try:
-        arn = control.source_execution(target, pipeline_name, {"PrepareData"})
-    except UsageError as problem:
-        raise UsageError("--add finds no data set that was used before; run without it first.") from problem
-    with control.service_errors(f"read the parameters of {arn}"):
-        client = target.client("sagemaker")
-        pages = client.get_paginator("list_pipeline_parameters_for_execution").paginate(PipelineExecutionArn=arn)
-        given = {item["Name"]: item["Value"] for page in pages for item in page.get("PipelineParameters", [])}
-    uri: str = given[parameter]
-    return uri.rstrip("/")
+    return Source(uri, uri=uri)
 
 
 def objects_below(target: Target, uri: str) -> dict[str, int]:

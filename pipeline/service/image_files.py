@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline.errors import UsageError
 from pipeline.service.sources import files
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")  # looked for in folders
+SUFFIXES = (".avif", ".bmp", ".gif", ".heic", ".heif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
 def named_images(words: Iterable[str]) -> list[Path]:
@@ -41,7 +41,7 @@ def folder_images(folder: Path) -> list[str]:
     Raises:
         UsageError: there is none.
     """
-    found = [file.relative for file in files(folder) if is_image_name(file.relative)]
+    found = [file.relative for file in files(folder) if is_image_name(file.relative) and not file.reason]
     if not found:
         raise UsageError(f"{folder} holds no image; looked for: {', '.join(SUFFIXES)}")
     return found

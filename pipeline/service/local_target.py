@@ -91,16 +91,17 @@ class LocalTarget:
             return False
         target = self.storage.path(uri)
         unfinished = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-        if folder.is_file():
-            copy(folder, unfinished / folder.name)
-        else:
-            for file in files(folder):
-                copy(Path(file.path), unfinished / file.relative)
         try:
+            if folder.is_file():
+                copy(folder, unfinished / folder.name)
+            else:
+                for file in files(folder):
+                    if not file.reason:
+                        copy(Path(file.path), unfinished / file.relative)
             unfinished.rename(target)
-        except OSError:  # another process was quicker
-            shutil.rmtree(unfinished)
-            if not target.exists():
+        except BaseException as problem:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            if not isinstance(problem, OSError) or not target.exists():  # else another process was quicker
                 raise
             return False
         return True

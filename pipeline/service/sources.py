@@ -1,29 +1,25 @@
-"""Where the images come from: `--data` or `data.source` becomes one of five kinds of source.
+"""Where the images come from: what `--data` or `data.source` names, found and listed, but not opened."""
 
-resolve       names the kind and checks, cheaply, that the source is there
-write_digits  writes out the handwritten digits that scikit-learn ships
-files         lists a folder in a fixed order; hidden files and folders are left out
-fingerprint   a digest of that list: two equal fingerprints stage to the same place
-"""
-
+import functools
 import hashlib
 import os
 import re
+import stat
 import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from pipeline.errors import DataSourceError
 from pipeline.paths import ROOT
 from pipeline.suggestion import did_you_mean
 
-Kind = Literal["sample", "digits", "folder", "archive", "s3"]
-
 S3_URI = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?")
+SHIPPED = {"sample": "sample-v2", "digits": "sample-v1"}  # data sets of the project -> what they are staged as
 ACCEPTED = "sample, digits, a folder, a .zip, .tar, .tar.gz or .tgz archive, or s3://bucket/prefix"
 ARCHIVES: dict[str, Callable[[Path], bool]] = {  # by the end of the name, what recognises the content
     ".zip": zipfile.is_zipfile,
@@ -32,16 +28,8 @@ ARCHIVES: dict[str, Callable[[Path], bool]] = {  # by the end of the name, what 
     ".tgz": tarfile.is_tarfile,
 }
 SAMPLE = ROOT / "sample" / "photos"
-DIGITS_TIME_NS = 946_684_800 * 10**9  # 2000-01-01: they have the same fingerprint wherever they are written
-
-
-@dataclass(frozen=True)
-class Source:
-    """A data source that exists: `path` (absolute) of a sample, folder or archive, or S3 `uri`; digits have neither."""
-
-    kind: Kind
-    path: Path | None = None
-    uri: str | None = None
+UNREADABLE = ".unreadable.json"  # beside the staged files, for steps/classifier/data/dataset.py
+DIGITS_TIME_NS = 946_684_800 * 10**9  # 2000-01-01: the digits have the same fingerprint wherever they are written
 
 
 class File(NamedTuple):
@@ -51,106 +39,98 @@ class File(NamedTuple):
     path: str
     size: int  # bytes
     mtime_ns: int
+    reason: str | None = None  # why it cannot be read
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data source that exists: a folder or an archive at `path`, objects below `uri`; the digits have neither."""
+
+    name: str  # resolves to the same source in any working directory
+    path: Path | None = None  # absolute
+    uri: str | None = None
+
+    @functools.cached_property
+    def files(self) -> list[File]:
+        """The files of a folder, or the one archive, as they were when first asked for."""
+        if self.path is None:
+            return []
+        if self.path.is_dir():
+            return list(files(self.path))
+        status = self.path.stat()
+        return [File(self.path.name, str(self.path), status.st_size, status.st_mtime_ns)]
+
+    @property
+    def unreadable(self) -> dict[str, str]:
+        """Why files are not staged, by their names within the folder."""
+        return {printable(file.relative): file.reason for file in self.files if file.reason}
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Hex SHA-256 of the files' names, sizes and times, not of their content."""
+        digest = hashlib.sha256()
+        for file in self.files:
+            digest.update(os.fsencode(f"{file.relative}\0{file.size}\0{file.mtime_ns}\n"))
+        return digest.hexdigest()
 
 
 def resolve(source: str, *, relative_to: Path | None = None) -> Source:
-    """The source that `source` names; a relative path starts at `relative_to`, or at the working directory.
+    """Return what `source` names; a relative path starts at `relative_to`, or at the working directory.
 
     A folder that happens to be called `sample` is reached as `./sample`.
     """
-    if source == "sample":
-        return Source("sample", path=SAMPLE)
-    if source == "digits":
-        return Source("digits")
+    if source in SHIPPED:
+        return Source(source, path=SAMPLE if source == "sample" else None)
     if source.startswith("s3:"):
-        return _s3(source)
-    if "://" in source:
-        raise DataSourceError(f"Data source '{source}' is not accepted: download it and give {ACCEPTED}.")
-    path = Path(os.path.abspath((relative_to or Path()) / Path(source).expanduser()))  # noqa: PTH100 keeps links
-    try:
-        return _local(source, path)
-    except OSError as error:
-        raise DataSourceError(f"Data source '{source}' cannot be read: {error.strerror}.") from error
-
-
-def write_digits(folder: Path) -> None:
-    """Writes scikit-learn's 1,797 handwritten digits as 8x8 grey PNGs: `<class>/digit-0001.png` and so on.
-
-    The folder appears complete or not at all; one that is already there is left as it is.
-    """
-    if folder.is_dir() and any(folder.iterdir()):
-        return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-        complete = Path(temporary, folder.name)
-        _write_digits(complete)
-        try:
-            complete.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # otherwise another process was quicker
-                raise
-
-
-def files(folder: Path) -> Iterator[File]:
-    """The visible files below a folder, links followed, folder by folder in the order of their names."""
-    return _scan(folder, "", ())
-
-
-def fingerprint(path: Path) -> str:
-    """Hex SHA-256 over relative path, size and mtime of each file of a folder, or of the one archive; no content."""
-    digest = hashlib.sha256()
-    for file in files(path) if path.is_dir() else (_single(path),):
-        digest.update(os.fsencode(f"{file.relative}\0{file.size}\0{file.mtime_ns}\n"))
-    return digest.hexdigest()
-
-
-def _s3(source: str) -> Source:
-    if not S3_URI.fullmatch(source):
+        if S3_URI.fullmatch(source):
+            return Source(source, uri=source)
         raise DataSourceError(
             f"Data source '{source}' is not an S3 address: write s3://bucket/prefix, "
             "the bucket of 3 to 63 lower-case letters, digits, dots and dashes."
         )
-    return Source("s3", uri=source)
+    if "://" in source:
+        raise DataSourceError(f"Data source '{source}' is not accepted: download it and give {ACCEPTED}.")
+    try:
+        path = Path(os.path.abspath((relative_to or Path()) / Path(source).expanduser()))  # noqa: PTH100 keeps links
+        found = Source(str(path), path=path)
+        if path.is_dir():
+            if all(file.reason for file in found.files):
+                raise DataSourceError(
+                    f"Data source '{source}' is an empty folder: put one folder of images per class into it."
+                )
+        elif path.is_file():
+            refuse_other_files(source, path)
+        else:
+            raise DataSourceError(f"Data source '{source}' does not exist.{hint(source, path)}")
+    except (OSError, RuntimeError) as error:  # the latter: no home folder for ~
+        said = error.strerror if isinstance(error, OSError) else error
+        raise DataSourceError(f"Data source '{source}' cannot be read: {said}.") from error
+    return found
 
 
-def _local(source: str, path: Path) -> Source:
-    if path.is_dir():
-        return _folder(source, path)
-    if path.is_file():
-        return _archive(source, path)
-    raise DataSourceError(f"Data source '{source}' does not exist.{_nearest(source, path)}")
-
-
-def _folder(source: str, path: Path) -> Source:
-    if next(files(path), None) is None:
-        raise DataSourceError(f"Data source '{source}' is an empty folder: put one folder of images per class into it.")
-    return Source("folder", path=path)
-
-
-def _archive(source: str, path: Path) -> Source:
+def refuse_other_files(source: str, path: Path) -> None:
+    """Raise a DataSourceError for a file that is no archive."""
     suffix = next((suffix for suffix in ARCHIVES if path.name.lower().endswith(suffix)), None)
     if suffix is None:
         raise DataSourceError(f"Data source '{source}' is a file but not a known archive: give {ACCEPTED}.")
     if not ARCHIVES[suffix](path):
         raise DataSourceError(f"Data source '{source}' is damaged, or not the {suffix} archive its name says it is.")
-    return Source("archive", path=path)
 
 
-def _nearest(source: str, path: Path) -> str:
-    """A hint: what in the deepest existing folder is called nearly like the part that is missing."""
+def hint(source: str, path: Path) -> str:
+    """Return what in the deepest existing folder is called nearly like the part of the path that is missing."""
     missing = path
     while not missing.parent.is_dir():
         missing = missing.parent
     known = [sibling.name for sibling in missing.parent.iterdir() if not sibling.name.startswith(".")]
-    if source == path.name:
-        known += ["sample", "digits"]
+    known += SHIPPED if source == path.name else ()
     return did_you_mean(missing.name, known) or f" Give {ACCEPTED}."
 
 
-def _scan(folder: str | Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[File]:
-    """Yields the files of one folder and of those below; `above` identifies the folders around: no link loops."""
+def files(folder: str | Path, prefix: str = "", above: tuple[tuple[int, int], ...] = ()) -> Iterator[File]:
+    """Yield the visible files below a folder in the order of their names; links are followed, but not in circles."""
     try:
-        status = Path(folder).stat()
+        status = os.stat(folder)  # noqa: PTH116  a million of them
         with os.scandir(folder) as entries:
             visible = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda e: e.name)
     except OSError as error:
@@ -159,36 +139,55 @@ def _scan(folder: str | Path, prefix: str, above: tuple[tuple[int, int], ...]) -
     if here in above:
         return
     for entry in visible:
-        if entry.is_dir():
-            yield from _scan(entry.path, f"{prefix}{entry.name}/", (*above, here))
+        relative, is_folder = f"{prefix}{entry.name}", False
+        with suppress(OSError):  # a link in a circle
+            is_folder = entry.is_dir()
+        if is_folder:
+            yield from files(entry.path, f"{relative}/", (*above, here))
         else:
-            yield _file(entry, f"{prefix}{entry.name}")
+            yield file_of(entry, relative)
 
 
-def _file(entry: os.DirEntry[str], relative: str) -> File:
+def file_of(entry: os.DirEntry[str], relative: str) -> File:
+    """Return what is known of a file without opening it."""
     try:
-        status = entry.stat()
+        status, reason = entry.stat(), None
+        if not stat.S_ISREG(status.st_mode):
+            reason = "is not a regular file"
+        elif not os.access(entry.path, os.R_OK):
+            reason = "cannot be read: Permission denied"
     except OSError as error:
-        raise DataSourceError(
-            f"'{entry.path}' cannot be read: {error.strerror}; remove it, or restore what it links to."
-        ) from error
-    return File(relative, entry.path, status.st_size, status.st_mtime_ns)
+        status, reason = entry.stat(follow_symlinks=False), f"is a link that leads nowhere: {error.strerror}"
+    return File(relative, entry.path, status.st_size, status.st_mtime_ns, reason)
 
 
-def _single(path: Path) -> File:
-    status = path.stat()
-    return File(path.name, str(path), status.st_size, status.st_mtime_ns)
+def printable(path: str) -> str:
+    """Return a path as JSON and people can read it, even if it is not UTF-8."""
+    return path.encode("utf-8", "backslashreplace").decode()
 
 
-def _write_digits(folder: Path) -> None:
+def write_digits(folder: Path) -> None:
+    """Write scikit-learn's 1,797 handwritten digits as 8x8 grey PNGs: `<class>/digit-0001.png` and so on.
+
+    The folder appears complete or not at all; one that is already there is left as it is.
+    """
+    if folder.is_dir() and any(folder.iterdir()):
+        return
     from PIL import Image
     from sklearn.datasets import load_digits  # takes a second to import
 
+    folder.parent.mkdir(parents=True, exist_ok=True)
     digits = load_digits()
-    for label in digits.target_names:
-        Path(folder, str(label)).mkdir(parents=True)
     pixels = (digits.images * (255 / 16)).round().astype("uint8")  # (1797, 8, 8) uint8 from float64 in 0..16
-    for number, (image, label) in enumerate(zip(pixels, digits.target, strict=True), start=1):
-        path = Path(folder, str(label), f"digit-{number:04}.png")
-        Image.fromarray(image).save(path, optimize=True)
-        os.utime(path, ns=(DIGITS_TIME_NS, DIGITS_TIME_NS))
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+        complete = Path(temporary, folder.name)
+        for number, (image, label) in enumerate(zip(pixels, digits.target, strict=True), start=1):
+            path = complete / str(label) / f"digit-{number:04}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(path, optimize=True)
+            os.utime(path, ns=(DIGITS_TIME_NS, DIGITS_TIME_NS))
+        try:
+            complete.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # otherwise another process was quicker
+                raise

@@ -1,6 +1,7 @@
 """What a definition refers to, by content: code bundles, backbone weights and data, and the compiled definition itself.
 
-Names are derived from content, so that compiling needs no upload and an upload repeats nothing.
+Names are derived from content, so that compiling needs no upload and an upload repeats nothing. Of a pipeline is
+remembered which data it used last: it keeps them until `--data` or data.source names others.
 """
 
 import hashlib
@@ -9,8 +10,10 @@ import json
 import re
 import secrets
 import tempfile
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pipeline.compile.bundle import Bundle, evaluation_bundle, prepare_bundle, training_bundle, trial_bundle
 from pipeline.compile.carried_over import PLACEHOLDER, PLACEHOLDERS, carried_over_uris
@@ -19,15 +22,14 @@ from pipeline.compile.placement import Placement
 from pipeline.config import annotations
 from pipeline.config.annotations import Annotations, read_annotations
 from pipeline.config.config import Config
-from pipeline.errors import DefinitionError
+from pipeline.errors import DataSourceError, DefinitionError, PipelineError
 from pipeline.paths import ROOT
 from pipeline.service import sources, weights
 from pipeline.service.revision import commit_of
-from pipeline.service.sources import Source, fingerprint
+from pipeline.service.sources import SHIPPED, Source
 from pipeline.service.targets import Target
 from pipeline.service.weights import ResolvedWeights
 
-SHIPPED = {"sample": "sample-v2", "digits": "sample-v1"}  # where the data sets that come with the product are staged
 COMPILING = ("compile", "config", "definition")  # the packages that a definition depends on
 
 
@@ -39,23 +41,19 @@ class Project:
     source: Source
     backbone: ResolvedWeights
     annotations: Annotations
+    configured: str  # the name of data.source, which another source may have taken the place of
 
-    def data_uri(self, placement: Placement, source: Source | None = None) -> str:
-        """Where a data source is staged."""
-        chosen = source or self.source
-        if chosen.uri:
-            return chosen.uri
-        key = SHIPPED.get(chosen.kind)
-        if key is None and chosen.path:
-            key = f"{slug(chosen.path.stem)}-{fingerprint(chosen.path)[:16]}"
-        assert key, "a source that is neither shipped nor on S3 has a path"
+    def data_uri(self, placement: Placement) -> str:
+        """Where the data are staged."""
+        source = self.source
+        if source.uri:
+            return source.uri
+        key = SHIPPED.get(source.name) or f"{slug(Path(source.name).stem)}-{source.fingerprint[:16]}"
         return placement.uri(self.config.pipeline.name, "data", key)
 
     def weights_uri(self, placement: Placement) -> str:
         """Where the weights are staged."""
-        if self.backbone.uri:
-            return self.backbone.uri
-        return placement.uri(self.config.pipeline.name, "weights", self.backbone.digest)
+        return weights_uri(self.config, self.backbone, placement)
 
     def annotations_uri(self, placement: Placement) -> str:
         """Where the CSV files about images are staged."""
@@ -69,12 +67,69 @@ class Project:
 def open_project(config: Config, config_path: Path) -> Project:
     """Find the data source, the weights and the CSV files that pipeline.yaml names, relative to it."""
     folder, data = config_path.resolve().parent, config.data
+    source = sources.resolve(config.data.source, relative_to=folder)
     return Project(
         config=config,
-        source=sources.resolve(config.data.source, relative_to=folder),
+        source=source,
         backbone=weights.resolve(config.model.backbone, config.model.weights, relative_to=folder),
         annotations=read_annotations(data.group, data.attributes, data.corrections, relative_to=folder),
+        configured=source.name,
     )
+
+
+def choose_data(target: Target, project: Project, given: Source | None) -> tuple[Project, str]:
+    """Return the project with the data that a run is to use, and a line that says which they are and why.
+
+    Raises:
+        DataSourceError: they are not there any more, nor a copy of them.
+    """
+    if given is not None:
+        return described(replace(project, source=given), "")
+    last = remembered(target, project)
+    if last.get("configured") != project.configured or last["source"] == project.configured:
+        return described(project, " (data.source in pipeline.yaml)")
+    name, uri = last["source"], last["uri"]
+    if name in SHIPPED or name.startswith("s3:") or Path(name).exists():
+        again = replace(project, source=sources.resolve(name))
+        return described(again, ", as in the last run; --data or another data.source takes others")
+    if not target.holds(uri):
+        raise DataSourceError(f"The images of the last run, {name}, are gone, and so is their copy; give --data.")
+    return described(replace(project, source=Source(name, uri=uri)), ", which is gone; the last run's copy is used")
+
+
+def described(project: Project, why: str) -> tuple[Project, str]:
+    """Return the project, and the line about its data."""
+    left_out = "".join(f"; left out: {name} {reason}" for name, reason in list(project.source.unreadable.items())[:1])
+    if (more := len(project.source.unreadable) - 1) > 0:
+        left_out += f", and {more} more"
+    return project, f"Data: {project.source.name}{why}{left_out}"
+
+
+def remembered(target: Target, project: Project) -> dict[str, Any]:
+    """Return what `remember` stored; empty if there is none."""
+    uri = memory_uri(target, project)
+    with suppress(PipelineError, ValueError, KeyError):
+        if target.holds(uri):
+            last = json.loads(target.read(uri))
+            return {key: str(last[key]) for key in ("source", "uri", "configured")}
+    return {}
+
+
+def remember(target: Target, project: Project) -> None:
+    """Keep which data the pipeline uses, for its next run."""
+    last = {
+        "source": project.source.name,
+        "uri": project.data_uri(target.placement),
+        "configured": project.configured,
+    }
+    if last != remembered(target, project):
+        bucket, _, key = memory_uri(target, project).removeprefix("s3://").partition("/")
+        target.client("s3").put_object(Bucket=bucket, Key=key, Body=json.dumps(last, indent=1).encode())
+
+
+def memory_uri(target: Target, project: Project) -> str:
+    """Where `remember` stores it."""
+    return target.placement.uri(project.config.pipeline.name, "data", "source.json")
 
 
 def definition_of(
@@ -123,7 +178,7 @@ def compiler_digest() -> str:
     return total.hexdigest()
 
 
-def upload(project: Project, target: Target, source: Source | None = None) -> int:
+def upload(project: Project, target: Target) -> int:
     """Store code, weights, data, CSV files and what must not be empty, unless it is there; how many were stored."""
     name, placement = project.config.pipeline.name, target.placement
     objects = [item for bundle in project.bundles() for item in bundle.objects(name).items()]
@@ -132,31 +187,39 @@ def upload(project: Project, target: Target, source: Source | None = None) -> in
         stored += target.put(f"{uri}/{PLACEHOLDER}", PLACEHOLDERS[key])
     about = {annotations.README_NAME: annotations.README, **project.annotations}
     stored += sum(target.put(f"{project.annotations_uri(placement)}/{key}", content) for key, content in about.items())
-    return stored + upload_weights(project, target) + upload_data(project, target, source or project.source)
+    return stored + upload_weights(target, project.config, project.backbone) + upload_data(project, target)
 
 
-def upload_weights(project: Project, target: Target) -> bool:
+def weights_uri(config: Config, backbone: ResolvedWeights, placement: Placement) -> str:
+    """Where a backbone's weights are staged."""
+    return backbone.uri or placement.uri(config.pipeline.name, "weights", backbone.digest)
+
+
+def upload_weights(target: Target, config: Config, backbone: ResolvedWeights) -> bool:
     """Store the weights directory unless it is there already."""
-    uri = project.weights_uri(target.placement)
-    if project.backbone.uri or target.holds(uri):
+    uri = weights_uri(config, backbone, target.placement)
+    if backbone.uri or target.holds(uri):
         return False
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "weights"
-        weights.stage(project.backbone, folder)
+        weights.stage(backbone, folder)
         return target.put_tree(uri, folder)
 
 
-def upload_data(project: Project, target: Target, source: Source) -> bool:
-    """Store a data source unless it is there already."""
-    uri = project.data_uri(target.placement, source)
-    if source.uri or target.holds(uri):
-        return False
+def upload_data(project: Project, target: Target) -> bool:
+    """Store the data unless they are there already, with a list of the files that could not be read."""
+    source, uri = project.source, project.data_uri(target.placement)
+    stored = False
     if source.path:
-        return target.put_tree(uri, source.path)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / "digits"
-        sources.write_digits(folder)
-        return target.put_tree(uri, folder)
+        stored = target.put_tree(uri, source.path)
+        if source.unreadable:
+            target.put(f"{uri}/{sources.UNREADABLE}", json.dumps(source.unreadable).encode())
+    elif not source.uri and not target.holds(uri):
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary) / "digits"
+            sources.write_digits(folder)
+            stored = target.put_tree(uri, folder)
+    return stored
 
 
 def slug(text: str) -> str:

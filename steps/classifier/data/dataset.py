@@ -5,6 +5,7 @@ within an enclosing folder. Hidden files and what systems leave behind (.DS_Stor
 """
 
 import hashlib
+import json
 import os
 import re
 import stat
@@ -21,8 +22,8 @@ from typing import Any
 
 import pandas as pd
 
-from classifier.data.images import ImageError, ImageTooLarge, decode_opened, open_image
-from classifier.job.failures import StepError, cause
+from classifier.data.images import NEEDS_HEIF, ImageError, decode_opened, open_image
+from classifier.job.failures import StepError, cause, say
 from classifier.job.system import core_count, each, progress
 
 Reasons = dict[str, str]  # path of a file -> why it is not used
@@ -36,6 +37,7 @@ LAYOUTS = (
     "or one .zip or .tar(.gz) archive of either, is accepted"
 )
 UNPACKED = ".unpacked-"  # how the folder of an unpacked archive begins
+UNREADABLE = ".unreadable.json"  # pipeline/service/sources.py writes it
 NAMED = 5  # so many culprits are named in an error
 
 
@@ -159,15 +161,24 @@ def inspect(files: pd.DataFrame, root: Path, max_pixels: int, max_unreadable: fl
     rows = list(progress(found, "checked", len(files)))
     inspected = files.join(pd.DataFrame(rows, files.index, ["reason", "sha256", "format", "shorter_side"]))
     readable = inspected["reason"].isna()
-    unusable = {printable(row.path): row.reason for row in inspected[~readable].itertuples()}
-    if len(unusable) > max_unreadable * len(files):
+    unusable = unstaged(root) | {printable(row.path): row.reason for row in inspected[~readable].itertuples()}
+    if heif := sum(reason == NEEDS_HEIF for reason in unusable.values()):
+        say(f"{heif} HEIC or AVIF files were skipped: install pillow-heif")
+    total = int(readable.sum()) + len(unusable)
+    if len(unusable) > max_unreadable * total:
         named = some([f"{path}: {reason}" for path, reason in unusable.items()])
         raise StepError(
-            f"{len(unusable)} of {len(files)} files in class folders ({len(unusable) / len(files):.1%}) cannot be used "
+            f"{len(unusable)} of {total} files in class folders ({len(unusable) / total:.1%}) cannot be used "
             f"as images, but at most {max_unreadable:.1%} is accepted ({named}); remove them or raise "
             "data.max_unreadable_fraction."
         )
     return inspected[readable].drop(columns="reason"), unusable
+
+
+def unstaged(root: Path) -> Reasons:
+    """Return the files that could not be read when the data set was staged, which lists them in this hidden file."""
+    file = root / UNREADABLE
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
 
 
 def inspect_file(root: Path, max_pixels: int, path: str) -> tuple[Any, ...]:
@@ -180,10 +191,6 @@ def inspect_file(root: Path, max_pixels: int, path: str) -> tuple[Any, ...]:
             decode_opened(image)
             file.seek(0)
             return None, hashlib.file_digest(file, "sha256").hexdigest(), kind, min(width, height)
-    except ImageTooLarge as error:
-        raise StepError(
-            f"{printable(path)}: {str(error).rstrip('.')}; remove or resize it, or raise data.max_image_megapixels."
-        ) from error
     except ImageError as error:
         return str(error), None, None, None
     except OSError as error:

@@ -5,6 +5,7 @@ The same functions serve training, evaluation and the endpoint, so a model sees 
 """
 
 import contextlib
+import importlib
 import io
 import struct
 import zlib
@@ -13,7 +14,7 @@ from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin, features
 
 from classifier.job.failures import cause
 
@@ -22,6 +23,13 @@ Picture = Image.Image
 Box = tuple[float, float, float, float]  # left, top, right, bottom in px, not rounded
 
 FORMATS = ["JPEG", "PNG", WebPImagePlugin.WebPImageFile.format, "BMP", TiffImagePlugin.TiffImageFile.format, "GIF"]
+FORMATS += ["AVIF"] if features.check("avif") else []
+with contextlib.suppress(ImportError):  # photos of telephones are read where it is installed
+    importlib.import_module("pillow_heif").register_heif_opener()
+    FORMATS.append("HEIF")
+HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis")
+NO_HEADER = "The image is damaged: its header cannot be read."
+NEEDS_HEIF = "It is a HEIC or AVIF image, which pillow-heif reads: install that."
 ASPECT_LIMIT = 4  # of a longer strip the middle is used: resizing 65,000 x 1 px must not take gigabytes
 REDUCING_GAP = 2.0  # an image may be reduced by a quick method first, to this many times the size that is needed
 SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")  # Pillow's modes
@@ -72,10 +80,14 @@ def open_image(source: bytes | IO[bytes], max_pixels: int) -> Picture:
     try:
         image = Image.open(file, formats=FORMATS)
     except UnidentifiedImageError as error:
+        file.seek(4)
+        if file.read(4) == b"ftyp" and (brand := file.read(4)) in HEIF_BRANDS:
+            is_known = ("AVIF" if brand.startswith(b"avi") else "HEIF") in FORMATS
+            raise ImageError(NO_HEADER if is_known else NEEDS_HEIF) from error
         found = "not a JPEG, PNG, WebP, BMP, TIFF or GIF image" if file.seek(0, io.SEEK_END) else "empty"
         raise ImageError(f"The file is {found}.") from error
     except DAMAGE as error:
-        raise ImageError("The image is damaged: its header cannot be read.") from error
+        raise ImageError(NO_HEADER) from error
     if image.width * image.height > max_pixels:
         raise ImageTooLarge(
             f"The image has {image.width * image.height / 1e6:,.1f} megapixels ({image.width} x {image.height}), "
@@ -132,7 +144,8 @@ def decoding_bytes(image: Picture) -> int:
     per_pixel = 4 * sum(
         [True, image.mode != "RGB", image.has_transparency_data, not is_upright or is_strip]
     )  # pictures
-    per_pixel += {"WEBP": 12, "TIFF": 2}.get(image.format or "", 0) + (2 if image.mode in SIXTEEN_BITS else 0)
+    per_pixel += {"WEBP": 12, "TIFF": 2, "AVIF": 12, "HEIF": 12}.get(image.format or "", 0)
+    per_pixel += 2 if image.mode in SIXTEEN_BITS else 0
     per_pixel += 2 * len(image.getbands()) if image.info.get("progressive") else 0  # coefficients
     return image.width * image.height * per_pixel
 

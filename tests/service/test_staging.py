@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,11 @@ import pytest
 
 from pipeline.compile.placement import local_placement
 from pipeline.config.config import load
-from pipeline.errors import DefinitionError
+from pipeline.errors import DataSourceError, DefinitionError
 from pipeline.paths import STEPS
 from pipeline.service import sources, staging
 from pipeline.service.local_target import LocalTarget
-from pipeline.service.staging import definition_of, open_project, upload
+from pipeline.service.staging import choose_data, definition_of, open_project, remember, upload
 
 HERE = local_placement("deploy")
 
@@ -100,27 +101,81 @@ def test_data_of_the_command_line_goes_beside_those_of_the_file(opened, tmp_path
     (other / "a").mkdir(parents=True)
     (other / "a/1.png").write_text("1")
     target = target_of(project, tmp_path / "home")
-    source = sources.resolve(str(other))
-    upload(project, target, source)
-    assert target.holds(project.data_uri(HERE, source))
+    chosen, _ = choose_data(target, project, sources.resolve(str(other)))
+    upload(chosen, target)
+    assert target.holds(chosen.data_uri(HERE))
     assert not target.holds(project.data_uri(HERE))
-    assert project.data_uri(HERE, sources.resolve("s3://bucket/prefix")) == "s3://bucket/prefix"
-    assert upload(project, target, sources.resolve("s3://bucket/prefix")) == 0
+    elsewhere, _ = choose_data(target, project, sources.resolve("s3://bucket/prefix"))
+    assert elsewhere.data_uri(HERE) == "s3://bucket/prefix"
+    assert upload(elsewhere, target) == 0
 
 
 def test_the_digits_are_written_once(opened, tmp_path, monkeypatch):
-    project, digits = opened(), sources.Source("digits")
-    target = target_of(project, tmp_path / "home")
+    target = target_of(opened(), tmp_path / "home")
+    project, _ = choose_data(target, opened(), sources.Source("digits"))
     written = []
     monkeypatch.setattr(sources, "write_digits", lambda folder: written.append(folder) or _one_image(folder))
-    assert upload(project, target, digits) > upload(project, target, digits) == 0
+    assert upload(project, target) > upload(project, target) == 0
     assert len(written) == 1
-    assert project.data_uri(HERE, digits) == "s3://local/image-classification/data/sample-v1"
+    assert project.data_uri(HERE) == "s3://local/image-classification/data/sample-v1"
 
 
 def _one_image(folder: Path) -> None:
     (folder / "0").mkdir(parents=True)
     (folder / "0/1.png").write_text("image")
+
+
+def run_with(target, project, data: Path | str | None = None) -> tuple[str, str]:
+    """What a run does about data: the URI that it uses, and what it says."""
+    chosen, line = choose_data(target, project, sources.resolve(str(data)) if data else None)
+    upload(chosen, target)
+    remember(target, chosen)
+    return chosen.data_uri(HERE), line
+
+
+def test_a_pipeline_keeps_its_data_until_it_is_told_otherwise(opened, tmp_path):
+    target, photos = target_of(opened(), tmp_path / "home"), tmp_path / "photos"
+    (photos / "a").mkdir(parents=True)
+    (photos / "a/1.png").write_text("1")
+    configured, line = run_with(target, opened())
+    assert "data.source" in line
+    first, _ = run_with(target, opened(), photos)
+    again, line = run_with(target, opened())
+    assert first == again != configured and str(photos) in line and "as in the last run" in line
+    (photos / "a/2.png").write_text("2")
+    more, _ = run_with(target, opened())
+    assert more != first and target.holds(f"{more}/a/2.png")
+    photos.rename(tmp_path / "moved")
+    gone, line = run_with(target, opened())
+    assert gone == more and "gone" in line
+    assert run_with(target, opened()) == (gone, line)
+    (tmp_path / "other.yaml").write_text(f"data: {{source: {tmp_path / 'moved'}}}")
+    changed, line = run_with(target, open_project(load(tmp_path / "other.yaml"), tmp_path / "other.yaml"))
+    assert target.holds(f"{changed}/a/2.png") and "data.source" in line
+    assert run_with(target, opened())[0] == configured
+    run_with(target, opened(), "s3://bucket/prefix")
+    assert run_with(target, opened())[0] == "s3://bucket/prefix"
+    assert run_with(target, opened(), "digits") == run_with(target, opened(), "digits")
+
+
+def test_data_that_are_gone_for_good_are_named(opened, tmp_path):
+    target, photos = target_of(opened(), tmp_path / "home"), tmp_path / "photos.d"
+    (photos / "a").mkdir(parents=True)
+    (photos / "a/1.png").write_text("1")
+    uri, _ = run_with(target, opened(), photos)
+    shutil.rmtree(photos)
+    shutil.rmtree(target.storage.path(uri))
+    with pytest.raises(DataSourceError, match=r"photos\.d, are gone"):
+        choose_data(target, opened(), None)
+
+
+def test_files_that_cannot_be_read_are_left_out_and_listed(opened, tmp_path, images):
+    (images / "cat/3.jpg").symlink_to("nowhere")
+    (images / "cat/4.jpg").symlink_to("4.jpg")
+    uri, line = run_with(target_of(opened(), tmp_path / "home"), opened())
+    assert "left out: cat/3.jpg is a link that leads nowhere" in line and "and 1 more" in line
+    listed = json.loads((tmp_path / "home/s3" / uri.removeprefix("s3://") / ".unreadable.json").read_text())
+    assert list(listed) == ["cat/3.jpg", "cat/4.jpg"]
 
 
 def test_uploads_at_the_same_time_store_each_thing_once_and_whole(opened, tmp_path, images):

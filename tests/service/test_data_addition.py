@@ -8,15 +8,22 @@ from pipeline.config.config import Config
 from pipeline.errors import UsageError
 from pipeline.service import data_addition
 from pipeline.service.local_target import LocalTarget
-from pipeline.service.sources import Source
+from pipeline.service.sources import resolve
+from pipeline.service.staging import Project, remember
+from pipeline.service.weights import ResolvedWeights
 
-EARLIER = "s3://local/p/data/photos"
+EARLIER = "s3://local/image-classification/data/photos"
 
 
 @pytest.fixture
-def target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalTarget:
-    monkeypatch.setattr(data_addition, "last_data_uri", lambda *_: EARLIER)
-    return LocalTarget(Config(), tmp_path / "home")
+def target(tmp_path: Path) -> LocalTarget:
+    found = LocalTarget(Config(), tmp_path / "home")
+    remember(found, project(EARLIER))
+    return found
+
+
+def project(source: str) -> Project:
+    return Project(Config(), resolve(source), ResolvedWeights(""), {}, "sample")
 
 
 def folder(root: Path, *names: str, content: str = "") -> Path:
@@ -27,7 +34,7 @@ def folder(root: Path, *names: str, content: str = "") -> Path:
 
 
 def extended(target: LocalTarget, added: Path) -> tuple[str | None, dict[str, int]]:
-    source = data_addition.extended(target, "p", Source("folder", path=added), parameter="InputDataUri")
+    source = data_addition.extended(target, project("sample"), resolve(str(added)))
     return source.uri, data_addition.objects_below(target, source.uri or "")
 
 
@@ -46,7 +53,7 @@ def test_names_that_are_taken_new_classes_and_what_is_there_already(tmp_path: Pa
     # What an interrupted addition left is completed; the same folder again brings nothing.
     target.storage.path(f"{uri}/all/hat/2.jpg").unlink()
     assert extended(target, new) == (uri, found)
-    data_addition.last_data_uri = lambda *_: uri  # which the fixture puts back
+    remember(target, project(str(uri)))
     assert extended(target, new) == (uri, found)
 
 

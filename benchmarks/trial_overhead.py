@@ -30,7 +30,7 @@ import numpy as np
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
-from pipeline.compile.bundle import trial_bundle  # noqa: E402
+from pipeline.compile.bundle import bundle  # noqa: E402
 from pipeline.local.store.state import State  # noqa: E402
 
 BUCKET, CLASSES = "benchmark", 10
@@ -132,7 +132,7 @@ def place_inputs(bucket: Path, images: int) -> None:
     (bucket / "manifest").mkdir()
     (bucket / "manifest" / "manifest.json").write_text(json.dumps(manifest))
     (bucket / "code").mkdir()
-    for name, content in {**trial_bundle().files, "timed.py": TIMED.encode()}.items():
+    for name, content in {**bundle("trial.py").files, "timed.py": TIMED.encode()}.items():
         (bucket / "code" / name).write_bytes(content)
     with gzip.open(bucket / "sourcedir.tar.gz", "wb") as packed, tarfile.open(fileobj=packed, mode="w") as archive:
         archive.add(bucket / "code", arcname=".")

@@ -19,6 +19,7 @@ from pipeline.service.local_target import LocalTarget
 from pipeline.service.targets import Target
 
 if TYPE_CHECKING:
+    from pipeline.compile.compiler import Compiled
     from pipeline.service.sources import Source
     from pipeline.service.staging import Project
 
@@ -84,24 +85,24 @@ def prepared(arguments: Arguments, project: "Project", target: Target) -> tuple[
     project, line = choose_data(target, project, source)
     if INPUT_DATA not in parameters:
         print(line, file=sys.stderr)
-    text = compiled(arguments, project, target)
+    compiled = compile_whole(arguments, project, target)
     parameters.setdefault(INPUT_DATA, project.data_uri(target.placement))
-    bind(json.loads(text)["Parameters"], parameters)
-    return project, text, parameters, upload(project, target)
+    bind(json.loads(compiled.definition)["Parameters"], parameters)
+    return project, compiled.definition, parameters, upload(project, target, compiled)
 
 
-def compiled(arguments: Arguments, project: "Project", target: Target) -> str:
+def compile_whole(arguments: Arguments, project: "Project", target: Target) -> "Compiled":
     """The definition; its search begins with the newest one where pipeline.yaml asks for that."""
-    from pipeline.service.staging import definition_of
+    from pipeline.service.staging import compile_project
 
     kept, config = Path(arguments.home) / "definitions", project.config
-    text = definition_of(project, target.placement, kept)
+    first = compile_project(project, target.placement, kept)
     if config.tuning.warm_start is None:
-        return text
+        return first
     from pipeline.service.warm_start import parent_for
 
-    parent = parent_for(target, config.pipeline.name, text)
-    return definition_of(project, target.placement, kept, warm_start_parent=parent) if parent else text
+    parent = parent_for(target, config.pipeline.name, first.definition)
+    return compile_project(project, target.placement, kept, warm_start_parent=parent) if parent else first
 
 
 def put_pipeline(project: "Project", target: Target, text: str, stored: int) -> None:

@@ -1,9 +1,8 @@
 """The source code of a job as a content-addressed bundle: the same bytes, the same URI.
 
-A bundle holds an entry point of `steps/` and the modules of `classifier` that it imports, no more, so that a change
-to one step leaves the cache of the others alone. The debugger's rules are loaded by name: it holds all of them or none.
+A bundle holds entry points of `steps/` and the modules of `classifier` that they import, no more, so that a change to
+one step leaves the cache of the others alone. The debugger's rules are loaded by name: a bundle holds all or none.
 With a module go the templates and style sheets that it names.
-It is stored as plain files, which every kind of job is given as an input.
 """
 
 import ast
@@ -22,10 +21,15 @@ LOADED_BY_NAME = PurePosixPath("classifier/watch/rules")
 
 @dataclass(frozen=True)
 class Bundle:
-    """Files of one job, by name."""
+    """Files of one job, by name; the first entry point names the bundle."""
 
-    entry_point: str
+    entry_points: tuple[str, ...]
     files: dict[str, bytes]
+
+    @property
+    def entry_point(self) -> str:
+        """The script that starts the job."""
+        return self.entry_points[0]
 
     @property
     def digest(self) -> str:
@@ -36,7 +40,7 @@ class Bundle:
         return total.hexdigest()[:16]
 
     def key(self, pipeline_name: str) -> str:
-        """The S3 key below which the bundle is stored."""
+        """The S3 key below which the bundle is stored, as plain files in `source/`."""
         return f"{pipeline_name}/code/{self.entry_point.removesuffix('.py')}-{self.digest}"
 
     def objects(self, pipeline_name: str) -> dict[str, bytes]:
@@ -46,7 +50,7 @@ class Bundle:
 
 @functools.cache
 def bundle(*entry_points: str) -> Bundle:
-    """The bundle of the entry points' modules; the first names the bundle."""
+    """Return the bundle of the entry points and all that they import."""
     files: dict[str, bytes] = {}
     waiting = list(entry_points)
     while waiting:
@@ -56,11 +60,16 @@ def bundle(*entry_points: str) -> Bundle:
             waiting.extend(named_files(name, files[name].decode()))
             if name.endswith(".py"):
                 waiting.extend(imported_files(files[name]))
-    return Bundle(entry_points[0], files)
+    return Bundle(entry_points, files)
+
+
+def deploy_bundle() -> Bundle:
+    """Return the code of the deploy Lambda function."""
+    return bundle("deploy.py")
 
 
 def imported_files(source: bytes) -> list[str]:
-    """File names of the modules of `steps/` that a module imports, wherever it does, or starts as processes."""
+    """Return the files of `steps/` that a module imports, wherever it does, or starts as processes."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -69,44 +78,19 @@ def imported_files(source: bytes) -> list[str]:
             names.update((node.module, *(f"{node.module}.{alias.name}" for alias in node.names)))
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "module_command":
             names.update(str(argument.value) for argument in node.args if isinstance(argument, ast.Constant))
-    return sorted(file for name in names for file in _files(PurePosixPath(*name.split("."))))
+    return sorted(file for name in names for file in module_files(PurePosixPath(*name.split("."))))
 
 
-def named_files(name: str, text: str) -> list[str]:
-    """Templates, style sheets and pages that a module or a template names, from `classifier/` or from beside itself."""
-    places = (STEPS / PACKAGE, (STEPS / name).parent)
-    found = {place / file for file in PAGE.findall(text) for place in places}
-    return sorted(path.relative_to(STEPS).as_posix() for path in found if path.is_file())
-
-
-def _files(module: PurePosixPath) -> set[str]:
-    """The module's file and its packages' `__init__.py`, relative to `steps/`; none if it is no module there."""
+def module_files(module: PurePosixPath) -> set[str]:
+    """Return a module's file and its packages' `__init__.py`; nothing if it is no module of `steps/`."""
     found = {f"{package}/__init__.py" for package in (module, *module.parents)} | {f"{module}.py"}
     if LOADED_BY_NAME in (module, *module.parents):
         found |= {path.relative_to(STEPS).as_posix() for path in (STEPS / LOADED_BY_NAME).glob("*.py")}
     return {file for file in found if (STEPS / file).is_file()}
 
 
-def prepare_bundle() -> Bundle:
-    """Code of PrepareData."""
-    return bundle("prepare.py")
-
-
-def trial_bundle() -> Bundle:
-    """Code of TuneHyperparameters."""
-    return bundle("trial.py")
-
-
-def training_bundle() -> Bundle:
-    """Code of TrainWithDebugger; the server travels inside the model it will serve."""
-    return bundle("train.py", "serve.py")
-
-
-def evaluation_bundle() -> Bundle:
-    """Code of EvaluateModel."""
-    return bundle("evaluate.py")
-
-
-def deploy_bundle() -> Bundle:
-    """Code of the deploy Lambda function."""
-    return bundle("deploy.py")
+def named_files(name: str, text: str) -> list[str]:
+    """Return the templates and style sheets that a file names, from `classifier/` or from beside itself."""
+    places = (STEPS / PACKAGE, (STEPS / name).parent)
+    found = {place / file for file in PAGE.findall(text) for place in places}
+    return sorted(path.relative_to(STEPS).as_posix() for path in found if path.is_file())

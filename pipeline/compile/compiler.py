@@ -1,126 +1,100 @@
-"""The pipeline, as a table of contents: configuration in, definition JSON out.
+"""From configuration to definition: what goes in, what comes out, and the environment that the SDK compiles in.
 
-PrepareData -> TuneHyperparameters -> TrainWithDebugger -> EvaluateModel -> CheckAccuracy
-                                                     true: RegisterModel -> DeployEndpoint
-                                                     false: AccuracyTooLow
-Compiling is pure: no network, no credentials, no upload, no time. The same configuration gives the same bytes.
+Compiling is pure: no network, no credentials, no upload, no time. The same inputs give the same bytes. Nothing here
+imports the SDK before a definition is compiled, which takes it two seconds.
 """
 
 import contextlib
+import json
 import logging
 import os
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 
+from pipeline.compile.bundle import Bundle, bundle
 from pipeline.compile.placement import Placement
 from pipeline.config.config import Config
 
-os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")  # the SDK looks for a region while it is imported
-
-import boto3
-from sagemaker.core.config.config_manager import SageMakerConfig
-from sagemaker.core.workflow.pipeline_context import PipelineSession
-from sagemaker.mlops.workflow.pipeline import Pipeline
-
-from pipeline.compile.condition import check_accuracy_step
-from pipeline.compile.context import Context
-from pipeline.compile.deployment import deploy_step
-from pipeline.compile.evaluation import evaluate_step
-from pipeline.compile.offline import offline
-from pipeline.compile.parameters import declare
-from pipeline.compile.preparation import prepare_data_step
-from pipeline.compile.registration import register_step
-from pipeline.compile.training import train_step
-from pipeline.compile.tuning import tune_step
+HIDDEN_PREFIXES = ("AWS_", "SAGEMAKER_")
+OFFLINE = {
+    "AWS_CONFIG_FILE": os.devnull,
+    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    "AWS_DEFAULT_REGION": "us-east-1",  # the SDK looks for a region while it is imported
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "SAGEMAKER_VALIDATE_ROLE": "false",  # else the SDK asks IAM
+    "XDG_CONFIG_HOME": os.devnull,  # where the SDK looks for its own defaults
+    "XDG_CONFIG_DIRS": os.devnull,
+}
 
 
-def build(
-    config: Config,
-    placement: Placement,
-    *,
-    input_data_uri: str,
-    weights_uri: str,
-    annotations_uri: str,
-    commit: str | None = None,
-    warm_start_parent: str | None = None,
-) -> Pipeline:
-    """The eight steps, wired; `commit` is noted on the registered version, the search begins with its parent's."""
-    context = Context(
-        config=config,
-        placement=placement,
-        parameters=declare(config, input_data_uri, warm_start_parent),
-        session=OfflineSession(placement),
-        weights_uri=weights_uri,
-        annotations_uri=annotations_uri,
-        commit=commit,
-    )
-    prepare = prepare_data_step(context)
-    tune = tune_step(context, prepare)
-    train = train_step(context, prepare, tune)
-    evaluate = evaluate_step(context, prepare, train)
-    register = register_step(context, train, evaluate)
-    deploy = deploy_step(context, register)
-    check = check_accuracy_step(context, train, evaluate, if_steps=[register, deploy])
-    return Pipeline(
-        name=config.pipeline.name,
-        parameters=context.parameters.all(),
-        pipeline_experiment_config=None,
-        steps=[prepare, tune, train, evaluate, check],
-        sagemaker_session=context.session,
-    )
+@dataclass(frozen=True)
+class Inputs:
+    """All that a definition depends on, beside the code."""
+
+    config: Config
+    placement: Placement
+    input_data_uri: str
+    weights_uri: str
+    annotations_uri: str
+    commit: str | None = None  # noted on the registered version
+    warm_start_parent: str | None = None  # the tuning job whose trials the search begins with
 
 
-def compile_definition(
-    config: Config,
-    placement: Placement,
-    *,
-    input_data_uri: str,
-    weights_uri: str,
-    annotations_uri: str,
-    commit: str | None = None,
-    warm_start_parent: str | None = None,
-) -> str:
-    """The definition JSON of the pipeline."""
-    uris = {"input_data_uri": input_data_uri, "weights_uri": weights_uri, "annotations_uri": annotations_uri}
-    with quiet(), offline(), settings_checked_once():
-        pipeline = build(config, placement, **uris, commit=commit, warm_start_parent=warm_start_parent)
-        return str(pipeline.definition())
+@dataclass(frozen=True)
+class Compiled:
+    """A definition, and what must be on S3 before an execution of it starts."""
+
+    definition: str
+    bundles: tuple[Bundle, ...]
+    placeholders: dict[str, str]  # URI -> text
+
+    def to_json(self) -> str:
+        """Return a form that `from_json` reads; bundles go by their entry points."""
+        entry_points = [each.entry_points for each in self.bundles]
+        document = {"definition": self.definition, "code": entry_points, "placeholders": self.placeholders}
+        return json.dumps(document)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Compiled":
+        """Return what `to_json` wrote, with the code as it is now."""
+        document = json.loads(text)
+        bundles = tuple(bundle(*entry_points) for entry_points in document["code"])
+        return cls(document["definition"], bundles, document["placeholders"])
 
 
-class OfflineSession(PipelineSession):  # type: ignore[misc]
-    """A session that never speaks to AWS: made-up credentials, no telemetry, no defaults from the user's machine."""
+def compile_pipeline(inputs: Inputs) -> Compiled:
+    """Compile the definition."""
+    with offline(), quiet():
+        from pipeline.compile.pipeline import build, context_of
 
-    def __init__(self, placement: Placement) -> None:
-        super().__init__(
-            boto_session=boto3.Session(
-                aws_access_key_id="offline", aws_secret_access_key="offline", region_name=placement.region
-            ),
-            default_bucket=placement.bucket,
-            sagemaker_config={
-                "SchemaVersion": "1.0",
-                "SageMaker": {"PythonSDK": {"Modules": {"TelemetryOptOut": True}}},
-            },
-        )
-
-    def default_bucket(self) -> str:
-        """The bucket, without asking S3 whether it exists."""
-        return str(self._default_bucket_name_override)
+        context = context_of(inputs)
+        definition = str(build(context).definition())
+    return Compiled(definition, tuple(context.bundles.values()), dict(context.placeholders))
 
 
 @contextlib.contextmanager
-def settings_checked_once() -> Iterator[None]:
-    """The SDK compares the session's settings with a large schema for each of its defaults: nine tenths of the time."""
-    check = SageMakerConfig.__dict__["validate_sagemaker_config"]
-    SageMakerConfig.validate_sagemaker_config = staticmethod(lambda settings=None: None)
+def offline() -> Iterator[None]:
+    """Hide all that this machine says about AWS until the end of the block.
+
+    The SDK makes clients and sessions while it is imported and while it compiles: a profile that does not exist, or a
+    broken file in ~/.aws or ~/.config/sagemaker, would end a command that has nothing to do with AWS.
+    """
+    before = dict(os.environ)
+    for name in before:
+        if name.startswith(HIDDEN_PREFIXES):
+            del os.environ[name]
+    os.environ.update(OFFLINE)
     try:
         yield
     finally:
-        SageMakerConfig.validate_sagemaker_config = check
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """The SDK's log lines and warnings say nothing about the user's pipeline."""
+    """Drop the SDK's log lines and warnings, which say nothing about the user's pipeline."""
     logging.disable(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

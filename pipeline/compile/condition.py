@@ -14,48 +14,40 @@ from sagemaker.core.workflow.conditions import (
     ConditionGreaterThanOrEqualTo,
     ConditionLessThanOrEqualTo,
 )
-from sagemaker.core.workflow.functions import Join, JsonGet
+from sagemaker.core.workflow.functions import Join
 from sagemaker.mlops.workflow.condition_step import ConditionStep
 from sagemaker.mlops.workflow.fail_step import FailStep
 from sagemaker.mlops.workflow.steps import ProcessingStep, Step, TrainingStep
 
 from pipeline.compile.context import Context
-from pipeline.compile.evaluation import EVALUATION
+from pipeline.compile.evaluation import reported
 from pipeline.compile.training import rule_metric
 
-ACCURACY_PATH = "multiclass_classification_metrics.accuracy.value"
-LOWER_BOUND_PATH = "multiclass_classification_metrics.accuracy.lower_bound"
-DEMANDS = {  # of classes and groups: the setting of condition, how it is compared, and with what
+ACCURACY = "multiclass_classification_metrics.accuracy.value"  # paths in evaluation.json
+LOWER_BOUND = "multiclass_classification_metrics.accuracy.lower_bound"
+IMPROVEMENT = "improvement.value"  # over the champion; with no champion the accuracy itself
+CHAMPION = "improvement.champion"  # which model, with its accuracy; or that there is none
+WORDS = "words"  # of the interval, and of each demand: what was found, and whether it is met
+DEMANDS = {  # a setting of condition -> how it is compared, and with what
     "min_class_recall": (ConditionGreaterThanOrEqualTo, "worst_class.recall.value"),
     "max_group_gap": (ConditionLessThanOrEqualTo, "group_gap.value"),
 }
-WORDS_PATH = "words"  # of the interval, and of the demands of condition: what was found, and whether it is met
-IMPROVEMENT_PATH = "improvement.value"
-CHAMPION_PATH = "improvement.champion"  # which model, with its accuracy; or that there is none
 
 
 def check_accuracy_step(
     context: Context, train: TrainingStep, evaluate: ProcessingStep, if_steps: Sequence[Step]
 ) -> ConditionStep:
-    """All that is demanded is met: register and deploy; else fail, naming every number."""
+    """Return the step after which the model is registered and deployed, or the execution fails."""
     config = context.config
     improves = " and improves on the model in service" if config.registry.require_improvement else ""
-    fair = ", classes and groups do as condition demands" if shares_demanded(context) else ""
+    fair = ", classes and groups do as condition demands" if demands_of(context) else ""
     sound = " and no rule of condition.fail_on_rules found an issue" if config.condition.fail_on_rules else ""
     return ConditionStep(
         name="CheckAccuracy",
         display_name="Check accuracy",
         description=f"Continues only if the accuracy on the test split reaches "
         f"AccuracyThreshold{fair}{improves}{sound}.",
-        conditions=[
-            ConditionGreaterThanOrEqualTo(
-                left=reported(evaluate, LOWER_BOUND_PATH if config.condition.lower_bound else ACCURACY_PATH),
-                right=context.parameters.accuracy_threshold,
-            ),
-            *improvement_conditions(context, evaluate),
-            *share_conditions(context, evaluate),
-            *rule_conditions(context, train),
-        ],
+        conditions=conditions(context, train, evaluate),
         if_steps=list(if_steps),
         else_steps=[
             FailStep(
@@ -68,47 +60,40 @@ def check_accuracy_step(
     )
 
 
-def improvement_conditions(context: Context, evaluate: ProcessingStep) -> list[Condition]:
-    """The accuracy less the champion's, if that is asked for; with no champion the accuracy itself."""
-    registry = context.config.registry
-    if not registry.require_improvement:
-        return []
-    improvement = reported(evaluate, IMPROVEMENT_PATH)
-    return [ConditionGreaterThanOrEqualTo(left=improvement, right=registry.improvement_margin)]
+def conditions(context: Context, train: TrainingStep, evaluate: ProcessingStep) -> list[Condition]:
+    """Return all that is demanded of a model."""
+    registry, condition = context.config.registry, context.config.condition
+    accuracy = reported(evaluate, LOWER_BOUND if condition.lower_bound else ACCURACY)
+    found = [ConditionGreaterThanOrEqualTo(left=accuracy, right=context.parameters["AccuracyThreshold"])]
+    if registry.require_improvement:
+        improvement = reported(evaluate, IMPROVEMENT)
+        found.append(ConditionGreaterThanOrEqualTo(left=improvement, right=registry.improvement_margin))
+    for name, share in demands_of(context).items():
+        kind, path = DEMANDS[name]
+        found.append(kind(left=reported(evaluate, path), right=share))
+    return found + [ConditionEquals(left=issues(train, name), right=0) for name in condition.fail_on_rules]
 
 
-def shares_demanded(context: Context) -> list[str]:
-    """Which of DEMANDS are set."""
-    return [name for name in DEMANDS if getattr(context.config.condition, name) is not None]
-
-
-def share_conditions(context: Context, evaluate: ProcessingStep) -> list[Condition]:
-    """Of the worst class, and of the groups that an attribute makes."""
-    asked = [(*DEMANDS[name], getattr(context.config.condition, name)) for name in shares_demanded(context)]
-    return [condition(left=reported(evaluate, path), right=share) for condition, path, share in asked]
-
-
-def rule_conditions(context: Context, train: TrainingStep) -> list[Condition]:
-    """No issue found, rule by rule."""
-    return [ConditionEquals(left=issues(train, name), right=0) for name in context.config.condition.fail_on_rules]
+def demands_of(context: Context) -> dict[str, float]:
+    """Return which of DEMANDS are set, with their values."""
+    values = {name: getattr(context.config.condition, name) for name in DEMANDS}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def refusal(context: Context, train: TrainingStep, evaluate: ProcessingStep) -> list[Any]:
-    """AccuracyTooLow's sentence, with every number that was compared."""
-    accuracy, threshold = reported(evaluate, ACCURACY_PATH), context.parameters.accuracy_threshold
-    registry, condition = context.config.registry, context.config.condition
-    words = ["Test accuracy ", accuracy, " (", reported(evaluate, f"{WORDS_PATH}.accuracy")]
+    """Return AccuracyTooLow's sentence, with every number that was compared."""
+    accuracy, threshold = reported(evaluate, ACCURACY), context.parameters["AccuracyThreshold"]
+    registry, condition, demands = context.config.registry, context.config.condition, demands_of(context)
+    words = ["Test accuracy ", accuracy, " (", reported(evaluate, f"{WORDS}.accuracy")]
     if condition.lower_bound:
-        words += [", whose lower bound ", reported(evaluate, LOWER_BOUND_PATH), " counts"]
-    demands = shares_demanded(context)
+        words += [", whose lower bound ", reported(evaluate, LOWER_BOUND), " counts"]
     if not registry.require_improvement and not condition.fail_on_rules and not demands:
         return [*words, ") is below the threshold AccuracyThreshold = ", threshold]
     words += ["; at least AccuracyThreshold = ", threshold, " is needed)"]
     if registry.require_improvement:
-        words += [" is an improvement of ", reported(evaluate, IMPROVEMENT_PATH)]
-        words += [" over ", reported(evaluate, CHAMPION_PATH)]
+        words += [" is an improvement of ", reported(evaluate, IMPROVEMENT), " over ", reported(evaluate, CHAMPION)]
         words += [" (at least registry.improvement_margin = ", registry.improvement_margin, " is needed)"]
-    words += [word for name in demands for word in ("; ", reported(evaluate, f"{WORDS_PATH}.{name}"))]
+    words += [word for name in demands for word in ("; ", reported(evaluate, f"{WORDS}.{name}"))]
     if condition.fail_on_rules:
         words += ["; rules that watched the training (0 is needed; 1 is an issue, -1 that it was not judged)"]
         words += [word for name in condition.fail_on_rules for word in (f", {name}: ", issues(train, name))]
@@ -116,10 +101,5 @@ def refusal(context: Context, train: TrainingStep, evaluate: ProcessingStep) -> 
 
 
 def issues(train: TrainingStep, rule: str) -> Any:
-    """The metric of a rule, see `training.rule_metrics`."""
+    """Return the metric of a rule, known when the step has run."""
     return train.properties.FinalMetricDataList[rule_metric(rule)].Value
-
-
-def reported(evaluate: ProcessingStep, path: str) -> JsonGet:
-    """A value of evaluation.json."""
-    return JsonGet(step_name=evaluate.name, property_file=EVALUATION, json_path=path)

@@ -1,12 +1,18 @@
-"""What every step builder is given: configuration, placement, parameters, the SDK session and the shared policies."""
+"""What every step builder is given: the inputs, the runtime parameters, and what all jobs have in common.
 
-from dataclasses import dataclass
+A builder asks the context for the URI of its code and of prefixes that must not be empty, and the context notes both:
+what has to be uploaded follows from the definition that was built.
+"""
+
+from dataclasses import dataclass, field
 from typing import Any
 
 from sagemaker.core.network import NetworkConfig
+from sagemaker.core.processing import Processor
 from sagemaker.core.shapes import ProcessingInput, ProcessingOutput, ProcessingS3Input, ProcessingS3Output
 from sagemaker.core.workflow.execution_variables import ExecutionVariables
 from sagemaker.core.workflow.functions import Join
+from sagemaker.core.workflow.parameters import Parameter, ParameterFloat, ParameterInteger, ParameterString
 from sagemaker.core.workflow.pipeline_context import PipelineSession
 from sagemaker.mlops.workflow.retry import (
     SageMakerJobExceptionTypeEnum,
@@ -16,65 +22,86 @@ from sagemaker.mlops.workflow.retry import (
 )
 from sagemaker.mlops.workflow.steps import CacheConfig
 
-from pipeline.compile.bundle import Bundle
-from pipeline.compile.parameters import Parameters
+from pipeline.compile.bundle import Bundle, bundle
+from pipeline.compile.compiler import Inputs
 from pipeline.compile.placement import Placement
-from pipeline.config.config import Config
+from pipeline.config.config import Config, DataConfig, EvaluationConfig
 from pipeline.config.formats import LOCAL_STORAGE
 
 PROCESSING = "/opt/ml/processing"
+PLACEHOLDER = "README"
 
 
 @dataclass(frozen=True)
 class Context:
-    """Handed to each builder; immutable."""
+    """Handed to each builder."""
 
-    config: Config
-    placement: Placement
-    parameters: Parameters
+    inputs: Inputs
+    parameters: dict[str, Parameter]
     session: PipelineSession
-    weights_uri: str
-    annotations_uri: str
-    commit: str | None = None
+    bundles: dict[str, Bundle] = field(default_factory=dict)  # by URI
+    placeholders: dict[str, str] = field(default_factory=dict)  # URI -> text
 
-    def code_uri(self, bundle: Bundle, *parts: str) -> str:
-        """S3 URI of a bundle, or of something in it."""
-        return self.placement.uri(bundle.key(self.config.pipeline.name), *parts)
+    @property
+    def config(self) -> Config:
+        """pipeline.yaml."""
+        return self.inputs.config
 
-    def output_uri(self, *parts: str) -> Join:
-        """S3 URI below which one execution writes what may expire: no two executions share it."""
-        return self._of_execution("executions", *parts)
+    @property
+    def placement(self) -> Placement:
+        """Account, bucket, role and images."""
+        return self.inputs.placement
 
-    def checkpoint_uri(self, step_name: str) -> Join:
-        """S3 URI of what an interrupted job of an execution goes on from."""
-        return self._of_execution("checkpoints", step_name)
+    def code_uri(self, *entry_points: str) -> str:
+        """Return the S3 URI of the code that these scripts of steps/ need."""
+        found = bundle(*entry_points)
+        uri = self.placement.uri(found.key(self.config.pipeline.name), "source")
+        self.bundles[uri] = found
+        return uri
 
-    def evaluation_uri(self) -> Join:
-        """S3 URI of an execution's evaluation: apart, as it must last as long as the version registered with it."""
-        return self._of_execution("evaluations")
+    def shared_uri(self, *parts: str, about: str) -> str:
+        """Return an S3 prefix that all executions share; the text keeps it from being empty, as no input may be."""
+        uri = self.placement.uri(self.config.pipeline.name, *parts)
+        self.placeholders[f"{uri}/{PLACEHOLDER}"] = about
+        return uri
 
-    def _of_execution(self, folder: str, *parts: str) -> Join:
+    def execution_uri(self, folder: str, *parts: str) -> Join:
+        """Return an S3 URI that no two executions share.
+
+        Below `executions` lies what may expire; `checkpoints` is for interrupted jobs; `evaluations` lasts as long as
+        the versions that are registered with them.
+        """
         top = self.placement.uri(self.config.pipeline.name, folder)
         return Join(on="/", values=[top, ExecutionVariables.PIPELINE_EXECUTION_ID, *parts])
 
-    def network(self) -> NetworkConfig | None:
-        """Processing jobs' VPC and isolation, where pipeline.yaml asks for them."""
-        settings = self.network_settings()
-        return NetworkConfig(**settings) if settings else None
+    def processor(
+        self, entry_point: str, section: DataConfig | EvaluationConfig, instance_type: object, instance_count: int = 1
+    ) -> Processor:
+        """Return the processor of a job that runs a script of the input `code`."""
+        network = self.network_settings()
+        return Processor(
+            role=self.placement.role_arn,
+            image_uri=self.placement.training_image,
+            entrypoint=["python3", f"{PROCESSING}/input/code/{entry_point}"],
+            instance_count=instance_count,
+            instance_type=instance_type,
+            volume_size_in_gb=section.volume_size_gb,
+            max_runtime_in_seconds=section.max_runtime_seconds,
+            sagemaker_session=self.session,
+            network_config=NetworkConfig(**network) if network else None,
+            volume_kms_key=self.volume_key(section.instance_type),
+            output_kms_key=self.config.aws.kms_key_arn,
+        )
 
     def network_settings(self) -> dict[str, Any]:
-        """The arguments that the SDK's NetworkConfig and Networking share; empty where nothing is asked for."""
+        """Return the arguments that the SDK's NetworkConfig and Networking share; empty where nothing is asked for."""
         aws = self.config.aws
         vpc = {"subnets": list(aws.vpc.subnet_ids), "security_group_ids": list(aws.vpc.security_group_ids)}
         isolation = {"enable_network_isolation": True}
         return {**(vpc if aws.vpc.subnet_ids else {}), **(isolation if aws.network_isolation else {})}
 
-    def output_key(self) -> str | None:
-        """The KMS key of what jobs write to S3."""
-        return self.config.aws.kms_key_arn
-
     def volume_key(self, instance_type: str) -> str | None:
-        """The KMS key of a job's volumes, if its type of instance takes one.
+        """Return the KMS key of a job's volumes, if its type of instance takes one.
 
         A type with disks of its own encrypts them by hardware, and a request that names a key is refused (AWS API,
         ResourceConfig.VolumeKmsKeyId). The type is pipeline.yaml's; a run that overrides the parameter by such a type
@@ -83,70 +110,69 @@ class Context:
         return None if LOCAL_STORAGE.match(instance_type) else self.config.aws.kms_key_arn
 
     def cache(self) -> CacheConfig:
-        """An unchanged step is reused for so many days."""
+        """Return for how many days an unchanged step is reused."""
         return CacheConfig(enable_caching=True, expire_after=f"P{self.config.pipeline.cache_expire_days}D")
 
-    def job_retries(self) -> list[StepRetryPolicy]:
-        """Throttling and service faults are retried soon, missing capacity for up to two hours."""
-        capacity = SageMakerJobStepRetryPolicy(
-            exception_types=[
-                SageMakerJobExceptionTypeEnum.CAPACITY_ERROR,
-                SageMakerJobExceptionTypeEnum.RESOURCE_LIMIT,
-            ],
-            interval_seconds=60,
-            backoff_rate=1.5,
-            expire_after_mins=120,
-        )
-        return [*self.step_retries(), capacity]
 
-    def training_retries(self) -> list[StepRetryPolicy]:
-        """As of any job; and one that was lost is started twice more: with checkpoints it goes on from there."""
-        lost = SageMakerJobStepRetryPolicy(
-            exception_types=[SageMakerJobExceptionTypeEnum.INTERNAL_ERROR],
-            interval_seconds=5,
-            backoff_rate=2.0,
-            max_attempts=2,
-        )
-        return [*self.job_retries(), lost]
+def declare(inputs: Inputs) -> dict[str, Parameter]:
+    """Return the runtime parameters with their defaults, in Studio's order; schedules and `--param` override them."""
+    config, tuning, parent = inputs.config, inputs.config.tuning, inputs.warm_start_parent
+    statuses = ["Approved", "PendingManualApproval", "Rejected"]
+    found = [
+        ParameterString("InputDataUri", inputs.input_data_uri),
+        ParameterFloat("AccuracyThreshold", config.evaluation.accuracy_threshold),
+        ParameterString("ModelApprovalStatus", config.registry.approval_status, enum_values=statuses),
+        ParameterInteger("MaxTuningJobs", tuning.max_jobs),
+        ParameterInteger("MaxParallelTuningJobs", tuning.max_parallel_jobs),
+        ParameterString("ProcessingInstanceType", config.data.instance_type),
+        ParameterString("TuningInstanceType", tuning.instance_type),
+        ParameterString("TrainingInstanceType", config.training.instance_type),
+        ParameterString("EndpointName", config.deploy.endpoint_name),
+        *([ParameterString("WarmStartParent", parent)] if parent else []),
+    ]
+    return {parameter.name: parameter for parameter in found}
 
-    def step_retries(self) -> list[StepRetryPolicy]:
-        """Throttling and service faults are retried soon."""
-        return [
-            StepRetryPolicy(
-                exception_types=[StepExceptionTypeEnum.THROTTLING, StepExceptionTypeEnum.SERVICE_FAULT],
-                interval_seconds=5,
-                backoff_rate=2.0,
-                max_attempts=5,
-            )
-        ]
+
+def step_retries() -> list[StepRetryPolicy]:
+    """Retry throttling and service faults soon."""
+    kinds = [StepExceptionTypeEnum.THROTTLING, StepExceptionTypeEnum.SERVICE_FAULT]
+    return [StepRetryPolicy(kinds, interval_seconds=5, backoff_rate=2.0, max_attempts=5)]
+
+
+def job_retries(*, resumes: bool = False) -> list[StepRetryPolicy]:
+    """Wait for missing capacity up to two hours; start a lost job that resumes from checkpoints twice more."""
+    missing = [SageMakerJobExceptionTypeEnum.CAPACITY_ERROR, SageMakerJobExceptionTypeEnum.RESOURCE_LIMIT]
+    lost = [SageMakerJobExceptionTypeEnum.INTERNAL_ERROR]
+    policies = [
+        *step_retries(),
+        SageMakerJobStepRetryPolicy(missing, interval_seconds=60, backoff_rate=1.5, expire_after_mins=120),
+        SageMakerJobStepRetryPolicy(lost, interval_seconds=5, backoff_rate=2.0, max_attempts=2),
+    ]
+    return policies if resumes else policies[:-1]
 
 
 def processing_input(name: str, uri: object) -> ProcessingInput:
-    """An input below /opt/ml/processing/input, whole on every instance."""
-    return ProcessingInput(
-        input_name=name,
-        s3_input=ProcessingS3Input(
-            s3_uri=uri,
-            local_path=f"{PROCESSING}/input/{name}",
-            s3_data_type="S3Prefix",
-            s3_input_mode="File",
-            s3_data_distribution_type="FullyReplicated",
-            s3_compression_type="None",
-        ),
+    """Return an input below /opt/ml/processing/input, whole on every instance."""
+    source = ProcessingS3Input(
+        s3_uri=uri,
+        local_path=f"{PROCESSING}/input/{name}",
+        s3_data_type="S3Prefix",
+        s3_input_mode="File",
+        s3_data_distribution_type="FullyReplicated",
+        s3_compression_type="None",
     )
+    return ProcessingInput(input_name=name, s3_input=source)
 
 
 def processing_output(name: str, uri: object, s3_upload_mode: str = "EndOfJob") -> ProcessingOutput:
-    """An output below /opt/ml/processing/output, uploaded when the job ends or (Continuous) while it runs."""
+    """Return an output below /opt/ml/processing/output, uploaded when the job ends or (Continuous) while it runs."""
     local_path = f"{PROCESSING}/output/{name}"
-    return ProcessingOutput(
-        output_name=name,
-        s3_output=ProcessingS3Output(s3_uri=uri, local_path=local_path, s3_upload_mode=s3_upload_mode),
-    )
+    target = ProcessingS3Output(s3_uri=uri, local_path=local_path, s3_upload_mode=s3_upload_mode)
+    return ProcessingOutput(output_name=name, s3_output=target)
 
 
 def flags(**values: object) -> list[str]:
-    """Command-line arguments: `flags(seed=1)` is `["--seed", "1"]`; True and None read as they do in pipeline.yaml."""
+    """Return command-line arguments: `flags(seed=1)` is `["--seed", "1"]`; True and None read as in pipeline.yaml."""
     spelled = {True: "true", False: "false", None: "auto"}
     arguments: list[str] = []
     for name, value in values.items():

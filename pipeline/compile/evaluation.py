@@ -3,71 +3,67 @@
 With registry.require_improvement the model in service, the champion, is scored on the same split.
 """
 
-from sagemaker.core.processing import Processor
-from sagemaker.core.shapes import ProcessingInput
+from sagemaker.core.workflow.functions import JsonGet
 from sagemaker.core.workflow.properties import PropertyFile
 from sagemaker.mlops.workflow.steps import ProcessingStep, TrainingStep
 
-from pipeline.compile.bundle import evaluation_bundle
-from pipeline.compile.carried_over import champion_uri
-from pipeline.compile.context import PROCESSING, Context, flags, processing_input, processing_output
+from pipeline.compile.context import PROCESSING, Context, flags, job_retries, processing_input, processing_output
+from pipeline.compile.placement import champion_uri
 
+SCRIPT = "evaluate.py"
 EVALUATION = PropertyFile(name="Evaluation", output_name="evaluation", path="evaluation.json")
 
 
 def evaluate_step(context: Context, prepare: ProcessingStep, train: TrainingStep) -> ProcessingStep:
-    """Writes evaluation.json, which the condition reads, and the report."""
-    evaluation = context.config.evaluation
-    compares = context.config.registry.require_improvement
-    margin = context.config.registry.improvement_margin
-    precision = {"min_precision": wanted} if (wanted := context.config.deploy.min_precision) else {}
-    condition = context.config.condition
-    gates = {"min_class_recall": condition.min_class_recall, "max_group_gap": condition.max_group_gap}
-    champion = {"champion_dir": f"{PROCESSING}/input/champion", "improvement_margin": margin} if compares else {}
-    processor = Processor(
-        role=context.placement.role_arn,
-        image_uri=context.placement.training_image,
-        entrypoint=["python3", f"{PROCESSING}/input/code/{evaluation_bundle().entry_point}"],
-        instance_count=1,
-        instance_type=evaluation.instance_type,
-        volume_size_in_gb=evaluation.volume_size_gb,
-        max_runtime_in_seconds=evaluation.max_runtime_seconds,
-        sagemaker_session=context.session,
-        network_config=context.network(),
-        volume_kms_key=context.volume_key(evaluation.instance_type),
-        output_kms_key=context.output_key(),
-    )
+    """Return the step that writes evaluation.json, which the condition reads, and the report."""
+    evaluation, registry = context.config.evaluation, context.config.registry
     prepared = prepare.properties.ProcessingOutputConfig.Outputs
+    inputs = [
+        processing_input("model", train.properties.ModelArtifacts.S3ModelArtifacts),
+        processing_input("test", prepared["test"].S3Output.S3Uri),
+        processing_input("manifest", prepared["manifest"].S3Output.S3Uri),
+        processing_input("code", context.code_uri(SCRIPT)),
+    ]
+    if registry.require_improvement:
+        inputs.append(processing_input("champion", f"{champion_uri(context.config, context.placement)}/"))
     return ProcessingStep(
         name="EvaluateModel",
         display_name="Evaluate model",
         description="Loads the model as the endpoint does and scores the test split.",
-        step_args=processor.run(
-            arguments=flags(
-                model_dir=f"{PROCESSING}/input/model",
-                test_dir=f"{PROCESSING}/input/test",
-                manifest_dir=f"{PROCESSING}/input/manifest",
-                output_dir=f"{PROCESSING}/output/evaluation",
-                **champion,
-                **precision,
-                **{name: share for name, share in gates.items() if share is not None},
-            ),
-            inputs=[
-                processing_input("model", train.properties.ModelArtifacts.S3ModelArtifacts),
-                processing_input("test", prepared["test"].S3Output.S3Uri),
-                processing_input("manifest", prepared["manifest"].S3Output.S3Uri),
-                processing_input("code", context.code_uri(evaluation_bundle(), "source")),
-                *([champion_input(context)] if compares else []),
-            ],
-            outputs=[processing_output("evaluation", context.evaluation_uri())],
+        step_args=context.processor(SCRIPT, evaluation, evaluation.instance_type).run(
+            arguments=arguments(context),
+            inputs=inputs,
+            outputs=[processing_output("evaluation", context.execution_uri("evaluations"))],
         ),
         property_files=[EVALUATION],
         # A comparison is never reused: the cache's key knows the champion's URI only, and what lies there changes.
-        cache_config=None if compares else context.cache(),
-        retry_policies=context.job_retries(),
+        cache_config=None if registry.require_improvement else context.cache(),
+        retry_policies=job_retries(),
     )
 
 
-def champion_input(context: Context) -> ProcessingInput:
-    """The model in service, if there is one: the prefix is never empty."""
-    return processing_input("champion", f"{champion_uri(context.config, context.placement)}/")
+def arguments(context: Context) -> list[str]:
+    """Return the command line of the script, with those demands that pipeline.yaml makes."""
+    config, condition = context.config, context.config.condition
+    champion = {
+        "champion_dir": f"{PROCESSING}/input/champion",
+        "improvement_margin": config.registry.improvement_margin,
+    }
+    demands = {
+        "min_precision": config.deploy.min_precision or None,
+        "min_class_recall": condition.min_class_recall,
+        "max_group_gap": condition.max_group_gap,
+    }
+    return flags(
+        model_dir=f"{PROCESSING}/input/model",
+        test_dir=f"{PROCESSING}/input/test",
+        manifest_dir=f"{PROCESSING}/input/manifest",
+        output_dir=f"{PROCESSING}/output/evaluation",
+        **(champion if config.registry.require_improvement else {}),
+        **{name: value for name, value in demands.items() if value is not None},
+    )
+
+
+def reported(evaluate: ProcessingStep, path: str) -> JsonGet:
+    """Return a value of evaluation.json, known when the step has run."""
+    return JsonGet(step_name=evaluate.name, property_file=EVALUATION, json_path=path)

@@ -3,6 +3,10 @@
 import hashlib
 import importlib.metadata
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.config.config import Config
 
 TRAINING_LIBRARIES = ("numpy", "pillow", "timm", "torch")  # whose versions a step's result depends on
 
@@ -21,23 +25,23 @@ class Placement:
 
     @property
     def function_arn(self) -> str:
-        """The deploy Lambda function."""
+        """The ARN of the deploy Lambda function."""
         return f"arn:aws:lambda:{self.region}:{self.account_id}:function:{self.deploy_function}"
 
     def pipeline_arn(self, name: str) -> str:
-        """The pipeline of that name."""
+        """Return the ARN of the pipeline of that name."""
         return f"arn:aws:sagemaker:{self.region}:{self.account_id}:pipeline/{name}"
 
     def uri(self, *parts: str) -> str:
-        """An S3 URI in the bucket."""
+        """Return an S3 URI in the bucket."""
         return "/".join([f"s3://{self.bucket}", *parts])
 
 
 def local_placement(deploy_function: str) -> Placement:
-    """The placement of the local target: names that exist nowhere else.
+    """Return the placement of the local target: names that exist nowhere else.
 
-    As on AWS, the training image's name tells what it holds, so that a step that was cached with other libraries is not
-    taken for this one.
+    As on AWS, the training image's name says what it holds, so that a step that was cached with other libraries is not
+    reused.
     """
     account_id = "000000000000"
     libraries = " ".join(importlib.metadata.version(name) for name in TRAINING_LIBRARIES)
@@ -51,3 +55,8 @@ def local_placement(deploy_function: str) -> Placement:
         inference_image=f"{account_id}.dkr.ecr.us-east-1.amazonaws.com/inference:local",
         deploy_function=deploy_function,
     )
+
+
+def champion_uri(config: "Config", placement: Placement) -> str:
+    """Return the prefix under which the model in service is kept, without a slash at its end."""
+    return placement.uri(config.pipeline.name, "champion")

@@ -218,7 +218,7 @@ class LocalTarget:
 
 def deploy_environment(config: "Config", placement: Placement) -> dict[str, str]:
     """What the deploy function is told once, for events that do not carry it."""
-    from pipeline.compile.carried_over import champion_uri
+    from pipeline.compile.placement import champion_uri
 
     return {
         "ENDPOINT_NAME": config.deploy.endpoint_name,

@@ -15,15 +15,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.compile.bundle import Bundle, evaluation_bundle, prepare_bundle, training_bundle, trial_bundle
-from pipeline.compile.carried_over import PLACEHOLDER, PLACEHOLDERS, carried_over_uris
-from pipeline.compile.offline import offline
+from pipeline.compile.compiler import Compiled, Inputs, compile_pipeline
 from pipeline.compile.placement import Placement
 from pipeline.config import annotations
 from pipeline.config.annotations import Annotations, read_annotations
 from pipeline.config.config import Config
 from pipeline.errors import DataSourceError, DefinitionError, PipelineError
-from pipeline.paths import ROOT
+from pipeline.paths import ROOT, STEPS
 from pipeline.service import sources, weights
 from pipeline.service.revision import commit_of
 from pipeline.service.sources import SHIPPED, Source
@@ -31,6 +29,7 @@ from pipeline.service.targets import Target
 from pipeline.service.weights import ResolvedWeights
 
 COMPILING = ("compile", "config", "definition")  # the packages that a definition depends on
+CODE = (".py", ".json", ".html", ".css")
 
 
 @dataclass(frozen=True)
@@ -58,10 +57,6 @@ class Project:
     def annotations_uri(self, placement: Placement) -> str:
         """Where the CSV files about images are staged."""
         return placement.uri(self.config.pipeline.name, "annotations", annotations.digest(self.annotations))
-
-    def bundles(self) -> list[Bundle]:
-        """Every job's code."""
-        return [prepare_bundle(), trial_bundle(), training_bundle(), evaluation_bundle()]
 
 
 def open_project(config: Config, config_path: Path) -> Project:
@@ -132,59 +127,62 @@ def memory_uri(target: Target, project: Project) -> str:
     return target.placement.uri(project.config.pipeline.name, "data", "source.json")
 
 
-def definition_of(
+def compile_project(
     project: Project, placement: Placement, cache_folder: Path | None = None, *, warm_start_parent: str | None = None
-) -> str:
-    """The compiled, checked definition; compiled again only when something it is made of has changed.
+) -> Compiled:
+    """Return the compiled, checked definition; compiled again only when something it is made of has changed.
 
     With a parent, a tuning job's name, its search begins with what that one has found.
 
     Raises:
-        DefinitionError: it does not pass `checks`.
+        DefinitionError: it does not pass `check`.
     """
-    inputs = {
-        "input_data_uri": project.data_uri(placement),
-        "weights_uri": project.weights_uri(placement),
-        "annotations_uri": project.annotations_uri(placement),
-    }
-    commit, bundles = commit_of(), [bundle.digest for bundle in project.bundles()]
-    made_of = repr([project.config, placement, inputs, commit, bundles, compiler_digest(), warm_start_parent])
-    kept = cache_folder / f"{hashlib.sha256(made_of.encode()).hexdigest()[:32]}.json" if cache_folder else None
+    inputs = Inputs(
+        project.config,
+        placement,
+        input_data_uri=project.data_uri(placement),
+        weights_uri=project.weights_uri(placement),
+        annotations_uri=project.annotations_uri(placement),
+        commit=commit_of(),
+        warm_start_parent=warm_start_parent,
+    )
+    digest = hashlib.sha256(f"{inputs} {code_digest()}".encode()).hexdigest()[:32]
+    kept = cache_folder / f"{digest}.json" if cache_folder else None
     if kept and kept.is_file():
-        return kept.read_text()
+        return Compiled.from_json(kept.read_text())
     from pipeline.definition.check import check
 
-    with offline():
-        from pipeline.compile.compiler import compile_definition  # the SDK takes two seconds to import
-
-        definition = compile_definition(
-            project.config, placement, **inputs, commit=commit, warm_start_parent=warm_start_parent
-        )
-    if problems := check(json.loads(definition)):
+    compiled = compile_pipeline(inputs)
+    if problems := check(json.loads(compiled.definition)):
         raise DefinitionError(problems)
     if kept:
         kept.parent.mkdir(parents=True, exist_ok=True)
         unfinished = kept.with_suffix(f".{secrets.token_hex(4)}")
-        unfinished.write_text(definition)
+        unfinished.write_text(compiled.to_json())
         unfinished.replace(kept)
-    return definition
+    return compiled
 
 
-def compiler_digest() -> str:
-    """Of the builders' source and the SDK's version."""
+def definition_of(project: Project, placement: Placement) -> str:
+    """Return the definition alone."""
+    return compile_project(project, placement).definition
+
+
+def code_digest() -> str:
+    """Return a digest of the builders, of the jobs' code and of the SDK's version."""
     total = hashlib.sha256(importlib.metadata.version("sagemaker").encode())
-    for file in sorted(file for name in COMPILING for file in (ROOT / "pipeline" / name).glob("*.py")):
-        total.update(file.read_bytes())
+    folders = [*(ROOT / "pipeline" / name for name in COMPILING), STEPS]
+    for file in sorted(file for folder in folders for file in folder.rglob("*") if file.suffix in CODE):
+        total.update(f"{file}\0".encode() + file.read_bytes())
     return total.hexdigest()
 
 
-def upload(project: Project, target: Target) -> int:
+def upload(project: Project, target: Target, compiled: Compiled) -> int:
     """Store code, weights, data, CSV files and what must not be empty, unless it is there; how many were stored."""
     name, placement = project.config.pipeline.name, target.placement
-    objects = [item for bundle in project.bundles() for item in bundle.objects(name).items()]
+    objects = [item for bundle in compiled.bundles for item in bundle.objects(name).items()]
     stored = sum(target.put(placement.uri(key), content) for key, content in objects)
-    for key, uri in carried_over_uris(project.config, placement).items():
-        stored += target.put(f"{uri}/{PLACEHOLDER}", PLACEHOLDERS[key])
+    stored += sum(target.put(uri, text.encode()) for uri, text in compiled.placeholders.items())
     about = {annotations.README_NAME: annotations.README, **project.annotations}
     stored += sum(target.put(f"{project.annotations_uri(placement)}/{key}", content) for key, content in about.items())
     return stored + upload_weights(target, project.config, project.backbone) + upload_data(project, target)

@@ -14,8 +14,7 @@ from policies import Statement, template_statements
 
 from pipeline.aws.stack_parameters import SERVING_NAME_LENGTH, stack_parameters
 from pipeline.aws.template import TEMPLATE, read_template
-from pipeline.compile.carried_over import champion_uri
-from pipeline.compile.placement import local_placement
+from pipeline.compile.placement import champion_uri, local_placement
 from pipeline.config.config import load
 
 TEMPLATE_DATA = read_template()

@@ -39,14 +39,6 @@ def cli(tmp_path, monkeypatch, capsys, nothing_is_left) -> Cli:
     return run
 
 
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory) -> Callable[..., Any]:
-    """A function from the text of a pipeline.yaml to its definition; a sound one."""
-    from tests.pipeline.definitions import compiler  # loads the SDK, which takes long
-
-    return compiler(tmp_path_factory.mktemp("definition") / "pipeline.yaml")
-
-
 @pytest.fixture
 def files() -> Callable[..., None]:
     """A function that writes files into the working directory."""

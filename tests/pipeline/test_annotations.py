@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.compile.compiler import Compiled
 from pipeline.config.config import load
 from pipeline.errors import ConfigError
 from pipeline.service.local_target import LocalTarget
@@ -22,7 +23,7 @@ def test_the_files_that_are_named_are_stored_under_a_name_made_of_their_content(
     text = "data: {group: {file: g.csv}, attributes: a.csv}"
     opened, target = project(tmp_path, text), LocalTarget(load(tmp_path / "pipeline.yaml"), tmp_path / "home")
     uri = opened.annotations_uri(target.placement)
-    upload(opened, target)
+    upload(opened, target, Compiled("{}", (), {}))
     assert target.read(f"{uri}/groups.csv") == b"path,group\na/1.jpg,1\n"
     assert target.holds(f"{uri}/attributes.csv") and target.holds(f"{uri}/README")
     assert not target.holds(f"{uri}/corrections.csv")

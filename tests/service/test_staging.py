@@ -9,15 +9,17 @@ from typing import Any
 
 import pytest
 
+from pipeline.compile.compiler import Compiled
 from pipeline.compile.placement import local_placement
 from pipeline.config.config import load
 from pipeline.errors import DataSourceError, DefinitionError
 from pipeline.paths import STEPS
 from pipeline.service import sources, staging
 from pipeline.service.local_target import LocalTarget
-from pipeline.service.staging import choose_data, definition_of, open_project, remember, upload
+from pipeline.service.staging import choose_data, compile_project, open_project, remember, upload
 
 HERE = local_placement("deploy")
+NOTHING = Compiled("{}", (), {})
 
 
 @pytest.fixture
@@ -54,9 +56,10 @@ def stored(home: Path) -> list[str]:
 def test_code_weights_and_data_are_stored_once_under_names_made_of_their_content(opened, tmp_path):
     project = opened()
     target = target_of(project, tmp_path / "home")
-    assert upload(project, target) > 3
+    compiled = compile_project(project, HERE)
+    assert upload(project, target, compiled) > 3
     names = stored(tmp_path / "home")
-    assert upload(project, target_of(project, tmp_path / "home")) == 0
+    assert upload(project, target_of(project, tmp_path / "home"), compiled) == 0
     assert stored(tmp_path / "home") == names
     data = project.data_uri(HERE).removeprefix("s3://local/")
     assert data.startswith("image-classification/data/My-photos-2024-")
@@ -75,9 +78,9 @@ def test_code_weights_and_data_are_stored_once_under_names_made_of_their_content
 def test_every_uri_of_the_definition_is_stored(opened, tmp_path):
     project = opened()
     target = target_of(project, tmp_path / "home")
-    definition = definition_of(project, target.placement)
-    upload(project, target)
-    uris = {text for text in json.dumps(json.loads(definition)).split('"') if text.startswith("s3://")}
+    compiled = compile_project(project, target.placement)
+    upload(project, target, compiled)
+    uris = {text for text in json.dumps(json.loads(compiled.definition)).split('"') if text.startswith("s3://")}
     missing = [uri for uri in uris if not target.holds(uri)]
     assert sorted(uri.removeprefix("s3://local/image-classification/") for uri in missing) == [
         "evaluations",  # below which outputs will go
@@ -102,12 +105,12 @@ def test_data_of_the_command_line_goes_beside_those_of_the_file(opened, tmp_path
     (other / "a/1.png").write_text("1")
     target = target_of(project, tmp_path / "home")
     chosen, _ = choose_data(target, project, sources.resolve(str(other)))
-    upload(chosen, target)
+    upload(chosen, target, NOTHING)
     assert target.holds(chosen.data_uri(HERE))
     assert not target.holds(project.data_uri(HERE))
     elsewhere, _ = choose_data(target, project, sources.resolve("s3://bucket/prefix"))
     assert elsewhere.data_uri(HERE) == "s3://bucket/prefix"
-    assert upload(elsewhere, target) == 0
+    assert upload(elsewhere, target, NOTHING) == 0
 
 
 def test_the_digits_are_written_once(opened, tmp_path, monkeypatch):
@@ -115,7 +118,7 @@ def test_the_digits_are_written_once(opened, tmp_path, monkeypatch):
     project, _ = choose_data(target, opened(), sources.Source("digits"))
     written = []
     monkeypatch.setattr(sources, "write_digits", lambda folder: written.append(folder) or _one_image(folder))
-    assert upload(project, target) > upload(project, target) == 0
+    assert upload(project, target, NOTHING) > upload(project, target, NOTHING) == 0
     assert len(written) == 1
     assert project.data_uri(HERE) == "s3://local/image-classification/data/sample-v1"
 
@@ -128,7 +131,7 @@ def _one_image(folder: Path) -> None:
 def run_with(target, project, data: Path | str | None = None) -> tuple[str, str]:
     """What a run does about data: the URI that it uses, and what it says."""
     chosen, line = choose_data(target, project, sources.resolve(str(data)) if data else None)
-    upload(chosen, target)
+    upload(chosen, target, NOTHING)
     remember(target, chosen)
     return chosen.data_uri(HERE), line
 
@@ -203,20 +206,21 @@ def test_uploads_at_the_same_time_store_each_thing_once_and_whole(opened, tmp_pa
 
 def test_a_definition_is_compiled_again_only_when_something_it_is_made_of_changes(opened, tmp_path):
     kept = tmp_path / "kept"
-    text = definition_of(opened(), HERE, kept)
+    first = compile_project(opened(), HERE, kept)
     [file] = kept.iterdir()
-    file.write_text(f"{text} ")  # told from a new one by this
-    assert definition_of(opened(), HERE, kept) == f"{text} "
-    changed = definition_of(opened("evaluation: {accuracy_threshold: 0.5}\n"), HERE, kept)
-    assert changed != text
+    assert compile_project(opened(), HERE, kept) == first
+    file.write_text(first.to_json().replace("2020-12-01", "told from a new one by this"))
+    assert "told from a new one" in compile_project(opened(), HERE, kept).definition
+    changed = compile_project(opened("evaluation: {accuracy_threshold: 0.5}\n"), HERE, kept)
+    assert changed.bundles == first.bundles
+    assert changed.definition != first.definition
     assert len(list(kept.iterdir())) == 2
-    assert definition_of(opened(), HERE, kept) == f"{text} "
 
 
 def test_a_compiled_definition_that_is_not_sound_is_not_kept(opened, tmp_path, monkeypatch):
     monkeypatch.setattr("pipeline.definition.check.check", lambda definition: ["Step 'A' is odd.", "Step 'B' too."])
     with pytest.raises(DefinitionError) as caught:
-        definition_of(opened(), HERE, tmp_path / "kept")
+        compile_project(opened(), HERE, tmp_path / "kept")
     assert caught.value.problems == ["Step 'A' is odd.", "Step 'B' too."]
     assert not (tmp_path / "kept").exists()
 

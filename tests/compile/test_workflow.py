@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.compile.placement import Placement
-from tests.pipeline.definitions import HERE, steps_of
+from tests.compile.definitions import HERE, steps_of
 
 ROOT = Path(__file__).parents[2]
 

@@ -3,9 +3,9 @@
 import re
 
 from classifier.deployment import rollout
-from pipeline.compile.bundle import training_bundle, trial_bundle
+from pipeline.compile.bundle import bundle
 from pipeline.config import formats
-from tests.pipeline.definitions import Json, jobs_of, steps_of
+from tests.compile.definitions import Json, jobs_of, steps_of
 
 KEY = "arn:aws:kms:us-east-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"
 RULES = """
@@ -76,10 +76,10 @@ def test_a_gate_on_rules_joins_the_accuracy_in_the_condition(compiled):
 def test_training_and_trials_are_given_their_code_as_a_channel_which_needs_no_network_inside(compiled):
     steps = steps_of(compiled())
     jobs = [steps["TuneHyperparameters"]["Arguments"]["TrainingJobDefinition"], steps["TrainWithDebugger"]["Arguments"]]
-    for job, bundle in zip(jobs, (trial_bundle(), training_bundle()), strict=True):
-        [code] = [found for found in job["InputDataConfig"] if found["ChannelName"] == "code"]
-        source = code["DataSource"]["S3DataSource"]
-        expected = f"s3://local/{bundle.key('image-classification')}/source"
+    for job, code in zip(jobs, (bundle("trial.py"), bundle("train.py", "serve.py")), strict=True):
+        [channel] = [found for found in job["InputDataConfig"] if found["ChannelName"] == "code"]
+        source = channel["DataSource"]["S3DataSource"]
+        expected = f"s3://local/{code.key('image-classification')}/source"
         assert (source["S3DataType"], source["S3Uri"]) == ("S3Prefix", expected)
         launcher = job.get("HyperParameters") or job["StaticHyperParameters"]
         assert launcher["sagemaker_submit_directory"] == "/opt/ml/input/data/code"

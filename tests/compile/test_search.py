@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.pipeline.definitions import steps_of
+from tests.compile.definitions import steps_of
 
 SEARCHED = ("hidden_units", "dropout", "label_smoothing", "weight_decay")
 

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.definition.expressions import Scope, holds, resolve
 from pipeline.definition.shapes import as_request
-from tests.pipeline.definitions import Json, steps_of
+from tests.compile.definitions import Json, steps_of
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 ARN = "arn:aws:sagemaker:us-east-1:000000000000:pipeline/p/execution/abc"

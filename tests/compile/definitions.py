@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.compile.offline import offline
+from pipeline.compile.compiler import Inputs, compile_pipeline
 from pipeline.compile.placement import Placement, local_placement
 from pipeline.config.config import load
 from pipeline.definition.check import check
@@ -16,14 +16,11 @@ TRAINING_STEPS = ("TuneHyperparameters", "TrainWithDebugger")
 Json = dict[str, Any]
 HERE = local_placement("deploy")
 
-with offline():
-    from pipeline.compile.compiler import compile_definition
-
 
 def compiler(path: Path) -> Callable[..., Json]:
     """A function from the text of a pipeline.yaml, which it writes to `path`, to its definition; a sound one.
 
-    What else it is given by name goes to `compile_definition`.
+    What else it is given by name is an input of the compiler.
     """
 
     @functools.cache  # a second each
@@ -31,7 +28,8 @@ def compiler(path: Path) -> Callable[..., Json]:
         path.write_text(text)
         uris = {"input_data_uri": "s3://local/data"}
         uris |= {f"{name}_uri": f"s3://local/{name}" for name in ("weights", "annotations")}
-        definition: Json = json.loads(compile_definition(load(path), placement, **uris, **named))
+        compiled = compile_pipeline(Inputs(load(path), placement, **uris, **named))
+        definition: Json = json.loads(compiled.definition)
         assert check(definition) == []
         return definition
 

@@ -7,16 +7,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.compile import bundle as bundles
-from pipeline.compile.bundle import (
-    Bundle,
-    deploy_bundle,
-    evaluation_bundle,
-    prepare_bundle,
-    training_bundle,
-    trial_bundle,
-)
+from pipeline.compile.bundle import Bundle, bundle, deploy_bundle
 
-ALL = [prepare_bundle, training_bundle, evaluation_bundle, deploy_bundle]
+JOBS = [("prepare.py",), ("trial.py",), ("train.py", "serve.py"), ("evaluate.py",), ("deploy.py",)]
 
 
 def imported(source: bytes) -> set[str]:
@@ -94,47 +87,47 @@ def test_a_job_that_is_observed_carries_the_observer_and_all_rules():
 
 
 def test_names_and_contents_make_the_digest():
-    one = Bundle("a.py", {"a.py": b"1", "b.py": b"2"})
-    assert one.digest == Bundle("a.py", {"b.py": b"2", "a.py": b"1"}).digest
+    one = Bundle(("a.py",), {"a.py": b"1", "b.py": b"2"})
+    assert one.digest == Bundle(("a.py",), {"b.py": b"2", "a.py": b"1"}).digest
     others = [{"a.py": b"2", "b.py": b"1"}, {"a.py": b"12", "b.py": b""}, {"a.py": b"1", "c.py": b"2"}]
-    assert one.digest not in {Bundle("a.py", files).digest for files in others}
+    assert one.digest not in {Bundle(("a.py",), files).digest for files in others}
 
 
 def test_a_bundle_is_stored_as_plain_files():
-    found = Bundle("a.py", {"a.py": b"1", "b.py": b"2"})
+    found = Bundle(("a.py",), {"a.py": b"1", "b.py": b"2"})
     key = f"name/code/a-{found.digest}"
     assert found.key("name") == key
     assert found.objects("name") == {f"{key}/source/a.py": b"1", f"{key}/source/b.py": b"2"}
 
 
-def rooms(bundle):
+def rooms(found):
     """Entry points and packages of `classifier` that a bundle holds."""
-    parts = [name.split("/") for name in bundle.files]
+    parts = [name.split("/") for name in found.files]
     return {part[0] if len(part) == 1 else part[1] for part in parts} - {"__init__.py"}
 
 
 def test_the_jobs_carry_what_they_run_and_no_more():
-    assert rooms(prepare_bundle()) == {"prepare.py", "job", "data", "model", "preparation"}
-    assert {"train.py", "serve.py", "serving", "watch", "finetuning"} <= rooms(training_bundle())
-    assert {"evaluate.py", "evaluation", "model"} <= rooms(evaluation_bundle())
+    assert rooms(bundle("prepare.py")) == {"prepare.py", "job", "data", "model", "preparation"}
+    assert {"train.py", "serve.py", "serving", "watch", "finetuning"} <= rooms(bundle("train.py", "serve.py"))
+    assert {"evaluate.py", "evaluation", "model"} <= rooms(bundle("evaluate.py"))
     assert rooms(deploy_bundle()) == {"deploy.py", "deployment"}
-    assert not {"prepare.py", "deploy.py", "deployment"} & rooms(training_bundle())
-    assert not {"prepare.py", "train.py", "deploy.py", "serving", "watch"} & rooms(evaluation_bundle())
-    assert not {"train.py", "serving", "watch", "evaluation", "reports"} & rooms(trial_bundle())
-    pages = {name for name in evaluation_bundle().files if not name.endswith(".py")}
+    assert not {"prepare.py", "deploy.py", "deployment"} & rooms(bundle("train.py", "serve.py"))
+    assert not {"prepare.py", "train.py", "deploy.py", "serving", "watch"} & rooms(bundle("evaluate.py"))
+    assert not {"train.py", "serving", "watch", "evaluation", "reports"} & rooms(bundle("trial.py"))
+    pages = {name for name in bundle("evaluate.py").files if not name.endswith(".py")}
     assert {"classifier/evaluation/report.html", "classifier/reports/style.css"} <= pages
     assert "classifier/drift/report.html" not in pages
-    assert "classifier/serving/page.html" in training_bundle().files
+    assert "classifier/serving/page.html" in bundle("train.py", "serve.py").files
 
 
 def test_a_job_carries_the_modules_that_it_starts_as_processes():
     started = ("serving/worker", "model/predictor", "watch/observer", "watch/training_report")
-    assert {f"classifier/{name}.py" for name in started} <= training_bundle().files.keys()
+    assert {f"classifier/{name}.py" for name in started} <= bundle("train.py", "serve.py").files.keys()
 
 
-@pytest.mark.parametrize("make", ALL)
-def test_nothing_of_the_pipeline_package_is_imported_by_a_job(make):
-    for name, source in [(name, source) for name, source in make().files.items() if name.endswith(".py")]:
+@pytest.mark.parametrize("entry_points", JOBS)
+def test_nothing_of_the_pipeline_package_is_imported_by_a_job(entry_points):
+    for name, source in [each for each in bundle(*entry_points).files.items() if each[0].endswith(".py")]:
         assert not imported(source) & {"pipeline", "run_pipeline", "steps", "tests"}, name
 
 

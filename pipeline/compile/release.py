@@ -1,0 +1,92 @@
+"""Builds RegisterModel and DeployEndpoint: a new version with its metrics, and the endpoint that serves it."""
+
+from sagemaker.core.lambda_helper import Lambda
+from sagemaker.core.metadata_properties import MetadataProperties
+from sagemaker.core.model_metrics import MetricsSource, ModelMetrics
+from sagemaker.core.workflow.execution_variables import ExecutionVariables
+from sagemaker.core.workflow.functions import Join
+from sagemaker.mlops.workflow.lambda_step import LambdaOutput, LambdaOutputTypeEnum, LambdaStep
+from sagemaker.mlops.workflow.model_step import ModelStep
+from sagemaker.mlops.workflow.steps import ProcessingStep, TrainingStep
+from sagemaker.serve.model_builder import ModelBuilder
+
+from pipeline.compile.context import Context, step_retries
+from pipeline.compile.evaluation import reported
+from pipeline.compile.placement import champion_uri
+
+CONTENT_TYPES = [
+    *("image/jpeg", "image/png", "image/webp", "application/x-image", "application/x-npy", "application/json"),
+    "multipart/form-data",
+]
+RESPONSE_TYPES = ["application/json", "text/csv", "application/jsonlines", "application/x-npy"]
+METADATA = (  # of the version, from customer_metadata_properties in evaluation.json, where all of it is text
+    *("accuracy", "macro_f1", "top_5_accuracy", "loss", "test_images", "accuracy_interval", "worst_class"),
+    *("group_gap", "dataset_sha256", "hyperparameters", "rules"),
+)
+DEPLOYED = ("endpoint_name", "endpoint_status", "model_package_arn", "message")  # what the function answers
+
+
+def register_step(context: Context, train: TrainingStep, evaluate: ProcessingStep) -> ModelStep:
+    """Return the step that registers the model, the server's environment, evaluation.json and where they came from."""
+    config = context.config
+    builder = ModelBuilder(
+        s3_model_data_url=train.properties.ModelArtifacts.S3ModelArtifacts,
+        image_uri=context.placement.inference_image,
+        role_arn=context.placement.role_arn,
+        sagemaker_session=context.session,
+        instance_type=config.deploy.instance_type,
+        env_vars={
+            "SAGEMAKER_PROGRAM": "serve.py",
+            "SAGEMAKER_SUBMIT_DIRECTORY": "/opt/ml/model/code",
+            "INFERENCE_RUNTIME": config.deploy.runtime,
+            "MAX_REQUEST_MEGABYTES": str(config.deploy.max_request_megabytes),
+            **({"MIN_PRECISION": str(config.deploy.min_precision)} if config.deploy.min_precision else {}),
+        },
+    )
+    folder = evaluate.properties.ProcessingOutputConfig.Outputs["evaluation"].S3Output.S3Uri
+    statistics = MetricsSource(content_type="application/json", s3_uri=Join(on="/", values=[folder, "evaluation.json"]))
+    return ModelStep(
+        name="RegisterModel",
+        display_name="Register model",
+        description="Registers a new version of the model with its metrics.",
+        step_args=builder.register(
+            model_package_group_name=config.registry.model_package_group,
+            content_types=CONTENT_TYPES,
+            response_types=RESPONSE_TYPES,
+            inference_instances=[config.deploy.instance_type],
+            transform_instances=[config.deploy.instance_type],
+            model_metrics=ModelMetrics(model_statistics=statistics),
+            metadata_properties=MetadataProperties(
+                commit_id=context.inputs.commit, generated_by=ExecutionVariables.PIPELINE_EXECUTION_ARN
+            ),
+            customer_metadata_properties={
+                name: reported(evaluate, f"customer_metadata_properties.{name}") for name in METADATA
+            },
+            approval_status=context.parameters["ModelApprovalStatus"],
+            description=config.pipeline.description,
+            domain="COMPUTER_VISION",
+            task="IMAGE_CLASSIFICATION",
+            skip_model_validation="All",
+        ),
+        retry_policies=step_retries(),
+    )
+
+
+def deploy_step(context: Context, register: ModelStep) -> LambdaStep:
+    """Return the step that calls the function of steps/deploy.py with the new version; it never waits."""
+    deploy, registry = context.config.deploy, context.config.registry
+    champion = {"champion_uri": champion_uri(context.config, context.placement)}
+    return LambdaStep(
+        name="DeployEndpoint",
+        display_name="Deploy endpoint",
+        description="Deploys an approved version; says so when it waits for approval.",
+        lambda_func=Lambda(function_arn=context.placement.function_arn, session=context.session),
+        inputs={
+            "model_package_arn": register.properties.ModelPackageArn,
+            "endpoint_name": context.parameters["EndpointName"],
+            "instance_type": deploy.instance_type,
+            "initial_instance_count": deploy.instance_count,
+            **(champion if registry.require_improvement else {}),
+        },
+        outputs=[LambdaOutput(output_name=name, output_type=LambdaOutputTypeEnum.String) for name in DEPLOYED],
+    )

@@ -12,7 +12,7 @@ from PIL import Image
 
 from classifier.data.images import Picture, Pixels
 
-GRID = 7
+GRID = 6
 PATCH = 2 / GRID  # of the side: each place is covered four times, at the edges less
 FAINT = 0.1  # nats; where no place costs more than that, none matters
 COLD, HOT = (200, 30, 30), (255, 235, 60)  # where it matters a little, and most

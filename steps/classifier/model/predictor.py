@@ -13,6 +13,7 @@ import timeit
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -97,8 +98,8 @@ def disagreement(runtime: Runtime, samples: Samples, *, rounding: float = 0.0) -
     return f"a probability differs by {difference:.3g} from the trained network's, and {accepted:g} is accepted"
 
 
-def measure(model_dir: Path, names: list[str]) -> None:
-    """Write runtimes.json: milliseconds for one image on one core, and why a runtime is not to be used."""
+def measure(model_dir: Path, names: list[str]) -> dict[str, dict[str, Any]]:
+    """Return by runtime the milliseconds for one image on one core, or (disagreements) why it is not to be used."""
     samples, milliseconds, disagreements = load_samples(model_dir), dict[str, float](), dict[str, str]()
     for name in names:
         try:
@@ -111,27 +112,32 @@ def measure(model_dir: Path, names: list[str]) -> None:
         work = partial(runtime.run, samples[0][:1], threads=1)  # in processor time, whatever else the machine does
         seconds = timeit.repeat(work, timer=time.thread_time, repeat=WARM_UP_RUNS + ROUNDS, number=1)[WARM_UP_RUNS:]
         milliseconds[name] = round(1000 * statistics.median(seconds), 3)
-    write_json(model_dir / MEASUREMENT_FILE, {"milliseconds": milliseconds, "disagreements": disagreements})
+    return {"milliseconds": milliseconds, "disagreements": disagreements}
 
 
 def measure_apart(model_dir: Path) -> dict[str, str]:
-    """Measure in a process of its own, since a runtime's fault shall not end the training; return the disagreements.
+    """Write runtimes.json, and return the disagreements.
 
-    If the process fails, ONNX Runtime alone is measured, in this one.
+    Libraries that have not trained are measured in a process of their own, since a fault of theirs shall not end the
+    training; if that process fails, ONNX Runtime alone is, in this one.
     """
-    usable = [name for name in RUNTIMES if name != "cuda" and missing(name) is None]
-    command = [*module_command("classifier.model.predictor"), str(model_dir), *usable]
-    process = subprocess.run(command, stdout=subprocess.DEVNULL, env=module_environment(), check=False)
-    path = model_dir / MEASUREMENT_FILE
-    if process.returncode or not path.is_file():
+    apart = [name for name in RUNTIMES if name not in ("torchscript", "cuda") and missing(name) is None]
+    command = [*module_command("classifier.model.predictor"), str(model_dir), *apart]
+    process = subprocess.run(command, stdout=subprocess.PIPE, env=module_environment(), check=False)
+    try:
+        measured = json.loads(process.stdout)
+    except ValueError:
         say(f"The runtimes were not measured: their process ended with status {process.returncode}")
-        measure(model_dir, ["onnxruntime"])
-    disagreements: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["disagreements"]
+        measured = measure(model_dir, ["onnxruntime"])
+    for kind, figures in measure(model_dir, ["torchscript"]).items():
+        measured[kind] |= figures
+    write_json(model_dir / MEASUREMENT_FILE, measured)
+    disagreements: dict[str, str] = measured["disagreements"]
     return disagreements
 
 
 def main() -> None:
-    measure(Path(sys.argv[1]), sys.argv[2:])
+    json.dump(measure(Path(sys.argv[1]), sys.argv[2:]), sys.stdout)
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ def test_the_map_points_at_what_the_network_looks_at() -> None:
     pixels[10:20, 75:90] = 255
     heat = occlusion_heat(pixels, brightness_at(slice(10, 20), slice(75, 90)))
     assert heat.shape == (GRID, GRID)
-    assert np.unravel_index(heat.argmax(), heat.shape) == (1, 5)
-    assert (heat[4:] == 0).all()
+    assert np.unravel_index(heat.argmax(), heat.shape) == (1, 4)
+    assert (heat[3:] == 0).all()
     drawn = np.asarray(overlay(Image.fromarray(pixels), heat)).astype(int)
     assert drawn.shape == pixels.shape
     coloured = drawn.max(axis=2) - drawn.min(axis=2) > 30

@@ -49,13 +49,16 @@ clean:  ## forget the environment and everything that ran on this machine
 	rm -rf $(VENV) .local
 
 $(UV):
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check --target $(VENV)/uv 'uv>=0.9,<1'
+	@echo "Setting up $(VENV)"
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --target $(VENV)/uv 'uv>=0.9,<1'
 
 $(READY): requirements.lock pyproject.toml | $(UV)
-	[ -x $(BIN)/python ] || $(UV) venv --quiet --seed --allow-existing --python '>=3.11.4,<3.12' $(VENV)
-	$(INSTALL) --requirement requirements.lock --editable .
-	touch $@
+	@[ -x $(BIN)/python ] || $(UV) venv --quiet --seed --allow-existing --python '>=3.11.4,<3.12' $(VENV)
+	@echo "Installing the packages of $<"
+	@$(INSTALL) --requirement $< --editable .
+	@touch $@
 
 $(READY_FOR_TESTS): requirements-dev.lock $(READY)
-	$(INSTALL) --requirement requirements-dev.lock
-	touch $@
+	@echo "Installing the packages of $<"
+	@$(INSTALL) --requirement $<
+	@touch $@

@@ -1,138 +1,139 @@
 """Makes and changes the stack: propose what would change, then apply it.
 
-    propose: is the stack in a state to be changed? -> parameters from pipeline.yaml -> change set -> what it changes
-    apply:   code into the bucket -> execute the change set; on an empty account the bucket comes first, the deploy
-             function with a second change set
-
+On an empty account the bucket comes first, then the deploy function's code, then the function, by a second change set.
 The retrain schedule belongs to its user once it is made: what `schedule` set, or someone in the console, stays.
 """
 
+import io
+import re
+import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from pipeline.aws import deploy_code, schedule, stack
+from botocore.exceptions import ClientError
+
+from pipeline.aws import schedule, stack
+from pipeline.aws.requests import describe
 from pipeline.aws.stack import Change, ChangeSet, Client
 from pipeline.aws.stack_parameters import stack_name, stack_parameters, tags
-from pipeline.aws.template import TEMPLATE, read_template
+from pipeline.compile.bundle import deploy_bundle
 from pipeline.config.config import Config
 from pipeline.errors import ServiceError
 
-CODE_CONDITION = "HasDeployCode"
+TEMPLATE = Path(__file__).with_name("stack.yaml")
+NEEDS_CODE = re.compile(r"^  (\w+):.*\n    Type: (\S+)\n    Condition: HasDeployCode$", re.MULTILINE)
 STUCK = {
     "UPDATE_ROLLBACK_FAILED": "continue its rollback in the CloudFormation console",
     "ROLLBACK_FAILED": "delete it in the CloudFormation console",
     "DELETE_FAILED": "delete it again with `run_pipeline.py teardown`",
 }
-EMPTY = ("ROLLBACK_COMPLETE", "CREATE_FAILED")  # nothing of a failed creation is left but the stack's name
+NEVER_MADE = ("ROLLBACK_COMPLETE", "CREATE_FAILED")  # nothing of a failed creation is left but the stack's name
 
 
-@dataclass(frozen=True)
-class Proposal:
-    """What applying would do: the change set, and the changes of it and of the one that follows it."""
+def propose(client: Client, config: Config) -> ChangeSet | None:
+    """Make a change set towards pipeline.yaml; None if nothing would change. Nothing is changed yet.
 
-    change_set: ChangeSet | None
-    changes: tuple[Change, ...]
-    code_follows: bool
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether the account is as pipeline.yaml wants it."""
-        return self.change_set is None
-
-
-def propose(client: Client, config: Config) -> Proposal:
-    """A change set towards pipeline.yaml; nothing is changed yet.
+    On an empty account its changes include those of the second one, which follows the deploy function's code.
 
     Raises:
         ServiceError: the stack cannot be changed now, or CloudFormation refuses the change.
     """
-    cloudformation = client("cloudformation")
-    name = stack_name(config)
-    present = changeable(cloudformation, name)
-    has_bucket = bool(config.aws.bucket or present)
-    change_set = next_change_set(client, config, with_code=has_bucket)
-    changes = change_set.changes if change_set else ()
-    if not has_bucket:
-        changes += tuple(sorted(waiting_for_code(), key=lambda found: found.name))
-    return Proposal(change_set, changes, code_follows=not has_bucket)
+    made = is_made(client("cloudformation"), stack_name(config))
+    if made or config.aws.bucket:
+        return make_change_set(client, config, with_code=True)
+    first = make_change_set(client, config, with_code=False)
+    later = sorted(Change("add", *names) for names in NEEDS_CODE.findall(TEMPLATE.read_text()))
+    return replace(first, changes=(*first.changes, *later), code_follows=True) if first else None
 
 
-def apply(client: Client, config: Config, proposal: Proposal) -> Iterator[str]:
-    """Carry a proposal out; a line for each thing that is done.
+def apply(client: Client, config: Config, change_set: ChangeSet) -> Iterator[str]:
+    """Carry a proposal out; yield a line for each thing that is done.
 
     Raises:
         ServiceError: a resource failed, with its reason.
     """
-    cloudformation = client("cloudformation")
-    if proposal.change_set is None:
-        return
-    if not proposal.code_follows:
+    following: ChangeSet | None = change_set
+    if change_set.code_follows:
+        yield from stack.execute(client("cloudformation"), change_set)
         yield from upload_code(client, config)
-    yield from stack.execute(cloudformation, proposal.change_set)
-    if not proposal.code_follows:
-        return
-    yield from upload_code(client, config)
-    second = next_change_set(client, config, with_code=True)
-    if second:
-        yield from stack.execute(cloudformation, second)
+        following = make_change_set(client, config, with_code=True)
+    else:
+        yield from upload_code(client, config)
+    if following:
+        yield from stack.execute(client("cloudformation"), following)
 
 
-def discard(client: Client, proposal: Proposal) -> None:
-    """Forget a proposal that is not wanted."""
-    if proposal.change_set:
-        stack.discard(client("cloudformation"), proposal.change_set)
-
-
-def is_current(client: Client, config: Config) -> bool:
-    """Whether the stack's deploy function runs this version of the code."""
-    present = stack.describe(client("cloudformation"), stack_name(config))
-    return stack.deployed_parameters(present).get("DeployCodeKey") == deploy_code.key(config.pipeline.name)
-
-
-def changeable(cloudformation: Any, name: str) -> dict[str, Any] | None:
-    """The stack as described, or None if it has to be made.
+def is_made(cloudformation: Any, name: str) -> bool:
+    """Whether the stack is there and can be changed; what is left of a failed creation is removed.
 
     Raises:
-        ServiceError: it is being changed, or is stuck.
+        ServiceError: it is being changed, is stuck, or is another project's.
     """
-    present = stack.describe(cloudformation, name)
+    present = stack.describe_stack(cloudformation, name)
     status = present["StackStatus"] if present else "REVIEW_IN_PROGRESS"
-    if status == "REVIEW_IN_PROGRESS":  # at most a change set that nobody executed
-        return None
-    if status in EMPTY:
-        list(stack.delete(cloudformation, name))
-        return None
+    if present and not stack.is_own(present):
+        raise ServiceError(f"Stack '{name}' is another project's: choose another aws.project in pipeline.yaml.")
     if status in STUCK:
         raise ServiceError(f"Stack '{name}' is {status}: {STUCK[status]}, then repeat the command.")
-    if status.endswith("_IN_PROGRESS"):
+    if status.endswith("_IN_PROGRESS") and status != "REVIEW_IN_PROGRESS":  # that is a change set nobody executed
         raise ServiceError(f"Stack '{name}' is being changed ({status}): repeat the command once that has ended.")
-    return present
+    if status in NEVER_MADE:
+        list(stack.delete(cloudformation, name))
+    return status not in (*NEVER_MADE, "REVIEW_IN_PROGRESS")
 
 
-def next_change_set(client: Client, config: Config, *, with_code: bool) -> ChangeSet | None:
-    """The change set towards pipeline.yaml, with or without the deploy function."""
-    current = schedule.found(client, config)
+def make_change_set(client: Client, config: Config, *, with_code: bool) -> ChangeSet | None:
+    """Make the change set towards pipeline.yaml, with or without the deploy function; None if nothing would change."""
+    current = schedule.find(client, config)
     parameters = stack_parameters(
         config,
-        code_key=deploy_code.key(config.pipeline.name) if with_code else "",
+        code_key=code_key(config) if with_code else "",
         schedule=current.expression if current else config.aws.retrain_schedule,
         schedule_state=current.state if current else schedule.OFF,
     )
-    cloudformation = client("cloudformation")
-    text = TEMPLATE.read_text()
-    return stack.create_change_set(cloudformation, stack_name(config), text, parameters=parameters, tags=tags(config))
+    return stack.create_change_set(
+        client("cloudformation"), stack_name(config), TEMPLATE.read_text(), parameters=parameters, tags=tags(config)
+    )
+
+
+def code_key(config: Config) -> str:
+    """Return where the deploy function's code lies in the bucket; it changes with the code."""
+    return f"{deploy_bundle().key(config.pipeline.name)}/function.zip"
 
 
 def upload_code(client: Client, config: Config) -> Iterator[str]:
     """Store the deploy function's code unless it is there."""
-    bucket = config.aws.bucket or stack.outputs(client, stack_name(config))["BucketName"]
-    if deploy_code.upload(client("s3"), bucket, config.pipeline.name):
-        yield f"Code of the deploy function uploaded to s3://{bucket}/{deploy_code.key(config.pipeline.name)}"
+    bucket, key = config.aws.bucket or stack.outputs(client, stack_name(config))["BucketName"], code_key(config)
+    try:
+        client("s3").put_object(Bucket=bucket, Key=key, Body=code_archive(), IfNoneMatch="*")
+    except ClientError as error:
+        if error.response["Error"]["Code"] != "PreconditionFailed":
+            raise
+    else:
+        yield f"Code of the deploy function uploaded to s3://{bucket}/{key}"
 
 
-def waiting_for_code() -> Iterator[Change]:
-    """The resources that the template makes only once the code is there."""
-    for name, resource in read_template()["Resources"].items():
-        if resource.get("Condition") == CODE_CONDITION:
-            yield Change("add", name, resource["Type"])
+def code_archive() -> bytes:
+    """Return the deploy function's modules as a .zip whose bytes depend on nothing else."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in sorted(deploy_bundle().files.items()):
+            member = zipfile.ZipInfo(name)  # of the year 1980
+            member.external_attr = 0o100644 << 16  # a file that Lambda may read
+            archive.writestr(member, content, zipfile.ZIP_DEFLATED)
+    return buffer.getvalue()
+
+
+def ensure_model_group(client: Client, config: Config) -> bool:
+    """Make the model package group unless it is there; return whether it was made."""
+    sagemaker, name = client("sagemaker"), config.registry.model_package_group
+    if describe(sagemaker.describe_model_package_group, ModelPackageGroupName=name):
+        return False
+    sagemaker.create_model_package_group(
+        ModelPackageGroupName=name,
+        ModelPackageGroupDescription=config.pipeline.description,
+        Tags=[{"Key": key, "Value": value} for key, value in tags(config).items()],
+    )
+    return True

@@ -1,221 +1,184 @@
 """Everything that the product made in an account, and what it costs to leave it on.
 
-What belongs to the product is told by its names and its contents, not by tags alone: a model belongs to it if it was
-made from a version of its model package group, an endpoint configuration if it serves such a model, an endpoint if
-pipeline.yaml names it. The stack knows its own resources. A bucket that outlived its stack is found by its tag.
+An account may be shared, so names and contents decide what is the product's: a model was made from a version of its
+model package group, an endpoint configuration or endpoint serves such a model, or pipeline.yaml names the endpoint. The
+stack is told by its tag and knows its resources; a bucket that outlived its stack is found by its tag.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from botocore.exceptions import ClientError
-
-from pipeline.aws import schedule, stack
+from pipeline.aws import schedule
 from pipeline.aws.cost import HOURS_PER_MONTH
-from pipeline.aws.lookup import exists, is_missing
-from pipeline.aws.serving import Endpoint, own_endpoint_configs, own_endpoints, own_models
-from pipeline.aws.stack import Client
-from pipeline.aws.stack_parameters import STACK_TAG, stack_name
-from pipeline.config.config import Config, PricesConfig
+from pipeline.aws.requests import describe, list_all
+from pipeline.aws.stack import Client, describe_stack, is_own
+from pipeline.aws.stack_parameters import STACK_TAG, serving_prefix, stack_name
+from pipeline.config.config import Config
 
 GB = 1e9
-
-
-@dataclass(frozen=True)
-class Storage:
-    """A bucket, or what lies below a prefix of one that the user brought; objects counts every version."""
-
-    bucket: str
-    prefix: str
-    objects: int
-    size_bytes: int
-
-    def __str__(self) -> str:
-        size = f"{self.size_bytes / GB:.2f} GB"
-        return f"s3://{self.bucket}/{self.prefix} ({self.objects} object{'' if self.objects == 1 else 's'}, {size})"
-
-
-@dataclass(frozen=True)
-class Inventory:
-    """What was found, by kind; names, except where said otherwise."""
-
-    endpoints: tuple[Endpoint, ...]
-    endpoint_configs: tuple[str, ...]
-    models: tuple[str, ...]
-    pipeline: str | None
-    executions: tuple[str, ...]  # ARNs
-    versions: tuple[str, ...]  # ARNs
-    group: str | None
-    schedule: schedule.Schedule | None
-    stack_resources: tuple[tuple[str, str], ...]  # type and physical id
-    image_bytes: int
-    log_groups: tuple[str, ...]
-    storage: tuple[Storage, ...]
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing is left."""
-        return not any(vars(self).values())
+RUNNING = ("Executing", "Stopping")
 
 
 @dataclass(frozen=True)
 class Item:
-    """A line for a person: what it is, and what a month costs; None: the price table does not say."""
+    """One thing that was made; per_month is None where the price table does not say what it costs."""
 
     kind: str
     name: str
-    per_month: float | None
+    per_month: float | None = 0.0
     note: str = ""
+    identifier: str = ""  # an ARN or a URI, where requests do not take the name
 
 
-def find(client: Client, config: Config) -> Inventory:
-    """Look through the account; nothing is changed."""
+def find(client: Client, config: Config) -> list[Item]:
+    """List what the product made, the dearest kind first; nothing is changed."""
     sagemaker = client("sagemaker")
-    pipeline, group = config.pipeline.name, config.registry.model_package_group
     models = own_models(sagemaker, config)
-    endpoints = tuple(own_endpoints(client, config))
-    resources = stack_resources(client, config)
-    return Inventory(
-        endpoints=endpoints,
-        endpoint_configs=own_endpoint_configs(sagemaker, config, models),
-        models=models,
-        pipeline=pipeline if exists(sagemaker.describe_pipeline, PipelineName=pipeline) else None,
-        executions=executions(sagemaker, pipeline),
-        versions=versions(sagemaker, group),
-        group=group if exists(sagemaker.describe_model_package_group, ModelPackageGroupName=group) else None,
-        schedule=schedule.found(client, config),
-        stack_resources=resources,
-        image_bytes=image_bytes(client("ecr"), resources),
-        log_groups=log_groups(client("logs"), config, endpoints),
-        storage=storage(client, config, resources),
-    )
-
-
-def executions(sagemaker: Any, pipeline: str) -> tuple[str, ...]:
-    """ARNs of the pipeline's executions."""
-    try:
-        pages = sagemaker.get_paginator("list_pipeline_executions").paginate(PipelineName=pipeline)
-        return tuple(item["PipelineExecutionArn"] for page in pages for item in page["PipelineExecutionSummaries"])
-    except ClientError as error:
-        if is_missing(error):
-            return ()
-        raise
-
-
-def versions(sagemaker: Any, group: str) -> tuple[str, ...]:
-    """ARNs of the group's versions."""
-    try:
-        pages = sagemaker.get_paginator("list_model_packages").paginate(ModelPackageGroupName=group)
-        return tuple(item["ModelPackageArn"] for page in pages for item in page["ModelPackageSummaryList"])
-    except ClientError as error:
-        if is_missing(error):
-            return ()
-        raise
-
-
-def stack_resources(client: Client, config: Config) -> tuple[tuple[str, str], ...]:
-    """Type and physical id of the stack's resources."""
-    cloudformation = client("cloudformation")
-    if stack.describe(cloudformation, stack_name(config)) is None:
-        return ()
-    pages = cloudformation.get_paginator("list_stack_resources").paginate(StackName=stack_name(config))
-    found = [item for page in pages for item in page["StackResourceSummaries"]]
-    return tuple((item["ResourceType"], item.get("PhysicalResourceId", "")) for item in found)
-
-
-def image_bytes(ecr: Any, resources: Sequence[tuple[str, str]]) -> int:
-    """The size of the images in the stack's repositories."""
-    total = 0
-    for resource_type, name in resources:
-        if resource_type == "AWS::ECR::Repository" and exists(ecr.describe_images, repositoryName=name):
-            pages = ecr.get_paginator("describe_images").paginate(repositoryName=name)
-            total += sum(image.get("imageSizeInBytes", 0) for page in pages for image in page["imageDetails"])
-    return total
-
-
-def log_groups(logs: Any, config: Config, endpoints: Sequence[Endpoint]) -> tuple[str, ...]:
-    """Log groups of the function and the endpoints; those of jobs are shared by the whole account."""
-    names = {config.deploy.endpoint_name, *(endpoint.name for endpoint in endpoints)}
-    wanted = [
-        f"/aws/lambda/{config.aws.deploy_function}",
-        *(f"/aws/sagemaker/Endpoints/{name}" for name in sorted(names)),
+    endpoints = list(endpoint_items(sagemaker, config, models))
+    resources = stack_resources(client("cloudformation"), config)
+    return [
+        *endpoints,
+        *endpoint_config_items(sagemaker, config, models),
+        *(Item("model", name) for name in models),
+        *pipeline_items(sagemaker, config),
+        *model_group_items(sagemaker, config),
+        *schedule_items(client, config),
+        *stack_items(client("ecr"), config, resources),
+        *log_group_items(client("logs"), config, [item.name for item in endpoints]),
+        *data_items(client, config, resources),
     ]
-    found = []
-    for name in wanted:
-        groups = logs.describe_log_groups(logGroupNamePrefix=name)["logGroups"]
-        found += [name for group in groups if group["logGroupName"] == name]
-    return tuple(found)
 
 
-def storage(client: Client, config: Config, resources: Sequence[tuple[str, str]]) -> tuple[Storage, ...]:
-    """The stack's bucket and any that outlived an earlier stack; of the user's own bucket, the pipeline's prefix."""
-    s3 = client("s3")
-    places = {(name, "") for resource_type, name in resources if resource_type == "AWS::S3::Bucket"}
-    places |= {(name, "") for name in tagged_buckets(client("resourcegroupstaggingapi"), stack_name(config))}
+def own_models(sagemaker: Any, config: Config) -> list[str]:
+    """Return the models that were made from a version of the group."""
+    prefix, group = serving_prefix(config), f":model-package/{config.registry.model_package_group}/".lower()
+    own = []
+    for name in (item["ModelName"] for item in list_all(sagemaker, "list_models", NameContains=prefix)):
+        model = sagemaker.describe_model(ModelName=name) if name.startswith(prefix) else {}
+        containers = model.get("Containers") or [model.get("PrimaryContainer") or {}]
+        if any(group in str(container.get("ModelPackageName", "")).lower() for container in containers):
+            own.append(name)
+    return own
+
+
+def serves(sagemaker: Any, endpoint_config: str, models: Sequence[str]) -> bool:
+    """Whether an endpoint configuration serves one of the models."""
+    variants = config_variants(sagemaker, endpoint_config)
+    return any(variant.get("ModelName") in models for variant in variants)
+
+
+def config_variants(sagemaker: Any, name: str) -> list[dict[str, Any]]:
+    """Return the variants of an endpoint configuration; none if it was removed under its endpoint."""
+    answer = describe(sagemaker.describe_endpoint_config, EndpointConfigName=name)
+    return answer["ProductionVariants"] if answer else []
+
+
+def endpoint_items(sagemaker: Any, config: Config, models: Sequence[str]) -> Iterator[Item]:
+    """The endpoint of pipeline.yaml, and those that serve the models and whose names begin with its name."""
+    own = config.deploy.endpoint_name
+    for name in (item["EndpointName"] for item in list_all(sagemaker, "list_endpoints", NameContains=own)):
+        if name != own and not name.startswith(f"{own}-"):
+            continue
+        endpoint = sagemaker.describe_endpoint(EndpointName=name)
+        if name != own and not serves(sagemaker, endpoint["EndpointConfigName"], models):
+            continue
+        variants = config_variants(sagemaker, endpoint["EndpointConfigName"])
+        instance_type = next((variant["InstanceType"] for variant in variants if "InstanceType" in variant), None)
+        count = sum(variant.get("CurrentInstanceCount", 0) for variant in endpoint.get("ProductionVariants", []))
+        price = config.prices.per_hour.get(instance_type, None) if instance_type else 0.0
+        used = f"{count} x {instance_type}" if instance_type else "no instances"
+        per_month = None if price is None else count * price * HOURS_PER_MONTH
+        yield Item("endpoint", name, per_month, f"{endpoint['EndpointStatus']}, {used}")
+
+
+def endpoint_config_items(sagemaker: Any, config: Config, models: Sequence[str]) -> Iterator[Item]:
+    """Endpoint configurations that serve one of the models."""
+    prefix = serving_prefix(config)
+    for item in list_all(sagemaker, "list_endpoint_configs", NameContains=prefix):
+        name = item["EndpointConfigName"]
+        if name.startswith(prefix) and serves(sagemaker, name, models):
+            yield Item("endpoint configuration", name)
+
+
+def pipeline_items(sagemaker: Any, config: Config) -> Iterator[Item]:
+    """The pipeline, and those of its executions that run."""
+    name = config.pipeline.name
+    if describe(sagemaker.describe_pipeline, PipelineName=name):
+        executions = list(list_all(sagemaker, "list_pipeline_executions", PipelineName=name))
+        for execution in executions:
+            if (status := execution["PipelineExecutionStatus"]) in RUNNING:
+                arn = execution["PipelineExecutionArn"]
+                yield Item("execution", arn.rpartition("/")[2], note=status, identifier=arn)
+        yield Item("pipeline", name, note=counted(len(executions), "execution"))
+
+
+def model_group_items(sagemaker: Any, config: Config) -> Iterator[Item]:
+    """The model package group and its versions."""
+    group = config.registry.model_package_group
+    for version in list_all(sagemaker, "list_model_packages", ModelPackageGroupName=group):
+        arn = version["ModelPackageArn"]
+        yield Item("model version", arn.rpartition("model-package/")[2], identifier=arn)
+    if describe(sagemaker.describe_model_package_group, ModelPackageGroupName=group):
+        yield Item("model package group", group)
+
+
+def schedule_items(client: Client, config: Config) -> Iterator[Item]:
+    """The retrain schedule."""
+    if found := schedule.find(client, config):
+        yield Item("schedule", found.name, note=str(found))
+
+
+def stack_resources(cloudformation: Any, config: Config) -> list[tuple[str, str]] | None:
+    """Return type and physical id of each resource of the stack; None if there is no stack of this project."""
+    stack = describe_stack(cloudformation, stack_name(config))
+    if stack is None or not is_own(stack):
+        return None
+    resources = list_all(cloudformation, "list_stack_resources", StackName=stack["StackId"])
+    return [(item["ResourceType"], item.get("PhysicalResourceId", "")) for item in resources]
+
+
+def stack_items(ecr: Any, config: Config, resources: list[tuple[str, str]] | None) -> Iterator[Item]:
+    """The stack with its alarms and the images in its repositories."""
+    if resources is None:
+        return
+    alarms = sum(resource_type == "AWS::CloudWatch::Alarm" for resource_type, _ in resources)
+    repositories = [name for resource_type, name in resources if resource_type == "AWS::ECR::Repository"]
+    images = [image for name in repositories for image in list_all(ecr, "describe_images", repositoryName=name)]
+    size_gb = sum(image.get("imageSizeInBytes", 0) for image in images) / GB
+    per_month = alarms * config.prices.alarm_month + size_gb * config.prices.image_gb_month
+    note = f"{counted(len(resources), 'resource')}, {counted(alarms, 'alarm')}, {size_gb:.2f} GB of images"
+    yield Item("stack", stack_name(config), per_month, note)
+
+
+def log_group_items(logs: Any, config: Config, endpoints: Sequence[str]) -> Iterator[Item]:
+    """Log groups of the function and the endpoints; those of jobs are shared by the whole account."""
+    names = [f"/aws/sagemaker/Endpoints/{name}" for name in sorted({config.deploy.endpoint_name, *endpoints})]
+    for name in (f"/aws/lambda/{config.aws.deploy_function}", *names):
+        groups = list_all(logs, "describe_log_groups", logGroupNamePrefix=name)
+        yield from (Item("log group", name) for group in groups if group["logGroupName"] == name)
+
+
+def data_items(client: Client, config: Config, resources: list[tuple[str, str]] | None) -> Iterator[Item]:
+    """The stack's bucket and those that outlived an earlier stack; of a bucket of the user, the pipeline's prefix."""
+    tag = {"Key": STACK_TAG, "Values": [stack_name(config)]}
+    tagged = list_all(client("resourcegroupstaggingapi"), "get_resources", TagFilters=[tag], ResourceTypeFilters=["s3"])
+    buckets = {name for resource_type, name in resources or [] if resource_type == "AWS::S3::Bucket"}
+    buckets |= {resource["ResourceARN"].rpartition(":")[2] for resource in tagged}
+    places = dict.fromkeys(sorted(buckets), "")
     if config.aws.bucket:
-        places = {place for place in places if place[0] != config.aws.bucket}
-        places.add((config.aws.bucket, f"{config.pipeline.name}/"))
-    found = [measured(s3, bucket, prefix) for bucket, prefix in sorted(places)]
-    return tuple(place for place in found if place and (place.objects or not place.prefix))
-
-
-def tagged_buckets(tagging: Any, stack: str) -> Iterator[str]:
-    """Buckets that a stack of this name made."""
-    pages = tagging.get_paginator("get_resources").paginate(
-        TagFilters=[{"Key": STACK_TAG, "Values": [stack]}], ResourceTypeFilters=["s3"]
-    )
-    for page in pages:
-        for resource in page["ResourceTagMappingList"]:
-            yield resource["ResourceARN"].rpartition(":")[2]
-
-
-def measured(s3: Any, bucket: str, prefix: str) -> Storage | None:
-    """Count what is stored; None if the bucket is gone."""
-    objects = size = 0
-    try:
-        for page in s3.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=prefix):
-            objects += len(page.get("Versions", []))
-            size += sum(version["Size"] for version in page.get("Versions", []))
-    except ClientError as error:
-        if is_missing(error):
-            return None
-        raise
-    return Storage(bucket, prefix, objects, size)
-
-
-def items(found: Inventory, prices: PricesConfig) -> list[Item]:
-    """A line for each thing, the dearest kind first."""
-    alarms = sum(resource_type == "AWS::CloudWatch::Alarm" for resource_type, _ in found.stack_resources)
-    rows = [endpoint_item(endpoint, prices) for endpoint in found.endpoints]
-    rows += [Item("endpoint configuration", name, 0.0) for name in found.endpoint_configs]
-    rows += [Item("model", name, 0.0) for name in found.models]
-    if found.pipeline:
-        rows.append(Item("pipeline", found.pipeline, 0.0, counted(len(found.executions), "execution")))
-    rows += [Item("model version", arn.rpartition("model-package/")[2], 0.0) for arn in found.versions]
-    if found.group:
-        rows.append(Item("model package group", found.group, 0.0))
-    if found.schedule:
-        rows.append(Item("schedule", found.schedule.name, 0.0, str(found.schedule)))
-    if found.stack_resources:
-        cost = alarms * prices.alarm_month + found.image_bytes / GB * prices.image_gb_month
-        note = f"{counted(alarms, 'alarm')}, {found.image_bytes / GB:.2f} GB of images"
-        rows.append(Item("stack", counted(len(found.stack_resources), "resource"), cost, note))
-    rows += [Item("log group", name, 0.0) for name in found.log_groups]
-    rows += [Item("data", str(place), place.size_bytes / GB * prices.storage_gb_month) for place in found.storage]
-    return rows
-
-
-def endpoint_item(endpoint: Endpoint, prices: PricesConfig) -> Item:
-    """An endpoint and the price of its instances."""
-    if endpoint.instance_type is None:
-        return Item("endpoint", endpoint.name, 0.0, f"{endpoint.status}, no instances")
-    note = f"{endpoint.status}, {endpoint.instance_count} x {endpoint.instance_type}"
-    price = prices.per_hour.get(endpoint.instance_type)
-    cost = None if price is None else endpoint.instance_count * price * HOURS_PER_MONTH
-    return Item("endpoint", endpoint.name, cost, note)
+        places[config.aws.bucket] = f"{config.pipeline.name}/"
+    for bucket, prefix in places.items():
+        if describe(client("s3").head_bucket, Bucket=bucket) is None:
+            continue
+        versions = list(list_all(client("s3"), "list_object_versions", Bucket=bucket, Prefix=prefix))
+        size_gb = sum(version["Size"] for version in versions) / GB
+        name = f"s3://{bucket}/{prefix}"
+        if versions or not prefix:
+            shown = f"{name} ({counted(len(versions), 'object')}, {size_gb:.2f} GB)"
+            yield Item("data", shown, size_gb * config.prices.storage_gb_month, identifier=name)
 
 
 def counted(count: int, what: str) -> str:
-    """A number and its noun."""
+    """Return a number and its noun."""
     return f"{count} {what}{'' if count == 1 else 's'}"

@@ -1,14 +1,12 @@
-"""The retrain schedule: shown, set and switched off in EventBridge Scheduler, where the stack has made it.
+"""The retrain schedule in EventBridge Scheduler: the stack makes it, a user sets it and switches it off.
 
 The local target answers the same requests.
 """
 
 import datetime
 from dataclasses import dataclass
-from typing import Any
 
-from botocore.exceptions import ClientError
-
+from pipeline.aws.requests import describe
 from pipeline.aws.stack import Client
 from pipeline.aws.stack_parameters import stack_name
 from pipeline.config import schedule_expression, schedule_times
@@ -16,10 +14,10 @@ from pipeline.config.config import Config
 from pipeline.errors import ServiceError, UsageError
 
 ON, OFF = "ENABLED", "DISABLED"
-SENT_AGAIN = (
-    *("Name", "GroupName", "Description", "FlexibleTimeWindow", "Target", "ScheduleExpressionTimezone"),
-    *("KmsKeyArn", "ActionAfterCompletion"),
-)
+UPDATED = (  # the members of GetSchedule's answer that UpdateSchedule takes; it resets what it is not sent
+    "Name", "GroupName", "Description", "FlexibleTimeWindow", "Target", "ScheduleExpression",
+    "ScheduleExpressionTimezone", "State", "KmsKeyArn", "ActionAfterCompletion",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class Schedule:
         return self.state == ON
 
     def next_times(self, after: datetime.datetime, count: int = 1) -> list[datetime.datetime]:
-        """When it starts the pipeline next; not at all while it is off. A rate counts from the last change on."""
+        """Return when it starts the pipeline next; never while it is off. A rate counts from the last change on."""
         if not self.is_on:
             return []
         return schedule_times.next_times(
@@ -50,89 +48,52 @@ class Schedule:
 
 
 def schedule_name(config: Config) -> str:
-    """The name that the stack gives it."""
+    """Return the name that the stack gives it."""
     return f"{stack_name(config)}-retrain"
 
 
-def found(client: Client, config: Config) -> Schedule | None:
-    """The schedule, or None before there is one."""
-    described = get(client("scheduler"), schedule_name(config))
-    return None if described is None else read(described)
+def find(client: Client, config: Config) -> Schedule | None:
+    """Return the schedule, or None before there is one."""
+    answer = describe(client("scheduler").get_schedule, Name=schedule_name(config))
+    if answer is None:
+        return None
+    return Schedule(
+        name=answer["Name"],
+        expression=answer["ScheduleExpression"],
+        timezone=answer.get("ScheduleExpressionTimezone", "UTC"),
+        state=answer.get("State", ON),
+        changed=answer["LastModificationDate"],
+    )
 
 
 def show(client: Client, config: Config) -> Schedule:
-    """The schedule.
-
-    Raises:
-        ServiceError: the stack has not been made.
-    """
-    return read(required(client, config))
+    """Return the schedule; a ServiceError before there is one."""
+    found = find(client, config)
+    if found is None:
+        raise ServiceError(f"There is no schedule '{schedule_name(config)}': `run_pipeline.py infra` makes it.")
+    return found
 
 
 def set_expression(client: Client, config: Config, expression: str) -> Schedule:
-    """Start the pipeline by this expression from now on.
+    """Switch the schedule on with this expression.
 
     Raises:
-        UsageError: Scheduler would refuse the expression, or it names a moment that is over.
+        UsageError: Scheduler would refuse the expression, or it names a moment in the past.
         ServiceError: the stack has not been made.
     """
     if fault := schedule_expression.fault(expression, now=datetime.datetime.now(datetime.UTC)):
         raise UsageError(f"The schedule {fault}")
-    return update(client, required(client, config), ScheduleExpression=expression, State=ON)
+    return update(client, config, ScheduleExpression=expression, State=ON)
 
 
 def switch_off(client: Client, config: Config) -> Schedule:
-    """Start nothing any more; the expression is kept.
-
-    Raises:
-        ServiceError: the stack has not been made.
-    """
-    return update(client, required(client, config), State=OFF)
+    """Start nothing any more; the expression is kept. A ServiceError before there is a schedule."""
+    return update(client, config, State=OFF)
 
 
-def required(client: Client, config: Config) -> dict[str, Any]:
-    """GetSchedule.
-
-    Raises:
-        ServiceError: there is none.
-    """
-    name = schedule_name(config)
-    described = get(client("scheduler"), name)
-    if described is None:
-        raise ServiceError(f"There is no schedule '{name}': `run_pipeline.py infra` makes it.")
-    return described
-
-
-def get(scheduler: Any, name: str) -> dict[str, Any] | None:
-    """GetSchedule, or None if there is none."""
-    try:
-        described: dict[str, Any] = scheduler.get_schedule(Name=name)
-    except ClientError as error:
-        if error.response["Error"]["Code"] == "ResourceNotFoundException":
-            return None
-        raise
-    return described
-
-
-def update(client: Client, described: dict[str, Any], **changes: str) -> Schedule:
-    """UpdateSchedule, which takes the whole schedule."""
-    kept = {name: described[name] for name in SENT_AGAIN if name in described}
-    request = {
-        **kept,
-        "ScheduleExpression": described["ScheduleExpression"],
-        "State": described.get("State", ON),
-        **changes,
-    }
-    client("scheduler").update_schedule(**request)
-    return read(client("scheduler").get_schedule(Name=described["Name"]))
-
-
-def read(described: dict[str, Any]) -> Schedule:
-    """GetSchedule's answer."""
-    return Schedule(
-        name=described["Name"],
-        expression=described["ScheduleExpression"],
-        timezone=described.get("ScheduleExpressionTimezone", "UTC"),
-        state=described.get("State", ON),
-        changed=described["LastModificationDate"],
-    )
+def update(client: Client, config: Config, **changes: str) -> Schedule:
+    """Change members of the schedule; the others stay."""
+    present = client("scheduler").get_schedule(Name=show(client, config).name)
+    kept = {name: present[name] for name in UPDATED if name in present}
+    client("scheduler").update_schedule(**{**kept, **changes})
+    return show(client, config)

@@ -1,84 +1,71 @@
-"""pipeline.yaml as the parameters and tags of the stack."""
+"""pipeline.yaml as the name, the tags and the parameters of the stack."""
 
 import json
 import re
-from collections.abc import Mapping
 
 from pipeline.config.config import Config
 
-SERVING_NAME_LENGTH = 35  # of a group's name: classifier/deployment/rollout.py begins names so
+SERVING_NAME_LENGTH = 35  # of a model package group's name, as classifier/deployment/rollout.py shortens it
 STACK_TAG = "pipeline-stack"
-ECR = re.compile(
+ECR_IMAGE = re.compile(
     r"(?P<account>\d{12})\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(\.cn)?/(?P<name>[^:@]+)([:@].*)?"
 )
 
 
 def stack_name(config: Config) -> str:
-    """The stack's name; an environment's suffix is part of aws.project by then."""
+    """Return the stack's name; aws.project holds an environment's suffix by then."""
     return config.aws.project
 
 
 def tags(config: Config) -> dict[str, str]:
-    """What everything that is made is tagged with."""
+    """Return what everything that is made is tagged with."""
     return {STACK_TAG: stack_name(config), **config.aws.tags}
 
 
+def serving_prefix(config: Config) -> str:
+    """Return how the names of models and endpoint configurations begin."""
+    return f"{config.registry.model_package_group[:SERVING_NAME_LENGTH].rstrip('-')}-"
+
+
 def stack_parameters(config: Config, *, code_key: str, schedule: str, schedule_state: str) -> dict[str, str]:
-    """A value for every parameter of stack.yaml."""
-    values = {
-        **named(config),
-        **placed(config),
-        **serving(config),
-        "LogRetentionDays": config.aws.log_retention_days,
-        "ArtifactRetentionDays": config.aws.artifact_retention_days,
-        "AlarmEmail": config.aws.alarm_email or "",
-        "DeployCodeKey": code_key,
-        "RetrainSchedule": schedule,
-        "RetrainState": schedule_state,
-        "ResourceTags": json.dumps(tags(config), sort_keys=True),
-    }
-    return {name: text(value) for name, value in values.items()}
-
-
-def named(config: Config) -> Mapping[str, object]:
-    """The names of what the roles may touch, also as ARNs spell them."""
-    prefix = config.registry.model_package_group[:SERVING_NAME_LENGTH].rstrip("-")
+    """Return a value for every parameter of stack.yaml."""
+    aws, deploy = config.aws, config.deploy
     names = {
         "PipelineName": config.pipeline.name,
         "ModelPackageGroup": config.registry.model_package_group,
-        "ServingNamePrefix": f"{prefix}-",
-        "EndpointName": config.deploy.endpoint_name,
+        "ServingNamePrefix": serving_prefix(config),
+        "EndpointName": deploy.endpoint_name,
     }
-    in_arns = {f"{name}InArn": value.lower() for name, value in names.items()}
-    return {**names, **in_arns, "DeployFunctionName": config.aws.deploy_function}
-
-
-def placed(config: Config) -> Mapping[str, object]:
-    """Buckets, images, network and key that exist already."""
-    aws = config.aws
-    given = [uri for uri in (config.data.source, config.model.weights) if uri.startswith("s3://")]
-    partition = partition_of(aws.region)
-    paths = sorted({uri.removeprefix("s3://").rstrip("/") for uri in given})
-    buckets = sorted({path.partition("/")[0] for path in paths})
-    return {
+    arn = f"arn:{partition_of(aws.region)}"
+    paths = sorted(
+        {
+            uri.removeprefix("s3://").rstrip("/")
+            for uri in (config.data.source, config.model.weights)
+            if uri.startswith("s3://")
+        }
+    )
+    values: dict[str, object] = {
+        **names,
+        **{f"{name}InArn": value.lower() for name, value in names.items()},
+        "DeployFunctionName": aws.deploy_function,
+        "DeployCodeKey": code_key,
         "ExistingBucketName": aws.bucket or "",
         "OwnTrainingRepositoryArn": repository_arn(aws.training_image),
         "OwnInferenceRepositoryArn": repository_arn(aws.inference_image),
-        "ReadableObjectArns": [f"arn:{partition}:s3:::{path if '/' in path else path + '/'}*" for path in paths],
-        "ReadableBucketArns": [f"arn:{partition}:s3:::{bucket}" for bucket in buckets],
+        "ReadableObjectArns": [f"{arn}:s3:::{path if '/' in path else path + '/'}*" for path in paths],
+        "ReadableBucketArns": [f"{arn}:s3:::{bucket}" for bucket in sorted({path.split("/")[0] for path in paths})],
         "SubnetIds": aws.vpc.subnet_ids,
         "SecurityGroupIds": aws.vpc.security_group_ids,
-        "VpcArns": vpc_arns(config, partition),
+        "VpcArns": vpc_arns(config, arn),
         "KmsKeyArn": aws.kms_key_arn or "",
         "NetworkIsolation": aws.network_isolation,
         "PermissionsBoundaryArn": aws.permissions_boundary_arn or "",
-    }
-
-
-def serving(config: Config) -> Mapping[str, object]:
-    """The deploy function's settings and the alarms' thresholds."""
-    deploy = config.deploy
-    return {
+        "ResourceTags": json.dumps(tags(config), sort_keys=True),
+        "LogRetentionDays": aws.log_retention_days,
+        "ArtifactRetentionDays": aws.artifact_retention_days,
+        "AlarmEmail": aws.alarm_email or "",
+        "RetrainSchedule": schedule,
+        "RetrainState": schedule_state,
         "InstanceType": deploy.instance_type,
         "InstanceCount": deploy.instance_count,
         "CanaryFraction": deploy.canary_fraction,
@@ -96,37 +83,35 @@ def serving(config: Config) -> Mapping[str, object]:
         "ServerlessMaxConcurrency": deploy.serverless.max_concurrency,
         "KeepVersions": deploy.keep_versions,
     }
+    return {name: parameter_value(value) for name, value in values.items()}
 
 
-def vpc_arns(config: Config, partition: str) -> list[str]:
-    """What a network interface is made of; the account stays open, as a shared subnet is another's."""
-    aws = config.aws
-    if not aws.vpc.subnet_ids:
+def parameter_value(value: object) -> str:
+    """Write a value as CloudFormation reads it: true or false, lists with commas."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(value) if isinstance(value, list | tuple) else str(value)
+
+
+def vpc_arns(config: Config, arn: str) -> list[str]:
+    """Return what a job's network interface is made of; the account stays open, as a shared subnet is another's."""
+    vpc = config.aws.vpc
+    if not vpc.subnet_ids:
         return []
-    below = f"arn:{partition}:ec2:{aws.region}:*"
-    return [
-        f"{below}:network-interface/*",
-        *(f"{below}:subnet/{subnet}" for subnet in aws.vpc.subnet_ids),
-        *(f"{below}:security-group/{group}" for group in aws.vpc.security_group_ids),
-    ]
+    names = ["network-interface/*", *(f"subnet/{subnet}" for subnet in vpc.subnet_ids)]
+    names += [f"security-group/{group}" for group in vpc.security_group_ids]
+    return [f"{arn}:ec2:{config.aws.region}:*:{name}" for name in names]
 
 
 def repository_arn(image: str | None) -> str:
-    """The ECR repository of an image; empty for none and for an image elsewhere."""
-    match = ECR.fullmatch(image or "")
+    """Return the ARN of an image's ECR repository; empty for no image and for one elsewhere."""
+    match = ECR_IMAGE.fullmatch(image or "")
     if match is None:
         return ""
     return f"arn:{partition_of(match['region'])}:ecr:{match['region']}:{match['account']}:repository/{match['name']}"
 
 
 def partition_of(region: str) -> str:
-    """The part of AWS that a region belongs to, as ARNs name it."""
+    """Return the partition of a region, as ARNs name it."""
     partitions = {"cn": "aws-cn", "us-gov": "aws-us-gov"}
     return next((name for start, name in partitions.items() if region.startswith(f"{start}-")), "aws")
-
-
-def text(value: object) -> str:
-    """A parameter's value: flags as true and false, lists with commas."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return ",".join(value) if isinstance(value, list | tuple) else str(value)

@@ -1,167 +1,168 @@
-"""Back to an empty account: removes what `inventory` lists, in an order in which nothing is left in use.
+"""Removes what `inventory` lists, in an order in which nothing is left in use.
 
-    schedule off -> executions stopped -> scalable targets -> endpoints -> endpoint configurations -> models
-    -> job records and their logs -> pipeline -> model versions -> model package group -> stack -> log groups
-    -> data, only with delete_data
-
-Each step looks for nothing by itself and forgives what is gone already, so that a teardown that was interrupted can be
-repeated.
+What is gone already is passed over, so that a teardown that was interrupted can be repeated.
 """
 
+import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import WaiterError
 
-from pipeline.aws import job_records, schedule, stack
-from pipeline.aws.inventory import Inventory, Storage, find
-from pipeline.aws.lookup import answer, is_missing
-from pipeline.aws.serving import Endpoint
+from pipeline.aws import schedule, stack
+from pipeline.aws.inventory import RUNNING, Item
+from pipeline.aws.requests import WAITER, describe, list_all
 from pipeline.aws.stack import Client
 from pipeline.aws.stack_parameters import stack_name
 from pipeline.config.config import Config
 from pipeline.errors import ServiceError
 
-WAIT_SECONDS = 3600
 IN_MOTION = ("Creating", "Updating", "SystemUpdating", "RollingBack", "Deleting")
-RUNNING = ("Executing", "Stopping")
-SCALED = {"ServiceNamespace": "sagemaker", "ScalableDimension": "sagemaker:variant:DesiredInstanceCount"}
-DELETED_AT_ONCE = 1000  # objects in one DeleteObjects
+DELETE_JOB = {  # by the member of a step's metadata: operation, parameter, log group
+    "ProcessingJob": ("delete_processing_job", "ProcessingJobName", "/aws/sagemaker/ProcessingJobs"),
+    "TrainingJob": ("delete_training_job", "TrainingJobName", "/aws/sagemaker/TrainingJobs"),
+    "TuningJob": ("delete_hyper_parameter_tuning_job", "HyperParameterTuningJobName", None),
+}
 
 
-def remove(client: Client, config: Config, found: Inventory, *, delete_data: bool = False) -> Iterator[str]:
-    """Remove what was found; a line for each thing that is done.
+def remove(client: Client, config: Config, items: Sequence[Item], *, delete_data: bool = False) -> Iterator[str]:
+    """Remove the items, data only with delete_data; yield a line for each thing that is done.
 
     Raises:
-        ServiceError: something could not be removed; repeat it once the reason is gone.
+        ServiceError: something could not be removed; the command can be repeated once the reason is gone.
     """
-    sagemaker = client("sagemaker")
-    if found.schedule and found.schedule.is_on:
-        schedule.switch_off(client, config)
-        yield f"schedule {found.schedule.name} switched off"
-    yield from stop_executions(sagemaker, found.executions)
-    for endpoint in found.endpoints:
-        yield from remove_endpoint(client, endpoint)
-    for name in found.endpoint_configs:
-        yield from gone(f"endpoint configuration {name}", sagemaker.delete_endpoint_config, EndpointConfigName=name)
-    for name in found.models:
-        yield from gone(f"model {name}", sagemaker.delete_model, ModelName=name)
-    yield from job_records.remove(client, found.executions)
-    if found.pipeline:
-        yield from gone(f"pipeline {found.pipeline}", sagemaker.delete_pipeline, PipelineName=found.pipeline)
-    for arn in found.versions:
-        what = f"model version {arn.rpartition('model-package/')[2]}"
-        yield from gone(what, sagemaker.delete_model_package, ModelPackageName=arn)
-    if found.group:
-        what = f"model package group {found.group}"
-        yield from gone(what, sagemaker.delete_model_package_group, ModelPackageGroupName=found.group)
-    yield from stack.delete(client("cloudformation"), stack_name(config))
-    for name in found.log_groups:
-        yield from gone(f"log group {name}", client("logs").delete_log_group, logGroupName=name)
-    yield from remove_data(client("s3"), found.storage) if delete_data else kept_data(found.storage)
+    for kind, remove_one in REMOVE.items():
+        for item in (item for item in items if item.kind == kind):
+            if kind != "data" or delete_data:
+                yield from remove_one(client, config, item)
+            else:
+                bucket, _, prefix = item.identifier.removeprefix("s3://").partition("/")
+                again = "" if prefix else f"; `aws.bucket: {bucket}` in pipeline.yaml uses it again"
+                yield f"{item.name} kept: `run_pipeline.py teardown --delete-data` removes it{again}"
 
 
-def find_and_remove(client: Client, config: Config, *, delete_data: bool = False) -> Iterator[str]:
-    """`remove` of everything that is there."""
-    yield from remove(client, config, find(client, config), delete_data=delete_data)
+def by_request(service: str, operation: str, parameter: str) -> Callable[[Client, Config, Item], Iterator[str]]:
+    """Return a function that removes an item by one request."""
+
+    def remove_one(client: Client, config: Config, item: Item) -> Iterator[str]:
+        if is_deleted(getattr(client(service), operation), **{parameter: item.identifier or item.name}):
+            yield f"{item.kind} {item.name} removed"
+
+    return remove_one
 
 
-def stop_executions(sagemaker: Any, executions: tuple[str, ...]) -> Iterator[str]:
-    """Stop what runs, and wait for its end: a pipeline that executes cannot be deleted."""
-    for arn in executions:
-        if has_ended(sagemaker, arn):
-            continue
-        sagemaker.stop_pipeline_execution(PipelineExecutionArn=arn)
-        yield f"execution {arn.rpartition('/')[2]} stopping"
-        wait_until(f"execution {arn}", "stopped", partial(has_ended, sagemaker, arn))
+def is_deleted(delete: Callable[..., Any], **request: Any) -> bool:
+    """Send a Delete request; return whether there was something to delete."""
+    return describe(delete, **request) is not None
 
 
-def has_ended(sagemaker: Any, execution: str) -> bool:
-    """Whether an execution no longer runs."""
-    described = sagemaker.describe_pipeline_execution(PipelineExecutionArn=execution)
-    return described["PipelineExecutionStatus"] not in RUNNING
+def switch_schedule_off(client: Client, config: Config, item: Item) -> Iterator[str]:
+    """Start nothing any more; the stack removes the schedule."""
+    schedule.switch_off(client, config)
+    yield f"schedule {item.name} switched off"
 
 
-def remove_endpoint(client: Client, endpoint: Endpoint) -> Iterator[str]:
-    """End its scaling and the endpoint; its configuration is in use until it is gone."""
-    sagemaker, scaling = client("sagemaker"), client("application-autoscaling")
-    for resource_id in endpoint.scalable_targets:
-        target = {"ServiceNamespace": "sagemaker", "ScalableDimension": "sagemaker:variant:DesiredInstanceCount"}
-        yield from gone(
-            f"scaling of {resource_id}", scaling.deregister_scalable_target, **target, ResourceId=resource_id
-        )
-
-    def status() -> str | None:
-        found = answer(sagemaker.describe_endpoint, EndpointName=endpoint.name)
-        return None if found is None else str(found["EndpointStatus"])
-
-    if status() in IN_MOTION:
-        yield f"endpoint {endpoint.name} is {status()}: waiting for its end"
-        wait_until(f"endpoint {endpoint.name}", "at rest", lambda: status() not in IN_MOTION)
-    yield from gone(f"endpoint {endpoint.name}", sagemaker.delete_endpoint, EndpointName=endpoint.name)
-    wait_until(f"endpoint {endpoint.name}", "gone", lambda: status() is None)
+def stop_execution(client: Client, config: Config, item: Item) -> Iterator[str]:
+    """Stop an execution and wait for its end: a pipeline that executes cannot be deleted."""
+    sagemaker, request = client("sagemaker"), {"PipelineExecutionArn": item.identifier}
+    for attempt in range(WAITER["MaxAttempts"]):
+        status = sagemaker.describe_pipeline_execution(**request)["PipelineExecutionStatus"]
+        if status not in RUNNING:
+            return
+        if status == "Executing" and attempt == 0:
+            sagemaker.stop_pipeline_execution(**request)
+            yield f"execution {item.name} stopping"
+        time.sleep(WAITER["Delay"])
+    raise ServiceError(f"After an hour execution {item.name} has not stopped: look at it in the console, then repeat.")
 
 
-def gone(what: str, delete: Callable[..., Any], **request: str) -> Iterator[str]:
-    """Delete one thing, unless it is gone already."""
+def remove_endpoint(client: Client, config: Config, item: Item) -> Iterator[str]:
+    """End the endpoint's scaling, then the endpoint, once no change of it is under way."""
+    sagemaker, scaling, request = client("sagemaker"), client("application-autoscaling"), {"EndpointName": item.name}
+    for target in list(list_all(scaling, "describe_scalable_targets", ServiceNamespace="sagemaker")):
+        if target["ResourceId"].startswith(f"endpoint/{item.name}/"):
+            keys = ("ServiceNamespace", "ResourceId", "ScalableDimension")
+            if is_deleted(scaling.deregister_scalable_target, **{key: target[key] for key in keys}):
+                yield f"scaling of {target['ResourceId']} removed"
+    endpoint = describe(sagemaker.describe_endpoint, **request)
+    if endpoint and endpoint["EndpointStatus"] in IN_MOTION:
+        yield f"endpoint {item.name} is {endpoint['EndpointStatus']}: waiting for its end"
+        with contextlib.suppress(WaiterError):  # the change has failed, or the endpoint is gone: both are its end
+            sagemaker.get_waiter("endpoint_in_service").wait(**request, WaiterConfig=WAITER)
+    yield from by_request("sagemaker", "delete_endpoint", "EndpointName")(client, config, item)
     try:
-        delete(**request)
-    except ClientError as error:
-        if not is_missing(error) and error.response["Error"]["Code"] != "ObjectNotFoundException":
-            raise
-        return
-    yield f"{what} removed"
+        sagemaker.get_waiter("endpoint_deleted").wait(**request, WaiterConfig=WAITER)
+    except WaiterError as error:
+        sentence = f"Endpoint {item.name} has not been removed: look at it in the console, then repeat the command."
+        raise ServiceError(sentence) from error
 
 
-def remove_data(s3: Any, places: tuple[Storage, ...]) -> Iterator[str]:
-    """Every version of every object, and the bucket unless the user brought it."""
-    for place in places:
-        while stored := first_versions(s3, place):
-            delete_objects(s3, place.bucket, stored)
-        if not place.prefix:
-            s3.delete_bucket(Bucket=place.bucket)
-        yield f"{place} removed"
+def remove_pipeline(client: Client, config: Config, item: Item) -> Iterator[str]:
+    """Remove the records and logs of the executions' jobs, which cost nothing and would stay, then the pipeline."""
+    sagemaker = client("sagemaker")
+    for execution in list(list_all(sagemaker, "list_pipeline_executions", PipelineName=item.name)):
+        arn = execution["PipelineExecutionArn"]
+        removed = sum([remove_job(client, kind, name) for kind, name in jobs(sagemaker, arn)])
+        if removed:
+            yield f"{removed} job records of execution {arn.rpartition('/')[2]} removed"
+    yield from by_request("sagemaker", "delete_pipeline", "PipelineName")(client, config, item)
 
 
-def first_versions(s3: Any, place: Storage) -> list[Mapping[str, str]]:
-    """The first page of what is stored: a page's place is lost with the objects before it."""
-    page = s3.list_object_versions(Bucket=place.bucket, Prefix=place.prefix)
-    return [*page.get("Versions", []), *page.get("DeleteMarkers", [])]
+def jobs(sagemaker: Any, execution: str) -> Iterator[tuple[str, str]]:
+    """Yield kind and name of each job of an execution, a search's trials before the search."""
+    for step in list_all(sagemaker, "list_pipeline_execution_steps", PipelineExecutionArn=execution):
+        for kind, metadata in step.get("Metadata", {}).items():
+            if kind in DELETE_JOB and "CacheHitResult" not in step:
+                name, list_trials = (
+                    metadata["Arn"].rpartition("/")[2],
+                    "list_training_jobs_for_hyper_parameter_tuning_job",
+                )
+                if kind == "TuningJob":
+                    for trial in list_all(sagemaker, list_trials, HyperParameterTuningJobName=name):
+                        yield "TrainingJob", trial["TrainingJobName"]
+                yield kind, name
 
 
-def delete_objects(s3: Any, bucket: str, stored: list[Mapping[str, str]]) -> None:
-    """DeleteObjects, which answers with the objects that it could not delete.
+def remove_job(client: Client, kind: str, name: str) -> bool:
+    """Remove a job's log streams and its record; return whether there was a record."""
+    operation, parameter, group = DELETE_JOB[kind]
+    logs = client("logs")
+    if group:
+        streams = list_all(logs, "describe_log_streams", logGroupName=group, logStreamNamePrefix=f"{name}/")
+        for stream in list(streams):
+            is_deleted(logs.delete_log_stream, logGroupName=group, logStreamName=stream["logStreamName"])
+    return is_deleted(getattr(client("sagemaker"), operation), **{parameter: name})
 
-    Raises:
-        ServiceError: it could not delete one.
-    """
-    for start in range(0, len(stored), DELETED_AT_ONCE):
-        some = stored[start : start + DELETED_AT_ONCE]
-        objects = [{"Key": item["Key"], "VersionId": item["VersionId"]} for item in some]
-        answered = s3.delete_objects(Bucket=bucket, Delete={"Objects": objects, "Quiet": True})
-        for error in answered.get("Errors", []):
+
+def remove_data(client: Client, config: Config, item: Item) -> Iterator[str]:
+    """Remove every version of every object, and the bucket unless the user brought it."""
+    s3 = client("s3")
+    bucket, _, prefix = item.identifier.removeprefix("s3://").partition("/")
+    while True:
+        page = s3.list_object_versions(Bucket=bucket, Prefix=prefix, MaxKeys=500)
+        stored = [*page.get("Versions", []), *page.get("DeleteMarkers", [])]
+        objects = [{"Key": version["Key"], "VersionId": version["VersionId"]} for version in stored]
+        if not objects:
+            break
+        answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": objects, "Quiet": True})
+        for error in answer.get("Errors", []):
             raise ServiceError(f"s3://{bucket}/{error['Key']} could not be removed: {error['Message']}")
+    if not prefix:
+        s3.delete_bucket(Bucket=bucket)
+    yield f"{item.name} removed"
 
 
-def kept_data(places: tuple[Storage, ...]) -> Iterator[str]:
-    """What stays, and how to remove or use it."""
-    for place in places:
-        again = "" if place.prefix else f"; `aws.bucket: {place.bucket}` in pipeline.yaml uses it again"
-        yield f"{place} kept: `run_pipeline.py teardown --delete-data` removes it{again}"
-
-
-def wait_until(what: str, state: str, is_so: Callable[[], bool]) -> None:
-    """Wait for something to happen.
-
-    Raises:
-        ServiceError: it did not within the hour.
-    """
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not is_so():
-        if time.monotonic() > deadline:
-            raise ServiceError(
-                f"After an hour {what} is not {state}: look at it in the console, then repeat the command."
-            )
-        time.sleep(stack.POLL_SECONDS)
+REMOVE: dict[str, Callable[[Client, Config, Item], Iterator[str]]] = {
+    "schedule": switch_schedule_off,
+    "execution": stop_execution,
+    "endpoint": remove_endpoint,
+    "endpoint configuration": by_request("sagemaker", "delete_endpoint_config", "EndpointConfigName"),
+    "model": by_request("sagemaker", "delete_model", "ModelName"),
+    "pipeline": remove_pipeline,
+    "model version": by_request("sagemaker", "delete_model_package", "ModelPackageName"),
+    "model package group": by_request("sagemaker", "delete_model_package_group", "ModelPackageGroupName"),
+    "stack": lambda client, config, item: stack.delete(client("cloudformation"), stack_name(config)),
+    "log group": by_request("logs", "delete_log_group", "logGroupName"),
+    "data": remove_data,
+}

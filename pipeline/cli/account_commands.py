@@ -16,24 +16,24 @@ Client = Callable[[str], Any]
 
 def handle_infra(arguments: Arguments) -> int:
     """Make or change the stack: shows what changes, asks, waits."""
-    from pipeline.aws import infra, model_group, stack
+    from pipeline.aws import infra, stack
     from pipeline.aws.stack_parameters import stack_name
 
     config, client = account(arguments)
     out = sys.stderr if arguments.json else sys.stdout
     proposal = infra.propose(client, config)
-    for change in proposal.changes:
-        print(f"  {change}", file=out)
-    question = f"Change stack {stack_name(config)} in {config.aws.region}?"
-    if proposal.is_empty:
+    if proposal is None:
         print(f"Stack {stack_name(config)}: nothing to change.", file=out)
-    elif not confirmed(out, question, sure=arguments.yes):
-        infra.discard(client, proposal)
-        print("Nothing was changed.", file=out)
-        return 0
-    for line in infra.apply(client, config, proposal):
-        print(line, file=out, flush=True)
-    if model_group.ensure(client, config):
+    else:
+        for change in proposal.changes:
+            print(f"  {change}", file=out)
+        if not confirmed(out, f"Change stack {stack_name(config)} in {config.aws.region}?", sure=arguments.yes):
+            stack.discard(client("cloudformation"), proposal)
+            print("Nothing was changed.", file=out)
+            return 0
+        for line in infra.apply(client, config, proposal):
+            print(line, file=out, flush=True)
+    if infra.ensure_model_group(client, config):
         print(f"model package group {config.registry.model_package_group} made", file=out)
     if arguments.json:
         print(json.dumps({"stack": stack_name(config), "outputs": stack.outputs(client, stack_name(config))}))

@@ -8,8 +8,7 @@ from typing import Any, TextIO
 
 from botocore.exceptions import ClientError
 
-from pipeline.aws.errors import explain
-from pipeline.aws.lookup import is_missing
+from pipeline.aws.errors import explain, is_missing
 from pipeline.service.control import service_errors
 from pipeline.service.status import JOB_GROUPS, job_of
 from pipeline.service.targets import Target

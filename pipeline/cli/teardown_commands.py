@@ -46,17 +46,17 @@ def account_cleared(arguments: Arguments, out: TextIO) -> bool:
 
     config = loaded(arguments)
     client = aws_client(config.aws.region)
-    found = inventory.find(client, config)
-    if found.is_empty:
+    items = inventory.find(client, config)
+    if not items:
         print("There is nothing to remove.", file=out)
         return False
-    for item in inventory.items(found, config.prices):
+    for item in items:
         print(line_of(item, config.prices), file=out)
     kept = "and all data" if arguments.delete_data else "but not the data in the bucket (--delete-data)"
     if not confirmed(out, f"Remove all of this, {kept}?", sure=arguments.yes):
         print("Nothing was removed.", file=out)
         return False
-    for line in teardown.remove(client, config, found, delete_data=arguments.delete_data):
+    for line in teardown.remove(client, config, items, delete_data=arguments.delete_data):
         print(line, file=out, flush=True)
     return True
 

@@ -17,7 +17,7 @@ UPLOADS_AT_ONCE = 10  # as many connections as a client keeps
 
 
 class AwsTarget:
-    """An AWS account, by the ordinary credential chain."""
+    """An AWS account; `Target` says what its methods do."""
 
     name = "aws"
     reports: Path | None = None
@@ -60,29 +60,22 @@ class AwsTarget:
         if folder.is_file():
             self.upload(str(folder), f"{uri}/{folder.name}")
         else:
-            self.upload_all((file.path, f"{uri}/{file.relative}") for file in files(folder) if not file.reason)
+            readable = (file for file in files(folder) if not file.reason)
+            self.put_files((Path(file.path), f"{uri}/{file.relative}") for file in readable)
         return self.put(whole_mark(uri), b"")
 
     def put_files(self, places: Iterable[tuple[Path, str]]) -> None:
-        """Some at the same time."""
-        self.upload_all((str(file), uri) for file, uri in places)
-
-    def upload_all(self, places: Iterable[tuple[str, str]]) -> None:
-        """Many files, some at the same time; the first failure, or Ctrl-C, ends it."""
+        """Upload files, some at the same time; the first failure, or Ctrl-C, ends it."""
         self.client("s3")  # made once, then shared
         pool = ThreadPoolExecutor(UPLOADS_AT_ONCE)
         try:
-            for _ in pool.map(lambda place: self.upload(*place, alone=False), places):
+            for _ in pool.map(lambda place: self.upload(str(place[0]), place[1], in_parts_at_once=False), places):
                 pass
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def upload(self, path: str, uri: str, *, alone: bool = True) -> None:
-        """One file, in parts if it is large; those at the same time if no other file is being uploaded.
-
-        Raises:
-            ServiceError: it could not be stored.
-        """
+    def upload(self, path: str, uri: str, *, in_parts_at_once: bool = True) -> None:
+        """Upload one file, in parts if it is large; a ServiceError if that fails."""
         from boto3.exceptions import S3UploadFailedError
         from boto3.s3.transfer import TransferConfig
 
@@ -90,11 +83,11 @@ class AwsTarget:
 
         bucket, key = split_uri(uri)
         try:
-            self.client("s3").upload_file(path, bucket, key, Config=TransferConfig(use_threads=alone))
-        except S3UploadFailedError as problem:
-            reason = problem.__context__  # what botocore raised
-            said = explain(reason) if isinstance(reason, Exception) else str(problem)
-            raise ServiceError(f"Could not upload {path}: {said}") from problem
+            self.client("s3").upload_file(path, bucket, key, Config=TransferConfig(use_threads=in_parts_at_once))
+        except S3UploadFailedError as error:
+            cause = error.__context__  # what botocore raised
+            reason = explain(cause if isinstance(cause, Exception) else error)
+            raise ServiceError(f"Could not upload {path}: {reason}") from error
 
     def read(self, uri: str) -> bytes:
         """An object."""
@@ -103,21 +96,21 @@ class AwsTarget:
         return content
 
     def alone(self) -> AbstractContextManager[object]:
-        """AWS has no such thing."""
+        """A block like any other: AWS has no lock."""
         return nullcontext()
 
     def model_role(self, config: "Config") -> str:
-        """The endpoint's, of the stack; without a stack the role that pipeline.yaml states."""
+        """The endpoint's role, of the stack; without a stack the role that pipeline.yaml names."""
         from pipeline.aws.stack import known_outputs
         from pipeline.aws.stack_parameters import stack_name
 
         return known_outputs(self.client, stack_name(config)).get("EndpointRoleArn") or self.placement.role_arn
 
     def set_up(self, config: "Config") -> None:
-        """The model package group; the rest of the account's infrastructure is the stack's."""
-        from pipeline.aws import model_group
+        """Make the model package group; the rest is the stack's."""
+        from pipeline.aws.infra import ensure_model_group
 
-        model_group.ensure(self.client, config)
+        ensure_model_group(self.client, config)
 
     def where(self, uri: str) -> str:
         """The URI itself."""
@@ -133,7 +126,7 @@ class AwsTarget:
 
     def last_lines(self, log: str, count: int) -> list[str]:
         """The end of the stream of that prefix in CloudWatch, of the group's newest stream without one."""
-        from pipeline.aws.job_logs import last_lines
+        from pipeline.aws.logs import last_lines
 
         group, _, prefix = log.partition(" ")
         return last_lines(self.client("logs"), group, prefix, count)
@@ -149,78 +142,58 @@ class AwsTarget:
 
 
 def aws_placement(config: "Config", client: Callable[[str], Any]) -> Placement:
-    """The placement that pipeline.yaml's `aws` section states; what it leaves null comes from the stack's outputs.
+    """Return the placement that pipeline.yaml's `aws` section names; what it leaves null, the stack has made.
 
     Raises:
         UsageError: it leaves something null, and there is no stack.
     """
+    from pipeline.aws.images import content_tag
+    from pipeline.aws.stack import known_outputs
+    from pipeline.aws.stack_parameters import stack_name
+
     aws = config.aws
-    if aws.role_arn and aws.training_image and aws.inference_image and aws.bucket:
-        made: dict[str, str] = {}
-    else:
-        made = stack_outputs(config, client)
+    named = {"role_arn": aws.role_arn, "training_image": aws.training_image, "inference_image": aws.inference_image}
+    missing = [f"aws.{name}" for name, value in named.items() if not value]
+    made = known_outputs(client, stack_name(config)) if missing or not aws.bucket else {}
+    if missing and not made:
+        raise UsageError(
+            f"pipeline.yaml: {', '.join(missing)} are null and stack {stack_name(config)!r} has not been made in "
+            f"{aws.region}; make it with: run_pipeline.py infra --target aws"
+        )
     role_arn = aws.role_arn or made["PipelineRoleArn"]
     account_id = role_arn.split(":")[4]
+
+    def image(name: str) -> str:
+        """The image of this version of the code in the stack's repository."""
+        return f"{made[f'{name.title()}RepositoryUri']}:{content_tag(name)}"
+
     return Placement(
         region=aws.region,
         account_id=account_id,
         bucket=aws.bucket or made.get("BucketName") or f"sagemaker-{aws.region}-{account_id}",
         role_arn=role_arn,
-        training_image=aws.training_image or pushed_image("training", made),
-        inference_image=aws.inference_image or pushed_image("inference", made),
+        training_image=aws.training_image or image("training"),
+        inference_image=aws.inference_image or image("inference"),
         deploy_function=aws.deploy_function,
     )
 
 
-def stack_outputs(config: "Config", client: Callable[[str], Any]) -> dict[str, str]:
-    """What `infra` made.
-
-    Raises:
-        UsageError: nothing yet, and pipeline.yaml does not state a role and images of its own.
-    """
-    from pipeline.aws.stack import known_outputs
-    from pipeline.aws.stack_parameters import stack_name
-
-    made = known_outputs(client, stack_name(config))
-    aws = config.aws
-    stated = {"role_arn": aws.role_arn, "training_image": aws.training_image, "inference_image": aws.inference_image}
-    missing = [f"aws.{name}" for name, value in stated.items() if value is None]
-    if not made and missing:
-        raise UsageError(
-            f"pipeline.yaml: {', '.join(missing)} are null and stack {stack_name(config)!r} has not been made in "
-            f"{aws.region}; make it with: run_pipeline.py infra --target aws"
-        )
-    return made
-
-
-def pushed_image(name: str, made: Mapping[str, str]) -> str:
-    """The image of this version of the code in the stack's repository."""
-    from pipeline.aws.images import content_tag
-
-    return f"{made[f'{name.title()}RepositoryUri']}:{content_tag(name)}"
-
-
 def aws_client(region: str) -> Callable[[str], Any]:
-    """boto3 clients by the ordinary credential chain, each made once."""
+    """Return a function that makes boto3 clients by the ordinary credential chain, each once."""
     import boto3
 
-    session = boto3.Session(region_name=region)
-    return functools.cache(session.client)
+    return functools.cache(boto3.Session(region_name=region).client)
 
 
 def whole_mark(uri: str) -> str:
-    """The object that says that all of a tree is there; not below its prefix, which jobs read."""
+    """Return the object that says that all of a tree is there; not below its prefix, which jobs read."""
     bucket, key = split_uri(uri)
     top, _, rest = key.partition("/")
     return f"s3://{bucket}/{top}/whole/{rest}"
 
 
 def split_uri(uri: str) -> tuple[str, str]:
-    """Bucket and key.
-
-    Raises:
-        ServiceError: not an S3 URI.
-    """
+    """Return bucket and key of an S3 URI; a ServiceError if it is none."""
     scheme, _, rest = uri.partition("://")
     bucket, _, key = rest.partition("/")
     if scheme != "s3" or not bucket:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.aws.serving import serving_prefix
+from pipeline.aws.stack_parameters import serving_prefix
 from pipeline.config.config import Config
 from pipeline.errors import PassingError, UsageError
 from pipeline.service import control

@@ -10,7 +10,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from pipeline.aws.lookup import is_missing
+from pipeline.aws.errors import is_missing
 from pipeline.compile.placement import champion_uri
 from pipeline.config.config import Config
 from pipeline.service.aws_target import split_uri

@@ -8,7 +8,7 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from pipeline.aws.errors import explain, passes
+from pipeline.aws.errors import explain, is_transient
 from pipeline.errors import PassingError, ServiceError, UsageError
 from pipeline.service.targets import POLL_SECONDS, Target
 
@@ -32,7 +32,7 @@ def service_errors(action: str) -> Iterator[None]:
     try:
         yield
     except (ClientError, BotoCoreError) as problem:
-        kind = PassingError if passes(problem) else ServiceError
+        kind = PassingError if is_transient(problem) else ServiceError
         raise kind(f"Could not {action}: {explain(problem)}") from problem
 
 

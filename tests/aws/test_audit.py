@@ -1,6 +1,5 @@
 """`audit` of an execution on AWS: PrepareData's outputs are copied from S3."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,7 +18,7 @@ STEP = {
 
 
 def test_what_prepare_data_wrote_is_copied_and_what_is_gone_is_named(
-    client: Any, config: Any, monkeypatch: pytest.MonkeyPatch
+    client: Any, configured: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     s3, image = client("s3"), "123456789012.dkr.ecr.us-east-1.amazonaws.com/any:1"
     s3.create_bucket(Bucket=BUCKET)
@@ -37,8 +36,8 @@ def test_what_prepare_data_wrote_is_copied_and_what_is_gone_is_named(
         ProcessingOutputConfig={"Outputs": outputs},
     )
     monkeypatch.setattr("pipeline.service.control.steps", lambda target, arn: [STEP])
-    aws = replace(config.aws, role_arn=ROLE, training_image=image, inference_image=image, bucket=BUCKET)
-    target = AwsTarget(replace(config, aws=aws))
+    aws = {"role_arn": ROLE, "training_image": image, "inference_image": image, "bucket": BUCKET}
+    target = AwsTarget(configured(aws=aws))
     with prepared(target, ARN) as folder:
         found = {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
         assert found == {f"{name}/file": name.encode() for name in OUTPUTS}

@@ -128,7 +128,7 @@ def test_what_a_service_says(said, sentence):
         (raised.NoRegionError(), "No AWS region is set: set aws.region in pipeline.yaml."),
         (
             raised.ParamValidationError(report='Missing required parameter in input: "PipelineName"'),
-            'A value is not acceptable to AWS: Missing required parameter in input: "PipelineName".',
+            'Parameter validation failed: Missing required parameter in input: "PipelineName".',
         ),
         (raised.DataNotFoundError(data_path="x"), "Unable to load data for: x"),
     ],

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.aws import model_group
+from pipeline.aws.infra import ensure_model_group
 from pipeline.errors import ServiceError
 from pipeline.service import deployed_pipeline
 from pipeline.service.aws_target import AwsTarget
@@ -11,13 +11,17 @@ TREE = "s3://a-bucket-of-ours/image-classification/data/photos-1234"
 
 
 @pytest.fixture
-def target(client, config, change) -> AwsTarget:
+def target(client, configured) -> AwsTarget:
     """On an account with a bucket of the user's, without a stack."""
     image = "123456789012.dkr.ecr.us-east-1.amazonaws.com/image:1"
-    own = change(
-        config, "aws", role_arn="arn:aws:iam::123456789012:role/pipeline", bucket="a-bucket-of-ours",
-        training_image=image, inference_image=image,
-    )  # fmt: skip
+    own = configured(
+        aws={
+            "role_arn": "arn:aws:iam::123456789012:role/pipeline",
+            "bucket": "a-bucket-of-ours",
+            "training_image": image,
+            "inference_image": image,
+        }
+    )
     client("s3").create_bucket(Bucket="a-bucket-of-ours")
     return AwsTarget(own)
 
@@ -80,7 +84,7 @@ def test_what_cannot_be_uploaded_is_told_in_a_sentence(target, folder):
 
 def test_upsert_makes_the_model_package_group(client, config, target):
     target.set_up(config)
-    assert not model_group.ensure(client, config)
+    assert not ensure_model_group(client, config)
 
 
 def test_an_unchanged_pipeline_is_read_and_not_updated(target):

@@ -3,7 +3,6 @@
 import io
 import json
 import tarfile
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -47,9 +46,9 @@ def job_request(name: str) -> dict[str, Any]:
 
 
 @pytest.fixture
-def target(client, config) -> AwsTarget:
+def target(client, configured) -> AwsTarget:
     """An account in which a search of three trials and a training have ended."""
-    aws = replace(config.aws, role_arn=ROLE, training_image=IMAGE, inference_image=IMAGE, bucket=BUCKET)
+    aws = {"role_arn": ROLE, "training_image": IMAGE, "inference_image": IMAGE, "bucket": BUCKET}
     sagemaker = client("sagemaker")
     client("s3").create_bucket(Bucket=BUCKET)
     sagemaker.create_training_job(**job_request(TRAINING))
@@ -63,7 +62,7 @@ def target(client, config) -> AwsTarget:
     )
     job = sagemaker_backends["123456789012"]["us-east-1"].hyper_parameter_tuning_jobs
     next(iter(job.values())).best_training_job = {"TrainingJobName": f"{SEARCH}-002"}
-    return AwsTarget(replace(config, aws=aws))
+    return AwsTarget(configured(aws=aws))
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.aws import model_group
+from pipeline.aws.infra import ensure_model_group
+from pipeline.aws.stack_parameters import serving_prefix
 from pipeline.cli import transform_command
 from pipeline.cli.invocation import Arguments
 from pipeline.service import batch_transform
@@ -20,7 +21,7 @@ KEY = "arn:aws:kms:us-east-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890
 @pytest.fixture
 def version(client, config, made) -> str:
     """An approved version."""
-    model_group.ensure(client, config)
+    ensure_model_group(client, config)
     container = {"Image": "image", "ModelDataUrl": f"s3://{made['BucketName']}/model.tar.gz"}
     answer = client("sagemaker").create_model_package(
         ModelPackageGroupName=config.registry.model_package_group,
@@ -85,9 +86,9 @@ def rows() -> list[dict[str, Any]]:
 
 
 def test_a_folder_is_stored_transformed_and_read_back(
-    client, config, change, made, version, service, photos, monkeypatch, capsys
+    client, configured, made, version, service, photos, monkeypatch, capsys
 ):
-    config = change(config, "aws", kms_key_arn=KEY, tags={"team": "vision"})
+    config = configured(aws={"kms_key_arn": KEY, "tags": {"team": "vision"}})
     assert called(config, monkeypatch, "photos") == 1  # as an image has no answer
     names = [name for name, _ in service]
     requests = dict(service)
@@ -137,8 +138,8 @@ def test_a_prefix_of_another_bucket_is_copied_to_where_the_role_may_read(
     assert [item["Key"].removeprefix(prefix) for item in stored] == ["a b.png"]
 
 
-def test_the_name_of_a_job_fits_and_teardown_knows_its_model(client, config, change, made):
-    long = change(config, "registry", model_package_group="g" * 63)
+def test_the_name_of_a_job_fits_and_teardown_knows_its_model(client, configured, made):
+    long = configured(registry={"model_package_group": "g" * 63})
     job = batch_transform.new_job(AwsTarget(long), long)
     assert len(job.name) <= 63
-    assert job.name.startswith(batch_transform.serving_prefix(long))
+    assert job.name.startswith(serving_prefix(long))

@@ -12,9 +12,8 @@ import botocore.client
 import pytest
 from policies import allows, as_list
 
-from pipeline.aws import infra, model_group, stack
+from pipeline.aws import infra, stack
 from pipeline.compile.bundle import deploy_bundle
-from pipeline.config.config import VpcConfig
 from pipeline.service.aws_target import AwsTarget
 from pipeline.service.staging import definition_of, open_project
 
@@ -151,7 +150,7 @@ def deploy(client: Any, made: dict[str, str], monkeypatch: pytest.MonkeyPatch) -
 
 def register(client: Any, config: Any, bucket: str) -> str:
     """A new approved version."""
-    model_group.ensure(client, config)
+    infra.ensure_model_group(client, config)
     key = f"{config.pipeline.name}/jobs/TrainWithDebugger/training-1/output/model.tar.gz"
     client("s3").put_object(Bucket=bucket, Key=key, Body=b"model")
     container = {"Image": "image", "ModelDataUrl": f"s3://{bucket}/{key}"}
@@ -323,16 +322,14 @@ def all_steps(definition: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield from step["Arguments"].get(branch, [])
 
 
-VPC = VpcConfig(subnet_ids=("subnet-0123456789abcdef0",), security_group_ids=("sg-0123456789abcdef0",))
+VPC = {"subnet_ids": ["subnet-0123456789abcdef0"], "security_group_ids": ["sg-0123456789abcdef0"]}
 KEY = "arn:aws:kms:us-east-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"
 
 
 @pytest.mark.parametrize("options", [{}, {"vpc": VPC, "kms_key_arn": KEY}], ids=["as shipped", "in a VPC, with a key"])
-def test_the_pipeline_role_allows_what_every_step_of_the_compiled_definition_does(
-    client, config, change, monkeypatch, options
-):
-    config = change(change(config, "aws", **options), "data", source="s3://pictures/animals")
-    list(infra.apply(client, config, infra.propose(client, config)))
+def test_the_pipeline_role_allows_what_every_step_of_the_compiled_definition_does(client, configured, apply, options):
+    config = configured(aws=options, data={"source": "s3://pictures/animals"})
+    apply(config)
     placement = AwsTarget(config).placement
     definition = json.loads(definition_of(open_project(config, SHIPPED), placement))
     steps = list(all_steps(definition))
@@ -390,10 +387,10 @@ def test_the_endpoint_role_runs_transform_jobs_below_their_own_prefix(client, ma
         assert allows(statements, action, stream)
 
 
-def test_data_that_pipeline_yaml_names_elsewhere_can_be_read(client, config, change):
-    elsewhere = change(config, "data", source="s3://pictures/animals")
-    list(infra.apply(client, elsewhere, infra.propose(client, elsewhere)))
-    role = stack.outputs(client, config.aws.project)["PipelineRoleArn"]
+def test_data_that_pipeline_yaml_names_elsewhere_can_be_read(client, configured, apply):
+    elsewhere = configured(data={"source": "s3://pictures/animals"})
+    apply(elsewhere)
+    role = stack.outputs(client, elsewhere.aws.project)["PipelineRoleArn"]
     statements = statements_of(client, role)
     assert allows(statements, "s3:GetObject", "arn:aws:s3:::pictures/animals/cat/1.jpg")
     assert allows(statements, "s3:ListBucket", "arn:aws:s3:::pictures")
@@ -408,17 +405,18 @@ def test_the_queue_takes_what_the_rules_could_not_deliver(client, made):
     assert sorted(statement["Condition"]["ArnEquals"]["aws:SourceArn"]) == sorted([*rules, drift])
 
 
-def test_the_policies_of_each_role_fit_into_it_with_every_option_on(client, config, change):
-    vpc = VpcConfig(
-        subnet_ids=tuple(f"subnet-0123456789abcde{number:02}" for number in range(16)),
-        security_group_ids=tuple(f"sg-0123456789abcde{number:02}" for number in range(5)),
-    )
-    key = "arn:aws:kms:us-east-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"
-    full = change(config, "aws", vpc=vpc, kms_key_arn=key, project="p" * 40, deploy_function="f" * 64)
-    full = change(full, "registry", model_package_group="g" * 63)
-    full = change(full, "deploy", endpoint_name="e" * 63)
-    full = change(full, "data", source="s3://pictures/animals")
-    list(infra.apply(client, full, infra.propose(client, full)))
+def test_the_policies_of_each_role_fit_into_it_with_every_option_on(client, configured, apply):
+    vpc = {
+        "subnet_ids": [f"subnet-0123456789abcde{number:02}" for number in range(16)],
+        "security_group_ids": [f"sg-0123456789abcde{number:02}" for number in range(5)],
+    }
+    full = {
+        "aws": {"vpc": vpc, "kms_key_arn": KEY, "project": "p" * 40, "deploy_function": "f" * 64},
+        "registry": {"model_package_group": "g" * 63},
+        "deploy": {"endpoint_name": "e" * 63},
+        "data": {"source": "s3://pictures/animals"},
+    }
+    apply(configured(**full))
     for role in client("iam").list_roles()["Roles"]:
         text = json.dumps(statements_of(client, role["Arn"]), separators=(",", ":"))
         assert len(text) < INLINE_POLICIES_LENGTH

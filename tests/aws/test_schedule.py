@@ -62,9 +62,9 @@ def test_without_a_stack_it_says_how_to_make_one(client, config, act):
     )
 
 
-def test_a_new_application_of_the_stack_keeps_what_was_set(client, config, made, change):
+def test_a_new_application_of_the_stack_keeps_what_was_set(client, config, made, configured, apply):
     schedule.set_expression(client, config, "cron(0 3 ? * SUN *)")
-    other = change(config, "aws", retrain_schedule="rate(1 day)", log_retention_days=90)
-    list(infra.apply(client, other, infra.propose(client, other)))
+    other = configured(aws={"retrain_schedule": "rate(1 day)", "log_retention_days": 90})
+    apply(other)
     assert str(schedule.show(client, config)) == "cron(0 3 ? * SUN *) UTC, on"
-    assert infra.propose(client, other).is_empty
+    assert infra.propose(client, other) is None

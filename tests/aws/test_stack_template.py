@@ -10,14 +10,15 @@ from pathlib import Path
 import botocore.session
 import pytest
 import yaml
+from cfnlint.decode import decode
 from policies import Statement, template_statements
 
+from pipeline.aws.infra import TEMPLATE
 from pipeline.aws.stack_parameters import SERVING_NAME_LENGTH, stack_parameters
-from pipeline.aws.template import TEMPLATE, read_template
 from pipeline.compile.placement import champion_uri, local_placement
 from pipeline.config.config import load
 
-TEMPLATE_DATA = read_template()
+TEMPLATE_DATA = decode(str(TEMPLATE))[0]
 RESOURCES = TEMPLATE_DATA["Resources"]
 STATEMENTS = template_statements(TEMPLATE_DATA)
 ROLES = {"PipelineRole", "EndpointRole", "DeployRole", "SchedulerRole", "DriftRole"}

@@ -10,7 +10,7 @@ import moto_bridge
 import pytest
 
 import run_pipeline
-from pipeline.aws import job_logs
+from pipeline.aws.logs import last_lines
 from pipeline.service import control
 
 START = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
@@ -101,6 +101,6 @@ def test_it_shows_steps_lines_and_the_reason_as_they_come(client, execution, tmp
 def test_of_a_log_the_end_of_the_jobs_own_stream_is_read(client, execution):
     tell(client, "of another job", job=f"{JOB}0")
     logs = client("logs")
-    assert job_logs.last_lines(logs, "/aws/sagemaker/TrainingJobs", JOB, 1) == ["epoch=1 train_loss=1.0"]
-    assert job_logs.last_lines(logs, "/aws/sagemaker/TrainingJobs", "pipelines-none", 5) == []
-    assert job_logs.last_lines(logs, "/aws/lambda/none", "", 5) == []
+    assert last_lines(logs, "/aws/sagemaker/TrainingJobs", JOB, 1) == ["epoch=1 train_loss=1.0"]
+    assert last_lines(logs, "/aws/sagemaker/TrainingJobs", "pipelines-none", 5) == []
+    assert last_lines(logs, "/aws/lambda/none", "", 5) == []

@@ -15,13 +15,14 @@ from pipeline.service.local_target import LocalTarget
 
 def estimate(arguments: Arguments) -> int:
     """The command."""
-    from pipeline.service.staging import definition_of
+    from pipeline.service.staging import compile_project
 
     project = opened(arguments)
     config = project.config
     placement = local_placement(config.aws.deploy_function)  # no price depends on where it runs
     home = Path(arguments.home)
-    definition = json.loads(definition_of(project, placement, home / "definitions" if home.is_dir() else None))
+    kept = home / "definitions" if home.is_dir() else None
+    definition = json.loads(compile_project(project, placement, kept).definition)
     steps = cost.limits(definition)
     measured, executions = cost.measure(client_of(arguments, config), config.pipeline.name, steps)
     run, endpoint = cost.run_cost(config, definition, measured), cost.endpoint_cost(config)

@@ -58,8 +58,12 @@ def parser() -> argparse.ArgumentParser:
         )
         add("--data", metavar="SOURCE", help="sample, digits, a folder, a .zip or .tar(.gz), or s3://bucket/prefix")
         add("--add", action="store_true", help="extend the data set that was used last by the folder of --data")
+        add("--replace-classes", action="store_true", help="a model of other classes may replace the endpoint's")
         add("--from", dest="from_step", metavar="STEP", help="run this step and what follows, on an earlier execution")
         add("--only", metavar="STEP,...", help="run these steps alone, on what an earlier execution left")
+    for name in ("retry", "approve"):
+        add = found[name].add_argument
+        add("--replace-classes", action="store_true", help="although the endpoint's model knows other classes")
     for name in ("run", "retry"):
         add = found[name].add_argument
         add("--cache", choices=["bytes", "as-on-aws", "off"], default="bytes",
@@ -83,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
         add("--no-open", dest="open", action="store_false", help="do not open it in a browser")
     for name in ("approve", "reject"):
         add = found[name].add_argument
-        add("version", nargs="?", help="a version's number or ARN; else the newest that waits, else the newest")
+        add("version", nargs="?", help="a version's number or ARN; else the newest that waits")
         add("--why", default="", help="kept with the decision")
     found["invoke"].add_argument("images", nargs="+", metavar="IMAGE", help="a file, a folder or a pattern")
     found["invoke"].add_argument("--explain", action="store_true", help="and draw what the answer depends on")

@@ -17,7 +17,14 @@ from botocore.exceptions import BotoCoreError, ClientError
 from classifier.deployment.champion import keep_champion
 from classifier.deployment.endpoint import Outcome, attempted_version, describe_endpoint, serve, served_version, settle
 from classifier.deployment.hosting import Hosting, read_hosting
-from classifier.deployment.services import DeployError, ModelVersion, explained, model_version, newest_approved
+from classifier.deployment.services import (
+    DeployError,
+    ModelVersion,
+    OtherClasses,
+    explained,
+    model_version,
+    newest_approved,
+)
 
 
 def handler(event: dict[str, Any], context: object) -> dict[str, str]:
@@ -81,12 +88,16 @@ def on_endpoint_change(hosting: Hosting, event: dict[str, Any]) -> Outcome:
     wanted = newest_approved(served)
     if wanted is None or wanted.arn == served.arn:
         return settle(hosting, endpoint, served)
-    if wanted.arn != attempted_version(endpoint):
-        return serve(hosting, wanted, endpoint)
     message = (
         f"Endpoint {name} serves {served} after the update to {wanted} failed ({failure}): "
-        "`run_pipeline.py approve` tries it again, `run_pipeline.py reject` gives it up."
+        f"`run_pipeline.py approve {wanted.version}` tries it again, `run_pipeline.py reject {wanted.version}` gives "
+        "it up."
     )
+    if wanted.arn != attempted_version(endpoint):
+        try:
+            return serve(hosting, wanted, endpoint)
+        except OtherClasses as refusal:  # which was raised when that version was registered or approved
+            message = str(refusal)
     return replace(settle(hosting, endpoint, served), message=message)
 
 

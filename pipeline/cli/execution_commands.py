@@ -38,6 +38,8 @@ def stop(arguments: Arguments) -> int:
 def retry(arguments: Arguments) -> int:
     """Go on from the failed step."""
     target, arn = found_execution(arguments, tied=True)
+    if arguments.replace_classes:
+        control.allow_other_classes(target, arn)
     control.retry(target, arn)
     return follow(arguments, target, arn)
 

@@ -14,9 +14,15 @@ def models(arguments: Arguments) -> int:
     config = loaded(arguments)
     target = chosen_target(arguments, config, reads_only=True)
     found = control.models(target, config.registry.model_package_group)
-    rows = [model_row(control.model_package(target, package["ModelPackageArn"])) for package in found]
+    described = [control.model_package(target, package["ModelPackageArn"]) for package in found]
+    rows = [{**model_row(package), "data": control.data_of(target, package)} for package in described]
     nothing = f"No version is registered in {config.registry.model_package_group!r} yet."
-    print_rows(arguments, rows, ("version", "status", "accuracy", "images", "interval_95", "created"), nothing)
+    print_rows(
+        arguments,
+        rows,
+        ("version", "status", "accuracy", "interval_95", "data", "data_images", "classes", "created"),
+        nothing,
+    )
     return 0
 
 
@@ -28,6 +34,8 @@ def model_row(package: dict[str, Any]) -> dict[str, Any]:
         "status": package["ModelApprovalStatus"],
         "accuracy": metadata.get("accuracy"),
         "images": metadata.get("test_images"),
+        "data_images": metadata.get("dataset_images"),
+        "classes": metadata.get("classes"),
         "interval_95": metadata.get("accuracy_interval"),
         "created": package["CreationTime"].isoformat(timespec="seconds"),
         "model_package_arn": package["ModelPackageArn"],
@@ -54,7 +62,8 @@ def decide(arguments: Arguments, decision: str) -> int:
     arn = control.model_package_arn(target, config.registry.model_package_group, arguments.version)
     if target.name == "local":  # on AWS the stack has made the rule that calls the function
         target.set_up(config)
-    control.set_approval(target, arn, decision, arguments.why)
+    replace_classes = getattr(arguments, "replace_classes", False)
+    control.set_approval(target, arn, decision, why=arguments.why, replace_classes=replace_classes)
     found = control.wait_for_endpoint(target, config.deploy.endpoint_name) if target.name == "local" else None
     endpoint = None if found is None else {"name": found["EndpointName"], "status": found["EndpointStatus"]}
     if arguments.json:

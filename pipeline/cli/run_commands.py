@@ -142,6 +142,8 @@ def given(arguments: Arguments, project: "Project", target: Target) -> tuple["So
     from pipeline.service import sources
 
     parameters = dict(map(parse_parameter, getattr(arguments, "param", [])))
+    if getattr(arguments, "replace_classes", False):
+        parameters["ReplaceClasses"] = "true"
     if not getattr(arguments, "data", None):
         if getattr(arguments, "add", False):
             raise UsageError("--add extends a data set by the folder of --data; give that, too.")

@@ -128,6 +128,7 @@ def declare(inputs: Inputs) -> dict[str, Parameter]:
         ParameterString("TuningInstanceType", tuning.instance_type),
         ParameterString("TrainingInstanceType", config.training.instance_type),
         ParameterString("EndpointName", config.deploy.endpoint_name),
+        ParameterString("ReplaceClasses", "false", enum_values=["false", "true"]),  # of the model in service
         *([ParameterString("WarmStartParent", parent)] if parent else []),
     ]
     return {parameter.name: parameter for parameter in found}

@@ -21,7 +21,7 @@ CONTENT_TYPES = [
 RESPONSE_TYPES = ["application/json", "text/csv", "application/jsonlines", "application/x-npy"]
 METADATA = (  # of the version, from customer_metadata_properties in evaluation.json, where all of it is text
     *("accuracy", "macro_f1", "top_5_accuracy", "loss", "test_images", "accuracy_interval", "worst_class"),
-    *("group_gap", "dataset_sha256", "hyperparameters", "rules"),
+    *("group_gap", "dataset_sha256", "dataset_images", "classes", "classes_sha256", "hyperparameters", "rules"),
 )
 DEPLOYED = ("endpoint_name", "endpoint_status", "model_package_arn", "message")  # what the function answers
 
@@ -60,7 +60,8 @@ def register_step(context: Context, train: TrainingStep, evaluate: ProcessingSte
                 commit_id=context.inputs.commit, generated_by=ExecutionVariables.PIPELINE_EXECUTION_ARN
             ),
             customer_metadata_properties={
-                name: reported(evaluate, f"customer_metadata_properties.{name}") for name in METADATA
+                **{name: reported(evaluate, f"customer_metadata_properties.{name}") for name in METADATA},
+                "replace_classes": context.parameters["ReplaceClasses"],
             },
             approval_status=context.parameters["ModelApprovalStatus"],
             description=config.pipeline.description,

@@ -1,15 +1,17 @@
 """Start, watch, stop, retry, approve: boto3 only, the same for both targets."""
 
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from pipeline.aws.errors import explain, is_transient
 from pipeline.errors import PassingError, ServiceError, UsageError
+from pipeline.service.sources import SHIPPED
 from pipeline.service.targets import POLL_SECONDS, Target
 
 ACTIVE = ("Executing", "Stopping")
@@ -187,7 +189,7 @@ def model_package(target: Target, arn: str) -> dict[str, Any]:
 
 
 def model_package_arn(target: Target, group: str, wanted: str | None) -> str:
-    """A version by ARN or number; else the newest that waits for approval, else the newest.
+    """A version by ARN or number; else the newest that waits for approval.
 
     Raises:
         UsageError: there is no such version.
@@ -199,11 +201,14 @@ def model_package_arn(target: Target, group: str, wanted: str | None) -> str:
     versions = models(target, group)
     waiting = [package for package in versions if package["ModelApprovalStatus"] == "PendingManualApproval"]
     named = [package for package in versions if str(version(package)) == wanted]
-    fitting = (waiting or versions) if wanted is None else named
+    fitting = waiting if wanted is None else named
     if fitting:
         return str(fitting[0]["ModelPackageArn"])
     if not versions:
         raise UsageError(f"Model package group {group!r} has no version yet.")
+    if wanted is None:
+        states = ", ".join(f"{version(package)} ({package['ModelApprovalStatus']})" for package in versions[:5])
+        raise UsageError(f"No version of model package group {group!r} waits for approval; name one: {states}.")
     known = ", ".join(str(version(package)) for package in versions)
     raise UsageError(f"Model package group {group!r} has no version {wanted!r}; its versions: {known}.")
 
@@ -213,12 +218,41 @@ def version(package: Mapping[str, Any]) -> int:
     return int(package.get("ModelPackageVersion") or str(package["ModelPackageArn"]).rpartition("/")[2])
 
 
-def set_approval(target: Target, arn: str, status: str, why: str) -> None:
+def data_of(target: Target, package: Mapping[str, Any]) -> str | None:
+    """The name of the data that a version as described was trained with, if its execution is still known."""
+    arn = str(package.get("MetadataProperties", {}).get("GeneratedBy", ""))
+    given: dict[str, str] = {}
+    with suppress(ServiceError), service_errors(f"read the parameters of {arn}"):
+        pages = target.client("sagemaker").get_paginator("list_pipeline_parameters_for_execution")
+        for page in pages.paginate(PipelineExecutionArn=arn) if arn.startswith("arn:") else ():
+            given |= {item["Name"]: item["Value"] for item in page.get("PipelineParameters", [])}
+    key = given.get("InputDataUri", "").rstrip("/").rpartition("/")[2]
+    names = {key: name for name, key in SHIPPED.items()}
+    return names.get(key) or re.sub(r"-[0-9a-f]{16}$", "", key) or None
+
+
+def allow_other_classes(target: Target, execution_arn: str) -> None:
+    """Let the version that an execution registered replace one of other classes.
+
+    Raises:
+        UsageError: it has registered none yet.
+    """
+    arns = [step.get("Metadata", {}).get("RegisterModel", {}).get("Arn") for step in steps(target, execution_arn)]
+    if not any(arns):
+        raise UsageError("--replace-classes is for a registered version, and this execution has none: use it with run.")
+    with service_errors(f"update {arns[-1]}"):
+        client, permitted = target.client("sagemaker"), {"replace_classes": "true"}
+        for arn in filter(None, arns):
+            client.update_model_package(ModelPackageArn=arn, CustomerMetadataProperties=permitted)
+
+
+def set_approval(target: Target, arn: str, status: str, *, why: str, replace_classes: bool = False) -> None:
     """UpdateModelPackage; on both targets the deploy function hears of it by an event."""
+    permitted = {"CustomerMetadataProperties": {"replace_classes": "true"}} if replace_classes else {}
     with service_errors(f"set {arn} to {status}"):
         try:
             target.client("sagemaker").update_model_package(
-                ModelPackageArn=arn, ModelApprovalStatus=status, ApprovalDescription=why
+                ModelPackageArn=arn, ModelApprovalStatus=status, ApprovalDescription=why, **permitted
             )
         except ClientError as problem:
             if problem.response["Error"]["Code"] == EVENT_FAILED:

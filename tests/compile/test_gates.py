@@ -120,6 +120,7 @@ def test_evaluation_lies_where_no_lifecycle_rule_removes_it(steps):
 
 def test_registered_version_says_what_it_is_and_where_it_came_from(steps):
     request = steps(commit=COMMIT)["RegisterModel"]["Arguments"]
+    assert request["CustomerMetadataProperties"].pop("replace_classes") == {"Get": "Parameters.ReplaceClasses"}
     names = list(request["CustomerMetadataProperties"])
     said = {"customer_metadata_properties": {name: f"the {name}" for name in names}}
     properties = {"MetadataProperties": request["MetadataProperties"], "Customer": {}}
@@ -143,7 +144,9 @@ def test_evaluate_writes_every_property_that_the_version_carries(steps):
 
     figures = {name: figure(0.5, 8) for name in ("accuracy", "macro_f1", "top_5_accuracy", "loss")}
     document = {
-        "multiclass_classification_metrics": figures, "test_images": 1, "dataset_sha256": "0", "hyperparameters": {},
+        "multiclass_classification_metrics": figures, "test_images": 1, "dataset_images": 9,
+        "classes": ["hat", "cap"], "dataset_sha256": "0", "hyperparameters": {},
         "rules": {}, "worst_class": {"class": "hat", "recall": figures["accuracy"]}, "group_gap": {"value": 0.0},
     }  # fmt: skip
-    assert set(steps()["RegisterModel"]["Arguments"]["CustomerMetadataProperties"]) == set(version_metadata(document))
+    carried = set(steps()["RegisterModel"]["Arguments"]["CustomerMetadataProperties"])
+    assert carried - {"replace_classes"} == set(version_metadata(document))

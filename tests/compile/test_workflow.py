@@ -135,6 +135,7 @@ def test_the_runtime_parameters_are_those_of_the_design_with_the_defaults_of_the
         "TuningInstanceType",
         "TrainingInstanceType",
         "EndpointName",
+        "ReplaceClasses",
     ]
     assert declared["AccuracyThreshold"]["DefaultValue"] == 0.9
     assert declared["ModelApprovalStatus"]["DefaultValue"] == "PendingManualApproval"

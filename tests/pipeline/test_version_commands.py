@@ -34,14 +34,17 @@ def test_the_model_in_service_is_kept_for_comparison_whatever_is_approved_and_re
 def test_models_shows_the_accuracy_and_as_json_all_that_is_known_of_a_version(cli):
     [arn, _] = registered(Path("home"), "Rejected", "Approved")
     state = State(Path("home"))
-    metadata = {"accuracy": "0.9627", "accuracy_interval": "0.9327 to 0.9796", "test_images": "268"}
+    metadata = {"accuracy": "0.9627", "accuracy_interval": "0.9327 to 0.9796", "test_images": "268",
+                "dataset_images": "360", "classes": "2: cap / hat"}  # fmt: skip
     origin = {"GeneratedBy": "arn:execution/one", "CommitId": "abc"}
     state.change("ModelPackage", arn, lambda known: known.update(
         CustomerMetadataProperties=metadata, MetadataProperties=origin
     ))  # fmt: skip
     head, second, first = cli("models").out.splitlines()
-    assert head.split() == ["VERSION", "STATUS", "ACCURACY", "IMAGES", "INTERVAL_95", "CREATED"]
-    assert first.split()[:7] == ["1", "Rejected", "0.9627", "268", "0.9327", "to", "0.9796"]
+    assert head.split() == [
+        "VERSION", "STATUS", "ACCURACY", "INTERVAL_95", "DATA", "DATA_IMAGES", "CLASSES", "CREATED",
+    ]  # fmt: skip
+    assert first.split()[:8] == ["1", "Rejected", "0.9627", "0.9327", "to", "0.9796", "-", "360"]
     assert second.split()[:5] == ["2", "Approved", "-", "-", "-"]
     document = json.loads(cli("models", "--json").out)[1]
     assert (document["metadata"], document["commit"], document["execution_arn"]) == (
@@ -54,7 +57,15 @@ def test_models_shows_the_accuracy_and_as_json_all_that_is_known_of_a_version(cl
 def test_an_approved_version_can_be_approved_again_to_deploy_it(cli):
     registered(Path("home"), "Approved")
     assert cli("endpoints").out == "There is no endpoint.\n"
-    assert cli("approve").out == f"Approved {GROUP}/1\nEndpoint {ENDPOINT} is InService\n"
+    assert cli("approve", "1").out == f"Approved {GROUP}/1\nEndpoint {ENDPOINT} is InService\n"
+
+
+def test_only_a_version_that_waits_is_approved_or_rejected_without_its_number(cli):
+    registered(Path("home"), "Approved", "PendingManualApproval")
+    assert cli("reject").out == f"Rejected {GROUP}/2\n"
+    for command in ("approve", "reject"):
+        said = cli(command)
+        assert (said.status, said.out) == (2, "") and "name one: 2 (Rejected), 1 (Approved)" in said.error
 
 
 def test_rejecting_what_was_never_deployed_makes_no_endpoint(cli):

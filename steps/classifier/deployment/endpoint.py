@@ -8,13 +8,14 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from classifier.deployment.hosting import Hosting
 from classifier.deployment.rollout import ATTEMPTED_TAG, VARIANT, Plan, digest, is_serverless, make_plan, update_request
-from classifier.deployment.services import DeployError, ModelVersion, client, found, model_version, said
+from classifier.deployment.services import DeployError, ModelVersion, OtherClasses, client, found, model_version, said
 
-IN_SERVICE = "once it is InService, its state change event or `run_pipeline.py approve` deploys it"
+IN_SERVICE = "once it is InService, its state change event or `run_pipeline.py approve {number}` deploys it"
 AGAIN = {  # what deploys a version on an endpoint that takes no update now, where that is not IN_SERVICE
-    "Deleting": "once it is gone, `run_pipeline.py approve` creates it anew",
-    "UpdateRollbackFailed": "delete the endpoint, then use `run_pipeline.py approve`",
+    "Deleting": "once it is gone, `run_pipeline.py approve {number}` creates it anew",
+    "UpdateRollbackFailed": "delete the endpoint, then use `run_pipeline.py approve {number}`",
 }
+CLASSES_LENGTH = 60  # characters of a version's classes in a sentence
 
 
 @dataclass(frozen=True)
@@ -74,15 +75,37 @@ def _update(plan: Plan, endpoint: dict[str, Any]) -> Outcome:
     hosting, sagemaker = plan.hosting, client("sagemaker")
     if endpoint["EndpointConfigName"] == plan.config_name:
         return settle(hosting, endpoint, plan.version)
+    _refuse_other_classes(plan, endpoint)
     if hosting.is_serverless and not is_serverless(endpoint):
         raise DeployError(
             f"Endpoint {hosting.endpoint_name} has instances, and SageMaker cannot turn it into a serverless one: "
-            "delete it and use `run_pipeline.py approve`, or set deploy.serverless.memory_mb to 0."
+            f"delete it and use `run_pipeline.py approve {plan.version.version}`, or set deploy.serverless.memory_mb "
+            "to 0."
         )
     _send(plan, sagemaker.update_endpoint, update_request(plan, endpoint))
     sagemaker.add_tags(ResourceArn=endpoint["EndpointArn"], Tags=plan.endpoint["Tags"])
     _remove_unused(hosting, plan.config_name, endpoint["EndpointConfigName"])
     return _outcome(plan, "Updating", f"is being updated to {plan.version}.", champion=plan.version)
+
+
+def _refuse_other_classes(plan: Plan, endpoint: dict[str, Any]) -> None:
+    """Raise OtherClasses unless the version knows the classes of the one in service, or may replace them."""
+    new, served = plan.version, served_version(endpoint)
+    if served is None or new.metadata.get("replace_classes") == "true":
+        return
+    before, after = (each.metadata.get("classes_sha256") for each in (served, new))
+    if before and after and before != after:
+        raise OtherClasses(
+            f"{new} knows other classes ({_few(new)}) than {served} ({_few(served)}), which endpoint "
+            f"{plan.hosting.endpoint_name} serves: `run_pipeline.py approve {new.version} --replace-classes` replaces "
+            f"it, `run_pipeline.py reject {new.version}` gives the new one up."
+        )
+
+
+def _few(version: ModelVersion) -> str:
+    """Its number of classes and the first of them."""
+    text = version.metadata.get("classes", "")
+    return text if len(text) <= CLASSES_LENGTH else f"{text[:CLASSES_LENGTH].rpartition(' / ')[0] or text[:20]} ..."
 
 
 def _recreate(plan: Plan, endpoint: dict[str, Any]) -> Outcome:
@@ -93,7 +116,8 @@ def _recreate(plan: Plan, endpoint: dict[str, Any]) -> Outcome:
     if describe_endpoint(name) is None:
         return _create(plan)
     reason = endpoint.get("FailureReason", "no reason given").rstrip(".")
-    message = f"had failed ({reason}) and is being deleted: {AGAIN['Deleting']} with {plan.version}."
+    again = AGAIN["Deleting"].format(number=plan.version.version)
+    message = f"had failed ({reason}) and is being deleted: {again} with {plan.version}."
     return _outcome(plan, "Deleting", message)
 
 
@@ -103,7 +127,8 @@ def _leave(plan: Plan, endpoint: dict[str, Any]) -> Outcome:
     under_way = endpoint.get("PendingDeploymentSummary", endpoint)["EndpointConfigName"]
     if status in ("Creating", "Updating") and under_way == plan.config_name:
         return _outcome(plan, status, f"is {status} with {plan.version} already.", champion=plan.version)
-    return _outcome(plan, status, f"is {status}, so {plan.version} is not deployed: {AGAIN.get(status, IN_SERVICE)}.")
+    again = AGAIN.get(status, IN_SERVICE).format(number=plan.version.version)
+    return _outcome(plan, status, f"is {status}, so {plan.version} is not deployed: {again}.")
 
 
 ACTIONS: dict[str, Callable[[Plan, dict[str, Any]], Outcome]] = {"InService": _update, "Failed": _recreate}

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import boto3
@@ -24,6 +24,10 @@ REMEDIES = {  # by error code; after any other, throttling and faults among them
 
 class DeployError(Exception):
     """What was to be done is not done; the text is one sentence that says why and what to do."""
+
+
+class OtherClasses(DeployError):
+    """The version knows other classes than the one in service, and nobody has said that it may replace it."""
 
 
 @functools.cache
@@ -68,6 +72,7 @@ class ModelVersion:
     approval: str
     status: str
     content: dict[str, Any]
+    metadata: dict[str, str] = field(default_factory=dict)  # with `replace_classes` where that was permitted
 
     def __str__(self) -> str:
         return f"{self.group} version {self.version}" if self.version else self.group
@@ -83,6 +88,7 @@ def model_version(arn: str) -> ModelVersion:
         approval=described.get("ModelApprovalStatus", ""),
         status=described["ModelPackageStatus"],
         content=described.get("InferenceSpecification", {}),
+        metadata=described.get("CustomerMetadataProperties", {}),
     )
 
 

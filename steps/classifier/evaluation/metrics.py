@@ -5,6 +5,7 @@ guide, "model-monitor-model-quality-metrics"), which the model registry displays
 beside it.
 """
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -104,12 +105,14 @@ def version_metadata(document: Mapping[str, Any]) -> dict[str, str]:
     """
     figures = document["multiclass_classification_metrics"]
     values = {name: f"{figures[name]['value']:.4f}" for name in HEADLINES}
-    values |= {name: str(document[name]) for name in ("test_images", "dataset_sha256")}
+    values |= {name: str(document[name]) for name in ("test_images", "dataset_images", "dataset_sha256")}
     accuracy, worst, gap = figures["accuracy"], document["worst_class"], document["group_gap"]
     values["accuracy_interval"] = f"{accuracy['lower_bound']:.4f} to {accuracy['upper_bound']:.4f}"
     values["worst_class"] = "{class}: recall {recall[value]:.4f} of {recall[images]} images".format(**worst)
     described = "{attribute}: {difference:.4f} between {lowest} and {highest}, p = {p_value:.2g}"
     values["group_gap"] = described.format(**gap) if "attribute" in gap else "none"
+    values["classes"] = f"{len(document['classes'])}: {' / '.join(document['classes'])}"
+    values["classes_sha256"] = hashlib.sha256("\n".join(sorted(document["classes"])).encode()).hexdigest()
     for name in ("hyperparameters", "rules"):
         values[name] = " ".join(f"{key}={value}" for key, value in sorted(document[name].items()))
     most, texts = 256, {name: re.sub(r"[^\w .:/=+\-@]", "_", value).strip() or "none" for name, value in values.items()}

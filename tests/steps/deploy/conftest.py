@@ -72,13 +72,14 @@ class Account:
     def forget(self) -> None:
         self.requests.clear()
 
-    def register(self, approval: str = "Approved", url: str | None = None) -> str:
+    def register(self, approval: str = "Approved", url: str | None = None, classes: str = "") -> str:
         """A new version with an archive of its own, whose content is the version's number; its ARN."""
         key = f"digits/jobs/{len(self.arns) + 1}/model.tar.gz"
         self.s3.put_object(Bucket="artifacts", Key=key, Body=str(len(self.arns) + 1).encode())
         answer = self.sagemaker.create_model_package(
             ModelPackageGroupName="digits",
             ModelApprovalStatus=approval,
+            CustomerMetadataProperties={"classes": classes, "classes_sha256": classes} if classes else {},
             InferenceSpecification={
                 "Containers": [{"Image": "image", "ModelDataUrl": url or f"s3://artifacts/{key}"}],
                 "SupportedContentTypes": ["image/png"],

@@ -14,7 +14,7 @@ from pipeline.compile.bundle import deploy_bundle
 from tests.steps.deploy.conftest import FOLDER
 
 HERE = "Endpoint digits-endpoint"
-AGAIN = "`run_pipeline.py approve` tries it again, `run_pipeline.py reject` gives it up."
+AGAIN = "`run_pipeline.py approve 2` tries it again, `run_pipeline.py reject 2` gives it up."
 FLOWS = [  # what happens (see Account.play); the last answer's status and message; the version in service; the champion
     ("~1A s1", "Creating", f"{HERE} is being created with digits version 1.", 1, 1),
     ("1P 1A", "Creating", f"{HERE} is being created with digits version 1.", 1, 1),
@@ -90,6 +90,33 @@ def test_first_version_is_served_as_the_step_asks_whatever_the_environment_says(
     description = json.loads(account.objects()[f"{FOLDER}champion.json"])
     assert description.pop("etag") == '"c4ca4238a0b923820dcc509a6f75849b"'  # of "1"
     assert description == {"model_package_arn": arn, "model_data_url": "s3://artifacts/digits/jobs/1/model.tar.gz"}
+
+
+HATS, DIGITS = "2: cap / hat", f"10: {' / '.join('abcdefghij' * 3)}"
+
+
+def test_a_model_of_other_classes_replaces_none_unless_that_is_permitted(account: Any) -> None:
+    account.step(account.register(classes=HATS))
+    other = account.register(classes=DIGITS)
+    for call in (account.step, lambda arn: account.event("Model Package", ModelPackageArn=arn)):
+        with pytest.raises(DeployError, match=r"digits version 2 knows other classes \(10: a / .* \.\.\.\) than digits "
+                           r"version 1 \(2: cap / hat\).*`run_pipeline.py approve 2 --replace-classes`"):  # fmt: skip
+            call(other)
+    assert account.served() == account.champion() == 1
+    left = account.event("Endpoint", EndpointName="digits-endpoint")
+    assert left["endpoint_status"] == "InService" and "knows other classes" in left["message"]
+    account.step(account.register(classes=HATS))
+    account.step(account.register(classes=""))  # nobody knows which
+    assert account.served() == 4
+    account.step(account.register(classes=DIGITS))
+    account.sagemaker.update_model_package(
+        ModelPackageArn=account.register(classes=HATS),
+        ApprovalDescription="",
+        ModelApprovalStatus="Approved",
+        CustomerMetadataProperties={"classes_sha256": HATS, "replace_classes": "true"},
+    )
+    account.event("Model Package", ModelPackageArn=account.arns[-1])
+    assert account.served() == account.champion() == 6
 
 
 def test_another_instance_type_is_a_new_configuration_that_the_endpoint_s_event_keeps(account: Any) -> None:

@@ -10,12 +10,12 @@ from moto.sagemaker.responses import SageMakerResponse
 from classifier.deployment.services import DeployError
 from tests.steps.deploy.conftest import SETTINGS, time_out
 
-IN_SERVICE = "once it is InService, its state change event or `run_pipeline.py approve` deploys it"
-GONE = "once it is gone, `run_pipeline.py approve` creates it anew"
+IN_SERVICE = "once it is InService, its state change event or `run_pipeline.py approve 2` deploys it"
+GONE = "once it is gone, `run_pipeline.py approve 2` creates it anew"
 BUSY = {
     **dict.fromkeys(("Creating", "Updating", "SystemUpdating", "RollingBack", "OutOfService"), IN_SERVICE),
     "Deleting": GONE,
-    "UpdateRollbackFailed": "delete the endpoint, then use `run_pipeline.py approve`",
+    "UpdateRollbackFailed": "delete the endpoint, then use `run_pipeline.py approve 2`",
 }
 
 
@@ -40,7 +40,7 @@ def test_failed_endpoint_that_is_slow_to_go_is_not_waited_for(account: Any, monk
         assert answer["endpoint_status"] == "Deleting"
         assert answer["message"] == (
             "Endpoint digits-endpoint had failed (The container {app} did not answer /ping) and is being deleted: "
-            f"{GONE} with digits version 1."
+            f"{GONE.replace('2', '1')} with digits version 1."
         )
         with pytest.raises(DeployError, match="is being deleted: once it is gone"):  # so that Lambda calls again
             account.play("=Failed 1")

@@ -86,8 +86,8 @@ def test_evaluation_holds_the_figures_of_the_model_s_answers(
     answers = Predictor(trained.model_dir).predict(prepared.test_files)
     expected = classification_metrics(np.load(prepared.embeddings / "test_labels.npy"), answers, CLASSES)
 
-    names = "abstaining calibration customer_metadata_properties dataset_sha256 group_gap groups hyperparameters "
-    names += "multiclass_classification_metrics rules test_images words worst_class"
+    names = "abstaining calibration classes customer_metadata_properties dataset_images dataset_sha256 group_gap "
+    names += "groups hyperparameters multiclass_classification_metrics rules test_images words worst_class"
     assert sorted(document) == names.split()
     assert (document["dataset_sha256"], document["test_images"]) == ("0" * 64, 18)
     assert (document["hyperparameters"], document["rules"]) == (trained.description["hyperparameters"], {})

@@ -1,5 +1,6 @@
 """Figures of a classification against answers worked out by hand, and the texts that the registry keeps of them."""
 
+import hashlib
 import re
 
 import numpy as np
@@ -77,6 +78,8 @@ DOCUMENT = {
     "worst_class": {"class": "hat", "recall": figure(0.5, 8)},
     "group_gap": {"value": 0.0},
     "test_images": 268,
+    "dataset_images": 1797,
+    "classes": ["hat's", "cap"],
     "dataset_sha256": "0" * 64,
     "hyperparameters": {"lr": 1e-05, "batch_size": 32},
     "rules": {"Overfit": "NoIssuesFound", "LossNotDecreasing": "IssuesFound"},
@@ -93,6 +96,9 @@ def test_figures_data_hyperparameters_and_rules_become_the_version_s_metadata() 
         "accuracy_interval": "0.9327 to 0.9796",
         "worst_class": "hat: recall 0.5000 of 8 images",
         "group_gap": "none",
+        "dataset_images": "1797",
+        "classes": "2: hat_s / cap",
+        "classes_sha256": hashlib.sha256(b"cap\nhat's").hexdigest(),
         "dataset_sha256": "0" * 64,
         "hyperparameters": "batch_size=32 lr=1e-05",
         "rules": "LossNotDecreasing=IssuesFound Overfit=NoIssuesFound",

@@ -1,69 +1,136 @@
-"""The commands of run_pipeline.py: each takes the parsed arguments and returns the exit status.
+"""Every command and every option as a row: what a new one needs besides its function and its parameter."""
 
-0 succeeded, 1 the pipeline failed or a request was refused, 2 bad usage or configuration (raised as UsageError).
-A command's module is imported when it is called: none waits for what only another one needs.
-"""
+from typing import NamedTuple
 
-import errno
-import importlib
-from pathlib import Path
 
-from botocore.exceptions import BotoCoreError, ClientError
+class Command(NamedTuple):
+    """A row of the help; the function's module is imported when the command is called."""
 
-from pipeline.aws.errors import explain
-from pipeline.cli.invocation import Arguments
-from pipeline.errors import PipelineError, ServiceError, UsageError
+    group: str
+    function: str
+    does: str
+    examples: tuple[str, ...]
 
-REFUSED_BY_THE_SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+
+class Option(NamedTuple):
+    """A parameter of commands as it is typed: by its flag, or as a word of its own without one."""
+
+    flag: str
+    metavar: str | None
+    help: str
+
+
+RUN, LOOK, MODELS, DATA, AWS = "Run", "Look", "Models and endpoints", "Data", "AWS"
 COMMANDS = {
-    "run": "run_commands.run",
-    "definition": "definition_commands.definition",
-    "validate": "definition_commands.validate",
-    "upsert": "run_commands.upsert",
-    "start": "run_commands.start",
-    "status": "execution_commands.show_status",
-    "stop": "execution_commands.stop",
-    "retry": "execution_commands.retry",
-    "report": "report_command.report",
-    "audit": "audit_command.audit",
-    "models": "model_commands.models",
-    "approve": "model_commands.approve",
-    "reject": "model_commands.reject",
-    "invoke": "endpoint_commands.invoke",
-    "transform": "transform_command.transform",
-    "drift": "drift_command.drift",
-    "endpoints": "endpoint_commands.endpoints",
-    "teardown": "teardown_commands.tear_down",
-    "infra": "account_commands.handle_infra",
-    "images": "account_commands.handle_images",
-    "schedule": "schedule_commands.handle_schedule",
-    "cost": "cost_command.estimate",
-    "weights": "weights_commands.handle_weights",
+    "run": Command(
+        RUN, "runs.run", "Create or update the pipeline, start it and follow it.",
+        ("run", "run --data photos --param AccuracyThreshold=0.9", "run --from TrainWithDebugger"),
+    ),
+    "start": Command(RUN, "runs.start", "Start an execution and return at once.", ("start --data photos",)),
+    "stop": Command(RUN, "executions.stop", "Stop an execution.", ("stop", "stop 1x2y3z")),
+    "retry": Command(RUN, "executions.retry", "Go on with a failed or stopped execution.", ("retry",)),
+    "schedule": Command(
+        RUN, "schedule.schedule", "Show, set or switch off the retrain schedule; run it on this machine.",
+        ("schedule show", "schedule set 'rate(7 days)'", "schedule run"),
+    ),
+    "upsert": Command(RUN, "runs.upsert", "Upload what is new and create or update the pipeline.", ("upsert",)),
+    "definition": Command(
+        RUN, "definitions.definition", "Print the compiled pipeline definition (JSON).", ("definition",)
+    ),
+    "validate": Command(
+        RUN, "definitions.validate", "Check pipeline.yaml and the compiled definition without AWS.",
+        ("validate", "validate --definition other.json"),
+    ),
+    "teardown": Command(
+        RUN, "account.teardown", "End the endpoints and remove what was made.", ("teardown", "teardown --target aws")
+    ),
+    "status": Command(LOOK, "executions.status", "Show an execution.", ("status", "status 1x2y3z --watch")),
+    "report": Command(
+        LOOK, "reports.report", "Show how an execution's training went: rules, curves, profile, search.", ("report",)
+    ),
+    "cost": Command(
+        LOOK, "cost.cost", "Estimate what a run and the endpoint cost on AWS.", ("cost", "cost --target aws")
+    ),
+    "models": Command(MODELS, "models.models", "List the registered model versions.", ("models",)),
+    "approve": Command(
+        MODELS, "models.approve", "Approve a model version, which deploys it.",
+        ("approve", "approve 3 --why 'checked by hand'"),
+    ),
+    "reject": Command(MODELS, "models.reject", "Reject a model version.", ("reject 3 --why 'confuses shirts'",)),
+    "endpoints": Command(MODELS, "models.endpoints", "List the endpoints.", ("endpoints",)),
+    "invoke": Command(
+        MODELS, "images.invoke", "Classify images with the deployed model.",
+        ("invoke photo.jpg", "invoke photos --out labels.csv", "invoke photo.jpg --explain"),
+    ),
+    "transform": Command(
+        MODELS, "images.transform", "Classify a folder of images by a batch transform job.",
+        ("transform --data photos --out labels.csv",),
+    ),
+    "drift": Command(
+        MODELS, "reports.drift", "Compare what the endpoint was sent with what its model was trained on.",
+        ("drift", "drift --last 200 --retrain"),
+    ),
+    "audit": Command(
+        DATA, "reports.audit", "Find labels that look wrong in the images that an execution prepared.", ("audit",)
+    ),
+    "weights": Command(
+        DATA, "models.weights", "List backbones; download one for runs without a network.",
+        ("weights list", "weights fetch convnext_tiny.in12k_ft_in1k"),
+    ),
+    "infra": Command(
+        AWS, "account.infra", "Make or change the stack that the pipeline needs.", ("infra --target aws",)
+    ),
+    "images": Command(
+        AWS, "account.images", "Build or push the training and inference images.",
+        ("images build --target aws", "images push --target aws"),
+    ),
+}  # fmt: skip
+OPTIONS = {  # by the name of the parameter or of a field of its class; whole numbers are from 1
+    # of every command: `Call`
+    "target": Option("--target", None, "Where to run (local)."),
+    "config_file": Option("--config", "FILE", "The configuration (pipeline.yaml)."),
+    "home": Option("--home", "DIR", "The local target's folder (.local)."),
+    "env": Option("--env", "NAME", "An environment of pipeline.yaml."),
+    "as_json": Option("--json", None, "One JSON document on standard output."),
+    # of several
+    "execution": Option("", None, "An execution's ARN or its last part; the newest unless given."),
+    "pipeline": Option("--pipeline", "NAME", "Another pipeline than pipeline.yaml's."),
+    "param": Option("--param", "NAME=VALUE", "Override a runtime parameter; repeatable."),
+    "data": Option("--data", "SOURCE", "sample, digits, a folder, a .zip or .tar(.gz), or s3://bucket/prefix."),
+    "add": Option("--add", None, "Extend the data set that was used last by the folder of --data."),
+    "replace_classes": Option("--replace-classes", None, "A model of other classes may replace the endpoint's."),
+    "from_step": Option("--from", "STEP", "Run this step and what follows, on an earlier execution."),
+    "only": Option("--only", "STEP,...", "Run these steps alone, on what an earlier execution left."),
+    "cache": Option("--cache", None, "What is unchanged: the same input bytes (the default), or URIs, as on AWS."),
+    "no_cache": Option("--no-cache", None, "Run every step, changed or not."),
+    "definition": Option("--definition", "FILE", "Any compiled definition, not pipeline.yaml's."),
+    "endpoint": Option("--endpoint", "NAME", "Another endpoint than pipeline.yaml's."),
+    "model": Option("--model", "VERSION", "A version's number or ARN; the newest approved one unless given."),
+    "report_folder": Option("--out", "FOLDER", "Where the report goes (below reports in the home)."),
+    "rows_file": Option("--out", "FILE", "A row for each image: FILE.csv or FILE.jsonl."),
+    "no_open": Option("--no-open", None, "Do not open it in a browser."),
+    "yes": Option("--yes", None, "Do not ask."),
+    # of one
+    "functions": Option("--lambda", "NAME=FILE.py:HANDLER", "A Lambda function that --definition calls; repeatable."),
+    "parallel": Option("--parallel", "N", "With --definition: steps at the same time (50)."),
+    "name": Option("--name", "NAME", "With --definition: the pipeline's name (the definition's or the file's)."),
+    "watch": Option("--watch", None, "Follow it until it ends."),
+    "version": Option("", None, "A version's number or ARN; the newest that waits unless given."),
+    "why": Option("--why", "TEXT", "Kept with the decision."),
+    "images": Option("", "IMAGE...", "A file, a folder or a pattern."),
+    "explain": Option("--explain", None, "And draw what the answer depends on."),
+    "image_source": Option("--data", "SOURCE", "A folder, or s3://bucket/prefix."),
+    "instances": Option("--instances", "N", "AWS: how many share the work (1)."),
+    "captured": Option("--captured", "SOURCE", "A folder or s3:// prefix; the endpoint's data capture unless given."),
+    "last": Option("--last", "N", "The newest requests that are looked at (1000)."),
+    "publish": Option("--publish", None, "AWS: put the score to CloudWatch, for the stack's alarm."),
+    "retrain": Option("--retrain", None, "Start the pipeline if there is drift, on --data if given."),
+    "delete_data": Option("--delete-data", None, "AWS: the data in the bucket too."),
+    "image_action": Option("", "build|push", "Build them here, or push them to the stack's repositories."),
+    "base_image": Option("--base-image", "IMAGE", "Instead of python:3.11-slim."),
+    "pip_args": Option("--pip-args", "TEXT", "For pip while building."),
+    "schedule_action": Option("", "show|set|off|run", "run: start here what is due, until Ctrl-C."),
+    "expression": Option("", "[EXPRESSION]", "With set: 'cron(...)', 'rate(...)' or 'at(...)', in UTC."),
+    "weights_action": Option("", "list|fetch", "List a choice, or download one."),
+    "backbone": Option("", "[NAME]", "With fetch: any network that timm has weights for."),
 }
-
-
-def call(arguments: Arguments) -> int:
-    """Run the command; its exit status.
-
-    Raises:
-        PipelineError: a sentence for the user, also for whatever AWS refuses or does not answer.
-    """
-    module, _, function = COMMANDS[arguments.command].partition(".")
-    try:
-        status: int = getattr(importlib.import_module(f"pipeline.cli.{module}"), function)(arguments)
-    except (ClientError, BotoCoreError) as problem:
-        raise ServiceError(explain(problem)) from problem
-    except OSError as problem:
-        if problem.errno not in REFUSED_BY_THE_SYSTEM:
-            raise
-        raise refusal(problem, Path(arguments.home)) from problem
-    return status
-
-
-def refusal(problem: OSError, home: Path) -> PipelineError:
-    """What the operating system refused, as a sentence."""
-    if problem.errno in (errno.ENOSPC, errno.EDQUOT):
-        from pipeline.local.store.state import DiskFull
-
-        return DiskFull(Path(problem.filename).parent if problem.filename else home)
-    return UsageError(f"{problem.filename or home} cannot be used ({problem.strerror}); choose another, by --home.")

@@ -9,8 +9,8 @@ import pytest
 
 from pipeline.aws.infra import ensure_model_group
 from pipeline.aws.stack_parameters import serving_prefix
-from pipeline.cli import transform_command
-from pipeline.cli.invocation import Arguments
+from pipeline.cli import images
+from pipeline.cli.call import Call
 from pipeline.service import batch_transform
 from pipeline.service.aws_target import AwsTarget
 
@@ -75,10 +75,8 @@ def photos(tmp_path, monkeypatch) -> Path:
 
 
 def called(config: Any, monkeypatch: pytest.MonkeyPatch, data: str) -> int:
-    monkeypatch.setattr(transform_command, "loaded", lambda arguments: config)
-    return transform_command.transform(
-        Arguments(target="aws", data=data, out="labels.jsonl", model=None, instances=2, json=False)
-    )
+    monkeypatch.setattr(Call, "config", config)
+    return images.transform(Call(target="aws"), data, instances=2, rows_file="labels.jsonl")
 
 
 def rows() -> list[dict[str, Any]]:

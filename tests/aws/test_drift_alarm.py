@@ -7,7 +7,7 @@ import pytest
 from policies import allows
 
 from pipeline.aws import inventory, stack
-from pipeline.cli import drift_command
+from pipeline.cli.reports import put_metric
 from pipeline.config.config import load
 from pipeline.errors import ConfigError
 from pipeline.service.aws_target import AwsTarget
@@ -31,7 +31,7 @@ def rules(client: Any) -> list[str]:
 
 def test_the_alarm_reads_the_metric_that_the_command_puts(client, retraining):
     [alarm] = drift_alarms(client)
-    drift_command.put_metric(AwsTarget(retraining), retraining, "image-classification", {"drift_score": 1.5})
+    put_metric(AwsTarget(retraining), retraining.aws.project, "image-classification", 1.5)
     [metric] = client("cloudwatch").list_metrics(Namespace=alarm["Namespace"])["Metrics"]
     assert (metric["MetricName"], metric["Dimensions"]) == (alarm["MetricName"], alarm["Dimensions"])
     assert (alarm["Threshold"], alarm["ComparisonOperator"]) == (1, "GreaterThanThreshold")

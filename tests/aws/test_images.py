@@ -1,6 +1,5 @@
 """Building and pushing the images: what the engines are told, by programs that stand for them and write it down."""
 
-import argparse
 import json
 import re
 import subprocess
@@ -12,7 +11,8 @@ import pytest
 from image_pins import pins
 
 from pipeline.aws import images
-from pipeline.cli import account_commands
+from pipeline.cli import account
+from pipeline.cli.call import Call
 from pipeline.errors import ServiceError, UsageError
 
 REPOSITORIES = {"TrainingRepositoryUri": "training", "InferenceRepositoryUri": "inference"}
@@ -57,11 +57,11 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixt
 def command(client: Any, config: Any, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
     """`run_pipeline.py images ACTION --json`; its answer."""
 
-    monkeypatch.setattr(account_commands, "account", lambda arguments: (config, client))
+    monkeypatch.setattr(account, "account_clients", lambda call, command: client)
+    monkeypatch.setattr(Call, "config", config)
 
     def run(action: str, **options: Any) -> list[dict[str, Any]]:
-        given = {"base_image": None, "pip_args": "", "json": True, **options}
-        assert account_commands.handle_images(argparse.Namespace(action=action, **given)) == 0
+        assert account.images(Call(as_json=True), action, **options) == 0
         found: list[dict[str, Any]] = json.loads(capfd.readouterr().out)
         return found
 

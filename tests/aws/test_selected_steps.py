@@ -1,6 +1,5 @@
 """`--from` and `--only` on AWS: a StartPipelineExecution on the newest execution that has what the steps need."""
 
-import argparse
 import json
 from types import SimpleNamespace
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import moto_bridge
 import pytest
 
-from pipeline.cli.run_commands import selection
+from pipeline.cli.runs import Start, selection
 from pipeline.errors import UsageError
 from pipeline.service import control
 
@@ -46,7 +45,7 @@ def execution(target: Any, **statuses: str) -> str:
 
 
 def test_the_source_is_the_newest_execution_that_has_what_is_needed(target: Any) -> None:
-    arguments = argparse.Namespace(from_step="Second", only=None)
+    arguments = Start(from_step="Second")
     with pytest.raises(UsageError, match="has what the chosen steps read, the values of First; run the whole pipeline"):
         selection(arguments, target, NAME, target.text)
     source = execution(target, First="Succeeded", Second="Failed")
@@ -57,9 +56,7 @@ def test_the_source_is_the_newest_execution_that_has_what_is_needed(target: Any)
         "SourcePipelineExecutionArn": source,
         "SelectedSteps": [{"StepName": "Second"}, {"StepName": "Third"}],
     }
-    control.start(
-        target, NAME, {}, selection(argparse.Namespace(from_step=None, only="Third"), target, NAME, target.text)
-    )
+    control.start(target, NAME, {}, selection(Start(only="Third"), target, NAME, target.text))
     assert target.asked[-1]["SelectiveExecutionConfig"] == {"SelectedSteps": [{"StepName": "Third"}]}
-    control.start(target, NAME, {}, selection(argparse.Namespace(), target, NAME, target.text))
+    control.start(target, NAME, {}, selection(Start(), target, NAME, target.text))
     assert "SelectiveExecutionConfig" not in target.asked[-1]

@@ -84,8 +84,6 @@ def test_it_shows_steps_lines_and_the_reason_as_they_come(client, execution, tmp
         "TrainWithDebugger    epoch=2 train_loss=nan",
         "TrainWithDebugger    RuntimeError: CUDA out of memory",
         "TrainWithDebugger    Failed after 90.0 s",
-        "TrainWithDebugger    AlgorithmError: CUDA out of memory while the third",
-        "TrainWithDebugger    epoch was being trained, exit code: 1",
     ]
     end = lines.index(f"TrainWithDebugger failed: {reason}")
     assert lines[end + 1 : end + 6] == [

@@ -14,7 +14,7 @@ import pytest
 from said import Cli, Said
 
 import run_pipeline
-from pipeline.cli import drift_command
+from pipeline.cli.reports import put_metric
 from pipeline.config.config import load
 from pipeline.local.sagemaker.session import local_session
 from pipeline.local.store.state import State
@@ -169,8 +169,8 @@ class Account:
 def test_the_metric_is_the_score():
     config = load(ROOT / "pipeline.yaml")
     with moto.mock_aws():
-        drift_command.put_metric(Account(), config, "e", {"drift_score": 1.5})  # type: ignore[arg-type]
-        drift_command.put_metric(Account(), config, "calm", {"drift_score": 0.25})  # type: ignore[arg-type]
+        put_metric(Account(), config.aws.project, "e", 1.5)  # type: ignore[arg-type]
+        put_metric(Account(), config.aws.project, "calm", 0.25)  # type: ignore[arg-type]
         assert np.isclose(largest("e"), 1.5)
         assert np.isclose(largest("calm"), 0.25)
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import training_output as made
 
-from pipeline.cli import report_command
-from pipeline.cli.console import facts, next_commands, rules_text
-from pipeline.cli.report_command import open_in_browser
+from pipeline.cli import output
+from pipeline.cli.output import open_in_browser
+from pipeline.cli.summary import facts, next_commands, rules_text
 from pipeline.service.debug_output import small_files, unpack, verdicts_of
 from tests.local.lab import Lab, Report
 from tests.local.samples import run_cli
@@ -218,10 +218,10 @@ def test_verdicts_of_what_holds_none_are_none(document: Any) -> None:
 
 def test_a_browser_is_asked_only_where_there_is_a_screen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(report_command.webbrowser, "open", lambda uri: not asked.append(uri))
-    for name in report_command.DISPLAYS:
+    monkeypatch.setattr(output.webbrowser, "open", lambda uri: not asked.append(uri))
+    for name in output.DISPLAYS:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(report_command.sys, "platform", "linux")
+    monkeypatch.setattr(output.sys, "platform", "linux")
     assert not open_in_browser(tmp_path / "page.html")
     assert asked == []
     monkeypatch.setitem(os.environ, "DISPLAY", ":0")
@@ -231,10 +231,10 @@ def test_a_browser_is_asked_only_where_there_is_a_screen(tmp_path: Path, monkeyp
 
 def test_a_browser_that_fails_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(uri: str) -> bool:
-        raise report_command.webbrowser.Error("no browser")
+        raise output.webbrowser.Error("no browser")
 
     monkeypatch.setenv("DISPLAY", ":0")
-    monkeypatch.setattr(report_command.webbrowser, "open", fail)
+    monkeypatch.setattr(output.webbrowser, "open", fail)
     assert not open_in_browser(tmp_path / "page.html")
 
 
@@ -269,7 +269,10 @@ def test_the_summary_names_rules_and_each_report_once() -> None:
 def test_the_summary_of_a_run_on_aws_names_the_command() -> None:
     def commands(place: str | None) -> list[str]:
         document = {**DOCUMENT, "reports": {"evaluation": None, "debugger": place, "profiler": place}}
-        return [text for text, _ in next_commands(document, lambda *words: " ".join(words), None, True)]
+        return [
+            text
+            for text, _ in next_commands(document, lambda *words: " ".join(words), usual_endpoint=None, is_own=True)
+        ]
 
     assert "report xyz" in commands("s3://bucket/job/output/output.tar.gz")
     assert not any(text.startswith("report") for text in commands(".local/reports/job/debugger.html"))

@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from pipeline.cli.teardown_commands import torn_down
+from pipeline.cli.account import clear_home
 from pipeline.definition.runnable import model_faults
 from pipeline.definition.serving_requests import (
     FilterError,
@@ -112,7 +112,7 @@ def test_what_is_refused_fails_the_job_when_the_rest_is_answered(models):
     assert json.loads(models.output("b"))["label"] == "cat"  # of the job before: a half is not stored
 
 
-def test_a_job_can_be_stopped_at_once_and_while_it_answers_and_be_torn_down(models):
+def test_a_job_can_be_stopped_at_once_and_while_it_answers_and_be_clear_home(models):
     models.put(a="cat 0.9", b="sleep 30")
     stop = models.sagemaker.stop_transform_job
     for name in ("early", "late"):
@@ -127,7 +127,7 @@ def test_a_job_can_be_stopped_at_once_and_while_it_answers_and_be_torn_down(mode
     assert message(stop, TransformJobName="late") == "The transform job 'late' is Stopped, so it cannot be stopped."
     models.transform("label", "last", MaxConcurrentTransforms=1)
     wait_until(lambda: servers_of(models, "last"))
-    assert torn_down(models.folder, io.StringIO(), sure=True)
+    assert clear_home(models.folder, io.StringIO(), sure=True)
     assert not models.folder.exists()
     models.__init__(models.folder)
 

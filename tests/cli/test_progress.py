@@ -1,6 +1,6 @@
 """What a person sees of a job's output."""
 
-from pipeline.cli.console import printable
+from pipeline.cli.output import printable
 
 
 def test_a_jobs_output_cannot_command_the_terminal():

@@ -1,0 +1,158 @@
+"""`infra`, `images` and `teardown`: what surrounds the pipeline in an account or a home, and its end."""
+
+import contextlib
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+from botocore.exceptions import ClientError
+
+from pipeline.cli.call import Call
+from pipeline.cli.output import confirmed, print_json
+from pipeline.errors import ServiceError, UsageError
+from pipeline.service import control
+from pipeline.service.local_target import LOCAL_FOLDERS, LocalTarget
+from pipeline.service.targets import POLL_SECONDS
+
+TRANSFORM_ACTIVE = ("InProgress", "Stopping")
+
+
+def account_clients(call: Call, command: str) -> Callable[[str], Any]:
+    """Return the account's clients.
+
+    Raises:
+        UsageError: the command was given the local target.
+    """
+    if call.target != "aws":
+        raise UsageError(f"{command} is about an AWS account; this machine needs none of it: --target aws.")
+    return call.open_clients()
+
+
+def infra(call: Call, yes: bool = False) -> int:
+    """Make or change the stack: show what changes, ask, wait."""
+    from pipeline.aws import infra, stack
+    from pipeline.aws.stack_parameters import stack_name
+
+    client, config, out = account_clients(call, "infra"), call.config, call.progress_stream
+    proposal = infra.propose(client, config)
+    if proposal is None:
+        print(f"Stack {stack_name(config)}: nothing to change.", file=out)
+    else:
+        for change in proposal.changes:
+            print(f"  {change}", file=out)
+        if not confirmed(out, f"Change stack {stack_name(config)} in {config.aws.region}?", sure=yes):
+            stack.discard(client("cloudformation"), proposal)
+            print("Nothing was changed.", file=out)
+            return 0
+        for line in infra.apply(client, config, proposal):
+            print(line, file=out, flush=True)
+    if infra.ensure_model_group(client, config):
+        print(f"model package group {config.registry.model_package_group} made", file=out)
+    if call.as_json:
+        print_json({"stack": stack_name(config), "outputs": stack.outputs(client, stack_name(config))})
+    return 0
+
+
+def images(
+    call: Call, image_action: Literal["build", "push"], base_image: str | None = None, pip_args: str = ""
+) -> int:
+    """Build the images, or push them to the stack's repositories."""
+    from pipeline.aws import images, stack
+    from pipeline.aws.stack_parameters import stack_name
+
+    client = account_clients(call, "images")
+    answers: list[dict[str, Any]] = []
+    for name in images.NAMES:
+        if image_action == "build":
+            answers.append({"image": images.build(name, base_image=base_image, pip_args=pip_args)})
+            continue
+        repository = stack.outputs(client, stack_name(call.config))[f"{name.title()}RepositoryUri"]
+        uri, pushed = images.push(name, repository, client("ecr"))
+        answers.append({"image": uri, "pushed": pushed})
+    if call.as_json:
+        return print_json(answers)
+    for answer in answers:
+        print(f"{answer['image']}{'' if answer.get('pushed', True) else '  (there already)'}")
+    return 0
+
+
+def teardown(call: Call, yes: bool = False, delete_data: bool = False) -> int:
+    """End what the product runs and remove what it made; nothing else in the folder or the account is touched."""
+    out = call.progress_stream
+    clear = clear_account(call, out, delete_data, sure=yes) if call.target == "aws" else clear_home(call.home, out, yes)
+    if call.as_json:
+        print_json({"removed": clear})
+    return 0
+
+
+def clear_account(call: Call, out: TextIO, delete_data: bool, *, sure: bool) -> bool:
+    """Return whether there was something to remove in the account, and it was."""
+    from pipeline.aws import inventory, teardown
+
+    client, config = call.open_clients(), call.config
+    items = inventory.find(client, config)
+    if not items:
+        print("There is nothing to remove.", file=out)
+        return False
+    for item in items:
+        known = item.per_month is not None
+        price = f"{item.per_month:.2f} {config.prices.currency} a month" if known else "price unknown"
+        print(f"  {item.kind:<22} {item.name}  {price}  {item.note}".rstrip(), file=out)
+    kept = "and all data" if delete_data else "but not the data in the bucket (--delete-data)"
+    if not confirmed(out, f"Remove all of this, {kept}?", sure=sure):
+        print("Nothing was removed.", file=out)
+        return False
+    for line in teardown.remove(client, config, items, delete_data=delete_data):
+        print(line, file=out, flush=True)
+    return True
+
+
+def clear_home(home: Path, out: TextIO, sure: bool) -> bool:
+    """Return whether there was something to remove in a home, and it was."""
+    if not (home / "state.db").is_file():
+        print(f"There is nothing to remove: {home} holds no state.", file=out)
+        return False
+    target = LocalTarget(None, home)
+    names = [found["EndpointName"] for found in control.endpoints(target)]
+    endpoints = "1 endpoint" if len(names) == 1 else f"{len(names)} endpoints"
+    print(f"Ends {endpoints} and removes {home} with all models and data.", file=out)
+    if not confirmed(out, sure=sure):
+        print("Nothing was removed.", file=out)
+        return False
+    end_executions(target)
+    end_transform_jobs(target)
+    for name in names:
+        target.client("sagemaker").delete_endpoint(EndpointName=name)
+    target.state.close()
+    for folder in LOCAL_FOLDERS:
+        shutil.rmtree(home.resolve() / folder, ignore_errors=True)
+    for file in home.resolve().glob("state.*"):
+        file.unlink()
+    with contextlib.suppress(OSError):  # something else is in it
+        home.resolve().rmdir()
+    print("Removed.", file=out)
+    return True
+
+
+def end_executions(target: LocalTarget) -> None:
+    """Stop what runs, and wait for it."""
+    for document in target.state.executions():
+        arn = document["PipelineExecutionArn"]
+        if control.describe(target, arn)["PipelineExecutionStatus"] in control.ACTIVE:
+            with contextlib.suppress(ServiceError):  # it has ended meanwhile, or is being stopped already
+                control.stop(target, arn)
+            control.watch(target, arn, lambda steps: None)
+
+
+def end_transform_jobs(target: LocalTarget) -> None:
+    """Stop those that belong to no execution, and wait for them."""
+    client = target.client("sagemaker")
+    for status in TRANSFORM_ACTIVE:
+        for job in client.list_transform_jobs(StatusEquals=status)["TransformJobSummaries"]:
+            name = job["TransformJobName"]
+            with contextlib.suppress(ClientError):  # it has ended meanwhile, or is being stopped already
+                client.stop_transform_job(TransformJobName=name)
+            while client.describe_transform_job(TransformJobName=name)["TransformJobStatus"] in TRANSFORM_ACTIVE:
+                time.sleep(POLL_SECONDS[target.name])

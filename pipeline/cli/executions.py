@@ -1,0 +1,110 @@
+"""`status`, `stop`, `retry`, and what `run` shows: an execution while it runs and afterwards."""
+
+import signal
+import sys
+
+from pipeline.cli.call import CacheMode, Call, Which
+from pipeline.cli.output import print_json
+from pipeline.cli.progress import Progress
+from pipeline.cli.summary import next_commands, print_failure, print_results, print_steps
+from pipeline.errors import ServiceError
+from pipeline.service import control
+from pipeline.service.executions import recent, usual_seconds
+from pipeline.service.status import status as status_document
+from pipeline.service.targets import Target
+from pipeline.service.training_report import keep_report
+
+SHOWN_OTHERS = 4
+REUSE = {
+    "bytes": "Reused steps were found unchanged by the bytes of their inputs; AWS compares the URIs only, as --cache "
+    "as-on-aws does.",
+    "as-on-aws": "Reused steps were found unchanged by the URIs of their inputs, as on AWS, whatever the bytes there.",
+    "off": "",
+}
+
+
+def status(call: Call, which: Which, watch: bool = False) -> int:
+    """Show an execution as it is now, or until it ends."""
+    target, arn = call.open_execution(which)
+    if watch:
+        with progress_of(call, target, arn) as progress:
+            control.watch(target, arn, progress.show)
+    others = "" if which.execution or call.as_json else text_of_others(target, call.pipeline_name, arn)
+    return show(call, target, arn, others=others)
+
+
+def text_of_others(target: Target, pipeline_name: str, arn: str) -> str:
+    """Return the newest executions besides one."""
+    others = [each for each in recent(target, pipeline_name, SHOWN_OTHERS + 1) if each["execution_arn"] != arn]
+    return ", ".join(f"{each['execution']} {each['status']}" for each in others[:SHOWN_OTHERS])
+
+
+def stop(call: Call, which: Which) -> int:
+    """Stop an execution."""
+    target, arn = call.open_execution(which)
+    control.stop(target, arn)
+    control.watch(target, arn, lambda steps: None)
+    return show(call, target, arn) and 0
+
+
+def retry(
+    call: Call, which: Which, cache: CacheMode = "bytes", no_cache: bool = False, replace_classes: bool = False
+) -> int:
+    """Go on from the failed step."""
+    call.cache = "off" if no_cache else cache
+    target, arn = call.open_execution(which, tied=True)
+    if replace_classes:
+        control.allow_other_classes(target, arn)
+    control.retry(target, arn)
+    return follow(call, target, arn)
+
+
+def progress_of(call: Call, target: Target, arn: str) -> Progress:
+    """Return what shows an execution's progress, with an estimate by earlier executions of its pipeline."""
+    pipeline_name = arn.partition(":pipeline/")[2].partition("/")[0]
+    return Progress(target, call.progress_stream, lambda: usual_seconds(target, pipeline_name, besides=arn))
+
+
+def follow(call: Call, target: Target, arn: str) -> int:
+    """Show progress until the end, then the summary; Ctrl-C and SIGTERM stop the execution."""
+    watch_to_end(call, target, arn)
+    return show(call, target, arn)
+
+
+def watch_to_end(call: Call, target: Target, arn: str) -> bool:
+    """Show progress until the end; return whether it came by itself, not by Ctrl-C or SIGTERM."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with progress_of(call, target, arn) as progress:
+        try:
+            control.watch(target, arn, progress.show)
+        except KeyboardInterrupt:
+            print("\nStopping ...", file=sys.stderr)
+            try:
+                control.stop(target, arn)
+            except ServiceError as problem:
+                print(problem, file=sys.stderr)
+            control.watch(target, arn, progress.show)
+            return False
+    return True
+
+
+def show(call: Call, target: Target, arn: str, *, others: str = "") -> int:
+    """Print the execution's document or summary; return 1 if it failed or was stopped."""
+    keep_report(target, arn)
+    document = status_document(target, arn)
+    if document["endpoint"] and document["endpoint"]["status"] in ("Creating", "Updating") and target.name == "local":
+        control.wait_for_endpoint(target, document["endpoint"]["name"])
+        document = status_document(target, arn)
+    if call.as_json:
+        print_json(document)
+    else:
+        print_steps(document, REUSE[call.cache] if target.name == "local" else "")
+        print_results(document, others)
+        for step in document["steps"]:
+            if step["status"] == "Failed":
+                print_failure(step, target.last_lines)
+        print("\nNext")
+        usual_endpoint = call.config.deploy.endpoint_name if call.is_own else None
+        for text, why in next_commands(document, call.command, usual_endpoint=usual_endpoint, is_own=call.is_own):
+            print(f"  {text}\n      {why}")
+    return 0 if document["status"] in ("Succeeded", "Executing") else 1

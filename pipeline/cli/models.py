@@ -1,0 +1,119 @@
+"""`models`, `approve`, `reject`, `endpoints` and `weights`: what is registered and deployed, and backbones."""
+
+import sys
+from dataclasses import asdict
+from typing import Any, Literal
+
+from pipeline.cli.call import Call
+from pipeline.cli.output import print_json, print_rows
+from pipeline.errors import UsageError
+from pipeline.service import control
+
+BACKBONE_COLUMNS = ("backbone", "weights", "here", "parameters_millions", "image_size_px", "top1_percent", "licence")
+
+
+def models(call: Call) -> int:
+    """List the registered versions."""
+    target, group = call.open_target(reads_only=True), call.config.registry.model_package_group
+    packages = [control.model_package(target, each["ModelPackageArn"]) for each in control.models(target, group)]
+    rows = [{**model_row(package), "data": control.data_of(target, package)} for package in packages]
+    nothing = f"No version is registered in {group!r} yet."
+    columns = ("version", "status", "accuracy", "interval_95", "data", "data_images", "classes", "created")
+    return print_rows(call, rows, columns, nothing)
+
+
+def model_row(package: dict[str, Any]) -> dict[str, Any]:
+    """Return a version with where it came from; the accuracy is text as it was registered, None without."""
+    origin, metadata = package.get("MetadataProperties", {}), package.get("CustomerMetadataProperties", {})
+    return {
+        "version": control.version(package),
+        "status": package["ModelApprovalStatus"],
+        "accuracy": metadata.get("accuracy"),
+        "images": metadata.get("test_images"),
+        "data_images": metadata.get("dataset_images"),
+        "classes": metadata.get("classes"),
+        "interval_95": metadata.get("accuracy_interval"),
+        "created": package["CreationTime"].isoformat(timespec="seconds"),
+        "model_package_arn": package["ModelPackageArn"],
+        "execution_arn": origin.get("GeneratedBy"),
+        "commit": origin.get("CommitId"),
+        "metadata": metadata,
+    }
+
+
+def approve(call: Call, version: str | None = None, why: str = "", replace_classes: bool = False) -> int:
+    """Approve a version, which deploys it."""
+    return decide(call, "Approved", version, why, replace_classes=replace_classes)
+
+
+def reject(call: Call, version: str | None = None, why: str = "") -> int:
+    """Reject a version."""
+    return decide(call, "Rejected", version, why)
+
+
+def decide(call: Call, decision: str, version: str | None, why: str, *, replace_classes: bool = False) -> int:
+    """Set the approval and show what became of the endpoint."""
+    target, config = call.open_target(reads_only=True), call.config
+    arn = control.model_package_arn(target, config.registry.model_package_group, version)
+    if target.name == "local":  # on AWS the stack has made the rule that calls the function
+        target.set_up(config)
+    control.set_approval(target, arn, decision, why=why, replace_classes=replace_classes)
+    found = control.wait_for_endpoint(target, config.deploy.endpoint_name) if target.name == "local" else None
+    endpoint = None if found is None else {"name": found["EndpointName"], "status": found["EndpointStatus"]}
+    if call.as_json:
+        print_json({"model_package_arn": arn, "model_approval_status": decision, "endpoint": endpoint})
+    else:
+        print(f"{decision} {arn.partition('/')[2]}")
+        if endpoint:
+            print(f"Endpoint {endpoint['name']} is {endpoint['status']}")
+    if found and "FailureReason" in found:
+        print(f"The last deployment failed: {found['FailureReason']}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def endpoints(call: Call) -> int:
+    """List every endpoint."""
+    target = call.open_target(reads_only=True)
+    rows: list[dict[str, Any]] = [
+        {
+            **target.endpoint_view(found["EndpointName"], found["EndpointStatus"]),
+            "created": found["CreationTime"].isoformat(timespec="seconds"),
+        }
+        for found in control.endpoints(target)
+    ]
+    print_rows(call, rows, ("name", "status", "url"), "There is no endpoint.")
+    for row in rows:
+        if row["note"] and not call.as_json:
+            print(f"{row['name']}: {row['note']}")
+    return 0
+
+
+def weights(call: Call, weights_action: Literal["list", "fetch"], backbone: str | None = None) -> int:
+    """List a choice of backbones, or download timm's weights of one and store them where runs look for them."""
+    from pipeline.config.backbones import PACKAGED, PUBLISHED
+    from pipeline.service import weights as service
+    from pipeline.service.staging import upload_weights, weights_uri
+
+    if (weights_action == "fetch") != bool(backbone):
+        raise UsageError("weights: expected list, or fetch NAME, such as: weights fetch convnext_tiny.in12k_ft_in1k.")
+    if backbone is None:
+        rows = [
+            {
+                "backbone": name,
+                "weights": "package" if name in PACKAGED else "timm",
+                "here": "yes" if service.at_hand(name) else "no",
+                **asdict(published),
+            }
+            for name, published in PUBLISHED.items()
+        ]
+        return print_rows(call, rows, BACKBONE_COLUMNS, "")
+    resolved, target, config = service.resolve(backbone, "timm"), call.open_target(), call.config
+    is_new, uri = upload_weights(target, config, resolved), weights_uri(config, resolved, target.placement)
+    sha256 = (resolved.manifest or {})["sha256"]
+    if call.as_json:
+        return print_json({"backbone": backbone, "sha256": sha256, "uri": uri, "stored": is_new})
+    print(f"{backbone}, sha256 {sha256}: {'stored' if is_new else 'there already'}")
+    print(f"{target.where(uri)}")
+    print(f"In pipeline.yaml, model: {{backbone: {backbone}, weights: timm}} takes them without a network.")
+    return 0

@@ -1,0 +1,204 @@
+"""`report`, `audit` and `drift`: commands that write a report for a browser, by scripts of steps/."""
+
+import json
+import shlex
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipeline.cli.call import Call, Which
+from pipeline.cli.output import open_in_browser, print_json, run_report_script
+from pipeline.errors import ServiceError, UsageError
+from pipeline.service import control
+from pipeline.service.aws_target import split_uri
+from pipeline.service.batch_transform import approved_version, objects
+from pipeline.service.debug_output import JSON_NAME, training_job
+from pipeline.service.drift_inputs import BASELINE_NAME, newest, put_version
+from pipeline.service.local_target import shown
+from pipeline.service.predictor import in_threads
+from pipeline.service.status import output_of
+from pipeline.service.targets import Target
+from pipeline.service.training_report import NothingSaved, make_report
+
+REPORTS = "reports"  # below the home
+PREPARED = ("train", "validation", "test", "embeddings", "manifest")  # outputs of PrepareData
+CORRECTIONS = "corrections.csv"
+CAPTURE, METRIC = "capture", "DriftScore"
+DRIFTED = 3  # exit status: 1 and 2 say that nothing was compared
+
+
+def report(call: Call, which: Which, report_folder: Path | None = None, no_open: bool = False) -> int:
+    """Write the report of an execution's training anew, print its path, open it.
+
+    Raises:
+        ServiceError: the execution has no training that has ended, or that saved debugger files.
+    """
+    target, arn = call.open_execution(which)
+    name, steps = arn.rpartition("/")[2], control.steps(target, arn)
+    job = training_job(steps)
+    if job is None:
+        raise ServiceError(f"Execution {name} has not trained anything yet, so there is nothing to report.")
+    if not job[1]:
+        raise ServiceError(f"Training job {job[0]} of execution {name} has not ended yet; its report comes then.")
+    folder = report_folder or call.home / REPORTS / job[0]
+    try:
+        page = make_report(target, steps, folder.resolve())
+    except NothingSaved as problem:
+        raise ServiceError(
+            f"Training job {job[0]} of execution {name} saved no debugger files, so there is no report of it."
+        ) from problem
+    if call.as_json:
+        data = str(page.with_name(JSON_NAME))
+        return print_json({"execution_arn": arn, "training_job": job[0], "report": str(page), "data": data})
+    print(f"{shown(page)}{'  (opened)' if not no_open and open_in_browser(page) else ''}")
+    return 0
+
+
+def audit(call: Call, which: Which, report_folder: Path | None = None, no_open: bool = False) -> int:
+    """Write the page and the file to correct; say where they are and what applies the corrections.
+
+    Raises:
+        ServiceError: PrepareData of the execution has not succeeded, or its outputs are gone or cannot be read.
+    """
+    target, arn = call.open_execution(which)
+    folder = (report_folder or call.home / REPORTS / f"audit-{arn.rpartition('/')[2]}").resolve()
+    with prepared_images(target, arn) as prepared:
+        run_report_script("audit.py", "Nothing was audited", prepared_dir=prepared, report_dir=folder)
+    document: dict[str, Any] = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
+    page, corrections = folder / "audit.html", folder / CORRECTIONS
+    if call.as_json:
+        return print_json({"execution_arn": arn, **document, "report": str(page), "corrections": str(corrections)})
+    opened = not no_open and open_in_browser(page)
+    kept = call.config_file.resolve().with_name(CORRECTIONS)  # `teardown` removes what is below the home
+    print(f"{document['images']:,} images: {document['wrong']:,} labels look wrong")
+    print(f"Page         {shown(page)}{'  (opened)' if opened else ''}")
+    print(f"Corrections  {shown(corrections)}")
+    print(f"\nNext\n  {shlex.join(['cp', shown(corrections), shown(kept)])}")
+    print("      and correct its column label: the right class, or - to leave an image out")
+    print(f"  corrections: {CORRECTIONS}\n      in the section data of {shown(kept.with_name(call.config_file.name))}")
+    print(f"  {call.command('run')}\n      with the corrected labels")
+    return 0
+
+
+@contextmanager
+def prepared_images(target: Target, execution_arn: str) -> Iterator[Path]:
+    """Yield a folder with PrepareData's outputs by name: links on this machine, copies of what is on AWS.
+
+    Raises:
+        ServiceError: the execution has none, or they are gone.
+    """
+    steps, name = control.steps(target, execution_arn), execution_arn.rpartition("/")[2]
+    uris = {output: output_of(target, steps, output) for output in PREPARED}
+    with tempfile.TemporaryDirectory(prefix="audit-") as scratch:
+        for output, uri in uris.items():
+            if uri is None:
+                raise ServiceError(f"Execution {name} has not prepared any images yet, so there is nothing to audit.")
+            names = [found for found in objects(target, f"{uri}/") if "/" not in found]
+            if not names:
+                raise ServiceError(f"What execution {name} has prepared, {uri}, is gone; run the pipeline again.")
+            folder = Path(scratch) / output
+            if target.name == "local":
+                folder.symlink_to(Path(target.where(uri)).resolve())
+            else:
+                download(target, uri, names, folder)
+        yield Path(scratch)
+
+
+def download(target: Target, uri: str, names: list[str], folder: Path) -> None:
+    """Copy objects below a prefix into a new folder."""
+    folder.mkdir()
+    (bucket, prefix), client = split_uri(uri), target.client("s3")
+    with control.service_errors(f"read {uri}"):
+        for _ in in_threads(lambda name: client.download_file(bucket, f"{prefix}/{name}", str(folder / name)), names):
+            pass
+
+
+def drift(
+    call: Call,
+    captured: str | None = None,
+    endpoint: str | None = None,
+    model: str | None = None,
+    last: int = 1000,
+    report_folder: Path | None = None,
+    publish: bool = False,
+    retrain: bool = False,
+    data: str | None = None,
+) -> int:
+    """Compare captured requests with the baselines of a model version; return 3 if there is drift.
+
+    Raises:
+        UsageError: nothing was captured, there is no approved version, or options do not go together.
+        ServiceError: the version has no baseline, its files cannot be read, or too few images were captured.
+    """
+    config = call.config
+    if publish and call.target != "aws":
+        raise UsageError("drift --publish is for CloudWatch: --target aws.")
+    if publish and retrain and config.drift.retrain:
+        raise UsageError("With drift.retrain in pipeline.yaml, --publish starts the pipeline; leave out --retrain.")
+    if data and not retrain:
+        raise UsageError("drift --data names what to train with: it goes with --retrain.")
+    target, name = call.open_target(reads_only=True), endpoint or config.deploy.endpoint_name
+    lines = newest(target, config, captured or target.placement.uri(config.pipeline.name, CAPTURE, name), last)
+    version = approved_version(target, config.registry.model_package_group, model)
+    folder = (report_folder or call.home / REPORTS / "drift").resolve()
+    write_drift_report(target, lines, version, folder)
+    document = json.loads((folder / "drift.json").read_text(encoding="utf-8"))
+    if publish:
+        put_metric(target, config.aws.project, name, document["drift_score"])
+    document |= {"model_package_arn": version, "report": str(folder / "drift.html")}
+    if not call.as_json:
+        print_drift(document)
+    if retrain and document["drift"]:
+        document["execution_arn"] = start_retraining(call, data)
+    if call.as_json:
+        print_json(document)
+    return DRIFTED if document["drift"] else 0
+
+
+def start_retraining(call: Call, data: str | None) -> str:
+    """Start the pipeline as `start` does, its search beginning as tuning.warm_start says; return the ARN."""
+    from pipeline.cli.runs import Start, start_execution
+
+    arn = start_execution(call, call.open_project(), call.open_target(), Start(data=data))
+    if not call.as_json:
+        print(f"Started {arn}\nFollow it with: {call.command('status', '--watch')}")
+        if not data:
+            print("What has not changed is reused: without new images at data.source, or --data, the model stays.")
+    return arn
+
+
+def write_drift_report(target: Target, lines: list[str], version: str, folder: Path) -> None:
+    """Compare captured lines with a model version, in a process of its own.
+
+    Raises:
+        ServiceError: it failed, with the last line of what it printed.
+    """
+    with tempfile.TemporaryDirectory(prefix="drift-") as scratch:
+        put_version(target, version, Path(scratch))
+        captured, baseline = Path(scratch) / "captured.jsonl", Path(scratch) / BASELINE_NAME
+        captured.write_text("\n".join(lines), encoding="utf-8")
+        run_report_script(
+            "drift.py", "Drift was not judged",
+            captured=captured, model_dir=scratch, baseline=baseline, report_dir=folder,
+        )  # fmt: skip
+
+
+def put_metric(target: Target, project: str, endpoint: str, score: float) -> None:
+    """Put the drift score to CloudWatch: above 1 there is drift."""
+    dimensions = [{"Name": "EndpointName", "Value": endpoint}]
+    datum = {"MetricName": METRIC, "Dimensions": dimensions, "Value": score, "Unit": "None"}
+    with control.service_errors("put the drift metric"):
+        target.client("cloudwatch").put_metric_data(Namespace=f"{project}/drift", MetricData=[datum])
+
+
+def print_drift(document: dict[str, Any]) -> None:
+    """Print the verdicts, and where the report is."""
+    verdict = "drift" if document["drift"] else "no drift"
+    print(f"{document['images']} captured images against {document['reference_images']} of the training's")
+    print(f"  embeddings        distance {document['distance']:.3f}  alarm from {document['threshold']:.3f}  {verdict}")
+    print(f"and against {document['test_images']} of the test split")
+    for name, found in document["statistics"].items():
+        print(f"  {name:<16}  distance {found['distance']:.3f}  by chance  {found['by_chance']:.3f}  {found['drift']}")
+    print(f"Drift score {document['drift_score']:.2f}: {verdict}\n{shown(Path(document['report']))}")

@@ -92,13 +92,14 @@ def prepare(
 
     source, parameters = read_data_and_parameters(project, target, wanted)
     project, line = choose_data(target, project, source)
-    if INPUT_DATA not in parameters:
-        print(line, file=sys.stderr)
     text = compile_definition(call, project, target)
+    is_given = INPUT_DATA in parameters
     parameters.setdefault(INPUT_DATA, project.data_uri(target.placement))
     content = json.loads(text)
     bind(content["Parameters"], parameters)
     choose_steps(wanted, content)
+    if not is_given:
+        print(line, file=sys.stderr)
     return project, text, parameters, upload(project, target)
 
 

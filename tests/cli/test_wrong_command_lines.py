@@ -66,14 +66,14 @@ WRONG = [
     ("run --from PrepareData --only PrepareData", 2, "--from and --only both choose steps; give one of them."),
     ("run --no-cache --target aws", 2, "pipeline.cache_expire_days"),
     # data
-    ("run --data nowhere", 2, "Data source 'nowhere' does not exist. Give sample, a folder, "),
+    ("run --data nowhere", 2, "Data source 'nowhere' does not exist. Give sample, digits, a folder, "),
     ("run --add", 2, "--add extends a data set by the folder of --data; give that, too."),
     ("run --add --data .", 2, "--add finds no data set that was used before; run without it first."),
     ("run --data s3://b --param InputDataUri=s3://c", 2, "--data sets the parameter InputDataUri; give one of them."),
     ("transform --data nowhere", 2, "--data nowhere: there is no such folder"),
     ("invoke none.png", 2, "No such image: none.png"),
     ("invoke *.tiff", 2, "No file matches *.tiff"),
-    ("invoke folder", 2, "folder holds no image; looked for: .bmp, .gif, "),
+    ("invoke folder", 2, "folder holds no image; looked for: .avif, .bmp, "),
     ("invoke list.json --out labels.txt", 2, "--out labels.txt: the name must end with .csv or .jsonl."),
     ("start --param x", 2, "--param x: expected NAME=VALUE."),
     # what is not there

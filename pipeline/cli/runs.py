@@ -16,6 +16,7 @@ from pipeline.service.inputs import parse_parameter
 from pipeline.service.targets import Target
 
 if TYPE_CHECKING:
+    from pipeline.compile.compiler import Compiled
     from pipeline.service.sources import Source
     from pipeline.service.staging import Project
 
@@ -92,29 +93,29 @@ def prepare(
 
     source, parameters = read_data_and_parameters(project, target, wanted)
     project, line = choose_data(target, project, source)
-    text = compile_definition(call, project, target)
+    compiled = compile_definition(call, project, target)
     is_given = INPUT_DATA in parameters
     parameters.setdefault(INPUT_DATA, project.data_uri(target.placement))
-    content = json.loads(text)
+    content = json.loads(compiled.definition)
     bind(content["Parameters"], parameters)
     choose_steps(wanted, content)
     if not is_given:
         print(line, file=sys.stderr)
-    return project, text, parameters, upload(project, target)
+    return project, compiled.definition, parameters, upload(project, target, compiled)
 
 
-def compile_definition(call: Call, project: "Project", target: Target) -> str:
+def compile_definition(call: Call, project: "Project", target: Target) -> "Compiled":
     """Return the definition; its search begins with the newest one where pipeline.yaml asks for that."""
-    from pipeline.service.staging import definition_of
+    from pipeline.service.staging import compile_project
 
     kept, config = call.home / "definitions", project.config
-    text = definition_of(project, target.placement, kept)
+    first = compile_project(project, target.placement, kept)
     if config.tuning.warm_start is None:
-        return text
+        return first
     from pipeline.service.warm_start import parent_for
 
-    parent = parent_for(target, config.pipeline.name, text)
-    return definition_of(project, target.placement, kept, warm_start_parent=parent) if parent else text
+    parent = parent_for(target, config.pipeline.name, first.definition)
+    return compile_project(project, target.placement, kept, warm_start_parent=parent) if parent else first
 
 
 def put_pipeline(project: "Project", target: Target, text: str, stored: int) -> None:

@@ -70,6 +70,12 @@ def deploy_bundle() -> Bundle:
 
 def imported_files(source: bytes) -> list[str]:
     """Return the files of `steps/` that a module imports, wherever it does, or starts as processes."""
+    return sorted(file for name in imported_names(source) for file in module_files(PurePosixPath(*name.split("."))))
+
+
+@functools.cache  # bundles share most modules
+def imported_names(source: bytes) -> set[str]:
+    """Return the modules that a module may import or start, and some names that are none."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -78,7 +84,7 @@ def imported_files(source: bytes) -> list[str]:
             names.update((node.module, *(f"{node.module}.{alias.name}" for alias in node.names)))
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "module_command":
             names.update(str(argument.value) for argument in node.args if isinstance(argument, ast.Constant))
-    return sorted(file for name in names for file in module_files(PurePosixPath(*name.split("."))))
+    return names
 
 
 def module_files(module: PurePosixPath) -> set[str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pipeline.aws.requests import describe
 from pipeline.aws.stack import Client
 from pipeline.aws.stack_parameters import stack_name
-from pipeline.config import schedule_expression, schedule_times
+from pipeline.config import schedule_expression
 from pipeline.config.config import Config
 from pipeline.errors import ServiceError, UsageError
 
@@ -39,7 +39,7 @@ class Schedule:
         """Return when it starts the pipeline next; never while it is off. A rate counts from the last change on."""
         if not self.is_on:
             return []
-        return schedule_times.next_times(
+        return schedule_expression.next_times(
             self.expression, after=max(after, self.changed), changed=self.changed, timezone=self.timezone, count=count
         )
 

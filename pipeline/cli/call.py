@@ -54,10 +54,13 @@ class Call:
         return config
 
     def open_project(self) -> "Project":
-        """Return pipeline.yaml with its data source and weights."""
-        from pipeline.service.staging import open_project
+        """Return pipeline.yaml with its data source and weights; all that is wrong with them is reported at once."""
+        from pipeline.service.staging import read_project
 
-        return open_project(self.config, self.config_file)
+        project = read_project(self.config_file, self.env)
+        self.config = project.config
+        self.is_own = self.pipeline in (None, project.config.pipeline.name)
+        return project
 
     def open_target(self, *, tied: bool = False, reads_only: bool = False) -> "Target":
         """Return the target; a command that only reads makes no home where there is none."""

@@ -88,10 +88,12 @@ def prepare(
     Raises:
         ParameterError: a name or value that the definition does not take.
     """
+    from pipeline.config.config import check_parameters
     from pipeline.definition.parameters import bind
     from pipeline.service.staging import choose_data, upload
 
     source, parameters = read_data_and_parameters(project, target, wanted)
+    check_parameters(project.config, parameters)
     project, line = choose_data(target, project, source)
     compiled = compile_definition(call, project, target)
     is_given = INPUT_DATA in parameters

@@ -25,8 +25,7 @@ from sagemaker.mlops.workflow.steps import CacheConfig
 from pipeline.compile.bundle import Bundle, bundle
 from pipeline.compile.compiler import Inputs
 from pipeline.compile.placement import Placement
-from pipeline.config.config import Config, DataConfig, EvaluationConfig
-from pipeline.config.formats import LOCAL_STORAGE
+from pipeline.config.sections import LOCAL_STORAGE, Config, DataConfig, EvaluationConfig
 
 PROCESSING = "/opt/ml/processing"
 PLACEHOLDER = "README"

@@ -11,7 +11,7 @@ from typing import Any
 from sagemaker.core import image_uris
 
 from pipeline.compile.context import Context
-from pipeline.config.config import DebugConfig
+from pipeline.config.sections import DebugConfig
 from pipeline.errors import ConfigError
 
 TENSOR_RULES = (

@@ -25,16 +25,11 @@ from sagemaker.train.configs import (
 
 from pipeline.compile.context import Context, job_retries
 from pipeline.compile.managed_rules import managed_fields
-from pipeline.config.config import DebugConfig, TrainingConfig, TuningConfig
-from pipeline.config.training_config import RESOURCE
+from pipeline.config.sections import METRICS, RESOURCE, DebugConfig, TrainingConfig, TuningConfig
 
 SCRIPTS = ("train.py", "serve.py")  # the server travels inside the model that it will serve
 CODE_CHANNEL = "code"
 MANAGED_INTERVAL_STEPS = 10  # of AWS's hook configuration, which knows no auto
-METRICS = (  # which SageMaker reads from the log, a line an epoch: `train_loss=0.1`
-    *("train:loss", "train:accuracy", "validation:loss", "validation:accuracy"),
-    *("selection:accuracy", "selection:log_loss"),
-)
 
 
 def train_step(context: Context, prepare: ProcessingStep, tune: TuningStep) -> TrainingStep:

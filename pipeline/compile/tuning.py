@@ -15,7 +15,7 @@ from pipeline.compile.training import (
     trainer,
     weights_channel,
 )
-from pipeline.config.config import CategoricalRange, ContinuousRange, IntegerRange
+from pipeline.config.sections import CategoricalRange, ContinuousRange, IntegerRange
 
 SCRIPT = "trial.py"
 

@@ -1,316 +1,209 @@
-"""pipeline.yaml as typed values: one frozen dataclass a section, one attribute a setting.
+"""Reads pipeline.yaml: every mistake at once, with its line, and environments.
 
-`load` reports every mistake of the file at once, each with its line. A setting that the file leaves out takes the
-default written here; the file that the product ships states every setting.
+An environment, which `--env NAME` lays over the rest of the file, states what differs: sections are merged key by key,
+anything else is replaced whole. So that two environments of one account do not share a pipeline, a group of models, an
+endpoint, a function or a stack, the names of those take the environment's name as a suffix, unless it states them.
 """
 
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, TypeVar
 
-from pipeline.config import environments
-from pipeline.config.annotations import CSV_FILE, GroupConfig, read_group
-from pipeline.config.aws_config import AwsConfig, PricesConfig, VpcConfig
-from pipeline.config.backbones import DEFAULT_BACKBONE
-from pipeline.config.debug_config import GATES, ConditionConfig, DebugConfig
-from pipeline.config.finetuning_config import FINETUNE, SEARCHABLE, FineTuningConfig
-from pipeline.config.formats import (
-    INSTANCE_COUNT,
-    INSTANCE_TYPE,
-    NO_URI,
-    PROCESSING_SECONDS,
-    S3_URI,
-    SEED,
-    SHARE,
-    VOLUME_SIZE_GB,
-    aws_name,
-)
-from pipeline.config.hosting_config import AutoscalingConfig, DeployConfig, ServerlessConfig
-from pipeline.config.ranges import (
-    HYPERPARAMETERS,
-    WHOLE_HYPERPARAMETERS,
-    CategoricalRange,
-    ContinuousRange,
-    IntegerRange,
-    Range,
-)
-from pipeline.config.setting import (
-    Fault,
-    Read,
-    Rule,
-    auto_or,
-    boolean,
-    choice,
-    collecting,
-    null_or,
-    number,
-    section,
-    setting,
-    text,
-    whole_number,
-)
-from pipeline.config.training_config import TrainingConfig, TuningConfig
-from pipeline.config.yaml_lines import Problem, Value, read_mapping
-from pipeline.errors import ConfigError
+import yaml
+from pydantic import ValidationError
+
+from pipeline.config.relations import broken_rules
+from pipeline.config.sections import S3_URI, Section
+from pipeline.config.sections import Config as Config
+from pipeline.config.wording import problem, schema_at
+from pipeline.config.yaml_source import Location, read_source
+from pipeline.errors import ConfigError, ParameterError, UsageError
 from pipeline.suggestion import did_you_mean
 
-__all__ = [
-    "AutoscalingConfig",
-    "AwsConfig",
-    "CategoricalRange",
-    "ConditionConfig",
-    "Config",
-    "ContinuousRange",
-    "DebugConfig",
-    "DeployConfig",
-    "IntegerRange",
-    "PricesConfig",
-    "ServerlessConfig",
-    "TrainingConfig",
-    "TuningConfig",
-    "VpcConfig",
-    "load",
-]
-
-
-def hyperparameter(name: str) -> Read[float]:
-    """What a number among the hyperparameters may be."""
-    return HYPERPARAMETERS[name]
-
-
-@dataclass(frozen=True)
-class PipelineConfig:
-    """The pipeline as a whole."""
-
-    name: str = setting("image-classification", aws_name(256))
-    description: str = setting(
-        "Turns a folder of labelled images into a deployed classifier.", text(".+", "a line of text", longest=1024)
-    )
-    max_parallel_steps: int = setting(4, whole_number(at_least=1))
-    cache_expire_days: int = setting(30, whole_number(at_least=1))
-
-
-def shares_of_a_whole(train: float, validation: float, test: float) -> str | None:
-    """The shares sum to 1."""
-    total = round(train + validation + test, 6)
-    return None if total == 1 else f"must sum to 1, but {train} + {validation} + {test} = {total}."
-
-
-@dataclass(frozen=True)
-class SplitConfig:
-    """Shares of each class; they sum to 1."""
-
-    rules: ClassVar = (Rule(("train", "validation", "test"), shares_of_a_whole, at_section=True),)
-    train: float = setting(0.70, SHARE)
-    validation: float = setting(0.15, SHARE)
-    test: float = setting(0.15, SHARE)
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """PrepareData. `image_size_px` and `horizontal_flip` are None for auto."""
-
-    source: str = setting(
-        "sample", text(f"{S3_URI}|{NO_URI}", "sample, digits, a folder, a .zip or .tar(.gz), or s3://bucket/prefix")
-    )
-    image_size_px: int | None = setting(None, auto_or(whole_number(at_least=32, at_most=2048)))
-    split: SplitConfig = field(default_factory=SplitConfig)
-    split_seed: int = setting(0, SEED)
-    keep_splits: bool = setting(True, boolean)
-    near_duplicates: bool = setting(True, boolean)
-    group: GroupConfig | None = setting(None, read_group)  # noqa: RUF009 a dataclass field
-    attributes: str | None = setting(None, null_or(CSV_FILE))
-    corrections: str | None = setting(None, null_or(CSV_FILE))
-    augmented_views: int = setting(1, whole_number(at_least=0))
-    horizontal_flip: bool | None = setting(None, auto_or(boolean))
-    min_images_per_class: int = setting(5, whole_number(at_least=3))
-    max_unreadable_fraction: float = setting(0.05, number(at_least=0, at_most=1))
-    max_image_megapixels: int = setting(100, whole_number(at_least=1))
-    instance_type: str = setting("ml.m5.xlarge", INSTANCE_TYPE)
-    instance_count: int = setting(1, INSTANCE_COUNT)
-    volume_size_gb: int = setting(30, VOLUME_SIZE_GB)
-    max_runtime_seconds: int = setting(14400, PROCESSING_SECONDS)
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """The network and the hyperparameters that are not searched."""
-
-    backbone: str = setting(DEFAULT_BACKBONE, text(r"[\w.-]+", "the name of a timm network"))
-    weights: str = setting("package", text(f"{S3_URI}|{NO_URI}", "package, timm, a file, or s3://bucket/key"))
-    folds: int = setting(5, whole_number(at_least=1, at_most=10))
-    hidden_units: int = setting(256, WHOLE_HYPERPARAMETERS["hidden_units"])
-    dropout: float = setting(0.3, hyperparameter("dropout"))
-    label_smoothing: float = setting(0.05, hyperparameter("label_smoothing"))
-    weight_decay: float = setting(0.0001, hyperparameter("weight_decay"))
-    class_balance: float = setting(0.0, hyperparameter("class_balance"))
-    patience: int = setting(0, WHOLE_HYPERPARAMETERS["patience"])
-    finetune: str = setting("none", choice(*FINETUNE))
-
-
-@dataclass(frozen=True)
-class EvaluationConfig:
-    """EvaluateModel and CheckAccuracy."""
-
-    accuracy_threshold: float = setting(0.80, number(at_least=0, at_most=1))
-    instance_type: str = setting("ml.m5.xlarge", INSTANCE_TYPE)
-    volume_size_gb: int = setting(30, VOLUME_SIZE_GB)
-    max_runtime_seconds: int = setting(3600, PROCESSING_SECONDS)
-
-
-@dataclass(frozen=True)
-class RegistryConfig:
-    """RegisterModel."""
-
-    model_package_group: str = setting("image-classification", aws_name(63))
-    approval_status: str = setting("Approved", choice("Approved", "PendingManualApproval"))
-    require_improvement: bool = setting(False, boolean)
-    improvement_margin: float = setting(0.0, number(at_least=0, at_most=1))
-
-
-@dataclass(frozen=True)
-class DriftConfig:
-    """What follows from a drift that `drift --publish` has found."""
-
-    retrain: bool = setting(False, boolean)
-
-
-def retrains_on_nothing(retrain: bool, data_capture_percent: int) -> str | None:
-    """The stack has the alarm where there is something to check."""
-    if not retrain or data_capture_percent:
-        return None
-    return "must be false while deploy.data_capture_percent is 0: nothing is captured, so no drift can be found."
-
-
-def expired_while_cached(artifact_retention_days: int, cache_expire_days: int) -> str | None:
-    """A cached step would hand on outputs that the bucket has let go."""
-    if artifact_retention_days > cache_expire_days:
-        return None
-    return f"must be more than pipeline.cache_expire_days ({cache_expire_days}), but got {artifact_retention_days}."
-
-
-def serverless_in_vpc(memory_mb: int, subnet_ids: tuple[str, ...], network_isolation: bool) -> str | None:
-    """CreateEndpointConfig refuses it."""
-    if not memory_mb or not (subnet_ids or network_isolation):
-        return None
-    where = "aws.vpc" if subnet_ids else "aws.network_isolation"
-    return f"must be 0 (off) with {where}, which serverless endpoints do not have, but got {memory_mb}."
-
-
-def searched_without_fine_tuning(ranges: dict[str, Range], finetune: str) -> str | None:
-    """The frozen path does not heed it: trials would differ by chance alone."""
-    idle = sorted(SEARCHABLE & ranges.keys())
-    if finetune != "none" or not idle:
-        return None
-    return f"must not hold {', '.join(idle)} with model.finetune none, which does without."
-
-
-def instances_without_fine_tuning(instance_count: int, finetune: str) -> str | None:
-    """The head learns within seconds, in one process."""
-    if finetune != "none" or instance_count == 1:
-        return None
-    return f"must be 1 with model.finetune none, which trains in one process, but got {instance_count}."
-
-
-def gap_without_groups(max_group_gap: float | None, attributes: str | None) -> str | None:
-    """It would be met by every model."""
-    if max_group_gap is None or attributes:
-        return None
-    return "must be null without data.attributes, which says which images make a group."
-
-
-@dataclass(frozen=True)
-class Config:
-    """All of pipeline.yaml, an environment laid over it if one was chosen."""
-
-    rules: ClassVar = (
-        Rule(("aws.artifact_retention_days", "pipeline.cache_expire_days"), expired_while_cached),
-        Rule(("deploy.serverless.memory_mb", "aws.vpc.subnet_ids", "aws.network_isolation"), serverless_in_vpc),
-        Rule(("tuning.ranges", "model.finetune"), searched_without_fine_tuning),
-        Rule(("training.instance_count", "model.finetune"), instances_without_fine_tuning),
-        Rule(("drift.retrain", "deploy.data_capture_percent"), retrains_on_nothing),
-        Rule(("condition.max_group_gap", "data.attributes"), gap_without_groups),
-        GATES,
-    )
-    pipeline: PipelineConfig = field(default_factory=PipelineConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    finetuning: FineTuningConfig = field(default_factory=FineTuningConfig)
-    tuning: TuningConfig = field(default_factory=TuningConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
-    debug: DebugConfig = field(default_factory=DebugConfig)
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    condition: ConditionConfig = field(default_factory=ConditionConfig)
-    registry: RegistryConfig = field(default_factory=RegistryConfig)
-    deploy: DeployConfig = field(default_factory=DeployConfig)
-    drift: DriftConfig = field(default_factory=DriftConfig)
-    aws: AwsConfig = field(default_factory=AwsConfig)
-    prices: PricesConfig = field(default_factory=PricesConfig)
-    environments: tuple[str, ...] = setting((), environments.names)
-
-    @property
-    def fine_tunes(self) -> bool:
-        """Whether the backbone learns, too."""
-        return self.model.finetune != "none"
-
-    @property
-    def searches_fine_tuning(self) -> bool:
-        """Whether trials fine-tune, too; else only the training does."""
-        return bool(SEARCHABLE & self.tuning.ranges.keys())
+T = TypeVar("T")
+Problem = tuple[Location, str]  # a setting, and the rest of a sentence about it
+SUFFIXED = (
+    "pipeline.name",
+    "registry.model_package_group",
+    "deploy.endpoint_name",
+    "aws.project",
+    "aws.deploy_function",
+)
+NOT_IN_FILE = ("[key]", "continuous", "integer", "categorical")  # what pydantic says besides of where an error is
+PARAMETERS = {  # runtime parameter -> the setting that is its default
+    "AccuracyThreshold": "evaluation.accuracy_threshold",
+    "MaxTuningJobs": "tuning.max_jobs",
+    "MaxParallelTuningJobs": "tuning.max_parallel_jobs",
+    "ProcessingInstanceType": "data.instance_type",
+    "TuningInstanceType": "tuning.instance_type",
+    "TrainingInstanceType": "training.instance_type",
+    "EndpointName": "deploy.endpoint_name",
+}
 
 
 def load(path: Path, environment: str | None = None) -> Config:
-    """The configuration of the file, the environment's overlay laid over it.
+    """Return the file's configuration, with an environment's overlay if one is named.
 
     Raises:
         ConfigError: every mistake of the file and of all its overlays, in the order of the lines.
     """
-    name = displayed(path)
-    root, problems = read_mapping(path, name)
-    faults: list[Fault] = []
-    config = read(root, faults)
-    if not any(fault.path.partition(".")[0] == environments.SECTION for fault in faults):
-        known = set(faults)
-        for overlay in environments.overlays(root):
-            found = environments.faults_of(root, overlay, config, section(Config))
-            faults += [fault for fault in found if as_written(fault, overlay) not in known]
-    problems += [(fault.line, f"{fault.path} {fault.text}") for fault in faults]
-    if problems:
-        raise ConfigError(sentences(problems, name))
-    return config if environment is None else chosen(root, environment, config, name)
+    file = ConfigFile(path, environment)
+    file.raise_problems()
+    return file.config
 
 
-def read(root: Value, faults: list[Fault]) -> Config:
-    """The configuration; where the file is not acceptable, its faults and the defaults."""
-    with collecting(faults):
-        return section(Config)(root)
-    return Config()
+class ConfigFile:
+    """A file's `config`, where settings that are not acceptable have their defaults, and its problems.
+
+    `check` lets what needs more than the file, such as a data source, add to the problems.
+    """
+
+    def __init__(self, path: Path, environment: str | None = None) -> None:
+        is_below = path.is_absolute() and path.is_relative_to(Path.cwd())
+        self.name = str(path.relative_to(Path.cwd()) if is_below else path)
+        self.source = read_source(path, self.name)
+        self.environment = environment
+        self.problems = list(self.source.problems)
+        self.config, self.unsound = self.read(self.source.data)
+        base, known = self.config, set(self.problems)
+        for name, overlay in base.environments.items():
+            config, unsound = self.read(overlaid(self.source.data, overlay, base, name), name, known)
+            if name == environment:
+                self.config, self.unsound = config, unsound
+        if environment is not None and environment not in base.environments and not self.problems:
+            names = ", ".join(base.environments) or "none"
+            hint = did_you_mean(environment, base.environments)
+            sentence = f"{self.name} has no environment '{environment}' in environments; it has {names}.{hint}"
+            raise ConfigError([sentence])
+
+    def read(
+        self, data: dict[str, Any], environment: str | None = None, known: Collection[tuple[int, str]] = ()
+    ) -> tuple[Config, list[Location]]:
+        """Return the configuration and the settings that are not acceptable; list the problems that are not `known`."""
+        config, problems = validate(data, lambda location: self.find(location, environment)[1])
+        for location, text in problems:
+            line, sentence = self.find(location, environment)[0], f"{path_of(location)} {text}"
+            if (line, sentence) not in known:
+                self.problems.append((line, f"environments.{environment}.{sentence}" if environment else sentence))
+        return config, [location for location, _ in problems]
+
+    def find(self, location: Location, environment: str | None) -> tuple[int, yaml.Node | None]:
+        """Return the line of a setting, or of what is around it, and its node: the environment's, if it has one."""
+        stated = self.source.find(location)
+        overlay = self.source.find(("environments", environment, *location)) if environment else stated
+        return stated if overlay[1] is None and stated[1] is not None else overlay
+
+    def check(self, find: Callable[[], T], *settings: str) -> T | None:
+        """Return what `find` makes of some settings; None if one is not acceptable, or for a UsageError of `find`,
+        which becomes a problem of the first."""
+        locations = [location_of(setting) for setting in settings]
+        if any(overlap(location, other) for location in locations for other in self.unsound):
+            return None
+        try:
+            return find()
+        except UsageError as error:
+            self.problems.append((self.find(locations[0], self.environment)[0], str(error)))
+        return None
+
+    def raise_problems(self) -> None:
+        """Raise a ConfigError with every problem, in the order of the lines."""
+        if self.problems:
+            in_order = sorted(dict.fromkeys(self.problems), key=lambda problem: problem[0])
+            raise ConfigError([f"{self.name}:{line}: {sentence}" for line, sentence in in_order])
 
 
-def as_written(fault: Fault, environment: str) -> Fault:
-    """A fault met under an overlay, in the words that it would have without."""
-    return Fault(fault.line, fault.path.removeprefix(f"{environments.SECTION}.{environment}."), fault.text)
+def validate(
+    data: dict[str, Any], node_of: Callable[[Location], yaml.Node | None] = lambda location: None
+) -> tuple[Config, list[Problem]]:
+    """Return the configuration of some data, with defaults for what is not acceptable, and all problems."""
+    problems: list[Problem] = []
+    while True:
+        try:
+            config = Config.model_validate(data)
+            break
+        except ValidationError as errors:
+            for error in errors.errors():
+                location = tuple(part for part in error["loc"] if part not in NOT_IN_FILE)
+                schema = schema_at(error["loc"])
+                problems.append((location, problem(error, schema, node_of(location))))
+                data = without(data, location)
+    for settings, text in broken_rules(config):
+        locations = [location_of(setting) for setting in settings]
+        if not any(overlap(location, other) for location in locations for other, _ in problems):
+            problems.append((locations[0], text))
+    return config, problems
 
 
-def chosen(root: Value, environment: str, base: Config, name: str) -> Config:
-    """The configuration with one environment's overlay.
+def without(data: dict[str, Any], location: Location) -> dict[str, Any]:
+    """Return the data without a setting, or without the list or the range that it is part of."""
+    first, *rest = location[: 3 if location[:2] == ("tuning", "ranges") else None]
+    below = data.get(str(first))
+    kept = without(below, tuple(rest)) if rest and isinstance(rest[0], str) and isinstance(below, dict) else None
+    return {key: kept if key == first else value for key, value in data.items() if key != first or kept}
+
+
+def overlaid(data: dict[str, Any], overlay: dict[str, Any], base: Config, name: str) -> dict[str, Any]:
+    """Return the data with an environment's overlay; `base` is the configuration without it."""
+    merged = merge({key: value for key, value in data.items() if key != "environments"}, overlay, Config)
+    for section, setting in (path.split(".") for path in SUFFIXED):
+        below, stated = merged.get(section) or {}, overlay.get(section)
+        if isinstance(below, dict) and not (isinstance(stated, dict) and setting in stated):
+            merged[section] = {**below, setting: f"{getattr(getattr(base, section), setting)}-{name}"}
+    return merged
+
+
+def merge(data: dict[str, Any], overlay: dict[str, Any], model: type[Section]) -> dict[str, Any]:
+    """Return the members of both mappings; where both hold a section, the sections merged."""
+    merged = {**data, **overlay}
+    for name in data.keys() & overlay.keys() & model.model_fields.keys():
+        kind, below, above = model.model_fields[name].annotation, data[name], overlay[name]
+        if isinstance(kind, type) and issubclass(kind, Section) and isinstance(below, dict) and isinstance(above, dict):
+            merged[name] = merge(below, above, kind)
+    return merged
+
+
+def check_parameters(config: Config, given: Mapping[str, str]) -> None:
+    """Check values of the pipeline's parameters as the same values in pipeline.yaml are; other names are left alone.
 
     Raises:
-        ConfigError: the file has no such environment.
+        ParameterError: every value that is not acceptable.
     """
-    if environment not in base.environments:
-        known = ", ".join(base.environments) or "none"
-        hint = did_you_mean(environment, base.environments)
-        raise ConfigError([f"{name} has no environment '{environment}' in environments; it has {known}.{hint}"])
-    return section(Config)(environments.overlaid(root, environment, base))
+    problems, data, changed = [], config.model_dump(exclude_unset=True), dict[Location, str]()
+    for name, text in given.items():
+        if name == "InputDataUri" and not re.fullmatch(S3_URI, text):
+            problems.append(f"Parameter '{name}' must be s3://bucket/prefix, but got '{text}'.")
+        if name in PARAMETERS:
+            section, setting = PARAMETERS[name].split(".")
+            location = section, setting
+            is_text = schema_at(location)["type"] == "string"
+            data[section] = {**data.get(section, {}), setting: text if is_text else number(text)}
+            changed[location] = name
+    if changed:
+        problems += [f"Parameter '{changed[at]}' {text}" for at, text in validate(data)[1] if at in changed]
+    if problems:
+        raise ParameterError(problems)
 
 
-def sentences(problems: list[Problem], name: str) -> list[str]:
-    """The problems as `pipeline.yaml:31: ...`, by line."""
-    return [f"{name}:{line}: {sentence}" for line, sentence in sorted(problems, key=lambda problem: problem[0])]
+def number(text: str) -> int | float | str:
+    """Return the number that text spells, else the text."""
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return text
 
 
-def displayed(path: Path) -> str:
-    """The path as short as it can be typed from here."""
-    is_below = path.is_absolute() and path.is_relative_to(Path.cwd())
-    return str(path.relative_to(Path.cwd()) if is_below else path)
+def location_of(setting: str) -> Location:
+    """Return where a setting lies, of its dotted path."""
+    return tuple(int(part) if part.isdecimal() else part for part in re.findall(r"[^.\[\]]+", setting))
+
+
+def path_of(location: Location) -> str:
+    """Return a setting's dotted path."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).removeprefix(".")
+
+
+def overlap(one: Location, other: Location) -> bool:
+    """Whether one setting is the other, or part of it."""
+    return all(mine == yours for mine, yours in zip(one, other, strict=False))

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config.rule_catalogue import importable_steps
+from pipeline.config.job_code import importable_steps
 from pipeline.errors import PipelineError, UsageError
 from pipeline.service.inputs import read_image
 from pipeline.service.predictor import ImagePredictor, is_labelled

@@ -12,6 +12,7 @@ import secrets
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from pipeline.compile.compiler import Compiled, Inputs, compile_pipeline
 from pipeline.compile.placement import Placement
 from pipeline.config import annotations
 from pipeline.config.annotations import Annotations, read_annotations
-from pipeline.config.config import Config
+from pipeline.config.config import Config, ConfigFile
 from pipeline.errors import DataSourceError, DefinitionError, PipelineError
 from pipeline.paths import ROOT, STEPS
 from pipeline.service import sources, weights
@@ -59,17 +60,29 @@ class Project:
         return placement.uri(self.config.pipeline.name, "annotations", annotations.digest(self.annotations))
 
 
+def read_project(config_path: Path, environment: str | None = None) -> Project:
+    """Read pipeline.yaml and find what it names.
+
+    Raises:
+        ConfigError: every problem of the file, of its data source, its weights and its CSV files.
+    """
+    file = ConfigFile(config_path, environment)
+    config, folder = file.config, config_path.resolve().parent
+    source = file.check(partial(sources.resolve, config.data.source, relative_to=folder), "data.source")
+    find_weights = partial(weights.resolve, config.model.backbone, config.model.weights, relative_to=folder)
+    backbone = file.check(find_weights, "model.weights", "model.backbone")
+    annotations = read_annotations(config.data, folder, file.check)
+    file.raise_problems()
+    assert source and backbone
+    return Project(config, source, backbone, annotations, configured=source.name)
+
+
 def open_project(config: Config, config_path: Path) -> Project:
     """Find the data source, the weights and the CSV files that pipeline.yaml names, relative to it."""
-    folder, data = config_path.resolve().parent, config.data
+    folder = config_path.resolve().parent
     source = sources.resolve(config.data.source, relative_to=folder)
-    return Project(
-        config=config,
-        source=source,
-        backbone=weights.resolve(config.model.backbone, config.model.weights, relative_to=folder),
-        annotations=read_annotations(data.group, data.attributes, data.corrections, relative_to=folder),
-        configured=source.name,
-    )
+    backbone = weights.resolve(config.model.backbone, config.model.weights, relative_to=folder)
+    return Project(config, source, backbone, read_annotations(config.data, folder), configured=source.name)
 
 
 def choose_data(target: Target, project: Project, given: Source | None) -> tuple[Project, str]:

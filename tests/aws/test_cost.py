@@ -95,7 +95,9 @@ def test_the_endpoint_costs_its_instances_for_a_month(configured, deploy, expect
 
 def test_a_missing_price_is_named(configured):
     with pytest.raises(UsageError, match=r"^pipeline\.yaml: prices\.per_hour has no price for ml\.m5\.xlarge; add it"):
-        cost.run_cost(configured(prices={"per_hour": {"ml.m5.large": 1.0}}), DEFINITION)
+        config = configured()
+        prices = config.prices.model_copy(update={"per_hour": {"ml.m5.large": 1.0}})
+        cost.run_cost(config.model_copy(update={"prices": prices}), DEFINITION)
 
 
 class RecordedSageMaker:

@@ -107,7 +107,9 @@ def test_everything_is_listed_with_what_it_costs_to_leave_on(client, config, con
     assert rest["stack"].note.endswith(" resources, 4 alarms, 0.00 GB of images")
     assert rest["data"].name == f"s3://{used['BucketName']}/ (3 objects, 0.00 GB)"
     assert 3000 / 1e9 * 0.023 < rest["data"].per_month < 1
-    assert inventory.find(client, configured(prices={"per_hour": {"ml.t3.medium": 1}}))[0].per_month is None
+    config = configured()
+    prices = config.prices.model_copy(update={"per_hour": {"ml.t3.medium": 1.0}})
+    assert inventory.find(client, config.model_copy(update={"prices": prices}))[0].per_month is None
 
 
 def test_an_empty_account_holds_nothing(client, config):

@@ -1,7 +1,6 @@
 """What an update changes, in the words that a person reads before it: the cases of cases/differences.json."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,8 +30,9 @@ def test_a_difference_is_a_line_with_its_place_and_both_values(case):
 
 def test_a_setting_of_pipeline_yaml_is_a_line_or_two():
     config = load(ROOT / "pipeline.yaml")
-    data = replace(config.data, augmented_views=4, image_size_px=96)
-    changed = replace(config, data=data, evaluation=replace(config.evaluation, accuracy_threshold=0.9))
+    data = config.data.model_copy(update={"augmented_views": 4, "image_size_px": 96})
+    evaluation = config.evaluation.model_copy(update={"accuracy_threshold": 0.9})
+    changed = config.model_copy(update={"data": data, "evaluation": evaluation})
     placement = local_placement("deploy")
     old, new = (definition_of(open_project(item, ROOT / "pipeline.yaml"), placement) for item in (config, changed))
     found = differences({**REQUEST, "PipelineDefinition": old}, {**REQUEST, "PipelineDefinition": new})

@@ -9,7 +9,7 @@ import boto3
 import moto
 import pytest
 
-from pipeline.config.config import Config, RegistryConfig
+from pipeline.config.sections import Config, RegistryConfig
 from pipeline.errors import ServiceError
 from pipeline.service.aws_target import AwsTarget
 from pipeline.service.champion import ensure

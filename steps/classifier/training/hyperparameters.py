@@ -11,16 +11,24 @@ from classifier.job.failures import StepError
 
 Count = Annotated[int, Field(ge=1)]
 Folds = Annotated[int, Field(ge=1, le=10)]
-Whole = Annotated[int, Field(ge=0, lt=2**32)]
+Whole = Annotated[int, Field(ge=0, lt=2**31)]
+Side = Annotated[int, Field(ge=32, le=2048)]  # px
 AboveZero = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 AtLeastZero = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
+ShareAboveZero = Annotated[float, Field(gt=0, le=1)]
+FineTune = Literal["none", "last_block", "all"]
+BatchNorm = Literal["auto", "frozen", "train"]
+Precision = Literal["auto", "fp32", "bf16"]
 
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """What decides a training's result, besides its data."""
+    """What decides a training's result, besides its data.
+
+    pipeline.yaml's bounds and defaults are these. A default outside its bounds means that `settled` chooses.
+    """
 
     lr: AboveZero = 0.001  # peak learning rate of AdamW
     batch_size: Count = 64
@@ -29,25 +37,25 @@ class Hyperparameters:
     hidden_units: Whole = 256  # of a member; 0 is a linear head
     dropout: ShareBelowOne = 0.3  # of the components, and of the hidden layer
     label_smoothing: ShareBelowOne = 0.05
-    weight_decay: AtLeastZero = 0.01
+    weight_decay: AtLeastZero = 0.0001
     class_balance: Share = 0.0  # 0: every image counts alike in the loss; 1: every class does
     patience: Whole = 0  # epochs without a better one before the head's training ends; 0 is off
     seed: Whole = 0
-    finetune: Literal["none", "last_block", "all"] = "none"  # what of the backbone learns, after the head
-    finetune_epochs: Whole = 0  # 0 chooses, as `settled` does
+    finetune: FineTune = "none"  # what of the backbone learns, after the head
+    finetune_epochs: Count = 0
     finetune_batch_size: Count = 16
     finetune_lr: AboveZero = 0.0005  # peak, of the head and the last block
-    layer_lr_decay: Annotated[float, Field(gt=0, le=1)] = 0.9  # of the rate, from a block to the one before it
-    frozen_stride: Annotated[int, Field(ge=-1, le=64)] = -1  # layers down to this stride stay; 0 trains all, -1 chooses
-    finetune_image_size: Whole = 0  # side of the views, px; 0 chooses
-    crop_area_min: Share = 0.0  # share of an image that a random crop shows at least; 0 chooses
-    randaugment_magnitude: Annotated[int, Field(ge=-1, le=30)] = -1  # 0 leaves RandAugment out; -1 chooses
+    layer_lr_decay: ShareAboveZero = 0.9  # of the rate, from a block to the one before it
+    frozen_stride: Annotated[int, Field(ge=0, le=64)] = -1  # layers down to this stride stay; 0 trains all
+    finetune_image_size: Side = 0  # of the views, px
+    crop_area_min: ShareAboveZero = 0.0  # share of an image that a random crop shows at least
+    randaugment_magnitude: Annotated[int, Field(ge=0, le=30)] = -1  # 0 leaves RandAugment out
     mixup_alpha: AtLeastZero = 0.1  # 0 leaves mixup out
     cutmix_alpha: AtLeastZero = 0.0
     erasing_probability: Share = 0.1
     ema_decay: ShareBelowOne = 0.99  # of the weights' average, per step
-    batchnorm: Literal["auto", "frozen", "train"] = "auto"  # frozen keeps the statistics that the weights came with
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    batchnorm: BatchNorm = "auto"  # frozen keeps the statistics that the weights came with
+    precision: Precision = "auto"
     compile: bool = False  # torch.compile
 
     def to_dict(self) -> dict[str, Any]:
@@ -72,12 +80,13 @@ FINE_TUNING = frozenset(NAMES[NAMES.index("finetune") + 1 :])
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """One option per hyperparameter; all are strings until `parse` checks them."""
     for field in fields(Hyperparameters):
-        parser.add_argument(f"--{field.name}", default=str(field.default), metavar="VALUE")
+        parser.add_argument(f"--{field.name}", default=None, metavar="VALUE")
 
 
 def parse(arguments: argparse.Namespace) -> Hyperparameters:
     """Check every value; all problems are reported at once."""
-    texts = {name: str(getattr(arguments, name)).strip().strip('"') for name in NAMES}  # some come as JSON: "64"
+    given = {name: text for name in NAMES if (text := getattr(arguments, name)) is not None}
+    texts = {name: str(text).strip().strip('"') for name, text in given.items()}  # some come as JSON: "64"
     try:
         return TypeAdapter(Hyperparameters).validate_python(texts)
     except ValidationError as error:

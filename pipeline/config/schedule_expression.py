@@ -113,7 +113,7 @@ def rate_times(inner: str, after: datetime.datetime, changed: datetime.datetime)
 def cron_times(inner: str, after: datetime.datetime) -> Iterator[datetime.datetime]:
     from croniter import CroniterBadDateError, croniter
 
-    times = croniter(translated(inner.split()), after, ret_type=datetime.datetime)
+    times = croniter(translated(inner.split()), after, ret_type=datetime.datetime, max_years_between_matches=130)
     try:
         while True:
             yield times.get_next()

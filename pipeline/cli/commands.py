@@ -45,6 +45,20 @@ COMMANDS = {
         RUN, "account.teardown", "End the endpoints and remove what was made.", ("teardown", "teardown --target aws")
     ),
     "status": Command(LOOK, "executions.status", "Show an execution.", ("status", "status 1x2y3z --watch")),
+    "list": Command(LOOK, "history.list_executions", "List the executions, newest first.", ("list", "list --last 5")),
+    "logs": Command(
+        LOOK, "history.logs", "Print the log of a step, of the failed or newest one unless named.",
+        ("logs", "logs TrainWithDebugger --follow", "logs PrepareData --of 1x2y3z"),
+    ),
+    "explain-cache": Command(
+        LOOK, "history.explain_cache", "Say why steps were reused or ran again.",
+        ("explain-cache", "explain-cache 1x2y3z"),
+    ),
+    "compare": Command(LOOK, "history.compare", "Show two executions side by side.", ("compare 1x2y3z 4a5b6c",)),
+    "open": Command(
+        LOOK, "history.open_pages", "Open an execution's reports and its endpoint in a browser.",
+        ("open", "open --no-open"),
+    ),
     "report": Command(
         LOOK, "reports.report", "Show how an execution's training went: rules, curves, profile, search.", ("report",)
     ),
@@ -115,6 +129,12 @@ OPTIONS = {  # by the name of the parameter or of a field of its class; whole nu
     "parallel": Option("--parallel", "N", "With --definition: steps at the same time (50)."),
     "name": Option("--name", "NAME", "With --definition: the pipeline's name (the definition's or the file's)."),
     "watch": Option("--watch", None, "Follow it until it ends."),
+    "step": Option("", "[STEP]", "A step's name; the failed or newest one with a log unless given."),
+    "of": Option("--of", "EXECUTION", "An execution's ARN or its last part; the newest unless given."),
+    "follow": Option("--follow", None, "Print on until the step ends."),
+    "a": Option("", "A", "An execution's ARN or its last part."),
+    "b": Option("", "B", "The other one."),
+    "last_executions": Option("--last", "N", "How many (20)."),
     "version": Option("", None, "A version's number or ARN; the newest that waits unless given."),
     "why": Option("--why", "TEXT", "Kept with the decision."),
     "images": Option("", "IMAGE...", "A file, a folder or a pattern."),

@@ -9,7 +9,7 @@ from pipeline.cli.progress import Progress
 from pipeline.cli.summary import next_commands, print_failure, print_results, print_steps
 from pipeline.errors import ServiceError
 from pipeline.service import control
-from pipeline.service.executions import recent, usual_seconds
+from pipeline.service.executions import recent, users_places, usual_seconds
 from pipeline.service.status import status as status_document
 from pipeline.service.targets import Target
 from pipeline.service.training_report import keep_report
@@ -61,8 +61,12 @@ def retry(
 
 def progress_of(call: Call, target: Target, arn: str) -> Progress:
     """Return what shows an execution's progress, with an estimate by earlier executions of its pipeline."""
-    pipeline_name = arn.partition(":pipeline/")[2].partition("/")[0]
-    return Progress(target, call.progress_stream, lambda: usual_seconds(target, pipeline_name, besides=arn))
+    return Progress(target, call.progress_stream, lambda: usual_seconds(target, pipeline_of(arn), besides=arn))
+
+
+def pipeline_of(execution_arn: str) -> str:
+    """Return the name of an execution's pipeline."""
+    return execution_arn.partition(":pipeline/")[2].partition("/")[0]
 
 
 def follow(call: Call, target: Target, arn: str) -> int:
@@ -100,9 +104,10 @@ def show(call: Call, target: Target, arn: str, *, others: str = "") -> int:
     else:
         print_steps(document, REUSE[call.cache] if target.name == "local" else "")
         print_results(document, others)
+        steps = {step["StepName"]: step for step in control.steps(target, arn)}
         for step in document["steps"]:
             if step["status"] == "Failed":
-                print_failure(step, target.last_lines)
+                print_failure(step, target.last_lines, users_places(target, pipeline_of(arn), steps[step["name"]]))
         print("\nNext")
         usual_endpoint = call.config.deploy.endpoint_name if call.is_own else None
         for text, why in next_commands(document, call.command, usual_endpoint=usual_endpoint, is_own=call.is_own):

@@ -1,5 +1,6 @@
 """The end of an execution as a person reads it: its steps, what came of them, why one failed, what to do next."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -8,6 +9,8 @@ from pipeline.cli.progress import FROM_EARLIER, hyperparameters_text
 
 LABEL_WIDTH = 14
 LAST_LINES = 10
+OF_THE_CODE = re.compile(r"AlgorithmError|ClientError")  # reasons of a failure that the same again would meet again
+OF_THE_MACHINE = re.compile(r"(?i)no space left|disk .*full|connection|timed? ?out|killed from outside")
 Document = Mapping[str, Any]  # what `status --json` prints
 
 
@@ -81,13 +84,22 @@ def rules_text(rules: Mapping[str, str]) -> str:
     return "; ".join([*parts, *(["failed: " + ", ".join(failed)] if failed else [])])
 
 
-def print_failure(step: Document, last_lines: Callable[[str, int], list[str]]) -> None:
-    """Print why a step failed, and the end of its log without what the reason says already."""
-    reason = printable(step["failure_reason"] or "without a reason")
+def print_failure(step: Document, last_lines: Callable[[str, int], list[str]], places: Mapping[str, str]) -> None:
+    """Print why a step failed, and the end of its log without what the reason says already.
+
+    `places` are the folders of the step's job by what the user calls them.
+    """
+
+    def shown(text: str) -> str:
+        for path in sorted(places, key=len, reverse=True):
+            text = text.replace(path, places[path])
+        return printable(text)
+
+    reason = shown(step["failure_reason"] or "without a reason")
     print(f"\n{step['name']} failed: {reason}")
     if not step["log"]:
         return
-    lines = [printable(line) for line in last_lines(step["log"], LAST_LINES)]
+    lines = [shown(line) for line in last_lines(step["log"], LAST_LINES)]
     if fresh := [line for line in lines if line.strip() not in reason]:
         print(f"The last lines of its log, {step['log']}:")
         print("\n".join(f"  {line}" for line in fresh))
@@ -110,7 +122,11 @@ def next_commands(
         yield command("report", name), "how the training went: rules, curves, profile, search"
     has_fail_step = any(step["type"] == "Fail" for step in document["steps"])
     if document["status"] in ("Failed", "Stopped") and not has_fail_step:
-        yield command("retry"), "go on from the failed step"
+        reasons = " ".join(step["failure_reason"] or "" for step in document["steps"] if step["status"] == "Failed")
+        if is_own and OF_THE_CODE.search(reasons) and not OF_THE_MACHINE.search(reasons):
+            yield command("run"), "once that is corrected; what has succeeded is reused"
+        else:
+            yield command("retry"), "go on from the failed step"
     if "InputDataUri" in document["parameters"] and is_own:
         yield command("run", "--data", "FOLDER"), "your own images: one folder a class"
     yield command("status"), "this summary again"

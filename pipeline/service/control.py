@@ -9,7 +9,7 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from pipeline.aws.errors import explain, is_transient
+from pipeline.aws.errors import explain, is_missing, is_transient
 from pipeline.errors import PassingError, ServiceError, UsageError
 from pipeline.service.sources import SHIPPED
 from pipeline.service.targets import POLL_SECONDS, Target
@@ -110,9 +110,20 @@ def execution_arn(target: Target, name: str, wanted: str | None) -> str:
 
 
 def describe(target: Target, arn: str) -> dict[str, Any]:
-    """DescribePipelineExecution."""
+    """DescribePipelineExecution.
+
+    Raises:
+        ServiceError: there is no such execution, or it may not be asked for.
+    """
     with service_errors(f"find execution {arn}"):
-        answer: dict[str, Any] = target.client("sagemaker").describe_pipeline_execution(PipelineExecutionArn=arn)
+        try:
+            answer: dict[str, Any] = target.client("sagemaker").describe_pipeline_execution(PipelineExecutionArn=arn)
+        except ClientError as problem:
+            if not is_missing(problem):
+                raise
+            name, _, execution = arn.partition(":pipeline/")[2].partition("/execution/")
+            sentence = f"Pipeline {name!r} has no execution {execution!r}; those there are: run_pipeline.py list"
+            raise ServiceError(sentence) from problem
     return answer
 
 

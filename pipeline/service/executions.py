@@ -1,17 +1,22 @@
 """The executions of a pipeline as a list, what their steps took, and the lines that their jobs print."""
 
+import json
 import statistics
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from botocore.exceptions import ClientError
 
 from pipeline.aws.errors import explain, is_missing
+from pipeline.definition.step_types import BY_METADATA
+from pipeline.errors import PipelineError
 from pipeline.service import control
 from pipeline.service.status import JOB_GROUPS, job_of, metrics, output_of
 from pipeline.service.targets import Target
 
 PAGE = 100  # the most executions that one request lists
+CHANNELS = "/opt/ml/input/data"
 COMPARED_EXECUTIONS = 5  # the newest ones, whose steps say how long a step takes
 
 
@@ -120,3 +125,42 @@ def job_group(step: Mapping[str, Any]) -> tuple[str, str] | None:
     """Return the log group's last part and the job's name of a step that ran a job."""
     job = job_of(step)
     return (JOB_GROUPS[job[0]], job[1]) if job and "CacheHitResult" not in step else None
+
+
+def describe_job(target: Target, step: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the answer of the service about a step's job."""
+    job = job_of(step)
+    if job is None:
+        return None
+    resource, client = BY_METADATA[job[0]].resource, target.client("sagemaker")
+    operation = {"HyperParameterTuningJob": "describe_hyper_parameter_tuning_job"}.get(
+        resource, f"describe_{resource.removesuffix('Job').lower()}_job"
+    )
+    with control.service_errors(f"describe job {job[1]!r}"):
+        answer: dict[str, Any] = getattr(client, operation)(**{f"{resource}Name": job[1]})
+    return answer
+
+
+def users_places(target: Target, pipeline_name: str, step: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a person calls the folders that a step's job sees: the data's own folder, else where S3 has them."""
+    with suppress(PipelineError):
+        job = describe_job(target, step) or {}
+        inputs = [each["S3Input"] for each in job.get("ProcessingInputs", []) if "S3Input" in each]
+        uris = {each["LocalPath"]: each["S3Uri"] for each in inputs if "LocalPath" in each}
+        for channel in job.get("InputDataConfig", []):
+            uris[f"{CHANNELS}/{channel['ChannelName']}"] = (
+                channel["DataSource"].get("S3DataSource", {}).get("S3Uri", "")
+            )
+        last = last_data(target, pipeline_name)
+        return {path: last.get(uri) or target.where(uri) for path, uri in uris.items() if uri}
+    return {}
+
+
+def last_data(target: Target, pipeline_name: str) -> dict[str, str]:
+    """Return the URI of the data that a pipeline used last, with the name that the user gave them."""
+    memory = target.placement.uri(pipeline_name, "data", "source.json")
+    with suppress(PipelineError, ValueError, KeyError):
+        if target.holds(memory):
+            content = json.loads(target.read(memory))
+            return {content["uri"]: content["source"]}
+    return {}

@@ -35,15 +35,20 @@ def test_a_home_that_cannot_be_one_is_answered_by_a_sentence(cli, files, words):
     assert cli(*words.split(), "--home", "list.json") == (2, "", said)
 
 
-def test_a_state_that_cannot_be_read_is_answered_by_a_sentence(cli):
+@pytest.mark.parametrize(
+    ("make", "remedy"),
+    [
+        (lambda file: file.write_text("garbage " * 1000), "(file is not a database); remove it to start anew"),
+        (lambda file: file.mkdir(), "(unable to open database file); you need the permission"),
+    ],
+    ids=["damaged", "not allowed"],
+)
+def test_a_state_that_cannot_be_used_is_answered_by_a_sentence_with_the_fitting_remedy(cli, make, remedy):
     Path("home").mkdir()
-    Path("home/state.db").write_text("garbage " * 1000)
+    make(Path("home/state.db"))
     said = cli("status")
     assert (said.status, said.out) == (2, "")
-    assert said.error == (
-        f"{Path('home/state.db').resolve()} cannot be used (file is not a database); remove it to start anew, or "
-        "choose another --home.\n"
-    )
+    assert said.error.startswith(f"{Path('home/state.db').resolve()} cannot be used {remedy}")
 
 
 def test_validate_finds_a_definitions_mistakes(cli, files):

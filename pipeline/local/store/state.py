@@ -28,6 +28,11 @@ Document = dict[str, Any]
 RESERVE, RESERVE_BYTES, PIECE_BYTES = "state.reserve", 2 << 20, 256 << 10
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 NO_SPACE_IN_SQLITE = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_WRITE)
+NO_PERMISSION = "you need the permission to read and write it and its folder"
+REMEDIES = {  # of what SQLite says; any other error is of a file that is damaged
+    sqlite3.SQLITE_BUSY: "end the process that holds it",
+    **dict.fromkeys((sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM), NO_PERMISSION),
+}
 SCHEMA_VERSION = 1
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS resources (
@@ -142,9 +147,8 @@ class State:
         except sqlite3.Error as problem:
             if is_full(problem):
                 raise DiskFull(self.home) from problem
-            busy = getattr(problem, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY
-            remedy = "end the process that holds it" if busy else "remove it to start anew"
-            place = self.home / "state.db"
+            code, place = getattr(problem, "sqlite_errorcode", 0) & 0xFF, self.home / "state.db"
+            remedy = REMEDIES.get(code, "remove it to start anew")
             raise UsageError(f"{place} cannot be used ({problem}); {remedy}, or choose another --home.") from problem
 
     @contextmanager

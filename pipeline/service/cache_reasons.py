@@ -1,0 +1,134 @@
+"""Why a step of an execution ran although an earlier one had run it: what differs of what the step cache looks at.
+
+The jobs of the two executions are described and compared, on either target, by the members that SageMaker's cache key
+is made of ("Caching pipeline steps" in the guide). On this machine the bytes below an S3 URI count, on AWS the URI.
+"""
+
+import datetime
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeGuard
+
+from pipeline.definition.diff import members, pair
+from pipeline.definition.step_types import STEP_TYPES
+from pipeline.definition.steps import Definition, Step
+from pipeline.service import control
+from pipeline.service.aws_target import split_uri
+from pipeline.service.executions import describe_job, recent
+from pipeline.service.status import source_of
+from pipeline.service.targets import Target
+
+EARLIER_EXECUTIONS = 20  # the newest ones that are looked at
+NAMED_FILES = 3
+UNCHANGED = (
+    "nothing that the cache looks at differs: it was switched off (--no-cache), the earlier result had expired, "
+    "or its files were changed or removed"
+)
+Json = Mapping[str, Any]
+
+
+def explain_steps(target: Target, execution_arn: str) -> list[dict[str, Any]]:
+    """Return for each step its name, whether it was reused, the earlier execution and the reasons why it ran again."""
+    with control.service_errors(f"read the definition of {execution_arn}"):
+        answer = target.client("sagemaker").describe_pipeline_definition_for_execution(
+            PipelineExecutionArn=execution_arn
+        )
+    declared, rows = Definition(json.loads(answer["PipelineDefinition"])).steps, []
+    pipeline_name = execution_arn.partition(":pipeline/")[2].partition("/")[0]
+    earlier = earlier_steps(target, pipeline_name, execution_arn)
+    for step in control.steps(target, execution_arn):
+        name, source = step["StepName"], source_of(step)
+        if source:
+            rows.append({"step": name, "reused": True, "compared_with": source.rpartition("/")[2], "reasons": []})
+            continue
+        before = earlier.get(name)
+        reasons = reasons_of(target, step, declared.get(name), before)
+        compared = before["Execution"] if before and reasons else None
+        rows.append({"step": name, "reused": False, "compared_with": compared, "reasons": reasons})
+    return rows
+
+
+def earlier_steps(target: Target, pipeline_name: str, execution_arn: str) -> dict[str, dict[str, Any]]:
+    """Return each step as it last succeeded before an execution, with the name of that execution."""
+    found: dict[str, dict[str, Any]] = {}
+    arns = [each["execution_arn"] for each in recent(target, pipeline_name, EARLIER_EXECUTIONS)]
+    for arn in arns[arns.index(execution_arn) + 1 :] if execution_arn in arns else []:
+        for step in control.steps(target, arn):
+            if step["StepStatus"] == "Succeeded":
+                found.setdefault(step["StepName"], {**step, "Execution": arn.rpartition("/")[2]})
+    return found
+
+
+def reasons_of(target: Target, step: Json, declared: Step | None, before: Json | None) -> list[str]:
+    """Return why a step ran, in a few words each; none for a type that is never reused."""
+    if declared is None or not (key := STEP_TYPES[declared.type].cache_key):
+        return []
+    if not (declared.definition.get("CacheConfig") or {}).get("Enabled"):
+        return ["the definition does not ask for caching (CacheConfig)"]
+    if before is None:
+        return ["no earlier execution has succeeded with it"]
+    old, new = describe_job(target, before), describe_job(target, step)
+    if old is None or new is None:
+        return ["its job, or the earlier one, is not known any more"]
+    return list(differences(target, {each: old.get(each) for each in key}, new, before["StartTime"])) or [UNCHANGED]
+
+
+def differences(target: Target, old: Json, new: Json, since: datetime.datetime) -> Iterator[str]:
+    """Yield what differs between the cached members of two jobs: an argument, an input's place, files below it."""
+    outputs = new.get("ProcessingOutputConfig", {}).get("Outputs", [])
+    written = {output.get("S3Output", {}).get("S3Uri") for output in outputs}
+    before, after = flatten(old), flatten({each: new.get(each) for each in old})
+    for path in {**before, **after}:
+        was, now = before.get(path), after.get(path)
+        if not (is_uri(was) and is_uri(now)) or now in written:
+            if was != now:
+                yield f"{path}: {pair(was, now)}"
+            continue
+        if was == now and target.name == "local":
+            if changed := [name for name, item in files_below(target, now).items() if item["LastModified"] > since]:
+                yield f"{path}: {text_of_files(changed, 'written since')}"
+        elif was != now:
+            olds, news = files_below(target, was), files_below(target, now)
+            names = {name for name in {**olds, **news} if tag(olds.get(name)) != tag(news.get(name))}
+            if names:
+                yield f"{path}: {text_of_files(sorted(names), 'differ')}"
+            elif target.name == "aws":
+                yield f"{path}: the same files at another place, {pair(was, now)}"
+
+
+def flatten(value: Any, path: str = "") -> dict[str, Any]:
+    """Return the leaves of a JSON value by their paths; items of lists go by the name that they carry."""
+    inner = members(value) if isinstance(value, dict | list) else None
+    if inner is None:
+        return {path: value}
+    return {
+        place: leaf
+        for name, each in inner.items()
+        for place, leaf in flatten(each, f"{path}.{name}" if path else name).items()
+    }
+
+
+def is_uri(value: Any) -> TypeGuard[str]:
+    """Return whether a value names a place in S3."""
+    return isinstance(value, str) and value.startswith("s3://")
+
+
+def files_below(target: Target, uri: str) -> dict[str, Json]:
+    """Return what S3 lists at or below a URI, by the name from there."""
+    bucket, prefix = split_uri(uri)
+    with control.service_errors(f"list {uri}"):
+        pages = target.client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        found = [item for page in pages for item in page.get("Contents", [])]
+    inside = [item for item in found if item["Key"] == prefix or item["Key"].startswith(f"{prefix.rstrip('/')}/")]
+    return {item["Key"].removeprefix(prefix).strip("/") or "the file": item for item in inside}
+
+
+def tag(item: Json | None) -> str | None:
+    """Return what S3 knows of an object's content."""
+    return item["ETag"] if item else None
+
+
+def text_of_files(names: list[str], what: str) -> str:
+    """Return how many files these are, and the first names."""
+    more = f" and {len(names) - NAMED_FILES:,} more" if len(names) > NAMED_FILES else ""
+    return f"{len(names):,} file{'' if len(names) == 1 else 's'} {what}: {', '.join(names[:NAMED_FILES])}{more}"

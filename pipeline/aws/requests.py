@@ -24,10 +24,9 @@ def describe(operation: Callable[..., Any], **request: Any) -> dict[str, Any] | 
 def list_all(client: Any, operation: str, **request: Any) -> Iterator[dict[str, Any]]:
     """Yield what a List or Describe operation answers, all pages; nothing if what it asks about is missing."""
     pages = client.get_paginator(operation).paginate(**request)
-    member = pages.result_keys[0].expression
     try:
         for page in pages:
-            yield from page.get(member, [])
+            yield from next((member for member in page.values() if isinstance(member, list)), [])
     except ClientError as error:
         if not is_missing(error):
             raise

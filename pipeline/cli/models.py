@@ -9,7 +9,15 @@ from pipeline.cli.output import print_json, print_rows
 from pipeline.errors import UsageError
 from pipeline.service import control
 
-BACKBONE_COLUMNS = ("backbone", "weights", "here", "parameters_millions", "image_size_px", "top1_percent", "licence")
+MODEL_COLUMNS = {
+    "version": "VERSION", "status": "STATUS", "accuracy": "ACCURACY", "interval_95": "95 %", "data": "DATA",
+    "data_images": "IMAGES", "classes": "CLASSES", "day": "CREATED",
+}  # fmt: skip
+BACKBONE_COLUMNS = {
+    name: name.upper()
+    for name in ("backbone", "weights", "here", "parameters_millions", "image_size_px", "top1_percent", "licence")
+}
+ENDPOINT_COLUMNS = {"name": "NAME", "status": "STATUS", "url": "URL"}
 
 
 def models(call: Call) -> int:
@@ -18,8 +26,9 @@ def models(call: Call) -> int:
     packages = [control.model_package(target, each["ModelPackageArn"]) for each in control.models(target, group)]
     rows = [{**model_row(package), "data": control.data_of(target, package)} for package in packages]
     nothing = f"No version is registered in {group!r} yet."
-    columns = ("version", "status", "accuracy", "interval_95", "data", "data_images", "classes", "created")
-    return print_rows(call, rows, columns, nothing)
+    if not call.as_json:
+        rows = [{**row, "day": row["created"][:10]} for row in rows]
+    return print_rows(call, rows, MODEL_COLUMNS, nothing)
 
 
 def model_row(package: dict[str, Any]) -> dict[str, Any]:
@@ -82,7 +91,7 @@ def endpoints(call: Call) -> int:
         }
         for found in control.endpoints(target)
     ]
-    print_rows(call, rows, ("name", "status", "url"), "There is no endpoint.")
+    print_rows(call, rows, ENDPOINT_COLUMNS, "There is no endpoint.")
     for row in rows:
         if row["note"] and not call.as_json:
             print(f"{row['name']}: {row['note']}")

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import textwrap
 import webbrowser
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -57,27 +57,25 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[Any]], *, right:
     from rich.table import Table
     from rich.text import Text
 
+    live = is_live(sys.stdout)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for header in headers:
-        table.add_column(header, justify="right" if header in right else "left", no_wrap=True)
+        table.add_column(header, justify="right" if header in right else "left", no_wrap=not live, overflow="fold")
     for row in rows:
         cells = ["-" if value is None else str(value) for value in row]
         table.add_row(*(Text(printable(cell), style=STYLES.get(cell, "")) for cell in cells))
-    live = is_live(sys.stdout)
-    console = Console(width=None if live else 10_000, no_color=not live, highlight=False)
+    console = Console(width=None if live else 10_000, force_terminal=live, highlight=False)
     with console.capture() as written:
         console.print(table)
     print("\n".join(line.rstrip() for line in written.get().splitlines()))
 
 
-def print_rows(call: "Call", rows: list[dict[str, Any]], columns: Sequence[str], nothing: str) -> int:
-    """Print some columns of the rows for a person, or all of them as JSON; return the exit status of a success."""
+def print_rows(call: "Call", rows: list[dict[str, Any]], columns: Mapping[str, str], nothing: str) -> int:
+    """Print some columns under their headers for a person, or all as JSON; return the exit status of a success."""
     if call.as_json:
         return print_json(rows)
     if rows:
-        print_table(
-            [column.upper() for column in columns], [[row[column] or None for column in columns] for row in rows]
-        )
+        print_table(list(columns.values()), [[row[column] or None for column in columns] for row in rows])
     else:
         print(nothing)
     return 0

@@ -41,9 +41,7 @@ def test_models_shows_the_accuracy_and_as_json_all_that_is_known_of_a_version(cl
         CustomerMetadataProperties=metadata, MetadataProperties=origin
     ))  # fmt: skip
     head, second, first = cli("models").out.splitlines()
-    assert head.split() == [
-        "VERSION", "STATUS", "ACCURACY", "INTERVAL_95", "DATA", "DATA_IMAGES", "CLASSES", "CREATED",
-    ]  # fmt: skip
+    assert head.split() == ["VERSION", "STATUS", "ACCURACY", "95", "%", "DATA", "IMAGES", "CLASSES", "CREATED"]
     assert first.split()[:8] == ["1", "Rejected", "0.9627", "0.9327", "to", "0.9796", "-", "360"]
     assert second.split()[:5] == ["2", "Approved", "-", "-", "-"]
     document = json.loads(cli("models", "--json").out)[1]

@@ -125,7 +125,7 @@ def test_a_bad_image_is_a_row_with_an_error_and_the_rest_is_there(cli):
         (
             ("Approved",),
             "--data empty",
-            "empty holds no image; looked for: .bmp, .gif, .jpeg, .jpg, .png, .tif, .tiff, .webp",
+            "empty holds no image; looked for: .avif, .bmp, .gif, .heic, .heif, .jpeg, .jpg, .png, .tif, .tiff, .webp",
         ),
         (
             ("Approved",),
@@ -135,8 +135,8 @@ def test_a_bad_image_is_a_row_with_an_error_and_the_rest_is_there(cli):
         (
             ("Approved",),
             "--data s3://local/none",
-            "--data s3://local/none: there is no image below it; looked for: .bmp, .gif, .jpeg, .jpg, .png, .tif, "
-            ".tiff, .webp",
+            "--data s3://local/none: there is no image below it; looked for: .avif, .bmp, .gif, "
+            ".heic, .heif, .jpeg, .jpg, .png, .tif, .tiff, .webp",
         ),
     ],
 )

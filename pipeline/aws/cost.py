@@ -41,11 +41,7 @@ class EndpointCost(NamedTuple):
 
 
 def run_cost(config: Config, definition: dict[str, Any], measured: Mapping[str, float] | None = None) -> list[StepCost]:
-    """Estimate each step of a compiled definition that runs jobs; `measured` holds instance-seconds by step.
-
-    Raises:
-        UsageError: the price of an instance type is missing.
-    """
+    """Estimate each step of a compiled definition that runs jobs; `measured` holds instance-seconds by step."""
     known, costs = measured or {}, []
     for step, (instance_type, limit_seconds) in limits(definition).items():
         seconds = known.get(step, limit_seconds)
@@ -81,11 +77,7 @@ def cluster_of(job: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 
 def endpoint_cost(config: Config) -> EndpointCost:
-    """Estimate the endpoint of pipeline.yaml, left on for a month of 730 hours.
-
-    Raises:
-        UsageError: the price of its instance type is missing.
-    """
+    """Estimate the endpoint of pipeline.yaml, left on for a month of 730 hours."""
     deploy, scaling = config.deploy, config.deploy.autoscaling
     if deploy.serverless.enabled:
         return EndpointCost(0, 0, 0.0, 0.0)

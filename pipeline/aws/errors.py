@@ -3,20 +3,8 @@
 import re
 from collections.abc import Callable
 
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    ConnectionError,
-    CredentialRetrievalError,
-    HTTPClientError,
-    NoCredentialsError,
-    NoRegionError,
-    ParamValidationError,
-    PartialCredentialsError,
-    ProfileNotFound,
-    SSOError,
-    TokenRetrievalError,
-)
+from botocore import exceptions
+from botocore.exceptions import ClientError, ConnectionError, HTTPClientError
 
 THROTTLING = (
     "Throttling", "ThrottlingException", "ThrottledException", "RequestThrottled", "RequestThrottledException",
@@ -50,6 +38,7 @@ DENIAL = re.compile(
 )
 EXPLICIT_DENY = re.compile(r"explicit deny(?: in an? (?P<where>[a-z -]+?))?(?:$|[.,])")
 QUOTA = re.compile(r"service limit '(?P<name>[^']+)' is (?P<limit>[\d.]+ ?\w*)")
+UNREACHABLE = "AWS cannot be reached ({error}): check the network, a proxy, and aws.region."
 LOG_IN = "log in again (for example with `aws sso login`) and repeat the command"
 
 
@@ -57,8 +46,8 @@ def explain(error: Exception) -> str:
     """Return one sentence about an error of botocore; about any other error, its own text."""
     text = " ".join(str(error).split())
     if not isinstance(error, ClientError):
-        for kinds, sentence in CLIENT_SIDE:
-            if isinstance(error, kinds):
+        for kind, sentence in CLIENT_SIDE:
+            if isinstance(error, kind):
                 return sentence.format(error=text.rstrip("."))
         return text
     answer = error.response.get("Error", {})
@@ -89,9 +78,8 @@ def explain_denial(message: str, operation: str) -> str:
     if denial is None:
         return f"The credentials may not perform {operation} here: allow it in a policy of their role or user."
     kind, _, name = denial["who"].rpartition(":")[2].partition("/")
-    who = {"assumed-role": f"role {name.partition('/')[0]}", "role": f"role {name}", "user": f"user {name}"}.get(
-        kind, denial["who"]
-    )
+    names = {"assumed-role": f"role {name.partition('/')[0]}", "role": f"role {name}", "user": f"user {name}"}
+    who = names.get(kind, denial["who"])
     if deny := EXPLICIT_DENY.search(message):
         where = f"in a {deny['where']}" if deny["where"] else "in a policy"
         remedy = f"an explicit deny {where} forbids it, which only the owner of that policy can lift"
@@ -138,20 +126,19 @@ SENTENCES: dict[str, str | Callable[[str, str], str]] = {
     "RequestTimeTooSkewed": "AWS refuses the request because this machine's clock is wrong: set it and repeat the "
     "command.",
 }
-CLIENT_SIDE: tuple[tuple[type[BotoCoreError] | tuple[type[BotoCoreError], ...], str], ...] = (
+CLIENT_SIDE: tuple[tuple[type[Exception], str], ...] = (  # a sentence about {error}
     (
-        NoCredentialsError,
+        exceptions.NoCredentialsError,
         "No AWS credentials were found: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or log in "
         "with `aws sso login`.",
     ),
-    (PartialCredentialsError, "The AWS credentials are incomplete: {error}."),
-    (CredentialRetrievalError, "{error}: check what AWS_PROFILE names, or log in with `aws sso login`."),
-    (ProfileNotFound, "{error}: correct AWS_PROFILE, or make it with `aws configure sso`."),
-    ((SSOError, TokenRetrievalError), f"The AWS login has ended: {LOG_IN}."),
-    (
-        (ConnectionError, HTTPClientError),
-        "AWS cannot be reached ({error}): check the network, a proxy, and aws.region.",
-    ),
-    (NoRegionError, "No AWS region is set: set aws.region in pipeline.yaml."),
-    (ParamValidationError, "{error}."),
+    (exceptions.PartialCredentialsError, "The AWS credentials are incomplete: {error}."),
+    (exceptions.CredentialRetrievalError, "{error}: check what AWS_PROFILE names, or log in with `aws sso login`."),
+    (exceptions.ProfileNotFound, "{error}: correct AWS_PROFILE, or make it with `aws configure sso`."),
+    (exceptions.SSOError, f"The AWS login has ended: {LOG_IN}."),
+    (exceptions.TokenRetrievalError, f"The AWS login has ended: {LOG_IN}."),
+    (ConnectionError, UNREACHABLE),
+    (HTTPClientError, UNREACHABLE),
+    (exceptions.NoRegionError, "No AWS region is set: set aws.region in pipeline.yaml."),
+    (exceptions.ParamValidationError, "{error}."),
 )

@@ -61,11 +61,7 @@ def build(name: str, *, base_image: str | None = None, pip_args: str = "", engin
 
 
 def push(name: str, repository_uri: str, ecr: Any, engine: str | None = None) -> tuple[str, bool]:
-    """Push one image unless the repository has its tag; return its URI and whether it was pushed.
-
-    Raises:
-        ServiceError: the engine could not log in, tag or push.
-    """
+    """Push one image unless the repository has its tag; return its URI and whether it was pushed."""
     tag, repository = content_tag(name), repository_uri.partition("/")[2]
     uri = f"{repository_uri}:{tag}"
     try:

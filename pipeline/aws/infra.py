@@ -8,7 +8,6 @@ import io
 import re
 import zipfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,32 +34,25 @@ NEVER_MADE = ("ROLLBACK_COMPLETE", "CREATE_FAILED")  # nothing of a failed creat
 def propose(client: Client, config: Config) -> ChangeSet | None:
     """Make a change set towards pipeline.yaml; None if nothing would change. Nothing is changed yet.
 
-    On an empty account its changes include those of the second one, which follows the deploy function's code.
-
-    Raises:
-        ServiceError: the stack cannot be changed now, or CloudFormation refuses the change.
+    On an empty account its changes include those of the second one, which follows the deploy function's code. A
+    ServiceError says why the stack cannot be changed now, or why CloudFormation refuses the change.
     """
     made = is_made(client("cloudformation"), stack_name(config))
     if made or config.aws.bucket:
         return make_change_set(client, config, with_code=True)
     first = make_change_set(client, config, with_code=False)
     later = sorted(Change("add", *names) for names in NEEDS_CODE.findall(TEMPLATE.read_text()))
-    return replace(first, changes=(*first.changes, *later), code_follows=True) if first else None
+    return first._replace(changes=(*first.changes, *later), code_follows=True) if first else None
 
 
 def apply(client: Client, config: Config, change_set: ChangeSet) -> Iterator[str]:
-    """Carry a proposal out; yield a line for each thing that is done.
-
-    Raises:
-        ServiceError: a resource failed, with its reason.
-    """
+    """Carry a proposal out; yield a line for each thing that is done. A ServiceError says what failed, and why."""
     following: ChangeSet | None = change_set
     if change_set.code_follows:
         yield from stack.execute(client("cloudformation"), change_set)
-        yield from upload_code(client, config)
+    yield from upload_code(client, config)
+    if change_set.code_follows:
         following = make_change_set(client, config, with_code=True)
-    else:
-        yield from upload_code(client, config)
     if following:
         yield from stack.execute(client("cloudformation"), following)
 
@@ -68,20 +60,23 @@ def apply(client: Client, config: Config, change_set: ChangeSet) -> Iterator[str
 def is_made(cloudformation: Any, name: str) -> bool:
     """Whether the stack is there and can be changed; what is left of a failed creation is removed.
 
-    Raises:
-        ServiceError: it is being changed, is stuck, or is another project's.
+    A ServiceError says that it is being changed, is stuck, or is another project's.
     """
     present = stack.describe_stack(cloudformation, name)
-    status = present["StackStatus"] if present else "REVIEW_IN_PROGRESS"
-    if present and not stack.is_own(present):
+    if present is None:
+        return False
+    status = present["StackStatus"]
+    if not stack.is_own(present):
         raise ServiceError(f"Stack '{name}' is another project's: choose another aws.project in pipeline.yaml.")
     if status in STUCK:
         raise ServiceError(f"Stack '{name}' is {status}: {STUCK[status]}, then repeat the command.")
-    if status.endswith("_IN_PROGRESS") and status != "REVIEW_IN_PROGRESS":  # that is a change set nobody executed
+    if status == "REVIEW_IN_PROGRESS":  # a change set that nobody executed
+        return False
+    if status.endswith("_IN_PROGRESS"):
         raise ServiceError(f"Stack '{name}' is being changed ({status}): repeat the command once that has ended.")
     if status in NEVER_MADE:
         list(stack.delete(cloudformation, name))
-    return status not in (*NEVER_MADE, "REVIEW_IN_PROGRESS")
+    return status not in NEVER_MADE
 
 
 def make_change_set(client: Client, config: Config, *, with_code: bool) -> ChangeSet | None:

@@ -5,9 +5,8 @@ model package group, an endpoint configuration or endpoint serves such a model, 
 stack is told by its tag and knows its resources; a bucket that outlived its stack is found by its tag.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Collection, Iterator
+from typing import Any, NamedTuple
 
 from pipeline.aws import schedule
 from pipeline.aws.cost import HOURS_PER_MONTH
@@ -20,8 +19,7 @@ GB = 1e9
 RUNNING = ("Executing", "Stopping")
 
 
-@dataclass(frozen=True)
-class Item:
+class Item(NamedTuple):
     """One thing that was made; per_month is None where the price table does not say what it costs."""
 
     kind: str
@@ -35,18 +33,19 @@ def find(client: Client, config: Config) -> list[Item]:
     """List what the product made, the dearest kind first; nothing is changed."""
     sagemaker = client("sagemaker")
     models = own_models(sagemaker, config)
-    endpoints = list(endpoint_items(sagemaker, config, models))
+    endpoints = list(find_endpoints(sagemaker, config, models))
     resources = stack_resources(client("cloudformation"), config)
+    retraining = schedule.find(client, config)
     return [
         *endpoints,
-        *endpoint_config_items(sagemaker, config, models),
+        *find_endpoint_configs(sagemaker, config, models),
         *(Item("model", name) for name in models),
-        *pipeline_items(sagemaker, config),
-        *model_group_items(sagemaker, config),
-        *schedule_items(client, config),
-        *stack_items(client("ecr"), config, resources),
-        *log_group_items(client("logs"), config, [item.name for item in endpoints]),
-        *data_items(client, config, resources),
+        *find_pipeline(sagemaker, config.pipeline.name),
+        *find_model_group(sagemaker, config.registry.model_package_group),
+        *([Item("schedule", retraining.name, note=str(retraining))] if retraining else []),
+        *find_stack(client("ecr"), config, resources),
+        *find_log_groups(client("logs"), config, [item.name for item in endpoints]),
+        *find_data(client, config, resources or []),
     ]
 
 
@@ -62,48 +61,41 @@ def own_models(sagemaker: Any, config: Config) -> list[str]:
     return own
 
 
-def serves(sagemaker: Any, endpoint_config: str, models: Sequence[str]) -> bool:
-    """Whether an endpoint configuration serves one of the models."""
-    variants = config_variants(sagemaker, endpoint_config)
-    return any(variant.get("ModelName") in models for variant in variants)
-
-
-def config_variants(sagemaker: Any, name: str) -> list[dict[str, Any]]:
+def variants_of(sagemaker: Any, endpoint_config: str) -> list[dict[str, Any]]:
     """Return the variants of an endpoint configuration; none if it was removed under its endpoint."""
-    answer = describe(sagemaker.describe_endpoint_config, EndpointConfigName=name)
+    answer = describe(sagemaker.describe_endpoint_config, EndpointConfigName=endpoint_config)
     return answer["ProductionVariants"] if answer else []
 
 
-def endpoint_items(sagemaker: Any, config: Config, models: Sequence[str]) -> Iterator[Item]:
+def find_endpoints(sagemaker: Any, config: Config, models: Collection[str]) -> Iterator[Item]:
     """The endpoint of pipeline.yaml, and those that serve the models and whose names begin with its name."""
     own = config.deploy.endpoint_name
     for name in (item["EndpointName"] for item in list_all(sagemaker, "list_endpoints", NameContains=own)):
         if name != own and not name.startswith(f"{own}-"):
             continue
         endpoint = sagemaker.describe_endpoint(EndpointName=name)
-        if name != own and not serves(sagemaker, endpoint["EndpointConfigName"], models):
+        variants = variants_of(sagemaker, endpoint["EndpointConfigName"])
+        if name != own and not any(variant.get("ModelName") in models for variant in variants):
             continue
-        variants = config_variants(sagemaker, endpoint["EndpointConfigName"])
         instance_type = next((variant["InstanceType"] for variant in variants if "InstanceType" in variant), None)
         count = sum(variant.get("CurrentInstanceCount", 0) for variant in endpoint.get("ProductionVariants", []))
-        price = config.prices.per_hour.get(instance_type, None) if instance_type else 0.0
         used = f"{count} x {instance_type}" if instance_type else "no instances"
+        price = config.prices.per_hour.get(instance_type) if instance_type else 0.0
         per_month = None if price is None else count * price * HOURS_PER_MONTH
         yield Item("endpoint", name, per_month, f"{endpoint['EndpointStatus']}, {used}")
 
 
-def endpoint_config_items(sagemaker: Any, config: Config, models: Sequence[str]) -> Iterator[Item]:
-    """Endpoint configurations that serve one of the models."""
+def find_endpoint_configs(sagemaker: Any, config: Config, models: Collection[str]) -> Iterator[Item]:
     prefix = serving_prefix(config)
-    for item in list_all(sagemaker, "list_endpoint_configs", NameContains=prefix):
-        name = item["EndpointConfigName"]
-        if name.startswith(prefix) and serves(sagemaker, name, models):
+    for name in (
+        item["EndpointConfigName"] for item in list_all(sagemaker, "list_endpoint_configs", NameContains=prefix)
+    ):
+        if name.startswith(prefix) and any(found.get("ModelName") in models for found in variants_of(sagemaker, name)):
             yield Item("endpoint configuration", name)
 
 
-def pipeline_items(sagemaker: Any, config: Config) -> Iterator[Item]:
+def find_pipeline(sagemaker: Any, name: str) -> Iterator[Item]:
     """The pipeline, and those of its executions that run."""
-    name = config.pipeline.name
     if describe(sagemaker.describe_pipeline, PipelineName=name):
         executions = list(list_all(sagemaker, "list_pipeline_executions", PipelineName=name))
         for execution in executions:
@@ -113,20 +105,13 @@ def pipeline_items(sagemaker: Any, config: Config) -> Iterator[Item]:
         yield Item("pipeline", name, note=counted(len(executions), "execution"))
 
 
-def model_group_items(sagemaker: Any, config: Config) -> Iterator[Item]:
+def find_model_group(sagemaker: Any, group: str) -> Iterator[Item]:
     """The model package group and its versions."""
-    group = config.registry.model_package_group
     for version in list_all(sagemaker, "list_model_packages", ModelPackageGroupName=group):
         arn = version["ModelPackageArn"]
         yield Item("model version", arn.rpartition("model-package/")[2], identifier=arn)
     if describe(sagemaker.describe_model_package_group, ModelPackageGroupName=group):
         yield Item("model package group", group)
-
-
-def schedule_items(client: Client, config: Config) -> Iterator[Item]:
-    """The retrain schedule."""
-    if found := schedule.find(client, config):
-        yield Item("schedule", found.name, note=str(found))
 
 
 def stack_resources(cloudformation: Any, config: Config) -> list[tuple[str, str]] | None:
@@ -138,20 +123,19 @@ def stack_resources(cloudformation: Any, config: Config) -> list[tuple[str, str]
     return [(item["ResourceType"], item.get("PhysicalResourceId", "")) for item in resources]
 
 
-def stack_items(ecr: Any, config: Config, resources: list[tuple[str, str]] | None) -> Iterator[Item]:
+def find_stack(ecr: Any, config: Config, resources: list[tuple[str, str]] | None) -> Iterator[Item]:
     """The stack with its alarms and the images in its repositories."""
-    if resources is None:
-        return
-    alarms = sum(resource_type == "AWS::CloudWatch::Alarm" for resource_type, _ in resources)
-    repositories = [name for resource_type, name in resources if resource_type == "AWS::ECR::Repository"]
-    images = [image for name in repositories for image in list_all(ecr, "describe_images", repositoryName=name)]
-    size_gb = sum(image.get("imageSizeInBytes", 0) for image in images) / GB
-    per_month = alarms * config.prices.alarm_month + size_gb * config.prices.image_gb_month
-    note = f"{counted(len(resources), 'resource')}, {counted(alarms, 'alarm')}, {size_gb:.2f} GB of images"
-    yield Item("stack", stack_name(config), per_month, note)
+    if resources is not None:
+        alarms = sum(resource_type == "AWS::CloudWatch::Alarm" for resource_type, _ in resources)
+        repositories = [name for resource_type, name in resources if resource_type == "AWS::ECR::Repository"]
+        images = [image for name in repositories for image in list_all(ecr, "describe_images", repositoryName=name)]
+        size_gb = sum(image.get("imageSizeInBytes", 0) for image in images) / GB
+        per_month = alarms * config.prices.alarm_month + size_gb * config.prices.image_gb_month
+        note = f"{counted(len(resources), 'resource')}, {counted(alarms, 'alarm')}, {size_gb:.2f} GB of images"
+        yield Item("stack", stack_name(config), per_month, note)
 
 
-def log_group_items(logs: Any, config: Config, endpoints: Sequence[str]) -> Iterator[Item]:
+def find_log_groups(logs: Any, config: Config, endpoints: list[str]) -> Iterator[Item]:
     """Log groups of the function and the endpoints; those of jobs are shared by the whole account."""
     names = [f"/aws/sagemaker/Endpoints/{name}" for name in sorted({config.deploy.endpoint_name, *endpoints})]
     for name in (f"/aws/lambda/{config.aws.deploy_function}", *names):
@@ -159,26 +143,23 @@ def log_group_items(logs: Any, config: Config, endpoints: Sequence[str]) -> Iter
         yield from (Item("log group", name) for group in groups if group["logGroupName"] == name)
 
 
-def data_items(client: Client, config: Config, resources: list[tuple[str, str]] | None) -> Iterator[Item]:
+def find_data(client: Client, config: Config, resources: list[tuple[str, str]]) -> Iterator[Item]:
     """The stack's bucket and those that outlived an earlier stack; of a bucket of the user, the pipeline's prefix."""
-    tag = {"Key": STACK_TAG, "Values": [stack_name(config)]}
-    tagged = list_all(client("resourcegroupstaggingapi"), "get_resources", TagFilters=[tag], ResourceTypeFilters=["s3"])
-    buckets = {name for resource_type, name in resources or [] if resource_type == "AWS::S3::Bucket"}
+    s3, tag = client("s3"), {"Key": STACK_TAG, "Values": [stack_name(config)]}
+    tagging = client("resourcegroupstaggingapi")
+    tagged = list_all(tagging, "get_resources", TagFilters=[tag], ResourceTypeFilters=["s3"])
+    buckets = {name for resource_type, name in resources if resource_type == "AWS::S3::Bucket"}
     buckets |= {resource["ResourceARN"].rpartition(":")[2] for resource in tagged}
     places = dict.fromkeys(sorted(buckets), "")
     if config.aws.bucket:
         places[config.aws.bucket] = f"{config.pipeline.name}/"
     for bucket, prefix in places.items():
-        if describe(client("s3").head_bucket, Bucket=bucket) is None:
-            continue
-        versions = list(list_all(client("s3"), "list_object_versions", Bucket=bucket, Prefix=prefix))
+        versions = list(list_all(s3, "list_object_versions", Bucket=bucket, Prefix=prefix))
         size_gb = sum(version["Size"] for version in versions) / GB
-        name = f"s3://{bucket}/{prefix}"
-        if versions or not prefix:
-            shown = f"{name} ({counted(len(versions), 'object')}, {size_gb:.2f} GB)"
-            yield Item("data", shown, size_gb * config.prices.storage_gb_month, identifier=name)
+        if versions or (not prefix and describe(s3.head_bucket, Bucket=bucket)):
+            shown = f"s3://{bucket}/{prefix} ({counted(len(versions), 'object')}, {size_gb:.2f} GB)"
+            yield Item("data", shown, size_gb * config.prices.storage_gb_month, identifier=f"{bucket}/{prefix}")
 
 
 def counted(count: int, what: str) -> str:
-    """Return a number and its noun."""
     return f"{count} {what}{'' if count == 1 else 's'}"

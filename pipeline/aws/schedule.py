@@ -75,12 +75,7 @@ def show(client: Client, config: Config) -> Schedule:
 
 
 def set_expression(client: Client, config: Config, expression: str) -> Schedule:
-    """Switch the schedule on with this expression.
-
-    Raises:
-        UsageError: Scheduler would refuse the expression, or it names a moment in the past.
-        ServiceError: the stack has not been made.
-    """
+    """Switch the schedule on with this expression; a UsageError if Scheduler would refuse it or it is in the past."""
     if fault := schedule_expression.fault(expression, now=datetime.datetime.now(datetime.UTC)):
         raise UsageError(f"The schedule {fault}")
     return update(client, config, ScheduleExpression=expression, State=ON)

@@ -8,7 +8,6 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from botocore.exceptions import WaiterError
@@ -34,27 +33,19 @@ class Change(NamedTuple):
         return f"{self.action:<8} {self.name:<22} {self.resource_type}"
 
 
-@dataclass(frozen=True)
-class ChangeSet:
-    """A change set that can be executed; its kind is CREATE or UPDATE."""
+class ChangeSet(NamedTuple):
+    """A change set that can be executed: what names it in a request, CREATE or UPDATE, and what it changes."""
 
-    stack_id: str
-    change_set_id: str
+    request: dict[str, str]
     kind: str
-    changes: tuple[Change, ...] = ()
+    changes: tuple[Change, ...]
     code_follows: bool = False  # whether another one is needed, once the deploy function's code is in the bucket
-
-    @property
-    def request(self) -> dict[str, str]:
-        """The parameters that name it."""
-        return {"StackName": self.stack_id, "ChangeSetName": self.change_set_id}
 
 
 def describe_stack(cloudformation: Any, name: str) -> dict[str, Any] | None:
     """Return DescribeStacks' answer for one stack, or None if there is none."""
-    answer = describe(cloudformation.describe_stacks, StackName=name)
-    stack: dict[str, Any] | None = answer["Stacks"][0] if answer else None
-    return None if stack is None or stack["StackStatus"] == "DELETE_COMPLETE" else stack
+    stack = (describe(cloudformation.describe_stacks, StackName=name) or {"Stacks": [None]})["Stacks"][0]
+    return stack if stack and stack["StackStatus"] != "DELETE_COMPLETE" else None
 
 
 def is_own(stack: Mapping[str, Any]) -> bool:
@@ -70,10 +61,9 @@ def known_outputs(client: Client, name: str) -> dict[str, str]:
 
 def outputs(client: Client, name: str) -> dict[str, str]:
     """Return the stack's outputs by name; a ServiceError if there is no such stack."""
-    known = known_outputs(client, name)
-    if not known:
-        raise ServiceError(f"There is no stack '{name}' in this account and region: `run_pipeline.py infra` makes it.")
-    return known
+    if known := known_outputs(client, name):
+        return known
+    raise ServiceError(f"There is no stack '{name}' in this account and region: `run_pipeline.py infra` makes it.")
 
 
 def create_change_set(
@@ -81,8 +71,7 @@ def create_change_set(
 ) -> ChangeSet | None:
     """Make a change set towards the template; return it, or None if nothing would change.
 
-    Raises:
-        ServiceError: CloudFormation refuses the template or a value.
+    A ServiceError says why CloudFormation refuses the template or a value.
     """
     stack = describe_stack(cloudformation, name)
     kind = "CREATE" if stack is None or stack["StackStatus"] == "REVIEW_IN_PROGRESS" else "UPDATE"
@@ -95,22 +84,20 @@ def create_change_set(
         Tags=[{"Key": key, "Value": value} for key, value in tags.items()],
         Capabilities=["CAPABILITY_IAM"],
     )
-    made = ChangeSet(answer["StackId"], answer["Id"], kind)
-    waiter = cloudformation.get_waiter("change_set_create_complete")
+    request = {"StackName": answer["StackId"], "ChangeSetName": answer["Id"]}
     try:
-        waiter.wait(**made.request, WaiterConfig=WAITER)
+        cloudformation.get_waiter("change_set_create_complete").wait(**request, WaiterConfig=WAITER)
     except WaiterError as error:
-        discard(cloudformation, made)
+        discard(cloudformation, ChangeSet(request, kind, ()))
         reason = error.last_response.get("StatusReason") or str(error)
         if NO_CHANGE.search(reason):
             return None
         raise ServiceError(f"CloudFormation refuses the change of stack '{name}': {reason}") from error
-    changes = list_all(cloudformation, "describe_change_set", **made.request)
-    return replace(made, changes=tuple(read_change(item["ResourceChange"]) for item in changes))
+    changes = list_all(cloudformation, "describe_change_set", **request)
+    return ChangeSet(request, kind, tuple(read_change(item["ResourceChange"]) for item in changes))
 
 
 def read_change(resource: Mapping[str, Any]) -> Change:
-    """Read a ResourceChange."""
     is_replaced = resource.get("Replacement") in ("True", "Conditional")
     action = "replace" if is_replaced else resource["Action"].lower()
     return Change(action, resource["LogicalResourceId"], resource["ResourceType"])
@@ -119,54 +106,43 @@ def read_change(resource: Mapping[str, Any]) -> Change:
 def discard(cloudformation: Any, change_set: ChangeSet) -> None:
     """Delete a change set, and the stack if it was made only to hold it."""
     cloudformation.delete_change_set(**change_set.request)
-    stack = describe_stack(cloudformation, change_set.stack_id)
+    stack = describe_stack(cloudformation, change_set.request["StackName"])
     if stack and stack["StackStatus"] == "REVIEW_IN_PROGRESS":
-        cloudformation.delete_stack(StackName=change_set.stack_id)
+        cloudformation.delete_stack(StackName=stack["StackId"])
 
 
 def execute(cloudformation: Any, change_set: ChangeSet) -> Iterator[str]:
-    """Execute a change set; yield a line for each resource that is done.
-
-    Raises:
-        ServiceError: a resource failed, with its reason.
-    """
-    seen: set[str] = set()
-    events_since(cloudformation, change_set.stack_id, seen)
+    """Execute a change set; yield a line for each resource. A ServiceError says which one failed, and why."""
+    stack_id = change_set.request["StackName"]
+    seen = {event["EventId"] for event in events_since(cloudformation, stack_id, set())}
     cloudformation.execute_change_set(**change_set.request)
-    yield from follow(cloudformation, change_set.stack_id, change_set.kind, seen=seen)
+    yield from follow(cloudformation, stack_id, change_set.kind, seen=seen)
 
 
 def delete(cloudformation: Any, name: str) -> Iterator[str]:
-    """Delete the stack, if there is one; yield a line for each resource that is done.
-
-    Raises:
-        ServiceError: a resource could not be removed, with its reason.
-    """
+    """Delete the stack, if there is one; yield a line for each resource. A ServiceError says which one failed."""
     if stack := describe_stack(cloudformation, name):
-        stack_id, seen = stack["StackId"], set[str]()
-        events_since(cloudformation, stack_id, seen)
-        cloudformation.delete_stack(StackName=stack_id)
-        yield from follow(cloudformation, stack_id, "DELETE", seen=seen)
+        seen = {event["EventId"] for event in events_since(cloudformation, stack["StackId"], set())}
+        cloudformation.delete_stack(StackName=stack["StackId"])
+        yield from follow(cloudformation, stack["StackId"], "DELETE", seen=seen)
         yield f"stack {name} removed"
 
 
 def events_since(cloudformation: Any, stack_id: str, seen: set[str]) -> list[dict[str, Any]]:
-    """Return the stack's events that are not in `seen`, oldest first, and add them to it."""
+    """Return the stack's events that are not in `seen`, oldest first."""
     events = list_all(cloudformation, "describe_stack_events", StackName=stack_id)  # newest first
-    fresh = list(itertools.takewhile(lambda event: event["EventId"] not in seen, events))
-    seen.update(event["EventId"] for event in fresh)
-    return fresh[::-1]
+    return list(itertools.takewhile(lambda event: event["EventId"] not in seen, events))[::-1]
 
 
 def follow(cloudformation: Any, stack_id: str, kind: str, *, seen: set[str]) -> Iterator[str]:
-    """Yield a line for each resource with an event that is not in `seen`, until the stack has reached an end.
+    """Yield a line for each new event of a resource, until the stack has reached an end.
 
-    Raises:
-        ServiceError: it is not the end of a successful CREATE, UPDATE or DELETE, as `kind` says.
+    A ServiceError says why it is not the end of a successful CREATE, UPDATE or DELETE, as `kind` names it.
     """
     failures: list[dict[str, Any]] = []
     while True:
         for event in events_since(cloudformation, stack_id, seen):
+            seen.add(event["EventId"])
             status, name = event["ResourceStatus"], event["LogicalResourceId"]
             if event.get("PhysicalResourceId") == stack_id:
                 if status == f"{kind}_COMPLETE":
@@ -192,5 +168,4 @@ def explain_failure(end: Mapping[str, Any], failures: list[dict[str, Any]], kind
 
 
 def reason_of(event: Mapping[str, Any]) -> str:
-    """Return the reason in an event, on one line."""
     return " ".join(str(event.get("ResourceStatusReason") or "no reason given").split())

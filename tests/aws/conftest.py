@@ -1,7 +1,11 @@
-"""An empty AWS account in this process, by moto, and a pipeline.yaml with the sections that a test names."""
+"""An empty AWS account in this process, by moto, and commands and configurations to work on it with."""
 
 import functools
+import importlib
+import io
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -9,7 +13,9 @@ import moto
 import moto_bridge
 import pytest
 import yaml
+from said import Said
 
+import run_pipeline
 from pipeline.aws import infra, requests, stack
 from pipeline.config.config import Config, load
 
@@ -66,3 +72,58 @@ def made(client: Any, config: Config, apply: Any) -> dict[str, str]:
     """The outputs of a stack that has been made."""
     apply(config)
     return stack.outputs(client, config.aws.project)
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+    """A function that runs a command with `--target aws` in this process, where pipeline.yaml lies."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pipeline.yaml").write_text("{}\n")
+
+    def run(*words: str, answer: str = "") -> Said:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "stdin", io.StringIO(answer))
+        status = run_pipeline.main([*words, "--target", "aws", "--config", "pipeline.yaml", "--home", "home"])
+        return Said(status, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def register(client: Any, config: Config) -> Callable[..., str]:
+    """A function that does what RegisterModel would: a version with a model in the bucket; its ARN."""
+
+    def make_version(bucket: str, status: str = "Approved") -> str:
+        infra.ensure_model_group(client, config)
+        key = f"{config.pipeline.name}/jobs/TrainWithDebugger/training-1/output/model.tar.gz"
+        client("s3").put_object(Bucket=bucket, Key=key, Body=b"model")
+        answer = client("sagemaker").create_model_package(
+            ModelPackageGroupName=config.registry.model_package_group,
+            ModelApprovalStatus=status,
+            InferenceSpecification={
+                "Containers": [{"Image": "image", "ModelDataUrl": f"s3://{bucket}/{key}"}],
+                "SupportedContentTypes": ["image/png"],
+                "SupportedResponseMIMETypes": ["application/json"],
+            },
+        )
+        return str(answer["ModelPackageArn"])
+
+    return make_version
+
+
+@pytest.fixture
+def deliver(client: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., dict[str, Any]]]:
+    """What EventBridge and Lambda would do: a function that calls the handler in the deploy function's environment."""
+    services = importlib.import_module("classifier.deployment.services")
+
+    def call(kind: str, detail: dict[str, str], **variables: str) -> dict[str, Any]:
+        [function] = client("lambda").list_functions()["Functions"]
+        for name, value in {**function["Environment"]["Variables"], **variables}.items():
+            monkeypatch.setenv(name, str(value))
+        services.client.cache_clear()
+        event = {"detail-type": f"SageMaker {kind} State Change", "detail": detail}
+        answer: dict[str, Any] = importlib.import_module("deploy").handler(event, None)
+        return answer
+
+    yield call
+    services.client.cache_clear()

@@ -1,0 +1,122 @@
+"""From an empty account and back, by commands alone: a user's journey, and README's section on AWS line by line.
+
+What AWS itself does and moto does not (run the steps, deliver an approval's event) is done here by hand.
+"""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from said import Said
+
+ROOT = Path(__file__).parents[2]
+NAME = "image-classification"
+PIXEL = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c49444154789c63f8cfc000000301010018dd8db00000"
+    "000049454e44ae426082"
+)
+SKIPPED = ("images build", "images push")  # they need docker, podman or buildah; tests/images builds them
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Two classes of a few tiny images, which pipeline.yaml names."""
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(3):
+            (tmp_path / "photos" / name / f"{number}.png").write_bytes(PIXEL + bytes([number]))
+    return tmp_path / "photos"
+
+
+def document(said: Said) -> Any:
+    assert said.status == 0, said.error
+    return json.loads(said.out)
+
+
+def objects(client: Any) -> set[tuple[str, str, str]]:
+    """Bucket, key and version of every object: a repeated upload would be a version more."""
+    s3 = client("s3")
+    return {
+        (bucket["Name"], item["Key"], item["VersionId"])
+        for bucket in s3.list_buckets()["Buckets"]
+        for item in s3.list_object_versions(Bucket=bucket["Name"]).get("Versions", [])
+    }
+
+
+def test_from_an_empty_account_to_an_endpoint_and_back(client, cli, photos, register, deliver):
+    Path("pipeline.yaml").write_text("data: {source: photos}\n")
+    early = cli("upsert")
+    assert (early.status, early.out) == (2, "")
+    assert "aws.role_arn, aws.training_image, aws.inference_image are null and stack" in early.error
+    assert "make it with: run_pipeline.py infra --target aws" in early.error
+
+    assert cli("infra", answer="no\n").out.endswith("Nothing was changed.\n")
+    made = cli("infra", answer="yes\n")
+    assert (made.status, made.error) == (0, "")
+    assert "DeployFunction made" in made.out
+    assert "nothing to change" in cli("infra").out
+
+    assert cli("upsert").status == 0
+    stored, sagemaker = objects(client), client("sagemaker")
+    deployed = sagemaker.describe_pipeline(PipelineName=NAME)
+    assert document(cli("upsert", "--json")) == {"pipeline_arn": deployed["PipelineArn"]}
+    assert objects(client) == stored
+    assert sagemaker.describe_pipeline(PipelineName=NAME)["LastModifiedTime"] == deployed["LastModifiedTime"]
+
+    Path("pipeline.yaml").write_text("data: {source: photos}\nevaluation: {accuracy_threshold: 0.9}\n")
+    started = cli("start", "--json", "--param", "MaxTuningJobs=2")
+    assert "  parameter AccuracyThreshold: DefaultValue: 0.8 -> 0.9\n" in started.error
+    status = document(cli("status", "--json"))
+    assert (status["execution_arn"], status["status"]) == (document(started)["execution_arn"], "Succeeded")
+    assert status["parameters"]["MaxTuningJobs"] == 2
+
+    [bucket] = [found["Name"] for found in client("s3").list_buckets()["Buckets"]]
+    version = register(bucket, "PendingManualApproval")
+    [model] = document(cli("models", "--json"))
+    assert (model["version"], model["status"], model["model_package_arn"]) == (1, "PendingManualApproval", version)
+    assert document(cli("approve", "--json", "--why", "good"))["model_approval_status"] == "Approved"
+    assert sagemaker.describe_model_package(ModelPackageName=version)["ApprovalDescription"] == "good"
+    assert deliver("Model Package", {"ModelPackageArn": version})["endpoint_name"] == NAME
+    [endpoint] = document(cli("endpoints", "--json"))
+    assert (endpoint["name"], endpoint["status"]) == (NAME, "InService")
+    size = (photos / "cat/0.png").stat().st_size
+    assert document(cli("invoke", "photos/cat/0.png", "--json")) == [{"image": "photos/cat/0.png", "bytes": size}]
+
+    shown = document(cli("schedule", "show", "--json"))
+    assert (shown["state"], shown["next_times"]) == ("DISABLED", [])
+    assert "2098-01-01 03:00 UTC, 2098-01-02 03:00 UTC" in cli("schedule", "set", "cron(0 3 * * ? 2098)").out
+    assert document(cli("schedule", "off", "--json"))["state"] == "DISABLED"
+
+    assert cli("teardown", answer="no\n").out.endswith("Nothing was removed.\n")
+    kept = cli("teardown", answer="yes\n")
+    assert (kept.status, kept.error) == (0, "")
+    assert "83.95 USD a month  InService, 1 x ml.m5.large\n" in kept.out
+    assert "endpoint image-classification removed\n" in kept.out
+    assert stored <= objects(client)
+    assert document(cli("teardown", "--yes", "--delete-data", "--json")) == {"removed": True}
+    assert client("s3").list_buckets()["Buckets"] == []
+    assert document(cli("teardown", "--json")) == {"removed": False}
+
+
+def readme_commands() -> list[list[str]]:
+    """The words of the commands in README's section on AWS, without `python run_pipeline.py`, options and remarks."""
+    section = (ROOT / "README.md").read_text().partition("\n## AWS\n")[2].partition("\n## ")[0]
+    lines = [line.partition("run_pipeline.py ")[2] for line in section.splitlines() if "python run_pipeline.py" in line]
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+def test_the_commands_of_the_readme_work_in_their_order(client, cli, photos):
+    commands = readme_commands()
+    assert [words[0] for words in commands][-1] == "teardown"
+    assert {"infra", "images", "run", "status", "schedule", "cost"} <= {words[0] for words in commands}
+    Path("pipeline.yaml").write_text("data: {source: photos}\n")
+    for words in commands:
+        if " ".join(words[:2]) not in SKIPPED:
+            said = cli(*[word for word in words if word not in ("--target", "aws")], answer="yes\n")
+            assert said.status == 0, f"{words}\n{said.out}{said.error}"
+    assert client("cloudformation").describe_stacks()["Stacks"] == []
+    assert client("s3").list_buckets()["Buckets"] == []
+    assert client("sagemaker").list_pipelines()["PipelineSummaries"] == []
+    assert client("sagemaker").list_model_package_groups()["ModelPackageGroupSummaryList"] == []

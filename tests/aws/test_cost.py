@@ -14,53 +14,7 @@ from pipeline.errors import UsageError
 
 PRICE = 0.23  # of an hour of ml.m5.xlarge
 START = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
-DEFINITION: dict[str, Any] = {
-    "Version": "2020-12-01",
-    "Parameters": [
-        {"Name": "InstanceType", "Type": "String", "DefaultValue": "ml.m5.xlarge"},
-        {"Name": "MaxTuningJobs", "Type": "Integer", "DefaultValue": 6},
-    ],
-    "Steps": [
-        {
-            "Name": "Prepare",
-            "Type": "Processing",
-            "Arguments": {
-                "ProcessingResources": {
-                    "ClusterConfig": {"InstanceType": {"Get": "Parameters.InstanceType"}, "InstanceCount": 3}
-                },
-                "StoppingCondition": {"MaxRuntimeInSeconds": 7200},
-            },
-        },
-        {
-            "Name": "Tune",
-            "Type": "Tuning",
-            "Arguments": {
-                "HyperParameterTuningJobConfig": {
-                    "ResourceLimits": {"MaxNumberOfTrainingJobs": {"Get": "Parameters.MaxTuningJobs"}}
-                },
-                "TrainingJobDefinition": {
-                    "ResourceConfig": {"InstanceType": "ml.m5.xlarge", "InstanceCount": 1},
-                    "StoppingCondition": {"MaxRuntimeInSeconds": 3600},
-                },
-            },
-        },
-        {
-            "Name": "Check",
-            "Type": "Condition",
-            "Arguments": {
-                "Conditions": [],
-                "IfSteps": [
-                    {
-                        "Name": "Predict",
-                        "Type": "Transform",
-                        "Arguments": {"TransformResources": {"InstanceType": "ml.m5.xlarge", "InstanceCount": 2}},
-                    }
-                ],
-                "ElseSteps": [{"Name": "TooLow", "Type": "Fail", "Arguments": {"ErrorMessage": "too low"}}],
-            },
-        },
-    ],
-}
+DEFINITION = json.loads((Path(__file__).with_name("cases") / "definition.json").read_text())
 
 
 def test_without_a_measurement_the_limits_of_the_definition_say_what_a_run_costs_at_most(config):

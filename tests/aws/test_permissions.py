@@ -1,7 +1,7 @@
 """The roles of a made stack allow what is done with them: on the resources that are named, by IAM's own documents."""
 
 import ast
-import importlib
+import contextlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,30 +12,17 @@ import botocore.client
 import pytest
 from policies import allows, as_list
 
-from pipeline.aws import infra, stack
+from pipeline.aws import stack
 from pipeline.compile.bundle import deploy_bundle
 from pipeline.service.aws_target import AwsTarget
 from pipeline.service.staging import definition_of, open_project
 
 SHIPPED = Path(__file__).parents[2] / "pipeline.yaml"
-ACCOUNT = "123456789012"
+ACCOUNT, NAME = "123456789012", "image-classification"
 INLINE_POLICIES_LENGTH = 10240  # characters without white space, IAM's quota for a role
 NAMED = {"EndpointName": "endpoint", "EndpointConfigName": "endpoint-config", "ModelName": "model"}
-ACTIONS_OF_STEPS = {  # what the service does under the execution role for a step, by the resource that it does it to
-    "Processing": {"processing-job": ("CreateProcessingJob", "DescribeProcessingJob", "StopProcessingJob", "AddTags")},
-    "Training": {"training-job": ("CreateTrainingJob", "DescribeTrainingJob", "StopTrainingJob", "AddTags")},
-    "Tuning": {
-        "hyper-parameter-tuning-job": (
-            "CreateHyperParameterTuningJob", "DescribeHyperParameterTuningJob", "StopHyperParameterTuningJob",
-            "ListTrainingJobsForHyperParameterTuningJob", "AddTags",
-        ),
-        "training-job": ("CreateTrainingJob", "DescribeTrainingJob", "StopTrainingJob", "AddTags"),
-    },
-    "RegisterModel": {},  # below: it is about the group and its versions
-    "Lambda": {},
-    "Condition": {},
-    "Fail": {},
-}  # fmt: skip
+CASES = json.loads((Path(__file__).with_name("cases") / "permissions.json").read_text())
+ACTIONS_OF_STEPS = CASES["steps"]  # what the service does under the execution role for a step, by resource; more below
 JOB_LOGS = {"Processing": "ProcessingJobs", "Training": "TrainingJobs", "Tuning": "TrainingJobs"}
 PULL = ("BatchCheckLayerAvailability", "BatchGetImage", "GetDownloadUrlForLayer")
 IMAGE_KEYS = ("ImageUri", "TrainingImage")  # that the step itself runs
@@ -61,9 +48,7 @@ def statements_of(client: Any, role_arn: str) -> list[dict[str, Any]]:
 
 
 def role_of(client: Any, logical_id: str) -> str:
-    found = client("cloudformation").describe_stack_resource(
-        StackName="image-classification", LogicalResourceId=logical_id
-    )
+    found = client("cloudformation").describe_stack_resource(StackName=NAME, LogicalResourceId=logical_id)
     return str(found["StackResourceDetail"]["PhysicalResourceId"])
 
 
@@ -76,6 +61,19 @@ class Calls:
     """The requests that were sent: service, operation and parameters."""
 
     seen: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
+
+    @contextlib.contextmanager
+    def recorded(self) -> Iterator[None]:
+        """A block in which every request of every client is kept."""
+        send = botocore.client.BaseClient._make_api_call
+
+        def record(client: Any, operation: str, parameters: dict[str, Any]) -> Any:
+            self.seen.append((client.meta.service_model.service_name, operation, parameters))
+            return send(client, operation, parameters)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(botocore.client.BaseClient, "_make_api_call", record)
+            yield
 
     def operations(self) -> set[str]:
         return {f"{service}:{operation}" for service, operation, _ in self.seen}
@@ -122,75 +120,26 @@ def resources(service: str, operation: str, parameters: dict[str, Any]) -> list[
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
-    """Records every request of every client."""
-    recorded = Calls()
-    send = botocore.client.BaseClient._make_api_call
-
-    def record(self: Any, operation: str, parameters: dict[str, Any]) -> Any:
-        recorded.seen.append((self.meta.service_model.service_name, operation, parameters))
-        return send(self, operation, parameters)
-
-    monkeypatch.setattr(botocore.client.BaseClient, "_make_api_call", record)
-    return recorded
+def calls() -> Calls:
+    """No requests yet."""
+    return Calls()
 
 
-@pytest.fixture
-def deploy(client: Any, made: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The handler, in the environment that the stack gives the function."""
-    function = client("lambda").get_function(FunctionName=made["DeployFunctionName"])["Configuration"]
-    for name, value in function["Environment"]["Variables"].items():
-        monkeypatch.setenv(name, str(value))
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    importlib.import_module("classifier.deployment.services").client.cache_clear()
-    yield lambda event: importlib.import_module("deploy").handler(event, None)
-    importlib.import_module("classifier.deployment.services").client.cache_clear()
-
-
-def register(client: Any, config: Any, bucket: str) -> str:
-    """A new approved version."""
-    infra.ensure_model_group(client, config)
-    key = f"{config.pipeline.name}/jobs/TrainWithDebugger/training-1/output/model.tar.gz"
-    client("s3").put_object(Bucket=bucket, Key=key, Body=b"model")
-    container = {"Image": "image", "ModelDataUrl": f"s3://{bucket}/{key}"}
-    return str(
-        client("sagemaker").create_model_package(
-            ModelPackageGroupName=config.registry.model_package_group,
-            ModelApprovalStatus="Approved",
-            InferenceSpecification={
-                "Containers": [container],
-                "SupportedContentTypes": ["image/png"],
-                "SupportedResponseMIMETypes": ["application/json"],
-            },
-        )["ModelPackageArn"]
-    )
-
-
-def approved(version: str) -> dict[str, Any]:
-    return {"detail-type": "SageMaker Model Package State Change", "detail": {"ModelPackageArn": version}}
-
-
-def test_the_deploy_role_allows_every_call_of_the_handler(client, config, made, deploy, calls, monkeypatch):
+def test_the_deploy_role_allows_every_call_of_the_handler(client, config, made, register, deliver, calls):
     statements = statements_of(client, role_of(client, "DeployRole"))
-    monkeypatch.setenv("AUTOSCALING_MAX", "3")
-    monkeypatch.setenv("KEEP_VERSIONS", "1")
-    calls.seen.clear()
+
+    def changed(kind: str, **detail: str) -> None:
+        with calls.recorded():
+            deliver(kind, detail, AUTOSCALING_MAX="3", KEEP_VERSIONS="1")
+
     for _ in range(4):
-        seen, calls.seen = calls.seen, []
-        version = register(client, config, made["BucketName"])
-        calls.seen = seen
-        deploy(approved(version))
-    deploy({"detail-type": "SageMaker Endpoint State Change", "detail": {"EndpointName": config.deploy.endpoint_name}})
+        version = register(made["BucketName"])
+        changed("Model Package", ModelPackageArn=version)
+    changed("Endpoint", EndpointName=config.deploy.endpoint_name)
     for number in (4, 3, 2, 1):  # the last leaves none, and the champion goes
-        client("sagemaker").update_model_package(
-            ModelPackageArn=f"{version.rpartition('/')[0]}/{number}",
-            ModelApprovalStatus="Rejected",
-            ApprovalDescription="worse",
-            CustomerMetadataProperties={"reason": "worse"},
-        )
-        deploy(approved(f"{version.rpartition('/')[0]}/{number}"))
-    calls.seen = [call for call in calls.seen if call[1] != "UpdateModelPackage"]
+        arn = f"{version.rpartition('/')[0]}/{number}"
+        client("sagemaker").update_model_package(ModelPackageArn=arn, ModelApprovalStatus="Rejected")
+        changed("Model Package", ModelPackageArn=arn)
     assert calls.denied(statements) == []
     assert {
         "sagemaker:CreateEndpoint", "sagemaker:UpdateEndpoint", "sagemaker:CreateModel", "sagemaker:DeleteModel",
@@ -200,21 +149,21 @@ def test_the_deploy_role_allows_every_call_of_the_handler(client, config, made, 
     } <= calls.operations()  # fmt: skip
 
 
-def test_the_deploy_role_passes_the_endpoint_role_and_no_other(client, made):
-    statements = statements_of(client, role_of(client, "DeployRole"))
-    assert allows(statements, "iam:PassRole", made["EndpointRoleArn"])
-    assert not allows(statements, "iam:PassRole", made["PipelineRoleArn"])
-    assert not allows(statements, "sagemaker:DeleteEndpoint", arn("sagemaker", "endpoint/of-somebody-else"))
-
-
-def test_the_deploy_role_writes_the_champion_and_nothing_else_of_the_bucket(client, made):
-    statements = statements_of(client, role_of(client, "DeployRole"))
-    folder = f"arn:aws:s3:::{made['BucketName']}/image-classification"
-    for action in ("s3:PutObject", "s3:DeleteObject"):
-        assert allows(statements, action, f"{folder}/champion/model.tar.gz")
-        for other in ("champion/README.txt", "jobs/TrainWithDebugger/1/output/model.tar.gz", "data/1.jpg"):
-            assert not allows(statements, action, f"{folder}/{other}")
-    assert not allows(statements, "s3:GetObject", f"{folder}/data/1.jpg")
+def test_each_role_may_do_what_it_needs_and_nothing_else(client, made):
+    bucket = f"arn:aws:s3:::{made['BucketName']}"
+    places = {**made, "bucket": bucket, "folder": f"{bucket}/image-classification", "sagemaker": arn("sagemaker", "")}
+    places["sagemaker"] = places["sagemaker"].rstrip(":")
+    wrong = [
+        f"{case['role']}: {kind} {action} on {resource}"
+        for case in CASES["roles"]
+        for statements in [statements_of(client, role_of(client, case["role"]))]
+        for kind in ("allowed", "denied")
+        for action, resource in case[kind]
+        if allows(statements, action, resource.format(**places)) != (kind == "allowed")
+    ]
+    assert wrong == []
+    target = client("scheduler").get_schedule(Name=made["ScheduleName"])["Target"]
+    assert (target["RoleArn"], target["Arn"]) == (made["SchedulerRoleArn"], arn("sagemaker", f"pipeline/{NAME}"))
 
 
 def operations_of(sources: dict[str, bytes], client: Any) -> set[str]:
@@ -347,44 +296,6 @@ def definition_default(definition: dict[str, Any], name: str) -> str:
     """The default of a parameter."""
     (default,) = (item["DefaultValue"] for item in definition["Parameters"] if item["Name"] == name)
     return str(default)
-
-
-def test_the_pipeline_role_reads_and_writes_its_own_part_of_the_bucket_only(client, made):
-    statements = statements_of(client, made["PipelineRoleArn"])
-    bucket = f"arn:aws:s3:::{made['BucketName']}"
-    for action in ("s3:GetObject", "s3:PutObject"):
-        assert allows(statements, action, f"{bucket}/image-classification/executions/1/file")
-        assert not allows(statements, action, f"{bucket}/other/file")
-        assert not allows(statements, action, "arn:aws:s3:::other/image-classification/file")
-    assert allows(statements, "iam:PassRole", made["PipelineRoleArn"])
-    assert allows(statements, "lambda:InvokeFunction", made["DeployFunctionArn"])
-
-
-def test_the_schedule_may_start_the_pipeline_and_nothing_else(client, made):
-    statements = statements_of(client, made["SchedulerRoleArn"])
-    schedule = client("scheduler").get_schedule(Name=made["ScheduleName"])
-    assert schedule["Target"]["RoleArn"] == made["SchedulerRoleArn"]
-    assert allows(statements, "sagemaker:StartPipelineExecution", schedule["Target"]["Arn"])
-    assert not allows(statements, "sagemaker:StartPipelineExecution", arn("sagemaker", "pipeline/other"))
-
-
-def test_the_endpoint_role_sees_the_alarms_that_roll_back(client, made):
-    statements = statements_of(client, made["EndpointRoleArn"])
-    for name in (made["ErrorAlarmName"], made["LatencyAlarmName"]):
-        (alarm,) = client("cloudwatch").describe_alarms(AlarmNames=[name])["MetricAlarms"]
-        assert allows(statements, "cloudwatch:DescribeAlarms", alarm["AlarmArn"])
-
-
-def test_the_endpoint_role_runs_transform_jobs_below_their_own_prefix(client, made):
-    statements = statements_of(client, made["EndpointRoleArn"])
-    bucket = f"arn:aws:s3:::{made['BucketName']}/image-classification"
-    assert allows(statements, "s3:GetObject", f"{bucket}/transform/job/input/cat/1.jpg")
-    assert allows(statements, "s3:PutObject", f"{bucket}/transform/job/output/cat/1.jpg.out")
-    for action in ("s3:GetObject", "s3:PutObject"):
-        assert not allows(statements, action, f"{bucket}/data/1.jpg")
-    stream = arn("logs", "log-group:/aws/sagemaker/TransformJobs:log-stream:job/host-1")
-    for action in ("logs:CreateLogStream", "logs:DescribeLogStreams", "logs:PutLogEvents"):
-        assert allows(statements, action, stream)
 
 
 def test_data_that_pipeline_yaml_names_elsewhere_can_be_read(client, configured, apply):

@@ -32,7 +32,7 @@ class StepCost(NamedTuple):
 
 
 class EndpointCost(NamedTuple):
-    """The endpoint, left on: instances and price from the fewest to the most; a serverless one has no instances."""
+    """The endpoint, left on, from the fewest instances to the most; a serverless one has none."""
 
     min_instances: int
     max_instances: int

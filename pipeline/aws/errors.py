@@ -11,20 +11,13 @@ THROTTLING = (
     "TooManyRequestsException", "RequestLimitExceeded", "BandwidthLimitExceeded", "PriorRequestNotComplete", "SlowDown",
     "EC2ThrottledException",
 )  # fmt: skip
-EXPIRED = ("ExpiredToken", "ExpiredTokenException", "RequestExpired")
 BAD_CREDENTIALS = (
     "InvalidClientTokenId", "UnrecognizedClientException", "InvalidAccessKeyId", "SignatureDoesNotMatch",
     "InvalidSignatureException", "AuthFailure", "InvalidToken", "MissingAuthenticationToken", "IncompleteSignature",
 )  # fmt: skip
-DENIED = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthorizationError", "403")
-OVER_QUOTA = (
-    "ResourceLimitExceeded", "LimitExceeded", "LimitExceededException", "ServiceQuotaExceededException",
-    "TooManyBuckets",
-)  # fmt: skip
-BUSY = ("ConflictException", "ResourceInUse", "ResourceInUseException", "OperationAborted", "ResourceConflictException")
 MISSING = (
     "ResourceNotFound", "ResourceNotFoundException", "ObjectNotFoundException", "NoSuchBucket", "NoSuchEntity",
-    "RepositoryNotFoundException", "404",
+    "RepositoryNotFoundException", "ImageNotFoundException", "404",
 )  # fmt: skip
 MISSING_WORDS = (
     "not find",
@@ -32,7 +25,6 @@ MISSING_WORDS = (
     "not found",
     "cannot be found",
 )  # SageMaker's code is ValidationException
-
 DENIAL = re.compile(
     r"(?:User: )?(?P<who>arn:\S+) is not authorized to perform: (?P<action>[\w-]+:\w+)(?: on resource: (?P<what>\S+))?"
 )
@@ -52,7 +44,7 @@ def explain(error: Exception) -> str:
         return text
     answer = error.response.get("Error", {})
     message = " ".join((answer.get("Message") or text).split())
-    explained = SENTENCES.get(answer.get("Code", ""), "{message}")
+    explained: Explanation = SENTENCES.get(answer.get("Code", ""), "{message}")
     if callable(explained):
         return explained(message, error.operation_name)
     return explained.format(message=message, code=answer.get("Code"), operation=error.operation_name)
@@ -73,25 +65,24 @@ def is_missing(error: ClientError) -> bool:
 
 
 def explain_denial(message: str, operation: str) -> str:
-    """Say which action is missing and who has to allow it to whom."""
+    """Say which action is missing, and who has to allow it to whom."""
     denial = DENIAL.search(message)
     if denial is None:
         return f"The credentials may not perform {operation} here: allow it in a policy of their role or user."
     kind, _, name = denial["who"].rpartition(":")[2].partition("/")
     names = {"assumed-role": f"role {name.partition('/')[0]}", "role": f"role {name}", "user": f"user {name}"}
     who = names.get(kind, denial["who"])
+    remedy = f"allow it in a policy of the {who}"
     if deny := EXPLICIT_DENY.search(message):
-        where = f"in a {deny['where']}" if deny["where"] else "in a policy"
-        remedy = f"an explicit deny {where} forbids it, which only the owner of that policy can lift"
-    else:
-        place = "permissions boundary" if "permissions boundary" in message else "policy"
-        remedy = f"allow it in {'the' if place != 'policy' else 'a'} {place} of the {who}"
+        place = deny["where"] or "policy"
+        remedy = f"an explicit deny in a {place} forbids it, which only the owner of that policy can lift"
+    elif "permissions boundary" in message:
+        remedy = f"allow it in the permissions boundary of the {who}"
     target = f" on {denial['what'].rstrip('.')}" if denial["what"] else ""
     return f"{who[0].upper()}{who[1:]} may not perform {denial['action']}{target}: {remedy}."
 
 
 def explain_quota(message: str, operation: str) -> str:
-    """Name the quota, if the service does."""
     quota = QUOTA.search(message)
     if quota is None:
         return f"A quota of the account is used up ({message.rstrip('.')}): ask for more in Service Quotas or use less."
@@ -102,30 +93,34 @@ def explain_quota(message: str, operation: str) -> str:
 
 
 def explain_conflict(message: str, operation: str) -> str:
-    """Say what has to end first: an execution or another change."""
     message = message.rstrip(".")
     if "execut" in message.lower():
         return f"The pipeline is executing ({message}): wait for its end, or use `run_pipeline.py stop`."
     return f"Something else is under way ({message}): repeat the command once that has ended."
 
 
-# By error code: a sentence about {operation}, {code} and {message}, or a function of message and operation.
-SENTENCES: dict[str, str | Callable[[str, str], str]] = {
-    **dict.fromkeys(
-        THROTTLING, "AWS is throttling {operation} for this account: wait a minute and repeat the command."
-    ),
-    **dict.fromkeys(EXPIRED, f"The AWS credentials have expired: {LOG_IN}."),
-    **dict.fromkeys(
+Explanation = (
+    str | Callable[[str, str], str]
+)  # about {operation}, {code} and {message}; a function of message, operation
+BY_CODES: tuple[tuple[tuple[str, ...], Explanation], ...] = (
+    (THROTTLING, "AWS is throttling {operation} for this account: wait a minute and repeat the command."),
+    (("ExpiredToken", "ExpiredTokenException", "RequestExpired"), f"The AWS credentials have expired: {LOG_IN}."),
+    (
         BAD_CREDENTIALS,
         "AWS does not accept the credentials ({code}): check AWS_PROFILE, or AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY "
         "and AWS_SESSION_TOKEN.",
     ),
-    **dict.fromkeys(DENIED, explain_denial),
-    **dict.fromkeys(OVER_QUOTA, explain_quota),
-    **dict.fromkeys(BUSY, explain_conflict),
-    "RequestTimeTooSkewed": "AWS refuses the request because this machine's clock is wrong: set it and repeat the "
-    "command.",
-}
+    (("AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthorizationError", "403"), explain_denial),
+    (("ResourceLimitExceeded", "LimitExceeded", "LimitExceededException", "TooManyBuckets"), explain_quota),
+    (("ServiceQuotaExceededException",), explain_quota),
+    (("ConflictException", "ResourceInUse", "ResourceInUseException"), explain_conflict),
+    (("OperationAborted", "ResourceConflictException"), explain_conflict),
+    (
+        ("RequestTimeTooSkewed",),
+        "AWS refuses the request because this machine's clock is wrong: set it and repeat the command.",
+    ),
+)
+SENTENCES = {code: explanation for codes, explanation in BY_CODES for code in codes}
 CLIENT_SIDE: tuple[tuple[type[Exception], str], ...] = (  # a sentence about {error}
     (
         exceptions.NoCredentialsError,
@@ -141,4 +136,5 @@ CLIENT_SIDE: tuple[tuple[type[Exception], str], ...] = (  # a sentence about {er
     (HTTPClientError, UNREACHABLE),
     (exceptions.NoRegionError, "No AWS region is set: set aws.region in pipeline.yaml."),
     (exceptions.ParamValidationError, "{error}."),
+    (exceptions.WaiterError, "{error}: look at it in the console, then repeat the command."),
 )

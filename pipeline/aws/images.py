@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Sequence
 from typing import Any
 
+from pipeline.aws.requests import describe
 from pipeline.errors import ServiceError, UsageError
 from pipeline.paths import ROOT
 
@@ -29,9 +30,8 @@ PLATFORM = "linux/amd64"  # what SageMaker's instance types run
 
 def find_engine() -> str:
     """Return the first of docker, podman and buildah that is installed; a UsageError if none is."""
-    for engine in ENGINES:
-        if shutil.which(engine):
-            return engine
+    if found := next(filter(shutil.which, ENGINES), None):
+        return found
     raise UsageError(f"Building an image needs one of {', '.join(ENGINES)} on the PATH; none was found.")
 
 
@@ -49,9 +49,9 @@ def local_name(name: str) -> str:
     return f"localhost/{name}:{content_tag(name)}"
 
 
-def build(name: str, *, base_image: str | None = None, pip_args: str = "", engine: str | None = None) -> str:
+def build(name: str, *, base_image: str | None = None, pip_args: str = "") -> str:
     """Build one image; return its name on this machine. A ServiceError if the engine fails, which has said why."""
-    program = engine or find_engine()
+    program = find_engine()
     command = [program, "build", *ENGINES[program], "--platform", PLATFORM]
     for argument, value in (("BASE_IMAGE", base_image), ("PIP_ARGS", pip_args)):
         command += ["--build-arg", f"{argument}={value}"] if value else []
@@ -60,22 +60,16 @@ def build(name: str, *, base_image: str | None = None, pip_args: str = "", engin
     return local_name(name)
 
 
-def push(name: str, repository_uri: str, ecr: Any, engine: str | None = None) -> tuple[str, bool]:
+def push(name: str, repository_uri: str, ecr: Any) -> tuple[str, bool]:
     """Push one image unless the repository has its tag; return its URI and whether it was pushed."""
-    tag, repository = content_tag(name), repository_uri.partition("/")[2]
-    uri = f"{repository_uri}:{tag}"
-    try:
-        ecr.describe_images(repositoryName=repository, imageIds=[{"imageTag": tag}])
-    except ecr.exceptions.ImageNotFoundException:
-        pass
-    else:
+    tag = content_tag(name)
+    uri, wanted = f"{repository_uri}:{tag}", [{"imageTag": tag}]
+    if describe(ecr.describe_images, repositoryName=repository_uri.partition("/")[2], imageIds=wanted):
         return uri, False
-    program = engine or find_engine()
+    program = find_engine()
     log_in(program, ecr)
-    run(
-        [program, "tag", local_name(name), uri],
-        f"tag image {name!r}; build it first with: run_pipeline.py images build --target aws",
-    )
+    first = "build it first with: run_pipeline.py images build --target aws"
+    run([program, "tag", local_name(name), uri], f"tag image {name!r}; {first}")
     run([program, "push", uri], f"push {uri}")
     return uri, True
 

@@ -37,13 +37,11 @@ def stack_parameters(config: Config, *, code_key: str, schedule: str, schedule_s
         "EndpointName": deploy.endpoint_name,
     }
     arn = f"arn:{partition_of(aws.region)}"
-    paths = sorted(
-        {
-            uri.removeprefix("s3://").rstrip("/")
-            for uri in (config.data.source, config.model.weights)
-            if uri.startswith("s3://")
-        }
-    )
+    named = [uri for uri in (config.data.source, config.model.weights) if uri.startswith("s3://")]
+    paths = sorted({uri.removeprefix("s3://").rstrip("/") for uri in named})
+    network = [f"subnet/{subnet}" for subnet in aws.vpc.subnet_ids]
+    network += [f"security-group/{group}" for group in aws.vpc.security_group_ids]
+    network += ["network-interface/*"] if network else []
     values: dict[str, object] = {
         **names,
         **{f"{name}InArn": value.lower() for name, value in names.items()},
@@ -56,7 +54,7 @@ def stack_parameters(config: Config, *, code_key: str, schedule: str, schedule_s
         "ReadableBucketArns": [f"{arn}:s3:::{bucket}" for bucket in sorted({path.split("/")[0] for path in paths})],
         "SubnetIds": aws.vpc.subnet_ids,
         "SecurityGroupIds": aws.vpc.security_group_ids,
-        "VpcArns": vpc_arns(config, arn),
+        "VpcArns": [f"{arn}:ec2:{aws.region}:*:{name}" for name in network],  # a shared subnet is of another account
         "KmsKeyArn": aws.kms_key_arn or "",
         "NetworkIsolation": aws.network_isolation,
         "PermissionsBoundaryArn": aws.permissions_boundary_arn or "",
@@ -91,16 +89,6 @@ def parameter_value(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return ",".join(value) if isinstance(value, list | tuple) else str(value)
-
-
-def vpc_arns(config: Config, arn: str) -> list[str]:
-    """Return what a job's network interface is made of; the account stays open, as a shared subnet is another's."""
-    vpc = config.aws.vpc
-    if not vpc.subnet_ids:
-        return []
-    names = ["network-interface/*", *(f"subnet/{subnet}" for subnet in vpc.subnet_ids)]
-    names += [f"security-group/{group}" for group in vpc.security_group_ids]
-    return [f"{arn}:ec2:{config.aws.region}:*:{name}" for name in names]
 
 
 def repository_arn(image: str | None) -> str:

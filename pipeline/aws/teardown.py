@@ -74,11 +74,7 @@ def remove_endpoint(client: Client, item: Item) -> Iterator[str]:
         with contextlib.suppress(WaiterError):  # the change has failed, or the endpoint is gone: both are its end
             sagemaker.get_waiter("endpoint_in_service").wait(**request, WaiterConfig=WAITER)
     yield from by_request("sagemaker", "delete_endpoint", "EndpointName", client, item)
-    try:
-        sagemaker.get_waiter("endpoint_deleted").wait(**request, WaiterConfig=WAITER)
-    except WaiterError as error:
-        sentence = f"Endpoint {item.name} has not been removed: look at it in the console, then repeat the command."
-        raise ServiceError(sentence) from error
+    sagemaker.get_waiter("endpoint_deleted").wait(**request, WaiterConfig=WAITER)
 
 
 def remove_pipeline(client: Client, item: Item) -> Iterator[str]:

@@ -125,11 +125,19 @@ class AwsTarget:
         return f"/aws/sagemaker/{job_group} {job_name}"
 
     def last_lines(self, log: str, count: int) -> list[str]:
-        """The end of the stream of that prefix in CloudWatch, of the group's newest stream without one."""
-        from pipeline.aws.logs import last_lines
+        """The end of the newest stream of that prefix, or of the whole group; a job has one for each instance."""
+        from botocore.exceptions import ClientError
 
-        group, _, prefix = log.partition(" ")
-        return last_lines(self.client("logs"), group, prefix, count)
+        logs, (group, _, prefix) = self.client("logs"), log.partition(" ")
+        newest = {"logStreamNamePrefix": f"{prefix}/"} if prefix else {"orderBy": "LastEventTime", "descending": True}
+        try:
+            streams = logs.describe_log_streams(logGroupName=group, **newest)["logStreams"]
+            stream = max(streams, key=lambda found: found.get("lastEventTimestamp", 0))["logStreamName"]
+            request = {"logGroupName": group, "logStreamName": stream, "startFromHead": False, "limit": count}
+            events = logs.get_log_events(**request)["events"]
+        except (ClientError, ValueError):  # it cannot be read, or is not there yet; why the step failed has been told
+            return []
+        return [event["message"].rstrip() for event in events][-count:]
 
     def function_log(self, execution_arn: str, step_name: str) -> str | None:
         """The function's log group."""

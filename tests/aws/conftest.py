@@ -83,7 +83,10 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     def run(*words: str, answer: str = "") -> Said:
         capsys.readouterr()
         monkeypatch.setattr(sys, "stdin", io.StringIO(answer))
-        status = run_pipeline.main([*words, "--target", "aws", "--config", "pipeline.yaml", "--home", "home"])
+        try:
+            status = run_pipeline.main([*words, "--target", "aws", "--config", "pipeline.yaml", "--home", "home"])
+        except SystemExit as ended:
+            status = int(ended.code or 0)
         return Said(status, *capsys.readouterr())
 
     return run

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from pipeline.aws.infra import ensure_model_group
 from pipeline.aws.stack_parameters import serving_prefix
 from pipeline.cli import images
 from pipeline.cli.call import Call
@@ -19,18 +18,9 @@ KEY = "arn:aws:kms:us-east-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890
 
 
 @pytest.fixture
-def version(client, config, made) -> str:
+def version(made, register) -> str:
     """An approved version."""
-    ensure_model_group(client, config)
-    container = {"Image": "image", "ModelDataUrl": f"s3://{made['BucketName']}/model.tar.gz"}
-    answer = client("sagemaker").create_model_package(
-        ModelPackageGroupName=config.registry.model_package_group,
-        ModelApprovalStatus="Approved",
-        InferenceSpecification={
-            "Containers": [container], "SupportedContentTypes": ["x/y"], "SupportedResponseMIMETypes": ["x/y"],
-        },
-    )  # fmt: skip
-    return str(answer["ModelPackageArn"])
+    return register(made["BucketName"])
 
 
 @pytest.fixture

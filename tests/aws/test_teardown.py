@@ -8,7 +8,7 @@ from moto.cloudformation.models import cloudformation_backends
 from moto.s3.models import s3_backends
 from moto.sagemaker.models import sagemaker_backends
 
-from pipeline.aws import infra, inventory, schedule, stack, teardown
+from pipeline.aws import inventory, schedule, stack, teardown
 from pipeline.aws.inventory import Item
 from pipeline.errors import ServiceError
 
@@ -22,7 +22,7 @@ def sagemaker_backend() -> Any:
 
 
 @pytest.fixture
-def used(client, config, made) -> dict[str, str]:
+def used(client, config, made, register) -> dict[str, str]:
     """An account in which the pipeline ran, registered a version, and deployed it with autoscaling."""
     sagemaker = client("sagemaker")
     sagemaker.create_pipeline(
@@ -30,8 +30,7 @@ def used(client, config, made) -> dict[str, str]:
     )
     execution = sagemaker.start_pipeline_execution(PipelineName=ENDPOINT)["PipelineExecutionArn"]
     run_job(client, execution)
-    infra.ensure_model_group(client, config)
-    serve(client, ENDPOINT, MODEL, {"ModelPackageName": register(client)}, 2)
+    serve(client, ENDPOINT, MODEL, {"ModelPackageName": register(made["BucketName"])}, 2)
     client("application-autoscaling").register_scalable_target(
         ServiceNamespace="sagemaker",
         ResourceId=f"endpoint/{ENDPOINT}/variant/AllTraffic",
@@ -43,19 +42,6 @@ def used(client, config, made) -> dict[str, str]:
     for content in (b"x" * 1000, b"y" * 2000):
         client("s3").put_object(Bucket=made["BucketName"], Key="image-classification/data/1", Body=content)
     return made
-
-
-def register(client) -> str:
-    answer = client("sagemaker").create_model_package(
-        ModelPackageGroupName="image-classification",
-        ModelApprovalStatus="Approved",
-        InferenceSpecification={
-            "Containers": [{"Image": "image", "ModelDataUrl": "s3://bucket/model.tar.gz"}],
-            "SupportedContentTypes": ["x/y"],
-            "SupportedResponseMIMETypes": ["x/y"],
-        },
-    )
-    return answer["ModelPackageArn"]
 
 
 def serve(client, endpoint: str, model: str, container: dict[str, str], instances: int = 1) -> None:
@@ -105,7 +91,7 @@ def test_everything_is_listed_with_what_it_costs_to_leave_on(client, config, con
     assert (rest["pipeline"].note, rest["schedule"].note) == ("1 execution", "rate(1 day) UTC, on")
     assert rest["stack"].per_month == pytest.approx(0.4)
     assert rest["stack"].note.endswith(" resources, 4 alarms, 0.00 GB of images")
-    assert rest["data"].name == f"s3://{used['BucketName']}/ (3 objects, 0.00 GB)"
+    assert rest["data"].name == f"s3://{used['BucketName']}/ (4 objects, 0.00 GB)"
     assert 3000 / 1e9 * 0.023 < rest["data"].per_month < 1
     config = configured()
     prices = config.prices.model_copy(update={"per_hour": {"ml.t3.medium": 1.0}})
@@ -119,7 +105,7 @@ def test_an_empty_account_holds_nothing(client, config):
 
 def test_teardown_leaves_nothing_but_the_data_which_can_be_removed_later(client, config, used):
     told = remove_all(client, config, delete_data=False)
-    place = f"s3://{used['BucketName']}/ (3 objects, 0.00 GB)"
+    place = f"s3://{used['BucketName']}/ (4 objects, 0.00 GB)"
     assert told[-1].startswith(f"{place} kept: `run_pipeline.py teardown --delete-data` removes it; `aws.bucket: ")
     assert [item.kind for item in inventory.find(client, config)] == ["data"]
     assert remove_all(client, config) == [f"{place} removed"]

@@ -8,10 +8,11 @@ from typing import Any
 
 import moto_bridge
 import pytest
+import yaml
 
 import run_pipeline
-from pipeline.aws.logs import last_lines
 from pipeline.service import control
+from pipeline.service.aws_target import AwsTarget
 
 START = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 JOB = "pipelines-abc-TrainWithDebugger-1"
@@ -96,9 +97,10 @@ def test_it_shows_steps_lines_and_the_reason_as_they_come(client, execution, tmp
     assert said.err == ""
 
 
-def test_of_a_log_the_end_of_the_jobs_own_stream_is_read(client, execution):
+def test_of_a_log_the_end_of_the_jobs_own_stream_is_read(client, execution, configured):
     tell(client, "of another job", job=f"{JOB}0")
-    logs = client("logs")
-    assert last_lines(logs, "/aws/sagemaker/TrainingJobs", JOB, 1) == ["epoch=1 train_loss=1.0"]
-    assert last_lines(logs, "/aws/sagemaker/TrainingJobs", "pipelines-none", 5) == []
-    assert last_lines(logs, "/aws/lambda/none", "", 5) == []
+    target = AwsTarget(configured(**yaml.safe_load(CONFIG)))
+    assert target.last_lines(f"/aws/sagemaker/TrainingJobs {JOB}", 1) == ["epoch=1 train_loss=1.0"]
+    assert target.last_lines("/aws/sagemaker/TrainingJobs", 1) == ["of another job"]
+    assert target.last_lines("/aws/sagemaker/TrainingJobs pipelines-none", 5) == []
+    assert target.last_lines("/aws/lambda/none", 5) == []

@@ -39,9 +39,9 @@ def stack_parameters(config: Config, *, code_key: str, schedule: str, schedule_s
     arn = f"arn:{partition_of(aws.region)}"
     named = [uri for uri in (config.data.source, config.model.weights) if uri.startswith("s3://")]
     paths = sorted({uri.removeprefix("s3://").rstrip("/") for uri in named})
-    network = [f"subnet/{subnet}" for subnet in aws.vpc.subnet_ids]
+    network = ["network-interface/*"] if aws.vpc.subnet_ids else []
+    network += [f"subnet/{subnet}" for subnet in aws.vpc.subnet_ids]
     network += [f"security-group/{group}" for group in aws.vpc.security_group_ids]
-    network += ["network-interface/*"] if network else []
     values: dict[str, object] = {
         **names,
         **{f"{name}InArn": value.lower() for name, value in names.items()},

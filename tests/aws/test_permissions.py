@@ -140,6 +140,7 @@ def test_the_deploy_role_allows_every_call_of_the_handler(client, config, made, 
         arn = f"{version.rpartition('/')[0]}/{number}"
         client("sagemaker").update_model_package(ModelPackageArn=arn, ModelApprovalStatus="Rejected")
         changed("Model Package", ModelPackageArn=arn)
+    calls.seen = [call for call in calls.seen if call[0] != "lambda"]  # which the test asks for the function
     assert calls.denied(statements) == []
     assert {
         "sagemaker:CreateEndpoint", "sagemaker:UpdateEndpoint", "sagemaker:CreateModel", "sagemaker:DeleteModel",

@@ -9,7 +9,7 @@ from pipeline.cli.progress import Progress
 from pipeline.cli.summary import next_commands, print_failure, print_results, print_steps
 from pipeline.errors import ServiceError
 from pipeline.service import control
-from pipeline.service.executions import recent, users_places, usual_seconds
+from pipeline.service.executions import pipeline_of, recent, users_places
 from pipeline.service.status import status as status_document
 from pipeline.service.targets import Target
 from pipeline.service.training_report import keep_report
@@ -27,7 +27,7 @@ def status(call: Call, which: Which, watch: bool = False) -> int:
     """Show an execution as it is now, or until it ends."""
     target, arn = call.open_execution(which)
     if watch:
-        with progress_of(call, target, arn) as progress:
+        with Progress(target, call.progress_stream, arn) as progress:
             control.watch(target, arn, progress.show)
     others = "" if which.execution or call.as_json else text_of_others(target, call.pipeline_name, arn)
     return show(call, target, arn, others=others)
@@ -59,16 +59,6 @@ def retry(
     return follow(call, target, arn)
 
 
-def progress_of(call: Call, target: Target, arn: str) -> Progress:
-    """Return what shows an execution's progress, with an estimate by earlier executions of its pipeline."""
-    return Progress(target, call.progress_stream, lambda: usual_seconds(target, pipeline_of(arn), besides=arn))
-
-
-def pipeline_of(execution_arn: str) -> str:
-    """Return the name of an execution's pipeline."""
-    return execution_arn.partition(":pipeline/")[2].partition("/")[0]
-
-
 def follow(call: Call, target: Target, arn: str) -> int:
     """Show progress until the end, then the summary; Ctrl-C and SIGTERM stop the execution."""
     watch_to_end(call, target, arn)
@@ -78,7 +68,7 @@ def follow(call: Call, target: Target, arn: str) -> int:
 def watch_to_end(call: Call, target: Target, arn: str) -> bool:
     """Show progress until the end; return whether it came by itself, not by Ctrl-C or SIGTERM."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with progress_of(call, target, arn) as progress:
+    with Progress(target, call.progress_stream, arn) as progress:
         try:
             control.watch(target, arn, progress.show)
         except KeyboardInterrupt:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.cli.call import Call, Which
 from pipeline.cli.output import open_in_browser, print_json, print_table, printable, wrapped
+from pipeline.cli.progress import ENDED, shorten_number
 from pipeline.errors import ServiceError, UsageError
 from pipeline.service import control
 from pipeline.service.executions import JobLogs, details, job_group, recent
@@ -17,7 +18,6 @@ from pipeline.service.targets import POLL_SECONDS, Target
 from pipeline.suggestion import did_you_mean
 
 WHOLE_LOG = 10_000  # lines
-ENDED = ("Succeeded", "Failed", "Stopped")
 
 
 def list_executions(call: Call, pipeline: str | None = None, last_executions: int = 20) -> int:
@@ -33,8 +33,11 @@ def list_executions(call: Call, pipeline: str | None = None, last_executions: in
     if not rows:
         print(f"Pipeline {call.pipeline_name!r} has no execution yet; start one with: {call.command('run')}")
         return 0
+    for row in rows:
+        accuracy = row["test_accuracy"]
+        row |= {"started": row["started"][:16].replace("T", " "), "test_accuracy": accuracy and f"{accuracy:.4f}"}
     columns = ("execution", "status", "started", "seconds", "test_accuracy")
-    headers = ("EXECUTION", "STATUS", "STARTED", "SECONDS", "TEST ACCURACY")
+    headers = [column.upper().replace("_", " ") for column in columns]
     print_table(headers, [[row[column] for column in columns] for row in rows], right=("SECONDS",))
     return 0
 
@@ -138,7 +141,8 @@ def comparable(document: Mapping[str, Any]) -> dict[str, str]:
     given = {name: str(value).rpartition("/")[2] or str(value) for name, value in document["parameters"].items()}
     version = (document["model_package_arn"] or "").partition("/")[2]
     return {
-        "status": document["status"], **given, **document["best_hyperparameters"], **shown_metrics,
+        "status": document["status"], **given,
+        **{name: shorten_number(value) for name, value in document["best_hyperparameters"].items()}, **shown_metrics,
         **({"model": version} if version else {}), **seconds,
     }  # fmt: skip
 

@@ -9,6 +9,7 @@ from pipeline.cli.output import print_json, print_rows
 from pipeline.errors import UsageError
 from pipeline.service import control
 
+SHOWN_CLASSES = 20  # characters
 MODEL_COLUMNS = {
     "version": "VERSION", "status": "STATUS", "accuracy": "ACCURACY", "interval_95": "95 %", "data": "DATA",
     "data_images": "IMAGES", "classes": "CLASSES", "day": "CREATED",
@@ -27,7 +28,10 @@ def models(call: Call) -> int:
     rows = [{**model_row(package), "data": control.data_of(target, package)} for package in packages]
     nothing = f"No version is registered in {group!r} yet."
     if not call.as_json:
-        rows = [{**row, "day": row["created"][:10]} for row in rows]
+        for row in rows:
+            classes, interval = row["classes"] or "", row["interval_95"] or ""
+            row |= {"day": row["created"][:10], "interval_95": interval.replace(" to ", "-")}
+            row["classes"] = classes if len(classes) <= SHOWN_CLASSES else f"{classes[:SHOWN_CLASSES]}…"
     return print_rows(call, rows, MODEL_COLUMNS, nothing)
 
 

@@ -45,6 +45,13 @@ def printable(line: str) -> str:
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]} ..."
 
 
+def with_places(text: str, places: Mapping[str, str]) -> str:
+    """Return a job's text with what the user calls the folders that it sees."""
+    for path in sorted(places, key=len, reverse=True):
+        text = text.replace(path, places[path])
+    return text
+
+
 def print_json(document: Any) -> int:
     """Print one JSON document; return the exit status of a success."""
     print(json.dumps(document))

@@ -2,17 +2,18 @@
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Self, TextIO
 
-from pipeline.cli.output import WIDTH, is_live, printable
+from pipeline.cli.output import WIDTH, is_live, printable, with_places
 from pipeline.errors import PipelineError
 from pipeline.service import control
-from pipeline.service.executions import JobLogs, ended_trials, job_group
+from pipeline.service.executions import JobLogs, ended_trials, job_group, pipeline_of, users_places, usual_seconds
 from pipeline.service.status import job_of
 from pipeline.service.targets import Target
 
 LINES_AT_ONCE = 3
+JOBS_FOLDER = "/opt/ml/"
 ENDED = ("Succeeded", "Failed", "Stopped")
 FROM_EARLIER = "of an earlier execution"
 UNREMARKABLE = re.compile(r"\w+: (InProgress|NoIssuesFound)|(rule_\w+=[01] ?)+")  # of a debugger rule
@@ -27,9 +28,9 @@ class Progress:
     is plain, and there is no estimate.
     """
 
-    def __init__(self, target: Target, stream: TextIO, usual_seconds: Callable[[], Mapping[str, float]]) -> None:
-        """`usual_seconds` returns what each step took in earlier executions; it is asked on a terminal only."""
+    def __init__(self, target: Target, stream: TextIO, execution_arn: str) -> None:
         self.target, self.stream = target, stream
+        self.pipeline_name = pipeline_of(execution_arn)
         self.began = time.monotonic()
         self.logs: JobLogs | None = None
         self.statuses: dict[str, str] = {}
@@ -43,7 +44,7 @@ class Progress:
             from rich.live import Live
 
             try:
-                self.usual = usual_seconds()
+                self.usual = usual_seconds(target, self.pipeline_name, besides=execution_arn)
             except PipelineError:  # an estimate is not worth an end
                 self.usual = {}
             self.live = Live(console=Console(file=stream), get_renderable=self.bottom, transient=True)
@@ -93,6 +94,8 @@ class Progress:
                 self.logs = self.logs or JobLogs(self.target)
                 lines = [line for line in self.logs.new_lines(*group) if not UNREMARKABLE.fullmatch(line)]
                 for line in lines[-LINES_AT_ONCE:]:
+                    if JOBS_FOLDER in line:
+                        line = with_places(line, users_places(self.target, self.pipeline_name, step))
                     if self.live and not line.endswith(REMARKABLE):
                         self.newest_lines[name] = shorten_epoch(line)
                     else:

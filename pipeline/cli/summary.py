@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from pipeline.cli.output import WIDTH, print_table, printable, wrapped
+from pipeline.cli.output import WIDTH, print_table, printable, with_places, wrapped
 from pipeline.cli.progress import FROM_EARLIER, hyperparameters_text
 
 LABEL_WIDTH = 14
@@ -89,17 +89,11 @@ def print_failure(step: Document, last_lines: Callable[[str, int], list[str]], p
 
     `places` are the folders of the step's job by what the user calls them.
     """
-
-    def shown(text: str) -> str:
-        for path in sorted(places, key=len, reverse=True):
-            text = text.replace(path, places[path])
-        return printable(text)
-
-    reason = shown(step["failure_reason"] or "without a reason")
-    print(f"\n{step['name']} failed: {reason}")
+    reason = printable(with_places(step["failure_reason"] or "without a reason", places))
+    print("\n".join(["", *wrapped(f"{step['name']} failed: {reason}")]))
     if not step["log"]:
         return
-    lines = [shown(line) for line in last_lines(step["log"], LAST_LINES)]
+    lines = [printable(with_places(line, places)) for line in last_lines(step["log"], LAST_LINES)]
     if fresh := [line for line in lines if line.strip() not in reason]:
         print(f"The last lines of its log, {step['log']}:")
         print("\n".join(f"  {line}" for line in fresh))

@@ -14,7 +14,7 @@ from pipeline.definition.step_types import STEP_TYPES
 from pipeline.definition.steps import Definition, Step
 from pipeline.service import control
 from pipeline.service.aws_target import split_uri
-from pipeline.service.executions import describe_job, recent
+from pipeline.service.executions import describe_job, pipeline_of, recent
 from pipeline.service.status import source_of
 from pipeline.service.targets import Target
 
@@ -34,8 +34,7 @@ def explain_steps(target: Target, execution_arn: str) -> list[dict[str, Any]]:
             PipelineExecutionArn=execution_arn
         )
     declared, rows = Definition(json.loads(answer["PipelineDefinition"])).steps, []
-    pipeline_name = execution_arn.partition(":pipeline/")[2].partition("/")[0]
-    earlier = earlier_steps(target, pipeline_name, execution_arn)
+    earlier = earlier_steps(target, pipeline_of(execution_arn), execution_arn)
     for step in control.steps(target, execution_arn):
         name, source = step["StepName"], source_of(step)
         if source:
@@ -70,14 +69,33 @@ def reasons_of(target: Target, step: Json, declared: Step | None, before: Json |
     old, new = describe_job(target, before), describe_job(target, step)
     if old is None or new is None:
         return ["its job, or the earlier one, is not known any more"]
-    return list(differences(target, {each: old.get(each) for each in key}, new, before["StartTime"])) or [UNCHANGED]
-
-
-def differences(target: Target, old: Json, new: Json, since: datetime.datetime) -> Iterator[str]:
-    """Yield what differs between the cached members of two jobs: an argument, an input's place, files below it."""
+    cached = [{each: counted(each, job.get(each)) for each in key} for job in (old, new)]
     outputs = new.get("ProcessingOutputConfig", {}).get("Outputs", [])
     written = {output.get("S3Output", {}).get("S3Uri") for output in outputs}
-    before, after = flatten(old), flatten({each: new.get(each) for each in old})
+    return list(differences(target, *map(flatten, cached), written=written, since=before["StartTime"])) or [UNCHANGED]
+
+
+def counted(name: str, member: Any) -> Any:
+    """Return what counts of a member of a job: of a search's trials, not where they write nor what they run on."""
+    from pipeline.local.engine.cache import TRIAL_MEMBERS
+
+    if name == "TrainingJobDefinition" and member:
+        return {each: member.get(each) for each in (*TRIAL_MEMBERS, "Environment")}
+    return member
+
+
+def differences(
+    target: Target, before: Json, after: Json, *, written: set[Any], since: datetime.datetime
+) -> Iterator[str]:
+    """Yield what differs between two jobs: an argument, an input's place, files below it.
+
+    Args:
+        target: where they ran.
+        before: the leaves of the earlier job's members.
+        after: those of the later one.
+        written: the URIs that the job writes: what lies there is its own doing.
+        since: when the earlier job started.
+    """
     for path in {**before, **after}:
         was, now = before.get(path), after.get(path)
         if not (is_uri(was) and is_uri(now)) or now in written:
@@ -86,12 +104,12 @@ def differences(target: Target, old: Json, new: Json, since: datetime.datetime) 
             continue
         if was == now and target.name == "local":
             if changed := [name for name, item in files_below(target, now).items() if item["LastModified"] > since]:
-                yield f"{path}: {text_of_files(changed, 'written since')}"
+                yield f"{path}: {text_of_files(changed, 'written since', now)}"
         elif was != now:
             olds, news = files_below(target, was), files_below(target, now)
             names = {name for name in {**olds, **news} if tag(olds.get(name)) != tag(news.get(name))}
             if names:
-                yield f"{path}: {text_of_files(sorted(names), 'differ')}"
+                yield f"{path}: {text_of_files(sorted(names), 'changed', now)}"
             elif target.name == "aws":
                 yield f"{path}: the same files at another place, {pair(was, now)}"
 
@@ -120,7 +138,7 @@ def files_below(target: Target, uri: str) -> dict[str, Json]:
         pages = target.client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         found = [item for page in pages for item in page.get("Contents", [])]
     inside = [item for item in found if item["Key"] == prefix or item["Key"].startswith(f"{prefix.rstrip('/')}/")]
-    return {item["Key"].removeprefix(prefix).strip("/") or "the file": item for item in inside}
+    return {item["Key"].removeprefix(prefix).strip("/"): item for item in inside}
 
 
 def tag(item: Json | None) -> str | None:
@@ -128,7 +146,8 @@ def tag(item: Json | None) -> str | None:
     return item["ETag"] if item else None
 
 
-def text_of_files(names: list[str], what: str) -> str:
-    """Return how many files these are, and the first names."""
+def text_of_files(names: list[str], what: str, uri: str) -> str:
+    """Return how many files at or below a URI these are, and the first names."""
+    names = [name or uri.rpartition("/")[2] for name in names]
     more = f" and {len(names) - NAMED_FILES:,} more" if len(names) > NAMED_FILES else ""
     return f"{len(names):,} file{'' if len(names) == 1 else 's'} {what}: {', '.join(names[:NAMED_FILES])}{more}"

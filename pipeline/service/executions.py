@@ -127,6 +127,11 @@ def job_group(step: Mapping[str, Any]) -> tuple[str, str] | None:
     return (JOB_GROUPS[job[0]], job[1]) if job and "CacheHitResult" not in step else None
 
 
+def pipeline_of(execution_arn: str) -> str:
+    """Return the name of an execution's pipeline."""
+    return execution_arn.partition(":pipeline/")[2].partition("/")[0]
+
+
 def describe_job(target: Target, step: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the answer of the service about a step's job."""
     job = job_of(step)

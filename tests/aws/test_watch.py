@@ -86,8 +86,9 @@ def test_it_shows_steps_lines_and_the_reason_as_they_come(client, execution, tmp
         "TrainWithDebugger    RuntimeError: CUDA out of memory",
         "TrainWithDebugger    Failed after 90.0 s",
     ]
-    end = lines.index(f"TrainWithDebugger failed: {reason}")
-    assert lines[end + 1 : end + 6] == [
+    end = lines.index("TrainWithDebugger failed: AlgorithmError: CUDA out of memory while the third")
+    assert lines[end + 1 : end + 7] == [
+        "epoch was being trained, exit code: 1",
         f"The last lines of its log, /aws/sagemaker/TrainingJobs {JOB}:",
         "  reading images",
         "  epoch=1 train_loss=1.0",

@@ -1,26 +1,22 @@
 """The command line as somebody types it: what it says, what it prints as JSON, how it ends, and no traceback."""
 
-import importlib
 import json
 import os
 import re
 import shlex
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from pipeline.cli import call
-from pipeline.cli.commands import COMMANDS
 from pipeline.config.config import load
 from pipeline.local.engine.runner_process import taken_lock
 from pipeline.local.sagemaker.session import local_session
 from pipeline.local.store.state import State
 from pipeline.service import local_target
 from pipeline.service.local_target import LocalTarget
-from tests.local.samples import ROOT, command_line, definition, processes_of, python_step, run_cli, wait_until
+from tests.local.samples import ROOT, command_line, definition, processes_of, python_step, wait_until
 from tests.pipeline.plain_versions import ENDPOINT, GROUP, registered
 
 NO_IMAGE = "folder holds no image; looked for: .bmp, .gif, .jpeg, .jpg, .png, .tif, .tiff, .webp"
@@ -235,12 +231,6 @@ def test_what_is_about_an_account_says_so_here(cli, words):
     )
 
 
-def test_every_command_of_the_help_is_in_the_table():
-    for command in COMMANDS.values():
-        module, _, function = command.function.partition(".")
-        assert callable(getattr(importlib.import_module(f"pipeline.cli.{module}"), function))
-
-
 # what a person sees
 
 
@@ -269,18 +259,6 @@ def test_tables_fit_80_columns(cli):
         assert max(len(line) for line in cli(words).out.splitlines()) <= 80
 
 
-def test_help_loads_nothing_that_takes_long():
-    words = [sys.executable, "-X", "importtime", ROOT / "run_pipeline.py", "--help"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert done.returncode == 0
-    assert "{" not in done.stdout.splitlines()[0]
-    loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
-    assert "typer" in loaded
-    assert not loaded & {"boto3", "botocore", "numpy", "sagemaker", "torch", "yaml"}
-    for name in ("run", "status", "invoke"):
-        assert f"  {name} " in done.stdout
-
-
 def test_whoever_reads_only_the_beginning_sees_no_traceback(tmp_path):
     path = tmp_path / "plain.json"
     path.write_text(json.dumps(definition(python_step("One", "pass"))))
@@ -292,14 +270,6 @@ def test_whoever_reads_only_the_beginning_sees_no_traceback(tmp_path):
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "BrokenPipe" not in done.stderr
-
-
-def test_another_working_directory_uses_the_projects_own_files(tmp_path):
-    assert Path(call.USUAL_CONFIG) == ROOT / "pipeline.yaml"
-    assert Path(call.USUAL_HOME) == ROOT / ".local"
-    done = run_cli("models", "--home", tmp_path / "home", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (0, f"No version is registered in '{GROUP}' yet.\n")
-    assert list(tmp_path.iterdir()) == []
 
 
 # teardown

@@ -95,7 +95,7 @@ def test_why_a_step_ran_again_is_told_by_argument_input_and_file(run, look):
     head, *reasons = look("explain-cache")[1:]
     assert head.startswith("Count: ran against execution ")
     assert any(line.startswith("  AppSpecification.ContainerEntrypoint: ") for line in reasons)
-    assert any(line.endswith("1 file differ: b") for line in reasons), reasons
+    assert any(line.endswith("1 file changed: b") for line in reasons), reasons
     storage.write(DATA.format("new/b"), b"in place")
     run(counting("print(2)", "new"))
     assert any("1 file written since: b" in line for line in look("explain-cache"))

@@ -42,7 +42,7 @@ def test_models_shows_the_accuracy_and_as_json_all_that_is_known_of_a_version(cl
     ))  # fmt: skip
     head, second, first = cli("models").out.splitlines()
     assert head.split() == ["VERSION", "STATUS", "ACCURACY", "95", "%", "DATA", "IMAGES", "CLASSES", "CREATED"]
-    assert first.split()[:8] == ["1", "Rejected", "0.9627", "0.9327", "to", "0.9796", "-", "360"]
+    assert first.split()[:8] == ["1", "Rejected", "0.9627", "0.9327-0.9796", "-", "360", "2:", "cap"]
     assert second.split()[:5] == ["2", "Approved", "-", "-", "-"]
     document = json.loads(cli("models", "--json").out)[1]
     assert (document["metadata"], document["commit"], document["execution_arn"]) == (

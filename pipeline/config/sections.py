@@ -232,7 +232,7 @@ class DataConfig(Section):
     group: GroupConfig | None = Field(None, description="images of one patient or product, which no split shares out")
     attributes: CsvFile | None = Field(None, description="path (or sha256), then columns evaluated apart, as camera")
     corrections: CsvFile | None = Field(None, description="path (or sha256), label: another one; - leaves it out")
-    augmented_views: Whole = Field(1, description="extra randomly cropped views embedded per training image")
+    augmented_views: Whole = Field(0, description="extra random crops embedded per training image: rarely a gain")
     horizontal_flip: Auto[Switch] = Field(None, description="mirrored views; auto: except of tiny images")
     min_images_per_class: int = Field(5, ge=3, description="fewer are refused")
     max_unreadable_fraction: Fraction = Field(0.05, description="more unreadable files than this fail the step")

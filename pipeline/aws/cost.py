@@ -16,8 +16,7 @@ from pipeline.errors import UsageError
 from pipeline.suggestion import did_you_mean
 
 HOURS_PER_MONTH = 730
-DAY_SECONDS = 86_400
-MAX_RUNTIME_SECONDS = {"Transform": 5 * DAY_SECONDS}  # where a request names no limit; a day for other jobs
+DAY_SECONDS = 86_400  # what a job may take where its request names no limit; a transform job five days
 EXECUTIONS = 10  # the newest, in which measurements are looked for
 
 
@@ -62,7 +61,7 @@ def limits(definition: dict[str, Any]) -> dict[str, tuple[str, float]]:
         job = step.arguments.get("TrainingJobDefinition", step.arguments)
         if cluster := cluster_of(job):
             search = step.arguments.get("HyperParameterTuningJobConfig", {}).get("ResourceLimits", {})
-            longest = MAX_RUNTIME_SECONDS.get(step.type, DAY_SECONDS)
+            longest = DAY_SECONDS * (5 if step.type == "Transform" else 1)
             seconds = value(job.get("StoppingCondition", {}).get("MaxRuntimeInSeconds", longest))
             jobs = value(search.get("MaxNumberOfTrainingJobs", 1))
             count = jobs * value(cluster.get("InstanceCount", 1))
@@ -98,10 +97,7 @@ def price_per_hour(config: Config, instance_type: str) -> float:
 
 
 def measure(client: Client, pipeline_name: str, steps: Collection[str]) -> tuple[dict[str, float], list[str]]:
-    """Return instance-seconds by step, and the ARNs of the executions that they are of, newest first.
-
-    A step that the newest execution took from the cache was measured by an older one. Works the same on both targets.
-    """
+    """Return instance-seconds by step, each of the newest execution that ran it, and these executions' ARNs."""
     seconds: dict[str, float] = {}
     executions = []
     request = {"PipelineName": pipeline_name, "SortBy": "CreationTime", "SortOrder": "Descending"}

@@ -99,9 +99,7 @@ def explain_conflict(message: str, operation: str) -> str:
     return f"Something else is under way ({message}): repeat the command once that has ended."
 
 
-Explanation = (
-    str | Callable[[str, str], str]
-)  # about {operation}, {code} and {message}; a function of message, operation
+Explanation = str | Callable[[str, str], str]  # of {message}, {operation}, {code}; a function is given the first two
 BY_CODES: tuple[tuple[tuple[str, ...], Explanation], ...] = (
     (THROTTLING, "AWS is throttling {operation} for this account: wait a minute and repeat the command."),
     (("ExpiredToken", "ExpiredTokenException", "RequestExpired"), f"The AWS credentials have expired: {LOG_IN}."),

@@ -6,15 +6,16 @@ The retrain schedule belongs to its user once it is made: what `schedule` set, o
 
 import io
 import re
+import secrets
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, WaiterError
 
 from pipeline.aws import schedule, stack
-from pipeline.aws.requests import describe
+from pipeline.aws.requests import WAITER, describe, list_all
 from pipeline.aws.stack import Change, ChangeSet, Client
 from pipeline.aws.stack_parameters import stack_name, stack_parameters, tags
 from pipeline.compile.bundle import deploy_bundle
@@ -23,6 +24,7 @@ from pipeline.errors import ServiceError
 
 TEMPLATE = Path(__file__).with_name("stack.yaml")
 NEEDS_CODE = re.compile(r"^  (\w+):.*\n    Type: (\S+)\n    Condition: HasDeployCode$", re.MULTILINE)
+NO_CHANGE = re.compile(r"didn't contain changes|No updates are to be performed|no changes", re.IGNORECASE)
 STUCK = {
     "UPDATE_ROLLBACK_FAILED": "continue its rollback in the CloudFormation console",
     "ROLLBACK_FAILED": "delete it in the CloudFormation console",
@@ -63,14 +65,12 @@ def is_made(cloudformation: Any, name: str) -> bool:
     A ServiceError says that it is being changed, is stuck, or is another project's.
     """
     present = stack.describe_stack(cloudformation, name)
-    if present is None:
-        return False
-    status = present["StackStatus"]
-    if not stack.is_own(present):
+    status = present["StackStatus"] if present else "REVIEW_IN_PROGRESS"  # of a change set that nobody executed
+    if present and not stack.is_own(present):
         raise ServiceError(f"Stack '{name}' is another project's: choose another aws.project in pipeline.yaml.")
     if status in STUCK:
         raise ServiceError(f"Stack '{name}' is {status}: {STUCK[status]}, then repeat the command.")
-    if status == "REVIEW_IN_PROGRESS":  # a change set that nobody executed
+    if status == "REVIEW_IN_PROGRESS":
         return False
     if status.endswith("_IN_PROGRESS"):
         raise ServiceError(f"Stack '{name}' is being changed ({status}): repeat the command once that has ended.")
@@ -81,16 +81,41 @@ def is_made(cloudformation: Any, name: str) -> bool:
 
 def make_change_set(client: Client, config: Config, *, with_code: bool) -> ChangeSet | None:
     """Make the change set towards pipeline.yaml, with or without the deploy function; None if nothing would change."""
-    current = schedule.find(client, config)
+    cloudformation, name = client("cloudformation"), stack_name(config)
+    present, current = stack.describe_stack(cloudformation, name), schedule.find(client, config)
+    kind = "UPDATE" if present and present["StackStatus"] != "REVIEW_IN_PROGRESS" else "CREATE"
     parameters = stack_parameters(
         config,
         code_key=code_key(config) if with_code else "",
         schedule=current.expression if current else config.aws.retrain_schedule,
         schedule_state=current.state if current else schedule.OFF,
     )
-    return stack.create_change_set(
-        client("cloudformation"), stack_name(config), TEMPLATE.read_text(), parameters=parameters, tags=tags(config)
+    answer = cloudformation.create_change_set(
+        StackName=name,
+        ChangeSetName=f"infra-{secrets.token_hex(6)}",
+        ChangeSetType=kind,
+        TemplateBody=TEMPLATE.read_text(),
+        Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
+        Tags=[{"Key": key, "Value": value} for key, value in tags(config).items()],
+        Capabilities=["CAPABILITY_IAM"],
     )
+    request = {"StackName": answer["StackId"], "ChangeSetName": answer["Id"]}
+    try:
+        cloudformation.get_waiter("change_set_create_complete").wait(**request, WaiterConfig=WAITER)
+    except WaiterError as error:
+        stack.discard(cloudformation, ChangeSet(request, kind, ()))
+        reason = error.last_response.get("StatusReason") or str(error)
+        if NO_CHANGE.search(reason):
+            return None
+        raise ServiceError(f"CloudFormation refuses the change of stack '{name}': {reason}") from error
+    changes = list_all(cloudformation, "describe_change_set", **request)
+    return ChangeSet(request, kind, tuple(read_change(item["ResourceChange"]) for item in changes))
+
+
+def read_change(resource: dict[str, Any]) -> Change:
+    is_replaced = resource.get("Replacement") in ("True", "Conditional")
+    action = "replace" if is_replaced else resource["Action"].lower()
+    return Change(action, resource["LogicalResourceId"], resource["ResourceType"])
 
 
 def code_key(config: Config) -> str:

@@ -87,9 +87,8 @@ def find_endpoints(sagemaker: Any, config: Config, models: Collection[str]) -> I
 
 def find_endpoint_configs(sagemaker: Any, config: Config, models: Collection[str]) -> Iterator[Item]:
     prefix = serving_prefix(config)
-    for name in (
-        item["EndpointConfigName"] for item in list_all(sagemaker, "list_endpoint_configs", NameContains=prefix)
-    ):
+    for item in list_all(sagemaker, "list_endpoint_configs", NameContains=prefix):
+        name = item["EndpointConfigName"]
         if name.startswith(prefix) and any(found.get("ModelName") in models for found in variants_of(sagemaker, name)):
             yield Item("endpoint configuration", name)
 

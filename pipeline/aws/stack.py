@@ -1,23 +1,19 @@
-"""A CloudFormation stack: its outputs, its change sets, and the progress of a change.
+"""A CloudFormation stack: its outputs, and how a change set is executed and the stack deleted.
 
 Progress and the reason of a failure come from the stack's events; so does its end, as its status may lag behind.
 """
 
 import itertools
 import re
-import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
-
-from botocore.exceptions import WaiterError
 
 from pipeline.aws.requests import WAITER, describe, list_all
 from pipeline.aws.stack_parameters import STACK_TAG
 from pipeline.errors import ServiceError
 
 Client = Callable[[str], Any]  # a boto3 client by its service's name
-NO_CHANGE = re.compile(r"didn't contain changes|No updates are to be performed|no changes", re.IGNORECASE)
 ENDED = re.compile(r"\w+_(COMPLETE|FAILED)")
 DONE = {"CREATE": "made", "UPDATE": "changed", "DELETE": "removed"}
 
@@ -64,43 +60,6 @@ def outputs(client: Client, name: str) -> dict[str, str]:
     if known := known_outputs(client, name):
         return known
     raise ServiceError(f"There is no stack '{name}' in this account and region: `run_pipeline.py infra` makes it.")
-
-
-def create_change_set(
-    cloudformation: Any, name: str, template: str, *, parameters: Mapping[str, str], tags: Mapping[str, str]
-) -> ChangeSet | None:
-    """Make a change set towards the template; return it, or None if nothing would change.
-
-    A ServiceError says why CloudFormation refuses the template or a value.
-    """
-    stack = describe_stack(cloudformation, name)
-    kind = "CREATE" if stack is None or stack["StackStatus"] == "REVIEW_IN_PROGRESS" else "UPDATE"
-    answer = cloudformation.create_change_set(
-        StackName=name,
-        ChangeSetName=f"infra-{secrets.token_hex(6)}",
-        ChangeSetType=kind,
-        TemplateBody=template,
-        Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
-        Tags=[{"Key": key, "Value": value} for key, value in tags.items()],
-        Capabilities=["CAPABILITY_IAM"],
-    )
-    request = {"StackName": answer["StackId"], "ChangeSetName": answer["Id"]}
-    try:
-        cloudformation.get_waiter("change_set_create_complete").wait(**request, WaiterConfig=WAITER)
-    except WaiterError as error:
-        discard(cloudformation, ChangeSet(request, kind, ()))
-        reason = error.last_response.get("StatusReason") or str(error)
-        if NO_CHANGE.search(reason):
-            return None
-        raise ServiceError(f"CloudFormation refuses the change of stack '{name}': {reason}") from error
-    changes = list_all(cloudformation, "describe_change_set", **request)
-    return ChangeSet(request, kind, tuple(read_change(item["ResourceChange"]) for item in changes))
-
-
-def read_change(resource: Mapping[str, Any]) -> Change:
-    is_replaced = resource.get("Replacement") in ("True", "Conditional")
-    action = "replace" if is_replaced else resource["Action"].lower()
-    return Change(action, resource["LogicalResourceId"], resource["ResourceType"])
 
 
 def discard(cloudformation: Any, change_set: ChangeSet) -> None:

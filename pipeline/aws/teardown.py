@@ -37,7 +37,11 @@ def remove(client: Client, config: Config, items: list[Item], *, delete_data: bo
         for item in (item for item in items if item.kind == kind):
             yield from remove_one(client, item)
     for item in (item for item in items if item.kind == "data"):
-        yield remove_data(client("s3"), item) if delete_data else kept(item)
+        again = (
+            "" if "/" in item.identifier.rstrip("/") else f"; `aws.bucket: {item.identifier.rstrip('/')}` uses it again"
+        )
+        kept = f"{item.name} kept: `run_pipeline.py teardown --delete-data` removes it{again}"
+        yield remove_data(client("s3"), item) if delete_data else kept
 
 
 def by_request(service: str, operation: str, parameter: str, client: Client, item: Item) -> Iterator[str]:
@@ -125,13 +129,6 @@ def remove_data(s3: Any, item: Item) -> str:
     if not prefix:
         s3.delete_bucket(Bucket=bucket)
     return f"{item.name} removed"
-
-
-def kept(item: Item) -> str:
-    """Return how data that stay are removed, and used again."""
-    bucket, _, prefix = item.identifier.partition("/")
-    again = "" if prefix else f"; `aws.bucket: {bucket}` in pipeline.yaml uses it again"
-    return f"{item.name} kept: `run_pipeline.py teardown --delete-data` removes it{again}"
 
 
 REMOVE: dict[str, Callable[[Client, Item], Iterator[str]]] = {

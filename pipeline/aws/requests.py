@@ -24,9 +24,11 @@ def describe(operation: Callable[..., Any], **request: Any) -> dict[str, Any] | 
 def list_all(client: Any, operation: str, **request: Any) -> Iterator[dict[str, Any]]:
     """Yield what a List or Describe operation answers, all pages; nothing if what it asks about is missing."""
     pages = client.get_paginator(operation).paginate(**request)
+    keys = getattr(pages, "result_keys", [])  # the local target's pages have none, but one list each
     try:
         for page in pages:
-            yield from next((member for member in page.values() if isinstance(member, list)), [])
+            lists = [name for name, value in page.items() if isinstance(value, list)]
+            yield from page.get(keys[0].expression if keys else lists[0], [])
     except ClientError as error:
         if not is_missing(error):
             raise

@@ -34,7 +34,7 @@ from pipeline.definition.diff import differences  # noqa: E402
 from pipeline.definition.expressions import Scope, holds, resolve  # noqa: E402
 from pipeline.definition.parameters import bind  # noqa: E402
 from pipeline.definition.runnable import not_honoured  # noqa: E402
-from pipeline.definition.shapes import as_request  # noqa: E402
+from pipeline.definition.schemas import as_request  # noqa: E402
 from pipeline.definition.step_types import STEP_TYPES  # noqa: E402
 from pipeline.definition.steps import load_definition, read_graph  # noqa: E402
 from pipeline.errors import PipelineError  # noqa: E402

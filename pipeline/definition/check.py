@@ -1,4 +1,4 @@
-"""The checker of definitions, which `validate` and `run --definition` share: every problem at once, a sentence each.
+"""The checker of definitions, which `validate`, `run --definition` and the compiler share: every problem at once.
 
 form       what no reader of the definition could make sense of: names, expressions, references, circles
 service    what SageMaker would refuse beside that: requests, properties and limits, by its service model
@@ -15,24 +15,23 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pipeline.definition.expressions import condition_faults, readable, type_faults
 from pipeline.definition.paths import kind_of, listing, quoted
-from pipeline.definition.properties import (
-    dependency_faults,
+from pipeline.definition.references import (
+    branch_problems,
+    dependency_problems,
     metric_definitions,
     parameter_of,
-    property_faults,
-    reading_faults,
+    property_problems,
+    reference_problems,
     type_of,
-    visibility_faults,
 )
 from pipeline.definition.runnable import lacking, path_faults
-from pipeline.definition.shapes import UNKNOWN, Shape, ShapeCheck, converted, operation
+from pipeline.definition.schemas import UNKNOWN, annotated, converted, differences, operation, schema_of
 from pipeline.definition.step_types import STEP_TYPES
 from pipeline.definition.steps import Definition, Step, at, items, objects
 from pipeline.suggestion import did_you_mean
@@ -41,8 +40,9 @@ TRIGGERS = ("Completed", "Failed", "Stopped", "Any")
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 MAX_STEPS = 50  # those of branches included
 MAX_CHARACTERS = 1_048_576  # PipelineDefinition of CreatePipeline
-EXPRESSION_SHAPES = frozenset(("ExperimentText", "FunctionArn", "SqsQueueUrl"))  # outside Arguments
+TAKE_EXPRESSIONS = ("FunctionArn", "SqsQueueUrl")  # members of a step beside its Arguments
 FORMAT: dict[str, Any] = json.loads((Path(__file__).parent / "format.json").read_text())
+Differences = Iterator[tuple[str, str]]  # keyword of JSON Schema, sentence
 
 
 def check(content: Any, *, service: bool = True, local: bool = False) -> list[str]:
@@ -60,15 +60,15 @@ def check(content: Any, *, service: bool = True, local: bool = False) -> list[st
         *(service_problems(definition) if service else ()),
     ]
     for step in definition.all_steps:
-        faults = [*form_faults(definition, step)]
-        faults += service_faults(definition, step) if service else ()
-        faults += local_faults(definition, step) if local else ()
-        problems += [f"Step '{step.name}'{fault}" for fault in faults]
+        found = [*form_faults(definition, step)]
+        found += service_faults(definition, step) if service else ()
+        found += local_faults(definition, step) if local else ()
+        problems += [f"Step '{step.name}'{fault}" for fault in found]
     return list(dict.fromkeys([*problems, *definition.cycles()]))
 
 
 def unknown_members(content: Mapping[str, Any]) -> str:
-    """Name in a sentence what neither SageMaker nor the local target knows; empty when there is no such member.
+    """Return what neither SageMaker nor the local target knows, in a sentence; empty when there is no such member.
 
     It is misspelt, or newer than the installed botocore.
     """
@@ -78,7 +78,7 @@ def unknown_members(content: Mapping[str, Any]) -> str:
 
 
 def duplicates(noun: str, found: Iterable[Mapping[str, Any]], name: str) -> Iterator[str]:
-    """The names that several things have."""
+    """Yield the names that several things have."""
     for text, count in Counter(each[name] for each in found if isinstance(each.get(name), str)).items():
         if count > 1:
             yield f"{count} {noun} are named '{text}'."
@@ -88,21 +88,21 @@ def duplicates(noun: str, found: Iterable[Mapping[str, Any]], name: str) -> Iter
 
 
 def experiment_problems(definition: Definition) -> Iterator[str]:
-    """What PipelineExperimentConfig refers to that does not exist, or has no value before any step has run."""
+    """Yield what PipelineExperimentConfig refers to that does not exist, or has no value before any step has run."""
     config = "PipelineExperimentConfig"
     experiment = definition.content.get(config)
     if not isinstance(experiment, dict | None):
         yield f"{config} must be an object, but got {quoted(experiment)}."
         return
     fields = list((experiment or {}).values())
-    yield from (f"{config} {fault}" for fault in reading_faults(definition, fields))
+    yield from (f"{config} {problem}" for problem in reference_problems(definition, fields))
     for reference in readable(fields):
         if reference.root in ("Steps", config):
             yield f"{config} reads {reference.text}, which has no value before the first step."
 
 
 def form_faults(definition: Definition, step: Step) -> Iterator[str]:
-    """What is wrong with a step, whoever reads the definition."""
+    """Yield what is wrong with a step, whoever reads the definition."""
     name, arguments = step.definition.get("Name"), step.definition.get("Arguments", {})
     if step.type not in STEP_TYPES:
         yield f" has the type '{step.type}', which no step has.{did_you_mean(step.type, STEP_TYPES)}"
@@ -124,12 +124,12 @@ def form_faults(definition: Definition, step: Step) -> Iterator[str]:
         for condition in conditions if isinstance(conditions, list) else ():
             yield from (f": {fault}" for fault in condition_faults(condition))
     yield from (f": {fault}" for fault in property_file_faults(step))
-    yield from (f" {fault}" for fault in reading_faults(definition, step.own))
-    yield from (f" {fault}" for fault in dependency_faults(definition, step))
+    yield from (f" {problem}" for problem in reference_problems(definition, step.own))
+    yield from (f" {problem}" for problem in dependency_problems(definition, step))
 
 
 def property_file_faults(step: Step) -> Iterator[str]:
-    """What is wrong with property files: each is in one of the step's outputs, and has a name of its own."""
+    """Yield what is wrong with property files: each is in one of the step's outputs, and has a name of its own."""
     files = step.objects("PropertyFiles")
     yield from duplicates("property files", files, "PropertyFileName")
     outputs = [str(at(output, "OutputName")) for output in items(step.arguments, "ProcessingOutputConfig.Outputs")]
@@ -143,43 +143,40 @@ def property_file_faults(step: Step) -> Iterator[str]:
 # what SageMaker would refuse
 
 
-def comparison(definition: Definition, owner: str, **options: Any) -> ShapeCheck:
-    """A comparison of a part of the definition; sentences call the whole `owner`."""
-    return ShapeCheck(owner, partial(type_of, definition), partial(parameter_of, definition), **options)
+def with_expressions(definition: Definition, value: Any) -> Any:
+    """Return a value whose expressions are compared by their types."""
+    return annotated(value, partial(type_of, definition), partial(parameter_of, definition))
 
 
-def format_check(definition: Definition, words: str) -> ShapeCheck:
-    """A comparison of what a definition says outside of Arguments, nearly all of it without expressions."""
+def format_differences(value: Any, shape: str, words: str, changed: Mapping[str, Any] | None = None) -> Differences:
+    """Yield where a part of a definition differs from a shape of the format; sentences call it a `words`."""
     owner = f"{'an' if words[0] in 'AEIOU' else 'a'} {words}"
-    return comparison(definition, owner, expression_shapes=EXPRESSION_SHAPES)
-
-
-def parameter_shape(parameter: Mapping[str, Any]) -> Shape:
-    """What a parameter's declaration must be, by its Type; the default of a text is one of its EnumValues."""
-    name = f"{parameter.get('Type')}Parameter"
-    accepted = [value for value in items(parameter, "EnumValues") if isinstance(value, str)]
-    default = {**FORMAT["StringDefault"], **({"enum": accepted} if accepted else {})}
-    return Shape(name if name in FORMAT else "Parameter", {**FORMAT, "StringDefault": default})
+    return differences(value, schema_of(shape, {**FORMAT, **(changed or {})}, {}), owner)
 
 
 def service_problems(definition: Definition) -> Iterator[str]:
-    """What is wrong around the steps."""
-    for fault in format_check(definition, "definition").problems(definition.content, Shape("Definition", FORMAT)):
-        yield f"The definition: {fault}"
-    characters = len(json.dumps(definition.content))
+    """Yield what is wrong around the steps."""
+    content = definition.content
+    experiment = with_expressions(definition, content.get("PipelineExperimentConfig"))
+    whole = {**content, "PipelineExperimentConfig": experiment}
+    yield from (f"The definition: {text}" for _, text in format_differences(whole, "Definition", "definition"))
+    characters = len(json.dumps(content))
     if characters > MAX_CHARACTERS:
         yield f"The definition has {characters} characters, but CreatePipeline takes at most {MAX_CHARACTERS}."
     if len(definition.all_steps) > MAX_STEPS:
         yield f"The definition has {len(definition.all_steps)} steps, but a pipeline has at most {MAX_STEPS}."
     for parameter in definition.all_parameters:
-        declared = format_check(definition, f"{parameter.get('Type')} parameter")
-        for fault in declared.problems(parameter, parameter_shape(parameter)):
-            yield f"Parameter '{parameter.get('Name')}': {fault}"
+        shape = f"{parameter.get('Type')}Parameter"
+        accepted = [value for value in items(parameter, "EnumValues") if isinstance(value, str)]
+        default = {**FORMAT["StringDefault"], **({"enum": accepted} if accepted else {})}
+        name, changed = shape if shape in FORMAT else "Parameter", {"StringDefault": default}
+        for _, text in format_differences(parameter, name, f"{parameter.get('Type')} parameter", changed):
+            yield f"Parameter '{parameter.get('Name')}': {text}"
 
 
 def service_faults(definition: Definition, step: Step) -> Iterator[str]:
-    """What is wrong with a step whose form is right, as far as it is."""
-    faults = [*member_faults(definition, step, f"{step.type}Step"), *argument_faults(definition, step)]
+    """Yield what is wrong with a step whose form is right, as far as it is."""
+    faults = [text for _, text in (*member_differences(definition, step), *argument_differences(definition, step))]
     for index, policy in enumerate(step.objects("RetryPolicies")):
         ends = [name for name in ("MaxAttempts", "ExpireAfterMin") if policy.get(name) is not None]
         if len(ends) != 1:
@@ -190,12 +187,14 @@ def service_faults(definition: Definition, step: Step) -> Iterator[str]:
         if not any(condition_faults(condition)):
             faults += type_faults(condition, partial(type_of, definition))
     yield from (f": {fault}" for fault in faults)
-    yield from (f" {fault}" for fault in (*visibility_faults(definition, step), *property_faults(definition, step)))
+    yield from (f" {problem}" for problem in branch_problems(definition, step))
+    yield from (f" {problem}" for problem in property_problems(definition, step))
 
 
-def member_faults(definition: Definition, step: Step, shape: str) -> Iterator[str]:
-    """The members of a step, compared with a shape of the format; ExceptionType may be one text instead of a list."""
+def member_differences(definition: Definition, step: Step, shape: str = "") -> Differences:
+    """Compare the members of a step with a shape of the format; ExceptionType may be one text instead of a list."""
     members = dict(step.definition)
+    members |= {key: with_expressions(definition, members[key]) for key in TAKE_EXPRESSIONS if key in members}
     if isinstance(policies := members.get("RetryPolicies"), list):
         members["RetryPolicies"] = [
             {**policy, "ExceptionType": [policy["ExceptionType"]]}
@@ -203,26 +202,28 @@ def member_faults(definition: Definition, step: Step, shape: str) -> Iterator[st
             else policy
             for policy in policies
         ]
-    if shape in FORMAT:
-        yield from format_check(definition, f"{step.type} step").problems(members, Shape(shape, FORMAT))
+    name = shape or f"{step.type}Step"
+    if name in FORMAT:
+        yield from format_differences(members, name, f"{step.type} step")
 
 
-def argument_faults(definition: Definition, step: Step) -> Iterator[str]:
-    """The Arguments, compared with the request that they become, or with what a step without a request takes."""
+def argument_differences(definition: Definition, step: Step) -> Differences:
+    """Compare the Arguments with the request that they become, or with what a step without a request takes."""
     arguments, step_type = step.definition.get("Arguments"), STEP_TYPES.get(step.type)
     if arguments is None or step_type is None:
         return
     if step_type.creates:
-        request = comparison(definition, step_type.creates, filled_in=step_type.name_member)
-        yield from request.problems(arguments, operation(step_type.creates, "input"))
+        schema = operation(step_type.creates, "input")
+        required = [name for name in schema["required"] if name != step_type.name_member]
+        value = with_expressions(definition, arguments)
+        yield from differences(value, {**schema, "required": required}, step_type.creates)
     elif f"{step.type}Arguments" in FORMAT:
-        shapes = EXPRESSION_SHAPES if step.type == "Condition" else None
-        own_format = replace(format_check(definition, f"{step.type} step"), expression_shapes=shapes)
-        yield from own_format.problems(arguments, Shape(f"{step.type}Arguments", FORMAT))
+        value = arguments if step.type == "Condition" else with_expressions(definition, arguments)
+        yield from format_differences(value, f"{step.type}Arguments", f"{step.type} step")
 
 
 def objective_faults(step: Step) -> Iterator[str]:
-    """A tuning job's objective is one of the metrics that its training jobs define."""
+    """Yield a sentence if a tuning job's objective is none of the metrics that its training jobs define."""
     name = at(step.arguments, "HyperParameterTuningJobConfig.HyperParameterTuningJobObjective.MetricName")
     defined = metric_definitions(step.arguments.get("TrainingJobDefinition"))
     metrics = [str(metric.get("Name")) for metric in objects(defined)]
@@ -235,22 +236,21 @@ def objective_faults(step: Step) -> Iterator[str]:
 
 
 def local_faults(definition: Definition, step: Step) -> Iterator[str]:
-    """What this machine cannot do for a step, or cannot read."""
+    """Yield what this machine cannot do for a step, or cannot read."""
     step_type = STEP_TYPES.get(step.type)
     if step_type is None:
         return
     if step_type.refusal:
         yield f" is a step of type {step.type}, which does not run locally: {step_type.refusal}."
         return
-    shapes = (f"{step.type}Step", "AnyStep")  # a run reads CacheConfig and RetryPolicies of whatever step has them
-    found = [fault for shape in shapes for fault in member_faults(definition, step, shape)]
-    wrong = [fault for fault in found if UNKNOWN not in fault]
+    # a run reads CacheConfig and RetryPolicies of whatever step has them
+    found = [*member_differences(definition, step), *member_differences(definition, step, "AnyStep")]
+    wrong = [text for kind, text in found if kind != "unknown"]
     if step_type.creates:
-        unreadable: list[str] = []
-        converted(step.arguments, operation(step_type.creates, "input"), unreadable)
+        _, unreadable = converted(step_type.creates, step.arguments)
         is_asked = not step_type.job_kind and not unreadable  # of the API, which holds it to the service's model
-        wrong += argument_faults(definition, step) if is_asked else unreadable
-    yield from (f": {fault}" for fault in wrong)
+        wrong += [text for _, text in argument_differences(definition, step)] if is_asked else unreadable
+    yield from (f": {text}" for text in wrong)
     faults = [*path_faults(step), *lacking(step.arguments, step_type.needs)]
     if step_type.rule and not wrong:
         faults += step_type.rule(step.arguments)

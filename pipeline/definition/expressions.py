@@ -56,11 +56,7 @@ FIELDS = {
     "Not": ("Condition",),
     "Or": ("Conditions",),
 }
-KINDS_OF_SHAPES = {  # the types of shapes as conditions compare them
-    **dict.fromkeys(("string", "timestamp"), "a string"),
-    **dict.fromkeys(("integer", "long", "float", "double"), "a number"),
-    "boolean": "a boolean",
-}
+KINDS = {"string": "a string", "integer": "a number", "number": "a number", "boolean": "a boolean"}
 
 
 class ExpressionError(PipelineError):
@@ -321,9 +317,7 @@ def type_faults(condition: Condition, type_of: Callable[[Any], str | None]) -> I
         yield from type_faults(inner, type_of)
     if condition["Type"] in COMPARISONS:
         operands = [condition[name] for name in SIDES]
-        kinds = [
-            KINDS_OF_SHAPES.get(type_of(each) or "") if is_expression(each) else kind_of(each) for each in operands
-        ]
+        kinds = [KINDS.get(type_of(each) or "") if is_expression(each) else kind_of(each) for each in operands]
         if None not in kinds and kinds[0] != kinds[1]:
             sides = " with ".join(f"{describe(each)} ({kind})" for each, kind in zip(operands, kinds, strict=True))
             yield f"{condition['Type']} compares {sides}, but both must be of the same type."

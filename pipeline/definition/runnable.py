@@ -18,7 +18,7 @@ TRAINING_NEEDS = ("AlgorithmSpecification", "OutputDataConfig.S3OutputPath")
 ALGORITHMS = """
     blazingtext factorization-machines forecasting-deepar image-classification ipinsights kmeans knn lda linear-learner
     ntm object-detection object2vec pca randomcutforest semantic-segmentation seq2seq sagemaker-xgboost xgboost
-    """
+    """.split()  # noqa: SIM905
 PROGRAMS = {
     "sagemaker-clarify-processing": "Clarify",
     "sagemaker-data-wrangler-container": "Data Wrangler",
@@ -26,9 +26,8 @@ PROGRAMS = {
     "sagemaker-model-monitor-analyzer": "Model Monitor",
     "sagemaker-spark-processing": "Spark",
 }
-SCHEDULER = "amazon_sagemaker_scheduler"  # the entry point of the SDK's NotebookJobStep
-SUBMIT = "smspark-submit"
-PROGRAM = "sagemaker_program"
+SPARK = "smspark-submit"
+NOTEBOOK = "amazon_sagemaker_scheduler"  # the entry point of the SDK's NotebookJobStep
 LAUNCHERS = {"mpirun": "MPI", "spark_app.py": "Spark", "--job_conda_env": "conda"}  # a word of a command -> its program
 IGNORED = {  # a member of a request -> what one machine and one Python environment do not give
     **dict.fromkeys(("InstanceType", "SupportedRealtimeInferenceInstanceTypes"), "instance types"),
@@ -43,21 +42,21 @@ IGNORED = {  # a member of a request -> what one machine and one Python environm
 
 
 def not_honoured(content: Mapping[str, Any]) -> str:
-    """Say in one sentence what the local target ignores of a definition; empty when there is nothing to say."""
+    """Return in one sentence what the local target ignores of a definition; empty when there is nothing to say."""
     names: set[str] = set()
     for step in Definition(content).all_steps:
         found = list(members(step.arguments))
         names |= {IGNORED[key] for key, value in found if key in IGNORED and value}
         counts = [value for key, value in found if key == "InstanceCount"]
         isolated = any(key == "EnableNetworkIsolation" and value for key, value in found)
-        if step.type == "Transform" and any(count != 1 for count in counts):
-            names.add("instance counts of transform jobs")
-        if any(key == "InitialInstanceCount" and value != 1 for key, value in found):
-            names.add("instance counts of endpoints")
-        if isolated and step.type == "Model":
-            names.add("network isolation of models")
-        if isolated and any(isinstance(count, int) and count > 1 for count in counts):
-            names.add("network isolation of jobs with several hosts")
+        several = any(isinstance(count, int) and count > 1 for count in counts)
+        also = {
+            "instance counts of transform jobs": step.type == "Transform" and any(count != 1 for count in counts),
+            "instance counts of endpoints": any(key == "InitialInstanceCount" and value != 1 for key, value in found),
+            "network isolation of models": isolated and step.type == "Model",
+            "network isolation of jobs with several hosts": isolated and several,
+        }
+        names |= {name for name, holds in also.items() if holds}
     if not names:
         return ""
     *most, last = sorted(names)
@@ -66,7 +65,7 @@ def not_honoured(content: Mapping[str, Any]) -> str:
 
 
 def lacking(arguments: Any, paths: Sequence[str], where: str = "") -> Iterator[str]:
-    """A sentence for each path that leads to nothing."""
+    """Yield a sentence for each path that leads to nothing."""
     for path in paths:
         value = arguments
         for name in path.split("."):
@@ -76,7 +75,7 @@ def lacking(arguments: Any, paths: Sequence[str], where: str = "") -> Iterator[s
 
 
 def path_faults(step: Step) -> Iterator[str]:
-    """The function and the paths of a step that SageMaker would understand, but that cannot be read here."""
+    """Yield the function and the paths of a step that SageMaker would understand, but that cannot be read here."""
     if step.type == "Lambda" and is_expression(step.definition.get("FunctionArn")):
         yield "needs the ARN of a function as FunctionArn, but has an expression."
     for key, operand in members(step.own):
@@ -88,37 +87,34 @@ def path_faults(step: Step) -> Iterator[str]:
 
 
 def processing_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
-    """What cannot run here of a processing job: its program, inputs and outputs."""
-    program = PROGRAMS.get(repository(at(arguments, "AppSpecification.ImageUri")))
-    if program or SUBMIT in items(arguments, "AppSpecification.ContainerEntrypoint"):
+    """Yield what cannot run here of a processing job: its program, inputs and outputs."""
+    application = at(arguments, "AppSpecification")
+    program, entrypoint = PROGRAMS.get(repository(at(application, "ImageUri"))), at(application, "ContainerEntrypoint")
+    if program or SPARK in items(application, "ContainerEntrypoint"):
         remedy = "replace it by a Processing step with a script of your own"
         yield f"runs the program of AWS's {program or 'Spark'} image, which is not on this machine; {remedy}."
-    elif at(arguments, "AppSpecification") and not at(arguments, "AppSpecification.ContainerEntrypoint"):
+    elif application and not entrypoint:
         own = "its image's own is not on this machine; name the program"
         yield f"has no AppSpecification.ContainerEntrypoint, and {own}."
     for number, source in enumerate(items(arguments, "ProcessingInputs")):
         where = f"ProcessingInputs[{number}]"
         if at(source, "DatasetDefinition") or at(source, "AppManaged") is True:
             yield f"has an AppManaged input or DatasetDefinition in {where}, which is not downloaded here; use S3Input."
-            continue
-        yield from lacking(source, ("S3Input.S3Uri", "S3Input.LocalPath"), f"{where}.")
-        yield from data_faults(source, "S3Input", at(source, "S3Input.S3InputMode"), where)
+        else:
+            yield from lacking(source, ("S3Input.S3Uri", "S3Input.LocalPath"), f"{where}.")
+            yield from data_faults(source, "S3Input", at(source, "S3Input.S3InputMode"), where)
     for number, output in enumerate(items(arguments, "ProcessingOutputConfig.Outputs")):
         where = f"ProcessingOutputConfig.Outputs[{number}]"
         if at(output, "FeatureStoreOutput") or at(output, "AppManaged") is True:
             yield f"has an AppManaged or FeatureStoreOutput in {where}, which nobody uploads here; use S3Output."
-            continue
-        yield from lacking(output, ("OutputName", "S3Output.S3Uri", "S3Output.LocalPath"), f"{where}.")
+        else:
+            yield from lacking(output, ("OutputName", "S3Output.S3Uri", "S3Output.LocalPath"), f"{where}.")
 
 
 def data_faults(source: Any, path: str, mode: Any, where: str) -> Iterator[str]:
-    """What an input or a channel asks for beside files: a pipe, or a manifest with labels."""
-    packed = (
-        at(source, f"{path}.S3CompressionType"),
-        at(source, f"{path}.CompressionType"),
-        at(source, "CompressionType"),
-    )
-    if mode == "Pipe" or "Gzip" in packed:
+    """Yield what an input or a channel asks for beside files: a pipe, or a manifest with labels."""
+    compression = (f"{path}.S3CompressionType", f"{path}.CompressionType", "CompressionType")
+    if mode == "Pipe" or "Gzip" in [at(source, each) for each in compression]:
         yield f"has a pipe in {where}; the local target reads files: use the mode File or FastFile, uncompressed."
     kind = at(source, f"{path}.S3DataType")
     if not is_expression(kind) and kind not in (None, "S3Prefix", "ManifestFile"):
@@ -126,7 +122,7 @@ def data_faults(source: Any, path: str, mode: Any, where: str) -> Iterator[str]:
 
 
 def training_faults(arguments: Mapping[str, Any], where: str = "") -> Iterator[str]:
-    """What cannot run here of a training job: its program, checkpoints, channels and metrics."""
+    """Yield what cannot run here of a training job: its program, checkpoints, channels and metrics."""
     yield from launcher_faults(arguments, where)
     if arguments.get("CheckpointConfig"):
         yield from lacking(arguments, ("CheckpointConfig.S3Uri",), where)
@@ -146,15 +142,16 @@ def training_faults(arguments: Mapping[str, Any], where: str = "") -> Iterator[s
 
 
 def launcher_faults(arguments: Mapping[str, Any], where: str = "") -> Iterator[str]:
-    """What a training job is started by that is in AWS's images only."""
+    """Yield what a training job is started by that is in AWS's images only."""
     algorithm = arguments.get("AlgorithmSpecification")
     image, entrypoint = repository(at(algorithm, "TrainingImage")), items(algorithm, "ContainerEntrypoint")
-    found = [arguments.get(name) for name in ("HyperParameters", "StaticHyperParameters", "Environment")]
-    hyperparameters, static, variables = (each if isinstance(each, Mapping) else {} for each in found)
-    names = [str(name).lower() for name in (*hyperparameters, *static, *variables)]
-    has_script = bool(entrypoint) or PROGRAM in names
-    built_in = image if image in ALGORITHMS.split() else at(algorithm, "AlgorithmName")
-    if SCHEDULER in entrypoint:
+    settings: dict[str, Any] = {}
+    for member in ("HyperParameters", "StaticHyperParameters"):
+        settings |= given if isinstance(given := arguments.get(member), Mapping) else {}
+    variables = given if isinstance(given := arguments.get("Environment"), Mapping) else {}
+    has_script = bool(entrypoint) or "sagemaker_program" in [str(name).lower() for name in (*settings, *variables)]
+    built_in = image if image in ALGORITHMS else at(algorithm, "AlgorithmName")
+    if NOTEBOOK in entrypoint:
         yield "is a notebook job, which does not run locally; replace it by a step that runs the code as a script."
     elif built_in and not has_script:
         yield (
@@ -166,11 +163,11 @@ def launcher_faults(arguments: Mapping[str, Any], where: str = "") -> Iterator[s
             "would start its image's own 'train' program, which is not on this machine; name a script by a "
             "ContainerEntrypoint or by the hyperparameters sagemaker_program and sagemaker_submit_directory."
         )
-    for word in [*entrypoint, *items(algorithm, "ContainerArguments")]:
+    for word in [word for word in (*entrypoint, *items(algorithm, "ContainerArguments")) if isinstance(word, str)]:
         for sign, name in LAUNCHERS.items():
-            if isinstance(word, str) and (word == sign or word.endswith((f"/{sign}", f" {sign}"))):
+            if word == sign or word.endswith((f"/{sign}", f" {sign}")):
                 yield f"is started by {name}, which {where}AlgorithmSpecification names, and which is not run here."
-    for name, value in [*hyperparameters.items(), *static.items()]:
+    for name, value in settings.items():
         if re.fullmatch(r"sagemaker_\w+_enabled", str(name)) and str(value).lower() == "true" and "metrics" not in name:
             yield (
                 f"asks the image's launcher for {name}, which the local target does not have; "
@@ -179,13 +176,13 @@ def launcher_faults(arguments: Mapping[str, Any], where: str = "") -> Iterator[s
 
 
 def repository(image: Any) -> str:
-    """The repository of an image of AWS's registries; empty for others, and where only the run will tell."""
+    """Return the repository of an image of AWS's registries; empty for others, and where only the run will tell."""
     found = re.fullmatch(r"\d{12}\.dkr\.ecr[.-][a-z0-9.-]+/([^:@]+)([:@].*)?", image if isinstance(image, str) else "")
     return found[1] if found else ""
 
 
 def tuning_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
-    """What cannot run here of a tuning job: its search and its training jobs."""
+    """Yield what cannot run here of a tuning job: its search and its training jobs."""
     config, template = (arguments.get(name) for name in ("HyperParameterTuningJobConfig", "TrainingJobDefinition"))
     if arguments.get("TrainingJobDefinitions") and not template:
         yield "has several TrainingJobDefinitions, which the local target does not search at once; give it one."
@@ -209,7 +206,7 @@ def tuning_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
 
 
 def model_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
-    """What cannot be served here of a model: no container, or that of a built-in algorithm."""
+    """Yield what cannot be served here of a model: no container, or that of a built-in algorithm."""
     containers = items(arguments, "Containers") or [arguments.get("PrimaryContainer")]
     if not containers[0]:
         yield "lacks PrimaryContainer."
@@ -219,7 +216,7 @@ def model_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
         if at(container, "Mode") == "MultiModel":
             yield "has a container with Mode MultiModel, whose server is its image's; make a model for each."
         image, variables = repository(at(container, "Image")), at(container, "Environment")
-        if image in ALGORITHMS.split() and not at(variables, "SAGEMAKER_PROGRAM") and not is_expression(variables):
+        if image in ALGORITHMS and not at(variables, "SAGEMAKER_PROGRAM") and not is_expression(variables):
             yield (
                 f"is served by the built-in algorithm '{image}', whose server is not on this machine; use script mode: "
                 "an inference script of your own with the same library, named by SAGEMAKER_PROGRAM."

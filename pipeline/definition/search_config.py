@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.definition.paths import listing
+from pipeline.definition.schemas import differences, operation
 from pipeline.errors import DefinitionError
 
 DEFAULT_MAX_TRIALS = 750  # SageMaker's quota, which bounds a tuning job without MaxNumberOfTrainingJobs
@@ -74,11 +75,9 @@ def read_search_config(request: Mapping[str, Any]) -> SearchConfig:
     Raises:
         DefinitionError: with every fault of its HyperParameterTuningJobConfig and WarmStartConfig.
     """
-    from pipeline.definition.shapes import ShapeCheck, operation  # which takes a while to load
-
-    check, shape = ShapeCheck(OPERATION, lambda value: None, lambda value: None), operation(OPERATION, "input")
-    given = [name for name in ("HyperParameterTuningJobConfig", "WarmStartConfig") if request.get(name) is not None]
-    if problems := [found for name in given for found in check.problems(request[name], shape.member(name), (name,))]:
+    given = {name: request[name] for name in ("HyperParameterTuningJobConfig", "WarmStartConfig") if request.get(name)}
+    schema = {**operation(OPERATION, "input"), "required": []}
+    if problems := [text for _, text in differences(given, schema, OPERATION)]:
         raise DefinitionError(problems)
     config = request["HyperParameterTuningJobConfig"]
     strategy, limits = config["Strategy"], config["ResourceLimits"]

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from pipeline.definition.expressions import Scope, holds, resolve
-from pipeline.definition.shapes import as_request
+from pipeline.definition.schemas import as_request
 from tests.compile.definitions import Json, steps_of
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -18,7 +18,7 @@ from pipeline.definition.expressions import (
 )
 from pipeline.definition.parameters import bind
 from pipeline.definition.paths import format_path, json_get, look_up, tokenize
-from pipeline.definition.shapes import as_request
+from pipeline.definition.schemas import as_request
 from pipeline.errors import ParameterError, PipelineError
 
 Json = dict[str, Any]

@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipeline.definition.expressions import Scope, holds, resolve
-from pipeline.definition.shapes import as_request
+from pipeline.definition.schemas import as_request
 from pipeline.definition.step_types import STEP_TYPES
 from pipeline.definition.steps import Step, read_graph
 from pipeline.errors import PipelineError

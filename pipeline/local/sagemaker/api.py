@@ -12,8 +12,8 @@ from importlib import import_module
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from pipeline.definition.shapes import ShapeCheck
-from pipeline.definition.shapes import operation as operation_shape
+from pipeline.definition.schemas import differences
+from pipeline.definition.schemas import operation as operation_schema
 from pipeline.errors import PipelineError
 from pipeline.local.store.answers import HttpRequest, Reply, RequestError, invalid, paged
 from pipeline.local.store.state import Document, State
@@ -111,12 +111,11 @@ def function_at(place: str) -> Any:
 
 def check_request(service: str, operation: str, request: Document) -> None:
     """Refuse a request that the service's model does not allow: members, types, patterns, enumerations, bounds."""
-    check = ShapeCheck(operation, expression_shapes=frozenset())
     try:
-        shape = operation_shape(operation, "input", service)
+        schema = operation_schema(operation, "input", service)
     except KeyError:
         return  # the operation takes nothing
-    if problems := list(check.problems(request, shape)):
+    if problems := [text for _, text in differences(request, schema, operation)]:
         raise invalid(" ".join(problems))
 
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from pipeline.definition.shapes import Shape
-from pipeline.definition.shapes import operation as operation_shape
+from pipeline.definition.schemas import Schema
+from pipeline.definition.schemas import operation as operation_schema
 from pipeline.local.jobs.runtime import REGION
 from pipeline.local.sagemaker.api import LocalApi
 from pipeline.local.store.answers import HttpRequest, RequestError
@@ -125,10 +125,10 @@ class LocalClient:
             except RequestError as problem:
                 raise client_error(problem, operation) from problem
             try:
-                shape = operation_shape(operation, "output", self.service)
+                schema = operation_schema(operation, "output", self.service)
             except KeyError:
                 return {}  # the operation answers nothing
-            return shaped(answer, shape)
+            return shaped(answer, schema)
 
         return call
 
@@ -145,13 +145,13 @@ class LocalClient:
         return SimpleNamespace(paginate=paginate)
 
 
-def shaped(value: Any, shape: Shape) -> Any:
+def shaped(value: Any, schema: Schema) -> Any:
     """A response as boto3 gives it: times are datetimes, and what the model does not know is left out."""
-    if shape.type == "structure":
-        known = {name: member for name, member in value.items() if name in shape.members and member is not None}
-        return {name: shaped(member, shape.member(name)) for name, member in known.items()}
-    if shape.type == "list":
-        return [shaped(item, shape.member("member")) for item in value]
-    if shape.type == "map":
-        return {key: shaped(item, shape.member("value")) for key, item in value.items()}
-    return datetime.fromtimestamp(value, UTC) if shape.type == "timestamp" else value
+    if "properties" in schema:
+        known = {name: member for name, member in schema["properties"].items() if value.get(name) is not None}
+        return {name: shaped(value[name], member) for name, member in known.items()}
+    if "items" in schema:
+        return [shaped(item, schema["items"]) for item in value]
+    if "additionalProperties" in schema:
+        return {key: shaped(item, schema["additionalProperties"]) for key, item in value.items()}
+    return datetime.fromtimestamp(value, UTC) if isinstance(schema.get("type"), list) else value

@@ -18,45 +18,34 @@ from pipeline.definition.expressions import (
     references,
 )
 from pipeline.definition.paths import PathError, Token, format_path, listing, look_up
-from pipeline.definition.shapes import CONTAINERS, Shape, operation
+from pipeline.definition.schemas import SINGLE, Schema, child, operation
 from pipeline.definition.step_types import STEP_TYPES
 from pipeline.definition.steps import Definition, Step, at, objects
 from pipeline.errors import PipelineError
 from pipeline.suggestion import did_you_mean
 
-TYPES = {"String": "string", "Integer": "integer", "Float": "double", "Boolean": "boolean"}  # of parameters, of outputs
+TYPES = {"String": "string", "Integer": "integer", "Float": "number", "Boolean": "boolean"}  # of parameters, of outputs
 
 
 class UnknownProperty(LookupError):
     """A path leads to no property; the text completes "Step 'A' reads Steps.B.C, but ..."."""
 
 
-def reading_faults(definition: Definition, value: Any) -> Iterator[str]:
-    """What the expressions in a value refer to that does not exist; the step's name is the subject of each sentence."""
+def reference_problems(definition: Definition, value: Any) -> Iterator[str]:
+    """Yield what the expressions in a value refer to that does not exist, without the subject of the sentence."""
     for expression in expressions(value):
         try:
             found = references(expression)
         except PipelineError as error:
             yield f"has an expression that cannot be read: {error}"
             continue
-        for reference in found:
-            yield from missing_faults(definition, reference)
+        yield from (problem for reference in found if (problem := missing(definition, reference)))
         if "Get" in expression and found[0].property_file is not None:
             yield f"reads {expression['Get']}, which only Std:JsonGet can read."
 
 
-def dependency_faults(definition: Definition, step: Step) -> Iterator[str]:
-    """The steps of DependsOn that do not exist, or after which nothing runs."""
-    for name in [name for name, _ in step.triggers if isinstance(name, str)]:
-        target = definition.steps.get(name)
-        if target is None:
-            yield f"depends on '{name}', but no step has that name.{did_you_mean(name, definition.steps)}"
-        elif target.type == "Fail":
-            yield f"depends on '{name}', but nothing runs after a Fail step."
-
-
-def missing_faults(definition: Definition, reference: Reference) -> Iterator[str]:
-    """Why a reference leads to nothing, as far as the definition alone tells."""
+def missing(definition: Definition, reference: Reference) -> str | None:
+    """Return why a reference leads to nothing, as far as the definition alone tells."""
     experiment = definition.content.get("PipelineExperimentConfig")
     names: dict[str, Collection[str]] = {
         "Parameters": definition.parameters,
@@ -67,13 +56,13 @@ def missing_faults(definition: Definition, reference: Reference) -> Iterator[str
     known, root = names[reference.root], reference.root
     if reference.name not in known:
         hint = did_you_mean(reference.name, known)
-        yield f"reads {root}.{reference.name}, but no {ROOTS[root]} has that name.{hint}"
-    elif root == "Steps" and (fault := unread_fault(definition.steps[reference.name], reference)):
-        yield f"reads {reference.text}, but {fault}"
+        return f"reads {root}.{reference.name}, but no {ROOTS[root]} has that name.{hint}"
+    why = unread(definition.steps[reference.name], reference) if root == "Steps" else None
+    return f"reads {reference.text}, but {why}" if why else None
 
 
-def unread_fault(target: Step, reference: Reference) -> str | None:
-    """Why a step has nothing of that kind; None where it has, or only the service's model will tell."""
+def unread(target: Step, reference: Reference) -> str | None:
+    """Return why a step has nothing of that kind; None where it has, or only the service's model tells."""
     step_type = STEP_TYPES.get(target.type)
     if reference.property_file is not None:
         noun, name = "property files", reference.property_file
@@ -95,12 +84,22 @@ def unread_fault(target: Step, reference: Reference) -> str | None:
 
 
 def declared_outputs(step: Step) -> dict[str, Any]:
-    """Name -> type of the outputs that a Lambda or Callback step declares."""
+    """Return the outputs that a Lambda or Callback step declares, with their types."""
     return {str(output.get("OutputName")): output.get("OutputType") for output in step.objects("OutputParameters")}
 
 
-def visibility_faults(definition: Definition, step: Step) -> Iterator[str]:
-    """Steps of other branches, which may not run at all, that the step relies on."""
+def dependency_problems(definition: Definition, step: Step) -> Iterator[str]:
+    """Yield the steps of DependsOn that do not exist, or after which nothing runs."""
+    for name in [name for name, _ in step.triggers if isinstance(name, str)]:
+        target = definition.steps.get(name)
+        if target is None:
+            yield f"depends on '{name}', but no step has that name.{did_you_mean(name, definition.steps)}"
+        elif target.type == "Fail":
+            yield f"depends on '{name}', but nothing runs after a Fail step."
+
+
+def branch_problems(definition: Definition, step: Step) -> Iterator[str]:
+    """Yield the steps of other branches, which may not run at all, that the step relies on."""
     waits = {str(name): "depends on" for name, _ in step.triggers}
     for name in step.dependencies:
         target = definition.steps.get(name)
@@ -112,30 +111,30 @@ def visibility_faults(definition: Definition, step: Step) -> Iterator[str]:
             )
 
 
-def property_faults(definition: Definition, step: Step) -> Iterator[str]:
-    """What the step reads that the service does not return, or that is no single value where one is needed."""
+def property_problems(definition: Definition, step: Step) -> Iterator[str]:
+    """Yield what the step reads that the service does not return, or that is no single value where one is needed."""
     for expression in expressions(step.own):
         is_operand = "Get" not in expression or step.type not in STEP_TYPES or not STEP_TYPES[step.type].creates
         for reference in readable(expression):
             target = definition.steps.get(reference.name) if reference.root == "Steps" else None
-            if target is None or unread_fault(target, reference):
+            if target is None or unread(target, reference):
                 continue
             try:
                 found = property_type(target, reference)
             except UnknownProperty as error:
                 yield f"reads {reference.text}, but {error}"
                 continue
-            if is_operand and found in CONTAINERS:
-                kind = "a list" if found == "list" else "an object"
+            if is_operand and found is not None and found not in SINGLE:
+                kind = "a list" if found == "array" else "an object"
                 yield f"reads {reference.text}, which is {kind}, but a single value is needed."
 
 
 def type_of(definition: Definition, expression: Any) -> str | None:
-    """The type of an expression's value, as shapes name types; None where only the run will tell."""
+    """Return the type of an expression's value as JSON Schema names it; None where only the run will tell."""
     if "Std:Join" in expression:
         return "string"
     found = readable(expression) if "Get" in expression else []
-    if not found or any(missing_faults(definition, found[0])):
+    if not found or missing(definition, found[0]):
         return None
     if parameter := parameter_of(definition, expression):
         return TYPES.get(str(parameter.get("Type")))
@@ -146,58 +145,55 @@ def type_of(definition: Definition, expression: Any) -> str | None:
 
 
 def parameter_of(definition: Definition, expression: Any) -> Mapping[str, Any] | None:
-    """The parameter that an expression reads, as it is declared."""
+    """Return the declaration of the parameter that an expression reads."""
     found = readable(expression) if "Get" in expression else []
     return definition.parameters.get(found[0].name) if found and found[0].root == "Parameters" else None
 
 
 def property_type(step: Step, reference: Reference) -> str | None:
-    """The type of an existing property, as shapes name types; None where only the run will tell.
+    """Return the type of an existing property; None where only the run will tell.
 
     Raises:
         UnknownProperty: the service returns no such thing.
     """
-    step_type = STEP_TYPES.get(step.type)
-    if reference.property_file is not None or step_type is None or not reference.path:
+    step_type, path = STEP_TYPES.get(step.type), reference.path
+    if reference.property_file is not None or step_type is None or not path:
         return None
     if step_type.properties:
-        output_type = declared_outputs(step).get(str(reference.path[-1]))
+        output_type = declared_outputs(step).get(str(path[-1]))
         return "string" if step_type.properties == "Outcome" else TYPES.get(str(output_type))
-    return response_type(step, reference.path) if step_type.reads else None
-
-
-def response_type(step: Step, path: tuple[Token, ...]) -> str:
-    """The type of a member of the Describe response: a list is entered by index or, of objects, by name."""
-    shape: Shape | None = None
+    if not step_type.reads:
+        return None
+    schema = response(step.type)
     for depth, token in enumerate(path):
-        known: Collection[str] = response_members(step.type) if shape is None else shape.members
-        inner = response_members(step.type).get(str(token)) if shape is None else shape.at(token)
+        inner, word = child(schema, token), str(token)
         if inner is None:
-            where, reads, word = format_path(path[:depth]), STEP_TYPES[step.type].reads[0], str(token)
-            if shape is None:
-                raise UnknownProperty(f"{reads} does not return {word}.{did_you_mean(word, known)}")
-            if shape.type == "structure":
-                raise UnknownProperty(f"{reads} returns no {word} in {where}.{did_you_mean(word, known)}")
+            where, hint = format_path(path[:depth]), did_you_mean(word, schema.get("properties", ()))
+            if not where:
+                raise UnknownProperty(f"{step_type.reads[0]} does not return {word}.{hint}")
+            if "properties" in schema:
+                raise UnknownProperty(f"{step_type.reads[0]} returns no {word} in {where}.{hint}")
             raise UnknownProperty(f"{where} has no members that {word!r} could name.")
-        declared = declared_entries(step, path[:depth]) if shape is not None and shape.type in ("list", "map") else None
+        declared = None if "properties" in schema else declared_entries(step, path[:depth])
         if declared is not None:
             try:
                 look_up({str(path[depth - 1]): declared}, path[depth - 1 : depth + 1])
             except PathError as error:
                 raise UnknownProperty(str(error)) from error
-        shape = inner
-    return shape.type if shape else ""
+        schema = inner
+    kind = schema.get("type", "string")
+    return "string" if isinstance(kind, list) else str(kind)  # a time is compared as text
 
 
 @cache
-def response_members(step_type: str) -> Mapping[str, Shape]:
-    """The members of all responses about a step, those of the first operation before others of the same name."""
-    outputs = [operation(name, "output") for name in reversed(STEP_TYPES[step_type].reads)]
-    return {name: output.member(name) for output in outputs for name in output.members}
+def response(step_type: str) -> Schema:
+    """Return one schema of all responses about a step; of members of one name, the first operation's counts."""
+    outputs = [operation(name, "output")["properties"] for name in reversed(STEP_TYPES[step_type].reads)]
+    return {"type": "object", "properties": {name: schema for output in outputs for name, schema in output.items()}}
 
 
 def declared_entries(step: Step, path: tuple[Token, ...]) -> Any:
-    """The list or map that the request declares where the response has this one; None when it declares none."""
+    """Return the list or map that the request declares where the response has this one; None if it declares none."""
     if derived := DERIVED.get((step.type, path[-1])):
         return derived(step.arguments)
     try:
@@ -209,13 +205,13 @@ def declared_entries(step: Step, path: tuple[Token, ...]) -> Any:
 
 
 def metric_definitions(arguments: Any) -> list[Any] | None:
-    """The metrics of a training job; a built-in algorithm has metrics that it does not declare."""
+    """Return the metrics of a training job; a built-in algorithm has metrics that it does not declare."""
     found = at(arguments, "AlgorithmSpecification.MetricDefinitions")
     return found if isinstance(found, list) else None
 
 
 def searched_hyperparameters(arguments: Any) -> dict[str, Any]:
-    """The hyperparameters of all ranges of a tuning job."""
+    """Return the hyperparameters of all ranges of a tuning job."""
     jobs = [at(arguments, "TrainingJobDefinition"), *objects(at(arguments, "TrainingJobDefinitions"))]
     groups = [at(arguments, "HyperParameterTuningJobConfig.ParameterRanges")]
     groups += [at(job, "HyperParameterRanges") for job in jobs]

@@ -184,7 +184,7 @@ def choose_steps(wanted: Start, content: dict[str, Any]) -> tuple[dict[str, Any]
     named = [step.strip() for step in (wanted.from_step or wanted.only or "").split(",")]
     after = graph.downstream(named) if wanted.from_step is not None else set(named)
     chosen = [*(step for step in graph.steps if step in after), *(step for step in named if step not in graph.steps)]
-    if problems := list(graph.selection_faults(chosen)):
+    if problems := list(graph.selection_problems(chosen)):
         raise UsageError("\n".join(problems))
     return {"SelectedSteps": [{"StepName": step} for step in chosen]}, graph.values_needed(chosen)
 

@@ -65,41 +65,32 @@ class Compiled:
 
 def compile_pipeline(inputs: Inputs) -> Compiled:
     """Compile the definition."""
-    with offline(), quiet():
-        from pipeline.compile.pipeline import build, context_of
+    with offline():
+        from pipeline.compile.pipeline import build
 
-        context = context_of(inputs)
-        definition = str(build(context).definition())
+        pipeline, context = build(inputs)
+        definition = str(pipeline.definition())
     return Compiled(definition, tuple(context.bundles.values()), dict(context.placeholders))
 
 
 @contextlib.contextmanager
 def offline() -> Iterator[None]:
-    """Hide all that this machine says about AWS until the end of the block.
+    """Hide what this machine says about AWS, and what the SDK says: neither has to do with the user's pipeline.
 
     The SDK makes clients and sessions while it is imported and while it compiles: a profile that does not exist, or a
-    broken file in ~/.aws or ~/.config/sagemaker, would end a command that has nothing to do with AWS.
+    broken file in ~/.aws or ~/.config/sagemaker, would end a command that never speaks to AWS.
     """
     before = dict(os.environ)
     for name in before:
         if name.startswith(HIDDEN_PREFIXES):
             del os.environ[name]
     os.environ.update(OFFLINE)
+    logging.disable(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings(action="ignore"):
+            yield
     finally:
         os.environ.clear()
         os.environ.update(before)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Drop the SDK's log lines and warnings, which say nothing about the user's pipeline."""
-    logging.disable(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        finally:
-            logging.disable(logging.NOTSET)
-            logging.getLogger().setLevel(logging.WARNING)  # the SDK lowers it to INFO for every library
+        logging.disable(logging.NOTSET)
+        logging.getLogger().setLevel(logging.WARNING)  # the SDK lowers it to INFO for every library

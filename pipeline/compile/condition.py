@@ -8,12 +8,9 @@ each rule of condition.fail_on_rules, that it found no issue while the model tra
 from collections.abc import Sequence
 from typing import Any
 
-from sagemaker.core.workflow.conditions import (
-    Condition,
-    ConditionEquals,
-    ConditionGreaterThanOrEqualTo,
-    ConditionLessThanOrEqualTo,
-)
+from sagemaker.core.workflow.conditions import Condition, ConditionEquals
+from sagemaker.core.workflow.conditions import ConditionGreaterThanOrEqualTo as AtLeast
+from sagemaker.core.workflow.conditions import ConditionLessThanOrEqualTo as AtMost
 from sagemaker.core.workflow.functions import Join
 from sagemaker.mlops.workflow.condition_step import ConditionStep
 from sagemaker.mlops.workflow.fail_step import FailStep
@@ -29,8 +26,8 @@ IMPROVEMENT = "improvement.value"  # over the champion; with no champion the acc
 CHAMPION = "improvement.champion"  # which model, with its accuracy; or that there is none
 WORDS = "words"  # of the interval, and of each demand: what was found, and whether it is met
 DEMANDS = {  # a setting of condition -> how it is compared, and with what
-    "min_class_recall": (ConditionGreaterThanOrEqualTo, "worst_class.recall.value"),
-    "max_group_gap": (ConditionLessThanOrEqualTo, "group_gap.value"),
+    "min_class_recall": (AtLeast, "worst_class.recall.value"),
+    "max_group_gap": (AtMost, "group_gap.value"),
 }
 
 
@@ -64,14 +61,14 @@ def conditions(context: Context, train: TrainingStep, evaluate: ProcessingStep) 
     """Return all that is demanded of a model."""
     registry, condition = context.config.registry, context.config.condition
     accuracy = reported(evaluate, LOWER_BOUND if condition.lower_bound else ACCURACY)
-    found = [ConditionGreaterThanOrEqualTo(left=accuracy, right=context.parameters["AccuracyThreshold"])]
+    found = [AtLeast(left=accuracy, right=context.parameters["AccuracyThreshold"])]
     if registry.require_improvement:
         improvement = reported(evaluate, IMPROVEMENT)
-        found.append(ConditionGreaterThanOrEqualTo(left=improvement, right=registry.improvement_margin))
+        found.append(AtLeast(left=improvement, right=registry.improvement_margin))
     for name, share in demands_of(context).items():
         kind, path = DEMANDS[name]
         found.append(kind(left=reported(evaluate, path), right=share))
-    return found + [ConditionEquals(left=issues(train, name), right=0) for name in condition.fail_on_rules]
+    return found + [ConditionEquals(left=issues, right=0) for issues in rule_issues(context, train).values()]
 
 
 def demands_of(context: Context) -> dict[str, float]:
@@ -96,10 +93,11 @@ def refusal(context: Context, train: TrainingStep, evaluate: ProcessingStep) -> 
     words += [word for name in demands for word in ("; ", reported(evaluate, f"{WORDS}.{name}"))]
     if condition.fail_on_rules:
         words += ["; rules that watched the training (0 is needed; 1 is an issue, -1 that it was not judged)"]
-        words += [word for name in condition.fail_on_rules for word in (f", {name}: ", issues(train, name))]
+        words += [word for name, issues in rule_issues(context, train).items() for word in (f", {name}: ", issues)]
     return [*words, ", so nothing is registered."]
 
 
-def issues(train: TrainingStep, rule: str) -> Any:
-    """Return the metric of a rule, known when the step has run."""
-    return train.properties.FinalMetricDataList[rule_metric(rule)].Value
+def rule_issues(context: Context, train: TrainingStep) -> dict[str, Any]:
+    """Return the metric of each rule that must not have found an issue."""
+    metrics = train.properties.FinalMetricDataList
+    return {name: metrics[rule_metric(name)].Value for name in context.config.condition.fail_on_rules}

@@ -14,42 +14,25 @@ from sagemaker.core.workflow.execution_variables import ExecutionVariables
 from sagemaker.core.workflow.functions import Join
 from sagemaker.core.workflow.parameters import Parameter, ParameterFloat, ParameterInteger, ParameterString
 from sagemaker.core.workflow.pipeline_context import PipelineSession
-from sagemaker.mlops.workflow.retry import (
-    SageMakerJobExceptionTypeEnum,
-    SageMakerJobStepRetryPolicy,
-    StepExceptionTypeEnum,
-    StepRetryPolicy,
-)
+from sagemaker.mlops.workflow import retry
 from sagemaker.mlops.workflow.steps import CacheConfig
 
 from pipeline.compile.bundle import Bundle, bundle
 from pipeline.compile.compiler import Inputs
-from pipeline.compile.placement import Placement
-from pipeline.config.sections import LOCAL_STORAGE, Config, DataConfig, EvaluationConfig
+from pipeline.config.sections import LOCAL_STORAGE, DataConfig, EvaluationConfig
 
 PROCESSING = "/opt/ml/processing"
 PLACEHOLDER = "README"
 
 
 @dataclass(frozen=True)
-class Context:
-    """Handed to each builder."""
+class Context(Inputs):
+    """The inputs, and what the builders share and find out."""
 
-    inputs: Inputs
-    parameters: dict[str, Parameter]
-    session: PipelineSession
+    session: PipelineSession = None
+    parameters: dict[str, Parameter] = field(default_factory=dict)
     bundles: dict[str, Bundle] = field(default_factory=dict)  # by URI
     placeholders: dict[str, str] = field(default_factory=dict)  # URI -> text
-
-    @property
-    def config(self) -> Config:
-        """pipeline.yaml."""
-        return self.inputs.config
-
-    @property
-    def placement(self) -> Placement:
-        """Account, bucket, role and images."""
-        return self.inputs.placement
 
     def code_uri(self, *entry_points: str) -> str:
         """Return the S3 URI of the code that these scripts of steps/ need."""
@@ -65,11 +48,7 @@ class Context:
         return uri
 
     def execution_uri(self, folder: str, *parts: str) -> Join:
-        """Return an S3 URI that no two executions share.
-
-        Below `executions` lies what may expire; `checkpoints` is for interrupted jobs; `evaluations` lasts as long as
-        the versions that are registered with them.
-        """
+        """Return an S3 URI that no two executions share; what lies below `executions` may expire."""
         top = self.placement.uri(self.config.pipeline.name, folder)
         return Join(on="/", values=[top, ExecutionVariables.PIPELINE_EXECUTION_ID, *parts])
 
@@ -100,11 +79,9 @@ class Context:
         return {**(vpc if aws.vpc.subnet_ids else {}), **(isolation if aws.network_isolation else {})}
 
     def volume_key(self, instance_type: str) -> str | None:
-        """Return the KMS key of a job's volumes, if its type of instance takes one.
+        """Return the KMS key of a job's volumes; none for instances that encrypt disks of their own by hardware.
 
-        A type with disks of its own encrypts them by hardware, and a request that names a key is refused (AWS API,
-        ResourceConfig.VolumeKmsKeyId). The type is pipeline.yaml's; a run that overrides the parameter by such a type
-        fails with the service's message.
+        For those SageMaker refuses a key (AWS API, ResourceConfig.VolumeKmsKeyId). The type is pipeline.yaml's.
         """
         return None if LOCAL_STORAGE.match(instance_type) else self.config.aws.kms_key_arn
 
@@ -133,22 +110,19 @@ def declare(inputs: Inputs) -> dict[str, Parameter]:
     return {parameter.name: parameter for parameter in found}
 
 
-def step_retries() -> list[StepRetryPolicy]:
+def step_retries() -> list[retry.StepRetryPolicy]:
     """Retry throttling and service faults soon."""
-    kinds = [StepExceptionTypeEnum.THROTTLING, StepExceptionTypeEnum.SERVICE_FAULT]
-    return [StepRetryPolicy(kinds, interval_seconds=5, backoff_rate=2.0, max_attempts=5)]
+    kinds = [retry.StepExceptionTypeEnum.THROTTLING, retry.StepExceptionTypeEnum.SERVICE_FAULT]
+    return [retry.StepRetryPolicy(kinds, interval_seconds=5, backoff_rate=2.0, max_attempts=5)]
 
 
-def job_retries(*, resumes: bool = False) -> list[StepRetryPolicy]:
+def job_retries(*, resumes: bool = False) -> list[retry.StepRetryPolicy]:
     """Wait for missing capacity up to two hours; start a lost job that resumes from checkpoints twice more."""
-    missing = [SageMakerJobExceptionTypeEnum.CAPACITY_ERROR, SageMakerJobExceptionTypeEnum.RESOURCE_LIMIT]
-    lost = [SageMakerJobExceptionTypeEnum.INTERNAL_ERROR]
-    policies = [
-        *step_retries(),
-        SageMakerJobStepRetryPolicy(missing, interval_seconds=60, backoff_rate=1.5, expire_after_mins=120),
-        SageMakerJobStepRetryPolicy(lost, interval_seconds=5, backoff_rate=2.0, max_attempts=2),
-    ]
-    return policies if resumes else policies[:-1]
+    kinds, policy = retry.SageMakerJobExceptionTypeEnum, retry.SageMakerJobStepRetryPolicy
+    missing, lost = [kinds.CAPACITY_ERROR, kinds.RESOURCE_LIMIT], [kinds.INTERNAL_ERROR]
+    waits = policy(missing, interval_seconds=60, backoff_rate=1.5, expire_after_mins=120)
+    again = policy(lost, interval_seconds=5, backoff_rate=2.0, max_attempts=2)
+    return [*step_retries(), waits, *([again] if resumes else [])]
 
 
 def processing_input(name: str, uri: object) -> ProcessingInput:

@@ -76,22 +76,13 @@ def evaluator_image(region: str) -> str:
 
 
 def configurations(debug: DebugConfig, known: tuple[str, ...], image: str) -> list[dict[str, Any]]:
-    """Return the configured rules that AWS has as well, at most twenty; a user's own rule is not among them."""
+    """Return the configured rules that AWS has as well, at most twenty, with their parameters as text."""
     found = []
     for name, entry in debug.rules.items():
         rule = SPELLINGS.get(entry.get("rule", name), entry.get("rule", name))
         if rule in known:
-            parameters = {key: as_text(value) for key, value in entry.items() if key not in ("rule", "action")}
-            found.append(
-                {
-                    "RuleConfigurationName": name,
-                    "RuleEvaluatorImage": image,
-                    "RuleParameters": {"rule_to_invoke": rule, **parameters},
-                }
-            )
+            given = {key: value for key, value in entry.items() if key not in ("rule", "action")}
+            parameters = {key: ",".join(map(str, v)) if isinstance(v, list) else str(v) for key, v in given.items()}
+            invoked = {"RuleEvaluatorImage": image, "RuleParameters": {"rule_to_invoke": rule, **parameters}}
+            found.append({"RuleConfigurationName": name, **invoked})
     return found[:MOST_RULES]
-
-
-def as_text(value: Any) -> str:
-    """Return a parameter as the service takes it: text, lists with commas between."""
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -23,8 +23,9 @@ from pipeline.compile.tuning import tune_step
 SageMakerConfig.validate_sagemaker_config = staticmethod(lambda settings=None: None)
 
 
-def build(context: Context) -> Pipeline:
-    """Return the pipeline; the context then knows the code and placeholders that it needs."""
+def build(inputs: Inputs) -> tuple[Pipeline, Context]:
+    """Return the pipeline, and the context, which knows the code and placeholders that it needs."""
+    context = Context(**vars(inputs), session=offline_session(inputs.placement), parameters=declare(inputs))
     prepare = prepare_data_step(context)
     tune = tune_step(context, prepare)
     train = train_step(context, prepare, tune)
@@ -32,36 +33,26 @@ def build(context: Context) -> Pipeline:
     register = register_step(context, train, evaluate)
     deploy = deploy_step(context, register)
     check = check_accuracy_step(context, train, evaluate, if_steps=[register, deploy])
-    return Pipeline(
+    pipeline = Pipeline(
         name=context.config.pipeline.name,
         parameters=list(context.parameters.values()),
         pipeline_experiment_config=None,
         steps=[prepare, tune, train, evaluate, check],
         sagemaker_session=context.session,
     )
+    return pipeline, context
 
 
-def context_of(inputs: Inputs) -> Context:
-    """Return what the builders are given."""
-    return Context(inputs, declare(inputs), OfflineSession(inputs.placement))
-
-
-class OfflineSession(PipelineSession):  # type: ignore[misc]
-    """A session that cannot speak to AWS: no clients, no telemetry, no defaults from the user's machine."""
-
-    def __init__(self, placement: Placement) -> None:
-        super().__init__(
-            boto_session=NoClients(placement.region),
-            default_bucket=placement.bucket,
-            sagemaker_config={
-                "SchemaVersion": "1.0",
-                "SageMaker": {"PythonSDK": {"Modules": {"TelemetryOptOut": True}}},
-            },
-        )
-
-    def default_bucket(self) -> str:
-        """Return the bucket without asking S3 whether it exists."""
-        return str(self._default_bucket_name_override)
+def offline_session(placement: Placement) -> PipelineSession:
+    """Return a session that cannot speak to AWS: no clients, no telemetry, no defaults from the user's machine."""
+    no_telemetry = {"SageMaker": {"PythonSDK": {"Modules": {"TelemetryOptOut": True}}}}
+    session = PipelineSession(
+        boto_session=NoClients(placement.region),
+        default_bucket=placement.bucket,
+        sagemaker_config={"SchemaVersion": "1.0", **no_telemetry},
+    )
+    session.default_bucket = lambda: placement.bucket  # else it asks S3 whether there is one
+    return session
 
 
 class NoClients:

@@ -21,7 +21,7 @@ ABOUT_SPLITS = (
 
 def prepare_data_step(context: Context) -> ProcessingStep:
     """Return the first step."""
-    name, data, inputs = "PrepareData", context.config.data, context.inputs
+    name, data = "PrepareData", context.config.data
     embedding_cache = context.shared_uri("embedding-cache", context.config.model.backbone, about=ABOUT_EMBEDDINGS)
     split_history = context.shared_uri("split-history", about=ABOUT_SPLITS)
     instance_type = context.parameters["ProcessingInstanceType"]
@@ -33,9 +33,9 @@ def prepare_data_step(context: Context) -> ProcessingStep:
             arguments=arguments(context),
             inputs=[
                 processing_input("data", context.parameters["InputDataUri"]),
-                processing_input("weights", inputs.weights_uri),
+                processing_input("weights", context.weights_uri),
                 processing_input("code", context.code_uri(SCRIPT)),
-                processing_input("annotations", inputs.annotations_uri),
+                processing_input("annotations", context.annotations_uri),
                 processing_input("embedding_cache", embedding_cache),
                 processing_input("split_history", split_history),
             ],

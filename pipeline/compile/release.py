@@ -57,7 +57,7 @@ def register_step(context: Context, train: TrainingStep, evaluate: ProcessingSte
             transform_instances=[config.deploy.instance_type],
             model_metrics=ModelMetrics(model_statistics=statistics),
             metadata_properties=MetadataProperties(
-                commit_id=context.inputs.commit, generated_by=ExecutionVariables.PIPELINE_EXECUTION_ARN
+                commit_id=context.commit, generated_by=ExecutionVariables.PIPELINE_EXECUTION_ARN
             ),
             customer_metadata_properties={
                 **{name: reported(evaluate, f"customer_metadata_properties.{name}") for name in METADATA},

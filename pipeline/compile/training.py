@@ -12,16 +12,8 @@ from typing import Any
 
 from sagemaker.core.shapes import Channel, DataSource, S3DataSource
 from sagemaker.mlops.workflow.steps import ProcessingStep, TrainingStep, TuningStep
-from sagemaker.train import ModelTrainer
-from sagemaker.train.configs import (
-    CheckpointConfig,
-    Compute,
-    InputData,
-    MetricDefinition,
-    Networking,
-    OutputDataConfig,
-    StoppingCondition,
-)
+from sagemaker.train import ModelTrainer, configs
+from sagemaker.train.configs import InputData, MetricDefinition
 
 from pipeline.compile.context import Context, job_retries
 from pipeline.compile.managed_rules import managed_fields
@@ -30,6 +22,7 @@ from pipeline.config.sections import METRICS, RESOURCE, DebugConfig, TrainingCon
 SCRIPTS = ("train.py", "serve.py")  # the server travels inside the model that it will serve
 CODE_CHANNEL = "code"
 MANAGED_INTERVAL_STEPS = 10  # of AWS's hook configuration, which knows no auto
+HEAD = ("folds", "hidden_units", "dropout", "label_smoothing", "weight_decay", "class_balance", "patience")
 
 
 def train_step(context: Context, prepare: ProcessingStep, tune: TuningStep) -> TrainingStep:
@@ -52,14 +45,13 @@ def train_step(context: Context, prepare: ProcessingStep, tune: TuningStep) -> T
     if training.use_spot:
         # The URI is part of the step's cache key, so training on spot capacity is never reused by another execution.
         uri = context.execution_uri("checkpoints", name)
-        model_trainer.with_checkpoint_config(CheckpointConfig(s3_uri=uri, local_path="/opt/ml/checkpoints"))
+        model_trainer.with_checkpoint_config(configs.CheckpointConfig(s3_uri=uri, local_path="/opt/ml/checkpoints"))
     inputs = [
         *channels(context, prepare, context.code_uri(*SCRIPTS)),
         weights_channel(context),  # of the backbone, to be exported
         *(image_channels(prepare) if context.config.fine_tunes else []),
     ]
-    return WatchedTrainingStep(
-        more=managed_fields(context, debug.save_interval_steps or MANAGED_INTERVAL_STEPS),
+    step = WatchedTrainingStep(
         name=name,
         display_name="Train with debugger",
         description="Trains the final model with the winning hyperparameters, watched by rules.",
@@ -67,20 +59,19 @@ def train_step(context: Context, prepare: ProcessingStep, tune: TuningStep) -> T
         cache_config=context.cache(),
         retry_policies=job_retries(resumes=True),
     )
+    step.more = managed_fields(context, debug.save_interval_steps or MANAGED_INTERVAL_STEPS)
+    return step
 
 
 class WatchedTrainingStep(TrainingStep):  # type: ignore[misc]
-    """A training step whose request carries more than the SDK's trainer can say."""
+    """A training step whose request carries `more` than the SDK's trainer can say."""
 
-    def __init__(self, *, more: Mapping[str, Any], **settings: Any) -> None:
-        super().__init__(**settings)
-        self.more = more
+    more: Mapping[str, Any]
 
     @property
     def arguments(self) -> dict[str, Any]:
         """The CreateTrainingJob request with the additional fields."""
-        request: dict[str, Any] = super().arguments
-        return {**request, **self.more}
+        return {**super().arguments, **self.more}
 
 
 def trainer(
@@ -109,10 +100,10 @@ def trainer(
         sagemaker_session=context.session,
         base_job_name=step_name,
         hyperparameters={**hyperparameters, **launcher},
-        compute=Compute(volume_size_in_gb=section.volume_size_gb, **compute),
-        stopping_condition=StoppingCondition(**stopping),
-        networking=Networking(**network) if network else None,
-        output_data_config=OutputDataConfig(
+        compute=configs.Compute(volume_size_in_gb=section.volume_size_gb, **compute),
+        stopping_condition=configs.StoppingCondition(**stopping),
+        networking=configs.Networking(**network) if network else None,
+        output_data_config=configs.OutputDataConfig(
             s3_output_path=path, compression_type="GZIP", **({"kms_key_id": key} if key else {})
         ),
     )
@@ -142,13 +133,7 @@ def fixed_hyperparameters(context: Context, *, fine_tunes: bool) -> dict[str, ob
     """
     config, model, resource = context.config, context.config.model, context.config.tuning.resource
     fixed = {
-        "folds": model.folds,
-        "hidden_units": model.hidden_units,
-        "dropout": model.dropout,
-        "label_smoothing": model.label_smoothing,
-        "weight_decay": model.weight_decay,
-        "class_balance": model.class_balance,
-        "patience": model.patience,
+        **{name: getattr(model, name) for name in HEAD},
         **({RESOURCE: resource.max} if resource else {}),
         **({"finetune": model.finetune, **config.finetuning.hyperparameters} if fine_tunes else {}),
     }
@@ -165,7 +150,7 @@ def channels(context: Context, prepare: ProcessingStep, code_uri: str) -> list[I
 
 def weights_channel(context: Context) -> InputData:
     """Return the backbone's."""
-    return InputData(channel_name="weights", data_source=context.inputs.weights_uri)
+    return InputData(channel_name="weights", data_source=context.weights_uri)
 
 
 def image_channels(prepare: ProcessingStep) -> list[Channel]:

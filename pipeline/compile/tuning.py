@@ -36,8 +36,7 @@ def tune_step(context: Context, prepare: ProcessingStep) -> TuningStep:
         early_stopping_type=tuning.early_stopping,
     )
     images = [weights_channel(context), *image_channels(prepare)] if fine_tunes else []
-    return CompleteTuningStep(
-        context=context,
+    step = CompleteTuningStep(
         name=name,
         display_name="Tune hyperparameters",
         description="Searches for the best hyperparameters, by cross-validation.",
@@ -45,14 +44,14 @@ def tune_step(context: Context, prepare: ProcessingStep) -> TuningStep:
         cache_config=context.cache(),
         retry_policies=job_retries(),
     )
+    step.context = context
+    return step
 
 
 class CompleteTuningStep(TuningStep):  # type: ignore[misc]
     """A tuning step with what the SDK's tuner drops: limits that are parameters, and settings of its trainer."""
 
-    def __init__(self, *, context: Context, **settings: Any) -> None:
-        super().__init__(**settings)
-        self.context = context
+    context: Context
 
     @property
     def arguments(self) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.definition.expressions import condition_faults, readable, type_faults
+from pipeline.definition.expressions import condition_problems, readable, type_problems
 from pipeline.definition.paths import kind_of, listing, quoted
 from pipeline.definition.references import (
     branch_problems,
@@ -30,7 +30,7 @@ from pipeline.definition.references import (
     reference_problems,
     type_of,
 )
-from pipeline.definition.runnable import lacking, path_faults
+from pipeline.definition.runnable import lacking, path_problems
 from pipeline.definition.schemas import UNKNOWN, annotated, converted, differences, operation, schema_of
 from pipeline.definition.step_types import STEP_TYPES
 from pipeline.definition.steps import Definition, Step, at, items, objects
@@ -60,10 +60,10 @@ def check(content: Any, *, service: bool = True, local: bool = False) -> list[st
         *(service_problems(definition) if service else ()),
     ]
     for step in definition.all_steps:
-        found = [*form_faults(definition, step)]
-        found += service_faults(definition, step) if service else ()
-        found += local_faults(definition, step) if local else ()
-        problems += [f"Step '{step.name}'{fault}" for fault in found]
+        found = [*form_problems(definition, step)]
+        found += request_problems(definition, step) if service else ()
+        found += local_problems(definition, step) if local else ()
+        problems += [f"Step '{step.name}'{problem}" for problem in found]
     return list(dict.fromkeys([*problems, *definition.cycles()]))
 
 
@@ -101,7 +101,7 @@ def experiment_problems(definition: Definition) -> Iterator[str]:
             yield f"{config} reads {reference.text}, which has no value before the first step."
 
 
-def form_faults(definition: Definition, step: Step) -> Iterator[str]:
+def form_problems(definition: Definition, step: Step) -> Iterator[str]:
     """Yield what is wrong with a step, whoever reads the definition."""
     name, arguments = step.definition.get("Name"), step.definition.get("Arguments", {})
     if step.type not in STEP_TYPES:
@@ -122,13 +122,13 @@ def form_faults(definition: Definition, step: Step) -> Iterator[str]:
         if not isinstance(conditions, list):
             yield f": Conditions must be a list, but got {kind_of(conditions)}."
         for condition in conditions if isinstance(conditions, list) else ():
-            yield from (f": {fault}" for fault in condition_faults(condition))
-    yield from (f": {fault}" for fault in property_file_faults(step))
+            yield from (f": {problem}" for problem in condition_problems(condition))
+    yield from (f": {problem}" for problem in property_file_problems(step))
     yield from (f" {problem}" for problem in reference_problems(definition, step.own))
     yield from (f" {problem}" for problem in dependency_problems(definition, step))
 
 
-def property_file_faults(step: Step) -> Iterator[str]:
+def property_file_problems(step: Step) -> Iterator[str]:
     """Yield what is wrong with property files: each is in one of the step's outputs, and has a name of its own."""
     files = step.objects("PropertyFiles")
     yield from duplicates("property files", files, "PropertyFileName")
@@ -174,19 +174,19 @@ def service_problems(definition: Definition) -> Iterator[str]:
             yield f"Parameter '{parameter.get('Name')}': {text}"
 
 
-def service_faults(definition: Definition, step: Step) -> Iterator[str]:
+def request_problems(definition: Definition, step: Step) -> Iterator[str]:
     """Yield what is wrong with a step whose form is right, as far as it is."""
-    faults = [text for _, text in (*member_differences(definition, step), *argument_differences(definition, step))]
+    problems = [text for _, text in (*member_differences(definition, step), *argument_differences(definition, step))]
     for index, policy in enumerate(step.objects("RetryPolicies")):
         ends = [name for name in ("MaxAttempts", "ExpireAfterMin") if policy.get(name) is not None]
         if len(ends) != 1:
             has = "both" if ends else "neither"
-            faults.append(f"RetryPolicies[{index}] must have either MaxAttempts or ExpireAfterMin, but has {has}.")
-    faults += objective_faults(step) if step.type == "Tuning" else ()
+            problems.append(f"RetryPolicies[{index}] must have either MaxAttempts or ExpireAfterMin, but has {has}.")
+    problems += objective_problems(step) if step.type == "Tuning" else ()
     for condition in objects(step.arguments.get("Conditions")) if step.type == "Condition" else ():
-        if not any(condition_faults(condition)):
-            faults += type_faults(condition, partial(type_of, definition))
-    yield from (f": {fault}" for fault in faults)
+        if not any(condition_problems(condition)):
+            problems += type_problems(condition, partial(type_of, definition))
+    yield from (f": {problem}" for problem in problems)
     yield from (f" {problem}" for problem in branch_problems(definition, step))
     yield from (f" {problem}" for problem in property_problems(definition, step))
 
@@ -222,7 +222,7 @@ def argument_differences(definition: Definition, step: Step) -> Differences:
         yield from format_differences(value, f"{step.type}Arguments", f"{step.type} step")
 
 
-def objective_faults(step: Step) -> Iterator[str]:
+def objective_problems(step: Step) -> Iterator[str]:
     """Yield a sentence if a tuning job's objective is none of the metrics that its training jobs define."""
     name = at(step.arguments, "HyperParameterTuningJobConfig.HyperParameterTuningJobObjective.MetricName")
     defined = metric_definitions(step.arguments.get("TrainingJobDefinition"))
@@ -235,7 +235,7 @@ def objective_faults(step: Step) -> Iterator[str]:
 # what cannot run here
 
 
-def local_faults(definition: Definition, step: Step) -> Iterator[str]:
+def local_problems(definition: Definition, step: Step) -> Iterator[str]:
     """Yield what this machine cannot do for a step, or cannot read."""
     step_type = STEP_TYPES.get(step.type)
     if step_type is None:
@@ -251,7 +251,7 @@ def local_faults(definition: Definition, step: Step) -> Iterator[str]:
         is_asked = not step_type.job_kind and not unreadable  # of the API, which holds it to the service's model
         wrong += [text for _, text in argument_differences(definition, step)] if is_asked else unreadable
     yield from (f": {text}" for text in wrong)
-    faults = [*path_faults(step), *lacking(step.arguments, step_type.needs)]
+    problems = [*path_problems(step), *lacking(step.arguments, step_type.needs)]
     if step_type.rule and not wrong:
-        faults += step_type.rule(step.arguments)
-    yield from (f" {fault}" for fault in faults)
+        problems += step_type.rule(step.arguments)
+    yield from (f" {problem}" for problem in problems)

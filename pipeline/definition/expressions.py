@@ -279,12 +279,12 @@ def holds(condition: Condition | list[Condition], scope: Scope) -> bool:
         PipelineError: a condition is not well formed, or its operands have no value or do not compare.
     """
     conditions = condition if isinstance(condition, list) else [condition]
-    if faults := [fault for each in conditions for fault in condition_faults(each)]:
-        raise ExpressionError(" ".join(dict.fromkeys(faults)))
+    if problems := [problem for each in conditions for problem in condition_problems(each)]:
+        raise ExpressionError(" ".join(dict.fromkeys(problems)))
     return False not in [_holds(each, scope) for each in conditions]  # a list: none is skipped
 
 
-def condition_faults(condition: Any) -> Iterator[str]:
+def condition_problems(condition: Any) -> Iterator[str]:
     """What is wrong with a condition's form, one sentence each; values are not looked at."""
     condition_type = condition.get("Type") if isinstance(condition, dict) else None
     if not isinstance(condition_type, str):
@@ -298,7 +298,7 @@ def condition_faults(condition: Any) -> Iterator[str]:
         yield f"A condition of type {condition_type} needs a list as {FIELDS[condition_type][-1]}."
     elif condition_type in ("Not", "Or"):
         for inner in inner_conditions(condition):
-            yield from condition_faults(inner)
+            yield from condition_problems(inner)
     else:
         values = [condition[name] for name in FIELDS[condition_type]]
         for operand in [values[0], *values[1]] if condition_type == "In" else values:
@@ -311,10 +311,10 @@ def inner_conditions(condition: Condition) -> list[Any]:
     return {"Not": [condition.get("Condition")], "Or": condition.get("Conditions")}.get(condition["Type"]) or []
 
 
-def type_faults(condition: Condition, type_of: Callable[[Any], str | None]) -> Iterator[str]:
+def type_problems(condition: Condition, type_of: Callable[[Any], str | None]) -> Iterator[str]:
     """The comparisons in a well-formed condition whose operands have known types that differ."""
     for inner in inner_conditions(condition):
-        yield from type_faults(inner, type_of)
+        yield from type_problems(inner, type_of)
     if condition["Type"] in COMPARISONS:
         operands = [condition[name] for name in SIDES]
         kinds = [KINDS.get(type_of(each) or "") if is_expression(each) else kind_of(each) for each in operands]

@@ -74,7 +74,7 @@ def lacking(arguments: Any, paths: Sequence[str], where: str = "") -> Iterator[s
             yield f"lacks {where}{path}."
 
 
-def path_faults(step: Step) -> Iterator[str]:
+def path_problems(step: Step) -> Iterator[str]:
     """Yield the function and the paths of a step that SageMaker would understand, but that cannot be read here."""
     if step.type == "Lambda" and is_expression(step.definition.get("FunctionArn")):
         yield "needs the ARN of a function as FunctionArn, but has an expression."
@@ -86,7 +86,7 @@ def path_faults(step: Step) -> Iterator[str]:
                 yield f"has a Std:JsonGet that cannot be read here: {error}"
 
 
-def processing_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
+def processing_problems(arguments: Mapping[str, Any]) -> Iterator[str]:
     """Yield what cannot run here of a processing job: its program, inputs and outputs."""
     application = at(arguments, "AppSpecification")
     program, entrypoint = PROGRAMS.get(repository(at(application, "ImageUri"))), at(application, "ContainerEntrypoint")
@@ -102,7 +102,7 @@ def processing_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
             yield f"has an AppManaged input or DatasetDefinition in {where}, which is not downloaded here; use S3Input."
         else:
             yield from lacking(source, ("S3Input.S3Uri", "S3Input.LocalPath"), f"{where}.")
-            yield from data_faults(source, "S3Input", at(source, "S3Input.S3InputMode"), where)
+            yield from data_problems(source, "S3Input", at(source, "S3Input.S3InputMode"), where)
     for number, output in enumerate(items(arguments, "ProcessingOutputConfig.Outputs")):
         where = f"ProcessingOutputConfig.Outputs[{number}]"
         if at(output, "FeatureStoreOutput") or at(output, "AppManaged") is True:
@@ -111,7 +111,7 @@ def processing_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
             yield from lacking(output, ("OutputName", "S3Output.S3Uri", "S3Output.LocalPath"), f"{where}.")
 
 
-def data_faults(source: Any, path: str, mode: Any, where: str) -> Iterator[str]:
+def data_problems(source: Any, path: str, mode: Any, where: str) -> Iterator[str]:
     """Yield what an input or a channel asks for beside files: a pipe, or a manifest with labels."""
     compression = (f"{path}.S3CompressionType", f"{path}.CompressionType", "CompressionType")
     if mode == "Pipe" or "Gzip" in [at(source, each) for each in compression]:
@@ -121,16 +121,16 @@ def data_faults(source: Any, path: str, mode: Any, where: str) -> Iterator[str]:
         yield f"has {kind!r} as S3DataType in {where}; the local target reads an S3Prefix or a ManifestFile."
 
 
-def training_faults(arguments: Mapping[str, Any], where: str = "") -> Iterator[str]:
+def training_problems(arguments: Mapping[str, Any], where: str = "") -> Iterator[str]:
     """Yield what cannot run here of a training job: its program, checkpoints, channels and metrics."""
-    yield from launcher_faults(arguments, where)
+    yield from launcher_problems(arguments, where)
     if arguments.get("CheckpointConfig"):
         yield from lacking(arguments, ("CheckpointConfig.S3Uri",), where)
     usual_mode = at(arguments, "AlgorithmSpecification.TrainingInputMode")
     for number, channel in enumerate(items(arguments, "InputDataConfig")):
         path = f"{where}InputDataConfig[{number}]"
         yield from lacking(channel, ("ChannelName", "DataSource.S3DataSource.S3Uri"), f"{path}.")
-        yield from data_faults(channel, "DataSource.S3DataSource", at(channel, "InputMode") or usual_mode, path)
+        yield from data_problems(channel, "DataSource.S3DataSource", at(channel, "InputMode") or usual_mode, path)
     for number, metric in enumerate(items(arguments, "AlgorithmSpecification.MetricDefinitions")):
         path = f"{where}AlgorithmSpecification.MetricDefinitions[{number}]."
         yield from lacking(metric, ("Name", "Regex"), path)
@@ -141,7 +141,7 @@ def training_faults(arguments: Mapping[str, Any], where: str = "") -> Iterator[s
                 yield f"has {regex!r} as {path}Regex, which is not a regular expression: {problem}."
 
 
-def launcher_faults(arguments: Mapping[str, Any], where: str = "") -> Iterator[str]:
+def launcher_problems(arguments: Mapping[str, Any], where: str = "") -> Iterator[str]:
     """Yield what a training job is started by that is in AWS's images only."""
     algorithm = arguments.get("AlgorithmSpecification")
     image, entrypoint = repository(at(algorithm, "TrainingImage")), items(algorithm, "ContainerEntrypoint")
@@ -181,7 +181,7 @@ def repository(image: Any) -> str:
     return found[1] if found else ""
 
 
-def tuning_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
+def tuning_problems(arguments: Mapping[str, Any]) -> Iterator[str]:
     """Yield what cannot run here of a tuning job: its search and its training jobs."""
     config, template = (arguments.get(name) for name in ("HyperParameterTuningJobConfig", "TrainingJobDefinition"))
     if arguments.get("TrainingJobDefinitions") and not template:
@@ -191,7 +191,7 @@ def tuning_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
         yield "lacks TrainingJobDefinition."
         return
     yield from lacking(template, TRAINING_NEEDS, "TrainingJobDefinition.")
-    yield from training_faults(template, "TrainingJobDefinition.")
+    yield from training_problems(template, "TrainingJobDefinition.")
     if not isinstance(config, Mapping) or any(expressions(config)):
         return
     try:
@@ -205,7 +205,7 @@ def tuning_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
         yield f"searches by the objective {found.metric_name!r}, but {none}."
 
 
-def model_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
+def model_problems(arguments: Mapping[str, Any]) -> Iterator[str]:
     """Yield what cannot be served here of a model: no container, or that of a built-in algorithm."""
     containers = items(arguments, "Containers") or [arguments.get("PrimaryContainer")]
     if not containers[0]:

@@ -117,7 +117,7 @@ def media_type(header: Any) -> str:
     return str(header or "").partition(";")[0].strip().lower()
 
 
-def endpoint_config_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
+def endpoint_config_problems(arguments: Mapping[str, Any]) -> Iterator[str]:
     """Say why an endpoint configuration could not be served here; a serverless variant is served as any other."""
     variants = arguments.get("ProductionVariants")
     variants = variants if isinstance(variants, list) else []
@@ -128,7 +128,7 @@ def endpoint_config_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
     yield from (f"has {name}, but {why}." for name, why in UNSERVED.items() if arguments.get(name))
 
 
-def transform_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
+def transform_problems(arguments: Mapping[str, Any]) -> Iterator[str]:
     """Say why a transform job could not be run here, after the step's name. Expressions are passed over."""
     for path, values in ACCEPTED.items():
         value = at(arguments, path)
@@ -144,10 +144,10 @@ def transform_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
     if isinstance(megabytes, int) and megabytes * max(1, times) > LIMIT_MEGABYTES:
         product = f"{megabytes} times MaxConcurrentTransforms {times}" if times else f"{megabytes}"
         yield f"has MaxPayloadInMB {product}, but SageMaker takes at most {LIMIT_MEGABYTES} MB."
-    yield from filter_faults(arguments)
+    yield from filter_problems(arguments)
 
 
-def filter_faults(arguments: Mapping[str, Any]) -> Iterator[str]:
+def filter_problems(arguments: Mapping[str, Any]) -> Iterator[str]:
     """Say why DataProcessing could not be followed: by itself, or with the job's input and output."""
     given = {name: at(arguments, f"DataProcessing.{name}") for name in ("InputFilter", "OutputFilter")}
     filters = {name: path for name, path in given.items() if path not in (None, "$")}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.definition import runnable
-from pipeline.definition.serving_requests import endpoint_config_faults, transform_faults
+from pipeline.definition.serving_requests import endpoint_config_problems, transform_problems
 
 
 @dataclass(frozen=True)
@@ -64,29 +64,29 @@ _ALL = (
     StepType(
         "Processing", "ProcessingJob", log_group="ProcessingJobs",
         cache_key=("AppSpecification", "Environment", "ProcessingInputs"),
-        needs=("AppSpecification",), rule=runnable.processing_faults,
+        needs=("AppSpecification",), rule=runnable.processing_problems,
     ),
     StepType(
         "Training", "TrainingJob", log_group="TrainingJobs",
         cache_key=("AlgorithmSpecification", "CheckpointConfig", "DebugHookConfig", "DebugRuleConfigurations",
                    "Environment", "HyperParameters", "InputDataConfig"),
-        needs=runnable.TRAINING_NEEDS, rule=runnable.training_faults,
+        needs=runnable.TRAINING_NEEDS, rule=runnable.training_problems,
     ),
     StepType(
         "Tuning", "HyperParameterTuningJob", log_group="TrainingJobs",
         more_reads=("ListTrainingJobsForHyperParameterTuningJob",),
         cache_key=("HyperParameterTuningJobConfig", "TrainingJobDefinition"),
-        needs=("HyperParameterTuningJobConfig",), rule=runnable.tuning_faults,
+        needs=("HyperParameterTuningJobConfig",), rule=runnable.tuning_problems,
     ),
     StepType(
         "Transform", "TransformJob", log_group="TransformJobs",
         cache_key=("DataProcessing", "Environment", "ModelName", "TransformInput"),
         needs=("ModelName", "TransformInput.DataSource.S3DataSource.S3Uri", "TransformOutput.S3OutputPath"),
-        rule=transform_faults,
+        rule=transform_problems,
     ),
-    StepType("Model", "Model", rule=runnable.model_faults),
+    StepType("Model", "Model", rule=runnable.model_problems),
     StepType("RegisterModel", "ModelPackage", needs=("ModelPackageGroupName",)),
-    StepType("EndpointConfig", "EndpointConfig", is_named_by_service=False, rule=endpoint_config_faults),
+    StepType("EndpointConfig", "EndpointConfig", is_named_by_service=False, rule=endpoint_config_problems),
     StepType("Endpoint", "Endpoint", is_named_by_service=False),
     StepType("Lambda", properties="OutputParameters", cache_key=()),
     StepType("Condition", properties="Outcome"),

@@ -227,7 +227,7 @@ class Graph:
         """The steps that are not selected for an execution (SelectiveExecutionConfig), but read by selected ones."""
         return {read for name in selected for read in self.steps[name].reads} - set(selected)
 
-    def selection_faults(self, selected: Sequence[str]) -> Iterator[str]:
+    def selection_problems(self, selected: Sequence[str]) -> Iterator[str]:
         """Why these steps cannot be selected together, one sentence each."""
         if not 1 <= len(selected) <= LARGEST_SELECTION:
             yield f"1 to {LARGEST_SELECTION} steps can be selected, but got {len(selected)}."

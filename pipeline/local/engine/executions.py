@@ -220,7 +220,7 @@ def lent_steps(state: State, execution: Document, graph: Graph) -> list[Document
     if not config:
         return []
     selected = [step["StepName"] for step in config["SelectedSteps"]]
-    if faults := list(graph.selection_faults(selected)):
+    if faults := list(graph.selection_problems(selected)):
         raise invalid(" ".join(faults))
     needed, source = graph.values_needed(selected), config.get("SourcePipelineExecutionArn")
     if source is None and needed:

@@ -27,7 +27,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from pipeline.definition.runnable import model_faults
+from pipeline.definition.runnable import model_problems
 from pipeline.local.jobs.runtime import arn, now
 from pipeline.local.sandbox.environment import INSTALL, are_met, guest_environment
 from pipeline.local.sandbox.launcher import parsed, start_in, supervisor, written
@@ -70,7 +70,7 @@ TIMED_OUT = Answer(0, {}, b"Your invocation timed out while waiting for a respon
 
 def containers(request: Document) -> list[Document]:
     """Return the containers of a CreateModel request; RequestError if it asks for what is not served here."""
-    if faults := list(model_faults(request)):
+    if faults := list(model_problems(request)):
         raise invalid(f"Model {request['ModelName']!r} {faults[0]}")
     primary = request.get("PrimaryContainer")
     return [primary] if primary else list(request["Containers"])

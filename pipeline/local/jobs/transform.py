@@ -27,7 +27,7 @@ from pipeline.definition.serving_requests import (
     filtered,
     media_type,
     read_filter,
-    transform_faults,
+    transform_problems,
 )
 from pipeline.errors import PipelineError
 from pipeline.local.jobs import servers
@@ -65,7 +65,7 @@ async def run_transform(call: StepCall, runtime: Runtime) -> StepResult:
 
     record("InProgress")
     try:
-        if faults := list(transform_faults(call.arguments)):
+        if faults := list(transform_problems(call.arguments)):
             raise StepFailure(f"ClientError: the request {faults[0]}")
         await asyncio.to_thread(job.run)
     except asyncio.CancelledError:
@@ -173,7 +173,7 @@ class Transform:
 
 
 class Records:
-    """How a job takes its objects apart and puts their answers together; `transform_faults` has found nothing in it."""
+    """How a job takes its objects apart and puts their answers together; `transform_problems` found nothing in it."""
 
     def __init__(self, request: Document) -> None:
         source, output = request["TransformInput"], request["TransformOutput"]

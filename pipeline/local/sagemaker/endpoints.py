@@ -28,7 +28,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from pipeline.definition.serving_requests import endpoint_config_faults, media_type
+from pipeline.definition.serving_requests import endpoint_config_problems, media_type
 from pipeline.errors import PipelineError
 from pipeline.local.engine.runner_process import taken_lock
 from pipeline.local.jobs import servers
@@ -74,7 +74,7 @@ def create_model(state: State, request: Document) -> Document:
 
 def create_endpoint_config(state: State, request: Document) -> Document:
     """CreateEndpointConfig."""
-    if faults := list(endpoint_config_faults(request)):
+    if faults := list(endpoint_config_problems(request)):
         raise invalid(f"EndpointConfig {request['EndpointConfigName']!r} {faults[0]}")
     for variant in request["ProductionVariants"]:
         found(state, "Model", variant["ModelName"], "model")

@@ -9,7 +9,7 @@ import contextlib
 import signal
 from pathlib import Path
 
-from pipeline.definition.serving_requests import transform_faults
+from pipeline.definition.serving_requests import transform_problems
 from pipeline.local.engine.runner_process import send, spawn_runner, taken_lock
 from pipeline.local.jobs import servers
 from pipeline.local.jobs.runtime import Runtime, StepCall, StepFailure, arn, now
@@ -32,7 +32,7 @@ def create_transform_job(state: State, request: Document) -> Document:
     """CreateTransformJob: starts the job's process, which takes over its lock, and returns."""
     name = checked_name(request, "TransformJobName")
     found(state, "Model", request["ModelName"], "model")
-    if faults := list(transform_faults(request)):
+    if faults := list(transform_problems(request)):
         raise invalid(f"TransformJob {name!r} {faults[0]}")
     more = {"TransformJobArn": arn("transform-job", name), "TransformJobStatus": "InProgress", "CreationTime": now()}
     unused(state, KIND, name, "transform job")

@@ -9,13 +9,13 @@ import signal
 import pytest
 
 from pipeline.cli.account import clear_home
-from pipeline.definition.runnable import model_faults
+from pipeline.definition.runnable import model_problems
 from pipeline.definition.serving_requests import (
     FilterError,
-    endpoint_config_faults,
+    endpoint_config_problems,
     filtered,
     read_filter,
-    transform_faults,
+    transform_problems,
 )
 from pipeline.local.engine.runner_process import runner_pid
 from pipeline.local.jobs.transform import ObjectError, Records
@@ -24,7 +24,11 @@ from tests.local.samples import processes_of, wait_until
 from tests.local.serving.serving_home import cases, message
 from tests.pipeline.labelling import SERVER
 
-FAULTS = {"ProductionVariants": endpoint_config_faults, "Containers": model_faults, "PrimaryContainer": model_faults}
+FAULTS = {
+    "ProductionVariants": endpoint_config_problems,
+    "Containers": model_problems,
+    "PrimaryContainer": model_problems,
+}
 TEN_TIMES = """
 def model_fn(model_dir):
     return 10
@@ -173,7 +177,7 @@ def content(given):
 
 @pytest.mark.parametrize("case", cases("transforms"), ids=lambda case: case["name"])
 def test_an_object_is_split_sent_joined_filtered_and_assembled(case):
-    assert list(transform_faults(case["request"])) == []
+    assert list(transform_problems(case["request"])) == []
     sent = []
 
     def answers(bodies):
@@ -202,5 +206,5 @@ def test_a_filter_selects_what_the_guide_says_and_is_refused_by_name_where_sagem
 
 @pytest.mark.parametrize("case", cases("refused_requests"), ids=lambda case: case["because"])
 def test_a_request_that_is_not_followed_here_is_refused_by_name(case):
-    [fault] = next((faults for member, faults in FAULTS.items() if member in case), transform_faults)(case)
+    [fault] = next((faults for member, faults in FAULTS.items() if member in case), transform_problems)(case)
     assert case["because"] in fault

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, TypeGuard
 
 from pipeline.definition.expressions import is_expression
+from pipeline.definition.steps import at
 from pipeline.errors import PipelineError
 
 FORMATS = {"text/csv": "csv", "application/json": "json", "application/jsonlines": "jsonlines"}
@@ -103,13 +104,6 @@ def filtered(value: Any, path: list[Selector]) -> Any:
     if selector.start and selector.start >= len(value):
         raise FilterError(f"{LACKING}: none from index {selector.start} on")
     return [filtered(item, rest) for item in value[selector]]
-
-
-def at(arguments: Any, path: str) -> Any:
-    """Return the member at a dotted path, or None."""
-    for name in path.split("."):
-        arguments = arguments.get(name) if isinstance(arguments, Mapping) else None
-    return arguments
 
 
 def media_type(header: Any) -> str:

@@ -12,7 +12,8 @@ from botocore.exceptions import ClientError
 from pipeline.cli.call import Call
 from pipeline.cli.output import confirmed, print_json
 from pipeline.errors import ServiceError, UsageError
-from pipeline.service import control
+from pipeline.service import executions
+from pipeline.service import models as registry
 from pipeline.service.local_target import LOCAL_FOLDERS, LocalTarget
 from pipeline.service.targets import POLL_SECONDS
 
@@ -115,7 +116,7 @@ def clear_home(home: Path, out: TextIO, sure: bool) -> bool:
         print(f"There is nothing to remove: {home} holds no state.", file=out)
         return False
     target = LocalTarget(None, home)
-    names = [found["EndpointName"] for found in control.endpoints(target)]
+    names = [found["EndpointName"] for found in registry.endpoints(target)]
     endpoints = "1 endpoint" if len(names) == 1 else f"{len(names)} endpoints"
     print(f"Ends {endpoints} and removes {home} with all models and data.", file=out)
     if not confirmed(out, sure=sure):
@@ -140,10 +141,10 @@ def end_executions(target: LocalTarget) -> None:
     """Stop what runs, and wait for it."""
     for document in target.state.executions():
         arn = document["PipelineExecutionArn"]
-        if control.describe(target, arn)["PipelineExecutionStatus"] in control.ACTIVE:
+        if executions.describe(target, arn)["PipelineExecutionStatus"] in executions.ACTIVE:
             with contextlib.suppress(ServiceError):  # it has ended meanwhile, or is being stopped already
-                control.stop(target, arn)
-            control.watch(target, arn, lambda steps: None)
+                executions.stop(target, arn)
+            executions.watch(target, arn, lambda steps: None)
 
 
 def end_transform_jobs(target: LocalTarget) -> None:

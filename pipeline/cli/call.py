@@ -77,11 +77,11 @@ class Call:
 
     def open_execution(self, which: Which, *, tied: bool = False) -> "tuple[Target, str]":
         """Return the target and the ARN of the execution that the command line names, or of the newest."""
-        from pipeline.service import control
+        from pipeline.service.executions import execution_arn
 
         self.pipeline = which.pipeline
         target = self.open_target(tied=tied, reads_only=True)
-        return target, control.execution_arn(target, self.pipeline_name, which.execution)
+        return target, execution_arn(target, self.pipeline_name, which.execution)
 
     @property
     def pipeline_name(self) -> str:

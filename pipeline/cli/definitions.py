@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.cli.call import Call
 from pipeline.cli.output import print_json
 from pipeline.errors import DefinitionError, ParameterError, ProblemList, UsageError
-from pipeline.service import control
+from pipeline.service import executions
 from pipeline.service.inputs import parse_lambda, parse_parameter, read_definition
 
 USUAL_PARALLEL_STEPS = 50
@@ -61,7 +61,6 @@ class Given:
 
 def start_definition(call: Call, file: Path, given: Given, param: list[str], choose_steps: Any) -> tuple[Any, str]:
     """Create or update the definition's pipeline and start it; return the target and the execution's ARN."""
-    from pipeline.service.deployed_pipeline import upsert
     from pipeline.service.local_target import LocalTarget
 
     text = read_definition(file)
@@ -74,9 +73,9 @@ def start_definition(call: Call, file: Path, given: Given, param: list[str], cho
         put_functions(target, functions)
         refuse_what_cannot_run(target, content, parameters)
         parallel_steps = given.parallel or USUAL_PARALLEL_STEPS
-        what = upsert(target, name=name, definition=text, description=place, parallel_steps=parallel_steps)
+        what = executions.upsert(target, name=name, definition=text, description=place, parallel_steps=parallel_steps)
         print(f"Pipeline {name} {what}.", file=sys.stderr)
-        return target, control.start(target, name, parameters, choose_steps(target, name, text))
+        return target, executions.start(target, name, parameters, choose_steps(target, name, text))
 
 
 def pipeline_name(target: Any, content: dict[str, Any], place: str) -> str:
@@ -89,7 +88,7 @@ def pipeline_name(target: Any, content: dict[str, Any], place: str) -> str:
         if isinstance(around, dict) and isinstance(name := around.get(member), str):
             return as_name(name)
     name = as_name(Path(place).stem)
-    known = control.existing(target.client("sagemaker"), name)
+    known = executions.existing(target.client("sagemaker"), name)
     is_taken = known is not None and known.get("PipelineDescription") != place
     return f"{name[:NAME_CHARACTERS]}-{hashlib.sha256(place.encode()).hexdigest()[:8]}" if is_taken else name
 

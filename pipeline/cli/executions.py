@@ -8,11 +8,12 @@ from pipeline.cli.output import print_json
 from pipeline.cli.progress import Progress
 from pipeline.cli.summary import next_commands, print_failure, print_results, print_steps
 from pipeline.errors import ServiceError
-from pipeline.service import control
+from pipeline.service import executions
 from pipeline.service.executions import pipeline_of, recent, users_places
+from pipeline.service.models import wait_for_endpoint
+from pipeline.service.reports import keep_report
 from pipeline.service.status import status as status_document
 from pipeline.service.targets import Target
-from pipeline.service.training_report import keep_report
 
 SHOWN_OTHERS = 4
 REUSE = {
@@ -28,7 +29,7 @@ def status(call: Call, which: Which, watch: bool = False) -> int:
     target, arn = call.open_execution(which)
     if watch:
         with Progress(target, call.progress_stream, arn) as progress:
-            control.watch(target, arn, progress.show)
+            executions.watch(target, arn, progress.show)
     others = "" if which.execution or call.as_json else text_of_others(target, call.pipeline_name, arn)
     return show(call, target, arn, others=others)
 
@@ -42,8 +43,8 @@ def text_of_others(target: Target, pipeline_name: str, arn: str) -> str:
 def stop(call: Call, which: Which) -> int:
     """Stop an execution."""
     target, arn = call.open_execution(which)
-    control.stop(target, arn)
-    control.watch(target, arn, lambda steps: None)
+    executions.stop(target, arn)
+    executions.watch(target, arn, lambda steps: None)
     return show(call, target, arn) and 0
 
 
@@ -53,9 +54,7 @@ def retry(
     """Go on from the failed step."""
     call.cache = "off" if no_cache else cache
     target, arn = call.open_execution(which, tied=True)
-    if replace_classes:
-        control.allow_other_classes(target, arn)
-    control.retry(target, arn)
+    executions.retry(target, arn, replace_classes=replace_classes)
     return follow(call, target, arn)
 
 
@@ -70,31 +69,32 @@ def watch_to_end(call: Call, target: Target, arn: str) -> bool:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with Progress(target, call.progress_stream, arn) as progress:
         try:
-            control.watch(target, arn, progress.show)
+            executions.watch(target, arn, progress.show)
         except KeyboardInterrupt:
             print("\nStopping ...", file=sys.stderr)
             try:
-                control.stop(target, arn)
+                executions.stop(target, arn)
             except ServiceError as problem:
                 print(problem, file=sys.stderr)
-            control.watch(target, arn, progress.show)
+            executions.watch(target, arn, progress.show)
             return False
     return True
 
 
 def show(call: Call, target: Target, arn: str, *, others: str = "") -> int:
     """Print the execution's document or summary; return 1 if it failed or was stopped."""
-    keep_report(target, arn)
+    if problem := keep_report(target, arn):
+        print(problem, file=sys.stderr)
     document = status_document(target, arn)
     if document["endpoint"] and document["endpoint"]["status"] in ("Creating", "Updating") and target.name == "local":
-        control.wait_for_endpoint(target, document["endpoint"]["name"])
+        wait_for_endpoint(target, document["endpoint"]["name"])
         document = status_document(target, arn)
     if call.as_json:
         print_json(document)
     else:
         print_steps(document, REUSE[call.cache] if target.name == "local" else "")
         print_results(document, others)
-        steps = {step["StepName"]: step for step in control.steps(target, arn)}
+        steps = {step["StepName"]: step for step in executions.steps(target, arn)}
         for step in document["steps"]:
             if step["status"] == "Failed":
                 print_failure(step, target.last_lines, users_places(target, pipeline_of(arn), steps[step["name"]]))

@@ -9,10 +9,10 @@ from pipeline.cli.call import Call, Which
 from pipeline.cli.output import open_in_browser, print_json, print_table, printable, wrapped
 from pipeline.cli.progress import ENDED, shorten_number
 from pipeline.errors import ServiceError, UsageError
-from pipeline.service import control
-from pipeline.service.executions import JobLogs, details, job_group, recent
+from pipeline.service import executions
+from pipeline.service.executions import JobLogs, job_group, recent
 from pipeline.service.local_target import shown
-from pipeline.service.status import log_of
+from pipeline.service.status import details, log_of
 from pipeline.service.status import status as status_document
 from pipeline.service.targets import POLL_SECONDS, Target
 from pipeline.suggestion import did_you_mean
@@ -52,7 +52,7 @@ def logs(
         ServiceError: no step has a log yet.
     """
     target, arn = call.open_execution(Which(of, pipeline))
-    steps = control.steps(target, arn)
+    steps = executions.steps(target, arn)
     names = [each["StepName"] for each in steps]
     if step and step not in names:
         started = ", ".join(names) or "none"
@@ -79,7 +79,7 @@ def follow_log(target: Target, arn: str, step: Mapping[str, Any]) -> None:
     """Print the lines of a running step's job until the step has ended."""
     reader, group, name = JobLogs(target), job_group(step), step["StepName"]
     while group:
-        statuses = {each["StepName"]: each["StepStatus"] for each in control.steps(target, arn)}
+        statuses = {each["StepName"]: each["StepStatus"] for each in executions.steps(target, arn)}
         for line in reader.new_lines(*group):
             print(printable(line), flush=True)
         if statuses[name] in ENDED:

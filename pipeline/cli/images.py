@@ -2,18 +2,19 @@
 
 import json
 import sys
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from pipeline.cli.call import Call
 from pipeline.cli.output import print_json
 from pipeline.errors import PipelineError, UsageError
-from pipeline.service import batch_transform
-from pipeline.service.batch_transform import ENDING, Job
-from pipeline.service.image_files import named_images
-from pipeline.service.image_results import Counting, Row, Tally, bar, check_out, rows_to
+from pipeline.service import transform as batch_transform
+from pipeline.service.images import EXPLAINED, MOST_EXPLAINED, Tally, bar, check_out, named_images, rows_to
+from pipeline.service.images import explain as draw_explanation
 from pipeline.service.local_target import shown
-from pipeline.service.predictor import ImagePredictor, answered, in_threads, is_labelled
+from pipeline.service.models import approved_version
+from pipeline.service.predictor import ImagePredictor, is_labelled
 from pipeline.service.targets import Target
 
 
@@ -21,21 +22,18 @@ def invoke(
     call: Call, images: list[str], explain: bool = False, endpoint: str | None = None, rows_file: str | None = None
 ) -> int:
     """Classify images; return 1 if any of them got no answer."""
-    from pipeline.service.explanation import FOLDER, MOST_IMAGES
-    from pipeline.service.explanation import explain as draw_explanation
-
     file = check_out(rows_file)
     target = call.open_target(reads_only=True)
     paths = named_images(images)
     predictor = ImagePredictor(endpoint or call.config.deploy.endpoint_name, target)
-    if explain and len(paths) > MOST_IMAGES:
-        raise UsageError(f"--explain takes fifty requests an image: name at most {MOST_IMAGES}, not {len(paths)}.")
+    if explain and len(paths) > MOST_EXPLAINED:
+        raise UsageError(f"--explain takes fifty requests an image: name at most {MOST_EXPLAINED}, not {len(paths)}.")
     tally, counting, rows = Tally(), Counting(sys.stderr, len(paths)), []
     with rows_to(file) as write:
         for path, answer in zip(paths, predictor.ask_each(paths), strict=True):
             row = {"image": str(path), **({"error": str(answer)} if isinstance(answer, PipelineError) else answer)}
             if explain and is_labelled(row):
-                row["explanation"] = str(draw_explanation(predictor, path, row, call.home / FOLDER))
+                row["explanation"] = str(draw_explanation(predictor, path, row, call.home / EXPLAINED))
             write(row)
             tally.add(row)
             counting.clear()
@@ -76,24 +74,24 @@ def transform(
     Raises:
         UsageError: there is no image, or no approved version.
     """
-    is_folder = not image_source.startswith("s3://")
-    if is_folder and not Path(image_source).is_dir():
-        raise UsageError(f"--data {image_source}: there is no such folder; a folder or s3://bucket/prefix is accepted.")
     file, target, config = check_out(rows_file), call.open_target(reads_only=True), call.config
-    version = batch_transform.approved_version(target, config.registry.model_package_group, model)
+    version = approved_version(target, config.registry.model_package_group, model)
     job = batch_transform.new_job(target, config)
-    put_folder, copy_prefix = batch_transform.put_folder, batch_transform.copy_prefix
-    images = put_folder(target, job, Path(image_source)) if is_folder else copy_prefix(target, job, image_source)
+    images = batch_transform.put_images(target, job, image_source)
     say(f"Transform job {job.name}: {len(images)} images, model version {version.rpartition('/')[2]}")
     with batch_transform.made_model(target, config, job, version):
         batch_transform.create(target, config, job, instances)
         ended = follow_job(target, job, len(images))
-        tally = collect_answers(target, job, images, file)
+        tally = Tally()
+        with rows_to(file) as write:
+            for row in batch_transform.rows(target, job, images):
+                write(row)
+                tally.add(row)
         print_transform(call, job, ended, tally, rows_file)
     return 0 if ended["TransformJobStatus"] == "Completed" and not tally.failed else 1
 
 
-def follow_job(target: Target, job: Job, images: int) -> dict[str, Any]:
+def follow_job(target: Target, job: batch_transform.Job, images: int) -> dict[str, Any]:
     """Return the job as described at its end; show its progress meanwhile."""
     counting = Counting(sys.stderr, images)
     try:
@@ -106,26 +104,7 @@ def follow_job(target: Target, job: Job, images: int) -> dict[str, Any]:
         counting.clear()
 
 
-def collect_answers(target: Target, job: Job, images: list[str], file: Path | None) -> Tally:
-    """Read every answer, write its row, count it."""
-    answers = set(batch_transform.objects(target, job.output_uri))
-    missing = f"There is no answer; see the job's log: {target.log_of('TransformJobs', job.name)}"
-
-    def row_of(name: str) -> Row:
-        if f"{name}{ENDING}" not in answers:
-            return {"image": name, "error": missing}
-        return {"image": name, **answered(target.read(f"{job.output_uri}{name}{ENDING}"))}
-
-    tally = Tally()
-    target.client("s3")  # made once, then shared
-    with rows_to(file) as write:
-        for row in in_threads(row_of, images):
-            write(row)
-            tally.add(row)
-    return tally
-
-
-def print_transform(call: Call, job: Job, ended: dict[str, Any], tally: Tally, out: str | None) -> None:
+def print_transform(call: Call, job: batch_transform.Job, ended: dict[str, Any], tally: Tally, out: str | None) -> None:
     """Print the summary, and why the job failed if it did."""
     status, reason = ended["TransformJobStatus"], ended.get("FailureReason")
     if call.as_json:
@@ -150,3 +129,38 @@ def print_transform(call: Call, job: Job, ended: dict[str, Any], tally: Tally, o
 def say(line: str) -> None:
     """Print progress, which is not the result."""
     print(line, file=sys.stderr, flush=True)
+
+
+REPORTS = 10  # lines of progress in all where the stream is no terminal
+REDRAW_SECONDS = 0.1
+
+
+class Counting:
+    """`12/400 images` on a stream: redrawn in place on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, stream: TextIO, total: int) -> None:
+        self.stream, self.total = stream, total
+        self.live = stream.isatty()
+        self.shown = 0
+        self.drawn = 0.0
+
+    def show(self, done: int) -> None:
+        """So many are done."""
+        if self.total == 1:
+            return
+        if self.live:
+            self.draw(done)
+        elif done * REPORTS // self.total > self.shown * REPORTS // self.total:
+            print(f"{done}/{self.total} images", file=self.stream, flush=True)
+            self.shown = done
+
+    def draw(self, done: int) -> None:
+        """Not more often than an eye follows."""
+        if time.monotonic() - self.drawn > REDRAW_SECONDS or done == self.total:
+            print(f"\r\x1b[K{done}/{self.total} images", end="", file=self.stream, flush=True)
+            self.drawn = time.monotonic()
+
+    def clear(self) -> None:
+        """Make room for a line of something else."""
+        if self.live and self.drawn:
+            print("\r\x1b[K", end="", file=self.stream, flush=True)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pipeline.cli.call import Call
 from pipeline.cli.output import print_json, print_rows
 from pipeline.errors import UsageError
-from pipeline.service import control
+from pipeline.service import models as registry
 
 SHOWN_CLASSES = 20  # characters
 MODEL_COLUMNS = {
@@ -24,8 +24,7 @@ ENDPOINT_COLUMNS = {"name": "NAME", "status": "STATUS", "url": "URL"}
 def models(call: Call) -> int:
     """List the registered versions."""
     target, group = call.open_target(reads_only=True), call.config.registry.model_package_group
-    packages = [control.model_package(target, each["ModelPackageArn"]) for each in control.models(target, group)]
-    rows = [{**model_row(package), "data": control.data_of(target, package)} for package in packages]
+    rows = list(registry.version_rows(target, group))
     nothing = f"No version is registered in {group!r} yet."
     if not call.as_json:
         for row in rows:
@@ -33,25 +32,6 @@ def models(call: Call) -> int:
             row |= {"day": row["created"][:10], "interval_95": interval.replace(" to ", "-")}
             row["classes"] = classes if len(classes) <= SHOWN_CLASSES else f"{classes[:SHOWN_CLASSES]}…"
     return print_rows(call, rows, MODEL_COLUMNS, nothing)
-
-
-def model_row(package: dict[str, Any]) -> dict[str, Any]:
-    """Return a version with where it came from; the accuracy is text as it was registered, None without."""
-    origin, metadata = package.get("MetadataProperties", {}), package.get("CustomerMetadataProperties", {})
-    return {
-        "version": control.version(package),
-        "status": package["ModelApprovalStatus"],
-        "accuracy": metadata.get("accuracy"),
-        "images": metadata.get("test_images"),
-        "data_images": metadata.get("dataset_images"),
-        "classes": metadata.get("classes"),
-        "interval_95": metadata.get("accuracy_interval"),
-        "created": package["CreationTime"].isoformat(timespec="seconds"),
-        "model_package_arn": package["ModelPackageArn"],
-        "execution_arn": origin.get("GeneratedBy"),
-        "commit": origin.get("CommitId"),
-        "metadata": metadata,
-    }
 
 
 def approve(call: Call, version: str | None = None, why: str = "", replace_classes: bool = False) -> int:
@@ -67,11 +47,11 @@ def reject(call: Call, version: str | None = None, why: str = "") -> int:
 def decide(call: Call, decision: str, version: str | None, why: str, *, replace_classes: bool = False) -> int:
     """Set the approval and show what became of the endpoint."""
     target, config = call.open_target(reads_only=True), call.config
-    arn = control.model_package_arn(target, config.registry.model_package_group, version)
+    arn = registry.model_package_arn(target, config.registry.model_package_group, version)
     if target.name == "local":  # on AWS the stack has made the rule that calls the function
         target.set_up(config)
-    control.set_approval(target, arn, decision, why=why, replace_classes=replace_classes)
-    found = control.wait_for_endpoint(target, config.deploy.endpoint_name) if target.name == "local" else None
+    registry.set_approval(target, arn, decision, why=why, replace_classes=replace_classes)
+    found = registry.wait_for_endpoint(target, config.deploy.endpoint_name) if target.name == "local" else None
     endpoint = None if found is None else {"name": found["EndpointName"], "status": found["EndpointStatus"]}
     if call.as_json:
         print_json({"model_package_arn": arn, "model_approval_status": decision, "endpoint": endpoint})
@@ -93,7 +73,7 @@ def endpoints(call: Call) -> int:
             **target.endpoint_view(found["EndpointName"], found["EndpointStatus"]),
             "created": found["CreationTime"].isoformat(timespec="seconds"),
         }
-        for found in control.endpoints(target)
+        for found in registry.endpoints(target)
     ]
     print_rows(call, rows, ENDPOINT_COLUMNS, "There is no endpoint.")
     for row in rows:

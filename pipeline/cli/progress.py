@@ -7,10 +7,16 @@ from typing import Any, Self, TextIO
 
 from pipeline.cli.output import WIDTH, is_live, printable, with_places
 from pipeline.errors import PipelineError
-from pipeline.service import control
-from pipeline.service.executions import JobLogs, ended_trials, job_group, pipeline_of, users_places, usual_seconds
-from pipeline.service.status import job_of
-from pipeline.service.targets import Target
+from pipeline.service.executions import (
+    JobLogs,
+    ended_trials,
+    job_group,
+    job_of,
+    pipeline_of,
+    users_places,
+    usual_seconds,
+)
+from pipeline.service.targets import Target, service_errors
 
 LINES_AT_ONCE = 3
 JOBS_FOLDER = "/opt/ml/"
@@ -84,7 +90,7 @@ class Progress:
         name, job = step["StepName"], job_of(step)
         if job is None or "CacheHitResult" in step:
             return
-        with control.service_errors(f"follow step {name!r}"):
+        with service_errors(f"follow step {name!r}"):
             if job[0] == "TuningJob":
                 for number, trial in ended_trials(self.target, job[1]):
                     if trial["TrainingJobName"] not in self.trials:

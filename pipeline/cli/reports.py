@@ -11,16 +11,13 @@ from typing import Any
 from pipeline.cli.call import Call, Which
 from pipeline.cli.output import open_in_browser, print_json, run_report_script
 from pipeline.errors import ServiceError, UsageError
-from pipeline.service import control
-from pipeline.service.aws_target import split_uri
-from pipeline.service.batch_transform import approved_version, objects
-from pipeline.service.debug_output import JSON_NAME, training_job
-from pipeline.service.drift_inputs import BASELINE_NAME, newest, put_version
+from pipeline.service import executions
+from pipeline.service.drift import BASELINE_NAME, newest_requests, put_metric, put_version
 from pipeline.service.local_target import shown
-from pipeline.service.predictor import in_threads
+from pipeline.service.models import approved_version
+from pipeline.service.reports import JSON_NAME, NothingSaved, make_report, training_job
 from pipeline.service.status import output_of
-from pipeline.service.targets import Target
-from pipeline.service.training_report import NothingSaved, make_report
+from pipeline.service.targets import Target, in_threads, objects, service_errors, split_uri
 
 REPORTS = "reports"  # below the home
 PREPARED = ("train", "validation", "test", "embeddings", "manifest")  # outputs of PrepareData
@@ -36,7 +33,7 @@ def report(call: Call, which: Which, report_folder: Path | None = None, no_open:
         ServiceError: the execution has no training that has ended, or that saved debugger files.
     """
     target, arn = call.open_execution(which)
-    name, steps = arn.rpartition("/")[2], control.steps(target, arn)
+    name, steps = arn.rpartition("/")[2], executions.steps(target, arn)
     job = training_job(steps)
     if job is None:
         raise ServiceError(f"Execution {name} has not trained anything yet, so there is nothing to report.")
@@ -89,13 +86,13 @@ def prepared_images(target: Target, execution_arn: str) -> Iterator[Path]:
     Raises:
         ServiceError: the execution has none, or they are gone.
     """
-    steps, name = control.steps(target, execution_arn), execution_arn.rpartition("/")[2]
+    steps, name = executions.steps(target, execution_arn), execution_arn.rpartition("/")[2]
     uris = {output: output_of(target, steps, output) for output in PREPARED}
     with tempfile.TemporaryDirectory(prefix="audit-") as scratch:
         for output, uri in uris.items():
             if uri is None:
                 raise ServiceError(f"Execution {name} has not prepared any images yet, so there is nothing to audit.")
-            names = [found for found in objects(target, f"{uri}/") if "/" not in found]
+            names = [found for found in objects(target, uri) if "/" not in found]
             if not names:
                 raise ServiceError(f"What execution {name} has prepared, {uri}, is gone; run the pipeline again.")
             folder = Path(scratch) / output
@@ -110,7 +107,7 @@ def download(target: Target, uri: str, names: list[str], folder: Path) -> None:
     """Copy objects below a prefix into a new folder."""
     folder.mkdir()
     (bucket, prefix), client = split_uri(uri), target.client("s3")
-    with control.service_errors(f"read {uri}"):
+    with service_errors(f"read {uri}"):
         for _ in in_threads(lambda name: client.download_file(bucket, f"{prefix}/{name}", str(folder / name)), names):
             pass
 
@@ -140,7 +137,7 @@ def drift(
     if data and not retrain:
         raise UsageError("drift --data names what to train with: it goes with --retrain.")
     target, name = call.open_target(reads_only=True), endpoint or config.deploy.endpoint_name
-    lines = newest(target, config, captured or target.placement.uri(config.pipeline.name, CAPTURE, name), last)
+    lines = newest_requests(target, config, captured or target.placement.uri(config.pipeline.name, CAPTURE, name), last)
     version = approved_version(target, config.registry.model_package_group, model)
     folder = (report_folder or call.home / REPORTS / "drift").resolve()
     write_drift_report(target, lines, version, folder)
@@ -183,14 +180,6 @@ def write_drift_report(target: Target, lines: list[str], version: str, folder: P
             "drift.py", "Drift was not judged",
             captured=captured, model_dir=scratch, baseline=baseline, report_dir=folder,
         )  # fmt: skip
-
-
-def put_metric(target: Target, project: str, endpoint: str, score: float) -> None:
-    """Put the drift score to CloudWatch: above 1 there is drift."""
-    dimensions = [{"Name": "EndpointName", "Value": endpoint}]
-    datum = {"MetricName": METRIC, "Dimensions": dimensions, "Value": score, "Unit": "None"}
-    with control.service_errors("put the drift metric"):
-        target.client("cloudwatch").put_metric_data(Namespace=f"{project}/drift", MetricData=[datum])
 
 
 def print_drift(document: dict[str, Any]) -> None:

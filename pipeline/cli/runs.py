@@ -11,7 +11,7 @@ from pipeline.cli.definitions import Given, refuse_options, start_definition
 from pipeline.cli.executions import follow
 from pipeline.cli.output import print_json, wrapped
 from pipeline.errors import UsageError
-from pipeline.service import control
+from pipeline.service import executions
 from pipeline.service.inputs import parse_parameter
 from pipeline.service.targets import Target
 
@@ -77,7 +77,7 @@ def start_execution(call: Call, project: "Project", target: Target, wanted: Star
     with target.alone():
         put_pipeline(project, target, text, stored)
         name = project.config.pipeline.name
-        return control.start(target, name, parameters, selection(wanted, target, name, text))
+        return executions.start(target, name, parameters, selection(wanted, target, name, text))
 
 
 def prepare(
@@ -114,25 +114,22 @@ def compile_definition(call: Call, project: "Project", target: Target) -> "Compi
     first = compile_project(project, target.placement, kept)
     if config.tuning.warm_start is None:
         return first
-    from pipeline.service.warm_start import parent_for
-
-    parent = parent_for(target, config.pipeline.name, first.definition)
+    parent = executions.warm_start_parent(target, config.pipeline.name, first.definition)
     return compile_project(project, target.placement, kept, warm_start_parent=parent) if parent else first
 
 
 def put_pipeline(project: "Project", target: Target, text: str, stored: int) -> None:
     """Create or update the pipeline and what has to be beside it; say what changes."""
-    from pipeline.service.deployed_pipeline import upsert
     from pipeline.service.staging import remember
 
     config = project.config
     target.set_up(config)
     if config.registry.require_improvement:
-        from pipeline.service import champion
+        from pipeline.service.models import ensure_champion
 
-        stored += champion.ensure(target, config)
+        stored += ensure_champion(target, config)
     name = config.pipeline.name
-    what = upsert(
+    what = executions.upsert(
         target,
         name=name,
         definition=text,
@@ -163,7 +160,8 @@ def read_data_and_parameters(
     if wanted.add:
         from pipeline.service.data_addition import extended
 
-        source = extended(target, project, source)
+        source, line = extended(target, project, source)
+        print(line, file=sys.stderr)
     return source, parameters
 
 
@@ -200,7 +198,7 @@ def selection(wanted: Start, target: Target, name: str, text: str) -> dict[str, 
         say_limits(content, target)
     chosen = choose_steps(wanted, content)
     if chosen and chosen[1]:
-        return {**chosen[0], "SourcePipelineExecutionArn": control.source_execution(target, name, chosen[1])}
+        return {**chosen[0], "SourcePipelineExecutionArn": executions.source_execution(target, name, chosen[1])}
     return chosen[0] if chosen else None
 
 

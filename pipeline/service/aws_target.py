@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.compile.placement import Placement
 from pipeline.errors import ServiceError, UsageError
+from pipeline.service.targets import split_uri
 
 if TYPE_CHECKING:
     from pipeline.config.config import Config
@@ -198,12 +199,3 @@ def whole_mark(uri: str) -> str:
     bucket, key = split_uri(uri)
     top, _, rest = key.partition("/")
     return f"s3://{bucket}/{top}/whole/{rest}"
-
-
-def split_uri(uri: str) -> tuple[str, str]:
-    """Return bucket and key of an S3 URI; a ServiceError if it is none."""
-    scheme, _, rest = uri.partition("://")
-    bucket, _, key = rest.partition("/")
-    if scheme != "s3" or not bucket:
-        raise ServiceError(f"{uri!r} is not an S3 URI.")
-    return bucket, key

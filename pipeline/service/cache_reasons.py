@@ -12,11 +12,9 @@ from typing import Any, TypeGuard
 from pipeline.definition.diff import members, pair
 from pipeline.definition.step_types import STEP_TYPES
 from pipeline.definition.steps import Definition, Step
-from pipeline.service import control
-from pipeline.service.aws_target import split_uri
-from pipeline.service.executions import describe_job, pipeline_of, recent
-from pipeline.service.status import source_of
-from pipeline.service.targets import Target
+from pipeline.service import executions
+from pipeline.service.executions import describe_job, pipeline_of, recent, source_of
+from pipeline.service.targets import Target, service_errors, split_uri
 
 EARLIER_EXECUTIONS = 20  # the newest ones that are looked at
 NAMED_FILES = 3
@@ -29,13 +27,13 @@ Json = Mapping[str, Any]
 
 def explain_steps(target: Target, execution_arn: str) -> list[dict[str, Any]]:
     """Return for each step its name, whether it was reused, the earlier execution and the reasons why it ran again."""
-    with control.service_errors(f"read the definition of {execution_arn}"):
+    with service_errors(f"read the definition of {execution_arn}"):
         answer = target.client("sagemaker").describe_pipeline_definition_for_execution(
             PipelineExecutionArn=execution_arn
         )
     declared, rows = Definition(json.loads(answer["PipelineDefinition"])).steps, []
     earlier = earlier_steps(target, pipeline_of(execution_arn), execution_arn)
-    for step in control.steps(target, execution_arn):
+    for step in executions.steps(target, execution_arn):
         name, source = step["StepName"], source_of(step)
         if source:
             rows.append({"step": name, "reused": True, "compared_with": source.rpartition("/")[2], "reasons": []})
@@ -52,7 +50,7 @@ def earlier_steps(target: Target, pipeline_name: str, execution_arn: str) -> dic
     found: dict[str, dict[str, Any]] = {}
     arns = [each["execution_arn"] for each in recent(target, pipeline_name, EARLIER_EXECUTIONS)]
     for arn in arns[arns.index(execution_arn) + 1 :] if execution_arn in arns else []:
-        for step in control.steps(target, arn):
+        for step in executions.steps(target, arn):
             if step["StepStatus"] == "Succeeded":
                 found.setdefault(step["StepName"], {**step, "Execution": arn.rpartition("/")[2]})
     return found
@@ -134,7 +132,7 @@ def is_uri(value: Any) -> TypeGuard[str]:
 def files_below(target: Target, uri: str) -> dict[str, Json]:
     """Return what S3 lists at or below a URI, by the name from there."""
     bucket, prefix = split_uri(uri)
-    with control.service_errors(f"list {uri}"):
+    with service_errors(f"list {uri}"):
         pages = target.client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         found = [item for page in pages for item in page.get("Contents", [])]
     inside = [item for item in found if item["Key"] == prefix or item["Key"].startswith(f"{prefix.rstrip('/')}/")]

@@ -1,32 +1,176 @@
-"""The executions of a pipeline as a list, what their steps took, and the lines that their jobs print."""
+"""Pipelines and their executions: create, start, follow, stop, retry, list; boto3 only, the same for both targets."""
 
 import json
+import secrets
 import statistics
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping, Set
 from contextlib import suppress
 from typing import Any
 
 from botocore.exceptions import ClientError
 
 from pipeline.aws.errors import explain, is_missing
+from pipeline.definition.diff import differences
 from pipeline.definition.step_types import BY_METADATA
-from pipeline.errors import PipelineError
-from pipeline.service import control
-from pipeline.service.status import JOB_GROUPS, job_of, metrics, output_of
-from pipeline.service.targets import Target
+from pipeline.errors import PassingError, PipelineError, ServiceError, UsageError
+from pipeline.service.targets import POLL_SECONDS, Target, remembered, service_errors
 
+ACTIVE = ("Executing", "Stopping")
+WATCH_ATTEMPTS = 12
+QUIET_SHARE = 0.02  # of the time without news: what a watcher may be late by
+LONGEST_PAUSE_SECONDS = 0.5  # on this machine, so that a step's lines come soon
+NOT_FOUND = ("ResourceNotFound", "ResourceNotFoundException", "ValidationException")
+JOB_GROUPS = {name: each.log_group for name, each in BY_METADATA.items() if each.log_group}
 PAGE = 100  # the most executions that one request lists
-CHANNELS = "/opt/ml/input/data"
 COMPARED_EXECUTIONS = 5  # the newest ones, whose steps say how long a step takes
+PARENT_EXECUTIONS = 20  # the newest ones, whose searches a new one may begin with
+
+
+def existing(client: Any, name: str) -> dict[str, Any] | None:
+    """Return DescribePipeline, or None if there is no such pipeline."""
+    try:
+        description: dict[str, Any] = client.describe_pipeline(PipelineName=name)
+    except ClientError as problem:
+        if problem.response["Error"]["Code"] in NOT_FOUND:
+            return None
+        raise
+    return description
+
+
+def upsert(
+    target: Target,
+    *,
+    name: str,
+    definition: str,
+    description: str,
+    parallel_steps: int,
+    tell: Callable[[list[str]], None] = lambda lines: None,
+) -> str:
+    """Create the pipeline, or update it where it differs; `tell` hears what changes before it does.
+
+    Returns created, updated or unchanged.
+    """
+    client, tags = target.client("sagemaker"), [{"Key": key, "Value": value} for key, value in target.tags.items()]
+    request = {
+        "PipelineName": name,
+        "PipelineDefinition": definition,
+        "PipelineDescription": description,
+        "RoleArn": target.placement.role_arn,
+        "ParallelismConfiguration": {"MaxParallelExecutionSteps": parallel_steps},
+    }
+    with service_errors(f"create or update pipeline {name!r}"):
+        known = existing(client, name)
+        if known is None:
+            try:
+                client.create_pipeline(
+                    **request, **({"Tags": tags} if tags else {}), ClientRequestToken=secrets.token_hex(16)
+                )
+            except ClientError:
+                if existing(client, name) is None:  # otherwise somebody else was quicker
+                    raise
+            else:
+                return "created"
+        known = known or client.describe_pipeline(PipelineName=name)
+        arn, present = known["PipelineArn"], []
+        if tags:  # what it is tagged with besides is its owner's
+            pages = client.get_paginator("list_tags").paginate(ResourceArn=arn)
+            present = [tag for page in pages for tag in page["Tags"]]
+        changes, missing = differences(known, request), [tag for tag in tags if tag not in present]
+        if not changes and not missing:
+            return "unchanged"
+        tell([*changes, *(f"tag {tag['Key']}: {tag['Value']}" for tag in missing)])
+        if changes:
+            client.update_pipeline(**request)
+        if missing:
+            client.add_tags(ResourceArn=arn, Tags=missing)
+        return "updated"
+
+
+def start(target: Target, name: str, parameters: Mapping[str, str], selection: Mapping[str, Any] | None = None) -> str:
+    """Start an execution, of the steps of a SelectiveExecutionConfig if there is one; return its ARN."""
+    with service_errors(f"start pipeline {name!r}"):
+        answer = target.client("sagemaker").start_pipeline_execution(
+            PipelineName=name,
+            PipelineParameters=[{"Name": key, "Value": value} for key, value in parameters.items()],
+            ClientRequestToken=secrets.token_hex(16),
+            **({"SelectiveExecutionConfig": selection} if selection else {}),
+        )
+    return str(answer["PipelineExecutionArn"])
+
+
+def stop(target: Target, arn: str) -> None:
+    """StopPipelineExecution."""
+    token = secrets.token_hex(16)
+    with service_errors(f"stop execution {arn}"):
+        target.client("sagemaker").stop_pipeline_execution(PipelineExecutionArn=arn, ClientRequestToken=token)
+
+
+def retry(target: Target, arn: str, *, replace_classes: bool = False) -> None:
+    """RetryPipelineExecution; with `replace_classes` the version that it registered may replace one of other classes.
+
+    Raises:
+        UsageError: it has registered none, which could be given that permission.
+    """
+    client, token = target.client("sagemaker"), secrets.token_hex(16)
+    if replace_classes:
+        found = [step.get("Metadata", {}).get("RegisterModel", {}).get("Arn") for step in steps(target, arn)]
+        if not any(found):
+            raise UsageError("--replace-classes is for a registered version; this execution has none: use it with run.")
+        with service_errors(f"update the version that {arn} registered"):
+            for version_arn in filter(None, found):
+                client.update_model_package(
+                    ModelPackageArn=version_arn, CustomerMetadataProperties={"replace_classes": "true"}
+                )
+    with service_errors(f"retry execution {arn}"):
+        client.retry_pipeline_execution(PipelineExecutionArn=arn, ClientRequestToken=token)
+
+
+def describe(target: Target, arn: str) -> dict[str, Any]:
+    """DescribePipelineExecution."""
+    with service_errors(f"find execution {arn}"):
+        try:
+            answer: dict[str, Any] = target.client("sagemaker").describe_pipeline_execution(PipelineExecutionArn=arn)
+        except ClientError as problem:
+            if not is_missing(problem):
+                raise
+            name, _, execution = arn.partition(":pipeline/")[2].partition("/execution/")
+            sentence = f"Pipeline {name!r} has no execution {execution!r}; those there are: run_pipeline.py list"
+            raise ServiceError(sentence) from problem
+    return answer
+
+
+def steps(target: Target, arn: str) -> list[dict[str, Any]]:
+    """Return the steps that were started, in that order."""
+    with service_errors(f"list the steps of {arn}"):
+        pages = target.client("sagemaker").get_paginator("list_pipeline_execution_steps")
+        found = pages.paginate(PipelineExecutionArn=arn, SortOrder="Ascending")
+        return [step for page in found for step in page["PipelineExecutionSteps"]]
+
+
+def parameters_of(target: Target, arn: str) -> dict[str, str]:
+    """Return the parameters of an execution, with their defaults."""
+    with service_errors(f"read the parameters of {arn}"):
+        pages = target.client("sagemaker").get_paginator("list_pipeline_parameters_for_execution")
+        found = pages.paginate(PipelineExecutionArn=arn)
+        return {item["Name"]: item["Value"] for page in found for item in page.get("PipelineParameters", [])}
+
+
+def listed(target: Target, name: str, count: int | None = None) -> list[dict[str, Any]]:
+    """Return the executions of a pipeline as they are listed, the newest first; at most `count` of them."""
+    client = target.client("sagemaker")
+    with service_errors(f"list executions of pipeline {name!r}"):
+        if existing(client, name) is None:
+            return []
+        if count and count <= PAGE:
+            answer = client.list_pipeline_executions(PipelineName=name, MaxResults=count)
+            return list(answer["PipelineExecutionSummaries"])
+        pages = client.get_paginator("list_pipeline_executions").paginate(PipelineName=name)
+        return [summary for page in pages for summary in page["PipelineExecutionSummaries"]][:count]
 
 
 def recent(target: Target, name: str, count: int) -> list[dict[str, Any]]:
     """Return the ARN, status and start of the newest executions of a pipeline."""
-    client, found = target.client("sagemaker"), []
-    with control.service_errors(f"list executions of pipeline {name!r}"):
-        if control.existing(client, name):
-            answer = client.list_pipeline_executions(PipelineName=name, MaxResults=min(count, PAGE))
-            found = answer["PipelineExecutionSummaries"]
     return [
         {
             "execution": each["PipelineExecutionArn"].rpartition("/")[2],
@@ -34,20 +178,111 @@ def recent(target: Target, name: str, count: int) -> list[dict[str, Any]]:
             "status": each["PipelineExecutionStatus"],
             "started": each["StartTime"],
         }
-        for each in found[:count]
+        for each in listed(target, name, count)
     ]
 
 
-def details(target: Target, execution_arn: str) -> dict[str, Any]:
-    """Return the seconds from an execution's first step to its last, and on this machine its test accuracy."""
-    steps = control.steps(target, execution_arn)
-    began, ended = [[step[key] for step in steps if key in step] for key in ("StartTime", "EndTime")]
-    is_cheap = target.name == "local"
-    measured = metrics(target, output_of(target, steps, "evaluation")) if is_cheap else {}
-    return {
-        "seconds": round((max(ended) - min(began)).total_seconds(), 1) if began and ended else None,
-        "test_accuracy": measured.get("test_accuracy"),
-    }
+def execution_arn(target: Target, name: str, wanted: str | None) -> str:
+    """Return the ARN of an execution by its ARN, its last part, or the newest; a ServiceError if there is none."""
+    if wanted:
+        return wanted if wanted.startswith("arn:") else f"{target.placement.pipeline_arn(name)}/execution/{wanted}"
+    found = listed(target, name, 1)
+    if not found:
+        raise ServiceError(f"Pipeline {name!r} has no execution yet; start one with: run_pipeline.py run")
+    return str(found[0]["PipelineExecutionArn"])
+
+
+def source_execution(target: Target, name: str, needed: Set[str]) -> str:
+    """Return the newest execution that has ended and in which these steps succeeded; a UsageError if there is none."""
+    for summary in listed(target, name):
+        arn: str = summary["PipelineExecutionArn"]
+        if summary["PipelineExecutionStatus"] not in ACTIVE:
+            succeeded = {step["StepName"] for step in steps(target, arn) if step["StepStatus"] == "Succeeded"}
+            if needed <= succeeded:
+                return arn
+    raise UsageError(
+        f"No execution of pipeline {name!r} has what the chosen steps read, the values of "
+        f"{', '.join(sorted(needed))}; run the whole pipeline first."
+    )
+
+
+def watch(target: Target, arn: str, look: Callable[[list[dict[str, Any]]], None]) -> str:
+    """Call `look` with the steps until the execution has ended; return its status.
+
+    An execution may take hours: a throttled or unanswered request is repeated, up to WATCH_ATTEMPTS times in a row.
+    """
+    failed, known, changed = 0, None, time.monotonic()
+    while True:
+        try:
+            status = str(describe(target, arn)["PipelineExecutionStatus"])
+            found = steps(target, arn)
+            look(found)
+        except PassingError:
+            failed += 1
+            if failed == WATCH_ATTEMPTS:
+                raise
+        else:
+            failed = 0
+            if status not in ACTIVE:
+                return status
+            if found != known:
+                known, changed = found, time.monotonic()
+        quiet_seconds = time.monotonic() - changed  # here, what asking costs a training lacks
+        time.sleep(max(POLL_SECONDS[target.name], min(quiet_seconds * QUIET_SHARE, LONGEST_PAUSE_SECONDS)))
+
+
+def job_of(step: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return metadata member and name of a step's job."""
+    for member in JOB_GROUPS:
+        if job_arn := step.get("Metadata", {}).get(member, {}).get("Arn"):
+            return member, job_arn.rpartition("/")[2]
+    return None
+
+
+def job_group(step: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return the log group's last part and the job's name of a step that ran a job."""
+    job = job_of(step)
+    return (JOB_GROUPS[job[0]], job[1]) if job and "CacheHitResult" not in step else None
+
+
+def pipeline_of(execution_arn: str) -> str:
+    """Return the name of an execution's pipeline."""
+    return execution_arn.partition(":pipeline/")[2].partition("/")[0]
+
+
+def source_of(step: Mapping[str, Any]) -> str | None:
+    """Return the execution that the step's result is of, where it is another one."""
+    given: Mapping[str, str] = step.get("CacheHitResult") or step.get("SelectiveExecutionResult") or {}
+    return given.get("SourcePipelineExecutionArn")
+
+
+def describe_job(target: Target, step: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the answer of the service about a step's job."""
+    job = job_of(step)
+    if job is None:
+        return None
+    resource, client = BY_METADATA[job[0]].resource, target.client("sagemaker")
+    operation = {"HyperParameterTuningJob": "describe_hyper_parameter_tuning_job"}.get(
+        resource, f"describe_{resource.removesuffix('Job').lower()}_job"
+    )
+    with service_errors(f"describe job {job[1]!r}"):
+        answer: dict[str, Any] = getattr(client, operation)(**{f"{resource}Name": job[1]})
+    return answer
+
+
+def users_places(target: Target, pipeline_name: str, step: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a person calls the folders that a step's job sees: the data's own folder, else where S3 has them."""
+    with suppress(PipelineError):
+        job = describe_job(target, step) or {}
+        inputs = [each["S3Input"] for each in job.get("ProcessingInputs", []) if "S3Input" in each]
+        uris = {each["LocalPath"]: each["S3Uri"] for each in inputs if "LocalPath" in each}
+        for channel in job.get("InputDataConfig", []):
+            place = channel["DataSource"].get("S3DataSource", {}).get("S3Uri", "")
+            uris[f"/opt/ml/input/data/{channel['ChannelName']}"] = place
+        last = remembered(target, pipeline_name)
+        names = {last["uri"]: last["source"]} if last else {}
+        return {path: names.get(uri) or target.where(uri) for path, uri in uris.items() if uri}
+    return {}
 
 
 def usual_seconds(target: Target, name: str, *, besides: str = "") -> dict[str, float]:
@@ -59,11 +294,60 @@ def usual_seconds(target: Target, name: str, *, besides: str = "") -> dict[str, 
     for execution in recent(target, name, COMPARED_EXECUTIONS):
         if execution["status"] != "Succeeded" or execution["execution_arn"] == besides:
             continue
-        for step in control.steps(target, execution["execution_arn"]):
+        for step in steps(target, execution["execution_arn"]):
             if "EndTime" in step and "CacheHitResult" not in step and "SelectiveExecutionResult" not in step:
                 seconds = (step["EndTime"] - step["StartTime"]).total_seconds()
                 taken.setdefault(step["StepName"], []).append(seconds)
     return {step: statistics.median(seconds) for step, seconds in taken.items()}
+
+
+def trials(target: Target, tuning_job: str) -> list[dict[str, Any]]:
+    """ListTrainingJobsForHyperParameterTuningJob, in the order in which the trials were started."""
+    with service_errors(f"list the trials of tuning job {tuning_job!r}"):
+        pages = target.client("sagemaker").get_paginator("list_training_jobs_for_hyper_parameter_tuning_job")
+        found = pages.paginate(HyperParameterTuningJobName=tuning_job)
+        return sorted((job for page in found for job in page["TrainingJobSummaries"]), key=lambda j: j["CreationTime"])
+
+
+def ended_trials(target: Target, tuning_job: str) -> list[tuple[int, Mapping[str, Any]]]:
+    """Return number and summary of each trial of a search that has ended; none where that cannot be asked."""
+    try:
+        found = trials(target, tuning_job)
+    except ServiceError:
+        return []
+    return [item for item in enumerate(found, start=1) if item[1]["TrainingJobStatus"] != "InProgress"]
+
+
+def warm_start_parent(target: Target, name: str, definition: str) -> str | None:
+    """Return the tuning job that the definition's first search may begin with (tuning.warm_start), if there is one.
+
+    It is the newest of this pipeline that has been completed, and that the service accepts: with the same objective and
+    number of hyperparameters (guide, "automatic-model-tuning-warm-start"). A definition cannot find that out.
+    """
+    wanted = next((step["Arguments"] for step in json.loads(definition)["Steps"] if step["Type"] == "Tuning"), None)
+    if wanted is None:
+        return None
+    for summary in listed(target, name, PARENT_EXECUTIONS):
+        for step in steps(target, summary["PipelineExecutionArn"]):
+            job = step.get("Metadata", {}).get("TuningJob")
+            if job and step["StepStatus"] == "Succeeded":
+                job_name: str = job["Arn"].rpartition("/")[2]
+                with service_errors(f"read tuning job {job_name!r}"):
+                    client = target.client("sagemaker")
+                    found = client.describe_hyper_parameter_tuning_job(HyperParameterTuningJobName=job_name)
+                completed = found["HyperParameterTuningJobStatus"] == "Completed"
+                if completed and search_shape(found) == search_shape(wanted):
+                    return job_name
+    return None
+
+
+def search_shape(search: Mapping[str, Any]) -> tuple[str, str, int]:
+    """Return metric and direction of a search, and how many hyperparameters it has, without the service's own."""
+    config = search["HyperParameterTuningJobConfig"]
+    objective, ranges = config["HyperParameterTuningJobObjective"], config.get("ParameterRanges") or {}
+    static = search["TrainingJobDefinition"].get("StaticHyperParameters") or {}
+    names = {*static, *(entry["Name"] for kind in ranges.values() for entry in kind or [])}
+    return objective["MetricName"], objective["Type"], len([name for name in names if not name.startswith("_")])
 
 
 class JobLogs:
@@ -82,12 +366,14 @@ class JobLogs:
         """
         log_group = f"/aws/sagemaker/{group}"
         try:
-            stream = self.stream_of(log_group, job_name)
-            if stream is None:
-                return []
+            if job_name not in self.streams:
+                answer = self.client.describe_log_streams(logGroupName=log_group, logStreamNamePrefix=f"{job_name}/")
+                if not answer["logStreams"]:
+                    return []
+                self.streams[job_name] = answer["logStreams"][0]["logStreamName"]
             token = {"nextToken": self.tokens[job_name]} if job_name in self.tokens else {}
             answer = self.client.get_log_events(
-                logGroupName=log_group, logStreamName=stream, startFromHead=True, **token
+                logGroupName=log_group, logStreamName=self.streams[job_name], startFromHead=True, **token
             )
         except ClientError as problem:
             if is_missing(problem) or log_group in self.unreadable:
@@ -96,76 +382,3 @@ class JobLogs:
             return [f"The log cannot be shown: {explain(problem)}"]
         self.tokens[job_name] = answer["nextForwardToken"]
         return [event["message"].rstrip() for event in answer["events"] if event["message"].strip()]
-
-    def stream_of(self, log_group: str, job_name: str) -> str | None:
-        """Return the job's log stream, once there is one."""
-        if job_name not in self.streams:
-            answer = self.client.describe_log_streams(logGroupName=log_group, logStreamNamePrefix=f"{job_name}/")
-            if not answer["logStreams"]:
-                return None
-            self.streams[job_name] = answer["logStreams"][0]["logStreamName"]
-        return self.streams[job_name]
-
-
-def ended_trials(target: Target, tuning_job: str) -> list[tuple[int, Mapping[str, Any]]]:
-    """Return number and summary of each trial of a search that has ended; none where that cannot be asked."""
-    pages = target.client("sagemaker").get_paginator("list_training_jobs_for_hyper_parameter_tuning_job")
-    try:
-        found = [
-            trial
-            for page in pages.paginate(HyperParameterTuningJobName=tuning_job)
-            for trial in page["TrainingJobSummaries"]
-        ]
-    except ClientError:
-        return []
-    return [item for item in enumerate(found, start=1) if item[1]["TrainingJobStatus"] != "InProgress"]
-
-
-def job_group(step: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Return the log group's last part and the job's name of a step that ran a job."""
-    job = job_of(step)
-    return (JOB_GROUPS[job[0]], job[1]) if job and "CacheHitResult" not in step else None
-
-
-def pipeline_of(execution_arn: str) -> str:
-    """Return the name of an execution's pipeline."""
-    return execution_arn.partition(":pipeline/")[2].partition("/")[0]
-
-
-def describe_job(target: Target, step: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the answer of the service about a step's job."""
-    job = job_of(step)
-    if job is None:
-        return None
-    resource, client = BY_METADATA[job[0]].resource, target.client("sagemaker")
-    operation = {"HyperParameterTuningJob": "describe_hyper_parameter_tuning_job"}.get(
-        resource, f"describe_{resource.removesuffix('Job').lower()}_job"
-    )
-    with control.service_errors(f"describe job {job[1]!r}"):
-        answer: dict[str, Any] = getattr(client, operation)(**{f"{resource}Name": job[1]})
-    return answer
-
-
-def users_places(target: Target, pipeline_name: str, step: Mapping[str, Any]) -> dict[str, str]:
-    """Return what a person calls the folders that a step's job sees: the data's own folder, else where S3 has them."""
-    with suppress(PipelineError):
-        job = describe_job(target, step) or {}
-        inputs = [each["S3Input"] for each in job.get("ProcessingInputs", []) if "S3Input" in each]
-        uris = {each["LocalPath"]: each["S3Uri"] for each in inputs if "LocalPath" in each}
-        for channel in job.get("InputDataConfig", []):
-            uris[f"{CHANNELS}/{channel['ChannelName']}"] = (
-                channel["DataSource"].get("S3DataSource", {}).get("S3Uri", "")
-            )
-        last = last_data(target, pipeline_name)
-        return {path: last.get(uri) or target.where(uri) for path, uri in uris.items() if uri}
-    return {}
-
-
-def last_data(target: Target, pipeline_name: str) -> dict[str, str]:
-    """Return the URI of the data that a pipeline used last, with the name that the user gave them."""
-    memory = target.placement.uri(pipeline_name, "data", "source.json")
-    with suppress(PipelineError, ValueError, KeyError):
-        if target.holds(memory):
-            content = json.loads(target.read(memory))
-            return {content["uri"]: content["source"]}
-    return {}

@@ -1,4 +1,4 @@
-"""What the command line names, read: parameters, functions, definition files, images."""
+"""What options of the command line name, read: parameters, functions, definition files."""
 
 import re
 from pathlib import Path
@@ -8,11 +8,7 @@ from pipeline.errors import DefinitionError, UsageError
 
 
 def parse_parameter(text: str) -> tuple[str, str]:
-    """NAME=VALUE.
-
-    Raises:
-        UsageError: it has no `=`.
-    """
+    """Return name and value of NAME=VALUE."""
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise UsageError(f"--param {text}: expected NAME=VALUE.")
@@ -20,11 +16,7 @@ def parse_parameter(text: str) -> tuple[str, str]:
 
 
 def parse_lambda(text: str) -> tuple[str, Path, str]:
-    """NAME=FILE.py:HANDLER.
-
-    Raises:
-        UsageError: it is not of that form.
-    """
+    """Return the parts of NAME=FILE.py:HANDLER."""
     match = re.fullmatch(r"([^=]+)=(.+\.py):([\w.]+)", text)
     if match is None:
         raise UsageError(f"--lambda {text}: expected NAME=FILE.py:HANDLER.")
@@ -32,11 +24,7 @@ def parse_lambda(text: str) -> tuple[str, Path, str]:
 
 
 def read_definition(path: Path) -> str:
-    """A definition file.
-
-    Raises:
-        UsageError: it is missing or no definition.
-    """
+    """Return the text of a definition file."""
     try:
         text = path.read_text()
         load_definition(text)
@@ -47,17 +35,3 @@ def read_definition(path: Path) -> str:
     except DefinitionError as problem:
         raise UsageError(f"{path} {problem}") from problem
     return text
-
-
-def read_image(path: Path) -> bytes:
-    """The bytes of an image file.
-
-    Raises:
-        UsageError: there is none, or it cannot be read.
-    """
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise UsageError(f"No such image: {path}") from None
-    except OSError as problem:
-        raise UsageError(f"{path} cannot be read: {problem.strerror}.") from problem

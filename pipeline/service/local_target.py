@@ -12,8 +12,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from pipeline.compile.placement import Placement, local_placement
-from pipeline.errors import ServiceError
+from pipeline.compile.placement import champion_uri, local_placement
+from pipeline.errors import DataSourceError, ServiceError
 
 if TYPE_CHECKING:
     from pipeline.config.config import Config
@@ -26,7 +26,7 @@ LOCAL_FOLDERS = (  # of a home
 
 
 class LocalTarget:
-    """This machine; everything below `home`."""
+    """This machine, everything below `home`; `Target` says what its methods do."""
 
     name = "local"
     tags: Mapping[str, str] = MappingProxyType({})
@@ -101,9 +101,11 @@ class LocalTarget:
             unfinished.rename(target)
         except BaseException as problem:
             shutil.rmtree(unfinished, ignore_errors=True)
-            if not isinstance(problem, OSError) or not target.exists():  # else another process was quicker
-                raise
-            return False
+            if isinstance(problem, OSError) and target.exists():  # another process was quicker
+                return False
+            if isinstance(problem, FileNotFoundError):
+                raise DataSourceError(f"{problem.filename} vanished while {folder} was copied; run again.") from problem
+            raise
         return True
 
     def put_files(self, places: Iterable[tuple[Path, str]]) -> None:
@@ -123,11 +125,7 @@ class LocalTarget:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """A lock of the home.
-
-        Raises:
-            ServiceError: another process has held it for too long.
-        """
+        """A lock of the home; a ServiceError if another process has held it for too long."""
         from pipeline.local.engine.runner_process import taken_lock
 
         with ExitStack() as held:
@@ -141,22 +139,26 @@ class LocalTarget:
             yield
 
     def set_up(self, config: "Config") -> None:
-        """The deploy function, the rule that calls it on approvals, and the endpoints' idle time."""
+        """The deploy function, the rule that calls it on approvals, the endpoints' idle time, the schedule."""
         from pipeline.compile.bundle import deploy_bundle
         from pipeline.local.jobs.functions import put_function
+        from pipeline.local.store.storage import replacing
 
-        bundle = deploy_bundle()
-        name = config.aws.deploy_function
+        bundle, name, uri = deploy_bundle(), config.aws.deploy_function, self.placement.uri
         folder = self.home / "functions" / f"{name}-{bundle.digest}"
-        folder.mkdir(parents=True, exist_ok=True)
         for file_name, content in bundle.files.items():
-            file = folder / file_name
-            if not file.is_file():
-                file.parent.mkdir(parents=True, exist_ok=True)
-                unfinished = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
-                unfinished.write_bytes(content)
-                unfinished.replace(file)
-        environment = deploy_environment(config, self.placement)
+            if not (folder / file_name).is_file():
+                with replacing(folder / file_name) as unfinished:
+                    unfinished.write_bytes(content)
+        environment = {  # for events that do not carry it
+            "ENDPOINT_NAME": config.deploy.endpoint_name,
+            "EXECUTION_ROLE_ARN": self.placement.role_arn,
+            "INSTANCE_TYPE": config.deploy.instance_type,
+            "INITIAL_INSTANCE_COUNT": str(config.deploy.instance_count),
+            "CHAMPION_URI": champion_uri(config, self.placement),
+            "DATA_CAPTURE_PERCENT": str(config.deploy.data_capture_percent),
+            "DATA_CAPTURE_URI": uri(config.pipeline.name, "capture"),
+        }
         put_function(self.state, name, folder / bundle.entry_point, "deploy.handler", environment)
         self.state.put("Rule", config.registry.model_package_group.lower(), {"FunctionName": name})
         self.state.put("Settings", "endpoints", {"idle_seconds": 60 * config.deploy.local_idle_minutes})
@@ -167,12 +169,8 @@ class LocalTarget:
         from pipeline.aws.schedule import schedule_name
         from pipeline.local.sagemaker.account import make_schedule
 
-        make_schedule(
-            self.state,
-            schedule_name(config),
-            config.aws.retrain_schedule,
-            pipeline_name=config.pipeline.name,
-        )
+        expression, pipeline_name = config.aws.retrain_schedule, config.pipeline.name
+        make_schedule(self.state, schedule_name(config), expression, pipeline_name=pipeline_name)
 
     def where(self, uri: str) -> str:
         """The file, relative to the working directory if it lies below it."""
@@ -180,8 +178,7 @@ class LocalTarget:
 
     def example(self, uri: str) -> str | None:
         """The file, if it is there."""
-        file = self.storage.path(uri)
-        return shown(file) if file.is_file() else None
+        return self.where(uri) if self.storage.path(uri).is_file() else None
 
     def log_of(self, job_group: str, job_name: str) -> str:
         """The job's log file."""
@@ -208,32 +205,12 @@ class LocalTarget:
         if served and is_asleep(served):
             note = f"Its server has ended; wake it with: run_pipeline.py invoke --endpoint {name} IMAGE"
             status = "Asleep"
-        return {
-            "name": name,
-            "status": status,
-            "url": f"http://127.0.0.1:{port}" if port else None,
-            "note": note,
-        }
-
-
-def deploy_environment(config: "Config", placement: Placement) -> dict[str, str]:
-    """What the deploy function is told once, for events that do not carry it."""
-    from pipeline.compile.placement import champion_uri
-
-    return {
-        "ENDPOINT_NAME": config.deploy.endpoint_name,
-        "EXECUTION_ROLE_ARN": placement.role_arn,
-        "INSTANCE_TYPE": config.deploy.instance_type,
-        "INITIAL_INSTANCE_COUNT": str(config.deploy.instance_count),
-        "CHAMPION_URI": champion_uri(config, placement),
-        "DATA_CAPTURE_PERCENT": str(config.deploy.data_capture_percent),
-        "DATA_CAPTURE_URI": placement.uri(config.pipeline.name, "capture"),
-    }
+        return {"name": name, "status": status, "url": f"http://127.0.0.1:{port}" if port else None, "note": note}
 
 
 def shown(path: Path) -> str:
-    """A path as a person would type it."""
+    """Return a path as a person would type it."""
     try:
         return str(path.relative_to(Path.cwd()))
-    except ValueError:
+    except (ValueError, OSError):
         return str(path)

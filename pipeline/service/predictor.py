@@ -3,8 +3,8 @@
     ImagePredictor("image-classification").predict("dog.jpg")                      # this machine
     ImagePredictor("image-classification", boto3.Session()).predict("dog.jpg")     # AWS
 
-Of a list, some images are sent at the same time, each in a request of its own: so one that is refused takes no other
-with it, and any server that follows SageMaker's contract for one image will do.
+Each image is a request of its own, some at the same time: one that is refused takes no other with it, and any server
+that follows SageMaker's contract for one image will do.
 """
 
 import functools
@@ -13,26 +13,21 @@ import json
 import random
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, overload
+from typing import Any, Protocol, overload
 
 from botocore.exceptions import ClientError
 
 from pipeline.errors import ImageRefused, ServiceError, UsageError
 from pipeline.paths import ROOT
-from pipeline.service.control import service_errors
-from pipeline.service.inputs import read_image
+from pipeline.service.targets import in_threads, service_errors
 
-AT_ONCE = 8  # requests; below the ten connections that a client keeps
 CONTENT_TYPE, ACCEPT = "application/x-image", "application/json;verbose=1"
-BUSY = 503  # of a server whose queue is full
+BUSY, TOO_LARGE = 503, 413
 BUSY_WAITS_SECONDS = (0.2, 0.4, 0.8, 1.6, 3.2)  # each more or less by half, so that clients do not come back together
-TOO_LARGE = 413
 PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # of Pillow
-Result = TypeVar("Result")
 
 
 class EndpointBusy(ImageRefused):
@@ -75,10 +70,7 @@ class ImagePredictor:
     @overload
     def predict(self, images: str | Path | bytes | Any) -> Prediction: ...
     def predict(self, images: Any) -> Prediction | list[Prediction]:
-        """Classify an image, or each of a list in its order.
-
-        Args:
-            images: a path, the bytes of an image file, a PIL image, or a list of these.
+        """Classify a path, the bytes of an image file or a PIL image, or each of a list of these in its order.
 
         Raises:
             UsageError: a file is not there or cannot be read, or it is no image at all.
@@ -95,10 +87,7 @@ class ImagePredictor:
         return found
 
     def ask(self, image: Any) -> dict[str, Any]:
-        """The endpoint's answer as it came: label, score and top of this project's models, what else of others.
-
-        Raises: as `predict`.
-        """
+        """Return the endpoint's answer as it came: label, score and top of this project's models."""
         body = content(image)
         for seconds in BUSY_WAITS_SECONDS:
             try:
@@ -118,11 +107,7 @@ class ImagePredictor:
                 raise
 
     def ask_each(self, images: Iterable[Any]) -> Iterator[dict[str, Any] | ImageRefused | UsageError]:
-        """Each image's answer as it came, in the order of the images; of one that cannot be read or is refused, why.
-
-        Raises:
-            ServiceError: the endpoint cannot be asked about any image.
-        """
+        """Yield each image's answer, in the order of the images; of one that cannot be read or is refused, why."""
         self._runtime  # noqa: B018  made once, then shared: making clients is not safe in threads
         yield from in_threads(self._answer_or_reason, images)
 
@@ -138,7 +123,7 @@ class ImagePredictor:
 
 
 def this_machine() -> Clients:
-    """A session of the local target's usual home, which is not made if it is not there."""
+    """Return a session of the local target's usual home, which is not made if it is not there."""
     from pipeline.local.sagemaker.session import local_session
     from pipeline.local.store.state import State
 
@@ -146,48 +131,33 @@ def this_machine() -> Clients:
     return session
 
 
-def in_threads(function: Callable[[Any], Result], items: Iterable[Any]) -> Iterator[Result]:
-    """The results in the order of the items, AT_ONCE of them at work; whoever stops listening ends it."""
-    pool = ThreadPoolExecutor(AT_ONCE)
-    try:
-        yield from pool.map(function, items)
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
 def content(image: Any) -> bytes:
-    """The bytes to send.
-
-    Raises:
-        UsageError: a file cannot be read, or it is none of what is accepted.
-    """
+    """Return the bytes to send; a PIL image is sent without loss, and upright, as its PNG does not say how to turn."""
     if isinstance(image, str | Path):
         return read_image(Path(image))
     if isinstance(image, bytes | bytearray):
         return bytes(image)
-    from PIL import Image
+    from PIL import Image, ImageOps
 
-    if isinstance(image, Image.Image):
-        return as_png(image)
-    raise UsageError(f"A path, bytes or a PIL image can be classified, but got {type(image).__name__}.")
-
-
-def as_png(image: Any) -> bytes:
-    """A PIL image without loss, upright: PNG files of Pillow do not say how they are to be turned."""
-    from PIL import ImageOps
-
-    upright = ImageOps.exif_transpose(image)
-    buffer = io.BytesIO()
+    if not isinstance(image, Image.Image):
+        raise UsageError(f"A path, bytes or a PIL image can be classified, but got {type(image).__name__}.")
+    upright, buffer = ImageOps.exif_transpose(image), io.BytesIO()
     (upright if upright.mode in PNG_MODES else upright.convert("RGB")).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 
-def prediction(answer: dict[str, Any]) -> Prediction:
-    """Label, score and top of an answer.
+def read_image(path: Path) -> bytes:
+    """Return the bytes of an image file; a UsageError if it cannot be read."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise UsageError(f"No such image: {path}") from None
+    except OSError as problem:
+        raise UsageError(f"{path} cannot be read: {problem.strerror}.") from problem
 
-    Raises:
-        ServiceError: it has none, being another model's.
-    """
+
+def prediction(answer: dict[str, Any]) -> Prediction:
+    """Return label, score and top of an answer; a ServiceError if it has none, being another model's."""
     if not is_labelled(answer):
         raise ServiceError(f"The endpoint's answer has no label, score and top: {json.dumps(answer)[:200]}")
     top = tuple((str(item["label"]), float(item["score"])) for item in answer["top"])
@@ -195,12 +165,12 @@ def prediction(answer: dict[str, Any]) -> Prediction:
 
 
 def is_labelled(answer: dict[str, Any]) -> bool:
-    """Whether an answer is of one of this project's models."""
+    """Return whether an answer is of one of this project's models."""
     return {"label", "score", "top"} <= answer.keys()
 
 
 def answered(body: bytes) -> dict[str, Any]:
-    """An answer's body; what is no JSON object is its member `answer`."""
+    """Return an answer's body; what is no JSON object is its member `answer`."""
     try:
         found = json.loads(body)
     except ValueError:
@@ -209,17 +179,11 @@ def answered(body: bytes) -> dict[str, Any]:
 
 
 def refused(problem: ClientError) -> ImageRefused | None:
-    """The refusal of one image, by the model (ModelError) or by the service for its size; None: something else."""
-    said = problem.response.get("OriginalMessage")
-    if said:
+    """Return the refusal of one image, by the model (ModelError) or by the service for its size, if it is one."""
+    if said := problem.response.get("OriginalMessage"):
+        match = re.search(r'"error":\s*("(?:[^"\\]|\\.)*")', said)  # of this project's server
         kind = EndpointBusy if problem.response.get("OriginalStatusCode") == BUSY else ImageRefused
-        return kind(f"The endpoint refused the image: {error_sentence(said)}")
+        return kind(f"The endpoint refused the image: {json.loads(match[1]) if match else said}")
     if problem.response.get("ResponseMetadata", {}).get("HTTPStatusCode") == TOO_LARGE:
         return ImageRefused(f"SageMaker refused the image: {problem.response['Error']['Message']}")
     return None
-
-
-def error_sentence(said: str) -> str:
-    """The sentence in a server's {"error": ...}, or what it said."""
-    match = re.search(r'"error":\s*("(?:[^"\\]|\\.)*")', said)
-    return str(json.loads(match[1])) if match else said

@@ -15,39 +15,27 @@ class Timed(Protocol):
         """The next moments."""
 
 
-class Clock:
-    """Time, which a test can make go faster."""
-
-    def now(self) -> datetime.datetime:
-        """In UTC."""
-        return datetime.datetime.now(datetime.UTC)
-
-    def sleep(self, seconds: float) -> None:
-        """Wait."""
-        time.sleep(seconds)
-
-
 def due_times(
     read: Callable[[], Timed],
     *,
     say: Callable[[datetime.datetime], None],
-    clock: Clock | None = None,
+    now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
+    sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[datetime.datetime]:
-    """Each moment when it has come; ends when the schedule is switched off or has none left.
+    """Yield each moment when it has come, until the schedule is switched off or has none left.
 
     The caller works before it asks for the next: moments that pass meanwhile, or while no loop runs, are left out.
-    `say` is told of each moment that is waited for.
+    `say` hears each moment that is waited for.
     """
-    clock = clock or Clock()
-    after, told = clock.now(), None
+    after, told = now(), None
     while times := read().next_times(after):
         [moment] = times
         if moment != told:
             say(moment)
             told = moment
-        left_seconds = (moment - clock.now()).total_seconds()
+        left_seconds = (moment - now()).total_seconds()
         if left_seconds > 0:
-            clock.sleep(min(LOOK_SECONDS, left_seconds))
+            sleep(min(LOOK_SECONDS, left_seconds))
             continue
         yield moment
-        after = clock.now()
+        after = now()

@@ -7,26 +7,25 @@ remembered which data it used last: it keeps them until `--data` or data.source 
 import hashlib
 import importlib.metadata
 import json
+import os
 import re
 import secrets
+import subprocess
 import tempfile
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from pipeline.compile.compiler import Compiled, Inputs, compile_pipeline
 from pipeline.compile.placement import Placement
 from pipeline.config import annotations
 from pipeline.config.annotations import Annotations, read_annotations
 from pipeline.config.config import Config, ConfigFile
-from pipeline.errors import DataSourceError, DefinitionError, PipelineError
+from pipeline.errors import DataSourceError, DefinitionError
 from pipeline.paths import ROOT, STEPS
 from pipeline.service import sources, weights
-from pipeline.service.revision import commit_of
 from pipeline.service.sources import SHIPPED, Source
-from pipeline.service.targets import Target
+from pipeline.service.targets import Target, memory_uri, remembered, split_uri
 from pipeline.service.weights import ResolvedWeights
 
 COMPILING = ("compile", "config", "definition")  # the packages that a definition depends on
@@ -93,7 +92,7 @@ def choose_data(target: Target, project: Project, given: Source | None) -> tuple
     """
     if given is not None:
         return described(replace(project, source=given), "")
-    last = remembered(target, project)
+    last = remembered(target, project.config.pipeline.name)
     if last.get("configured") != project.configured or last["source"] == project.configured:
         return described(project, " (data.source in pipeline.yaml)")
     name, uri = last["source"], last["uri"]
@@ -113,31 +112,13 @@ def described(project: Project, why: str) -> tuple[Project, str]:
     return project, f"Data: {project.source.name}{why}{left_out}"
 
 
-def remembered(target: Target, project: Project) -> dict[str, Any]:
-    """Return what `remember` stored; empty if there is none."""
-    uri = memory_uri(target, project)
-    with suppress(PipelineError, ValueError, KeyError):
-        if target.holds(uri):
-            last = json.loads(target.read(uri))
-            return {key: str(last[key]) for key in ("source", "uri", "configured")}
-    return {}
-
-
 def remember(target: Target, project: Project) -> None:
     """Keep which data the pipeline uses, for its next run."""
-    last = {
-        "source": project.source.name,
-        "uri": project.data_uri(target.placement),
-        "configured": project.configured,
-    }
-    if last != remembered(target, project):
-        bucket, _, key = memory_uri(target, project).removeprefix("s3://").partition("/")
+    uri, name = project.data_uri(target.placement), project.config.pipeline.name
+    last = {"source": project.source.name, "uri": uri, "configured": project.configured}
+    if last != remembered(target, name):
+        bucket, key = split_uri(memory_uri(target, name))
         target.client("s3").put_object(Bucket=bucket, Key=key, Body=json.dumps(last, indent=1).encode())
-
-
-def memory_uri(target: Target, project: Project) -> str:
-    """Where `remember` stores it."""
-    return target.placement.uri(project.config.pipeline.name, "data", "source.json")
 
 
 def compile_project(
@@ -179,6 +160,27 @@ def compile_project(
 def definition_of(project: Project, placement: Placement) -> str:
     """Return the definition alone."""
     return compile_project(project, placement).definition
+
+
+def commit_of(folder: Path = ROOT) -> str | None:
+    """Return the commit that a project folder has checked out, with `-dirty` if tracked files differ.
+
+    None without git, outside a work tree, and for a copy of the project that lies in somebody else's work tree.
+    """
+    if git(folder, "ls-files", "--error-unmatch", "run_pipeline.py") is None:
+        return None
+    return git(folder, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+
+
+def git(folder: Path, *words: str) -> str | None:
+    """Return what git prints; None if it fails or is not there."""
+    command = ["git", "-C", str(folder), *words]
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}  # only looks; takes no lock from a commit under way
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 and done.stdout.strip() else None
 
 
 def code_digest() -> str:

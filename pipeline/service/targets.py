@@ -1,19 +1,24 @@
-"""Where a pipeline runs: this machine, or AWS. Both give boto3 clients and a place for artifacts; nothing else differs.
+"""Where a pipeline runs: this machine (local_target.py) or AWS (aws_target.py), by the same boto3 requests."""
 
-The two are `pipeline.service.local_target` and `pipeline.service.aws_target`.
-"""
-
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from botocore.exceptions import BotoCoreError, ClientError
+
+from pipeline.aws.errors import explain, is_transient
 from pipeline.compile.placement import Placement
+from pipeline.errors import PassingError, PipelineError, ServiceError
 
 if TYPE_CHECKING:
     from pipeline.config.config import Config
 
 POLL_SECONDS = {"local": 0.05, "aws": 5.0}
+AT_ONCE = 8  # requests; below the ten connections that a client keeps
+Result = TypeVar("Result")
 
 
 class Target(Protocol):
@@ -68,3 +73,72 @@ class Target(Protocol):
 
     def endpoint_view(self, name: str, status: str) -> dict[str, str | None]:
         """The endpoint's name, status, url and note: what a person is told of one that DescribeEndpoint calls so."""
+
+
+@contextmanager
+def service_errors(action: str) -> Iterator[None]:
+    """Raise a ServiceError of one sentence for a request that is refused or not answered.
+
+    It is a PassingError if the same request may be answered later.
+    """
+    try:
+        yield
+    except (ClientError, BotoCoreError) as problem:
+        kind = PassingError if is_transient(problem) else ServiceError
+        raise kind(f"Could not {action}: {explain(problem)}") from problem
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """Return bucket and key of an S3 URI; a ServiceError if it is none."""
+    scheme, _, rest = uri.partition("://")
+    bucket, _, key = rest.partition("/")
+    if scheme != "s3" or not bucket:
+        raise ServiceError(f"{uri!r} is not an S3 URI.")
+    return bucket, key
+
+
+def objects(target: Target, uri: str) -> dict[str, int]:
+    """Return the keys below a prefix, without it, in their order, and their sizes in bytes."""
+    bucket, prefix = split_uri(f"{uri.rstrip('/')}/")
+    with service_errors(f"list {uri}"):
+        pages = target.client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        found = [item for page in pages for item in page.get("Contents", [])]
+    sizes = {str(item["Key"]).removeprefix(prefix): int(item["Size"]) for item in found}
+    return {key: size for key, size in sizes.items() if key and not key.endswith("/")}
+
+
+def copy_objects(target: Target, source: str, destination: str, keys: Iterable[str]) -> None:
+    """Copy objects of one prefix to another, some at the same time, without their tags, which takes a permission."""
+    (from_bucket, from_prefix), (bucket, prefix) = (split_uri(f"{uri.rstrip('/')}/") for uri in (source, destination))
+    client = target.client("s3")  # made once, then shared
+
+    def copy(key: str) -> None:
+        origin = {"Bucket": from_bucket, "Key": f"{from_prefix}{key}"}
+        client.copy_object(Bucket=bucket, Key=f"{prefix}{key}", CopySource=origin, TaggingDirective="REPLACE")
+
+    with service_errors(f"copy {source} to {destination}"):
+        for _ in in_threads(copy, keys):
+            pass
+
+
+def in_threads(function: Callable[[Any], Result], items: Iterable[Any]) -> Iterator[Result]:
+    """Yield the results in the order of the items, AT_ONCE of them at work; whoever stops listening ends it."""
+    pool = ThreadPoolExecutor(AT_ONCE)
+    try:
+        yield from pool.map(function, items)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def memory_uri(target: Target, pipeline_name: str) -> str:
+    """Return where is kept which data a pipeline used last."""
+    return target.placement.uri(pipeline_name, "data", "source.json")
+
+
+def remembered(target: Target, pipeline_name: str) -> dict[str, str]:
+    """Return source, URI and the configured source of the data that a pipeline used last; empty if it is not known."""
+    with suppress(PipelineError, ValueError, KeyError):
+        if target.holds(memory_uri(target, pipeline_name)):
+            last = json.loads(target.read(memory_uri(target, pipeline_name)))
+            return {key: str(last[key]) for key in ("source", "uri", "configured")}
+    return {}

@@ -5,13 +5,7 @@ A weights directory, which PrepareData and the final training read as an input, 
      "mean": [r, g, b], "std": [r, g, b], "crop_pct": 0.89, "interpolation": "bicubic"}
 `torch.load(weights_only=True)` reads the file. "ordered": its tensors are those of timm's network in the same order,
 under other names; "state_dict": under the same names. mean and std are of pixels scaled to 0..1.
-
-resolve   finds the file: in a package (backbones.py has the table), on disk, or by timm's download
-stage     writes the directory
-An `s3://bucket/prefix` is taken as such a directory, made earlier by `stage`, and is not read here.
-
-torch and timm take three seconds to import: nothing here imports them for a package. What timm knows about a
-network is asked once and kept in the cache folder, as are timm's weights.
+torch and timm take three seconds to import, so what timm knows of a network is asked once and kept in the cache folder.
 """
 
 import hashlib
@@ -32,18 +26,14 @@ from pipeline.errors import UsageError
 from pipeline.service.sources import S3_URI
 from pipeline.suggestion import did_you_mean
 
-SHA256_DIGITS = 64
 ACCEPTED = "package, timm, a .pth, .pt or .safetensors file, or s3://bucket/prefix"
 
 
 @dataclass(frozen=True)
 class ResolvedWeights:
-    """Weights that exist: a `file` and its `manifest`, or, in S3, the `uri` of a directory that holds both.
+    """Weights that exist: a `file` and its `manifest`, or, in S3, the `uri` of a directory that holds both."""
 
-    `digest` is equal for equal weights of the same backbone: a name to stage them under.
-    """
-
-    digest: str
+    digest: str  # equal for equal weights of the same backbone: a name to stage them under
     file: Path | None = None
     manifest: dict[str, Any] | None = None
     uri: str | None = None
@@ -52,36 +42,46 @@ class ResolvedWeights:
 def resolve(
     backbone: str, weights: str, *, relative_to: Path | None = None, cache: Path | None = None
 ) -> ResolvedWeights:
-    """The weights that `model.weights` names for the timm network `model.backbone`.
+    """Return the weights that `model.weights` names for `model.backbone`; a UsageError if there are none.
 
-    Args:
-        relative_to: where a relative file name starts; the working directory unless given.
-        cache: where downloads and conversions are kept; the user's cache folder unless given.
+    A relative file name starts at `relative_to`, else at the working directory. Downloads and conversions are kept in
+    `cache`, else in the user's cache folder.
     """
     cache = cache or usual_cache()
     if weights == "package":
-        return _package(backbone)
+        return from_package(backbone)
     if weights == "timm":
-        return _timm(backbone, cache)
-    if weights.startswith("s3:"):
-        return _s3(weights)
-    return _file(backbone, (relative_to or Path()) / Path(weights).expanduser(), cache)
+        statistics, file = ask_statistics(backbone, cache), downloaded(backbone, cache)
+        if not file.is_file():
+            write_whole(file, lambda path: download(backbone, path))
+        return describe(backbone, file, layout="state_dict", statistics=statistics)
+    if not weights.startswith("s3:"):
+        path = os.path.expanduser(weights)  # noqa: PTH111  which does not raise
+        return from_file(backbone, (relative_to or Path()) / path, cache)
+    if not S3_URI.fullmatch(weights):
+        raise UsageError(
+            f"model.weights '{weights}' is not an S3 address: write s3://bucket/prefix, "
+            "the bucket of 3 to 63 lower-case letters, digits, dots and dashes."
+        )
+    return ResolvedWeights(digest=hashlib.sha256(weights.encode()).hexdigest(), uri=weights)
 
 
 def usual_cache() -> Path:
-    """The user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "image-classification-pipeline"
+    """Return the user's cache folder; a user may have no home."""
+    home = os.path.expanduser("~")  # noqa: PTH111  which does not raise
+    top = os.environ.get("XDG_CACHE_HOME") or (tempfile.gettempdir() if home == "~" else f"{home}/.cache")
+    return Path(top) / "image-classification-pipeline"
 
 
 def at_hand(backbone: str) -> bool:
-    """Whether a run finds the weights without a network: in an installed package, or in the cache."""
+    """Return whether a run finds the weights without a network: in an installed package, or in the cache."""
     if backbone in PACKAGED:
         return importlib.util.find_spec(PACKAGED[backbone].module) is not None
-    return _downloaded(backbone, usual_cache()).is_file()
+    return downloaded(backbone, usual_cache()).is_file()
 
 
 def stage(weights: ResolvedWeights, folder: Path) -> None:
-    """Writes the weights directory; it appears complete or not at all, and one that is there is left as it is."""
+    """Write the weights directory; it appears complete or not at all, and one that is there is left as it is."""
     if weights.file is None or weights.manifest is None:
         raise ValueError(f"{weights.uri} is a weights directory already")
     if folder.exists():
@@ -99,7 +99,8 @@ def stage(weights: ResolvedWeights, folder: Path) -> None:
                 raise
 
 
-def _package(backbone: str) -> ResolvedWeights:
+def from_package(backbone: str) -> ResolvedWeights:
+    """Return the weights that an installed package holds."""
     packaged = PACKAGED.get(backbone)
     if packaged is None:
         raise UsageError(
@@ -113,60 +114,37 @@ def _package(backbone: str) -> ResolvedWeights:
             "or set model.weights to timm or to a file."
         )
     file = Path(found.submodule_search_locations[0], packaged.file)
-    if not file.is_file() or _sha256(file) != packaged.sha256:
+    if not file.is_file() or sha256_of(file) != packaged.sha256:
         raise UsageError(f"{file} is not the file that {packaged.package} ships: reinstall the package.")
-    return _resolved(backbone, file, layout="ordered", statistics=packaged.statistics)
+    return describe(backbone, file, layout="ordered", statistics=packaged.statistics)
 
 
-def _timm(backbone: str, cache: Path) -> ResolvedWeights:
-    statistics = _statistics(backbone, cache)
-    file = _downloaded(backbone, cache)
-    if not file.is_file():
-        _write_atomically(file, lambda path: _download(backbone, path))
-    return _resolved(backbone, file, layout="state_dict", statistics=statistics)
-
-
-def _downloaded(backbone: str, cache: Path) -> Path:
-    return cache / f"{_in_timm(backbone)}.pth"
-
-
-def _s3(uri: str) -> ResolvedWeights:
-    if not S3_URI.fullmatch(uri):
-        raise UsageError(
-            f"model.weights '{uri}' is not an S3 address: write s3://bucket/prefix, "
-            "the bucket of 3 to 63 lower-case letters, digits, dots and dashes."
-        )
-    return ResolvedWeights(digest=hashlib.sha256(uri.encode()).hexdigest(), uri=uri)
-
-
-def _file(backbone: str, path: Path, cache: Path) -> ResolvedWeights:
+def from_file(backbone: str, path: Path, cache: Path) -> ResolvedWeights:
+    """Return the weights of a file; a .safetensors file is converted once into one that torch.load reads."""
     if not path.is_file():
         siblings = [sibling.name for sibling in path.parent.iterdir()] if path.parent.is_dir() else []
         hint = did_you_mean(path.name, ["package", "timm", *siblings]) or f" Give {ACCEPTED}."
         raise UsageError(f"model.weights '{path}' does not exist.{hint}")
-    prepare = FILES.get(path.suffix.lower())
-    if prepare is None:
+    suffix, file = path.suffix.lower(), path.absolute()
+    if suffix not in (".pth", ".pt", ".safetensors"):
         raise UsageError(f"model.weights '{path}' is not a known kind of file: give {ACCEPTED}.")
-    statistics = _statistics(backbone, cache)
-    return _resolved(backbone, prepare(path, cache), layout="state_dict", statistics=statistics)
+    statistics = ask_statistics(backbone, cache)
+    if suffix == ".safetensors":
+        file = cache / f"{sha256_of(path)}.pth"
+        if not file.is_file():
+            write_whole(file, lambda temporary: convert(path, temporary))
+    return describe(backbone, file, layout="state_dict", statistics=statistics)
 
 
-def _as_it_is(path: Path, cache: Path) -> Path:
-    return path.absolute()
+def describe(backbone: str, file: Path, *, layout: str, statistics: dict[str, Any]) -> ResolvedWeights:
+    """Return the weights with their manifest."""
+    manifest = {"backbone": backbone, "file": "weights.pth", "sha256": sha256_of(file), "format": layout, **statistics}
+    digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    return ResolvedWeights(digest=digest, file=file, manifest=manifest)
 
 
-def _converted(path: Path, cache: Path) -> Path:
-    """The same tensors in a file that torch.load reads, made once."""
-    file = cache / f"{_sha256(path)}.pth"
-    if not file.is_file():
-        _write_atomically(file, lambda temporary: _convert(path, temporary))
-    return file
-
-
-FILES: dict[str, Callable[[Path, Path], Path]] = {".pth": _as_it_is, ".pt": _as_it_is, ".safetensors": _converted}
-
-
-def _convert(source: Path, destination: Path) -> None:
+def convert(source: Path, destination: Path) -> None:
+    """Write a .safetensors file's tensors as torch does."""
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -177,8 +155,8 @@ def _convert(source: Path, destination: Path) -> None:
         raise UsageError(f"model.weights '{source}' is not a readable .safetensors file: {error}.") from error
 
 
-def _download(backbone: str, destination: Path) -> None:
-    """timm's pretrained weights without the classifier, as a state dict."""
+def download(backbone: str, destination: Path) -> None:
+    """Write timm's pretrained weights without the classifier, as a state dict."""
     import timm
     import torch
 
@@ -191,7 +169,7 @@ def _download(backbone: str, destination: Path) -> None:
         )
     try:
         if known.hf_hub_id:
-            _verify(known.hf_hub_id)
+            verify(known.hf_hub_id)
         network = timm.create_model(backbone, pretrained=True, num_classes=0)
     except OSError as error:
         reason = str(error).splitlines()[0].rstrip(".")
@@ -202,7 +180,7 @@ def _download(backbone: str, destination: Path) -> None:
     torch.save(network.state_dict(), destination)
 
 
-def _verify(repository: str) -> None:
+def verify(repository: str) -> None:
     """Download the hub's file, which its cache names by the sha256 that the hub announced, and compare the two."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -213,43 +191,27 @@ def _verify(repository: str) -> None:
         raise
     except EntryNotFoundError:  # timm knows other names
         return
-    if len(file.name) == SHA256_DIGITS and file.name != _sha256(file):
+    if len(file.name) == hashlib.sha256().digest_size * 2 and file.name != sha256_of(file):
         file.unlink()
         raise UsageError(
             f"The weights in {repository} arrived damaged: their sha256 is not {file.name}. Fetch them again."
         )
 
 
-def _resolved(backbone: str, file: Path, *, layout: str, statistics: dict[str, Any]) -> ResolvedWeights:
-    manifest = {
-        "backbone": backbone,
-        "file": "weights.pth",
-        "sha256": _sha256(file),
-        "format": layout,
-        **statistics,
-    }
-    digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-    return ResolvedWeights(digest=digest, file=file, manifest=manifest)
-
-
-def _statistics(backbone: str, cache: Path) -> dict[str, Any]:
-    """mean, std, crop_pct and interpolation of the network's images."""
+def ask_statistics(backbone: str, cache: Path) -> dict[str, Any]:
+    """Return mean, std, crop_pct and interpolation of the network's images."""
     if backbone in PACKAGED:
         return PACKAGED[backbone].statistics
-    file = cache / f"{_in_timm(backbone)}.json"
+    file = downloaded(backbone, cache).with_suffix(".json")
     if not file.is_file():
-        text = json.dumps(_ask_timm(backbone))
-        _write_atomically(file, lambda path: path.write_text(text, encoding="utf-8"))
+        text = json.dumps(ask_timm(backbone))
+        write_whole(file, lambda path: path.write_text(text, encoding="utf-8"))
     statistics: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return statistics
 
 
-def _in_timm(backbone: str) -> str:
-    """A file name for what this release of timm has for the network."""
-    return f"{backbone.replace('/', '_')}-timm-{importlib.metadata.version('timm')}"
-
-
-def _ask_timm(backbone: str) -> dict[str, Any]:
+def ask_timm(backbone: str) -> dict[str, Any]:
+    """Return what timm says of a network."""
     import timm
 
     if not timm.is_model(backbone):
@@ -259,15 +221,18 @@ def _ask_timm(backbone: str) -> dict[str, Any]:
         known = timm.get_pretrained_cfg(backbone)
     except RuntimeError as error:  # the tag after the dot
         raise UsageError(f"model.backbone '{backbone}' is not known to timm: {error}") from error
-    return {
-        "mean": list(known.mean),
-        "std": list(known.std),
-        "crop_pct": known.crop_pct,
-        "interpolation": known.interpolation,
-    }
+    names = ("mean", "std", "crop_pct", "interpolation")
+    values = {name: getattr(known, name) for name in names}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
-def _write_atomically(file: Path, write: Callable[[Path], object]) -> None:
+def downloaded(backbone: str, cache: Path) -> Path:
+    """Return where timm's weights are kept; another release of timm may have others."""
+    return cache / f"{backbone.replace('/', '_')}-timm-{importlib.metadata.version('timm')}.pth"
+
+
+def write_whole(file: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` write a file, which appears complete or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=file.parent) as temporary:
         written = Path(temporary, file.name)
@@ -275,6 +240,7 @@ def _write_atomically(file: Path, write: Callable[[Path], object]) -> None:
         written.replace(file)
 
 
-def _sha256(file: Path) -> str:
+def sha256_of(file: Path) -> str:
+    """Return a file's hex SHA-256."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

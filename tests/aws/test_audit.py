@@ -35,7 +35,7 @@ def test_what_prepare_data_wrote_is_copied_and_what_is_gone_is_named(
         RoleArn=ROLE,
         ProcessingOutputConfig={"Outputs": outputs},
     )
-    monkeypatch.setattr("pipeline.service.control.steps", lambda target, arn: [STEP])
+    monkeypatch.setattr("pipeline.service.executions.steps", lambda target, arn: [STEP])
     aws = {"role_arn": ROLE, "training_image": image, "inference_image": image, "bucket": BUCKET}
     target = AwsTarget(configured(aws=aws))
     with prepared_images(target, ARN) as folder:

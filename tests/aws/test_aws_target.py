@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.aws.infra import ensure_model_group
 from pipeline.errors import ServiceError
-from pipeline.service import deployed_pipeline
+from pipeline.service import executions
 from pipeline.service.aws_target import AwsTarget
 
 TREE = "s3://a-bucket-of-ours/image-classification/data/photos-1234"
@@ -96,7 +96,7 @@ def test_an_unchanged_pipeline_is_read_and_not_updated(target):
     def upsert(**changes: object) -> tuple[str, list[str]]:
         calls.clear()
         told.clear()
-        return deployed_pipeline.upsert(target, **{**asked, **changes}, tell=told.extend), list(calls)
+        return executions.upsert(target, **{**asked, **changes}, tell=told.extend), list(calls)
 
     assert upsert() == ("created", ["DescribePipeline", "CreatePipeline"])
     arn = sagemaker.describe_pipeline(PipelineName="photos")["PipelineArn"]

@@ -14,8 +14,7 @@ from moto.sagemaker.models import sagemaker_backends
 import run_pipeline
 from pipeline.errors import ServiceError
 from pipeline.service.aws_target import AwsTarget
-from pipeline.service.debug_output import debug_report
-from pipeline.service.training_report import keep_report, make_report
+from pipeline.service.reports import debug_report, keep_report, make_report
 
 BUCKET = "reports-bucket"
 ROLE = "arn:aws:iam::123456789012:role/pipeline"

@@ -10,7 +10,7 @@ import pytest
 from pipeline.aws.stack_parameters import serving_prefix
 from pipeline.cli import images
 from pipeline.cli.call import Call
-from pipeline.service import batch_transform
+from pipeline.service import transform
 from pipeline.service.aws_target import AwsTarget
 
 ANSWER = {"label": "cat", "score": 0.9, "top": [{"label": "cat", "score": 0.9}]}
@@ -128,6 +128,6 @@ def test_a_prefix_of_another_bucket_is_copied_to_where_the_role_may_read(
 
 def test_the_name_of_a_job_fits_and_teardown_knows_its_model(client, configured, made):
     long = configured(registry={"model_package_group": "g" * 63})
-    job = batch_transform.new_job(AwsTarget(long), long)
+    job = transform.new_job(AwsTarget(long), long)
     assert len(job.name) <= 63
     assert job.name.startswith(serving_prefix(long))

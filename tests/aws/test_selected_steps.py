@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.cli.runs import Start, selection
 from pipeline.errors import UsageError
-from pipeline.service import control
+from pipeline.service import executions
 
 NAME = "image-classification"
 READS = {"Environment": {"A": {"Get": "Steps.First.ProcessingJobName"}}}
@@ -51,12 +51,12 @@ def test_the_source_is_the_newest_execution_that_has_what_is_needed(target: Any)
     source = execution(target, First="Succeeded", Second="Failed")
     execution(target, First="Failed")
     config = selection(arguments, target, NAME, target.text)
-    control.start(target, NAME, {}, config)
+    executions.start(target, NAME, {}, config)
     assert target.asked[-1]["SelectiveExecutionConfig"] == {
         "SourcePipelineExecutionArn": source,
         "SelectedSteps": [{"StepName": "Second"}, {"StepName": "Third"}],
     }
-    control.start(target, NAME, {}, selection(Start(only="Third"), target, NAME, target.text))
+    executions.start(target, NAME, {}, selection(Start(only="Third"), target, NAME, target.text))
     assert target.asked[-1]["SelectiveExecutionConfig"] == {"SelectedSteps": [{"StepName": "Third"}]}
-    control.start(target, NAME, {}, selection(Start(), target, NAME, target.text))
+    executions.start(target, NAME, {}, selection(Start(), target, NAME, target.text))
     assert "SelectiveExecutionConfig" not in target.asked[-1]

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 import run_pipeline
-from pipeline.service import control
+from pipeline.service import executions
 from pipeline.service.aws_target import AwsTarget
 
 START = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
@@ -73,7 +73,7 @@ def test_it_shows_steps_lines_and_the_reason_as_they_come(client, execution, tmp
         execution.steps[0] = step("Failed", EndTime=START + datetime.timedelta(seconds=90), FailureReason=reason)
         execution.record.pipeline_execution_status = "Failed"
 
-    monkeypatch.setattr(control, "time", SimpleNamespace(sleep=fail, monotonic=time.monotonic))
+    monkeypatch.setattr(executions, "time", SimpleNamespace(sleep=fail, monotonic=time.monotonic))
     words = ["status", "--watch", "--target", "aws", "--config", str(tmp_path / "pipeline.yaml")]
     assert run_pipeline.main([*words, "--home", str(tmp_path / "home")]) == 1
     said = capsys.readouterr()

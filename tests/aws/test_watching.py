@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline.errors import PassingError
-from pipeline.service import control
+from pipeline.service import executions
 
 
 class Watched:
@@ -15,7 +15,7 @@ class Watched:
     name = "local"
 
 
-@pytest.mark.parametrize("throttled", [3, control.WATCH_ATTEMPTS])
+@pytest.mark.parametrize("throttled", [3, executions.WATCH_ATTEMPTS])
 def test_watching_outlives_a_few_requests_that_are_not_answered(monkeypatch, throttled):
     answers: list[Exception | dict[str, str]] = [PassingError("throttled")] * throttled
     answers.append({"PipelineExecutionStatus": "Succeeded"})
@@ -26,14 +26,14 @@ def test_watching_outlives_a_few_requests_that_are_not_answered(monkeypatch, thr
             raise answer
         return answer
 
-    monkeypatch.setattr(control, "describe", describe)
-    monkeypatch.setattr(control, "steps", lambda target, arn: [])
-    if throttled < control.WATCH_ATTEMPTS:
-        assert control.watch(Watched(), "arn", lambda steps: None) == "Succeeded"
+    monkeypatch.setattr(executions, "describe", describe)
+    monkeypatch.setattr(executions, "steps", lambda target, arn: [])
+    if throttled < executions.WATCH_ATTEMPTS:
+        assert executions.watch(Watched(), "arn", lambda steps: None) == "Succeeded"
     else:
         with pytest.raises(PassingError):
-            control.watch(Watched(), "arn", lambda steps: None)
-    assert len(answers) == (throttled == control.WATCH_ATTEMPTS)
+            executions.watch(Watched(), "arn", lambda steps: None)
+    assert len(answers) == (throttled == executions.WATCH_ATTEMPTS)
 
 
 def test_watching_slows_down_while_nothing_happens_and_not_on_aws(monkeypatch):
@@ -48,15 +48,14 @@ def test_watching_slows_down_while_nothing_happens_and_not_on_aws(monkeypatch):
     def describe(target: object, arn: str) -> dict[str, str]:
         return {"PipelineExecutionStatus": "Executing" if clock < 62 else "Succeeded"}
 
-    monkeypatch.setattr(control, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: clock))
-    monkeypatch.setattr(control, "describe", describe)
-    monkeypatch.setattr(control, "steps", lambda target, arn: ["Prepare"] if clock < 60 else ["Prepare", "Train"])
+    monkeypatch.setattr(executions, "time", SimpleNamespace(sleep=sleep, monotonic=lambda: clock))
+    monkeypatch.setattr(executions, "describe", describe)
+    monkeypatch.setattr(executions, "steps", lambda target, arn: ["Prepare"] if clock < 60 else ["Prepare", "Train"])
 
-    assert control.watch(Watched(), "arn", lambda steps: None) == "Succeeded"
+    assert executions.watch(Watched(), "arn", lambda steps: None) == "Succeeded"
 
     waits = [later - earlier for earlier, later in pairwise(looks)]
     assert waits[0] == pytest.approx(0.05)
     assert max(waits) == pytest.approx(0.5)
     assert len([look for look in looks if 30 <= look < 60]) == pytest.approx(60, abs=2)
     assert len([look for look in looks if 60.5 <= look < 62]) == pytest.approx(30, abs=2)  # there was news
-    assert control.pause(SimpleNamespace(name="aws"), 3600.0) == 5.0

@@ -17,7 +17,7 @@ from pipeline.local.store.state import State
 from pipeline.service import local_target
 from pipeline.service.local_target import LocalTarget
 from tests.local.samples import ROOT, command_line, definition, processes_of, python_step, wait_until
-from tests.pipeline.plain_versions import ENDPOINT, GROUP, registered
+from tests.service.plain_versions import ENDPOINT, GROUP, registered
 
 NO_IMAGE = "folder holds no image; looked for: .bmp, .gif, .jpeg, .jpg, .png, .tif, .tiff, .webp"
 pytestmark = pytest.mark.usefixtures("nothing_is_left")

@@ -12,9 +12,10 @@ from PIL import Image
 from said import Cli, Said
 
 import run_pipeline
-from pipeline.service.image_results import Counting, Tally
+from pipeline.cli.images import Counting
+from pipeline.service.images import Tally
 from tests.local.samples import ROOT, processes_of
-from tests.pipeline.labelling import deployed, end
+from tests.service.labelling import deployed, end
 
 REFUSED = "The endpoint refused the image: The image cannot be read."
 

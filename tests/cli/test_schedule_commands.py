@@ -12,7 +12,7 @@ import pytest
 from pipeline.config.config import load
 from pipeline.service.local_target import LocalTarget
 from tests.local.samples import ROOT, command_line, run_cli
-from tests.pipeline.plain_versions import GROUP
+from tests.service.plain_versions import GROUP
 
 pytestmark = pytest.mark.usefixtures("nothing_is_left")
 

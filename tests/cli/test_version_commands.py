@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from pipeline.local.store.state import State
-from tests.pipeline.plain_versions import ENDPOINT, GROUP, registered
+from tests.service.plain_versions import ENDPOINT, GROUP, registered
 
 
 def test_an_approval_deploys_and_the_endpoint_follows_the_newest_approved_version(cli):
@@ -72,7 +72,7 @@ def test_rejecting_what_was_never_deployed_makes_no_endpoint(cli):
     assert cli("approve", "7") == (
         2,
         "",
-        f"Model package group '{GROUP}' has no version '7'; its versions: 1.\n",
+        f"Model package group '{GROUP}' has no version '7'; its versions: 1 (Rejected).\n",
     )
 
 

@@ -10,6 +10,7 @@ from pipeline.service import data_addition
 from pipeline.service.local_target import LocalTarget
 from pipeline.service.sources import resolve
 from pipeline.service.staging import Project, remember
+from pipeline.service.targets import objects
 from pipeline.service.weights import ResolvedWeights
 
 EARLIER = "s3://local/image-classification/data/photos"
@@ -34,8 +35,8 @@ def folder(root: Path, *names: str, content: str = "") -> Path:
 
 
 def extended(target: LocalTarget, added: Path) -> tuple[str | None, dict[str, int]]:
-    source = data_addition.extended(target, project("sample"), resolve(str(added)))
-    return source.uri, data_addition.objects_below(target, source.uri or "")
+    source, _ = data_addition.extended(target, project("sample"), resolve(str(added)))
+    return source.uri, objects(target, source.uri or "")
 
 
 def test_names_that_are_taken_new_classes_and_what_is_there_already(tmp_path: Path, target: LocalTarget) -> None:
@@ -48,7 +49,7 @@ def test_names_that_are_taken_new_classes_and_what_is_there_already(tmp_path: Pa
                              "all/hat/3 \u00e9.jpg", "all/shoe/1.jpg"]  # fmt: skip
     assert target.read(f"{uri}/all/hat/1.jpg") == b"all/hat/1.jpg"
     assert target.read(f"{uri}/all/hat/1-ae448ac8.jpg") == b"another"
-    assert len(data_addition.objects_below(target, EARLIER)) == 3
+    assert len(objects(target, EARLIER)) == 3
 
     # What an interrupted addition left is completed; the same folder again brings nothing.
     target.storage.path(f"{uri}/all/hat/2.jpg").unlink()

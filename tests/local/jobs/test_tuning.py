@@ -13,8 +13,8 @@ from pipeline.local.sagemaker.api import LocalApi
 from pipeline.local.sandbox.namespaces import find_mount
 from pipeline.local.store.state import State
 from pipeline.local.store.storage import Storage
+from pipeline.service.executions import warm_start_parent as parent_for
 from pipeline.service.local_target import LocalTarget
-from pipeline.service.warm_start import parent_for
 from tests.local.lab import Json, Lab, Report, compare, condition, fail, get, join, parameter
 from tests.local.samples import run_cli
 

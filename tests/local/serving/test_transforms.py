@@ -22,7 +22,7 @@ from pipeline.local.jobs.transform import ObjectError, Records
 from pipeline.local.sagemaker.transform_jobs import lock_path
 from tests.local.samples import processes_of, wait_until
 from tests.local.serving.serving_home import cases, message
-from tests.pipeline.labelling import SERVER
+from tests.service.labelling import SERVER
 
 FAULTS = {
     "ProductionVariants": endpoint_config_problems,

@@ -12,10 +12,10 @@ from said import Said
 import run_pipeline
 from pipeline.local.store.state import State
 from pipeline.local.store.storage import Storage
-from pipeline.service import batch_transform
+from pipeline.service import transform
 from tests.local.samples import ROOT, processes_of, wait_until
-from tests.pipeline.labelling import client, registered
-from tests.pipeline.plain_versions import GROUP
+from tests.service.labelling import client, registered
+from tests.service.plain_versions import GROUP
 
 Cli = Callable[..., Said]
 HOME = Path("home")
@@ -120,7 +120,7 @@ def test_a_bad_image_is_a_row_with_an_error_and_the_rest_is_there(cli):
         (
             ("Approved",),
             "--data photos --model 9",
-            f"Model package group '{GROUP}' has no version '9'; its versions: 1.",
+            f"Model package group '{GROUP}' has no version '9'; its versions: 1 (Approved).",
         ),
         (
             ("Approved",),
@@ -157,7 +157,7 @@ def test_an_interruption_stops_the_job_and_removes_its_model(cli, monkeypatch):
     def interrupted(*arguments: object) -> list[str]:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(batch_transform, "objects", interrupted)  # as Ctrl-C at the first look
+    monkeypatch.setattr(transform, "objects", interrupted)  # as Ctrl-C at the first look
     said = cli("--data", "photos")
     assert (said.status, said.out) == (1, "")
     assert said.error.endswith(" is being stopped.\n")

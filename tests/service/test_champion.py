@@ -12,8 +12,8 @@ import pytest
 from pipeline.config.sections import Config, RegistryConfig
 from pipeline.errors import ServiceError
 from pipeline.service.aws_target import AwsTarget
-from pipeline.service.champion import ensure
 from pipeline.service.local_target import LocalTarget
+from pipeline.service.models import ensure_champion as ensure
 from pipeline.service.targets import Target
 
 PREFIX = "image-classification/champion"

@@ -19,9 +19,9 @@ from pipeline.config.config import load
 from pipeline.local.sagemaker.session import local_session
 from pipeline.local.store.state import State
 from pipeline.local.store.storage import Storage
-from pipeline.service.drift_inputs import MODEL_FILES
+from pipeline.service.drift import MODEL_FILES
 from tests.local.samples import ROOT, model_archive
-from tests.pipeline.plain_versions import ENDPOINT, GROUP, container
+from tests.service.plain_versions import ENDPOINT, GROUP, container
 from tests.support.drift_model import Pixels, lines_of, pictures, write_model
 
 HOME = Path("home")

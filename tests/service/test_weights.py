@@ -53,7 +53,7 @@ def test_packages_hold_weights_whose_tensors_come_in_the_order_of_the_network_of
     resolved = resolve(backbone, "package")
 
     assert resolved.file is not None
-    statistics = weights._ask_timm(backbone)
+    statistics = weights.ask_timm(backbone)
     kept = {"backbone": backbone, "file": "weights.pth", "sha256": sha256(resolved.file), "format": "ordered"}
     assert resolved.manifest == kept | statistics
     shipped = torch.load(resolved.file, weights_only=True)

@@ -11,22 +11,16 @@ from botocore.exceptions import ClientError
 
 from pipeline.config.config import Config
 from pipeline.errors import PipelineError, ServiceError, UsageError
-from pipeline.service import control
-from pipeline.service.batch_transform import objects
-from pipeline.service.targets import Target
+from pipeline.service.models import model_package
+from pipeline.service.targets import Target, objects, service_errors
 
-ENDING = ".jsonl"
 BASELINE_NAME = "baseline.json"
 MODEL_FILES = ("model.onnx", "drift_baseline.npz")
 ACCEPTED = "a folder or s3://bucket/prefix with the .jsonl files of a data capture"
 
 
-def newest(target: Target, config: Config, source: str, count: int) -> list[str]:
-    """The last events captured, the newest first.
-
-    Raises:
-        UsageError: there is none.
-    """
+def newest_requests(target: Target, config: Config, source: str, count: int) -> list[str]:
+    """Return the last events captured, the newest first; a UsageError if there is none."""
     lines: list[str] = []
     for text in files_backwards(target, source):
         lines += reversed([line for line in text.split("\n") if line.strip()])
@@ -43,23 +37,17 @@ def newest(target: Target, config: Config, source: str, count: int) -> list[str]
 
 
 def files_backwards(target: Target, source: str) -> Iterator[str]:
-    """The captured files, the newest first: below a variant they are named after their time."""
-
-    def by_time(name: str) -> list[str]:
-        return name.split("/")[-5:]
-
-    if source.startswith("s3://"):
-        top = f"{source.rstrip('/')}/"
-        names = [name for name in objects(target, top) if name.endswith(ENDING)]
-        for name in sorted(names, key=by_time, reverse=True):
-            yield target.read(f"{top}{name}").decode(errors="replace")
-        return
-    folder = Path(source)
-    if not folder.is_dir():
+    """Yield the captured files' text, the newest first: below a variant they are named after their time."""
+    folder, is_remote = Path(source), source.startswith("s3://")
+    if not is_remote and not folder.is_dir():
         raise UsageError(f"--captured {source}: there is no such folder; {ACCEPTED} is accepted.")
-    found = [file.relative_to(folder).as_posix() for file in folder.rglob(f"*{ENDING}")]
-    for name in sorted(found, key=by_time, reverse=True):
-        yield (folder / name).read_text(encoding="utf-8", errors="replace")
+    below = None if is_remote else [each.relative_to(folder).as_posix() for each in folder.rglob("*.jsonl")]
+    names = sorted(
+        objects(target, source) if below is None else below, key=lambda name: name.split("/")[-5:], reverse=True
+    )
+    for name in (name for name in names if name.endswith(".jsonl")):
+        content = target.read(f"{source.rstrip('/')}/{name}") if is_remote else (folder / name).read_bytes()
+        yield content.decode(errors="replace")
 
 
 def put_version(target: Target, version_arn: str, folder: Path) -> None:
@@ -68,7 +56,7 @@ def put_version(target: Target, version_arn: str, folder: Path) -> None:
     Raises:
         ServiceError: it lacks them, being of an earlier release or registered by somebody else.
     """
-    described, number = control.model_package(target, version_arn), version_arn.rpartition("/")[2]
+    described, number = model_package(target, version_arn), version_arn.rpartition("/")[2]
     metrics: dict[str, Any] = described.get("ModelMetrics", {})
     uri = str(metrics.get("ModelQuality", {}).get("Statistics", {}).get("S3Uri", ""))
     baseline = required(target, f"{uri.rpartition('/')[0]}/{BASELINE_NAME}", number, BASELINE_NAME)
@@ -88,11 +76,7 @@ def put_version(target: Target, version_arn: str, folder: Path) -> None:
 
 
 def required(target: Target, uri: str, number: str, name: str) -> bytes:
-    """An object that belongs to a version.
-
-    Raises:
-        ServiceError: it is not there.
-    """
+    """Return an object that belongs to a version."""
     try:
         return target.read(uri)
     except (PipelineError, ClientError, ValueError) as problem:
@@ -100,6 +84,15 @@ def required(target: Target, uri: str, number: str, name: str) -> bytes:
 
 
 def lacking(number: str, what: str) -> str:
-    """The sentence for a version that cannot be compared with."""
+    """Return the sentence for a version that cannot be compared with."""
     anew = "run_pipeline.py run --no-cache, or on AWS with a shorter pipeline.cache_expire_days"
     return f"Model version {number} has {what}; train it anew with: {anew}"
+
+
+def put_metric(target: Target, project: str, endpoint: str, score: float) -> None:
+    """Put the drift score to CloudWatch: above 1 there is drift."""
+    datum = {"MetricName": "DriftScore", "Dimensions": [{"Name": "EndpointName", "Value": endpoint}], "Unit": "None"}
+    with service_errors("put the drift metric"):
+        target.client("cloudwatch").put_metric_data(
+            Namespace=f"{project}/drift", MetricData=[{**datum, "Value": score}]
+        )

@@ -14,7 +14,7 @@ import training_output as made
 from pipeline.cli import output
 from pipeline.cli.output import open_in_browser
 from pipeline.cli.summary import facts, next_commands, rules_text
-from pipeline.service.debug_output import small_files, unpack, verdicts_of
+from pipeline.service.reports import small_files, unpack, verdicts_of
 from tests.local.lab import Lab, Report
 from tests.local.samples import run_cli
 
@@ -195,7 +195,7 @@ def test_only_expected_regular_files_are_unpacked(tmp_path: Path) -> None:
 
 
 def test_files_that_are_too_large_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.service.debug_output.LARGEST_BYTES", 1 << 20)
+    monkeypatch.setattr("pipeline.service.reports.LARGEST_BYTES", 1 << 20)
     with pytest.raises(ValueError, match=r"^its files are larger than 1 MiB$"):
         unpack(packed(named("history.json"), named("profile/a.json", b" " * (1 << 20))), tmp_path)
 

@@ -15,8 +15,8 @@ from pipeline.local.store.state import State
 from pipeline.service import predictor
 from pipeline.service.predictor import ImagePredictor, Prediction
 from tests.local.samples import processes_of
-from tests.pipeline.labelling import deployed, end
-from tests.pipeline.plain_versions import ENDPOINT
+from tests.service.labelling import deployed, end
+from tests.service.plain_versions import ENDPOINT
 
 CAT = Prediction("cat", 0.9, (("cat", 0.9), ("other", 0.1)))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.service.revision import commit_of
+from pipeline.service.staging import commit_of
 
 
 def git(folder: Path, *words: str) -> str:

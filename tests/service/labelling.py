@@ -8,8 +8,8 @@ from typing import Any
 
 from pipeline.local.sagemaker.session import local_session
 from pipeline.local.store.state import State
-from tests.pipeline import plain_versions
-from tests.pipeline.plain_versions import ENDPOINT, ROLE
+from tests.service import plain_versions
+from tests.service.plain_versions import ENDPOINT, ROLE
 
 SERVER = r"""
 import json, os, threading, time

@@ -1,0 +1,200 @@
+"""The model registry, the endpoints that serve it, and the champion: the copy that retrains are compared with."""
+
+import json
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from pipeline.aws.errors import explain, is_missing
+from pipeline.compile.placement import champion_uri
+from pipeline.config.config import Config
+from pipeline.errors import ServiceError, UsageError
+from pipeline.service.executions import parameters_of
+from pipeline.service.sources import SHIPPED
+from pipeline.service.targets import POLL_SECONDS, Target, in_threads, service_errors, split_uri
+
+WAIT_SECONDS = 900
+EVENT_FAILED = "EventDeliveryFailed"  # of the local target: it waits for what the event leads to
+ENDPOINT_IN_MOTION = ("Creating", "Updating", "SystemUpdating", "RollingBack", "Deleting")
+CHAMPION_README = b"""The model that the endpoint is asked to serve, kept by the deploy function: model.tar.gz, and
+champion.json, which says which version it is. EvaluateModel compares a newly trained model with it.
+Nothing else belongs here.
+"""
+
+
+def model_packages(target: Target, group: str) -> list[dict[str, Any]]:
+    """Return the versions of a model package group as they are listed, newest first."""
+    with service_errors(f"list the versions of model package group {group!r}"):
+        pages = target.client("sagemaker").get_paginator("list_model_packages")
+        found = pages.paginate(ModelPackageGroupName=group, SortBy="CreationTime", SortOrder="Descending")
+        return [package for page in found for package in page["ModelPackageSummaryList"]]
+
+
+def model_package(target: Target, arn: str) -> dict[str, Any]:
+    """DescribeModelPackage: unlike the list, with the version's metadata."""
+    with service_errors(f"describe model package {arn}"):
+        found: dict[str, Any] = target.client("sagemaker").describe_model_package(ModelPackageName=arn)
+    return found
+
+
+def version_rows(target: Target, group: str) -> Iterator[dict[str, Any]]:
+    """Yield what is known of each version of a group, newest first; figures are text as they were registered."""
+    target.client("sagemaker")  # made once, then shared
+    arns = [package["ModelPackageArn"] for package in model_packages(target, group)]
+    yield from in_threads(lambda arn: version_row(target, model_package(target, arn)), arns)
+
+
+def version_row(target: Target, package: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a version with what it was trained with and where it came from."""
+    origin, metadata = package.get("MetadataProperties", {}), package.get("CustomerMetadataProperties", {})
+    return {
+        "version": version(package),
+        "status": package["ModelApprovalStatus"],
+        "accuracy": metadata.get("accuracy"),
+        "images": metadata.get("test_images"),
+        "interval_95": metadata.get("accuracy_interval"),
+        "data": data_name(target, origin.get("GeneratedBy")),
+        "data_images": metadata.get("dataset_images"),
+        "classes": metadata.get("classes"),
+        "created": package["CreationTime"].isoformat(timespec="seconds"),
+        "model_package_arn": package["ModelPackageArn"],
+        "execution_arn": origin.get("GeneratedBy"),
+        "commit": origin.get("CommitId"),
+        "metadata": metadata,
+    }
+
+
+def data_name(target: Target, execution_arn: str | None) -> str | None:
+    """Return the name of the data that an execution used, if it is still known."""
+    uri = ""
+    with suppress(ServiceError):
+        uri = parameters_of(target, execution_arn).get("InputDataUri", "") if execution_arn else ""
+    key = uri.rstrip("/").rpartition("/")[2]
+    return {key: name for name, key in SHIPPED.items()}.get(key) or re.sub(r"-[0-9a-f]{16}$", "", key) or None
+
+
+def model_package_arn(target: Target, group: str, wanted: str | None) -> str:
+    """Return the ARN of a version by its ARN or number, else of the newest that waits for approval."""
+    if wanted and wanted.startswith("arn:"):
+        return str(model_package(target, wanted)["ModelPackageArn"])
+    found = model_packages(target, group)
+    for package in found:
+        waits = package["ModelApprovalStatus"] == "PendingManualApproval"
+        if waits if wanted is None else str(version(package)) == wanted:
+            return str(package["ModelPackageArn"])
+    if not found:
+        raise UsageError(f"Model package group {group!r} has no version yet.")
+    known = ", ".join(f"{version(package)} ({package['ModelApprovalStatus']})" for package in found)
+    if wanted is None:
+        raise UsageError(f"No version of model package group {group!r} waits for approval; name one: {known}.")
+    raise UsageError(f"Model package group {group!r} has no version {wanted!r}; its versions: {known}.")
+
+
+def approved_version(target: Target, group: str, wanted: str | None) -> str:
+    """Return the ARN of an approved version by number or ARN, or of the newest; SageMaker makes no model of others."""
+    if wanted is None:
+        for package in model_packages(target, group):
+            if package["ModelApprovalStatus"] == "Approved":
+                return str(package["ModelPackageArn"])
+        raise UsageError(f"Model package group {group!r} has no approved version; see: run_pipeline.py models")
+    arn = model_package_arn(target, group, wanted)
+    status = model_package(target, arn)["ModelApprovalStatus"]
+    if status != "Approved":
+        raise UsageError(f"Version {wanted} is {status}; approve it with: run_pipeline.py approve {wanted}")
+    return arn
+
+
+def version(package: Mapping[str, Any]) -> int:
+    """Return the number of a version."""
+    return int(package.get("ModelPackageVersion") or str(package["ModelPackageArn"]).rpartition("/")[2])
+
+
+def set_approval(target: Target, arn: str, status: str, *, why: str, replace_classes: bool = False) -> None:
+    """UpdateModelPackage; on both targets the deploy function hears of it by an event."""
+    permitted = {"CustomerMetadataProperties": {"replace_classes": "true"}} if replace_classes else {}
+    with service_errors(f"set {arn} to {status}"):
+        try:
+            target.client("sagemaker").update_model_package(
+                ModelPackageArn=arn, ModelApprovalStatus=status, ApprovalDescription=why, **permitted
+            )
+        except ClientError as problem:
+            if problem.response["Error"]["Code"] == EVENT_FAILED:
+                raise ServiceError(problem.response["Error"]["Message"]) from problem
+            raise
+
+
+def endpoint(target: Target, name: str) -> dict[str, Any] | None:
+    """Return DescribeEndpoint, or None if there is none."""
+    try:
+        answer: dict[str, Any] = target.client("sagemaker").describe_endpoint(EndpointName=name)
+    except ClientError as problem:
+        if "not find" in problem.response["Error"]["Message"]:
+            return None
+        raise ServiceError(f"Could not describe endpoint {name!r}: {explain(problem)}") from problem
+    return answer
+
+
+def wait_for_endpoint(target: Target, name: str) -> dict[str, Any] | None:
+    """Return the endpoint once it is neither being created nor updated."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        found = endpoint(target, name)
+        busy = found and found["EndpointStatus"] in ENDPOINT_IN_MOTION
+        if not busy or time.monotonic() > deadline:
+            return found
+        time.sleep(POLL_SECONDS[target.name])
+
+
+def endpoints(target: Target) -> list[dict[str, Any]]:
+    """Return every endpoint, newest first."""
+    with service_errors("list endpoints"):
+        pages = target.client("sagemaker").get_paginator("list_endpoints").paginate()
+        return [endpoint for page in pages for endpoint in page["Endpoints"]]
+
+
+def ensure_champion(target: Target, config: Config) -> int:
+    """Make the champion's prefix ready for EvaluateModel; return how many objects were stored.
+
+    The deploy function keeps it (steps/classifier/deployment/champion.py) but for two things: the prefix must not be
+    empty, which a Processing job refuses, and a version that was approved before there was a champion becomes it.
+    """
+    uri, group = champion_uri(config, target.placement), config.registry.model_package_group
+    with service_errors(f"keep the approved version of model package group {group!r} for comparison at {uri}"):
+        stored = int(target.put(f"{uri}/README.txt", CHAMPION_README))
+        if target.holds(f"{uri}/model.tar.gz"):
+            return stored
+        package = newest_approved(target.client("sagemaker"), group)
+        containers = package.get("InferenceSpecification", {}).get("Containers") or [{}]
+        archive = str(containers[0].get("ModelDataUrl", ""))
+        if not archive.startswith("s3://"):
+            return stored
+        s3, (bucket, key), (from_bucket, from_key) = target.client("s3"), split_uri(uri), split_uri(archive)
+        copied = s3.copy_object(
+            Bucket=bucket,
+            Key=f"{key}/model.tar.gz",
+            CopySource={"Bucket": from_bucket, "Key": from_key},
+            TaggingDirective="REPLACE",
+        )
+        described = {"model_package_arn": package["ModelPackageArn"], "model_data_url": archive}
+        described["etag"] = copied["CopyObjectResult"]["ETag"]
+        s3.put_object(Bucket=bucket, Key=f"{key}/champion.json", Body=json.dumps(described, indent=2).encode())
+    return stored + 2
+
+
+def newest_approved(sagemaker: Any, group: str) -> dict[str, Any]:
+    """Return the newest version that is approved and complete, described; empty if there is none."""
+    query = {"ModelApprovalStatus": "Approved", "SortBy": "CreationTime", "SortOrder": "Descending"}
+    try:
+        pages = sagemaker.get_paginator("list_model_packages").paginate(ModelPackageGroupName=group, **query)
+        found = [item for page in pages for item in page["ModelPackageSummaryList"]]
+    except ClientError as problem:
+        if is_missing(problem):
+            return {}
+        raise
+    arn = next((item["ModelPackageArn"] for item in found if item["ModelPackageStatus"] == "Completed"), None)
+    package: dict[str, Any] = sagemaker.describe_model_package(ModelPackageName=arn) if arn else {}
+    return package

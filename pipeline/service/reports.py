@@ -1,0 +1,235 @@
+"""The training report of an execution: what the debugger left is read from output.tar.gz, and one page is written.
+
+SageMaker packs /opt/ml/output/data of a training job as `<S3OutputPath>/<job name>/output/output.tar.gz` (AWS guide,
+"your-algorithms-training-algo-output"). The archive comes from a job: only regular files whose names are expected are
+written. The page is made by steps/classifier/watch/training_report.py in a process of its own, as job code is.
+"""
+
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pipeline.errors import PipelineError, ServiceError
+from pipeline.paths import STEPS
+from pipeline.service import executions
+from pipeline.service.executions import job_of
+from pipeline.service.local_target import shown
+from pipeline.service.targets import Target, service_errors
+
+MODULE = "classifier.watch.training_report"
+HISTORY, VERDICTS = "history.json", "rules/status.json"
+LARGEST_BYTES = 512 << 20  # of all files that are unpacked
+ENDED = ("Succeeded", "Failed", "Stopped")
+HTML_NAME, JSON_NAME = "debugger.html", "debugger.json"
+DAMAGE = (tarfile.TarError, zlib.error, EOFError, OSError, ValueError)
+
+
+class NothingSaved(ServiceError):
+    """A training without the debugger's files."""
+
+
+def keep_report(target: Target, execution_arn: str) -> str | None:
+    """Write the report of an execution's training below the local target's home, unless it is there.
+
+    A job whose result is reused keeps its report; only another search makes it a new one. Returns a sentence if it
+    cannot be written, which does not concern the execution itself.
+    """
+    if target.reports is None:
+        return None
+    steps = executions.steps(target, execution_arn)
+    found = training_job(steps)
+    if found and found[1]:
+        saved = saved_report(target.reports / found[0])
+        try:
+            if saved is None or (saved.get("search") or {}).get("name") != search_job(steps):
+                make_report(target, steps, target.reports / found[0])
+        except NothingSaved:
+            pass
+        except PipelineError as problem:
+            return f"There is no training report: {problem}"
+    return None
+
+
+def make_report(target: Target, steps: Sequence[Mapping[str, Any]], folder: Path) -> Path:
+    """Write the report of the training among an execution's steps into a folder; return the path of its page.
+
+    Raises:
+        NothingSaved: the debugger saved nothing.
+        ServiceError: the output cannot be read, or the report cannot be written.
+    """
+    found = training_job(steps)
+    uri = output_uri(target, found[0]) if found else None
+    with tempfile.TemporaryDirectory(prefix="training-report-") as scratch:
+        output_dir, search_file = Path(scratch) / "output", Path(scratch) / "search.json"
+        output_dir.mkdir()
+        try:
+            saved = uri is not None and unpack(download(target, uri), output_dir)
+        except DAMAGE as problem:
+            raise ServiceError(f"{uri} cannot be unpacked: {problem}.") from problem
+        if not saved:
+            raise NothingSaved("the training saved no debugger files")
+        search_file.write_text(json.dumps(search_record(target, search_job(steps))))
+        words = ["--output-dir", output_dir, "--report-dir", folder, "--search", search_file]
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", MODULE, *map(str, words)],
+            env=os.environ | {"PYTHONPATH": str(STEPS)},
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+        )
+    if done.returncode:
+        said = done.stderr.strip().rpartition("\n")[2] or f"exit code {done.returncode}"
+        raise ServiceError(f"{MODULE} could not write the report: {said}")
+    return folder / HTML_NAME
+
+
+def debug_report(target: Target, steps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the rules' verdicts and the report's place for the status document.
+
+    On the local target the place is the page below the home, if it has been written; on AWS it is the archive's URI,
+    of which a page is made on demand.
+    """
+    found = training_job(steps)
+    if found and found[1]:
+        folder = target.reports / found[0] if target.reports else None
+        if folder and (saved := saved_report(folder)):
+            return {"rules": verdicts_of(saved), "place": shown(folder / HTML_NAME)}
+        with contextlib.suppress(PipelineError):
+            uri = output_uri(target, found[0])
+            if uri and (documents := small_files(download(target, uri))):
+                return {"rules": verdicts_of(documents.get(VERDICTS)), "place": None if target.reports else uri}
+    return {"rules": {}, "place": None}
+
+
+def training_job(steps: Sequence[Mapping[str, Any]]) -> tuple[str, bool] | None:
+    """Return the name of the last Training step's job, and whether it has ended; None without such a step."""
+    for step in reversed(steps):
+        if job_arn := step.get("Metadata", {}).get("TrainingJob", {}).get("Arn"):
+            return str(job_arn).rpartition("/")[2], step["StepStatus"] in ENDED
+    return None
+
+
+def search_job(steps: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return the name of the last Tuning step's job."""
+    return next((job[1] for step in reversed(steps) if (job := job_of(step)) and job[0] == "TuningJob"), None)
+
+
+def tuning_job(target: Target, name: str) -> dict[str, Any]:
+    """Return DescribeHyperParameterTuningJob; empty in the moment before the service knows the job."""
+    with contextlib.suppress(ServiceError), service_errors(f"describe tuning job {name!r}"):
+        client = target.client("sagemaker")
+        answer: dict[str, Any] = client.describe_hyper_parameter_tuning_job(HyperParameterTuningJobName=name)
+        return answer
+    return {}
+
+
+def search_record(target: Target, name: str | None) -> dict[str, Any] | None:
+    """Return a search with every trial, as the report reads it; None if there was none or it is gone."""
+    job = tuning_job(target, name) if name else {}
+    if not name or not job:
+        return None
+    config, winner = job["HyperParameterTuningJobConfig"], job.get("BestTrainingJob", {}).get("TrainingJobName")
+    objective = config.get("HyperParameterTuningJobObjective", {})
+    return {
+        "name": name,
+        "strategy": config["Strategy"],
+        "objective_metric": objective.get("MetricName"),
+        "objective_type": objective.get("Type"),
+        "trials": [trial_record(summary, winner) for summary in executions.trials(target, name)],
+    }
+
+
+def trial_record(summary: Mapping[str, Any], winner: str | None) -> dict[str, Any]:
+    """Return one trial as the report reads it."""
+    started, ended = summary.get("TrainingStartTime"), summary.get("TrainingEndTime")
+    return {
+        "name": summary["TrainingJobName"],
+        "status": summary["TrainingJobStatus"],
+        "hyperparameters": dict(summary.get("TunedHyperParameters", {})),
+        "objective": summary.get("FinalHyperParameterTuningJobObjectiveMetric", {}).get("Value"),
+        "seconds": (ended - started).total_seconds() if started and ended else None,
+        "winner": summary["TrainingJobName"] == winner,
+    }
+
+
+def output_uri(target: Target, job_name: str) -> str | None:
+    """Return where a training job's output.tar.gz is; None if it saved none."""
+    with service_errors(f"describe training job {job_name!r}"):
+        job = target.client("sagemaker").describe_training_job(TrainingJobName=job_name)
+    uri = f"{job['OutputDataConfig']['S3OutputPath'].rstrip('/')}/{job_name}/output/output.tar.gz"
+    with service_errors(f"look for {uri}"):
+        return uri if target.holds(uri) else None
+
+
+def download(target: Target, uri: str) -> bytes:
+    """Return the archive."""
+    with service_errors(f"read {uri}"):
+        return target.read(uri)
+
+
+def saved_report(folder: Path) -> dict[str, Any] | None:
+    """Return a report's JSON, if both its files are there; the JSON is written last."""
+    with contextlib.suppress(OSError):
+        document = as_json((folder / JSON_NAME).read_bytes())
+        return document if isinstance(document, dict) and (folder / HTML_NAME).is_file() else None
+    return None
+
+
+def verdicts_of(document: Any) -> dict[str, str]:
+    """Return rule -> status, of rules/status.json or of a report, which hold them alike."""
+    rules = document.get("rules") if isinstance(document, dict) else None
+    entries = [rule for rule in rules if isinstance(rule, dict)] if isinstance(rules, list) else []
+    return {str(rule["name"]): str(rule["status"]) for rule in entries if {"name", "status"} <= rule.keys()}
+
+
+def small_files(content: bytes) -> dict[str, Any]:
+    """Return the JSON of the history and the verdicts by name, as far as the archive holds them."""
+    found: dict[str, Any] = {}
+    with contextlib.suppress(*DAMAGE):
+        for name, stream in expected_files(content):
+            if name in (HISTORY, VERDICTS):
+                found[name] = as_json(stream.read())
+            if len(found) == 2:
+                break
+    return found
+
+
+def as_json(content: bytes) -> Any:
+    """Return a document; None for what is none."""
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+
+
+def unpack(content: bytes, folder: Path) -> bool:
+    """Write what a report is made of below a folder; return whether there was any history or verdict."""
+    for name, stream in expected_files(content):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(stream.read())
+    return (folder / HISTORY).is_file() or (folder / VERDICTS).is_file()
+
+
+def expected_files(content: bytes) -> Iterator[tuple[str, Any]]:
+    """Yield the regular files that a report is made of; no link, no name that leads elsewhere, no tensor."""
+    left = LARGEST_BYTES
+    with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
+        for member in archive:
+            name = PurePosixPath(member.name)
+            expected = str(name) == HISTORY or (len(name.parts) > 1 and name.parts[0] in ("rules", "profile"))
+            if member.isreg() and expected and ".." not in name.parts:
+                left -= member.size
+                if left < 0:
+                    raise ValueError(f"its files are larger than {LARGEST_BYTES >> 20} MiB")
+                yield str(name), archive.extractfile(member)

@@ -1,0 +1,144 @@
+"""A batch transform job for images: each is one request to the model's own server, each answer an object `<image>.out`.
+
+Source: AWS guide, "batch-transform"; API, CreateTransformJob.
+"""
+
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.aws.stack_parameters import serving_prefix
+from pipeline.config.config import Config
+from pipeline.errors import PassingError, UsageError
+from pipeline.service.executions import WATCH_ATTEMPTS
+from pipeline.service.images import SUFFIXES, Row, folder_images, is_image_name
+from pipeline.service.predictor import ACCEPT, CONTENT_TYPE, answered
+from pipeline.service.targets import Target, copy_objects, in_threads, objects, service_errors
+
+FOLDER = "transform"  # below the pipeline's name in the bucket; aws/stack.yaml gives the model's role access to it
+POLL_SECONDS = {"local": 0.3, "aws": 15.0}
+ACTIVE = ("InProgress", "Stopping")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A transform job: its name, and the prefixes of its images and answers, which end with a slash."""
+
+    name: str
+    input_uri: str
+    output_uri: str
+
+
+def new_job(target: Target, config: Config) -> Job:
+    """Return a job of a new name."""
+    name = f"{serving_prefix(config)}transform-{secrets.token_hex(6)}"
+    top = target.placement.uri(config.pipeline.name, FOLDER, name)
+    return Job(name, f"{top}/input/", f"{top}/output/")
+
+
+def put_images(target: Target, job: Job, source: str) -> list[str]:
+    """Store the images of a folder, or of an S3 prefix, as the job's; return their paths from there.
+
+    The model's role reads nothing but its jobs' part of the bucket.
+    """
+    if source.startswith("s3://"):
+        images = [name for name in objects(target, source) if is_image_name(name)]
+        if not images:
+            raise UsageError(f"--data {source}: there is no image below it; looked for: {', '.join(SUFFIXES)}")
+        copy_objects(target, source, job.input_uri, images)
+        return images
+    folder = Path(source)
+    if not folder.is_dir():
+        raise UsageError(f"--data {source}: there is no such folder; a folder or s3://bucket/prefix is accepted.")
+    images = folder_images(folder)
+    target.put_files((folder / name, f"{job.input_uri}{name}") for name in images)
+    return images
+
+
+@contextmanager
+def made_model(target: Target, config: Config, job: Job, version_arn: str) -> Iterator[None]:
+    """Make a model of the version for the block, named as the job; network and role are the endpoint's."""
+    aws, client = config.aws, target.client("sagemaker")
+    vpc = {"SecurityGroupIds": list(aws.vpc.security_group_ids), "Subnets": list(aws.vpc.subnet_ids)}
+    with service_errors(f"make model {job.name!r}"):
+        client.create_model(
+            ModelName=job.name,
+            PrimaryContainer={"ModelPackageName": version_arn},
+            ExecutionRoleArn=target.model_role(config),
+            EnableNetworkIsolation=aws.network_isolation,
+            **({"VpcConfig": vpc} if aws.vpc.subnet_ids else {}),
+            **tags(target),
+        )
+    try:
+        yield
+    finally:
+        with service_errors(f"remove model {job.name!r}"):
+            client.delete_model(ModelName=job.name)
+
+
+def create(target: Target, config: Config, job: Job, instances: int) -> None:
+    """CreateTransformJob; how many images are sent at a time is the server's to say, by /execution-parameters."""
+    key, instance_type = config.aws.kms_key_arn, config.deploy.instance_type
+    source = {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": job.input_uri}}
+    output = {"S3OutputPath": job.output_uri, "Accept": ACCEPT, **({"KmsKeyId": key} if key else {})}
+    with service_errors(f"create transform job {job.name!r}"):
+        target.client("sagemaker").create_transform_job(
+            TransformJobName=job.name,
+            ModelName=job.name,
+            MaxPayloadInMB=config.deploy.max_request_megabytes,
+            BatchStrategy="SingleRecord",
+            TransformInput={"DataSource": source, "ContentType": CONTENT_TYPE},
+            TransformOutput=output,
+            TransformResources={"InstanceType": instance_type, "InstanceCount": instances},
+            **tags(target),
+        )
+
+
+def tags(target: Target) -> dict[str, Any]:
+    """Return the configuration's tags, as a request has them."""
+    return {"Tags": [{"Key": key, "Value": value} for key, value in target.tags.items()]} if target.tags else {}
+
+
+def follow(target: Target, job: Job, look: Callable[[int], None]) -> dict[str, Any]:
+    """Call `look` with the number of answers until the job has ended; return it as described then.
+
+    Whoever interrupts it stops the job. A request that AWS does not answer is repeated, up to WATCH_ATTEMPTS times.
+    """
+    client, failed = target.client("sagemaker"), 0
+    try:
+        while True:
+            try:
+                with service_errors(f"follow transform job {job.name!r}"):
+                    described: dict[str, Any] = client.describe_transform_job(TransformJobName=job.name)
+                    look(len(objects(target, job.output_uri)))
+            except PassingError:
+                failed += 1
+                if failed == WATCH_ATTEMPTS:
+                    raise
+            else:
+                failed = 0
+                if described["TransformJobStatus"] not in ACTIVE:
+                    return described
+            time.sleep(POLL_SECONDS[target.name])
+    except KeyboardInterrupt:
+        with service_errors(f"stop transform job {job.name!r}"):
+            client.stop_transform_job(TransformJobName=job.name)
+        raise
+
+
+def rows(target: Target, job: Job, images: list[str]) -> Iterator[Row]:
+    """Yield each image's answer, in their order; of one that has none, where to look."""
+    answers = objects(target, job.output_uri)
+    missing = f"There is no answer; see the job's log: {target.log_of('TransformJobs', job.name)}"
+    target.client("s3")  # made once, then shared
+
+    def row_of(name: str) -> Row:
+        if f"{name}.out" not in answers:
+            return {"image": name, "error": missing}
+        return {"image": name, **answered(target.read(f"{job.output_uri}{name}.out"))}
+
+    yield from in_threads(row_of, images)

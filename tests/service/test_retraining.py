@@ -66,7 +66,8 @@ def test_what_another_command_sets_counts_from_then_on():
 
 def test_it_ends_when_the_schedule_is_off_or_has_no_time_left():
     def all_of(read) -> list[datetime.datetime]:
-        due: Iterator[datetime.datetime] = due_times(read, say=lambda time: None, now=Hands().now)
+        clock = Hands()
+        due: Iterator[datetime.datetime] = due_times(read, say=lambda time: None, now=clock.now, sleep=clock.sleep)
         return list(due)
 
     assert minutes(all_of(lambda: schedule("at(2026-01-01T00:02:00)"))) == [2]

@@ -20,6 +20,7 @@ from pipeline.cli.commands import COMMANDS, OPTIONS
 from pipeline.errors import PipelineError, UsageError
 from pipeline.suggestion import did_you_mean
 
+HELP = {"help_option_names": ["-h", "--help"]}
 COMMON = {each.name for each in dataclasses.fields(Call) if each.init}
 REFUSED_BY_THE_SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -65,7 +66,7 @@ def main(words: Sequence[str] | None = None) -> int:
 def program() -> Any:
     """Return the group of all commands, of which each stands for the one that `load` makes."""
     markup = "rich" if sys.stdout.isatty() and not os.environ.get("NO_COLOR") else None
-    app = typer.Typer(cls=Commands, rich_markup_mode=markup)  # type: ignore[arg-type]
+    app = typer.Typer(cls=Commands, rich_markup_mode=markup, context_settings=HELP)  # type: ignore[arg-type]
     app.callback()(about)
     group = typer.main.get_command(app)
     for name, each in COMMANDS.items():
@@ -80,7 +81,9 @@ def load(name: str, markup: Any) -> Any:
     command, examples = Path(sys.argv[0]).name, COMMANDS[name].examples
     shown = "\n".join(f"  {command} {example}" for example in examples)
     app = typer.Typer(add_completion=False, rich_markup_mode=markup)
-    app.command(name, help=f"{COMMANDS[name].does}\n\n\b\nExamples:\n{shown}")(with_options(function))
+    app.command(name, context_settings=HELP, help=f"{COMMANDS[name].does}\n\n\b\nExamples:\n{shown}")(
+        with_options(function)
+    )
     return typer.main.get_command(app)
 
 

@@ -22,6 +22,7 @@ QUIET_SHARE = 0.02  # of the time without news: what a watcher may be late by
 LONGEST_PAUSE_SECONDS = 0.5  # on this machine, so that a step's lines come soon
 NOT_FOUND = ("ResourceNotFound", "ResourceNotFoundException", "ValidationException")
 JOB_GROUPS = {name: each.log_group for name, each in BY_METADATA.items() if each.log_group}
+NEWEST_FIRST = {"SortBy": "CreationTime", "SortOrder": "Descending"}
 PAGE = 100  # the most executions that one request lists
 COMPARED_EXECUTIONS = 5  # the newest ones, whose steps say how long a step takes
 PARENT_EXECUTIONS = 20  # the newest ones, whose searches a new one may begin with
@@ -163,9 +164,9 @@ def listed(target: Target, name: str, count: int | None = None) -> list[dict[str
         if existing(client, name) is None:
             return []
         if count and count <= PAGE:
-            answer = client.list_pipeline_executions(PipelineName=name, MaxResults=count)
+            answer = client.list_pipeline_executions(PipelineName=name, MaxResults=count, **NEWEST_FIRST)
             return list(answer["PipelineExecutionSummaries"])
-        pages = client.get_paginator("list_pipeline_executions").paginate(PipelineName=name)
+        pages = client.get_paginator("list_pipeline_executions").paginate(PipelineName=name, **NEWEST_FIRST)
         return [summary for page in pages for summary in page["PipelineExecutionSummaries"]][:count]
 
 

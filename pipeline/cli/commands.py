@@ -137,7 +137,7 @@ OPTIONS = {  # by the name of the parameter or of a field of its class; whole nu
     "last_executions": Option("--last", "N", "How many (20)."),
     "version": Option("", None, "A version's number or ARN; the newest that waits unless given."),
     "why": Option("--why", "TEXT", "Kept with the decision."),
-    "images": Option("", "IMAGE...", "A file, a folder or a pattern."),
+    "images": Option("", "IMAGE", "A file, a folder or a pattern."),
     "explain": Option("--explain", None, "And draw what the answer depends on."),
     "image_source": Option("--data", "SOURCE", "A folder, or s3://bucket/prefix."),
     "instances": Option("--instances", "N", "AWS: how many share the work (1)."),

@@ -67,5 +67,5 @@ def test_a_step_that_ran_again_is_explained(
         "  ProcessingInputs.data.S3Input.S3Uri: 1 file changed: b",
     ]
     assert lines("explain-cache", executions[2])[2].startswith(
-        "  ProcessingInputs.data.S3Input.S3Uri: the same files at another place, "
+        "  ProcessingInputs.data.S3Input.S3Uri: the same files at another place,"
     )

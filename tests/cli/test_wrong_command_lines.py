@@ -31,7 +31,7 @@ WRONG = [
     ("drift --last -1", 2, "'--last'"),
     ("run --target moon", 2, "'moon' is not one of 'local', 'aws'."),
     ("run --cache never", 2, "'never' is not one of 'bytes', 'as-on-aws', 'off'."),
-    ("invoke", 2, "IMAGE..."),
+    ("invoke", 2, "'IMAGE'"),
     ("transform", 2, "'--data'"),
     ("images paint", 2, "'paint' is not one of 'build', 'push'."),
     ("schedule", 2, "show|set|off|run"),

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Set
 from contextlib import suppress
+from operator import itemgetter
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -179,7 +180,7 @@ def recent(target: Target, name: str, count: int) -> list[dict[str, Any]]:
             "status": each["PipelineExecutionStatus"],
             "started": each["StartTime"],
         }
-        for each in listed(target, name, count)
+        for each in sorted(listed(target, name, count), key=itemgetter("StartTime"), reverse=True)
     ]
 
 

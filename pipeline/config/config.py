@@ -130,7 +130,7 @@ def validate(
                 problems.append((location, problem(error, schema, node_of(location))))
                 data = without(data, location)
     for settings, text in broken_rules(config):
-        locations = [location_of(setting) for setting in settings]
+        locations = [location_of(setting) for setting in settings.split()]
         if not any(overlap(location, other) for location in locations for other, _ in problems):
             problems.append((locations[0], text))
     return config, problems

@@ -6,6 +6,7 @@ A title says in words what a setting accepts where its type cannot. Rules betwee
 import datetime
 import json
 import re
+from collections.abc import Callable
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -52,21 +53,15 @@ def show_auto(schema: dict[str, Any]) -> None:
     schema |= {"anyOf": [*schema["anyOf"][:-1], {"const": "auto"}], "default": "auto"}
 
 
-def check_location(text: str) -> str:
-    if not text or (re.match(r"\w\w+:/", text) and not re.fullmatch(S3_URI, text)):
-        raise ValueError
-    return text
+def only(accepts: Callable[[str], object]) -> AfterValidator:
+    """Return a validator that refuses text where a function returns nothing, or raises a ValueError."""
 
+    def check(text: str) -> str:
+        if not accepts(text):
+            raise ValueError
+        return text
 
-def check_day(text: str) -> str:
-    datetime.date.fromisoformat(text)
-    return text
-
-
-def check_tag_key(text: str) -> str:
-    if text.startswith("aws:"):
-        raise ValueError
-    return text
+    return AfterValidator(check)
 
 
 def check_overlay(overlay: dict[str, Any]) -> dict[str, Any]:
@@ -97,20 +92,19 @@ def check_values(values: tuple[float, ...]) -> tuple[int | float, ...]:
     return tuple(int(value) if value == int(value) else value for value in values)
 
 
+def check_rules(rules: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    characters = len(json.dumps(json.dumps(rules, separators=(",", ":"))))
+    if characters > LONGEST_HYPERPARAMETER:
+        limit = f"must be at most {LONGEST_HYPERPARAMETER} characters as encoded JSON"
+        raise ValueError(f"{limit}, but takes {characters}.")
+    return rules
+
+
 def check_rule(entry: dict[str, Any]) -> dict[str, Any]:
     items = [item for value in entry.values() for item in (value if isinstance(value, list) else [value])]
     if any(isinstance(item, dict | list) for item in items):
         raise ValueError("must hold numbers, text and lists of those.")
     return entry
-
-
-def check_rules(rules: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    characters = len(json.dumps(json.dumps(rules, separators=(",", ":"))))
-    if characters > LONGEST_HYPERPARAMETER:
-        raise ValueError(
-            f"must be at most {LONGEST_HYPERPARAMETER} characters as encoded JSON, but takes {characters}."
-        )
-    return rules
 
 
 Auto = Annotated[
@@ -139,10 +133,9 @@ InstanceType = Annotated[str, matching(r"ml\.[a-z0-9-]+\.[a-z0-9]+", "an instanc
 CsvFile = Annotated[str, matching(r".+\.[cC][sS][vV]", "a .csv file")]
 GroupPattern = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(check_group_pattern)]
 DATA_WORDS = "sample, digits, a folder, a .zip or .tar(.gz), or s3://bucket/prefix"
-DataLocation = Annotated[str, AfterValidator(check_location), Field(title=DATA_WORDS)]
-WeightsLocation = Annotated[
-    str, AfterValidator(check_location), Field(title="package, timm, a file, or s3://bucket/key")
-]
+IS_LOCATION = only(lambda text: text and (re.fullmatch(S3_URI, text) or not re.match(r"\w\w+:/", text)))
+DataLocation = Annotated[str, IS_LOCATION, Field(title=DATA_WORDS)]
+WeightsLocation = Annotated[str, IS_LOCATION, Field(title="package, timm, a file, or s3://bucket/key")]
 Backbone = Annotated[str, matching(r"[\w.-]+", "the name of a timm network")]
 RuleName = Annotated[str, matching("[A-Za-z][A-Za-z0-9_]{0,63}", "the name of a rule")]
 EMPTY = BeforeValidator(lambda value: {} if value is None else value)
@@ -163,10 +156,10 @@ IMAGE_WORDS = "an image URI such as 123456789012.dkr.ecr.us-east-1.amazonaws.com
 Image = Annotated[str, matching(r"[^\s/]+/\S+", IMAGE_WORDS, 255)]
 FunctionName = Annotated[str, matching("[a-zA-Z0-9_-]+", "letters, digits, dashes and underscores", 64)]
 TAG_WORDS = "letters, digits, spaces and . : / = + - @ _"
-TagKey = Annotated[str, matching(r"[\w .:/=+\-@]+", TAG_WORDS, 128), AfterValidator(check_tag_key)]
+TagKey = Annotated[str, matching(r"[\w .:/=+\-@]+", TAG_WORDS, 128), only(lambda key: not key.startswith("aws:"))]
 Email = Annotated[str, matching(r"[^@\s]+@[^@\s]+\.[^@\s.]+", "an e-mail address")]
 Schedule = Annotated[str, AfterValidator(check_schedule)]
-Day = Annotated[str, matching(r"\d{4}-\d\d-\d\d", "a day such as 2026-01-31"), AfterValidator(check_day)]
+Day = Annotated[str, matching(r"\d{4}-\d\d-\d\d", "a day such as 2026-01-31"), only(datetime.date.fromisoformat)]
 Currency = Annotated[str, matching("[A-Z]{3}", "a currency's code such as USD")]
 EnvironmentName = Annotated[str, Field(pattern="^[a-z0-9](-?[a-z0-9])*$", max_length=20)]
 ENVIRONMENT_WORDS = "named by at most 20 lower-case letters, digits and single dashes"

@@ -59,7 +59,7 @@ class Project:
         return placement.uri(self.config.pipeline.name, "annotations", annotations.digest(self.annotations))
 
 
-def read_project(config_path: Path, environment: str | None = None) -> Project:
+def open_project(config_path: Path, environment: str | None = None) -> Project:
     """Read pipeline.yaml and find what it names.
 
     Raises:
@@ -74,14 +74,6 @@ def read_project(config_path: Path, environment: str | None = None) -> Project:
     file.raise_problems()
     assert source and backbone
     return Project(config, source, backbone, annotations, configured=source.name)
-
-
-def open_project(config: Config, config_path: Path) -> Project:
-    """Find the data source, the weights and the CSV files that pipeline.yaml names, relative to it."""
-    folder = config_path.resolve().parent
-    source = sources.resolve(config.data.source, relative_to=folder)
-    backbone = weights.resolve(config.model.backbone, config.model.weights, relative_to=folder)
-    return Project(config, source, backbone, read_annotations(config.data, folder), configured=source.name)
 
 
 def choose_data(target: Target, project: Project, given: Source | None) -> tuple[Project, str]:

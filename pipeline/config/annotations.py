@@ -26,7 +26,7 @@ Annotations = Mapping[str, bytes]  # groups.csv and so on -> content
 Check = Callable[[Callable[[], bytes], str], bytes | None]
 
 
-def read_annotations(data: DataConfig, folder: Path, check: Check = lambda find, setting: find()) -> Annotations:
+def read_annotations(data: DataConfig, folder: Path, check: Check) -> Annotations:
     """Return the files that pipeline.yaml names; `check` is called with a function that reads one, and its setting."""
     named = {"groups": data.group.file if data.group else None, "attributes": data.attributes}
     named["corrections"] = data.corrections

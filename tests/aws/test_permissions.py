@@ -4,7 +4,7 @@ import ast
 import contextlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from policies import allows, as_list
 from pipeline.aws import stack
 from pipeline.compile.bundle import deploy_bundle
 from pipeline.service.aws_target import AwsTarget
+from pipeline.service.sources import Source
 from pipeline.service.staging import definition_of, open_project
 
 SHIPPED = Path(__file__).parents[2] / "pipeline.yaml"
@@ -281,7 +282,8 @@ def test_the_pipeline_role_allows_what_every_step_of_the_compiled_definition_doe
     config = configured(aws=options, data={"source": "s3://pictures/animals"})
     apply(config)
     placement = AwsTarget(config).placement
-    definition = json.loads(definition_of(open_project(config, SHIPPED), placement))
+    project = replace(open_project(SHIPPED), config=config, source=Source("", uri=config.data.source))
+    definition = json.loads(definition_of(project, placement))
     steps = list(all_steps(definition))
     assert {step["Type"] for step in steps} == set(ACTIONS_OF_STEPS)
     statements = statements_of(client, placement.role_arn)

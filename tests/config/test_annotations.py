@@ -8,13 +8,13 @@ from pipeline.compile.compiler import Compiled
 from pipeline.config.config import load
 from pipeline.errors import ConfigError
 from pipeline.service.local_target import LocalTarget
-from pipeline.service.staging import Project, read_project, upload
+from pipeline.service.staging import Project, open_project, upload
 
 
 def project(folder: Path, text: str) -> Project:
     path = folder / "pipeline.yaml"
     path.write_text(text)
-    return read_project(path)
+    return open_project(path)
 
 
 def test_the_files_that_are_named_are_stored_under_a_name_made_of_their_content(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from pipeline.errors import ConfigError
-from pipeline.service.staging import read_project
+from pipeline.service.staging import open_project
 
 ROOT = Path(__file__).parents[2]
 CASES = yaml.safe_load((Path(__file__).parent / "cases" / "broken_files.yaml").read_text())
@@ -28,7 +28,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_every_mistake_is_one_sentence_with_place_and_remedy(folder: Path, case: dict[str, Any]) -> None:
     Path("pipeline.yaml").write_text(case["file"])
     with pytest.raises(ConfigError) as caught:
-        read_project(Path("pipeline.yaml"))
+        open_project(Path("pipeline.yaml"))
     found = caught.value.problems
     assert [sentence.split(":")[1] for sentence in found] == [str(line) for line, *_ in case["problems"]], found
     unexplained = list(found)

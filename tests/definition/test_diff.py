@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from pipeline.compile.placement import local_placement
-from pipeline.config.config import load
 from pipeline.definition.diff import differences
 from pipeline.service.staging import definition_of, open_project
 from tests.local.samples import ROOT
@@ -28,13 +27,11 @@ def test_a_difference_is_a_line_with_its_place_and_both_values(case):
     assert differences(old, {**new, **case.get("request", {})}) == case["lines"]
 
 
-def test_a_setting_of_pipeline_yaml_is_a_line_or_two():
-    config = load(ROOT / "pipeline.yaml")
-    data = config.data.model_copy(update={"augmented_views": 4, "image_size_px": 96})
-    evaluation = config.evaluation.model_copy(update={"accuracy_threshold": 0.9})
-    changed = config.model_copy(update={"data": data, "evaluation": evaluation})
+def test_a_setting_of_pipeline_yaml_is_a_line_or_two(tmp_path):
+    changed = tmp_path / "pipeline.yaml"
+    changed.write_text("data: {augmented_views: 4, image_size_px: 96}\nevaluation: {accuracy_threshold: 0.9}\n")
     placement = local_placement("deploy")
-    old, new = (definition_of(open_project(item, ROOT / "pipeline.yaml"), placement) for item in (config, changed))
+    old, new = (definition_of(open_project(file), placement) for file in (ROOT / "pipeline.yaml", changed))
     found = differences({**REQUEST, "PipelineDefinition": old}, {**REQUEST, "PipelineDefinition": new})
     assert [line for line in found if "PrepareData" in line or "parameter" in line] == [
         "parameter AccuracyThreshold: DefaultValue: 0.8 -> 0.9",

@@ -11,7 +11,6 @@ import pytest
 
 from pipeline.compile.compiler import Compiled
 from pipeline.compile.placement import local_placement
-from pipeline.config.config import load
 from pipeline.errors import DataSourceError, DefinitionError
 from pipeline.paths import STEPS
 from pipeline.service import sources, staging
@@ -39,7 +38,7 @@ def opened(tmp_path, images):
     def open_text(text: str = "") -> staging.Project:
         path = tmp_path / "pipeline.yaml"
         path.write_text(f"data: {{source: '{images.name}'}}\n{text}")
-        return open_project(load(path), path)
+        return open_project(path)
 
     return open_text
 
@@ -153,7 +152,7 @@ def test_a_pipeline_keeps_its_data_until_it_is_told_otherwise(opened, tmp_path):
     assert gone == more and "gone" in line
     assert run_with(target, opened()) == (gone, line)
     (tmp_path / "other.yaml").write_text(f"data: {{source: {tmp_path / 'moved'}}}")
-    changed, line = run_with(target, open_project(load(tmp_path / "other.yaml"), tmp_path / "other.yaml"))
+    changed, line = run_with(target, open_project(tmp_path / "other.yaml"))
     assert target.holds(f"{changed}/a/2.png") and "data.source" in line
     assert run_with(target, opened())[0] == configured
     run_with(target, opened(), "s3://bucket/prefix")

@@ -36,5 +36,5 @@ def test_a_setting_of_pipeline_yaml_is_a_line_or_two(tmp_path):
     assert [line for line in found if "PrepareData" in line or "parameter" in line] == [
         "parameter AccuracyThreshold: DefaultValue: 0.8 -> 0.9",
         "step PrepareData: AppSpecification.ContainerArguments.--image-size: auto -> 96",
-        "step PrepareData: AppSpecification.ContainerArguments.--augmented-views: 1 -> 4",
+        "step PrepareData: AppSpecification.ContainerArguments.--augmented-views: 0 -> 4",
     ]

@@ -36,14 +36,13 @@ def check_accuracy_step(
 ) -> ConditionStep:
     """Return the step after which the model is registered and deployed, or the execution fails."""
     config = context.config
-    improves = " and improves on the model in service" if config.registry.require_improvement else ""
-    fair = ", classes and groups do as condition demands" if demands_of(context) else ""
-    sound = " and no rule of condition.fail_on_rules found an issue" if config.condition.fail_on_rules else ""
+    more = ", classes and groups do as condition demands" if demands_of(context) else ""
+    more += " and improves on the model in service" if config.registry.require_improvement else ""
+    more += " and no rule of condition.fail_on_rules found an issue" if config.condition.fail_on_rules else ""
     return ConditionStep(
         name="CheckAccuracy",
         display_name="Check accuracy",
-        description=f"Continues only if the accuracy on the test split reaches "
-        f"AccuracyThreshold{fair}{improves}{sound}.",
+        description=f"Continues only if the accuracy on the test split reaches AccuracyThreshold{more}.",
         conditions=conditions(context, train, evaluate),
         if_steps=list(if_steps),
         else_steps=[

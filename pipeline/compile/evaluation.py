@@ -45,10 +45,8 @@ def evaluate_step(context: Context, prepare: ProcessingStep, train: TrainingStep
 def arguments(context: Context) -> list[str]:
     """Return the command line of the script, with those demands that pipeline.yaml makes."""
     config, condition = context.config, context.config.condition
-    champion = {
-        "champion_dir": f"{PROCESSING}/input/champion",
-        "improvement_margin": config.registry.improvement_margin,
-    }
+    margin = config.registry.improvement_margin
+    champion = {"champion_dir": f"{PROCESSING}/input/champion", "improvement_margin": margin}
     demands = {
         "min_precision": config.deploy.min_precision or None,
         "min_class_recall": condition.min_class_recall,

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.definition.paths import listing
-from pipeline.definition.schemas import differences, operation
 from pipeline.errors import DefinitionError
 
 DEFAULT_MAX_TRIALS = 750  # SageMaker's quota, which bounds a tuning job without MaxNumberOfTrainingJobs
@@ -75,6 +74,8 @@ def read_search_config(request: Mapping[str, Any]) -> SearchConfig:
     Raises:
         DefinitionError: with every fault of its HyperParameterTuningJobConfig and WarmStartConfig.
     """
+    from pipeline.definition.schemas import differences, operation  # jsonschema, which most commands do without
+
     given = {name: request[name] for name in ("HyperParameterTuningJobConfig", "WarmStartConfig") if request.get(name)}
     schema = {**operation(OPERATION, "input"), "required": []}
     if problems := [text for _, text in differences(given, schema, OPERATION)]:

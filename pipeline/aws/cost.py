@@ -17,7 +17,6 @@ from pipeline.suggestion import did_you_mean
 
 HOURS_PER_MONTH = 730
 DAY_SECONDS = 86_400  # what a job may take where its request names no limit; a transform job five days
-EXECUTIONS = 10  # the newest, in which measurements are looked for
 
 
 class StepCost(NamedTuple):
@@ -101,7 +100,7 @@ def measure(client: Client, pipeline_name: str, steps: Collection[str]) -> tuple
     seconds: dict[str, float] = {}
     executions = []
     request = {"PipelineName": pipeline_name, "SortBy": "CreationTime", "SortOrder": "Descending"}
-    newest = describe(client("sagemaker").list_pipeline_executions, **request, MaxResults=EXECUTIONS) or {}
+    newest = describe(client("sagemaker").list_pipeline_executions, **request, MaxResults=10) or {}
     for arn in (summary["PipelineExecutionArn"] for summary in newest.get("PipelineExecutionSummaries", [])):
         if missing := set(steps) - seconds.keys():
             found = {step: taken for step, taken in billed_seconds(client("sagemaker"), arn) if step in missing}

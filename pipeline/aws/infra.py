@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from botocore.exceptions import ClientError, WaiterError
+from botocore.exceptions import WaiterError
 
 from pipeline.aws import schedule, stack
-from pipeline.aws.requests import WAITER, describe, list_all
+from pipeline.aws.requests import WAITER, describe, list_all, put_new
 from pipeline.aws.stack import Change, ChangeSet, Client
 from pipeline.aws.stack_parameters import stack_name, stack_parameters, tags
 from pipeline.compile.bundle import deploy_bundle
@@ -60,10 +60,7 @@ def apply(client: Client, config: Config, change_set: ChangeSet) -> Iterator[str
 
 
 def is_made(cloudformation: Any, name: str) -> bool:
-    """Whether the stack is there and can be changed; what is left of a failed creation is removed.
-
-    A ServiceError says that it is being changed, is stuck, or is another project's.
-    """
+    """Whether the stack is there, a ServiceError if it cannot be changed; the rest of a failed creation is removed."""
     present = stack.describe_stack(cloudformation, name)
     status = present["StackStatus"] if present else "REVIEW_IN_PROGRESS"  # of a change set that nobody executed
     if present and not stack.is_own(present):
@@ -126,12 +123,7 @@ def code_key(config: Config) -> str:
 def upload_code(client: Client, config: Config) -> Iterator[str]:
     """Store the deploy function's code unless it is there."""
     bucket, key = config.aws.bucket or stack.outputs(client, stack_name(config))["BucketName"], code_key(config)
-    try:
-        client("s3").put_object(Bucket=bucket, Key=key, Body=code_archive(), IfNoneMatch="*")
-    except ClientError as error:
-        if error.response["Error"]["Code"] != "PreconditionFailed":
-            raise
-    else:
+    if put_new(client("s3"), bucket, key, code_archive()):
         yield f"Code of the deploy function uploaded to s3://{bucket}/{key}"
 
 

@@ -153,10 +153,10 @@ def find_data(client: Client, config: Config, resources: list[tuple[str, str]]) 
     if config.aws.bucket:
         places[config.aws.bucket] = f"{config.pipeline.name}/"
     for bucket, prefix in places.items():
-        versions = list(list_all(s3, "list_object_versions", Bucket=bucket, Prefix=prefix))
-        size_gb = sum(version["Size"] for version in versions) / GB
-        if versions or (not prefix and describe(s3.head_bucket, Bucket=bucket)):
-            shown = f"s3://{bucket}/{prefix} ({counted(len(versions), 'object')}, {size_gb:.2f} GB)"
+        sizes = [item["Size"] for item in list_all(s3, "list_object_versions", Bucket=bucket, Prefix=prefix)]
+        size_gb = sum(sizes) / GB
+        if sizes or (not prefix and describe(s3.head_bucket, Bucket=bucket)):
+            shown = f"s3://{bucket}/{prefix} ({counted(len(sizes), 'object')}, {size_gb:.2f} GB)"
             yield Item("data", shown, size_gb * config.prices.storage_gb_month, identifier=f"{bucket}/{prefix}")
 
 

@@ -21,14 +21,28 @@ def describe(operation: Callable[..., Any], **request: Any) -> dict[str, Any] | 
     return answer
 
 
+def put_new(s3: Any, bucket: str, key: str, content: bytes) -> bool:
+    """Store an object unless its name is taken; return whether it was stored."""
+    try:
+        s3.put_object(Bucket=bucket, Key=key, Body=content, IfNoneMatch="*")
+    except ClientError as error:
+        if error.response["Error"]["Code"] in (
+            "PreconditionFailed",
+            "ConditionalRequestConflict",
+        ):  # or is being stored
+            return False
+        raise
+    return True
+
+
 def list_all(client: Any, operation: str, **request: Any) -> Iterator[dict[str, Any]]:
     """Yield what a List or Describe operation answers, all pages; nothing if what it asks about is missing."""
     pages = client.get_paginator(operation).paginate(**request)
     keys = getattr(pages, "result_keys", [])  # the local target's pages have none, but one list each
     try:
         for page in pages:
-            lists = [name for name, value in page.items() if isinstance(value, list)]
-            yield from page.get(keys[0].expression if keys else lists[0], [])
+            names = [keys[0].expression] if keys else [name for name in page if isinstance(page[name], list)]
+            yield from page.get(names[0], [])
     except ClientError as error:
         if not is_missing(error):
             raise

@@ -1,7 +1,4 @@
-"""The retrain schedule in EventBridge Scheduler: the stack makes it, a user sets it and switches it off.
-
-The local target answers the same requests.
-"""
+"""The retrain schedule, which the stack makes in EventBridge Scheduler and a user sets; the local target has it too."""
 
 import datetime
 from dataclasses import dataclass

@@ -25,9 +25,6 @@ class Change(NamedTuple):
     name: str
     resource_type: str
 
-    def __str__(self) -> str:
-        return f"{self.action:<8} {self.name:<22} {self.resource_type}"
-
 
 class ChangeSet(NamedTuple):
     """A change set that can be executed: what names it in a request, CREATE or UPDATE, and what it changes."""
@@ -45,8 +42,9 @@ def describe_stack(cloudformation: Any, name: str) -> dict[str, Any] | None:
 
 
 def is_own(stack: Mapping[str, Any]) -> bool:
-    """Whether a stack, as described, was made by `infra`: it is tagged with its own name."""
-    return {"Key": STACK_TAG, "Value": stack["StackName"]} in stack.get("Tags", [])
+    """Whether a stack, as described, was made by `infra`: it has its own name as a tag, or has never been made."""
+    tag = {"Key": STACK_TAG, "Value": stack["StackName"]}
+    return tag in stack.get("Tags", []) or stack["StackStatus"] == "REVIEW_IN_PROGRESS"
 
 
 def known_outputs(client: Client, name: str) -> dict[str, str]:

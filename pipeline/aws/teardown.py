@@ -1,7 +1,4 @@
-"""Removes what `inventory` lists, in an order in which nothing is left in use.
-
-What is gone already is passed over, so that a teardown that was interrupted can be repeated.
-"""
+"""Removes what `inventory` lists, in an order in which nothing is left in use; an interrupted teardown is repeated."""
 
 import contextlib
 import time

@@ -42,7 +42,7 @@ def infra(call: Call, yes: bool = False) -> int:
         print(f"Stack {stack_name(config)}: nothing to change.", file=out)
     else:
         for change in proposal.changes:
-            print(f"  {change}", file=out)
+            print(f"  {change.action:<8} {change.name:<22} {change.resource_type}", file=out)
         if not confirmed(out, f"Change stack {stack_name(config)} in {config.aws.region}?", sure=yes):
             stack.discard(client("cloudformation"), proposal)
             print("Nothing was changed.", file=out)

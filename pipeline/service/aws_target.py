@@ -46,11 +46,9 @@ class AwsTarget:
 
     def put(self, uri: str, content: bytes) -> bool:
         """Store an object unless its name is taken."""
-        bucket, key = split_uri(uri)
-        if self.has_object(uri):
-            return False
-        self.client("s3").put_object(Bucket=bucket, Key=key, Body=content)
-        return True
+        from pipeline.aws.requests import put_new
+
+        return put_new(self.client("s3"), *split_uri(uri), content)
 
     def put_tree(self, uri: str, folder: Path) -> bool:
         """Upload every visible file, and a mark when all are there: an upload that was interrupted is begun again."""

@@ -138,6 +138,10 @@ def test_a_stack_of_another_project_is_left_alone(client, config):
         ServiceError, match=escape("Stack 'image-classification' is another project's: choose another aws.project")
     ):
         infra.propose(client, config)
+    client("cloudformation").delete_stack(StackName=NAME)
+    request = {"StackName": NAME, "ChangeSetName": "left", "ChangeSetType": "CREATE", "TemplateBody": template}
+    client("cloudformation").create_change_set(**request)  # which nobody executed; a stack has its tags only then
+    assert infra.propose(client, config)
 
 
 def test_two_environments_live_side_by_side(client, configured, apply):

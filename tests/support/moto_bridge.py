@@ -1,7 +1,6 @@
 """What moto lacks of the services that the product uses, added to moto; the product knows nothing of it.
 
-`install()` changes moto in this process. `python tests/support/moto_bridge.py PORT` serves moto with it, for command
-lines that reach it through AWS_ENDPOINT_URL.
+`install()` changes moto in this process.
 
 CloudFormation: resource types (alarm, schedule, subscription, policies), conditions that turn true or false with an
 update, the outputs of a stack made by a change set, what a change set would change when parameters do, the rollback of
@@ -12,7 +11,6 @@ and the steps of an execution, which are none unless a test sets them. SageMaker
 
 import functools
 import json
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -90,10 +88,3 @@ def install() -> None:
 def backends() -> Any:
     """SageMaker's state in moto, for tests that have to look behind the API."""
     return sagemaker_backends
-
-
-if __name__ == "__main__":
-    from moto.server import main
-
-    install()
-    main(["--host", "127.0.0.1", "--port", sys.argv[1]])

@@ -81,33 +81,31 @@ def refuse(cli: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("words", "action", "what"),
+    ("words", "action"),
     [
-        ("models", "sagemaker:ListModelPackages", "Could not list the versions of model package group"),
-        ("approve", "sagemaker:ListModelPackages", "Could not list the versions of model package group"),
-        (f"reject {VERSION}", "sagemaker:DescribeModelPackage", f"Could not find {VERSION}: "),
-        ("endpoints", "sagemaker:ListEndpoints", "Could not list endpoints: "),
-        ("invoke image.png", "sagemaker:InvokeEndpoint", "Could not invoke endpoint 'image-classification': "),
-        ("status", "sagemaker:", "Could not "),
-        (f"status {EXECUTION}", "sagemaker:DescribePipelineExecution", f"Could not find execution {EXECUTION}: "),
-        (f"stop {EXECUTION}", "sagemaker:StopPipelineExecution", f"Could not stop execution {EXECUTION}: "),
-        (f"retry {EXECUTION}", "sagemaker:RetryPipelineExecution", f"Could not retry execution {EXECUTION}: "),
-        ("upsert", "s3:ListObjectsV2", ""),
-        ("schedule show", "scheduler:GetSchedule", ""),
-        ("cost", "sagemaker:ListPipelineExecutions", ""),
-        ("infra", "cloudformation:DescribeStacks", ""),
-        ("images push", "cloudformation:DescribeStacks", ""),
-        ("teardown --yes", "sagemaker:ListModels", ""),
+        ("models", "sagemaker:ListModelPackages"),
+        ("approve", "sagemaker:ListModelPackages"),
+        (f"reject {VERSION}", "sagemaker:DescribeModelPackage"),
+        ("endpoints", "sagemaker:ListEndpoints"),
+        ("invoke image.png", "sagemaker:InvokeEndpoint"),
+        ("status", "sagemaker:"),
+        (f"status {EXECUTION}", "sagemaker:DescribePipelineExecution"),
+        (f"stop {EXECUTION}", "sagemaker:StopPipelineExecution"),
+        (f"retry {EXECUTION}", "sagemaker:RetryPipelineExecution"),
+        ("upsert", "s3:"),
+        ("schedule show", "scheduler:GetSchedule"),
+        ("cost", "sagemaker:ListPipelineExecutions"),
+        ("infra", "cloudformation:DescribeStacks"),
+        ("images push", "cloudformation:DescribeStacks"),
+        ("teardown --yes", "sagemaker:ListModels"),
     ],
 )
-def test_a_missing_permission_names_the_action_and_the_role_in_the_sentence_of_the_command(
-    cli, refuse, words, action, what
-):
+def test_a_missing_permission_names_the_action_and_the_role(cli, refuse, words, action):
     refuse("AccessDeniedException", f"User: {ROLE} is not authorized to perform: ACTION on resource: r")
     said = cli(*words.split())
     assert (said.status, said.out) == (1, "")
     sentence = said.error.splitlines()[-1]
-    assert sentence.startswith(f"{what}") and f"ole Scientist may not perform {action}" in sentence
+    assert f"Role Scientist may not perform {action}" in sentence
     assert sentence.endswith(" on r: allow it in a policy of the role Scientist.")
 
 

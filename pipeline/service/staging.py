@@ -116,17 +116,16 @@ def remember(target: Target, project: Project) -> None:
 def compile_project(
     project: Project, placement: Placement, cache_folder: Path | None = None, *, warm_start_parent: str | None = None
 ) -> Compiled:
-    """Return the compiled, checked definition; compiled again only when something it is made of has changed.
+    """Return the compiled, checked definition; compiled again only when configuration or code have changed.
 
-    With a parent, a tuning job's name, its search begins with what that one has found.
-
-    Raises:
-        DefinitionError: it does not pass `check`.
+    With a parent, a tuning job's name, its search begins with what that one has found. The data are but the default of
+    a parameter, which is put in afterwards.
     """
+    no_data = placement.uri(project.config.pipeline.name, "data", "none")
     inputs = Inputs(
         project.config,
         placement,
-        input_data_uri=project.data_uri(placement),
+        input_data_uri=no_data,
         weights_uri=project.weights_uri(placement),
         annotations_uri=project.annotations_uri(placement),
         commit=commit_of(),
@@ -135,18 +134,20 @@ def compile_project(
     digest = hashlib.sha256(f"{inputs} {code_digest()}".encode()).hexdigest()[:32]
     kept = cache_folder / f"{digest}.json" if cache_folder else None
     if kept and kept.is_file():
-        return Compiled.from_json(kept.read_text())
-    from pipeline.definition.check import check
+        compiled = Compiled.from_json(kept.read_text())
+    else:
+        from pipeline.definition.check import check
 
-    compiled = compile_pipeline(inputs)
-    if problems := check(json.loads(compiled.definition)):
-        raise DefinitionError(problems)
-    if kept:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = kept.with_suffix(f".{secrets.token_hex(4)}")
-        unfinished.write_text(compiled.to_json())
-        unfinished.replace(kept)
-    return compiled
+        compiled = compile_pipeline(inputs)
+        if problems := check(json.loads(compiled.definition)):
+            raise DefinitionError(problems)
+        if kept:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = kept.with_suffix(f".{secrets.token_hex(4)}")
+            unfinished.write_text(compiled.to_json())
+            unfinished.replace(kept)
+    uri = json.dumps(project.data_uri(placement))
+    return replace(compiled, definition=compiled.definition.replace(json.dumps(no_data), uri))
 
 
 def definition_of(project: Project, placement: Placement) -> str:

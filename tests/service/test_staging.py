@@ -203,11 +203,16 @@ def test_uploads_at_the_same_time_store_each_thing_once_and_whole(opened, tmp_pa
     assert (home / "s3/local/data/dog/0.jpg").read_text() == "0"
 
 
-def test_a_definition_is_compiled_again_only_when_something_it_is_made_of_changes(opened, tmp_path):
+def test_a_definition_is_compiled_again_only_when_configuration_or_code_change(opened, tmp_path, images):
     kept = tmp_path / "kept"
     first = compile_project(opened(), HERE, kept)
     [file] = kept.iterdir()
     assert compile_project(opened(), HERE, kept) == first
+    (images / "dog/new.jpg").write_text("new")
+    [parameter] = [each for each in json.loads(compile_project(opened(), HERE, kept).definition)["Parameters"]
+                   if each["Name"] == "InputDataUri"]  # fmt: skip
+    assert parameter["DefaultValue"] == opened().data_uri(HERE) not in first.definition
+    assert list(kept.iterdir()) == [file]
     file.write_text(first.to_json().replace("2020-12-01", "told from a new one by this"))
     assert "told from a new one" in compile_project(opened(), HERE, kept).definition
     changed = compile_project(opened("evaluation: {accuracy_threshold: 0.5}\n"), HERE, kept)

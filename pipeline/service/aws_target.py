@@ -115,10 +115,6 @@ class AwsTarget:
         """The URI itself."""
         return uri
 
-    def example(self, uri: str) -> str | None:
-        """None: the object is not on this machine."""
-        return None
-
     def log_of(self, job_group: str, job_name: str) -> str:
         """The CloudWatch log group and stream prefix."""
         return f"/aws/sagemaker/{job_group} {job_name}"

@@ -176,10 +176,6 @@ class LocalTarget:
         """The file, relative to the working directory if it lies below it."""
         return shown(self.storage.path(uri))
 
-    def example(self, uri: str) -> str | None:
-        """The file, if it is there."""
-        return self.where(uri) if self.storage.path(uri).is_file() else None
-
     def log_of(self, job_group: str, job_name: str) -> str:
         """The job's log file."""
         return shown(self.home / "jobs" / job_name / "log.txt")

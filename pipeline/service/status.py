@@ -28,12 +28,10 @@ def status(target: Target, arn: str) -> dict[str, Any]:
         client = target.client("sagemaker")
         answer = client.describe_pipeline_definition_for_execution(PipelineExecutionArn=arn)
     definition, steps = Definition(json.loads(answer["PipelineDefinition"])), executions.steps(target, arn)
-    evaluation_uri, debugger, search = (
-        output_of(target, steps, "evaluation"),
-        debug_report(target, steps),
-        search_job(steps),
-    )
+    evaluation_uri, search = output_of(target, steps, "evaluation"), search_job(steps)
+    debugger = debug_report(target, steps)
     report_uri = f"{evaluation_uri}/report.html" if evaluation_uri else None
+    example = f"{evaluation_uri}/example.png" if evaluation_uri else None
     best = tuning_job(target, search).get("BestTrainingJob", {}) if search else {}
     types = {name: parameter.get("Type", "String") for name, parameter in definition.parameters.items()}
     return {
@@ -47,7 +45,7 @@ def status(target: Target, arn: str) -> dict[str, Any]:
         "rules": debugger["rules"],
         **registered(target, steps),
         "endpoint": deployed(target, steps),
-        "example_image": target.example(f"{evaluation_uri}/example.png") if evaluation_uri else None,
+        "example_image": target.where(example) if example and target.reports and target.holds(example) else None,
         "reports": {
             "evaluation": target.where(report_uri) if report_uri and target.holds(report_uri) else None,
             "debugger": debugger["place"],

@@ -59,9 +59,6 @@ class Target(Protocol):
     def where(self, uri: str) -> str:
         """How a person opens an object."""
 
-    def example(self, uri: str) -> str | None:
-        """The path by which a person can open an object, if it is on this machine."""
-
     def log_of(self, job_group: str, job_name: str) -> str:
         """Where a person finds a job's log."""
 

@@ -117,7 +117,9 @@ def next_commands(
     has_fail_step = any(step["type"] == "Fail" for step in document["steps"])
     if document["status"] in ("Failed", "Stopped") and not has_fail_step:
         reasons = " ".join(step["failure_reason"] or "" for step in document["steps"] if step["status"] == "Failed")
-        if is_own and OF_THE_CODE.search(reasons) and not OF_THE_MACHINE.search(reasons):
+        if "--replace-classes" in reasons:
+            yield command("retry", "--replace-classes"), "put this model of other classes in the endpoint's"
+        elif is_own and OF_THE_CODE.search(reasons) and not OF_THE_MACHINE.search(reasons):
             yield command("run"), "once that is corrected; what has succeeded is reused"
         else:
             yield command("retry"), "go on from the failed step"

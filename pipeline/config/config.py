@@ -31,7 +31,6 @@ SUFFIXED = (
     "aws.project",
     "aws.deploy_function",
 )
-NOT_IN_FILE = ("[key]", "continuous", "integer", "categorical")  # what pydantic says besides of where an error is
 PARAMETERS = {  # runtime parameter -> the setting that is its default
     "AccuracyThreshold": "evaluation.accuracy_threshold",
     "MaxTuningJobs": "tuning.max_jobs",
@@ -109,9 +108,9 @@ class ConfigFile:
 
     def raise_problems(self) -> None:
         """Raise a ConfigError with every problem, in the order of the lines."""
-        if self.problems:
-            in_order = sorted(dict.fromkeys(self.problems), key=lambda problem: problem[0])
-            raise ConfigError([f"{self.name}:{line}: {sentence}" for line, sentence in in_order])
+        in_order = sorted(dict.fromkeys(self.problems), key=lambda problem: problem[0])
+        if in_order:
+            raise ConfigError([f"{self.name}:{line}: {' '.join(sentence.split())}" for line, sentence in in_order])
 
 
 def validate(
@@ -125,7 +124,7 @@ def validate(
             break
         except ValidationError as errors:
             for error in errors.errors():
-                location = tuple(part for part in error["loc"] if part not in NOT_IN_FILE)
+                location = file_location(error["loc"])
                 schema = schema_at(error["loc"])
                 problems.append((location, problem(error, schema, node_of(location))))
                 data = without(data, location)
@@ -134,6 +133,12 @@ def validate(
         if not any(overlap(location, other) for location in locations for other, _ in problems):
             problems.append((locations[0], text))
     return config, problems
+
+
+def file_location(loc: Location) -> Location:
+    """Return where one of pydantic's errors lies in the file: without the type of a range, and what marks a key."""
+    location = loc[:-1] if loc[-1] == "[key]" else loc
+    return (*location[:3], *location[4:]) if location[:2] == ("tuning", "ranges") else location
 
 
 def without(data: dict[str, Any], location: Location) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pipeline.config.wording import Schema, accepted, section_of, whole_schema
 from pipeline.paths import ROOT
 
-UNITS = ("seconds", "days", "minutes", "ms", "px", "gb", "mb", "megabytes", "megapixels", "percent", "per_minute")
+UNIT = re.compile(r"_(seconds|days|minutes|ms|px|gb|mb|megabytes|megapixels|percent|per_minute|gb_month)$")
 HEAD = """# Configuration
 
 Every setting of `pipeline.yaml`, which need state only what differs from the default. Generated from
@@ -39,8 +39,13 @@ def rows(path: str, section: Schema) -> Iterator[str]:
     """Return a table's row for each setting of a section."""
     for name, schema in section.get("properties", {}).items():
         here, below = f"{path}.{name}", section_of(schema)
-        unit = re.search(rf"_({'|'.join(UNITS)})(?:_|$)", name)
-        cells = [f"`{here}`", accepted(schema), unit[1] if unit else "", f"`{text(schema['default'])}`"]
+        unit = UNIT.search(name)
+        cells = [
+            f"`{here}`",
+            accepted(schema),
+            unit[1].replace("_", " ") if unit else "",
+            f"`{text(schema['default'])}`",
+        ]
         cells.append(schema.get("description") or below["description"])
         yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
         if "properties" in below:

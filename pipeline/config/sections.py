@@ -102,7 +102,7 @@ def check_rules(rules: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 def check_rule(entry: dict[str, Any]) -> dict[str, Any]:
     items = [item for value in entry.values() for item in (value if isinstance(value, list) else [value])]
-    if any(isinstance(item, dict | list) for item in items):
+    if not all(isinstance(item, str | int | float | None) for item in items) or isinstance(entry.get("rule"), list):
         raise ValueError("must hold numbers, text and lists of those.")
     return entry
 

@@ -27,13 +27,14 @@ class UntitledSchema(GenerateJsonSchema):
         return False
 
 
+LONGEST_SHOWN = 200  # characters
 SHOWN = {dict: "a mapping", list: "a list", type(None): "nothing"}
 
 
 def shown(value: Any, node: yaml.Node | None = None) -> str:
     """Return how messages show a value, a number as it is written."""
     if isinstance(value, str):
-        return f"'{value}'"
+        return f"'{value}'" if len(value) < LONGEST_SHOWN else f"'{value[:LONGEST_SHOWN]}...'"
     written = node.value if isinstance(node, yaml.ScalarNode) else str(value).lower()
     return SHOWN.get(type(value), written)
 
@@ -46,8 +47,8 @@ def listing(words: Iterable[object]) -> str:
 
 def accepted(schema: Schema, *, noun: bool = True) -> str:
     """Return what a schema accepts, in words; without `noun` only its bounds, where it has any."""
-    if "title" in schema and schema.get("type") != "object":
-        return str(schema["title"])
+    if "title" in schema and "properties" not in schema:
+        return f"a mapping {schema['title']}" if schema.get("type") == "object" else str(schema["title"])
     if "anyOf" in schema:
         ways = sorted(schema["anyOf"], key=lambda way: way.get("type") != "null" and "const" not in way)
         return ", or ".join(accepted(way, noun=noun) for way in ways)

@@ -16,6 +16,7 @@ UNREADABLE: dict[type[Exception], str] = {  # the first that fits
     UnicodeDecodeError: "is not UTF-8 text.",
     yaml.reader.ReaderError: "is not YAML: it holds a control character.",
     RecursionError: "cannot be read: values are nested too deep.",
+    Exception: "is not YAML: a value does not fit its tag.",  # ValueError, AttributeError of PyYAML's constructors
 }
 
 
@@ -23,6 +24,14 @@ class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mis
     """Reads plain words as YAML 1.2 does: `no` and `off` are text, 1e-3 is a number (PyYAML follows 1.1)."""
 
     yaml_implicit_resolvers: dict[str | None, Any] = {}  # noqa: RUF012
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
+        """Return the mapping with keys that are text, whatever they look like."""
+        self.flatten_mapping(node)
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                key.tag = "tag:yaml.org,2002:str"
+        return super().construct_mapping(node, deep)
 
 
 for tag, pattern in {
@@ -69,7 +78,7 @@ def read_source(path: Path, name: str) -> Source:
         data = loader.construct_document(root) if root else {}
     except yaml.MarkedYAMLError as error:
         raise ConfigError([syntax_problem(error, text, name)]) from error
-    except (OSError, UnicodeDecodeError, yaml.reader.ReaderError, RecursionError) as error:
+    except (OSError, ValueError, AttributeError, yaml.reader.ReaderError, RecursionError) as error:
         words = next(words for kind, words in UNREADABLE.items() if isinstance(error, kind))
         raise ConfigError([f"{name} {words.format(error=error)}"]) from error
     if root is None:

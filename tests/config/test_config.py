@@ -5,7 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema
 import pytest
+import yaml
 
 from pipeline.config.config import Config, check_parameters, load
 from pipeline.config.reference import pages
@@ -18,6 +20,15 @@ ROOT = Path(__file__).parents[2]
 
 def test_the_shipped_file_changes_no_default():
     assert load(ROOT / "pipeline.yaml") == Config()
+
+
+def test_editors_accept_the_shipped_file_and_show_mistakes():
+    schema = json.loads((ROOT / "docs" / "pipeline.schema.json").read_text())
+    shipped = yaml.safe_load((ROOT / "pipeline.yaml").read_text())
+    jsonschema.validate(shipped, schema)
+    for section, setting, value in (("tuning", "max_jobs", 0), ("data", "sourc", "x"), ("model", "dropout", "high")):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({**shipped, section: {setting: value}}, schema)
 
 
 def test_the_reference_and_the_schema_are_up_to_date():
@@ -123,6 +134,20 @@ def test_no_range_and_a_value_below_its_key_are_found_on_their_lines(problems):
         "pipeline.yaml:2: tuning.ranges must hold at least 1, but holds none.",
         "pipeline.yaml:4: tuning.max_jobs must be at least 1, but got 0.",
     ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{pipeline: {null: 1}}", "{1: 2}", "{integer: 1}", "pipeline: !!int x", "data: {source: !!timestamp z}",
+        "pipeline: {name: !!python/object:os.system x}", "debug: {rules: {x: {rule: [1]}}}",
+        "debug: {rules: {x: {rule: !!binary aGk=}}}", 'pipeline: {name: "a\\nb"}',
+        "tuning: {ranges: {lr: {integer: 1}}}",
+    ],
+)  # fmt: skip
+def test_hostile_values_are_one_line_each(problems, text):
+    (found,) = problems(text)
+    assert found.startswith("pipeline.yaml") and "\n" not in found
 
 
 def test_a_small_file_of_many_values_and_a_deep_one_end_soon(problems):

@@ -96,7 +96,7 @@ def test_a_mistake_outside_the_overlays_is_reported_once(problems):
 @pytest.mark.parametrize(
     ("yaml", "problem"),
     [
-        ("environments: [staging]", "environments must be a mapping of settings, but got a list."),
+        ("environments: [staging]", "environments must be a mapping named by at most 20 lower-case letters"),
         ("environments: {staging: {deploy: 3}}", "environments.staging.deploy must be a mapping of settings"),
         ("environment: {}", "environment is not a known setting. Did you mean 'environments'?"),
     ],

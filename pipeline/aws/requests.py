@@ -41,8 +41,8 @@ def list_all(client: Any, operation: str, **request: Any) -> Iterator[dict[str, 
     keys = getattr(pages, "result_keys", [])  # the local target's pages have none, but one list each
     try:
         for page in pages:
-            names = [keys[0].expression] if keys else [name for name in page if isinstance(page[name], list)]
-            yield from page.get(names[0], [])
+            name = keys[0].expression if keys else next(name for name in page if isinstance(page[name], list))
+            yield from page.get(name, [])
     except ClientError as error:
         if not is_missing(error):
             raise

@@ -29,7 +29,7 @@ def used(client, config, made, register) -> dict[str, str]:
         PipelineName=ENDPOINT, PipelineDefinition="{}", RoleArn=made["PipelineRoleArn"], ClientRequestToken="x" * 32
     )
     execution = sagemaker.start_pipeline_execution(PipelineName=ENDPOINT)["PipelineExecutionArn"]
-    run_job(client, execution)
+    run_jobs(client, execution)
     serve(client, ENDPOINT, MODEL, {"ModelPackageName": register(made["BucketName"])}, 2)
     client("application-autoscaling").register_scalable_target(
         ServiceNamespace="sagemaker",
@@ -55,19 +55,25 @@ def serve(client, endpoint: str, model: str, container: dict[str, str], instance
     sagemaker.create_endpoint(EndpointName=endpoint, EndpointConfigName=f"{model}-123456")
 
 
-def run_job(client, execution: str) -> None:
-    """Leave the records of a run: a training job with its log, which the execution's steps name."""
-    arn = client("sagemaker").create_training_job(
-        TrainingJobName="pipelines-abc-TrainWithDebugger-1",
-        AlgorithmSpecification={"TrainingImage": "image", "TrainingInputMode": "File"},
-        RoleArn=ROLE,
-        OutputDataConfig={"S3OutputPath": "s3://bucket/"},
-        ResourceConfig={"InstanceType": "ml.m5.xlarge", "InstanceCount": 1, "VolumeSizeInGB": 30},
-        StoppingCondition={"MaxRuntimeInSeconds": 60},
-    )["TrainingJobArn"]
-    step = {"StepName": "TrainWithDebugger", "StepStatus": "Succeeded", "Metadata": {"TrainingJob": {"Arn": arn}}}
-    sagemaker_backend().steps_of_executions = {execution: [step]}
-    logs = client("logs")
+def run_jobs(client, execution: str) -> None:
+    """Leave the records of a run, which its steps name: a search with a trial, and a training with its log."""
+    sagemaker, logs, steps = client("sagemaker"), client("logs"), []
+    for name in ("pipelines-abc-TrainWithDebugger-1", "pipelines-abc-Tune-1-001"):
+        arn = sagemaker.create_training_job(
+            TrainingJobName=name,
+            AlgorithmSpecification={"TrainingImage": "image", "TrainingInputMode": "File"},
+            RoleArn=ROLE,
+            OutputDataConfig={"S3OutputPath": "s3://bucket/"},
+            ResourceConfig={"InstanceType": "ml.m5.xlarge", "InstanceCount": 1, "VolumeSizeInGB": 30},
+            StoppingCondition={"MaxRuntimeInSeconds": 60},
+        )["TrainingJobArn"]
+        steps += [{"StepName": "Train", "Metadata": {"TrainingJob": {"Arn": arn}}}] if "Train" in name else []
+    arn = sagemaker.create_hyper_parameter_tuning_job(
+        HyperParameterTuningJobName="pipelines-abc-Tune-1",
+        HyperParameterTuningJobConfig={"Strategy": "Bayesian", "ResourceLimits": {"MaxParallelTrainingJobs": 1}},
+    )["HyperParameterTuningJobArn"]
+    steps.append({"StepName": "Tune", "Metadata": {"TuningJob": {"Arn": arn}}})
+    sagemaker_backend().steps_of_executions = {execution: steps}
     logs.create_log_group(logGroupName="/aws/sagemaker/TrainingJobs")
     for job in ("pipelines-abc-TrainWithDebugger-1", "another-job"):
         logs.create_log_stream(logGroupName="/aws/sagemaker/TrainingJobs", logStreamName=f"{job}/algo-1")
@@ -155,6 +161,7 @@ def what_is_left(client) -> dict[str, list[Any]]:
         "versions": sagemaker.list_model_packages()["ModelPackageSummaryList"],
         "groups": sagemaker.list_model_package_groups()["ModelPackageGroupSummaryList"],
         "jobs": sagemaker.list_training_jobs()["TrainingJobSummaries"],
+        "searches": sagemaker.list_hyper_parameter_tuning_jobs()["HyperParameterTuningJobSummaries"],
         "targets": scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"],
     }
     return {kind: things for kind, things in found.items() if things}

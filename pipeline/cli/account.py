@@ -21,11 +21,7 @@ TRANSFORM_ACTIVE = ("InProgress", "Stopping")
 
 
 def account_clients(call: Call, command: str) -> Callable[[str], Any]:
-    """Return the account's clients.
-
-    Raises:
-        UsageError: the command was given the local target.
-    """
+    """Return the account's clients."""
     if call.target != "aws":
         raise UsageError(f"{command} is about an AWS account; this machine needs none of it: --target aws.")
     return call.open_clients()

@@ -121,11 +121,7 @@ def typer_parameter(name: str, annotation: Any, default: Any) -> inspect.Paramet
 
 
 def explained(command: Callable[[], int], home: Path) -> int:
-    """Run a command; what AWS or the operating system refuses becomes a sentence.
-
-    Raises:
-        PipelineError: the sentence.
-    """
+    """Run a command; what AWS or the operating system refuses becomes a sentence."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     from pipeline.aws.errors import explain

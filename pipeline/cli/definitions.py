@@ -23,8 +23,7 @@ def definition(call: Call) -> int:
     """Print the definition JSON."""
     from pipeline.service.staging import definition_of
 
-    project = call.open_project()
-    print(definition_of(project, call.placement()))
+    print(definition_of(call.open_project(), call.placement()))
     return 0
 
 
@@ -61,16 +60,19 @@ class Given:
 
 def start_definition(call: Call, file: Path, given: Given, param: list[str], choose_steps: Any) -> tuple[Any, str]:
     """Create or update the definition's pipeline and start it; return the target and the execution's ARN."""
+    from pipeline.local.jobs.functions import put_function
     from pipeline.service.local_target import LocalTarget
 
+    if call.target != "local":
+        raise UsageError("--definition runs on the local target only; use it without --target aws.")
     text = read_definition(file)
     place, content = str(file.resolve()), json.loads(text)
-    functions = list(map(parse_lambda, given.functions or ()))
-    parameters = dict(map(parse_parameter, param))
+    functions, parameters = list(map(parse_lambda, given.functions or ())), dict(map(parse_parameter, param))
     target = LocalTarget(None, call.home, cache=call.cache, tied=True)
     with target.alone():
         call.pipeline = name = given.name or pipeline_name(target, content, place)
-        put_functions(target, functions)
+        for function in functions:
+            put_function(target.state, *function)
         refuse_what_cannot_run(target, content, parameters)
         parallel_steps = given.parallel or USUAL_PARALLEL_STEPS
         what = executions.upsert(target, name=name, definition=text, description=place, parallel_steps=parallel_steps)
@@ -98,21 +100,8 @@ def as_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "-", text)[:NAME_CHARACTERS].strip("-") or "definition"
 
 
-def put_functions(target: Any, functions: list[tuple[str, Path, str]]) -> None:
-    """Make the functions of --lambda known."""
-    if functions:
-        from pipeline.local.jobs.functions import put_function
-
-        for name, script, handler in functions:
-            put_function(target.state, name, script, handler)
-
-
 def refuse_what_cannot_run(target: Any, content: dict[str, Any], parameters: dict[str, str]) -> None:
-    """Raise for a definition, functions and parameters that would be refused later, as a mistake of usage.
-
-    Raises:
-        DefinitionError: all that is wrong.
-    """
+    """Raise for a definition, functions and parameters that would be refused later, as a mistake of usage."""
     from pipeline.definition.parameters import bind
     from pipeline.local.engine.executions import start_problems
 
@@ -123,15 +112,3 @@ def refuse_what_cannot_run(target: Any, content: dict[str, Any], parameters: dic
         problems += wrong.problems
     if problems:
         raise DefinitionError(problems)
-
-
-def refuse_options(call: Call, data: str | None) -> None:
-    """Raise for options that do not go with --definition.
-
-    Raises:
-        UsageError: there are such.
-    """
-    if call.target != "local":
-        raise UsageError("--definition runs on the local target only; use it without --target aws.")
-    if data:
-        raise UsageError("--data belongs to this project's own pipeline; give the definition's parameter by --param.")

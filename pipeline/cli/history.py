@@ -45,12 +45,7 @@ def list_executions(call: Call, pipeline: str | None = None, last_executions: in
 def logs(
     call: Call, step: str | None = None, of: str | None = None, pipeline: str | None = None, follow: bool = False
 ) -> int:
-    """Print the log of a step: of the one that failed, else of the last that has one; until it ends with --follow.
-
-    Raises:
-        UsageError: the execution has not started such a step.
-        ServiceError: no step has a log yet.
-    """
+    """Print the log of a step: of the one that failed, else of the last that has one; until it ends with --follow."""
     target, arn = call.open_execution(Which(of, pipeline))
     steps = executions.steps(target, arn)
     names = [each["StepName"] for each in steps]
@@ -148,11 +143,7 @@ def comparable(document: Mapping[str, Any]) -> dict[str, str]:
 
 
 def open_pages(call: Call, which: Which, no_open: bool = False) -> int:
-    """Open the evaluation report, the debugger's and the endpoint's page, or print where they are.
-
-    Raises:
-        ServiceError: the execution has none of them.
-    """
+    """Open the evaluation report, the debugger's and the endpoint's page, or print where they are."""
     target, arn = call.open_execution(which)
     document = status_document(target, arn)
     places = {name: place for name, place in document["reports"].items() if place and name != "profiler"}

@@ -69,11 +69,7 @@ def print_answer(answer: dict[str, Any]) -> None:
 def transform(
     call: Call, image_source: str, model: str | None = None, instances: int = 1, rows_file: str | None = None
 ) -> int:
-    """Classify a folder or a prefix by a job; return 1 if the job failed or an image got no answer.
-
-    Raises:
-        UsageError: there is no image, or no approved version.
-    """
+    """Classify a folder or a prefix by a job; return 1 if the job failed or an image got no answer."""
     file, target, config = check_out(rows_file), call.open_target(reads_only=True), call.config
     version = approved_version(target, config.registry.model_package_group, model)
     job = batch_transform.new_job(target, config)

@@ -107,11 +107,7 @@ def open_in_browser(address: str | Path) -> bool:
 
 
 def run_report_script(script: str, failure: str, **options: object) -> None:
-    """Run a script of steps/ by this interpreter, in a process of its own as job code is.
-
-    Raises:
-        ServiceError: it failed: `failure`, and the last line of what it printed.
-    """
+    """Run a script of steps/ by this interpreter, in a process of its own as job code is."""
     words = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
     environment = {"OMP_NUM_THREADS": "1"} | os.environ | {"PYTHONPATH": str(STEPS)}  # more threads would mostly wait
     done = subprocess.run(

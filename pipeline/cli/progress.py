@@ -65,11 +65,7 @@ class Progress:
             self.live.stop()
 
     def show(self, steps: list[dict[str, Any]]) -> None:
-        """Print what is new.
-
-        Raises:
-            PassingError: AWS was not reached; the next time may do better.
-        """
+        """Print what is new."""
         for step in steps:
             name, status = step["StepName"], step["StepStatus"]
             if name not in self.statuses:

@@ -22,16 +22,12 @@ from pipeline.service.targets import Target, in_threads, objects, service_errors
 REPORTS = "reports"  # below the home
 PREPARED = ("train", "validation", "test", "embeddings", "manifest")  # outputs of PrepareData
 CORRECTIONS = "corrections.csv"
-CAPTURE, METRIC = "capture", "DriftScore"
+CAPTURE = "capture"
 DRIFTED = 3  # exit status: 1 and 2 say that nothing was compared
 
 
 def report(call: Call, which: Which, report_folder: Path | None = None, no_open: bool = False) -> int:
-    """Write the report of an execution's training anew, print its path, open it.
-
-    Raises:
-        ServiceError: the execution has no training that has ended, or that saved debugger files.
-    """
+    """Write the report of an execution's training anew, print its path, open it."""
     target, arn = call.open_execution(which)
     name, steps = arn.rpartition("/")[2], executions.steps(target, arn)
     job = training_job(steps)
@@ -54,11 +50,7 @@ def report(call: Call, which: Which, report_folder: Path | None = None, no_open:
 
 
 def audit(call: Call, which: Which, report_folder: Path | None = None, no_open: bool = False) -> int:
-    """Write the page and the file to correct; say where they are and what applies the corrections.
-
-    Raises:
-        ServiceError: PrepareData of the execution has not succeeded, or its outputs are gone or cannot be read.
-    """
+    """Write the page and the file to correct; say where they are and what applies the corrections."""
     target, arn = call.open_execution(which)
     folder = (report_folder or call.home / REPORTS / f"audit-{arn.rpartition('/')[2]}").resolve()
     with prepared_images(target, arn) as prepared:
@@ -81,11 +73,7 @@ def audit(call: Call, which: Which, report_folder: Path | None = None, no_open: 
 
 @contextmanager
 def prepared_images(target: Target, execution_arn: str) -> Iterator[Path]:
-    """Yield a folder with PrepareData's outputs by name: links on this machine, copies of what is on AWS.
-
-    Raises:
-        ServiceError: the execution has none, or they are gone.
-    """
+    """Yield a folder with PrepareData's outputs by name: links on this machine, copies of what is on AWS."""
     steps, name = executions.steps(target, execution_arn), execution_arn.rpartition("/")[2]
     uris = {output: output_of(target, steps, output) for output in PREPARED}
     with tempfile.TemporaryDirectory(prefix="audit-") as scratch:
@@ -123,12 +111,7 @@ def drift(
     retrain: bool = False,
     data: str | None = None,
 ) -> int:
-    """Compare captured requests with the baselines of a model version; return 3 if there is drift.
-
-    Raises:
-        UsageError: nothing was captured, there is no approved version, or options do not go together.
-        ServiceError: the version has no baseline, its files cannot be read, or too few images were captured.
-    """
+    """Compare captured requests with the baselines of a model version; return 3 if there is drift."""
     config = call.config
     if publish and call.target != "aws":
         raise UsageError("drift --publish is for CloudWatch: --target aws.")
@@ -156,22 +139,18 @@ def drift(
 
 def start_retraining(call: Call, data: str | None) -> str:
     """Start the pipeline as `start` does, its search beginning as tuning.warm_start says; return the ARN."""
-    from pipeline.cli.runs import Start, start_execution
+    from pipeline.cli.runs import Start, say_started, start_execution
 
     arn = start_execution(call, call.open_project(), call.open_target(), Start(data=data))
     if not call.as_json:
-        print(f"Started {arn}\nFollow it with: {call.command('status', '--watch')}")
+        say_started(call, arn)
         if not data:
             print("What has not changed is reused: without new images at data.source, or --data, the model stays.")
     return arn
 
 
 def write_drift_report(target: Target, lines: list[str], version: str, folder: Path) -> None:
-    """Compare captured lines with a model version, in a process of its own.
-
-    Raises:
-        ServiceError: it failed, with the last line of what it printed.
-    """
+    """Compare captured lines with a model version, in a process of its own."""
     with tempfile.TemporaryDirectory(prefix="drift-") as scratch:
         put_version(target, version, Path(scratch))
         captured, baseline = Path(scratch) / "captured.jsonl", Path(scratch) / BASELINE_NAME

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cli.call import CacheMode, Call
-from pipeline.cli.definitions import Given, refuse_options, start_definition
+from pipeline.cli.definitions import Given, start_definition
 from pipeline.cli.executions import follow
 from pipeline.cli.output import print_json, wrapped
 from pipeline.errors import UsageError
@@ -44,7 +44,8 @@ def run(call: Call, wanted: Start, given: Given, cache: CacheMode = "bytes", no_
         project = call.open_project()
         target = call.open_target(tied=True)
         return follow(call, target, start_execution(call, project, target, wanted))
-    refuse_options(call, wanted.data)
+    if wanted.data:
+        raise UsageError("--data belongs to this project's own pipeline; give the definition's parameter by --param.")
     call.is_own = False
     choose = partial(selection, wanted)
     return follow(call, *start_definition(call, given.definition, given, wanted.param or [], choose))
@@ -63,10 +64,12 @@ def upsert(call: Call) -> int:
 
 def start(call: Call, wanted: Start) -> int:
     """Start an execution and return."""
-    project = call.open_project()
-    arn = start_execution(call, project, call.open_target(), wanted)
-    if call.as_json:
-        return print_json({"execution_arn": arn})
+    arn = start_execution(call, call.open_project(), call.open_target(), wanted)
+    return print_json({"execution_arn": arn}) if call.as_json else say_started(call, arn)
+
+
+def say_started(call: Call, arn: str) -> int:
+    """Print how to follow an execution; return the exit status of a success."""
     print(f"Started {arn}\nFollow it with: {call.command('status', '--watch')}")
     return 0
 
@@ -83,11 +86,7 @@ def start_execution(call: Call, project: "Project", target: Target, wanted: Star
 def prepare(
     call: Call, project: "Project", target: Target, wanted: Start
 ) -> tuple["Project", str, dict[str, str], int]:
-    """Compile, check what the command line gives, upload: what is used, the definition, parameters, new uploads.
-
-    Raises:
-        ParameterError: a name or value that the definition does not take.
-    """
+    """Compile, check what the command line gives, upload: what is used, the definition, parameters, new uploads."""
     from pipeline.config.config import check_parameters
     from pipeline.definition.parameters import bind
     from pipeline.service.staging import choose_data, upload
@@ -167,11 +166,7 @@ def read_data_and_parameters(
 
 def choose_steps(wanted: Start, content: dict[str, Any]) -> tuple[dict[str, Any], set[str]] | None:
     """Return the SelectiveExecutionConfig of --from or --only, and the steps whose values an earlier execution has to
-    give; None where all steps are to run.
-
-    Raises:
-        UsageError: a step is not there, or one in between is missing.
-    """
+    give; None where all steps are to run."""
     from pipeline.definition.steps import read_graph
 
     if wanted.from_step is None and wanted.only is None:
@@ -188,11 +183,7 @@ def choose_steps(wanted: Start, content: dict[str, Any]) -> tuple[dict[str, Any]
 
 
 def selection(wanted: Start, target: Target, name: str, text: str) -> dict[str, Any] | None:
-    """Return the SelectiveExecutionConfig with the newest execution that has what the chosen steps need.
-
-    Raises:
-        UsageError: there is no such execution, or the steps cannot be chosen.
-    """
+    """Return the SelectiveExecutionConfig with the newest execution that has what the chosen steps need."""
     content = json.loads(text)
     if target.name == "local":
         say_limits(content, target)

@@ -64,11 +64,7 @@ def print_schedule(call: Call, found: Schedule) -> int:
 
 
 def start_what_is_due(call: Call, client: Any) -> int:
-    """Start the pipeline whenever it is due, until Ctrl-C or until the schedule has no time left.
-
-    Raises:
-        ServiceError: another process does that in this home.
-    """
+    """Start the pipeline whenever it is due, until Ctrl-C or until the schedule has no time left."""
     from pipeline.local.engine.runner_process import taken_lock
 
     config = call.config
@@ -93,11 +89,7 @@ def start_what_is_due(call: Call, client: Any) -> int:
 
 
 def retrain(call: Call) -> None:
-    """Run the pipeline once, as pipeline.yaml is now; what is wrong with one retrain does not end the schedule.
-
-    Raises:
-        KeyboardInterrupt: it was stopped by Ctrl-C.
-    """
+    """Run the pipeline once, as pipeline.yaml is now; what is wrong with one retrain does not end the schedule."""
     try:
         project = call.open_project()
         target = call.open_target(tied=True)

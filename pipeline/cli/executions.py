@@ -83,6 +83,7 @@ def watch_to_end(call: Call, target: Target, arn: str) -> bool:
 
 def show(call: Call, target: Target, arn: str, *, others: str = "") -> int:
     """Print the execution's document or summary; return 1 if it failed or was stopped."""
+    executions.describe(target, arn)  # of one that is not there it says so
     if problem := keep_report(target, arn):
         print(problem, file=sys.stderr)
     document = status_document(target, arn)

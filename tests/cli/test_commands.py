@@ -216,7 +216,7 @@ def test_an_update_shows_what_changes_and_a_repetition_changes_nothing(cli, file
     assert cli(*words).error.endswith(
         f"Changes of pipeline {GROUP}:\n"
         "  steps at the same time: 4 -> 2\n"
-        "  step PrepareData: AppSpecification.ContainerArguments.--augmented-views: 1 -> 5\n"
+        "  step PrepareData: AppSpecification.ContainerArguments.--augmented-views: 0 -> 5\n"
         f"Pipeline {GROUP} updated; no new uploads.\n",
     )
 

@@ -70,7 +70,7 @@ WRONG = [
     ("run --add", 2, "--add extends a data set by the folder of --data; give that, too."),
     ("run --add --data .", 2, "--add finds no data set that was used before; run without it first."),
     ("run --data s3://b --param InputDataUri=s3://c", 2, "--data sets the parameter InputDataUri; give one of them."),
-    ("transform --data nowhere", 2, "--data nowhere: there is no such folder"),
+    ("transform --data nowhere", 2, "has no approved version"),
     ("invoke none.png", 2, "No such image: none.png"),
     ("invoke *.tiff", 2, "No file matches *.tiff"),
     ("invoke folder", 2, "folder holds no image; looked for: .avif, .bmp, "),

@@ -198,7 +198,7 @@ def parse_arguments() -> argparse.Namespace:
     for split, share in (("train", 0.7), ("validation", 0.15), ("test", 0.15)):
         add(f"--{split}-fraction", type=float, default=share, metavar="SHARE")
     add("--split-seed", type=int, default=0)
-    add("--augmented-views", type=int, default=1, help="per training image")
+    add("--augmented-views", type=int, default=0, help="per training image")
     add("--horizontal-flip", type=str.lower, choices=("auto", "true", "false"), default="auto")
     add("--min-images-per-class", type=int, default=5)
     add("--max-unreadable-fraction", type=float, default=0.05, metavar="SHARE")

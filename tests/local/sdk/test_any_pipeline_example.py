@@ -1,4 +1,4 @@
-"""The README's example, run as a program of its own, in a shell that is set up for AWS in another region."""
+"""The example of docs/any-pipeline.md, run as it stands, in a shell that is set up for AWS in another region."""
 
 import os
 import socket
@@ -17,7 +17,7 @@ def test_the_example_runs_as_it_stands_and_sends_nothing(tmp_path: Path) -> None
     listener.settimeout(0.1)
     proxy = f"http://127.0.0.1:{listener.getsockname()[1]}"
     settings = {**os.environ, **FOREIGN, "PYTHONPATH": str(ROOT), "HTTPS_PROXY": proxy, "HTTP_PROXY": proxy}
-    example = (ROOT / "README.md").read_text().partition("```python\nfrom pathlib")[2].partition("```")[0]
+    example = (ROOT / "docs/any-pipeline.md").read_text().partition("```python\nfrom pathlib")[2].partition("```")[0]
     words = [sys.executable, "-c", f"from pathlib{example}"]
     with listener:
         done = subprocess.run(words, cwd=tmp_path, env=settings, capture_output=True, text=True, timeout=120)

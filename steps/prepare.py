@@ -151,7 +151,7 @@ def split_images(
 
     straddling = int((images.groupby("group")["split"].nunique() > 1).sum())
     if straddling:
-        say(f"WARNING: {straddling} groups of images lie in more than one of the given split folders (docs/splits.md)")
+        say(f"WARNING: {straddling} groups of images lie in more than one of the given split folders (docs/data.md)")
     counts = pd.crosstab(images["split"], images["label"]).set_axis(classes, axis=1).to_dict("index")
     return images, {
         "counts": counts,

@@ -1,6 +1,6 @@
 """Backbones by name: those that Python packages hold, and a choice of timm's, which `weights fetch` downloads.
 
-Any other network of timm's will do; docs/backbones.md has what the packaged ones reach and cost.
+Any other network of timm's will do; docs/training.md has what the packaged ones reach and cost.
 """
 
 from dataclasses import dataclass

@@ -239,7 +239,7 @@ class DataConfig(Section):
 class ModelConfig(Section):
     """The network, and the hyperparameters of its head that are not searched."""
 
-    backbone: Backbone = Field(DEFAULT_BACKBONE, description="any timm network: docs/backbones.md")
+    backbone: Backbone = Field(DEFAULT_BACKBONE, description="any timm network: docs/training.md")
     weights: WeightsLocation = Field("package", description="the backbone's; timm: as `weights fetch` downloads them")
     folds: int = hyperparameter("folds", "members of the head, each trained on all folds of the images but one")
     hidden_units: int = hyperparameter("hidden_units", "hidden layer of each member; 0 is a linear head")

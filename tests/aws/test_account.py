@@ -1,15 +1,16 @@
-"""From an empty account and back, by commands alone: a user's journey, and README's section on AWS line by line.
+"""From an empty account and back, by commands alone: a user's journey, and docs/aws.md line by line.
 
 What AWS itself does and moto does not (run the steps, deliver an approval's event) is done here by hand.
 """
 
 import json
-import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 from said import Said
+
+from tests.docs.pages import blocks, commands
 
 ROOT = Path(__file__).parents[2]
 NAME = "image-classification"
@@ -100,19 +101,19 @@ def test_from_an_empty_account_to_an_endpoint_and_back(client, cli, photos, regi
     assert document(cli("teardown", "--json")) == {"removed": False}
 
 
-def readme_commands() -> list[list[str]]:
-    """The words of the commands in README's section on AWS, without `python run_pipeline.py`, options and remarks."""
-    section = (ROOT / "README.md").read_text().partition("\n## AWS\n")[2].partition("\n## ")[0]
-    lines = [line.partition("run_pipeline.py ")[2] for line in section.splitlines() if "python run_pipeline.py" in line]
-    return [shlex.split(line, comments=True) for line in lines]
+def aws_commands(page: Path) -> list[list[str]]:
+    """Return the words of a page's commands for AWS, without `python run_pipeline.py`."""
+    words = [line for block in blocks(page, "sh") for line in commands(block.text)]
+    return [line[2:] for line in words if "run_pipeline.py" in line and ("aws" in line or page.name == "aws.md")]
 
 
-def test_the_commands_of_the_readme_work_in_their_order(client, cli, photos):
-    commands = readme_commands()
-    assert [words[0] for words in commands][-1] == "teardown"
-    assert {"infra", "images", "run", "status", "schedule", "cost"} <= {words[0] for words in commands}
+def test_the_commands_of_the_page_on_aws_work_in_their_order(client, cli, photos):
+    lines = aws_commands(ROOT / "docs/aws.md")
+    assert lines[-1][0] == "teardown"
+    assert {"infra", "images", "run", "status", "schedule", "cost"} <= {words[0] for words in lines}
+    assert {tuple(words[:2]) for words in aws_commands(ROOT / "README.md")} <= {tuple(words[:2]) for words in lines}
     Path("pipeline.yaml").write_text("data: {source: photos}\n")
-    for words in commands:
+    for words in lines:
         if " ".join(words[:2]) not in SKIPPED:
             said = cli(*[word for word in words if word not in ("--target", "aws")], answer="yes\n")
             assert said.status == 0, f"{words}\n{said.out}{said.error}"

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from tests.local.samples import processes_of, wait_until
 
 COPIED = ("run_pipeline.py", "pipeline", "steps", "containers", "docs/first-model.ipynb")
 PHOTOS = {"dress": 36, "hat": 36, "shoes": 36}  # drift takes a baseline of 60 images
-ELSEWHERE = {"aws.md": "tests/aws/test_readme.py", "extending.md": "tests/test_extending.py"}
+ELSEWHERE = {"aws.md": "tests/aws/test_account.py", "extending.md": "tests/test_extending.py"}
 NOT_RUN = {  # lines by how they begin; of the program's own, the options are checked
     "make ": "installs, or runs these tests",
     ".venv/bin/python -m pytest": "runs other tests",
@@ -27,11 +26,10 @@ NOT_RUN = {  # lines by how they begin; of the program's own, the options are ch
     "python -m pipeline.config.reference": "writes files of the repository, which tests/config compares",
     "python run_pipeline.py weights fetch": "needs a network: tests/pipeline/test_weights_command.py",
     "python run_pipeline.py images": "needs docker and a registry: tests/images, tests/aws",
-    "python run_pipeline.py infra": "tests/aws/test_readme.py follows the same lines",
-    "python run_pipeline.py run --target aws": "tests/aws/test_readme.py",
-    "python run_pipeline.py teardown --target aws": "tests/aws/test_readme.py",
+    "python run_pipeline.py infra": "tests/aws/test_account.py",
+    "python run_pipeline.py run --target aws": "tests/aws/test_account.py",
+    "python run_pipeline.py teardown --target aws": "tests/aws/test_account.py",
     "python run_pipeline.py drift --target aws": "needs an account's endpoint: tests/aws/test_drift_alarm.py",
-    "python run_pipeline.py open": "opens a browser",
 }
 FIRST = "python run_pipeline.py run --data photos"
 SHORTENED = {"python run_pipeline.py run --data more --add": " --only PrepareData"}
@@ -112,14 +110,23 @@ def run_once(filled) -> Callable[[str], None]:
         if line in done:
             return
         done.add(line)
-        if "URL" in line:
-            shown = json.loads(run_line(filled, "python run_pipeline.py endpoints --json").stdout)
-            line = line.replace("URL", re.findall(r"http://127[^\"]+", json.dumps(shown))[0])
-        ended = run_line(filled, line + SHORTENED.get(line, ""))
+        ended = run_line(filled, with_names(filled, line) + SHORTENED.get(line, ""))
         expected = next((codes for start, codes in STATUSES.items() if line.startswith(start)), (0,))
         assert ended.returncode in expected, f"{line}\n{ended.stdout[-2000:]}{ended.stderr[-2000:]}"
 
     return run
+
+
+def with_names(folder: Path, line: str) -> str:
+    """Return a line with the endpoint's URL and the names of two executions, where it has words for these."""
+    if "URL" in line:
+        [endpoint] = json.loads(run_line(folder, "python run_pipeline.py endpoints --json").stdout)
+        line = line.replace("URL", endpoint["url"])
+    if "OLD NEW" in line:
+        shown = json.loads(run_line(folder, "python run_pipeline.py list --json").stdout)
+        newest, older = (entry["execution_arn"].rpartition("/")[2] for entry in shown[:2])
+        line = line.replace("OLD NEW", f"{older} {newest}")
+    return line
 
 
 @pytest.mark.parametrize("page", TESTED, ids=lambda page: page.name)

@@ -77,20 +77,15 @@ def merged(settings: Any, more: Any) -> Any:
 
 
 def test_where_names_files_and_what_they_hold():
-    rows = re.findall(r"^\| [^|]+ \| (.+) \|$", (ROOT / "docs/where.md").read_text(encoding="utf-8"), re.MULTILINE)
-    for row in rows:
-        paths = re.findall(r"`([\w./-]+\.(?:py|html|css|yaml))`", row)
-        places = [find_file(path) for path in paths]
-        assert all(places), row
-        held = "".join(place.read_text(encoding="utf-8") for place in places if place)
-        for name in re.findall(r"`([A-Za-z_]+)`", row):
-            assert not paths or name in held, f"{name}: {row}"
-
-
-def find_file(path: str) -> Path | None:
-    """Return the file that a row of docs/where.md names, from the job code's root or that of the repository."""
-    candidates = (ROOT / "steps/classifier" / path, ROOT / path)
-    return next((place for place in candidates if place.is_file()), None)
+    text = (ROOT / "docs/where.md").read_text(encoding="utf-8")
+    for base, part in zip(*[iter(re.split(r"Paths [\w ]*start at `(.+)`", text)[1:])] * 2, strict=True):
+        for row in re.findall(r"^\| [^|]+ \| (.+) \|$", part, re.MULTILINE):
+            paths = re.findall(r"`([\w./-]+\.(?:py|html|css|yaml))`", row)
+            places = [next(filter(Path.is_file, (ROOT / base / path, ROOT / path)), None) for path in paths]
+            assert all(places), row
+            held = "".join(place.read_text(encoding="utf-8") for place in places if place)
+            for name in re.findall(r"`([A-Za-z_]+)`", row):
+                assert not paths or name in held, f"{name}: {row}"
 
 
 def test_the_map_has_every_folder_of_the_repository():

@@ -81,9 +81,12 @@ def test_where_names_files_and_what_they_hold():
     for base, part in zip(*[iter(re.split(r"Paths [\w ]*start at `(.+)`", text)[1:])] * 2, strict=True):
         for row in re.findall(r"^\| [^|]+ \| (.+) \|$", part, re.MULTILINE):
             paths = re.findall(r"`([\w./-]+\.(?:py|html|css|yaml))`", row)
-            places = [next(filter(Path.is_file, (ROOT / base / path, ROOT / path)), None) for path in paths]
-            assert all(places), row
-            held = "".join(place.read_text(encoding="utf-8") for place in places if place)
+            folders, held = [ROOT / base, ROOT], ""
+            for path in paths:
+                place = next(filter(Path.is_file, (folder / path for folder in folders)), None)
+                assert place, f"{path}: {row}"
+                held += place.read_text(encoding="utf-8")
+                folders.append(place.parent)  # another file "there"
             for name in re.findall(r"`([A-Za-z_]+)`", row):
                 assert not paths or name in held, f"{name}: {row}"
 

@@ -35,7 +35,7 @@ def test_every_link_leads_somewhere(page):
             continue
         path, _, anchor = target.partition("#")
         linked = (page.parent / path).resolve() if path else page
-        assert linked.exists() or target.startswith(("docs/extending", "extending")), f"{page.name}: {target}"
+        assert linked.exists(), f"{page.name}: {target}"
         assert not anchor or linked.suffix != ".md" or anchor in anchors(linked), f"{page.name}: {target}"
 
 
@@ -80,7 +80,7 @@ def test_where_names_files_and_what_they_hold():
     text = (ROOT / "docs/where.md").read_text(encoding="utf-8")
     for base, part in zip(*[iter(re.split(r"Paths [\w ]*start at `(.+)`", text)[1:])] * 2, strict=True):
         for row in re.findall(r"^\| [^|]+ \| (.+) \|$", part, re.MULTILINE):
-            paths = re.findall(r"`([\w./-]+\.(?:py|html|css|yaml))`", row)
+            paths = re.findall(r"`([\w./-]+\.(?:py|html|css|yaml|json))`", row)
             folders, held = [ROOT / base, ROOT], ""
             for path in paths:
                 place = next(filter(Path.is_file, (folder / path for folder in folders)), None)

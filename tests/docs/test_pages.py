@@ -78,7 +78,7 @@ def merged(settings: Any, more: Any) -> Any:
 
 def test_where_names_files_and_what_they_hold():
     text = (ROOT / "docs/where.md").read_text(encoding="utf-8")
-    for base, part in zip(*[iter(re.split(r"Paths [\w ]*start at `(.+)`", text)[1:])] * 2, strict=True):
+    for base, part in zip(*[iter(re.split(r"Paths [\w ]*start at `([^`]+)`", text)[1:])] * 2, strict=True):
         for row in re.findall(r"^\| [^|]+ \| (.+) \|$", part, re.MULTILINE):
             paths = re.findall(r"`([\w./-]+\.(?:py|html|css|yaml|json))`", row)
             folders, held = [ROOT / base, ROOT], ""

@@ -180,6 +180,25 @@ def test_files_that_cannot_be_read_are_left_out_and_listed(opened, tmp_path, ima
     assert list(listed) == ["cat/3.jpg", "cat/4.jpg"]
 
 
+def test_a_copy_that_is_interrupted_leaves_nothing_and_a_file_that_vanishes_is_named(
+    opened, tmp_path, images, monkeypatch
+):
+    target = target_of(opened(), tmp_path / "home")
+    for problem, raised in (
+        (KeyboardInterrupt(), KeyboardInterrupt),
+        (FileNotFoundError(2, "", "a.jpg"), DataSourceError),
+    ):
+
+        def fail(source: Path, destination: Path, problem: BaseException = problem) -> None:
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            raise problem
+
+        monkeypatch.setattr("pipeline.local.store.storage.copy", fail)
+        with pytest.raises(raised):
+            target.put_tree("s3://local/data/photos", images)
+        assert not list((tmp_path / "home/s3/local").rglob("*photos*"))
+
+
 def test_uploads_at_the_same_time_store_each_thing_once_and_whole(opened, tmp_path, images):
     for number in range(300):
         (images / f"dog/{number}.jpg").write_text(str(number))

@@ -33,11 +33,11 @@ from pipeline.definition.check import check  # noqa: E402 - found by the line ab
 from pipeline.definition.diff import differences  # noqa: E402
 from pipeline.definition.expressions import Scope, holds, resolve  # noqa: E402
 from pipeline.definition.parameters import bind  # noqa: E402
-from pipeline.definition.runnable import not_honoured  # noqa: E402
 from pipeline.definition.schemas import as_request  # noqa: E402
 from pipeline.definition.step_types import STEP_TYPES  # noqa: E402
 from pipeline.definition.steps import load_definition, read_graph  # noqa: E402
 from pipeline.errors import PipelineError  # noqa: E402
+from pipeline.local.checks.definition import refusals, remarks  # noqa: E402
 
 CASES = (REPOSITORY / "tests/definition/cases/definition.json",)  # compiled by the SDK
 SIGNS = ("Traceback (most recent call last)", "InternalServerError of the local runner")
@@ -259,9 +259,9 @@ def prepare(text: str, base: str, random: Random) -> str:
         content = load_definition(text)
     except PipelineError as problem:
         return said(problem, "unreadable")
-    problems = check(content, service=False, local=True)
-    check(content, local=True)
-    not_honoured(content)
+    problems = refusals(content)
+    check(content)
+    remarks(content)
     if problems:
         assert all(isinstance(problem, str) and problem for problem in problems)
         return "refused"
@@ -344,7 +344,7 @@ def accepted(text: str) -> bool:
     try:
         content = load_definition(text)
         bind(content.get("Parameters"), {})
-        return not check(content, service=False, local=True)
+        return not refusals(content)
     except PipelineError:
         return False
 

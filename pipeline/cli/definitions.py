@@ -35,8 +35,15 @@ def validate(call: Call, definition: Path | None = None) -> int:
     try:
         if definition is None:
             definition_of(call.open_project(), call.placement())
-        elif problems := check(json.loads(read_definition(definition)), local=call.target == "local"):
-            raise DefinitionError(problems)
+        else:
+            content = json.loads(read_definition(definition))
+            problems = check(content)
+            if call.target == "local":
+                from pipeline.local.checks.definition import refusals
+
+                problems += refusals(content)
+            if problems:
+                raise DefinitionError(list(dict.fromkeys(problems)))
     except ProblemList as wrong:
         if not call.as_json:
             raise
@@ -103,9 +110,9 @@ def as_name(text: str) -> str:
 def refuse_what_cannot_run(target: Any, content: dict[str, Any], parameters: dict[str, str]) -> None:
     """Raise for a definition, functions and parameters that would be refused later, as a mistake of usage."""
     from pipeline.definition.parameters import bind
-    from pipeline.local.engine.executions import start_problems
+    from pipeline.local.checks.definition import refusals
 
-    problems = start_problems(target.state, content)
+    problems = refusals(content, target.state)
     try:
         bind(content.get("Parameters", []), parameters)
     except ParameterError as wrong:

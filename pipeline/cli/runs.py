@@ -195,10 +195,9 @@ def selection(wanted: Start, target: Target, name: str, text: str) -> dict[str, 
 
 def say_limits(content: dict[str, Any], target: Any) -> None:
     """Say what the local target ignores."""
-    from pipeline.definition.check import unknown_members
-    from pipeline.definition.runnable import not_honoured
+    from pipeline.local.checks.definition import remarks
     from pipeline.local.sandbox.namespaces import missing_isolation
 
-    for sentence in (not_honoured(content), unknown_members(content), missing_isolation(target.home)):
+    for sentence in (*remarks(content), missing_isolation(target.home)):
         if sentence:
             print("\n".join(wrapped(sentence)), file=sys.stderr)

@@ -2,9 +2,8 @@
 
 form       what no reader of the definition could make sense of: names, expressions, references, circles
 service    what SageMaker would refuse beside that: requests, properties and limits, by its service model
-local      what this machine lacks: the step types and programs that do not run here, requests that cannot be read
 
-A run needs form and local. What SageMaker would refuse does not stop one: the installed model may be older than it.
+A run needs the form. What SageMaker would refuse does not stop one: the installed model may be older than it.
 
 The format around the requests (version 2020-12-01) is in botocore's model language in `format.json`. It is published
 only in prose, as a JSON schema that refuses the SDK's own output, and in what the SDK emits; the limits are those of
@@ -30,8 +29,7 @@ from pipeline.definition.references import (
     reference_problems,
     type_of,
 )
-from pipeline.definition.runnable import lacking, path_problems
-from pipeline.definition.schemas import UNKNOWN, annotated, converted, differences, operation, schema_of
+from pipeline.definition.schemas import annotated, differences, operation, schema_of
 from pipeline.definition.step_types import STEP_TYPES
 from pipeline.definition.steps import Definition, Step, at, items, objects
 from pipeline.suggestion import did_you_mean
@@ -45,8 +43,8 @@ FORMAT: dict[str, Any] = json.loads((Path(__file__).parent / "format.json").read
 Differences = Iterator[tuple[str, str]]  # keyword of JSON Schema, sentence
 
 
-def check(content: Any, *, service: bool = True, local: bool = False) -> list[str]:
-    """Return all problems: of the form, those that SageMaker would find (service), what cannot run here (local)."""
+def check(content: Any, *, service: bool = True) -> list[str]:
+    """Return every problem: of the form, and those that SageMaker would find beside it (service)."""
     if not isinstance(content, dict):
         return [f"A definition must be an object, but got {quoted(content)}."]
     definition = Definition(content)
@@ -62,19 +60,8 @@ def check(content: Any, *, service: bool = True, local: bool = False) -> list[st
     for step in definition.all_steps:
         found = [*form_problems(definition, step)]
         found += request_problems(definition, step) if service else ()
-        found += local_problems(definition, step) if local else ()
         problems += [f"Step '{step.name}'{problem}" for problem in found]
     return list(dict.fromkeys([*problems, *definition.cycles()]))
-
-
-def unknown_members(content: Mapping[str, Any]) -> str:
-    """Return what neither SageMaker nor the local target knows, in a sentence; empty when there is no such member.
-
-    It is misspelt, or newer than the installed botocore.
-    """
-    found = [problem for problem in check(content) if UNKNOWN in problem]
-    said = "Ignored, and refused by SageMaker unless it is newer than botocore here:"
-    return " ".join([said, *found[:3]]) if found else ""
 
 
 def duplicates(noun: str, found: Iterable[Mapping[str, Any]], name: str) -> Iterator[str]:
@@ -230,28 +217,3 @@ def objective_problems(step: Step) -> Iterator[str]:
     if defined and isinstance(name, str) and name not in metrics:
         hint = did_you_mean(name, metrics)
         yield f"the objective is the metric '{name}', but MetricDefinitions has {listing(metrics)}.{hint}"
-
-
-# what cannot run here
-
-
-def local_problems(definition: Definition, step: Step) -> Iterator[str]:
-    """Yield what this machine cannot do for a step, or cannot read."""
-    step_type = STEP_TYPES.get(step.type)
-    if step_type is None:
-        return
-    if step_type.refusal:
-        yield f" is a step of type {step.type}, which does not run locally: {step_type.refusal}."
-        return
-    # a run reads CacheConfig and RetryPolicies of whatever step has them
-    found = [*member_differences(definition, step), *member_differences(definition, step, "AnyStep")]
-    wrong = [text for kind, text in found if kind != "unknown"]
-    if step_type.creates:
-        _, unreadable = converted(step_type.creates, step.arguments)
-        is_asked = not step_type.job_kind and not unreadable  # of the API, which holds it to the service's model
-        wrong += [text for _, text in argument_differences(definition, step)] if is_asked else unreadable
-    yield from (f": {text}" for text in wrong)
-    problems = [*path_problems(step), *lacking(step.arguments, step_type.needs)]
-    if step_type.rule and not wrong:
-        problems += step_type.rule(step.arguments)
-    yield from (f" {problem}" for problem in problems)

@@ -3,6 +3,7 @@
     sagemaker/   the answered API: registry, models, endpoints, S3, logs; a boto3 session whose requests end here
     engine/      executions: start, stop, retry, the runner's loop, the step cache
     jobs/        one job of each kind: processing, training, tuning, transform, functions
+    checks/      what is refused or ignored of a definition before it runs
     sandbox/     one process of a job: its /opt/ml, its environment, what it may reach, how it ends
     store/       what is kept in the home: state.db, S3 as plain files
 

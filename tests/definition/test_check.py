@@ -1,7 +1,7 @@
-"""The checker: what the SDK wrote is sound; each mistake made in it is named; what cannot be read, or not be run here.
+"""The checker: what the SDK wrote is sound; each mistake made in it is named; what cannot be read.
 
 `cases/definition.json` is the output of SageMaker SDK 3.27 for a pipeline with every step type that we know.
-`cases/problems.json` changes it, mostly in one place; `cases/refusals.json` has what a run here refuses.
+`cases/problems.json` changes it, mostly in one place.
 """
 
 import copy
@@ -12,16 +12,13 @@ from typing import Any
 import pytest
 
 from pipeline.definition.check import check
-from pipeline.definition.runnable import not_honoured
 from pipeline.definition.steps import Definition, load_definition, read_graph
 from pipeline.errors import DefinitionError
 from tests.local.lab import compare, condition, fail, json_get
 
 Json = dict[str, Any]
 CASES = Path(__file__).parent / "cases"
-PROBLEMS, REFUSALS, UNREADABLE, IGNORED = (
-    json.loads((CASES / f"{name}.json").read_text()) for name in ("problems", "refusals", "unreadable", "ignored")
-)
+PROBLEMS, UNREADABLE = (json.loads((CASES / f"{name}.json").read_text()) for name in ("problems", "unreadable"))
 
 
 @pytest.fixture
@@ -55,14 +52,6 @@ def test_a_change_is_reported_in_whole_sentences_or_accepted(definition, case):
     for each in case.get("changes", [case]):
         change(definition, each)
     assert sorted(check(definition)) == sorted(case["problems"])
-
-
-@pytest.mark.parametrize("case", REFUSALS, ids=[case["about"] for case in REFUSALS])
-def test_what_cannot_run_here_is_refused(case):
-    problems = check({"Steps": case["steps"], **case.get("around", {})}, service=False, local=True)
-    assert len(problems) == len(case["problems"]), problems
-    for problem, part in zip(problems, case["problems"], strict=True):
-        assert part in problem
 
 
 def test_a_definition_has_at_most_50_steps_and_200_parameters_and_a_limited_size(definition):
@@ -109,15 +98,9 @@ def test_nested_expressions_and_conditions_are_read_or_refused_in_a_sentence(dep
     join = nested(depth, lambda inner: {"Std:Join": {"On": "", "Values": [inner]}}, "x")
     negated = nested(depth, lambda inner: {"Type": "Not", "Condition": inner}, equal)
     either = nested(depth, lambda inner: {"Type": "Or", "Conditions": [inner]}, equal)
-    problems = check({"Steps": [fail("A", join), condition("B", [negated, either])]}, local=True)
+    problems = check({"Steps": [fail("A", join), condition("B", [negated, either])]})
     too_deep = [f"Step '{name}' is nested too deeply: it may have 200 levels." for name in "AB"]
     assert problems == too_deep if depth == 190 else not any("deep" in problem for problem in problems)
-
-
-@pytest.mark.parametrize("case", IGNORED, ids=lambda case: str(case["ignored"]))
-def test_what_is_ignored_is_said_and_what_is_honoured_is_not(case):
-    sentence = not_honoured({"Steps": case["steps"]})
-    assert sentence.endswith(f"ignored are {case['ignored']}.") if case["ignored"] else sentence == ""
 
 
 def test_a_step_waits_for_what_it_reads_for_its_dependencies_and_for_its_condition():

@@ -7,16 +7,14 @@ goes on from there.
 
 import contextlib
 import json
-import re
 import secrets
 import signal
 import string
-from functools import lru_cache
 
-from pipeline.definition.check import check
 from pipeline.definition.parameters import bind
-from pipeline.definition.steps import Definition, Graph, at, load_definition, objects, read_graph
+from pipeline.definition.steps import Graph, load_definition, read_graph
 from pipeline.errors import DefinitionError, PipelineError
+from pipeline.local.checks.definition import refusals
 from pipeline.local.engine.runner_process import (
     ACTIVE,
     known_execution,
@@ -26,16 +24,22 @@ from pipeline.local.engine.runner_process import (
     spawn_runner,
     taken_lock,
 )
-from pipeline.local.jobs.functions import function_name
 from pipeline.local.jobs.runtime import arn, now
-from pipeline.local.store.answers import RequestError, checked_name, chosen, found, invalid, listed, paged
+from pipeline.local.store.answers import (
+    RequestError,
+    checked_name,
+    chosen,
+    found,
+    function_name,
+    invalid,
+    listed,
+    paged,
+)
 from pipeline.local.store.state import Document, State
 from pipeline.local.store.storage import Storage, StorageError
 
 PIPELINE_NAME_LIMIT = 256
 LOCK_WAIT_SECONDS = 5.0
-DRIVERS = {"sm_drivers": "sm_train.sh", "sagemaker_remote_function_bootstrap": "job_driver.sh"}  # the SDK's, by channel
-MPI = re.compile(rb"mpi_driver\.py|\bmpirun\b")
 PIPELINE_SUMMARY = ("PipelineArn", "PipelineName", "CreationTime", "LastModifiedTime")
 SUMMARY = tuple(f"PipelineExecution{name}" for name in ("Arn", "Status", "Description", "DisplayName"))
 DESCRIPTION = (*SUMMARY, "PipelineArn", "FailureReason", "CreationTime", "LastModifiedTime", "ParallelismConfiguration",
@@ -85,7 +89,7 @@ def with_definition(state: State, request: Document) -> Document:
         raise invalid(f"The definition {problem}") from problem
     except (ValueError, StorageError) as problem:
         raise invalid(str(problem)) from problem
-    if definition is not None and (problems := definition_problems(json.dumps(definition))):
+    if definition is not None and (problems := refusals(definition)):
         raise invalid("\n".join(problems))
     return request
 
@@ -114,32 +118,6 @@ def delete_pipeline(state: State, request: Document) -> Document:
 
 
 # start
-
-
-@lru_cache(maxsize=4)
-def definition_problems(text: str) -> tuple[str, ...]:
-    """Return why a definition cannot run here whatever the functions are; kept, since each start asks three times."""
-    return tuple(check(json.loads(text), service=False, local=True))
-
-
-def start_problems(state: State, definition: Document) -> list[str]:
-    """Return why a definition could not be run on this machine, one sentence each."""
-    problems = [*definition_problems(json.dumps(definition))]
-    for step in Definition(definition).all_steps:
-        function_arn = step.definition.get("FunctionArn")
-        name = function_name(function_arn) if step.type == "Lambda" and isinstance(function_arn, str) else None
-        if name is not None and state.get("Function", name) is None:
-            problems.append(
-                f"Step {step.name!r} calls the Lambda function {name!r}, which is not known here; "
-                f"give it with --lambda {name}=FILE.py:HANDLER."
-            )
-        for channel in objects(step.arguments.get("InputDataConfig")) if step.type == "Training" else ():
-            script, uri = DRIVERS.get(str(channel.get("ChannelName"))), at(channel, "DataSource.S3DataSource.S3Uri")
-            with contextlib.suppress(StorageError, OSError):  # it may not be stored yet
-                if script and isinstance(uri, str) and MPI.search(Storage(state).read(f"{uri.rstrip('/')}/{script}")):
-                    mpi = "is distributed by MPI, which is not run here; accepted is Torchrun."
-                    problems.append(f"Step {step.name!r} {mpi}")
-    return problems
 
 
 def start_pipeline_execution(state: State, request: Document) -> Document:
@@ -175,7 +153,7 @@ def new_execution(state: State, request: Document) -> Document:
         parameters = bind(definition.get("Parameters", []), given)
     except PipelineError as problem:
         raise invalid(str(problem)) from problem
-    if problems := start_problems(state, definition):
+    if problems := refusals(definition, state):
         raise invalid("\n".join(problems))
     execution_id = "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(12))
     return {

@@ -18,7 +18,7 @@ from pipeline.errors import UsageError
 from pipeline.local.jobs.runtime import Runtime, StepCall, StepFailure, StepResult
 from pipeline.local.sandbox.namespaces import Mount, find_mount
 from pipeline.local.sandbox.process import Command, JobDirectory, JobProcess
-from pipeline.local.store.answers import Api, RequestError
+from pipeline.local.store.answers import Api, RequestError, function_name
 from pipeline.local.store.state import Document, State
 from pipeline.local.store.storage import file_digest
 
@@ -53,12 +53,6 @@ def function_named(state: State, arn_or_name: str, execution_id: str | None = No
     if document is None:
         raise RequestError("ResourceNotFoundException", f"Function not found: {name}", 404)
     return document
-
-
-def function_name(arn_or_name: str) -> str:
-    """The name within arn:aws:lambda:<region>:<account>:function:<name>[:<version or alias>]."""
-    parts = arn_or_name.split(":")
-    return parts[6] if len(parts) > 6 else arn_or_name
 
 
 def code_digest(document: Document) -> str:

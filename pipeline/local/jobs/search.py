@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.definition.search_config import Range, SearchConfig
+from pipeline.local.checks.search import Range, SearchConfig
 
 STARTUP_TRIALS = 1  # drawn at random before TPE learns. 6 trials, 300 surfaces, regret: 0.67 %; with 4: 0.74, QMC: 0.75
 GOOD_SHARE = 0.25  # of the trials, near which TPE tries others. 12 trials: 0.46 %; with Optuna's tenth: 0.52

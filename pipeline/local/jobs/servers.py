@@ -27,7 +27,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from pipeline.definition.runnable import model_problems
+from pipeline.local.checks.steps import model_problems
 from pipeline.local.jobs.runtime import arn, now
 from pipeline.local.sandbox.environment import INSTALL, are_met, guest_environment
 from pipeline.local.sandbox.launcher import parsed, start_in, supervisor, written

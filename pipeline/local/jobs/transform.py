@@ -20,7 +20,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from pipeline.definition.serving_requests import (
+from pipeline.errors import PipelineError
+from pipeline.local.checks.serving import (
     DEFAULT_PAYLOAD_MEGABYTES,
     FORMATS,
     FilterError,
@@ -29,7 +30,6 @@ from pipeline.definition.serving_requests import (
     read_filter,
     transform_problems,
 )
-from pipeline.errors import PipelineError
 from pipeline.local.jobs import servers
 from pipeline.local.jobs.runtime import Runtime, StepCall, StepFailure, StepResult, arn, not_run, now
 from pipeline.local.sandbox.environment import JOB_VARIABLE

@@ -11,8 +11,8 @@ import secrets
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipeline.definition.search_config import read_search_config
 from pipeline.errors import DefinitionError
+from pipeline.local.checks.search import read_search_config
 from pipeline.local.jobs.runtime import Runtime, StepCall, StepFailure, StepResult, arn, now
 from pipeline.local.jobs.search import Known, Search, Trial
 from pipeline.local.jobs.toolkit import OBJECTIVE_NAME

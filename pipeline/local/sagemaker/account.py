@@ -19,7 +19,7 @@ from pipeline.config import schedule_expression
 from pipeline.local.jobs import functions
 from pipeline.local.jobs.runtime import ACCOUNT, REGION, arn, now
 from pipeline.local.sagemaker.api import LocalApi, name_in_path, unanswered
-from pipeline.local.store.answers import HttpRequest, Reply, RequestError, chosen, invalid
+from pipeline.local.store.answers import HttpRequest, Reply, RequestError, chosen, function_name, invalid
 from pipeline.local.store.state import Document, State
 from pipeline.local.store.storage import Storage
 
@@ -73,7 +73,7 @@ def invoke(state: State, request: HttpRequest) -> Reply:
 
 def create_function(state: State, request: Document) -> Document:
     """CreateFunction, of Python code in a .zip archive."""
-    name = functions.function_name(request["FunctionName"])
+    name = function_name(request["FunctionName"])
     if state.get("Function", name):
         raise RequestError("ResourceConflictException", f"Function already exist: {name}", 409)
     if not str(request.get("Runtime", "python")).startswith("python") or request.get("Layers"):

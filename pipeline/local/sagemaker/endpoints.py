@@ -28,8 +28,8 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from pipeline.definition.serving_requests import endpoint_config_problems, media_type
 from pipeline.errors import PipelineError
+from pipeline.local.checks.serving import endpoint_config_problems, media_type
 from pipeline.local.engine.runner_process import taken_lock
 from pipeline.local.jobs import servers
 from pipeline.local.jobs.runtime import ACCOUNT, arn, now

@@ -9,7 +9,7 @@ import contextlib
 import signal
 from pathlib import Path
 
-from pipeline.definition.serving_requests import transform_problems
+from pipeline.local.checks.serving import transform_problems
 from pipeline.local.engine.runner_process import send, spawn_runner, taken_lock
 from pipeline.local.jobs import servers
 from pipeline.local.jobs.runtime import Runtime, StepCall, StepFailure, arn, now

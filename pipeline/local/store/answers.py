@@ -163,3 +163,9 @@ def paged(member: str, items: Sequence[Any], request: Document) -> Document:
 def chosen(document: Document, *names: str) -> Document:
     """Some members of a document, where present."""
     return {name: document[name] for name in names if name in document}
+
+
+def function_name(arn_or_name: str) -> str:
+    """The name within arn:aws:lambda:<region>:<account>:function:<name>[:<version or alias>]."""
+    parts = arn_or_name.split(":")
+    return parts[6] if len(parts) > 6 else arn_or_name

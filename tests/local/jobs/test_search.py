@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.definition.search_config import read_search_config
 from pipeline.errors import DefinitionError
+from pipeline.local.checks.search import read_search_config
 from pipeline.local.jobs.search import Known, Search, Trial
 
 Json = dict[str, Any]

@@ -9,14 +9,14 @@ import signal
 import pytest
 
 from pipeline.cli.account import clear_home
-from pipeline.definition.runnable import model_problems
-from pipeline.definition.serving_requests import (
+from pipeline.local.checks.serving import (
     FilterError,
     endpoint_config_problems,
     filtered,
     read_filter,
     transform_problems,
 )
+from pipeline.local.checks.steps import model_problems
 from pipeline.local.engine.runner_process import runner_pid
 from pipeline.local.jobs.transform import ObjectError, Records
 from pipeline.local.sagemaker.transform_jobs import lock_path

@@ -1,17 +1,18 @@
-"""What the local target cannot do for a definition: what it refuses of a step, and what it ignores.
+"""What cannot run on this machine of a step, by its type: sentences that follow its name.
 
-An expression stands for whatever is needed in its place. Sentences about a step follow its name.
+An expression stands for whatever is needed in its place.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline.definition.expressions import expressions, is_expression
 from pipeline.definition.paths import PathError, json_tokens
-from pipeline.definition.search_config import read_search_config
-from pipeline.definition.steps import Definition, Step, at, items, members
+from pipeline.definition.steps import Step, at, items, members
 from pipeline.errors import DefinitionError
+from pipeline.local.checks.search import read_search_config
+from pipeline.local.checks.serving import endpoint_config_problems, transform_problems
 
 TRAINING_NEEDS = ("AlgorithmSpecification", "OutputDataConfig.S3OutputPath")
 # Repositories of AWS's own images, as the SDK's image_uri_config has them: their programs are not on this machine.
@@ -29,39 +30,6 @@ PROGRAMS = {
 SPARK = "smspark-submit"
 NOTEBOOK = "amazon_sagemaker_scheduler"  # the entry point of the SDK's NotebookJobStep
 LAUNCHERS = {"mpirun": "MPI", "spark_app.py": "Spark", "--job_conda_env": "conda"}  # a word of a command -> its program
-IGNORED = {  # a member of a request -> what one machine and one Python environment do not give
-    **dict.fromkeys(("InstanceType", "SupportedRealtimeInferenceInstanceTypes"), "instance types"),
-    "VolumeSizeInGB": "volume sizes",
-    "RoleArn": "roles",
-    "VpcConfig": "VPCs",
-    "EnableInterContainerTrafficEncryption": "traffic encryption",
-    **dict.fromkeys(("KmsKeyId", "VolumeKmsKeyId"), "KMS keys"),
-    "EnableManagedSpotTraining": "spot capacity",
-    **dict.fromkeys(("TrainingImage", "ImageUri", "Image"), "images"),
-}
-
-
-def not_honoured(content: Mapping[str, Any]) -> str:
-    """Return in one sentence what the local target ignores of a definition; empty when there is nothing to say."""
-    names: set[str] = set()
-    for step in Definition(content).all_steps:
-        found = list(members(step.arguments))
-        names |= {IGNORED[key] for key, value in found if key in IGNORED and value}
-        counts = [value for key, value in found if key == "InstanceCount"]
-        isolated = any(key == "EnableNetworkIsolation" and value for key, value in found)
-        several = any(isinstance(count, int) and count > 1 for count in counts)
-        also = {
-            "instance counts of transform jobs": step.type == "Transform" and any(count != 1 for count in counts),
-            "instance counts of endpoints": any(key == "InitialInstanceCount" and value != 1 for key, value in found),
-            "network isolation of models": isolated and step.type == "Model",
-            "network isolation of jobs with several hosts": isolated and several,
-        }
-        names |= {name for name, holds in also.items() if holds}
-    if not names:
-        return ""
-    *most, last = sorted(names)
-    ignored = f"{', '.join(most)} and {last}" if most else last
-    return f"Local target: every job runs on this machine, in this Python environment; ignored are {ignored}."
 
 
 def lacking(arguments: Any, paths: Sequence[str], where: str = "") -> Iterator[str]:
@@ -221,3 +189,33 @@ def model_problems(arguments: Mapping[str, Any]) -> Iterator[str]:
                 f"is served by the built-in algorithm '{image}', whose server is not on this machine; use script mode: "
                 "an inference script of your own with the same library, named by SAGEMAKER_PROGRAM."
             )
+
+
+NEEDS: dict[str, tuple[str, ...]] = {  # a step type -> paths in Arguments without which it cannot run here
+    "Processing": ("AppSpecification",),
+    "Training": TRAINING_NEEDS,
+    "Tuning": ("HyperParameterTuningJobConfig",),
+    "Transform": ("ModelName", "TransformInput.DataSource.S3DataSource.S3Uri", "TransformOutput.S3OutputPath"),
+    "RegisterModel": ("ModelPackageGroupName",),
+}
+RULES: dict[str, Callable[[Mapping[str, Any]], Iterator[str]]] = {  # what else of Arguments cannot run here
+    "Processing": processing_problems,
+    "Training": training_problems,
+    "Tuning": tuning_problems,
+    "Transform": transform_problems,
+    "Model": model_problems,
+    "EndpointConfig": endpoint_config_problems,
+}
+REFUSED = {  # a step type that does not run here -> why, and what to do
+    "Callback": "it waits for a message from outside; replace it by a Lambda or Processing step",
+    "AutoML": "AutoML runs on the service only; replace it by a Tuning step",
+    "ClarifyCheck": "the Clarify image is AWS's; replace it by a Processing step of your own",
+    "QualityCheck": "the Model Monitor image is AWS's; replace it by a Processing step of your own",
+    "EMR": "there is no cluster here; replace it by a Processing step",
+    "EMRServerless": "there is no cluster here; replace it by a Processing step",
+    "InferenceComponent": "replace it by EndpointConfig and Endpoint steps",
+    "Lineage": "lineage is not kept here; leave the step out",
+    "Job": "replace it by a Processing or Training step",
+    "Cleanup": "there is nothing to clean up here; leave the step out",
+    "ForEach": "replace it by one step for each item",
+}

@@ -74,11 +74,16 @@ def read_search_config(request: Mapping[str, Any]) -> SearchConfig:
     Raises:
         DefinitionError: with every fault of its HyperParameterTuningJobConfig and WarmStartConfig.
     """
-    from pipeline.definition.schemas import differences, operation  # jsonschema, which most commands do without
+    from pipeline.definition.schemas import (  # jsonschema, which most commands do without
+        annotated,
+        differences,
+        operation,
+    )
 
     given = {name: request[name] for name in ("HyperParameterTuningJobConfig", "WarmStartConfig") if request.get(name)}
     schema = {**operation(OPERATION, "input"), "required": []}
-    if problems := [text for _, text in differences(given, schema, OPERATION)]:
+    known = annotated(given, lambda value: None, lambda value: None)  # what stands for a value may be of any type
+    if problems := [text for _, text in differences(known, schema, OPERATION)]:
         raise DefinitionError(problems)
     config = request["HyperParameterTuningJobConfig"]
     strategy, limits = config["Strategy"], config["ResourceLimits"]

@@ -89,7 +89,7 @@ def run_line(folder: Path, line: str) -> "subprocess.CompletedProcess[str]":
     environment = foreign | {"PATH": path, "BROWSER": "true"}
     words, nothing = ["bash", "-c", line], subprocess.DEVNULL
     return subprocess.run(
-        words, cwd=folder, env=environment, stdin=nothing, capture_output=True, text=True, timeout=240
+        words, cwd=folder, env=environment, stdin=nothing, capture_output=True, text=True, timeout=600
     )  # fmt: skip
 
 
@@ -165,5 +165,5 @@ def test_the_notebook_runs_from_its_first_cell_to_its_last(filled):
     path = filled / "docs/first-model.ipynb"
     notebook = nbformat.read(path, as_version=4)
     assert all(not cell.get("outputs") and not cell.get("execution_count") for cell in notebook.cells)
-    NotebookClient(notebook, timeout=240, resources={"metadata": {"path": str(path.parent)}}).execute()
+    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(path.parent)}}).execute()
     assert any("Succeeded" in str(cell.get("outputs")) for cell in notebook.cells)

@@ -34,8 +34,11 @@ from pipeline.definition.diff import differences  # noqa: E402
 from pipeline.definition.expressions import Scope, holds, resolve  # noqa: E402
 from pipeline.definition.parameters import bind  # noqa: E402
 from pipeline.definition.schemas import as_request  # noqa: E402
-from pipeline.definition.step_types import STEP_TYPES  # noqa: E402
-from pipeline.definition.steps import load_definition, read_graph  # noqa: E402
+from pipeline.definition.steps import (  # noqa: E402
+    STEP_TYPES,
+    load_definition,
+    read_graph,
+)
 from pipeline.errors import PipelineError  # noqa: E402
 from pipeline.local.checks.definition import refusals, remarks  # noqa: E402
 

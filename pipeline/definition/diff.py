@@ -10,7 +10,7 @@ from itertools import takewhile
 from typing import Any
 
 from pipeline.definition.expressions import is_expression
-from pipeline.definition.steps import BRANCHES, Definition, at, objects
+from pipeline.definition.steps import BRANCHES, Definition, at, items, objects
 
 NAME_KEYS = ("Name", "ChannelName", "InputName", "OutputName", "ContainerHostname")
 LONGEST = 40  # characters of a value that is shown
@@ -19,7 +19,8 @@ CONTEXT = 12  # characters before the first difference of long values
 
 def differences(deployed: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """Return a line for each difference between DescribePipeline's answer and an UpdatePipeline request."""
-    (old, before), (new, after) = (parts(each) for each in (deployed, wanted))
+    old, new = (Definition(json.loads(each["PipelineDefinition"])) for each in (deployed, wanted))
+    before, after = around(deployed, old), around(wanted, new)
     lines = [line for place in before for line in changed(before[place], after[place], place)]
     for noun, olds, news in (("parameter", old.parameters, new.parameters), ("step", flat(old), flat(new))):
         for name in {**olds, **news}:
@@ -33,32 +34,30 @@ def differences(deployed: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[
     return lines if lines or old.content == new.content else ["definition: the order of its parts"]
 
 
-def parts(request: Mapping[str, Any]) -> tuple[Definition, dict[str, Any]]:
-    """The definition of a request, and what is beside its parameters and steps."""
-    definition = Definition(json.loads(request["PipelineDefinition"]))
-    return definition, {
+def around(request: Mapping[str, Any], definition: Definition) -> dict[str, Any]:
+    """Return what a request has beside its parameters and steps."""
+    rest = {key: value for key, value in definition.content.items() if key not in ("Parameters", "Steps") and value}
+    return {
         "description": request.get("PipelineDescription"),
         "role": request.get("RoleArn"),
-        "steps at the same time": (request.get("ParallelismConfiguration") or {}).get("MaxParallelExecutionSteps"),
-        "definition": {
-            key: value for key, value in definition.content.items() if key not in ("Parameters", "Steps") and value
-        },
+        "steps at the same time": at(request, "ParallelismConfiguration.MaxParallelExecutionSteps"),
+        "definition": rest,
     }
 
 
 def flat(definition: Definition) -> dict[str, dict[str, Any]]:
-    """Name -> step with its arguments as members of its own; a branch is the names of its steps."""
+    """Return each step with its arguments as members of its own; a branch is the names of its steps."""
     found = {}
     for name, step in definition.steps.items():
         members = {key: value for key, value in step.definition.items() if key != "Arguments"}
-        branches = {key: at(step.definition, f"Arguments.{key}") for key in BRANCHES if step.type == "Condition"}
+        branches = {key: items(step.definition, f"Arguments.{key}") for key in BRANCHES if step.type == "Condition"}
         inner = {key: [each.get("Name") for each in objects(steps)] for key, steps in branches.items() if steps}
         found[name] = {**members, **step.arguments, **inner}
     return found
 
 
 def changed(old: Any, new: Any, path: str) -> Iterator[str]:
-    """The differences of two values, each with the path to it."""
+    """Yield the differences of two values, each with the path to it."""
     if old == new:
         return
     before, after = members(old), members(new)
@@ -77,7 +76,7 @@ def changed(old: Any, new: Any, path: str) -> Iterator[str]:
 
 
 def members(value: Any) -> dict[str, Any] | None:
-    """What a value consists of, by name; None for a value that is shown as a whole."""
+    """Return what a value consists of, by name; None for a value that is shown as a whole."""
     if isinstance(value, dict):
         return None if is_expression(value) else value
     if not isinstance(value, list):
@@ -91,7 +90,7 @@ def members(value: Any) -> dict[str, Any] | None:
 
 
 def options(words: Sequence[Any]) -> dict[str, Any] | None:
-    """A command line by its options; None if it is not one of options only."""
+    """Return a command line by its options; None if it is not one of options only."""
     found: dict[str, list[Any]] = {}
     for word in words:
         if isinstance(word, str) and word.startswith("--"):
@@ -104,7 +103,7 @@ def options(words: Sequence[Any]) -> dict[str, Any] | None:
 
 
 def pair(old: Any, new: Any) -> str:
-    """Old -> new as text; of long texts the part that differs."""
+    """Return old -> new as text; of long texts the part that differs."""
     before, after = text(old), text(new)
     if before == after:  # of two types
         before, after = json.dumps(old), json.dumps(new)
@@ -116,13 +115,13 @@ def pair(old: Any, new: Any) -> str:
 
 
 def shortened(written: str, start: int = 0) -> str:
-    """At most LONGEST characters of a text, from a place on."""
+    """Return at most LONGEST characters of a text, from a place on."""
     end = start + LONGEST
     return f"{'…' if start else ''}{written[start:end]}{'…' if len(written) > end else ''}"
 
 
 def text(value: Any) -> str:
-    """A value as a person would write it; what is known at run time only is in braces."""
+    """Return a value as a person would write it; what is known at run time only is in braces."""
     if value is None:
         return "none"
     if isinstance(value, str):

@@ -1,20 +1,18 @@
-"""Expressions of a pipeline definition, plain JSON values that stand for other values, and the conditions over them.
+"""Expressions of a pipeline definition, which stand for other values; property paths; and conditions.
 
-    {"Get": "Parameters.Epochs"}                            also Steps., Execution. and PipelineExperimentConfig.
-    {"Std:Join": {"On": "/", "Values": [...]}}              the values as text, joined
-    {"Std:JsonGet": {"PropertyFile": {"Get": "Steps.Eval.PropertyFiles.Report"}, "Path": "a.b[0]"}}
-    {"Std:JsonGet": {"S3Uri": {...}, "Path": "a.b[0]"}}
+    {"Get": "Steps.Prep.ProcessingOutputConfig.Outputs['train'].S3Output.S3Uri"}    or Parameters., Execution., ...
+    {"Std:Join": {"On": "/", "Values": [...]}}
+    {"Std:JsonGet": {"PropertyFile": {"Get": "Steps.Eval.PropertyFiles.Report"}, "Path": "a.b[0]"}}    or "S3Uri"
 
-A dict is an expression when its one key is `Get` with a text, or starts with `Std:`; everything else is data.
-`references` says what a value refers to, for the graph and for the checker; `resolve` puts the values in.
+A dict is an expression when its one key is `Get` with a text, or starts with `Std:`; everything else is data. A list of
+named objects is entered by name or index in a step's properties, by index only in the JSON of a Std:JsonGet.
 
     {"Type": "GreaterThanOrEqualTo", "LeftValue": {"Std:JsonGet": ...}, "RightValue": {"Get": "Parameters.MinAccuracy"}}
     {"Type": "In", "QueryValue": ..., "Values": [...]}
     {"Type": "Not", "Condition": {...}}        {"Type": "Or", "Conditions": [...]}
 
-A list of conditions holds when all of them hold. Every operand is resolved, also where the outcome is already known, so
-that a mistake shows whatever the values are. Values of different types do not compare: that fails the step, as in
-SageMaker; integers and floats are both numbers.
+Every operand of a condition is resolved, so that a mistake shows whatever the values are. Values of different types do
+not compare: that fails the step, as in SageMaker; integers and floats are both numbers.
 """
 
 import contextlib
@@ -22,14 +20,16 @@ import json
 import math
 import operator
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.definition.paths import LONGEST, PathError, Token, json_get, kind_of, listing, look_up, quoted, tokenize
 from pipeline.errors import PipelineError
 from pipeline.suggestion import did_you_mean
 
+Token = str | int
+Condition = Mapping[str, Any]
+LONGEST = 100  # characters of a value in a sentence
 EXECUTION_VARIABLES = (
     *("StartDateTime", "CurrentDateTime", "PipelineName", "PipelineArn", "PipelineExecutionId", "PipelineExecutionArn"),
     *("TrainingJobName", "ProcessingJobName"),
@@ -40,8 +40,23 @@ ROOTS = {  # what a Get begins with, and the noun for what is named after it
     "Execution": "execution variable",
     "PipelineExperimentConfig": "field of PipelineExperimentConfig",
 }
+FUNCTIONS = ("Get", "Std:Join", "Std:JsonGet")
 PROPERTY_FILE = re.compile(r"Steps\.(?P<step>[^.\[]+)\.PropertyFiles(?:\.(?P<name>.+)|\['(?P<quoted>.+)'\])\Z")
-Condition = Mapping[str, Any]
+# A quote ends a bracket only before ']' and a separator, so ['it's'] (the SDK escapes nothing) is one name.
+PATH_PART = re.compile(
+    r"""\.?\[(?P<index>\d{1,9})\]
+      | \.?\['(?P<single>.+?)'\](?=$|[.\[])
+      | \.?\["(?P<double>.+?)"\](?=$|[.\[])
+      | \.?(?P<name>[^.\[\]]+)""",
+    re.VERBOSE,
+)
+# The member that names an object of a list, in the Describe* responses of SageMaker; the first one that it has counts.
+NAMING_KEYS = """
+    OutputName InputName MetricName ChannelName Name TrainingJobName RuleConfigurationName CollectionName DefinitionName
+    VariantName InstanceGroupName ContainerHostname AlgorithmName ProfileName AlarmName HyperParameterTuningJobName
+""".split()  # noqa: SIM905
+JSON_KINDS = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "a string"}
+SCHEMA_KINDS = {"string": "a string", "integer": "a number", "number": "a number", "boolean": "a boolean"}
 COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
     "Equals": operator.eq,
     "GreaterThan": operator.gt,
@@ -56,11 +71,121 @@ FIELDS = {
     "Not": ("Condition",),
     "Or": ("Conditions",),
 }
-KINDS = {"string": "a string", "integer": "a number", "number": "a number", "boolean": "a boolean"}
 
 
 class ExpressionError(PipelineError):
     """An expression or a condition is not well formed, has no value, or values that do not compare."""
+
+
+class PathError(PipelineError):
+    """A path is not well formed, or leads to nothing in the document it is applied to."""
+
+
+# values in sentences
+
+
+def kind_of(value: Any) -> str:
+    """Return what JSON calls a value, with its article."""
+    return JSON_KINDS.get(type(value), "an object" if isinstance(value, dict) else "a list")
+
+
+def quoted(value: Any) -> str:
+    """Return a wrong value for a sentence: text in quotes, an object or a list by its kind, all else as JSON."""
+    if isinstance(value, dict | list | None):
+        return kind_of(value)
+    text = repr(value) if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= LONGEST else f"{text[:60]}... ({len(text)} characters)"
+
+
+def listing(names: Iterable[str], *, limit: int = 12) -> str:
+    """Return 'a', 'b' and 'c': in quotes, cut off after `limit`."""
+    words = [quoted(name) for name in names]
+    if len(words) > limit:
+        words[limit:] = [f"{len(words) - limit} more"]
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def as_json(value: Any) -> str:
+    """Return a value as JSON, cut off where it is long."""
+    text = json.dumps(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
+def text_of(value: Any) -> str:
+    """Return a value as `Std:Join` and the string fields of a request carry it: as JSON writes it."""
+    if isinstance(value, dict | list | None):
+        raise ExpressionError(f"Only text, numbers and booleans have a text form, but got {kind_of(value)}.")
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+# paths
+
+
+def tokenize(path: str) -> tuple[Token, ...]:
+    """Split a path into member names (str) and indexes (int)."""
+    tokens: list[Token] = []
+    position = 0
+    while position < len(path):
+        match = PATH_PART.match(path, position)
+        separated = path[position] in ".[" if position else path[0] != "."
+        if match is None or not separated:
+            raise PathError(
+                f"Path {quoted(path)} cannot be read from character {position + 1}: {quoted(path[position:])}. "
+                "Accepted are names joined by dots, [0] and ['any name']."
+            )
+        index, *names = match.group("index", "single", "double", "name")
+        tokens.append(int(index) if index is not None else next(filter(None, names)))
+        position = match.end()
+    if not tokens:
+        raise PathError("A path must name something, but it is empty.")
+    return tuple(tokens)
+
+
+def format_path(tokens: Sequence[Token], *, root: str = "") -> str:
+    """Write tokens as a path again, below `root`."""
+    text = root
+    for token in tokens:
+        if isinstance(token, str) and re.fullmatch(r"[A-Za-z_][\w-]*", token):
+            text += f".{token}" if text else token
+        else:
+            text += f"[{token}]" if isinstance(token, int) else f"['{token}']"
+    return text
+
+
+def look_up(document: Any, tokens: Sequence[Token], *, root: str = "", by_name: bool = True) -> Any:
+    """Return what a path leads to, in a list also by name; `root` stands before the path in error sentences."""
+    for depth, token in enumerate(tokens):
+        found: dict[Any, Any] = document if isinstance(document, dict) else {}
+        if isinstance(document, list):
+            found = dict(enumerate(document))
+            for item in [item for item in document if by_name and isinstance(item, dict)]:
+                name = next((item[key] for key in NAMING_KEYS if isinstance(item.get(key), str)), None)
+                if name is not None:
+                    found.setdefault(name, item)
+        if token not in found:
+            parent = format_path(tokens[:depth], root=root)
+            names = [name for name in found if isinstance(name, str)]
+            if not isinstance(document, dict | list):
+                has = f"is {kind_of(document)}, which has no members."
+            elif not document:
+                has = "is empty."
+            elif isinstance(document, list) and (isinstance(token, int) or not names):
+                last = len(document) - 1
+                has = f"has {last + 1} members, [0] to [{last}]." if last else "has one member, [0]."
+            else:
+                has = f"has {listing(names)}.{did_you_mean(str(token), names)}"
+            raise PathError(f"{format_path([token], root=parent)} was not found: {parent or 'The document'} {has}")
+        document = found[token]
+    return document
+
+
+def json_tokens(path: str | None) -> tuple[Token, ...]:
+    """Return the tokens of a path of `Std:JsonGet`; none for no path, `$` and ``, which mean the whole document."""
+    steps = re.sub(r"\A\$\.?", "", path or "")
+    return tokenize(steps) if steps else ()
+
+
+# expressions
 
 
 @dataclass(frozen=True)
@@ -91,7 +216,7 @@ class Scope:
 
 
 def is_expression(value: Any) -> bool:
-    """Whether this JSON value stands for another one."""
+    """Return whether a JSON value stands for another one."""
     if not isinstance(value, dict) or len(value) != 1:
         return False
     key, operand = next(iter(value.items()))
@@ -99,12 +224,12 @@ def is_expression(value: Any) -> bool:
 
 
 def is_single(value: Any) -> bool:
-    """Whether it is, or stands for, a single value."""
+    """Return whether a value is, or stands for, text, a number or a boolean."""
     return is_expression(value) or isinstance(value, str | bool | int | float)
 
 
 def expressions(value: Any) -> Iterator[dict[str, Any]]:
-    """All outermost expressions in a JSON value, in order."""
+    """Yield all outermost expressions in a JSON value, in order."""
     if is_expression(value):
         yield value
     elif isinstance(value, dict | list):
@@ -113,27 +238,50 @@ def expressions(value: Any) -> Iterator[dict[str, Any]]:
 
 
 def references(value: Any) -> list[Reference]:
-    """Everything that a JSON value refers to, in order; a PipelineError if an expression is not well formed."""
+    """Return everything that a JSON value refers to, in order; a PipelineError if an expression is not well formed."""
     found = []
     for expression in expressions(value):
-        key, operand = _parts(expression)
-        if key == "Get":
-            found.append(parse_reference(operand))
-        elif key == "Std:Join":
-            found += references(_join_values(operand))
-        else:
-            source = _json_source(operand)
-            found += [source] if isinstance(source, Reference) else references(source)
+        _, source = parse(expression)
+        found += [source] if isinstance(source, Reference) else references(source)
     return found
 
 
 def readable(value: Any) -> list[Reference]:
-    """Everything that a JSON value refers to, as far as its expressions can be read."""
+    """Return everything that a JSON value refers to, as far as its expressions are well formed."""
     found = []
     for expression in expressions(value):
         with contextlib.suppress(PipelineError):
             found += references(expression)
     return found
+
+
+def parse(expression: Mapping[str, Any]) -> tuple[str, Any]:
+    """Return an expression's function, and what it reads: a Reference, the Values of a Join, the S3Uri of a JsonGet."""
+    ((function, operand),) = expression.items()
+    if function not in FUNCTIONS:
+        raise ExpressionError(f"Function {quoted(function)} is not known.{did_you_mean(function, FUNCTIONS)}")
+    if function == "Get":
+        return function, parse_reference(operand)
+    if function == "Std:Join":
+        values = operand.get("Values") if isinstance(operand, dict) else None
+        if not isinstance(values, list) or not isinstance(operand.get("On", ""), str):
+            raise ExpressionError(f"Std:Join needs a text as On and a list of Values, but got {as_json(operand)}.")
+        if others := [value for value in values if not is_single(value)]:
+            raise ExpressionError(f"Std:Join takes text, numbers and booleans, but got {kind_of(others[0])}.")
+        return function, values
+    keys = [key for key in ("PropertyFile", "S3Uri") if isinstance(operand, dict) and key in operand]
+    if len(keys) != 1 or not isinstance(operand.get("Path"), str | None):
+        raise ExpressionError(f"Std:JsonGet needs a Path and a PropertyFile or an S3Uri, but got {as_json(operand)}.")
+    source = operand[keys[0]]
+    if keys == ["S3Uri"]:
+        if not is_single(source):
+            raise ExpressionError(f"Std:JsonGet needs a text as S3Uri, but got {kind_of(source)}.")
+        return function, source
+    reference = parse_reference(source["Get"]) if is_expression(source) and "Get" in source else None
+    if reference is None or reference.property_file is None:
+        form = '{"Get": "Steps.<step>.PropertyFiles.<name>"}'
+        raise ExpressionError(f"Std:JsonGet needs a PropertyFile of the form {form}, but got {as_json(source)}.")
+    return function, reference
 
 
 def parse_reference(text: str) -> Reference:
@@ -149,131 +297,70 @@ def parse_reference(text: str) -> Reference:
     return Reference(str(root), str(rest[0]), path=tuple(rest[1:]), text=text)
 
 
+def describe(value: Any) -> str:
+    """Return an operand in a few words, for error sentences: the path that it reads, or the literal."""
+    if not is_expression(value):
+        return as_json(value)
+    ((function, operand),) = value.items()
+    if function == "Std:JsonGet" and isinstance(operand, dict):
+        return f"{operand.get('Path')!r} of {describe(operand.get('PropertyFile', operand.get('S3Uri')))}"
+    return str(operand) if function == "Get" else str(function)
+
+
 def resolve(value: Any, scope: Scope) -> Any:
-    """The same JSON value with every expression replaced by what it stands for."""
-    if is_expression(value):
-        key, operand = _parts(value)
-        return OPERATORS[key](operand, scope)
-    if isinstance(value, dict):
-        return {key: resolve(member, scope) for key, member in value.items()}
+    """Return a JSON value with every expression replaced by what it stands for."""
     if isinstance(value, list):
         return [resolve(member, scope) for member in value]
-    return value
-
-
-def describe(value: Any) -> str:
-    """An operand in a few words, for error sentences: the path that it reads, or the literal."""
     if not is_expression(value):
-        return brief(value)
-    key, operand = _parts(value)
-    if key == "Get":
-        return str(operand)
-    if key == "Std:JsonGet" and isinstance(operand, dict):
-        return f"{operand.get('Path')!r} of {describe(operand.get('PropertyFile', operand.get('S3Uri')))}"
-    return key
+        return {key: resolve(member, scope) for key, member in value.items()} if isinstance(value, dict) else value
+    function, source = parse(value)
+    if function == "Get":
+        return _resolve_reference(source, scope)
+    operand = value[function]
+    if function == "Std:Join":
+        words = [(each, resolve(each, scope)) for each in source]
+        for each, word in words:
+            if isinstance(word, dict | list | None):
+                found = f"{describe(each)} is {kind_of(word)}"
+                raise ExpressionError(f"Std:Join takes text, numbers and booleans, but {found}.")
+        return str(operand.get("On", "")).join(text_of(word) for _, word in words)
+    if isinstance(source, Reference):
+        where = f"property file '{source.property_file}' of step '{source.name}'"
+        document = scope.read_property_file(source.name, str(source.property_file))
+    else:
+        where = text_of(resolve(source, scope))
+        document = scope.read_json(where)
+    path = operand.get("Path")
+    try:
+        return _not_null(look_up(document, json_tokens(path), root="$", by_name=False), f"{path!r} of {where}")
+    except PathError as error:
+        raise ExpressionError(f"In {where}, {error}") from error
 
 
-def brief(value: Any) -> str:
-    """A value as JSON, cut off where it is long."""
-    text = json.dumps(value)
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
-
-
-def text_of(value: Any) -> str:
-    """A value as `Std:Join` and the string fields of a request carry it: numbers and booleans as JSON writes them."""
-    if isinstance(value, dict | list | None):
-        raise ExpressionError(f"Only text, numbers and booleans have a text form, but got {kind_of(value)}.")
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _parts(expression: dict[str, Any]) -> tuple[str, Any]:
-    key, operand = next(iter(expression.items()))
-    if key not in OPERATORS:
-        raise ExpressionError(f"Function {quoted(key)} is not known.{did_you_mean(key, OPERATORS)}")
-    return key, operand
-
-
-def _get(text: str, scope: Scope) -> Any:
-    reference = parse_reference(text)
+def _resolve_reference(reference: Reference, scope: Scope) -> Any:
     name, root = reference.name, reference.root
     if reference.property_file is not None:
-        raise ExpressionError(f"{text} is a property file, which only Std:JsonGet can read.")
+        raise ExpressionError(f"{reference.text} is a property file, which only Std:JsonGet can read.")
     values = dict(zip(ROOTS, (scope.parameters, scope.steps, scope.execution, scope.experiment), strict=True))[root]
     if name not in values:
         why = f", because step '{name}' has not run" if root == "Steps" else " here"
-        raise ExpressionError(f"{text} has no value{why}.{did_you_mean(name, values)}")
+        raise ExpressionError(f"{reference.text} has no value{why}.{did_you_mean(name, values)}")
     if root != "Steps":
         return resolve(values[name], scope)  # a field of the experiment may be an expression
-    return _defined(look_up(values[name], reference.path, root=f"Steps.{name}"), text)
+    return _not_null(look_up(values[name], reference.path, root=f"Steps.{name}"), reference.text)
 
 
-def _join(operand: Any, scope: Scope) -> str:
-    words = []
-    for value in _join_values(operand):
-        resolved = resolve(value, scope)
-        if isinstance(resolved, dict | list | None):
-            found = f"{describe(value)} is {kind_of(resolved)}"
-            raise ExpressionError(f"Std:Join takes text, numbers and booleans, but {found}.")
-        words.append(text_of(resolved))
-    return str(operand.get("On", "")).join(words)
-
-
-def _join_values(operand: Any) -> list[Any]:
-    """The Values of a well-formed `Std:Join`."""
-    values = operand.get("Values") if isinstance(operand, dict) else None
-    if not isinstance(values, list):
-        raise ExpressionError(f"Std:Join needs On and a list of Values, but got {brief(operand)}.")
-    if not isinstance(operand.get("On", ""), str):
-        raise ExpressionError(f"Std:Join needs a text as On, but got {brief(operand['On'])}.")
-    if others := [value for value in values if not is_single(value)]:
-        raise ExpressionError(f"Std:Join takes text, numbers and booleans, but got {kind_of(others[0])}.")
-    return values
-
-
-def _json_get(operand: Any, scope: Scope) -> Any:
-    source, path = _json_source(operand), operand.get("Path")
-    if isinstance(source, Reference):
-        root = f"property file '{source.property_file}' of step '{source.name}'"
-        document = scope.read_property_file(source.name, str(source.property_file))
-    else:
-        root = text_of(resolve(source, scope))
-        document = scope.read_json(root)
-    try:
-        return _defined(json_get(document, path, root="$"), f"{path!r} of {root}")
-    except PathError as error:
-        raise ExpressionError(f"In {root}, {error}") from error
-
-
-def _json_source(operand: Any) -> Any:
-    """What a well-formed `Std:JsonGet` reads: the Reference to a property file, or the S3Uri."""
-    keys = [key for key in ("PropertyFile", "S3Uri") if isinstance(operand, dict) and key in operand]
-    if len(keys) != 1 or not isinstance(operand.get("Path"), str | None):
-        raise ExpressionError(f"Std:JsonGet needs a Path and a PropertyFile or an S3Uri, but got {brief(operand)}.")
-    source = operand[keys[0]]
-    if not is_single(source):
-        raise ExpressionError(f"Std:JsonGet needs a text as {keys[0]}, but got {kind_of(source)}.")
-    if keys == ["S3Uri"]:
-        return source
-    reference = parse_reference(source["Get"]) if is_expression(source) and "Get" in source else None
-    if reference is None or reference.property_file is None:
-        form = '{"Get": "Steps.<step>.PropertyFiles.<name>"}'
-        raise ExpressionError(f"Std:JsonGet needs a PropertyFile of the form {form}, but got {brief(source)}.")
-    return reference
-
-
-def _defined(value: Any, what: str) -> Any:
+def _not_null(value: Any, what: str) -> Any:
     if value is None:
         raise ExpressionError(f"{what} is null, which is not a value.")
     return value
 
 
-OPERATORS: dict[str, Callable[[Any, Scope], Any]] = {"Get": _get, "Std:Join": _join, "Std:JsonGet": _json_get}
-
 # conditions
 
 
 def holds(condition: Condition | list[Condition], scope: Scope) -> bool:
-    """Whether a condition, or every condition of a list, is true.
+    """Return whether a condition, or every condition of a list, is true.
 
     Raises:
         PipelineError: a condition is not well formed, or its operands have no value or do not compare.
@@ -284,47 +371,41 @@ def holds(condition: Condition | list[Condition], scope: Scope) -> bool:
     return False not in [_holds(each, scope) for each in conditions]  # a list: none is skipped
 
 
-def condition_problems(condition: Any) -> Iterator[str]:
-    """What is wrong with a condition's form, one sentence each; values are not looked at."""
+def condition_problems(condition: Any, type_of: Callable[[Any], str | None] | None = None) -> Iterator[str]:
+    """Yield what is wrong with a condition's form and, given the types of expressions, with its comparisons."""
     condition_type = condition.get("Type") if isinstance(condition, dict) else None
-    if not isinstance(condition_type, str):
-        yield f"A condition needs a Type, one of {listing(FIELDS)}."
-    elif condition_type not in FIELDS:
-        near = did_you_mean(condition_type, FIELDS)
-        yield f"Condition type {quoted(condition_type)} is not known; known are {listing(FIELDS)}.{near}"
-    elif missing := [name for name in FIELDS[condition_type] if name not in condition]:
+    if not isinstance(condition_type, str) or condition_type not in FIELDS:
+        near = did_you_mean(str(condition_type), FIELDS)
+        yield f"A condition's Type must be one of {listing(FIELDS)}, but got {quoted(condition_type)}.{near}"
+        return
+    fields = FIELDS[condition_type]
+    if missing := [name for name in fields if name not in condition]:
         yield f"A condition of type {condition_type} lacks {listing(missing)}."
-    elif condition_type in ("In", "Or") and not isinstance(condition[FIELDS[condition_type][-1]], list):
-        yield f"A condition of type {condition_type} needs a list as {FIELDS[condition_type][-1]}."
-    elif condition_type in ("Not", "Or"):
-        for inner in inner_conditions(condition):
-            yield from condition_problems(inner)
-    else:
-        values = [condition[name] for name in FIELDS[condition_type]]
-        for operand in [values[0], *values[1]] if condition_type == "In" else values:
-            if not is_single(operand):
-                yield f"{condition_type} compares single values, but got {kind_of(operand)}."
-
-
-def inner_conditions(condition: Condition) -> list[Any]:
-    """The conditions that a Not or an Or holds."""
-    return {"Not": [condition.get("Condition")], "Or": condition.get("Conditions")}.get(condition["Type"]) or []
-
-
-def type_problems(condition: Condition, type_of: Callable[[Any], str | None]) -> Iterator[str]:
-    """The comparisons in a well-formed condition whose operands have known types that differ."""
-    for inner in inner_conditions(condition):
-        yield from type_problems(inner, type_of)
-    if condition["Type"] in COMPARISONS:
-        operands = [condition[name] for name in SIDES]
-        kinds = [KINDS.get(type_of(each) or "") if is_expression(each) else kind_of(each) for each in operands]
+        return
+    values = [condition[name] for name in fields]
+    if condition_type in ("In", "Or") and not isinstance(values[-1], list):
+        yield f"A condition of type {condition_type} needs a list as {fields[-1]}."
+        return
+    if condition_type in ("Not", "Or"):
+        for inner in values if condition_type == "Not" else values[0]:
+            yield from condition_problems(inner, type_of)
+        return
+    operands = [values[0], *values[1]] if condition_type == "In" else values
+    if others := [each for each in operands if not is_single(each)]:
+        yield from (f"{condition_type} compares single values, but got {kind_of(other)}." for other in others)
+    elif condition_type != "In" and type_of:
+        kinds = [SCHEMA_KINDS.get(type_of(each) or "") if is_expression(each) else kind_of(each) for each in values]
         if None not in kinds and kinds[0] != kinds[1]:
-            sides = " with ".join(f"{describe(each)} ({kind})" for each, kind in zip(operands, kinds, strict=True))
-            yield f"{condition['Type']} compares {sides}, but both must be of the same type."
+            sides = [f"{describe(each)} ({kind})" for each, kind in zip(values, kinds, strict=True)]
+            yield _unequal(condition_type, sides)
+
+
+def _unequal(condition_type: str, sides: Sequence[str]) -> str:
+    return f"{condition_type} compares {' with '.join(sides)}, but both must be of the same type."
 
 
 def _holds(condition: Condition, scope: Scope) -> bool:
-    """The outcome of a well-formed condition."""
+    """Return the outcome of a well-formed condition."""
     condition_type = condition["Type"]
     if condition_type == "Not":
         return not _holds(condition["Condition"], scope)
@@ -338,24 +419,19 @@ def _holds(condition: Condition, scope: Scope) -> bool:
     if kind_of(left) != kind_of(right):
         sides = []
         for name, value in zip(SIDES, (left, right), strict=True):
-            written, literal = describe(condition[name]), describe(value)
+            written, literal = describe(condition[name]), as_json(value)
             sides.append(f"{literal if written == literal else f'{written} = {literal}'} ({kind_of(value)})")
-        raise ExpressionError(
-            f"{condition_type} compares {' with '.join(sides)}, but both must be of the same type. "
-            "Convert one of them where it is written."
-        )
+        raise ExpressionError(f"{_unequal(condition_type, sides)} Convert one of them where it is written.")
     return bool(COMPARISONS[condition_type](left, right))
 
 
 def _operand(condition: Condition, name: str, scope: Scope) -> Any:
-    """The value of one side, which must be a number, a string or, where equality is asked for, a boolean."""
+    """Return the value of one side: a number, a string or, where equality is asked for, a boolean."""
     value = resolve(condition[name], scope)
     accepted = ["a number", "a string", *(["a boolean"] if condition["Type"] in ("Equals", "In") else [])]
-    is_undefined = isinstance(value, float) and math.isnan(value)
-    if kind_of(value) not in accepted or is_undefined:
-        found = "not a number (NaN)" if is_undefined else kind_of(value)
-        raise ExpressionError(
-            f"{condition['Type']} takes {', '.join(accepted[:-1])} or {accepted[-1]} as {name}, "
-            f"but {describe(condition[name])} is {found}."
-        )
+    is_nan = isinstance(value, float) and math.isnan(value)
+    if kind_of(value) not in accepted or is_nan:
+        found = "not a number (NaN)" if is_nan else kind_of(value)
+        takes = f"{condition['Type']} takes {', '.join(accepted[:-1])} or {accepted[-1]} as {name}"
+        raise ExpressionError(f"{takes}, but {describe(condition[name])} is {found}.")
     return value

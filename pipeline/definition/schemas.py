@@ -18,8 +18,15 @@ import orjson
 from jsonschema import Draft202012Validator, ValidationError
 from jsonschema.validators import extend
 
-from pipeline.definition.expressions import ExpressionError, describe, is_expression, text_of
-from pipeline.definition.paths import format_path, listing, quoted
+from pipeline.definition.expressions import (
+    ExpressionError,
+    describe,
+    format_path,
+    is_expression,
+    listing,
+    quoted,
+    text_of,
+)
 from pipeline.suggestion import did_you_mean
 
 Schema = dict[str, Any]
@@ -108,19 +115,20 @@ def schema_of(name: str, shapes: Mapping[str, Any], known: dict[str, Schema]) ->
 class Expression(dict[str, Any]):
     """An expression in a value that is compared: its type, if the definition tells, and the parameter that it reads."""
 
-    type: str | None = None
+    type: str = ""  # none if the definition does not tell
     parameter: Mapping[str, Any] | None = None
 
 
-def annotated(value: Any, type_of: Callable[[Any], str | None], parameter_of: Callable[[Any], Any]) -> Any:
-    """Return a value with an `Expression` for each expression."""
+def annotated(value: Any, type_of: Callable[[Any], tuple[str | None, Any]]) -> Any:
+    """Return a value with an `Expression` for each expression; `type_of` gives its type and parameter."""
     if is_expression(value):
         expression = Expression(value)
-        expression.type, expression.parameter = type_of(value), parameter_of(value)
+        known, expression.parameter = type_of(value)
+        expression.type = known or ""
         return expression
     if isinstance(value, dict):
-        return {key: annotated(member, type_of, parameter_of) for key, member in value.items()}
-    return [annotated(item, type_of, parameter_of) for item in value] if isinstance(value, list) else value
+        return {key: annotated(member, type_of) for key, member in value.items()}
+    return [annotated(item, type_of) for item in value] if isinstance(value, list) else value
 
 
 def check_properties(validator: Any, properties: Schema, instance: Any, schema: Schema) -> Iterator[ValidationError]:
@@ -151,9 +159,10 @@ def check_type(validator: Any, types: Any, instance: Any, schema: Schema) -> Ite
     """Compare the type, of an expression too, and the default of the parameter that it reads."""
     if not isinstance(instance, Expression):
         yield from TYPE(validator, types, instance, schema) or ()
-    elif instance.type is not None:
+    elif instance.type:
         parameter = instance.parameter or {}
-        if not suits(instance.type, types):
+        accepted = SINGLE if "string" in types else ("integer", "number") if types == "number" else (types,)
+        if instance.type not in accepted:  # text takes any single value
             yield ValidationError("has another type", validator="type")
         elif "DefaultValue" in parameter and not any(TYPE(validator, types, parameter["DefaultValue"], schema) or ()):
             for error in validator.descend(parameter["DefaultValue"], schema):
@@ -180,13 +189,6 @@ RequestValidator: Any = extend(
 )
 
 
-def suits(given: str, types: str | list[str]) -> bool:
-    """Return whether a member takes an expression whose value has a type: a string takes any single value."""
-    if "string" in types:
-        return given in SINGLE
-    return given == types or (given, types) == ("integer", "number")
-
-
 def differences(value: Any, schema: Schema, owner: str) -> Iterator[tuple[str, str]]:
     """Yield where a value differs from a schema: the keyword of JSON Schema (or "unknown"), and a sentence.
 
@@ -202,36 +204,32 @@ def differences(value: Any, schema: Schema, owner: str) -> Iterator[tuple[str, s
             done.add(path)
 
 
-def sentence(error: ValidationError, name: str, owner: str) -> str:
+def sentence(error: Any, name: str, owner: str) -> str:
     """Return a difference as a sentence."""
     instance, schema, kind, limit = error.instance, error.schema, str(error.validator), error.validator_value
-    got = f"but {error.cause or 'got'} {quoted(instance)}."
+    got, hint = f"{error.cause or 'got'} {quoted(instance)}", ""
     if kind == "unknown":
         return f"{name} {UNKNOWN} {owner}.{did_you_mean(str(error.path[-1]), schema['properties'])}"
     if kind == "required":
         return f"{name} is missing, but {owner} requires it."
     if kind == "type":
-        noun = "a time" if isinstance(limit, list) else NOUNS[limit]
-        is_expressed = isinstance(instance, Expression)
-        return (
-            f"{name} must be {noun}, {f'but {describe(instance)} is {NOUNS[instance.type]}.' if is_expressed else got}"
-        )
-    if kind == "enum":
-        hint = did_you_mean(instance, limit) if len(limit) > 1 else ""
-        one_of = f"one of {listing(limit)}" if len(limit) > 1 else f"'{limit[0]}'"
-        words = one_of if len(limit) <= MAX_LISTED else f"one of the {len(limit)} values of {schema['title']}"
-        return f"{name} must be {words}, {got}{hint}"
-    if kind == "pattern":
-        meaning = PATTERNS.get(schema["title"], f"match {limit[4:-3]}")
-        return f"{name} must {meaning}, {got}"
-    bound = f"at {'least' if kind.startswith('min') else 'most'} {limit}"
-    if kind in ("minimum", "maximum"):
-        return f"{name} must be {bound}, but {error.cause or 'got'} {instance}."
-    if bound == "at least 1":
-        return f"{name} must not be empty."
-    return (
-        f"{name} must have {bound} {'characters' if kind.endswith('Length') else 'entries'}, but has {len(instance)}."
-    )
+        must = f"be {'a time' if isinstance(limit, list) else NOUNS[limit]}"
+        got = f"{describe(instance)} is {NOUNS[instance.type]}" if isinstance(instance, Expression) else got
+    elif kind == "enum":
+        listed = listing(limit) if len(limit) <= MAX_LISTED else f"the {len(limit)} values of {schema['title']}"
+        must, hint = f"be {'one of ' * (len(limit) > 1)}{listed}", did_you_mean(instance, limit) * (len(limit) > 1)
+    elif kind == "pattern":
+        must = PATTERNS.get(schema["title"], f"match {limit[4:-3]}")
+    else:
+        bound = f"at {'least' if kind.startswith('min') else 'most'} {limit}"
+        if kind in ("minimum", "maximum"):
+            must = f"be {bound}"
+        elif bound == "at least 1":
+            return f"{name} must not be empty."
+        else:
+            must = f"have {bound} {'characters' if kind.endswith('Length') else 'entries'}"
+            got = f"has {len(instance)}"
+    return f"{name} must {must}, but {got}.{hint}"
 
 
 def child(schema: Schema, token: str | int) -> Schema | None:
@@ -266,11 +264,10 @@ def converted(name: str, arguments: Any) -> tuple[Any, list[str]]:
     """
     schema = operation(name, "input")
     request = coerced(arguments, schema)
-    compared = annotated(request, lambda expression: None, lambda expression: None)
-    return request, [text for kind, text in differences(compared, schema, name) if kind in CONVERSION]
-
-
-CONVERSION = ("type", "minimum", "maximum")
+    compared = annotated(request, lambda expression: (None, None))
+    return request, [
+        text for kind, text in differences(compared, schema, name) if kind in ("type", "minimum", "maximum")
+    ]
 
 
 def coerced(value: Any, schema: Schema) -> Any:

@@ -10,8 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, TypeGuard
 
 from pipeline.definition.diff import members, pair
-from pipeline.definition.step_types import STEP_TYPES
-from pipeline.definition.steps import Definition, Step
+from pipeline.definition.steps import STEP_TYPES, Definition, Step
 from pipeline.service import executions
 from pipeline.service.executions import describe_job, pipeline_of, recent, source_of
 from pipeline.service.targets import Target, service_errors, split_uri

@@ -13,7 +13,7 @@ from botocore.exceptions import ClientError
 
 from pipeline.aws.errors import explain, is_missing
 from pipeline.definition.diff import differences
-from pipeline.definition.step_types import BY_METADATA
+from pipeline.definition.steps import BY_METADATA
 from pipeline.errors import PassingError, PipelineError, ServiceError, UsageError
 from pipeline.service.targets import POLL_SECONDS, Target, remembered, service_errors
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.definition.paths import listing
+from pipeline.definition.expressions import listing
 from pipeline.errors import DefinitionError
 
 DEFAULT_MAX_TRIALS = 750  # SageMaker's quota, which bounds a tuning job without MaxNumberOfTrainingJobs
@@ -82,7 +82,7 @@ def read_search_config(request: Mapping[str, Any]) -> SearchConfig:
 
     given = {name: request[name] for name in ("HyperParameterTuningJobConfig", "WarmStartConfig") if request.get(name)}
     schema = {**operation(OPERATION, "input"), "required": []}
-    known = annotated(given, lambda value: None, lambda value: None)  # what stands for a value may be of any type
+    known = annotated(given, lambda value: (None, None))  # what stands for a value may be of any type
     if problems := [text for _, text in differences(known, schema, OPERATION)]:
         raise DefinitionError(problems)
     config = request["HyperParameterTuningJobConfig"]

@@ -7,8 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from pipeline.definition.expressions import expressions, is_expression
-from pipeline.definition.paths import PathError, json_tokens
+from pipeline.definition.expressions import PathError, expressions, is_expression, json_tokens
 from pipeline.definition.steps import Step, at, items, members
 from pipeline.errors import DefinitionError
 from pipeline.local.checks.search import read_search_config

@@ -15,7 +15,7 @@ import json
 import re
 from typing import Any
 
-from pipeline.definition.step_types import STEP_TYPES
+from pipeline.definition.steps import STEP_TYPES
 from pipeline.local.jobs.functions import code_digest, function_named
 from pipeline.local.jobs.processing import input_uri, updated_uris
 from pipeline.local.jobs.runtime import Runtime, StepCall, StepResult, now

@@ -24,8 +24,7 @@ from typing import Any
 
 from pipeline.definition.expressions import Scope, holds, resolve
 from pipeline.definition.schemas import as_request
-from pipeline.definition.step_types import STEP_TYPES
-from pipeline.definition.steps import Step, read_graph
+from pipeline.definition.steps import STEP_TYPES, Step, read_graph
 from pipeline.errors import PipelineError
 from pipeline.local.engine import cache
 from pipeline.local.engine.runner_process import HEARING_SECONDS, known_execution

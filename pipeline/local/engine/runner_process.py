@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.definition.step_types import STEP_TYPES
+from pipeline.definition.steps import STEP_TYPES
 from pipeline.local import PACKAGE_PARENT
 from pipeline.local.jobs.runtime import now
 from pipeline.local.sandbox.environment import JOB_VARIABLE

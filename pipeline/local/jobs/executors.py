@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from pipeline.definition.step_types import STEP_TYPES
+from pipeline.definition.steps import STEP_TYPES
 from pipeline.local.jobs.functions import run_lambda
 from pipeline.local.jobs.processing import run_processing
 from pipeline.local.jobs.runtime import Runtime, StepCall, StepFailure, StepResult

@@ -16,8 +16,7 @@ REFUSALS, IGNORED = (
 def test_what_cannot_run_here_is_refused(case):
     problems = refusals({"Steps": case["steps"], **case.get("around", {})})
     assert len(problems) == len(case["problems"]), problems
-    for problem, part in zip(problems, case["problems"], strict=True):
-        assert part in problem
+    assert [part for part in case["problems"] if not any(part in problem for problem in problems)] == [], problems
 
 
 @pytest.mark.parametrize("case", IGNORED, ids=lambda case: str(case["ignored"]))

@@ -16,8 +16,7 @@ from pipeline.service import executions
 from pipeline.service import models as registry
 from pipeline.service.local_target import LOCAL_FOLDERS, LocalTarget
 from pipeline.service.targets import POLL_SECONDS
-
-TRANSFORM_ACTIVE = ("InProgress", "Stopping")
+from pipeline.service.transform import ACTIVE
 
 
 def account_clients(call: Call, command: str) -> Callable[[str], Any]:
@@ -33,13 +32,13 @@ def infra(call: Call, yes: bool = False) -> int:
     from pipeline.aws.stack_parameters import stack_name
 
     client, config, out = account_clients(call, "infra"), call.config, call.progress_stream
-    proposal = infra.propose(client, config)
+    proposal, name = infra.propose(client, config), stack_name(config)
     if proposal is None:
-        print(f"Stack {stack_name(config)}: nothing to change.", file=out)
+        print(f"Stack {name}: nothing to change.", file=out)
     else:
         for change in proposal.changes:
             print(f"  {change.action:<8} {change.name:<22} {change.resource_type}", file=out)
-        if not confirmed(out, f"Change stack {stack_name(config)} in {config.aws.region}?", sure=yes):
+        if not confirmed(out, f"Change stack {name} in {config.aws.region}?", sure=yes):
             stack.discard(client("cloudformation"), proposal)
             print("Nothing was changed.", file=out)
             return 0
@@ -47,9 +46,7 @@ def infra(call: Call, yes: bool = False) -> int:
             print(line, file=out, flush=True)
     if infra.ensure_model_group(client, config):
         print(f"model package group {config.registry.model_package_group} made", file=out)
-    if call.as_json:
-        print_json({"stack": stack_name(config), "outputs": stack.outputs(client, stack_name(config))})
-    return 0
+    return print_json({"stack": name, "outputs": stack.outputs(client, name)}) if call.as_json else 0
 
 
 def images(
@@ -59,8 +56,7 @@ def images(
     from pipeline.aws import images, stack
     from pipeline.aws.stack_parameters import stack_name
 
-    client = account_clients(call, "images")
-    answers: list[dict[str, Any]] = []
+    client, answers = account_clients(call, "images"), list[dict[str, Any]]()
     for name in images.NAMES:
         if image_action == "build":
             answers.append({"image": images.build(name, base_image=base_image, pip_args=pip_args)})
@@ -79,9 +75,7 @@ def teardown(call: Call, yes: bool = False, delete_data: bool = False) -> int:
     """End what the product runs and remove what it made; nothing else in the folder or the account is touched."""
     out = call.progress_stream
     clear = clear_account(call, out, delete_data, sure=yes) if call.target == "aws" else clear_home(call.home, out, yes)
-    if call.as_json:
-        print_json({"removed": clear})
-    return 0
+    return print_json({"removed": clear}) if call.as_json else 0
 
 
 def clear_account(call: Call, out: TextIO, delete_data: bool, *, sure: bool) -> bool:
@@ -113,13 +107,12 @@ def clear_home(home: Path, out: TextIO, sure: bool) -> bool:
         return False
     target = LocalTarget(None, home)
     names = [found["EndpointName"] for found in registry.endpoints(target)]
-    endpoints = "1 endpoint" if len(names) == 1 else f"{len(names)} endpoints"
-    print(f"Ends {endpoints} and removes {home} with all models and data.", file=out)
+    print(f"Ends {len(names)} endpoint{'' if len(names) == 1 else 's'} and removes {home} with all models and data.",
+          file=out)  # fmt: skip
     if not confirmed(out, sure=sure):
         print("Nothing was removed.", file=out)
         return False
-    end_executions(target)
-    end_transform_jobs(target)
+    end_jobs(target)
     for name in names:
         target.client("sagemaker").delete_endpoint(EndpointName=name)
     target.state.close()
@@ -133,23 +126,17 @@ def clear_home(home: Path, out: TextIO, sure: bool) -> bool:
     return True
 
 
-def end_executions(target: LocalTarget) -> None:
-    """Stop what runs, and wait for it."""
-    for document in target.state.executions():
-        arn = document["PipelineExecutionArn"]
+def end_jobs(target: LocalTarget) -> None:
+    """Stop the executions, then the transform jobs that belong to none; wait for each."""
+    for arn in [document["PipelineExecutionArn"] for document in target.state.executions()]:
         if executions.describe(target, arn)["PipelineExecutionStatus"] in executions.ACTIVE:
             with contextlib.suppress(ServiceError):  # it has ended meanwhile, or is being stopped already
                 executions.stop(target, arn)
             executions.watch(target, arn, lambda steps: None)
-
-
-def end_transform_jobs(target: LocalTarget) -> None:
-    """Stop those that belong to no execution, and wait for them."""
     client = target.client("sagemaker")
-    for status in TRANSFORM_ACTIVE:
-        for job in client.list_transform_jobs(StatusEquals=status)["TransformJobSummaries"]:
-            name = job["TransformJobName"]
-            with contextlib.suppress(ClientError):  # it has ended meanwhile, or is being stopped already
-                client.stop_transform_job(TransformJobName=name)
-            while client.describe_transform_job(TransformJobName=name)["TransformJobStatus"] in TRANSFORM_ACTIVE:
-                time.sleep(POLL_SECONDS[target.name])
+    jobs = [job for each in ACTIVE for job in client.list_transform_jobs(StatusEquals=each)["TransformJobSummaries"]]
+    for name in [job["TransformJobName"] for job in jobs]:
+        with contextlib.suppress(ClientError):  # it has ended meanwhile, or is being stopped already
+            client.stop_transform_job(TransformJobName=name)
+        while client.describe_transform_job(TransformJobName=name)["TransformJobStatus"] in ACTIVE:
+            time.sleep(POLL_SECONDS[target.name])

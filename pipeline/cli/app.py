@@ -79,7 +79,7 @@ def load(name: str, markup: Any) -> Any:
     module, _, function_name = COMMANDS[name].function.partition(".")
     function = getattr(importlib.import_module(f"pipeline.cli.{module}"), function_name)
     command, examples = Path(sys.argv[0]).name, COMMANDS[name].examples
-    shown = "\n".join(f"  {command} {example}" for example in examples)
+    shown = "\n".join(f"  {command} {name} {words}".rstrip() for words in examples)
     app = typer.Typer(add_completion=False, rich_markup_mode=markup)
     app.command(name, context_settings=HELP, help=f"{COMMANDS[name].does}\n\n\b\nExamples:\n{shown}")(
         with_options(function)
@@ -157,6 +157,8 @@ def usage_sentence(wrong: typer.TyperException) -> str:
     if hasattr(wrong, "possibilities") and (written := getattr(wrong, "option_name", "")):
         known = [name for option in context.command.params for name in option.opts if name.startswith("--")]
         text = f"There is no option {written}.{did_you_mean(written, known)}"
+        if context.parent is None and written in {option.flag for option in OPTIONS.values()}:
+            text = f"Options go after the command: {context.command_path} COMMAND {written} ..."
     return f"{text}{'' if text.endswith(('.', '?')) else '.'} See {context.command_path} --help."
 
 

@@ -23,14 +23,6 @@ EXECUTION_COMMANDS = ("status", "stop", "retry", "report", "audit", "list", "log
 CacheMode = Literal["bytes", "as-on-aws", "off"]
 
 
-@dataclass(frozen=True)
-class Which:
-    """The options of a command that is about one execution."""
-
-    execution: str | None = None
-    pipeline: str | None = None
-
-
 @dataclass
 class Call:
     """One call of the program: the options of every command, and what its command adds to them."""
@@ -42,16 +34,19 @@ class Call:
     as_json: bool = False
     pipeline: str | None = field(default=None, init=False)  # another one than pipeline.yaml's
     cache: CacheMode = field(default="bytes", init=False)
-    is_own: bool = field(default=True, init=False)  # this project's pipeline, not that of any definition
+    is_given: bool = field(default=False, init=False)  # any definition, not that of pipeline.yaml
 
     @cached_property
     def config(self) -> "Config":
         """pipeline.yaml, read once."""
         from pipeline.config.config import load
 
-        config = load(self.config_file, self.env)
-        self.is_own = self.pipeline in (None, config.pipeline.name)
-        return config
+        return load(self.config_file, self.env)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the call is about this project's pipeline, not that of any definition."""
+        return not self.is_given and self.pipeline in (None, self.config.pipeline.name)
 
     def open_project(self) -> "Project":
         """Return pipeline.yaml with its data source and weights; all that is wrong with them is reported at once."""
@@ -59,7 +54,6 @@ class Call:
 
         project = open_project(self.config_file, self.env)
         self.config = project.config
-        self.is_own = self.pipeline in (None, project.config.pipeline.name)
         return project
 
     def open_target(self, *, tied: bool = False, reads_only: bool = False) -> "Target":
@@ -75,13 +69,13 @@ class Call:
             )
         return AwsTarget(self.config)
 
-    def open_execution(self, which: Which, *, tied: bool = False) -> "tuple[Target, str]":
+    def open_execution(self, execution: str | None, pipeline: str | None, tied: bool = False) -> "tuple[Target, str]":
         """Return the target and the ARN of the execution that the command line names, or of the newest."""
         from pipeline.service.executions import execution_arn
 
-        self.pipeline = which.pipeline
+        self.pipeline = pipeline
         target = self.open_target(tied=tied, reads_only=True)
-        return target, execution_arn(target, self.pipeline_name, which.execution)
+        return target, execution_arn(target, self.pipeline_name, execution)
 
     @property
     def pipeline_name(self) -> str:

@@ -9,7 +9,7 @@ class Command(NamedTuple):
     group: str
     function: str
     does: str
-    examples: tuple[str, ...]
+    examples: tuple[str, ...] = ("",)  # the words after its name
 
 
 class Option(NamedTuple):
@@ -22,82 +22,47 @@ class Option(NamedTuple):
 
 RUN, LOOK, MODELS, DATA, AWS = "Run", "Look", "Models and endpoints", "Data", "AWS"
 COMMANDS = {
-    "run": Command(
-        RUN, "runs.run", "Create or update the pipeline, start it and follow it.",
-        ("run", "run --data photos --param AccuracyThreshold=0.9", "run --from TrainWithDebugger"),
-    ),
-    "start": Command(RUN, "runs.start", "Start an execution and return at once.", ("start --data photos",)),
-    "stop": Command(RUN, "executions.stop", "Stop an execution.", ("stop", "stop 1x2y3z")),
-    "retry": Command(RUN, "executions.retry", "Go on with a failed or stopped execution.", ("retry",)),
+    "run": Command(RUN, "runs.run", "Create or update the pipeline, start it and follow it.",
+            ("", "--data photos --param AccuracyThreshold=0.9", "--from TrainWithDebugger")),
+    "start": Command(RUN, "runs.start", "Start an execution and return at once.", ("--data photos",)),
+    "stop": Command(RUN, "executions.stop", "Stop an execution.", ("", "1x2y3z")),
+    "retry": Command(RUN, "executions.retry", "Go on with a failed or stopped execution."),
     "schedule": Command(
         RUN, "schedule.schedule", "Show, set or switch off the retrain schedule; run it on this machine.",
-        ("schedule show", "schedule set 'rate(7 days)'", "schedule run"),
+        ("show", "set 'rate(7 days)'", "run"),
     ),
-    "upsert": Command(RUN, "runs.upsert", "Upload what is new and create or update the pipeline.", ("upsert",)),
-    "definition": Command(
-        RUN, "definitions.definition", "Print the compiled pipeline definition (JSON).", ("definition",)
-    ),
-    "validate": Command(
-        RUN, "definitions.validate", "Check pipeline.yaml and the compiled definition without AWS.",
-        ("validate", "validate --definition other.json"),
-    ),
-    "teardown": Command(
-        RUN, "account.teardown", "End the endpoints and remove what was made.", ("teardown", "teardown --target aws")
-    ),
-    "status": Command(LOOK, "executions.status", "Show an execution.", ("status", "status 1x2y3z --watch")),
-    "list": Command(LOOK, "history.list_executions", "List the executions, newest first.", ("list", "list --last 5")),
-    "logs": Command(
-        LOOK, "history.logs", "Print the log of a step, of the failed or newest one unless named.",
-        ("logs", "logs TrainWithDebugger --follow", "logs PrepareData --of 1x2y3z"),
-    ),
-    "explain-cache": Command(
-        LOOK, "history.explain_cache", "Say why steps were reused or ran again.",
-        ("explain-cache", "explain-cache 1x2y3z"),
-    ),
-    "compare": Command(LOOK, "history.compare", "Show two executions side by side.", ("compare 1x2y3z 4a5b6c",)),
-    "open": Command(
-        LOOK, "history.open_pages", "Open an execution's reports and its endpoint in a browser.",
-        ("open", "open --no-open"),
-    ),
-    "report": Command(
-        LOOK, "reports.report", "Show how an execution's training went: rules, curves, profile, search.", ("report",)
-    ),
-    "cost": Command(
-        LOOK, "cost.cost", "Estimate what a run and the endpoint cost on AWS.", ("cost", "cost --target aws")
-    ),
-    "models": Command(MODELS, "models.models", "List the registered model versions.", ("models",)),
-    "approve": Command(
-        MODELS, "models.approve", "Approve a model version, which deploys it.",
-        ("approve", "approve 3 --why 'checked by hand'"),
-    ),
-    "reject": Command(MODELS, "models.reject", "Reject a model version.", ("reject 3 --why 'confuses shirts'",)),
-    "endpoints": Command(MODELS, "models.endpoints", "List the endpoints.", ("endpoints",)),
-    "invoke": Command(
-        MODELS, "images.invoke", "Classify images with the deployed model.",
-        ("invoke photo.jpg", "invoke photos --out labels.csv", "invoke photo.jpg --explain"),
-    ),
-    "transform": Command(
-        MODELS, "images.transform", "Classify a folder of images by a batch transform job.",
-        ("transform --data photos --out labels.csv",),
-    ),
-    "drift": Command(
-        MODELS, "reports.drift", "Compare what the endpoint was sent with what its model was trained on.",
-        ("drift", "drift --last 200 --retrain"),
-    ),
-    "audit": Command(
-        DATA, "reports.audit", "Find labels that look wrong in the images that an execution prepared.", ("audit",)
-    ),
-    "weights": Command(
-        DATA, "models.weights", "List backbones; download one for runs without a network.",
-        ("weights list", "weights fetch convnext_tiny.in12k_ft_in1k"),
-    ),
-    "infra": Command(
-        AWS, "account.infra", "Make or change the stack that the pipeline needs.", ("infra --target aws",)
-    ),
-    "images": Command(
-        AWS, "account.images", "Build or push the training and inference images.",
-        ("images build --target aws", "images push --target aws"),
-    ),
+    "upsert": Command(RUN, "runs.upsert", "Upload what is new and create or update the pipeline."),
+    "definition": Command(RUN, "definitions.definition", "Print the compiled pipeline definition (JSON)."),
+    "validate": Command(RUN, "definitions.validate", "Check pipeline.yaml and the compiled definition without AWS.",
+            ("", "--definition other.json")),
+    "teardown": Command(RUN, "account.teardown", "End the endpoints and remove what was made.", ("", "--target aws")),
+    "status": Command(LOOK, "executions.status", "Show an execution.", ("", "1x2y3z --watch")),
+    "list": Command(LOOK, "history.list_executions", "List the executions, newest first.", ("", "--last 5")),
+    "logs": Command(LOOK, "history.logs", "Print the log of a step, of the failed or newest one unless named.",
+            ("", "TrainWithDebugger --follow", "PrepareData --of 1x2y3z")),
+    "explain-cache": Command(LOOK, "history.explain_cache", "Say why steps were reused or ran again.", ("", "1x2y3z")),
+    "compare": Command(LOOK, "history.compare", "Show two executions side by side.", ("1x2y3z 4a5b6c",)),
+    "open": Command(LOOK, "history.open_pages", "Open an execution's reports and its endpoint in a browser.",
+            ("", "--no-open")),
+    "report": Command(LOOK, "reports.report", "Show how an execution's training went: rules, curves, profile, search."),
+    "cost": Command(LOOK, "cost.cost", "Estimate what a run and the endpoint cost on AWS.", ("", "--target aws")),
+    "models": Command(MODELS, "models.models", "List the registered model versions."),
+    "approve": Command(MODELS, "models.approve", "Approve a model version, which deploys it.",
+            ("", "3 --why 'checked by hand'")),
+    "reject": Command(MODELS, "models.reject", "Reject a model version.", ("3 --why 'confuses shirts'",)),
+    "endpoints": Command(MODELS, "models.endpoints", "List the endpoints."),
+    "invoke": Command(MODELS, "images.invoke", "Classify images with the deployed model.",
+            ("photo.jpg", "photos --out labels.csv", "photo.jpg --explain")),
+    "transform": Command(MODELS, "images.transform", "Classify a folder of images by a batch transform job.",
+            ("--data photos --out labels.csv",)),
+    "drift": Command(MODELS, "reports.drift", "Compare what the endpoint was sent with what its model was trained on.",
+            ("", "--last 200 --retrain")),
+    "audit": Command(DATA, "reports.audit", "Find labels that look wrong in the images that an execution prepared."),
+    "weights": Command(DATA, "models.weights", "List backbones; download one for runs without a network.",
+            ("list", "fetch convnext_tiny.in12k_ft_in1k")),
+    "infra": Command(AWS, "account.infra", "Make or change the stack that the pipeline needs.", ("--target aws",)),
+    "images": Command(AWS, "account.images", "Build or push the training and inference images.",
+            ("build --target aws", "push --target aws")),
 }  # fmt: skip
 OPTIONS = {  # by the name of the parameter or of a field of its class; whole numbers are from 1
     # of every command: `Call`

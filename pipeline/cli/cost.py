@@ -11,7 +11,6 @@ from pipeline.config.config import Config
 
 
 def cost(call: Call) -> int:
-    """Estimate what a run and the endpoint cost."""
     from pipeline.service.staging import compile_project
 
     project, config = call.open_project(), call.config
@@ -40,23 +39,23 @@ def cost(call: Call) -> int:
 
 def print_costs(call: Call, run: list[StepCost], endpoint: EndpointCost, executions: list[str]) -> None:
     """Print both estimates."""
-    config = call.config
-    at_most = " at most" if any(step.basis == "limit" for step in run) else ""
-    print(f"An estimate, not a bill: prices of {config.prices.date} in {config.prices.currency}, on demand, from "
-          "pipeline.yaml.")  # fmt: skip
+    prices = call.config.prices
+    print(f"An estimate, not a bill: prices of {prices.date} in {prices.currency}, on demand, from pipeline.yaml.")
     print("That table is a starting point: check it against AWS's price pages and edit it.")
     if executions:
         which = f"execution {' and '.join(arn.rpartition('/')[2] for arn in executions)}"
         here = f"Durations of the local run, {which}: this machine is faster or slower than those instances."
         print(here if call.target == "local" else f"Durations as billed in {which}.")
     print("One run:")
-    for step in run:
-        limit = " at most" if step.basis == "limit" else ""
-        taken = text_of_seconds(step.instance_seconds)
-        print(f"  {step.step:<20} {step.instance_type:<15} {taken:>10} {step.amount:10.2f}{limit}")
-    print(f"  {'total':<20} {'':<15} {'':>10} {sum(step.amount for step in run):10.2f}{at_most}")
-    print(text_of_endpoint(endpoint, config))
-    if at_most:
+    rows = [(step.step, step.instance_type, text_of_seconds(step.instance_seconds), step.amount, step.basis)
+            for step in run]  # fmt: skip
+    total = sum(step.amount for step in run)
+    limited = "limit" if any(step.basis == "limit" for step in run) else ""
+    for name, instance_type, taken, amount, basis in [*rows, ("total", "", "", total, limited)]:
+        at_most = " at most" if basis == "limit" else ""
+        print(f"  {name:<20} {instance_type:<15} {taken:>10} {amount:10.2f}{at_most}")
+    print(text_of_endpoint(endpoint, call.config))
+    if limited:
         print("At most: such a step has not been measured, so its max_runtime_seconds is counted in full.")
 
 
@@ -71,7 +70,6 @@ def text_of_endpoint(endpoint: EndpointCost, config: Config) -> str:
 
 
 def text_of_seconds(seconds: float) -> str:
-    """Return hours, minutes and seconds."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h {minutes:02}m" if hours else f"{minutes}m {rest:02}s"
+    """Return hours and minutes, or minutes and seconds."""
+    hours, minutes = divmod(round(seconds) // 60, 60)
+    return f"{hours}h {minutes:02}m" if hours else f"{minutes}m {round(seconds) % 60:02}s"

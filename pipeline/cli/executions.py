@@ -3,7 +3,7 @@
 import signal
 import sys
 
-from pipeline.cli.call import CacheMode, Call, Which
+from pipeline.cli.call import CacheMode, Call
 from pipeline.cli.output import print_json
 from pipeline.cli.progress import Progress
 from pipeline.cli.summary import next_commands, print_failure, print_results, print_steps
@@ -15,7 +15,7 @@ from pipeline.service.reports import keep_report
 from pipeline.service.status import status as status_document
 from pipeline.service.targets import Target
 
-SHOWN_OTHERS = 4
+SHOWN_OTHERS, LAST_LINES = 4, 10
 REUSE = {
     "bytes": "Reused steps were found unchanged by the bytes of their inputs; AWS compares the URIs only, as --cache "
     "as-on-aws does.",
@@ -24,36 +24,34 @@ REUSE = {
 }
 
 
-def status(call: Call, which: Which, watch: bool = False) -> int:
-    """Show an execution as it is now, or until it ends."""
-    target, arn = call.open_execution(which)
+def status(call: Call, execution: str | None = None, pipeline: str | None = None, watch: bool = False) -> int:
+    """Show an execution as it is now, or until it ends; without its name, the newest others as well."""
+    target, arn = call.open_execution(execution, pipeline)
     if watch:
         with Progress(target, call.progress_stream, arn) as progress:
             executions.watch(target, arn, progress.show)
-    others = "" if which.execution or call.as_json else text_of_others(target, call.pipeline_name, arn)
-    return show(call, target, arn, others=others)
+    listed = [] if execution or call.as_json else recent(target, call.pipeline_name, SHOWN_OTHERS + 1)
+    others = [f"{each['execution']} {each['status']}" for each in listed if each["execution_arn"] != arn]
+    return show(call, target, arn, others=", ".join(others[:SHOWN_OTHERS]))
 
 
-def text_of_others(target: Target, pipeline_name: str, arn: str) -> str:
-    """Return the newest executions besides one."""
-    others = [each for each in recent(target, pipeline_name, SHOWN_OTHERS + 1) if each["execution_arn"] != arn]
-    return ", ".join(f"{each['execution']} {each['status']}" for each in others[:SHOWN_OTHERS])
-
-
-def stop(call: Call, which: Which) -> int:
-    """Stop an execution."""
-    target, arn = call.open_execution(which)
+def stop(call: Call, execution: str | None = None, pipeline: str | None = None) -> int:
+    target, arn = call.open_execution(execution, pipeline)
     executions.stop(target, arn)
     executions.watch(target, arn, lambda steps: None)
     return show(call, target, arn) and 0
 
 
 def retry(
-    call: Call, which: Which, cache: CacheMode = "bytes", no_cache: bool = False, replace_classes: bool = False
+    call: Call,
+    execution: str | None = None,
+    pipeline: str | None = None,
+    cache: CacheMode = "bytes",
+    no_cache: bool = False,
+    replace_classes: bool = False,
 ) -> int:
-    """Go on from the failed step."""
     call.cache = "off" if no_cache else cache
-    target, arn = call.open_execution(which, tied=True)
+    target, arn = call.open_execution(execution, pipeline, tied=True)
     executions.retry(target, arn, replace_classes=replace_classes)
     return follow(call, target, arn)
 
@@ -98,7 +96,9 @@ def show(call: Call, target: Target, arn: str, *, others: str = "") -> int:
         steps = {step["StepName"]: step for step in executions.steps(target, arn)}
         for step in document["steps"]:
             if step["status"] == "Failed":
-                print_failure(step, target.last_lines, users_places(target, pipeline_of(arn), steps[step["name"]]))
+                lines = target.last_lines(step["log"], LAST_LINES) if step["log"] else []
+                places = users_places(target, pipeline_of(arn), steps[step["name"]])
+                print_failure(step, lines, places, is_own=call.is_own)
         print("\nNext")
         usual_endpoint = call.config.deploy.endpoint_name if call.is_own else None
         for text, why in next_commands(document, call.command, usual_endpoint=usual_endpoint, is_own=call.is_own):

@@ -2,12 +2,11 @@
 
 import json
 import sys
-import time
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from pipeline.cli.call import Call
-from pipeline.cli.output import print_json
+from pipeline.cli.output import Counting, print_json, say
 from pipeline.errors import PipelineError, UsageError
 from pipeline.service import transform as batch_transform
 from pipeline.service.images import EXPLAINED, MOST_EXPLAINED, Tally, bar, check_out, named_images, rows_to
@@ -15,7 +14,6 @@ from pipeline.service.images import explain as draw_explanation
 from pipeline.service.local_target import shown
 from pipeline.service.models import approved_version
 from pipeline.service.predictor import ImagePredictor, is_labelled
-from pipeline.service.targets import Target
 
 
 def invoke(
@@ -38,12 +36,12 @@ def invoke(
             tally.add(row)
             counting.clear()
             if "error" in row:
-                print(f"{path}: {row['error']}", file=sys.stderr)
-            elif not (call.as_json or file):
-                print_answer(row)
+                say(f"{path}: {row['error']}")
             if call.as_json or file:
                 rows += [row] if call.as_json else []
                 counting.show(tally.images)
+            elif "error" not in row:
+                print_answer(row)
     counting.clear()
     if call.as_json:
         print_json(rows)
@@ -77,86 +75,29 @@ def transform(
     say(f"Transform job {job.name}: {len(images)} images, model version {version.rpartition('/')[2]}")
     with batch_transform.made_model(target, config, job, version):
         batch_transform.create(target, config, job, instances)
-        ended = follow_job(target, job, len(images))
-        tally = Tally()
+        counting, tally = Counting(sys.stderr, len(images)), Tally()
+        try:
+            ended = batch_transform.follow(target, job, counting.show)
+        except KeyboardInterrupt:
+            counting.clear()
+            say(f"Transform job {job.name} is being stopped.")
+            raise
+        finally:
+            counting.clear()
         with rows_to(file) as write:
             for row in batch_transform.rows(target, job, images):
                 write(row)
                 tally.add(row)
-        print_transform(call, job, ended, tally, rows_file)
-    return 0 if ended["TransformJobStatus"] == "Completed" and not tally.failed else 1
-
-
-def follow_job(target: Target, job: batch_transform.Job, images: int) -> dict[str, Any]:
-    """Return the job as described at its end; show its progress meanwhile."""
-    counting = Counting(sys.stderr, images)
-    try:
-        return batch_transform.follow(target, job, counting.show)
-    except KeyboardInterrupt:
-        counting.clear()
-        say(f"Transform job {job.name} is being stopped.")
-        raise
-    finally:
-        counting.clear()
-
-
-def print_transform(call: Call, job: batch_transform.Job, ended: dict[str, Any], tally: Tally, out: str | None) -> None:
-    """Print the summary, and why the job failed if it did."""
     status, reason = ended["TransformJobStatus"], ended.get("FailureReason")
+    document = {
+        "transform_job": job.name, "status": status, "failure_reason": reason, "images": tally.images,
+        "without_answer": tally.failed, "labels": dict(tally.labels.most_common()), "output": job.output_uri,
+        "out": rows_file,
+    }  # fmt: skip
     if call.as_json:
-        print_json(
-            {
-                "transform_job": job.name,
-                "status": status,
-                "failure_reason": reason,
-                "images": tally.images,
-                "without_answer": tally.failed,
-                "labels": dict(tally.labels.most_common()),
-                "output": job.output_uri,
-                "out": out,
-            }
-        )
+        print_json(document)
     else:
-        print("\n".join([f"Transform job {job.name} {status}", *tally.lines(), out or job.output_uri]))
+        print("\n".join([f"Transform job {job.name} {status}", *tally.lines(), rows_file or job.output_uri]))
     if reason:
         say(f"The job failed: {reason}")
-
-
-def say(line: str) -> None:
-    """Print progress, which is not the result."""
-    print(line, file=sys.stderr, flush=True)
-
-
-REPORTS = 10  # lines of progress in all where the stream is no terminal
-REDRAW_SECONDS = 0.1
-
-
-class Counting:
-    """`12/400 images` on a stream: redrawn in place on a terminal, a line now and then elsewhere."""
-
-    def __init__(self, stream: TextIO, total: int) -> None:
-        self.stream, self.total = stream, total
-        self.live = stream.isatty()
-        self.shown = 0
-        self.drawn = 0.0
-
-    def show(self, done: int) -> None:
-        """So many are done."""
-        if self.total == 1:
-            return
-        if self.live:
-            self.draw(done)
-        elif done * REPORTS // self.total > self.shown * REPORTS // self.total:
-            print(f"{done}/{self.total} images", file=self.stream, flush=True)
-            self.shown = done
-
-    def draw(self, done: int) -> None:
-        """Not more often than an eye follows."""
-        if time.monotonic() - self.drawn > REDRAW_SECONDS or done == self.total:
-            print(f"\r\x1b[K{done}/{self.total} images", end="", file=self.stream, flush=True)
-            self.drawn = time.monotonic()
-
-    def clear(self) -> None:
-        """Make room for a line of something else."""
-        if self.live and self.drawn:
-            print("\r\x1b[K", end="", file=self.stream, flush=True)
+    return 0 if status == "Completed" and not tally.failed else 1

@@ -1,46 +1,39 @@
 """`models`, `approve`, `reject`, `endpoints` and `weights`: what is registered and deployed, and backbones."""
 
-import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Literal
 
 from pipeline.cli.call import Call
-from pipeline.cli.output import print_json, print_rows
+from pipeline.cli.output import print_json, print_rows, say
 from pipeline.errors import UsageError
 from pipeline.service import models as registry
 
 SHOWN_CLASSES = 20  # characters
-MODEL_COLUMNS = {
-    "version": "VERSION", "status": "STATUS", "accuracy": "ACCURACY", "interval_95": "95 %", "data": "DATA",
-    "data_images": "IMAGES", "classes": "CLASSES", "day": "CREATED",
-}  # fmt: skip
-BACKBONE_COLUMNS = {
-    name: name.upper()
-    for name in ("backbone", "weights", "here", "parameters_millions", "image_size_px", "top1_percent", "licence")
-}
-ENDPOINT_COLUMNS = {"name": "NAME", "status": "STATUS", "url": "URL"}
 
 
 def models(call: Call) -> int:
-    """List the registered versions."""
     target, group = call.open_target(reads_only=True), call.config.registry.model_package_group
     rows = list(registry.version_rows(target, group))
-    nothing = f"No version is registered in {group!r} yet."
-    if not call.as_json:
-        for row in rows:
-            classes, interval = row["classes"] or "", row["interval_95"] or ""
-            row |= {"day": row["created"][:10], "interval_95": interval.replace(" to ", "-")}
-            row["classes"] = classes if len(classes) <= SHOWN_CLASSES else f"{classes[:SHOWN_CLASSES]}…"
-    return print_rows(call, rows, MODEL_COLUMNS, nothing)
+    return print_rows(call, rows, version_cells, f"No version is registered in {group!r} yet.")
+
+
+def version_cells(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the table shows of a version."""
+    classes, interval = row["classes"] or "", row["interval_95"] or ""
+    return {
+        **{name: row[name] for name in ("version", "status", "accuracy")},
+        "95 %": interval.replace(" to ", "-"), "data": row["data"], "images": row["data_images"],
+        "classes": classes if len(classes) <= SHOWN_CLASSES else f"{classes[:SHOWN_CLASSES]}…",
+        "created": row["created"][:10],
+    }  # fmt: skip
 
 
 def approve(call: Call, version: str | None = None, why: str = "", replace_classes: bool = False) -> int:
-    """Approve a version, which deploys it."""
     return decide(call, "Approved", version, why, replace_classes=replace_classes)
 
 
 def reject(call: Call, version: str | None = None, why: str = "") -> int:
-    """Reject a version."""
     return decide(call, "Rejected", version, why)
 
 
@@ -52,7 +45,7 @@ def decide(call: Call, decision: str, version: str | None, why: str, *, replace_
         target.set_up(config)
     registry.set_approval(target, arn, decision, why=why, replace_classes=replace_classes)
     found = registry.wait_for_endpoint(target, config.deploy.endpoint_name) if target.name == "local" else None
-    endpoint = None if found is None else {"name": found["EndpointName"], "status": found["EndpointStatus"]}
+    endpoint = {"name": found["EndpointName"], "status": found["EndpointStatus"]} if found else None
     if call.as_json:
         print_json({"model_package_arn": arn, "model_approval_status": decision, "endpoint": endpoint})
     else:
@@ -60,13 +53,12 @@ def decide(call: Call, decision: str, version: str | None, why: str, *, replace_
         if endpoint:
             print(f"Endpoint {endpoint['name']} is {endpoint['status']}")
     if found and "FailureReason" in found:
-        print(f"The last deployment failed: {found['FailureReason']}", file=sys.stderr)
+        say(f"The last deployment failed: {found['FailureReason']}")
         return 1
     return 0
 
 
 def endpoints(call: Call) -> int:
-    """List every endpoint."""
     target = call.open_target(reads_only=True)
     rows: list[dict[str, Any]] = [
         {
@@ -75,9 +67,10 @@ def endpoints(call: Call) -> int:
         }
         for found in registry.endpoints(target)
     ]
-    print_rows(call, rows, ENDPOINT_COLUMNS, "There is no endpoint.")
-    for row in rows:
-        if row["note"] and not call.as_json:
+    names = ("name", "status", "url")
+    print_rows(call, rows, lambda row: {name: row[name] for name in names}, "There is no endpoint.")
+    for row in rows if not call.as_json else ():
+        if row["note"]:
             print(f"{row['name']}: {row['note']}")
     return 0
 
@@ -100,13 +93,12 @@ def weights(call: Call, weights_action: Literal["list", "fetch"], backbone: str 
             }
             for name, published in PUBLISHED.items()
         ]
-        return print_rows(call, rows, BACKBONE_COLUMNS, "")
+        return print_rows(call, rows, dict)
     resolved, target, config = service.resolve(backbone, "timm"), call.open_target(), call.config
     is_new, uri = upload_weights(target, config, resolved), weights_uri(config, resolved, target.placement)
     sha256 = (resolved.manifest or {})["sha256"]
     if call.as_json:
         return print_json({"backbone": backbone, "sha256": sha256, "uri": uri, "stored": is_new})
-    print(f"{backbone}, sha256 {sha256}: {'stored' if is_new else 'there already'}")
-    print(f"{target.where(uri)}")
+    print(f"{backbone}, sha256 {sha256}: {'stored' if is_new else 'there already'}\n{target.where(uri)}")
     print(f"In pipeline.yaml, model: {{backbone: {backbone}, weights: timm}} takes them without a network.")
     return 0

@@ -1,4 +1,4 @@
-"""How results reach a person or a program: tables, JSON, one question, a browser, and scripts that write a report."""
+"""How results reach a person or a program: tables, JSON, a browser, progress, and scripts that write a report."""
 
 import json
 import os
@@ -6,8 +6,9 @@ import re
 import subprocess
 import sys
 import textwrap
+import time
 import webbrowser
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -18,8 +19,7 @@ if TYPE_CHECKING:
     from pipeline.cli.call import Call
 
 WIDTH = 80
-COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # what a terminal would obey
+UNPRINTABLE = re.compile(r"\x1b\[[0-9;]*m|([\x00-\x08\x0b-\x1f\x7f-\x9f])")  # colours, and what a terminal would obey
 SHOWN_CHARACTERS = 1000  # of a line of a log
 DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY")  # without one a browser would be a program of the terminal
 STYLES = {
@@ -27,6 +27,8 @@ STYLES = {
     **dict.fromkeys(("Failed", "Rejected"), "red"),
     **dict.fromkeys(("Executing", "PendingManualApproval", "Creating", "Updating", "Stopped", "Stopping"), "yellow"),
 }
+REPORTS = 10  # lines of progress in all where the stream is no terminal
+REDRAW_SECONDS = 0.1
 
 
 def is_live(stream: TextIO) -> bool:
@@ -41,7 +43,7 @@ def wrapped(text: str, width: int = WIDTH) -> list[str]:
 
 def printable(line: str) -> str:
     """Return a job's line as a terminal may show it: no control characters, and not without end."""
-    text = CONTROL.sub("\N{REPLACEMENT CHARACTER}", COLOUR.sub("", line))
+    text = UNPRINTABLE.sub(lambda found: "\N{REPLACEMENT CHARACTER}" if found[1] else "", line)
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]} ..."
 
 
@@ -52,14 +54,19 @@ def with_places(text: str, places: Mapping[str, str]) -> str:
     return text
 
 
+def say(text: object) -> None:
+    """Print a line that is not the result."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def print_json(document: Any) -> int:
     """Print one JSON document; return the exit status of a success."""
     print(json.dumps(document))
     return 0
 
 
-def print_table(headers: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[str] = ()) -> None:
-    """Print rows below their headers, columns as wide as need be; those in `right` end at their right side."""
+def print_table(headers: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Print rows below their headers, columns as wide as need be."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -67,7 +74,8 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[Any]], *, right:
     live = is_live(sys.stdout)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for header in headers:
-        table.add_column(header, justify="right" if header in right else "left", no_wrap=not live, overflow="fold")
+        justify: Any = "right" if header.lower() == "seconds" else "left"
+        table.add_column(header, justify=justify, no_wrap=not live, overflow="fold")
     for row in rows:
         cells = ["-" if value is None else str(value) for value in row]
         table.add_row(*(Text(printable(cell), style=STYLES.get(cell, "")) for cell in cells))
@@ -77,14 +85,16 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[Any]], *, right:
     print("\n".join(line.rstrip() for line in written.get().splitlines()))
 
 
-def print_rows(call: "Call", rows: list[dict[str, Any]], columns: Mapping[str, str], nothing: str) -> int:
-    """Print some columns under their headers for a person, or all as JSON; return the exit status of a success."""
+def print_rows(call: "Call", rows: Sequence[Any], cells: Callable[[Any], Mapping[str, Any]], nothing: str = "") -> int:
+    """Print the rows as JSON, or the cells of each by column; return the exit status of a success."""
     if call.as_json:
         return print_json(rows)
-    if rows:
-        print_table(list(columns.values()), [[row[column] or None for column in columns] for row in rows])
-    else:
+    if not rows:
         print(nothing)
+        return 0
+    table = [cells(row) for row in rows]
+    headers = [name.upper().replace("_", " ") for name in table[0]]
+    print_table(headers, [[None if value == "" else value for value in row.values()] for row in table])
     return 0
 
 
@@ -110,10 +120,35 @@ def run_report_script(script: str, failure: str, **options: object) -> None:
     """Run a script of steps/ by this interpreter, in a process of its own as job code is."""
     words = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
     environment = {"OMP_NUM_THREADS": "1"} | os.environ | {"PYTHONPATH": str(STEPS)}  # more threads would mostly wait
+    command = [sys.executable, "-P", str(STEPS / script), *words]
     done = subprocess.run(
-        [sys.executable, "-P", str(STEPS / script), *words],
-        env=environment, capture_output=True, encoding="utf-8", errors="replace", check=False,
-    )  # fmt: skip
+        command, env=environment, capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
     if done.returncode:
         reason = done.stderr.strip().rpartition("\n")[2] or f"exit code {done.returncode}"
         raise ServiceError(f"{failure}: {reason}")
+
+
+class Counting:
+    """`12/400 images` on a stream: redrawn in place on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, stream: TextIO, total: int) -> None:
+        self.stream, self.total, self.live = stream, total, stream.isatty()
+        self.shown, self.drawn_at = 0, 0.0
+
+    def show(self, done: int) -> None:
+        """So many are done."""
+        if self.total == 1:
+            return
+        if self.live:
+            if time.monotonic() - self.drawn_at > REDRAW_SECONDS or done == self.total:
+                self.clear(f"{done}/{self.total} images")
+        elif done * REPORTS // self.total > self.shown * REPORTS // self.total:
+            print(f"{done}/{self.total} images", file=self.stream, flush=True)
+            self.shown = done
+
+    def clear(self, text: str = "") -> None:
+        """Make room for a line of something else."""
+        if self.live and (self.drawn_at or text):
+            print(f"\r\x1b[K{text}", end="", file=self.stream, flush=True)
+            self.drawn_at = time.monotonic()

@@ -19,6 +19,8 @@ from pipeline.service.executions import (
 from pipeline.service.targets import Target, service_errors
 
 LINES_AT_ONCE = 3
+KEPT_SECONDS = 1.0  # the newest line may be why the job fails, which is told at the end
+REASON_CHARACTERS = 500  # of a line, that a FailureReason has surely
 JOBS_FOLDER = "/opt/ml/"
 ENDED = ("Succeeded", "Failed", "Stopped")
 FROM_EARLIER = "of an earlier execution"
@@ -42,6 +44,7 @@ class Progress:
         self.statuses: dict[str, str] = {}
         self.started_at: dict[str, float] = {}
         self.newest_lines: dict[str, str] = {}  # of running steps
+        self.kept: dict[str, tuple[str, float]] = {}  # newest lines of running steps, and when they came
         self.trials: set[str] = set()
         self.live: Any = None
         self.usual: Mapping[str, float] = {}
@@ -82,7 +85,7 @@ class Progress:
                 self.say(name, describe_end(step))
 
     def follow(self, step: Mapping[str, Any]) -> None:
-        """Print what the step's job has printed since."""
+        """Print what the step's job has printed since, but for the newest line that may be why it failed."""
         name, job = step["StepName"], job_of(step)
         if job is None or "CacheHitResult" in step:
             return
@@ -95,17 +98,31 @@ class Progress:
             elif group := job_group(step):
                 self.logs = self.logs or JobLogs(self.target)
                 lines = [line for line in self.logs.new_lines(*group) if not UNREMARKABLE.fullmatch(line)]
-                for line in lines[-LINES_AT_ONCE:]:
-                    if JOBS_FOLDER in line:
-                        line = with_places(line, users_places(self.target, self.pipeline_name, step))
-                    if self.live and not line.endswith(REMARKABLE):
-                        self.newest_lines[name] = shorten_epoch(line)
-                    else:
-                        self.say(name, shorten_epoch(line))
+                kept, now = self.kept.pop(name, None), time.monotonic()
+                due = [kept] if kept and (lines or step["StepStatus"] in ENDED or now > kept[1] + KEPT_SECONDS) else []
+                if kept and not due:
+                    self.kept[name] = kept
+                for line, at in (due + [(line, now) for line in lines])[-LINES_AT_ONCE:]:
+                    self.show_line(step, line, at, is_newest=bool(lines) and line is lines[-1])
 
-    def say(self, step: str, text: str) -> None:
+    def show_line(self, step: Mapping[str, Any], line: str, at: float, *, is_newest: bool) -> None:
+        """Print a line of a job, or keep it for later; what the reason of a failure repeats is not printed."""
+        name, is_running = step["StepName"], step["StepStatus"] not in ENDED
+        if line.strip()[:REASON_CHARACTERS] in step.get("FailureReason", ""):
+            return
+        shown = shorten_epoch(line)
+        if JOBS_FOLDER in line:
+            shown = with_places(line, users_places(self.target, self.pipeline_name, step))
+        if self.live and not line.endswith(REMARKABLE):
+            self.newest_lines[name] = shown
+        elif is_newest and is_running:
+            self.kept[name] = (line, at)
+        else:
+            self.say(name, shown, at)
+
+    def say(self, step: str, text: str, at: float | None = None) -> None:
         """Print a line that stays."""
-        line = f"{time.monotonic() - self.began:6.1f}s {step:<20} {printable(text)}"
+        line = f"{(at or time.monotonic()) - self.began:6.1f}s {step:<20} {printable(text)}"
         if self.live:
             self.live.console.print(line, style=COLOURS.get(text.partition(" ")[0]), markup=False, soft_wrap=True)
         else:

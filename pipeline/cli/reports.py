@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.cli.call import Call, Which
+from pipeline.cli.call import Call
 from pipeline.cli.output import open_in_browser, print_json, run_report_script
 from pipeline.errors import ServiceError, UsageError
 from pipeline.service import executions
@@ -26,9 +26,15 @@ CAPTURE = "capture"
 DRIFTED = 3  # exit status: 1 and 2 say that nothing was compared
 
 
-def report(call: Call, which: Which, report_folder: Path | None = None, no_open: bool = False) -> int:
+def report(
+    call: Call,
+    execution: str | None = None,
+    pipeline: str | None = None,
+    report_folder: Path | None = None,
+    no_open: bool = False,
+) -> int:
     """Write the report of an execution's training anew, print its path, open it."""
-    target, arn = call.open_execution(which)
+    target, arn = call.open_execution(execution, pipeline)
     name, steps = arn.rpartition("/")[2], executions.steps(target, arn)
     job = training_job(steps)
     if job is None:
@@ -49,9 +55,15 @@ def report(call: Call, which: Which, report_folder: Path | None = None, no_open:
     return 0
 
 
-def audit(call: Call, which: Which, report_folder: Path | None = None, no_open: bool = False) -> int:
+def audit(
+    call: Call,
+    execution: str | None = None,
+    pipeline: str | None = None,
+    report_folder: Path | None = None,
+    no_open: bool = False,
+) -> int:
     """Write the page and the file to correct; say where they are and what applies the corrections."""
-    target, arn = call.open_execution(which)
+    target, arn = call.open_execution(execution, pipeline)
     folder = (report_folder or call.home / REPORTS / f"audit-{arn.rpartition('/')[2]}").resolve()
     with prepared_images(target, arn) as prepared:
         run_report_script("audit.py", "Nothing was audited", prepared_dir=prepared, report_dir=folder)

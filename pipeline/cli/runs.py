@@ -46,7 +46,7 @@ def run(call: Call, wanted: Start, given: Given, cache: CacheMode = "bytes", no_
         return follow(call, target, start_execution(call, project, target, wanted))
     if wanted.data:
         raise UsageError("--data belongs to this project's own pipeline; give the definition's parameter by --param.")
-    call.is_own = False
+    call.is_given = True
     choose = partial(selection, wanted)
     return follow(call, *start_definition(call, given.definition, given, wanted.param or [], choose))
 

@@ -1,16 +1,17 @@
 """The end of an execution as a person reads it: its steps, what came of them, why one failed, what to do next."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline.cli.output import WIDTH, print_table, printable, with_places, wrapped
 from pipeline.cli.progress import FROM_EARLIER, hyperparameters_text
 
 LABEL_WIDTH = 14
-LAST_LINES = 10
 OF_THE_CODE = re.compile(r"AlgorithmError|ClientError")  # reasons of a failure that the same again would meet again
 OF_THE_MACHINE = re.compile(r"(?i)no space left|disk .*full|connection|timed? ?out|killed from outside")
+OWN_EXCEPTION = re.compile(r"classifier[.\w]*\.\w+: ")  # the end of a traceback of the deploy function
+TRACEBACK = ("Traceback ", 'File "')
 Document = Mapping[str, Any]  # what `status --json` prints
 
 
@@ -23,7 +24,7 @@ def print_steps(document: Document, reuse: str) -> None:
         note = "reused" if step["cache_hit"] else earlier or step["outcome"] or ""
         seconds = "" if step["seconds"] is None else f"{step['seconds']:.1f}"
         rows.append((step["name"], step["type"], step["status"], seconds, note))
-    print_table(("Step", "Type", "Status", "Seconds", "Note"), rows, right=("Seconds",))
+    print_table(("Step", "Type", "Status", "Seconds", "Note"), rows)
     if any(step["cache_hit"] for step in document["steps"]) and reuse:
         print("\n".join(["", *wrapped(reuse)]))
 
@@ -84,8 +85,8 @@ def rules_text(rules: Mapping[str, str]) -> str:
     return "; ".join([*parts, *(["failed: " + ", ".join(failed)] if failed else [])])
 
 
-def print_failure(step: Document, last_lines: Callable[[str, int], list[str]], places: Mapping[str, str]) -> None:
-    """Print why a step failed, and the end of its log without what the reason says already.
+def print_failure(step: Document, lines: Sequence[str], places: Mapping[str, str], *, is_own: bool = False) -> None:
+    """Print why a step failed, and the end of its log unless the reason is a whole sentence of the product's own.
 
     `places` are the folders of the step's job by what the user calls them.
     """
@@ -93,12 +94,15 @@ def print_failure(step: Document, last_lines: Callable[[str, int], list[str]], p
     print("\n".join(["", *wrapped(f"{step['name']} failed: {reason}")]))
     if not step["log"]:
         return
-    lines = [printable(with_places(line, places)) for line in last_lines(step["log"], LAST_LINES)]
-    if fresh := [line for line in lines if line.strip() not in reason]:
-        print(f"The last lines of its log, {step['log']}:")
-        print("\n".join(f"  {line}" for line in fresh))
-    else:
-        print(f"Its log: {step['log']}")
+    lines = [printable(with_places(line, places)) for line in lines]
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    of_function = OWN_EXCEPTION.match(last)
+    in_own_words = is_own and not any(line.lstrip().startswith(TRACEBACK) for line in lines)
+    is_told = (of_function or in_own_words) and (last[of_function.end() :] if of_function else last) in reason
+    fresh = [] if is_told else [line for line in lines if line.strip() not in reason]
+    print(f"The last lines of its log, {step['log']}:" if fresh else f"Its log: {step['log']}")
+    for line in fresh:
+        print(f"  {line}")
 
 
 def next_commands(

@@ -12,7 +12,7 @@ from PIL import Image
 from said import Cli, Said
 
 import run_pipeline
-from pipeline.cli.images import Counting
+from pipeline.cli.output import Counting
 from pipeline.service.images import Tally
 from tests.local.samples import ROOT, processes_of
 from tests.service.labelling import deployed, end

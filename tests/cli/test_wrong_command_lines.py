@@ -22,6 +22,7 @@ WRONG = [
     ("frob", 2, "There is no command 'frob'. See run_pipeline.py --help."),
     ("sttaus", 2, "There is no command 'sttaus'. Did you mean 'status'?"),
     ("--frob", 2, "There is no option --frob."),
+    ("--target aws models", 2, "Options go after the command: run_pipeline.py COMMAND --target ... See"),
     ("run --dta photos", 2, "There is no option --dta. Did you mean '--data'? See run_pipeline.py run --help."),
     ("status --whatch", 2, "Did you mean '--watch'?"),
     ("models extra", 2, "extra"),

@@ -31,9 +31,7 @@ sys.path[:0] = [str(REPOSITORY)]
 
 from pipeline.definition.check import check  # noqa: E402 - found by the line above
 from pipeline.definition.diff import differences  # noqa: E402
-from pipeline.definition.expressions import Scope, holds, resolve  # noqa: E402
 from pipeline.definition.parameters import bind  # noqa: E402
-from pipeline.definition.schemas import as_request  # noqa: E402
 from pipeline.definition.steps import (  # noqa: E402
     STEP_TYPES,
     load_definition,
@@ -41,6 +39,8 @@ from pipeline.definition.steps import (  # noqa: E402
 )
 from pipeline.errors import PipelineError  # noqa: E402
 from pipeline.local.checks.definition import refusals, remarks  # noqa: E402
+from pipeline.local.checks.requests import as_request  # noqa: E402
+from pipeline.local.engine.values import Scope, holds, resolve  # noqa: E402
 
 CASES = (REPOSITORY / "tests/definition/cases/definition.json",)  # compiled by the SDK
 SIGNS = ("Traceback (most recent call last)", "InternalServerError of the local runner")

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from pipeline.definition.expressions import Scope, holds, resolve
-from pipeline.definition.schemas import as_request
+from pipeline.local.checks.requests import as_request
+from pipeline.local.engine.values import Scope, holds, resolve
 from tests.compile.definitions import Json, steps_of
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

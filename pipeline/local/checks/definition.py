@@ -8,8 +8,9 @@ from functools import lru_cache
 from typing import Any
 
 from pipeline.definition.check import argument_differences, check, member_differences
-from pipeline.definition.schemas import UNKNOWN, converted
+from pipeline.definition.schemas import UNKNOWN
 from pipeline.definition.steps import STEP_TYPES, Definition, Step, at, members, objects
+from pipeline.local.checks.requests import converted
 from pipeline.local.checks.steps import NEEDS, REFUSED, RULES, lacking, path_problems
 from pipeline.local.store.answers import function_name
 from pipeline.local.store.state import State

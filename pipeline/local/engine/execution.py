@@ -22,12 +22,12 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from pipeline.definition.expressions import Scope, holds, resolve
-from pipeline.definition.schemas import as_request
 from pipeline.definition.steps import STEP_TYPES, Step, read_graph
 from pipeline.errors import PipelineError
+from pipeline.local.checks.requests import as_request
 from pipeline.local.engine import cache
 from pipeline.local.engine.runner_process import HEARING_SECONDS, known_execution
+from pipeline.local.engine.values import Scope, holds, resolve
 from pipeline.local.jobs.executors import EXECUTORS
 from pipeline.local.jobs.runtime import Runtime, StepCall, StepFailure, StepResult, arn, not_run, now
 from pipeline.local.sandbox.namespaces import find_mount

@@ -17,13 +17,7 @@ import orjson
 from jsonschema import Draft202012Validator, ValidationError
 from jsonschema.validators import extend
 
-from pipeline.definition.expressions import (
-    describe,
-    format_path,
-    is_expression,
-    listing,
-    quoted,
-)
+from pipeline.definition.expressions import describe, format_path, is_expression, listing, quoted
 from pipeline.suggestion import did_you_mean
 
 Schema = dict[str, Any]
@@ -32,14 +26,10 @@ JSON_TYPES = {
     "structure": "object", "map": "object", "list": "array", "string": "string", "timestamp": ["string", "number"],
     "integer": "integer", "long": "integer", "float": "number", "double": "number", "boolean": "boolean",
 }  # fmt: skip
-LIMITS = {  # of a shape, as JSON Schema calls them
-    "list": ("minItems", "maxItems"),
-    "map": ("minProperties", "maxProperties"),
-    "string": ("minLength", "maxLength"),
-}
+LIMITS = {"list": "Items", "map": "Properties", "string": "Length"}  # after min and max, as JSON Schema calls them
 NOUNS = {
     "object": "an object", "array": "a list", "string": "a string", "integer": "a whole number", "number": "a number",
-    "boolean": "true or false", "time": "a time",
+    "boolean": "true or false",
 }  # fmt: skip
 SINGLE = ("string", "integer", "number", "boolean")
 MAX_LISTED = 12
@@ -99,7 +89,7 @@ def schema_of(name: str, shapes: Mapping[str, Any], known: dict[str, Schema]) ->
     elif "pattern" in shape:
         with contextlib.suppress(re.error):  # a few have classes that only Java knows, such as \\p{L}
             schema["pattern"] = re.compile(rf"^(?:{shape['pattern']})\Z").pattern
-    low, high = LIMITS.get(kind, ("minimum", "maximum"))
+    low, high = (f"{each}{LIMITS.get(kind, 'imum')}" for each in ("min", "max"))
     bounds = {low: shape.get("min"), high: shape.get("max")}
     if kind in LARGEST:
         bounds = {low: shape.get("min", 0), high: shape.get("max", LARGEST[kind])}

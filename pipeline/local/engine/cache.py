@@ -1,7 +1,7 @@
 """The step cache: a step whose code, arguments and inputs are unchanged is not run again.
 
 A key is made of the members that SageMaker's own key is made of ("Caching pipeline steps" in the guide, see
-`definition.step_types`): nothing about instances, outputs or roles. There are two keys of a step:
+`STEP_TYPES`): nothing about instances, outputs or roles. There are two keys of a step:
 
 - by bytes, the default: what lies under an S3 URI counts. A data set that was changed in place is a miss, a repeated
   upload of the same bytes is not, and a hit needs the outputs of the earlier run to be there, untouched;

@@ -17,12 +17,12 @@ from typer.core import TyperCommand, TyperGroup
 
 from pipeline.cli.call import Call
 from pipeline.cli.commands import COMMANDS, OPTIONS
-from pipeline.errors import PipelineError, UsageError
+from pipeline.errors import PipelineError, ServiceError, UsageError
 from pipeline.suggestion import did_you_mean
 
 HELP = {"help_option_names": ["-h", "--help"]}
 COMMON = {each.name for each in dataclasses.fields(Call) if each.init}
-REFUSED_BY_THE_SYSTEM = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+FULL, NOT_ALLOWED = (errno.ENOSPC, errno.EDQUOT), (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class Commands(TyperGroup):
@@ -76,48 +76,45 @@ def program() -> Any:
 
 def load(name: str, markup: Any) -> Any:
     """Import a command's function and return it as a command that takes the common options as well."""
-    module, _, function_name = COMMANDS[name].function.partition(".")
+    command, program_name = COMMANDS[name], Path(sys.argv[0]).name
+    module, _, function_name = command.function.partition(".")
     function = getattr(importlib.import_module(f"pipeline.cli.{module}"), function_name)
-    command, examples = Path(sys.argv[0]).name, COMMANDS[name].examples
-    shown = "\n".join(f"  {command} {name} {words}".rstrip() for words in examples)
+    examples = "\n".join(f"  {program_name} {name} {words}".rstrip() for words in command.examples)
+    text = f"{command.does}\n\n\b\nExamples:\n{examples}"
     app = typer.Typer(add_completion=False, rich_markup_mode=markup)
-    app.command(name, context_settings=HELP, help=f"{COMMANDS[name].does}\n\n\b\nExamples:\n{shown}")(
-        with_options(function)
-    )
+    app.command(name, context_settings=HELP, help=text)(with_options(function))
     return typer.main.get_command(app)
 
 
 def with_options(function: Callable[..., int]) -> Callable[..., int]:
     """Return a function of options alone: a parameter whose type is a dataclass stands for the fields of that."""
-    groups: dict[str, tuple[Any, Any]] = {}
-    options: dict[str, inspect.Parameter] = {}
+    groups: dict[str, tuple[Any, list[str]]] = {}
+    options: list[inspect.Parameter] = []
     for name, parameter in inspect.signature(function).parameters.items():
-        fields: dict[str, tuple[Any, Any]] = {name: (parameter.annotation, parameter.default)}
+        fields = [(name, parameter.annotation, parameter.default)]
         if is_dataclass(group := parameter.annotation):
-            fields = {each.name: (each.type, each.default) for each in dataclasses.fields(group) if each.init}
-            groups[name] = (group, fields.keys())
-        options.update({each: typer_parameter(each, *typed) for each, typed in fields.items()})
+            fields = [(each.name, each.type, each.default) for each in dataclasses.fields(group) if each.init]
+            groups[name] = (group, [each for each, _, _ in fields])
+        options += [typer_parameter(*field) for field in fields]
 
     def run(**given: Any) -> int:
         made = {name: group(**{each: given.pop(each) for each in fields}) for name, (group, fields) in groups.items()}
         return explained(lambda: function(**made, **given), made["call"].home)
 
-    options = {name: options[name] for name in sorted(options, key=COMMON.__contains__)}
-    run.__signature__ = inspect.Signature(list(options.values()))  # type: ignore[attr-defined]
-    run.__annotations__ = {name: parameter.annotation for name, parameter in options.items()}
+    options.sort(key=lambda option: option.name in COMMON)
+    run.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+    run.__annotations__ = {option.name: option.annotation for option in options}
     return run
 
 
 def typer_parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     """Return a parameter as typer reads it, with what OPTIONS tells of it."""
-    option = OPTIONS[name]
-    is_number = annotation in (int, int | None)
-    how: dict[str, Any] = {"metavar": option.metavar, "help": option.help, "show_default": False}
-    how |= {"min": 1} if is_number else {}
-    panel: dict[str, Any] = {"rich_help_panel": "Options of every command"} if name in COMMON else {}
-    described = typer.Option(option.flag, **how, **panel) if option.flag else typer.Argument(**how)
-    kind = inspect.Parameter.KEYWORD_ONLY
-    return inspect.Parameter(name, kind, default=default, annotation=Annotated[annotation, described])
+    flag, metavar, text = OPTIONS[name]
+    how: dict[str, Any] = {"metavar": metavar, "help": text, "show_default": False}
+    how |= {"min": 1} if annotation in (int, int | None) else {}
+    how |= {"rich_help_panel": "Options of every command"} if name in COMMON else {}
+    described = Annotated[annotation, typer.Option(flag, **how) if flag else typer.Argument(**how)]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=described)
 
 
 def explained(command: Callable[[], int], home: Path) -> int:
@@ -125,7 +122,6 @@ def explained(command: Callable[[], int], home: Path) -> int:
     from botocore.exceptions import BotoCoreError, ClientError
 
     from pipeline.aws.errors import explain
-    from pipeline.errors import ServiceError
 
     try:
         return command()
@@ -134,18 +130,14 @@ def explained(command: Callable[[], int], home: Path) -> int:
     except (ClientError, BotoCoreError) as problem:
         raise ServiceError(explain(problem)) from problem
     except OSError as problem:
-        if problem.errno not in REFUSED_BY_THE_SYSTEM:
-            raise
-        raise refusal(problem, home) from problem
+        if problem.errno in FULL:
+            from pipeline.local.store.state import DiskFull
 
-
-def refusal(problem: OSError, home: Path) -> PipelineError:
-    """Return what the operating system refused as a sentence."""
-    if problem.errno in (errno.ENOSPC, errno.EDQUOT):
-        from pipeline.local.store.state import DiskFull
-
-        return DiskFull(Path(problem.filename).parent if problem.filename else home)
-    return UsageError(f"{problem.filename or home} cannot be used ({problem.strerror}); choose another, by --home.")
+            raise DiskFull(Path(problem.filename).parent if problem.filename else home) from problem
+        if problem.errno in NOT_ALLOWED:
+            place = problem.filename or home
+            raise UsageError(f"{place} cannot be used ({problem.strerror}); choose another, by --home.") from problem
+        raise
 
 
 def usage_sentence(wrong: typer.TyperException) -> str:

@@ -82,13 +82,16 @@ class Call:
         """The name of the pipeline that the call is about."""
         return self.pipeline or self.config.pipeline.name
 
-    def open_clients(self, *, reads_only: bool = False) -> Callable[[str], Any]:
+    def open_clients(self, *, reads_only: bool = False, with_schedule: bool = False) -> Callable[[str], Any]:
         """Return a function from a service's name to its client; on AWS without a look at the account."""
         if self.target == "aws":
             from pipeline.service.aws_target import aws_client
 
             return aws_client(self.config.aws.region)
-        return self.open_target(reads_only=reads_only).client
+        target: Any = self.open_target(reads_only=reads_only)
+        if with_schedule:  # on AWS the stack has made it
+            target.set_up_schedule(self.config)
+        return target.client  # type: ignore[no-any-return]
 
     def placement(self) -> "Placement":
         """Return where the pipeline runs, without opening the target."""

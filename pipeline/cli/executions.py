@@ -1,12 +1,13 @@
-"""`status`, `stop`, `retry`, and what `run` shows: an execution while it runs and afterwards."""
+"""`status`, `stop`, `retry`, and what `run` shows: an execution while it runs, what came of it, what to do next."""
 
+import re
 import signal
-import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from pipeline.cli.call import CacheMode, Call
-from pipeline.cli.output import print_json
-from pipeline.cli.progress import Progress
-from pipeline.cli.summary import next_commands, print_failure, print_results, print_steps
+from pipeline.cli.output import WIDTH, print_json, print_table, printable, say, with_places, wrapped
+from pipeline.cli.progress import FROM_EARLIER, Progress, hyperparameters_text
 from pipeline.errors import ServiceError
 from pipeline.service import executions
 from pipeline.service.executions import pipeline_of, recent, users_places
@@ -20,8 +21,13 @@ REUSE = {
     "bytes": "Reused steps were found unchanged by the bytes of their inputs; AWS compares the URIs only, as --cache "
     "as-on-aws does.",
     "as-on-aws": "Reused steps were found unchanged by the URIs of their inputs, as on AWS, whatever the bytes there.",
-    "off": "",
 }
+LABEL_WIDTH = 14
+OF_THE_CODE = re.compile(r"AlgorithmError|ClientError")  # reasons of a failure that the same again would meet again
+OF_THE_MACHINE = re.compile(r"(?i)no space left|disk .*full|connection|timed? ?out|killed from outside")
+OWN_EXCEPTION = re.compile(r"classifier[.\w]*\.\w+: ")  # the end of a traceback of the deploy function
+TRACEBACK = ("Traceback ", 'File "')
+Document = Mapping[str, Any]  # what `status --json` prints
 
 
 def status(call: Call, execution: str | None = None, pipeline: str | None = None, watch: bool = False) -> int:
@@ -69,11 +75,11 @@ def watch_to_end(call: Call, target: Target, arn: str) -> bool:
         try:
             executions.watch(target, arn, progress.show)
         except KeyboardInterrupt:
-            print("\nStopping ...", file=sys.stderr)
+            say("\nStopping ...")
             try:
                 executions.stop(target, arn)
             except ServiceError as problem:
-                print(problem, file=sys.stderr)
+                say(problem)
             executions.watch(target, arn, progress.show)
             return False
     return True
@@ -83,16 +89,16 @@ def show(call: Call, target: Target, arn: str, *, others: str = "") -> int:
     """Print the execution's document or summary; return 1 if it failed or was stopped."""
     executions.describe(target, arn)  # of one that is not there it says so
     if problem := keep_report(target, arn):
-        print(problem, file=sys.stderr)
+        say(problem)
     document = status_document(target, arn)
-    if document["endpoint"] and document["endpoint"]["status"] in ("Creating", "Updating") and target.name == "local":
-        wait_for_endpoint(target, document["endpoint"]["name"])
+    endpoint = document["endpoint"]
+    if endpoint and endpoint["status"] in ("Creating", "Updating") and target.name == "local":
+        wait_for_endpoint(target, endpoint["name"])
         document = status_document(target, arn)
     if call.as_json:
         print_json(document)
     else:
-        print_steps(document, REUSE[call.cache] if target.name == "local" else "")
-        print_results(document, others)
+        print_results(document, REUSE.get(call.cache, "") if target.name == "local" else "", others)
         steps = {step["StepName"]: step for step in executions.steps(target, arn)}
         for step in document["steps"]:
             if step["status"] == "Failed":
@@ -104,3 +110,118 @@ def show(call: Call, target: Target, arn: str, *, others: str = "") -> int:
         for text, why in next_commands(document, call.command, usual_endpoint=usual_endpoint, is_own=call.is_own):
             print(f"  {text}\n      {why}")
     return 0 if document["status"] in ("Succeeded", "Executing") else 1
+
+
+def print_results(document: Document, reuse: str, others: str) -> None:
+    """Print the table of steps, what made a reused one unchanged, what came of it, and which other ones there are."""
+    print()
+    rows = []
+    for step in document["steps"]:
+        earlier = FROM_EARLIER if step["source_execution"] else ""
+        note = "reused" if step["cache_hit"] else earlier or step["outcome"] or ""
+        seconds = "" if step["seconds"] is None else f"{step['seconds']:.1f}"
+        rows.append((step["name"], step["type"], step["status"], seconds, note))
+    print_table(("Step", "Type", "Status", "Seconds", "Note"), rows)
+    if reuse and any(step["cache_hit"] for step in document["steps"]):
+        print("\n".join(["", *wrapped(reuse)]))
+    first = ("Execution", f"{document['status']}  {document['execution_arn'].rpartition('/')[2]}")
+    print()
+    for label, text in [first, *facts(document), *([("Others", others)] if others else [])]:
+        print(f"{label:<{LABEL_WIDTH}} {text}")
+
+
+def facts(document: Document) -> list[tuple[str, str]]:
+    """Return label and text of each result."""
+    rows = []
+    if "test_accuracy" in document["metrics"]:
+        rows.append(("Test accuracy", accuracy_text(document["metrics"], document["parameters"])))
+    if document["best_hyperparameters"]:
+        rows.append(("Winner", hyperparameters_text(document["best_hyperparameters"])))
+    if document["rules"]:
+        rows += labelled("Rules", rules_text(document["rules"]))
+    if document["model_package_arn"]:
+        version = document["model_package_arn"].partition("/")[2]
+        rows.append(("Model", f"{version}  {document['model_approval_status']}"))
+    if document["endpoint"]:
+        rows.append(("Endpoint", f"{document['endpoint']['name']}  {document['endpoint']['status']}"))
+        rows += [("", text) for text in (document["endpoint"]["url"], document["endpoint"]["note"]) if text]
+    messages = [step["outputs"]["message"] for step in document["steps"] if "message" in step["outputs"]]
+    for message in messages[-1:]:
+        rows += labelled("Deployment", message)
+    places = {place: name.title() for name, place in reversed(document["reports"].items()) if place}
+    return [*rows, *((name, place) for place, name in reversed(places.items()))]
+
+
+def labelled(label: str, text: str) -> list[tuple[str, str]]:
+    """Return the lines of a long text, of which the first has the label."""
+    lines = wrapped(text, WIDTH - LABEL_WIDTH - 1)
+    return list(zip((label, *[""] * len(lines)), lines, strict=False))
+
+
+def accuracy_text(metrics: Mapping[str, float], parameters: Mapping[str, Any]) -> str:
+    """Return the accuracy, of how many images it is, its interval and what was asked for."""
+    notes = [f"threshold {parameters['AccuracyThreshold']}"] if "AccuracyThreshold" in parameters else []
+    if "test_accuracy_images" in metrics:
+        low, high, images = (metrics[f"test_accuracy_{name}"] for name in ("lower_bound", "upper_bound", "images"))
+        notes.insert(0, f"{images:,} image{'' if images == 1 else 's'}, 95 %: {low:.3f} to {high:.3f}")
+    return f"{metrics['test_accuracy']:.4f}" + (f" ({'; '.join(notes)})" if notes else "")
+
+
+def rules_text(rules: Mapping[str, str]) -> str:
+    """Return how many rules watched the training, and which of them found a problem or failed."""
+    problems = [name for name, status in rules.items() if status == "IssuesFound"]
+    failed = [name for name, status in rules.items() if status == "Error"]
+    parts = [
+        f"{len(rules)} watched the training",
+        "found a problem: " + ", ".join(problems) if problems else "no problem found",
+    ]
+    return "; ".join([*parts, *(["failed: " + ", ".join(failed)] if failed else [])])
+
+
+def print_failure(step: Document, lines: Sequence[str], places: Mapping[str, str], *, is_own: bool = False) -> None:
+    """Print why a step failed, and the end of its log unless the reason is a whole sentence of the product's own.
+
+    `places` are the folders of the step's job by what the user calls them.
+    """
+    reason = printable(with_places(step["failure_reason"] or "without a reason", places))
+    print("\n".join(["", *wrapped(f"{step['name']} failed: {reason}")]))
+    if not step["log"]:
+        return
+    lines = [printable(with_places(line, places)) for line in lines]
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    of_function = OWN_EXCEPTION.match(last)
+    in_own_words = is_own and not any(line.lstrip().startswith(TRACEBACK) for line in lines)
+    is_told = (of_function or in_own_words) and (last[of_function.end() :] if of_function else last) in reason
+    fresh = [] if is_told else [line for line in lines if line.strip() not in reason]
+    print(f"The last lines of its log, {step['log']}:" if fresh else f"Its log: {step['log']}")
+    for line in fresh:
+        print(f"  {line}")
+
+
+def next_commands(
+    document: Document, command: Callable[..., str], *, usual_endpoint: str | None, is_own: bool
+) -> Iterator[tuple[str, str]]:
+    """Return the commands that make sense now, and why; most of them know this project's own pipeline only."""
+    endpoint = document["endpoint"]
+    if endpoint and is_own:
+        other = [] if endpoint["name"] == usual_endpoint else ["--endpoint", endpoint["name"]]
+        yield command("invoke", document["example_image"] or "IMAGE", *other), "classify an image"
+    if document["model_approval_status"] == "PendingManualApproval" and is_own:
+        yield command("approve"), "approve and deploy the model"
+    if (document["reports"]["debugger"] or "").startswith("s3://"):
+        name = document["execution_arn"].rpartition("/")[2]
+        yield command("report", name), "how the training went: rules, curves, profile, search"
+    has_fail_step = any(step["type"] == "Fail" for step in document["steps"])
+    if document["status"] in ("Failed", "Stopped") and not has_fail_step:
+        reasons = " ".join(step["failure_reason"] or "" for step in document["steps"] if step["status"] == "Failed")
+        if "--replace-classes" in reasons:
+            yield command("retry", "--replace-classes"), "put this model of other classes in the endpoint's"
+        elif is_own and OF_THE_CODE.search(reasons) and not OF_THE_MACHINE.search(reasons):
+            yield command("run"), "once that is corrected; what has succeeded is reused"
+        else:
+            yield command("retry"), "go on from the failed step"
+    if "InputDataUri" in document["parameters"] and is_own:
+        yield command("run", "--data", "FOLDER"), "your own images: one folder a class"
+    yield command("status"), "this summary again"
+    if is_own:
+        yield command("teardown"), "end the endpoint and remove what was made"

@@ -99,23 +99,21 @@ class Progress:
                 self.logs = self.logs or JobLogs(self.target)
                 lines = [line for line in self.logs.new_lines(*group) if not UNREMARKABLE.fullmatch(line)]
                 kept, now = self.kept.pop(name, None), time.monotonic()
-                due = [kept] if kept and (lines or step["StepStatus"] in ENDED or now > kept[1] + KEPT_SECONDS) else []
-                if kept and not due:
-                    self.kept[name] = kept
-                for line, at in (due + [(line, now) for line in lines])[-LINES_AT_ONCE:]:
-                    self.show_line(step, line, at, is_newest=bool(lines) and line is lines[-1])
+                shown = [*([kept] if kept else []), *((line, now) for line in lines[-LINES_AT_ONCE:])]
+                for each in shown:
+                    self.show_line(step, *each, is_newest=each is shown[-1])
 
     def show_line(self, step: Mapping[str, Any], line: str, at: float, *, is_newest: bool) -> None:
         """Print a line of a job, or keep it for later; what the reason of a failure repeats is not printed."""
-        name, is_running = step["StepName"], step["StepStatus"] not in ENDED
-        if line.strip()[:REASON_CHARACTERS] in step.get("FailureReason", ""):
+        name, may_wait = step["StepName"], step["StepStatus"] not in ENDED and time.monotonic() < at + KEPT_SECONDS
+        if is_newest and line.strip()[:REASON_CHARACTERS] in step.get("FailureReason", ""):
             return
         shown = shorten_epoch(line)
         if JOBS_FOLDER in line:
             shown = with_places(line, users_places(self.target, self.pipeline_name, step))
         if self.live and not line.endswith(REMARKABLE):
             self.newest_lines[name] = shown
-        elif is_newest and is_running:
+        elif is_newest and may_wait:
             self.kept[name] = (line, at)
         else:
             self.say(name, shown, at)
@@ -143,8 +141,13 @@ class Progress:
         if not self.usual:
             return Group(*lines, Text(clock, style="dim") if not lines else "")
         total, left = sum(self.usual.values()), self.seconds_left()
+        left_text = f"{left:.0f} s" if left < 100 else f"{left / 60:.0f} min"
         bar = Table.grid(padding=(0, 1))
-        bar.add_row(clock, ProgressBar(total=total, completed=max(0.0, total - left), width=40), text_of_left(left))
+        bar.add_row(
+            clock,
+            ProgressBar(total=total, completed=max(0.0, total - left), width=40),
+            "nearly done" if left < 1 else f"about {left_text} left",
+        )
         return Group(*lines, bar)
 
     def seconds_left(self) -> float:
@@ -155,13 +158,6 @@ class Progress:
             for step, seconds in self.usual.items()
             if self.statuses.get(step) not in ENDED
         )
-
-
-def text_of_left(seconds: float) -> str:
-    """Return an estimate in words."""
-    if seconds < 1:
-        return "nearly done"
-    return f"about {seconds:.0f} s left" if seconds < 100 else f"about {seconds / 60:.0f} min left"
 
 
 def shorten_epoch(line: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline.cli.call import Call
 from pipeline.cli.output import open_in_browser, print_json, run_report_script
+from pipeline.cli.runs import Start, say_started, start_execution
 from pipeline.errors import ServiceError, UsageError
 from pipeline.service import executions
 from pipeline.service.drift import BASELINE_NAME, newest_requests, put_metric, put_version
@@ -45,9 +46,8 @@ def report(
     try:
         page = make_report(target, steps, folder.resolve())
     except NothingSaved as problem:
-        raise ServiceError(
-            f"Training job {job[0]} of execution {name} saved no debugger files, so there is no report of it."
-        ) from problem
+        sentence = f"Training job {job[0]} of execution {name} saved no debugger files, so there is no report of it."
+        raise ServiceError(sentence) from problem
     if call.as_json:
         data = str(page.with_name(JSON_NAME))
         return print_json({"execution_arn": arn, "training_job": job[0], "report": str(page), "data": data})
@@ -87,29 +87,23 @@ def audit(
 def prepared_images(target: Target, execution_arn: str) -> Iterator[Path]:
     """Yield a folder with PrepareData's outputs by name: links on this machine, copies of what is on AWS."""
     steps, name = executions.steps(target, execution_arn), execution_arn.rpartition("/")[2]
-    uris = {output: output_of(target, steps, output) for output in PREPARED}
     with tempfile.TemporaryDirectory(prefix="audit-") as scratch:
-        for output, uri in uris.items():
+        for output in PREPARED:
+            uri, folder = output_of(target, steps, output), Path(scratch) / output
             if uri is None:
                 raise ServiceError(f"Execution {name} has not prepared any images yet, so there is nothing to audit.")
             names = [found for found in objects(target, uri) if "/" not in found]
             if not names:
                 raise ServiceError(f"What execution {name} has prepared, {uri}, is gone; run the pipeline again.")
-            folder = Path(scratch) / output
             if target.name == "local":
                 folder.symlink_to(Path(target.where(uri)).resolve())
-            else:
-                download(target, uri, names, folder)
+                continue
+            folder.mkdir()
+            (bucket, prefix), client = split_uri(uri), target.client("s3")
+            places = [(bucket, f"{prefix}/{found}", str(folder / found)) for found in names]
+            with service_errors(f"read {uri}"):
+                list(in_threads(lambda place: client.download_file(*place), places))  # noqa: B023
         yield Path(scratch)
-
-
-def download(target: Target, uri: str, names: list[str], folder: Path) -> None:
-    """Copy objects below a prefix into a new folder."""
-    folder.mkdir()
-    (bucket, prefix), client = split_uri(uri), target.client("s3")
-    with service_errors(f"read {uri}"):
-        for _ in in_threads(lambda name: client.download_file(bucket, f"{prefix}/{name}", str(folder / name)), names):
-            pass
 
 
 def drift(
@@ -135,42 +129,27 @@ def drift(
     lines = newest_requests(target, config, captured or target.placement.uri(config.pipeline.name, CAPTURE, name), last)
     version = approved_version(target, config.registry.model_package_group, model)
     folder = (report_folder or call.home / REPORTS / "drift").resolve()
-    write_drift_report(target, lines, version, folder)
+    with tempfile.TemporaryDirectory(prefix="drift-") as scratch:
+        put_version(target, version, Path(scratch))
+        requests, baseline = Path(scratch) / "captured.jsonl", Path(scratch) / BASELINE_NAME
+        requests.write_text("\n".join(lines), encoding="utf-8")
+        places = {"captured": requests, "model_dir": scratch, "baseline": baseline, "report_dir": folder}
+        run_report_script("drift.py", "Drift was not judged", **places)
     document = json.loads((folder / "drift.json").read_text(encoding="utf-8"))
     if publish:
         put_metric(target, config.aws.project, name, document["drift_score"])
     document |= {"model_package_arn": version, "report": str(folder / "drift.html")}
     if not call.as_json:
         print_drift(document)
-    if retrain and document["drift"]:
-        document["execution_arn"] = start_retraining(call, data)
+    if retrain and document["drift"]:  # the search begins as tuning.warm_start says
+        document["execution_arn"] = start_execution(call, call.open_project(), call.open_target(), Start(data=data))
+        if not call.as_json:
+            say_started(call, document["execution_arn"])
+            if not data:
+                print("What has not changed is reused: without new images at data.source, or --data, the model stays.")
     if call.as_json:
         print_json(document)
     return DRIFTED if document["drift"] else 0
-
-
-def start_retraining(call: Call, data: str | None) -> str:
-    """Start the pipeline as `start` does, its search beginning as tuning.warm_start says; return the ARN."""
-    from pipeline.cli.runs import Start, say_started, start_execution
-
-    arn = start_execution(call, call.open_project(), call.open_target(), Start(data=data))
-    if not call.as_json:
-        say_started(call, arn)
-        if not data:
-            print("What has not changed is reused: without new images at data.source, or --data, the model stays.")
-    return arn
-
-
-def write_drift_report(target: Target, lines: list[str], version: str, folder: Path) -> None:
-    """Compare captured lines with a model version, in a process of its own."""
-    with tempfile.TemporaryDirectory(prefix="drift-") as scratch:
-        put_version(target, version, Path(scratch))
-        captured, baseline = Path(scratch) / "captured.jsonl", Path(scratch) / BASELINE_NAME
-        captured.write_text("\n".join(lines), encoding="utf-8")
-        run_report_script(
-            "drift.py", "Drift was not judged",
-            captured=captured, model_dir=scratch, baseline=baseline, report_dir=folder,
-        )  # fmt: skip
 
 
 def print_drift(document: dict[str, Any]) -> None:

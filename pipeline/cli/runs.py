@@ -1,18 +1,19 @@
-"""`run`, `upsert` and `start`: compile, upload what is new, create or update the pipeline, start an execution."""
+"""`run`, `upsert`, `start`, `definition`, `validate`: compile, upload what is new, create or update, start."""
 
+import hashlib
 import json
-import sys
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cli.call import CacheMode, Call
-from pipeline.cli.definitions import Given, start_definition
 from pipeline.cli.executions import follow
-from pipeline.cli.output import print_json, wrapped
-from pipeline.errors import UsageError
+from pipeline.cli.output import print_json, say, wrapped
+from pipeline.errors import DefinitionError, ParameterError, ProblemList, UsageError
 from pipeline.service import executions
-from pipeline.service.inputs import parse_parameter
+from pipeline.service.inputs import parse_lambda, parse_parameter, read_definition
 from pipeline.service.targets import Target
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from pipeline.service.staging import Project
 
 INPUT_DATA = "InputDataUri"
+USUAL_PARALLEL_STEPS = 50
+NAMING = (("Metadata", "PipelineName"), ("PipelineExperimentConfig", "ExperimentName"))  # of a definition
+NAME_CHARACTERS = 200
 
 
 @dataclass(frozen=True)
@@ -35,35 +39,31 @@ class Start:
     only: str | None = None
 
 
+@dataclass(frozen=True)
+class Given:
+    """The options of a given definition."""
+
+    definition: Path | None = None
+    functions: list[str] | None = None
+    parallel: int | None = None
+    name: str | None = None
+
+
 def run(call: Call, wanted: Start, given: Given, cache: CacheMode = "bytes", no_cache: bool = False) -> int:
     """Upsert, start, watch."""
     call.cache = "off" if no_cache else cache
-    if given.definition is None:
-        if given.functions or given.parallel or given.name:
-            raise UsageError("--lambda, --parallel and --name go with --definition; pipeline.yaml has its own.")
-        project = call.open_project()
-        target = call.open_target(tied=True)
-        return follow(call, target, start_execution(call, project, target, wanted))
-    if wanted.data:
-        raise UsageError("--data belongs to this project's own pipeline; give the definition's parameter by --param.")
-    call.is_given = True
-    choose = partial(selection, wanted)
-    return follow(call, *start_definition(call, given.definition, given, wanted.param or [], choose))
-
-
-def upsert(call: Call) -> int:
-    """Upload what is new, create or update the pipeline."""
-    project = call.open_project()
-    target = call.open_target()
-    project, text, _, stored = prepare(call, project, target, Start())
-    put_pipeline(project, target, text, stored)
-    if call.as_json:
-        print_json({"pipeline_arn": target.placement.pipeline_arn(project.config.pipeline.name)})
-    return 0
+    if given.definition:
+        if wanted.data:
+            sentence = "--data belongs to this project's own pipeline; give the definition's parameter by --param."
+            raise UsageError(sentence)
+        return follow(call, *start_definition(call, given.definition, given, wanted))
+    if given.functions or given.parallel or given.name:
+        raise UsageError("--lambda, --parallel and --name go with --definition; pipeline.yaml has its own.")
+    project, target = call.open_project(), call.open_target(tied=True)
+    return follow(call, target, start_execution(call, project, target, wanted))
 
 
 def start(call: Call, wanted: Start) -> int:
-    """Start an execution and return."""
     arn = start_execution(call, call.open_project(), call.open_target(), wanted)
     return print_json({"execution_arn": arn}) if call.as_json else say_started(call, arn)
 
@@ -74,35 +74,45 @@ def say_started(call: Call, arn: str) -> int:
     return 0
 
 
+def upsert(call: Call) -> int:
+    project = call.open_project()
+    target = call.open_target()
+    prepare(call, project, target, Start())[-1]()
+    arn = target.placement.pipeline_arn(project.config.pipeline.name)
+    return print_json({"pipeline_arn": arn}) if call.as_json else 0
+
+
 def start_execution(call: Call, project: "Project", target: Target, wanted: Start) -> str:
     """Upsert and start, no other process's definition in between; return the execution's ARN."""
-    project, text, parameters, stored = prepare(call, project, target, wanted)
+    name, text, parameters, put = prepare(call, project, target, wanted)
     with target.alone():
-        put_pipeline(project, target, text, stored)
-        name = project.config.pipeline.name
+        put()
         return executions.start(target, name, parameters, selection(wanted, target, name, text))
 
 
 def prepare(
     call: Call, project: "Project", target: Target, wanted: Start
-) -> tuple["Project", str, dict[str, str], int]:
-    """Compile, check what the command line gives, upload: what is used, the definition, parameters, new uploads."""
+) -> tuple[str, str, dict[str, str], Callable[[], None]]:
+    """Compile, check what the command line gives, upload; return the pipeline's name, its definition, the parameters
+    and what creates or updates it."""
     from pipeline.config.config import check_parameters
     from pipeline.definition.parameters import bind
     from pipeline.service.staging import choose_data, upload
 
     source, parameters = read_data_and_parameters(project, target, wanted)
     check_parameters(project.config, parameters)
-    project, line = choose_data(target, project, source)
-    compiled = compile_definition(call, project, target)
+    chosen, line = choose_data(target, project, source)
+    compiled = compile_definition(call, chosen, target)
     is_given = INPUT_DATA in parameters
-    parameters.setdefault(INPUT_DATA, project.data_uri(target.placement))
+    parameters.setdefault(INPUT_DATA, chosen.data_uri(target.placement))
     content = json.loads(compiled.definition)
     bind(content["Parameters"], parameters)
     choose_steps(wanted, content)
     if not is_given:
-        print(line, file=sys.stderr)
-    return project, compiled.definition, parameters, upload(project, target, compiled)
+        say(line)
+    stored = upload(chosen, target, compiled)
+    name, text = chosen.config.pipeline.name, compiled.definition
+    return name, text, parameters, lambda: put_pipeline(chosen, target, text, stored)
 
 
 def compile_definition(call: Call, project: "Project", target: Target) -> "Compiled":
@@ -119,13 +129,12 @@ def compile_definition(call: Call, project: "Project", target: Target) -> "Compi
 
 def put_pipeline(project: "Project", target: Target, text: str, stored: int) -> None:
     """Create or update the pipeline and what has to be beside it; say what changes."""
+    from pipeline.service.models import ensure_champion
     from pipeline.service.staging import remember
 
     config = project.config
     target.set_up(config)
     if config.registry.require_improvement:
-        from pipeline.service.models import ensure_champion
-
         stored += ensure_champion(target, config)
     name = config.pipeline.name
     what = executions.upsert(
@@ -134,10 +143,10 @@ def put_pipeline(project: "Project", target: Target, text: str, stored: int) -> 
         definition=text,
         description=config.pipeline.description,
         parallel_steps=config.pipeline.max_parallel_steps,
-        tell=lambda changes: print(f"Changes of pipeline {name}:", *changes, sep="\n  ", file=sys.stderr),
+        tell=lambda changes: say("\n  ".join([f"Changes of pipeline {name}:", *changes])),
     )
     remember(target, project)
-    print(f"Pipeline {name} {what}; {stored or 'no'} new upload{'' if stored == 1 else 's'}.", file=sys.stderr)
+    say(f"Pipeline {name} {what}; {stored or 'no'} new upload{'' if stored == 1 else 's'}.")
 
 
 def read_data_and_parameters(
@@ -160,7 +169,7 @@ def read_data_and_parameters(
         from pipeline.service.data_addition import extended
 
         source, line = extended(target, project, source)
-        print(line, file=sys.stderr)
+        say(line)
     return source, parameters
 
 
@@ -182,22 +191,105 @@ def choose_steps(wanted: Start, content: dict[str, Any]) -> tuple[dict[str, Any]
     return {"SelectedSteps": [{"StepName": step} for step in chosen]}, graph.values_needed(chosen)
 
 
-def selection(wanted: Start, target: Target, name: str, text: str) -> dict[str, Any] | None:
-    """Return the SelectiveExecutionConfig with the newest execution that has what the chosen steps need."""
+def selection(wanted: Start, target: Any, name: str, text: str) -> dict[str, Any] | None:
+    """Return the SelectiveExecutionConfig with the newest execution that has what the chosen steps need.
+
+    What the local target ignores of the definition is said.
+    """
     content = json.loads(text)
     if target.name == "local":
-        say_limits(content, target)
-    chosen = choose_steps(wanted, content)
-    if chosen and chosen[1]:
-        return {**chosen[0], "SourcePipelineExecutionArn": executions.source_execution(target, name, chosen[1])}
-    return chosen[0] if chosen else None
+        from pipeline.local.checks.definition import remarks
+        from pipeline.local.sandbox.namespaces import missing_isolation
+
+        for sentence in (*remarks(content), missing_isolation(target.home)):
+            if sentence:
+                say("\n".join(wrapped(sentence)))
+    chosen, needed = choose_steps(wanted, content) or (None, set())
+    if chosen and needed:
+        chosen["SourcePipelineExecutionArn"] = executions.source_execution(target, name, needed)
+    return chosen
 
 
-def say_limits(content: dict[str, Any], target: Any) -> None:
-    """Say what the local target ignores."""
-    from pipeline.local.checks.definition import remarks
-    from pipeline.local.sandbox.namespaces import missing_isolation
+def definition(call: Call) -> int:
+    from pipeline.service.staging import definition_of
 
-    for sentence in (*remarks(content), missing_isolation(target.home)):
-        if sentence:
-            print("\n".join(wrapped(sentence)), file=sys.stderr)
+    print(definition_of(call.open_project(), call.placement()))
+    return 0
+
+
+def validate(call: Call, definition: Path | None = None) -> int:
+    """Check pipeline.yaml and the compiled definition, or a given one."""
+    from pipeline.definition.check import check
+    from pipeline.local.checks.definition import refusals
+    from pipeline.service.staging import definition_of
+
+    try:
+        if definition is None:
+            definition_of(call.open_project(), call.placement())
+        else:
+            content = json.loads(read_definition(definition))
+            if problems := [*check(content), *(refusals(content) if call.target == "local" else ())]:
+                raise DefinitionError(list(dict.fromkeys(problems)))
+    except ProblemList as wrong:
+        if not call.as_json:
+            raise
+        print_json({"valid": False, "problems": wrong.problems})
+        return 2
+    if call.as_json:
+        return print_json({"valid": True, "problems": []})
+    print(f"{definition or call.config_file}: no problem found.")
+    return 0
+
+
+def start_definition(call: Call, file: Path, given: Given, wanted: Start) -> tuple[Any, str]:
+    """Create or update the definition's pipeline and start it; return the target and the execution's ARN."""
+    from pipeline.definition.parameters import bind
+    from pipeline.local.checks.definition import refusals
+    from pipeline.local.jobs.functions import put_function
+    from pipeline.service.local_target import LocalTarget
+
+    call.is_given = True
+    if call.target != "local":
+        raise UsageError("--definition runs on the local target only; use it without --target aws.")
+    text = read_definition(file)
+    place, content = str(file.resolve()), json.loads(text)
+    functions, parameters = (
+        list(map(parse_lambda, given.functions or ())),
+        dict(map(parse_parameter, wanted.param or ())),
+    )
+    target = LocalTarget(None, call.home, cache=call.cache, tied=True)
+    with target.alone():
+        call.pipeline = name = given.name or pipeline_name(target, content, place)
+        for function in functions:
+            put_function(target.state, *function)
+        problems = refusals(content, target.state)  # what would be refused later is a mistake of usage now
+        try:
+            bind(content.get("Parameters", []), parameters)
+        except ParameterError as wrong:
+            problems += wrong.problems
+        if problems:
+            raise DefinitionError(problems)
+        parallel_steps = given.parallel or USUAL_PARALLEL_STEPS
+        what = executions.upsert(target, name=name, definition=text, description=place, parallel_steps=parallel_steps)
+        say(f"Pipeline {name} {what}.")
+        return target, executions.start(target, name, parameters, selection(wanted, target, name, text))
+
+
+def pipeline_name(target: Any, content: dict[str, Any], place: str) -> str:
+    """Return the name that a definition gives itself, else its file's, with a digest if another file has that.
+
+    So definitions that have nothing to do with each other do not share a pipeline, its cache and its executions.
+    """
+    for section, member in NAMING:
+        around = content.get(section)
+        if isinstance(around, dict) and isinstance(name := around.get(member), str):
+            return as_name(name)
+    name = as_name(Path(place).stem)
+    known = executions.existing(target.client("sagemaker"), name)
+    is_taken = known is not None and known.get("PipelineDescription") != place
+    return f"{name[:NAME_CHARACTERS]}-{hashlib.sha256(place.encode()).hexdigest()[:8]}" if is_taken else name
+
+
+def as_name(text: str) -> str:
+    """Return a text as the name of a pipeline: letters, digits and single dashes."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", text)[:NAME_CHARACTERS].strip("-") or "definition"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.cli import progress, summary
+from pipeline.cli import executions, progress
 from pipeline.local.store.state import State
 from pipeline.local.store.storage import Storage
 from tests.local.samples import definition, python_step
@@ -31,7 +31,7 @@ FAILURES = [  # reason, log, whether it is the project's own pipeline, what is s
 @pytest.mark.parametrize(("reason", "log", "is_own", "shown"), FAILURES)
 def test_a_failure_names_the_users_folders_and_repeats_nothing(capsys, reason, log, is_own, shown):
     step = {"name": "One", "failure_reason": reason, "log": "log.txt"}
-    summary.print_failure(step, log, PLACES, is_own=is_own)
+    executions.print_failure(step, log, PLACES, is_own=is_own)
     text = capsys.readouterr().out
     assert "/opt/ml" not in text and "One failed: " in text
     assert [line[2:] for line in text.splitlines() if line.startswith("  ")] == shown
@@ -56,7 +56,7 @@ def test_the_advice_fits_the_failure(reason, is_own, first):
         "steps": [{"type": "Training", "status": "Failed", "failure_reason": reason}], "status": "Failed",
         "endpoint": None, "model_approval_status": None, "reports": {"debugger": None}, "parameters": {},
     }  # fmt: skip
-    proposed = summary.next_commands(document, lambda *words: " ".join(words), usual_endpoint=None, is_own=is_own)
+    proposed = executions.next_commands(document, lambda *words: " ".join(words), usual_endpoint=None, is_own=is_own)
     assert next(iter(proposed))[0] == first
 
 

@@ -12,8 +12,8 @@ import pytest
 import training_output as made
 
 from pipeline.cli import output
+from pipeline.cli.executions import facts, next_commands, rules_text
 from pipeline.cli.output import open_in_browser
-from pipeline.cli.summary import facts, next_commands, rules_text
 from pipeline.service.reports import small_files, unpack, verdicts_of
 from tests.local.lab import Lab, Report
 from tests.local.samples import run_cli

@@ -35,14 +35,19 @@ def put_new(s3: Any, bucket: str, key: str, content: bytes) -> bool:
     return True
 
 
-def list_all(client: Any, operation: str, **request: Any) -> Iterator[dict[str, Any]]:
-    """Yield what a List or Describe operation answers, all pages; nothing if what it asks about is missing."""
+def items(client: Any, operation: str, **request: Any) -> Iterator[dict[str, Any]]:
+    """Yield what a List or Describe operation answers, all pages."""
     pages = client.get_paginator(operation).paginate(**request)
     keys = getattr(pages, "result_keys", [])  # the local target's pages have none, but one list each
+    for page in pages:
+        name = keys[0].expression if keys else next((name for name in page if isinstance(page[name], list)), "")
+        yield from page.get(name, [])
+
+
+def list_all(client: Any, operation: str, **request: Any) -> Iterator[dict[str, Any]]:
+    """Yield the same, or nothing if what the operation asks about is missing."""
     try:
-        for page in pages:
-            name = keys[0].expression if keys else next(name for name in page if isinstance(page[name], list))
-            yield from page.get(name, [])
+        yield from items(client, operation, **request)
     except ClientError as error:
         if not is_missing(error):
             raise

@@ -5,10 +5,10 @@ is made of ("Caching pipeline steps" in the guide). On this machine the bytes be
 """
 
 import datetime
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeGuard
 
+from pipeline.aws.requests import items
 from pipeline.definition.diff import members, pair
 from pipeline.definition.steps import STEP_TYPES, Definition, Step
 from pipeline.service import executions
@@ -26,21 +26,14 @@ Json = Mapping[str, Any]
 
 def explain_steps(target: Target, execution_arn: str) -> list[dict[str, Any]]:
     """Return for each step its name, whether it was reused, the earlier execution and the reasons why it ran again."""
-    with service_errors(f"read the definition of {execution_arn}"):
-        answer = target.client("sagemaker").describe_pipeline_definition_for_execution(
-            PipelineExecutionArn=execution_arn
-        )
-    declared, rows = Definition(json.loads(answer["PipelineDefinition"])).steps, []
+    declared, rows = Definition(executions.definition_of(target, execution_arn)).steps, []
     earlier = earlier_steps(target, pipeline_of(execution_arn), execution_arn)
     for step in executions.steps(target, execution_arn):
         name, source = step["StepName"], source_of(step)
-        if source:
-            rows.append({"step": name, "reused": True, "compared_with": source.rpartition("/")[2], "reasons": []})
-            continue
-        before = earlier.get(name)
-        reasons = reasons_of(target, step, declared.get(name), before)
-        compared = before["Execution"] if before and reasons else None
-        rows.append({"step": name, "reused": False, "compared_with": compared, "reasons": reasons})
+        before = {"Execution": source.rpartition("/")[2]} if source else earlier.get(name)
+        reasons = [] if source else reasons_of(target, step, declared.get(name), before)
+        compared = before["Execution"] if before and (source or reasons) else None
+        rows.append({"step": name, "reused": bool(source), "compared_with": compared, "reasons": reasons})
     return rows
 
 
@@ -84,14 +77,9 @@ def counted(name: str, member: Any) -> Any:
 def differences(
     target: Target, before: Json, after: Json, *, written: set[Any], since: datetime.datetime
 ) -> Iterator[str]:
-    """Yield what differs between two jobs: an argument, an input's place, files below it.
+    """Yield what differs between the leaves of two jobs' members: an argument, an input's place, files below it.
 
-    Args:
-        target: where they ran.
-        before: the leaves of the earlier job's members.
-        after: those of the later one.
-        written: the URIs that the job writes: what lies there is its own doing.
-        since: when the earlier job started.
+    `written` are the URIs that the job itself writes, `since` is when the earlier one started.
     """
     for path in {**before, **after}:
         was, now = before.get(path), after.get(path)
@@ -104,7 +92,9 @@ def differences(
                 yield f"{path}: {text_of_files(changed, 'written since', now)}"
         elif was != now:
             olds, news = files_below(target, was), files_below(target, now)
-            names = {name for name in {**olds, **news} if tag(olds.get(name)) != tag(news.get(name))}
+            names = {
+                name for name in {**olds, **news} if olds.get(name, {}).get("ETag") != news.get(name, {}).get("ETag")
+            }
             if names:
                 yield f"{path}: {text_of_files(sorted(names), 'changed', now)}"
             elif target.name == "aws":
@@ -132,15 +122,9 @@ def files_below(target: Target, uri: str) -> dict[str, Json]:
     """Return what S3 lists at or below a URI, by the name from there."""
     bucket, prefix = split_uri(uri)
     with service_errors(f"list {uri}"):
-        pages = target.client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-        found = [item for page in pages for item in page.get("Contents", [])]
-    inside = [item for item in found if item["Key"] == prefix or item["Key"].startswith(f"{prefix.rstrip('/')}/")]
+        found = list(items(target.client("s3"), "list_objects_v2", Bucket=bucket, Prefix=prefix))
+    inside = (item for item in found if item["Key"] == prefix or item["Key"].startswith(f"{prefix.rstrip('/')}/"))
     return {item["Key"].removeprefix(prefix).strip("/"): item for item in inside}
-
-
-def tag(item: Json | None) -> str | None:
-    """Return what S3 knows of an object's content."""
-    return item["ETag"] if item else None
 
 
 def text_of_files(names: list[str], what: str, uri: str) -> str:

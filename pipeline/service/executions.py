@@ -6,16 +6,16 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Set
 from contextlib import suppress
-from operator import itemgetter
 from typing import Any
 
 from botocore.exceptions import ClientError
 
 from pipeline.aws.errors import explain, is_missing
+from pipeline.aws.requests import items
 from pipeline.definition.diff import differences
 from pipeline.definition.steps import BY_METADATA
 from pipeline.errors import PassingError, PipelineError, ServiceError, UsageError
-from pipeline.service.targets import POLL_SECONDS, Target, remembered, service_errors
+from pipeline.service.targets import POLL_SECONDS, Target, ask, ask_all, remembered, service_errors
 
 ACTIVE = ("Executing", "Stopping")
 WATCH_ATTEMPTS = 12
@@ -64,20 +64,16 @@ def upsert(
     with service_errors(f"create or update pipeline {name!r}"):
         known = existing(client, name)
         if known is None:
+            new, token = request | ({"Tags": tags} if tags else {}), secrets.token_hex(16)
             try:
-                client.create_pipeline(
-                    **request, **({"Tags": tags} if tags else {}), ClientRequestToken=secrets.token_hex(16)
-                )
-            except ClientError:
-                if existing(client, name) is None:  # otherwise somebody else was quicker
-                    raise
-            else:
+                client.create_pipeline(**new, ClientRequestToken=token)
                 return "created"
-        known = known or client.describe_pipeline(PipelineName=name)
-        arn, present = known["PipelineArn"], []
-        if tags:  # what it is tagged with besides is its owner's
-            pages = client.get_paginator("list_tags").paginate(ResourceArn=arn)
-            present = [tag for page in pages for tag in page["Tags"]]
+            except ClientError:
+                known = existing(client, name)
+                if known is None:  # otherwise somebody else was quicker
+                    raise
+        # what it is tagged with besides is its owner's
+        present = list(items(client, "list_tags", ResourceArn=known["PipelineArn"])) if tags else []
         changes, missing = differences(known, request), [tag for tag in tags if tag not in present]
         if not changes and not missing:
             return "unchanged"
@@ -85,27 +81,25 @@ def upsert(
         if changes:
             client.update_pipeline(**request)
         if missing:
-            client.add_tags(ResourceArn=arn, Tags=missing)
+            client.add_tags(ResourceArn=known["PipelineArn"], Tags=missing)
         return "updated"
 
 
 def start(target: Target, name: str, parameters: Mapping[str, str], selection: Mapping[str, Any] | None = None) -> str:
     """Start an execution, of the steps of a SelectiveExecutionConfig if there is one; return its ARN."""
-    with service_errors(f"start pipeline {name!r}"):
-        answer = target.client("sagemaker").start_pipeline_execution(
-            PipelineName=name,
-            PipelineParameters=[{"Name": key, "Value": value} for key, value in parameters.items()],
-            ClientRequestToken=secrets.token_hex(16),
-            **({"SelectiveExecutionConfig": selection} if selection else {}),
-        )
-    return str(answer["PipelineExecutionArn"])
+    request = {
+        "PipelineName": name,
+        "PipelineParameters": [{"Name": key, "Value": value} for key, value in parameters.items()],
+        "ClientRequestToken": secrets.token_hex(16),
+        **({"SelectiveExecutionConfig": selection} if selection else {}),
+    }
+    return str(ask(target, f"start pipeline {name!r}", "start_pipeline_execution", **request)["PipelineExecutionArn"])
 
 
 def stop(target: Target, arn: str) -> None:
     """StopPipelineExecution."""
-    token = secrets.token_hex(16)
-    with service_errors(f"stop execution {arn}"):
-        target.client("sagemaker").stop_pipeline_execution(PipelineExecutionArn=arn, ClientRequestToken=token)
+    request = {"PipelineExecutionArn": arn, "ClientRequestToken": secrets.token_hex(16)}
+    ask(target, f"stop execution {arn}", "stop_pipeline_execution", **request)
 
 
 def retry(target: Target, arn: str, *, replace_classes: bool = False) -> None:
@@ -114,61 +108,58 @@ def retry(target: Target, arn: str, *, replace_classes: bool = False) -> None:
     Raises:
         UsageError: it has registered none, which could be given that permission.
     """
-    client, token = target.client("sagemaker"), secrets.token_hex(16)
     if replace_classes:
         found = [step.get("Metadata", {}).get("RegisterModel", {}).get("Arn") for step in steps(target, arn)]
         if not any(found):
             raise UsageError("--replace-classes is for a registered version; this execution has none: use it with run.")
-        with service_errors(f"update the version that {arn} registered"):
-            for version_arn in filter(None, found):
-                client.update_model_package(
-                    ModelPackageArn=version_arn, CustomerMetadataProperties={"replace_classes": "true"}
-                )
-    with service_errors(f"retry execution {arn}"):
-        client.retry_pipeline_execution(PipelineExecutionArn=arn, ClientRequestToken=token)
+        for version in filter(None, found):
+            update = {"ModelPackageArn": version, "CustomerMetadataProperties": {"replace_classes": "true"}}
+            ask(target, f"update the version that {arn} registered", "update_model_package", **update)
+    request = {"PipelineExecutionArn": arn, "ClientRequestToken": secrets.token_hex(16)}
+    ask(target, f"retry execution {arn}", "retry_pipeline_execution", **request)
 
 
 def describe(target: Target, arn: str) -> dict[str, Any]:
     """DescribePipelineExecution."""
-    with service_errors(f"find execution {arn}"):
-        try:
-            answer: dict[str, Any] = target.client("sagemaker").describe_pipeline_execution(PipelineExecutionArn=arn)
-        except ClientError as problem:
-            if not is_missing(problem):
-                raise
-            name, _, execution = arn.partition(":pipeline/")[2].partition("/execution/")
-            sentence = f"Pipeline {name!r} has no execution {execution!r}; those there are: run_pipeline.py list"
-            raise ServiceError(sentence) from problem
-    return answer
+    try:
+        return ask(target, f"find execution {arn}", "describe_pipeline_execution", PipelineExecutionArn=arn)
+    except ServiceError as problem:
+        if not isinstance(problem.__cause__, ClientError) or not is_missing(problem.__cause__):
+            raise
+        name, _, execution = arn.partition(":pipeline/")[2].partition("/execution/")
+        sentence = f"Pipeline {name!r} has no execution {execution!r}; those there are: run_pipeline.py list"
+        raise ServiceError(sentence) from problem
+
+
+def definition_of(target: Target, arn: str) -> dict[str, Any]:
+    """Return the definition that an execution was started with."""
+    request = {"PipelineExecutionArn": arn}
+    action, operation = f"read the definition of {arn}", "describe_pipeline_definition_for_execution"
+    definition: dict[str, Any] = json.loads(ask(target, action, operation, **request)["PipelineDefinition"])
+    return definition
 
 
 def steps(target: Target, arn: str) -> list[dict[str, Any]]:
     """Return the steps that were started, in that order."""
-    with service_errors(f"list the steps of {arn}"):
-        pages = target.client("sagemaker").get_paginator("list_pipeline_execution_steps")
-        found = pages.paginate(PipelineExecutionArn=arn, SortOrder="Ascending")
-        return [step for page in found for step in page["PipelineExecutionSteps"]]
+    request = {"PipelineExecutionArn": arn, "SortOrder": "Ascending"}
+    return ask_all(target, f"list the steps of {arn}", "list_pipeline_execution_steps", **request)
 
 
 def parameters_of(target: Target, arn: str) -> dict[str, str]:
     """Return the parameters of an execution, with their defaults."""
-    with service_errors(f"read the parameters of {arn}"):
-        pages = target.client("sagemaker").get_paginator("list_pipeline_parameters_for_execution")
-        found = pages.paginate(PipelineExecutionArn=arn)
-        return {item["Name"]: item["Value"] for page in found for item in page.get("PipelineParameters", [])}
+    action, operation = f"read the parameters of {arn}", "list_pipeline_parameters_for_execution"
+    return {item["Name"]: item["Value"] for item in ask_all(target, action, operation, PipelineExecutionArn=arn)}
 
 
 def listed(target: Target, name: str, count: int | None = None) -> list[dict[str, Any]]:
     """Return the executions of a pipeline as they are listed, the newest first; at most `count` of them."""
-    client = target.client("sagemaker")
+    client, request = target.client("sagemaker"), {"PipelineName": name, **NEWEST_FIRST}
     with service_errors(f"list executions of pipeline {name!r}"):
         if existing(client, name) is None:
             return []
         if count and count <= PAGE:
-            answer = client.list_pipeline_executions(PipelineName=name, MaxResults=count, **NEWEST_FIRST)
-            return list(answer["PipelineExecutionSummaries"])
-        pages = client.get_paginator("list_pipeline_executions").paginate(PipelineName=name, **NEWEST_FIRST)
-        return [summary for page in pages for summary in page["PipelineExecutionSummaries"]][:count]
+            return list(client.list_pipeline_executions(MaxResults=count, **request)["PipelineExecutionSummaries"])
+        return list(items(client, "list_pipeline_executions", **request))[:count]
 
 
 def recent(target: Target, name: str, count: int) -> list[dict[str, Any]]:
@@ -180,7 +171,7 @@ def recent(target: Target, name: str, count: int) -> list[dict[str, Any]]:
             "status": each["PipelineExecutionStatus"],
             "started": each["StartTime"],
         }
-        for each in sorted(listed(target, name, count), key=itemgetter("StartTime"), reverse=True)
+        for each in sorted(listed(target, name, count), key=lambda each: each["StartTime"], reverse=True)
     ]
 
 
@@ -235,10 +226,8 @@ def watch(target: Target, arn: str, look: Callable[[list[dict[str, Any]]], None]
 
 def job_of(step: Mapping[str, Any]) -> tuple[str, str] | None:
     """Return metadata member and name of a step's job."""
-    for member in JOB_GROUPS:
-        if job_arn := step.get("Metadata", {}).get(member, {}).get("Arn"):
-            return member, job_arn.rpartition("/")[2]
-    return None
+    found = [(member, step.get("Metadata", {}).get(member, {}).get("Arn")) for member in JOB_GROUPS]
+    return next(((member, arn.rpartition("/")[2]) for member, arn in found if arn), None)
 
 
 def job_group(step: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -263,13 +252,11 @@ def describe_job(target: Target, step: Mapping[str, Any]) -> dict[str, Any] | No
     job = job_of(step)
     if job is None:
         return None
-    resource, client = BY_METADATA[job[0]].resource, target.client("sagemaker")
+    resource = BY_METADATA[job[0]].resource
     operation = {"HyperParameterTuningJob": "describe_hyper_parameter_tuning_job"}.get(
         resource, f"describe_{resource.removesuffix('Job').lower()}_job"
     )
-    with service_errors(f"describe job {job[1]!r}"):
-        answer: dict[str, Any] = getattr(client, operation)(**{f"{resource}Name": job[1]})
-    return answer
+    return ask(target, f"describe job {job[1]!r}", operation, **{f"{resource}Name": job[1]})
 
 
 def users_places(target: Target, pipeline_name: str, step: Mapping[str, Any]) -> dict[str, str]:
@@ -294,30 +281,36 @@ def usual_seconds(target: Target, name: str, *, besides: str = "") -> dict[str, 
     """
     taken: dict[str, list[float]] = {}
     for execution in recent(target, name, COMPARED_EXECUTIONS):
-        if execution["status"] != "Succeeded" or execution["execution_arn"] == besides:
-            continue
-        for step in steps(target, execution["execution_arn"]):
-            if "EndTime" in step and "CacheHitResult" not in step and "SelectiveExecutionResult" not in step:
-                seconds = (step["EndTime"] - step["StartTime"]).total_seconds()
-                taken.setdefault(step["StepName"], []).append(seconds)
+        if execution["status"] == "Succeeded" and execution["execution_arn"] != besides:
+            for step in steps(target, execution["execution_arn"]):
+                if "EndTime" in step and "CacheHitResult" not in step and "SelectiveExecutionResult" not in step:
+                    seconds = (step["EndTime"] - step["StartTime"]).total_seconds()
+                    taken.setdefault(step["StepName"], []).append(seconds)
     return {step: statistics.median(seconds) for step, seconds in taken.items()}
+
+
+def describe_search(target: Target, tuning_job: str) -> dict[str, Any]:
+    """DescribeHyperParameterTuningJob."""
+    operation, request = "describe_hyper_parameter_tuning_job", {"HyperParameterTuningJobName": tuning_job}
+    return ask(target, f"describe tuning job {tuning_job!r}", operation, **request)
 
 
 def trials(target: Target, tuning_job: str) -> list[dict[str, Any]]:
     """ListTrainingJobsForHyperParameterTuningJob, in the order in which the trials were started."""
-    with service_errors(f"list the trials of tuning job {tuning_job!r}"):
-        pages = target.client("sagemaker").get_paginator("list_training_jobs_for_hyper_parameter_tuning_job")
-        found = pages.paginate(HyperParameterTuningJobName=tuning_job)
-        return sorted((job for page in found for job in page["TrainingJobSummaries"]), key=lambda j: j["CreationTime"])
+    operation, request = (
+        "list_training_jobs_for_hyper_parameter_tuning_job",
+        {"HyperParameterTuningJobName": tuning_job},
+    )
+    found = ask_all(target, f"list the trials of tuning job {tuning_job!r}", operation, **request)
+    return sorted(found, key=lambda job: job["CreationTime"])
 
 
 def ended_trials(target: Target, tuning_job: str) -> list[tuple[int, Mapping[str, Any]]]:
     """Return number and summary of each trial of a search that has ended; none where that cannot be asked."""
-    try:
-        found = trials(target, tuning_job)
-    except ServiceError:
-        return []
-    return [item for item in enumerate(found, start=1) if item[1]["TrainingJobStatus"] != "InProgress"]
+    with suppress(ServiceError):
+        found = enumerate(trials(target, tuning_job), start=1)
+        return [item for item in found if item[1]["TrainingJobStatus"] != "InProgress"]
+    return []
 
 
 def warm_start_parent(target: Target, name: str, definition: str) -> str | None:
@@ -327,19 +320,14 @@ def warm_start_parent(target: Target, name: str, definition: str) -> str | None:
     number of hyperparameters (guide, "automatic-model-tuning-warm-start"). A definition cannot find that out.
     """
     wanted = next((step["Arguments"] for step in json.loads(definition)["Steps"] if step["Type"] == "Tuning"), None)
-    if wanted is None:
-        return None
-    for summary in listed(target, name, PARENT_EXECUTIONS):
+    for summary in listed(target, name, PARENT_EXECUTIONS) if wanted else ():
         for step in steps(target, summary["PipelineExecutionArn"]):
-            job = step.get("Metadata", {}).get("TuningJob")
-            if job and step["StepStatus"] == "Succeeded":
-                job_name: str = job["Arn"].rpartition("/")[2]
-                with service_errors(f"read tuning job {job_name!r}"):
-                    client = target.client("sagemaker")
-                    found = client.describe_hyper_parameter_tuning_job(HyperParameterTuningJobName=job_name)
+            member, job = job_of(step) or ("", "")
+            if member == "TuningJob" and step["StepStatus"] == "Succeeded":
+                found = describe_search(target, job)
                 completed = found["HyperParameterTuningJobStatus"] == "Completed"
-                if completed and search_shape(found) == search_shape(wanted):
-                    return job_name
+                if wanted and completed and search_shape(found) == search_shape(wanted):
+                    return job
     return None
 
 
@@ -357,8 +345,7 @@ class JobLogs:
 
     def __init__(self, target: Target) -> None:
         self.client = target.client("logs")
-        self.streams: dict[str, str] = {}
-        self.tokens: dict[str, str] = {}
+        self.places: dict[str, dict[str, str]] = {}  # of a job: stream and token
         self.unreadable: set[str] = set()
 
     def new_lines(self, group: str, job_name: str) -> list[str]:
@@ -366,21 +353,18 @@ class JobLogs:
 
         Why a log cannot be read is a line as well, once; one that is not there yet has no lines.
         """
-        log_group = f"/aws/sagemaker/{group}"
+        log_group = {"logGroupName": f"/aws/sagemaker/{group}"}
         try:
-            if job_name not in self.streams:
-                answer = self.client.describe_log_streams(logGroupName=log_group, logStreamNamePrefix=f"{job_name}/")
+            if job_name not in self.places:
+                answer = self.client.describe_log_streams(**log_group, logStreamNamePrefix=f"{job_name}/")
                 if not answer["logStreams"]:
                     return []
-                self.streams[job_name] = answer["logStreams"][0]["logStreamName"]
-            token = {"nextToken": self.tokens[job_name]} if job_name in self.tokens else {}
-            answer = self.client.get_log_events(
-                logGroupName=log_group, logStreamName=self.streams[job_name], startFromHead=True, **token
-            )
+                self.places[job_name] = {"logStreamName": answer["logStreams"][0]["logStreamName"]}
+            answer = self.client.get_log_events(**log_group, **self.places[job_name], startFromHead=True)
         except ClientError as problem:
-            if is_missing(problem) or log_group in self.unreadable:
+            if is_missing(problem) or group in self.unreadable:
                 return []
-            self.unreadable.add(log_group)
+            self.unreadable.add(group)
             return [f"The log cannot be shown: {explain(problem)}"]
-        self.tokens[job_name] = answer["nextForwardToken"]
+        self.places[job_name]["nextToken"] = answer["nextForwardToken"]
         return [event["message"].rstrip() for event in answer["events"] if event["message"].strip()]

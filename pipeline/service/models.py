@@ -9,13 +9,13 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from pipeline.aws.errors import explain, is_missing
+from pipeline.aws.requests import describe, list_all
 from pipeline.compile.placement import champion_uri
 from pipeline.config.config import Config
 from pipeline.errors import ServiceError, UsageError
-from pipeline.service.executions import parameters_of
+from pipeline.service.executions import NEWEST_FIRST, parameters_of
 from pipeline.service.sources import SHIPPED
-from pipeline.service.targets import POLL_SECONDS, Target, in_threads, service_errors, split_uri
+from pipeline.service.targets import POLL_SECONDS, Target, ask, ask_all, in_threads, service_errors, split_uri
 
 WAIT_SECONDS = 900
 EVENT_FAILED = "EventDeliveryFailed"  # of the local target: it waits for what the event leads to
@@ -28,17 +28,13 @@ Nothing else belongs here.
 
 def model_packages(target: Target, group: str) -> list[dict[str, Any]]:
     """Return the versions of a model package group as they are listed, newest first."""
-    with service_errors(f"list the versions of model package group {group!r}"):
-        pages = target.client("sagemaker").get_paginator("list_model_packages")
-        found = pages.paginate(ModelPackageGroupName=group, SortBy="CreationTime", SortOrder="Descending")
-        return [package for page in found for package in page["ModelPackageSummaryList"]]
+    action, request = f"list the versions of model package group {group!r}", {"ModelPackageGroupName": group}
+    return ask_all(target, action, "list_model_packages", **request, **NEWEST_FIRST)
 
 
 def model_package(target: Target, arn: str) -> dict[str, Any]:
     """DescribeModelPackage: unlike the list, with the version's metadata."""
-    with service_errors(f"describe model package {arn}"):
-        found: dict[str, Any] = target.client("sagemaker").describe_model_package(ModelPackageName=arn)
-    return found
+    return ask(target, f"describe model package {arn}", "describe_model_package", ModelPackageName=arn)
 
 
 def version_rows(target: Target, group: str) -> Iterator[dict[str, Any]]:
@@ -115,45 +111,36 @@ def version(package: Mapping[str, Any]) -> int:
 
 def set_approval(target: Target, arn: str, status: str, *, why: str, replace_classes: bool = False) -> None:
     """UpdateModelPackage; on both targets the deploy function hears of it by an event."""
+    request = {"ModelPackageArn": arn, "ModelApprovalStatus": status, "ApprovalDescription": why}
     permitted = {"CustomerMetadataProperties": {"replace_classes": "true"}} if replace_classes else {}
-    with service_errors(f"set {arn} to {status}"):
-        try:
-            target.client("sagemaker").update_model_package(
-                ModelPackageArn=arn, ModelApprovalStatus=status, ApprovalDescription=why, **permitted
-            )
-        except ClientError as problem:
-            if problem.response["Error"]["Code"] == EVENT_FAILED:
-                raise ServiceError(problem.response["Error"]["Message"]) from problem
-            raise
+    try:
+        ask(target, f"set {arn} to {status}", "update_model_package", **request, **permitted)
+    except ServiceError as problem:
+        cause = problem.__cause__
+        if isinstance(cause, ClientError) and cause.response["Error"]["Code"] == EVENT_FAILED:
+            raise ServiceError(cause.response["Error"]["Message"]) from problem
+        raise
 
 
 def endpoint(target: Target, name: str) -> dict[str, Any] | None:
     """Return DescribeEndpoint, or None if there is none."""
-    try:
-        answer: dict[str, Any] = target.client("sagemaker").describe_endpoint(EndpointName=name)
-    except ClientError as problem:
-        if "not find" in problem.response["Error"]["Message"]:
-            return None
-        raise ServiceError(f"Could not describe endpoint {name!r}: {explain(problem)}") from problem
-    return answer
+    with service_errors(f"describe endpoint {name!r}"):
+        return describe(target.client("sagemaker").describe_endpoint, EndpointName=name)
 
 
 def wait_for_endpoint(target: Target, name: str) -> dict[str, Any] | None:
     """Return the endpoint once it is neither being created nor updated."""
     deadline = time.monotonic() + WAIT_SECONDS
-    while True:
-        found = endpoint(target, name)
-        busy = found and found["EndpointStatus"] in ENDPOINT_IN_MOTION
-        if not busy or time.monotonic() > deadline:
-            return found
+    while (found := endpoint(target, name)) and found["EndpointStatus"] in ENDPOINT_IN_MOTION:
+        if time.monotonic() > deadline:
+            break
         time.sleep(POLL_SECONDS[target.name])
+    return found
 
 
 def endpoints(target: Target) -> list[dict[str, Any]]:
     """Return every endpoint, newest first."""
-    with service_errors("list endpoints"):
-        pages = target.client("sagemaker").get_paginator("list_endpoints").paginate()
-        return [endpoint for page in pages for endpoint in page["Endpoints"]]
+    return ask_all(target, "list endpoints", "list_endpoints")
 
 
 def ensure_champion(target: Target, config: Config) -> int:
@@ -173,12 +160,8 @@ def ensure_champion(target: Target, config: Config) -> int:
         if not archive.startswith("s3://"):
             return stored
         s3, (bucket, key), (from_bucket, from_key) = target.client("s3"), split_uri(uri), split_uri(archive)
-        copied = s3.copy_object(
-            Bucket=bucket,
-            Key=f"{key}/model.tar.gz",
-            CopySource={"Bucket": from_bucket, "Key": from_key},
-            TaggingDirective="REPLACE",
-        )
+        origin, destination = {"Bucket": from_bucket, "Key": from_key}, {"Bucket": bucket, "Key": f"{key}/model.tar.gz"}
+        copied = s3.copy_object(**destination, CopySource=origin, TaggingDirective="REPLACE")
         described = {"model_package_arn": package["ModelPackageArn"], "model_data_url": archive}
         described["etag"] = copied["CopyObjectResult"]["ETag"]
         s3.put_object(Bucket=bucket, Key=f"{key}/champion.json", Body=json.dumps(described, indent=2).encode())
@@ -187,14 +170,9 @@ def ensure_champion(target: Target, config: Config) -> int:
 
 def newest_approved(sagemaker: Any, group: str) -> dict[str, Any]:
     """Return the newest version that is approved and complete, described; empty if there is none."""
-    query = {"ModelApprovalStatus": "Approved", "SortBy": "CreationTime", "SortOrder": "Descending"}
-    try:
-        pages = sagemaker.get_paginator("list_model_packages").paginate(ModelPackageGroupName=group, **query)
-        found = [item for page in pages for item in page["ModelPackageSummaryList"]]
-    except ClientError as problem:
-        if is_missing(problem):
-            return {}
-        raise
-    arn = next((item["ModelPackageArn"] for item in found if item["ModelPackageStatus"] == "Completed"), None)
-    package: dict[str, Any] = sagemaker.describe_model_package(ModelPackageName=arn) if arn else {}
-    return package
+    query = {"ModelPackageGroupName": group, "ModelApprovalStatus": "Approved", **NEWEST_FIRST}
+    for item in list_all(sagemaker, "list_model_packages", **query):
+        if item["ModelPackageStatus"] == "Completed":
+            package: dict[str, Any] = sagemaker.describe_model_package(ModelPackageName=item["ModelPackageArn"])
+            return package
+    return {}

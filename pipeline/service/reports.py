@@ -23,7 +23,7 @@ from pipeline.paths import STEPS
 from pipeline.service import executions
 from pipeline.service.executions import job_of
 from pipeline.service.local_target import shown
-from pipeline.service.targets import Target, service_errors
+from pipeline.service.targets import Target, ask, service_errors
 
 MODULE = "classifier.watch.training_report"
 HISTORY, VERDICTS = "history.json", "rules/status.json"
@@ -126,10 +126,8 @@ def search_job(steps: Sequence[Mapping[str, Any]]) -> str | None:
 
 def tuning_job(target: Target, name: str) -> dict[str, Any]:
     """Return DescribeHyperParameterTuningJob; empty in the moment before the service knows the job."""
-    with contextlib.suppress(ServiceError), service_errors(f"describe tuning job {name!r}"):
-        client = target.client("sagemaker")
-        answer: dict[str, Any] = client.describe_hyper_parameter_tuning_job(HyperParameterTuningJobName=name)
-        return answer
+    with contextlib.suppress(ServiceError):
+        return executions.describe_search(target, name)
     return {}
 
 
@@ -164,8 +162,7 @@ def trial_record(summary: Mapping[str, Any], winner: str | None) -> dict[str, An
 
 def output_uri(target: Target, job_name: str) -> str | None:
     """Return where a training job's output.tar.gz is; None if it saved none."""
-    with service_errors(f"describe training job {job_name!r}"):
-        job = target.client("sagemaker").describe_training_job(TrainingJobName=job_name)
+    job = ask(target, f"describe training job {job_name!r}", "describe_training_job", TrainingJobName=job_name)
     uri = f"{job['OutputDataConfig']['S3OutputPath'].rstrip('/')}/{job_name}/output/output.tar.gz"
     with service_errors(f"look for {uri}"):
         return uri if target.holds(uri) else None

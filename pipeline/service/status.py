@@ -8,10 +8,10 @@ from typing import Any
 from pipeline.definition.steps import Definition, Step
 from pipeline.errors import PipelineError, ServiceError
 from pipeline.service import executions
-from pipeline.service.executions import JOB_GROUPS, job_of, source_of
+from pipeline.service.executions import JOB_GROUPS, describe_job, job_of, source_of
 from pipeline.service.models import endpoint, model_package
 from pipeline.service.reports import debug_report, search_job, tuning_job
-from pipeline.service.targets import Target, service_errors
+from pipeline.service.targets import Target
 
 PARSERS: dict[str, Callable[[str], Any]] = {
     "Integer": int,
@@ -24,10 +24,7 @@ PARSERS: dict[str, Callable[[str], Any]] = {
 def status(target: Target, arn: str) -> dict[str, Any]:
     """Return the whole document."""
     execution, given = executions.describe(target, arn), executions.parameters_of(target, arn)
-    with service_errors(f"read the definition of {arn}"):
-        client = target.client("sagemaker")
-        answer = client.describe_pipeline_definition_for_execution(PipelineExecutionArn=arn)
-    definition, steps = Definition(json.loads(answer["PipelineDefinition"])), executions.steps(target, arn)
+    definition, steps = Definition(executions.definition_of(target, arn)), executions.steps(target, arn)
     evaluation_uri, search = output_of(target, steps, "evaluation"), search_job(steps)
     debugger = debug_report(target, steps)
     report_uri = f"{evaluation_uri}/report.html" if evaluation_uri else None
@@ -95,11 +92,9 @@ def log_of(target: Target, arn: str, step: Mapping[str, Any]) -> str | None:
 def output_of(target: Target, steps: list[dict[str, Any]], name: str) -> str | None:
     """Return the S3 URI of the last Processing output of that name."""
     for step in reversed(steps):
-        job = job_of(step)
-        if job and job[0] == "ProcessingJob" and step["StepStatus"] == "Succeeded":
-            with service_errors(f"describe processing job {job[1]!r}"):
-                answer = target.client("sagemaker").describe_processing_job(ProcessingJobName=job[1])
-            for output in answer.get("ProcessingOutputConfig", {}).get("Outputs", []):
+        if "ProcessingJob" in step.get("Metadata", {}) and step["StepStatus"] == "Succeeded":
+            job = describe_job(target, step) or {}
+            for output in job.get("ProcessingOutputConfig", {}).get("Outputs", []):
                 if output["OutputName"] == name:
                     return str(output["S3Output"]["S3Uri"])
     return None

@@ -7,9 +7,8 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.aws.stack_parameters import serving_prefix
 from pipeline.config.config import Config
@@ -17,15 +16,14 @@ from pipeline.errors import PassingError, UsageError
 from pipeline.service.executions import WATCH_ATTEMPTS
 from pipeline.service.images import SUFFIXES, Row, folder_images, is_image_name
 from pipeline.service.predictor import ACCEPT, CONTENT_TYPE, answered
-from pipeline.service.targets import Target, copy_objects, in_threads, objects, service_errors
+from pipeline.service.targets import Target, ask, copy_objects, in_threads, objects
 
 FOLDER = "transform"  # below the pipeline's name in the bucket; aws/stack.yaml gives the model's role access to it
 POLL_SECONDS = {"local": 0.3, "aws": 15.0}
 ACTIVE = ("InProgress", "Stopping")
 
 
-@dataclass(frozen=True)
-class Job:
+class Job(NamedTuple):
     """A transform job: its name, and the prefixes of its images and answers, which end with a slash."""
 
     name: str
@@ -62,22 +60,20 @@ def put_images(target: Target, job: Job, source: str) -> list[str]:
 @contextmanager
 def made_model(target: Target, config: Config, job: Job, version_arn: str) -> Iterator[None]:
     """Make a model of the version for the block, named as the job; network and role are the endpoint's."""
-    aws, client = config.aws, target.client("sagemaker")
+    aws = config.aws
     vpc = {"SecurityGroupIds": list(aws.vpc.security_group_ids), "Subnets": list(aws.vpc.subnet_ids)}
-    with service_errors(f"make model {job.name!r}"):
-        client.create_model(
-            ModelName=job.name,
-            PrimaryContainer={"ModelPackageName": version_arn},
-            ExecutionRoleArn=target.model_role(config),
-            EnableNetworkIsolation=aws.network_isolation,
-            **({"VpcConfig": vpc} if aws.vpc.subnet_ids else {}),
-            **tags(target),
-        )
+    request = {
+        "ModelName": job.name,
+        "PrimaryContainer": {"ModelPackageName": version_arn},
+        "ExecutionRoleArn": target.model_role(config),
+        "EnableNetworkIsolation": aws.network_isolation,
+        **({"VpcConfig": vpc} if aws.vpc.subnet_ids else {}),
+    }
+    ask(target, f"make model {job.name!r}", "create_model", **request, **tags(target))
     try:
         yield
     finally:
-        with service_errors(f"remove model {job.name!r}"):
-            client.delete_model(ModelName=job.name)
+        ask(target, f"remove model {job.name!r}", "delete_model", ModelName=job.name)
 
 
 def create(target: Target, config: Config, job: Job, instances: int) -> None:
@@ -85,17 +81,16 @@ def create(target: Target, config: Config, job: Job, instances: int) -> None:
     key, instance_type = config.aws.kms_key_arn, config.deploy.instance_type
     source = {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": job.input_uri}}
     output = {"S3OutputPath": job.output_uri, "Accept": ACCEPT, **({"KmsKeyId": key} if key else {})}
-    with service_errors(f"create transform job {job.name!r}"):
-        target.client("sagemaker").create_transform_job(
-            TransformJobName=job.name,
-            ModelName=job.name,
-            MaxPayloadInMB=config.deploy.max_request_megabytes,
-            BatchStrategy="SingleRecord",
-            TransformInput={"DataSource": source, "ContentType": CONTENT_TYPE},
-            TransformOutput=output,
-            TransformResources={"InstanceType": instance_type, "InstanceCount": instances},
-            **tags(target),
-        )
+    request = {
+        "TransformJobName": job.name,
+        "ModelName": job.name,
+        "MaxPayloadInMB": config.deploy.max_request_megabytes,
+        "BatchStrategy": "SingleRecord",
+        "TransformInput": {"DataSource": source, "ContentType": CONTENT_TYPE},
+        "TransformOutput": output,
+        "TransformResources": {"InstanceType": instance_type, "InstanceCount": instances},
+    }
+    ask(target, f"create transform job {job.name!r}", "create_transform_job", **request, **tags(target))
 
 
 def tags(target: Target) -> dict[str, Any]:
@@ -108,13 +103,12 @@ def follow(target: Target, job: Job, look: Callable[[int], None]) -> dict[str, A
 
     Whoever interrupts it stops the job. A request that AWS does not answer is repeated, up to WATCH_ATTEMPTS times.
     """
-    client, failed = target.client("sagemaker"), 0
+    failed, which = 0, {"TransformJobName": job.name}
     try:
         while True:
             try:
-                with service_errors(f"follow transform job {job.name!r}"):
-                    described: dict[str, Any] = client.describe_transform_job(TransformJobName=job.name)
-                    look(len(objects(target, job.output_uri)))
+                described = ask(target, f"follow transform job {job.name!r}", "describe_transform_job", **which)
+                look(len(objects(target, job.output_uri)))
             except PassingError:
                 failed += 1
                 if failed == WATCH_ATTEMPTS:
@@ -125,8 +119,7 @@ def follow(target: Target, job: Job, look: Callable[[int], None]) -> dict[str, A
                     return described
             time.sleep(POLL_SECONDS[target.name])
     except KeyboardInterrupt:
-        with service_errors(f"stop transform job {job.name!r}"):
-            client.stop_transform_job(TransformJobName=job.name)
+        ask(target, f"stop transform job {job.name!r}", "stop_transform_job", **which)
         raise
 
 

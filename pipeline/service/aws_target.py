@@ -2,36 +2,39 @@
 
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from botocore.exceptions import ClientError
+
+from pipeline.aws.errors import explain
+from pipeline.aws.images import content_tag
+from pipeline.aws.infra import ensure_model_group
+from pipeline.aws.requests import put_new
+from pipeline.aws.stack import known_outputs
+from pipeline.aws.stack_parameters import stack_name, tags
 from pipeline.compile.placement import Placement
 from pipeline.errors import ServiceError, UsageError
-from pipeline.service.targets import split_uri
+from pipeline.service.sources import files
+from pipeline.service.targets import in_threads, split_uri
 
 if TYPE_CHECKING:
     from pipeline.config.config import Config
 
-UPLOADS_AT_ONCE = 10  # as many connections as a client keeps
-
 
 class AwsTarget:
-    """An AWS account; `Target` says what its methods do."""
+    """An AWS account; LocalTarget says what its methods do."""
 
     name = "aws"
     reports: Path | None = None
 
     def __init__(self, config: "Config") -> None:
-        from pipeline.aws.stack_parameters import tags
-
         self.clients = aws_client(config.aws.region)
         self.placement = aws_placement(config, self.clients)
         self.tags: Mapping[str, str] = tags(config)
 
     def client(self, service: str) -> Any:
-        """A boto3 client."""
         return self.clients(service)
 
     def holds(self, uri: str) -> bool:
@@ -45,19 +48,14 @@ class AwsTarget:
         return bool(found) and bool(found[0]["Key"] == key)
 
     def put(self, uri: str, content: bytes) -> bool:
-        """Store an object unless its name is taken."""
-        from pipeline.aws.requests import put_new
-
         return put_new(self.client("s3"), *split_uri(uri), content)
 
     def put_tree(self, uri: str, folder: Path) -> bool:
         """Upload every visible file, and a mark when all are there: an upload that was interrupted is begun again."""
-        from pipeline.service.sources import files
-
         if self.holds(uri):
             return False
         if folder.is_file():
-            self.upload(str(folder), f"{uri}/{folder.name}")
+            self.upload(folder, f"{uri}/{folder.name}")
         else:
             readable = (file for file in files(folder) if not file.reason)
             self.put_files((Path(file.path), f"{uri}/{file.relative}") for file in readable)
@@ -66,63 +64,46 @@ class AwsTarget:
     def put_files(self, places: Iterable[tuple[Path, str]]) -> None:
         """Upload files, some at the same time; the first failure, or Ctrl-C, ends it."""
         self.client("s3")  # made once, then shared
-        pool = ThreadPoolExecutor(UPLOADS_AT_ONCE)
-        try:
-            for _ in pool.map(lambda place: self.upload(str(place[0]), place[1], in_parts_at_once=False), places):
-                pass
-        finally:
-            pool.shutdown(cancel_futures=True)
+        for _ in in_threads(lambda place: self.upload(*place, in_parts_at_once=False), places):
+            pass
 
-    def upload(self, path: str, uri: str, *, in_parts_at_once: bool = True) -> None:
+    def upload(self, path: Path, uri: str, *, in_parts_at_once: bool = True) -> None:
         """Upload one file, in parts if it is large; a ServiceError if that fails."""
         from boto3.exceptions import S3UploadFailedError
         from boto3.s3.transfer import TransferConfig
 
-        from pipeline.aws.errors import explain
-
         bucket, key = split_uri(uri)
         try:
-            self.client("s3").upload_file(path, bucket, key, Config=TransferConfig(use_threads=in_parts_at_once))
+            self.client("s3").upload_file(str(path), bucket, key, Config=TransferConfig(use_threads=in_parts_at_once))
         except S3UploadFailedError as error:
             cause = error.__context__  # what botocore raised
             reason = explain(cause if isinstance(cause, Exception) else error)
             raise ServiceError(f"Could not upload {path}: {reason}") from error
 
     def read(self, uri: str) -> bytes:
-        """An object."""
         bucket, key = split_uri(uri)
         content: bytes = self.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read()
         return content
 
     def alone(self) -> AbstractContextManager[object]:
-        """A block like any other: AWS has no lock."""
         return nullcontext()
 
     def model_role(self, config: "Config") -> str:
         """The endpoint's role, of the stack; without a stack the role that pipeline.yaml names."""
-        from pipeline.aws.stack import known_outputs
-        from pipeline.aws.stack_parameters import stack_name
-
         return known_outputs(self.client, stack_name(config)).get("EndpointRoleArn") or self.placement.role_arn
 
     def set_up(self, config: "Config") -> None:
         """Make the model package group; the rest is the stack's."""
-        from pipeline.aws.infra import ensure_model_group
-
         ensure_model_group(self.client, config)
 
     def where(self, uri: str) -> str:
-        """The URI itself."""
         return uri
 
     def log_of(self, job_group: str, job_name: str) -> str:
-        """The CloudWatch log group and stream prefix."""
         return f"/aws/sagemaker/{job_group} {job_name}"
 
     def last_lines(self, log: str, count: int) -> list[str]:
         """The end of the newest stream of that prefix, or of the whole group; a job has one for each instance."""
-        from botocore.exceptions import ClientError
-
         logs, (group, _, prefix) = self.client("logs"), log.partition(" ")
         newest = {"logStreamNamePrefix": f"{prefix}/"} if prefix else {"orderBy": "LastEventTime", "descending": True}
         try:
@@ -135,25 +116,15 @@ class AwsTarget:
         return [event["message"].rstrip() for event in events][-count:]
 
     def function_log(self, execution_arn: str, step_name: str) -> str | None:
-        """The function's log group."""
         return f"/aws/lambda/{self.placement.deploy_function}"
 
     def endpoint_view(self, name: str, status: str) -> dict[str, str | None]:
-        """With SageMaker Runtime's address."""
         url = f"https://runtime.sagemaker.{self.placement.region}.amazonaws.com/endpoints/{name}/invocations"
         return {"name": name, "status": status, "url": url, "note": None}
 
 
 def aws_placement(config: "Config", client: Callable[[str], Any]) -> Placement:
-    """Return the placement that pipeline.yaml's `aws` section names; what it leaves null, the stack has made.
-
-    Raises:
-        UsageError: it leaves something null, and there is no stack.
-    """
-    from pipeline.aws.images import content_tag
-    from pipeline.aws.stack import known_outputs
-    from pipeline.aws.stack_parameters import stack_name
-
+    """Return the placement that pipeline.yaml's `aws` section names; what it leaves null, the stack has made."""
     aws = config.aws
     named = {"role_arn": aws.role_arn, "training_image": aws.training_image, "inference_image": aws.inference_image}
     missing = [f"aws.{name}" for name, value in named.items() if not value]
@@ -166,8 +137,7 @@ def aws_placement(config: "Config", client: Callable[[str], Any]) -> Placement:
     role_arn = aws.role_arn or made["PipelineRoleArn"]
     account_id = role_arn.split(":")[4]
 
-    def image(name: str) -> str:
-        """The image of this version of the code in the stack's repository."""
+    def image(name: str) -> str:  # of this version of the code, in the stack's repository
         return f"{made[f'{name.title()}RepositoryUri']}:{content_tag(name)}"
 
     return Placement(

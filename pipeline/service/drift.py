@@ -51,11 +51,7 @@ def files_backwards(target: Target, source: str) -> Iterator[str]:
 
 
 def put_version(target: Target, version_arn: str, folder: Path) -> None:
-    """Write a version's baseline.json, and what is needed of its model, into a folder.
-
-    Raises:
-        ServiceError: it lacks them, being of an earlier release or registered by somebody else.
-    """
+    """Write a version's baseline.json and model files into a folder; a ServiceError if it was registered without."""
     described, number = model_package(target, version_arn), version_arn.rpartition("/")[2]
     metrics: dict[str, Any] = described.get("ModelMetrics", {})
     uri = str(metrics.get("ModelQuality", {}).get("Statistics", {}).get("S3Uri", ""))

@@ -7,13 +7,16 @@ import functools
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pipeline.compile.placement import champion_uri, local_placement
 from pipeline.errors import DataSourceError, ServiceError
+from pipeline.local.store.state import State
+from pipeline.local.store.storage import Storage, copy, replacing
+from pipeline.service.sources import files
 
 if TYPE_CHECKING:
     from pipeline.config.config import Config
@@ -26,7 +29,7 @@ LOCAL_FOLDERS = (  # of a home
 
 
 class LocalTarget:
-    """This machine, everything below `home`; `Target` says what its methods do."""
+    """This machine, everything below `home`."""
 
     name = "local"
     tags: Mapping[str, str] = MappingProxyType({})
@@ -44,9 +47,6 @@ class LocalTarget:
 
         `cache` is what counts as an unchanged step: see `pipeline.local.engine.cache`.
         """
-        from pipeline.local.store.state import State
-        from pipeline.local.store.storage import Storage
-
         self.home = home.resolve()
         self.reports: Path | None = self.home / "reports"
         self.state = State(self.home, create=not reads_only)
@@ -76,17 +76,14 @@ class LocalTarget:
         return self.storage.exists(uri)
 
     def put(self, uri: str, content: bytes) -> bool:
-        """Store an object unless its name is taken."""
+        """Store an object unless its name is taken; return whether it was stored."""
         if self.holds(uri):
             return False
         self.storage.write(uri, content)
         return True
 
     def put_tree(self, uri: str, folder: Path) -> bool:
-        """Copies, so that who edits a file later does not change what an execution has read."""
-        from pipeline.local.store.storage import copy
-        from pipeline.service.sources import files
-
+        """Store copies of a folder's readable files, or of one file, unless something is there; return whether it did."""
         if self.holds(uri):
             return False
         target = self.storage.path(uri)
@@ -109,40 +106,36 @@ class LocalTarget:
         return True
 
     def put_files(self, places: Iterable[tuple[Path, str]]) -> None:
-        """Copies of the files."""
-        from pipeline.local.store.storage import copy
-
+        """Store files, each under a URI that is free."""
         for file, uri in places:
             copy(file, self.storage.path(uri))
 
     def read(self, uri: str) -> bytes:
-        """An object."""
+        """Return an object."""
         return self.storage.read(uri)
 
     def model_role(self, config: "Config") -> str:
-        """There is but one."""
+        """Return the role that models are served with."""
         return self.placement.role_arn
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """A lock of the home; a ServiceError if another process has held it for too long."""
+        """A block in which no other process changes pipelines and functions, where that can be had."""
         from pipeline.local.engine.runner_process import taken_lock
 
-        with ExitStack() as held:
-            try:
-                held.enter_context(taken_lock(self.home / "locks" / "start", wait_seconds=LOCK_WAIT_SECONDS))
-            except BlockingIOError as problem:
-                raise ServiceError(
-                    f"Another run_pipeline.py has been changing {shown(self.home)} for {LOCK_WAIT_SECONDS:.0f} s; "
-                    "repeat the command once it has ended, or choose another --home."
-                ) from problem
-            yield
+        try:
+            with taken_lock(self.home / "locks" / "start", wait_seconds=LOCK_WAIT_SECONDS):
+                yield
+        except BlockingIOError as problem:
+            raise ServiceError(
+                f"Another run_pipeline.py has been changing {shown(self.home)} for {LOCK_WAIT_SECONDS:.0f} s; "
+                "repeat the command once it has ended, or choose another --home."
+            ) from problem
 
     def set_up(self, config: "Config") -> None:
-        """The deploy function, the rule that calls it on approvals, the endpoints' idle time, the schedule."""
+        """Make what has to be beside the pipeline: deploy function, rule that calls it, idle time, schedule."""
         from pipeline.compile.bundle import deploy_bundle
         from pipeline.local.jobs.functions import put_function
-        from pipeline.local.store.storage import replacing
 
         bundle, name, uri = deploy_bundle(), config.aws.deploy_function, self.placement.uri
         folder = self.home / "functions" / f"{name}-{bundle.digest}"
@@ -169,30 +162,30 @@ class LocalTarget:
         from pipeline.aws.schedule import schedule_name
         from pipeline.local.sagemaker.account import make_schedule
 
-        expression, pipeline_name = config.aws.retrain_schedule, config.pipeline.name
-        make_schedule(self.state, schedule_name(config), expression, pipeline_name=pipeline_name)
+        name, expression = schedule_name(config), config.aws.retrain_schedule
+        make_schedule(self.state, name, expression, pipeline_name=config.pipeline.name)
 
     def where(self, uri: str) -> str:
-        """The file, relative to the working directory if it lies below it."""
+        """Return how a person opens an object."""
         return shown(self.storage.path(uri))
 
     def log_of(self, job_group: str, job_name: str) -> str:
-        """The job's log file."""
+        """Return where a person finds a job's log."""
         return shown(self.home / "jobs" / job_name / "log.txt")
 
     def last_lines(self, log: str, count: int) -> list[str]:
-        """The end of the file."""
+        """Return the end of a log that `log_of` or `function_log` names; nothing if it cannot be read."""
         from pipeline.local.sandbox.process import last_lines
 
         return last_lines(Path(log), count)
 
     def function_log(self, execution_arn: str, step_name: str) -> str | None:
-        """The log file of the call."""
+        """Return where a person finds the log of a Lambda step."""
         record = next((r for r in self.state.steps(execution_arn) if r["StepName"] == step_name), {})
         return self.log_of("", record["Job"]) if "Job" in record else None
 
     def endpoint_view(self, name: str, status: str) -> dict[str, str | None]:
-        """With the server's own address; Asleep if the server has ended, and how to wake it."""
+        """Return name, status, url and note of an endpoint, here Asleep if its server has ended."""
         from pipeline.local.sagemaker.endpoints import address_of, is_asleep
 
         document = self.state.get("Endpoint", name)

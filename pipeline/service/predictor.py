@@ -20,7 +20,7 @@ from typing import Any, Protocol, overload
 
 from botocore.exceptions import ClientError
 
-from pipeline.errors import ImageRefused, ServiceError, UsageError
+from pipeline.errors import ImageRefused, PipelineError, ServiceError, UsageError
 from pipeline.paths import ROOT
 from pipeline.service.targets import in_threads, service_errors
 
@@ -52,13 +52,10 @@ class Prediction:
 
 
 class ImagePredictor:
-    """Asks one endpoint.
+    """Asks one endpoint, by a boto3 session or anything else with its method `client`.
 
-    Args:
-        endpoint: its name.
-        session: a boto3 session, for AWS, or anything else with its method `client`. None is this machine, as for every
-            command: the endpoints of the home `.local` beside run_pipeline.py. Another home's session is made by
-            `pipeline.local.session(home)`.
+    Without a session it is one of this machine's, in the home `.local` beside run_pipeline.py; a session of another home
+    is made by `pipeline.local.session(home)`.
     """
 
     def __init__(self, endpoint: str, session: Clients | None = None) -> None:
@@ -77,58 +74,42 @@ class ImagePredictor:
             ImageRefused: the endpoint did not take an image; of a list, the first such image.
             ServiceError: there is no such endpoint, or it cannot be asked.
         """
-        if not isinstance(images, list | tuple):
-            return prediction(self.ask(images))
-        found = []
-        for answer in self.ask_each(images):
-            if isinstance(answer, ServiceError | UsageError):
-                raise answer
-            found.append(prediction(answer))
-        return found
+        if isinstance(images, list | tuple):
+            return [prediction(answer) for answer in self.ask_each(images)]
+        return prediction(self.ask(images))
 
     def ask(self, image: Any) -> dict[str, Any]:
         """Return the endpoint's answer as it came: label, score and top of this project's models."""
-        body = content(image)
-        for seconds in BUSY_WAITS_SECONDS:
-            try:
-                return self._ask_once(body)
-            except EndpointBusy:
-                time.sleep(seconds * random.uniform(0.5, 1.5))
-        return self._ask_once(body)
-
-    def _ask_once(self, body: bytes) -> dict[str, Any]:
-        request = {"EndpointName": self.endpoint, "Body": body, "ContentType": CONTENT_TYPE, "Accept": ACCEPT}
+        request = {"EndpointName": self.endpoint, "ContentType": CONTENT_TYPE, "Accept": ACCEPT, "Body": content(image)}
         with service_errors(f"invoke endpoint {self.endpoint!r}"):
-            try:
-                return answered(self._runtime.invoke_endpoint(**request)["Body"].read())
-            except ClientError as problem:
-                if refusal := refused(problem):
-                    raise refusal from problem
-                raise
+            for pause_seconds in (*BUSY_WAITS_SECONDS, None):
+                try:
+                    return answered(self._runtime.invoke_endpoint(**request)["Body"].read())
+                except ClientError as problem:
+                    refusal = refused(problem) or problem
+                    if pause_seconds is None or not isinstance(refusal, EndpointBusy):
+                        raise refusal from problem
+                time.sleep(pause_seconds * random.uniform(0.5, 1.5))
+        raise AssertionError
 
     def ask_each(self, images: Iterable[Any]) -> Iterator[dict[str, Any] | ImageRefused | UsageError]:
         """Yield each image's answer, in the order of the images; of one that cannot be read or is refused, why."""
         self._runtime  # noqa: B018  made once, then shared: making clients is not safe in threads
-        yield from in_threads(self._answer_or_reason, images)
 
-    def _answer_or_reason(self, image: Any) -> dict[str, Any] | ImageRefused | UsageError:
-        try:
-            return self.ask(image)
-        except (ImageRefused, UsageError) as reason:
-            return reason
+        def answer(image: Any) -> dict[str, Any] | ImageRefused | UsageError:
+            try:
+                return self.ask(image)
+            except (ImageRefused, UsageError) as reason:
+                return reason
+
+        yield from in_threads(answer, images)
 
     @functools.cached_property
     def _runtime(self) -> Any:
-        return (self._session or this_machine()).client("sagemaker-runtime")
+        from pipeline.local.sagemaker.session import local_session
+        from pipeline.local.store.state import State
 
-
-def this_machine() -> Clients:
-    """Return a session of the local target's usual home, which is not made if it is not there."""
-    from pipeline.local.sagemaker.session import local_session
-    from pipeline.local.store.state import State
-
-    session: Clients = local_session(State(ROOT / ".local", create=False))
-    return session
+        return (self._session or local_session(State(ROOT / ".local", create=False))).client("sagemaker-runtime")
 
 
 def content(image: Any) -> bytes:
@@ -156,8 +137,10 @@ def read_image(path: Path) -> bytes:
         raise UsageError(f"{path} cannot be read: {problem.strerror}.") from problem
 
 
-def prediction(answer: dict[str, Any]) -> Prediction:
+def prediction(answer: dict[str, Any] | PipelineError) -> Prediction:
     """Return label, score and top of an answer; a ServiceError if it has none, being another model's."""
+    if isinstance(answer, PipelineError):
+        raise answer
     if not is_labelled(answer):
         raise ServiceError(f"The endpoint's answer has no label, score and top: {json.dumps(answer)[:200]}")
     top = tuple((str(item["label"]), float(item["score"])) for item in answer["top"])

@@ -49,6 +49,11 @@ def main(words: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")  # a job may print what a terminal cannot show
     words = list(sys.argv[1:] if words is None else words)
     try:
+        Path.cwd()
+    except FileNotFoundError:
+        print("The working directory has been removed: change to another one.", file=sys.stderr)
+        return 1
+    try:
         status = program().main(words or ["--help"], prog_name=Path(sys.argv[0]).name, standalone_mode=False)
         sys.stdout.flush()
         return int(status or 0) if words else 2

@@ -58,15 +58,16 @@ class Call:
 
     def open_target(self, *, tied: bool = False, reads_only: bool = False) -> "Target":
         """Return the target; a command that only reads makes no home where there is none."""
-        from pipeline.service.aws_target import AwsTarget
-        from pipeline.service.local_target import LocalTarget
-
         if self.target == "local":
+            from pipeline.service.local_target import LocalTarget
+
             return LocalTarget(self.config, self.home, cache=self.cache, tied=tied, reads_only=reads_only)
         if self.cache == "off":
             raise UsageError(
                 "--no-cache is the local target's; on AWS pipeline.cache_expire_days in pipeline.yaml counts."
             )
+        from pipeline.service.aws_target import AwsTarget
+
         return AwsTarget(self.config)
 
     def open_execution(self, execution: str | None, pipeline: str | None, tied: bool = False) -> "tuple[Target, str]":
@@ -123,7 +124,7 @@ class Call:
 
 def program_words() -> list[str]:
     """Return what starts this program: Python and the script, or the installed command."""
-    from pipeline.service.local_target import shown
+    from pipeline.paths import shown
 
     script = sys.argv[0]
     if not script.endswith(".py"):

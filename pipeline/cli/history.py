@@ -9,9 +9,9 @@ from pipeline.cli.call import Call
 from pipeline.cli.output import open_in_browser, print_json, print_rows, print_table, printable, wrapped
 from pipeline.cli.progress import ENDED, shorten_number
 from pipeline.errors import ServiceError, UsageError
+from pipeline.paths import shown
 from pipeline.service import executions
 from pipeline.service.executions import JobLogs, job_group, recent
-from pipeline.service.local_target import shown
 from pipeline.service.status import details, log_of
 from pipeline.service.status import status as status_document
 from pipeline.service.targets import POLL_SECONDS, Target

@@ -8,10 +8,10 @@ from typing import Any
 from pipeline.cli.call import Call
 from pipeline.cli.output import Counting, print_json, say
 from pipeline.errors import PipelineError, UsageError
+from pipeline.paths import shown
 from pipeline.service import transform as batch_transform
 from pipeline.service.images import EXPLAINED, MOST_EXPLAINED, Tally, bar, check_out, named_images, rows_to
 from pipeline.service.images import explain as draw_explanation
-from pipeline.service.local_target import shown
 from pipeline.service.models import approved_version
 from pipeline.service.predictor import ImagePredictor, is_labelled
 

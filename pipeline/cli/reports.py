@@ -12,9 +12,9 @@ from pipeline.cli.call import Call
 from pipeline.cli.output import open_in_browser, print_json, run_report_script
 from pipeline.cli.runs import Start, say_started, start_execution
 from pipeline.errors import ServiceError, UsageError
+from pipeline.paths import shown
 from pipeline.service import executions
 from pipeline.service.drift import BASELINE_NAME, newest_requests, put_metric, put_version
-from pipeline.service.local_target import shown
 from pipeline.service.models import approved_version
 from pipeline.service.reports import JSON_NAME, NothingSaved, make_report, training_job
 from pipeline.service.status import output_of

@@ -20,6 +20,7 @@ from pipeline.config.sections import Config as Config
 from pipeline.config.wording import problem, schema_at
 from pipeline.config.yaml_source import Location, read_source
 from pipeline.errors import ConfigError, ParameterError, UsageError
+from pipeline.paths import shown
 from pipeline.suggestion import did_you_mean
 
 T = TypeVar("T")
@@ -60,8 +61,7 @@ class ConfigFile:
     """
 
     def __init__(self, path: Path, environment: str | None = None) -> None:
-        is_below = path.is_absolute() and path.is_relative_to(Path.cwd())
-        self.name = str(path.relative_to(Path.cwd()) if is_below else path)
+        self.name = shown(path) if path.is_absolute() else str(path)
         self.source = read_source(path, self.name)
         self.environment = environment
         self.problems = list(self.source.problems)

@@ -16,6 +16,7 @@ from pipeline.compile.placement import champion_uri, local_placement
 from pipeline.errors import DataSourceError, ServiceError
 from pipeline.local.store.state import State
 from pipeline.local.store.storage import Storage, copy, replacing
+from pipeline.paths import shown
 from pipeline.service.sources import files
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class LocalTarget:
         return True
 
     def put_tree(self, uri: str, folder: Path) -> bool:
-        """Store copies of a folder's readable files, or of one file, unless something is there; return whether it did."""
+        """Store copies of a folder's readable files, or of one file, unless something is there; return whether so."""
         if self.holds(uri):
             return False
         target = self.storage.path(uri)
@@ -195,11 +196,3 @@ class LocalTarget:
             note = f"Its server has ended; wake it with: run_pipeline.py invoke --endpoint {name} IMAGE"
             status = "Asleep"
         return {"name": name, "status": status, "url": f"http://127.0.0.1:{port}" if port else None, "note": note}
-
-
-def shown(path: Path) -> str:
-    """Return a path as a person would type it."""
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except (ValueError, OSError):
-        return str(path)

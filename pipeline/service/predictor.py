@@ -54,7 +54,7 @@ class Prediction:
 class ImagePredictor:
     """Asks one endpoint, by a boto3 session or anything else with its method `client`.
 
-    Without a session it is one of this machine's, in the home `.local` beside run_pipeline.py; a session of another home
+    Without a session it is one of this machine's, in the home `.local` beside run_pipeline.py; another home's session
     is made by `pipeline.local.session(home)`.
     """
 

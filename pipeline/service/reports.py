@@ -19,10 +19,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.errors import PipelineError, ServiceError
-from pipeline.paths import STEPS
+from pipeline.paths import STEPS, shown
 from pipeline.service import executions
 from pipeline.service.executions import job_of
-from pipeline.service.local_target import shown
 from pipeline.service.targets import Target, ask, service_errors
 
 MODULE = "classifier.watch.training_report"

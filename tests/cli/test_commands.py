@@ -321,3 +321,11 @@ def test_two_upserts_at_once_in_a_new_home_are_one_pipeline(tmp_path):
     assert len(local_session(target.state).client("sagemaker").list_pipelines()["PipelineSummaries"]) == 1
     [data] = (tmp_path / "home/s3/local/image-classification/data").glob("photos-*")
     assert (data / "cat/1.jpg").read_text() == "image"
+
+
+@pytest.mark.parametrize("command", ["list", "validate"])
+def test_a_working_directory_that_is_gone_is_answered_by_a_sentence(cli, tmp_path, monkeypatch, command):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert cli(command) == (1, "", "The working directory has been removed: change to another one.\n")

@@ -70,13 +70,15 @@ def check_out(name: str | None) -> Path | None:
     """Return where rows go, before any work is done for them; a UsageError if none can go there."""
     if name is None:
         return None
-    path = Path(name)
+    path, problem = Path(name), ""
     if path.suffix.lower() not in FORMATS:
-        raise UsageError(f"--out {name}: the name must end with {' or '.join(FORMATS)}.")
-    if not path.parent.is_dir():
-        raise UsageError(f"--out {name}: there is no folder {path.parent}.")
-    if path.is_dir():
-        raise UsageError(f"--out {name}: it is a folder.")
+        problem = f"the name must end with {' or '.join(FORMATS)}"
+    elif not path.parent.is_dir():
+        problem = f"there is no folder {path.parent}"
+    elif path.is_dir():
+        problem = "it is a folder"
+    if problem:
+        raise UsageError(f"--out {name}: {problem}.")
     return path
 
 

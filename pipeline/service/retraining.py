@@ -3,20 +3,14 @@
 import datetime
 import time
 from collections.abc import Callable, Iterator
-from typing import Protocol
+
+from pipeline.aws.schedule import Schedule
 
 LOOK_SECONDS = 5.0  # between two looks at the schedule, which another command may change
 
 
-class Timed(Protocol):
-    """A schedule, as far as the loop needs it."""
-
-    def next_times(self, after: datetime.datetime, count: int = 1) -> list[datetime.datetime]:
-        """The next moments."""
-
-
 def due_times(
-    read: Callable[[], Timed],
+    read: Callable[[], Schedule],
     *,
     say: Callable[[datetime.datetime], None],
     now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),

@@ -6,7 +6,6 @@ import os
 import re
 import stat
 import tarfile
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -98,23 +97,18 @@ def resolve(source: str, *, relative_to: Path | None = None) -> Source:
                 raise DataSourceError(
                     f"Data source '{source}' is an empty folder: put one folder of images per class into it."
                 )
-        elif path.is_file():
-            refuse_other_files(source, path)
-        else:
+        elif not path.is_file():
             raise DataSourceError(f"Data source '{source}' does not exist.{hint(source, path)}")
+        elif not (suffix := next((each for each in ARCHIVES if path.name.lower().endswith(each)), "")):
+            raise DataSourceError(f"Data source '{source}' is a file but not a known archive: give {ACCEPTED}.")
+        elif not ARCHIVES[suffix](path):
+            raise DataSourceError(
+                f"Data source '{source}' is damaged, or not the {suffix} archive its name says it is."
+            )
     except (OSError, RuntimeError) as error:  # the latter: no home folder for ~
         said = error.strerror if isinstance(error, OSError) else error
         raise DataSourceError(f"Data source '{source}' cannot be read: {said}.") from error
     return found
-
-
-def refuse_other_files(source: str, path: Path) -> None:
-    """Raise a DataSourceError for a file that is no archive."""
-    suffix = next((suffix for suffix in ARCHIVES if path.name.lower().endswith(suffix)), None)
-    if suffix is None:
-        raise DataSourceError(f"Data source '{source}' is a file but not a known archive: give {ACCEPTED}.")
-    if not ARCHIVES[suffix](path):
-        raise DataSourceError(f"Data source '{source}' is damaged, or not the {suffix} archive its name says it is.")
 
 
 def hint(source: str, path: Path) -> str:
@@ -167,27 +161,14 @@ def printable(path: str) -> str:
 
 
 def write_digits(folder: Path) -> None:
-    """Write scikit-learn's 1,797 handwritten digits as 8x8 grey PNGs: `<class>/digit-0001.png` and so on.
-
-    The folder appears complete or not at all; one that is already there is left as it is.
-    """
-    if folder.is_dir() and any(folder.iterdir()):
-        return
+    """Write scikit-learn's 1,797 handwritten digits as 8x8 grey PNGs: `<class>/digit-0001.png` and so on."""
     from PIL import Image
     from sklearn.datasets import load_digits  # takes a second to import
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
     digits = load_digits()
     pixels = (digits.images * (255 / 16)).round().astype("uint8")  # (1797, 8, 8) uint8 from float64 in 0..16
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-        complete = Path(temporary, folder.name)
-        for number, (image, label) in enumerate(zip(pixels, digits.target, strict=True), start=1):
-            path = complete / str(label) / f"digit-{number:04}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image).save(path, optimize=True)
-            os.utime(path, ns=(DIGITS_TIME_NS, DIGITS_TIME_NS))
-        try:
-            complete.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # otherwise another process was quicker
-                raise
+    for number, (image, label) in enumerate(zip(pixels, digits.target, strict=True), start=1):
+        path = folder / str(label) / f"digit-{number:04}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path, optimize=True)
+        os.utime(path, ns=(DIGITS_TIME_NS, DIGITS_TIME_NS))

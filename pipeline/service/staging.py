@@ -9,7 +9,6 @@ import importlib.metadata
 import json
 import os
 import re
-import secrets
 import subprocess
 import tempfile
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from pipeline.config import annotations
 from pipeline.config.annotations import Annotations, read_annotations
 from pipeline.config.config import Config, ConfigFile
 from pipeline.errors import DataSourceError, DefinitionError
+from pipeline.local.store.storage import replacing
 from pipeline.paths import ROOT, STEPS
 from pipeline.service import sources, weights
 from pipeline.service.sources import SHIPPED, Source
@@ -30,6 +30,8 @@ from pipeline.service.weights import ResolvedWeights
 
 COMPILING = ("compile", "config", "definition")  # the packages that a definition depends on
 CODE = (".py", ".json", ".html", ".css")
+IS_TRACKED = ("ls-files", "--error-unmatch", "run_pipeline.py")
+DESCRIBE = ("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
 
 
 @dataclass(frozen=True)
@@ -83,25 +85,25 @@ def choose_data(target: Target, project: Project, given: Source | None) -> tuple
         DataSourceError: they are not there any more, nor a copy of them.
     """
     if given is not None:
-        return described(replace(project, source=given), "")
+        return replace(project, source=given), data_line(given, "")
     last = remembered(target, project.config.pipeline.name)
     if last.get("configured") != project.configured or last["source"] == project.configured:
-        return described(project, " (data.source in pipeline.yaml)")
+        return project, data_line(project.source, " (data.source in pipeline.yaml)")
     name, uri = last["source"], last["uri"]
     if name in SHIPPED or name.startswith("s3:") or Path(name).exists():
-        again = replace(project, source=sources.resolve(name))
-        return described(again, ", as in the last run; --data or another data.source takes others")
-    if not target.holds(uri):
+        source, why = sources.resolve(name), ", as in the last run; --data or another data.source takes others"
+    elif target.holds(uri):
+        source, why = Source(name, uri=uri), ", which is gone; the last run's copy is used"
+    else:
         raise DataSourceError(f"The images of the last run, {name}, are gone, and so is their copy; give --data.")
-    return described(replace(project, source=Source(name, uri=uri)), ", which is gone; the last run's copy is used")
+    return replace(project, source=source), data_line(source, why)
 
 
-def described(project: Project, why: str) -> tuple[Project, str]:
-    """Return the project, and the line about its data."""
-    left_out = "".join(f"; left out: {name} {reason}" for name, reason in list(project.source.unreadable.items())[:1])
-    if (more := len(project.source.unreadable) - 1) > 0:
-        left_out += f", and {more} more"
-    return project, f"Data: {project.source.name}{why}{left_out}"
+def data_line(source: Source, why: str) -> str:
+    """Return the line about a run's data."""
+    left_out = "".join(f"; left out: {name} {reason}" for name, reason in list(source.unreadable.items())[:1])
+    more = len(source.unreadable) - 1
+    return f"Data: {source.name}{why}{left_out}{f', and {more} more' if more > 0 else ''}"
 
 
 def remember(target: Target, project: Project) -> None:
@@ -142,10 +144,8 @@ def compile_project(
         if problems := check(json.loads(compiled.definition)):
             raise DefinitionError(problems)
         if kept:
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = kept.with_suffix(f".{secrets.token_hex(4)}")
-            unfinished.write_text(compiled.to_json())
-            unfinished.replace(kept)
+            with replacing(kept) as unfinished:
+                unfinished.write_text(compiled.to_json())
     uri = json.dumps(project.data_uri(placement))
     return replace(compiled, definition=compiled.definition.replace(json.dumps(no_data), uri))
 
@@ -160,20 +160,14 @@ def commit_of(folder: Path = ROOT) -> str | None:
 
     None without git, outside a work tree, and for a copy of the project that lies in somebody else's work tree.
     """
-    if git(folder, "ls-files", "--error-unmatch", "run_pipeline.py") is None:
-        return None
-    return git(folder, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
-
-
-def git(folder: Path, *words: str) -> str | None:
-    """Return what git prints; None if it fails or is not there."""
-    command = ["git", "-C", str(folder), *words]
-    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}  # only looks; takes no lock from a commit under way
-    try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 and done.stdout.strip() else None
+    answer, environment = "", {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}  # only looks; takes no lock from a commit
+    for words in (IS_TRACKED, DESCRIBE):
+        try:
+            command = ["git", "-C", folder, *words]
+            answer = subprocess.check_output(command, env=environment, stderr=subprocess.DEVNULL, text=True, timeout=10)
+        except (OSError, subprocess.SubprocessError):
+            return None
+    return answer.strip() or None
 
 
 def code_digest() -> str:
@@ -215,16 +209,14 @@ def upload_weights(target: Target, config: Config, backbone: ResolvedWeights) ->
 def upload_data(project: Project, target: Target) -> bool:
     """Store the data unless they are there already, with a list of the files that could not be read."""
     source, uri = project.source, project.data_uri(target.placement)
-    stored = False
-    if source.path:
-        stored = target.put_tree(uri, source.path)
-        if source.unreadable:
-            target.put(f"{uri}/{sources.UNREADABLE}", json.dumps(source.unreadable).encode())
-    elif not source.uri and not target.holds(uri):
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = Path(temporary) / "digits"
-            sources.write_digits(folder)
-            stored = target.put_tree(uri, folder)
+    if source.uri or (not source.path and target.holds(uri)):
+        return False
+    with tempfile.TemporaryDirectory() as temporary:
+        if not source.path:
+            sources.write_digits(Path(temporary))
+        stored = target.put_tree(uri, source.path or Path(temporary))
+    if source.unreadable:
+        target.put(f"{uri}/{sources.UNREADABLE}", json.dumps(source.unreadable).encode())
     return stored
 
 

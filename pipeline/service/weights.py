@@ -16,13 +16,13 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.config.backbones import PACKAGED
 from pipeline.errors import UsageError
+from pipeline.local.store.storage import file_digest, replacing
 from pipeline.service.sources import S3_URI
 from pipeline.suggestion import did_you_mean
 
@@ -53,7 +53,8 @@ def resolve(
     if weights == "timm":
         statistics, file = ask_statistics(backbone, cache), downloaded(backbone, cache)
         if not file.is_file():
-            write_whole(file, lambda path: download(backbone, path))
+            with replacing(file) as unfinished:
+                download(backbone, unfinished)
         return describe(backbone, file, layout="state_dict", statistics=statistics)
     if not weights.startswith("s3:"):
         path = os.path.expanduser(weights)  # noqa: PTH111  which does not raise
@@ -81,22 +82,12 @@ def at_hand(backbone: str) -> bool:
 
 
 def stage(weights: ResolvedWeights, folder: Path) -> None:
-    """Write the weights directory; it appears complete or not at all, and one that is there is left as it is."""
+    """Write the weights directory, a new folder."""
     if weights.file is None or weights.manifest is None:
         raise ValueError(f"{weights.uri} is a weights directory already")
-    if folder.exists():
-        return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-        complete = Path(temporary, folder.name)
-        complete.mkdir()
-        shutil.copyfile(weights.file, complete / weights.manifest["file"])
-        (complete / "weights.json").write_text(json.dumps(weights.manifest, indent=1), encoding="utf-8")
-        try:
-            complete.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # otherwise another process was quicker
-                raise
+    folder.mkdir(parents=True)
+    shutil.copyfile(weights.file, folder / weights.manifest["file"])
+    (folder / "weights.json").write_text(json.dumps(weights.manifest, indent=1), encoding="utf-8")
 
 
 def from_package(backbone: str) -> ResolvedWeights:
@@ -114,7 +105,7 @@ def from_package(backbone: str) -> ResolvedWeights:
             "or set model.weights to timm or to a file."
         )
     file = Path(found.submodule_search_locations[0], packaged.file)
-    if not file.is_file() or sha256_of(file) != packaged.sha256:
+    if not file.is_file() or file_digest(file) != packaged.sha256:
         raise UsageError(f"{file} is not the file that {packaged.package} ships: reinstall the package.")
     return describe(backbone, file, layout="ordered", statistics=packaged.statistics)
 
@@ -130,15 +121,22 @@ def from_file(backbone: str, path: Path, cache: Path) -> ResolvedWeights:
         raise UsageError(f"model.weights '{path}' is not a known kind of file: give {ACCEPTED}.")
     statistics = ask_statistics(backbone, cache)
     if suffix == ".safetensors":
-        file = cache / f"{sha256_of(path)}.pth"
+        file = cache / f"{file_digest(path)}.pth"
         if not file.is_file():
-            write_whole(file, lambda temporary: convert(path, temporary))
+            with replacing(file) as unfinished:
+                convert(path, unfinished)
     return describe(backbone, file, layout="state_dict", statistics=statistics)
 
 
 def describe(backbone: str, file: Path, *, layout: str, statistics: dict[str, Any]) -> ResolvedWeights:
     """Return the weights with their manifest."""
-    manifest = {"backbone": backbone, "file": "weights.pth", "sha256": sha256_of(file), "format": layout, **statistics}
+    manifest = {
+        "backbone": backbone,
+        "file": "weights.pth",
+        "sha256": file_digest(file),
+        "format": layout,
+        **statistics,
+    }
     digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
     return ResolvedWeights(digest=digest, file=file, manifest=manifest)
 
@@ -191,7 +189,7 @@ def verify(repository: str) -> None:
         raise
     except EntryNotFoundError:  # timm knows other names
         return
-    if len(file.name) == hashlib.sha256().digest_size * 2 and file.name != sha256_of(file):
+    if len(file.name) == hashlib.sha256().digest_size * 2 and file.name != file_digest(file):
         file.unlink()
         raise UsageError(
             f"The weights in {repository} arrived damaged: their sha256 is not {file.name}. Fetch them again."
@@ -204,10 +202,12 @@ def ask_statistics(backbone: str, cache: Path) -> dict[str, Any]:
         return PACKAGED[backbone].statistics
     file = downloaded(backbone, cache).with_suffix(".json")
     if not file.is_file():
-        text = json.dumps(ask_timm(backbone))
-        write_whole(file, lambda path: path.write_text(text, encoding="utf-8"))
-    statistics: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return statistics
+        statistics = ask_timm(backbone)
+        with replacing(file) as unfinished:
+            unfinished.write_text(json.dumps(statistics), encoding="utf-8")
+        return statistics
+    kept: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return kept
 
 
 def ask_timm(backbone: str) -> dict[str, Any]:
@@ -221,26 +221,10 @@ def ask_timm(backbone: str) -> dict[str, Any]:
         known = timm.get_pretrained_cfg(backbone)
     except RuntimeError as error:  # the tag after the dot
         raise UsageError(f"model.backbone '{backbone}' is not known to timm: {error}") from error
-    names = ("mean", "std", "crop_pct", "interpolation")
-    values = {name: getattr(known, name) for name in names}
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    statistics = {"mean": list(known.mean), "std": list(known.std)}
+    return {**statistics, "crop_pct": known.crop_pct, "interpolation": known.interpolation}
 
 
 def downloaded(backbone: str, cache: Path) -> Path:
     """Return where timm's weights are kept; another release of timm may have others."""
     return cache / f"{backbone.replace('/', '_')}-timm-{importlib.metadata.version('timm')}.pth"
-
-
-def write_whole(file: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` write a file, which appears complete or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=file.parent) as temporary:
-        written = Path(temporary, file.name)
-        write(written)
-        written.replace(file)
-
-
-def sha256_of(file: Path) -> str:
-    """Return a file's hex SHA-256."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

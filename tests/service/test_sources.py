@@ -165,19 +165,6 @@ def test_the_digits_are_those_of_scikit_learn_and_the_same_each_time(tmp_path: P
         assert np.array_equal(np.asarray(image), np.round(digits.images[1796] * 255 / 16))
 
 
-def test_digits_that_are_written_are_whole_or_not_there(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_digits(photos)
-    assert names(photos) == ["cat/b.jpg", "dog/a.jpg"]
-
-    def fail(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Image.Image, "save", fail)
-    with pytest.raises(KeyboardInterrupt):
-        write_digits(photos.parent / "digits")
-    assert [path.name for path in photos.parent.iterdir()] == ["photos"]
-
-
 def test_importing_sources_loads_nothing_heavy() -> None:
     code = "import sys, pipeline.service.sources; print({'sklearn', 'numpy', 'PIL', 'torch'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)

@@ -235,15 +235,6 @@ def test_jobs_load_what_was_staged(tmp_path: Path, tensors: dict[str, torch.Tens
     assert torch.isfinite(features).all()
 
 
-def test_staging_again_leaves_the_directory_as_it_is(tmp_path: Path) -> None:
-    resolved = resolve(DEFAULT_BACKBONE, "package")
-    (tmp_path / "weights").mkdir()
-
-    stage(resolved, tmp_path / "weights")
-
-    assert list((tmp_path / "weights").iterdir()) == []
-
-
 def resolve_with_timm_offline(tmp_path: Path) -> subprocess.CompletedProcess[str]:
     """resolve(SMALL, "timm") in a process without network: the hub's cache is tmp_path/hub, ours tmp_path/cache."""
     code = (

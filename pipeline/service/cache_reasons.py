@@ -114,7 +114,6 @@ def flatten(value: Any, path: str = "") -> dict[str, Any]:
 
 
 def is_uri(value: Any) -> TypeGuard[str]:
-    """Return whether a value names a place in S3."""
     return isinstance(value, str) and value.startswith("s3://")
 
 

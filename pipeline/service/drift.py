@@ -72,7 +72,6 @@ def put_version(target: Target, version_arn: str, folder: Path) -> None:
 
 
 def required(target: Target, uri: str, number: str, name: str) -> bytes:
-    """Return an object that belongs to a version."""
     try:
         return target.read(uri)
     except (PipelineError, ClientError, ValueError) as problem:
@@ -80,7 +79,6 @@ def required(target: Target, uri: str, number: str, name: str) -> bytes:
 
 
 def lacking(number: str, what: str) -> str:
-    """Return the sentence for a version that cannot be compared with."""
     anew = "run_pipeline.py run --no-cache, or on AWS with a shorter pipeline.cache_expire_days"
     return f"Model version {number} has {what}; train it anew with: {anew}"
 

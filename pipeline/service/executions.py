@@ -6,8 +6,9 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Set
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
+from botocore import xform_name
 from botocore.exceptions import ClientError
 
 from pipeline.aws.errors import explain, is_missing
@@ -17,6 +18,7 @@ from pipeline.definition.steps import BY_METADATA
 from pipeline.errors import PassingError, PipelineError, ServiceError, UsageError
 from pipeline.service.targets import POLL_SECONDS, Target, ask, ask_all, remembered, service_errors
 
+Answer = TypeVar("Answer")
 ACTIVE = ("Executing", "Stopping")
 WATCH_ATTEMPTS = 12
 QUIET_SHARE = 0.02  # of the time without news: what a watcher may be late by
@@ -97,7 +99,6 @@ def start(target: Target, name: str, parameters: Mapping[str, str], selection: M
 
 
 def stop(target: Target, arn: str) -> None:
-    """StopPipelineExecution."""
     request = {"PipelineExecutionArn": arn, "ClientRequestToken": secrets.token_hex(16)}
     ask(target, f"stop execution {arn}", "stop_pipeline_execution", **request)
 
@@ -200,28 +201,37 @@ def source_execution(target: Target, name: str, needed: Set[str]) -> str:
 
 
 def watch(target: Target, arn: str, look: Callable[[list[dict[str, Any]]], None]) -> str:
-    """Call `look` with the steps until the execution has ended; return its status.
+    """Call `look` with the steps until the execution has ended, which may take hours; return its status."""
+    known, changed = None, time.monotonic()
 
-    An execution may take hours: a throttled or unanswered request is repeated, up to WATCH_ATTEMPTS times in a row.
-    """
-    failed, known, changed = 0, None, time.monotonic()
+    def end() -> str | None:
+        nonlocal known, changed
+        status, found = str(describe(target, arn)["PipelineExecutionStatus"]), steps(target, arn)
+        look(found)
+        if found != known:
+            known, changed = found, time.monotonic()
+        return None if status in ACTIVE else status
+
+    def pause_seconds() -> float:
+        quiet_seconds = time.monotonic() - changed  # here, what asking costs a training lacks
+        return max(POLL_SECONDS[target.name], min(quiet_seconds * QUIET_SHARE, LONGEST_PAUSE_SECONDS))
+
+    return poll(end, pause_seconds)
+
+
+def poll(end: Callable[[], Answer | None], pause_seconds: Callable[[], float]) -> Answer:
+    """Ask `end` until it answers; a throttled or unanswered request is repeated, WATCH_ATTEMPTS times in a row."""
+    failed = 0
     while True:
         try:
-            status = str(describe(target, arn)["PipelineExecutionStatus"])
-            found = steps(target, arn)
-            look(found)
+            if answer := end():
+                return answer
+            failed = 0
         except PassingError:
             failed += 1
             if failed == WATCH_ATTEMPTS:
                 raise
-        else:
-            failed = 0
-            if status not in ACTIVE:
-                return status
-            if found != known:
-                known, changed = found, time.monotonic()
-        quiet_seconds = time.monotonic() - changed  # here, what asking costs a training lacks
-        time.sleep(max(POLL_SECONDS[target.name], min(quiet_seconds * QUIET_SHARE, LONGEST_PAUSE_SECONDS)))
+        time.sleep(pause_seconds())
 
 
 def job_of(step: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -237,7 +247,6 @@ def job_group(step: Mapping[str, Any]) -> tuple[str, str] | None:
 
 
 def pipeline_of(execution_arn: str) -> str:
-    """Return the name of an execution's pipeline."""
     return execution_arn.partition(":pipeline/")[2].partition("/")[0]
 
 
@@ -253,9 +262,7 @@ def describe_job(target: Target, step: Mapping[str, Any]) -> dict[str, Any] | No
     if job is None:
         return None
     resource = BY_METADATA[job[0]].resource
-    operation = {"HyperParameterTuningJob": "describe_hyper_parameter_tuning_job"}.get(
-        resource, f"describe_{resource.removesuffix('Job').lower()}_job"
-    )
+    operation = xform_name(f"Describe{resource}")
     return ask(target, f"describe job {job[1]!r}", operation, **{f"{resource}Name": job[1]})
 
 

@@ -62,7 +62,6 @@ def folder_images(folder: Path) -> list[str]:
 
 
 def is_image_name(name: str) -> bool:
-    """Return whether a file's name ends like an image's."""
     return name.lower().endswith(SUFFIXES)
 
 
@@ -144,7 +143,6 @@ class Tally:
         self.images = self.failed = 0
 
     def add(self, row: Row) -> None:
-        """Count one row."""
         self.images += 1
         self.failed += "error" in row
         if is_labelled(row):
@@ -160,15 +158,13 @@ class Tally:
 
 
 def bar(share: float) -> str:
-    """Return a share of 1 as blocks."""
     return "█" * round(BAR_CHARACTERS * share)
 
 
 def explain(predictor: ImagePredictor, image: Path, answer: Mapping[str, Any], folder: Path) -> Path:
     """Write the image's centre, which the network sees, beside what the answer depends on in it; return the file.
 
-    The endpoint is asked about copies of the image with a part covered each (steps/classifier/evaluation/occlusion.py),
-    so any model on any target can be explained that names labels.
+    The endpoint is asked about copies of the image with a part covered each: any model that names labels can be.
     """
     with importable_steps():
         from classifier.data.images import ImageError, centre_crop, decode

@@ -24,7 +24,6 @@ def parse_lambda(text: str) -> tuple[str, Path, str]:
 
 
 def read_definition(path: Path) -> str:
-    """Return the text of a definition file."""
     try:
         text = path.read_text()
         load_definition(text)

@@ -105,7 +105,6 @@ def approved_version(target: Target, group: str, wanted: str | None) -> str:
 
 
 def version(package: Mapping[str, Any]) -> int:
-    """Return the number of a version."""
     return int(package.get("ModelPackageVersion") or str(package["ModelPackageArn"]).rpartition("/")[2])
 
 

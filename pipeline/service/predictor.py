@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, overload
+from typing import Any, overload
 
 from botocore.exceptions import ClientError
 
@@ -32,13 +32,6 @@ PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # of Pillow
 
 class EndpointBusy(ImageRefused):
     """The model's server has more requests than it takes; the same one may be answered a little later."""
-
-
-class Clients(Protocol):
-    """What makes boto3 clients: a boto3 session, or one of the project's targets."""
-
-    def client(self, service: str, /) -> Any:
-        """A client of an AWS service."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +51,7 @@ class ImagePredictor:
     is made by `pipeline.local.session(home)`.
     """
 
-    def __init__(self, endpoint: str, session: Clients | None = None) -> None:
+    def __init__(self, endpoint: str, session: Any = None) -> None:
         self.endpoint = endpoint
         self._session = session
 
@@ -148,7 +141,6 @@ def prediction(answer: dict[str, Any] | PipelineError) -> Prediction:
 
 
 def is_labelled(answer: dict[str, Any]) -> bool:
-    """Return whether an answer is of one of this project's models."""
     return {"label", "score", "top"} <= answer.keys()
 
 

@@ -59,19 +59,14 @@ def keep_report(target: Target, execution_arn: str) -> str | None:
 
 
 def make_report(target: Target, steps: Sequence[Mapping[str, Any]], folder: Path) -> Path:
-    """Write the report of the training among an execution's steps into a folder; return the path of its page.
-
-    Raises:
-        NothingSaved: the debugger saved nothing.
-        ServiceError: the output cannot be read, or the report cannot be written.
-    """
+    """Write the report of an execution's training into a folder; return its page. NothingSaved if there is nothing."""
     found = training_job(steps)
-    uri = output_uri(target, found[0]) if found else None
+    uri, content = (archive_of(target, found[0]) if found else None) or ("", None)
     with tempfile.TemporaryDirectory(prefix="training-report-") as scratch:
         output_dir, search_file = Path(scratch) / "output", Path(scratch) / "search.json"
         output_dir.mkdir()
         try:
-            saved = uri is not None and unpack(download(target, uri), output_dir)
+            saved = content is not None and unpack(content, output_dir)
         except DAMAGE as problem:
             raise ServiceError(f"{uri} cannot be unpacked: {problem}.") from problem
         if not saved:
@@ -93,29 +88,25 @@ def make_report(target: Target, steps: Sequence[Mapping[str, Any]], folder: Path
 
 
 def debug_report(target: Target, steps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the rules' verdicts and the report's place for the status document.
-
-    On the local target the place is the page below the home, if it has been written; on AWS it is the archive's URI,
-    of which a page is made on demand.
-    """
+    """Return the rules' verdicts and the report's place: here its page, if there is one, on AWS the archive's URI."""
     found = training_job(steps)
     if found and found[1]:
         folder = target.reports / found[0] if target.reports else None
         if folder and (saved := saved_report(folder)):
             return {"rules": verdicts_of(saved), "place": shown(folder / HTML_NAME)}
         with contextlib.suppress(PipelineError):
-            uri = output_uri(target, found[0])
-            if uri and (documents := small_files(download(target, uri))):
-                return {"rules": verdicts_of(documents.get(VERDICTS)), "place": None if target.reports else uri}
+            archive = archive_of(target, found[0])
+            if archive and (documents := small_files(archive[1])):
+                return {"rules": verdicts_of(documents.get(VERDICTS)), "place": None if target.reports else archive[0]}
     return {"rules": {}, "place": None}
 
 
 def training_job(steps: Sequence[Mapping[str, Any]]) -> tuple[str, bool] | None:
     """Return the name of the last Training step's job, and whether it has ended; None without such a step."""
-    for step in reversed(steps):
-        if job_arn := step.get("Metadata", {}).get("TrainingJob", {}).get("Arn"):
-            return str(job_arn).rpartition("/")[2], step["StepStatus"] in ENDED
-    return None
+    jobs = [
+        (job[1], step["StepStatus"] in ENDED) for step in steps if (job := job_of(step)) and job[0] == "TrainingJob"
+    ]
+    return jobs[-1] if jobs else None
 
 
 def search_job(steps: Sequence[Mapping[str, Any]]) -> str | None:
@@ -147,7 +138,6 @@ def search_record(target: Target, name: str | None) -> dict[str, Any] | None:
 
 
 def trial_record(summary: Mapping[str, Any], winner: str | None) -> dict[str, Any]:
-    """Return one trial as the report reads it."""
     started, ended = summary.get("TrainingStartTime"), summary.get("TrainingEndTime")
     return {
         "name": summary["TrainingJobName"],
@@ -159,25 +149,20 @@ def trial_record(summary: Mapping[str, Any], winner: str | None) -> dict[str, An
     }
 
 
-def output_uri(target: Target, job_name: str) -> str | None:
-    """Return where a training job's output.tar.gz is; None if it saved none."""
+def archive_of(target: Target, job_name: str) -> tuple[str, bytes] | None:
+    """Return URI and content of a training job's output.tar.gz; None if it saved none."""
     job = ask(target, f"describe training job {job_name!r}", "describe_training_job", TrainingJobName=job_name)
     uri = f"{job['OutputDataConfig']['S3OutputPath'].rstrip('/')}/{job_name}/output/output.tar.gz"
-    with service_errors(f"look for {uri}"):
-        return uri if target.holds(uri) else None
-
-
-def download(target: Target, uri: str) -> bytes:
-    """Return the archive."""
     with service_errors(f"read {uri}"):
-        return target.read(uri)
+        return (uri, target.read(uri)) if target.holds(uri) else None
 
 
 def saved_report(folder: Path) -> dict[str, Any] | None:
     """Return a report's JSON, if both its files are there; the JSON is written last."""
     with contextlib.suppress(OSError):
         document = as_json((folder / JSON_NAME).read_bytes())
-        return document if isinstance(document, dict) and (folder / HTML_NAME).is_file() else None
+        if isinstance(document, dict) and (folder / HTML_NAME).is_file():
+            return document
     return None
 
 
@@ -202,10 +187,9 @@ def small_files(content: bytes) -> dict[str, Any]:
 
 def as_json(content: bytes) -> Any:
     """Return a document; None for what is none."""
-    try:
+    with contextlib.suppress(ValueError, RecursionError):
         return json.loads(content)
-    except (ValueError, RecursionError):
-        return None
+    return None
 
 
 def unpack(content: bytes, folder: Path) -> bool:

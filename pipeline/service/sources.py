@@ -143,7 +143,6 @@ def files(folder: str | Path, prefix: str = "", above: tuple[tuple[int, int], ..
 
 
 def file_of(entry: os.DirEntry[str], relative: str) -> File:
-    """Return what is known of a file without opening it."""
     try:
         status, reason = entry.stat(), None
         if not stat.S_ISREG(status.st_mode):

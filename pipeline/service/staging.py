@@ -45,7 +45,6 @@ class Project:
     configured: str  # the name of data.source, which another source may have taken the place of
 
     def data_uri(self, placement: Placement) -> str:
-        """Where the data are staged."""
         source = self.source
         if source.uri:
             return source.uri
@@ -53,20 +52,14 @@ class Project:
         return placement.uri(self.config.pipeline.name, "data", key)
 
     def weights_uri(self, placement: Placement) -> str:
-        """Where the weights are staged."""
         return weights_uri(self.config, self.backbone, placement)
 
     def annotations_uri(self, placement: Placement) -> str:
-        """Where the CSV files about images are staged."""
         return placement.uri(self.config.pipeline.name, "annotations", annotations.digest(self.annotations))
 
 
 def open_project(config_path: Path, environment: str | None = None) -> Project:
-    """Read pipeline.yaml and find what it names.
-
-    Raises:
-        ConfigError: every problem of the file, of its data source, its weights and its CSV files.
-    """
+    """Read pipeline.yaml and find what it names; a ConfigError tells every problem of either at once."""
     file = ConfigFile(config_path, environment)
     config, folder = file.config, config_path.resolve().parent
     source = file.check(partial(sources.resolve, config.data.source, relative_to=folder), "data.source")
@@ -79,11 +72,7 @@ def open_project(config_path: Path, environment: str | None = None) -> Project:
 
 
 def choose_data(target: Target, project: Project, given: Source | None) -> tuple[Project, str]:
-    """Return the project with the data that a run is to use, and a line that says which they are and why.
-
-    Raises:
-        DataSourceError: they are not there any more, nor a copy of them.
-    """
+    """Return the project with the data that a run is to use, and a line that says which they are and why."""
     if given is not None:
         return replace(project, source=given), data_line(given, "")
     last = remembered(target, project.config.pipeline.name)
@@ -151,7 +140,6 @@ def compile_project(
 
 
 def definition_of(project: Project, placement: Placement) -> str:
-    """Return the definition alone."""
     return compile_project(project, placement).definition
 
 
@@ -191,7 +179,6 @@ def upload(project: Project, target: Target, compiled: Compiled) -> int:
 
 
 def weights_uri(config: Config, backbone: ResolvedWeights, placement: Placement) -> str:
-    """Where a backbone's weights are staged."""
     return backbone.uri or placement.uri(config.pipeline.name, "weights", backbone.digest)
 
 
@@ -221,5 +208,4 @@ def upload_data(project: Project, target: Target) -> bool:
 
 
 def slug(text: str) -> str:
-    """Letters, digits and single dashes."""
     return re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-") or "data"

@@ -22,7 +22,6 @@ PARSERS: dict[str, Callable[[str], Any]] = {
 
 
 def status(target: Target, arn: str) -> dict[str, Any]:
-    """Return the whole document."""
     execution, given = executions.describe(target, arn), executions.parameters_of(target, arn)
     definition, steps = Definition(executions.definition_of(target, arn)), executions.steps(target, arn)
     evaluation_uri, search = output_of(target, steps, "evaluation"), search_job(steps)
@@ -52,7 +51,6 @@ def status(target: Target, arn: str) -> dict[str, Any]:
 
 
 def step_row(target: Target, arn: str, step: Mapping[str, Any], declared: Step | None) -> dict[str, Any]:
-    """Return one step."""
     started, ended = step.get("StartTime"), step.get("EndTime")
     return {
         "name": step["StepName"],
@@ -71,7 +69,6 @@ def step_row(target: Target, arn: str, step: Mapping[str, Any], declared: Step |
 
 
 def outputs_of(step: Mapping[str, Any]) -> dict[str, str]:
-    """Return what a Lambda step answered."""
     answered = step.get("Metadata", {}).get("Lambda", {}).get("OutputParameters", [])
     return {item["Name"]: item["Value"] for item in answered}
 

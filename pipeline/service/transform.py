@@ -4,7 +4,6 @@ Source: AWS guide, "batch-transform"; API, CreateTransformJob.
 """
 
 import secrets
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,8 +11,8 @@ from typing import Any, NamedTuple
 
 from pipeline.aws.stack_parameters import serving_prefix
 from pipeline.config.config import Config
-from pipeline.errors import PassingError, UsageError
-from pipeline.service.executions import WATCH_ATTEMPTS
+from pipeline.errors import UsageError
+from pipeline.service.executions import poll
 from pipeline.service.images import SUFFIXES, Row, folder_images, is_image_name
 from pipeline.service.predictor import ACCEPT, CONTENT_TYPE, answered
 from pipeline.service.targets import Target, ask, copy_objects, in_threads, objects
@@ -32,7 +31,6 @@ class Job(NamedTuple):
 
 
 def new_job(target: Target, config: Config) -> Job:
-    """Return a job of a new name."""
     name = f"{serving_prefix(config)}transform-{secrets.token_hex(6)}"
     top = target.placement.uri(config.pipeline.name, FOLDER, name)
     return Job(name, f"{top}/input/", f"{top}/output/")
@@ -94,30 +92,20 @@ def create(target: Target, config: Config, job: Job, instances: int) -> None:
 
 
 def tags(target: Target) -> dict[str, Any]:
-    """Return the configuration's tags, as a request has them."""
     return {"Tags": [{"Key": key, "Value": value} for key, value in target.tags.items()]} if target.tags else {}
 
 
 def follow(target: Target, job: Job, look: Callable[[int], None]) -> dict[str, Any]:
-    """Call `look` with the number of answers until the job has ended; return it as described then.
+    """Call `look` with the number of answers until the job has ended; return it then. An interruption stops the job."""
+    which = {"TransformJobName": job.name}
 
-    Whoever interrupts it stops the job. A request that AWS does not answer is repeated, up to WATCH_ATTEMPTS times.
-    """
-    failed, which = 0, {"TransformJobName": job.name}
+    def end() -> dict[str, Any] | None:
+        described = ask(target, f"follow transform job {job.name!r}", "describe_transform_job", **which)
+        look(len(objects(target, job.output_uri)))
+        return None if described["TransformJobStatus"] in ACTIVE else described
+
     try:
-        while True:
-            try:
-                described = ask(target, f"follow transform job {job.name!r}", "describe_transform_job", **which)
-                look(len(objects(target, job.output_uri)))
-            except PassingError:
-                failed += 1
-                if failed == WATCH_ATTEMPTS:
-                    raise
-            else:
-                failed = 0
-                if described["TransformJobStatus"] not in ACTIVE:
-                    return described
-            time.sleep(POLL_SECONDS[target.name])
+        return poll(end, lambda: POLL_SECONDS[target.name])
     except KeyboardInterrupt:
         ask(target, f"stop transform job {job.name!r}", "stop_transform_job", **which)
         raise

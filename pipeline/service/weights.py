@@ -91,7 +91,6 @@ def stage(weights: ResolvedWeights, folder: Path) -> None:
 
 
 def from_package(backbone: str) -> ResolvedWeights:
-    """Return the weights that an installed package holds."""
     packaged = PACKAGED.get(backbone)
     if packaged is None:
         raise UsageError(
@@ -129,7 +128,6 @@ def from_file(backbone: str, path: Path, cache: Path) -> ResolvedWeights:
 
 
 def describe(backbone: str, file: Path, *, layout: str, statistics: dict[str, Any]) -> ResolvedWeights:
-    """Return the weights with their manifest."""
     manifest = {
         "backbone": backbone,
         "file": "weights.pth",
@@ -142,7 +140,6 @@ def describe(backbone: str, file: Path, *, layout: str, statistics: dict[str, An
 
 
 def convert(source: Path, destination: Path) -> None:
-    """Write a .safetensors file's tensors as torch does."""
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -211,7 +208,6 @@ def ask_statistics(backbone: str, cache: Path) -> dict[str, Any]:
 
 
 def ask_timm(backbone: str) -> dict[str, Any]:
-    """Return what timm says of a network."""
     import timm
 
     if not timm.is_model(backbone):

@@ -193,7 +193,7 @@ def test_a_copy_that_is_interrupted_leaves_nothing_and_a_file_that_vanishes_is_n
             destination.parent.mkdir(parents=True, exist_ok=True)
             raise problem
 
-        monkeypatch.setattr("pipeline.local.store.storage.copy", fail)
+        monkeypatch.setattr("pipeline.service.local_target.copy", fail)
         with pytest.raises(raised):
             target.put_tree("s3://local/data/photos", images)
         assert not list((tmp_path / "home/s3/local").rglob("*photos*"))

@@ -55,7 +55,7 @@ def test_an_upload_that_was_interrupted_is_not_taken_for_whole(client, target, f
     upload = AwsTarget.upload
 
     def fail(self, path, uri, **named) -> None:
-        if path.endswith("17.png"):
+        if path.name.endswith("17.png"):
             raise ServiceError("The network is gone.")
         upload(self, path, uri, **named)
 

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from classifier.data.images import (
+    FORMATS,
     ImageError,
     ImageTooLarge,
     Preprocess,
@@ -72,6 +73,7 @@ FRAMES = {"save_all": True, "append_images": [Image.new("RGB", (40, 60), colour)
         *(("WEBP", options) for options in ({"quality": 95}, {"lossless": True})),
         *(("TIFF", options) for options in ({}, {"compression": "tiff_lzw"})),
         *((format, {}) for format in ("PNG", "BMP", "GIF")),
+        *(("HEIF", {"quality": 95}) for format in FORMATS if format == "HEIF"),  # where pillow-heif is installed
         *((format, FRAMES) for format in ("GIF", "WEBP", "PNG", "MPO")),  # the first one counts
     ],
 )

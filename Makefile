@@ -11,11 +11,11 @@ CUDA := cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cup
   nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx triton
 LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --no-annotate \
   --custom-compile-command "make lock" $(addprefix --no-emit-package ,$(CUDA)) pyproject.toml
-# uv asks where pip is set up to ask: index, links and certificate
+# uv asks where pip is set up to ask: index, links and certificate. Jobs cannot write bytecode: it is compiled here.
 AS_PIP := set -a; eval "$$($(BIN)/python -m pip config list | sed -nE \
   "s/^[^=]*\.index-url=/UV_DEFAULT_INDEX=/p; s/^[^=]*\.extra-index-url=/UV_INDEX=/p; \
    s/^[^=]*\.find-links=/UV_FIND_LINKS=/p; s/^[^=]*\.cert=/SSL_CERT_FILE=/p")"; set +a;
-INSTALL := $(AS_PIP) VIRTUAL_ENV=$(VENV) $(UV) pip install --quiet
+INSTALL := $(AS_PIP) VIRTUAL_ENV=$(VENV) $(UV) pip install --quiet --compile-bytecode
 
 .PHONY: run test check bench image-test lock clean
 .DELETE_ON_ERROR:

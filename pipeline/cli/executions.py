@@ -99,12 +99,12 @@ def show(call: Call, target: Target, arn: str, *, others: str = "") -> int:
         print_json(document)
     else:
         print_results(document, REUSE.get(call.cache, "") if target.name == "local" else "", others)
-        steps = {step["StepName"]: step for step in executions.steps(target, arn)}
-        for step in document["steps"]:
-            if step["status"] == "Failed":
-                lines = target.last_lines(step["log"], LAST_LINES) if step["log"] else []
-                places = users_places(target, pipeline_of(arn), steps[step["name"]])
-                print_failure(step, lines, places, is_own=call.is_own)
+        failed = [step for step in document["steps"] if step["status"] == "Failed"]
+        steps = {step["StepName"]: step for step in executions.steps(target, arn)} if failed else {}
+        for step in failed:
+            lines = target.last_lines(step["log"], LAST_LINES) if step["log"] else []
+            places = users_places(target, pipeline_of(arn), steps[step["name"]])
+            print_failure(step, lines, places, is_own=call.is_own)
         print("\nNext")
         usual_endpoint = call.config.deploy.endpoint_name if call.is_own else None
         for text, why in next_commands(document, call.command, usual_endpoint=usual_endpoint, is_own=call.is_own):

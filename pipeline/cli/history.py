@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cli.call import Call
-from pipeline.cli.output import open_in_browser, print_json, print_rows, print_table, printable, wrapped
-from pipeline.cli.progress import ENDED, shorten_number
+from pipeline.cli.output import opened, print_json, print_rows, print_table, printable, wrapped
+from pipeline.cli.progress import shorten_number
 from pipeline.errors import ServiceError, UsageError
 from pipeline.paths import shown
 from pipeline.service import executions
-from pipeline.service.executions import JobLogs, job_group, recent
+from pipeline.service.executions import ENDED, JobLogs, job_group, recent
 from pipeline.service.status import details, log_of
 from pipeline.service.status import status as status_document
 from pipeline.service.targets import POLL_SECONDS, Target
@@ -143,6 +143,6 @@ def open_pages(call: Call, execution: str | None = None, pipeline: str | None = 
         return print_json(places)
     for name, place in places.items():
         page = place if "://" in place else Path(place)
-        opened = not no_open and not str(place).startswith("s3://") and open_in_browser(page)
-        print(f"{name:<11} {place if isinstance(page, str) else shown(page)}{'  (opened)' if opened else ''}")
+        browser = opened(page, no_open=no_open or str(place).startswith("s3://"))
+        print(f"{name:<11} {place if isinstance(page, str) else shown(page)}{browser}")
     return 0

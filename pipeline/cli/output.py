@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import subprocess
 import sys
 import textwrap
 import time
@@ -11,9 +10,6 @@ import webbrowser
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
-
-from pipeline.errors import ServiceError
-from pipeline.paths import STEPS
 
 if TYPE_CHECKING:
     from pipeline.cli.call import Call
@@ -116,17 +112,9 @@ def open_in_browser(address: str | Path) -> bool:
         return False
 
 
-def run_report_script(script: str, failure: str, **options: object) -> None:
-    """Run a script of steps/ by this interpreter, in a process of its own as job code is."""
-    words = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
-    environment = {"OMP_NUM_THREADS": "1"} | os.environ | {"PYTHONPATH": str(STEPS)}  # more threads would mostly wait
-    command = [sys.executable, "-P", str(STEPS / script), *words]
-    done = subprocess.run(
-        command, env=environment, capture_output=True, encoding="utf-8", errors="replace", check=False
-    )
-    if done.returncode:
-        reason = done.stderr.strip().rpartition("\n")[2] or f"exit code {done.returncode}"
-        raise ServiceError(f"{failure}: {reason}")
+def opened(address: str | Path, *, no_open: bool) -> str:
+    """Open a page in a browser unless that is not wanted; return what to print behind its address."""
+    return "  (opened)" if not no_open and open_in_browser(address) else ""
 
 
 class Counting:

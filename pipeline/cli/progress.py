@@ -8,6 +8,7 @@ from typing import Any, Self, TextIO
 from pipeline.cli.output import WIDTH, is_live, printable, with_places
 from pipeline.errors import PipelineError
 from pipeline.service.executions import (
+    ENDED,
     JobLogs,
     ended_trials,
     job_group,
@@ -22,7 +23,6 @@ LINES_AT_ONCE = 3
 KEPT_SECONDS = 1.0  # the newest line may be why the job fails, which is told at the end
 REASON_CHARACTERS = 500  # of a line, that a FailureReason has surely
 JOBS_FOLDER = "/opt/ml/"
-ENDED = ("Succeeded", "Failed", "Stopped")
 FROM_EARLIER = "of an earlier execution"
 UNREMARKABLE = re.compile(r"\w+: (InProgress|NoIssuesFound)|(rule_\w+=[01] ?)+")  # of a debugger rule
 REMARKABLE = (": IssuesFound", ": Error")

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cli.call import Call
-from pipeline.cli.output import open_in_browser, print_json, run_report_script
+from pipeline.cli.output import opened, print_json
 from pipeline.cli.runs import Start, say_started, start_execution
 from pipeline.errors import ServiceError, UsageError
-from pipeline.paths import shown
+from pipeline.paths import STEPS, shown
 from pipeline.service import executions
 from pipeline.service.drift import BASELINE_NAME, newest_requests, put_metric, put_version
 from pipeline.service.models import approved_version
-from pipeline.service.reports import JSON_NAME, NothingSaved, make_report, training_job
+from pipeline.service.reports import JSON_NAME, NothingSaved, make_report, run_job_code, training_job
 from pipeline.service.status import output_of
 from pipeline.service.targets import Target, in_threads, objects, service_errors, split_uri
 
@@ -51,7 +51,7 @@ def report(
     if call.as_json:
         data = str(page.with_name(JSON_NAME))
         return print_json({"execution_arn": arn, "training_job": job[0], "report": str(page), "data": data})
-    print(f"{shown(page)}{'  (opened)' if not no_open and open_in_browser(page) else ''}")
+    print(f"{shown(page)}{opened(page, no_open=no_open)}")
     return 0
 
 
@@ -66,15 +66,15 @@ def audit(
     target, arn = call.open_execution(execution, pipeline)
     folder = (report_folder or call.home / REPORTS / f"audit-{arn.rpartition('/')[2]}").resolve()
     with prepared_images(target, arn) as prepared:
-        run_report_script("audit.py", "Nothing was audited", prepared_dir=prepared, report_dir=folder)
+        run_job_code([str(STEPS / "audit.py")], "Nothing was audited", prepared_dir=prepared, report_dir=folder)
     document: dict[str, Any] = json.loads((folder / "audit.json").read_text(encoding="utf-8"))
     page, corrections = folder / "audit.html", folder / CORRECTIONS
     if call.as_json:
         return print_json({"execution_arn": arn, **document, "report": str(page), "corrections": str(corrections)})
-    opened = not no_open and open_in_browser(page)
+    browser = opened(page, no_open=no_open)
     kept = call.config_file.resolve().with_name(CORRECTIONS)  # `teardown` removes what is below the home
     print(f"{document['images']:,} images: {document['wrong']:,} labels look wrong")
-    print(f"Page         {shown(page)}{'  (opened)' if opened else ''}")
+    print(f"Page         {shown(page)}{browser}")
     print(f"Corrections  {shown(corrections)}")
     print(f"\nNext\n  {shlex.join(['cp', shown(corrections), shown(kept)])}")
     print("      and correct its column label: the right class, or - to leave an image out")
@@ -134,7 +134,7 @@ def drift(
         requests, baseline = Path(scratch) / "captured.jsonl", Path(scratch) / BASELINE_NAME
         requests.write_text("\n".join(lines), encoding="utf-8")
         places = {"captured": requests, "model_dir": scratch, "baseline": baseline, "report_dir": folder}
-        run_report_script("drift.py", "Drift was not judged", **places)
+        run_job_code([str(STEPS / "drift.py")], "Drift was not judged", **places)
     document = json.loads((folder / "drift.json").read_text(encoding="utf-8"))
     if publish:
         put_metric(target, config.aws.project, name, document["drift_score"])

@@ -63,6 +63,11 @@ def bundle(*entry_points: str) -> Bundle:
     return Bundle(entry_points, files)
 
 
+def stored_bundle(entry_points: list[str], names: list[str]) -> Bundle:
+    """Return a bundle whose files are known by their names: nothing is parsed."""
+    return Bundle(tuple(entry_points), {name: (STEPS / name).read_bytes() for name in names})
+
+
 def deploy_bundle() -> Bundle:
     """Return the code of the deploy Lambda function."""
     return bundle("deploy.py")

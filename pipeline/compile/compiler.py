@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.compile.bundle import Bundle, bundle
+from pipeline.compile.bundle import Bundle, stored_bundle
 from pipeline.compile.placement import Placement
 from pipeline.config.config import Config
 
@@ -50,16 +50,16 @@ class Compiled:
     placeholders: dict[str, str]  # URI -> text
 
     def to_json(self) -> str:
-        """Return a form that `from_json` reads; bundles go by their entry points."""
-        entry_points = [each.entry_points for each in self.bundles]
-        document = {"definition": self.definition, "code": entry_points, "placeholders": self.placeholders}
+        """Return a form that `from_json` reads; bundles go by their entry points and the names of their files."""
+        code = [[each.entry_points, list(each.files)] for each in self.bundles]
+        document = {"definition": self.definition, "code": code, "placeholders": self.placeholders}
         return json.dumps(document)
 
     @classmethod
     def from_json(cls, text: str) -> "Compiled":
-        """Return what `to_json` wrote, with the code as it is now."""
+        """Return what `to_json` wrote of the same code, whose files are read again."""
         document = json.loads(text)
-        bundles = tuple(bundle(*entry_points) for entry_points in document["code"])
+        bundles = tuple(stored_bundle(*stored) for stored in document["code"])
         return cls(document["definition"], bundles, document["placeholders"])
 
 

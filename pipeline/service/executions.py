@@ -19,7 +19,7 @@ from pipeline.errors import PassingError, PipelineError, ServiceError, UsageErro
 from pipeline.service.targets import POLL_SECONDS, Target, ask, ask_all, remembered, service_errors
 
 Answer = TypeVar("Answer")
-ACTIVE = ("Executing", "Stopping")
+ACTIVE, ENDED = ("Executing", "Stopping"), ("Succeeded", "Failed", "Stopped")  # the latter of steps, too
 WATCH_ATTEMPTS = 12
 QUIET_SHARE = 0.02  # of the time without news: what a watcher may be late by
 LONGEST_PAUSE_SECONDS = 0.5  # on this machine, so that a step's lines come soon

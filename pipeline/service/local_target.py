@@ -7,7 +7,7 @@ import functools
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -124,14 +124,15 @@ class LocalTarget:
         """A block in which no other process changes pipelines and functions, where that can be had."""
         from pipeline.local.engine.runner_process import taken_lock
 
-        try:
-            with taken_lock(self.home / "locks" / "start", wait_seconds=LOCK_WAIT_SECONDS):
-                yield
-        except BlockingIOError as problem:
-            raise ServiceError(
-                f"Another run_pipeline.py has been changing {shown(self.home)} for {LOCK_WAIT_SECONDS:.0f} s; "
-                "repeat the command once it has ended, or choose another --home."
-            ) from problem
+        with ExitStack() as held:
+            try:
+                held.enter_context(taken_lock(self.home / "locks" / "start", wait_seconds=LOCK_WAIT_SECONDS))
+            except BlockingIOError as problem:
+                raise ServiceError(
+                    f"Another run_pipeline.py has been changing {shown(self.home)} for {LOCK_WAIT_SECONDS:.0f} s; "
+                    "repeat the command once it has ended, or choose another --home."
+                ) from problem
+            yield
 
     def set_up(self, config: "Config") -> None:
         """Make what has to be beside the pipeline: deploy function, rule that calls it, idle time, schedule."""

@@ -21,13 +21,12 @@ from typing import Any
 from pipeline.errors import PipelineError, ServiceError
 from pipeline.paths import STEPS, shown
 from pipeline.service import executions
-from pipeline.service.executions import job_of
+from pipeline.service.executions import ENDED, job_of
 from pipeline.service.targets import Target, ask, service_errors
 
 MODULE = "classifier.watch.training_report"
 HISTORY, VERDICTS = "history.json", "rules/status.json"
 LARGEST_BYTES = 512 << 20  # of all files that are unpacked
-ENDED = ("Succeeded", "Failed", "Stopped")
 HTML_NAME, JSON_NAME = "debugger.html", "debugger.json"
 DAMAGE = (tarfile.TarError, zlib.error, EOFError, OSError, ValueError)
 
@@ -72,19 +71,22 @@ def make_report(target: Target, steps: Sequence[Mapping[str, Any]], folder: Path
         if not saved:
             raise NothingSaved("the training saved no debugger files")
         search_file.write_text(json.dumps(search_record(target, search_job(steps))))
-        words = ["--output-dir", output_dir, "--report-dir", folder, "--search", search_file]
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", MODULE, *map(str, words)],
-            env=os.environ | {"PYTHONPATH": str(STEPS)},
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            check=False,
-        )
-    if done.returncode:
-        said = done.stderr.strip().rpartition("\n")[2] or f"exit code {done.returncode}"
-        raise ServiceError(f"{MODULE} could not write the report: {said}")
+        failure = f"{MODULE} could not write the report"
+        run_job_code(["-m", MODULE], failure, output_dir=output_dir, report_dir=folder, search=search_file)
     return folder / HTML_NAME
+
+
+def run_job_code(program: Sequence[str], failure: str, **options: object) -> None:
+    """Run a script or module of steps/ by this interpreter, in a process of its own; a ServiceError if it fails."""
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    environment = {"OMP_NUM_THREADS": "1"} | os.environ | {"PYTHONPATH": str(STEPS)}  # more threads would mostly wait
+    command = [sys.executable, "-P", *program, *words]
+    done = subprocess.run(
+        command, env=environment, capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
+    if done.returncode:
+        reason = done.stderr.strip().rpartition("\n")[2] or f"exit code {done.returncode}"
+        raise ServiceError(f"{failure}: {reason}")
 
 
 def debug_report(target: Target, steps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from language_cases import expect
 
 from pipeline.definition.expressions import (
     ExpressionError,
@@ -18,22 +19,12 @@ from pipeline.definition.expressions import (
     tokenize,
 )
 from pipeline.definition.parameters import bind
-from pipeline.errors import ParameterError, PipelineError
+from pipeline.errors import ParameterError
 
 Json = dict[str, Any]
 FILES = {file.stem: json.loads(file.read_text()) for file in (Path(__file__).parent / "cases").glob("*.json")}
 PATHS = [{**group, **case} for group in FILES["paths"] for case in group["cases"]]
 PARAMETERS = FILES["parameters"]
-
-
-def expect(case: Json, act: Any) -> None:
-    """The case's result and its type, or its error."""
-    if "error" not in case:
-        assert (act(), type(act())) == (case["result"], type(case["result"]))
-        return
-    with pytest.raises(PipelineError) as caught:
-        act()
-    assert case["error"] in str(caught.value)
 
 
 @pytest.mark.parametrize("case", PATHS, ids=[f"{case['reader']}:{case['path']}" for case in PATHS])

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from language_cases import expect
 
-from pipeline.errors import PipelineError
 from pipeline.local.checks.requests import as_request
 from pipeline.local.engine.values import Scope, holds, resolve
 
@@ -27,16 +27,6 @@ def scope_of(given: Json) -> Scope:
         read_property_file=lambda step, name: given["property_files"][f"{step}/{name}"],
         read_json=lambda uri: given["json"][uri],
     )
-
-
-def expect(case: Json, act: Any) -> None:
-    """The case's result and its type, or its error."""
-    if "error" not in case:
-        assert (act(), type(act())) == (case["result"], type(case["result"]))
-        return
-    with pytest.raises(PipelineError) as caught:
-        act()
-    assert case["error"] in str(caught.value)
 
 
 @pytest.mark.parametrize("case", EXPRESSIONS["cases"], ids=lambda case: json.dumps(case["expression"])[:100])

@@ -5,12 +5,14 @@ BIN := $(VENV)/bin
 UV := $(VENV)/uv/bin/uv
 READY := $(VENV)/.ready
 READY_FOR_TESTS := $(VENV)/.ready-for-tests
+CHECKS := $(VENV)/checks
+READY_FOR_CHECKS := $(CHECKS)/.ready
 # PyTorch for Linux brings its CUDA libraries along, in the versions that it names itself; other machines need none.
 CUDA := cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cupti nvidia-cuda-nvrtc \
   nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusolver nvidia-cusparse \
   nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx triton
 LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --no-annotate \
-  --custom-compile-command "make lock" $(addprefix --no-emit-package ,$(CUDA)) pyproject.toml
+  --custom-compile-command "make lock" $(addprefix --no-emit-package ,$(CUDA))
 # uv asks where pip is set up to ask: index, links and certificate. Jobs cannot write bytecode: it is compiled here.
 AS_PIP := set -a; eval "$$($(BIN)/python -m pip config list | sed -nE \
   "s/^[^=]*\.index-url=/UV_DEFAULT_INDEX=/p; s/^[^=]*\.extra-index-url=/UV_INDEX=/p; \
@@ -41,8 +43,9 @@ image-test: $(READY_FOR_TESTS)  ## the contract inside both images; BASE_IMAGE a
 	IMAGE_TEST=1 $(BIN)/python -m pytest -n 0 tests/images
 
 lock: $(READY)  ## the newest versions that pyproject.toml allows
-	$(AS_PIP) $(LOCK) --upgrade --output-file requirements.lock
-	$(AS_PIP) $(LOCK) --upgrade --extra dev --constraint requirements.lock --output-file requirements-dev.lock
+	$(AS_PIP) $(LOCK) --upgrade --output-file requirements.lock pyproject.toml
+	$(AS_PIP) $(LOCK) --upgrade --extra dev --constraint requirements.lock --output-file requirements-dev.lock pyproject.toml
+	$(AS_PIP) $(LOCK) --upgrade --group checks --output-file requirements-checks.lock
 
 clean:  ## forget the environment and everything that ran on this machine
 	-[ -x $(BIN)/python ] && $(BIN)/python run_pipeline.py teardown --yes
@@ -61,4 +64,10 @@ $(READY): requirements.lock pyproject.toml | $(UV)
 $(READY_FOR_TESTS): requirements-dev.lock $(READY)
 	@echo "Installing the packages of $<"
 	@$(INSTALL) --requirement $<
+	@touch $@
+
+$(READY_FOR_CHECKS): requirements-checks.lock | $(READY)
+	@echo "Installing the packages of $<"
+	@$(UV) venv --quiet --allow-existing --python $(BIN)/python $(CHECKS)
+	@$(AS_PIP) VIRTUAL_ENV=$(CHECKS) $(UV) pip install --quiet --requirement $<
 	@touch $@

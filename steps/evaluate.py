@@ -9,10 +9,7 @@ import argparse
 import filecmp
 import json
 import sys
-import tarfile
-import tempfile
 import time
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -38,6 +35,7 @@ from classifier.evaluation.report import Mistake, changes, report, worst_mistake
 from classifier.job.failures import PROCESSING_MESSAGE, ArgumentParser, StepError, cause, run, say
 from classifier.job.system import write_json
 from classifier.model.accuracy import accuracy_text, interval_text
+from classifier.model.archive import RULES_FILE, model_sha256, sha256, unpacked
 from classifier.model.predictor import Predictor
 
 EXAMPLE = "example.png"
@@ -51,6 +49,7 @@ INCOMPARABLE = (KeyError, TypeError, ValueError, AttributeError, RuntimeError)  
 class Scored:
     """A model on the test split."""
 
+    sha256: str  # of its content
     description: dict[str, Any]  # model.json
     rules: dict[str, str]  # rule -> status at the end of the training
     probabilities: Probabilities  # (N, C)
@@ -88,6 +87,8 @@ def main() -> None:
         "classes": manifest["classes"],
         "hyperparameters": model.description["hyperparameters"],
         "rules": model.rules,
+        "model_sha256": model.sha256,
+        "archive_sha256": sha256(archive),
         **({"calibration": calibration.document()} if calibration else {}),
         **({"abstaining": confident.document()} if confident else {}),
         **(comparison.document() if comparison else {}),
@@ -143,10 +144,9 @@ def score(archive: Path, images: PreparedImages, classes: list[str]) -> Scored:
     Raises:
         StepError: it cannot be unpacked or loaded, or was trained for other classes.
     """
-    with tempfile.TemporaryDirectory() as directory:
-        unpack(archive, Path(directory))
-        predictor = Predictor(Path(directory))
-        rules = Path(directory, "rules.json")  # of a training that rules watched
+    with unpacked(archive) as folder:
+        digest, predictor = model_sha256(folder), Predictor(folder)
+        rules = folder / RULES_FILE  # of a training that rules watched
         statuses = json.loads(rules.read_text(encoding="utf-8")) if rules.exists() else {}
     if predictor.classes != classes:
         raise StepError(
@@ -155,23 +155,7 @@ def score(archive: Path, images: PreparedImages, classes: list[str]) -> Scored:
         )
     probabilities, figures = predict(predictor, images)
     metrics = classification_metrics(images.labels, probabilities, classes)
-    return Scored(predictor.description, statuses, probabilities, figures, metrics, predictor)
-
-
-def unpack(archive: Path, directory: Path) -> None:
-    """Unpack model.tar.gz as the endpoint does; nothing may land outside the directory."""
-    try:
-        with tarfile.open(archive, "r:gz") as tar:
-            tar.extractall(directory, filter="data")
-    except FileNotFoundError:
-        raise StepError(f"{archive.parent} holds no model.tar.gz, which the final training writes.") from None
-    except tarfile.FilterError as error:
-        raise StepError(
-            f"{archive} is refused: its member {error.tarinfo.name} would not stay inside the model directory. "
-            f"Use a model.tar.gz that the final training wrote."
-        ) from None
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise StepError(f"{archive} cannot be unpacked ({error}). Run the final training again.") from None
+    return Scored(digest, predictor.description, statuses, probabilities, figures, metrics, predictor)
 
 
 def predict(predictor: Predictor, images: PreparedImages) -> tuple[Probabilities, npt.NDArray[np.float64]]:

@@ -22,6 +22,7 @@ from classifier.drift.baseline import make_baseline
 from classifier.job.failures import TRAINING_FAILURE, StepError, run, say
 from classifier.job.system import write_json
 from classifier.model.accuracy import accuracy_text
+from classifier.model.archive import RULES_FILE
 from classifier.model.backbone import matching_backbone
 from classifier.model.export import copy_code, export_network
 from classifier.training import hyperparameters as hp
@@ -155,7 +156,7 @@ def watch_and_export(training: FinalTraining, settings: DebugSettings) -> None:
         calibration = calibrate(selection.logits.numpy(), selection.labels.numpy())
         training.write_model(kept, calibration)
         if monitor:
-            write_json(arguments.model_dir / "rules.json", monitor.judge())
+            write_json(arguments.model_dir / RULES_FILE, monitor.judge())
     say(
         f"Scores are calibrated with temperature {calibration.temperature:.4f} on {len(selection.labels)} images, each "
         f"answered by who had not seen it: expected calibration error {calibration.expected_calibration_error:.4f}, "

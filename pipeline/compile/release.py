@@ -22,6 +22,7 @@ RESPONSE_TYPES = ["application/json", "text/csv", "application/jsonlines", "appl
 METADATA = (  # of the version, from customer_metadata_properties in evaluation.json, where all of it is text
     *("accuracy", "macro_f1", "top_5_accuracy", "loss", "test_images", "accuracy_interval", "worst_class"),
     *("group_gap", "dataset_sha256", "dataset_images", "classes", "classes_sha256", "hyperparameters", "rules"),
+    *("model_sha256", "archive_sha256"),
 )
 DEPLOYED = ("endpoint_name", "endpoint_status", "model_package_arn", "message")  # what the function answers
 

@@ -146,6 +146,7 @@ def test_evaluate_writes_every_property_that_the_version_carries(steps):
     document = {
         "multiclass_classification_metrics": figures, "test_images": 1, "dataset_images": 9,
         "classes": ["hat", "cap"], "dataset_sha256": "0", "hyperparameters": {},
+        "model_sha256": "1", "archive_sha256": "2",
         "rules": {}, "worst_class": {"class": "hat", "recall": figures["accuracy"]}, "group_gap": {"value": 0.0},
     }  # fmt: skip
     carried = set(steps()["RegisterModel"]["Arguments"]["CustomerMetadataProperties"])

@@ -25,6 +25,13 @@ TOP = 5
 SCORES = ("precision", "recall", "f1", "support")  # of a class
 SHARES = ("accuracy", "top_5_accuracy")  # of the test images, with their intervals
 HEADLINES = ("accuracy", "macro_f1", "top_5_accuracy", "loss")
+TEXTS = (
+    "test_images",
+    "dataset_images",
+    "dataset_sha256",
+    "model_sha256",
+    "archive_sha256",
+)  # of a version, as they are
 
 
 def classification_metrics(labels: Labels, probabilities: Probabilities, classes: list[str]) -> dict[str, Any]:
@@ -105,7 +112,7 @@ def version_metadata(document: Mapping[str, Any]) -> dict[str, str]:
     """
     figures = document["multiclass_classification_metrics"]
     values = {name: f"{figures[name]['value']:.4f}" for name in HEADLINES}
-    values |= {name: str(document[name]) for name in ("test_images", "dataset_images", "dataset_sha256")}
+    values |= {name: str(document[name]) for name in TEXTS}
     accuracy, worst, gap = figures["accuracy"], document["worst_class"], document["group_gap"]
     values["accuracy_interval"] = f"{accuracy['lower_bound']:.4f} to {accuracy['upper_bound']:.4f}"
     values["worst_class"] = "{class}: recall {recall[value]:.4f} of {recall[images]} images".format(**worst)

@@ -1,5 +1,6 @@
 """evaluate.py: the packed model scores the test split, and one sentence says what is wrong."""
 
+import hashlib
 import io
 import json
 import shutil
@@ -86,8 +87,9 @@ def test_evaluation_holds_the_figures_of_the_model_s_answers(
     answers = Predictor(trained.model_dir).predict(prepared.test_files)
     expected = classification_metrics(np.load(prepared.embeddings / "test_labels.npy"), answers, CLASSES)
 
-    names = "abstaining calibration classes customer_metadata_properties dataset_images dataset_sha256 group_gap "
-    names += "groups hyperparameters multiclass_classification_metrics rules test_images words worst_class"
+    names = "abstaining archive_sha256 calibration classes customer_metadata_properties dataset_images dataset_sha256 "
+    names += "group_gap groups hyperparameters model_sha256 multiclass_classification_metrics rules test_images words "
+    names += "worst_class"
     assert sorted(document) == names.split()
     assert (document["dataset_sha256"], document["test_images"]) == ("0" * 64, 18)
     assert (document["hyperparameters"], document["rules"]) == (trained.description["hyperparameters"], {})
@@ -110,6 +112,25 @@ def test_outcome_of_the_rules_is_read_from_the_model(prepared: Prepared, trained
     archive = Path(shutil.make_archive(str(tmp_path / "archive"), "gztar", model))
     scored = evaluate.score(archive, PreparedImages(prepared.test, "test"), CLASSES)
     assert scored.rules == {"Overfit": "NoIssuesFound"}
+
+
+def test_a_model_is_told_by_its_content_whatever_packed_it(
+    evaluated: Path, archive_dir: Path, prepared: Prepared, trained: Trained, tmp_path: Path
+) -> None:
+    """Two trainings that gave the same network differ in what they measured on the way, and in the archive's times."""
+    known = json.loads((evaluated / "evaluation.json").read_text())
+    archive = archive_dir / "model.tar.gz"
+    assert known["archive_sha256"] == hashlib.sha256(archive.read_bytes()).hexdigest()
+    again = shutil.copytree(trained.model_dir, tmp_path / "again", copy_function=shutil.copy)  # with the time of now
+    (again / "rules.json").write_text('{"Overfit": "IssuesFound"}')
+    (again / "runtimes.json").write_text((again / "runtimes.json").read_text().replace(".", ".1"))
+    images = PreparedImages(prepared.test, "test")
+    packed = Path(shutil.make_archive(str(again), "gztar", again))
+    assert packed.read_bytes() != archive.read_bytes()
+    assert evaluate.score(packed, images, CLASSES).sha256 == known["model_sha256"]
+    (again / "model.json").write_text((again / "model.json").read_text() + " ")
+    packed = Path(shutil.make_archive(str(again), "gztar", again))
+    assert evaluate.score(packed, images, CLASSES).sha256 != known["model_sha256"]
 
 
 def test_a_report_and_an_image_to_try_the_endpoint_with_are_written(evaluated: Path, prepared: Prepared) -> None:

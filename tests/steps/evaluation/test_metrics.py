@@ -81,6 +81,8 @@ DOCUMENT = {
     "dataset_images": 1797,
     "classes": ["hat's", "cap"],
     "dataset_sha256": "0" * 64,
+    "model_sha256": "1" * 64,
+    "archive_sha256": "2" * 64,
     "hyperparameters": {"lr": 1e-05, "batch_size": 32},
     "rules": {"Overfit": "NoIssuesFound", "LossNotDecreasing": "IssuesFound"},
 }
@@ -100,6 +102,8 @@ def test_figures_data_hyperparameters_and_rules_become_the_version_s_metadata() 
         "classes": "2: hat_s / cap",
         "classes_sha256": hashlib.sha256(b"cap\nhat's").hexdigest(),
         "dataset_sha256": "0" * 64,
+        "model_sha256": "1" * 64,
+        "archive_sha256": "2" * 64,
         "hyperparameters": "batch_size=32 lr=1e-05",
         "rules": "LossNotDecreasing=IssuesFound Overfit=NoIssuesFound",
     }

@@ -101,7 +101,7 @@ class Call:
 
         if self.target == "aws":
             return aws_placement(self.config, self.open_clients())
-        return local_placement(self.config.aws.deploy_function)
+        return local_placement(self.config.aws.deploy_function, self.config.aws.inputs_function)
 
     @property
     def progress_stream(self) -> TextIO:

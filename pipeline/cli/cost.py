@@ -14,7 +14,7 @@ def cost(call: Call) -> int:
     from pipeline.service.staging import compile_project
 
     project, config = call.open_project(), call.config
-    placement = local_placement(config.aws.deploy_function)  # no price depends on where it runs
+    placement = local_placement()  # no price depends on where it runs
     kept = call.home / "definitions" if call.home.is_dir() else None
     definition = json.loads(compile_project(project, placement, kept).definition)
     clients = call.open_clients(reads_only=True)

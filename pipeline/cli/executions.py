@@ -25,7 +25,7 @@ REUSE = {
 LABEL_WIDTH = 14
 OF_THE_CODE = re.compile(r"AlgorithmError|ClientError")  # reasons of a failure that the same again would meet again
 OF_THE_MACHINE = re.compile(r"(?i)no space left|disk .*full|connection|timed? ?out|killed from outside")
-OWN_EXCEPTION = re.compile(r"classifier[.\w]*\.\w+: ")  # the end of a traceback of the deploy function
+OWN_EXCEPTION = re.compile(r"(classifier[.\w]*|deploy|describe_inputs)\.\w+: ")  # ends a function's traceback
 TRACEBACK = ("Traceback ", 'File "')
 Document = Mapping[str, Any]  # what `status --json` prints
 
@@ -145,7 +145,7 @@ def facts(document: Document) -> list[tuple[str, str]]:
     if document["endpoint"]:
         rows.append(("Endpoint", f"{document['endpoint']['name']}  {document['endpoint']['status']}"))
         rows += [("", text) for text in (document["endpoint"]["url"], document["endpoint"]["note"]) if text]
-    messages = [step["outputs"]["message"] for step in document["steps"] if "message" in step["outputs"]]
+    messages = [step["outputs"]["message"] for step in document["steps"] if "endpoint_name" in step["outputs"]]
     for message in messages[-1:]:
         rows += labelled("Deployment", message)
     places = {place: name.title() for name, place in reversed(document["reports"].items()) if place}

@@ -73,6 +73,11 @@ def deploy_bundle() -> Bundle:
     return bundle("deploy.py")
 
 
+def inputs_bundle() -> Bundle:
+    """Return the code of the Lambda function that an execution begins with."""
+    return bundle("describe_inputs.py")
+
+
 def imported_files(source: bytes) -> list[str]:
     """Return the files of `steps/` that a module imports, wherever it does, or starts as processes."""
     return sorted(file for name in imported_names(source) for file in module_files(PurePosixPath(*name.split("."))))

@@ -7,6 +7,8 @@ what has to be uploaded follows from the definition that was built.
 from dataclasses import dataclass, field
 from typing import Any
 
+from sagemaker.core.helper.pipeline_variable import PipelineVariable
+from sagemaker.core.lambda_helper import Lambda
 from sagemaker.core.network import NetworkConfig
 from sagemaker.core.processing import Processor
 from sagemaker.core.shapes import ProcessingInput, ProcessingOutput, ProcessingS3Input, ProcessingS3Output
@@ -15,11 +17,12 @@ from sagemaker.core.workflow.functions import Join
 from sagemaker.core.workflow.parameters import Parameter, ParameterFloat, ParameterInteger, ParameterString
 from sagemaker.core.workflow.pipeline_context import PipelineSession
 from sagemaker.mlops.workflow import retry
+from sagemaker.mlops.workflow.lambda_step import LambdaOutput, LambdaOutputTypeEnum
 from sagemaker.mlops.workflow.steps import CacheConfig
 
 from pipeline.compile.bundle import Bundle, bundle
 from pipeline.compile.compiler import Inputs
-from pipeline.config.sections import LOCAL_STORAGE, DataConfig, EvaluationConfig
+from pipeline.config.sections import LOCAL_STORAGE, DataConfig, DeployConfig, EvaluationConfig
 
 PROCESSING = "/opt/ml/processing"
 PLACEHOLDER = "README"
@@ -58,7 +61,7 @@ class Context(Inputs):
         """Return the processor of a job that runs a script of the input `code`."""
         network = self.network_settings()
         return Processor(
-            role=self.placement.role_arn,
+            role=self.placement.job_role_arn,
             image_uri=self.placement.training_image,
             entrypoint=["python3", f"{PROCESSING}/input/code/{entry_point}"],
             instance_count=instance_count,
@@ -70,6 +73,10 @@ class Context(Inputs):
             volume_kms_key=self.volume_key(section.instance_type),
             output_kms_key=self.config.aws.kms_key_arn,
         )
+
+    def function(self, name: str) -> Lambda:
+        """Return the Lambda function of that name, which the stack has made."""
+        return Lambda(function_arn=self.placement.function_arn(name), session=self.session)
 
     def network_settings(self) -> dict[str, Any]:
         """Return the arguments that the SDK's NetworkConfig and Networking share; empty where nothing is asked for."""
@@ -94,10 +101,12 @@ def declare(inputs: Inputs) -> dict[str, Parameter]:
     """Return the runtime parameters with their defaults, in Studio's order; schedules and `--param` override them."""
     config, tuning, parent = inputs.config, inputs.config.tuning, inputs.warm_start_parent
     statuses = ["Approved", "PendingManualApproval", "Rejected"]
+    status = "Approved" if config.registry.approval_status == "auto" else config.registry.approval_status
+    approval = [ParameterString("ModelApprovalStatus", status, enum_values=statuses)]
     found = [
         ParameterString("InputDataUri", inputs.input_data_uri),
         ParameterFloat("AccuracyThreshold", config.evaluation.accuracy_threshold),
-        ParameterString("ModelApprovalStatus", config.registry.approval_status, enum_values=statuses),
+        *(approval if inputs.placement.auto_approves else []),
         ParameterInteger("MaxTuningJobs", tuning.max_jobs),
         ParameterInteger("MaxParallelTuningJobs", tuning.max_parallel_jobs),
         ParameterString("ProcessingInstanceType", config.data.instance_type),
@@ -145,11 +154,25 @@ def processing_output(name: str, uri: object, s3_upload_mode: str = "EndOfJob") 
     return ProcessingOutput(output_name=name, s3_output=target)
 
 
-def flags(**values: object) -> list[str]:
+def serving_environment(deploy: DeployConfig) -> dict[str, str]:
+    """Return the server's environment variables that pipeline.yaml decides on; one that is not set is empty."""
+    return {
+        "INFERENCE_RUNTIME": deploy.runtime,
+        "MAX_REQUEST_MEGABYTES": str(deploy.max_request_megabytes),
+        "MIN_PRECISION": str(deploy.min_precision or ""),
+    }
+
+
+def text_outputs(*names: str) -> list[LambdaOutput]:
+    """Return what a Lambda step answers, all of it text."""
+    return [LambdaOutput(output_name=name, output_type=LambdaOutputTypeEnum.String) for name in names]
+
+
+def flags(**values: object) -> list[str | PipelineVariable]:
     """Return command-line arguments: `flags(seed=1)` is `["--seed", "1"]`; True and None read as in pipeline.yaml."""
     spelled = {True: "true", False: "false", None: "auto"}
-    arguments: list[str] = []
+    arguments: list[str | PipelineVariable] = []
     for name, value in values.items():
-        text = spelled[value] if isinstance(value, bool) or value is None else str(value)
-        arguments += [f"--{name.replace('_', '-')}", text]
+        text = spelled[value] if isinstance(value, bool) or value is None else value
+        arguments += [f"--{name.replace('_', '-')}", text if isinstance(text, PipelineVariable) else str(text)]
     return arguments

@@ -3,6 +3,7 @@
 With registry.require_improvement the model in service, the champion, is scored on the same split.
 """
 
+from sagemaker.core.helper.pipeline_variable import PipelineVariable
 from sagemaker.core.workflow.functions import JsonGet
 from sagemaker.core.workflow.properties import PropertyFile
 from sagemaker.mlops.workflow.steps import ProcessingStep, TrainingStep
@@ -42,7 +43,7 @@ def evaluate_step(context: Context, prepare: ProcessingStep, train: TrainingStep
     )
 
 
-def arguments(context: Context) -> list[str]:
+def arguments(context: Context) -> list[str | PipelineVariable]:
     """Return the command line of the script, with those demands that pipeline.yaml makes."""
     config, condition = context.config, context.config.condition
     margin = config.registry.improvement_margin

@@ -1,6 +1,6 @@
 """The pipeline, as a table of contents: a builder a step.
 
-PrepareData -> TuneHyperparameters -> TrainWithDebugger -> EvaluateModel -> CheckAccuracy
+DescribeInputs -> PrepareData -> TuneHyperparameters -> TrainWithDebugger -> EvaluateModel -> CheckAccuracy
                                                      true: RegisterModel -> DeployEndpoint
                                                      false: AccuracyTooLow
 """
@@ -16,7 +16,7 @@ from pipeline.compile.condition import check_accuracy_step
 from pipeline.compile.context import Context, declare
 from pipeline.compile.evaluation import evaluate_step
 from pipeline.compile.placement import Placement
-from pipeline.compile.preparation import prepare_data_step
+from pipeline.compile.preparation import describe_inputs_step, prepare_data_step
 from pipeline.compile.release import deploy_step, register_step
 from pipeline.compile.training import train_step
 from pipeline.compile.tuning import tune_step
@@ -28,7 +28,8 @@ SageMakerConfig.validate_sagemaker_config = staticmethod(lambda settings=None: N
 def build(inputs: Inputs) -> tuple[Pipeline, Context]:
     """Return the pipeline, and the context, which knows the code and placeholders that it needs."""
     context = Context(**vars(inputs), session=offline_session(inputs.placement), parameters=declare(inputs))
-    prepare = prepare_data_step(context)
+    describe = describe_inputs_step(context)
+    prepare = prepare_data_step(context, describe)
     tune = tune_step(context, prepare)
     train = train_step(context, prepare, tune)
     evaluate = evaluate_step(context, prepare, train)
@@ -39,7 +40,7 @@ def build(inputs: Inputs) -> tuple[Pipeline, Context]:
         name=context.config.pipeline.name,
         parameters=list(context.parameters.values()),
         pipeline_experiment_config=None,
-        steps=[prepare, tune, train, evaluate, check],
+        steps=[describe, prepare, tune, train, evaluate, check],
         sagemaker_session=context.session,
     )
     return pipeline, context

@@ -13,20 +13,23 @@ TRAINING_LIBRARIES = ("numpy", "pillow", "timm", "torch")  # whose versions a st
 
 @dataclass(frozen=True)
 class Placement:
-    """Account, bucket, role and images that a definition names."""
+    """Account, bucket, roles, images and functions that a definition names."""
 
     region: str
     account_id: str
     bucket: str
-    role_arn: str
+    role_arn: str  # of the pipeline
+    job_role_arn: str
     training_image: str
     inference_image: str
     deploy_function: str
+    inputs_function: str
+    auto_approves: bool  # whether a version may be registered as Approved
+    mlflow_tracking_server_arn: str | None = None
 
-    @property
-    def function_arn(self) -> str:
-        """The ARN of the deploy Lambda function."""
-        return f"arn:aws:lambda:{self.region}:{self.account_id}:function:{self.deploy_function}"
+    def function_arn(self, name: str) -> str:
+        """Return the ARN of the Lambda function of that name."""
+        return f"arn:aws:lambda:{self.region}:{self.account_id}:function:{name}"
 
     def pipeline_arn(self, name: str) -> str:
         """Return the ARN of the pipeline of that name."""
@@ -37,7 +40,7 @@ class Placement:
         return "/".join([f"s3://{self.bucket}", *parts])
 
 
-def local_placement(deploy_function: str) -> Placement:
+def local_placement(deploy_function: str = "deploy", inputs_function: str = "inputs") -> Placement:
     """Return the placement of the local target: names that exist nowhere else.
 
     As on AWS, the training image's name says what it holds, so that a step that was cached with other libraries is not
@@ -51,9 +54,12 @@ def local_placement(deploy_function: str) -> Placement:
         account_id=account_id,
         bucket="local",
         role_arn=f"arn:aws:iam::{account_id}:role/local-pipeline",
+        job_role_arn=f"arn:aws:iam::{account_id}:role/local-job",
         training_image=f"{account_id}.dkr.ecr.us-east-1.amazonaws.com/training:{tag}",
         inference_image=f"{account_id}.dkr.ecr.us-east-1.amazonaws.com/inference:local",
         deploy_function=deploy_function,
+        inputs_function=inputs_function,
+        auto_approves=True,
     )
 
 

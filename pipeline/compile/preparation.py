@@ -1,13 +1,28 @@
-"""Builds PrepareData: check, de-duplicate, split by class, decode once, embed once, stage to S3.
+"""Builds DescribeInputs, and PrepareData: check, de-duplicate, split by class, decode once, embed once, stage to S3.
 
-It reads and adds to two prefixes that all executions share. A job downloads some 14 KB of embeddings for a training
-image with four views, and 70 bytes of splits an image.
+PrepareData reads and adds to two prefixes that all executions share. A job downloads some 14 KB of embeddings for a
+training image with four views, and 70 bytes of splits an image.
 """
 
+from sagemaker.core.helper.pipeline_variable import PipelineVariable
+from sagemaker.mlops.workflow.lambda_step import LambdaStep
 from sagemaker.mlops.workflow.steps import ProcessingStep
 
-from pipeline.compile.context import PROCESSING, Context, flags, job_retries, processing_input, processing_output
+from pipeline.compile.context import (
+    PROCESSING,
+    Context,
+    flags,
+    job_retries,
+    processing_input,
+    processing_output,
+    serving_environment,
+    text_outputs,
+)
+from pipeline.compile.placement import champion_uri
 
+DESCRIBED = (  # what the function answers: steps/describe_inputs.py
+    *("data_version", "registered", "registered_sha256", "approved", "champion_sha256", "champion", "message"),
+)
 SCRIPT = "prepare.py"
 OUTPUTS = ("train", "validation", "test", "embeddings", "manifest")  # the directories that the script writes
 ABOUT_EMBEDDINGS = (
@@ -19,8 +34,27 @@ ABOUT_SPLITS = (
 )
 
 
-def prepare_data_step(context: Context) -> ProcessingStep:
-    """Return the first step."""
+def describe_inputs_step(context: Context) -> LambdaStep:
+    """Return the first step, which is never taken from the cache."""
+    return LambdaStep(
+        name="DescribeInputs",
+        display_name="Describe inputs",
+        description="Finds what the data's prefix holds, and which models are registered.",
+        lambda_func=context.function(context.placement.inputs_function),
+        inputs={
+            "data_uri": context.parameters["InputDataUri"],
+            "model_package_group": context.config.registry.model_package_group,
+            "champion_uri": champion_uri(context.config, context.placement),
+            "inference_image": context.placement.inference_image,
+            "environment": serving_environment(context.config.deploy),
+            "replace_classes": context.parameters["ReplaceClasses"],
+        },
+        outputs=text_outputs(*DESCRIBED),
+    )
+
+
+def prepare_data_step(context: Context, described: LambdaStep) -> ProcessingStep:
+    """Return the step that prepares the data; what lies at its URI is part of the step's cache key."""
     name, data = "PrepareData", context.config.data
     embedding_cache = context.shared_uri("embedding-cache", context.config.model.backbone, about=ABOUT_EMBEDDINGS)
     split_history = context.shared_uri("split-history", about=ABOUT_SPLITS)
@@ -30,7 +64,7 @@ def prepare_data_step(context: Context) -> ProcessingStep:
         display_name="Prepare data",
         description="Checks the images, drops duplicates, splits by class, and computes the embeddings.",
         step_args=context.processor(SCRIPT, data, instance_type, data.instance_count).run(
-            arguments=arguments(context),
+            arguments=arguments(context, described),
             inputs=[
                 processing_input("data", context.parameters["InputDataUri"]),
                 processing_input("weights", context.weights_uri),
@@ -50,7 +84,7 @@ def prepare_data_step(context: Context) -> ProcessingStep:
     )
 
 
-def arguments(context: Context) -> list[str]:
+def arguments(context: Context, described: LambdaStep) -> list[str | PipelineVariable]:
     """Return the command line of the script."""
     config, data = context.config, context.config.data
     size_depends = config.fine_tunes and data.image_size_px is None  # where it does not, what is cached stays valid
@@ -58,6 +92,7 @@ def arguments(context: Context) -> list[str]:
     return grouping + flags(
         **({"finetune": config.model.finetune} if size_depends else {}),
         data_dir=f"{PROCESSING}/input/data",
+        data_version=described.properties.Outputs["data_version"],
         weights_dir=f"{PROCESSING}/input/weights",
         output_dir=f"{PROCESSING}/output",
         annotations=f"{PROCESSING}/input/annotations",

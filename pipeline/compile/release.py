@@ -1,16 +1,15 @@
 """Builds RegisterModel and DeployEndpoint: a new version with its metrics, and the endpoint that serves it."""
 
-from sagemaker.core.lambda_helper import Lambda
 from sagemaker.core.metadata_properties import MetadataProperties
 from sagemaker.core.model_metrics import MetricsSource, ModelMetrics
 from sagemaker.core.workflow.execution_variables import ExecutionVariables
 from sagemaker.core.workflow.functions import Join
-from sagemaker.mlops.workflow.lambda_step import LambdaOutput, LambdaOutputTypeEnum, LambdaStep
+from sagemaker.mlops.workflow.lambda_step import LambdaStep
 from sagemaker.mlops.workflow.model_step import ModelStep
 from sagemaker.mlops.workflow.steps import ProcessingStep, TrainingStep
 from sagemaker.serve.model_builder import ModelBuilder
 
-from pipeline.compile.context import Context, step_retries
+from pipeline.compile.context import Context, serving_environment, step_retries, text_outputs
 from pipeline.compile.evaluation import reported
 from pipeline.compile.placement import champion_uri
 
@@ -39,9 +38,7 @@ def register_step(context: Context, train: TrainingStep, evaluate: ProcessingSte
         env_vars={
             "SAGEMAKER_PROGRAM": "serve.py",
             "SAGEMAKER_SUBMIT_DIRECTORY": "/opt/ml/model/code",
-            "INFERENCE_RUNTIME": config.deploy.runtime,
-            "MAX_REQUEST_MEGABYTES": str(config.deploy.max_request_megabytes),
-            **({"MIN_PRECISION": str(config.deploy.min_precision)} if config.deploy.min_precision else {}),
+            **{name: value for name, value in serving_environment(config.deploy).items() if value},
         },
     )
     folder = evaluate.properties.ProcessingOutputConfig.Outputs["evaluation"].S3Output.S3Uri
@@ -64,7 +61,7 @@ def register_step(context: Context, train: TrainingStep, evaluate: ProcessingSte
                 **{name: reported(evaluate, f"customer_metadata_properties.{name}") for name in METADATA},
                 "replace_classes": context.parameters["ReplaceClasses"],
             },
-            approval_status=context.parameters["ModelApprovalStatus"],
+            approval_status=context.parameters.get("ModelApprovalStatus", "PendingManualApproval"),
             description=config.pipeline.description,
             domain="COMPUTER_VISION",
             task="IMAGE_CLASSIFICATION",
@@ -82,7 +79,7 @@ def deploy_step(context: Context, register: ModelStep) -> LambdaStep:
         name="DeployEndpoint",
         display_name="Deploy endpoint",
         description="Deploys an approved version; says so when it waits for approval.",
-        lambda_func=Lambda(function_arn=context.placement.function_arn, session=context.session),
+        lambda_func=context.function(context.placement.deploy_function),
         inputs={
             "model_package_arn": register.properties.ModelPackageArn,
             "endpoint_name": context.parameters["EndpointName"],
@@ -90,5 +87,5 @@ def deploy_step(context: Context, register: ModelStep) -> LambdaStep:
             "initial_instance_count": deploy.instance_count,
             **(champion if registry.require_improvement else {}),
         },
-        outputs=[LambdaOutput(output_name=name, output_type=LambdaOutputTypeEnum.String) for name in DEPLOYED],
+        outputs=text_outputs(*DEPLOYED),
     )

@@ -96,7 +96,7 @@ def trainer(
     network = context.network_settings()
     return ModelTrainer(
         training_image=context.placement.training_image,
-        role=context.placement.role_arn,
+        role=context.placement.job_role_arn,
         sagemaker_session=context.session,
         base_job_name=step_name,
         hyperparameters={**hyperparameters, **launcher},

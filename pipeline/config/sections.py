@@ -148,6 +148,9 @@ Project = Annotated[str, matching("[a-z](-?[a-z0-9])*", "lower-case letters, dig
 Bucket = Annotated[str, matching("[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", "the name of an S3 bucket, without s3://")]
 IAM = r"arn:aws[a-z-]*:iam::(\d{12}|aws):"
 Role = Annotated[str, matching(IAM + r"role/[\w+=,.@/-]+", "a role's ARN such as arn:aws:iam::123456789012:role/name")]
+TRACKING_SERVER = r"arn:aws[a-z-]*:sagemaker:[a-z0-9-]+:\d{12}:mlflow-(tracking-server|app)/.+"
+SERVER_WORDS = "an MLflow server's ARN such as arn:aws:sagemaker:us-east-1:123456789012:mlflow-tracking-server/name"
+TrackingServer = Annotated[str, matching(TRACKING_SERVER, SERVER_WORDS)]
 POLICY_WORDS = "a policy's ARN such as arn:aws:iam::123456789012:policy/name"
 Policy = Annotated[str, matching(IAM + r"policy/[\w+=,.@/-]+", POLICY_WORDS)]
 KEY_WORDS = "a key's ARN such as arn:aws:kms:us-east-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"
@@ -406,7 +409,9 @@ class RegistryConfig(Section):
     """RegisterModel."""
 
     model_package_group: Name = Field("image-classification", description="where versions are registered")
-    approval_status: Literal["Approved", "PendingManualApproval"] = Field("Approved", description="of a new version")
+    approval_status: Literal["auto", "Approved", "PendingManualApproval"] = Field(
+        "auto", description="of a new version; auto: Approved here, on AWS as aws.auto_approve says"
+    )
     require_improvement: Switch = Field(False, description="only a model at least as good as the one in service")
     improvement_margin: Fraction = Field(0.0, description="with require_improvement: better by so much accuracy")
 
@@ -487,6 +492,10 @@ class AwsConfig(Section):
     project: Project = Field("image-classification", description="the stack's name, and part of what is in it")
     bucket: Bucket | None = Field(None, description="one of yours is used, never changed or removed")
     role_arn: Role | None = Field(None, description="the pipeline's execution role")
+    job_role_arn: Role | None = Field(None, description="of every job; null: role_arn, or the stack's")
+    auto_approve: Switch = Field(
+        False, description="versions may be registered as Approved; else each waits for `approve`"
+    )
     training_image: Image | None = Field(None, description="of every job; null: what `images push` pushed")
     inference_image: Image | None = Field(None, description="of the endpoint; null: what `images push` pushed")
     deploy_function: FunctionName = Field("image-classification-deploy", description="the Lambda function")
@@ -501,6 +510,12 @@ class AwsConfig(Section):
     artifact_retention_days: Count = Field(90, description="what executions and trials wrote; models and data stay")
     alarm_email: Email | None = Field(None, description="told of failed executions, failed deployments and alarms")
     retrain_schedule: Schedule = Field("rate(7 days)", description="off until `run_pipeline.py schedule set`")
+    mlflow_tracking_server_arn: TrackingServer | None = Field(None, description="follows executions; null: none does")
+
+    @property
+    def inputs_function(self) -> str:
+        """The name of the Lambda function that an execution begins with."""
+        return f"{self.project}-inputs"
 
 
 ON_DEMAND = {

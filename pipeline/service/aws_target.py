@@ -19,6 +19,8 @@ from pipeline.errors import ServiceError, UsageError
 from pipeline.service.sources import files
 from pipeline.service.targets import in_threads, split_uri
 
+INPUTS_STEP = "DescribeInputs"
+
 if TYPE_CHECKING:
     from pipeline.config.config import Config
 
@@ -116,7 +118,8 @@ class AwsTarget:
         return [event["message"].rstrip() for event in events][-count:]
 
     def function_log(self, execution_arn: str, step_name: str) -> str | None:
-        return f"/aws/lambda/{self.placement.deploy_function}"
+        names = {INPUTS_STEP: self.placement.inputs_function}
+        return f"/aws/lambda/{names.get(step_name, self.placement.deploy_function)}"
 
     def endpoint_view(self, name: str, status: str) -> dict[str, str | None]:
         url = f"https://runtime.sagemaker.{self.placement.region}.amazonaws.com/endpoints/{name}/invocations"
@@ -134,20 +137,38 @@ def aws_placement(config: "Config", client: Callable[[str], Any]) -> Placement:
             f"pipeline.yaml: {', '.join(missing)} are null and stack {stack_name(config)!r} has not been made in "
             f"{aws.region}; make it with: run_pipeline.py infra --target aws"
         )
-    role_arn = aws.role_arn or made["PipelineRoleArn"]
+    if config.registry.approval_status == "Approved" and not aws.auto_approve:
+        raise UsageError(
+            "pipeline.yaml: registry.approval_status is Approved, but on AWS every version waits for `approve`; set it "
+            "to auto, or aws.auto_approve to true."
+        )
+
+    def output(name: str) -> str:
+        if name in made:
+            return made[name]
+        raise ServiceError(
+            f"Stack {stack_name(config)!r} is of an earlier version of this project: it lacks {name}; bring it "
+            "up to date with: run_pipeline.py infra --target aws"
+        )
+
+    role_arn = aws.role_arn or output("PipelineRoleArn")
     account_id = role_arn.split(":")[4]
 
     def image(name: str) -> str:  # of this version of the code, in the stack's repository
-        return f"{made[f'{name.title()}RepositoryUri']}:{content_tag(name)}"
+        return f"{output(f'{name.title()}RepositoryUri')}:{content_tag(name)}"
 
     return Placement(
         region=aws.region,
         account_id=account_id,
         bucket=aws.bucket or made.get("BucketName") or f"sagemaker-{aws.region}-{account_id}",
         role_arn=role_arn,
+        job_role_arn=aws.job_role_arn or aws.role_arn or made.get("JobRoleArn", role_arn),
         training_image=aws.training_image or image("training"),
         inference_image=aws.inference_image or image("inference"),
         deploy_function=aws.deploy_function,
+        inputs_function=aws.inputs_function,
+        auto_approves=aws.auto_approve,
+        mlflow_tracking_server_arn=aws.mlflow_tracking_server_arn,
     )
 
 

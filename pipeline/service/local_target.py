@@ -20,6 +20,7 @@ from pipeline.paths import shown
 from pipeline.service.sources import files
 
 if TYPE_CHECKING:
+    from pipeline.compile.bundle import Bundle
     from pipeline.config.config import Config
 
 LOCK_WAIT_SECONDS = 60.0
@@ -53,7 +54,8 @@ class LocalTarget:
         self.state = State(self.home, create=not reads_only)
         self.state.start_options = {"cache": cache, "tied": tied}
         self.storage = Storage(self.state)
-        self.placement = local_placement(config.aws.deploy_function if config else "deploy")
+        functions = (config.aws.deploy_function, config.aws.inputs_function) if config else ()
+        self.placement = local_placement(*functions)
 
     @functools.cached_property
     def session(self) -> Any:
@@ -135,16 +137,10 @@ class LocalTarget:
             yield
 
     def set_up(self, config: "Config") -> None:
-        """Make what has to be beside the pipeline: deploy function, rule that calls it, idle time, schedule."""
-        from pipeline.compile.bundle import deploy_bundle
-        from pipeline.local.jobs.functions import put_function
+        """Make what has to be beside the pipeline: both functions, rule that calls one, idle time, schedule."""
+        from pipeline.compile.bundle import deploy_bundle, inputs_bundle
 
-        bundle, name, uri = deploy_bundle(), config.aws.deploy_function, self.placement.uri
-        folder = self.home / "functions" / f"{name}-{bundle.digest}"
-        for file_name, content in bundle.files.items():
-            if not (folder / file_name).is_file():
-                with replacing(folder / file_name) as unfinished:
-                    unfinished.write_bytes(content)
+        name, uri = config.aws.deploy_function, self.placement.uri
         environment = {  # for events that do not carry it
             "ENDPOINT_NAME": config.deploy.endpoint_name,
             "EXECUTION_ROLE_ARN": self.placement.role_arn,
@@ -154,10 +150,22 @@ class LocalTarget:
             "DATA_CAPTURE_PERCENT": str(config.deploy.data_capture_percent),
             "DATA_CAPTURE_URI": uri(config.pipeline.name, "capture"),
         }
-        put_function(self.state, name, folder / bundle.entry_point, "deploy.handler", environment)
+        self.put_function(name, deploy_bundle(), environment)
+        self.put_function(config.aws.inputs_function, inputs_bundle(), {})
         self.state.put("Rule", config.registry.model_package_group.lower(), {"FunctionName": name})
         self.state.put("Settings", "endpoints", {"idle_seconds": 60 * config.deploy.local_idle_minutes})
         self.set_up_schedule(config)
+
+    def put_function(self, name: str, bundle: "Bundle", environment: Mapping[str, str]) -> None:
+        """Make the `handler` of a bundle's entry point known as a function."""
+        from pipeline.local.jobs.functions import put_function
+
+        folder = self.home / "functions" / f"{name}-{bundle.digest}"
+        for file_name, content in bundle.files.items():
+            if not (folder / file_name).is_file():
+                with replacing(folder / file_name) as unfinished:
+                    unfinished.write_bytes(content)
+        put_function(self.state, name, folder / bundle.entry_point, "handler", environment)
 
     def set_up_schedule(self, config: "Config") -> None:
         """What the stack makes on AWS: the expression of pipeline.yaml, switched off."""

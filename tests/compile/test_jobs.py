@@ -188,5 +188,9 @@ def test_a_wanted_precision_reaches_evaluation_and_endpoint_and_trains_nothing_a
         assert after[name] == before[name]
     arguments = after["EvaluateModel"]["Arguments"]["AppSpecification"]["ContainerArguments"]
     assert arguments[arguments.index("--min-precision") + 1] == "0.97"
-    environments = re.findall(r"'MIN_PRECISION': '(.*?)'", str(texts[1]))
-    assert environments == ["0.97"] and "MIN_PRECISION" not in str(texts[0])
+    environments = [re.findall(r"'MIN_PRECISION': '(.*?)'", str(found["RegisterModel"])) for found in (before, after)]
+    assert environments == [[], ["0.97"]]
+    assert [found["DescribeInputs"]["Arguments"]["environment"]["MIN_PRECISION"] for found in (before, after)] == [
+        "",
+        "0.97",
+    ]

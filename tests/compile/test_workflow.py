@@ -56,6 +56,7 @@ def test_the_same_bytes_anywhere_without_network_whatever_the_machine_says_about
 def test_the_steps_of_the_workflow_are_there_with_all_that_studio_shows(compiled):
     steps = steps_of(compiled())
     assert {name: step["Type"] for name, step in steps.items()} == {
+        "DescribeInputs": "Lambda",
         "PrepareData": "Processing",
         "TuneHyperparameters": "Tuning",
         "TrainWithDebugger": "Training",
@@ -150,14 +151,18 @@ def test_a_definition_for_another_account_differs_in_its_placement_only(compiled
         role_arn="arn:aws:iam::123456789012:role/pipeline",
         training_image="123456789012.dkr.ecr.eu-west-1.amazonaws.com/training:1",
         inference_image="123456789012.dkr.ecr.eu-west-1.amazonaws.com/inference:1",
+        job_role_arn="arn:aws:iam::123456789012:role/job",
         deploy_function="deploy",
+        inputs_function="inputs",
+        auto_approves=True,
     )
     here, there = json.dumps(compiled()), json.dumps(compiled(placement=other))
     for old, new in (
         (HERE.training_image, other.training_image),
         (HERE.inference_image, other.inference_image),
-        (HERE.role_arn, other.role_arn),
-        (HERE.function_arn, other.function_arn),
+        (HERE.job_role_arn, other.job_role_arn),
+        (HERE.function_arn("deploy"), other.function_arn("deploy")),
+        (HERE.function_arn("inputs"), other.function_arn("inputs")),
         ('REGION": "us-east-1"', 'REGION": "eu-west-1"'),
         ("s3://local/image-classification", "s3://images-eu/image-classification"),
     ):

@@ -6,7 +6,6 @@ It is no job: `run_pipeline.py audit` starts it on the outputs of an execution.
 import argparse
 import csv
 import io
-import json
 import sys
 import warnings
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ import numpy as np
 from classifier.audit.report import Gallery, report
 from classifier.audit.suspicion import Suspicion, strangeness, suspect
 from classifier.data.dataset import SPLITS
-from classifier.data.training_data import join, open_split, read_manifest
+from classifier.data.training_data import join, open_split, read_listing, read_manifest
 from classifier.job.failures import ArgumentParser, StepError, run, say
 from classifier.job.system import write_json
 
@@ -33,11 +32,11 @@ def main() -> None:
     prepared, folder = arguments.prepared_dir, arguments.report_dir
     try:
         manifest = read_manifest(prepared / "manifest")
-        lines = (prepared / "manifest" / "images.jsonl").read_text(encoding="utf-8").splitlines()
+        listing = read_listing(prepared / "manifest")
         splits = [open_split(prepared / "embeddings", name, manifest) for name in SPLITS]
     except (OSError, ValueError, KeyError, IndexError) as error:
         raise StepError(f"{prepared} does not hold what PrepareData writes: {error}. Run PrepareData again.") from error
-    listing, classes = [json.loads(line) for line in lines], manifest["classes"]
+    classes = manifest["classes"]
     labels = np.concatenate([split.labels for split in splits])
     gallery = Gallery(prepared, listing, classes)  # says if the files do not belong together
     features = np.concatenate([split.embeddings[:, 0] for split in splits])

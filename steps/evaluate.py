@@ -6,7 +6,6 @@ the model in service too, it scores that on the same images by the same code, an
 """
 
 import argparse
-import filecmp
 import json
 import sys
 import time
@@ -23,19 +22,19 @@ from PIL import Image
 
 from classifier.data.images import ImageError
 from classifier.data.prepared_images import PreparedImages
-from classifier.data.training_data import read_manifest
+from classifier.data.training_data import read_listing, read_manifest
 from classifier.drift.statistics import baseline, pixel_figures
 from classifier.evaluation.abstaining import abstaining
-from classifier.evaluation.comparison import Comparison, difference
+from classifier.evaluation.comparison import LEAST_COMPARED, Comparison, difference, unseen
 from classifier.evaluation.gates import gates
-from classifier.evaluation.groups import accuracy_by_group, largest_gap, read_attributes
+from classifier.evaluation.groups import accuracy_by_group, attributes_of, largest_gap
 from classifier.evaluation.metrics import Probabilities, classification_metrics, effect, version_metadata, worst_class
 from classifier.evaluation.occlusion import occlusion_heat, overlay
 from classifier.evaluation.report import Mistake, changes, report, worst_mistakes
 from classifier.job.failures import PROCESSING_MESSAGE, ArgumentParser, StepError, cause, run, say
 from classifier.job.system import write_json
 from classifier.model.accuracy import accuracy_text, interval_text
-from classifier.model.archive import RULES_FILE, model_sha256, sha256, unpacked
+from classifier.model.archive import RULES_FILE, Digests, model_sha256, read_seen, sha256, unpacked
 from classifier.model.predictor import Predictor
 
 EXAMPLE = "example.png"
@@ -50,6 +49,7 @@ class Scored:
     """A model on the test split."""
 
     sha256: str  # of its content
+    seen: Digests | None  # the images that it was trained or selected on; None: it does not say
     description: dict[str, Any]  # model.json
     rules: dict[str, str]  # rule -> status at the end of the training
     probabilities: Probabilities  # (N, C)
@@ -61,15 +61,17 @@ class Scored:
 def main() -> None:
     arguments = parse_arguments()
     manifest = read_manifest(arguments.manifest_dir)
-    images = read_test_split(arguments.test_dir, manifest)
+    images, listing = read_test_split(arguments.test_dir, manifest), read_listing(arguments.manifest_dir)
+    if [image["name"] for image in listing if image["split"] == "test"] != images.names:
+        raise StepError("images.jsonl lists other test images than the shards hold. Run PrepareData again.")
     archive = arguments.model_dir / "model.tar.gz"
     model = score(archive, images, manifest["classes"])
     temperature = model.description.get("calibration", {}).get("temperature")
     calibration = effect(model.probabilities, images.labels, temperature) if temperature else None
-    comparison = compare(arguments, archive, model, images) if arguments.champion_dir else None
+    comparison = compare(arguments, model, images, listing) if arguments.champion_dir else None
     worst = worst_class(model.metrics["per_class"])
     right = model.probabilities.argmax(axis=1) == images.labels
-    groups = accuracy_by_group(read_attributes(arguments.manifest_dir, images), right)
+    groups = accuracy_by_group(attributes_of(listing), right)
     gap = largest_gap(groups)
     demands = list(gates(worst, gap, arguments.min_class_recall, arguments.max_group_gap))
     accuracy = model.metrics["accuracy"]["value"]
@@ -122,6 +124,8 @@ def main() -> None:
         say(f"{'met' if gate.is_met else 'missed'}: {gate.words}")
     if comparison:
         say(str(comparison))
+        if comparison.warning:
+            say(f"Warning: {comparison.warning}")
 
 
 def read_test_split(test_dir: Path, manifest: dict[str, Any]) -> PreparedImages:
@@ -145,7 +149,7 @@ def score(archive: Path, images: PreparedImages, classes: list[str]) -> Scored:
         StepError: it cannot be unpacked or loaded, or was trained for other classes.
     """
     with unpacked(archive) as folder:
-        digest, predictor = model_sha256(folder), Predictor(folder)
+        digest, seen, predictor = model_sha256(folder), read_seen(folder), Predictor(folder)
         rules = folder / RULES_FILE  # of a training that rules watched
         statuses = json.loads(rules.read_text(encoding="utf-8")) if rules.exists() else {}
     if predictor.classes != classes:
@@ -155,7 +159,7 @@ def score(archive: Path, images: PreparedImages, classes: list[str]) -> Scored:
         )
     probabilities, figures = predict(predictor, images)
     metrics = classification_metrics(images.labels, probabilities, classes)
-    return Scored(digest, predictor.description, statuses, probabilities, figures, metrics, predictor)
+    return Scored(digest, seen, predictor.description, statuses, probabilities, figures, metrics, predictor)
 
 
 def predict(predictor: Predictor, images: PreparedImages) -> tuple[Probabilities, npt.NDArray[np.float64]]:
@@ -188,28 +192,38 @@ def explained(mistakes: list[Mistake], predictor: Predictor) -> list[Mistake]:
     return [replace(mistake, heat=heat) for mistake, heat in zip_longest(mistakes, maps)]
 
 
-def compare(arguments: argparse.Namespace, archive: Path, model: Scored, images: PreparedImages) -> Comparison:
-    """Score the champion as the new model was scored, unless it is the new model.
+def compare(
+    arguments: argparse.Namespace, model: Scored, images: PreparedImages, listing: list[dict[str, Any]]
+) -> Comparison:
+    """Score the champion as the new model was scored, and compare the two, unless they are one model.
 
     The deploy function keeps it as model.tar.gz, with champion.json, which says which version it is. A champion that
     cannot be compared counts as none, since no retrain could replace it otherwise; why is said.
     """
-    compared = partial(Comparison, model.metrics["accuracy"]["value"], arguments.improvement_margin)
+    new, classes = model.metrics, model.description["classes"]
+    compared = partial(Comparison, new, arguments.improvement_margin)
     kept = arguments.champion_dir / "model.tar.gz"
     if not kept.is_file():
         return compared(reason="no model has been approved and deployed yet")
-    description = arguments.champion_dir / "champion.json"
-    version = json.loads(description.read_text(encoding="utf-8"))["model_package_arn"] if description.exists() else None
-    if filecmp.cmp(kept, archive, shallow=False):
-        return compared(model.metrics, version, is_same_model=True)
+    described = arguments.champion_dir / "champion.json"
+    version = json.loads(described.read_text(encoding="utf-8"))["model_package_arn"] if described.exists() else None
     try:
-        champion = score(kept, images, model.description["classes"])
-        differing = difference(images.labels, model.probabilities, champion.probabilities)
-        return compared(champion.metrics, version, difference=differing)
+        champion = score(kept, images, classes)
+        if champion.sha256 == model.sha256:
+            return compared(new, version, is_same_model=True)
+        fair, warning = unseen(listing, model.seen, champion.seen)
     except StepError as error:  # without its remedy, which is for a model that somebody can train again
         reason = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
     except INCOMPARABLE as error:
         reason = f"{type(error).__name__}, {cause(error)}"
+    else:
+        found = difference(images.labels, model.probabilities, champion.probabilities, fair)
+        if found.images < LEAST_COMPARED:
+            return compared(reason=warning, warning=warning)
+        new, old = (
+            classification_metrics(images.labels[fair], each.probabilities[fair], classes) for each in (model, champion)
+        )
+        return Comparison(new, arguments.improvement_margin, old, version, difference=found, warning=warning)
     return compared(reason=f"the model in service cannot be compared: {reason}")
 
 

@@ -18,11 +18,12 @@ import torch
 
 from classifier.data.images import Preprocess
 from classifier.data.prepared_images import SAMPLES
+from classifier.data.training_data import read_listing
 from classifier.drift.baseline import make_baseline
 from classifier.job.failures import TRAINING_FAILURE, StepError, run, say
 from classifier.job.system import write_json
 from classifier.model.accuracy import accuracy_text
-from classifier.model.archive import RULES_FILE
+from classifier.model.archive import RULES_FILE, write_seen
 from classifier.model.backbone import matching_backbone
 from classifier.model.export import copy_code, export_network
 from classifier.training import hyperparameters as hp
@@ -117,6 +118,8 @@ class FinalTraining:
         preprocess = Preprocess.from_dict(manifest["preprocess"])
         if (photos := channel(self.arguments, "manifest") / SAMPLES).is_dir():
             shutil.copytree(photos, model_dir / SAMPLES, dirs_exist_ok=True)
+        listing = read_listing(channel(self.arguments, "manifest"))
+        write_seen(model_dir, [image["sha256"] for image in listing if image["split"] != "test"])
         export_network(backbone, head, preprocess, model_dir, calibration.temperature)
         if "backbone" in kept.parts and self.images:
             from classifier.finetuning.fine_tuning import fine_tuned_baseline

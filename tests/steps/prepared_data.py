@@ -27,7 +27,7 @@ PREPROCESS = Preprocess(32, 36, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 COLOURS = {"blue sky": (60, 90, 200), "grass": (70, 170, 60), "<rust> & co": (180, 80, 40)}
 CLASSES = list(COLOURS)
 IMAGES_PER_SHARD = 10
-IMAGES_PER_CLASS = {"train": 24, "validation": 8, "test": 6}
+IMAGES_PER_CLASS = {"train": 24, "validation": 8, "test": 18}
 AUGMENTED_VIEWS = 2
 
 
@@ -112,12 +112,15 @@ def write_prepared(root: Path, weights_dir: Path) -> None:
     generator, backbone = np.random.default_rng(0), load_backbone(BACKBONE, weights_dir)
     for folder in ("embeddings", "manifest", f"manifest/{SAMPLES}", *IMAGES_PER_CLASS):
         (root / folder).mkdir()
+    listing = list[dict[str, Any]]()
     for split, count in IMAGES_PER_CLASS.items():
         labels = np.repeat(np.arange(len(CLASSES)), count)
         pictures = [noisy(COLOURS[CLASSES[label]], generator) for label in labels]
         with closing(ImageWriter(root / split, split, images_per_shard=IMAGES_PER_SHARD)) as shards:
             for picture, label in zip(pictures, labels.tolist(), strict=True):
-                shards.add(f"{hashlib.sha256(picture.tobytes()).hexdigest()[:16]}.png", label, png(picture))
+                sha256 = hashlib.sha256(picture.tobytes()).hexdigest()
+                listing.append({"name": f"{sha256[:16]}.png", "sha256": sha256, "split": split, "group": len(listing)})
+                shards.add(listing[-1]["name"], label, png(picture))
         if split == "validation":
             for number, picture in enumerate(pictures[::count]):
                 (root / "manifest" / SAMPLES / f"{number:02d}.png").write_bytes(png(picture))
@@ -141,6 +144,7 @@ def write_prepared(root: Path, weights_dir: Path) -> None:
         "dataset_sha256": "0" * 64,
     }
     (root / "manifest" / "manifest.json").write_text(json.dumps(manifest))
+    (root / "manifest" / "images.jsonl").write_text("".join(f"{json.dumps(image)}\n" for image in listing))
 
 
 def noisy(colour: tuple[int, int, int], generator: np.random.Generator) -> Image.Image:

@@ -38,6 +38,11 @@ class PreparedImages:
         """Return the image's file name: 16 digits of its original's sha256, and .png or .jpg."""
         return str(self._index["name"][row].decode())
 
+    @property
+    def names(self) -> list[str]:
+        """The images' file names, by row."""
+        return [self.name(row) for row in range(len(self))]
+
     def place(self, row: int) -> str:
         """Return where the image lies, for a sentence."""
         return f"{self.name(row)} in {self._shards[int(np.searchsorted(self._ends, row, side='right'))]}"

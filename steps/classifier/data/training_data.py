@@ -100,6 +100,12 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     return dict(json.loads((directory / "manifest.json").read_text(encoding="utf-8")))
 
 
+def read_listing(directory: Path) -> list[dict[str, Any]]:
+    """Return what images.jsonl says of each image, in the rows' order of each split."""
+    lines = (directory / "images.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
 def open_embeddings(directory: Path, split: str) -> StoredArray:
     """Return a split's embeddings, (N, views, D) float16."""
     return StoredArray(sorted(directory.glob(f"{split}-[0-9]*[0-9].npy")))

@@ -1,28 +1,35 @@
 """The new model beside the champion, the model in service: by how much it is better, on which images, and if by chance.
 
 Both answer the same images, so what counts is those that only one of them has right: McNemar's exact test (1947), and
-the interval of paired proportions of Agresti and Min (2005).
+the interval of paired proportions of Agresti and Min (2005). After a change of the split the champion may have been
+trained on what is a test image now, and would win by it: only images that neither has seen are compared.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import sqrt
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import pandas as pd
 
 from classifier.evaluation.metrics import HEADLINES, Labels, Probabilities
 from classifier.model.accuracy import Z, wilson
+from classifier.model.archive import Digests, digests
 
 DIGITS = 6  # of a difference of accuracies: less is the floating point's
 SIGNIFICANT = 0.05  # p-value
+LEAST_COMPARED = 50  # images; between fewer a few points are chance, and a threshold alone says more
+Rows = npt.NDArray[np.bool_]  # (N,): which test images
 
 
 @dataclass(frozen=True)
 class Difference:
     """The test images by which of the two models has them right."""
 
-    images: int  # in all
+    images: int  # that are compared
     better: tuple[int, ...]  # rows that only the new model has right, those first of which the champion was surest
     worse: tuple[int, ...]  # rows that only the champion has right, those first of which the new model is surest
     both_wrong: int
@@ -60,28 +67,48 @@ class Difference:
         return {**counts, "lower_bound": low, "upper_bound": high, "p_value": self.p_value}
 
 
-def difference(labels: Labels, new: Probabilities, champion: Probabilities) -> Difference:
-    """Return on which images two models differ, given each one's answers (N, C)."""
+def unseen(listing: Sequence[Mapping[str, Any]], new: Digests | None, champion: Digests | None) -> tuple[Rows, str]:
+    """Return which test images (N,) neither model has seen, and a sentence if that limits what a comparison says.
+
+    `listing` is images.jsonl. A near-duplicate, an image of the same group, of one that was seen counts as seen.
+    """
+    table = pd.DataFrame(listing, columns=["sha256", "split", "group"])
+    known = [images for images in (new, champion) if images is not None]
+    seen = np.isin(digests(table["sha256"]), np.concatenate([digests([]), *known]))
+    fair = ~table["group"].isin(table["group"][seen])[table["split"] == "test"].to_numpy()
+    count, words = int(fair.sum()), ""
+    if count < LEAST_COMPARED:
+        words = f"of {len(fair):,} test images {count:,} are new to both models, which is too few to compare them (at "
+        words += f"least {LEAST_COMPARED} are needed), so AccuracyThreshold alone decides"
+    elif champion is None:
+        words = "the model in service does not say what it was trained on, and may have seen some of these images"
+    elif count < len(fair):
+        words = f"{len(fair) - count:,} of {len(fair):,} test images are left out, which one of the models has seen"
+    return fair, words
+
+
+def difference(labels: Labels, new: Probabilities, champion: Probabilities, fair: Rows) -> Difference:
+    """Return on which of the images that are to be compared (N,) two models differ, given their answers (N, C)."""
     is_new, is_old = new.argmax(axis=1) == labels, champion.argmax(axis=1) == labels
-    better, worse = np.flatnonzero(is_new & ~is_old), np.flatnonzero(is_old & ~is_new)
+    better, worse = np.flatnonzero(fair & is_new & ~is_old), np.flatnonzero(fair & is_old & ~is_new)
     better = better[np.argsort(-champion.max(axis=1)[better], kind="stable")]
     worse = worse[np.argsort(-new.max(axis=1)[worse], kind="stable")]
-    return Difference(
-        len(labels), tuple(better.tolist()), tuple(worse.tolist()), int((~is_new & ~is_old).sum()), champion
-    )
+    both_wrong = int((fair & ~is_new & ~is_old).sum())
+    return Difference(int(fair.sum()), tuple(better.tolist()), tuple(worse.tolist()), both_wrong, champion)
 
 
 @dataclass(frozen=True)
 class Comparison:
     """The new model beside the champion, the model in service, or without one; accuracies and margins are shares."""
 
-    accuracy: float  # of the new model
-    margin: float  # by which it is to exceed the champion's
-    champion: dict[str, Any] | None = None  # its multiclass_classification_metrics, if it can be compared
+    new: dict[str, Any]  # multiclass_classification_metrics of the new model, on the images that are compared
+    margin: float  # by which its accuracy is to exceed the champion's
+    champion: dict[str, Any] | None = None  # the same of the champion, if it can be compared
     model_package_arn: str | None = None  # its version; None in the moment in which it is replaced
     is_same_model: bool = False  # nothing has changed
     reason: str = ""  # why there is none to compare with, as a part of a sentence
     difference: Difference | None = None  # image by image, of a champion that is another model
+    warning: str = ""  # what limits the comparison, as a part of a sentence
 
     def __str__(self) -> str:
         if self.champion is None:
@@ -97,6 +124,10 @@ class Comparison:
         return (self.model_package_arn or "").rpartition("model-package/")[2] or "the model in service"
 
     @property
+    def accuracy(self) -> float:
+        return float(self.new["accuracy"]["value"])
+
+    @property
     def improvement(self) -> float:
         """How much the accuracy is above the champion's; without a champion, the accuracy itself.
 
@@ -110,7 +141,7 @@ class Comparison:
 
     def document(self) -> dict[str, Any]:
         """Return `champion` and `improvement` of evaluation.json; their texts are for AccuracyTooLow's message."""
-        improvement = {"value": self.improvement, "margin": self.margin}
+        improvement = {"value": self.improvement, "margin": self.margin, "warning": self.warning}
         if self.champion is None:
             return {"champion": None, "improvement": improvement | {"champion": "no model", "reason": self.reason}}
         figures = {name: self.champion[name]["value"] for name in HEADLINES}
@@ -122,4 +153,5 @@ class Comparison:
                 "differences": self.difference.document(),
             }
             said += f" ({self.difference})"
+            improvement |= {"accuracy": self.accuracy, "images": self.difference.images}
         return {"champion": champion, "improvement": improvement | {"champion": said}}

@@ -5,19 +5,17 @@ average where nothing is different. So a difference counts as found only if the 
 correction) finds it, at 5 % for all pairs together (Bonferroni); groups of few images are shown but not compared.
 """
 
-import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import sqrt
-from pathlib import Path
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from classifier.data.prepared_images import PreparedImages
-from classifier.job.failures import StepError
 from classifier.model.accuracy import figure
 
 LEAST_IMAGES = 30  # of a group that is compared: the interval of an accuracy of 0.9 is 22 points wide then
@@ -43,16 +41,10 @@ class Gap:
         return self.difference if self.p_value < SIGNIFICANT else 0.0
 
 
-def read_attributes(manifest_dir: Path, images: PreparedImages) -> pd.DataFrame:
+def attributes_of(listing: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Return a column of texts for each attribute, a row for each test image; no column where none was given."""
-    path = manifest_dir / "images.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    listed = [image for image in map(json.loads, lines) if image["split"] == "test"]
-    if not any(image.get("attributes") for image in listed):
-        return pd.DataFrame(index=range(len(images)))
-    if [image["name"] for image in listed] != [images.name(row) for row in range(len(images))]:
-        raise StepError("images.jsonl lists other test images than the shards hold. Run PrepareData again.")
-    found = pd.DataFrame([image.get("attributes") or {} for image in listed], index=range(len(images)))
+    given = [image.get("attributes") or {} for image in listing if image["split"] == "test"]
+    found = pd.DataFrame(given, index=range(len(given)))
     return found.fillna(NOT_GIVEN).replace("", NOT_GIVEN).astype(str)
 
 

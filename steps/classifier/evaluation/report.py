@@ -99,7 +99,8 @@ def report(
     """Return the page of evaluation.json's `multiclass_classification_metrics`, model.json and manifest.json."""
     per_class, skipped = metrics["per_class"], manifest.get("skipped", [])
     accuracy, count = metrics["accuracy"]["value"], sum(scores["support"] for scores in per_class.values())
-    right, champion = round(accuracy * count), comparison.champion if comparison else None
+    right = round(accuracy * count)
+    both = (comparison.new, comparison.champion) if comparison and comparison.champion else None
     return render(
         "evaluation/report.html",
         title=f"Evaluation: {percent(accuracy)} accuracy",
@@ -115,8 +116,8 @@ def report(
         least_images=LEAST_IMAGES,
         gap=gap,
         gates=gates,
-        compared_figures=list(compared_figures(metrics, champion)) if champion else [],
-        compared_classes=compared_classes(metrics, champion) if champion else [],
+        compared_figures=list(compared_figures(*both)) if both else [],
+        compared_classes=compared_classes(*both) if both else [],
         compared_most=COMPARED_CLASSES,
         short_names=max(map(len, per_class)) <= SHORT_NAME,
         pairs=confused_pairs(metrics["confusion_matrix"]),

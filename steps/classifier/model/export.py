@@ -2,7 +2,7 @@
 
 model.tar.gz holds `model.pt` (frozen TorchScript), `model.onnx` (with the features beside the probabilities),
 `samples.npz` (images and the trained network's answers), `samples/` (the real ones' files), `runtimes.json` (what each
-runtime took here), and what train.py adds: `model.json`, `code/` and others.
+runtime took here), and what train.py adds: `model.json`, `seen_images.npy`, `code/` and others.
 """
 
 import shutil

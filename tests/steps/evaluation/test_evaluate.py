@@ -91,13 +91,13 @@ def test_evaluation_holds_the_figures_of_the_model_s_answers(
     names += "group_gap groups hyperparameters model_sha256 multiclass_classification_metrics rules test_images words "
     names += "worst_class"
     assert sorted(document) == names.split()
-    assert (document["dataset_sha256"], document["test_images"]) == ("0" * 64, 18)
+    assert (document["dataset_sha256"], document["test_images"]) == ("0" * 64, 54)
     assert (document["hyperparameters"], document["rules"]) == (trained.description["hyperparameters"], {})
     assert document["customer_metadata_properties"] == version_metadata(document)
-    assert document["abstaining"]["test"]["coverage"]["images"] == 18
+    assert document["abstaining"]["test"]["coverage"]["images"] == 54
     calibration = document["calibration"]
     assert calibration["temperature"] == trained.description["calibration"]["temperature"]
-    assert sum(part["images"] for part in calibration["reliability"]) == 18
+    assert sum(part["images"] for part in calibration["reliability"]) == 54
     found = document["multiclass_classification_metrics"]
     assert calibration["expected_calibration_error"] == found["expected_calibration_error"]["value"]
     assert found["loss"]["value"] == pytest.approx(expected["loss"]["value"], rel=1e-3)
@@ -192,8 +192,8 @@ def changed(prepared: Prepared, directory: Path, **changes: object) -> Prepared:
             "Evaluate a model on the data that it was trained with.\n",
         ),
         (
-            {"counts": {"test": dict.fromkeys(CLASSES, 7)}},
-            "{test} holds 18 images, and manifest.json counts 21 in the test split: they belong to different data. "
+            {"counts": {"test": dict.fromkeys(CLASSES, 19)}},
+            "{test} holds 54 images, and manifest.json counts 57 in the test split: they belong to different data. "
             "Run PrepareData again.\n",
         ),
     ],
@@ -203,6 +203,15 @@ def test_data_that_the_model_does_not_belong_to_is_refused(
 ) -> None:
     other = changed(prepared, tmp_path / "other", **changes)
     assert failure(archive_dir, other) == sentence.replace("{test}", str(other.test))
+
+
+def test_a_listing_of_other_test_images_is_refused(
+    archive_dir: Path, prepared: Prepared, tmp_path: Path, failure: Failure
+) -> None:
+    other = changed(prepared, tmp_path / "other")
+    listing = other.manifest / "images.jsonl"
+    listing.write_text("".join(listing.read_text().splitlines(keepends=True)[:-1]))
+    assert "images.jsonl lists other test images than the shards hold." in failure(archive_dir, other)
 
 
 def test_a_damaged_test_image_is_named(archive_dir: Path, prepared: Prepared, tmp_path: Path, failure: Failure) -> None:

@@ -1,18 +1,14 @@
 """Groups of images: their accuracies, which differences count as found, and what the gates say of them."""
 
-import json
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from classifier.data.prepared_images import PreparedImages
 from classifier.evaluation.gates import gates
-from classifier.evaluation.groups import Gap, accuracy_by_group, largest_gap, read_attributes
-from classifier.job.failures import StepError
+from classifier.evaluation.groups import Gap, accuracy_by_group, attributes_of, largest_gap
 from classifier.model.accuracy import figure
-from tests.steps.prepared_data import Prepared
 
 GAP = Gap(0.2, "camera", "a", "b", p_value=0.01)
 WORST = {"class": "hat", "recall": figure(0.5, 8)}
@@ -82,23 +78,13 @@ def test_gates_say_what_was_found_and_what_was_asked_for(
     assert words in " ".join(gate.words for gate in found)
 
 
-def test_attributes_are_read_in_the_order_of_the_test_images(prepared: Prepared, tmp_path: Path) -> None:
-    images = PreparedImages(prepared.test, "test")
-    rows = [{"name": images.name(row), "split": "test", "attributes": {"camera": f"c{row}"}} for row in range(18)]
+def test_attributes_are_read_in_the_order_of_the_test_images() -> None:
+    rows: list[dict[str, Any]] = [{"split": "test", "attributes": {"camera": f"c{row}"}} for row in range(6)]
     rows[3] |= {"attributes": {"camera": ""}}
     rows[4].pop("attributes")
-    write(tmp_path, [{"name": "x", "split": "train", "attributes": {"camera": "other"}}, *rows])
-    found = read_attributes(tmp_path, images)
-    assert found["camera"].tolist()[2:6] == ["c2", "(not given)", "(not given)", "c5"]
-    write(tmp_path, rows[1:])
-    with pytest.raises(StepError, match="other test images"):
-        read_attributes(tmp_path, images)
-    write(tmp_path, [{"name": "x", "split": "test"}])
-    assert read_attributes(tmp_path, images).empty
-
-
-def write(folder: Path, rows: list[dict[str, object]]) -> None:
-    (folder / "images.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = attributes_of([{"split": "train", "attributes": {"camera": "other"}}, *rows])
+    assert found["camera"].tolist() == ["c0", "c1", "c2", "(not given)", "(not given)", "c5"]
+    assert attributes_of([{"split": "test"}]).empty
 
 
 def test_a_hundred_thousand_images_in_many_groups_are_compared_at_once() -> None:

@@ -170,8 +170,8 @@ def test_top_5_is_shown_from_six_classes_on() -> None:
 def compared(labels: list[int], new: list[int], old: list[int], **settings: Any) -> str:
     """The comparison's section of a page, as text."""
     model, champion = figures(CLASSES, labels, new), figures(CLASSES, labels, old)
-    accuracy, margin = model["accuracy"]["value"], settings.pop("margin", 0.0)
-    page = page_of(model, comparison=Comparison(accuracy, margin, champion, "arn:x:model-package/digits/3", **settings))
+    margin = settings.pop("margin", 0.0)
+    page = page_of(model, comparison=Comparison(model, margin, champion, "arn:x:model-package/digits/3", **settings))
     section = page[page.index("<h2>Compared") : page.index("<h2>Confusion")].replace(SPACE, " ")
     return " ".join(re.sub(r"<[^>]*>", " ", section).split())
 
@@ -205,6 +205,6 @@ def test_the_verdict_says_what_was_asked_for(old: list[int], settings: dict[str,
 
 def test_a_page_without_a_champion_says_why_and_one_that_was_not_asked_to_compare_says_nothing() -> None:
     alone = figures(CLASSES, [0, 1, 2], [0, 1, 2])
-    page = page_of(alone, comparison=Comparison(1.0, 0.0, reason="it knows <other> classes"))
-    assert "<p>There is none to compare with: it knows &lt;other&gt; classes.</p>" in page
+    page = page_of(alone, comparison=Comparison(alone, 0.0, reason="it knows <other> classes"))
+    assert "<p>There is no comparison: it knows &lt;other&gt; classes.</p>" in page
     assert "Compared with" not in page_of(alone)

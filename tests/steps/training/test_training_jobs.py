@@ -84,7 +84,8 @@ def test_last_epoch_is_kept(trained: Trained) -> None:
     )
 
 
-FILES = "code drift_baseline.npz head.pt model.json model.onnx model.pt rules.json runtimes.json samples samples.npz"
+FILES = "code drift_baseline.npz head.pt model.json model.onnx model.pt rules.json runtimes.json samples samples.npz "
+FILES += "seen_images.npy"
 
 
 def test_model_directory_holds_the_network_its_description_and_the_code(trained: Trained) -> None:

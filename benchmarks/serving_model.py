@@ -19,7 +19,7 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "steps")]
 
 from classifier.data.images import Preprocess, normalise  # noqa: E402
 from classifier.model.backbone import Backbone, load_backbone  # noqa: E402 - found by the line above
-from classifier.model.export import Network, copy_code, export_network, synthetic_pixels  # noqa: E402
+from classifier.model.export import Network, export_network, synthetic_pixels  # noqa: E402
 from classifier.model.head import ClassifierHead, compressed  # noqa: E402
 from pipeline.config.backbones import PACKAGED  # noqa: E402
 from pipeline.service import weights  # noqa: E402
@@ -42,11 +42,10 @@ def build_model(backbone: str, model_dir: Path) -> None:
     export_network(network, head, preprocess, model_dir)
     description = {"classes": [f"class {n}" for n in range(CLASSES)], "preprocess": asdict(preprocess)}
     (model_dir / "model.json").write_text(json.dumps(description), encoding="utf-8")
-    copy_code(model_dir / "code")
 
 
 def unpack_model(source: Path, model_dir: Path) -> str:
-    """A trained model, from its directory or model.tar.gz, with the present code; its backbone's name.
+    """A trained model, from its directory or model.tar.gz; its backbone's name.
 
     The plain server gets the same network with other weights: for its speed they do not matter.
     """
@@ -55,7 +54,6 @@ def unpack_model(source: Path, model_dir: Path) -> str:
     else:
         with tarfile.open(source) as archive:
             archive.extractall(model_dir, filter="data")
-    copy_code(model_dir / "code")
     description = json.loads((model_dir / "model.json").read_text(encoding="utf-8"))
     network, head = eager_parts(description["backbone"], len(description["classes"]))
     torch.save(Network(network, head), model_dir / EAGER_FILE)

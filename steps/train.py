@@ -25,7 +25,7 @@ from classifier.job.system import write_json
 from classifier.model.accuracy import accuracy_text
 from classifier.model.archive import RULES_FILE, write_seen
 from classifier.model.backbone import matching_backbone
-from classifier.model.export import copy_code, export_network
+from classifier.model.export import export_network
 from classifier.training import hyperparameters as hp
 from classifier.training import job
 from classifier.training.abstaining import measure
@@ -139,7 +139,6 @@ class FinalTraining:
             "abstaining": measure(scores, unseen.labels.numpy()),
         }
         write_json(model_dir / "model.json", description)
-        copy_code(model_dir / "code")
 
 
 def watch_and_export(training: FinalTraining, settings: DebugSettings) -> None:

@@ -1,26 +1,25 @@
 """The images of jobs and endpoint: built by the engine that is installed, tagged by content, pushed to the stack's ECR.
 
-A tag is a digest of Dockerfile, requirements and, for the inference image, the code in it: a tag that the repository
-has already is not pushed again.
+A tag is a digest of what the image is built from, which is all that the engine is given: Dockerfile, requirements and,
+for the inference image, serve.py with what it imports. A tag that the repository has already is not pushed again.
 """
 
 import base64
-import hashlib
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from pipeline.aws.requests import describe
+from pipeline.compile.bundle import digest, server_bundle
 from pipeline.errors import ServiceError, UsageError
 from pipeline.paths import ROOT
 
 NAMES = ("training", "inference")
-CONTENT = {
-    "training": ("containers/training/*",),
-    "inference": ("containers/inference/*", "steps/serve.py", "steps/classifier/**/*.py", "steps/classifier/**/*.html"),
-}
 # The options of `build` with which an engine makes one image in Docker's format, not in OCI's. Docker, which would make
 # an index of an image and its attestation, is told otherwise by a variable.
 ENGINES = {"docker": (), "podman": ("--format", "docker"), "buildah": ("--format", "docker", "--layers")}
@@ -35,13 +34,27 @@ def find_engine() -> str:
     raise UsageError(f"Building an image needs one of {', '.join(ENGINES)} on the PATH; none was found.")
 
 
+def content(name: str) -> dict[str, bytes]:
+    """Return the files that the image is built from, by their paths in the build context."""
+    files = {path.name: path.read_bytes() for path in (ROOT / "containers" / name).iterdir()}
+    code = server_bundle().files if name == "inference" else {}
+    return files | {f"program/{file}": text for file, text in code.items()}
+
+
 def content_tag(name: str) -> str:
-    """Return 16 hexadecimal digits over all that the image is made of."""
-    total = hashlib.sha256()
-    for path in sorted(path for pattern in CONTENT[name] for path in ROOT.glob(pattern) if path.is_file()):
-        content = path.read_bytes()
-        total.update(f"{path.relative_to(ROOT).as_posix()}\0{len(content)}\0".encode() + content)
-    return total.hexdigest()[:16]
+    """Return 16 hexadecimal digits over all that the image is built from."""
+    return digest(content(name))
+
+
+@contextmanager
+def build_context(name: str) -> Iterator[Path]:
+    """Yield a folder with what the image is built from, and nothing else."""
+    with tempfile.TemporaryDirectory() as temporary:
+        for file, text in content(name).items():
+            path = Path(temporary, file)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(text)
+        yield Path(temporary)
 
 
 def local_name(name: str) -> str:
@@ -55,8 +68,8 @@ def build(name: str, *, base_image: str | None = None, pip_args: str = "") -> st
     command = [program, "build", *ENGINES[program], "--platform", PLATFORM]
     for argument, value in (("BASE_IMAGE", base_image), ("PIP_ARGS", pip_args)):
         command += ["--build-arg", f"{argument}={value}"] if value else []
-    dockerfile = ROOT / "containers" / name / "Dockerfile"
-    run([*command, "--tag", local_name(name), "--file", str(dockerfile), str(ROOT)], f"build image {name!r}")
+    with build_context(name) as folder:
+        run([*command, "--tag", local_name(name), str(folder)], f"build image {name!r}")
     return local_name(name)
 
 

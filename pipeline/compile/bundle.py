@@ -1,22 +1,29 @@
-"""The source code of a job as a content-addressed bundle: the same bytes, the same URI.
+"""The source code of a job as a content-addressed archive: the same bytes, the same URI.
 
 A bundle holds entry points of `steps/` and the modules of `classifier` that they import, no more, so that a change to
 one step leaves the cache of the others alone. The debugger's rules are loaded by name: a bundle holds all or none.
 With a module go the templates and style sheets that it names.
 """
 
-import ast
 import functools
+import gzip
 import hashlib
+import io
 import re
+import tarfile
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 from pipeline.paths import STEPS
 
 PACKAGE = "classifier"
+ARCHIVE = "source.tar.gz"
+FILE_TIME = 315532800  # of every file in an archive, seconds since 1970: the year 1980, where .zip files begin
 PAGE = re.compile(r'"([\w/]+\.(?:html|css))"')
-LOADED_BY_NAME = PurePosixPath("classifier/watch/rules")
+LOADED_BY_NAME = "classifier/watch/rules"
+# Not parsed, which takes ten times as long: at worst, what looks like an import in a text brings a file along.
+IMPORT = re.compile(r"^[ \t]*(?:from[ \t]+([\w.]+)[ \t]+)?import[ \t]+(\([^)]*\)|[^\n]*)", re.MULTILINE)
+STARTED = re.compile(r'\bmodule_command\("([\w.]+)"')
 
 
 @dataclass(frozen=True)
@@ -34,18 +41,29 @@ class Bundle:
     @property
     def digest(self) -> str:
         """16 hexadecimal digits over names and contents."""
-        total = hashlib.sha256()
-        for name in sorted(self.files):
-            total.update(f"{name}\0{len(self.files[name])}\0".encode() + self.files[name])
-        return total.hexdigest()[:16]
+        return digest(self.files)
 
     def key(self, pipeline_name: str) -> str:
-        """The S3 key below which the bundle is stored, as plain files in `source/`."""
+        """The S3 key below which the bundle's archive is stored."""
         return f"{pipeline_name}/code/{self.entry_point.removesuffix('.py')}-{self.digest}"
 
-    def objects(self, pipeline_name: str) -> dict[str, bytes]:
-        """S3 key -> content of everything that has to be uploaded."""
-        return {f"{self.key(pipeline_name)}/source/{name}": content for name, content in self.files.items()}
+    def archive(self) -> bytes:
+        """Return all files as a .tar.gz whose bytes depend on nothing else."""
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w") as tar:
+            for name, content in sorted(self.files.items()):
+                member = tarfile.TarInfo(name)
+                member.size, member.mtime = len(content), FILE_TIME
+                tar.addfile(member, io.BytesIO(content))
+        return gzip.compress(buffer.getvalue(), mtime=0)
+
+
+def digest(files: Mapping[str, bytes]) -> str:
+    """Return 16 hexadecimal digits over names and contents."""
+    total = hashlib.sha256()
+    for name in sorted(files):
+        total.update(f"{name}\0{len(files[name])}\0".encode() + files[name])
+    return total.hexdigest()[:16]
 
 
 @functools.cache
@@ -57,14 +75,13 @@ def bundle(*entry_points: str) -> Bundle:
         name = waiting.pop()
         if name not in files:
             files[name] = (STEPS / name).read_bytes()
-            waiting.extend(named_files(name, files[name].decode()))
-            if name.endswith(".py"):
-                waiting.extend(imported_files(files[name]))
+            text = files[name].decode()
+            waiting += [*named_files(name, text), *(imported_files(text) if name.endswith(".py") else ())]
     return Bundle(entry_points, files)
 
 
 def stored_bundle(entry_points: list[str], names: list[str]) -> Bundle:
-    """Return a bundle whose files are known by their names: nothing is parsed."""
+    """Return a bundle whose files are known by their names: nothing is read for imports."""
     return Bundle(tuple(entry_points), {name: (STEPS / name).read_bytes() for name in names})
 
 
@@ -78,31 +95,29 @@ def inputs_bundle() -> Bundle:
     return bundle("describe_inputs.py")
 
 
-def imported_files(source: bytes) -> list[str]:
+def server_bundle() -> Bundle:
+    """Return the server of the inference image."""
+    return bundle("serve.py")
+
+
+def imported_files(source: str) -> list[str]:
     """Return the files of `steps/` that a module imports, wherever it does, or starts as processes."""
-    return sorted(file for name in imported_names(source) for file in module_files(PurePosixPath(*name.split("."))))
+    modules = set(STARTED.findall(source))
+    for package, imported in IMPORT.findall(source):
+        names = re.findall(r"[\w.]+", imported)
+        modules |= {package, *(f"{package}.{name}" for name in names)} if package else set(names)
+    return sorted(file for module in modules for file in module_files(module))
 
 
 @functools.cache  # bundles share most modules
-def imported_names(source: bytes) -> set[str]:
-    """Return the modules that a module may import or start, and some names that are none."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names.update((node.module, *(f"{node.module}.{alias.name}" for alias in node.names)))
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "module_command":
-            names.update(str(argument.value) for argument in node.args if isinstance(argument, ast.Constant))
-    return names
-
-
-def module_files(module: PurePosixPath) -> set[str]:
+def module_files(module: str) -> frozenset[str]:
     """Return a module's file and its packages' `__init__.py`; nothing if it is no module of `steps/`."""
-    found = {f"{package}/__init__.py" for package in (module, *module.parents)} | {f"{module}.py"}
-    if LOADED_BY_NAME in (module, *module.parents):
+    parts = module.split(".")
+    packages = ["/".join(parts[:count]) for count in range(1, len(parts) + 1)]
+    found = {*(f"{package}/__init__.py" for package in packages), f"{packages[-1]}.py"}
+    if LOADED_BY_NAME in packages:
         found |= {path.relative_to(STEPS).as_posix() for path in (STEPS / LOADED_BY_NAME).glob("*.py")}
-    return {file for file in found if (STEPS / file).is_file()}
+    return frozenset(file for file in found if (STEPS / file).is_file())
 
 
 def named_files(name: str, text: str) -> list[str]:

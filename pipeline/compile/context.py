@@ -20,11 +20,12 @@ from sagemaker.mlops.workflow import retry
 from sagemaker.mlops.workflow.lambda_step import LambdaOutput, LambdaOutputTypeEnum
 from sagemaker.mlops.workflow.steps import CacheConfig
 
-from pipeline.compile.bundle import Bundle, bundle
+from pipeline.compile.bundle import ARCHIVE, Bundle, bundle
 from pipeline.compile.compiler import Inputs
 from pipeline.config.sections import LOCAL_STORAGE, DataConfig, DeployConfig, EvaluationConfig
 
 PROCESSING = "/opt/ml/processing"
+CODE = f"{PROCESSING}/input/code"  # as root, which containers of jobs run as, a job may write there
 PLACEHOLDER = "README"
 
 
@@ -38,9 +39,9 @@ class Context(Inputs):
     placeholders: dict[str, str] = field(default_factory=dict)  # URI -> text
 
     def code_uri(self, *entry_points: str) -> str:
-        """Return the S3 URI of the code that these scripts of steps/ need."""
+        """Return the S3 URI of the archive of the code that these scripts of steps/ need."""
         found = bundle(*entry_points)
-        uri = self.placement.uri(found.key(self.config.pipeline.name), "source")
+        uri = self.placement.uri(found.key(self.config.pipeline.name), ARCHIVE)
         self.bundles[uri] = found
         return uri
 
@@ -63,7 +64,7 @@ class Context(Inputs):
         return Processor(
             role=self.placement.job_role_arn,
             image_uri=self.placement.training_image,
-            entrypoint=["python3", f"{PROCESSING}/input/code/{entry_point}"],
+            entrypoint=processing_command(entry_point),
             instance_count=instance_count,
             instance_type=instance_type,
             volume_size_in_gb=section.volume_size_gb,
@@ -132,6 +133,15 @@ def job_retries(*, resumes: bool = False) -> list[retry.StepRetryPolicy]:
     waits = policy(missing, interval_seconds=60, backoff_rate=1.5, expire_after_mins=120)
     again = policy(lost, interval_seconds=5, backoff_rate=2.0, max_attempts=2)
     return [*step_retries(), waits, *([again] if resumes else [])]
+
+
+def processing_command(entry_point: str) -> list[str]:
+    """Return what unpacks the input `code` where it lies, as the SDK's FrameworkProcessor does, and runs the script.
+
+    The shell hands it the job's arguments. An item may have 256 characters (AWS API, AppSpecification).
+    """
+    command = f'tar -xzf {CODE}/{ARCHIVE} -C {CODE} && exec python3 {CODE}/{entry_point} "$@"'
+    return ["/bin/sh", "-c", command, entry_point]
 
 
 def processing_input(name: str, uri: object) -> ProcessingInput:

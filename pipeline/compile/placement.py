@@ -5,6 +5,8 @@ import importlib.metadata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pipeline.compile.bundle import server_bundle
+
 if TYPE_CHECKING:
     from pipeline.config.config import Config
 
@@ -43,8 +45,8 @@ class Placement:
 def local_placement(deploy_function: str = "deploy", inputs_function: str = "inputs") -> Placement:
     """Return the placement of the local target: names that exist nowhere else.
 
-    As on AWS, the training image's name says what it holds, so that a step that was cached with other libraries is not
-    reused.
+    As on AWS, an image's name says what it holds: a step that was cached with other libraries is not reused, and with
+    another server the image is another.
     """
     account_id = "000000000000"
     libraries = " ".join(importlib.metadata.version(name) for name in TRAINING_LIBRARIES)
@@ -56,7 +58,7 @@ def local_placement(deploy_function: str = "deploy", inputs_function: str = "inp
         role_arn=f"arn:aws:iam::{account_id}:role/local-pipeline",
         job_role_arn=f"arn:aws:iam::{account_id}:role/local-job",
         training_image=f"{account_id}.dkr.ecr.us-east-1.amazonaws.com/training:{tag}",
-        inference_image=f"{account_id}.dkr.ecr.us-east-1.amazonaws.com/inference:local",
+        inference_image=f"{account_id}.dkr.ecr.us-east-1.amazonaws.com/inference:local-{server_bundle().digest}",
         deploy_function=deploy_function,
         inputs_function=inputs_function,
         auto_approves=True,

@@ -37,7 +37,7 @@ def register_step(context: Context, train: TrainingStep, evaluate: ProcessingSte
         instance_type=config.deploy.instance_type,
         env_vars={
             "SAGEMAKER_PROGRAM": "serve.py",
-            "SAGEMAKER_SUBMIT_DIRECTORY": "/opt/ml/model/code",
+            "SAGEMAKER_SUBMIT_DIRECTORY": "/opt/program",  # of the inference image
             **{name: value for name, value in serving_environment(config.deploy).items() if value},
         },
     )

@@ -1,9 +1,11 @@
 """Builds TrainWithDebugger, and the trainer that the search shares with it.
 
 Trials and the final training run under the same launcher, the sagemaker-training toolkit inside the image: the tuning
-API has no ContainerEntrypoint, so both name their script by the toolkit's two hyperparameters. The code is an input
-channel, which the toolkit copies to /opt/ml/code: it would download an S3 URI itself, and a job in network isolation
-cannot. The SDK's SourceCode is not used: it would upload, under a timestamp.
+API has no ContainerEntrypoint, so both name their script by the toolkit's two hyperparameters. The code is an archive
+in an input channel, which the toolkit unpacks to /opt/ml/code (4.9.0, files.py, download_and_extract: `elif
+tarfile.is_tarfile(uri): with tarfile.open(name=uri, mode="r:gz") as t: t.extractall(path=path)`). It would download an
+S3 URI itself, which a job in network isolation cannot. The SDK's SourceCode is not used: it would upload, under a
+timestamp.
 """
 
 import json
@@ -15,11 +17,12 @@ from sagemaker.mlops.workflow.steps import ProcessingStep, TrainingStep, TuningS
 from sagemaker.train import ModelTrainer, configs
 from sagemaker.train.configs import InputData, MetricDefinition
 
+from pipeline.compile.bundle import ARCHIVE
 from pipeline.compile.context import Context, job_retries
 from pipeline.compile.managed_rules import managed_fields
 from pipeline.config.sections import METRICS, RESOURCE, DebugConfig, TrainingConfig, TuningConfig
 
-SCRIPTS = ("train.py", "serve.py")  # the server travels inside the model that it will serve
+SCRIPT = "train.py"
 CODE_CHANNEL = "code"
 MANAGED_INTERVAL_STEPS = 10  # of AWS's hook configuration, which knows no auto
 HEAD = ("folds", "hidden_units", "dropout", "label_smoothing", "weight_decay", "class_balance", "patience")
@@ -40,14 +43,14 @@ def train_step(context: Context, prepare: ProcessingStep, tune: TuningStep) -> T
         # JSON text, encoded once more: the toolkit decodes a value, and would spell a mapping its own way
         "debug_rules": json.dumps(json.dumps(debug.rules, separators=(",", ":"))),
     }
-    model_trainer = trainer(context, name, training, SCRIPTS[0], hyperparameters)
+    model_trainer = trainer(context, name, training, SCRIPT, hyperparameters)
     model_trainer.with_metric_definitions([*metric_definitions(), *rule_metrics(debug)])
     if training.use_spot:
         # The URI is part of the step's cache key, so training on spot capacity is never reused by another execution.
         uri = context.execution_uri("checkpoints", name)
         model_trainer.with_checkpoint_config(configs.CheckpointConfig(s3_uri=uri, local_path="/opt/ml/checkpoints"))
     inputs = [
-        *channels(context, prepare, context.code_uri(*SCRIPTS)),
+        *channels(context, prepare, context.code_uri(SCRIPT)),
         weights_channel(context),  # of the backbone, to be exported
         *(image_channels(prepare) if context.config.fine_tunes else []),
     ]
@@ -84,7 +87,8 @@ def trainer(
     """Return what the SDK calls a trainer: everything of a training job but its inputs."""
     path = context.placement.uri(context.config.pipeline.name, "jobs", step_name)
     key, volume_key = context.config.aws.kms_key_arn, context.volume_key(section.instance_type)
-    launcher = {"sagemaker_program": script, "sagemaker_submit_directory": f"/opt/ml/input/data/{CODE_CHANNEL}"}
+    code = f"/opt/ml/input/data/{CODE_CHANNEL}/{ARCHIVE}"
+    launcher = {"sagemaker_program": script, "sagemaker_submit_directory": code}
     which, count = ("Training", section.instance_count) if isinstance(section, TrainingConfig) else ("Tuning", 1)
     compute = {"instance_type": context.parameters[f"{which}InstanceType"], "instance_count": count}
     stopping = {"max_runtime_in_seconds": section.max_runtime_seconds}

@@ -5,10 +5,13 @@ is made of ("Caching pipeline steps" in the guide). On this machine the bytes be
 """
 
 import datetime
+import io
+import tarfile
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeGuard
 
 from pipeline.aws.requests import items
+from pipeline.compile.bundle import ARCHIVE
 from pipeline.definition.diff import members, pair
 from pipeline.definition.steps import STEP_TYPES, Definition, Step
 from pipeline.service import executions
@@ -91,11 +94,8 @@ def differences(
             if changed := [name for name, item in files_below(target, now).items() if item["LastModified"] > since]:
                 yield f"{path}: {text_of_files(changed, 'written since', now)}"
         elif was != now:
-            olds, news = files_below(target, was), files_below(target, now)
-            names = {
-                name for name in {**olds, **news} if olds.get(name, {}).get("ETag") != news.get(name, {}).get("ETag")
-            }
-            if names:
+            olds, news = contents(target, was), contents(target, now)
+            if names := {name for name in {**olds, **news} if olds.get(name) != news.get(name)}:
                 yield f"{path}: {text_of_files(sorted(names), 'changed', now)}"
             elif target.name == "aws":
                 yield f"{path}: the same files at another place, {pair(was, now)}"
@@ -124,6 +124,14 @@ def files_below(target: Target, uri: str) -> dict[str, Json]:
         found = list(items(target.client("s3"), "list_objects_v2", Bucket=bucket, Prefix=prefix))
     inside = (item for item in found if item["Key"] == prefix or item["Key"].startswith(f"{prefix.rstrip('/')}/"))
     return {item["Key"].removeprefix(prefix).strip("/"): item for item in inside}
+
+
+def contents(target: Target, uri: str) -> dict[str, object]:
+    """Return a mark of the content of each file at or below a URI; of a job's archive of code, of each in it."""
+    if uri.endswith(f"/{ARCHIVE}"):
+        with service_errors(f"read {uri}"), tarfile.open(fileobj=io.BytesIO(target.read(uri))) as archive:
+            return {member.name: hash(file.read()) for member in archive if (file := archive.extractfile(member))}
+    return {name: item["ETag"] for name, item in files_below(target, uri).items()}
 
 
 def text_of_files(names: list[str], what: str, uri: str) -> str:

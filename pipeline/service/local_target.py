@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 LOCK_WAIT_SECONDS = 60.0
 LOCAL_FOLDERS = (  # of a home
     "s3", "jobs", "executions", "endpoints", "functions", "definitions", "locks", "mounts", "packages", "reports",
-    "uploads",
+    "images", "uploads",
 )  # fmt: skip
 
 
@@ -137,8 +137,9 @@ class LocalTarget:
             yield
 
     def set_up(self, config: "Config") -> None:
-        """Make what has to be beside the pipeline: both functions, rule that calls one, idle time, schedule."""
-        from pipeline.compile.bundle import deploy_bundle, inputs_bundle
+        """Make what has to be beside the pipeline: functions, rule that calls one, server, idle time, schedule."""
+        from pipeline.compile.bundle import deploy_bundle, inputs_bundle, server_bundle
+        from pipeline.local.jobs.servers import put_image
 
         name, uri = config.aws.deploy_function, self.placement.uri
         environment = {  # for events that do not carry it
@@ -152,6 +153,7 @@ class LocalTarget:
         }
         self.put_function(name, deploy_bundle(), environment)
         self.put_function(config.aws.inputs_function, inputs_bundle(), {})
+        put_image(self.state, self.placement.inference_image, self.place_code(server_bundle(), "images/inference"))
         self.state.put("Rule", config.registry.model_package_group.lower(), {"FunctionName": name})
         self.state.put("Settings", "endpoints", {"idle_seconds": 60 * config.deploy.local_idle_minutes})
         self.set_up_schedule(config)
@@ -160,12 +162,16 @@ class LocalTarget:
         """Make the `handler` of a bundle's entry point known as a function."""
         from pipeline.local.jobs.functions import put_function
 
-        folder = self.home / "functions" / f"{name}-{bundle.digest}"
+        put_function(self.state, name, self.place_code(bundle, f"functions/{name}"), "handler", environment)
+
+    def place_code(self, bundle: "Bundle", name: str) -> Path:
+        """Write a bundle's files below the home unless they are there; return its entry point."""
+        folder = self.home / f"{name}-{bundle.digest}"
         for file_name, content in bundle.files.items():
             if not (folder / file_name).is_file():
                 with replacing(folder / file_name) as unfinished:
                     unfinished.write_bytes(content)
-        put_function(self.state, name, folder / bundle.entry_point, "handler", environment)
+        return folder / bundle.entry_point
 
     def set_up_schedule(self, config: "Config") -> None:
         """What the stack makes on AWS: the expression of pipeline.yaml, switched off."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from pipeline.compile.bundle import ARCHIVE
 from pipeline.compile.compiler import Compiled, Inputs, compile_pipeline
 from pipeline.compile.placement import Placement
 from pipeline.config import annotations
@@ -170,8 +171,8 @@ def code_digest() -> str:
 def upload(project: Project, target: Target, compiled: Compiled) -> int:
     """Store code, weights, data, CSV files and what must not be empty, unless it is there; how many were stored."""
     name, placement = project.config.pipeline.name, target.placement
-    objects = [item for bundle in compiled.bundles for item in bundle.objects(name).items()]
-    stored = sum(target.put(placement.uri(key), content) for key, content in objects)
+    archives = {placement.uri(bundle.key(name), ARCHIVE): bundle.archive() for bundle in compiled.bundles}
+    stored = sum(target.put(uri, content) for uri, content in archives.items())
     stored += sum(target.put(uri, text.encode()) for uri, text in compiled.placeholders.items())
     about = {annotations.README_NAME: annotations.README, **project.annotations}
     stored += sum(target.put(f"{project.annotations_uri(placement)}/{key}", content) for key, content in about.items())

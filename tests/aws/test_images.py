@@ -12,6 +12,8 @@ from image_pins import pins
 from said import Said
 
 from pipeline.aws import images
+from pipeline.compile import bundle as bundles
+from pipeline.compile.bundle import server_bundle
 
 REPOSITORIES = {"TrainingRepositoryUri": "training", "InferenceRepositoryUri": "inference"}
 DOCKER_IMAGE = "application/vnd.docker.distribution.manifest.v2+json"
@@ -61,9 +63,20 @@ def test_each_engine_builds_one_image_for_the_processors_of_sagemaker(client, en
     names = [images.local_name(name) for name in images.NAMES]
     assert document(cli("images", "build", "--json", *options)) == [{"image": name} for name in names]
     arguments = ["--build-arg", "BASE_IMAGE=mirror/python:3.11", "--build-arg", "PIP_ARGS=--index-url https://mirror"]
-    files = ["--file", str(images.ROOT / "containers/inference/Dockerfile"), str(images.ROOT)]
-    said = ["build", *own, "--platform", "linux/amd64", *arguments, "--tag", names[1], *files]
-    assert engine.told("build") == [*said, "1"]
+    said = ["build", *own, "--platform", "linux/amd64", *arguments, "--tag", names[1]]
+    *words, folder, variable = engine.told("build")
+    assert (words, variable) == (said, "1")
+    assert not Path(folder).exists()
+
+
+def test_an_engine_is_given_what_the_image_is_made_of_and_nothing_else():
+    listed = {}
+    for name in images.NAMES:
+        with images.build_context(name) as folder:
+            listed[name] = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    own = {"Dockerfile", "requirements.txt", "constraints.txt"}
+    assert listed["training"] == own
+    assert listed["inference"] == own | {f"program/{file}" for file in server_bundle().files}
 
 
 def test_the_first_engine_that_is_there_is_used_and_one_is_needed(client, cli, engine, tmp_path):
@@ -119,23 +132,37 @@ def test_without_a_stack_there_is_nowhere_to_push(client, engine, cli):
     assert "There is no stack 'image-classification' in this account and region: `run_pipeline.py infra`" in said.error
 
 
-def test_a_tag_changes_with_what_the_image_is_made_of_and_with_nothing_else(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        ("steps/train.py", {"train"}),
+        ("steps/classifier/watch/monitor.py", {"train"}),
+        ("steps/serve.py", {"inference"}),
+        ("steps/classifier/serving/app.py", {"inference"}),
+        ("steps/classifier/serving/page.html", {"inference"}),
+        ("steps/classifier/model/runtimes.py", {"train", "inference"}),  # which measures what the server runs
+        ("steps/notes.txt", set()),
+        ("containers/training/constraints.txt", {"training"}),
+        ("containers/inference/Dockerfile", {"inference"}),
+    ],
+)
+def test_an_edit_changes_the_images_and_the_job_that_hold_it_and_nothing_else(tmp_path, monkeypatch, file, expected):
     for name in ("containers", "steps"):
         shutil.copytree(images.ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(images, "ROOT", tmp_path)
-    before = {name: images.content_tag(name) for name in images.NAMES}
-    assert all(fullmatch("[0-9a-f]{16}", tag) for tag in before.values())
+    monkeypatch.setattr(bundles, "STEPS", tmp_path / "steps")
 
-    def changed() -> list[str]:
-        return [name for name in images.NAMES if images.content_tag(name) != before[name]]
+    def names() -> dict[str, str]:
+        bundles.bundle.cache_clear()
+        tags = {name: images.content_tag(name) for name in images.NAMES}
+        assert all(fullmatch("[0-9a-f]{16}", tag) for tag in tags.values())
+        return {**tags, "train": bundles.bundle("train.py").key("p")}
 
-    (tmp_path / "steps/notes.txt").write_text("in no image")
-    assert changed() == []
-    (tmp_path / "steps/serve.py").write_text("changed = True")
-    assert changed() == ["inference"]
-    with (tmp_path / "containers/training/constraints.txt").open("a") as constraints:
-        constraints.write("# changed\n")
-    assert changed() == ["training", "inference"]
+    before = names()
+    with (tmp_path / file).open("a") as edited:
+        edited.write("# a comment\n")
+    assert {name for name, found in names().items() if found != before[name]} == expected
+    bundles.bundle.cache_clear()
 
 
 @pytest.mark.parametrize("name", images.NAMES)

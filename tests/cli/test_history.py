@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.compile.bundle import Bundle
 from pipeline.local.store.state import State
 from pipeline.local.store.storage import Storage
 from tests.local.samples import command_line, definition, python_step, wait_until
@@ -102,6 +103,11 @@ def test_why_a_step_ran_again_is_told_by_argument_input_and_file(run, look):
     run(counting("print(2)", "new"))
     shown = look("explain-cache")
     assert any("1 file written since: b" in line for line in shown), shown
+    for name, text in {"old/source.tar.gz": "1", "new/source.tar.gz": "2"}.items():
+        storage.write(DATA.format(name), Bundle(("a.py",), {"a.py": b"", "b.py": text.encode()}).archive())
+    run(counting("print(3)", "old/source.tar.gz"))
+    run(counting("print(3)", "new/source.tar.gz"))
+    assert any(line.endswith("1 file changed: b.py") for line in look("explain-cache"))
     run(python_step("Count", "print(2)"))
     assert "does not ask for caching" in look("explain-cache")[-1]
 

@@ -1,15 +1,17 @@
 """Code bundles: only what a job imports, and the same bytes whenever and wherever they are made."""
 
 import ast
+import io
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
 
 from pipeline.compile import bundle as bundles
-from pipeline.compile.bundle import Bundle, bundle, deploy_bundle
+from pipeline.compile.bundle import Bundle, bundle, deploy_bundle, server_bundle
 
-JOBS = [("prepare.py",), ("trial.py",), ("train.py", "serve.py"), ("evaluate.py",), ("deploy.py",)]
+JOBS = ["prepare.py", "trial.py", "train.py", "evaluate.py", "drift.py", "serve.py", "deploy.py"]
 
 
 def imported(source: bytes) -> set[str]:
@@ -30,11 +32,16 @@ def write(folder: Path, files: dict[str, str]) -> None:
         (folder / name).write_text(text)
 
 
+def forget() -> None:
+    bundles.bundle.cache_clear()
+    bundles.module_files.cache_clear()
+
+
 @pytest.fixture
 def steps(tmp_path, monkeypatch):
     """A folder that stands for steps/, with entry points that import each other in a circle."""
     monkeypatch.setattr(bundles, "STEPS", tmp_path)
-    bundles.bundle.cache_clear()
+    forget()
     sources = {
         "main.py": "import os\nfrom root.one import shared\n",
         "other.py": "import root.one.shared\n",
@@ -47,7 +54,7 @@ def steps(tmp_path, monkeypatch):
     }
     write(tmp_path, sources)
     yield tmp_path
-    bundles.bundle.cache_clear()
+    forget()
 
 
 SHARED = ["root/__init__.py", "root/one/__init__.py", "root/one/shared.py", "root/two/__init__.py", "root/two/deep.py"]
@@ -73,7 +80,7 @@ def test_templates_and_style_sheets_go_with_the_modules_that_name_them(steps):
 def test_a_change_to_a_module_changes_only_the_bundles_that_hold_it(steps):
     before = bundles.bundle("main.py").digest, bundles.bundle("root/one/unused.py").digest
     (steps / "root/two/deep.py").write_text("import main\nimport json\n")
-    bundles.bundle.cache_clear()
+    forget()
     after = bundles.bundle("main.py").digest, bundles.bundle("root/one/unused.py").digest
     assert before[0] != after[0]
     assert before[1] == after[1]
@@ -93,11 +100,12 @@ def test_names_and_contents_make_the_digest():
     assert one.digest not in {Bundle(("a.py",), files).digest for files in others}
 
 
-def test_a_bundle_is_stored_as_plain_files():
-    found = Bundle(("a.py",), {"a.py": b"1", "b.py": b"2"})
-    key = f"name/code/a-{found.digest}"
-    assert found.key("name") == key
-    assert found.objects("name") == {f"{key}/source/a.py": b"1", f"{key}/source/b.py": b"2"}
+def test_a_bundle_is_one_archive_with_the_same_bytes_whenever_it_is_made():
+    files = {"a.py": b"1", "classifier/b.py": b"2" * 300}
+    one, other = (Bundle(("a.py",), dict(items)).archive() for items in (files.items(), reversed(files.items())))
+    assert one == other
+    with tarfile.open(fileobj=io.BytesIO(one), mode="r:gz") as archive:  # as the sagemaker-training toolkit opens it
+        assert {member.name: archive.extractfile(member).read() for member in archive} == files
 
 
 def rooms(found):
@@ -108,26 +116,29 @@ def rooms(found):
 
 def test_the_jobs_carry_what_they_run_and_no_more():
     assert rooms(bundle("prepare.py")) == {"prepare.py", "job", "data", "model", "preparation"}
-    assert {"train.py", "serve.py", "serving", "watch", "finetuning"} <= rooms(bundle("train.py", "serve.py"))
+    assert {"train.py", "watch", "finetuning"} <= rooms(bundle("train.py"))
+    assert {"serve.py", "serving", "model"} <= rooms(server_bundle())
     assert {"evaluate.py", "evaluation", "model"} <= rooms(bundle("evaluate.py"))
     assert rooms(deploy_bundle()) == {"deploy.py", "deployment"}
-    assert not {"prepare.py", "deploy.py", "deployment"} & rooms(bundle("train.py", "serve.py"))
+    assert not {"prepare.py", "serve.py", "serving", "deploy.py", "deployment"} & rooms(bundle("train.py"))
+    assert not {"train.py", "watch", "finetuning", "evaluation", "deployment"} & rooms(server_bundle())
     assert not {"prepare.py", "train.py", "deploy.py", "serving", "watch"} & rooms(bundle("evaluate.py"))
     assert not {"train.py", "serving", "watch", "evaluation", "reports"} & rooms(bundle("trial.py"))
     pages = {name for name in bundle("evaluate.py").files if not name.endswith(".py")}
     assert {"classifier/evaluation/report.html", "classifier/reports/style.css"} <= pages
     assert "classifier/drift/report.html" not in pages
-    assert "classifier/serving/page.html" in bundle("train.py", "serve.py").files
+    assert "classifier/serving/page.html" in server_bundle().files
 
 
 def test_a_job_carries_the_modules_that_it_starts_as_processes():
-    started = ("serving/worker", "model/predictor", "watch/observer", "watch/training_report")
-    assert {f"classifier/{name}.py" for name in started} <= bundle("train.py", "serve.py").files.keys()
+    started = ("model/predictor", "watch/observer", "watch/training_report")
+    assert {f"classifier/{name}.py" for name in started} <= bundle("train.py").files.keys()
+    assert {"classifier/serving/worker.py", "classifier/model/predictor.py"} <= server_bundle().files.keys()
 
 
-@pytest.mark.parametrize("entry_points", JOBS)
-def test_nothing_of_the_pipeline_package_is_imported_by_a_job(entry_points):
-    for name, source in [each for each in bundle(*entry_points).files.items() if each[0].endswith(".py")]:
+@pytest.mark.parametrize("entry_point", JOBS)
+def test_nothing_of_the_pipeline_package_is_imported_by_a_job(entry_point):
+    for name, source in [each for each in bundle(entry_point).files.items() if each[0].endswith(".py")]:
         assert not imported(source) & {"pipeline", "run_pipeline", "steps", "tests"}, name
 
 

@@ -1,9 +1,10 @@
 """The jobs in the compiled definition: rules, channels, isolation, keys, spot capacity, fine-tuning."""
 
 import re
+import subprocess
 
 from classifier.deployment import rollout
-from pipeline.compile.bundle import bundle
+from pipeline.compile.bundle import Bundle, bundle
 from pipeline.config import sections
 from tests.compile.definitions import Json, jobs_of, steps_of
 
@@ -76,13 +77,27 @@ def test_a_gate_on_rules_joins_the_accuracy_in_the_condition(compiled):
 def test_training_and_trials_are_given_their_code_as_a_channel_which_needs_no_network_inside(compiled):
     steps = steps_of(compiled())
     jobs = [steps["TuneHyperparameters"]["Arguments"]["TrainingJobDefinition"], steps["TrainWithDebugger"]["Arguments"]]
-    for job, code in zip(jobs, (bundle("trial.py"), bundle("train.py", "serve.py")), strict=True):
+    for job, code in zip(jobs, (bundle("trial.py"), bundle("train.py")), strict=True):
         [channel] = [found for found in job["InputDataConfig"] if found["ChannelName"] == "code"]
         source = channel["DataSource"]["S3DataSource"]
-        expected = f"s3://local/{code.key('image-classification')}/source"
+        expected = f"s3://local/{code.key('image-classification')}/source.tar.gz"
         assert (source["S3DataType"], source["S3Uri"]) == ("S3Prefix", expected)
         launcher = job.get("HyperParameters") or job["StaticHyperParameters"]
-        assert launcher["sagemaker_submit_directory"] == "/opt/ml/input/data/code"
+        assert launcher["sagemaker_submit_directory"] == "/opt/ml/input/data/code/source.tar.gz"
+
+
+def test_a_processing_job_unpacks_its_code_and_hands_the_script_its_arguments(compiled, tmp_path):
+    for step, script in (("PrepareData", "prepare.py"), ("EvaluateModel", "evaluate.py")):
+        job = steps_of(compiled())[step]["Arguments"]
+        code = next(found["S3Input"] for found in job["ProcessingInputs"] if found["InputName"] == "code")
+        assert code["S3Uri"] == f"s3://local/{bundle(script).key('image-classification')}/source.tar.gz"
+        words = job["AppSpecification"]["ContainerEntrypoint"]
+        assert max(map(len, words)) <= 256  # AWS API, AppSpecification
+        archive = Bundle((script,), {script: b"import sys; print(sys.argv[1:])"}).archive()
+        (tmp_path / "source.tar.gz").write_bytes(archive)
+        here = [word.replace(code["LocalPath"], str(tmp_path)) for word in words]
+        ran = subprocess.run([*here, "--name", "two words", "$HOME"], capture_output=True, text=True)
+        assert (ran.stdout, ran.stderr) == ("['--name', 'two words', '$HOME']\n", "")
 
 
 def test_isolation_and_vpc_reach_every_job(compiled):

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from image_pins import normal, pins
 
-from pipeline.aws.images import NAMES, ROOT, local_name
+from pipeline.aws.images import NAMES, ROOT, build_context, local_name
 from pipeline.service import sources
 
 pytestmark = pytest.mark.skipif("IMAGE_TEST" not in os.environ, reason="builds images: run `make image-test`")
@@ -42,7 +42,8 @@ print(json.dumps({"user": os.getuid(), "megabytes": int(kilobytes) // 1024, "pac
 def images() -> None:
     """Both images, built."""
     for name in NAMES:
-        container_engine.build(local_name(name), ROOT / "containers" / name / "Dockerfile", ROOT)
+        with build_context(name) as folder:
+            container_engine.build(local_name(name), folder)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import re
 import shutil
 import threading
 from pathlib import Path
@@ -69,7 +70,9 @@ def test_code_weights_and_data_are_stored_once_under_names_made_of_their_content
     ]
     weights = project.weights_uri(HERE).removeprefix("s3://local/")
     assert f"{weights}/weights.json" in names
-    assert {"prepare.py", "train.py"} <= {name.rpartition("/source/")[2] for name in names}
+    code = [name.removeprefix("image-classification/code/") for name in names if "/code/" in name]
+    jobs = {re.fullmatch(r"(\w+)-[0-9a-f]{16}/source\.tar\.gz", name)[1] for name in code}
+    assert (jobs, len(code)) == ({"prepare", "trial", "train", "evaluate"}, 4)
     assert "image-classification/embedding-cache/tf_efficientnet_lite2/README" in names
     assert "image-classification/split-history/README" in names
 

@@ -27,11 +27,11 @@ def engine() -> str:
     return found
 
 
-def build(tag: str, dockerfile: Path, context: Path) -> None:
+def build(tag: str, context: Path) -> None:
     """Build an image; BASE_IMAGE replaces the public base image."""
     base = os.environ.get("BASE_IMAGE")
     options = ["--build-arg", f"BASE_IMAGE={base}"] if base else []
-    command = [engine(), "build", *options, "--tag", tag, "--file", str(dockerfile), str(context)]
+    command = [engine(), "build", *options, "--tag", tag, str(context)]
     done = finished(command, BUILD_SECONDS)
     assert done.returncode == 0, done.stdout[-5000:]
 

@@ -1,9 +1,9 @@
 """The server of a model: a process that answers over HTTP on 127.0.0.1, of an endpoint or of a transform job.
 
 Its program is the one that the container's environment names, SAGEMAKER_PROGRAM, in the `code` directory of
-model.tar.gz: it is started as `python <program> serve` and told its port by SAGEMAKER_BIND_TO_PORT, its model by
-SM_MODEL_DIR. Handlers without a server get ours. It outlives the process that started it, and ends by itself after
-ENDPOINT_IDLE_SECONDS without a request.
+model.tar.gz, else the one that its image stands for: it is started as `python <program> serve` and told its port by
+SAGEMAKER_BIND_TO_PORT, its model by SM_MODEL_DIR. Handlers without a server get ours. It outlives the process that
+started it, and ends by itself after ENDPOINT_IDLE_SECONDS without a request.
 """
 
 import ast
@@ -122,7 +122,12 @@ def place_model(storage: Storage, container: Document, folder: Path) -> None:
         raise invalid(f"{uri} is not a usable .tar.gz: {problem}") from problem
 
 
-def server_command(container: Document, model: Path) -> tuple[list[str], Path]:
+def put_image(state: State, uri: str, program: Path) -> None:
+    """Note which server an image stands for: it serves the models that bring none."""
+    state.put("Image", uri, {"Program": str(program)})
+
+
+def server_command(state: State, container: Document, model: Path) -> tuple[list[str], Path]:
     """Return the words that start a model's server, its script or ours around that, and their directory."""
     variables, image = container["Environment"], str(container.get("Image", ""))
     name = variables.get("SAGEMAKER_PROGRAM", "inference.py")
@@ -135,6 +140,8 @@ def server_command(container: Document, model: Path) -> tuple[list[str], Path]:
     if script.is_file():
         ours = [str(OWN_SERVER), "handlers", str(script)]
         return [sys.executable, *(ours if has_handlers(script) else [str(script), "serve"])], script.parent
+    if known := state.get("Image", image):
+        return [sys.executable, known["Program"], "serve"], Path(known["Program"]).parent
     if "SAGEMAKER_PROGRAM" not in variables and "pytorch" in image and any(model.glob("*.pt*")):
         return [sys.executable, str(OWN_SERVER), "handlers"], model
     raise invalid(
@@ -196,7 +203,7 @@ def program_of(state: State, container: Document, model: Path, port: int, idle_s
     for folder in (model, home / ".packages", store):
         folder.mkdir(parents=True, exist_ok=True)
     place_model(Storage(state), container, model)
-    words, folder = server_command(container, model)
+    words, folder = server_command(state, container, model)
     requirements = model / "code" / "requirements.txt"
     if not are_met(requirements):
         words = ["/bin/sh", "-c", INSTALL, str(requirements), *words]

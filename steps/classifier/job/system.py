@@ -14,7 +14,7 @@ from typing import IO, Any, TypeVar
 
 from classifier.job.failures import say
 
-ROOT = Path(__file__).resolve().parents[2]  # the folder that holds `classifier`: of the job's code, or of the model's
+ROOT = Path(__file__).resolve().parents[2]  # the folder that holds `classifier`: of the job's code, or of the image
 QUOTA_FILE = Path("/sys/fs/cgroup/cpu.max")  # of a container: "<microseconds> <period>" or "max <period>"
 AHEAD = 4  # items started or finished, per worker, before their results are taken
 SECONDS_BETWEEN_LINES = 2.0

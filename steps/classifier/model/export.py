@@ -2,10 +2,9 @@
 
 model.tar.gz holds `model.pt` (frozen TorchScript), `model.onnx` (with the features beside the probabilities),
 `samples.npz` (images and the trained network's answers), `samples/` (the real ones' files), `runtimes.json` (what each
-runtime took here), and what train.py adds: `model.json`, `seen_images.npy`, `code/` and others.
+runtime took here), and what train.py adds: `model.json`, `seen_images.npy` and others.
 """
 
-import shutil
 import warnings
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from torch import Tensor, nn
 from classifier.data.images import Pixels, Preprocess, decode, normalise, to_pixels
 from classifier.data.prepared_images import sample_files
 from classifier.job.failures import StepError
-from classifier.job.system import ROOT
 from classifier.model.backbone import frozen
 from classifier.model.predictor import DEFAULT_MAX_PIXELS, SAMPLES_FILE, TOLERANCE, measure_apart
 from classifier.model.runtimes import ONNX_FILE, ONNX_OUTPUTS, TORCH_FILE
@@ -104,8 +102,3 @@ def write_onnx(script: torch.jit.ScriptModule, example: Tensor, path: Path) -> N
             output_names=list(ONNX_OUTPUTS),
             dynamic_axes={name: {0: "n"} for name in ("images", *ONNX_OUTPUTS)},
         )
-
-
-def copy_code(directory: Path) -> None:
-    """Put the steps' code into the model, so that the endpoint serves with what evaluated it."""
-    shutil.copytree(ROOT, directory, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)

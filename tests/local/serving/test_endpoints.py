@@ -12,11 +12,14 @@ from pathlib import Path
 from urllib.request import urlopen
 
 from pipeline.local.jobs import servers
+from tests.local.lab import IMAGE
 from tests.local.samples import (
     ROOT,
+    SERVER,
     command_line,
     definition,
     model_archive,
+    packed,
     processes_of,
     python_step,
     run_cli,
@@ -92,6 +95,24 @@ def test_an_endpoint_is_created_asked_listed_and_deleted(home, monkeypatch):
     assert [found["EndpointName"] for page in pages for found in page["Endpoints"]] == ["ep-12345678", "b"]
     for narrow, names in ({"StatusEquals": "Failed"}, []), ({"NameContains": "b"}, ["b"]):
         assert [found["EndpointName"] for found in home.sagemaker.list_endpoints(**narrow)["Endpoints"]] == names
+
+
+def test_a_model_without_a_server_gets_its_images_and_one_that_brings_its_own_that(home, tmp_path):
+    (tmp_path / "image").mkdir()
+    program = tmp_path / "image/serve.py"
+    program.write_text(f"import os\nos.environ['FROM'] = 'image'\n{SERVER}")
+    servers.put_image(home.state, IMAGE, program)
+    archive = packed({"name.txt": "bare"})
+    home.storage.write("s3://bucket/bare.tar.gz", archive)
+    settings = {"SAGEMAKER_PROGRAM": "serve.py", "SAGEMAKER_SUBMIT_DIRECTORY": "/opt/program"}
+    home.served("bare", {"Image": IMAGE, "ModelDataUrl": "s3://bucket/bare.tar.gz", "Environment": settings})
+    answer = home.invoke()
+    assert (answer["model"], answer["environment"]["FROM"]) == ("bare", "image")
+    home.model("own")  # as older versions, and foreign ones
+    home.update("own")
+    home.settled()
+    answer = home.invoke()
+    assert (answer["model"], answer["environment"].get("FROM")) == ("own", None)
 
 
 def test_a_server_that_does_not_come_up_fails_the_endpoint(home, monkeypatch):

@@ -16,6 +16,7 @@ from typing import Any
 
 from PIL import Image
 
+from pipeline.compile.bundle import server_bundle
 from tests.steps.prepared_data import COLOURS, base_environment
 
 PATIENCE_SECONDS = 30
@@ -33,8 +34,8 @@ class Server:
         own |= {"BIND_HOST": "127.0.0.1", "SAGEMAKER_BIND_TO_PORT": str(self.port)}
         self.output, self.errors = output / "stdout", output / "stderr"
         with self.output.open("wb") as stdout, self.errors.open("wb") as stderr:
-            # As in a container: with the code that travels in the model itself.
-            command = [sys.executable, str(model_dir / "code" / "serve.py"), "serve"]
+            code = model_dir / "code"  # of a changed server; else what the inference image holds
+            command = [sys.executable, str((code if code.is_dir() else program(output / "code")) / "serve.py"), "serve"]
             environment = base_environment() | own | settings
             self.process = subprocess.Popen(command, env=environment, stdout=stdout, stderr=stderr)
 
@@ -107,10 +108,18 @@ def serving(
         server.process.wait()
 
 
+def program(folder: Path) -> Path:
+    """The folder, with the server's code as in the inference image, and no more than that."""
+    for name, content in server_bundle().files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
 def changed(model_dir: Path, copy: Path, module: str, **constants: object) -> Path:
-    """A copy of a model whose server's code has other constants."""
+    """A copy of a model with a server whose code has other constants."""
     shutil.copytree(model_dir, copy)
-    file = copy / "code" / "classifier" / module
+    file = program(copy / "code") / "classifier" / module
     text = file.read_text()
     for name, value in constants.items():
         text, count = re.subn(rf"^{name} = .*$", f"{name} = {value!r}", text, flags=re.MULTILINE)

@@ -319,6 +319,5 @@ def test_a_server_that_cannot_start_says_why_in_one_sentence(trained: Trained, t
             code, _, stderr = server.end()
     assert (code, stderr.count("\n")) == (1, 1)
     assert stderr.startswith(f"The endpoint cannot listen on 127.0.0.1:{port} (")
-    (tmp_path / "code").symlink_to(trained.model_dir / "code")
     with serving(tmp_path, tmp_path / "b", fails=True) as server:
         assert server.end() == (1, "", f"{tmp_path} holds no model.json. A model of the final training has one.\n")

@@ -15,7 +15,7 @@ from classifier.model.backbone import load_backbone
 from classifier.model.head import ClassifierHead
 from classifier.training import hyperparameters
 from classifier.training.hyperparameters import Hyperparameters
-from tests.steps.prepared_data import CLASSES, STEPS, Prepared, Trained, run_step
+from tests.steps.prepared_data import CLASSES, Prepared, Trained, run_step
 
 EPOCH_LINE = re.compile(
     r"epoch=\d+ train_loss=\d+\.\d{4} train_accuracy=[01]\.\d{4} validation_loss=\d+\.\d{4} "
@@ -84,14 +84,12 @@ def test_last_epoch_is_kept(trained: Trained) -> None:
     )
 
 
-FILES = "code drift_baseline.npz head.pt model.json model.onnx model.pt rules.json runtimes.json samples samples.npz "
+FILES = "drift_baseline.npz head.pt model.json model.onnx model.pt rules.json runtimes.json samples samples.npz "
 FILES += "seen_images.npy"
 
 
-def test_model_directory_holds_the_network_its_description_and_the_code(trained: Trained) -> None:
+def test_model_directory_holds_the_network_its_description_and_no_code(trained: Trained) -> None:
     assert sorted(path.name for path in trained.model_dir.iterdir()) == FILES.split()
-    assert (trained.model_dir / "code" / "serve.py").read_bytes() == (STEPS / "serve.py").read_bytes()
-    assert (trained.model_dir / "code" / "classifier" / "model" / "head.py").is_file()
     description = trained.description
     assert (description["schema_version"], description["backbone"]) == (1, "test_resnet")
     assert description["classes"] == CLASSES and description["hyperparameters"]["hidden_units"] == 8

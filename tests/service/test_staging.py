@@ -85,6 +85,7 @@ def test_every_uri_of_the_definition_is_stored(opened, tmp_path):
     uris = {text for text in json.dumps(json.loads(compiled.definition)).split('"') if text.startswith("s3://")}
     missing = [uri for uri in uris if not target.holds(uri)]
     assert sorted(uri.removeprefix("s3://local/image-classification/") for uri in missing) == [
+        "champion",  # which the deploy function will write
         "evaluations",  # below which outputs will go
         "executions",
         "jobs/TrainWithDebugger",

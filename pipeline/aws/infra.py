@@ -1,140 +1,150 @@
-"""Makes and changes the stack: propose what would change, then apply it.
+"""Makes and changes the two stacks: propose what would change, then apply it.
 
-On an empty account the bucket comes first, then the deploy function's code, then the function, by a second change set.
+base.yaml comes first, then the functions' code in its bucket, then app.yaml, which takes base's outputs as parameters.
+An account that has both in one stack, as earlier versions made it: base's change removes what app's then makes again.
 The retrain schedule belongs to its user once it is made: what `schedule` set, or someone in the console, stays.
 """
 
+import base64
+import hashlib
 import io
 import re
-import secrets
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-from botocore.exceptions import WaiterError
+from typing import Any, NamedTuple
 
 from pipeline.aws import schedule, stack
-from pipeline.aws.requests import WAITER, describe, list_all, put_new
+from pipeline.aws.requests import describe
 from pipeline.aws.stack import Change, ChangeSet, Client
-from pipeline.aws.stack_parameters import stack_name, stack_parameters, tags
-from pipeline.compile.bundle import deploy_bundle
+from pipeline.aws.stack_parameters import app_stack_name, stack_name, stack_parameters, tags
+from pipeline.compile.bundle import Bundle, deploy_bundle, inputs_bundle
 from pipeline.config.config import Config
-from pipeline.errors import ServiceError
 
-TEMPLATE = Path(__file__).with_name("stack.yaml")
-NEEDS_CODE = re.compile(r"^  (\w+):.*\n    Type: (\S+)\n    Condition: HasDeployCode$", re.MULTILINE)
-NO_CHANGE = re.compile(r"didn't contain changes|No updates are to be performed|no changes", re.IGNORECASE)
-STUCK = {
-    "UPDATE_ROLLBACK_FAILED": "continue its rollback in the CloudFormation console",
-    "ROLLBACK_FAILED": "delete it in the CloudFormation console",
-    "DELETE_FAILED": "delete it again with `run_pipeline.py teardown`",
-}
-NEVER_MADE = ("ROLLBACK_COMPLETE", "CREATE_FAILED")  # nothing of a failed creation is left but the stack's name
+BASE, APP = (Path(__file__).with_name(name) for name in ("base.yaml", "app.yaml"))
+PARAMETER = re.compile(r"^  (\w+): \{Type: ", re.MULTILINE)
+RESOURCE = re.compile(r"^  (\w+):.*\n    Type: AWS::", re.MULTILINE)
+NOT_MADE = {  # what stands for base's outputs in a proposal, before there are any
+    "BucketName": "made-by-base",
+    "DeadLetterQueueArn": "arn:aws:sqs:us-east-1:000000000000:made-by-base",
+    "AlarmTopicArn": "arn:aws:sns:us-east-1:000000000000:made-by-base",
+    **{f"{role}RoleArn": "arn:aws:iam::000000000000:role/made-by-base"
+       for role in ("Deploy", "Endpoint", "Events", "Inputs", "Scheduler")},
+}  # fmt: skip
 
 
-def propose(client: Client, config: Config) -> ChangeSet | None:
+class Proposal(NamedTuple):
+    """The change set of base.yaml, if it changes, what changes in both stacks, and the schedule as it is."""
+
+    base: ChangeSet | None
+    changes: tuple[Change, ...]
+    schedule: dict[str, str]
+
+
+def propose(client: Client, config: Config) -> Proposal | None:
     """Make a change set towards pipeline.yaml; None if nothing would change. Nothing is changed yet.
 
-    On an empty account its changes include those of the second one, which follows the deploy function's code. A
-    ServiceError says why the stack cannot be changed now, or why CloudFormation refuses the change.
+    A ServiceError says why a stack cannot be changed now, or why CloudFormation refuses the change.
     """
-    made = is_made(client("cloudformation"), stack_name(config))
-    if made or config.aws.bucket:
-        return make_change_set(client, config, with_code=True)
-    first = make_change_set(client, config, with_code=False)
-    later = sorted(Change("add", *names) for names in NEEDS_CODE.findall(TEMPLATE.read_text()))
-    return first._replace(changes=(*first.changes, *later), code_follows=True) if first else None
+    cloudformation, base_name = client("cloudformation"), stack_name(config)
+    for name in (base_name, app_stack_name(config)):
+        stack.require_changeable(cloudformation, name, base_name)
+    retraining = schedule_parameters(client, config)
+    base = change_set(client, config, BASE, {})
+    changes = list(base.changes) if base else []
+    in_app = set(RESOURCE.findall(APP.read_text()))
+    if any(change.action == "remove" and change.name in in_app for change in changes):
+        moved = [item._replace(action="move") if item.name in in_app else item for item in changes]
+        return Proposal(base, tuple(moved), retraining)
+    made = {**NOT_MADE, **stack.known_outputs(client, base_name)}
+    code = code_parameters(client, config, made["BucketName"])
+    if app := change_set(client, config, APP, {**made, **retraining, **code}):
+        stack.discard(cloudformation, app)  # it is made again, with base's outputs and the stored code
+        changes += app.changes
+    return Proposal(base, tuple(changes), retraining) if changes else None
 
 
-def apply(client: Client, config: Config, change_set: ChangeSet) -> Iterator[str]:
+def discard(client: Client, proposal: Proposal) -> None:
+    """Leave nothing of a proposal."""
+    if proposal.base:
+        stack.discard(client("cloudformation"), proposal.base)
+
+
+def apply(client: Client, config: Config, proposal: Proposal) -> Iterator[str]:
     """Carry a proposal out; yield a line for each thing that is done. A ServiceError says what failed, and why."""
-    following: ChangeSet | None = change_set
-    if change_set.code_follows:
-        yield from stack.execute(client("cloudformation"), change_set)
-    yield from upload_code(client, config)
-    if change_set.code_follows:
-        following = make_change_set(client, config, with_code=True)
-    if following:
-        yield from stack.execute(client("cloudformation"), following)
+    if proposal.base:
+        yield from stack.execute(client("cloudformation"), proposal.base)
+    made = stack.outputs(client, stack_name(config))
+    yield from store_code(client, config, made["BucketName"])
+    code = code_parameters(client, config, made["BucketName"])
+    if app := change_set(client, config, APP, {**made, **proposal.schedule, **code}):
+        yield from stack.execute(client("cloudformation"), app)
 
 
-def is_made(cloudformation: Any, name: str) -> bool:
-    """Whether the stack is there, a ServiceError if it cannot be changed; the rest of a failed creation is removed."""
-    present = stack.describe_stack(cloudformation, name)
-    status = present["StackStatus"] if present else "REVIEW_IN_PROGRESS"  # of a change set that nobody executed
-    if present and not stack.is_own(present):
-        raise ServiceError(f"Stack '{name}' is another project's: choose another aws.project in pipeline.yaml.")
-    if status in STUCK:
-        raise ServiceError(f"Stack '{name}' is {status}: {STUCK[status]}, then repeat the command.")
-    if status == "REVIEW_IN_PROGRESS":
-        return False
-    if status.endswith("_IN_PROGRESS"):
-        raise ServiceError(f"Stack '{name}' is being changed ({status}): repeat the command once that has ended.")
-    if status in NEVER_MADE:
-        list(stack.delete(cloudformation, name))
-    return status not in NEVER_MADE
+def change_set(client: Client, config: Config, template: Path, parameters: dict[str, str]) -> ChangeSet | None:
+    """Make a change set of a template with those of the parameters, and of pipeline.yaml's, that it has."""
+    text, values = template.read_text(), {**stack_parameters(config), **parameters}
+    given = {name: values[name] for name in PARAMETER.findall(text) if name in values}
+    name = stack_name(config) if template == BASE else app_stack_name(config)
+    return stack.make_change_set(client("cloudformation"), name, text, parameters=given, tags=tags(config))
 
 
-def make_change_set(client: Client, config: Config, *, with_code: bool) -> ChangeSet | None:
-    """Make the change set towards pipeline.yaml, with or without the deploy function; None if nothing would change."""
-    cloudformation, name = client("cloudformation"), stack_name(config)
-    present, current = stack.describe_stack(cloudformation, name), schedule.find(client, config)
-    kind = "UPDATE" if present and present["StackStatus"] != "REVIEW_IN_PROGRESS" else "CREATE"
-    parameters = stack_parameters(
-        config,
-        code_key=code_key(config) if with_code else "",
-        schedule=current.expression if current else config.aws.retrain_schedule,
-        schedule_state=current.state if current else schedule.OFF,
-    )
-    answer = cloudformation.create_change_set(
-        StackName=name,
-        ChangeSetName=f"infra-{secrets.token_hex(6)}",
-        ChangeSetType=kind,
-        TemplateBody=TEMPLATE.read_text(),
-        Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
-        Tags=[{"Key": key, "Value": value} for key, value in tags(config).items()],
-        Capabilities=["CAPABILITY_IAM"],
-    )
-    request = {"StackName": answer["StackId"], "ChangeSetName": answer["Id"]}
-    try:
-        cloudformation.get_waiter("change_set_create_complete").wait(**request, WaiterConfig=WAITER)
-    except WaiterError as error:
-        stack.discard(cloudformation, ChangeSet(request, kind, ()))
-        reason = error.last_response.get("StatusReason") or str(error)
-        if NO_CHANGE.search(reason):
-            return None
-        raise ServiceError(f"CloudFormation refuses the change of stack '{name}': {reason}") from error
-    changes = list_all(cloudformation, "describe_change_set", **request)
-    return ChangeSet(request, kind, tuple(read_change(item["ResourceChange"]) for item in changes))
+def schedule_parameters(client: Client, config: Config) -> dict[str, str]:
+    """Return the schedule's parameters as its user has left them."""
+    current = schedule.find(client, config)
+    return {
+        "RetrainSchedule": current.expression if current else config.aws.retrain_schedule,
+        "RetrainState": current.state if current else schedule.OFF,
+    }
 
 
-def read_change(resource: dict[str, Any]) -> Change:
-    is_replaced = resource.get("Replacement") in ("True", "Conditional")
-    action = "replace" if is_replaced else resource["Action"].lower()
-    return Change(action, resource["LogicalResourceId"], resource["ResourceType"])
+def code_parameters(client: Client, config: Config, bucket: str) -> dict[str, str]:
+    """Return where each function's code lies, and that object's version; `not-stored` before it is there."""
+    found: dict[str, str] = {}
+    for name, code in function_bundles().items():
+        key = code_key(config, code)
+        version = stored_version(client("s3"), bucket, key, archive(code))
+        found |= {f"{name}CodeKey": key, f"{name}CodeVersion": "not-stored" if version is None else version}
+    return found
 
 
-def code_key(config: Config) -> str:
-    """Return where the deploy function's code lies in the bucket; it changes with the code."""
-    return f"{deploy_bundle().key(config.pipeline.name)}/function.zip"
+def store_code(client: Client, config: Config, bucket: str) -> Iterator[str]:
+    """Store each function's code unless it is there with the same content."""
+    for name, code in function_bundles().items():
+        key, content = code_key(config, code), archive(code)
+        if stored_version(client("s3"), bucket, key, content) is None:
+            client("s3").put_object(Bucket=bucket, Key=key, Body=content, ChecksumAlgorithm="SHA256")
+            yield f"code of the {name.lower()} function stored as s3://{bucket}/{key}"
 
 
-def upload_code(client: Client, config: Config) -> Iterator[str]:
-    """Store the deploy function's code unless it is there."""
-    bucket, key = config.aws.bucket or stack.outputs(client, stack_name(config))["BucketName"], code_key(config)
-    if put_new(client("s3"), bucket, key, code_archive()):
-        yield f"Code of the deploy function uploaded to s3://{bucket}/{key}"
+def stored_version(s3: Any, bucket: str, key: str, content: bytes) -> str | None:
+    """Return an object's version, empty in a bucket without them; None unless it is there with that content."""
+    found = describe(s3.head_object, Bucket=bucket, Key=key, ChecksumMode="ENABLED")
+    checksum = base64.b64encode(hashlib.sha256(content).digest()).decode()
+    if found is None or found.get("ChecksumSHA256") != checksum:
+        return None
+    version = str(found.get("VersionId", ""))
+    return "" if version == "null" else version
 
 
-def code_archive() -> bytes:
-    """Return the deploy function's modules as a .zip whose bytes depend on nothing else."""
+def function_bundles() -> dict[str, Bundle]:
+    """Return the code of each function, by the name that app.yaml has for it."""
+    return {"Deploy": deploy_bundle(), "Inputs": inputs_bundle()}
+
+
+def code_key(config: Config, code: Bundle) -> str:
+    """Return where a function's code lies in the bucket; it changes with the code."""
+    return f"{code.key(config.pipeline.name)}/function.zip"
+
+
+def archive(code: Bundle) -> bytes:
+    """Return a function's modules as a .zip whose bytes depend on nothing else."""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in sorted(deploy_bundle().files.items()):
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, content in sorted(code.files.items()):
             member = zipfile.ZipInfo(name)  # of the year 1980
             member.external_attr = 0o100644 << 16  # a file that Lambda may read
-            archive.writestr(member, content, zipfile.ZIP_DEFLATED)
+            file.writestr(member, content, zipfile.ZIP_DEFLATED)
     return buffer.getvalue()
 
 

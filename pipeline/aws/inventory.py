@@ -12,7 +12,7 @@ from pipeline.aws import schedule
 from pipeline.aws.cost import HOURS_PER_MONTH
 from pipeline.aws.requests import describe, list_all
 from pipeline.aws.stack import Client, describe_stack, is_own
-from pipeline.aws.stack_parameters import STACK_TAG, serving_prefix, stack_name
+from pipeline.aws.stack_parameters import STACK_TAG, app_stack_name, serving_prefix, stack_name
 from pipeline.config.config import Config
 
 GB = 1e9
@@ -34,7 +34,7 @@ def find(client: Client, config: Config) -> list[Item]:
     sagemaker = client("sagemaker")
     models = own_models(sagemaker, config)
     endpoints = list(find_endpoints(sagemaker, config, models))
-    resources = stack_resources(client("cloudformation"), config)
+    stacks = own_stacks(client("cloudformation"), config)
     retraining = schedule.find(client, config)
     return [
         *endpoints,
@@ -43,9 +43,9 @@ def find(client: Client, config: Config) -> list[Item]:
         *find_pipeline(sagemaker, config.pipeline.name),
         *find_model_group(sagemaker, config.registry.model_package_group),
         *([Item("schedule", retraining.name, note=str(retraining))] if retraining else []),
-        *find_stack(client("ecr"), config, resources),
+        *find_stacks(client("ecr"), config, stacks),
         *find_log_groups(client("logs"), config, [item.name for item in endpoints]),
-        *find_data(client, config, resources or []),
+        *find_data(client, config, [resource for resources in stacks.values() for resource in resources]),
     ]
 
 
@@ -113,31 +113,34 @@ def find_model_group(sagemaker: Any, group: str) -> Iterator[Item]:
         yield Item("model package group", group)
 
 
-def stack_resources(cloudformation: Any, config: Config) -> list[tuple[str, str]] | None:
-    """Return type and physical id of each resource of the stack; None if there is no stack of this project."""
-    stack = describe_stack(cloudformation, stack_name(config))
-    if stack is None or not is_own(stack):
-        return None
-    resources = list_all(cloudformation, "list_stack_resources", StackName=stack["StackId"])
-    return [(item["ResourceType"], item.get("PhysicalResourceId", "")) for item in resources]
+def own_stacks(cloudformation: Any, config: Config) -> dict[str, list[tuple[str, str]]]:
+    """Return type and physical id of each resource of this project's stacks, the one that needs the other first."""
+    found = {}
+    for name in (app_stack_name(config), stack_name(config)):
+        stack = describe_stack(cloudformation, name)
+        if stack and is_own(stack, stack_name(config)):
+            resources = list_all(cloudformation, "list_stack_resources", StackName=stack["StackId"])
+            found[name] = [(item["ResourceType"], item.get("PhysicalResourceId", "")) for item in resources]
+    return found
 
 
-def find_stack(ecr: Any, config: Config, resources: list[tuple[str, str]] | None) -> Iterator[Item]:
-    """The stack with its alarms and the images in its repositories."""
-    if resources is not None:
+def find_stacks(ecr: Any, config: Config, stacks: dict[str, list[tuple[str, str]]]) -> Iterator[Item]:
+    """The stacks with their alarms and the images in their repositories."""
+    for name, resources in stacks.items():
         alarms = sum(resource_type == "AWS::CloudWatch::Alarm" for resource_type, _ in resources)
         repositories = [name for resource_type, name in resources if resource_type == "AWS::ECR::Repository"]
         images = [image for name in repositories for image in list_all(ecr, "describe_images", repositoryName=name)]
         size_gb = sum(image.get("imageSizeInBytes", 0) for image in images) / GB
         per_month = alarms * config.prices.alarm_month + size_gb * config.prices.image_gb_month
-        note = f"{counted(len(resources), 'resource')}, {counted(alarms, 'alarm')}, {size_gb:.2f} GB of images"
-        yield Item("stack", stack_name(config), per_month, note)
+        holds = [counted(len(resources), "resource"), *([counted(alarms, "alarm")] if alarms else [])]
+        holds += [f"{size_gb:.2f} GB of images"] if repositories else []
+        yield Item("stack", name, per_month, ", ".join(holds))
 
 
 def find_log_groups(logs: Any, config: Config, endpoints: list[str]) -> Iterator[Item]:
-    """Log groups of the function and the endpoints; those of jobs are shared by the whole account."""
+    """Log groups of the functions and the endpoints; those of jobs are shared by the whole account."""
     names = [f"/aws/sagemaker/Endpoints/{name}" for name in sorted({config.deploy.endpoint_name, *endpoints})]
-    for name in (f"/aws/lambda/{config.aws.deploy_function}", *names):
+    for name in (f"/aws/lambda/{config.aws.deploy_function}", f"/aws/lambda/{stack_name(config)}-inputs", *names):
         groups = list_all(logs, "describe_log_groups", logGroupNamePrefix=name)
         yield from (Item("log group", name) for group in groups if group["logGroupName"] == name)
 

@@ -1,25 +1,35 @@
-"""A CloudFormation stack: its outputs, and how a change set is executed and the stack deleted.
-
-Progress and the reason of a failure come from the stack's events; so does its end, as its status may lag behind.
-"""
+"""A CloudFormation stack: its outputs, and how a change set is made and executed and the stack deleted."""
 
 import itertools
 import re
+import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
+
+from botocore.exceptions import WaiterError
 
 from pipeline.aws.requests import WAITER, describe, list_all
 from pipeline.aws.stack_parameters import STACK_TAG
 from pipeline.errors import ServiceError
 
 Client = Callable[[str], Any]  # a boto3 client by its service's name
-ENDED = re.compile(r"\w+_(COMPLETE|FAILED)")
 DONE = {"CREATE": "made", "UPDATE": "changed", "DELETE": "removed"}
+NO_CHANGE = re.compile(r"didn't contain changes|No updates are to be performed|no changes", re.IGNORECASE)
+STUCK = {
+    "UPDATE_ROLLBACK_FAILED": "continue its rollback in the CloudFormation console",
+    "ROLLBACK_FAILED": "delete it in the CloudFormation console",
+    "DELETE_FAILED": "delete it again with `run_pipeline.py teardown`",
+}
+NEVER_MADE = ("ROLLBACK_COMPLETE", "CREATE_FAILED")  # nothing of a failed creation is left but the stack's name
+REMEDIES = {  # part of a reason -> what helps
+    "UnreservedConcurrentExecution": "The account's Lambda quota leaves nothing to reserve: ask for more in Service "
+    "Quotas, or set aws.deploy_concurrency: null in pipeline.yaml."
+}
 
 
 class Change(NamedTuple):
-    """What becomes of one resource: add, modify, replace or remove."""
+    """What becomes of one resource: add, modify, replace, remove, or move to the other stack."""
 
     action: str
     name: str
@@ -27,12 +37,12 @@ class Change(NamedTuple):
 
 
 class ChangeSet(NamedTuple):
-    """A change set that can be executed: what names it in a request, CREATE or UPDATE, and what it changes."""
+    """A change set: the stack's name, what names it in a request, CREATE or UPDATE, and its changes."""
 
+    stack: str
     request: dict[str, str]
     kind: str
-    changes: tuple[Change, ...]
-    code_follows: bool = False  # whether another one is needed, once the deploy function's code is in the bucket
+    changes: tuple[Change, ...] = ()
 
 
 def describe_stack(cloudformation: Any, name: str) -> dict[str, Any] | None:
@@ -41,9 +51,9 @@ def describe_stack(cloudformation: Any, name: str) -> dict[str, Any] | None:
     return stack if stack and stack["StackStatus"] != "DELETE_COMPLETE" else None
 
 
-def is_own(stack: Mapping[str, Any]) -> bool:
-    """Whether a stack, as described, was made by `infra`: it has its own name as a tag, or has never been made."""
-    tag = {"Key": STACK_TAG, "Value": stack["StackName"]}
+def is_own(stack: Mapping[str, Any], project: str) -> bool:
+    """Whether a stack, as described, was made by `infra`: its tag names the project, or it has never been made."""
+    tag = {"Key": STACK_TAG, "Value": project}
     return tag in stack.get("Tags", []) or stack["StackStatus"] == "REVIEW_IN_PROGRESS"
 
 
@@ -60,68 +70,112 @@ def outputs(client: Client, name: str) -> dict[str, str]:
     raise ServiceError(f"There is no stack '{name}' in this account and region: `run_pipeline.py infra` makes it.")
 
 
+def require_changeable(cloudformation: Any, name: str, project: str) -> None:
+    """Raise a ServiceError if a stack cannot be changed now; the rest of a failed creation is removed."""
+    present = describe_stack(cloudformation, name)
+    status = present["StackStatus"] if present else "REVIEW_IN_PROGRESS"  # of a change set that nobody executed
+    if present and not is_own(present, project):
+        raise ServiceError(f"Stack '{name}' is another project's: choose another aws.project in pipeline.yaml.")
+    if status in STUCK:
+        raise ServiceError(f"Stack '{name}' is {status}: {STUCK[status]}, then repeat the command.")
+    if status.endswith("_IN_PROGRESS") and status != "REVIEW_IN_PROGRESS":
+        raise ServiceError(f"Stack '{name}' is being changed ({status}): repeat the command once that has ended.")
+    if status in NEVER_MADE:
+        list(delete(cloudformation, name))
+
+
+def make_change_set(
+    cloudformation: Any, name: str, template: str, *, parameters: Mapping[str, str], tags: Mapping[str, str]
+) -> ChangeSet | None:
+    """Make a change set of a stack; None if nothing would change. A ServiceError says why CloudFormation refuses it."""
+    present = describe_stack(cloudformation, name)
+    kind = "UPDATE" if present and present["StackStatus"] != "REVIEW_IN_PROGRESS" else "CREATE"
+    answer = cloudformation.create_change_set(
+        StackName=name,
+        ChangeSetName=f"infra-{secrets.token_hex(6)}",
+        ChangeSetType=kind,
+        TemplateBody=template,
+        Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
+        Tags=[{"Key": key, "Value": value} for key, value in tags.items()],
+        Capabilities=["CAPABILITY_IAM"],
+    )
+    made = ChangeSet(name, {"StackName": answer["StackId"], "ChangeSetName": answer["Id"]}, kind)
+    try:
+        cloudformation.get_waiter("change_set_create_complete").wait(**made.request, WaiterConfig=WAITER)
+    except WaiterError as error:
+        discard(cloudformation, made)
+        reason = error.last_response.get("StatusReason") or str(error)
+        if NO_CHANGE.search(reason):
+            return None
+        raise ServiceError(f"CloudFormation refuses the change of stack '{name}': {reason}") from error
+    changes = list_all(cloudformation, "describe_change_set", **made.request)
+    return made._replace(changes=tuple(read_change(item["ResourceChange"]) for item in changes))
+
+
+def read_change(resource: dict[str, Any]) -> Change:
+    is_replaced = resource.get("Replacement") in ("True", "Conditional")
+    action = "replace" if is_replaced else resource["Action"].lower()
+    return Change(action, resource["LogicalResourceId"], resource["ResourceType"])
+
+
 def discard(cloudformation: Any, change_set: ChangeSet) -> None:
     """Delete a change set, and the stack if it was made only to hold it."""
     cloudformation.delete_change_set(**change_set.request)
     stack = describe_stack(cloudformation, change_set.request["StackName"])
     if stack and stack["StackStatus"] == "REVIEW_IN_PROGRESS":
-        cloudformation.delete_stack(StackName=stack["StackId"])
+        list(delete(cloudformation, stack["StackId"]))
 
 
 def execute(cloudformation: Any, change_set: ChangeSet) -> Iterator[str]:
-    """Execute a change set; yield a line for each resource. A ServiceError says which one failed, and why."""
-    stack_id = change_set.request["StackName"]
-    seen = {event["EventId"] for event in events_since(cloudformation, stack_id, set())}
+    """Execute a change set and wait for its end; a ServiceError says which resource failed, and why."""
+    stack_id, kind = change_set.request["StackName"], change_set.kind
+    last = last_event(cloudformation, stack_id)
     cloudformation.execute_change_set(**change_set.request)
-    yield from follow(cloudformation, stack_id, change_set.kind, seen=seen)
+    wait(cloudformation, stack_id, kind, after=last)
+    yield f"stack {change_set.stack} {DONE[kind]}"
 
 
 def delete(cloudformation: Any, name: str) -> Iterator[str]:
-    """Delete the stack, if there is one; yield a line for each resource. A ServiceError says which one failed."""
+    """Delete the stack, if there is one, and wait for its end; a ServiceError says which resource failed, and why."""
     if stack := describe_stack(cloudformation, name):
-        seen = {event["EventId"] for event in events_since(cloudformation, stack["StackId"], set())}
+        last = last_event(cloudformation, stack["StackId"])
         cloudformation.delete_stack(StackName=stack["StackId"])
-        yield from follow(cloudformation, stack["StackId"], "DELETE", seen=seen)
-        yield f"stack {name} removed"
+        wait(cloudformation, stack["StackId"], "DELETE", after=last)
+        yield f"stack {stack['StackName']} removed"
 
 
-def events_since(cloudformation: Any, stack_id: str, seen: set[str]) -> list[dict[str, Any]]:
-    """Return the stack's events that are not in `seen`, oldest first."""
-    events = list_all(cloudformation, "describe_stack_events", StackName=stack_id)  # newest first
-    return list(itertools.takewhile(lambda event: event["EventId"] not in seen, events))[::-1]
+def last_event(cloudformation: Any, stack_id: str) -> str | None:
+    """Return the identifier of the newest event; None for a stack that has none."""
+    return next(
+        (event["EventId"] for event in list_all(cloudformation, "describe_stack_events", StackName=stack_id)), None
+    )
 
 
-def follow(cloudformation: Any, stack_id: str, kind: str, *, seen: set[str]) -> Iterator[str]:
-    """Yield a line for each new event of a resource, until the stack has reached an end.
-
-    A ServiceError says why it is not the end of a successful CREATE, UPDATE or DELETE, as `kind` names it.
-    """
-    failures: list[dict[str, Any]] = []
-    while True:
-        for event in events_since(cloudformation, stack_id, seen):
-            seen.add(event["EventId"])
-            status, name = event["ResourceStatus"], event["LogicalResourceId"]
-            if event.get("PhysicalResourceId") == stack_id:
-                if status == f"{kind}_COMPLETE":
-                    return
-                if ENDED.fullmatch(status):
-                    raise ServiceError(explain_failure(event, failures, kind))
-            elif status.endswith("_FAILED"):
-                failures.append(event)
-                yield f"{name} failed: {reason_of(event)}"
-            elif (verb := status.removesuffix("_COMPLETE")) in DONE:
-                yield f"{name} {DONE[verb]}"
+def wait(cloudformation: Any, stack_id: str, kind: str, *, after: str | None) -> None:
+    """Wait for the end of a CREATE, UPDATE or DELETE that began after an event; a ServiceError says why it failed."""
+    waiter = cloudformation.get_waiter(f"stack_{kind.lower()}_complete")
+    while last_event(cloudformation, stack_id) == after is not None:  # the stack's status may still be the former
         time.sleep(WAITER["Delay"])
+    try:
+        waiter.wait(StackName=stack_id, WaiterConfig=WAITER)
+    except WaiterError as error:
+        events = list_all(cloudformation, "describe_stack_events", StackName=stack_id)  # newest first
+        new = list(itertools.takewhile(lambda event: event["EventId"] != after, events))
+        raise ServiceError(explain_failure(new, kind)) from error
 
 
-def explain_failure(end: Mapping[str, Any], failures: list[dict[str, Any]], kind: str) -> str:
-    """Return why the change failed: the first failure of a resource is the cause of the others."""
+def explain_failure(events: list[dict[str, Any]], kind: str) -> str:
+    """Return why the change failed: the oldest failure of a resource, among events newest first, caused the others."""
+    end = events[0]
     outcome = f"Stack '{end['StackName']}' could not be {DONE[kind]}"
-    cause = next((event for event in failures if "cancelled" not in reason_of(event)), None)
+    failures = [event for event in events if event["ResourceStatus"].endswith("_FAILED") and event != end]
+    cause = next((event for event in reversed(failures) if "cancelled" not in reason_of(event)), None)
     if cause is None:
         return f"{outcome}: it is {end['ResourceStatus']} ({reason_of(end)})."
     undone = ", and everything was put back" if "ROLLBACK_COMPLETE" in end["ResourceStatus"] else ""
-    return f"{outcome}{undone}: {cause['LogicalResourceId']} ({cause['ResourceType']}) failed: {reason_of(cause)}"
+    remedy = "".join(f". {text}" for part, text in REMEDIES.items() if part in reason_of(cause))
+    what = f"{cause['LogicalResourceId']} ({cause['ResourceType']}) failed: {reason_of(cause)}"
+    return f"{outcome}{undone}: {what.rstrip('.') + remedy if remedy else what}"
 
 
 def reason_of(event: Mapping[str, Any]) -> str:

@@ -29,24 +29,25 @@ def account_clients(call: Call, command: str) -> Callable[[str], Any]:
 def infra(call: Call, yes: bool = False) -> int:
     """Make or change the stack: show what changes, ask, wait."""
     from pipeline.aws import infra, stack
-    from pipeline.aws.stack_parameters import stack_name
+    from pipeline.aws.stack_parameters import app_stack_name, stack_name
 
     client, config, out = account_clients(call, "infra"), call.config, call.progress_stream
-    proposal, name = infra.propose(client, config), stack_name(config)
+    proposal, names = infra.propose(client, config), (stack_name(config), app_stack_name(config))
     if proposal is None:
-        print(f"Stack {name}: nothing to change.", file=out)
+        print(f"Stacks {' and '.join(names)}: nothing to change.", file=out)
     else:
         for change in proposal.changes:
             print(f"  {change.action:<8} {change.name:<22} {change.resource_type}", file=out)
-        if not confirmed(out, f"Change stack {name} in {config.aws.region}?", sure=yes):
-            stack.discard(client("cloudformation"), proposal)
+        if not confirmed(out, f"Change stacks {' and '.join(names)} in {config.aws.region}?", sure=yes):
+            infra.discard(client, proposal)
             print("Nothing was changed.", file=out)
             return 0
         for line in infra.apply(client, config, proposal):
             print(line, file=out, flush=True)
     if infra.ensure_model_group(client, config):
         print(f"model package group {config.registry.model_package_group} made", file=out)
-    return print_json({"stack": name, "outputs": stack.outputs(client, name)}) if call.as_json else 0
+    made = {name: value for stack_of in names for name, value in stack.outputs(client, stack_of).items()}
+    return print_json({"stacks": names, "outputs": made}) if call.as_json else 0
 
 
 def images(

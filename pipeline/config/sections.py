@@ -161,6 +161,7 @@ FunctionName = Annotated[str, matching("[a-zA-Z0-9_-]+", "letters, digits, dashe
 TAG_WORDS = "letters, digits, spaces and . : / = + - @ _"
 TagKey = Annotated[str, matching(r"[\w .:/=+\-@]+", TAG_WORDS, 128), only(lambda key: not key.startswith("aws:"))]
 Email = Annotated[str, matching(r"[^@\s]+@[^@\s]+\.[^@\s.]+", "an e-mail address")]
+AccountId = Annotated[str, matching(r"\d{12}", "an account id of 12 digits, in quotes")]
 Schedule = Annotated[str, AfterValidator(check_schedule)]
 Day = Annotated[str, matching(r"\d{4}-\d\d-\d\d", "a day such as 2026-01-31"), only(datetime.date.fromisoformat)]
 Currency = Annotated[str, matching("[A-Z]{3}", "a currency's code such as USD")]
@@ -485,6 +486,11 @@ class VpcConfig(Section):
         return self
 
 
+Retention = Literal[  # those that PutRetentionPolicy takes
+    1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653
+]  # fmt: skip
+
+
 class AwsConfig(Section):
     """The account that `--target aws` works in; what is null, the stack of `run_pipeline.py infra` gives."""
 
@@ -499,17 +505,20 @@ class AwsConfig(Section):
     training_image: Image | None = Field(None, description="of every job; null: what `images push` pushed")
     inference_image: Image | None = Field(None, description="of the endpoint; null: what `images push` pushed")
     deploy_function: FunctionName = Field("image-classification-deploy", description="the Lambda function")
+    deploy_concurrency: Count | None = Field(1, description="reserved for it; null: none, where the quota leaves none")
     vpc: VpcConfig = VpcConfig()
     kms_key_arn: Key | None = Field(None, description="encrypts bucket, volumes, outputs; null: keys that AWS manages")
     network_isolation: Switch = Field(False, description="neither jobs nor the endpoint have a network")
     permissions_boundary_arn: Policy | None = Field(None, description="bounds every role of the stack")
     tags: Tags = Field({}, description="on everything, as {team: vision}")
-    log_retention_days: Literal[  # those that PutRetentionPolicy takes
-        1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653
-    ] = Field(30, description="of what jobs and functions log")  # fmt: skip
+    log_retention_days: Retention = Field(30, description="of what functions and the endpoint log")
     artifact_retention_days: Count = Field(90, description="what executions and trials wrote; models and data stay")
-    alarm_email: Email | None = Field(None, description="told of failed executions, failed deployments and alarms")
+    job_log_retention_days: Retention | None = Field(None, description="of all jobs of the account; null: left alone")
+    alarm_email: Email | None = Field(None, description="told of failures, alarms, versions that wait for approval")
     retrain_schedule: Schedule = Field("rate(7 days)", description="off until `run_pipeline.py schedule set`")
+    start_on_marker: Switch = Field(False, description="an object _READY below the data's prefix starts the pipeline")
+    promote_to: Annotated[Listed[AccountId], Field(max_length=3)] = Field((), description="accounts that may deploy")
+    promoted_from: AccountId | None = Field(None, description="the account whose approved versions are deployed here")
     mlflow_tracking_server_arn: TrackingServer | None = Field(None, description="follows executions; null: none does")
 
     @property

@@ -58,20 +58,20 @@ def client(clients: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 @pytest.fixture
 def apply(client: Any) -> Callable[[Config], list[str]]:
-    """A function that makes or changes the stack; it returns the lines that a user reads."""
+    """A function that makes or changes the stacks; it returns the lines that a user reads."""
 
     def apply_infra(config: Config) -> list[str]:
-        change_set = infra.propose(client, config)
-        return list(infra.apply(client, config, change_set)) if change_set else []
+        proposal = infra.propose(client, config)
+        return list(infra.apply(client, config, proposal)) if proposal else []
 
     return apply_infra
 
 
 @pytest.fixture
 def made(client: Any, config: Config, apply: Any) -> dict[str, str]:
-    """The outputs of a stack that has been made."""
+    """The outputs of the stacks, which have been made."""
     apply(config)
-    return stack.outputs(client, config.aws.project)
+    return {**stack.outputs(client, config.aws.project), **stack.outputs(client, f"{config.aws.project}-app")}
 
 
 @pytest.fixture
@@ -115,12 +115,12 @@ def register(client: Any, config: Config) -> Callable[..., str]:
 
 
 @pytest.fixture
-def deliver(client: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., dict[str, Any]]]:
+def deliver(client: Any, config: Config, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., dict[str, Any]]]:
     """What EventBridge and Lambda would do: a function that calls the handler in the deploy function's environment."""
     services = importlib.import_module("classifier.deployment.services")
 
     def call(kind: str, detail: dict[str, str], **variables: str) -> dict[str, Any]:
-        [function] = client("lambda").list_functions()["Functions"]
+        function = client("lambda").get_function(FunctionName=config.aws.deploy_function)["Configuration"]
         for name, value in {**function["Environment"]["Variables"], **variables}.items():
             monkeypatch.setenv(name, str(value))
         services.client.cache_clear()

@@ -21,6 +21,7 @@ from moto.s3.models import FakeBucket
 from moto.sagemaker.models import sagemaker_backends
 from moto.sagemaker.responses import SageMakerResponse
 from moto.sagemakerruntime.responses import SageMakerRuntimeResponse
+from moto.ssm.models import Parameter
 from moto_resources import TYPES, resource_class
 from moto_sagemaker import SAGEMAKER, invoke_endpoint
 from moto_stacks import (
@@ -48,16 +49,24 @@ def versioned(create: Callable[..., Any]) -> Any:
 
 
 def as_text(put: Callable[..., Any]) -> Callable[..., Any]:
-    """A template's policy as IAM answers with it: JSON, without the statements that are AWS::NoValue."""
+    """A template's policy as IAM answers with it: JSON."""
 
     @functools.wraps(put)
     def put_policy(self: Any, policy_name: str, policy_json: Any) -> None:
-        if isinstance(policy_json, dict):
-            statements = [statement for statement in policy_json["Statement"] if statement is not None]
-            policy_json = json.dumps({**policy_json, "Statement": statements})
-        put(self, policy_name, policy_json)
+        put(self, policy_name, json.dumps(policy_json) if isinstance(policy_json, dict) else policy_json)
 
     return put_policy
+
+
+def without_no_value(clean: Callable[..., Any]) -> Callable[..., Any]:
+    """A list has no members that are AWS::NoValue."""
+
+    @functools.wraps(clean)
+    def clean_json(resource_json: Any, resources_map: Any) -> Any:
+        found = clean(resource_json, resources_map)
+        return [item for item in found if item is not None] if isinstance(found, list) else found
+
+    return clean_json
 
 
 BRIDGED: list[type] = []  # subclasses are held weakly otherwise
@@ -71,6 +80,7 @@ def install() -> None:
     parsing.get_model_map.cache_clear()
     parsing.get_name_type_map.cache_clear()
     parsing.parse_and_create_resource = naming_failures(parsing.parse_and_create_resource)
+    parsing.clean_json = without_no_value(parsing.clean_json)
     parsing.ResourceMap.build_resource_diff = only_present(parsing.ResourceMap.build_resource_diff)
     parsing.ResourceMap.delete = retaining(parsing.ResourceMap.delete)
     cloudformation.Stack.parse_template = staticmethod(parse_template)
@@ -78,6 +88,8 @@ def install() -> None:
     cloudformation.ChangeSet.diff = changes_of
     cloudformation.CloudFormationBackend.execute_change_set = execute_change_set
     Role.put_policy = as_text(Role.put_policy)
+    Parameter.has_cfn_attr = staticmethod(lambda name: name == "Value")
+    Parameter.get_cfn_attribute = lambda self, name: self.value
     FakeBucket.create_from_cloudformation_json = versioned(FakeBucket.create_from_cloudformation_json)
     for operation in SAGEMAKER:
         setattr(SageMakerResponse, operation.__name__, operation)

@@ -17,7 +17,7 @@ from pipeline.service.images import SUFFIXES, Row, folder_images, is_image_name
 from pipeline.service.predictor import ACCEPT, CONTENT_TYPE, answered
 from pipeline.service.targets import Target, ask, copy_objects, in_threads, objects
 
-FOLDER = "transform"  # below the pipeline's name in the bucket; aws/stack.yaml gives the model's role access to it
+FOLDER = "transform"  # below the pipeline's name in the bucket; aws/base.yaml gives the model's role access to it
 POLL_SECONDS = {"local": 0.3, "aws": 15.0}
 ACTIVE = ("InProgress", "Stopping")
 

@@ -56,7 +56,7 @@ def test_from_an_empty_account_to_an_endpoint_and_back(client, cli, photos, regi
     assert cli("infra", answer="no\n").out.endswith("Nothing was changed.\n")
     made = cli("infra", answer="yes\n")
     assert (made.status, made.error) == (0, "")
-    assert "DeployFunction made" in made.out
+    assert f"stack {NAME}-app made" in made.out
     assert "nothing to change" in cli("infra").out
 
     assert cli("upsert").status == 0

@@ -22,29 +22,43 @@ def test_on_an_empty_account_everything_is_proposed_and_nothing_is_left_of_a_ref
     proposal = infra.propose(client, config)
     names = {change.name for change in proposal.changes}
     assert {change.action for change in proposal.changes} == {"add"}
-    assert {"ArtifactBucket", "PipelineRole", "DeployFunction", "ApprovalRule"} <= names
+    assert {"ArtifactBucket", "JobRole", "DeployFunction", "InputsFunction", "ApprovalRule"} <= names
     assert client("s3").list_buckets()["Buckets"] == client("iam").list_roles()["Roles"] == []
-    stack.discard(client("cloudformation"), proposal)
+    infra.discard(client, proposal)
     assert client("cloudformation").describe_stacks()["Stacks"] == []
 
 
-def test_the_bucket_is_made_first_then_the_function_with_its_code_and_a_second_time_changes_nothing(client, config):
+def test_the_base_is_made_first_then_the_functions_with_their_code_and_a_second_time_changes_nothing(client, config):
     proposal = infra.propose(client, config)
     told = list(infra.apply(client, config, proposal))
-    made = stack.outputs(client, NAME)
-    bucket, key = made["BucketName"], infra.code_key(config)
-    uploaded = told.index(f"Code of the deploy function uploaded to s3://{bucket}/{key}")
-    assert told.index("ArtifactBucket made") < uploaded < told.index("DeployFunction made")
-    assert sorted(f"{change.name} made" for change in proposal.changes) == sorted(
-        line for line in told if " made" in line
-    )
-    code = zipfile.ZipFile(io.BytesIO(client("s3").get_object(Bucket=bucket, Key=key)["Body"].read()))
+    bucket = stack.outputs(client, NAME)["BucketName"]
+    keys = {name: f"{code.key(config.pipeline.name)}/function.zip" for name, code in infra.function_bundles().items()}
+    stored = [f"code of the {name.lower()} function stored as s3://{bucket}/{key}" for name, key in keys.items()]
+    assert told == [f"stack {NAME} made", *stored, f"stack {NAME}-app made"]
+    code = zipfile.ZipFile(io.BytesIO(client("s3").get_object(Bucket=bucket, Key=keys["Deploy"])["Body"].read()))
     assert code.namelist() == sorted(deploy_bundle().files)
     assert {member.date_time for member in code.infolist()} == {(1980, 1, 1, 0, 0, 0)}
-    function = client("lambda").get_function(FunctionName=config.aws.deploy_function)["Configuration"]
-    assert (made["DeployFunctionArn"], "deploy.handler") == (function["FunctionArn"], function["Handler"])
+    for name, handler in ((config.aws.deploy_function, "deploy"), (config.aws.inputs_function, "describe_inputs")):
+        function = client("lambda").get_function(FunctionName=name)["Configuration"]
+        assert function["Handler"] == f"{handler}.handler"
     assert infra.propose(client, config) is None
-    assert client("cloudformation").list_change_sets(StackName=NAME)["Summaries"][2:] == []
+    assert len(client("cloudformation").list_change_sets(StackName=NAME)["Summaries"]) == 2  # moto lists any stack's
+
+
+def test_a_function_runs_the_version_of_its_code_that_was_stored(client, config, made, apply):
+    """Neither a zip that lies under the next key already nor a later object of the same key becomes the function."""
+    key = infra.code_key(config, infra.function_bundles()["Deploy"])
+    described = client("cloudformation").describe_stacks(StackName=f"{NAME}-app")["Stacks"][0]
+    given = {item["ParameterKey"]: item["ParameterValue"] for item in described["Parameters"]}
+    content = client("s3").get_object(Bucket=made["BucketName"], Key=key, VersionId=given["DeployCodeVersion"])
+    planted = client("s3").put_object(Bucket=made["BucketName"], Key=key, Body=b"planted")["VersionId"]
+    assert [change.name for change in infra.propose(client, config).changes] == ["DeployFunction"]
+    assert apply(config)[0].startswith("code of the deploy function stored")
+    described = client("cloudformation").describe_stacks(StackName=f"{NAME}-app")["Stacks"][0]
+    renewed = {item["ParameterKey"]: item["ParameterValue"] for item in described["Parameters"]}["DeployCodeVersion"]
+    assert renewed not in (planted, given["DeployCodeVersion"])
+    again = client("s3").get_object(Bucket=made["BucketName"], Key=key, VersionId=renewed)
+    assert again["Body"].read() == content["Body"].read()
 
 
 def test_the_function_is_told_what_the_configuration_says(client, config, made):
@@ -61,59 +75,83 @@ def test_a_changed_setting_modifies_what_it_is_about(client, made, configured, a
         Change("add", "AlarmSubscription", "AWS::SNS::Subscription"),
         Change("modify", "DeployLogGroup", "AWS::Logs::LogGroup"),
         Change("modify", "EndpointLogGroup", "AWS::Logs::LogGroup"),
+        Change("modify", "InputsLogGroup", "AWS::Logs::LogGroup"),
     )
-    assert apply(longer) == [
-        "AlarmSubscription made", "DeployLogGroup changed", "EndpointLogGroup changed",
-    ]  # fmt: skip
+    assert apply(longer) == [f"stack {NAME} changed"]
     [subscription] = client("sns").list_subscriptions()["Subscriptions"]
     assert (subscription["Protocol"], subscription["Endpoint"]) == ("email", "team@example.com")
     assert infra.propose(client, longer) is None
 
 
-def test_new_code_is_uploaded_and_updates_the_function(config, made, apply, monkeypatch):
-    monkeypatch.setattr(infra, "code_key", lambda config: "image-classification/code/deploy-new/function.zip")
-    place = f"s3://{made['BucketName']}/image-classification/code/deploy-new/function.zip"
-    assert apply(config) == [f"Code of the deploy function uploaded to {place}", "DeployFunction changed"]
+def test_new_code_is_stored_and_updates_the_function(config, made, apply, monkeypatch):
+    monkeypatch.setattr(infra, "code_key", lambda config, code: f"image-classification/code/{code.entry_point}/new.zip")
+    place = f"s3://{made['BucketName']}/image-classification/code"
+    assert apply(config) == [
+        f"code of the deploy function stored as {place}/deploy.py/new.zip",
+        f"code of the inputs function stored as {place}/describe_inputs.py/new.zip",
+        f"stack {NAME}-app changed",
+    ]
 
 
-def test_a_bucket_of_the_user_is_used_in_one_step_and_not_made(client, configured, apply):
+def test_a_bucket_of_the_user_is_used_and_not_made(client, configured, apply):
     client("s3").create_bucket(Bucket="my-own-bucket")
-    told = apply(configured(aws={"bucket": "my-own-bucket"}))
-    assert told[0].startswith("Code of the deploy function uploaded to s3://my-own-bucket/image-classification/code/")
-    assert "DeployFunction made" in told
+    own = configured(aws={"bucket": "my-own-bucket"})
+    assert "code of the deploy function stored as s3://my-own-bucket/image-classification/code/" in apply(own)[1]
     assert stack.outputs(client, NAME)["BucketName"] == "my-own-bucket"
     assert [found["Name"] for found in client("s3").list_buckets()["Buckets"]] == ["my-own-bucket"]
+    assert infra.propose(client, own) is None  # though this bucket keeps no versions
+
+
+def test_an_account_that_has_all_in_one_stack_gets_the_second_one(client, config, apply):
+    rule = {
+        "Type": "AWS::Events::Rule",
+        "Properties": {"Name": f"{NAME}-approval", "EventPattern": {"source": ["aws.sagemaker"]}},
+    }
+    single = json.dumps({"Resources": {"ApprovalRule": rule}})
+    tags = [{"Key": "pipeline-stack", "Value": NAME}]
+    client("cloudformation").create_stack(StackName=NAME, TemplateBody=single, Tags=tags)
+    proposal = infra.propose(client, config)
+    assert Change("move", "ApprovalRule", "AWS::Events::Rule") in proposal.changes
+    told = list(infra.apply(client, config, proposal))
+    assert (told[0], told[-1]) == (f"stack {NAME} changed", f"stack {NAME}-app made")
+    pattern = client("events").describe_rule(Name=f"{NAME}-approval")["EventPattern"]
+    assert json.loads(pattern)["detail"]["ModelApprovalStatus"] == ["Approved", "Rejected"]
+    assert infra.propose(client, config) is None
 
 
 def test_the_reason_of_a_failed_resource_is_one_sentence_and_a_repetition_starts_afresh(client, config, apply):
     client("logs").create_log_group(logGroupName="/aws/lambda/image-classification-deploy")
-    with pytest.raises(
-        ServiceError,
-        match=escape(
-            "could not be made, and everything was put back: DeployLogGroup (AWS::Logs::LogGroup) failed: The"
-        ),
-    ):
+    part = "could not be made, and everything was put back: DeployLogGroup (AWS::Logs::LogGroup) failed: The"
+    with pytest.raises(ServiceError, match=escape(part)):
         apply(config)
     client("logs").delete_log_group(logGroupName="/aws/lambda/image-classification-deploy")
-    assert "DeployFunction made" in apply(config)
+    assert f"stack {NAME} made" in apply(config)
 
 
-def test_a_second_step_that_failed_is_made_up_for_by_the_next_application(client, config, apply, monkeypatch):
-    def refuse(*arguments: object, **named: object) -> None:
-        raise ValueError("The runtime parameter of python3.13 is not supported.")
-
-    with (
-        monkeypatch.context() as moto,
-        pytest.raises(
-            ServiceError,
-            match=escape(
-                "could not be changed, and everything was put back: DeployFunction (AWS::Lambda::Function) failed"
-            ),
+@pytest.mark.parametrize(
+    ("reason", "remedy"),
+    [
+        ("The runtime parameter of python3.13 is not supported.", ""),
+        (
+            "Specified ReservedConcurrentExecutions for function decreases UnreservedConcurrentExecution",
+            "set aws.deploy_concurrency: null in pipeline.yaml",
         ),
-    ):
+    ],
+)
+def test_a_second_stack_that_failed_is_made_up_for_by_the_next_application(
+    client, config, apply, monkeypatch, reason, remedy
+):
+    def refuse(*arguments: object, **named: object) -> None:
+        raise ValueError(reason)
+
+    part = (
+        f"-app' could not be made, and everything was put back: DeployFunction (AWS::Lambda::Function) failed: {reason}"
+    )
+    with monkeypatch.context() as moto, pytest.raises(ServiceError, match=escape(part)) as caught:
         moto.setattr(LambdaFunction, "create_from_cloudformation_json", refuse)
         apply(config)
-    assert "DeployFunction made" in apply(config)
+    assert remedy in str(caught.value)
+    assert apply(config) == [f"stack {NAME}-app made"]
 
 
 @pytest.mark.parametrize(
@@ -148,9 +186,10 @@ def test_two_environments_live_side_by_side(client, configured, apply):
     for name in ("staging", "prod"):
         apply(configured(name, environments={"staging": {}, "prod": {"deploy": {"instance_count": 2}}}))
     functions = {found["FunctionName"] for found in client("lambda").list_functions()["Functions"]}
-    assert functions == {"image-classification-deploy-staging", "image-classification-deploy-prod"}
+    assert functions == {f"image-classification-{name}" for name in (
+        "deploy-staging", "deploy-prod", "staging-inputs", "prod-inputs")}  # fmt: skip
     stacks = {found["StackName"] for found in client("cloudformation").describe_stacks()["Stacks"]}
-    assert stacks == {"image-classification-staging", "image-classification-prod"}
+    assert stacks == {f"image-classification-{name}" for name in ("staging", "staging-app", "prod", "prod-app")}
 
 
 def test_the_model_package_group_is_made_once(client, config):

@@ -10,10 +10,11 @@ from typing import Any
 
 import botocore.client
 import pytest
+from moto.s3.models import s3_backends
 from policies import allows, as_list
 
 from pipeline.aws import stack
-from pipeline.compile.bundle import deploy_bundle
+from pipeline.compile.bundle import deploy_bundle, inputs_bundle
 from pipeline.service.aws_target import AwsTarget
 from pipeline.service.sources import Source
 from pipeline.service.staging import definition_of, open_project
@@ -22,12 +23,21 @@ SHIPPED = Path(__file__).parents[2] / "pipeline.yaml"
 ACCOUNT, NAME = "123456789012", "image-classification"
 INLINE_POLICIES_LENGTH = 10240  # characters without white space, IAM's quota for a role
 NAMED = {"EndpointName": "endpoint", "EndpointConfigName": "endpoint-config", "ModelName": "model"}
-CASES = json.loads((Path(__file__).with_name("cases") / "permissions.json").read_text())
+CASES, ATTACKS, JOB_ROLE = (
+    json.loads((Path(__file__).with_name("cases") / f"{name}.json").read_text())
+    for name in ("permissions", "attacks", "job_role")
+)
 ACTIONS_OF_STEPS = CASES["steps"]  # what the service does under the execution role for a step, by resource; more below
 JOB_LOGS = {"Processing": "ProcessingJobs", "Training": "TrainingJobs", "Tuning": "TrainingJobs"}
 PULL = ("BatchCheckLayerAvailability", "BatchGetImage", "GetDownloadUrlForLayer")
 IMAGE_KEYS = ("ImageUri", "TrainingImage")  # that the step itself runs
 WRITTEN = ("S3OutputPath", "S3Output", "CheckpointConfig", "HookParameters", "DebugHookConfig", "ProfilerConfig")
+ROLES_OF = {
+    "sagemaker": ["PipelineRole"],
+    "iam": ["PipelineRole"],
+    "lambda": ["PipelineRole"],
+    "kms": ["PipelineRole", "JobRole"],
+}
 NETWORK_CHANGES = (
     "CreateNetworkInterface", "CreateNetworkInterfacePermission", "DeleteNetworkInterface",
     "DeleteNetworkInterfacePermission",
@@ -48,9 +58,13 @@ def statements_of(client: Any, role_arn: str) -> list[dict[str, Any]]:
     return [statement for document in documents for statement in document["Statement"]]
 
 
-def role_of(client: Any, logical_id: str) -> str:
-    found = client("cloudformation").describe_stack_resource(StackName=NAME, LogicalResourceId=logical_id)
-    return str(found["StackResourceDetail"]["PhysicalResourceId"])
+def simulated(client: Any, made: dict[str, str], role: str, request: list[Any]) -> bool:
+    """Whether a role's policies and the bucket's allow a request: action, resource, and condition keys."""
+    role_arn, (action, resource, *keys) = made[f"{role}Arn"], request
+    bucket = s3_backends[ACCOUNT]["aws"].get_bucket(made["BucketName"])
+    statements = [*statements_of(client, role_arn), *bucket.whole_policy]
+    context = {"aws:PrincipalArn": role_arn, **(keys[0] if keys else {})}
+    return allows(statements, action, resource.format(**made), context)
 
 
 def arn(service: str, resource: str) -> str:
@@ -127,7 +141,7 @@ def calls() -> Calls:
 
 
 def test_the_deploy_role_allows_every_call_of_the_handler(client, config, made, register, deliver, calls):
-    statements = statements_of(client, role_of(client, "DeployRole"))
+    statements = statements_of(client, made["DeployRoleArn"])
 
     def changed(kind: str, **detail: str) -> None:
         with calls.recorded():
@@ -151,19 +165,72 @@ def test_the_deploy_role_allows_every_call_of_the_handler(client, config, made, 
     } <= calls.operations()  # fmt: skip
 
 
-def test_each_role_may_do_what_it_needs_and_nothing_else(client, made):
+@pytest.fixture
+def places(client: Any, configured: Any, apply: Any) -> dict[str, str]:
+    """What the tables name, of a stack with every option that gives a role more."""
+    config = configured(aws={"vpc": VPC, "kms_key_arn": KEY}, data={"source": "s3://pictures/animals"})
+    apply(config)
+    made = {**stack.outputs(client, NAME), **stack.outputs(client, f"{NAME}-app")}
     bucket = f"arn:aws:s3:::{made['BucketName']}"
-    places = {**made, "bucket": bucket, "folder": f"{bucket}/image-classification", "sagemaker": arn("sagemaker", "")}
-    places["sagemaker"] = places["sagemaker"].rstrip(":")
+    folder, sagemaker = f"{bucket}/{NAME}", arn("sagemaker", "").rstrip(":")
+    return {**made, "bucket": bucket, "folder": folder, "sagemaker": sagemaker, "key": KEY}
+
+
+def test_each_role_may_do_what_it_needs_and_nothing_else(client, places):
     wrong = [
-        f"{case['role']}: {kind} {action} on {resource}"
+        f"{case['role']}: {kind} {request}"
         for case in CASES["roles"]
-        for statements in [statements_of(client, role_of(client, case["role"]))]
         for kind in ("allowed", "denied")
-        for action, resource in case[kind]
-        if allows(statements, action, resource.format(**places)) != (kind == "allowed")
+        for request in case[kind]
+        if simulated(client, places, case["role"], request) != (kind == "allowed")
     ]
     assert wrong == []
+
+
+def test_every_attack_is_denied_also_to_a_role_that_somebody_gave_all_of_s3(client, places):
+    allowed = [
+        f"{case['attack']}: {role} {request}"
+        for case in ATTACKS
+        for role in case["roles"]
+        for request in case["requests"]
+        if simulated(client, places, role, request)
+    ]
+    assert allowed == []
+    everything = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}]}
+    name = places["JobRoleArn"].rpartition("/")[2]
+    client("iam").put_role_policy(RoleName=name, PolicyName="wide", PolicyDocument=json.dumps(everything))
+    assert simulated(client, places, "JobRole", ["s3:PutObject", "{folder}/data/1.jpg"])
+    protected = [request for case in ATTACKS[:2] for request in case["requests"]]
+    assert not [request for request in protected if simulated(client, places, "JobRole", request)]
+
+
+@pytest.mark.parametrize("auto_approve", [True, False])
+def test_the_pipeline_may_approve_only_where_pipeline_yaml_lets_it(client, configured, apply, auto_approve):
+    apply(configured(aws={"auto_approve": auto_approve}))
+    version, key = arn("sagemaker", f"model-package/{NAME}/7"), {"sagemaker:ModelApprovalStatus": "Approved"}
+    approve = ["sagemaker:CreateModelPackage", version, key]
+    assert simulated(client, stack.outputs(client, NAME), "PipelineRole", approve) == auto_approve
+
+
+def test_every_action_and_resource_of_the_job_role_is_in_the_list_with_a_reason(client, places):
+    listed = {
+        (action, resource.format(**places))
+        for entry in JOB_ROLE
+        if len(entry["why"].split()) > 4
+        for action in entry["actions"]
+        for resource in entry["resources"]
+    }
+    held = {
+        (action, resource)
+        for statement in statements_of(client, places["JobRoleArn"])
+        for action in as_list(statement["Action"])
+        for resource in as_list(statement["Resource"])
+    }
+    assert held == listed
+    assert not [action for action, _ in held if action.partition(":")[0] in ("sagemaker", "iam", "sts", "lambda")]
+
+
+def test_the_schedule_starts_this_pipeline(client, made):
     target = client("scheduler").get_schedule(Name=made["ScheduleName"])["Target"]
     assert (target["RoleArn"], target["Arn"]) == (made["SchedulerRoleArn"], arn("sagemaker", f"pipeline/{NAME}"))
 
@@ -185,10 +252,13 @@ def operations_of(sources: dict[str, bytes], client: Any) -> set[str]:
     return {operation for method, operation in methods.items() if method in names}
 
 
-def test_the_deploy_role_has_every_action_that_the_handlers_code_names(client, made):
-    found = operations_of(deploy_bundle().files, client)
-    assert {"sagemaker:CreateEndpoint", "sagemaker:DeleteEndpoint", "sagemaker:ListModelPackages"} <= found
-    statements = statements_of(client, role_of(client, "DeployRole"))
+@pytest.mark.parametrize(
+    ("role", "code"), [("DeployRole", deploy_bundle), ("InputsRole", inputs_bundle)], ids=["deploy", "inputs"]
+)
+def test_a_functions_role_has_every_action_that_its_code_names(client, made, role, code):
+    found = operations_of(code().files, client)
+    assert "sagemaker:ListModelPackages" in found
+    statements = statements_of(client, made[f"{role}Arn"])
     allowed = {action for statement in statements for action in as_list(statement["Action"])}
     assert found - allowed == set()
 
@@ -278,7 +348,7 @@ KEY = "arn:aws:kms:us-east-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890
 
 
 @pytest.mark.parametrize("options", [{}, {"vpc": VPC, "kms_key_arn": KEY}], ids=["as shipped", "in a VPC, with a key"])
-def test_the_pipeline_role_allows_what_every_step_of_the_compiled_definition_does(client, configured, apply, options):
+def test_the_roles_allow_what_every_step_of_the_compiled_definition_does(client, configured, apply, options):
     config = configured(aws=options, data={"source": "s3://pictures/animals"})
     apply(config)
     placement = AwsTarget(config).placement
@@ -286,10 +356,17 @@ def test_the_pipeline_role_allows_what_every_step_of_the_compiled_definition_doe
     definition = json.loads(definition_of(project, placement))
     steps = list(all_steps(definition))
     assert {step["Type"] for step in steps} == set(ACTIONS_OF_STEPS)
-    statements = statements_of(client, placement.role_arn)
+    held = {"PipelineRole": statements_of(client, placement.role_arn),
+            "JobRole": statements_of(client, placement.job_role_arn)}  # fmt: skip
     needs = {need for step in steps for need in needs_of(step, config.registry.model_package_group)}
     needs |= set(object_needs(definition_default(definition, "InputDataUri"), written=False))
-    assert [f"{action} on {on}" for action, on in sorted(needs) if not allows(statements, action, on)] == []
+    missing = [
+        f"{role}: {action} on {on}"
+        for action, on in sorted(needs)
+        for role in ROLES_OF.get(action.partition(":")[0], ["JobRole"])
+        if not allows(held[role], action, on)
+    ]
+    assert missing == []
     asked = {action.partition(":")[0] for action, _ in needs}
     assert asked >= {"sagemaker", "s3", "ecr", "logs", "iam", "lambda", "cloudwatch"}
     assert ("ec2" in asked) == ("vpc" in options)
@@ -301,22 +378,15 @@ def definition_default(definition: dict[str, Any], name: str) -> str:
     return str(default)
 
 
-def test_data_that_pipeline_yaml_names_elsewhere_can_be_read(client, configured, apply):
-    elsewhere = configured(data={"source": "s3://pictures/animals"})
-    apply(elsewhere)
-    role = stack.outputs(client, elsewhere.aws.project)["PipelineRoleArn"]
-    statements = statements_of(client, role)
-    assert allows(statements, "s3:GetObject", "arn:aws:s3:::pictures/animals/cat/1.jpg")
-    assert allows(statements, "s3:ListBucket", "arn:aws:s3:::pictures")
-    assert not allows(statements, "s3:PutObject", "arn:aws:s3:::pictures/animals/cat/1.jpg")
-
-
 def test_the_queue_takes_what_the_rules_could_not_deliver(client, made):
     attributes = client("sqs").get_queue_attributes(QueueUrl=made["DeadLetterQueueUrl"], AttributeNames=["Policy"])
-    (statement,) = json.loads(attributes["Attributes"]["Policy"])["Statement"]
+    policy = json.loads(attributes["Attributes"]["Policy"])["Statement"]
     rules = [rule["Arn"] for rule in client("events").list_rules()["Rules"]]
-    drift = "arn:aws:events:us-east-1:123456789012:rule/image-classification-drift"  # made with drift.retrain only
-    assert sorted(statement["Condition"]["ArnEquals"]["aws:SourceArn"]) == sorted([*rules, drift])
+    assert len(rules) == 5
+    for rule in rules:
+        assert allows(policy, "sqs:SendMessage", made["DeadLetterQueueArn"], {"aws:SourceArn": rule})
+    other = {"aws:SourceArn": arn("events", "rule/another-rule")}
+    assert not allows(policy, "sqs:SendMessage", made["DeadLetterQueueArn"], other)
 
 
 def test_the_policies_of_each_role_fit_into_it_with_every_option_on(client, configured, apply):

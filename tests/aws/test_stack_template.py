@@ -1,4 +1,4 @@
-"""stack.yaml: clean for cfn-lint, no permission without a reason, nothing open, nothing forgotten."""
+"""base.yaml and app.yaml: clean for linters, no permission without a reason, nothing open, nothing forgotten."""
 
 import importlib
 import json
@@ -13,17 +13,24 @@ import pytest
 from cfnlint.decode import decode
 from policies import Statement, template_statements
 
-from pipeline.aws.infra import TEMPLATE
+from pipeline.aws.infra import APP, BASE, NOT_MADE
 from pipeline.aws.stack_parameters import SERVING_NAME_LENGTH, stack_parameters
 from pipeline.compile.placement import champion_uri, local_placement
 
 CASES = json.loads((Path(__file__).with_name("cases") / "template.json").read_text())
-DATA = decode(str(TEMPLATE))[0]
-RESOURCES = DATA["Resources"]
-STATEMENTS = template_statements(DATA)
-ROLES = {"PipelineRole", "EndpointRole", "DeployRole", "SchedulerRole", "DriftRole"}
+TEMPLATES = {path.stem: decode(str(path))[0] for path in (BASE, APP)}
+RESOURCES = {name: found for template in TEMPLATES.values() for name, found in template["Resources"].items()}
+STATEMENTS = template_statements({"Resources": RESOURCES})
+ROLES = {f"{name}Role" for name in ("Pipeline", "Job", "Endpoint", "Deploy", "Inputs", "Scheduler", "Events")}
 LISTS_OF_ARNS = {"ReadableObjectArns", "VpcArns"}  # parameters that may hold wildcards
-NO_OPERATIONS = {"iam:PassRole", "lambda:InvokeFunction", "s3:ListBucket", "s3:*", "sts:AssumeRole"}  # but actions
+NO_OPERATIONS = {
+    "iam:PassRole",
+    "lambda:InvokeFunction",
+    "s3:DeleteObjectVersion",
+    "s3:ListBucket",
+    "s3:*",
+    "sts:AssumeRole",
+}  # but actions
 
 
 def named(statement: Statement) -> str:
@@ -49,16 +56,23 @@ def expiring_prefixes() -> set[str]:
     return {rule["Prefix"]["Fn::Sub"].removeprefix("${PipelineName}/") for rule in rules if "ExpirationInDays" in rule}
 
 
-def test_cfn_lint_finds_nothing_and_the_template_fits_into_a_request():
-    command = [str(Path(sys.executable).with_name("cfn-lint")), "--include-checks", "I", "--", str(TEMPLATE)]
+@pytest.mark.parametrize("template", [BASE, APP], ids=["base", "app"])
+def test_cfn_lint_finds_nothing_and_a_template_fits_well_into_a_request(template):
+    command = [str(Path(sys.executable).with_name("cfn-lint")), "--include-checks", "I", "--", str(template)]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (found.returncode, found.stdout) == (0, "")
-    assert len(TEMPLATE.read_bytes()) <= 51200
+    assert len(template.read_bytes()) < 40_000  # of 51,200
+
+
+def test_the_templates_share_no_name_and_what_app_has_no_default_for_base_gives():
+    assert not TEMPLATES["base"]["Resources"].keys() & TEMPLATES["app"]["Resources"].keys()
+    needed = {name for name, found in TEMPLATES["app"]["Parameters"].items() if "Default" not in found}
+    assert needed == NOT_MADE.keys() <= TEMPLATES["base"]["Outputs"].keys()
 
 
 @pytest.mark.parametrize("path", CASES)
 def test_what_keeps_the_account_closed_and_tidy_is_as_decided(path):
-    value = DATA
+    value: Any = {"Resources": RESOURCES, "Parameters": TEMPLATES["app"]["Parameters"]}
     for key in path.split("."):
         value = value[int(key)] if isinstance(value, list) else value[key]
     assert value == CASES[path]
@@ -66,7 +80,8 @@ def test_what_keeps_the_account_closed_and_tidy_is_as_decided(path):
 
 def test_every_statement_of_every_role_is_found_and_has_a_name_of_its_own():
     assert {statement.where for statement in STATEMENTS} >= ROLES
-    assert TEMPLATE.read_text().count("Effect: ") == len(STATEMENTS) == len({named(found) for found in STATEMENTS})
+    written = sum(path.read_text().count("Effect: ") for path in (BASE, APP))
+    assert written == len(STATEMENTS) == len({named(found) for found in STATEMENTS})
     assert all(statement.sid for statement in STATEMENTS)
 
 
@@ -89,7 +104,7 @@ def test_an_action_exists_in_its_service():
 def test_roles_are_passed_to_sagemaker_only_and_only_their_own():
     passing = {named(found): found for found in STATEMENTS if "iam:PassRole" in found.actions}
     assert {name: found.resources for name, found in passing.items()} == {
-        "PassPipelineRole.PassToJobs": ("PipelineRole.Arn",),
+        "PipelineRole.PassToJobs": ("JobRole.Arn",),
         "DeployRole.PassToEndpoint": ("EndpointRole.Arn",),
     }
     for found in passing.values():
@@ -114,30 +129,29 @@ def test_the_function_is_told_exactly_the_settings_that_the_handler_reads(config
     variables = RESOURCES["DeployFunction"]["Properties"]["Environment"]["Variables"]
     hosting = importlib.import_module("classifier.deployment.hosting").Hosting
     assert set(variables) == {field.name.upper() for field in fields(hosting)}
-    champion = variables["CHAMPION_URI"]["Fn::Sub"][0].replace("${Bucket}", "b")
     placement = replace(local_placement("deploy"), bucket="b")
+    champion = variables["CHAMPION_URI"]["Fn::Sub"].replace("${BucketName}", "b")
     assert champion.replace("${PipelineName}", config.pipeline.name) == champion_uri(config, placement)
     assert importlib.import_module("classifier.deployment.rollout").GROUP_LENGTH == SERVING_NAME_LENGTH
 
 
 def test_every_event_rule_retries_and_then_keeps_the_event():
     rules = of_type("AWS::Events::Rule")
-    assert set(rules) == {"ApprovalRule", "InServiceRule", "FailedExecutionRule", "FailedDeploymentRule", "DriftRule"}
-    allowed = RESOURCES["DeadLetterPolicy"]["Properties"]["PolicyDocument"]["Statement"][0]["Condition"]["ArnEquals"]
-    suffixes = {text["Fn::Sub"].partition("${AWS::StackName}-")[2] for text in allowed["aws:SourceArn"]}
+    names = ("Approval", "InService", "FailedExecution", "FailedDeployment", "Waiting", "Drift", "Marker")
+    assert set(rules) == {f"{name}Rule" for name in names}
     for properties in rules.values():
         (target,) = properties["Targets"]
         assert target["RetryPolicy"]["MaximumRetryAttempts"] > 0
-        assert target["DeadLetterConfig"] == {"Arn": {"Fn::GetAtt": ["DeadLetterQueue", "Arn"]}}
-        assert properties["Name"]["Fn::Sub"].partition("${AWS::StackName}-")[2] in suffixes
+        assert target["DeadLetterConfig"] == {"Arn": {"Ref": "DeadLetterQueueArn"}}
+        assert properties["Name"]["Fn::Sub"].startswith("${Project}-")  # which the queue's policy lets in
 
 
 def test_every_alarm_tells_the_topic_and_every_log_group_has_a_retention():
     alarms = of_type("AWS::CloudWatch::Alarm")
     assert len(alarms) == 5
-    assert all(found["AlarmActions"] == [{"Ref": "AlarmTopic"}] for found in alarms.values())
+    assert all(found["AlarmActions"] == [{"Ref": "AlarmTopicArn"}] for found in alarms.values())
     groups = of_type("AWS::Logs::LogGroup")
-    assert len(groups) == 2
+    assert len(groups) == 3
     assert all(group["RetentionInDays"] == {"Ref": "LogRetentionDays"} for group in groups.values())
 
 
@@ -154,16 +168,26 @@ def test_no_condition_keeps_eventbridge_from_the_topic():
     assert by_service == {"events.amazonaws.com": False, "cloudwatch.amazonaws.com": True}
 
 
-def test_pipeline_yaml_fills_every_parameter_and_what_lies_elsewhere_reaches_the_roles(config, configured):
-    options = {"code_key": "key", "schedule": "rate(7 days)", "schedule_state": "DISABLED"}
-    values = stack_parameters(config, **options)
-    assert values.keys() == DATA["Parameters"].keys()
-    assert values["MaxLatencyMicroseconds"] == "1000000"
+FILLED_BY_INFRA = {"DeployCodeKey", "DeployCodeVersion", "InputsCodeKey", "InputsCodeVersion", "RetrainState"}
+
+
+def test_every_parameter_has_the_default_of_pipeline_yaml(config):
+    values = {**stack_parameters(config), "RetrainSchedule": config.aws.retrain_schedule}
+    parameters = {name: found for template in TEMPLATES.values() for name, found in template["Parameters"].items()}
+    assert parameters.keys() - FILLED_BY_INFRA - NOT_MADE.keys() == values.keys()
+    for template in TEMPLATES.values():
+        defaults = {name: str(found["Default"]) for name, found in template["Parameters"].items() if name in values}
+        assert defaults == {name: values[name] for name in defaults}
+    assert parameters["RetrainState"]["Default"] == "DISABLED"
+
+
+def test_what_lies_elsewhere_reaches_the_parameters(configured):
     aws = {
         "vpc": {"subnet_ids": ["subnet-0123abcd"], "security_group_ids": ["sg-0123abcd"]},
         "training_image": "210987654321.dkr.ecr.eu-west-1.amazonaws.com/team/train@sha256:00",
         "inference_image": "docker.io/team/serve:1",
         "tags": {"team": "vision"},
+        "deploy_concurrency": None,
     }
     own = configured(data={"source": "s3://pictures/animals/"}, model={"weights": "s3://weights/net.pth"}, aws=aws)
     ec2 = "arn:aws:ec2:us-east-1:*:"
@@ -176,5 +200,8 @@ def test_pipeline_yaml_fills_every_parameter_and_what_lies_elsewhere_reaches_the
         "OwnTrainingRepositoryArn": "arn:aws:ecr:eu-west-1:210987654321:repository/team/train",
         "OwnInferenceRepositoryArn": "",
         "ResourceTags": '{"pipeline-stack": "image-classification", "team": "vision"}',
+        "DeployConcurrency": "",
+        "MarkerBucket": "pictures",
+        "MarkerKeys": "animals/*_READY",
     }
-    assert stack_parameters(own, **options).items() >= expected.items()
+    assert stack_parameters(own).items() >= expected.items()

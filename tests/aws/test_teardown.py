@@ -95,9 +95,10 @@ def test_everything_is_listed_with_what_it_costs_to_leave_on(client, config, con
     assert items[0] == Item("endpoint", ENDPOINT, pytest.approx(2 * 0.115 * 730), "InService, 2 x ml.m5.large")
     rest = {item.kind: item for item in items[3:]}
     assert (rest["pipeline"].note, rest["schedule"].note) == ("1 execution", "rate(1 day) UTC, on")
-    assert rest["stack"].per_month == pytest.approx(0.4)
-    assert rest["stack"].note.endswith(" resources, 4 alarms, 0.00 GB of images")
-    assert rest["data"].name == f"s3://{used['BucketName']}/ (4 objects, 0.00 GB)"
+    app, base = [item for item in items if item.kind == "stack"]
+    assert (app.name, app.per_month) == ("image-classification-app", pytest.approx(0.4))
+    assert (app.note.partition(", ")[2], base.note.partition(", ")[2]) == ("4 alarms", "0.00 GB of images")
+    assert rest["data"].name == f"s3://{used['BucketName']}/ (5 objects, 0.00 GB)"
     assert 3000 / 1e9 * 0.023 < rest["data"].per_month < 1
     config = configured()
     prices = config.prices.model_copy(update={"per_hour": {"ml.t3.medium": 1.0}})
@@ -111,7 +112,7 @@ def test_an_empty_account_holds_nothing(client, config):
 
 def test_teardown_leaves_nothing_but_the_data_which_can_be_removed_later(client, config, used):
     told = remove_all(client, config, delete_data=False)
-    place = f"s3://{used['BucketName']}/ (4 objects, 0.00 GB)"
+    place = f"s3://{used['BucketName']}/ (5 objects, 0.00 GB)"
     assert told[-1].startswith(f"{place} kept: `run_pipeline.py teardown --delete-data` removes it; `aws.bucket: ")
     assert [item.kind for item in inventory.find(client, config)] == ["data"]
     assert remove_all(client, config) == [f"{place} removed"]
@@ -129,6 +130,7 @@ def test_things_are_removed_before_what_they_use_and_nothing_is_left(client, con
         "pipeline image-classification removed",
         "model version image-classification/1 removed",
         "model package group image-classification removed",
+        "stack image-classification-app removed",
         "stack image-classification removed",
     ]
     assert [line for line in told if line in order] == order
@@ -191,11 +193,11 @@ def test_a_stack_of_another_project_stays(client, config):
 
 def test_more_versions_than_one_request_deletes_are_all_removed(client, config, made):
     stored, bucket = s3_backends["123456789012"]["aws"], made["BucketName"]
-    for number in range(525):  # two versions of each; beside them lies the deploy function's code
+    for number in range(525):  # two versions of each; beside them lies the functions' code
         for content in (b"old", b"new"):
             stored.put_object(bucket, f"image-classification/data/{number:04}", content)
     client("s3").delete_object(Bucket=bucket, Key="image-classification/data/0000")
-    assert remove_all(client, config)[-1] == f"s3://{bucket}/ (1051 objects, 0.00 GB) removed"
+    assert remove_all(client, config)[-1] == f"s3://{bucket}/ (1052 objects, 0.00 GB) removed"
     assert client("s3").list_buckets()["Buckets"] == []
 
 
@@ -206,7 +208,7 @@ def test_of_a_bucket_of_the_user_only_the_pipelines_part_is_removed(client, conf
         s3.put_object(Bucket="my-own-bucket", Key=key, Body=b"x")
     own = configured(aws={"bucket": "my-own-bucket"})
     apply(own)
-    assert remove_all(client, own)[-1] == "s3://my-own-bucket/image-classification/ (2 objects, 0.00 GB) removed"
+    assert remove_all(client, own)[-1] == "s3://my-own-bucket/image-classification/ (3 objects, 0.00 GB) removed"
     assert [item["Key"] for item in s3.list_objects_v2(Bucket="my-own-bucket")["Contents"]] == ["holiday.jpg"]
 
 
@@ -220,7 +222,8 @@ def test_a_running_execution_is_listed_and_stopped_before_its_pipeline_is_remove
 
 
 def test_a_stack_that_cannot_be_removed_says_which_resource_and_why(client, config, used, monkeypatch):
-    (made,) = cloudformation_backends["123456789012"]["us-east-1"].stacks.values()
+    stacks = cloudformation_backends["123456789012"]["us-east-1"].stacks.values()
+    (made,) = [found for found in stacks if found.name == "image-classification"]
 
     def fail(self: Any, name: str) -> None:
         """The events of a deletion that a repository withstood; moto deletes whatever it is told to."""

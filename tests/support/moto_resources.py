@@ -128,6 +128,7 @@ def make_bucket_policy(properties: dict[str, Any], account: str, region: str, na
     """AWS::S3::BucketPolicy; only what has no condition, as moto enforces policies and reads no conditions."""
     backend, bucket = s3_backends[account]["aws"], properties["Bucket"]
     statements = [item for item in properties["PolicyDocument"]["Statement"] if "Condition" not in item]
+    backend.get_bucket(bucket).whole_policy = properties["PolicyDocument"]["Statement"]  # for tests that simulate IAM
     if statements:
         backend.put_bucket_policy(bucket, json.dumps({"Statement": statements}).encode())
     return bucket, lambda: None, {}

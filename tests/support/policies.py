@@ -64,16 +64,69 @@ def texts(value: Any) -> tuple[str, ...]:
     return written[function]()
 
 
-def allows(statements: Iterable[Mapping[str, Any]], action: str, resource: str) -> bool:
-    """Whether a role's statements, as IAM holds them, allow an action on a resource; conditions are taken to hold."""
-    return any(
-        statement["Effect"] == "Allow"
-        and action in as_list(statement["Action"])
-        and any(fnmatch.fnmatchcase(resource, pattern) for pattern in as_list(statement["Resource"]))
-        for statement in statements
+def allows(
+    statements: Iterable[Mapping[str, Any]], action: str, resource: str, context: Mapping[str, str] | None = None
+) -> bool:
+    """Whether statements, as IAM holds them, allow a request: one allows it and none denies it."""
+    effects = {
+        item["Effect"] for item in statements if applies(item, action, resource, {**ORDINARY, **(context or {})})
+    }
+    return effects == {"Allow"}
+
+
+def applies(statement: Mapping[str, Any], action: str, resource: str, context: Mapping[str, str]) -> bool:
+    """Whether a statement is about a request with these condition keys; that of a resource, about its principal."""
+    return (
+        any(matches(action.lower(), pattern.lower()) for pattern in as_list(statement["Action"]))
+        and any(matches(resource, pattern) for pattern in as_list(statement["Resource"]))
+        and is_principal(statement.get("Principal", "*"), context.get("aws:PrincipalArn", ""))
+        and all(
+            CONDITIONS[operator](context.get(key), as_list(values))
+            for operator, keys in statement.get("Condition", {}).items()
+            for key, values in keys.items()
+        )
     )
+
+
+def is_principal(principal: Any, arn: str) -> bool:
+    """Whether a resource's statement is about a principal: everybody, a service, its account, or itself."""
+    if isinstance(principal, dict) and "Service" in principal:
+        return True
+    accepted = as_list(principal["AWS"]) if isinstance(principal, dict) else [principal]
+    return bool({"*", arn, arn.split(":")[4] if arn else "*"} & set(accepted))
+
+
+def matches(text: str, pattern: str) -> bool:
+    """IAM's `*` and `?`; other characters stand for themselves."""
+    return fnmatch.fnmatchcase(text, pattern.replace("[", "[[]"))
 
 
 def as_list(value: Any) -> list[str]:
     """IAM takes one where it takes several."""
-    return [value] if isinstance(value, str) else list(value)
+    return [str(value)] if isinstance(value, str | bool) else list(value)
+
+
+def equals(given: str | None, values: list[str]) -> bool:
+    return given in values
+
+
+def like(given: str | None, values: list[str]) -> bool:
+    return given is not None and any(matches(given, value) for value in values)
+
+
+CONDITIONS = {  # a key that the request lacks fulfils none but Null
+    "StringEquals": equals,
+    "ArnEquals": equals,
+    "Bool": equals,
+    "StringLike": like,
+    "ArnLike": like,
+    "Null": lambda given, values: str(given is None).lower() in values,
+}
+ORDINARY = {  # what requests of the product hold
+    "aws:SecureTransport": "true",
+    "iam:PassedToService": "sagemaker.amazonaws.com",
+    "iam:AWSServiceName": "sagemaker.application-autoscaling.amazonaws.com",
+    "application-autoscaling:service-namespace": "sagemaker",
+    "cloudwatch:namespace": "/aws/sagemaker/TrainingJobs",
+    "kms:GrantIsForAWSResource": "true",
+}

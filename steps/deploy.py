@@ -1,140 +1,593 @@
 """The deploy Lambda: makes an endpoint serve what the model registry approves. boto3 and the standard library only.
 
 One rule decides, whatever called the handler and in whichever order: an endpoint serves the newest approved version of
-its model package group. So a repeated or late event changes nothing, an older version never replaces a newer approved
-one, and rejecting the version in service brings back the newest that is still approved. EVENTS says what calls it.
+its model package group. So repeated and late events change nothing, and rejecting the version in service brings back
+the newest that is still approved. Nothing here waits. An error fails the pipeline's step, and makes Lambda try an event
+again: what was made by then is found by its name, which stands for its content.
 
-It never waits: a Lambda step has ten minutes, an endpoint may take longer. A raised error fails the step, and makes
-Lambda try an asynchronous invocation again.
+What is served is a copy that only this function writes, `<models_uri>/<group>-<version>-<checksum>/model.tar.gz`, with
+the SHA-256 that was registered when the model was evaluated. Copies stay when models go: an older approved version
+comes back though its training's files are gone. `<champion_uri>/` holds a copy for retrains to be compared with, its
+baseline.json, and champion.json, which says which version they are; it goes first and comes back last.
 """
 
+import base64
+import functools
+import hashlib
+import json
+import os
+import re
+import textwrap
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import boto3
+from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from classifier.deployment.champion import keep_champion
-from classifier.deployment.endpoint import Outcome, attempted_version, describe_endpoint, serve, served_version, settle
-from classifier.deployment.hosting import Hosting, read_hosting
-from classifier.deployment.services import (
-    DeployError,
-    ModelVersion,
-    OtherClasses,
-    explained,
-    model_version,
-    newest_approved,
-)
+Request = dict[str, Any]
+AWS_ERRORS = (ClientError, BotoCoreError)
+CLIENT_CONFIG = Config(connect_timeout=5, read_timeout=20, retries={"mode": "standard", "total_max_attempts": 3})
+REMEDIES = {  # by error code; after any other, throttling and faults among them, the same request may succeed
+    **dict.fromkeys(("AccessDenied", "AccessDeniedException"), "allow the function's role this action"),
+    **dict.fromkeys(("LimitExceededException", "ResourceLimitExceeded"), "ask for a higher quota"),
+    **dict.fromkeys(("ResourceNotFound", "ValidationException"), "correct what it names"),
+}
+ABSENT = ("could not find", "does not exist", "not found", "no scalable target")  # in the text of an error
+VARIANT = "AllTraffic"  # always the same, so that autoscaling survives an update
+VERSION_TAG = "deploy:version"  # of a model: the ARN of its version
+ATTEMPT_TAG = "deploy:attempted"  # of the endpoint: its last update, see Endpoint.attempt
+GROUP_LENGTH = 35  # of the 63 characters of a name; the rest is for six digits of version and three hashes
+PROVISIONING_SECONDS = 3600  # for starting the new instances, beside the waits
+LOCAL_STORAGE = re.compile(r"ml\.([a-z]+\d+[a-z]*d|g[5-9]|p[5-9]|trn|dl)")  # encrypted by hardware; refuse a KMS key
+
+
+class DeployError(Exception):
+    """What was to be done is not done; the text is one sentence that says why and what to do."""
+
+
+class Refused(DeployError):
+    """The version must not be served: to try again leads to the same."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where and how a version is served. Each field is an environment variable of the same name in capitals."""
+
+    endpoint_name: str
+    execution_role_arn: str  # of the model, in this account: it reads the copy and the image, writes logs
+    models_uri: str  # s3://bucket/prefix of the archives that are served
+    champion_uri: str  # s3://bucket/prefix; empty: no champion is kept
+    instance_type: str
+    initial_instance_count: int
+    canary_fraction: float  # of the new instances take traffic first; 0: all at once
+    canary_wait_seconds: int  # how long the alarms watch before the rest of the traffic, and the old fleet's end
+    rollback_alarms: list[str]  # names of CloudWatch alarms; any of them undoes an update
+    autoscaling_min: int  # instances
+    autoscaling_max: int  # instances; 0: autoscaling is left alone, 1: it is switched off
+    autoscaling_target: float  # invocations per minute and instance
+    data_capture_percent: int
+    data_capture_uri: str  # s3://bucket/prefix
+    serverless_memory_mb: int  # 0: instances
+    serverless_max_concurrency: int
+    keep_versions: int  # unused endpoint configurations that are kept, with their models
+    subnet_ids: list[str]
+    security_group_ids: list[str]
+    network_isolation: bool  # of instances; SageMaker has none for serverless endpoints
+    kms_key_arn: str
+    tags: dict[str, str]  # of what is made
+
+
+PARSERS: dict[Any, Callable[[str], Any]] = {
+    **{kind: kind for kind in (str, int, float)},
+    bool: lambda text: bool(["false", "true"].index(text.lower())),
+    list[str]: lambda text: [part.strip() for part in text.split(",") if part.strip()],
+    dict[str, str]: lambda text: {key: str(value) for key, value in json.loads(text).items()},
+}
+
+
+def read_settings(endpoint_name: str) -> Settings:
+    """Return the function's environment, but for an endpoint that is named; DeployError if a variable is wrong."""
+    given, values = {**os.environ, **({"ENDPOINT_NAME": endpoint_name} if endpoint_name else {})}, {}
+    for each in fields(Settings):
+        try:
+            values[each.name] = PARSERS[each.type](given[each.name.upper()])
+        except (KeyError, ValueError, AttributeError) as error:
+            wrong = f"{each.name.upper()} is {given.get(each.name.upper(), 'missing')!r}"
+            raise DeployError(f"In the function's environment {wrong}: `run_pipeline.py infra` sets it.") from error
+    return Settings(**values)
+
+
+class ModelVersion:
+    """One version of a model package group, as the registry has it now: events may be late or stale."""
+
+    def __init__(self, arn: str) -> None:
+        described = client("sagemaker").describe_model_package(ModelPackageName=arn)
+        containers = described.get("InferenceSpecification", {}).get("Containers", [])
+        statistics = described.get("ModelMetrics", {}).get("ModelQuality", {}).get("Statistics", {})
+        self.arn: str = described["ModelPackageArn"]
+        self.group: str = described.get("ModelPackageGroupName") or described["ModelPackageName"]
+        self.number: int = described.get("ModelPackageVersion", 0)  # 0: a package without a group
+        self.approval: str = described.get("ModelApprovalStatus", "")
+        self.status: str = described["ModelPackageStatus"]
+        self.metadata: dict[str, str] = described.get("CustomerMetadataProperties", {})
+        self.sha256 = self.metadata.get("archive_sha256", "")  # hexadecimal
+        self.container: Request = containers[0] if len(containers) == 1 else {}
+        self.archive: str = self.container.get("ModelDataUrl", "")
+        folder, _, name = statistics.get("S3Uri", "").rpartition("/")
+        self.baseline = f"{folder}/baseline.json" if name else ""
+
+    def __str__(self) -> str:
+        return f"{self.group} version {self.number}" if self.number else self.group
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the handler did."""
+
+    status: str  # SageMaker's EndpointStatus, or NotDeployed, WaitingForApproval, ModelPackagePending or -InProgress
+    message: str
+    version: ModelVersion | None = None
+    champion: ModelVersion | None = None  # what retrains are to be compared with from now on; None: as before
 
 
 def handler(event: dict[str, Any], context: object) -> dict[str, str]:
     """The Lambda entry point; returns the Lambda step's OutputParameters."""
-    kind = event.get("detail-type")
+    kind, content = event.get("detail-type"), event.get("detail", event)
     if kind not in EVENTS:
-        accepted = " and ".join(f"'{name}'" for name in EVENTS if name)
-        raise DeployError(f"The event is a '{kind}', but only {accepted} are understood.")
-    hosting = read_hosting({} if kind else event)
+        raise DeployError(f"The event is a '{kind}', but only {', '.join(filter(None, EVENTS))} are understood.")
+    action, key = EVENTS[kind]
+    if key not in content:
+        raise DeployError(f"The event has no '{key}', which says what it is about.")
+    settings, done = read_settings(event.get("endpoint_name", "")), ""
     try:
-        outcome = EVENTS[kind](hosting, event)
-    except (ClientError, BotoCoreError) as error:
-        raise DeployError(explained(error)) from error
-    undone = keep_champion(hosting, outcome.champion) if outcome.champion else ""
-    message = f"{outcome.message} {undone}".rstrip()
-    if kind and undone:  # Lambda calls again, and if that does not help, an alarm tells somebody
-        raise DeployError(message)
-    print(message, flush=True)
-    return {
-        "endpoint_name": hosting.endpoint_name,
-        "endpoint_status": outcome.status,
-        "model_package_arn": outcome.version_arn,
-        "message": message,
-    }
+        outcome = action(Endpoint(settings), content[key])
+        if outcome.champion and settings.champion_uri:
+            done = f"{outcome.message} But {settings.champion_uri}, which the next training is compared with, is old: "
+            keep_champion(settings, outcome.champion)
+    except (DeployError, *AWS_ERRORS) as error:
+        raise DeployError(f"{done}{explained(error)}") from error
+    if kind and action is deploy and outcome.status == "Deleting":
+        raise DeployError(outcome.message)  # Lambda calls again a minute later, when it may be gone
+    print(outcome.message, flush=True)
+    answer = {"endpoint_name": settings.endpoint_name, "endpoint_status": outcome.status, "message": outcome.message}
+    return {**answer, "model_package_arn": outcome.version.arn if outcome.version else ""}
 
 
-def on_step(hosting: Hosting, event: dict[str, Any]) -> Outcome:
-    """The pipeline registered a version; the event is flat and may hold any setting of Hosting."""
-    if "model_package_arn" not in event:
-        raise DeployError("The event has no 'model_package_arn': give the ARN of the version to deploy.")
-    return deploy(hosting, model_version(event["model_package_arn"]))
-
-
-def on_registry_change(hosting: Hosting, event: dict[str, Any]) -> Outcome:
-    """A version was registered, approved or rejected; the event may be stale, so the registry is asked."""
-    outcome = deploy(hosting, model_version(event["detail"]["ModelPackageArn"]))
-    if outcome.status == "Deleting":  # Lambda calls again a minute later, when the endpoint is gone
-        raise DeployError(outcome.message)
-    return outcome
-
-
-def on_endpoint_change(hosting: Hosting, event: dict[str, Any]) -> Outcome:
-    """Do what had to wait for the endpoint to be InService: autoscaling, and a version approved during an update.
-
-    A version whose update failed or was rolled back is not tried again, nor is a failed endpoint created again: both
-    would repeat for ever.
-    """
-    name, changed = hosting.endpoint_name, event["detail"]["EndpointName"]
-    if changed.lower() != name.lower():  # events give names in either case
-        return Outcome("NotDeployed", "", f"Endpoint {changed} is not {name}, so it is left alone.")
-    endpoint = describe_endpoint(name)
-    if endpoint is None:
-        return Outcome("NotDeployed", "", f"Endpoint {name} does not exist, so nothing changes.")
-    status, failure = endpoint["EndpointStatus"], endpoint.get("FailureReason", "no reason given").rstrip(".")
-    if status != "InService":
-        reason = f" ({failure})" if status == "Failed" else ""
-        return Outcome(status, "", f"Endpoint {name} is {status}{reason}, so nothing changes.")
-    served = served_version(endpoint)
-    if served is None:
-        return Outcome(status, "", f"Endpoint {name} serves no registered version, so it is left alone.")
-    wanted = newest_approved(served)
-    if wanted is None or wanted.arn == served.arn:
-        return settle(hosting, endpoint, served)
-    message = (
-        f"Endpoint {name} serves {served} after the update to {wanted} failed ({failure}): "
-        f"`run_pipeline.py approve {wanted.version}` tries it again, `run_pipeline.py reject {wanted.version}` gives "
-        "it up."
-    )
-    if wanted.arn != attempted_version(endpoint):
-        try:
-            return serve(hosting, wanted, endpoint)
-        except OtherClasses as refusal:  # which was raised when that version was registered or approved
-            message = str(refusal)
-    return replace(settle(hosting, endpoint, served), message=message)
-
-
-def deploy(hosting: Hosting, asked: ModelVersion) -> Outcome:
-    """Serve the newest approved version, which is mostly the one asked for."""
-    if asked.approval == "Rejected":
-        return withdraw(hosting, asked)
-    if asked.approval != "Approved":
+def deploy(endpoint: "Endpoint", version_arn: str) -> Outcome:
+    """A version was registered, approved or rejected: serve the newest that is approved."""
+    asked = ModelVersion(version_arn)
+    if asked.approval not in ("Approved", "Rejected"):
         message = f"{asked} waits for approval: nothing is deployed until `run_pipeline.py approve` approves it."
-        return Outcome("WaitingForApproval", asked.arn, message)
-    if asked.status in ("Pending", "InProgress"):
-        message = f"{asked} is still being created ({asked.status}): it is deployed once it is Completed."
-        return Outcome(f"ModelPackage{asked.status}", asked.arn, message)
-    if asked.status != "Completed":
-        remedy = "register the model again, or approve another version."
-        raise DeployError(f"{asked} has status {asked.status} and cannot be deployed: {remedy}")
-    wanted = newest_approved(asked) or asked
-    outcome = serve(hosting, wanted, describe_endpoint(hosting.endpoint_name))
-    older = "" if wanted.arn == asked.arn else f"{asked} is older than the approved version {wanted.version}. "
-    return replace(outcome, message=older + outcome.message)
-
-
-def withdraw(hosting: Hosting, asked: ModelVersion) -> Outcome:
-    """After a rejection: the newest version still approved takes over an endpoint that exists, and is the champion."""
-    name, endpoint, wanted = hosting.endpoint_name, describe_endpoint(hosting.endpoint_name), newest_approved(asked)
-    if endpoint is None:
-        outcome = Outcome("NotDeployed", asked.arn, f"Endpoint {name} does not exist, so nothing changes.")
-    elif wanted is None:
-        message = f"No other version is approved, so endpoint {name} keeps what it serves."
-        outcome = Outcome(endpoint["EndpointStatus"], asked.arn, message)
+        return Outcome("WaitingForApproval", message, asked)
+    if asked.approval == "Approved" and asked.status != "Completed":
+        if asked.status in ("Pending", "InProgress"):
+            message = f"{asked} is still being created ({asked.status}): it is deployed once it is Completed."
+            return Outcome(f"ModelPackage{asked.status}", message, asked)
+        remedy = "register the model again, or approve another version"
+        raise DeployError(f"{asked} has status {asked.status} and cannot be deployed: {remedy}.")
+    wanted = newest_approved(endpoint.settings, asked)
+    if wanted and asked.approval == "Approved":
+        outcome = endpoint.serve(wanted)
+        older = "" if wanted.arn == asked.arn else f"{asked} is older than the approved version {wanted.number}. "
+        return replace(outcome, message=older + outcome.message)
+    if wanted and endpoint.described:
+        outcome = endpoint.serve(wanted)
     else:
-        outcome = serve(hosting, wanted, endpoint)
+        kept = "keeps what it serves, as no other version is approved" if endpoint.described else "does not exist"
+        outcome = Outcome(endpoint.status, f"Endpoint {endpoint.name} {kept}.", asked)
     return replace(outcome, message=f"{asked} is rejected. {outcome.message}", champion=wanted or asked)
 
 
-EVENTS: dict[str | None, Callable[[Hosting, dict[str, Any]], Outcome]] = {  # by their detail-type; the step has none
-    None: on_step,
-    "SageMaker Model Package State Change": on_registry_change,
-    "SageMaker Endpoint State Change": on_endpoint_change,
+def catch_up(endpoint: "Endpoint", changed: str) -> Outcome:
+    """An endpoint changed: do what had to wait until it is InService, but try no update again that failed.
+
+    That would repeat for ever. Configurations tell, as the service does not always give a reason for a rollback.
+    """
+    name, status, settings = endpoint.name, endpoint.status, endpoint.settings
+    if changed.lower() != name.lower():  # events give names in either case
+        return Outcome("NotDeployed", f"Endpoint {changed} is not {name}, so it is left alone.")
+    served = endpoint.served_version() if status == "InService" else None
+    if served is None:
+        what = "serves no registered version" if status == "InService" else f"is {status}"
+        reason = f" ({endpoint.failure})" if status == "Failed" else ""
+        return Outcome(status, f"Endpoint {name} {what}{reason}, so nothing changes.")
+    wanted = newest_approved(settings, served)
+    if wanted is None:
+        return endpoint.settle(served)
+    try:
+        if not endpoint.has_attempted(Plan(settings, wanted), served):
+            return endpoint.serve(wanted)
+        message = (
+            f"Endpoint {name} serves {served} after the update to {wanted} failed ({endpoint.failure}): "
+            f"`run_pipeline.py approve {wanted.number}` tries it again, `run_pipeline.py reject {wanted.number}` gives "
+            "it up."
+        )
+    except Refused as refusal:  # which was raised when that version was registered or approved
+        message = str(refusal)
+    return replace(endpoint.settle(served), message=message)
+
+
+EVENTS: dict[str | None, tuple[Callable[["Endpoint", str], Outcome], str]] = {  # by detail-type; the step has none
+    None: (deploy, "model_package_arn"),
+    "SageMaker Model Package State Change": (deploy, "ModelPackageArn"),
+    "SageMaker Endpoint State Change": (catch_up, "EndpointName"),
 }
+
+
+class Plan:
+    """The requests that serve a version, CreateModel and CreateEndpointConfig.
+
+    Models are named `<group>-<version>-<endpoint>-<content>`, their configurations the same and another `-<content>`.
+    """
+
+    def __init__(self, settings: Settings, version: ModelVersion) -> None:
+        if not version.archive.startswith("s3://"):
+            raise Refused(f"{version} cannot be served: it needs one container, with a ModelDataUrl on S3.")
+        vpc = {"Subnets": settings.subnet_ids, "SecurityGroupIds": settings.security_group_ids}
+        container = {key: version.container[key] for key in ("Image", "Environment") if key in version.container}
+        model = given(
+            ExecutionRoleArn=settings.execution_role_arn,
+            PrimaryContainer={**container, "ModelDataUrl": copy_uri(settings, version)},
+            VpcConfig=vpc if settings.subnet_ids else None,
+            EnableNetworkIsolation=settings.network_isolation and not settings.serverless_memory_mb,
+        )
+        group, place = version.group[:GROUP_LENGTH].rstrip("-"), digest(settings.endpoint_name)
+        name = f"{group}-{version.number}-{place}-{digest([model, version.arn])}"
+        config = endpoint_config(settings, name)
+        self.version, self.config_name = version, f"{name}-{digest(config)}"
+        self.model = {"ModelName": name, "Tags": tag_list({**settings.tags, VERSION_TAG: version.arn}), **model}
+        self.config = {"EndpointConfigName": self.config_name, "Tags": tag_list(settings.tags), **config}
+
+
+def endpoint_config(settings: Settings, model_name: str) -> Request:
+    """CreateEndpointConfig without its name and tags."""
+    memory, percent, key = settings.serverless_memory_mb, settings.data_capture_percent, settings.kms_key_arn
+    limits = {"MemorySizeInMB": memory, "MaxConcurrency": settings.serverless_max_concurrency}
+    instances = {"InstanceType": settings.instance_type, "InitialInstanceCount": settings.initial_instance_count}
+    capacity: Request = {"ServerlessConfig": limits} if memory else instances
+    capture = given(
+        EnableCapture=True,
+        InitialSamplingPercentage=percent,
+        DestinationS3Uri=settings.data_capture_uri,
+        CaptureOptions=[{"CaptureMode": "Input"}, {"CaptureMode": "Output"}],
+        CaptureContentTypeHeader={"JsonContentTypes": ["application/json"]},
+        KmsKeyId=key,
+    )
+    return given(
+        ProductionVariants=[{"VariantName": VARIANT, "ModelName": model_name, **capacity}],
+        DataCaptureConfig=capture if percent else None,
+        KmsKeyId=None if memory or LOCAL_STORAGE.match(settings.instance_type) else key,  # of the instances' volumes
+    )
+
+
+class Endpoint:
+    """The endpoint as DescribeEndpoint has it now, and what may be done with it in each status."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings, self.name, self.sagemaker = settings, settings.endpoint_name, client("sagemaker")
+        self.described: Request = found(self.sagemaker.describe_endpoint, EndpointName=self.name) or {}
+        self.status: str = self.described.get("EndpointStatus", "NotDeployed")
+        self.failure = (self.described.get("FailureReason") or "no reason given").rstrip(".")
+        pending = self.described.get("PendingDeploymentSummary", {})
+        self.configs = [each.get("EndpointConfigName", "") for each in (self.described, pending)]  # in service, next
+        variants = self.described.get("ProductionVariants", [])
+        self.is_serverless = any("CurrentServerlessConfig" in variant for variant in variants)
+
+    def serve(self, version: ModelVersion) -> Outcome:
+        """Do what the status allows."""
+        return STATUSES[self.status][0](self, Plan(self.settings, version))
+
+    def create(self, plan: Plan) -> Outcome:
+        """CreateEndpoint. Autoscaling has to wait until it is InService."""
+        request = {"EndpointName": self.name, "EndpointConfigName": plan.config_name}
+        self.send(plan, "create_endpoint", {**request, "Tags": tag_list(self.settings.tags)})
+        return self.begun(plan, "Creating", f"is being created with {plan.version}.")
+
+    def update(self, plan: Plan) -> Outcome:
+        """UpdateEndpoint, unless the plan is in service."""
+        if self.configs[0] == plan.config_name:
+            return self.settle(plan.version)
+        self.refuse_other_classes(plan.version)
+        if self.settings.serverless_memory_mb and not self.is_serverless:
+            raise DeployError(
+                f"Endpoint {self.name} has instances, and SageMaker cannot turn it into a serverless one: delete it, "
+                f"then use `run_pipeline.py approve {plan.version.number}`; or set deploy.serverless.memory_mb to 0."
+            )
+        names = self.settings.rollback_alarms
+        known = client("cloudwatch").describe_alarms(AlarmNames=names)["MetricAlarms"] if names else []
+        # They watch the old fleet, too: what is in ALARM already would undo what may mend it.
+        loud = [alarm["AlarmName"] for alarm in known if alarm["StateValue"] == "ALARM"]
+        self.send(plan, "update_endpoint", self.update_request(plan, [name for name in names if name not in loud]))
+        left_out = f" It is not undone by {', '.join(loud)}, in ALARM before the update." if loud else ""
+        return self.begun(plan, "Updating", f"is being updated to {plan.version}.{left_out}")
+
+    def update_request(self, plan: Plan, alarms: list[str]) -> Request:
+        """UpdateEndpoint, blue/green, undone by alarms; to or from serverless, which has no such guardrails, plain.
+
+        An autoscaled endpoint keeps the number of instances that it has now; it would fall back to the configuration's.
+        """
+        settings, wait = self.settings, self.settings.canary_wait_seconds
+        request: Request = {"EndpointName": self.name, "EndpointConfigName": plan.config_name}
+        if settings.serverless_memory_mb or self.is_serverless:
+            return request
+        count, percent = settings.initial_instance_count, round(100 * settings.canary_fraction)
+        if settings.autoscaling_max > 1:
+            count = self.described["ProductionVariants"][0].get("DesiredInstanceCount", count)
+            request["RetainAllVariantProperties"] = True
+            request["ExcludeRetainedVariantProperties"] = [{"VariantPropertyType": "DataCaptureConfig"}]
+        routing: Request = {"Type": "ALL_AT_ONCE", "WaitIntervalInSeconds": wait}
+        if count > 1 and percent:  # a canary needs instances to divide
+            routing |= {"Type": "CANARY", "CanarySize": {"Type": "CAPACITY_PERCENT", "Value": percent}}
+        policy = {
+            "TrafficRoutingConfiguration": routing,
+            "TerminationWaitInSeconds": wait if alarms else 0,  # the old fleet costs as much as the new
+            "MaximumExecutionTimeoutInSeconds": 2 * wait + PROVISIONING_SECONDS,
+        }
+        rollback = {"Alarms": [{"AlarmName": name} for name in alarms]} if alarms else None
+        deployment = given(BlueGreenUpdatePolicy=policy, AutoRollbackConfiguration=rollback)
+        return {**request, "DeploymentConfig": deployment}
+
+    def recreate(self, plan: Plan) -> Outcome:
+        """A Failed endpoint can only be deleted; it is created again if it is gone at once, as nothing waits here."""
+        self.autoscale(is_on=False)
+        self.sagemaker.delete_endpoint(EndpointName=self.name)
+        if not (left := Endpoint(self.settings)).described:
+            return left.create(plan)
+        return self.waiting(plan, "Deleting", f"had failed ({self.failure}) and is being deleted")
+
+    def leave(self, plan: Plan) -> Outcome:
+        """It takes no update now."""
+        if self.status in ("Creating", "Updating") and plan.config_name == (self.configs[1] or self.configs[0]):
+            return self.begun(plan, self.status, f"is {self.status} with {plan.version} already.")
+        return self.waiting(plan, self.status, f"is {self.status}, so {plan.version} is not deployed")
+
+    def settle(self, served: ModelVersion) -> Outcome:
+        """It is InService and keeps what it serves: its autoscaling, and what is no longer used."""
+        self.autoscale(is_on=self.settings.autoscaling_max > 1 and not self.settings.serverless_memory_mb)
+        self.remove_unused(*self.configs)
+        return Outcome("InService", f"Endpoint {self.name} already serves {served}.", served, champion=served)
+
+    def begun(self, plan: Plan, status: str, message: str) -> Outcome:
+        """The version comes into service, and is the champion."""
+        doubt = "" if plan.version.sha256 else " Nothing vouches for its archive, registered without archive_sha256."
+        return Outcome(status, f"Endpoint {self.name} {message}{doubt}", plan.version, champion=plan.version)
+
+    def waiting(self, plan: Plan, status: str, why: str) -> Outcome:
+        """The version is not deployed yet."""
+        again = STATUSES[status][1].format(number=plan.version.number)
+        return Outcome(status, f"Endpoint {self.name} {why}: {again}.", plan.version)
+
+    def send(self, plan: Plan, operation: str, request: Request) -> None:
+        """Make copy, model and configuration, and send CreateEndpoint or UpdateEndpoint.
+
+        What a refused request leaves costs nothing: the next call finds it by its name, or removes it as unused.
+        """
+        protect(self.settings, plan.version)
+        for make, content in ("create_model", plan.model), ("create_endpoint_config", plan.config):
+            try:
+                getattr(self.sagemaker, make)(**content)
+            except ClientError as error:
+                if "already exist" not in said(error).lower():  # the same name means the same content
+                    raise
+        if self.described:  # before the update: afterwards there may be no chance
+            tags = tag_list({**self.settings.tags, ATTEMPT_TAG: self.attempt(plan)})
+            self.sagemaker.add_tags(ResourceArn=self.described["EndpointArn"], Tags=tags)
+        try:
+            getattr(self.sagemaker, operation)(**request)
+        except AWS_ERRORS:  # it took effect all the same if its answer was lost, or if an equal call was quicker
+            if plan.config_name not in Endpoint(self.settings).configs:
+                raise
+        self.remove_unused(*self.configs, plan.config_name)
+
+    def attempt(self, plan: Plan) -> str:
+        """An update as the tag has it: the configuration that it was to bring, the one before it, and since when."""
+        return f"{plan.config_name} {self.configs[0]} {self.described['LastModifiedTime'].timestamp():.3f}"
+
+    def has_attempted(self, plan: Plan, served: ModelVersion) -> bool:
+        """Whether this update of what is in service was begun already, and so failed or was rolled back.
+
+        It was not begun if nothing has changed since the tag was written: then UpdateEndpoint was refused.
+        """
+        tag, now = tags_of(self.described["EndpointArn"]).get(ATTEMPT_TAG, ""), self.attempt(plan)
+        if tag == plan.version.arn:  # of an earlier release, which wrote it after UpdateEndpoint
+            return served.arn != plan.version.arn
+        return plan.config_name != self.configs[0] and tag != now and tag.split()[:2] == now.split()[:2]
+
+    def served_version(self) -> ModelVersion | None:
+        """The version behind the configuration in service; None if it is no model package, or a deleted one."""
+        config = self.sagemaker.describe_endpoint_config(EndpointConfigName=self.configs[0])
+        model = self.sagemaker.describe_model(ModelName=config["ProductionVariants"][0]["ModelName"])
+        package = (model.get("Containers") or [{}])[0].get("ModelPackageName")  # of an earlier release
+        arn = tags_of(model["ModelArn"]).get(VERSION_TAG, package)
+        return found(ModelVersion, arn=arn) if arn else None
+
+    def refuse_other_classes(self, new: ModelVersion) -> None:
+        """Raise Refused unless the version knows the classes of the one in service, or may replace them."""
+        served = self.served_version()
+        if served is None or new.metadata.get("replace_classes") == "true":
+            return
+        before, after = (each.metadata.get("classes_sha256") for each in (served, new))
+        if before and after and before != after:
+            few = [textwrap.shorten(each.metadata.get("classes", ""), 60, placeholder=" ...") for each in (new, served)]
+            raise Refused(
+                f"{new} knows other classes ({few[0]}) than {served} ({few[1]}), which endpoint {self.name} serves: "
+                f"`run_pipeline.py approve {new.number} --replace-classes` replaces it, `run_pipeline.py reject "
+                f"{new.number}` gives the new one up."
+            )
+
+    def remove_unused(self, *used: str) -> None:
+        """Remove this endpoint's configurations, with their models, but those in use and the last `keep_versions`.
+
+        A failure is printed only: the deployment is done, and the next one tries again.
+        """
+        mark, keep = digest(self.name), self.settings.keep_versions
+        query = {"NameContains": f"-{mark}-", "SortBy": "CreationTime", "SortOrder": "Descending"}
+        try:
+            pages = self.sagemaker.get_paginator("list_endpoint_configs").paginate(**query)
+            names = [config["EndpointConfigName"] for page in pages for config in page["EndpointConfigs"]]
+            in_use = {*used, *Endpoint(self.settings).configs}  # asked last, just before something is deleted
+            unused = [name for name in names if name.split("-")[-3:-2] == [mark] and name not in in_use]
+            kept_models = {name.rpartition("-")[0] for name in in_use.union(unused[:keep])}
+            for name in unused[keep:]:
+                model = name.rpartition("-")[0]
+                if model not in kept_models:  # it goes first, as only configurations are listed
+                    found(self.sagemaker.delete_model, ModelName=model)
+                found(self.sagemaker.delete_endpoint_config, EndpointConfigName=name)
+        except AWS_ERRORS as error:
+            print(f"Unused models and endpoint configurations were not removed: {error}", flush=True)
+
+    def autoscale(self, *, is_on: bool) -> None:
+        """Make or remove the scalable target and its policy, unless autoscaling is left alone."""
+        if not self.settings.autoscaling_max:
+            return
+        scaling, resource = client("application-autoscaling"), f"endpoint/{self.name}/variant/{VARIANT}"
+        dimension = "sagemaker:variant:DesiredInstanceCount"
+        target = {"ServiceNamespace": "sagemaker", "ResourceId": resource, "ScalableDimension": dimension}
+        if not is_on:
+            found(scaling.deregister_scalable_target, **target)  # and with it its policies and their alarms
+            return
+        low, high = self.settings.autoscaling_min, self.settings.autoscaling_max
+        scaling.register_scalable_target(**target, MinCapacity=low, MaxCapacity=high)
+        metric = {"PredefinedMetricType": "SageMakerVariantInvocationsPerInstance"}
+        tracking = {"TargetValue": self.settings.autoscaling_target, "PredefinedMetricSpecification": metric}
+        policy = {"PolicyName": "invocations-per-instance", "PolicyType": "TargetTrackingScaling"}
+        scaling.put_scaling_policy(**target, **policy, TargetTrackingScalingPolicyConfiguration=tracking)
+
+
+WAITS = "once it is InService, its state change event or `run_pipeline.py approve {number}` deploys it"
+STATUSES: dict[str, tuple[Callable[[Endpoint, Plan], Outcome], str]] = {  # and what deploys a version that has to wait
+    "NotDeployed": (Endpoint.create, ""),
+    "InService": (Endpoint.update, ""),
+    "Failed": (Endpoint.recreate, ""),
+    **dict.fromkeys(("Creating", "Updating", "SystemUpdating", "RollingBack", "OutOfService"), (Endpoint.leave, WAITS)),
+    "Deleting": (Endpoint.leave, "once it is gone, `run_pipeline.py approve {number}` creates it anew"),
+    "UpdateRollbackFailed": (Endpoint.leave, "delete the endpoint, then use `run_pipeline.py approve {number}`"),
+}
+
+
+def newest_approved(settings: Settings, asked: ModelVersion) -> ModelVersion | None:
+    """The newest version of the group of `asked` that is approved and complete; lists may lag, so it is described."""
+    group, approved = asked.group, asked if asked.approval == "Approved" else None
+    if asked.arn.split(":")[4] != settings.execution_role_arn.split(":")[4]:  # another account's, by its ARN
+        group = asked.arn.rpartition("/")[0].replace(":model-package/", ":model-package-group/")
+    query = {"ModelApprovalStatus": "Approved", "SortBy": "CreationTime", "SortOrder": "Descending"}
+    pages = client("sagemaker").get_paginator("list_model_packages").paginate(ModelPackageGroupName=group, **query)
+    for summary in (each for page in pages for each in page["ModelPackageSummaryList"]):
+        if approved and summary["ModelPackageVersion"] <= approved.number:
+            break
+        version = ModelVersion(summary["ModelPackageArn"])
+        if version.approval == "Approved" and version.status == "Completed":
+            return version
+    return approved
+
+
+def copy_uri(settings: Settings, version: ModelVersion) -> str:
+    """Return where the version's archive is served from; the same place stands for the same content."""
+    mark = version.sha256 or hashlib.sha256(version.archive.encode()).hexdigest()
+    return f"{settings.models_uri.rstrip('/')}/{version.group}-{version.number}-{mark[:8]}/model.tar.gz"
+
+
+def protect(settings: Settings, version: ModelVersion) -> Request:
+    """Copy the version's archive unless it is there, and return the copy's place; Refused if its content was changed.
+
+    S3 copies up to 5 GB in one request, and computes the checksum of what it has written.
+    """
+    copy, s3 = place(copy_uri(settings, version)), client("s3")
+    known = found(s3.head_object, **copy, ChecksumMode="ENABLED")
+    if known is None:
+        request = {"CopySource": place(version.archive), "ChecksumAlgorithm": "SHA256", "TaggingDirective": "REPLACE"}
+        known = s3.copy_object(**copy, **request)["CopyObjectResult"]
+    checksum = base64.b64decode(known.get("ChecksumSHA256", "").partition("-")[0]).hex()
+    if version.sha256 and checksum != version.sha256:
+        s3.delete_object(**copy)
+        raise Refused(
+            f"{version} is not served: {version.archive} was changed after it was evaluated (its SHA-256 is {checksum},"
+            f" not {version.sha256}): use `run_pipeline.py reject {version.number}`, and train again."
+        )
+    return copy
+
+
+def keep_champion(settings: Settings, version: ModelVersion) -> None:
+    """Make a version the champion, or leave none if it is not approved."""
+    names, s3 = ("champion.json", "model.tar.gz", "baseline.json"), client("s3")
+    description, archive, baseline = (place(f"{settings.champion_uri.rstrip('/')}/{name}") for name in names)
+    if version.approval != "Approved":
+        for each in (description, archive, baseline):
+            s3.delete_object(**each)
+        return
+    copy, there, known = (
+        protect(settings, version),
+        found(s3.head_object, **archive),
+        found(s3.get_object, **description),
+    )
+    content = {"model_package_arn": version.arn, "model_data_url": version.archive}
+    if there and known and known["Body"].read() == as_json({**content, "etag": there["ETag"]}):
+        return
+    s3.delete_object(**description)
+    copied = s3.copy_object(**archive, CopySource=copy, TaggingDirective="REPLACE")["CopyObjectResult"]
+    s3.delete_object(**baseline)
+    if version.baseline:
+        found(s3.copy_object, **baseline, CopySource=place(version.baseline), TaggingDirective="REPLACE")
+    s3.put_object(**description, Body=as_json({**content, "etag": copied["ETag"]}))
+
+
+def as_json(content: dict[str, str]) -> bytes:
+    return json.dumps(content, indent=2).encode()
+
+
+def place(uri: str) -> Request:
+    """An S3 URI as S3's requests name it."""
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return {"Bucket": bucket, "Key": key}
+
+
+@functools.cache
+def client(service: str) -> Any:
+    """The client, made by the default session when first needed and kept while the container lives."""
+    return boto3.client(service, config=CLIENT_CONFIG)
+
+
+def found(call: Callable[..., Any], **arguments: Any) -> Any:
+    """The answer, or None if what it is about is not there, which only an error's text tells."""
+    try:
+        return call(**arguments)
+    except ClientError as error:
+        if any(words in said(error).lower() for words in ABSENT):
+            return None
+        raise
+
+
+def tags_of(arn: str) -> dict[str, str]:
+    return {tag["Key"]: tag["Value"] for tag in client("sagemaker").list_tags(ResourceArn=arn)["Tags"]}
+
+
+def tag_list(tags: dict[str, str]) -> list[dict[str, str]]:
+    return [{"Key": key, "Value": value} for key, value in tags.items()]
+
+
+def given(**members: Any) -> Request:
+    """A request's members but those that are off or empty."""
+    return {name: value for name, value in members.items() if value}
+
+
+def digest(content: Any) -> str:
+    """Six hexadecimal digits."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:6]
+
+
+def said(error: Exception) -> str:
+    """An error's own words on one line, without a full stop."""
+    text = error.response["Error"].get("Message", "") if isinstance(error, ClientError) else str(error)
+    return " ".join(text.split()).rstrip(".")
+
+
+def explained(error: Exception) -> str:
+    """One sentence for an error of AWS, of botocore, which refuses some requests before they are sent, or of ours."""
+    if isinstance(error, ClientError):
+        remedy = REMEDIES.get(error.response["Error"]["Code"], "try it again later")
+        return f"AWS refused {error.operation_name}: {said(error)}; {remedy}."
+    if isinstance(error, BotoCoreError):
+        return f"The request to AWS failed: {said(error)}; correct what it names, or try it again later."
+    return str(error)

@@ -12,7 +12,7 @@ from pipeline.aws import schedule
 from pipeline.aws.cost import HOURS_PER_MONTH
 from pipeline.aws.requests import describe, list_all
 from pipeline.aws.stack import Client, describe_stack, is_own
-from pipeline.aws.stack_parameters import STACK_TAG, app_stack_name, serving_prefix, stack_name
+from pipeline.aws.stack_parameters import STACK_TAG, VERSION_TAG, app_stack_name, serving_prefix, stack_name
 from pipeline.config.config import Config
 
 GB = 1e9
@@ -52,13 +52,16 @@ def find(client: Client, config: Config) -> list[Item]:
 def own_models(sagemaker: Any, config: Config) -> list[str]:
     """Return the models that were made from a version of the group."""
     prefix, group = serving_prefix(config), f":model-package/{config.registry.model_package_group}/".lower()
-    own = []
-    for name in (item["ModelName"] for item in list_all(sagemaker, "list_models", NameContains=prefix)):
-        model = sagemaker.describe_model(ModelName=name) if name.startswith(prefix) else {}
-        containers = model.get("Containers") or [model.get("PrimaryContainer") or {}]
-        if any(group in str(container.get("ModelPackageName", "")).lower() for container in containers):
-            own.append(name)
-    return own
+    names = [item["ModelName"] for item in list_all(sagemaker, "list_models", NameContains=prefix)]
+    return [name for name in names if name.startswith(prefix) and group in version_of(sagemaker, name).lower()]
+
+
+def version_of(sagemaker: Any, model_name: str) -> str:
+    """Return the ARN of the version that a model was made of: of its tag, or of an earlier release's model package."""
+    model = sagemaker.describe_model(ModelName=model_name)
+    tags = {tag["Key"]: tag["Value"] for tag in list_all(sagemaker, "list_tags", ResourceArn=model["ModelArn"])}
+    container = (model.get("Containers") or [model.get("PrimaryContainer") or {}])[0]
+    return str(tags.get(VERSION_TAG) or container.get("ModelPackageName", ""))
 
 
 def variants_of(sagemaker: Any, endpoint_config: str) -> list[dict[str, Any]]:

@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 from pipeline.config.config import Config
 
-SERVING_NAME_LENGTH = 35  # of a model package group's name, as classifier/deployment/rollout.py shortens it
+SERVING_NAME_LENGTH = 35  # of a model package group's name, as steps/deploy.py shortens it
 STACK_TAG = "pipeline-stack"
+VERSION_TAG = "deploy:version"  # of a model: the ARN of its version, as steps/deploy.py writes it
 MARKER = "_READY"  # the object that says that an upload of data is complete
 ECR_IMAGE = re.compile(
     r"(?P<account>\d{12})\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(\.cn)?/(?P<name>[^:@]+)([:@].*)?"
@@ -24,7 +25,7 @@ SETTINGS = {  # a parameter of base.yaml or app.yaml -> the setting that it take
     "SubnetIds": "aws.vpc.subnet_ids",
     "SecurityGroupIds": "aws.vpc.security_group_ids",
     "KmsKeyArn": "aws.kms_key_arn",
-    "NetworkIsolation": "aws.network_isolation",
+    "NetworkIsolation": "deploy.network_isolation",
     "PermissionsBoundaryArn": "aws.permissions_boundary_arn",
     "LogRetentionDays": "aws.log_retention_days",
     "ArtifactRetentionDays": "aws.artifact_retention_days",

@@ -68,3 +68,8 @@ def local_placement(deploy_function: str = "deploy", inputs_function: str = "inp
 def champion_uri(config: "Config", placement: Placement) -> str:
     """Return the prefix under which the model in service is kept, without a slash at its end."""
     return placement.uri(config.pipeline.name, "champion")
+
+
+def models_uri(config: "Config", placement: Placement) -> str:
+    """Return the prefix of the archives that are served, which the deploy function alone writes."""
+    return placement.uri(config.pipeline.name, "models")

@@ -1,9 +1,7 @@
 """Builds RegisterModel and DeployEndpoint: a new version with its metrics, and the endpoint that serves it."""
 
-from sagemaker.core.drift_check_baselines import DriftCheckBaselines
 from sagemaker.core.metadata_properties import MetadataProperties
 from sagemaker.core.model_metrics import MetricsSource, ModelMetrics
-from sagemaker.core.resources import ModelPackageModelCard
 from sagemaker.core.workflow.execution_variables import ExecutionVariables
 from sagemaker.core.workflow.functions import Join
 from sagemaker.mlops.workflow.lambda_step import LambdaStep
@@ -13,7 +11,6 @@ from sagemaker.serve.model_builder import ModelBuilder
 
 from pipeline.compile.context import Context, serving_environment, step_retries, text_outputs
 from pipeline.compile.evaluation import reported
-from pipeline.compile.placement import champion_uri
 
 CONTENT_TYPES = [
     *("image/jpeg", "image/png", "image/webp", "application/x-image", "application/x-npy", "application/json"),
@@ -29,7 +26,7 @@ DEPLOYED = ("endpoint_name", "endpoint_status", "model_package_arn", "message") 
 
 
 def register_step(context: Context, train: TrainingStep, evaluate: ProcessingStep) -> ModelStep:
-    """Return the step that registers the model, its card and baselines, and where they came from."""
+    """Return the step that registers the model, the server's environment, evaluation.json and where they came from."""
     config = context.config
     builder = ModelBuilder(
         s3_model_data_url=train.properties.ModelArtifacts.S3ModelArtifacts,
@@ -44,10 +41,7 @@ def register_step(context: Context, train: TrainingStep, evaluate: ProcessingSte
         },
     )
     folder = evaluate.properties.ProcessingOutputConfig.Outputs["evaluation"].S3Output.S3Uri
-    evaluation, baseline = (
-        MetricsSource(content_type="application/json", s3_uri=Join(on="/", values=[folder, name]))
-        for name in ("evaluation.json", "baseline.json")
-    )
+    statistics = MetricsSource(content_type="application/json", s3_uri=Join(on="/", values=[folder, "evaluation.json"]))
     return ModelStep(
         name="RegisterModel",
         display_name="Register model",
@@ -58,11 +52,7 @@ def register_step(context: Context, train: TrainingStep, evaluate: ProcessingSte
             response_types=RESPONSE_TYPES,
             inference_instances=[config.deploy.instance_type],
             transform_instances=[config.deploy.instance_type],
-            model_metrics=ModelMetrics(model_statistics=evaluation),
-            drift_check_baselines=DriftCheckBaselines(model_statistics=evaluation, model_data_statistics=baseline),
-            model_card=ModelPackageModelCard(
-                model_card_content=reported(evaluate, "model_card"), model_card_status="PendingReview"
-            ),
+            model_metrics=ModelMetrics(model_statistics=statistics),
             metadata_properties=MetadataProperties(
                 commit_id=context.commit, generated_by=ExecutionVariables.PIPELINE_EXECUTION_ARN
             ),
@@ -82,8 +72,6 @@ def register_step(context: Context, train: TrainingStep, evaluate: ProcessingSte
 
 def deploy_step(context: Context, register: ModelStep) -> LambdaStep:
     """Return the step that calls the function of steps/deploy.py with the new version; it never waits."""
-    deploy, registry = context.config.deploy, context.config.registry
-    champion = {"champion_uri": champion_uri(context.config, context.placement)}
     return LambdaStep(
         name="DeployEndpoint",
         display_name="Deploy endpoint",
@@ -92,9 +80,6 @@ def deploy_step(context: Context, register: ModelStep) -> LambdaStep:
         inputs={
             "model_package_arn": register.properties.ModelPackageArn,
             "endpoint_name": context.parameters["EndpointName"],
-            "instance_type": deploy.instance_type,
-            "initial_instance_count": deploy.instance_count,
-            **(champion if registry.require_improvement else {}),
         },
         outputs=text_outputs(*DEPLOYED),
     )

@@ -130,10 +130,9 @@ def deployment_problems(config: Config) -> Iterator[Problem]:
             if value > most:
                 text = f"{words} for a serverless endpoint, which has no more, but got {value}"
                 yield f"deploy.{setting} deploy.serverless", f"{text}; or set deploy.serverless.memory_mb to 0."
-        if aws.vpc.subnet_ids or aws.network_isolation:
-            where = "aws.vpc" if aws.vpc.subnet_ids else "aws.network_isolation"
-            text = f"must be 0 (off) with {where}, which serverless endpoints do not have, but got {memory}."
-            yield "deploy.serverless.memory_mb aws.vpc aws.network_isolation", text
+        if aws.vpc.subnet_ids:
+            text = f"must be 0 (off) with aws.vpc, which serverless endpoints do not have, but got {memory}."
+            yield "deploy.serverless.memory_mb aws.vpc", text
     days, expire = aws.artifact_retention_days, config.pipeline.cache_expire_days
     if days <= expire:  # a cached step would hand on outputs that the bucket has let go
         text = f"must be more than pipeline.cache_expire_days ({expire}), but got {days}."

@@ -128,7 +128,6 @@ TrainingSeconds = Annotated[int, Field(ge=1, le=28 * DAY)]
 NAME = (r"[a-zA-Z0-9](-*[a-zA-Z0-9])*", "letters, digits and dashes, with a letter or digit at both ends")
 PipelineName = Annotated[str, matching(*NAME, longest=256)]
 Name = Annotated[str, matching(*NAME, longest=63)]
-Sentence = Annotated[str, matching(r"[^\s-].*", "a line of text that begins with no dash", 256)]  # ContainerArgument
 Line = Annotated[str, matching(".+", "a line of text", 1024)]
 InstanceType = Annotated[str, matching(r"ml\.[a-z0-9-]+\.[a-z0-9]+", "an instance type such as ml.m5.xlarge")]
 CsvFile = Annotated[str, matching(r".+\.[cC][sS][vV]", "a .csv file")]
@@ -416,8 +415,6 @@ class RegistryConfig(Section):
     )
     require_improvement: Switch = Field(False, description="only a model at least as good as the one in service")
     improvement_margin: Fraction = Field(0.0, description="with require_improvement: better by so much accuracy")
-    intended_use: Sentence | None = Field(None, description="in the model card; null: images like those trained on")
-    limits: Sentence | None = Field(None, description="in the model card; null: it knows its classes only")
 
 
 class AutoscalingConfig(Section):
@@ -468,6 +465,7 @@ class DeployConfig(Section):
     data_capture_percent: int = Field(0, ge=0, le=100, description="of requests, kept in the bucket; 0 is off")
     serverless: ServerlessConfig = ServerlessConfig()
     keep_versions: Count = Field(3, description="endpoint configurations and models kept, the newest first")
+    network_isolation: Switch = Field(True, description="the model's container has no network; not when serverless")
 
 
 class DriftConfig(Section):
@@ -511,7 +509,7 @@ class AwsConfig(Section):
     deploy_concurrency: Count | None = Field(1, description="reserved for it; null: none, where the quota leaves none")
     vpc: VpcConfig = VpcConfig()
     kms_key_arn: Key | None = Field(None, description="encrypts bucket, volumes, outputs; null: keys that AWS manages")
-    network_isolation: Switch = Field(False, description="neither jobs nor the endpoint have a network")
+    network_isolation: Switch = Field(False, description="jobs have no network")
     permissions_boundary_arn: Policy | None = Field(None, description="bounds every role of the stack")
     tags: Tags = Field({}, description="on everything, as {team: vision}")
     log_retention_days: Retention = Field(30, description="of what functions and the endpoint log")

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from pipeline.compile.placement import champion_uri, local_placement
+from pipeline.compile.placement import Placement, champion_uri, local_placement, models_uri
 from pipeline.errors import DataSourceError, ServiceError
 from pipeline.local.store.state import State
 from pipeline.local.store.storage import Storage, copy, replacing
@@ -141,17 +141,8 @@ class LocalTarget:
         from pipeline.compile.bundle import deploy_bundle, inputs_bundle, server_bundle
         from pipeline.local.jobs.servers import put_image
 
-        name, uri = config.aws.deploy_function, self.placement.uri
-        environment = {  # for events that do not carry it
-            "ENDPOINT_NAME": config.deploy.endpoint_name,
-            "EXECUTION_ROLE_ARN": self.placement.role_arn,
-            "INSTANCE_TYPE": config.deploy.instance_type,
-            "INITIAL_INSTANCE_COUNT": str(config.deploy.instance_count),
-            "CHAMPION_URI": champion_uri(config, self.placement),
-            "DATA_CAPTURE_PERCENT": str(config.deploy.data_capture_percent),
-            "DATA_CAPTURE_URI": uri(config.pipeline.name, "capture"),
-        }
-        self.put_function(name, deploy_bundle(), environment)
+        name = config.aws.deploy_function
+        self.put_function(name, deploy_bundle(), deploy_environment(config, self.placement))
         self.put_function(config.aws.inputs_function, inputs_bundle(), {})
         put_image(self.state, self.placement.inference_image, self.place_code(server_bundle(), "images/inference"))
         self.state.put("Rule", config.registry.model_package_group.lower(), {"FunctionName": name})
@@ -211,3 +202,26 @@ class LocalTarget:
             note = f"Its server has ended; wake it with: run_pipeline.py invoke --endpoint {name} IMAGE"
             status = "Asleep"
         return {"name": name, "status": status, "url": f"http://127.0.0.1:{port}" if port else None, "note": note}
+
+
+def deploy_environment(config: "Config", placement: Placement) -> dict[str, str]:
+    """Return the deploy function's settings: here are no alarms, autoscaling, serverless endpoints, VPCs and keys."""
+    deploy = config.deploy
+    return {
+        **dict.fromkeys(("ROLLBACK_ALARMS", "SUBNET_IDS", "SECURITY_GROUP_IDS", "KMS_KEY_ARN"), ""),
+        **dict.fromkeys(("AUTOSCALING_MIN", "AUTOSCALING_MAX", "AUTOSCALING_TARGET", "SERVERLESS_MEMORY_MB"), "0"),
+        "ENDPOINT_NAME": deploy.endpoint_name,
+        "EXECUTION_ROLE_ARN": placement.role_arn,
+        "MODELS_URI": models_uri(config, placement),
+        "CHAMPION_URI": champion_uri(config, placement),
+        "INSTANCE_TYPE": deploy.instance_type,
+        "INITIAL_INSTANCE_COUNT": str(deploy.instance_count),
+        "CANARY_FRACTION": str(deploy.canary_fraction),
+        "CANARY_WAIT_SECONDS": str(deploy.canary_wait_seconds),
+        "DATA_CAPTURE_PERCENT": str(deploy.data_capture_percent),
+        "DATA_CAPTURE_URI": placement.uri(config.pipeline.name, "capture"),
+        "SERVERLESS_MAX_CONCURRENCY": str(deploy.serverless.max_concurrency),
+        "KEEP_VERSIONS": str(deploy.keep_versions),
+        "NETWORK_ISOLATION": str(deploy.network_isolation).lower(),
+        "TAGS": "{}",
+    }

@@ -1,5 +1,6 @@
 """The model registry, the endpoints that serve it, and the champion: the copy that retrains are compared with."""
 
+import base64
 import json
 import re
 import time
@@ -90,6 +91,34 @@ def model_package_arn(target: Target, group: str, wanted: str | None) -> str:
     raise UsageError(f"Model package group {group!r} has no version {wanted!r}; its versions: {known}.")
 
 
+def copied_container(target: Target, package: Mapping[str, Any], uri: str) -> dict[str, Any]:
+    """Copy a version's archive to a URI; return the container of CreateModel that serves it from there.
+
+    A ServiceError if it is not what was evaluated, or if the version has not one container with an archive.
+    """
+    containers, expected = package.get("InferenceSpecification", {}).get("Containers", []), archive_sha256(package)
+    archive, number = str(containers[0].get("ModelDataUrl", "")) if len(containers) == 1 else "", version(package)
+    if not archive.startswith("s3://"):
+        raise ServiceError(f"Model version {number} has not one container with an archive on S3, so it is not served.")
+    (bucket, key), (from_bucket, from_key) = split_uri(uri), split_uri(archive)
+    request = {"CopySource": {"Bucket": from_bucket, "Key": from_key}, "TaggingDirective": "REPLACE"}
+    with service_errors(f"copy {archive} to {uri}"):
+        s3 = target.client("s3")
+        copied = s3.copy_object(Bucket=bucket, Key=key, ChecksumAlgorithm="SHA256", **request)["CopyObjectResult"]
+    found = base64.b64decode(copied.get("ChecksumSHA256", "")).hex()
+    if expected not in ("", found):
+        raise ServiceError(
+            f"{archive} of model version {number} was changed after it was evaluated (its SHA-256 is {found}, not "
+            f"{expected}): use run_pipeline.py reject {number}, and train again."
+        )
+    return {key: containers[0][key] for key in ("Image", "Environment") if key in containers[0]} | {"ModelDataUrl": uri}
+
+
+def archive_sha256(package: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of the archive that was evaluated; empty if the version was registered without it."""
+    return str(package.get("CustomerMetadataProperties", {}).get("archive_sha256", ""))
+
+
 def approved_version(target: Target, group: str, wanted: str | None) -> str:
     """Return the ARN of an approved version by number or ARN, or of the newest; SageMaker makes no model of others."""
     if wanted is None:
@@ -145,7 +174,7 @@ def endpoints(target: Target) -> list[dict[str, Any]]:
 def ensure_champion(target: Target, config: Config) -> int:
     """Make the champion's prefix ready for EvaluateModel; return how many objects were stored.
 
-    The deploy function keeps it (steps/classifier/deployment/champion.py) but for two things: the prefix must not be
+    The deploy function keeps it (steps/deploy.py) but for two things: the prefix must not be
     empty, which a Processing job refuses, and a version that was approved before there was a champion becomes it.
     """
     uri, group = champion_uri(config, target.placement), config.registry.model_package_group

@@ -4,18 +4,20 @@ Source: AWS guide, "batch-transform"; API, CreateTransformJob.
 """
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from pipeline.aws.stack_parameters import serving_prefix
+from pipeline.aws.stack_parameters import VERSION_TAG, serving_prefix
 from pipeline.config.config import Config
 from pipeline.errors import UsageError
 from pipeline.service.executions import poll
 from pipeline.service.images import SUFFIXES, Row, folder_images, is_image_name
+from pipeline.service.models import copied_container, model_package
 from pipeline.service.predictor import ACCEPT, CONTENT_TYPE, answered
-from pipeline.service.targets import Target, ask, copy_objects, in_threads, objects
+from pipeline.service.targets import Target, ask, copy_objects, in_threads, objects, service_errors, split_uri
 
 FOLDER = "transform"  # below the pipeline's name in the bucket; aws/base.yaml gives the model's role access to it
 POLL_SECONDS = {"local": 0.3, "aws": 15.0}
@@ -57,21 +59,27 @@ def put_images(target: Target, job: Job, source: str) -> list[str]:
 
 @contextmanager
 def made_model(target: Target, config: Config, job: Job, version_arn: str) -> Iterator[None]:
-    """Make a model of the version for the block, named as the job; network and role are the endpoint's."""
-    aws = config.aws
+    """Make a model of the version for the block, named as the job; network and role are the endpoint's.
+
+    That role reads no job's files, so the archive is copied beside the images.
+    """
+    aws, copy = config.aws, f"{job.input_uri.removesuffix('input/')}model.tar.gz"
     vpc = {"SecurityGroupIds": list(aws.vpc.security_group_ids), "Subnets": list(aws.vpc.subnet_ids)}
     request = {
         "ModelName": job.name,
-        "PrimaryContainer": {"ModelPackageName": version_arn},
+        "PrimaryContainer": copied_container(target, model_package(target, version_arn), copy),
         "ExecutionRoleArn": target.model_role(config),
-        "EnableNetworkIsolation": aws.network_isolation,
+        "EnableNetworkIsolation": config.deploy.network_isolation,
         **({"VpcConfig": vpc} if aws.vpc.subnet_ids else {}),
     }
-    ask(target, f"make model {job.name!r}", "create_model", **request, **tags(target))
+    ask(target, f"make model {job.name!r}", "create_model", **request, **tags(target, {VERSION_TAG: version_arn}))
     try:
         yield
     finally:
         ask(target, f"remove model {job.name!r}", "delete_model", ModelName=job.name)
+        bucket, key = split_uri(copy)
+        with service_errors(f"remove {copy}"):
+            target.client("s3").delete_object(Bucket=bucket, Key=key)
 
 
 def create(target: Target, config: Config, job: Job, instances: int) -> None:
@@ -91,8 +99,9 @@ def create(target: Target, config: Config, job: Job, instances: int) -> None:
     ask(target, f"create transform job {job.name!r}", "create_transform_job", **request, **tags(target))
 
 
-def tags(target: Target) -> dict[str, Any]:
-    return {"Tags": [{"Key": key, "Value": value} for key, value in target.tags.items()]} if target.tags else {}
+def tags(target: Target, more: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
+    found = {**target.tags, **more}
+    return {"Tags": [{"Key": key, "Value": value} for key, value in found.items()]} if found else {}
 
 
 def follow(target: Target, job: Job, look: Callable[[int], None]) -> dict[str, Any]:

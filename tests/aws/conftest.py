@@ -117,16 +117,16 @@ def register(client: Any, config: Config) -> Callable[..., str]:
 @pytest.fixture
 def deliver(client: Any, config: Config, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., dict[str, Any]]]:
     """What EventBridge and Lambda would do: a function that calls the handler in the deploy function's environment."""
-    services = importlib.import_module("classifier.deployment.services")
+    deploy = importlib.import_module("deploy")
 
     def call(kind: str, detail: dict[str, str], **variables: str) -> dict[str, Any]:
         function = client("lambda").get_function(FunctionName=config.aws.deploy_function)["Configuration"]
         for name, value in {**function["Environment"]["Variables"], **variables}.items():
             monkeypatch.setenv(name, str(value))
-        services.client.cache_clear()
+        deploy.client.cache_clear()
         event = {"detail-type": f"SageMaker {kind} State Change", "detail": detail}
-        answer: dict[str, Any] = importlib.import_module("deploy").handler(event, None)
+        answer: dict[str, Any] = deploy.handler(event, None)
         return answer
 
     yield call
-    services.client.cache_clear()
+    deploy.client.cache_clear()

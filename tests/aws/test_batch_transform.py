@@ -102,10 +102,10 @@ def test_a_folder_is_stored_transformed_and_read_back(
     }  # fmt: skip
     assert requests["CreateModel"] == {
         "ModelName": name,
-        "PrimaryContainer": {"ModelPackageName": version},
+        "PrimaryContainer": {"Image": "image", "ModelDataUrl": f"{top}/model.tar.gz"},
         "ExecutionRoleArn": made["EndpointRoleArn"],
-        "EnableNetworkIsolation": False,
-        "Tags": own_tags,
+        "EnableNetworkIsolation": True,
+        "Tags": [*own_tags, {"Key": "deploy:version", "Value": version}],
     }
     assert client("sagemaker").list_models()["Models"] == []
     error = f"There is no answer; see the job's log: /aws/sagemaker/TransformJobs {name}"

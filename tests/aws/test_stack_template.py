@@ -127,12 +127,12 @@ def test_models_data_and_code_and_what_a_registered_version_refers_to_do_not_exp
 
 def test_the_function_is_told_exactly_the_settings_that_the_handler_reads(config):
     variables = RESOURCES["DeployFunction"]["Properties"]["Environment"]["Variables"]
-    hosting = importlib.import_module("classifier.deployment.hosting").Hosting
-    assert set(variables) == {field.name.upper() for field in fields(hosting)}
+    deploy = importlib.import_module("deploy")
+    assert set(variables) == {field.name.upper() for field in fields(deploy.Settings)}
     placement = replace(local_placement("deploy"), bucket="b")
     champion = variables["CHAMPION_URI"]["Fn::Sub"].replace("${BucketName}", "b")
     assert champion.replace("${PipelineName}", config.pipeline.name) == champion_uri(config, placement)
-    assert importlib.import_module("classifier.deployment.rollout").GROUP_LENGTH == SERVING_NAME_LENGTH
+    assert deploy.GROUP_LENGTH == SERVING_NAME_LENGTH
 
 
 def test_every_event_rule_retries_and_then_keeps_the_event():

@@ -21,7 +21,7 @@ FAILURES = [  # reason, log, whether it is the project's own pipeline, what is s
     ("AlgorithmError: no luck, exit code: 1", ["why", "no luck"], False, ["why"]),
     ("AlgorithmError: ValueError: x, exit code: 1", [*TRACEBACK, "ValueError: x"], True, TRACEBACK),
     ("OtherClasses: version 2 knows other classes.",
-     [*TRACEBACK, "classifier.deployment.errors.OtherClasses: version 2 knows other classes."], True, []),
+     [*TRACEBACK, "deploy.Refused: version 2 knows other classes."], True, []),
     ("ValueError: x", [*TRACEBACK, "ValueError: x"], False, TRACEBACK),
     ("AlgorithmError: in /opt/ml/processing/input/data/more/b, exit code: 1", [], True, []),
     ("InternalServerError: killed from outside", ["epoch 1"], True, ["epoch 1"]),

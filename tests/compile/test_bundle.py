@@ -119,9 +119,9 @@ def test_the_jobs_carry_what_they_run_and_no_more():
     assert {"train.py", "watch", "finetuning"} <= rooms(bundle("train.py"))
     assert {"serve.py", "serving", "model"} <= rooms(server_bundle())
     assert {"evaluate.py", "evaluation", "model"} <= rooms(bundle("evaluate.py"))
-    assert rooms(deploy_bundle()) == {"deploy.py", "deployment"}
-    assert not {"prepare.py", "serve.py", "serving", "deploy.py", "deployment"} & rooms(bundle("train.py"))
-    assert not {"train.py", "watch", "finetuning", "evaluation", "deployment"} & rooms(server_bundle())
+    assert rooms(deploy_bundle()) == {"deploy.py"}
+    assert not {"prepare.py", "serve.py", "serving", "deploy.py"} & rooms(bundle("train.py"))
+    assert not {"train.py", "watch", "finetuning", "evaluation"} & rooms(server_bundle())
     assert not {"prepare.py", "train.py", "deploy.py", "serving", "watch"} & rooms(bundle("evaluate.py"))
     assert not {"train.py", "serving", "watch", "evaluation", "reports"} & rooms(bundle("trial.py"))
     pages = {name for name in bundle("evaluate.py").files if not name.endswith(".py")}

@@ -59,8 +59,7 @@ def test_when_on_the_champion_is_an_input_that_is_never_taken_from_the_cache(ste
     assert words[words.index("--champion-dir") + 1] == inputs["champion"]["LocalPath"]
     assert words[words.index("--improvement-margin") + 1] == "0.01"
     assert "CacheConfig" not in evaluate
-    event = steps(ON)["DeployEndpoint"]["Arguments"]
-    assert event["champion_uri"] == "s3://local/image-classification/champion"
+    assert set(steps(ON)["DeployEndpoint"]["Arguments"]) == {"model_package_arn", "endpoint_name"}
 
 
 @pytest.mark.parametrize(
@@ -151,22 +150,3 @@ def test_evaluate_writes_every_property_that_the_version_carries(steps):
     }  # fmt: skip
     carried = set(steps()["RegisterModel"]["Arguments"]["CustomerMetadataProperties"])
     assert carried - {"replace_classes"} == set(version_metadata(document))
-
-
-def test_version_carries_its_model_card_and_what_later_requests_are_compared_with(steps):
-    card = '{"model_overview":{}}'
-    request = steps("{intended_use: Sorting clothes., limits: Not shoes.}")
-    arguments = request["EvaluateModel"]["Arguments"]["AppSpecification"]["ContainerArguments"]
-    assert [arguments[arguments.index(name) + 1] for name in ("--intended-use", "--limits")] == [
-        "Sorting clothes.", "Not shoes.",
-    ]  # fmt: skip
-    properties = {name: request["RegisterModel"]["Arguments"][name] for name in ("ModelCard", "DriftCheckBaselines")}
-    folder = "s3://local/image-classification/evaluations/e"
-    written = scope({"model_card": card})
-    written.steps["EvaluateModel"]["ProcessingOutputConfig"]["Outputs"] = [
-        {"OutputName": "evaluation", "S3Output": {"S3Uri": folder}}
-    ]
-    found = as_request("CreateModelPackage", resolve(properties, written))
-    assert found["ModelCard"] == {"ModelCardContent": card, "ModelCardStatus": "PendingReview"}
-    assert found["DriftCheckBaselines"]["ModelQuality"]["Statistics"]["S3Uri"] == f"{folder}/evaluation.json"
-    assert found["DriftCheckBaselines"]["ModelDataQuality"]["Statistics"]["S3Uri"] == f"{folder}/baseline.json"

@@ -3,7 +3,7 @@
 import re
 import subprocess
 
-from classifier.deployment import rollout
+import deploy
 from pipeline.compile.bundle import Bundle, bundle
 from pipeline.config import sections
 from tests.compile.definitions import Json, jobs_of, steps_of
@@ -140,7 +140,7 @@ def test_a_type_with_disks_of_its_own_is_not_asked_to_encrypt_them_by_a_key(comp
 
 
 def test_jobs_and_endpoint_agree_on_the_types_that_refuse_a_key():
-    assert sections.LOCAL_STORAGE.pattern == rollout.LOCAL_STORAGE.pattern
+    assert sections.LOCAL_STORAGE.pattern == deploy.LOCAL_STORAGE.pattern
 
 
 def test_training_on_spot_capacity_keeps_checkpoints_of_its_own_execution(compiled):

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from classifier.deployment.hosting import Hosting
 from classifier.training.hyperparameters import Hyperparameters
 from classifier.watch import debug_settings
 from pipeline.config.config import Config, load
@@ -37,14 +36,6 @@ def test_of_the_debugger():
     job, debug = debug_settings.parse(parser.parse_args([])), Config().debug
     for name in ("enabled", "save_interval_steps", "sample_interval_ms", "profiled_steps"):
         assert getattr(job, name) == getattr(debug, name)
-
-
-def test_of_the_deploy_function():
-    deploy = Config().deploy
-    for name in ("canary_fraction", "canary_wait_seconds", "data_capture_percent", "keep_versions"):
-        assert getattr(Hosting, name) == getattr(deploy, name)
-    assert Hosting.autoscaling_target == deploy.autoscaling.target_invocations_per_minute
-    assert Hosting.serverless_max_concurrency == deploy.serverless.max_concurrency
 
 
 @pytest.mark.parametrize("finetune", ["none", "all"])

@@ -12,7 +12,7 @@ import pytest
 from pipeline.config.sections import Config, RegistryConfig
 from pipeline.errors import ServiceError
 from pipeline.service.aws_target import AwsTarget
-from pipeline.service.local_target import LocalTarget
+from pipeline.service.local_target import LocalTarget, deploy_environment
 from pipeline.service.models import ensure_champion as ensure
 from pipeline.service.targets import Target
 
@@ -81,21 +81,17 @@ def test_newest_version_that_was_approved_before_is_copied_once(target):
 
 def test_deploy_function_takes_it_for_its_own(target, monkeypatch):
     """steps/ and pipeline/ share no code: what one writes, the other must know."""
-    champion, services = (
-        importlib.import_module("classifier.deployment.champion"),
-        importlib.import_module("classifier.deployment.services"),
-    )
-    for module in (champion, services):
-        monkeypatch.setattr(module, "client", target.client)
-    settings = dict.fromkeys(("endpoint_name", "execution_role_arn", "instance_type"), "x")
-    settings |= {"initial_instance_count": "1", "champion_uri": target.placement.uri(PREFIX)}
-    hosting = importlib.import_module("classifier.deployment.hosting").read_hosting(settings)
-    version = services.model_version(register(target, 1))
+    deploy = importlib.import_module("deploy")
+    monkeypatch.setattr(deploy, "client", target.client)
+    for name, value in deploy_environment(CONFIG, target.placement).items():
+        monkeypatch.setenv(name, value)
+    settings, version = deploy.read_settings(""), deploy.ModelVersion(register(target, 1))
+    deploy.protect(settings, version)
     ensure(target, CONFIG)
     before = objects(target)
     for operation in ("CopyObject", "PutObject", "DeleteObject"):
         target.client("s3").meta.events.register(f"before-call.s3.{operation}", refuse)
-    assert champion.keep_champion(hosting, version) == ""
+    deploy.keep_champion(settings, version)
     assert objects(target) == before
 
 

@@ -7,6 +7,7 @@ is the MD5 of objects up to boto3's multipart threshold; beyond it, it ends with
 are files in `uploads/<id>` of the home until they become one object.
 """
 
+import base64
 import contextlib
 import errno
 import hashlib
@@ -27,7 +28,7 @@ from xml.etree import ElementTree
 
 from pipeline.local.store.answers import Body, HttpRequest, Reply, RequestError
 from pipeline.local.store.state import State
-from pipeline.local.store.storage import Storage, StorageError, is_unfinished
+from pipeline.local.store.storage import Storage, StorageError, file_digest, is_unfinished
 
 HOST = re.compile(r"(?:(?P<bucket>.+)\.)?s3[.-].*")
 OWN_BUCKET = "local"  # what the stack makes on AWS is always there
@@ -74,6 +75,11 @@ class StoredObject:
         self.etag = content_etag(path, self.size, status.st_mtime_ns, status.st_ino)
         self.modified = datetime.fromtimestamp(int(status.st_mtime), UTC).isoformat()
         self.entry = {"ETag": self.etag, "LastModified": self.modified}  # in XML
+
+    @property
+    def sha256(self) -> str:
+        """The checksum as headers carry it: of all objects, as none is kept beside them."""
+        return base64.b64encode(bytes.fromhex(file_digest(self.path))).decode()
 
     def bytes_of(self, header: str | None) -> range:
         """The positions that a Range header asks for, or all if there is none."""
@@ -197,6 +203,8 @@ def get_object(request: S3Request) -> Reply:
     }
     if is_part:
         headers["Content-Range"] = f"bytes {positions.start}-{positions.stop - 1}/{found.size}"
+    if request.method == "HEAD" and "x-amz-checksum-mode" in request.headers:  # boto3 asks at each GET, too
+        headers["x-amz-checksum-sha256"] = found.sha256
     for name, value in request.query.items():
         if name.startswith("response-"):
             headers[name.removeprefix("response-").title()] = value
@@ -219,7 +227,9 @@ def put_object(request: S3Request) -> Reply:
 def copy_object(request: S3Request) -> Reply:
     """CopyObject; objects are replaced and never changed, so the copy may be a link."""
     request.storage.upload(request.copy_source().path, request.uri)
-    return Reply.xml("CopyObjectResult", StoredObject(request.path()).entry)
+    copied = StoredObject(request.path())
+    checksum = {"ChecksumSHA256": copied.sha256} if request.headers.get("x-amz-checksum-algorithm") == "SHA256" else {}
+    return Reply.xml("CopyObjectResult", {**copied.entry, **checksum})
 
 
 def delete_object(request: S3Request) -> Reply:

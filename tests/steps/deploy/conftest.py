@@ -1,10 +1,13 @@
 """An AWS account in moto for steps/deploy.py; what moto lacks (UpdateEndpoint, statuses, faults) is bridged here."""
 
 import copy
+import hashlib
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,16 +22,29 @@ from moto.sagemaker.models import FakeEndpoint, sagemaker_backends
 from moto.sagemaker.responses import SageMakerResponse
 
 import deploy
-from classifier.deployment.services import client
+from deploy import client
 
 SETTINGS = {
-    "endpoint_name": "digits-endpoint",
-    "execution_role_arn": "arn:aws:iam::123456789012:role/hosting",
-    "instance_type": "ml.m5.large",
-    "initial_instance_count": 1,
+    **dict.fromkeys(("ROLLBACK_ALARMS", "DATA_CAPTURE_URI", "SUBNET_IDS", "SECURITY_GROUP_IDS", "KMS_KEY_ARN"), ""),
+    **dict.fromkeys(("AUTOSCALING_MAX", "DATA_CAPTURE_PERCENT", "SERVERLESS_MEMORY_MB"), "0"),
+    "ENDPOINT_NAME": "digits-endpoint",
+    "EXECUTION_ROLE_ARN": "arn:aws:iam::123456789012:role/hosting",
+    "MODELS_URI": "s3://artifacts/digits/models",
+    "CHAMPION_URI": "s3://artifacts/digits/champion/",
+    "INSTANCE_TYPE": "ml.m5.large",
+    "INITIAL_INSTANCE_COUNT": "1",
+    "CANARY_FRACTION": "0.3",
+    "CANARY_WAIT_SECONDS": "300",
+    "AUTOSCALING_MIN": "1",
+    "AUTOSCALING_TARGET": "600.0",
+    "SERVERLESS_MAX_CONCURRENCY": "5",
+    "KEEP_VERSIONS": "3",
+    "NETWORK_ISOLATION": "true",
+    "TAGS": "{}",
 }
 APPROVALS = {"A": "Approved", "P": "PendingManualApproval", "R": "Rejected"}
 FOLDER = "digits/champion/"
+MOMENTS = map(datetime.fromtimestamp, itertools.count(1_800_000_000))  # of changes of an endpoint
 
 
 def update_endpoint(self: SageMakerResponse) -> ActionResult:
@@ -40,7 +56,7 @@ def update_endpoint(self: SageMakerResponse) -> ActionResult:
     endpoint.previous_config_name = endpoint.endpoint_config_name  # type: ignore[attr-defined]
     endpoint.endpoint_config_name = name
     endpoint.production_variants = FakeEndpoint._process_production_variants(endpoint, config["ProductionVariants"])
-    endpoint.failure_reason = None
+    endpoint.failure_reason, endpoint.last_modified_time = None, next(MOMENTS)
     return ActionResult({"EndpointArn": endpoint.arn})
 
 
@@ -48,7 +64,8 @@ class Account:
     """What the tests do in the account, and what the handler called."""
 
     def __init__(self) -> None:
-        self.sagemaker, self.autoscaling, self.s3 = map(client, ("sagemaker", "application-autoscaling", "s3"))
+        services = ("sagemaker", "application-autoscaling", "s3", "cloudwatch")
+        self.clients = self.sagemaker, self.autoscaling, self.s3, self.cloudwatch = [*map(client, services)]
         self.backend = sagemaker_backends["123456789012"]["us-east-1"]
         scaling = applicationautoscaling_backends["123456789012"]["us-east-1"]
         self.backends = (self.backend, scaling, s3_backends["123456789012"]["aws"])
@@ -72,16 +89,21 @@ class Account:
     def forget(self) -> None:
         self.requests.clear()
 
-    def register(self, approval: str = "Approved", url: str | None = None, classes: str = "") -> str:
+    def register(self, approval: str = "Approved", **metadata: str | None) -> str:
         """A new version with an archive of its own, whose content is the version's number; its ARN."""
-        key = f"digits/jobs/{len(self.arns) + 1}/model.tar.gz"
-        self.s3.put_object(Bucket="artifacts", Key=key, Body=str(len(self.arns) + 1).encode())
+        folder, content = f"digits/jobs/{len(self.arns) + 1}", str(len(self.arns) + 1).encode()
+        key, sha256 = f"{folder}/model.tar.gz", hashlib.sha256(content).hexdigest()
+        for name in (key, f"{folder}/baseline.json"):
+            self.s3.put_object(Bucket="artifacts", Key=name, Body=content)
+        known = {"archive_sha256": sha256, **metadata}
+        statistics = {"ContentType": "application/json", "S3Uri": f"s3://artifacts/{folder}/evaluation.json"}
         answer = self.sagemaker.create_model_package(
             ModelPackageGroupName="digits",
             ModelApprovalStatus=approval,
-            CustomerMetadataProperties={"classes": classes, "classes_sha256": classes} if classes else {},
+            CustomerMetadataProperties={name: value for name, value in known.items() if value},
+            ModelMetrics={"ModelQuality": {"Statistics": statistics}},
             InferenceSpecification={
-                "Containers": [{"Image": "image", "ModelDataUrl": url or f"s3://artifacts/{key}"}],
+                "Containers": [{"Image": "image", "ModelDataUrl": f"s3://artifacts/{key}", "Environment": {"A": "1"}}],
                 "SupportedContentTypes": ["image/png"],
                 "SupportedResponseMIMETypes": ["application/json"],
             },
@@ -94,7 +116,7 @@ class Account:
 
         2A registers version 2 as Approved, or approves it, and delivers the event; P and R are the other states, ~2A
         keeps the event back, 2 is the event alone, s2 the pipeline's step. =Status is the endpoint's from there on, e
-        its event, x its end. < rolls its last update back, <? without a reason.
+        its event, x its end. < rolls its last update back, <? without a reason, <0 with an empty one.
         """
         answer: dict[str, str] = {}
         for word in script.split():
@@ -104,8 +126,9 @@ class Account:
                     self.register(APPROVALS[approval])
                 arn = self.arns[int(number) - 1]
                 if approval:  # moto forgets the other two where they are not given
+                    known = self.sagemaker.describe_model_package(ModelPackageName=arn)["CustomerMetadataProperties"]
                     state = {"ModelApprovalStatus": APPROVALS[approval], "ApprovalDescription": ""}
-                    self.sagemaker.update_model_package(ModelPackageArn=arn, **state, CustomerMetadataProperties={})
+                    self.sagemaker.update_model_package(ModelPackageArn=arn, **state, CustomerMetadataProperties=known)
                 if how != "~":
                     answer = self.step(arn) if how else self.event("Model Package", ModelPackageArn=arn)
             elif word == "e":
@@ -116,12 +139,13 @@ class Account:
                 self.endpoint.endpoint_status = word[1:]
             else:
                 self.endpoint.endpoint_config_name = self.endpoint.previous_config_name
-                self.endpoint.failure_reason = {"<": "An alarm went off.", "<?": None}[word]
+                self.endpoint.failure_reason = {"<": "An alarm went off.", "<?": None, "<0": ""}[word]
+                self.endpoint.last_modified_time = next(MOMENTS)
         return answer
 
-    def step(self, arn: str, **changed: Any) -> dict[str, str]:
+    def step(self, arn: str, endpoint_name: str = "digits-endpoint") -> dict[str, str]:
         """The pipeline's Lambda step."""
-        return deploy.handler({"model_package_arn": arn, **SETTINGS, **changed}, None)
+        return deploy.handler({"model_package_arn": arn, "endpoint_name": endpoint_name}, None)
 
     def event(self, of: str, **detail: str) -> dict[str, str]:
         """An event as EventBridge delivers it."""
@@ -133,7 +157,15 @@ class Account:
         if "digits-endpoint" not in self.backend.endpoints:
             return None
         model = self.sagemaker.describe_model(ModelName=self.variant()["ModelName"])
-        return int(model["Containers"][0]["ModelPackageName"].rsplit("/", 1)[1])
+        tags = {tag["Key"]: tag["Value"] for tag in self.sagemaker.list_tags(ResourceArn=model["ModelArn"])["Tags"]}
+        number = tags["deploy:version"].rpartition("/")[2]
+        assert self.content(model["PrimaryContainer"]["ModelDataUrl"]) == number
+        return int(number)
+
+    def content(self, uri: str) -> str:
+        """An object's text, of moto's own state, which is quicker than asking."""
+        bucket, _, key = uri.removeprefix("s3://").partition("/")
+        return bytes(self.backends[2].buckets[bucket].keys[key].value).decode()
 
     def variant(self) -> dict[str, Any]:
         name = self.endpoint.endpoint_config_name
@@ -153,12 +185,12 @@ class Account:
         if not stored:
             return None
         arn = json.loads(stored[f"{FOLDER}champion.json"])["model_package_arn"]
-        assert stored[f"{FOLDER}model.tar.gz"] == arn.rpartition("/")[2].encode()
+        assert stored[f"{FOLDER}model.tar.gz"] == stored[f"{FOLDER}baseline.json"] == arn.rpartition("/")[2].encode()
         return int(arn.rpartition("/")[2])
 
     def objects(self) -> dict[str, bytes]:
         """The champion's objects, of moto's own state, which is quicker than asking."""
-        keys = self.backends[-1].buckets["artifacts"].keys
+        keys = self.backends[2].buckets["artifacts"].keys
         return {name: bytes(key.value) for name, key in keys.items() if name.startswith(FOLDER)}
 
     def targets(self) -> list[tuple[int, int]]:
@@ -170,7 +202,7 @@ class Account:
         return {
             "endpoints": {n: (e.endpoint_config_name, e.endpoint_status) for n, e in self.backend.endpoints.items()},
             "configs": {name: each.production_variants for name, each in self.backend.endpoint_configs.items()},
-            "models": {name: model.containers for name, model in self.backend._models.items()},
+            "models": {name: model.primary_container for name, model in self.backend._models.items()},
             "scaling": (self.targets(), len(self.backends[1].policies)),
             "champion": self.objects(),
         }
@@ -190,13 +222,12 @@ class Account:
     @contextmanager
     def hooked(self, event: str, hook: Callable[..., Any]) -> Iterator[None]:
         """botocore's events of all clients."""
-        clients = (self.sagemaker, self.autoscaling, self.s3)
-        for each in clients:
+        for each in self.clients:
             each.meta.events.register(event, hook)
         try:
             yield
         finally:
-            for each in clients:
+            for each in self.clients:
                 each.meta.events.unregister(event, hook)
 
 
@@ -225,14 +256,14 @@ def clients() -> Iterator[None]:
 @pytest.fixture
 def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Account]:
     """An empty account whose calls are recorded, and the function's environment."""
-    for name, value in {**SETTINGS, "champion_uri": f"s3://artifacts/{FOLDER}"}.items():
-        monkeypatch.setenv(name.upper(), str(value))
+    for name, value in SETTINGS.items():
+        monkeypatch.setenv(name, value)
     with mock_aws():
         made = Account()
 
         def record(model: Any, params: dict[str, Any], **_: Any) -> None:
-            body = params["body"] if model.service_model.service_name != "s3" else b""
-            made.requests.append((model.name, json.loads(body or "{}")))
+            is_json = model.service_model.service_name in ("sagemaker", "application-autoscaling")
+            made.requests.append((model.name, json.loads(params["body"] or "{}") if is_json else {}))
 
         with made.hooked("before-call", record):
             yield made

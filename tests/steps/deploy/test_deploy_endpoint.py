@@ -7,7 +7,7 @@ from moto.core.responses import ActionResult
 from moto.sagemaker.exceptions import ValidationError
 from moto.sagemaker.responses import SageMakerResponse
 
-from classifier.deployment.services import DeployError
+from deploy import DeployError
 from tests.steps.deploy.conftest import SETTINGS, time_out
 
 IN_SERVICE = "once it is InService, its state change event or `run_pipeline.py approve 2` deploys it"
@@ -40,7 +40,7 @@ def test_failed_endpoint_that_is_slow_to_go_is_not_waited_for(account: Any, monk
         assert answer["endpoint_status"] == "Deleting"
         assert answer["message"] == (
             "Endpoint digits-endpoint had failed (The container {app} did not answer /ping) and is being deleted: "
-            f"{GONE.replace('2', '1')} with digits version 1."
+            f"{GONE.replace('2', '1')}."
         )
         with pytest.raises(DeployError, match="is being deleted: once it is gone"):  # so that Lambda calls again
             account.play("=Failed 1")
@@ -58,6 +58,60 @@ def test_deployment_under_way_is_recognised(account: Any) -> None:
     assert "is Updating with digits version 2 already." in account.play("2")["message"]
 
 
+def alarm(account: Any, name: str, state: str) -> None:
+    metric = {"MetricName": "ModelLatency", "Namespace": "AWS/SageMaker", "Statistic": "Sum", "Period": 60}
+    limits = {"EvaluationPeriods": 1, "Threshold": 1.0, "ComparisonOperator": "GreaterThanThreshold"}
+    account.cloudwatch.put_metric_alarm(AlarmName=name, **metric, **limits)
+    account.cloudwatch.set_alarm_state(AlarmName=name, StateValue=state, StateReason="test")
+
+
+ALARMS = [  # states of both alarms; those that may undo the update; the wait before the old fleet's end; the sentence
+    (("OK", "INSUFFICIENT_DATA"), ["errors", "latency"], 300, ""),
+    (("ALARM", "OK"), ["latency"], 300, " It is not undone by errors, in ALARM before the update."),
+    (("ALARM", "ALARM"), [], 0, " It is not undone by errors, latency, in ALARM before the update."),
+]
+
+
+@pytest.mark.parametrize(("states", "watching", "wait", "sentence"), ALARMS)
+def test_a_broken_model_does_not_block_its_own_fix(
+    account: Any, monkeypatch: Any, states: tuple[str, str], watching: list[str], wait: int, sentence: str
+) -> None:
+    monkeypatch.setenv("ROLLBACK_ALARMS", "errors, latency")
+    for name, state in zip(("errors", "latency"), states, strict=True):
+        alarm(account, name, state)
+    answer = account.play("1A 2A")
+    assert answer["message"] == f"Endpoint digits-endpoint is being updated to digits version 2.{sentence}"
+    deployment = account.request("UpdateEndpoint")["DeploymentConfig"]
+    alarms = deployment.get("AutoRollbackConfiguration", {"Alarms": []})["Alarms"]
+    assert [each["AlarmName"] for each in alarms] == watching
+    assert deployment["BlueGreenUpdatePolicy"]["TerminationWaitInSeconds"] == wait
+
+
+def test_what_an_earlier_release_made_and_tagged_is_understood(account: Any) -> None:
+    account.play("1A")
+    for model in account.backend._models.values():
+        model.tags, model.primary_container, model.containers = [], None, [{"ModelPackageName": account.arns[0]}]
+    tags = [{"Key": "deploy:attempted", "Value": account.register()}]
+    account.sagemaker.add_tags(ResourceArn=account.endpoint.arn, Tags=tags)
+    assert "serves digits version 1 after the update to digits version 2 failed" in account.play("e")["message"]
+    assert account.play("2")["endpoint_status"] == "Updating"
+    assert account.served() == 2
+
+
+def test_what_was_attempted_is_written_before_the_update_and_an_update_that_never_began_is_tried_again(
+    account: Any,
+) -> None:
+    account.play("1A ~2A")
+    with account.refusing("UpdateEndpoint", "Rate exceeded", "ThrottlingException"), pytest.raises(DeployError):
+        account.play("e")
+    [tag] = account.sagemaker.list_tags(ResourceArn=account.endpoint.arn)["Tags"]
+    name, before, _ = tag["Value"].split()
+    assert (tag["Key"], before, name[:9]) == ("deploy:attempted", account.endpoint.endpoint_config_name, "digits-2-")
+    assert account.play("e")["endpoint_status"] == "Updating"
+    assert account.play("<? e e")["endpoint_status"] == "InService"
+    assert account.served() == 1
+
+
 def test_event_of_another_endpoint_is_ignored_and_names_may_be_in_lower_case(
     account: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -65,12 +119,12 @@ def test_event_of_another_endpoint_is_ignored_and_names_may_be_in_lower_case(
     answer = account.event("Endpoint", EndpointName="another")
     assert answer["message"] == "Endpoint another is not Digits-Endpoint, so it is left alone."
     answer = account.event("Endpoint", EndpointName="digits-endpoint")
-    assert answer["message"] == "Endpoint Digits-Endpoint does not exist, so nothing changes."
+    assert answer["message"] == "Endpoint Digits-Endpoint is NotDeployed, so nothing changes."
 
 
 def make_by_hand(account: Any, model: str, config: str) -> None:
     """A model and an endpoint configuration that are not the function's."""
-    role = SETTINGS["execution_role_arn"]
+    role = SETTINGS["EXECUTION_ROLE_ARN"]
     account.sagemaker.create_model(ModelName=model, ExecutionRoleArn=role, PrimaryContainer={"Image": "i"})
     variant = {"VariantName": "v", "ModelName": model, "InstanceType": "ml.m5.large", "InitialInstanceCount": 1}
     account.sagemaker.create_endpoint_config(EndpointConfigName=config, ProductionVariants=[variant])
@@ -86,7 +140,7 @@ def test_endpoint_without_a_registered_version_is_left_alone_by_its_event(accoun
         account.backend.model_packages.pop(account.arns[0])
     account.forget()
     answer = account.play("e")
-    assert answer["message"] == "Endpoint digits-endpoint serves no registered version, so it is left alone."
+    assert answer["message"] == "Endpoint digits-endpoint serves no registered version, so nothing changes."
     assert account.changes == []
 
 
@@ -154,7 +208,7 @@ def test_resources_of_others_are_left_alone(account: Any, monkeypatch: pytest.Mo
     monkeypatch.setenv("KEEP_VERSIONS", "1")
     for name in ("digits", "digits-1-abcdef-012345", "other-1-abcdef-012345"):
         make_by_hand(account, name, f"{name}-6789ab")
-    account.step(account.register(), endpoint_name="staging")
+    account.step(account.register(), "staging")
     others = account.state()
     account.play("2A 3A 4A 5A 6A")
     assert others["configs"].items() <= account.state()["configs"].items()

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from classifier.deployment.services import DeployError
+from deploy import DeployError
 from tests.steps.deploy.conftest import FOLDER, refusal, time_out
 
 FAULTS: dict[str, tuple[str, Callable[..., Any]]] = {  # botocore's event, and what happens then
@@ -30,6 +30,8 @@ SCENARIOS = {  # what happens before, and the event that is struck
     "settle": ("1A", "e"),
     "catch up": ("1A ~2A", "e"),
     "catch up after a rollback": ("1A 2A < ~3A", "e"),
+    "rolled back without a reason": ("1A e 2A <0", "e"),
+    "tried again by a person": ("1A 2A <0 e ~2A", "2"),
 }
 
 
@@ -40,6 +42,7 @@ def test_retry_after_a_fault_at_any_call_ends_in_the_same_state(
 ) -> None:
     monkeypatch.setenv("KEEP_VERSIONS", "1")
     monkeypatch.setenv("AUTOSCALING_MAX", "4")
+    monkeypatch.setenv("ROLLBACK_ALARMS", "errors")
     before, event = SCENARIOS[scenario]
     account.play(before)
     start = account.saved()
@@ -52,10 +55,12 @@ def test_retry_after_a_fault_at_any_call_ends_in_the_same_state(
         if fault == "answer lost" and operation.startswith(("Describe", "List", "Head", "Get")):
             continue  # to a call that only reads, that is what a time-out is
         account.restore(start)
+        account.forget()
         strike(account, event, number, fault)
         assert_consistent(account.state())
-        account.play(f"{event} e")
+        account.play(f"{event} e {event} e e")
         assert account.state() == expected, f"{fault} at call {number}, {operation}"
+        assert account.changes.count("UpdateEndpoint") <= 3, "the same events do not update it again and again"
 
 
 def strike(account: Any, event: str, number: int, fault: str) -> None:

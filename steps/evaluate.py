@@ -29,6 +29,7 @@ from classifier.evaluation.comparison import LEAST_COMPARED, Comparison, differe
 from classifier.evaluation.gates import gates
 from classifier.evaluation.groups import accuracy_by_group, attributes_of, largest_gap
 from classifier.evaluation.metrics import Probabilities, classification_metrics, effect, version_metadata, worst_class
+from classifier.evaluation.model_card import model_card
 from classifier.evaluation.occlusion import occlusion_heat, overlay
 from classifier.evaluation.report import Mistake, changes, report, worst_mistakes
 from classifier.job.failures import PROCESSING_MESSAGE, ArgumentParser, StepError, cause, run, say
@@ -61,17 +62,14 @@ class Scored:
 def main() -> None:
     arguments = parse_arguments()
     manifest = read_manifest(arguments.manifest_dir)
-    images, listing = read_test_split(arguments.test_dir, manifest), read_listing(arguments.manifest_dir)
-    if [image["name"] for image in listing if image["split"] == "test"] != images.names:
-        raise StepError("images.jsonl lists other test images than the shards hold. Run PrepareData again.")
+    images, listing = read_test_split(arguments)
     archive = arguments.model_dir / "model.tar.gz"
     model = score(archive, images, manifest["classes"])
     temperature = model.description.get("calibration", {}).get("temperature")
     calibration = effect(model.probabilities, images.labels, temperature) if temperature else None
     comparison = compare(arguments, model, images, listing) if arguments.champion_dir else None
     worst = worst_class(model.metrics["per_class"])
-    right = model.probabilities.argmax(axis=1) == images.labels
-    groups = accuracy_by_group(attributes_of(listing), right)
+    groups = accuracy_by_group(attributes_of(listing), model.probabilities.argmax(axis=1) == images.labels)
     gap = largest_gap(groups)
     demands = list(gates(worst, gap, arguments.min_class_recall, arguments.max_group_gap))
     accuracy = model.metrics["accuracy"]["value"]
@@ -96,6 +94,7 @@ def main() -> None:
         **(comparison.document() if comparison else {}),
     }
     document["customer_metadata_properties"] = version_metadata(document)
+    document["model_card"] = model_card(document, manifest, arguments.intended_use, arguments.limits)
     mistakes = explained(worst_mistakes(images, model.probabilities, manifest["classes"]), model.predictor)
     page = report(
         model.metrics,
@@ -128,18 +127,18 @@ def main() -> None:
             say(f"Warning: {comparison.warning}")
 
 
-def read_test_split(test_dir: Path, manifest: dict[str, Any]) -> PreparedImages:
-    """All images that the manifest counts, or an error."""
-    counted = sum(manifest["counts"]["test"].values())
-    if not counted:
+def read_test_split(arguments: argparse.Namespace) -> tuple[PreparedImages, list[dict[str, Any]]]:
+    """Return the test images, and what images.jsonl says of those of all splits."""
+    listing = read_listing(arguments.manifest_dir)
+    if not (tested := [image["name"] for image in listing if image["split"] == "test"]):
         raise StepError("The test split is empty. Raise its share in data.split, or add images.")
-    images = PreparedImages(test_dir, "test")
-    if len(images) != counted:
+    images = PreparedImages(arguments.test_dir, "test")
+    if images.names != tested:
         raise StepError(
-            f"{test_dir} holds {len(images)} images, and manifest.json counts {counted} in the test split: they belong "
-            "to different data. Run PrepareData again."
+            f"{arguments.test_dir} holds {len(images)} images, and they are not the {len(tested)} that images.jsonl "
+            "lists in the test split: they belong to different data. Run PrepareData again."
         )
-    return images
+    return images, listing
 
 
 def score(archive: Path, images: PreparedImages, classes: list[str]) -> Scored:
@@ -200,31 +199,28 @@ def compare(
     The deploy function keeps it as model.tar.gz, with champion.json, which says which version it is. A champion that
     cannot be compared counts as none, since no retrain could replace it otherwise; why is said.
     """
-    new, classes = model.metrics, model.description["classes"]
-    compared = partial(Comparison, new, arguments.improvement_margin)
-    kept = arguments.champion_dir / "model.tar.gz"
+    classes, compared = model.description["classes"], partial(Comparison, model.metrics, arguments.improvement_margin)
+    kept, described = (arguments.champion_dir / name for name in ("model.tar.gz", "champion.json"))
     if not kept.is_file():
         return compared(reason="no model has been approved and deployed yet")
-    described = arguments.champion_dir / "champion.json"
     version = json.loads(described.read_text(encoding="utf-8"))["model_package_arn"] if described.exists() else None
     try:
         champion = score(kept, images, classes)
-        if champion.sha256 == model.sha256:
-            return compared(new, version, is_same_model=True)
-        fair, warning = unseen(listing, model.seen, champion.seen)
-    except StepError as error:  # without its remedy, which is for a model that somebody can train again
-        reason = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
-    except INCOMPARABLE as error:
-        reason = f"{type(error).__name__}, {cause(error)}"
-    else:
-        found = difference(images.labels, model.probabilities, champion.probabilities, fair)
-        if found.images < LEAST_COMPARED:
-            return compared(reason=warning, warning=warning)
-        new, old = (
-            classification_metrics(images.labels[fair], each.probabilities[fair], classes) for each in (model, champion)
-        )
-        return Comparison(new, arguments.improvement_margin, old, version, difference=found, warning=warning)
-    return compared(reason=f"the model in service cannot be compared: {reason}")
+    except (StepError, *INCOMPARABLE) as error:
+        why = f"{type(error).__name__}, {cause(error)}"
+        if isinstance(error, StepError):  # without its remedy, which is for a model that somebody can train again
+            why = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
+        return compared(reason=f"the model in service cannot be compared: {why}")
+    if champion.sha256 == model.sha256:
+        return compared(model.metrics, version, is_same_model=True)
+    fair, warning = unseen(listing, model.seen, champion.seen)
+    if fair.sum() < LEAST_COMPARED:
+        return compared(reason=warning, warning=warning)
+    new, old = (
+        classification_metrics(images.labels[fair], of.probabilities[fair], classes) for of in (model, champion)
+    )
+    found = difference(images.labels, model.probabilities, champion.probabilities, fair)
+    return Comparison(new, arguments.improvement_margin, old, version, difference=found, warning=warning)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -240,8 +236,9 @@ def parse_arguments() -> argparse.Namespace:
     share("--min-class-recall", help="that every class is to reach")
     share("--min-precision", help="that confident answers are to have")
     share("--max-group-gap", help="by which groups of an attribute may differ")
-    arguments, _ = parser.parse_known_args()
-    return arguments
+    parser.add_argument("--intended-use", help="what the model is for, in the model card")
+    parser.add_argument("--limits", help="of the model, in the model card")
+    return parser.parse_known_args()[0]
 
 
 if __name__ == "__main__":

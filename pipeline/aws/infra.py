@@ -5,8 +5,6 @@ An account that has both in one stack, as earlier versions made it: base's chang
 The retrain schedule belongs to its user once it is made: what `schedule` set, or someone in the console, stays.
 """
 
-import base64
-import hashlib
 import io
 import re
 import zipfile
@@ -15,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.aws import schedule, stack
-from pipeline.aws.requests import describe
+from pipeline.aws.requests import describe, is_content
 from pipeline.aws.stack import Change, ChangeSet, Client
 from pipeline.aws.stack_parameters import app_stack_name, stack_name, stack_parameters, tags
 from pipeline.compile.bundle import Bundle, deploy_bundle, inputs_bundle
@@ -120,8 +118,7 @@ def store_code(client: Client, config: Config, bucket: str) -> Iterator[str]:
 def stored_version(s3: Any, bucket: str, key: str, content: bytes) -> str | None:
     """Return an object's version, empty in a bucket without them; None unless it is there with that content."""
     found = describe(s3.head_object, Bucket=bucket, Key=key, ChecksumMode="ENABLED")
-    checksum = base64.b64encode(hashlib.sha256(content).digest()).decode()
-    if found is None or found.get("ChecksumSHA256") != checksum:
+    if found is None or not is_content(found, content):
         return None
     version = str(found.get("VersionId", ""))
     return "" if version == "null" else version

@@ -1,7 +1,9 @@
 """Requests about what may not be there, and how long to wait for a change."""
 
-from collections.abc import Callable, Iterator
-from typing import Any
+import base64
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
 
 from botocore.exceptions import ClientError
 
@@ -21,18 +23,23 @@ def describe(operation: Callable[..., Any], **request: Any) -> dict[str, Any] | 
     return answer
 
 
-def put_new(s3: Any, bucket: str, key: str, content: bytes) -> bool:
-    """Store an object unless its name is taken; return whether it was stored."""
-    try:
-        s3.put_object(Bucket=bucket, Key=key, Body=content, IfNoneMatch="*")
-    except ClientError as error:
-        if error.response["Error"]["Code"] in (
-            "PreconditionFailed",
-            "ConditionalRequestConflict",
-        ):  # or is being stored
-            return False
-        raise
-    return True
+def put_object(s3: Any, bucket: str, key: str, content: bytes) -> Literal["", "stored", "replaced"]:
+    """Store an object unless it is there with this content; return what was done: other content is replaced."""
+    found = describe(s3.head_object, Bucket=bucket, Key=key, ChecksumMode="ENABLED")
+    if found and is_content(found, content):
+        return ""
+    s3.put_object(Bucket=bucket, Key=key, Body=content, ChecksumAlgorithm="SHA256")
+    return "replaced" if found else "stored"
+
+
+def is_content(found: Mapping[str, Any], content: bytes) -> bool:
+    """Whether HeadObject, asked for checksums, has answered about this content.
+
+    An object that was stored without a SHA-256 has its MD5 as ETag, if it is one part and no KMS key encrypts it.
+    """
+    if checksum := found.get("ChecksumSHA256"):
+        return bool(checksum == base64.b64encode(hashlib.sha256(content).digest()).decode())
+    return bool(found.get("ETag", "").strip('"') == hashlib.md5(content, usedforsecurity=False).hexdigest())
 
 
 def items(client: Any, operation: str, **request: Any) -> Iterator[dict[str, Any]]:

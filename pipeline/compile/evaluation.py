@@ -44,11 +44,13 @@ def evaluate_step(context: Context, prepare: ProcessingStep, train: TrainingStep
 
 
 def arguments(context: Context) -> list[str | PipelineVariable]:
-    """Return the command line of the script, with those demands that pipeline.yaml makes."""
+    """Return the command line of the script, with what pipeline.yaml demands and says of the model."""
     config, condition = context.config, context.config.condition
     margin = config.registry.improvement_margin
     champion = {"champion_dir": f"{PROCESSING}/input/champion", "improvement_margin": margin}
-    demands = {
+    given = {
+        "intended_use": config.registry.intended_use,
+        "limits": config.registry.limits,
         "min_precision": config.deploy.min_precision or None,
         "min_class_recall": condition.min_class_recall,
         "max_group_gap": condition.max_group_gap,
@@ -59,7 +61,7 @@ def arguments(context: Context) -> list[str | PipelineVariable]:
         manifest_dir=f"{PROCESSING}/input/manifest",
         output_dir=f"{PROCESSING}/output/evaluation",
         **(champion if config.registry.require_improvement else {}),
-        **{name: value for name, value in demands.items() if value is not None},
+        **{name: value for name, value in given.items() if value is not None},
     )
 
 

@@ -1,7 +1,9 @@
 """Builds RegisterModel and DeployEndpoint: a new version with its metrics, and the endpoint that serves it."""
 
+from sagemaker.core.drift_check_baselines import DriftCheckBaselines
 from sagemaker.core.metadata_properties import MetadataProperties
 from sagemaker.core.model_metrics import MetricsSource, ModelMetrics
+from sagemaker.core.resources import ModelPackageModelCard
 from sagemaker.core.workflow.execution_variables import ExecutionVariables
 from sagemaker.core.workflow.functions import Join
 from sagemaker.mlops.workflow.lambda_step import LambdaStep
@@ -26,7 +28,7 @@ DEPLOYED = ("endpoint_name", "endpoint_status", "model_package_arn", "message") 
 
 
 def register_step(context: Context, train: TrainingStep, evaluate: ProcessingStep) -> ModelStep:
-    """Return the step that registers the model, the server's environment, evaluation.json and where they came from."""
+    """Return the step that registers the model, its card and baselines, and where they came from."""
     config = context.config
     builder = ModelBuilder(
         s3_model_data_url=train.properties.ModelArtifacts.S3ModelArtifacts,
@@ -41,7 +43,10 @@ def register_step(context: Context, train: TrainingStep, evaluate: ProcessingSte
         },
     )
     folder = evaluate.properties.ProcessingOutputConfig.Outputs["evaluation"].S3Output.S3Uri
-    statistics = MetricsSource(content_type="application/json", s3_uri=Join(on="/", values=[folder, "evaluation.json"]))
+    evaluation, baseline = (
+        MetricsSource(content_type="application/json", s3_uri=Join(on="/", values=[folder, name]))
+        for name in ("evaluation.json", "baseline.json")
+    )
     return ModelStep(
         name="RegisterModel",
         display_name="Register model",
@@ -52,7 +57,11 @@ def register_step(context: Context, train: TrainingStep, evaluate: ProcessingSte
             response_types=RESPONSE_TYPES,
             inference_instances=[config.deploy.instance_type],
             transform_instances=[config.deploy.instance_type],
-            model_metrics=ModelMetrics(model_statistics=statistics),
+            model_metrics=ModelMetrics(model_statistics=evaluation),
+            drift_check_baselines=DriftCheckBaselines(model_statistics=evaluation, model_data_statistics=baseline),
+            model_card=ModelPackageModelCard(
+                model_card_content=reported(evaluate, "model_card"), model_card_status="PendingReview"
+            ),
             metadata_properties=MetadataProperties(
                 commit_id=context.commit, generated_by=ExecutionVariables.PIPELINE_EXECUTION_ARN
             ),

@@ -128,6 +128,7 @@ TrainingSeconds = Annotated[int, Field(ge=1, le=28 * DAY)]
 NAME = (r"[a-zA-Z0-9](-*[a-zA-Z0-9])*", "letters, digits and dashes, with a letter or digit at both ends")
 PipelineName = Annotated[str, matching(*NAME, longest=256)]
 Name = Annotated[str, matching(*NAME, longest=63)]
+Sentence = Annotated[str, matching(r"[^\s-].*", "a line of text that begins with no dash", 256)]  # ContainerArgument
 Line = Annotated[str, matching(".+", "a line of text", 1024)]
 InstanceType = Annotated[str, matching(r"ml\.[a-z0-9-]+\.[a-z0-9]+", "an instance type such as ml.m5.xlarge")]
 CsvFile = Annotated[str, matching(r".+\.[cC][sS][vV]", "a .csv file")]
@@ -415,6 +416,8 @@ class RegistryConfig(Section):
     )
     require_improvement: Switch = Field(False, description="only a model at least as good as the one in service")
     improvement_margin: Fraction = Field(0.0, description="with require_improvement: better by so much accuracy")
+    intended_use: Sentence | None = Field(None, description="in the model card; null: images like those trained on")
+    limits: Sentence | None = Field(None, description="in the model card; null: it knows its classes only")
 
 
 class AutoscalingConfig(Section):

@@ -1,7 +1,8 @@
 """The AWS target: an account, by the ordinary credential chain, and where in it the pipeline runs."""
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,13 +12,13 @@ from botocore.exceptions import ClientError
 from pipeline.aws.errors import explain
 from pipeline.aws.images import content_tag
 from pipeline.aws.infra import ensure_model_group
-from pipeline.aws.requests import put_new
+from pipeline.aws.requests import put_object
 from pipeline.aws.stack import known_outputs
 from pipeline.aws.stack_parameters import stack_name, tags
 from pipeline.compile.placement import Placement
 from pipeline.errors import ServiceError, UsageError
-from pipeline.service.sources import files
-from pipeline.service.targets import in_threads, split_uri
+from pipeline.service.sources import UNREADABLE, files
+from pipeline.service.targets import in_threads, objects, split_uri
 
 INPUTS_STEP = "DescribeInputs"
 
@@ -50,18 +51,26 @@ class AwsTarget:
         return bool(found) and bool(found[0]["Key"] == key)
 
     def put(self, uri: str, content: bytes) -> bool:
-        return put_new(self.client("s3"), *split_uri(uri), content)
+        """As here, and what is there with other content is replaced, which is said: somebody has changed it."""
+        done = put_object(self.client("s3"), *split_uri(uri), content)
+        if done == "replaced":
+            warn(f"{uri} held something else than what belongs there; it was replaced.")
+        return bool(done)
 
     def put_tree(self, uri: str, folder: Path) -> bool:
-        """Upload every visible file, and a mark when all are there: an upload that was interrupted is begun again."""
-        if self.holds(uri):
-            return False
-        if folder.is_file():
-            self.upload(folder, f"{uri}/{folder.name}")
-        else:
-            readable = (file for file in files(folder) if not file.reason)
-            self.put_files((Path(file.path), f"{uri}/{file.relative}") for file in readable)
-        return self.put(whole_mark(uri), b"")
+        """Upload each visible file that is not there in its size, and a mark when all are; return whether any was."""
+        places = {folder.name: (str(folder), folder.stat().st_size)} if folder.is_file() else {}
+        for file in files(folder) if folder.is_dir() else ():
+            if not file.reason:
+                places[file.relative] = (file.path, file.size)
+        was_whole, listed = self.has_object(whole_mark(uri)), objects(self, uri)
+        missing = [name for name, (_, size) in places.items() if listed.get(name) != size]
+        if missing and was_whole:
+            warn(f"{uri}/{missing[0]}{and_more(missing)} differed from what was uploaded; uploaded again.")
+        if added := sorted(listed.keys() - places.keys() - {UNREADABLE}):
+            warn(f"{uri}/{added[0]}{and_more(added)} belongs to none of the files of {folder}; the job reads it, too.")
+        self.put_files((Path(places[name][0]), f"{uri}/{name}") for name in missing)
+        return self.put(whole_mark(uri), b"") or bool(missing)
 
     def put_files(self, places: Iterable[tuple[Path, str]]) -> None:
         """Upload files, some at the same time; the first failure, or Ctrl-C, ends it."""
@@ -177,6 +186,15 @@ def aws_client(region: str) -> Callable[[str], Any]:
     import boto3
 
     return functools.cache(boto3.Session(region_name=region).client)
+
+
+def warn(sentence: str) -> None:
+    """Print a sentence to standard error, on which no document is."""
+    print(sentence, file=sys.stderr)
+
+
+def and_more(names: Sequence[str]) -> str:
+    return f" and {len(names) - 1:,} more" if len(names) > 1 else ""
 
 
 def whole_mark(uri: str) -> str:

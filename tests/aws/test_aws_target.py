@@ -7,6 +7,7 @@ from pipeline.errors import ServiceError
 from pipeline.service import executions
 from pipeline.service.aws_target import AwsTarget
 
+CODE = "code/a/source.tar.gz"
 TREE = "s3://a-bucket-of-ours/image-classification/data/photos-1234"
 
 
@@ -68,18 +69,47 @@ def test_an_upload_that_was_interrupted_is_not_taken_for_whole(client, target, f
     assert len(keys(client, "image-classification/data/photos-1234/")) == 30
 
 
-def test_an_object_is_not_taken_for_another_whose_name_is_longer(target):
-    assert target.put("s3://a-bucket-of-ours/code/a.py.old", b"1")
-    assert target.put("s3://a-bucket-of-ours/code/a.py", b"2")
-    assert not target.put("s3://a-bucket-of-ours/code/a.py", b"3")
-    assert target.read("s3://a-bucket-of-ours/code/a.py") == b"2"
+def test_what_was_planted_at_a_name_is_replaced_before_a_job_can_use_it_and_said(client, target, capsys):
+    uri, where = "s3://a-bucket-of-ours/code/a/source.tar.gz", {"Bucket": "a-bucket-of-ours", "Key": CODE}
+    assert target.put(f"{uri}.old", b"1")
+    assert target.put(uri, b"2")
+    assert not target.put(uri, b"2")
+    assert capsys.readouterr().err == ""
+    for planted in ({"Body": b"planted"}, {"Body": b"planted", "ChecksumAlgorithm": "SHA256"}):
+        client("s3").put_object(**where, **planted)
+        assert target.put(uri, b"2")
+        assert capsys.readouterr().err == f"{uri} held something else than what belongs there; it was replaced.\n"
+        assert target.read(uri) == b"2"
+    answer = client("s3").head_object(**where, ChecksumMode="ENABLED")
+    assert answer["ChecksumSHA256"] == "1HNeOiZeFu7gP1lxi5tdAwGcB9i2xR+Q2jpmbuwTqzU="
+
+
+def test_an_older_object_without_a_checksum_is_compared_by_its_etag(client, target, capsys):
+    client("s3").put_object(Bucket="a-bucket-of-ours", Key=CODE, Body=b"2")
+    assert not target.put(f"s3://a-bucket-of-ours/{CODE}", b"2")
+    assert capsys.readouterr().err == ""
+
+
+def test_files_of_a_tree_that_are_not_what_was_uploaded_are_uploaded_again(client, target, folder, capsys):
+    assert target.put_tree(TREE, folder)
+    key = "image-classification/data/photos-1234"
+    client("s3").put_object(Bucket="a-bucket-of-ours", Key=f"{key}/dog/0.png", Body=b"planted")
+    client("s3").delete_object(Bucket="a-bucket-of-ours", Key=f"{key}/dog/2.png")
+    client("s3").put_object(Bucket="a-bucket-of-ours", Key=f"{key}/dog/more.png", Body=b"planted")
+    capsys.readouterr()
+    assert target.put_tree(TREE, folder)
+    again, added = capsys.readouterr().err.splitlines()
+    assert again == f"{TREE}/dog/0.png and 1 more differed from what was uploaded; uploaded again."
+    assert added.startswith(f"{TREE}/dog/more.png belongs to none of the files of ")
+    assert target.read(f"{TREE}/dog/0.png") == b"\x00"
+    assert not target.put_tree(TREE, folder)
 
 
 def test_what_cannot_be_uploaded_is_told_in_a_sentence(target, folder):
     path = folder / "dog" / "0.png"
     with pytest.raises(ServiceError) as caught:
         target.upload(str(path), "s3://no-such-bucket-anywhere/key")
-    assert str(caught.value) == f"Could not upload {path}: The specified bucket does not exist"
+    assert str(caught.value).startswith(f"Could not upload {path}: The specified bucket does not exist (")
 
 
 def test_upsert_makes_the_model_package_group(client, config, target):

@@ -150,3 +150,22 @@ def test_evaluate_writes_every_property_that_the_version_carries(steps):
     }  # fmt: skip
     carried = set(steps()["RegisterModel"]["Arguments"]["CustomerMetadataProperties"])
     assert carried - {"replace_classes"} == set(version_metadata(document))
+
+
+def test_version_carries_its_model_card_and_what_later_requests_are_compared_with(steps):
+    card = '{"model_overview":{}}'
+    request = steps("{intended_use: Sorting clothes., limits: Not shoes.}")
+    arguments = request["EvaluateModel"]["Arguments"]["AppSpecification"]["ContainerArguments"]
+    assert [arguments[arguments.index(name) + 1] for name in ("--intended-use", "--limits")] == [
+        "Sorting clothes.", "Not shoes.",
+    ]  # fmt: skip
+    properties = {name: request["RegisterModel"]["Arguments"][name] for name in ("ModelCard", "DriftCheckBaselines")}
+    folder = "s3://local/image-classification/evaluations/e"
+    written = scope({"model_card": card})
+    written.steps["EvaluateModel"]["ProcessingOutputConfig"]["Outputs"] = [
+        {"OutputName": "evaluation", "S3Output": {"S3Uri": folder}}
+    ]
+    found = as_request("CreateModelPackage", resolve(properties, written))
+    assert found["ModelCard"] == {"ModelCardContent": card, "ModelCardStatus": "PendingReview"}
+    assert found["DriftCheckBaselines"]["ModelQuality"]["Statistics"]["S3Uri"] == f"{folder}/evaluation.json"
+    assert found["DriftCheckBaselines"]["ModelDataQuality"]["Statistics"]["S3Uri"] == f"{folder}/baseline.json"

@@ -124,19 +124,16 @@ class Comparison:
         return (self.model_package_arn or "").rpartition("model-package/")[2] or "the model in service"
 
     @property
-    def accuracy(self) -> float:
-        return float(self.new["accuracy"]["value"])
-
-    @property
     def improvement(self) -> float:
         """How much the accuracy is above the champion's; without a champion, the accuracy itself.
 
         Where no model would be replaced by another it is never below the margin: a first run and a run in which nothing
         has changed are no failures.
         """
+        accuracy = float(self.new["accuracy"]["value"])
         if self.champion is None:
-            return max(self.accuracy, self.margin)
-        difference = round(self.accuracy - float(self.champion["accuracy"]["value"]), DIGITS)
+            return max(accuracy, self.margin)
+        difference = round(accuracy - float(self.champion["accuracy"]["value"]), DIGITS)
         return max(difference, self.margin) if self.is_same_model else difference
 
     def document(self) -> dict[str, Any]:
@@ -153,5 +150,5 @@ class Comparison:
                 "differences": self.difference.document(),
             }
             said += f" ({self.difference})"
-            improvement |= {"accuracy": self.accuracy, "images": self.difference.images}
+            improvement |= {"accuracy": self.new["accuracy"]["value"], "images": self.difference.images}
         return {"champion": champion, "improvement": improvement | {"champion": said}}

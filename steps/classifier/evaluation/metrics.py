@@ -25,13 +25,7 @@ TOP = 5
 SCORES = ("precision", "recall", "f1", "support")  # of a class
 SHARES = ("accuracy", "top_5_accuracy")  # of the test images, with their intervals
 HEADLINES = ("accuracy", "macro_f1", "top_5_accuracy", "loss")
-TEXTS = (
-    "test_images",
-    "dataset_images",
-    "dataset_sha256",
-    "model_sha256",
-    "archive_sha256",
-)  # of a version, as they are
+TEXTS = ("test_images", "dataset_images", "dataset_sha256", "model_sha256", "archive_sha256")  # kept as they are
 
 
 def classification_metrics(labels: Labels, probabilities: Probabilities, classes: list[str]) -> dict[str, Any]:

@@ -146,7 +146,7 @@ def facts(document: Document) -> list[tuple[str, str]]:
         rows.append(("Endpoint", f"{document['endpoint']['name']}  {document['endpoint']['status']}"))
         rows += [("", text) for text in (document["endpoint"]["url"], document["endpoint"]["note"]) if text]
     messages = [step["outputs"]["message"] for step in document["steps"] if "endpoint_name" in step["outputs"]]
-    for message in messages[-1:]:
+    for message in [document["nothing_new"]] if document["nothing_new"] else messages[-1:]:
         rows += labelled("Deployment", message)
     places = {place: name.title() for name, place in reversed(document["reports"].items()) if place}
     return [*rows, *((name, place) for place, name in reversed(places.items()))]

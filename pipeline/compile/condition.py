@@ -1,19 +1,23 @@
-"""Builds CheckAccuracy: what a model has to reach to be registered, and the sentence when it does not.
+"""Builds CheckAccuracy and CheckIsNew: what a model has to reach to be registered, and that it is not registered yet.
 
-The accuracy on the test split, or the lower end of its interval; with registry.require_improvement an improvement on
+The service knows no Condition step in a branch of another, hence two beside each other: one ends the execution with a
+sentence when a demand is not met, the other goes on when all are and the model is a new one. What is demanded: the
+accuracy on the test split, or the lower end of its interval; with registry.require_improvement an improvement on
 the model in service; where condition asks for them, the recall of the worst class and the gap between groups; and for
 each rule of condition.fail_on_rules, that it found no issue while the model trained.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from sagemaker.core.workflow.conditions import Condition, ConditionEquals
+from sagemaker.core.workflow.conditions import Condition, ConditionEquals, ConditionNot, ConditionOr
 from sagemaker.core.workflow.conditions import ConditionGreaterThanOrEqualTo as AtLeast
 from sagemaker.core.workflow.conditions import ConditionLessThanOrEqualTo as AtMost
 from sagemaker.core.workflow.functions import Join
 from sagemaker.mlops.workflow.condition_step import ConditionStep
 from sagemaker.mlops.workflow.fail_step import FailStep
+from sagemaker.mlops.workflow.lambda_step import LambdaStep
 from sagemaker.mlops.workflow.steps import ProcessingStep, Step, TrainingStep
 
 from pipeline.compile.context import Context
@@ -24,6 +28,8 @@ ACCURACY = "multiclass_classification_metrics.accuracy.value"  # paths in evalua
 LOWER_BOUND = "multiclass_classification_metrics.accuracy.lower_bound"
 IMPROVEMENT = "improvement.value"  # over the champion; with no champion the accuracy itself
 CHAMPION = "improvement.champion"  # which model, with its accuracy; or that there is none
+MODEL = "model_sha256"  # of what the model consists of, whatever packed it
+KNOWN = ("registered_sha256", "champion_sha256")  # of DescribeInputs: the newest version, the newest approved one
 WORDS = "words"  # of the interval, and of each demand: what was found, and whether it is met
 DEMANDS = {  # a setting of condition -> how it is compared, and with what
     "min_class_recall": (AtLeast, "worst_class.recall.value"),
@@ -31,10 +37,20 @@ DEMANDS = {  # a setting of condition -> how it is compared, and with what
 }
 
 
-def check_accuracy_step(
-    context: Context, train: TrainingStep, evaluate: ProcessingStep, if_steps: Sequence[Step]
-) -> ConditionStep:
-    """Return the step after which the model is registered and deployed, or the execution fails."""
+@dataclass(frozen=True)
+class Steps:
+    """The steps whose values are compared."""
+
+    describe: LambdaStep
+    train: TrainingStep
+    evaluate: ProcessingStep
+
+
+def check_accuracy_step(context: Context, steps: Steps) -> ConditionStep:
+    """Return the step that ends the execution unless the model is as good as demanded.
+
+    A model that is registered already need not improve on itself.
+    """
     config = context.config
     more = ", classes and groups do as condition demands" if demands_of(context) else ""
     more += " and improves on the model in service" if config.registry.require_improvement else ""
@@ -43,31 +59,60 @@ def check_accuracy_step(
         name="CheckAccuracy",
         display_name="Check accuracy",
         description=f"Continues only if the accuracy on the test split reaches AccuracyThreshold{more}.",
-        conditions=conditions(context, train, evaluate),
-        if_steps=list(if_steps),
+        conditions=[
+            *demanded(context, steps),
+            *(ConditionOr(conditions=[better, *is_known(steps)]) for better in improved(context, steps.evaluate)),
+        ],
+        if_steps=[],
         else_steps=[
             FailStep(
                 name="AccuracyTooLow",
                 display_name="Accuracy too low",
                 description="Ends the execution: nothing is registered.",
-                error_message=Join(on="", values=refusal(context, train, evaluate)),
+                error_message=Join(on="", values=refusal(context, steps)),
             )
         ],
     )
 
 
-def conditions(context: Context, train: TrainingStep, evaluate: ProcessingStep) -> list[Condition]:
-    """Return all that is demanded of a model."""
-    registry, condition = context.config.registry, context.config.condition
-    accuracy = reported(evaluate, LOWER_BOUND if condition.lower_bound else ACCURACY)
+def check_is_new_step(context: Context, steps: Steps, if_steps: Sequence[Step]) -> ConditionStep:
+    """Return the step after which a new model is registered and deployed; after one that is known nothing follows."""
+    return ConditionStep(
+        name="CheckIsNew",
+        display_name="Check whether the model is new",
+        description="Continues only if CheckAccuracy's demands are met by a model that is not registered yet.",
+        conditions=[
+            *demanded(context, steps),
+            *improved(context, steps.evaluate),
+            *(ConditionNot(expression=known) for known in is_known(steps)),
+        ],
+        if_steps=list(if_steps),
+        else_steps=[],
+    )
+
+
+def is_known(steps: Steps) -> list[Condition]:
+    """Return the conditions of which one holds for a model that is registered already."""
+    model, outputs = reported(steps.evaluate, MODEL), steps.describe.properties.Outputs
+    return [ConditionEquals(left=model, right=outputs[name]) for name in KNOWN]
+
+
+def improved(context: Context, evaluate: ProcessingStep) -> list[Condition]:
+    """Return the demand of registry.require_improvement, if it is made."""
+    registry = context.config.registry
+    better = AtLeast(left=reported(evaluate, IMPROVEMENT), right=registry.improvement_margin)
+    return [better] if registry.require_improvement else []
+
+
+def demanded(context: Context, steps: Steps) -> list[Condition]:
+    """Return what else is demanded of a model."""
+    condition = context.config.condition
+    accuracy = reported(steps.evaluate, LOWER_BOUND if condition.lower_bound else ACCURACY)
     found = [AtLeast(left=accuracy, right=context.parameters["AccuracyThreshold"])]
-    if registry.require_improvement:
-        improvement = reported(evaluate, IMPROVEMENT)
-        found.append(AtLeast(left=improvement, right=registry.improvement_margin))
     for name, share in demands_of(context).items():
         kind, path = DEMANDS[name]
-        found.append(kind(left=reported(evaluate, path), right=share))
-    return found + [ConditionEquals(left=issues, right=0) for issues in rule_issues(context, train).values()]
+        found.append(kind(left=reported(steps.evaluate, path), right=share))
+    return found + [ConditionEquals(left=issues, right=0) for issues in rule_issues(context, steps.train).values()]
 
 
 def demands_of(context: Context) -> dict[str, float]:
@@ -76,8 +121,9 @@ def demands_of(context: Context) -> dict[str, float]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def refusal(context: Context, train: TrainingStep, evaluate: ProcessingStep) -> list[Any]:
+def refusal(context: Context, steps: Steps) -> list[Any]:
     """Return AccuracyTooLow's sentence, with every number that was compared."""
+    evaluate = steps.evaluate
     accuracy, threshold = reported(evaluate, ACCURACY), context.parameters["AccuracyThreshold"]
     registry, condition, demands = context.config.registry, context.config.condition, demands_of(context)
     words = ["Test accuracy ", accuracy, " (", reported(evaluate, f"{WORDS}.accuracy")]
@@ -92,7 +138,9 @@ def refusal(context: Context, train: TrainingStep, evaluate: ProcessingStep) -> 
     words += [word for name in demands for word in ("; ", reported(evaluate, f"{WORDS}.{name}"))]
     if condition.fail_on_rules:
         words += ["; rules that watched the training (0 is needed; 1 is an issue, -1 that it was not judged)"]
-        words += [word for name, issues in rule_issues(context, train).items() for word in (f", {name}: ", issues)]
+        words += [
+            word for name, issues in rule_issues(context, steps.train).items() for word in (f", {name}: ", issues)
+        ]
     return [*words, ", so nothing is registered."]
 
 

@@ -6,6 +6,7 @@ With registry.require_improvement the model in service, the champion, is scored 
 from sagemaker.core.helper.pipeline_variable import PipelineVariable
 from sagemaker.core.workflow.functions import JsonGet
 from sagemaker.core.workflow.properties import PropertyFile
+from sagemaker.mlops.workflow.lambda_step import LambdaStep
 from sagemaker.mlops.workflow.steps import ProcessingStep, TrainingStep
 
 from pipeline.compile.context import PROCESSING, Context, flags, job_retries, processing_input, processing_output
@@ -15,7 +16,9 @@ SCRIPT = "evaluate.py"
 EVALUATION = PropertyFile(name="Evaluation", output_name="evaluation", path="evaluation.json")
 
 
-def evaluate_step(context: Context, prepare: ProcessingStep, train: TrainingStep) -> ProcessingStep:
+def evaluate_step(
+    context: Context, describe: LambdaStep, prepare: ProcessingStep, train: TrainingStep
+) -> ProcessingStep:
     """Return the step that writes evaluation.json, which the condition reads, and the report."""
     evaluation, registry = context.config.evaluation, context.config.registry
     prepared = prepare.properties.ProcessingOutputConfig.Outputs
@@ -32,22 +35,23 @@ def evaluate_step(context: Context, prepare: ProcessingStep, train: TrainingStep
         display_name="Evaluate model",
         description="Loads the model as the endpoint does and scores the test split.",
         step_args=context.processor(SCRIPT, evaluation, evaluation.instance_type).run(
-            arguments=arguments(context),
+            arguments=arguments(context, describe),
             inputs=inputs,
             outputs=[processing_output("evaluation", context.execution_uri("evaluations"))],
         ),
         property_files=[EVALUATION],
-        # A comparison is never reused: the cache's key knows the champion's URI only, and what lies there changes.
-        cache_config=None if registry.require_improvement else context.cache(),
+        cache_config=context.cache(),
         retry_policies=job_retries(),
     )
 
 
-def arguments(context: Context) -> list[str | PipelineVariable]:
+def arguments(context: Context, describe: LambdaStep) -> list[str | PipelineVariable]:
     """Return the command line of the script, with what pipeline.yaml demands and says of the model."""
     config, condition = context.config, context.config.condition
     margin = config.registry.improvement_margin
-    champion = {"champion_dir": f"{PROCESSING}/input/champion", "improvement_margin": margin}
+    version = describe.properties.Outputs["champion"]  # is part of the cache's key, which knows URIs only
+    champion = {"champion_dir": f"{PROCESSING}/input/champion", "champion_version": version}
+    champion["improvement_margin"] = margin
     given = {
         "intended_use": config.registry.intended_use,
         "limits": config.registry.limits,

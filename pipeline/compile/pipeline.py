@@ -1,18 +1,19 @@
 """The pipeline, as a table of contents: a builder a step.
 
-DescribeInputs -> PrepareData -> TuneHyperparameters -> TrainWithDebugger -> EvaluateModel -> CheckAccuracy
-                                                     true: RegisterModel -> DeployEndpoint
-                                                     false: AccuracyTooLow
+DescribeInputs -> PrepareData -> TuneHyperparameters -> TrainWithDebugger -> EvaluateModel
+    -> CheckAccuracy  false: AccuracyTooLow
+    -> CheckIsNew     true: RegisterModel -> DeployEndpoint
 """
 
 from types import SimpleNamespace
 
 from sagemaker.core.config.config_manager import SageMakerConfig
+from sagemaker.core.shapes import MlflowConfig
 from sagemaker.core.workflow.pipeline_context import PipelineSession
 from sagemaker.mlops.workflow.pipeline import Pipeline
 
 from pipeline.compile.compiler import Inputs
-from pipeline.compile.condition import check_accuracy_step
+from pipeline.compile.condition import Steps, check_accuracy_step, check_is_new_step
 from pipeline.compile.context import Context, declare
 from pipeline.compile.evaluation import evaluate_step
 from pipeline.compile.placement import Placement
@@ -32,18 +33,28 @@ def build(inputs: Inputs) -> tuple[Pipeline, Context]:
     prepare = prepare_data_step(context, describe)
     tune = tune_step(context, prepare)
     train = train_step(context, prepare, tune)
-    evaluate = evaluate_step(context, prepare, train)
+    evaluate = evaluate_step(context, describe, prepare, train)
     register = register_step(context, train, evaluate)
     deploy = deploy_step(context, register)
-    check = check_accuracy_step(context, train, evaluate, if_steps=[register, deploy])
+    steps = Steps(describe, train, evaluate)
+    check_accuracy = check_accuracy_step(context, steps)
+    check_is_new = check_is_new_step(context, steps, if_steps=[register, deploy])
     pipeline = Pipeline(
         name=context.config.pipeline.name,
         parameters=list(context.parameters.values()),
         pipeline_experiment_config=None,
-        steps=[describe, prepare, tune, train, evaluate, check],
+        mlflow_config=tracking(context),
+        steps=[describe, prepare, tune, train, evaluate, check_accuracy, check_is_new],
         sagemaker_session=context.session,
     )
     return pipeline, context
+
+
+def tracking(context: Context) -> MlflowConfig | None:
+    """Return where MLflow follows executions, under the pipeline's name; None where no server is named."""
+    server = context.placement.mlflow_tracking_server_arn
+    name = context.config.pipeline.name
+    return MlflowConfig(mlflow_resource_arn=server, mlflow_experiment_name=name) if server else None
 
 
 def offline_session(placement: Placement) -> PipelineSession:

@@ -10,6 +10,7 @@ from pipeline.compile.bundle import server_bundle
 if TYPE_CHECKING:
     from pipeline.config.config import Config
 
+INPUTS_STEP = "DescribeInputs"
 TRAINING_LIBRARIES = ("numpy", "pillow", "timm", "torch")  # whose versions a step's result depends on
 
 

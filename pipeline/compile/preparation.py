@@ -18,7 +18,7 @@ from pipeline.compile.context import (
     serving_environment,
     text_outputs,
 )
-from pipeline.compile.placement import champion_uri
+from pipeline.compile.placement import INPUTS_STEP, champion_uri
 
 DESCRIBED = (  # what the function answers: steps/describe_inputs.py
     *("data_version", "registered", "registered_sha256", "approved", "champion_sha256", "champion", "message"),
@@ -37,7 +37,7 @@ ABOUT_SPLITS = (
 def describe_inputs_step(context: Context) -> LambdaStep:
     """Return the first step, which is never taken from the cache."""
     return LambdaStep(
-        name="DescribeInputs",
+        name=INPUTS_STEP,
         display_name="Describe inputs",
         description="Finds what the data's prefix holds, and which models are registered.",
         lambda_func=context.function(context.placement.inputs_function),

@@ -15,12 +15,10 @@ from pipeline.aws.infra import ensure_model_group
 from pipeline.aws.requests import put_object
 from pipeline.aws.stack import known_outputs
 from pipeline.aws.stack_parameters import stack_name, tags
-from pipeline.compile.placement import Placement
+from pipeline.compile.placement import INPUTS_STEP, Placement
 from pipeline.errors import ServiceError, UsageError
 from pipeline.service.sources import UNREADABLE, files
 from pipeline.service.targets import in_threads, objects, split_uri
-
-INPUTS_STEP = "DescribeInputs"
 
 if TYPE_CHECKING:
     from pipeline.config.config import Config

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pipeline.compile.placement import INPUTS_STEP
 from pipeline.definition.steps import Definition, Step
 from pipeline.errors import PipelineError, ServiceError
 from pipeline.service import executions
@@ -13,6 +14,7 @@ from pipeline.service.models import endpoint, model_package
 from pipeline.service.reports import debug_report, search_job, tuning_job
 from pipeline.service.targets import Target
 
+CHECKS = ("CheckAccuracy", "CheckIsNew")
 PARSERS: dict[str, Callable[[str], Any]] = {
     "Integer": int,
     "Float": float,
@@ -22,25 +24,30 @@ PARSERS: dict[str, Callable[[str], Any]] = {
 
 
 def status(target: Target, arn: str) -> dict[str, Any]:
-    execution, given = executions.describe(target, arn), executions.parameters_of(target, arn)
+    execution = executions.describe(target, arn)
     definition, steps = Definition(executions.definition_of(target, arn)), executions.steps(target, arn)
     evaluation_uri, search = output_of(target, steps, "evaluation"), search_job(steps)
     debugger = debug_report(target, steps)
     report_uri = f"{evaluation_uri}/report.html" if evaluation_uri else None
     example = f"{evaluation_uri}/example.png" if evaluation_uri else None
     best = tuning_job(target, search).get("BestTrainingJob", {}) if search else {}
+    evaluation = read_evaluation(target, evaluation_uri)
+    known = known_version(steps, evaluation)
+    model, parameters = registered(target, steps, known), executions.parameters_of(target, arn)
+    serving = deployed(target, steps, parameters.get("EndpointName") if known else None)
     types = {name: parameter.get("Type", "String") for name, parameter in definition.parameters.items()}
     return {
         "execution_arn": arn,
         "status": execution["PipelineExecutionStatus"],
         "failure_reason": execution.get("FailureReason"),
-        "parameters": {name: PARSERS[types.get(name, "String")](text) for name, text in given.items()},
+        "parameters": {name: PARSERS[types.get(name, "String")](text) for name, text in parameters.items()},
         "steps": [step_row(target, arn, step, definition.steps.get(step["StepName"])) for step in steps],
-        "metrics": metrics(target, evaluation_uri),
+        "metrics": metrics(evaluation),
         "best_hyperparameters": dict(best.get("TunedHyperParameters", {})),
         "rules": debugger["rules"],
-        **registered(target, steps),
-        "endpoint": deployed(target, steps),
+        **model,
+        "nothing_new": nothing_new(model, serving) if known else None,
+        "endpoint": serving,
         "example_image": target.where(example) if example and target.reports and target.holds(example) else None,
         "reports": {
             "evaluation": target.where(report_uri) if report_uri and target.holds(report_uri) else None,
@@ -97,12 +104,17 @@ def output_of(target: Target, steps: list[dict[str, Any]], name: str) -> str | N
     return None
 
 
-def metrics(target: Target, evaluation_uri: str | None) -> dict[str, float]:
-    """Return single numbers of evaluation.json, as test_<metric>; of the accuracy the interval and images as well."""
+def read_evaluation(target: Target, evaluation_uri: str | None) -> dict[str, Any]:
+    """Return evaluation.json; empty if there is none, or none that can be read."""
     content: Any = None
     with contextlib.suppress(PipelineError, ValueError):
         content = json.loads(target.read(f"{evaluation_uri}/evaluation.json")) if evaluation_uri else None
-    found = content.get("multiclass_classification_metrics", {}) if isinstance(content, dict) else {}
+    return content if isinstance(content, dict) else {}
+
+
+def metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
+    """Return single numbers of evaluation.json, as test_<metric>; of the accuracy the interval and images as well."""
+    found = evaluation.get("multiclass_classification_metrics", {})
     values = {name: metric.get("value") for name, metric in found.items() if isinstance(metric, dict)}
     accuracy = found.get("accuracy", {})
     values |= {f"accuracy_{name}": accuracy.get(name) for name in ("lower_bound", "upper_bound", "images")}
@@ -113,24 +125,53 @@ def details(target: Target, execution_arn: str) -> dict[str, Any]:
     """Return the seconds from an execution's first step to its last, and on this machine its test accuracy."""
     steps = executions.steps(target, execution_arn)
     began, ended = [[step[key] for step in steps if key in step] for key in ("StartTime", "EndTime")]
-    measured = metrics(target, output_of(target, steps, "evaluation")) if target.name == "local" else {}
+    uri = output_of(target, steps, "evaluation") if target.name == "local" else None
+    measured = metrics(read_evaluation(target, uri))
     return {
         "seconds": round((max(ended) - min(began)).total_seconds(), 1) if began and ended else None,
         "test_accuracy": measured.get("test_accuracy"),
     }
 
 
-def registered(target: Target, steps: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the version that was registered, and its approval now; None when it has been deleted since."""
-    arns = [step["Metadata"]["RegisterModel"]["Arn"] for step in steps if "RegisterModel" in step.get("Metadata", {})]
+def known_version(steps: list[dict[str, Any]], evaluation: Mapping[str, Any]) -> str | None:
+    """Return the ARN of the version that the model of an execution equals, if that is why CheckIsNew ended it."""
+    named = {step["StepName"]: step for step in steps}
+    outcomes = [named.get(name, {}).get("Metadata", {}).get("Condition", {}).get("Outcome") for name in CHECKS]
+    if outcomes != ["True", "False"]:
+        return None
+    found, model = outputs_of(named.get(INPUTS_STEP, {})), evaluation.get("model_sha256")
+    return found.get("registered" if found.get("registered_sha256") == model else "approved")
+
+
+def nothing_new(model: Mapping[str, str | None], serving: Mapping[str, str | None] | None) -> str:
+    """Return the sentence of an execution whose model is registered already."""
+    name, _, number = str(model["model_package_arn"]).partition("/")[2].partition("/")
+    approval = model["model_approval_status"] or "deleted since"
+    status = "" if approval == "Approved" else f" ({approval})"
+    sentence = f"Nothing new: the model equals {name} version {number}{status}, so nothing was registered or deployed."
+    remedy = f" There is no endpoint: `run_pipeline.py approve {number}` makes it."
+    return sentence + (remedy if approval == "Approved" and serving is None else "")
+
+
+def registered(target: Target, steps: list[dict[str, Any]], known: str | None) -> dict[str, Any]:
+    """Return the version that was registered, or was `known`, and its approval now; None if it was deleted since."""
+    arns = (
+        [known]
+        if known
+        else [step["Metadata"]["RegisterModel"]["Arn"] for step in steps if "RegisterModel" in step.get("Metadata", {})]
+    )
     approval = None
     with contextlib.suppress(ServiceError):
         approval = model_package(target, arns[-1])["ModelApprovalStatus"] if arns else None
     return {"model_package_arn": arns[-1] if arns else None, "model_approval_status": approval}
 
 
-def deployed(target: Target, steps: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Return the endpoint that a Lambda step named, as it is now."""
-    names = [outputs_of(step)["endpoint_name"] for step in steps if "endpoint_name" in outputs_of(step)]
+def deployed(target: Target, steps: list[dict[str, Any]], known: str | None) -> dict[str, Any] | None:
+    """Return the endpoint that a Lambda step named, or the `known` one, as it is now."""
+    names = (
+        [known]
+        if known
+        else [outputs_of(step)["endpoint_name"] for step in steps if "endpoint_name" in outputs_of(step)]
+    )
     found = endpoint(target, names[-1]) if names else None
     return target.endpoint_view(names[-1], found["EndpointStatus"]) if found else None

@@ -129,6 +129,7 @@ def compile_definition(call: Call, project: "Project", target: Target) -> "Compi
 
 def put_pipeline(project: "Project", target: Target, text: str, stored: int) -> None:
     """Create or update the pipeline and what has to be beside it; say what changes."""
+    from pipeline.config.config import describe_pipeline
     from pipeline.service.models import ensure_champion
     from pipeline.service.staging import remember
 
@@ -141,7 +142,7 @@ def put_pipeline(project: "Project", target: Target, text: str, stored: int) -> 
         target,
         name=name,
         definition=text,
-        description=config.pipeline.description,
+        description=describe_pipeline(config, [each["Name"] for each in json.loads(text)["Parameters"]]),
         parallel_steps=config.pipeline.max_parallel_steps,
         tell=lambda changes: say("\n  ".join([f"Changes of pipeline {name}:", *changes])),
     )
@@ -253,10 +254,7 @@ def start_definition(call: Call, file: Path, given: Given, wanted: Start) -> tup
         raise UsageError("--definition runs on the local target only; use it without --target aws.")
     text = read_definition(file)
     place, content = str(file.resolve()), json.loads(text)
-    functions, parameters = (
-        list(map(parse_lambda, given.functions or ())),
-        dict(map(parse_parameter, wanted.param or ())),
-    )
+    functions, parameters = [*map(parse_lambda, given.functions or ())], dict(map(parse_parameter, wanted.param or ()))
     target = LocalTarget(None, call.home, cache=call.cache, tied=True)
     with target.alone():
         call.pipeline = name = given.name or pipeline_name(target, content, place)

@@ -8,7 +8,6 @@ each rule of condition.fail_on_rules, that it found no issue while the model tra
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from sagemaker.core.workflow.conditions import Condition, ConditionEquals, ConditionNot, ConditionOr
@@ -18,7 +17,7 @@ from sagemaker.core.workflow.functions import Join
 from sagemaker.mlops.workflow.condition_step import ConditionStep
 from sagemaker.mlops.workflow.fail_step import FailStep
 from sagemaker.mlops.workflow.lambda_step import LambdaStep
-from sagemaker.mlops.workflow.steps import ProcessingStep, Step, TrainingStep
+from sagemaker.mlops.workflow.steps import Step, TrainingStep
 
 from pipeline.compile.context import Context
 from pipeline.compile.evaluation import reported
@@ -37,82 +36,53 @@ DEMANDS = {  # a setting of condition -> how it is compared, and with what
 }
 
 
-@dataclass(frozen=True)
-class Steps:
-    """The steps whose values are compared."""
-
-    describe: LambdaStep
-    train: TrainingStep
-    evaluate: ProcessingStep
-
-
-def check_accuracy_step(context: Context, steps: Steps) -> ConditionStep:
-    """Return the step that ends the execution unless the model is as good as demanded.
-
-    A model that is registered already need not improve on itself.
-    """
-    config = context.config
+def check_steps(
+    context: Context, describe: LambdaStep, train: TrainingStep, *, if_steps: Sequence[Step]
+) -> list[ConditionStep]:
+    """Return CheckAccuracy, which ends the execution unless all demands are met, and CheckIsNew before `if_steps`."""
+    config, outputs, demands = context.config, describe.properties.Outputs, demanded(context, train)
+    known = [ConditionEquals(left=reported(MODEL), right=outputs[name]) for name in KNOWN]
+    better = AtLeast(left=reported(IMPROVEMENT), right=config.registry.improvement_margin)
+    better_or_known = ConditionOr(conditions=[better, *known])  # a registered model need not improve on itself
     more = ", classes and groups do as condition demands" if demands_of(context) else ""
     more += " and improves on the model in service" if config.registry.require_improvement else ""
     more += " and no rule of condition.fail_on_rules found an issue" if config.condition.fail_on_rules else ""
-    return ConditionStep(
+    check_accuracy = ConditionStep(
         name="CheckAccuracy",
         display_name="Check accuracy",
         description=f"Continues only if the accuracy on the test split reaches AccuracyThreshold{more}.",
-        conditions=[
-            *demanded(context, steps),
-            *(ConditionOr(conditions=[better, *is_known(steps)]) for better in improved(context, steps.evaluate)),
-        ],
+        conditions=[*demands, *([better_or_known] if config.registry.require_improvement else [])],
         if_steps=[],
         else_steps=[
             FailStep(
                 name="AccuracyTooLow",
                 display_name="Accuracy too low",
                 description="Ends the execution: nothing is registered.",
-                error_message=Join(on="", values=refusal(context, steps)),
+                error_message=Join(on="", values=refusal(context, train)),
             )
         ],
     )
-
-
-def check_is_new_step(context: Context, steps: Steps, if_steps: Sequence[Step]) -> ConditionStep:
-    """Return the step after which a new model is registered and deployed; after one that is known nothing follows."""
-    return ConditionStep(
+    new = [ConditionNot(expression=condition) for condition in known]
+    check_is_new = ConditionStep(
         name="CheckIsNew",
         display_name="Check whether the model is new",
-        description="Continues only if CheckAccuracy's demands are met by a model that is not registered yet.",
-        conditions=[
-            *demanded(context, steps),
-            *improved(context, steps.evaluate),
-            *(ConditionNot(expression=known) for known in is_known(steps)),
-        ],
+        description="Continues only with a model that CheckAccuracy accepts and that is not registered yet.",
+        conditions=[*demands, *([better] if config.registry.require_improvement else []), *new],
         if_steps=list(if_steps),
         else_steps=[],
     )
+    return [check_accuracy, check_is_new]
 
 
-def is_known(steps: Steps) -> list[Condition]:
-    """Return the conditions of which one holds for a model that is registered already."""
-    model, outputs = reported(steps.evaluate, MODEL), steps.describe.properties.Outputs
-    return [ConditionEquals(left=model, right=outputs[name]) for name in KNOWN]
-
-
-def improved(context: Context, evaluate: ProcessingStep) -> list[Condition]:
-    """Return the demand of registry.require_improvement, if it is made."""
-    registry = context.config.registry
-    better = AtLeast(left=reported(evaluate, IMPROVEMENT), right=registry.improvement_margin)
-    return [better] if registry.require_improvement else []
-
-
-def demanded(context: Context, steps: Steps) -> list[Condition]:
-    """Return what else is demanded of a model."""
+def demanded(context: Context, train: TrainingStep) -> list[Condition]:
+    """Return what is demanded of a model but for the improvement."""
     condition = context.config.condition
-    accuracy = reported(steps.evaluate, LOWER_BOUND if condition.lower_bound else ACCURACY)
+    accuracy = reported(LOWER_BOUND if condition.lower_bound else ACCURACY)
     found = [AtLeast(left=accuracy, right=context.parameters["AccuracyThreshold"])]
     for name, share in demands_of(context).items():
         kind, path = DEMANDS[name]
-        found.append(kind(left=reported(steps.evaluate, path), right=share))
-    return found + [ConditionEquals(left=issues, right=0) for issues in rule_issues(context, steps.train).values()]
+        found.append(kind(left=reported(path), right=share))
+    return found + [ConditionEquals(left=issues, right=0) for issues in rule_issues(context, train).values()]
 
 
 def demands_of(context: Context) -> dict[str, float]:
@@ -121,26 +91,23 @@ def demands_of(context: Context) -> dict[str, float]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def refusal(context: Context, steps: Steps) -> list[Any]:
+def refusal(context: Context, train: TrainingStep) -> list[Any]:
     """Return AccuracyTooLow's sentence, with every number that was compared."""
-    evaluate = steps.evaluate
-    accuracy, threshold = reported(evaluate, ACCURACY), context.parameters["AccuracyThreshold"]
+    accuracy, threshold = reported(ACCURACY), context.parameters["AccuracyThreshold"]
     registry, condition, demands = context.config.registry, context.config.condition, demands_of(context)
-    words = ["Test accuracy ", accuracy, " (", reported(evaluate, f"{WORDS}.accuracy")]
+    words = ["Test accuracy ", accuracy, " (", reported(f"{WORDS}.accuracy")]
     if condition.lower_bound:
-        words += [", whose lower bound ", reported(evaluate, LOWER_BOUND), " counts"]
+        words += [", whose lower bound ", reported(LOWER_BOUND), " counts"]
     if not registry.require_improvement and not condition.fail_on_rules and not demands:
         return [*words, ") is below the threshold AccuracyThreshold = ", threshold]
     words += ["; at least AccuracyThreshold = ", threshold, " is needed)"]
     if registry.require_improvement:
-        words += [" is an improvement of ", reported(evaluate, IMPROVEMENT), " over ", reported(evaluate, CHAMPION)]
+        words += [" is an improvement of ", reported(IMPROVEMENT), " over ", reported(CHAMPION)]
         words += [" (at least registry.improvement_margin = ", registry.improvement_margin, " is needed)"]
-    words += [word for name in demands for word in ("; ", reported(evaluate, f"{WORDS}.{name}"))]
+    words += [word for name in demands for word in ("; ", reported(f"{WORDS}.{name}"))]
     if condition.fail_on_rules:
         words += ["; rules that watched the training (0 is needed; 1 is an issue, -1 that it was not judged)"]
-        words += [
-            word for name, issues in rule_issues(context, steps.train).items() for word in (f", {name}: ", issues)
-        ]
+        words += [word for name, issues in rule_issues(context, train).items() for word in (f", {name}: ", issues)]
     return [*words, ", so nothing is registered."]
 
 

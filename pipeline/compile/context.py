@@ -22,7 +22,7 @@ from sagemaker.mlops.workflow.steps import CacheConfig
 
 from pipeline.compile.bundle import ARCHIVE, Bundle, bundle
 from pipeline.compile.compiler import Inputs
-from pipeline.config.sections import LOCAL_STORAGE, DataConfig, DeployConfig, EvaluationConfig
+from pipeline.config.sections import LOCAL_STORAGE, DataConfig, EvaluationConfig
 
 PROCESSING = "/opt/ml/processing"
 CODE = f"{PROCESSING}/input/code"  # as root, which containers of jobs run as, a job may write there
@@ -75,9 +75,11 @@ class Context(Inputs):
             output_kms_key=self.config.aws.kms_key_arn,
         )
 
-    def function(self, name: str) -> Lambda:
-        """Return the Lambda function of that name, which the stack has made."""
-        return Lambda(function_arn=self.placement.function_arn(name), session=self.session)
+    def function(self, name: str, *answers: str) -> dict[str, Any]:
+        """Return a Lambda step's arguments for a function that the stack has made; its answers are text."""
+        outputs = [LambdaOutput(output_name=answer, output_type=LambdaOutputTypeEnum.String) for answer in answers]
+        function = Lambda(function_arn=self.placement.function_arn(name), session=self.session)
+        return {"lambda_func": function, "outputs": outputs}
 
     def network_settings(self) -> dict[str, Any]:
         """Return the arguments that the SDK's NetworkConfig and Networking share; empty where nothing is asked for."""
@@ -162,20 +164,6 @@ def processing_output(name: str, uri: object, s3_upload_mode: str = "EndOfJob") 
     local_path = f"{PROCESSING}/output/{name}"
     target = ProcessingS3Output(s3_uri=uri, local_path=local_path, s3_upload_mode=s3_upload_mode)
     return ProcessingOutput(output_name=name, s3_output=target)
-
-
-def serving_environment(deploy: DeployConfig) -> dict[str, str]:
-    """Return the server's environment variables that pipeline.yaml decides on; one that is not set is empty."""
-    return {
-        "INFERENCE_RUNTIME": deploy.runtime,
-        "MAX_REQUEST_MEGABYTES": str(deploy.max_request_megabytes),
-        "MIN_PRECISION": str(deploy.min_precision or ""),
-    }
-
-
-def text_outputs(*names: str) -> list[LambdaOutput]:
-    """Return what a Lambda step answers, all of it text."""
-    return [LambdaOutput(output_name=name, output_type=LambdaOutputTypeEnum.String) for name in names]
 
 
 def flags(**values: object) -> list[str | PipelineVariable]:

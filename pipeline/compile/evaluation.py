@@ -12,7 +12,7 @@ from sagemaker.mlops.workflow.steps import ProcessingStep, TrainingStep
 from pipeline.compile.context import PROCESSING, Context, flags, job_retries, processing_input, processing_output
 from pipeline.compile.placement import champion_uri
 
-SCRIPT = "evaluate.py"
+STEP, SCRIPT = "EvaluateModel", "evaluate.py"
 EVALUATION = PropertyFile(name="Evaluation", output_name="evaluation", path="evaluation.json")
 
 
@@ -31,7 +31,7 @@ def evaluate_step(
     if registry.require_improvement:
         inputs.append(processing_input("champion", f"{champion_uri(context.config, context.placement)}/"))
     return ProcessingStep(
-        name="EvaluateModel",
+        name=STEP,
         display_name="Evaluate model",
         description="Loads the model as the endpoint does and scores the test split.",
         step_args=context.processor(SCRIPT, evaluation, evaluation.instance_type).run(
@@ -69,6 +69,6 @@ def arguments(context: Context, describe: LambdaStep) -> list[str | PipelineVari
     )
 
 
-def reported(evaluate: ProcessingStep, path: str) -> JsonGet:
+def reported(path: str) -> JsonGet:
     """Return a value of evaluation.json, known when the step has run."""
-    return JsonGet(step_name=evaluate.name, property_file=EVALUATION, json_path=path)
+    return JsonGet(step_name=STEP, property_file=EVALUATION, json_path=path)

@@ -13,7 +13,7 @@ from sagemaker.core.workflow.pipeline_context import PipelineSession
 from sagemaker.mlops.workflow.pipeline import Pipeline
 
 from pipeline.compile.compiler import Inputs
-from pipeline.compile.condition import Steps, check_accuracy_step, check_is_new_step
+from pipeline.compile.condition import check_steps
 from pipeline.compile.context import Context, declare
 from pipeline.compile.evaluation import evaluate_step
 from pipeline.compile.placement import Placement
@@ -36,25 +36,17 @@ def build(inputs: Inputs) -> tuple[Pipeline, Context]:
     evaluate = evaluate_step(context, describe, prepare, train)
     register = register_step(context, train, evaluate)
     deploy = deploy_step(context, register)
-    steps = Steps(describe, train, evaluate)
-    check_accuracy = check_accuracy_step(context, steps)
-    check_is_new = check_is_new_step(context, steps, if_steps=[register, deploy])
+    checks = check_steps(context, describe, train, if_steps=[register, deploy])
+    name, server = context.config.pipeline.name, context.placement.mlflow_tracking_server_arn
     pipeline = Pipeline(
-        name=context.config.pipeline.name,
+        name=name,
         parameters=list(context.parameters.values()),
         pipeline_experiment_config=None,
-        mlflow_config=tracking(context),
-        steps=[describe, prepare, tune, train, evaluate, check_accuracy, check_is_new],
+        mlflow_config=MlflowConfig(mlflow_resource_arn=server, mlflow_experiment_name=name) if server else None,
+        steps=[describe, prepare, tune, train, evaluate, *checks],
         sagemaker_session=context.session,
     )
     return pipeline, context
-
-
-def tracking(context: Context) -> MlflowConfig | None:
-    """Return where MLflow follows executions, under the pipeline's name; None where no server is named."""
-    server = context.placement.mlflow_tracking_server_arn
-    name = context.config.pipeline.name
-    return MlflowConfig(mlflow_resource_arn=server, mlflow_experiment_name=name) if server else None
 
 
 def offline_session(placement: Placement) -> PipelineSession:

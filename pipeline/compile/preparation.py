@@ -8,21 +8,10 @@ from sagemaker.core.helper.pipeline_variable import PipelineVariable
 from sagemaker.mlops.workflow.lambda_step import LambdaStep
 from sagemaker.mlops.workflow.steps import ProcessingStep
 
-from pipeline.compile.context import (
-    PROCESSING,
-    Context,
-    flags,
-    job_retries,
-    processing_input,
-    processing_output,
-    serving_environment,
-    text_outputs,
-)
+from pipeline.compile.context import PROCESSING, Context, flags, job_retries, processing_input, processing_output
 from pipeline.compile.placement import INPUTS_STEP, champion_uri
 
-DESCRIBED = (  # what the function answers: steps/describe_inputs.py
-    *("data_version", "registered", "registered_sha256", "approved", "champion_sha256", "champion", "message"),
-)
+DESCRIBED = ("data_version", "registered", "registered_sha256", "approved", "champion_sha256", "champion", "message")
 SCRIPT = "prepare.py"
 OUTPUTS = ("train", "validation", "test", "embeddings", "manifest")  # the directories that the script writes
 ABOUT_EMBEDDINGS = (
@@ -35,21 +24,20 @@ ABOUT_SPLITS = (
 
 
 def describe_inputs_step(context: Context) -> LambdaStep:
-    """Return the first step, which is never taken from the cache."""
+    """Return the step that calls the function of steps/describe_inputs.py; it is never taken from the cache."""
     return LambdaStep(
         name=INPUTS_STEP,
         display_name="Describe inputs",
         description="Finds what the data's prefix holds, and which models are registered.",
-        lambda_func=context.function(context.placement.inputs_function),
+        **context.function(context.placement.inputs_function, *DESCRIBED),
         inputs={
             "data_uri": context.parameters["InputDataUri"],
             "model_package_group": context.config.registry.model_package_group,
             "champion_uri": champion_uri(context.config, context.placement),
             "inference_image": context.placement.inference_image,
-            "environment": serving_environment(context.config.deploy),
+            "environment": context.config.deploy.server_environment,
             "replace_classes": context.parameters["ReplaceClasses"],
         },
-        outputs=text_outputs(*DESCRIBED),
     )
 
 

@@ -11,7 +11,7 @@ from sagemaker.mlops.workflow.model_step import ModelStep
 from sagemaker.mlops.workflow.steps import ProcessingStep, TrainingStep
 from sagemaker.serve.model_builder import ModelBuilder
 
-from pipeline.compile.context import Context, serving_environment, step_retries, text_outputs
+from pipeline.compile.context import Context, step_retries
 from pipeline.compile.evaluation import reported
 
 CONTENT_TYPES = [
@@ -39,7 +39,7 @@ def register_step(context: Context, train: TrainingStep, evaluate: ProcessingSte
         env_vars={
             "SAGEMAKER_PROGRAM": "serve.py",
             "SAGEMAKER_SUBMIT_DIRECTORY": "/opt/program",  # of the inference image
-            **{name: value for name, value in serving_environment(config.deploy).items() if value},
+            **{name: value for name, value in config.deploy.server_environment.items() if value},
         },
     )
     folder = evaluate.properties.ProcessingOutputConfig.Outputs["evaluation"].S3Output.S3Uri
@@ -66,7 +66,7 @@ def register_step(context: Context, train: TrainingStep, evaluate: ProcessingSte
                 commit_id=context.commit, generated_by=ExecutionVariables.PIPELINE_EXECUTION_ARN
             ),
             customer_metadata_properties={
-                **{name: reported(evaluate, f"customer_metadata_properties.{name}") for name in METADATA},
+                **{name: reported(f"customer_metadata_properties.{name}") for name in METADATA},
                 "replace_classes": context.parameters["ReplaceClasses"],
             },
             approval_status=context.parameters.get("ModelApprovalStatus", "PendingManualApproval"),
@@ -80,15 +80,14 @@ def register_step(context: Context, train: TrainingStep, evaluate: ProcessingSte
 
 
 def deploy_step(context: Context, register: ModelStep) -> LambdaStep:
-    """Return the step that calls the function of steps/deploy.py with the new version; it never waits."""
+    """Return the step that calls the function of steps/deploy.py, which has the endpoint's settings; it never waits."""
     return LambdaStep(
         name="DeployEndpoint",
         display_name="Deploy endpoint",
         description="Deploys an approved version; says so when it waits for approval.",
-        lambda_func=context.function(context.placement.deploy_function),
+        **context.function(context.placement.deploy_function, *DEPLOYED),
         inputs={
             "model_package_arn": register.properties.ModelPackageArn,
             "endpoint_name": context.parameters["EndpointName"],
         },
-        outputs=text_outputs(*DEPLOYED),
     )

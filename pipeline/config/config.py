@@ -6,7 +6,7 @@ endpoint, a function or a stack, the names of those take the environment's name 
 """
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,6 +40,12 @@ PARAMETERS = {  # runtime parameter -> the setting that is its default
     "TuningInstanceType": "tuning.instance_type",
     "TrainingInstanceType": "training.instance_type",
     "EndpointName": "deploy.endpoint_name",
+}
+MEANINGS = {  # of the other runtime parameters
+    "InputDataUri": "the images, an S3 prefix or archive",
+    "ModelApprovalStatus": "of the new version; Approved deploys at once",
+    "ReplaceClasses": "true: the new model may replace one that knows other classes",
+    "WarmStartParent": "the tuning job whose trials the search begins with",
 }
 
 
@@ -189,6 +195,16 @@ def check_parameters(config: Config, given: Mapping[str, str]) -> None:
         problems += [f"Parameter '{changed[at]}' {text}" for at, text in validate(data)[1] if at in changed]
     if problems:
         raise ParameterError(problems)
+
+
+def describe_pipeline(config: Config, parameters: Iterable[str]) -> str:
+    """Return pipeline.description and what each runtime parameter means: in Studio the only place for that.
+
+    It is one line, as the service's pattern for descriptions allows no more (AWS API, PipelineDescription).
+    """
+    settings = {name: schema_at(location_of(setting))["description"] for name, setting in PARAMETERS.items()}
+    listed = "; ".join(f"{name}: {(MEANINGS | settings)[name]}" for name in parameters)
+    return f"{config.pipeline.description} Parameters: {listed}."
 
 
 def number(text: str) -> int | float | str:

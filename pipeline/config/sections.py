@@ -470,6 +470,12 @@ class DeployConfig(Section):
     keep_versions: Count = Field(3, description="endpoint configurations and models kept, the newest first")
     network_isolation: Switch = Field(True, description="the model's container has no network; not when serverless")
 
+    @property
+    def server_environment(self) -> dict[str, str]:
+        """The server's environment variables; one that is not set is empty."""
+        precision, megabytes = str(self.min_precision or ""), str(self.max_request_megabytes)
+        return {"INFERENCE_RUNTIME": self.runtime, "MAX_REQUEST_MEGABYTES": megabytes, "MIN_PRECISION": precision}
+
 
 class DriftConfig(Section):
     """What `run_pipeline.py drift --target aws --publish` leads to."""

@@ -1,12 +1,13 @@
-"""require_improvement in the compiled definition: what it adds, that it adds nothing when off, and what it decides."""
+"""What the compiled definition demands of a model before it is registered, and what a version carries."""
 
+import dataclasses
 import json
 
 import pytest
 
 from pipeline.local.checks.requests import as_request
 from pipeline.local.engine.values import Scope, holds, resolve
-from tests.compile.definitions import Json, steps_of
+from tests.compile.definitions import HERE, Json, steps_of
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 ARN = "arn:aws:sagemaker:us-east-1:000000000000:pipeline/p/execution/abc"
@@ -25,11 +26,15 @@ def steps(compiled):
 ON = "{require_improvement: true, improvement_margin: 0.01}"
 
 
-def scope(document: Json) -> Scope:
-    """Where EvaluateModel wrote this evaluation.json."""
+def scope(document: Json, registered: str = "none", approved: str = "none") -> Scope:
+    """Where EvaluateModel wrote this evaluation.json, and DescribeInputs found models of these digests."""
+    known = {"registered_sha256": registered, "champion_sha256": approved}
     return Scope(
         parameters={"AccuracyThreshold": 0.8, "ModelApprovalStatus": "Approved"},
-        steps={"EvaluateModel": {"ProcessingOutputConfig": {"Outputs": []}}},
+        steps={
+            "EvaluateModel": {"ProcessingOutputConfig": {"Outputs": []}},
+            "DescribeInputs": {"OutputParameters": known},
+        },
         execution={"PipelineExecutionArn": ARN},
         read_property_file=lambda step, file: document,
         read_json=lambda uri: {},
@@ -41,35 +46,76 @@ def measured(accuracy: float, improvement: float, champion: str = "digits/3 with
         "multiclass_classification_metrics": {"accuracy": {"value": accuracy}},
         "words": {"accuracy": "268 images, 95 %: 0.905 to 0.963"},
         "improvement": {"value": improvement, "champion": champion},
+        "model_sha256": "abc",
     }
 
 
 def test_when_off_nothing_of_it_is_in_the_definition(steps):
-    text = json.dumps({name: step for name, step in steps().items() if name != "DescribeInputs"})
+    text = json.dumps([steps()[name] for name in ("EvaluateModel", "CheckAccuracy", "DeployEndpoint")])
     assert "champion" not in text
     assert "improvement" not in text
     assert steps()["EvaluateModel"]["CacheConfig"]["Enabled"]
 
 
-def test_when_on_the_champion_is_an_input_that_is_never_taken_from_the_cache(steps):
+def test_when_on_the_champion_is_an_input_whose_version_is_part_of_the_cache_key(steps):
     evaluate = steps(ON)["EvaluateModel"]
     inputs = {each["InputName"]: each["S3Input"] for each in evaluate["Arguments"]["ProcessingInputs"]}
     assert inputs["champion"]["S3Uri"] == "s3://local/image-classification/champion/"
     words = evaluate["Arguments"]["AppSpecification"]["ContainerArguments"]
     assert words[words.index("--champion-dir") + 1] == inputs["champion"]["LocalPath"]
     assert words[words.index("--improvement-margin") + 1] == "0.01"
-    assert "CacheConfig" not in evaluate
+    champion = {"Get": "Steps.DescribeInputs.OutputParameters['champion']"}
+    assert words[words.index("--champion-version") + 1] == champion
+    assert evaluate["CacheConfig"]["Enabled"]
     assert set(steps(ON)["DeployEndpoint"]["Arguments"]) == {"model_package_arn", "endpoint_name"}
 
 
 @pytest.mark.parametrize(
-    ("accuracy", "improvement", "expected"),
-    [(0.96, 0.01, True), (0.96, 0.009, False), (0.79, 0.5, False), (0.8, 0.8, True)],
+    ("registry", "accuracy", "improvement", "known", "accepted", "registers"),
+    [
+        (ON, 0.96, 0.01, {}, True, True),
+        (ON, 0.96, 0.009, {}, False, False),
+        (ON, 0.79, 0.5, {}, False, False),
+        (ON, 0.8, 0.8, {"registered": "def", "approved": "ghi"}, True, True),
+        (ON, 0.96, 0.0, {"registered": "abc"}, True, False),  # a known model need not improve on itself
+        (ON, 0.96, 0.0, {"registered": "def", "approved": "abc"}, True, False),
+        (ON, 0.79, 0.0, {"registered": "abc"}, False, False),
+        ("{}", 0.96, 0.0, {}, True, True),
+        ("{}", 0.96, 0.0, {"registered": "abc", "approved": "def"}, True, False),
+        ("{}", 0.96, 0.0, {"approved": "abc"}, True, False),
+        ("{}", 0.79, 0.0, {"approved": "abc"}, False, False),
+    ],
 )
-def test_threshold_and_margin_must_both_be_reached(steps, accuracy, improvement, expected):
-    conditions = steps(ON)["CheckAccuracy"]["Arguments"]["Conditions"]
-    assert [condition["Type"] for condition in conditions] == ["GreaterThanOrEqualTo"] * 2
-    assert holds(conditions, scope(measured(accuracy, improvement))) is expected
+def test_a_model_is_registered_if_it_meets_every_demand_and_is_new(
+    steps, registry, accuracy, improvement, known, accepted, registers
+):
+    found, there = steps(registry), scope(measured(accuracy, improvement), **known)
+    decided = [holds(found[name]["Arguments"]["Conditions"], there) for name in ("CheckAccuracy", "CheckIsNew")]
+    assert decided == [accepted, registers]
+    assert [step["Name"] for step in found["CheckIsNew"]["Arguments"]["IfSteps"]] == ["RegisterModel", "DeployEndpoint"]
+
+
+@pytest.mark.parametrize(
+    ("placed", "text", "parameter", "status"),
+    [
+        ({}, "{}", "Approved", {"Get": "Parameters.ModelApprovalStatus"}),
+        (
+            {},
+            "{approval_status: PendingManualApproval}",
+            "PendingManualApproval",
+            {"Get": "Parameters.ModelApprovalStatus"},
+        ),
+        ({"auto_approves": False}, "{}", None, "PendingManualApproval"),
+        ({"auto_approves": False}, "{approval_status: PendingManualApproval}", None, "PendingManualApproval"),
+    ],
+)
+def test_nobody_can_start_with_an_approval_where_versions_do_not_approve_themselves(
+    compiled, placed, text, parameter, status
+):
+    definition = compiled(f"registry: {text}", placement=dataclasses.replace(HERE, **placed))
+    defaults = {found["Name"]: found["DefaultValue"] for found in definition["Parameters"]}
+    assert defaults.get("ModelApprovalStatus") == parameter
+    assert steps_of(definition)["RegisterModel"]["Arguments"]["ModelApprovalStatus"] == status
 
 
 def test_refusal_names_every_number(steps):

@@ -1,5 +1,6 @@
 """The compiled definition: pure, the same bytes everywhere, and what pipeline.yaml says is in it."""
 
+import dataclasses
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.compile.placement import Placement
+from pipeline.config.config import describe_pipeline, load
 from tests.compile.definitions import HERE, steps_of
 
 ROOT = Path(__file__).parents[2]
@@ -62,6 +64,7 @@ def test_the_steps_of_the_workflow_are_there_with_all_that_studio_shows(compiled
         "TrainWithDebugger": "Training",
         "EvaluateModel": "Processing",
         "CheckAccuracy": "Condition",
+        "CheckIsNew": "Condition",
         "RegisterModel": "RegisterModel",
         "DeployEndpoint": "Lambda",
         "AccuracyTooLow": "Fail",
@@ -69,6 +72,7 @@ def test_the_steps_of_the_workflow_are_there_with_all_that_studio_shows(compiled
     for name, step in steps.items():
         assert step["DisplayName"], name
         assert step["Description"].endswith("."), name
+    assert "CacheConfig" not in steps["DescribeInputs"]
     for name in ("PrepareData", "TuneHyperparameters", "TrainWithDebugger", "EvaluateModel"):
         assert steps[name]["CacheConfig"] == {"Enabled": True, "ExpireAfter": "P30D"}
         assert steps[name]["RetryPolicies"]
@@ -180,3 +184,29 @@ def test_the_condition_names_both_numbers_when_it_fails(compiled):
     said = steps["AccuracyTooLow"]["Arguments"]["ErrorMessage"]["Std:Join"]["Values"]
     assert condition["LeftValue"] in said
     assert condition["RightValue"] in said
+
+
+def test_the_version_of_the_data_is_an_argument_of_its_preparation(compiled):
+    steps = steps_of(compiled())
+    words = steps["PrepareData"]["Arguments"]["AppSpecification"]["ContainerArguments"]
+    version = {"Get": "Steps.DescribeInputs.OutputParameters['data_version']"}
+    assert words[words.index("--data-version") + 1] == version
+    assert steps["DescribeInputs"]["Arguments"]["data_uri"] == {"Get": "Parameters.InputDataUri"}
+
+
+def test_an_mlflow_server_follows_executions_where_one_is_named(compiled):
+    server = "arn:aws:sagemaker:us-east-1:123456789012:mlflow-tracking-server/ours"
+    followed = compiled(placement=dataclasses.replace(HERE, mlflow_tracking_server_arn=server))
+    named = {"MlflowResourceArn": server, "MlflowExperimentName": "image-classification"}
+    assert [compiled()["MlflowConfig"], followed["MlflowConfig"]] == [None, named]
+
+
+@pytest.mark.parametrize("words", ["Sorts images.", "w" * 1024])
+def test_the_description_says_what_each_parameter_means(compiled, tmp_path, words):
+    path = tmp_path / "pipeline.yaml"
+    path.write_text(f"pipeline: {{description: '{words}'}}")
+    names = [found["Name"] for found in compiled(warm_start_parent="search-1")["Parameters"]]
+    text = describe_pipeline(load(path), names)
+    assert text.startswith(words)
+    assert len(text) <= 3072 and "\n" not in text  # AWS API, PipelineDescription
+    assert all(f"{name}: " in text for name in names)

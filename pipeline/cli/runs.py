@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.cli.call import CacheMode, Call
 from pipeline.cli.executions import follow
 from pipeline.cli.output import print_json, say, wrapped
+from pipeline.compile.placement import INPUTS_STEP
 from pipeline.errors import DefinitionError, ParameterError, ProblemList, UsageError
 from pipeline.service import executions
 from pipeline.service.inputs import parse_lambda, parse_parameter, read_definition
@@ -99,7 +100,7 @@ def prepare(
     from pipeline.definition.parameters import bind
     from pipeline.service.staging import choose_data, upload
 
-    source, parameters = read_data_and_parameters(project, target, wanted)
+    source, parameters = read_parameters(project, target, wanted)
     check_parameters(project.config, parameters)
     chosen, line = choose_data(target, project, source)
     compiled = compile_definition(call, chosen, target)
@@ -111,8 +112,8 @@ def prepare(
     if not is_given:
         say(line)
     stored = upload(chosen, target, compiled)
-    name, text = chosen.config.pipeline.name, compiled.definition
-    return name, text, parameters, lambda: put_pipeline(chosen, target, text, stored)
+    text = compiled.definition
+    return chosen.config.pipeline.name, text, parameters, lambda: put_pipeline(chosen, target, text, stored)
 
 
 def compile_definition(call: Call, project: "Project", target: Target) -> "Compiled":
@@ -150,9 +151,7 @@ def put_pipeline(project: "Project", target: Target, text: str, stored: int) -> 
     say(f"Pipeline {name} {what}; {stored or 'no'} new upload{'' if stored == 1 else 's'}.")
 
 
-def read_data_and_parameters(
-    project: "Project", target: Target, wanted: Start
-) -> tuple["Source | None", dict[str, str]]:
+def read_parameters(project: "Project", target: Target, wanted: Start) -> "tuple[Source | None, dict[str, str]]":
     """Return the source that --data names and the values of --param, the data's URI among them."""
     from pipeline.service import sources
 
@@ -189,6 +188,9 @@ def choose_steps(wanted: Start, content: dict[str, Any]) -> tuple[dict[str, Any]
     chosen = [*(step for step in graph.steps if step in after), *(step for step in named if step not in graph.steps)]
     if problems := list(graph.selection_problems(chosen)):
         raise UsageError("\n".join(problems))
+    with_inputs = [INPUTS_STEP, *chosen]  # the data's version and the registered models, as they are now
+    if INPUTS_STEP in graph.values_needed(chosen) and not any(graph.selection_problems(with_inputs)):
+        chosen = with_inputs
     return {"SelectedSteps": [{"StepName": step} for step in chosen]}, graph.values_needed(chosen)
 
 

@@ -169,7 +169,7 @@ def aws_placement(config: "Config", client: Callable[[str], Any]) -> Placement:
         account_id=account_id,
         bucket=aws.bucket or made.get("BucketName") or f"sagemaker-{aws.region}-{account_id}",
         role_arn=role_arn,
-        job_role_arn=aws.job_role_arn or aws.role_arn or made.get("JobRoleArn", role_arn),
+        job_role_arn=aws.job_role_arn or aws.role_arn or output("JobRoleArn"),
         training_image=aws.training_image or image("training"),
         inference_image=aws.inference_image or image("inference"),
         deploy_function=aws.deploy_function,

@@ -32,7 +32,7 @@ def status(target: Target, arn: str) -> dict[str, Any]:
     example = f"{evaluation_uri}/example.png" if evaluation_uri else None
     best = tuning_job(target, search).get("BestTrainingJob", {}) if search else {}
     evaluation = read_evaluation(target, evaluation_uri)
-    known = known_version(steps, evaluation)
+    known, is_in_service = known_version(steps, evaluation)
     model, parameters = registered(target, steps, known), executions.parameters_of(target, arn)
     serving = deployed(target, steps, parameters.get("EndpointName") if known else None)
     types = {name: parameter.get("Type", "String") for name, parameter in definition.parameters.items()}
@@ -46,7 +46,7 @@ def status(target: Target, arn: str) -> dict[str, Any]:
         "best_hyperparameters": dict(best.get("TunedHyperParameters", {})),
         "rules": debugger["rules"],
         **model,
-        "nothing_new": nothing_new(model, serving) if known else None,
+        "nothing_new": nothing_new(model, is_in_service=is_in_service) if known else None,
         "endpoint": serving,
         "example_image": target.where(example) if example and target.reports and target.holds(example) else None,
         "reports": {
@@ -133,24 +133,28 @@ def details(target: Target, execution_arn: str) -> dict[str, Any]:
     }
 
 
-def known_version(steps: list[dict[str, Any]], evaluation: Mapping[str, Any]) -> str | None:
-    """Return the ARN of the version that the model of an execution equals, if that is why CheckIsNew ended it."""
+def known_version(steps: list[dict[str, Any]], evaluation: Mapping[str, Any]) -> tuple[str | None, bool]:
+    """Return the ARN of the version that the model of an execution equals, if that is why CheckIsNew ended it.
+
+    With it goes whether that version was in service when the execution began.
+    """
     named = {step["StepName"]: step for step in steps}
     outcomes = [named.get(name, {}).get("Metadata", {}).get("Condition", {}).get("Outcome") for name in CHECKS]
     if outcomes != ["True", "False"]:
-        return None
+        return None, False
     found, model = outputs_of(named.get(INPUTS_STEP, {})), evaluation.get("model_sha256")
-    return found.get("registered" if found.get("registered_sha256") == model else "approved")
+    arn = found.get("registered" if found.get("registered_sha256") == model else "approved")
+    return arn, arn == found.get("champion")
 
 
-def nothing_new(model: Mapping[str, str | None], serving: Mapping[str, str | None] | None) -> str:
+def nothing_new(model: Mapping[str, str | None], *, is_in_service: bool) -> str:
     """Return the sentence of an execution whose model is registered already."""
     name, _, number = str(model["model_package_arn"]).partition("/")[2].partition("/")
     approval = model["model_approval_status"] or "deleted since"
     status = "" if approval == "Approved" else f" ({approval})"
     sentence = f"Nothing new: the model equals {name} version {number}{status}, so nothing was registered or deployed."
-    remedy = f" There is no endpoint: `run_pipeline.py approve {number}` makes it."
-    return sentence + (remedy if approval == "Approved" and serving is None else "")
+    remedy = f" It was not in service: `run_pipeline.py approve {number}` deploys it."
+    return sentence + (remedy if approval == "Approved" and not is_in_service else "")
 
 
 def registered(target: Target, steps: list[dict[str, Any]], known: str | None) -> dict[str, Any]:

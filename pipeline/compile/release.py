@@ -60,7 +60,7 @@ def register_step(context: Context, train: TrainingStep, evaluate: ProcessingSte
             model_metrics=ModelMetrics(model_statistics=evaluation),
             drift_check_baselines=DriftCheckBaselines(model_statistics=evaluation, model_data_statistics=baseline),
             model_card=ModelPackageModelCard(
-                model_card_content=reported(evaluate, "model_card"), model_card_status="PendingReview"
+                model_card_content=reported("model_card"), model_card_status="PendingReview"
             ),
             metadata_properties=MetadataProperties(
                 commit_id=context.commit, generated_by=ExecutionVariables.PIPELINE_EXECUTION_ARN

@@ -1,56 +1,45 @@
-"""What a run and the endpoint cost, estimated from the prices of pipeline.yaml. An estimate, not a bill.
+"""What a run and the endpoint cost: instance-hours, and their prices as AWS lists them. An estimate, not a bill.
 
 Jobs are billed by the second of each instance. What a step took in an earlier execution, here or on AWS, is the best
-guess for the next; where nothing was measured, the limits in the compiled definition say what it can cost at most. Left
+guess for the next; where nothing was measured, the limits in the compiled definition say what it can take at most. Left
 out: storage volumes, requests, data transfer, taxes, and what spot instances save.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+import json
+import re
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from pipeline.aws.requests import describe, list_all
 from pipeline.aws.stack import Client
 from pipeline.config.config import Config
 from pipeline.definition.steps import Definition
-from pipeline.errors import UsageError
-from pipeline.suggestion import did_you_mean
 
 HOURS_PER_MONTH = 730
 DAY_SECONDS = 86_400  # what a job may take where its request names no limit; a transform job five days
+PRICE_PAGE = "https://aws.amazon.com/sagemaker/pricing/"
+PRICING_REGION = "us-east-1"  # one of the few that have the API; the prices are of any region
+HOSTING = "Host"
+USES = {"Processing": "Processing", "Training": "Train", "Tuning": "Train", "Transform": "Tsform"}  # by step type
+USAGE = re.compile(r"(?:^|-)(Processing|Train|Tsform|Host):ml\.")  # of `USE1-Train:ml.m5.xlarge`, as on bills
+Prices = dict[tuple[str, str], float]  # USD of an instance-hour, by use and instance type
 
 
-class StepCost(NamedTuple):
-    """One step: instance_seconds over all its jobs and instances, basis "measured" or "limit"."""
+class Instances(NamedTuple):
+    """What a step runs on: so many instances `at_once`, for most_seconds over all jobs and instances."""
 
     step: str
+    step_type: str
     instance_type: str
-    instance_seconds: float
-    basis: str
-    amount: float
+    at_once: int
+    most_seconds: float
+    is_spot: bool
 
 
-class EndpointCost(NamedTuple):
-    """The endpoint, left on, from the fewest instances to the most; a serverless one has none."""
-
-    min_instances: int
-    max_instances: int
-    per_month: float
-    per_month_at_most: float
-
-
-def run_cost(config: Config, definition: dict[str, Any], measured: Mapping[str, float] | None = None) -> list[StepCost]:
-    """Estimate each step of a compiled definition that runs jobs; `measured` holds instance-seconds by step."""
-    known, costs = measured or {}, []
-    for step, (instance_type, limit_seconds) in limits(definition).items():
-        seconds = known.get(step, limit_seconds)
-        amount = seconds / 3600 * price_per_hour(config, instance_type)
-        costs.append(StepCost(step, instance_type, seconds, "measured" if step in known else "limit", amount))
-    return costs
-
-
-def limits(definition: dict[str, Any]) -> dict[str, tuple[str, float]]:
-    """Return instance type and most instance-seconds of each step that runs jobs, where parameters have defaults."""
-    read, found = Definition(definition), {}
+def instances(definition: dict[str, Any]) -> Iterator[Instances]:
+    """Yield the instances of each step of a compiled definition that runs jobs, where parameters have defaults."""
+    read = Definition(definition)
     values = {f"Parameters.{name}": parameter.get("DefaultValue") for name, parameter in read.parameters.items()}
 
     def value(written: Any) -> Any:
@@ -60,12 +49,12 @@ def limits(definition: dict[str, Any]) -> dict[str, tuple[str, float]]:
         job = step.arguments.get("TrainingJobDefinition", step.arguments)
         if cluster := cluster_of(job):
             search = step.arguments.get("HyperParameterTuningJobConfig", {}).get("ResourceLimits", {})
+            jobs, parallel = (int(value(search.get(f"Max{name}TrainingJobs", 1))) for name in ("NumberOf", "Parallel"))
             longest = DAY_SECONDS * (5 if step.type == "Transform" else 1)
-            seconds = value(job.get("StoppingCondition", {}).get("MaxRuntimeInSeconds", longest))
-            jobs = value(search.get("MaxNumberOfTrainingJobs", 1))
-            count = jobs * value(cluster.get("InstanceCount", 1))
-            found[step.name] = (str(value(cluster["InstanceType"])), float(count * seconds))
-    return found
+            seconds = float(value(job.get("StoppingCondition", {}).get("MaxRuntimeInSeconds", longest)))
+            count, instance_type = int(value(cluster.get("InstanceCount", 1))), str(value(cluster["InstanceType"]))
+            is_spot = bool(job.get("EnableManagedSpotTraining"))
+            yield Instances(step.name, step.type, instance_type, parallel * count, jobs * count * seconds, is_spot)
 
 
 def cluster_of(job: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -74,25 +63,27 @@ def cluster_of(job: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return processing or job.get("ResourceConfig") or job.get("TransformResources")
 
 
-def endpoint_cost(config: Config) -> EndpointCost:
-    """Estimate the endpoint of pipeline.yaml, left on for a month of 730 hours."""
+def endpoint_instances(config: Config) -> tuple[int, int]:
+    """Return the fewest and the most instances of the endpoint of pipeline.yaml; a serverless one has none."""
     deploy, scaling = config.deploy, config.deploy.autoscaling
     if deploy.serverless.enabled:
-        return EndpointCost(0, 0, 0.0, 0.0)
-    fewest, most = deploy.instance_count, deploy.instance_count
-    if scaling.enabled:
-        fewest, most = scaling.min_instances, scaling.max_instances
-    month = price_per_hour(config, deploy.instance_type) * HOURS_PER_MONTH
-    return EndpointCost(fewest, most, fewest * month, most * month)
+        return 0, 0
+    return (scaling.min_instances, scaling.max_instances) if scaling.enabled else (deploy.instance_count,) * 2
 
 
-def price_per_hour(config: Config, instance_type: str) -> float:
-    """Return the price of an instance-hour; a UsageError if the table does not have it."""
-    prices: Mapping[str, float] = config.prices.per_hour
-    if instance_type not in prices:
-        hint = did_you_mean(instance_type, prices)
-        raise UsageError(f"pipeline.yaml: prices.per_hour has no price for {instance_type}; add it.{hint}")
-    return prices[instance_type]
+def list_prices(client: Callable[..., Any], region: str, instance_types: Collection[str]) -> Prices:
+    """Return AWS's prices on demand; what its list has no price for, or more than one, is left out."""
+    found, pricing = defaultdict[tuple[str, str], set[float]](set), client("pricing", region_name=PRICING_REGION)
+    for instance_type in sorted(set(instance_types)):
+        wanted = {"regionCode": region, "instanceName": instance_type}
+        filters = [{"Type": "TERM_MATCH", "Field": name, "Value": value} for name, value in wanted.items()]
+        for text in list_all(pricing, "get_products", ServiceCode="AmazonSageMaker", Filters=filters):
+            product = json.loads(str(text))
+            if use := USAGE.search(product["product"]["attributes"].get("usagetype", "")):
+                dimensions = [offer["priceDimensions"] for offer in product["terms"].get("OnDemand", {}).values()]
+                prices = [each["pricePerUnit"] for offered in dimensions for each in offered.values()]
+                found[use[1], instance_type] |= {float(price["USD"]) for price in prices if "USD" in price}
+    return {key: prices.pop() for key, prices in found.items() if len(prices) == 1}
 
 
 def measure(client: Client, pipeline_name: str, steps: Collection[str]) -> tuple[dict[str, float], list[str]]:

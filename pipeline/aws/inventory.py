@@ -1,4 +1,4 @@
-"""Everything that the product made in an account, and what it costs to leave it on.
+"""Everything that the product made in an account, and what of it is billed by the hour.
 
 An account may be shared, so names and contents decide what is the product's: a model was made from a version of its
 model package group, an endpoint configuration or endpoint serves such a model, or pipeline.yaml names the endpoint. The
@@ -20,11 +20,10 @@ RUNNING = ("Executing", "Stopping")
 
 
 class Item(NamedTuple):
-    """One thing that was made; per_month is None where the price table does not say what it costs."""
+    """One thing that was made; the note of an endpoint says what it takes, its instance-hours a month."""
 
     kind: str
     name: str
-    per_month: float | None = 0.0
     note: str = ""
     identifier: str = ""  # an ARN or a URI, where requests do not take the name
 
@@ -43,7 +42,7 @@ def find(client: Client, config: Config) -> list[Item]:
         *find_pipeline(sagemaker, config.pipeline.name),
         *find_model_group(sagemaker, config.registry.model_package_group),
         *([Item("schedule", retraining.name, note=str(retraining))] if retraining else []),
-        *find_stacks(client("ecr"), config, stacks),
+        *find_stacks(client("ecr"), stacks),
         *find_log_groups(client("logs"), config, [item.name for item in endpoints]),
         *find_data(client, config, [resource for resources in stacks.values() for resource in resources]),
     ]
@@ -82,10 +81,9 @@ def find_endpoints(sagemaker: Any, config: Config, models: Collection[str]) -> I
             continue
         instance_type = next((variant["InstanceType"] for variant in variants if "InstanceType" in variant), None)
         count = sum(variant.get("CurrentInstanceCount", 0) for variant in endpoint.get("ProductionVariants", []))
-        used = f"{count} x {instance_type}" if instance_type else "no instances"
-        price = config.prices.per_hour.get(instance_type) if instance_type else 0.0
-        per_month = None if price is None else count * price * HOURS_PER_MONTH
-        yield Item("endpoint", name, per_month, f"{endpoint['EndpointStatus']}, {used}")
+        used = f"{count} x {instance_type}, {count * HOURS_PER_MONTH} instance-hours a month"
+        note = f"{endpoint['EndpointStatus']}, {used if instance_type else 'no instances'}"
+        yield Item("endpoint", name, note)
 
 
 def find_endpoint_configs(sagemaker: Any, config: Config, models: Collection[str]) -> Iterator[Item]:
@@ -127,17 +125,16 @@ def own_stacks(cloudformation: Any, config: Config) -> dict[str, list[tuple[str,
     return found
 
 
-def find_stacks(ecr: Any, config: Config, stacks: dict[str, list[tuple[str, str]]]) -> Iterator[Item]:
+def find_stacks(ecr: Any, stacks: dict[str, list[tuple[str, str]]]) -> Iterator[Item]:
     """The stacks with their alarms and the images in their repositories."""
     for name, resources in stacks.items():
         alarms = sum(resource_type == "AWS::CloudWatch::Alarm" for resource_type, _ in resources)
         repositories = [name for resource_type, name in resources if resource_type == "AWS::ECR::Repository"]
         images = [image for name in repositories for image in list_all(ecr, "describe_images", repositoryName=name)]
         size_gb = sum(image.get("imageSizeInBytes", 0) for image in images) / GB
-        per_month = alarms * config.prices.alarm_month + size_gb * config.prices.image_gb_month
         holds = [counted(len(resources), "resource"), *([counted(alarms, "alarm")] if alarms else [])]
         holds += [f"{size_gb:.2f} GB of images"] if repositories else []
-        yield Item("stack", name, per_month, ", ".join(holds))
+        yield Item("stack", name, note=", ".join(holds))
 
 
 def find_log_groups(logs: Any, config: Config, endpoints: list[str]) -> Iterator[Item]:
@@ -163,7 +160,7 @@ def find_data(client: Client, config: Config, resources: list[tuple[str, str]]) 
         size_gb = sum(sizes) / GB
         if sizes or (not prefix and describe(s3.head_bucket, Bucket=bucket)):
             shown = f"s3://{bucket}/{prefix} ({counted(len(sizes), 'object')}, {size_gb:.2f} GB)"
-            yield Item("data", shown, size_gb * config.prices.storage_gb_month, identifier=f"{bucket}/{prefix}")
+            yield Item("data", shown, identifier=f"{bucket}/{prefix}")
 
 
 def counted(count: int, what: str) -> str:

@@ -89,9 +89,7 @@ def clear_account(call: Call, out: TextIO, delete_data: bool, *, sure: bool) -> 
         print("There is nothing to remove.", file=out)
         return False
     for item in items:
-        known = item.per_month is not None
-        price = f"{item.per_month:.2f} {config.prices.currency} a month" if known else "price unknown"
-        print(f"  {item.kind:<22} {item.name}  {price}  {item.note}".rstrip(), file=out)
+        print(f"  {item.kind:<22} {item.name}  {item.note}".rstrip(), file=out)
     kept = "and all data" if delete_data else "but not the data in the bucket (--delete-data)"
     if not confirmed(out, f"Remove all of this, {kept}?", sure=sure):
         print("Nothing was removed.", file=out)

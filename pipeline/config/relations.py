@@ -24,6 +24,7 @@ INSTANCE_TYPES = {  # setting -> the type of the API that lists what it may be
     "evaluation.instance_type": "ProcessingInstanceType",
     "deploy.instance_type": "ProductionVariantInstanceType",
 }
+USUAL_TYPES = ("ml.m5.large", "ml.m5.xlarge")  # of which botocore need not be asked, which takes a while
 Problem = tuple[str, str]  # the settings that it is about, the first of which it is reported at, and what is wrong
 
 
@@ -145,14 +146,11 @@ def deployment_problems(config: Config) -> Iterator[Problem]:
 def instance_problems(config: Config) -> Iterator[Problem]:
     for setting, kind in INSTANCE_TYPES.items():
         chosen = getattr(getattr(config, setting.partition(".")[0]), "instance_type")  # noqa: B009 typed as Any
-        if chosen in sections.ON_DEMAND:
+        if chosen in USUAL_TYPES:
             continue
         if (known := instance_types(kind)) and chosen not in known:
             hint = did_you_mean(chosen, known)
             yield setting, f"must be an instance type that SageMaker has for it, but got '{chosen}'.{hint}"
-        elif chosen not in config.prices.per_hour:
-            text = f"is {chosen}, of which prices.per_hour has no price: add one, as {{{chosen}: 1.5}}, for estimates."
-            yield f"{setting} prices.per_hour", text
 
 
 @cache

@@ -3,7 +3,6 @@
 A title says in words what a setting accepts where its type cannot. Rules between settings are in relations.py.
 """
 
-import datetime
 import json
 import re
 from collections.abc import Callable
@@ -119,7 +118,6 @@ Whole = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(**bounds("seed"))]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
-Money = Annotated[float, Field(ge=0)]
 Pixels = Annotated[int, Field(**bounds("finetune_image_size"))]
 InstanceCount = Annotated[int, Field(ge=1, le=100)]
 VolumeGb = Annotated[int, Field(ge=1, le=16384)]
@@ -164,8 +162,6 @@ TagKey = Annotated[str, matching(r"[\w .:/=+\-@]+", TAG_WORDS, 128), only(lambda
 Email = Annotated[str, matching(r"[^@\s]+@[^@\s]+\.[^@\s.]+", "an e-mail address")]
 AccountId = Annotated[str, matching(r"\d{12}", "an account id of 12 digits, in quotes")]
 Schedule = Annotated[str, AfterValidator(check_schedule)]
-Day = Annotated[str, matching(r"\d{4}-\d\d-\d\d", "a day such as 2026-01-31"), only(datetime.date.fromisoformat)]
-Currency = Annotated[str, matching("[A-Z]{3}", "a currency's code such as USD")]
 EnvironmentName = Annotated[str, Field(pattern="^[a-z0-9](-?[a-z0-9])*$", max_length=20)]
 ENVIRONMENT_WORDS = "named by at most 20 lower-case letters, digits and single dashes"
 Overlay = Annotated[dict[str, Any], EMPTY, AfterValidator(check_overlay)]
@@ -537,29 +533,6 @@ class AwsConfig(Section):
         return f"{self.project}-inputs"
 
 
-ON_DEMAND = {
-    "ml.t3.medium": 0.05, "ml.m5.large": 0.115, "ml.m5.xlarge": 0.23, "ml.m5.2xlarge": 0.461, "ml.m5.4xlarge": 0.922,
-    "ml.c5.large": 0.102, "ml.c5.xlarge": 0.204, "ml.c5.2xlarge": 0.408, "ml.g4dn.xlarge": 0.736,
-    "ml.g4dn.2xlarge": 0.94, "ml.g5.xlarge": 1.408, "ml.g5.2xlarge": 1.515,
-}  # fmt: skip
-PerHour = Annotated[
-    dict[InstanceType, Money],
-    AfterValidator(lambda given: {**ON_DEMAND, **given}),
-    Field(title="named by an instance type such as ml.m5.xlarge"),
-]
-
-
-class PricesConfig(Section):
-    """For estimates; on demand, us-east-1. They have not been compared with AWS's price pages: check and edit them."""
-
-    date: Day = Field("2025-01-31", description="the day they stand for; set it when you have compared them")
-    currency: Currency = Field("USD", description="of all prices")
-    per_hour: PerHour = Field(ON_DEMAND, description="of an instance; what is given is laid over the default")
-    storage_gb_month: Money = Field(0.023, description="S3")
-    image_gb_month: Money = Field(0.10, description="ECR")
-    alarm_month: Money = Field(0.10, description="CloudWatch, one alarm")
-
-
 class Config(Section):
     """All of pipeline.yaml, an environment laid over it if one was chosen."""
 
@@ -576,7 +549,6 @@ class Config(Section):
     deploy: DeployConfig = DeployConfig()
     drift: DriftConfig = DriftConfig()
     aws: AwsConfig = AwsConfig()
-    prices: PricesConfig = PricesConfig()
     environments: Environments = Field({}, description="NAME: what differs from the above")
 
     @property

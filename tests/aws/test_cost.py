@@ -3,55 +3,80 @@
 import copy
 import datetime
 import json
+import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
+from botocore.stub import Stubber
 
 import run_pipeline
 from pipeline.aws import cost
-from pipeline.errors import UsageError
 
-PRICE = 0.23  # of an hour of ml.m5.xlarge
 START = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
-DEFINITION = json.loads((Path(__file__).with_name("cases") / "definition.json").read_text())
+CASES = Path(__file__).with_name("cases")
+DEFINITION = json.loads((CASES / "definition.json").read_text())
+PRICE_LIST = json.loads((CASES / "price_list.json").read_text())
 
 
-def test_without_a_measurement_the_limits_of_the_definition_say_what_a_run_costs_at_most(config):
-    run = cost.run_cost(config, DEFINITION)
-    assert {step.step: (step.instance_seconds, step.amount, step.basis) for step in run} == {
-        "Prepare": (3 * 7200, pytest.approx(6 * PRICE), "limit"),
-        "Tune": (6 * 3600, pytest.approx(6 * PRICE), "limit"),
-        "Predict": (2 * 5 * 86400, pytest.approx(240 * PRICE), "limit"),
-    }
-
-
-def test_a_step_that_is_added_to_the_definition_is_counted_and_a_measured_one_by_the_second(config):
+def test_the_instances_of_every_step_are_read_from_the_definition():
     more = copy.deepcopy(DEFINITION)
     more["Steps"].append({**DEFINITION["Steps"][0], "Name": "Added"})
-    run = {step.step: step for step in cost.run_cost(config, more, {"Prepare": 90.0})}
-    assert run.keys() == {"Prepare", "Tune", "Predict", "Added"}
-    assert (run["Prepare"].basis, run["Prepare"].amount) == ("measured", pytest.approx(90 / 3600 * PRICE))
-    assert (run["Added"].basis, run["Added"].amount) == ("limit", pytest.approx(6 * PRICE))
+    found = {each.step: (each.step_type, each.at_once, each.most_seconds) for each in cost.instances(more)}
+    assert found == {
+        "Prepare": ("Processing", 3, 3 * 7200),
+        "Tune": ("Tuning", 1, 6 * 3600),
+        "Predict": ("Transform", 2, 2 * 5 * 86400),
+        "Added": ("Processing", 3, 3 * 7200),
+    }
 
 
 @pytest.mark.parametrize(
     ("deploy", "expected"),
     [
-        ({"instance_count": 2}, (2, 2, 167.9, 167.9)),
-        ({"autoscaling": {"min_instances": 1, "max_instances": 4}}, (1, 4, 83.95, 335.8)),
-        ({"serverless": {"memory_mb": 2048}, "max_request_megabytes": 4}, (0, 0, 0, 0)),
+        ({"instance_count": 2}, (2, 2)),
+        ({"autoscaling": {"min_instances": 1, "max_instances": 4}}, (1, 4)),
+        ({"serverless": {"memory_mb": 2048}, "max_request_megabytes": 4}, (0, 0)),
     ],
 )
-def test_the_endpoint_costs_its_instances_for_a_month(configured, deploy, expected):
-    assert cost.endpoint_cost(configured(deploy=deploy)) == pytest.approx(expected)
+def test_the_endpoint_has_its_fewest_and_its_most_instances(configured, deploy, expected):
+    assert cost.endpoint_instances(configured(deploy=deploy)) == expected
 
 
-def test_a_missing_price_is_named(configured):
-    with pytest.raises(UsageError, match=r"^pipeline\.yaml: prices\.per_hour has no price for ml\.m5\.xlarge; add it"):
-        config = configured()
-        prices = config.prices.model_copy(update={"per_hour": {"ml.m5.large": 1.0}})
-        cost.run_cost(config.model_copy(update={"prices": prices}), DEFINITION)
+@pytest.fixture
+def pricing() -> Iterator[Stubber]:
+    """AWS's price list, as its documentation shapes it; the real service has not been asked."""
+    stub = Stubber(boto3.client("pricing", "us-east-1", aws_access_key_id="k", aws_secret_access_key="s"))
+    with stub:
+        yield stub
+
+
+def answer(stub: Stubber, *products: Any, instance_type: str = "ml.m5.xlarge") -> None:
+    wanted = {"regionCode": "eu-west-1", "instanceName": instance_type}
+    filters = [{"Type": "TERM_MATCH", "Field": name, "Value": value} for name, value in wanted.items()]
+    request = {"ServiceCode": "AmazonSageMaker", "Filters": filters}
+    stub.add_response("get_products", {"PriceList": list(map(json.dumps, products))}, request)
+
+
+def test_prices_are_those_of_the_use_and_what_is_not_clear_is_unknown(pricing):
+    asked = []
+
+    def client(service: str, **named: str) -> Any:
+        asked.append((service, named))
+        return pricing.client
+
+    other = copy.deepcopy(PRICE_LIST[0])
+    [offer] = other["terms"]["OnDemand"].values()
+    [dimension] = offer["priceDimensions"].values()
+    dimension["pricePerUnit"] = {"USD": "0.9"}
+    answer(pricing, *PRICE_LIST)
+    answer(pricing, PRICE_LIST[0], other, instance_type="ml.odd.large")
+    found = cost.list_prices(client, "eu-west-1", ["ml.odd.large", "ml.m5.xlarge", "ml.m5.xlarge"])
+    assert asked == [("pricing", {"region_name": "us-east-1"})]
+    assert found == {("Train", "ml.m5.xlarge"): 0.257, ("Host", "ml.m5.xlarge"): 0.257}
 
 
 class RecordedSageMaker:
@@ -102,18 +127,46 @@ def test_each_step_was_measured_by_the_newest_execution_that_ran_it(monkeypatch)
     assert cost.measure(lambda service: sagemaker, "image-classification", ["Train"])[1] == ["arn:execution"]
 
 
-def test_the_command_says_that_it_is_an_estimate_and_counts_every_job_of_the_pipeline(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """A function that runs `cost` and returns what it prints."""
     monkeypatch.chdir(tmp_path)
-    Path("pipeline.yaml").write_text("prices: {date: '2026-01-31', currency: EUR}\n")
-    assert run_pipeline.main(["cost", "--config", "pipeline.yaml", "--home", "home"]) == 0
-    said = capsys.readouterr().out
-    assert "An estimate, not a bill: prices of 2026-01-31 in EUR" in said
-    assert "3.45 at most" in said
-    assert "(1 x ml.m5.large): 83.95 a month" in said
-    assert run_pipeline.main(["cost", "--config", "pipeline.yaml", "--home", "home", "--json"]) == 0
-    document = json.loads(capsys.readouterr().out)
+    Path("pipeline.yaml").write_text("{}\n")
+
+    def run(*words: str) -> str:
+        assert run_pipeline.main(["cost", "--config", "pipeline.yaml", "--home", "home", *words]) == 0
+        return capsys.readouterr().out
+
+    yield run
+    assert not Path("home").exists()
+
+
+def test_the_command_counts_the_hours_of_every_job_and_says_where_their_prices_are(said):
+    out = said()
+    assert out.startswith("An estimate in instance-hours; their prices: https://aws.amazon.com/sagemaker/pricing/\n")
+    assert re.search(r"total +15h 00m at most", out)
+    assert "The endpoint, left on: 730 hours of ml.m5.large a month, price unknown." in out
+    document = json.loads(said("--json"))
     assert [step["step"] for step in document["steps"]] == [
         "PrepareData", "TuneHyperparameters", "TrainWithDebugger", "EvaluateModel",
     ]  # fmt: skip
-    assert (document["estimate"], document["measured_on"], document["run"]) == (True, None, pytest.approx(3.45))
-    assert not Path("home").exists()
+    assert (document["estimate"], document["measured_on"], document["run_instance_hours"]) == (True, None, 15)
+    assert (document["run"], document["currency"]) == (None, None)
+
+
+def test_on_aws_prices_are_asked_for_and_a_type_without_one_is_given_in_hours(said, client, monkeypatch):
+    known = {("Processing", "ml.m5.xlarge"): 0.2, ("Train", "ml.m5.xlarge"): 0.3}
+    monkeypatch.setattr(cost, "list_prices", lambda client, region, types: known)
+    out = said("--target", "aws")
+    assert out.startswith("An estimate, not a bill: AWS's prices on demand in us-east-1, in USD.\n")
+    assert "The endpoint, left on: 730 hours of ml.m5.large a month, price unknown." in out
+    assert re.search(r"EvaluateModel +ml.m5.xlarge +1h 00m +0.20 at most", out)
+
+
+def test_without_credentials_the_hours_are_told_all_the_same(said, monkeypatch, capsys):
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, os.devnull)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    assert json.loads(said("--target", "aws", "--json"))["run_instance_hours"] == 15

@@ -111,7 +111,6 @@ def refuse(cli: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
         (f"retry {EXECUTION}", "sagemaker:RetryPipelineExecution"),
         ("upsert", "s3:"),
         ("schedule show", "scheduler:GetSchedule"),
-        ("cost", "sagemaker:ListPipelineExecutions"),
         ("infra", "cloudformation:DescribeStacks"),
         ("images push", "cloudformation:DescribeStacks"),
         ("teardown --yes", "sagemaker:ListModels"),

@@ -131,18 +131,16 @@ def test_the_cost_is_of_the_local_runs_durations_when_there_are_some(cli, tmp_pa
     config = load(ROOT / "pipeline.yaml")
     finished(LocalTarget(config, Path("home")).state, config.pipeline.name, seconds=90.0)
     lines = cli("cost").out.splitlines()
-    assert lines[1:5] == [
-        "That table is a starting point: check it against AWS's price pages and edit it.",
+    assert lines[:5] == [
+        "An estimate in instance-hours; their prices: https://aws.amazon.com/sagemaker/pricing/",
+        "With --target aws it asks AWS for them.",
         "Durations of the local run, execution abc: this machine is faster or slower than those instances.",
         "One run:",
-        "  PrepareData          ml.m5.xlarge        1m 30s       0.01",
+        "  PrepareData          ml.m5.xlarge        1m 30s",
     ]
+    assert lines[-1] == "The endpoint, left on: 730 hours of ml.m5.large a month, price unknown."
     document = json.loads(cli("cost", "--json").out)
-    assert (document["measured_on"], document["estimate"], document["prices_date"]) == (
-        "local",
-        True,
-        config.prices.date,
-    )
+    assert (document["measured_on"], document["estimate"], document["run"]) == ("local", True, None)
     assert [step["basis"] for step in document["steps"]] == ["measured", "limit", "limit", "limit"]
 
 

@@ -11,7 +11,7 @@ import yaml
 
 from pipeline.config.config import Config, check_parameters, load
 from pipeline.config.reference import pages
-from pipeline.config.sections import DEFAULT_RULES, ON_DEMAND, CategoricalRange, ContinuousRange, IntegerRange
+from pipeline.config.sections import DEFAULT_RULES, CategoricalRange, ContinuousRange, IntegerRange
 from pipeline.errors import ConfigError, ParameterError
 
 CASES = json.loads((Path(__file__).parent / "cases" / "problems.json").read_text())
@@ -70,7 +70,7 @@ aws: {bucket: my-bucket, role_arn: "arn:aws:iam::123456789012:role/pipeline"}
     assert [str(size) for size in sizes.values] == ["32", "64"]
 
 
-def test_the_account_takes_lists_tags_prices_and_null(read):
+def test_the_account_takes_lists_tags_and_null(read):
     config = read(
         """
 training: {use_spot: false, max_wait_seconds: 60}
@@ -79,15 +79,12 @@ aws:
   tags: {team: vision, "cost centre": "4711"}
   kms_key_arn: null
   retrain_schedule: cron(0 3 ? * SUN *)
-prices: {date: 2026-01-31, per_hour: {ml.m5.large: 1, ml.p4d.24xlarge: 30}}
 """
     )
     assert config.aws.tags == {"team": "vision", "cost centre": "4711"}
     assert (config.aws.kms_key_arn, config.aws.retrain_schedule) == (None, "cron(0 3 ? * SUN *)")
     vpc = "{subnet_ids: [subnet-0123abcd, subnet-4567cdef], security_group_ids: [sg-0123abcd]}"
     assert read(f"aws: {{vpc: {vpc}}}").aws.vpc.subnet_ids == ("subnet-0123abcd", "subnet-4567cdef")
-    assert config.prices.date == "2026-01-31"
-    assert config.prices.per_hour == {**ON_DEMAND, "ml.m5.large": 1.0, "ml.p4d.24xlarge": 30.0}
     assert (config.deploy.serverless.enabled, config.deploy.autoscaling.enabled) == (True, False)
 
 
@@ -187,7 +184,6 @@ def test_reading_a_configuration_imports_nothing_slow():
         ("MaxParallelTuningJobs", "7", "must not exceed max_jobs (6)"),
         ("TrainingInstanceType", "m5", "must be an instance type such as ml.m5.xlarge"),
         ("TuningInstanceType", "ml.m5.xlarg", "Did you mean 'ml.m5.xlarge'?"),
-        ("TrainingInstanceType", "ml.p4d.24xlarge", "prices.per_hour has no price"),
         ("EndpointName", "a_b", "must be letters, digits and dashes"),
         ("InputDataUri", "photos", "must be s3://bucket/prefix"),
     ],

@@ -11,7 +11,7 @@ tuning: {max_jobs: 4, max_parallel_jobs: 4}
 deploy: {instance_count: 1, autoscaling: {max_instances: 3}}
 environments:
   staging:
-    deploy: {instance_type: ml.t3.medium, autoscaling: {min_instances: 2}}
+    deploy: {instance_type: ml.t2.medium, autoscaling: {min_instances: 2}}
   prod:
     pipeline: {name: digits}
     registry: {approval_status: PendingManualApproval}
@@ -31,7 +31,7 @@ def test_without_an_environment_the_overlays_change_nothing(read):
 
 def test_an_overlay_is_merged_section_by_section(read):
     deploy = read(TWO, "staging").deploy
-    assert (deploy.instance_type, deploy.instance_count) == ("ml.t3.medium", 1)
+    assert (deploy.instance_type, deploy.instance_count) == ("ml.t2.medium", 1)
     assert (deploy.autoscaling.min_instances, deploy.autoscaling.max_instances) == (2, 3)
     assert read(TWO, "prod").registry.approval_status == "PendingManualApproval"
 

@@ -12,7 +12,7 @@ from pipeline.cli.call import CacheMode, Call
 from pipeline.cli.executions import follow
 from pipeline.cli.output import print_json, say, wrapped
 from pipeline.compile.placement import INPUTS_STEP
-from pipeline.errors import DefinitionError, ParameterError, ProblemList, UsageError
+from pipeline.errors import DefinitionError, ParameterError, ProblemList, ServiceError, UsageError
 from pipeline.service import executions
 from pipeline.service.inputs import parse_lambda, parse_parameter, read_definition
 from pipeline.service.targets import Target
@@ -111,9 +111,18 @@ def prepare(
     choose_steps(wanted, content)
     if not is_given:
         say(line)
+    if problems := target.problems(chosen.config, with_values(content, parameters)):
+        raise ServiceError("\n".join(problems))
     stored = upload(chosen, target, compiled)
     text = compiled.definition
     return chosen.config.pipeline.name, text, parameters, lambda: put_pipeline(chosen, target, text, stored)
+
+
+def with_values(content: dict[str, Any], parameters: dict[str, str]) -> dict[str, Any]:
+    """Return a definition in which parameters have values as their defaults."""
+    given = [{**each, "DefaultValue": parameters[each["Name"]]} if each["Name"] in parameters else each
+             for each in content["Parameters"]]  # fmt: skip
+    return {**content, "Parameters": given}
 
 
 def compile_definition(call: Call, project: "Project", target: Target) -> "Compiled":
@@ -228,7 +237,10 @@ def validate(call: Call, definition: Path | None = None) -> int:
 
     try:
         if definition is None:
-            definition_of(call.open_project(), call.placement())
+            project, target = call.open_project(), call.open_target(reads_only=True)
+            content = json.loads(definition_of(project, target.placement))
+            if problems := target.problems(project.config, content):
+                raise ProblemList(problems)
         else:
             content = json.loads(read_definition(definition))
             if problems := [*check(content), *(refusals(content) if call.target == "local" else ())]:

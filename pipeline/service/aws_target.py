@@ -12,6 +12,7 @@ from botocore.exceptions import ClientError
 from pipeline.aws.errors import explain
 from pipeline.aws.images import content_tag
 from pipeline.aws.infra import ensure_model_group
+from pipeline.aws.preflight import Wanted, find_problems
 from pipeline.aws.requests import put_object
 from pipeline.aws.stack import known_outputs
 from pipeline.aws.stack_parameters import stack_name, tags
@@ -93,6 +94,13 @@ class AwsTarget:
         bucket, key = split_uri(uri)
         content: bytes = self.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read()
         return content
+
+    def problems(self, config: "Config", definition: dict[str, Any]) -> list[str]:
+        """What the account lacks for a compiled definition, a sentence each; what could not be asked is said."""
+        problems, denied = find_problems(Wanted(self.client, config, self.placement, definition))
+        if denied:
+            warn(f"Not checked, as AWS denies it to you: {', '.join(denied)}.")
+        return problems
 
     def alone(self) -> AbstractContextManager[object]:
         return nullcontext()

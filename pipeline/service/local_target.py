@@ -117,6 +117,10 @@ class LocalTarget:
         """Return an object."""
         return self.storage.read(uri)
 
+    def problems(self, config: "Config", definition: dict[str, Any]) -> list[str]:
+        """Return what is missing for a compiled definition, a sentence each: nothing here."""
+        return []
+
     def model_role(self, config: "Config") -> str:
         """Return the role that models are served with."""
         return self.placement.role_arn

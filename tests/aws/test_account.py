@@ -46,7 +46,7 @@ def objects(client: Any) -> set[tuple[str, str, str]]:
     }
 
 
-def test_from_an_empty_account_to_an_endpoint_and_back(client, cli, photos, register, deliver):
+def test_from_an_empty_account_to_an_endpoint_and_back(client, cli, photos, register, deliver, push_images):
     Path("pipeline.yaml").write_text("data: {source: photos}\n")
     early = cli("upsert")
     assert (early.status, early.out) == (2, "")
@@ -59,6 +59,10 @@ def test_from_an_empty_account_to_an_endpoint_and_back(client, cli, photos, regi
     assert f"stack {NAME}-app made" in made.out
     assert "nothing to change" in cli("infra").out
 
+    without = cli("upsert")
+    assert (without.status, without.out) == (1, "") and without.error.count("is not in ECR: make it with") == 2
+    assert not any("/code/prepare" in key for _, key, _ in objects(client))
+    push_images()
     assert cli("upsert").status == 0
     stored, sagemaker = objects(client), client("sagemaker")
     deployed = sagemaker.describe_pipeline(PipelineName=NAME)
@@ -93,7 +97,7 @@ def test_from_an_empty_account_to_an_endpoint_and_back(client, cli, photos, regi
     assert cli("teardown", answer="no\n").out.endswith("Nothing was removed.\n")
     kept = cli("teardown", answer="yes\n")
     assert (kept.status, kept.error) == (0, "")
-    assert "83.95 USD a month  InService, 1 x ml.m5.large\n" in kept.out
+    assert "  InService, 1 x ml.m5.large, 730 instance-hours a month\n" in kept.out
     assert "endpoint image-classification removed\n" in kept.out
     assert stored <= objects(client)
     assert document(cli("teardown", "--yes", "--delete-data", "--json")) == {"removed": True}
@@ -107,7 +111,7 @@ def aws_commands(page: Path) -> list[list[str]]:
     return [line[2:] for line in words if "run_pipeline.py" in line and ("aws" in line or page.name == "aws.md")]
 
 
-def test_the_commands_of_the_page_on_aws_work_in_their_order(client, cli, photos):
+def test_the_commands_of_the_page_on_aws_work_in_their_order(client, cli, photos, push_images):
     lines = aws_commands(ROOT / "docs/aws.md")
     assert lines[-1][0] == "teardown"
     assert {"infra", "images", "run", "status", "schedule", "cost"} <= {words[0] for words in lines}
@@ -117,6 +121,8 @@ def test_the_commands_of_the_page_on_aws_work_in_their_order(client, cli, photos
         if " ".join(words[:2]) not in SKIPPED:
             said = cli(*[word for word in words if word not in ("--target", "aws")], answer="yes\n")
             assert said.status == 0, f"{words}\n{said.out}{said.error}"
+        elif words[:2] == ["images", "push"]:
+            push_images()
     assert client("cloudformation").describe_stacks()["Stacks"] == []
     assert client("s3").list_buckets()["Buckets"] == []
     assert client("sagemaker").list_pipelines()["PipelineSummaries"] == []

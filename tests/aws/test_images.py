@@ -16,7 +16,6 @@ from pipeline.compile import bundle as bundles
 from pipeline.compile.bundle import server_bundle
 
 REPOSITORIES = {"TrainingRepositoryUri": "training", "InferenceRepositoryUri": "inference"}
-DOCKER_IMAGE = "application/vnd.docker.distribution.manifest.v2+json"
 FAKE = """#!/bin/sh
 { for word in "$@"; do printf '%s\\n' "$word"; done; printf '%s\\n' "$BUILDX_NO_DEFAULT_ATTESTATIONS"; cat; } > "$0.$1"
 echo "$1 says something"
@@ -100,12 +99,8 @@ def test_images_are_pushed_under_their_content_with_the_password_on_standard_inp
     assert engine.told("push")[:2] == ["push", names[1]]
 
 
-def test_what_the_repository_has_is_not_pushed_again(client, engine, cli, made):
-    for key, name in REPOSITORIES.items():
-        manifest = json.dumps({"schemaVersion": 2, "mediaType": DOCKER_IMAGE, "config": {}, "layers": []})
-        client("ecr").put_image(
-            repositoryName=made[key].partition("/")[2], imageManifest=manifest, imageTag=images.content_tag(name)
-        )
+def test_what_the_repository_has_is_not_pushed_again(push_images, engine, cli, made):
+    push_images()
     assert [found["pushed"] for found in document(cli("images", "push", "--json"))] == [False, False]
     assert not Path(f"{engine.path}.login").exists()
 

@@ -6,7 +6,8 @@ CloudFormation: resource types (alarm, schedule, subscription, policies), condit
 update, the outputs of a stack made by a change set, what a change set would change when parameters do, the rollback of
 a failed change set with its reason in the events, a bucket's versioning, and a role's policies as JSON.
 SageMaker: updating endpoints, stopping executions, deleting model packages, groups and job records, a search's trials,
-and the steps of an execution, which are none unless a test sets them. SageMaker Runtime: requests that are no text.
+and the steps of an execution, which are none unless a test sets them.
+SageMaker Runtime: requests that are no text. Service Quotas: those that a test sets.
 """
 
 import functools
@@ -16,11 +17,13 @@ from typing import Any
 
 from moto.cloudformation import models as cloudformation
 from moto.cloudformation import parsing
+from moto.ecr.models import Repository
 from moto.iam.models import Role
 from moto.s3.models import FakeBucket
 from moto.sagemaker.models import sagemaker_backends
 from moto.sagemaker.responses import SageMakerResponse
 from moto.sagemakerruntime.responses import SageMakerRuntimeResponse
+from moto.servicequotas.responses import ServiceQuotasResponse
 from moto.ssm.models import Parameter
 from moto_resources import TYPES, resource_class
 from moto_sagemaker import SAGEMAKER, invoke_endpoint
@@ -58,6 +61,23 @@ def as_text(put: Callable[..., Any]) -> Callable[..., Any]:
     return put_policy
 
 
+def emptied(delete: Callable[..., Any]) -> Callable[..., Any]:
+    """A repository of a stack goes with its images, as EmptyOnDelete says."""
+
+    @functools.wraps(delete)
+    def delete_repository(self: Any, *where: str) -> None:
+        self.images.clear()
+        delete(self, *where)
+
+    return delete_repository
+
+
+def list_service_quotas(self: Any) -> str:
+    """Those that a test has set: quotas of the account, by name."""
+    quotas = getattr(self.backend, "quotas", {})
+    return json.dumps({"Quotas": [{"QuotaName": name, "Value": value} for name, value in quotas.items()]})
+
+
 def without_no_value(clean: Callable[..., Any]) -> Callable[..., Any]:
     """A list has no members that are AWS::NoValue."""
 
@@ -91,6 +111,8 @@ def install() -> None:
     Parameter.has_cfn_attr = staticmethod(lambda name: name == "Value")
     Parameter.get_cfn_attribute = lambda self, name: self.value
     FakeBucket.create_from_cloudformation_json = versioned(FakeBucket.create_from_cloudformation_json)
+    Repository.delete = emptied(Repository.delete)
+    ServiceQuotasResponse.list_service_quotas = list_service_quotas
     for operation in SAGEMAKER:
         setattr(SageMakerResponse, operation.__name__, operation)
     SageMakerRuntimeResponse.invoke_endpoint = invoke_endpoint

@@ -16,7 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 CLIENT_CONFIG = Config(connect_timeout=5, read_timeout=20, retries={"mode": "standard", "total_max_attempts": 5})
 NONE = "none"  # where a value of the answer has nothing to say: outputs of a Lambda step must not be empty
-MARKER = "_READY"  # which an upload ends with; no image
+NO_DATA = ("/", "/_READY")  # ends of keys: of a folder, and of the marker that an upload may end with
 MISSING = ("does not exist", "not found", "could not find")
 Package = dict[str, Any]  # DescribeModelPackage
 
@@ -39,12 +39,10 @@ def handler(event: dict[str, Any], context: object) -> dict[str, str]:
             "champion_sha256": model_sha256(approved, event),
             "champion": champion(event["champion_uri"]),
         }
-    except ClientError as error:
-        said = " ".join(error.response["Error"].get("Message", "").split()).rstrip(".")
-        remedy = "allow the function's role this action" if "AccessDenied" in str(error) else "try it again later"
-        raise InputsError(f"AWS refused {error.operation_name} ({event['data_uri']}): {said}; {remedy}.") from error
-    except BotoCoreError as error:
-        raise InputsError(f"The request to AWS failed: {error}; try it again later.") from error
+    except (ClientError, BotoCoreError) as error:
+        said = " ".join(str(error).split()).rstrip(".")
+        remedy = "allow the function's role this action" if "AccessDenied" in said else "try it again later"
+        raise InputsError(f"{event['data_uri']} and its models cannot be described: {said}; {remedy}.") from error
     return {**answer, "message": f"{described}; the newest registered version is {answer['registered']}."}
 
 
@@ -56,28 +54,23 @@ def data_listing(uri: str) -> tuple[str, str]:
         for page in client("s3").get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key):
             for item in page.get("Contents", []):  # in the order of the keys
                 name = item["Key"].removeprefix(inside)
-                is_data = item["Key"] == key or item["Key"].startswith(inside)
-                if is_data and not name.endswith("/") and name.rpartition("/")[2] not in ("", MARKER):
-                    line = json.dumps(
-                        [name.rpartition("/")[2] if item["Key"] == key else name, item["Size"], item["ETag"]]
-                    )
-                    total.update(line.encode() + b"\n")
-                    count, size = count + 1, size + item["Size"]
+                if (item["Key"] != key and not item["Key"].startswith(inside)) or f"/{name}".endswith(NO_DATA):
+                    continue
+                total.update(json.dumps([name, item["Size"], item["ETag"]]).encode())
+                count, size = count + 1, size + item["Size"]
     except ClientError as error:
-        if error.response["Error"]["Code"] == "NoSuchBucket":
-            raise InputsError(f"The bucket of {uri} does not exist: correct the parameter InputDataUri.") from error
-        raise
+        if error.response["Error"]["Code"] != "NoSuchBucket":
+            raise
+        raise InputsError(f"The bucket of {uri} does not exist: correct the parameter InputDataUri.") from error
     if not count:
-        raise InputsError(
-            f"There is no object at or below {uri}: upload images, or correct the parameter InputDataUri."
-        )
+        raise InputsError(f"There is no object at or below {uri}: upload images, or correct InputDataUri.")
     return total.hexdigest()[:32], f"{uri} holds {count:,} object{'' if count == 1 else 's'} of {size / 1e6:,.1f} MB"
 
 
 def newest_version(group: str, **wanted: str) -> Package:
     """Return the newest complete version of a model package group, described; empty if there is none."""
-    sagemaker, order = client("sagemaker"), {"SortBy": "CreationTime", "SortOrder": "Descending"}
-    pages = sagemaker.get_paginator("list_model_packages").paginate(ModelPackageGroupName=group, **order, **wanted)
+    sagemaker, query = client("sagemaker"), {"ModelPackageGroupName": group, "SortBy": "CreationTime", **wanted}
+    pages = sagemaker.get_paginator("list_model_packages").paginate(SortOrder="Descending", **query)
     try:
         for summary in (each for page in pages for each in page["ModelPackageSummaryList"]):
             if summary["ModelPackageStatus"] == "Completed":
@@ -101,7 +94,7 @@ def model_sha256(package: Package, event: dict[str, Any]) -> str:
 
 def champion(uri: str) -> str:
     """Return the ARN of the version in service, which champion.json below a URI names."""
-    bucket, _, key = f"{uri.rstrip('/')}/champion.json".removeprefix("s3://").partition("/")
+    bucket, _, key = f"{uri}/champion.json".removeprefix("s3://").partition("/")
     try:
         return str(json.load(client("s3").get_object(Bucket=bucket, Key=key)["Body"])["model_package_arn"])
     except ClientError as error:

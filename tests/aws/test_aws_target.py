@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.aws.infra import ensure_model_group
-from pipeline.errors import ServiceError
+from pipeline.errors import ServiceError, UsageError
 from pipeline.service import executions
 from pipeline.service.aws_target import AwsTarget
 
@@ -139,3 +139,35 @@ def test_an_unchanged_pipeline_is_read_and_not_updated(target):
     assert upsert(parallel_steps=8) == ("updated", ["DescribePipeline", "ListTags", "AddTags"])
     assert told == ["tag team: vision"]
     assert upsert(parallel_steps=8) == ("unchanged", ["DescribePipeline", "ListTags"])
+
+
+@pytest.mark.parametrize(
+    ("own", "role", "job_role"),
+    [
+        ({}, "PipelineRoleArn", "JobRoleArn"),
+        ({"job_role_arn": "arn:aws:iam::123456789012:role/jobs"}, "PipelineRoleArn", "jobs"),
+        ({"role_arn": "arn:aws:iam::123456789012:role/all"}, "all", "all"),
+    ],
+)
+def test_jobs_have_the_role_that_is_named_or_the_stacks(client, configured, made, own, role, job_role):
+    image = "123456789012.dkr.ecr.us-east-1.amazonaws.com/image:1"
+    config = configured(aws={"training_image": image, "inference_image": image, **own})
+    placement = AwsTarget(config).placement
+    expected = [made.get(name, f"arn:aws:iam::123456789012:role/{name}") for name in (role, job_role)]
+    assert [placement.role_arn, placement.job_role_arn] == expected
+    assert (placement.auto_approves, placement.inputs_function) == (False, "image-classification-inputs")
+
+
+def test_a_stack_of_an_earlier_version_and_an_approval_that_nobody_gives_are_a_sentence(
+    client, configured, monkeypatch
+):
+    monkeypatch.setattr("pipeline.service.aws_target.known_outputs", lambda *names: {"PipelineRoleArn": "a:b:c:d:e"})
+    with pytest.raises(
+        ServiceError, match=r"^Stack 'image-classification' is of an earlier .*: it lacks \w+; bring it"
+    ):
+        AwsTarget(configured())
+    approved = {"registry": {"approval_status": "Approved"}}
+    with pytest.raises(UsageError, match=r"^pipeline.yaml: registry.approval_status is Approved, but on AWS every"):
+        AwsTarget(configured(**approved))
+    with pytest.raises(ServiceError, match="lacks"):
+        AwsTarget(configured(**approved, aws={"auto_approve": True}))

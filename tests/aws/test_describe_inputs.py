@@ -143,7 +143,8 @@ def test_what_aws_refuses_is_one_sentence_with_the_place_and_the_remedy(describe
         with pytest.raises(describe_inputs.InputsError) as caught:
             describe()
     assert str(caught.value) == (
-        f"AWS refused ListObjectsV2 (s3://{BUCKET}/photos): Access Denied; allow the function's role this action."
+        f"s3://{BUCKET}/photos and its models cannot be described: An error occurred (AccessDenied) when calling the "
+        "ListObjectsV2 operation: Access Denied; allow the function's role this action."
     )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.cli.runs import Start, choose_steps
 from pipeline.compile.placement import Placement
 from pipeline.config.config import describe_pipeline, load
 from tests.compile.definitions import HERE, steps_of
@@ -210,3 +211,20 @@ def test_the_description_says_what_each_parameter_means(compiled, tmp_path, word
     assert text.startswith(words)
     assert len(text) <= 3072 and "\n" not in text  # AWS API, PipelineDescription
     assert all(f"{name}: " in text for name in names)
+
+
+@pytest.mark.parametrize(
+    ("start", "looks_again"),
+    [
+        (Start(from_step="PrepareData"), True),
+        (Start(only="PrepareData"), True),
+        (Start(from_step="DescribeInputs"), True),
+        (Start(from_step="EvaluateModel"), False),  # the steps between are not chosen
+        (Start(only="RegisterModel"), False),
+    ],
+)
+def test_chosen_steps_look_at_the_data_again_where_that_can_be_chosen_too(compiled, start, looks_again):
+    config, needed = choose_steps(start, compiled())
+    chosen = [step["StepName"] for step in config["SelectedSteps"]]
+    assert chosen.count("DescribeInputs") == looks_again
+    assert ("DescribeInputs" in needed) is (start.from_step == "EvaluateModel")

@@ -266,7 +266,7 @@ def list_objects(request: S3Request) -> Reply:
     after, limit = token or query.get("start-after", query.get("marker", "")), int(query.get("max-keys", PAGE))
     listed: dict[str, StoredObject | None] = {}  # None: a common prefix
     is_truncated = False
-    for key, path in sorted(keys_below(request.folder(), prefix)):
+    for key, path in keys_below(request.folder(), prefix, after):
         name = prefix + "".join(key.removeprefix(prefix).partition(delimiter)[:2])
         if name <= after or name in listed:
             continue
@@ -295,16 +295,29 @@ def list_objects(request: S3Request) -> Reply:
     return Reply.xml("ListBucketResult", content)
 
 
-def keys_below(bucket: Path, prefix: str) -> Iterator[tuple[str, Path]]:
-    """The keys that begin with a prefix, and their files, in no order."""
-    top = bucket.joinpath(*(part for part in prefix.split("/")[:-1] if part not in ("", ".", "..")))
-    for folder, folders, files in os.walk(top):
-        folders[:] = [name for name in folders if not is_unfinished(name)]
-        paths = [Path(folder, name) for name in files if not is_unfinished(name)]
-        keys = [(path.relative_to(bucket).as_posix(), path) for path in paths]
-        if not (folders or files) and Path(folder) != bucket:
-            keys = [(f"{Path(folder).relative_to(bucket).as_posix()}/", Path(folder))]
-        yield from (found for found in keys if found[0].startswith(prefix))
+def keys_below(bucket: Path, prefix: str, after: str = "") -> Iterator[tuple[str, Path]]:
+    """The keys that begin with a prefix and come after another key, and their files, in order."""
+    parts = [part for part in prefix.split("/")[:-1] if part not in ("", ".", "..")]
+    found = keys_in(bucket.joinpath(*parts), "".join(f"{part}/" for part in parts), after)
+    return (each for each in found if each[0].startswith(prefix))
+
+
+def keys_in(folder: Path, key: str, after: str) -> Iterator[tuple[str, Path]]:
+    """The keys of a directory, whose own is `key`, after another key: a page does not read all that came before it."""
+    try:
+        entries = list(os.scandir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if not entries and key:
+        yield key, folder
+    is_folder = {entry.name: entry.is_dir(follow_symlinks=False) for entry in entries}
+    for name, entry in sorted((f"{key}{entry.name}{'/' * is_folder[entry.name]}", entry.name) for entry in entries):
+        if is_unfinished(entry) or (name <= after and not after.startswith(name)):
+            continue
+        if is_folder[entry]:
+            yield from keys_in(folder / entry, name, after)
+        elif name > after and not (folder / entry).is_dir():  # a link to a directory is none of the store's
+            yield name, folder / entry
 
 
 def create_multipart_upload(request: S3Request) -> Reply:

@@ -3,6 +3,9 @@
 It needs no labels. The verdict is about the embeddings, which the model's own network computes (see drift/distance.py).
 Confidences, predicted classes and simple figures of the images are compared with the test split, and help to say what
 it is that differs. Images that differ need not be answered wrongly, only the test accuracy no longer speaks for them.
+
+With --champion-dir it is a scheduled job on AWS: it compares the newest requests with the model in service and puts the
+score to CloudWatch by itself; too few requests are said, and are no failure.
 """
 
 import argparse
@@ -23,8 +26,9 @@ from classifier.drift.baseline import Coordinates, DriftBaseline
 from classifier.drift.distance import FALSE_ALARM_RATE, LEAST_IMAGES, compare, most_images, strangeness, unusual_from
 from classifier.drift.report import report
 from classifier.drift.statistics import against_baseline, pixel_figures
-from classifier.job.failures import ArgumentParser, StepError, run, say
+from classifier.job.failures import PROCESSING_MESSAGE, ArgumentParser, StepError, run, say
 from classifier.job.system import core_count, write_json
+from classifier.model.archive import unpacked
 from classifier.model.runtimes import OnnxRuntime
 
 MAX_PIXELS = 100_000_000  # the endpoint, which has answered, has a limit of its own
@@ -45,11 +49,39 @@ class Event:
         return decode(self.image, max_pixels=MAX_PIXELS)
 
 
+class TooFewRequests(StepError):
+    """A verdict needs more."""
+
+
 def main() -> None:
     arguments = parse_arguments()
-    known, baseline = read_baseline(arguments.baseline), DriftBaseline.load(arguments.model_dir)
-    lines = arguments.captured.read_text(encoding="utf-8").split("\n")
-    events, figures, coordinates = measure(lines, known, baseline, OnnxRuntime(arguments.model_dir, core_count()))
+    if arguments.champion_dir:
+        check_endpoint(arguments)
+    else:
+        lines = arguments.captured.read_text(encoding="utf-8").split("\n")
+        judge(lines, arguments.model_dir, arguments.baseline, arguments.report_dir)
+
+
+def check_endpoint(arguments: argparse.Namespace) -> None:
+    """Judge the newest requests that an endpoint was sent, and put the score."""
+    from classifier.drift.capture import newest_requests, put_score  # with boto3, which nothing else here needs
+
+    champion = arguments.champion_dir
+    with unpacked(champion / "model.tar.gz") as model_dir:
+        most = most_images(DriftBaseline.load(model_dir).reference)
+        try:
+            lines = newest_requests(arguments.capture_uri, most)
+            score = judge(lines, model_dir, champion / "baseline.json", arguments.report_dir)
+        except TooFewRequests as error:
+            say(f"Drift was not judged: {error}")
+            return
+    put_score(arguments.namespace, arguments.endpoint_name, score)
+
+
+def judge(lines: list[str], model_dir: Path, baseline_file: Path, report_dir: Path) -> float:
+    """Write drift.json and drift.html about captured events; return the score, above 1 if there is drift."""
+    known, baseline = read_baseline(baseline_file), DriftBaseline.load(model_dir)
+    events, figures, coordinates = measure(lines, known, baseline, OnnxRuntime(model_dir, core_count()))
     drift, strange = compare(coordinates, baseline.reference), strangeness(coordinates)
     confidences, labels = np.array([event.confidence for event in events]), np.array([event.label for event in events])
     names = [*(f"component {number + 1}" for number in range(len(baseline.components))), "what they leave"]
@@ -75,10 +107,11 @@ def main() -> None:
     strangest = np.argsort(-strange, kind="stable")[:SHOWN_STRANGERS].tolist()
     strangers = [(events[row].picture(), events[row].label, events[row].confidence, strange[row]) for row in strangest]
     page = report(document, known, drift, (coordinates, baseline.reference), strangers)
-    arguments.report_dir.mkdir(parents=True, exist_ok=True)
-    write_json(arguments.report_dir / "drift.json", document)
-    (arguments.report_dir / "drift.html").write_text(page, encoding="utf-8")
+    report_dir.mkdir(parents=True, exist_ok=True)
+    write_json(report_dir / "drift.json", document)
+    (report_dir / "drift.html").write_text(page, encoding="utf-8")
     say(f"{document['images']} images: {'drift' if drift.alarm else 'no drift'}, score {drift.score:.2f}")
+    return float(drift.score)
 
 
 def read_baseline(path: Path) -> dict[str, Any]:
@@ -113,7 +146,7 @@ def measure(
         figures.append(pixel_figures(pixels))
         coordinates.append(baseline.coordinates(network.features(normalise(pixels, preprocess), core_count())))
     if len(found) < LEAST_IMAGES:
-        raise StepError(
+        raise TooFewRequests(
             f"Of {len(lines)} captured events {len(found)} are of one image and its answer: too few to judge, at least "
             f"{LEAST_IMAGES} are needed."
         )
@@ -154,12 +187,16 @@ def label_and_confidence(answer: Any, classes: list[str]) -> tuple[int, float]:
 
 def parse_arguments() -> argparse.Namespace:
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--captured", type=Path, required=True, metavar="FILE", help="captured events, a line each")
-    parser.add_argument("--model-dir", type=Path, required=True, metavar="DIR", help="the model, unpacked")
-    parser.add_argument("--baseline", type=Path, required=True, metavar="FILE", help="EvaluateModel's baseline.json")
+    parser.add_argument("--captured", type=Path, metavar="FILE", help="captured events, a line each")
+    parser.add_argument("--model-dir", type=Path, metavar="DIR", help="the model, unpacked")
+    parser.add_argument("--baseline", type=Path, metavar="FILE", help="EvaluateModel's baseline.json")
     parser.add_argument("--report-dir", type=Path, required=True, metavar="DIR", help="for drift.json, drift.html")
+    parser.add_argument("--champion-dir", type=Path, metavar="DIR", help="model.tar.gz and baseline.json in service")
+    parser.add_argument("--capture-uri", metavar="URI", help="where the endpoint's captured requests lie in S3")
+    parser.add_argument("--namespace", help="CloudWatch's, of the score")
+    parser.add_argument("--endpoint-name", help="the score's dimension")
     return parser.parse_args()
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    sys.exit(run(main, PROCESSING_MESSAGE))

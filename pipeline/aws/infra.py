@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.aws import schedule, stack
+from pipeline.aws.drift_check import drift_bundle, drift_parameters
 from pipeline.aws.requests import describe, is_content
 from pipeline.aws.stack import Change, ChangeSet, Client
 from pipeline.aws.stack_parameters import app_stack_name, stack_name, stack_parameters, tags
-from pipeline.compile.bundle import Bundle, deploy_bundle, inputs_bundle
+from pipeline.compile.bundle import ARCHIVE, Bundle, deploy_bundle, inputs_bundle
 from pipeline.config.config import Config
 
 BASE, APP = (Path(__file__).with_name(name) for name in ("base.yaml", "app.yaml"))
@@ -27,7 +28,7 @@ NOT_MADE = {  # what stands for base's outputs in a proposal, before there are a
     "DeadLetterQueueArn": "arn:aws:sqs:us-east-1:000000000000:made-by-base",
     "AlarmTopicArn": "arn:aws:sns:us-east-1:000000000000:made-by-base",
     **{f"{role}RoleArn": "arn:aws:iam::000000000000:role/made-by-base"
-       for role in ("Deploy", "Endpoint", "Events", "Inputs", "Scheduler")},
+       for role in ("Deploy", "Endpoint", "Events", "Inputs", "Job", "Scheduler")},
 }  # fmt: skip
 
 
@@ -55,7 +56,7 @@ def propose(client: Client, config: Config) -> Proposal | None:
         moved = [item._replace(action="move") if item.name in in_app else item for item in changes]
         return Proposal(base, tuple(moved), retraining)
     made = {**NOT_MADE, **stack.known_outputs(client, base_name)}
-    code = code_parameters(client, config, made["BucketName"])
+    code = {**code_parameters(client, config, made["BucketName"]), **drift_parameters(config, made)}
     if app := change_set(client, config, APP, {**made, **retraining, **code}):
         stack.discard(cloudformation, app)  # it is made again, with base's outputs and the stored code
         changes += app.changes
@@ -74,7 +75,7 @@ def apply(client: Client, config: Config, proposal: Proposal) -> Iterator[str]:
         yield from stack.execute(client("cloudformation"), proposal.base)
     made = stack.outputs(client, stack_name(config))
     yield from store_code(client, config, made["BucketName"])
-    code = code_parameters(client, config, made["BucketName"])
+    code = {**code_parameters(client, config, made["BucketName"]), **drift_parameters(config, made)}
     if app := change_set(client, config, APP, {**made, **proposal.schedule, **code}):
         yield from stack.execute(client("cloudformation"), app)
 
@@ -107,12 +108,16 @@ def code_parameters(client: Client, config: Config, bucket: str) -> dict[str, st
 
 
 def store_code(client: Client, config: Config, bucket: str) -> Iterator[str]:
-    """Store each function's code unless it is there with the same content."""
-    for name, code in function_bundles().items():
-        key, content = code_key(config, code), archive(code)
+    """Store the code of each function, and of the drift check if there is one, unless it is there already."""
+    functions = function_bundles().items()
+    stored = {f"the {name.lower()} function": (code_key(config, code), archive(code)) for name, code in functions}
+    if config.drift.schedule:
+        check = drift_bundle()
+        stored["the drift check"] = (f"{check.key(config.pipeline.name)}/{ARCHIVE}", check.archive())
+    for name, (key, content) in stored.items():
         if stored_version(client("s3"), bucket, key, content) is None:
             client("s3").put_object(Bucket=bucket, Key=key, Body=content, ChecksumAlgorithm="SHA256")
-            yield f"code of the {name.lower()} function stored as s3://{bucket}/{key}"
+            yield f"code of {name} stored as s3://{bucket}/{key}"
 
 
 def stored_version(s3: Any, bucket: str, key: str, content: bytes) -> str | None:

@@ -43,6 +43,7 @@ SETTINGS = {  # a parameter of base.yaml or app.yaml -> the setting that it take
     "TargetInvocationsPerMinute": "deploy.autoscaling.target_invocations_per_minute",
     "DataCapturePercent": "deploy.data_capture_percent",
     "RetrainOnDrift": "drift.retrain",
+    "DriftSchedule": "drift.schedule",
     "ServerlessMemoryMb": "deploy.serverless.memory_mb",
     "ServerlessMaxConcurrency": "deploy.serverless.max_concurrency",
     "KeepVersions": "deploy.keep_versions",

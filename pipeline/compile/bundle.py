@@ -18,6 +18,8 @@ from pipeline.paths import STEPS
 
 PACKAGE = "classifier"
 ARCHIVE = "source.tar.gz"
+PROCESSING = "/opt/ml/processing"
+CODE = f"{PROCESSING}/input/code"  # as root, which containers of jobs run as, a job may write there
 FILE_TIME = 315532800  # of every file in an archive, seconds since 1970: the year 1980, where .zip files begin
 PAGE = re.compile(r'"([\w/]+\.(?:html|css))"')
 LOADED_BY_NAME = "classifier/watch/rules"
@@ -98,6 +100,15 @@ def inputs_bundle() -> Bundle:
 def server_bundle() -> Bundle:
     """Return the server of the inference image."""
     return bundle("serve.py")
+
+
+def processing_command(entry_point: str) -> list[str]:
+    """Return what unpacks the input `code` where it lies, as the SDK's FrameworkProcessor does, and runs the script.
+
+    The shell hands it the job's arguments. An item may have 256 characters (AWS API, AppSpecification).
+    """
+    command = f'tar -xzf {CODE}/{ARCHIVE} -C {CODE} && exec python3 {CODE}/{entry_point} "$@"'
+    return ["/bin/sh", "-c", command, entry_point]
 
 
 def imported_files(source: str) -> list[str]:

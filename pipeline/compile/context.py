@@ -20,12 +20,10 @@ from sagemaker.mlops.workflow import retry
 from sagemaker.mlops.workflow.lambda_step import LambdaOutput, LambdaOutputTypeEnum
 from sagemaker.mlops.workflow.steps import CacheConfig
 
-from pipeline.compile.bundle import ARCHIVE, Bundle, bundle
+from pipeline.compile.bundle import ARCHIVE, PROCESSING, Bundle, bundle, processing_command
 from pipeline.compile.compiler import Inputs
 from pipeline.config.sections import LOCAL_STORAGE, DataConfig, EvaluationConfig
 
-PROCESSING = "/opt/ml/processing"
-CODE = f"{PROCESSING}/input/code"  # as root, which containers of jobs run as, a job may write there
 PLACEHOLDER = "README"
 
 
@@ -135,15 +133,6 @@ def job_retries(*, resumes: bool = False) -> list[retry.StepRetryPolicy]:
     waits = policy(missing, interval_seconds=60, backoff_rate=1.5, expire_after_mins=120)
     again = policy(lost, interval_seconds=5, backoff_rate=2.0, max_attempts=2)
     return [*step_retries(), waits, *([again] if resumes else [])]
-
-
-def processing_command(entry_point: str) -> list[str]:
-    """Return what unpacks the input `code` where it lies, as the SDK's FrameworkProcessor does, and runs the script.
-
-    The shell hands it the job's arguments. An item may have 256 characters (AWS API, AppSpecification).
-    """
-    command = f'tar -xzf {CODE}/{ARCHIVE} -C {CODE} && exec python3 {CODE}/{entry_point} "$@"'
-    return ["/bin/sh", "-c", command, entry_point]
 
 
 def processing_input(name: str, uri: object) -> ProcessingInput:

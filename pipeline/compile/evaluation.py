@@ -9,7 +9,8 @@ from sagemaker.core.workflow.properties import PropertyFile
 from sagemaker.mlops.workflow.lambda_step import LambdaStep
 from sagemaker.mlops.workflow.steps import ProcessingStep, TrainingStep
 
-from pipeline.compile.context import PROCESSING, Context, flags, job_retries, processing_input, processing_output
+from pipeline.compile.bundle import PROCESSING
+from pipeline.compile.context import Context, flags, job_retries, processing_input, processing_output
 from pipeline.compile.placement import champion_uri
 
 STEP, SCRIPT = "EvaluateModel", "evaluate.py"

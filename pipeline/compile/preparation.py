@@ -8,7 +8,8 @@ from sagemaker.core.helper.pipeline_variable import PipelineVariable
 from sagemaker.mlops.workflow.lambda_step import LambdaStep
 from sagemaker.mlops.workflow.steps import ProcessingStep
 
-from pipeline.compile.context import PROCESSING, Context, flags, job_retries, processing_input, processing_output
+from pipeline.compile.bundle import PROCESSING
+from pipeline.compile.context import Context, flags, job_retries, processing_input, processing_output
 from pipeline.compile.placement import INPUTS_STEP, champion_uri
 
 DESCRIBED = ("data_version", "registered", "registered_sha256", "approved", "champion_sha256", "champion", "message")

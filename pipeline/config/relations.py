@@ -141,6 +141,12 @@ def deployment_problems(config: Config) -> Iterator[Problem]:
     if config.drift.retrain and not deploy.data_capture_percent:
         text = "must be false while deploy.data_capture_percent is 0: nothing is captured, so no drift can be found."
         yield "drift.retrain deploy.data_capture_percent", text
+    if config.drift.schedule and not deploy.data_capture_percent:
+        text = "must be null while deploy.data_capture_percent is 0: nothing is captured that could be checked."
+        yield "drift.schedule deploy.data_capture_percent", text
+    if config.drift.schedule and aws.network_isolation:
+        text = "must be null with aws.network_isolation: the check reads captured requests and puts a metric itself."
+        yield "drift.schedule aws.network_isolation", text
 
 
 def instance_problems(config: Config) -> Iterator[Problem]:

@@ -474,8 +474,9 @@ class DeployConfig(Section):
 
 
 class DriftConfig(Section):
-    """What `run_pipeline.py drift --target aws --publish` leads to."""
+    """Checks for drift on AWS, and what they lead to."""
 
+    schedule: Schedule | None = Field(None, description="UTC, when a job on AWS checks: rate(1 day); null is never")
     retrain: Switch = Field(False, description="drift starts the pipeline, once until a check without drift")
 
 

@@ -105,6 +105,7 @@ def test_roles_are_passed_to_sagemaker_only_and_only_their_own():
     passing = {named(found): found for found in STATEMENTS if "iam:PassRole" in found.actions}
     assert {name: found.resources for name, found in passing.items()} == {
         "PipelineRole.PassToJobs": ("JobRole.Arn",),
+        "DriftCheckPolicy.PassToDriftJobs": ("JobRoleArn",),
         "DeployRole.PassToEndpoint": ("EndpointRole.Arn",),
     }
     for found in passing.values():
@@ -168,7 +169,14 @@ def test_no_condition_keeps_eventbridge_from_the_topic():
     assert by_service == {"events.amazonaws.com": False, "cloudwatch.amazonaws.com": True}
 
 
-FILLED_BY_INFRA = {"DeployCodeKey", "DeployCodeVersion", "InputsCodeKey", "InputsCodeVersion", "RetrainState"}
+FILLED_BY_INFRA = {
+    "DeployCodeKey",
+    "DeployCodeVersion",
+    "InputsCodeKey",
+    "InputsCodeVersion",
+    "RetrainState",
+    "DriftJob",
+}
 
 
 def test_every_parameter_has_the_default_of_pipeline_yaml(config):

@@ -9,6 +9,8 @@ What is served is a copy that only this function writes, `<models_uri>/<group>-<
 the SHA-256 that was registered when the model was evaluated. Copies stay when models go: an older approved version
 comes back though its training's files are gone. `<champion_uri>/` holds a copy for retrains to be compared with, its
 baseline.json, and champion.json, which says which version they are; it goes first and comes back last.
+
+A model and its endpoint configuration are named `<group>-<version>-<endpoint>-<content>`, the last two as hashes.
 """
 
 import base64
@@ -19,8 +21,8 @@ import os
 import re
 import textwrap
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
 
 import boto3
 from botocore.config import Config
@@ -29,26 +31,18 @@ from botocore.exceptions import BotoCoreError, ClientError
 Request = dict[str, Any]
 AWS_ERRORS = (ClientError, BotoCoreError)
 CLIENT_CONFIG = Config(connect_timeout=5, read_timeout=20, retries={"mode": "standard", "total_max_attempts": 3})
-REMEDIES = {  # by error code; after any other, throttling and faults among them, the same request may succeed
-    **dict.fromkeys(("AccessDenied", "AccessDeniedException"), "allow the function's role this action"),
-    **dict.fromkeys(("LimitExceededException", "ResourceLimitExceeded"), "ask for a higher quota"),
-    **dict.fromkeys(("ResourceNotFound", "ValidationException"), "correct what it names"),
-}
+REMEDIES = {"AccessDenied": "allow the function's role this action", "LimitExceeded": "ask for a higher quota"}
 ABSENT = ("could not find", "does not exist", "not found", "no scalable target")  # in the text of an error
 VARIANT = "AllTraffic"  # always the same, so that autoscaling survives an update
 VERSION_TAG = "deploy:version"  # of a model: the ARN of its version
 ATTEMPT_TAG = "deploy:attempted"  # of the endpoint: its last update, see Endpoint.attempt
-GROUP_LENGTH = 35  # of the 63 characters of a name; the rest is for six digits of version and three hashes
+GROUP_LENGTH = 35  # of the 63 characters of a name; the rest is for six digits of version and hashes
 PROVISIONING_SECONDS = 3600  # for starting the new instances, beside the waits
 LOCAL_STORAGE = re.compile(r"ml\.([a-z]+\d+[a-z]*d|g[5-9]|p[5-9]|trn|dl)")  # encrypted by hardware; refuse a KMS key
 
 
 class DeployError(Exception):
     """What was to be done is not done; the text is one sentence that says why and what to do."""
-
-
-class Refused(DeployError):
-    """The version must not be served: to try again leads to the same."""
 
 
 @dataclass(frozen=True)
@@ -76,14 +70,14 @@ class Settings:
     security_group_ids: list[str]
     network_isolation: bool  # of instances; SageMaker has none for serverless endpoints
     kms_key_arn: str
-    tags: dict[str, str]  # of what is made
+    tags: list[dict[str, str]]  # of what is made; given as a JSON object
 
 
 PARSERS: dict[Any, Callable[[str], Any]] = {
     **{kind: kind for kind in (str, int, float)},
     bool: lambda text: bool(["false", "true"].index(text.lower())),
     list[str]: lambda text: [part.strip() for part in text.split(",") if part.strip()],
-    dict[str, str]: lambda text: {key: str(value) for key, value in json.loads(text).items()},
+    list[dict[str, str]]: lambda text: [{"Key": key, "Value": str(value)} for key, value in json.loads(text).items()],
 }
 
 
@@ -122,11 +116,8 @@ class ModelVersion:
         return f"{self.group} version {self.number}" if self.number else self.group
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What the handler did."""
-
-    status: str  # SageMaker's EndpointStatus, or NotDeployed, WaitingForApproval, ModelPackagePending or -InProgress
+class Outcome(NamedTuple):
+    status: str  # SageMaker's EndpointStatus, NotDeployed or WaitingForApproval
     message: str
     version: ModelVersion | None = None
     champion: ModelVersion | None = None  # what retrains are to be compared with from now on; None: as before
@@ -161,52 +152,42 @@ def deploy(endpoint: "Endpoint", version_arn: str) -> Outcome:
     if asked.approval not in ("Approved", "Rejected"):
         message = f"{asked} waits for approval: nothing is deployed until `run_pipeline.py approve` approves it."
         return Outcome("WaitingForApproval", message, asked)
-    if asked.approval == "Approved" and asked.status != "Completed":
-        if asked.status in ("Pending", "InProgress"):
-            message = f"{asked} is still being created ({asked.status}): it is deployed once it is Completed."
-            return Outcome(f"ModelPackage{asked.status}", message, asked)
-        remedy = "register the model again, or approve another version"
-        raise DeployError(f"{asked} has status {asked.status} and cannot be deployed: {remedy}.")
-    wanted = newest_approved(endpoint.settings, asked)
-    if wanted and asked.approval == "Approved":
-        outcome = endpoint.serve(wanted)
-        older = "" if wanted.arn == asked.arn else f"{asked} is older than the approved version {wanted.number}. "
-        return replace(outcome, message=older + outcome.message)
-    if wanted and endpoint.described:
+    is_approved, wanted = asked.approval == "Approved", newest_approved(endpoint.settings, asked)
+    if is_approved and asked.status != "Completed":
+        again = f"`run_pipeline.py approve {asked.number}` tries it again once it is Completed"
+        raise DeployError(f"{asked} has status {asked.status} and cannot be deployed: {again}.")
+    if wanted and (is_approved or endpoint.described):
         outcome = endpoint.serve(wanted)
     else:
         kept = "keeps what it serves, as no other version is approved" if endpoint.described else "does not exist"
         outcome = Outcome(endpoint.status, f"Endpoint {endpoint.name} {kept}.", asked)
-    return replace(outcome, message=f"{asked} is rejected. {outcome.message}", champion=wanted or asked)
+    if wanted and is_approved:
+        older = "" if wanted.arn == asked.arn else f"{asked} is older than the approved version {wanted.number}. "
+        return outcome._replace(message=older + outcome.message)
+    return outcome._replace(message=f"{asked} is rejected. {outcome.message}", champion=wanted or asked)
 
 
 def catch_up(endpoint: "Endpoint", changed: str) -> Outcome:
-    """An endpoint changed: do what had to wait until it is InService, but try no update again that failed.
-
-    That would repeat for ever. Configurations tell, as the service does not always give a reason for a rollback.
-    """
-    name, status, settings = endpoint.name, endpoint.status, endpoint.settings
+    """An endpoint changed: do what had to wait until it is InService, but try no update again that failed."""
+    name, status = endpoint.name, endpoint.status
     if changed.lower() != name.lower():  # events give names in either case
         return Outcome("NotDeployed", f"Endpoint {changed} is not {name}, so it is left alone.")
     served = endpoint.served_version() if status == "InService" else None
     if served is None:
-        what = "serves no registered version" if status == "InService" else f"is {status}"
-        reason = f" ({endpoint.failure})" if status == "Failed" else ""
-        return Outcome(status, f"Endpoint {name} {what}{reason}, so nothing changes.")
-    wanted = newest_approved(settings, served)
+        what = {"InService": "serves no registered version", "Failed": f"is Failed ({endpoint.failure})"}
+        return Outcome(status, f"Endpoint {name} {what.get(status, f'is {status}')}, so nothing changes.")
+    wanted = newest_approved(endpoint.settings, served)
     if wanted is None:
         return endpoint.settle(served)
+    approve, reject = (f"`run_pipeline.py {verb} {wanted.number}`" for verb in ("approve", "reject"))
+    failed = f"Endpoint {name} serves {served} after the update to {wanted} failed ({endpoint.failure})"
+    message = f"{failed}: {approve} tries it again, {reject} gives it up."
     try:
-        if not endpoint.has_attempted(Plan(settings, wanted), served):
+        if not endpoint.has_attempted(Plan(endpoint.settings, wanted), served):
             return endpoint.serve(wanted)
-        message = (
-            f"Endpoint {name} serves {served} after the update to {wanted} failed ({endpoint.failure}): "
-            f"`run_pipeline.py approve {wanted.number}` tries it again, `run_pipeline.py reject {wanted.number}` gives "
-            "it up."
-        )
-    except Refused as refusal:  # which was raised when that version was registered or approved
+    except DeployError as refusal:  # which was raised when that version was registered or approved
         message = str(refusal)
-    return replace(endpoint.settle(served), message=message)
+    return endpoint.settle(served)._replace(message=message)
 
 
 EVENTS: dict[str | None, tuple[Callable[["Endpoint", str], Outcome], str]] = {  # by detail-type; the step has none
@@ -217,49 +198,44 @@ EVENTS: dict[str | None, tuple[Callable[["Endpoint", str], Outcome], str]] = {  
 
 
 class Plan:
-    """The requests that serve a version, CreateModel and CreateEndpointConfig.
-
-    Models are named `<group>-<version>-<endpoint>-<content>`, their configurations the same and another `-<content>`.
-    """
+    """The requests that serve a version: CopyObject, CreateModel and CreateEndpointConfig."""
 
     def __init__(self, settings: Settings, version: ModelVersion) -> None:
         if not version.archive.startswith("s3://"):
-            raise Refused(f"{version} cannot be served: it needs one container, with a ModelDataUrl on S3.")
+            raise DeployError(f"{version} cannot be served: it needs one container, with a ModelDataUrl on S3.")
+        mark = version.sha256 or hashlib.sha256(version.archive.encode()).hexdigest()
+        copy = f"{settings.models_uri}/{version.group}-{version.number}-{mark[:8]}/model.tar.gz"
+        memory, key = settings.serverless_memory_mb, settings.kms_key_arn
         vpc = {"Subnets": settings.subnet_ids, "SecurityGroupIds": settings.security_group_ids}
-        container = {key: version.container[key] for key in ("Image", "Environment") if key in version.container}
+        container = {name: value for name, value in version.container.items() if name in ("Image", "Environment")}
         model = given(
             ExecutionRoleArn=settings.execution_role_arn,
-            PrimaryContainer={**container, "ModelDataUrl": copy_uri(settings, version)},
+            PrimaryContainer={**container, "ModelDataUrl": copy},
             VpcConfig=vpc if settings.subnet_ids else None,
-            EnableNetworkIsolation=settings.network_isolation and not settings.serverless_memory_mb,
+            EnableNetworkIsolation=settings.network_isolation and not memory,
         )
-        group, place = version.group[:GROUP_LENGTH].rstrip("-"), digest(settings.endpoint_name)
-        name = f"{group}-{version.number}-{place}-{digest([model, version.arn])}"
-        config = endpoint_config(settings, name)
-        self.version, self.config_name = version, f"{name}-{digest(config)}"
-        self.model = {"ModelName": name, "Tags": tag_list({**settings.tags, VERSION_TAG: version.arn}), **model}
-        self.config = {"EndpointConfigName": self.config_name, "Tags": tag_list(settings.tags), **config}
-
-
-def endpoint_config(settings: Settings, model_name: str) -> Request:
-    """CreateEndpointConfig without its name and tags."""
-    memory, percent, key = settings.serverless_memory_mb, settings.data_capture_percent, settings.kms_key_arn
-    limits = {"MemorySizeInMB": memory, "MaxConcurrency": settings.serverless_max_concurrency}
-    instances = {"InstanceType": settings.instance_type, "InitialInstanceCount": settings.initial_instance_count}
-    capacity: Request = {"ServerlessConfig": limits} if memory else instances
-    capture = given(
-        EnableCapture=True,
-        InitialSamplingPercentage=percent,
-        DestinationS3Uri=settings.data_capture_uri,
-        CaptureOptions=[{"CaptureMode": "Input"}, {"CaptureMode": "Output"}],
-        CaptureContentTypeHeader={"JsonContentTypes": ["application/json"]},
-        KmsKeyId=key,
-    )
-    return given(
-        ProductionVariants=[{"VariantName": VARIANT, "ModelName": model_name, **capacity}],
-        DataCaptureConfig=capture if percent else None,
-        KmsKeyId=None if memory or LOCAL_STORAGE.match(settings.instance_type) else key,  # of the instances' volumes
-    )
+        serverless = {"MemorySizeInMB": memory, "MaxConcurrency": settings.serverless_max_concurrency}
+        instances = {"InstanceType": settings.instance_type, "InitialInstanceCount": settings.initial_instance_count}
+        variant: Request = {"VariantName": VARIANT, **({"ServerlessConfig": serverless} if memory else instances)}
+        capture = {
+            "EnableCapture": True,
+            "InitialSamplingPercentage": settings.data_capture_percent,
+            "DestinationS3Uri": settings.data_capture_uri,
+            "CaptureOptions": [{"CaptureMode": "Input"}, {"CaptureMode": "Output"}],
+            "CaptureContentTypeHeader": {"JsonContentTypes": ["application/json"]},
+            **given(KmsKeyId=key),
+        }
+        has_volume = not memory and not LOCAL_STORAGE.match(settings.instance_type)
+        captured = capture if settings.data_capture_percent else None
+        config = given(DataCaptureConfig=captured, KmsKeyId=key if has_volume else None)
+        content = digest([version.arn, model, variant, config])
+        self.version, self.copy = version, place(copy)
+        self.name = (
+            f"{version.group[:GROUP_LENGTH].rstrip('-')}-{version.number}-{digest(settings.endpoint_name)}-{content}"
+        )
+        variants, tags = [{**variant, "ModelName": self.name}], settings.tags
+        self.model = {"ModelName": self.name, "Tags": [*tags, {"Key": VERSION_TAG, "Value": version.arn}], **model}
+        self.config = {"EndpointConfigName": self.name, "ProductionVariants": variants, "Tags": tags, **config}
 
 
 class Endpoint:
@@ -270,53 +246,45 @@ class Endpoint:
         self.described: Request = found(self.sagemaker.describe_endpoint, EndpointName=self.name) or {}
         self.status: str = self.described.get("EndpointStatus", "NotDeployed")
         self.failure = (self.described.get("FailureReason") or "no reason given").rstrip(".")
-        pending = self.described.get("PendingDeploymentSummary", {})
-        self.configs = [each.get("EndpointConfigName", "") for each in (self.described, pending)]  # in service, next
-        variants = self.described.get("ProductionVariants", [])
-        self.is_serverless = any("CurrentServerlessConfig" in variant for variant in variants)
+        pending, variants = (self.described.get(key) for key in ("PendingDeploymentSummary", "ProductionVariants"))
+        self.configs = [(each or {}).get("EndpointConfigName", "") for each in (self.described, pending)]  # now, next
+        self.is_serverless = any("CurrentServerlessConfig" in variant for variant in variants or [])
 
     def serve(self, version: ModelVersion) -> Outcome:
-        """Do what the status allows."""
         return STATUSES[self.status][0](self, Plan(self.settings, version))
 
     def create(self, plan: Plan) -> Outcome:
         """CreateEndpoint. Autoscaling has to wait until it is InService."""
-        request = {"EndpointName": self.name, "EndpointConfigName": plan.config_name}
-        self.send(plan, "create_endpoint", {**request, "Tags": tag_list(self.settings.tags)})
+        self.send(plan, self.sagemaker.create_endpoint, {"Tags": self.settings.tags})
         return self.begun(plan, "Creating", f"is being created with {plan.version}.")
 
     def update(self, plan: Plan) -> Outcome:
         """UpdateEndpoint, unless the plan is in service."""
-        if self.configs[0] == plan.config_name:
-            return self.settle(plan.version)
-        self.refuse_other_classes(plan.version)
-        if self.settings.serverless_memory_mb and not self.is_serverless:
-            raise DeployError(
-                f"Endpoint {self.name} has instances, and SageMaker cannot turn it into a serverless one: delete it, "
-                f"then use `run_pipeline.py approve {plan.version.number}`; or set deploy.serverless.memory_mb to 0."
-            )
-        names = self.settings.rollback_alarms
+        settings, names, new = self.settings, self.settings.rollback_alarms, plan.version
+        if self.configs[0] == plan.name:
+            return self.settle(new)
+        self.refuse_other_classes(new)
+        if settings.serverless_memory_mb and not self.is_serverless:
+            is_final = f"Endpoint {self.name} has instances, and SageMaker cannot turn it into a serverless one"
+            approve = f"`run_pipeline.py approve {new.number}`"
+            raise DeployError(f"{is_final}: delete it and use {approve}, or set deploy.serverless.memory_mb to 0.")
+        # Alarms watch the old fleet, too: what is in ALARM already would undo what may mend it.
         known = client("cloudwatch").describe_alarms(AlarmNames=names)["MetricAlarms"] if names else []
-        # They watch the old fleet, too: what is in ALARM already would undo what may mend it.
         loud = [alarm["AlarmName"] for alarm in known if alarm["StateValue"] == "ALARM"]
-        self.send(plan, "update_endpoint", self.update_request(plan, [name for name in names if name not in loud]))
+        self.send(plan, self.sagemaker.update_endpoint, self.guardrails([name for name in names if name not in loud]))
         left_out = f" It is not undone by {', '.join(loud)}, in ALARM before the update." if loud else ""
-        return self.begun(plan, "Updating", f"is being updated to {plan.version}.{left_out}")
+        return self.begun(plan, "Updating", f"is being updated to {new}.{left_out}")
 
-    def update_request(self, plan: Plan, alarms: list[str]) -> Request:
-        """UpdateEndpoint, blue/green, undone by alarms; to or from serverless, which has no such guardrails, plain.
-
-        An autoscaled endpoint keeps the number of instances that it has now; it would fall back to the configuration's.
-        """
-        settings, wait = self.settings, self.settings.canary_wait_seconds
-        request: Request = {"EndpointName": self.name, "EndpointConfigName": plan.config_name}
+    def guardrails(self, alarms: list[str]) -> Request:
+        """Blue/green, undone by alarms; to and from serverless endpoints there is none of it."""
+        settings, wait, kept = self.settings, self.settings.canary_wait_seconds, {}
         if settings.serverless_memory_mb or self.is_serverless:
-            return request
+            return {}
         count, percent = settings.initial_instance_count, round(100 * settings.canary_fraction)
-        if settings.autoscaling_max > 1:
+        if settings.autoscaling_max > 1:  # the number of instances would fall back to the configuration's
             count = self.described["ProductionVariants"][0].get("DesiredInstanceCount", count)
-            request["RetainAllVariantProperties"] = True
-            request["ExcludeRetainedVariantProperties"] = [{"VariantPropertyType": "DataCaptureConfig"}]
+            exceptions = [{"VariantPropertyType": "DataCaptureConfig"}]
+            kept = {"RetainAllVariantProperties": True, "ExcludeRetainedVariantProperties": exceptions}
         routing: Request = {"Type": "ALL_AT_ONCE", "WaitIntervalInSeconds": wait}
         if count > 1 and percent:  # a canary needs instances to divide
             routing |= {"Type": "CANARY", "CanarySize": {"Type": "CAPACITY_PERCENT", "Value": percent}}
@@ -325,9 +293,8 @@ class Endpoint:
             "TerminationWaitInSeconds": wait if alarms else 0,  # the old fleet costs as much as the new
             "MaximumExecutionTimeoutInSeconds": 2 * wait + PROVISIONING_SECONDS,
         }
-        rollback = {"Alarms": [{"AlarmName": name} for name in alarms]} if alarms else None
-        deployment = given(BlueGreenUpdatePolicy=policy, AutoRollbackConfiguration=rollback)
-        return {**request, "DeploymentConfig": deployment}
+        rollback = {"Alarms": [{"AlarmName": name} for name in alarms]} if alarms else {}
+        return {"DeploymentConfig": given(BlueGreenUpdatePolicy=policy, AutoRollbackConfiguration=rollback), **kept}
 
     def recreate(self, plan: Plan) -> Outcome:
         """A Failed endpoint can only be deleted; it is created again if it is gone at once, as nothing waits here."""
@@ -338,8 +305,7 @@ class Endpoint:
         return self.waiting(plan, "Deleting", f"had failed ({self.failure}) and is being deleted")
 
     def leave(self, plan: Plan) -> Outcome:
-        """It takes no update now."""
-        if self.status in ("Creating", "Updating") and plan.config_name == (self.configs[1] or self.configs[0]):
+        if self.status in ("Creating", "Updating") and plan.name == (self.configs[1] or self.configs[0]):
             return self.begun(plan, self.status, f"is {self.status} with {plan.version} already.")
         return self.waiting(plan, self.status, f"is {self.status}, so {plan.version} is not deployed")
 
@@ -350,21 +316,16 @@ class Endpoint:
         return Outcome("InService", f"Endpoint {self.name} already serves {served}.", served, champion=served)
 
     def begun(self, plan: Plan, status: str, message: str) -> Outcome:
-        """The version comes into service, and is the champion."""
         doubt = "" if plan.version.sha256 else " Nothing vouches for its archive, registered without archive_sha256."
         return Outcome(status, f"Endpoint {self.name} {message}{doubt}", plan.version, champion=plan.version)
 
     def waiting(self, plan: Plan, status: str, why: str) -> Outcome:
-        """The version is not deployed yet."""
         again = STATUSES[status][1].format(number=plan.version.number)
         return Outcome(status, f"Endpoint {self.name} {why}: {again}.", plan.version)
 
-    def send(self, plan: Plan, operation: str, request: Request) -> None:
-        """Make copy, model and configuration, and send CreateEndpoint or UpdateEndpoint.
-
-        What a refused request leaves costs nothing: the next call finds it by its name, or removes it as unused.
-        """
-        protect(self.settings, plan.version)
+    def send(self, plan: Plan, operation: Callable[..., Any], more: Request) -> None:
+        """Make copy, model and configuration, then create or update; the next call finds what a refused one leaves."""
+        protect(plan)
         for make, content in ("create_model", plan.model), ("create_endpoint_config", plan.config):
             try:
                 getattr(self.sagemaker, make)(**content)
@@ -372,28 +333,25 @@ class Endpoint:
                 if "already exist" not in said(error).lower():  # the same name means the same content
                     raise
         if self.described:  # before the update: afterwards there may be no chance
-            tags = tag_list({**self.settings.tags, ATTEMPT_TAG: self.attempt(plan)})
+            tags = [*self.settings.tags, {"Key": ATTEMPT_TAG, "Value": self.attempt(plan)}]
             self.sagemaker.add_tags(ResourceArn=self.described["EndpointArn"], Tags=tags)
         try:
-            getattr(self.sagemaker, operation)(**request)
+            operation(EndpointName=self.name, EndpointConfigName=plan.name, **more)
         except AWS_ERRORS:  # it took effect all the same if its answer was lost, or if an equal call was quicker
-            if plan.config_name not in Endpoint(self.settings).configs:
+            if plan.name not in Endpoint(self.settings).configs:
                 raise
-        self.remove_unused(*self.configs, plan.config_name)
+        self.remove_unused(*self.configs, plan.name)
 
     def attempt(self, plan: Plan) -> str:
         """An update as the tag has it: the configuration that it was to bring, the one before it, and since when."""
-        return f"{plan.config_name} {self.configs[0]} {self.described['LastModifiedTime'].timestamp():.3f}"
+        return f"{plan.name} {self.configs[0]} {self.described['LastModifiedTime'].timestamp():.3f}"
 
     def has_attempted(self, plan: Plan, served: ModelVersion) -> bool:
-        """Whether this update of what is in service was begun already, and so failed or was rolled back.
-
-        It was not begun if nothing has changed since the tag was written: then UpdateEndpoint was refused.
-        """
-        tag, now = tags_of(self.described["EndpointArn"]).get(ATTEMPT_TAG, ""), self.attempt(plan)
-        if tag == plan.version.arn:  # of an earlier release, which wrote it after UpdateEndpoint
+        """Whether this update was begun before, and so was rolled back; not if nothing has changed since the tag."""
+        before, now = tags_of(self.described["EndpointArn"]).get(ATTEMPT_TAG, ""), self.attempt(plan)
+        if before == plan.version.arn:  # of an earlier release, which wrote it after UpdateEndpoint
             return served.arn != plan.version.arn
-        return plan.config_name != self.configs[0] and tag != now and tag.split()[:2] == now.split()[:2]
+        return plan.name != self.configs[0] and before != now and before.split()[:2] == now.split()[:2]
 
     def served_version(self) -> ModelVersion | None:
         """The version behind the configuration in service; None if it is no model package, or a deleted one."""
@@ -404,43 +362,37 @@ class Endpoint:
         return found(ModelVersion, arn=arn) if arn else None
 
     def refuse_other_classes(self, new: ModelVersion) -> None:
-        """Raise Refused unless the version knows the classes of the one in service, or may replace them."""
+        """Raise unless the version knows the classes of the one in service, or may replace them."""
         served = self.served_version()
         if served is None or new.metadata.get("replace_classes") == "true":
             return
         before, after = (each.metadata.get("classes_sha256") for each in (served, new))
         if before and after and before != after:
             few = [textwrap.shorten(each.metadata.get("classes", ""), 60, placeholder=" ...") for each in (new, served)]
-            raise Refused(
+            raise DeployError(
                 f"{new} knows other classes ({few[0]}) than {served} ({few[1]}), which endpoint {self.name} serves: "
                 f"`run_pipeline.py approve {new.number} --replace-classes` replaces it, `run_pipeline.py reject "
                 f"{new.number}` gives the new one up."
             )
 
     def remove_unused(self, *used: str) -> None:
-        """Remove this endpoint's configurations, with their models, but those in use and the last `keep_versions`.
-
-        A failure is printed only: the deployment is done, and the next one tries again.
-        """
-        mark, keep = digest(self.name), self.settings.keep_versions
+        """Remove this endpoint's configurations, with their models, but those in use and the last `keep_versions`."""
+        mark = digest(self.name)
         query = {"NameContains": f"-{mark}-", "SortBy": "CreationTime", "SortOrder": "Descending"}
         try:
             pages = self.sagemaker.get_paginator("list_endpoint_configs").paginate(**query)
             names = [config["EndpointConfigName"] for page in pages for config in page["EndpointConfigs"]]
             in_use = {*used, *Endpoint(self.settings).configs}  # asked last, just before something is deleted
-            unused = [name for name in names if name.split("-")[-3:-2] == [mark] and name not in in_use]
-            kept_models = {name.rpartition("-")[0] for name in in_use.union(unused[:keep])}
-            for name in unused[keep:]:
-                model = name.rpartition("-")[0]
-                if model not in kept_models:  # it goes first, as only configurations are listed
-                    found(self.sagemaker.delete_model, ModelName=model)
+            unused = [name for name in names if mark in name.split("-")[-3:-1] and name not in in_use]
+            for name in unused[self.settings.keep_versions :]:
+                found(self.sagemaker.delete_model, ModelName=name)  # first, as only configurations are listed
                 found(self.sagemaker.delete_endpoint_config, EndpointConfigName=name)
-        except AWS_ERRORS as error:
+        except AWS_ERRORS as error:  # the deployment is done, and the next one tries again
             print(f"Unused models and endpoint configurations were not removed: {error}", flush=True)
 
     def autoscale(self, *, is_on: bool) -> None:
         """Make or remove the scalable target and its policy, unless autoscaling is left alone."""
-        if not self.settings.autoscaling_max:
+        if not (high := self.settings.autoscaling_max):
             return
         scaling, resource = client("application-autoscaling"), f"endpoint/{self.name}/variant/{VARIANT}"
         dimension = "sagemaker:variant:DesiredInstanceCount"
@@ -448,8 +400,7 @@ class Endpoint:
         if not is_on:
             found(scaling.deregister_scalable_target, **target)  # and with it its policies and their alarms
             return
-        low, high = self.settings.autoscaling_min, self.settings.autoscaling_max
-        scaling.register_scalable_target(**target, MinCapacity=low, MaxCapacity=high)
+        scaling.register_scalable_target(**target, MinCapacity=self.settings.autoscaling_min, MaxCapacity=high)
         metric = {"PredefinedMetricType": "SageMakerVariantInvocationsPerInstance"}
         tracking = {"TargetValue": self.settings.autoscaling_target, "PredefinedMetricSpecification": metric}
         policy = {"PolicyName": "invocations-per-instance", "PolicyType": "TargetTrackingScaling"}
@@ -469,76 +420,55 @@ STATUSES: dict[str, tuple[Callable[[Endpoint, Plan], Outcome], str]] = {  # and 
 
 def newest_approved(settings: Settings, asked: ModelVersion) -> ModelVersion | None:
     """The newest version of the group of `asked` that is approved and complete; lists may lag, so it is described."""
-    group, approved = asked.group, asked if asked.approval == "Approved" else None
+    group = asked.group
     if asked.arn.split(":")[4] != settings.execution_role_arn.split(":")[4]:  # another account's, by its ARN
         group = asked.arn.rpartition("/")[0].replace(":model-package/", ":model-package-group/")
     query = {"ModelApprovalStatus": "Approved", "SortBy": "CreationTime", "SortOrder": "Descending"}
     pages = client("sagemaker").get_paginator("list_model_packages").paginate(ModelPackageGroupName=group, **query)
-    for summary in (each for page in pages for each in page["ModelPackageSummaryList"]):
-        if approved and summary["ModelPackageVersion"] <= approved.number:
-            break
-        version = ModelVersion(summary["ModelPackageArn"])
-        if version.approval == "Approved" and version.status == "Completed":
-            return version
-    return approved
+    arns = (each["ModelPackageArn"] for page in pages for each in page["ModelPackageSummaryList"])
+    complete = (each for each in map(ModelVersion, arns) if (each.approval, each.status) == ("Approved", "Completed"))
+    known = [each for each in (next(complete, None), asked) if each and each.approval == "Approved"]
+    return max(known, key=lambda each: each.number, default=None)
 
 
-def copy_uri(settings: Settings, version: ModelVersion) -> str:
-    """Return where the version's archive is served from; the same place stands for the same content."""
-    mark = version.sha256 or hashlib.sha256(version.archive.encode()).hexdigest()
-    return f"{settings.models_uri.rstrip('/')}/{version.group}-{version.number}-{mark[:8]}/model.tar.gz"
-
-
-def protect(settings: Settings, version: ModelVersion) -> Request:
-    """Copy the version's archive unless it is there, and return the copy's place; Refused if its content was changed.
-
-    S3 copies up to 5 GB in one request, and computes the checksum of what it has written.
-    """
-    copy, s3 = place(copy_uri(settings, version)), client("s3")
-    known = found(s3.head_object, **copy, ChecksumMode="ENABLED")
+def protect(plan: Plan) -> None:
+    """Copy the version's archive, of at most 5 GB, unless that is done; an error if it is not what was evaluated."""
+    version, s3 = plan.version, client("s3")
+    known = found(s3.head_object, **plan.copy, ChecksumMode="ENABLED")
     if known is None:
         request = {"CopySource": place(version.archive), "ChecksumAlgorithm": "SHA256", "TaggingDirective": "REPLACE"}
-        known = s3.copy_object(**copy, **request)["CopyObjectResult"]
+        known = s3.copy_object(**plan.copy, **request)["CopyObjectResult"]
     checksum = base64.b64decode(known.get("ChecksumSHA256", "").partition("-")[0]).hex()
     if version.sha256 and checksum != version.sha256:
-        s3.delete_object(**copy)
-        raise Refused(
-            f"{version} is not served: {version.archive} was changed after it was evaluated (its SHA-256 is {checksum},"
-            f" not {version.sha256}): use `run_pipeline.py reject {version.number}`, and train again."
-        )
-    return copy
+        s3.delete_object(**plan.copy)
+        changed = f"was changed after it was evaluated (its SHA-256 is {checksum}, not {version.sha256})"
+        reject = f"use `run_pipeline.py reject {version.number}`, and train again"
+        raise DeployError(f"{version} is not served: {version.archive} {changed}: {reject}.")
 
 
 def keep_champion(settings: Settings, version: ModelVersion) -> None:
     """Make a version the champion, or leave none if it is not approved."""
     names, s3 = ("champion.json", "model.tar.gz", "baseline.json"), client("s3")
-    description, archive, baseline = (place(f"{settings.champion_uri.rstrip('/')}/{name}") for name in names)
+    description, archive, baseline = (place(f"{settings.champion_uri}/{name}") for name in names)
     if version.approval != "Approved":
         for each in (description, archive, baseline):
             s3.delete_object(**each)
         return
-    copy, there, known = (
-        protect(settings, version),
-        found(s3.head_object, **archive),
-        found(s3.get_object, **description),
-    )
+    plan = Plan(settings, version)
+    protect(plan)
+    there, known = found(s3.head_object, **archive), found(s3.get_object, **description)
     content = {"model_package_arn": version.arn, "model_data_url": version.archive}
-    if there and known and known["Body"].read() == as_json({**content, "etag": there["ETag"]}):
+    if there and known and known["Body"].read() == json.dumps({**content, "etag": there["ETag"]}, indent=2).encode():
         return
     s3.delete_object(**description)
-    copied = s3.copy_object(**archive, CopySource=copy, TaggingDirective="REPLACE")["CopyObjectResult"]
+    copied = s3.copy_object(**archive, CopySource=plan.copy, TaggingDirective="REPLACE")["CopyObjectResult"]
     s3.delete_object(**baseline)
     if version.baseline:
         found(s3.copy_object, **baseline, CopySource=place(version.baseline), TaggingDirective="REPLACE")
-    s3.put_object(**description, Body=as_json({**content, "etag": copied["ETag"]}))
-
-
-def as_json(content: dict[str, str]) -> bytes:
-    return json.dumps(content, indent=2).encode()
+    s3.put_object(**description, Body=json.dumps({**content, "etag": copied["ETag"]}, indent=2).encode())
 
 
 def place(uri: str) -> Request:
-    """An S3 URI as S3's requests name it."""
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     return {"Bucket": bucket, "Key": key}
 
@@ -560,11 +490,7 @@ def found(call: Callable[..., Any], **arguments: Any) -> Any:
 
 
 def tags_of(arn: str) -> dict[str, str]:
-    return {tag["Key"]: tag["Value"] for tag in client("sagemaker").list_tags(ResourceArn=arn)["Tags"]}
-
-
-def tag_list(tags: dict[str, str]) -> list[dict[str, str]]:
-    return [{"Key": key, "Value": value} for key, value in tags.items()]
+    return {each["Key"]: each["Value"] for each in client("sagemaker").list_tags(ResourceArn=arn)["Tags"]}
 
 
 def given(**members: Any) -> Request:
@@ -573,7 +499,6 @@ def given(**members: Any) -> Request:
 
 
 def digest(content: Any) -> str:
-    """Six hexadecimal digits."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:6]
 
 
@@ -585,9 +510,9 @@ def said(error: Exception) -> str:
 
 def explained(error: Exception) -> str:
     """One sentence for an error of AWS, of botocore, which refuses some requests before they are sent, or of ours."""
-    if isinstance(error, ClientError):
-        remedy = REMEDIES.get(error.response["Error"]["Code"], "try it again later")
-        return f"AWS refused {error.operation_name}: {said(error)}; {remedy}."
-    if isinstance(error, BotoCoreError):
-        return f"The request to AWS failed: {said(error)}; correct what it names, or try it again later."
-    return str(error)
+    if isinstance(error, DeployError):
+        return str(error)
+    code = error.response["Error"]["Code"] if isinstance(error, ClientError) else ""
+    remedies = (remedy for part, remedy in REMEDIES.items() if part in code)
+    remedy = next(remedies, "correct what it names, or try it again later")
+    return f"AWS refused {getattr(error, 'operation_name', 'a request')}: {said(error)}; {remedy}."

@@ -30,7 +30,7 @@ SETTINGS = {
     "ENDPOINT_NAME": "digits-endpoint",
     "EXECUTION_ROLE_ARN": "arn:aws:iam::123456789012:role/hosting",
     "MODELS_URI": "s3://artifacts/digits/models",
-    "CHAMPION_URI": "s3://artifacts/digits/champion/",
+    "CHAMPION_URI": "s3://artifacts/digits/champion",
     "INSTANCE_TYPE": "ml.m5.large",
     "INITIAL_INSTANCE_COUNT": "1",
     "CANARY_FRACTION": "0.3",

@@ -158,18 +158,14 @@ def test_list_that_lags_does_not_bring_back_an_older_version(account: Any, monke
     assert account.served() == 2
 
 
-@pytest.mark.parametrize("status", ["Pending", "InProgress"])
-def test_unfinished_model_package_waits_and_takes_over_from_none(account: Any, status: str) -> None:
+@pytest.mark.parametrize("status", ["Pending", "InProgress", "Failed"])
+def test_unfinished_model_package_is_refused_and_takes_over_from_none(account: Any, status: str) -> None:
     account.play("1A ~2A")
     account.backend.model_packages[account.arns[1]].model_package_status = status
-    answer = account.play("2")
-    assert answer["endpoint_status"] == f"ModelPackage{status}"
-    assert f"digits version 2 is still being created ({status}): it is deployed once it is" in answer["message"]
+    with pytest.raises(DeployError, match=f"digits version 2 has status {status} and cannot be deployed: `run_pipelin"):
+        account.play("2")
     account.play("3A 3R")
     assert account.served() == 1
-    account.backend.model_packages[account.arns[1]].model_package_status = "Failed"
-    with pytest.raises(DeployError, match="digits version 2 has status Failed and cannot be deployed: register the"):
-        account.play("2")
 
 
 # what is wrong
@@ -178,7 +174,7 @@ def test_unfinished_model_package_waits_and_takes_over_from_none(account: Any, s
 UNKNOWN = "arn:aws:sagemaker:us-east-1:123456789012:model-package/digits/9"
 MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"model_package_arn": UNKNOWN}, f"AWS refused DescribeModelPackage: Model package {UNKNOWN} not found; correct"),
-    ({"model_package_arn": ""}, "The request to AWS failed: Parameter validation failed: Invalid length for parameter"),
+    ({"model_package_arn": ""}, "AWS refused a request: Parameter validation failed: Invalid length for parameter"),
     ({}, "The event has no 'model_package_arn', which says what it is about."),
     ({"detail-type": "Another"}, "The event is a 'Another', but only SageMaker Model Package State Change, SageMaker"),
     ({"INSTANCE_TYPE": None}, "In the function's environment INSTANCE_TYPE is 'missing': `run_pipeline.py infra` sets"),
@@ -204,7 +200,7 @@ def test_mistake_is_one_sentence(account: Any, monkeypatch: Any, event: dict[str
     ("AccessDeniedException", "User: x is not authorized.", "AWS refused CreateModel: User: x is not authorized; "),
     ("ResourceLimitExceeded", "The limit is 0\n  instances.", "AWS refused CreateModel: The limit is 0 instances; ask"),
     ("ValidationException", "No access to s3://b/m.", "AWS refused CreateModel: No access to s3://b/m; correct what"),
-    ("ThrottlingException", "Rate exceeded", "AWS refused CreateModel: Rate exceeded; try it again later."),
+    ("ThrottlingException", "Rate exceeded", "AWS refused CreateModel: Rate exceeded; correct what it names, or try it again later."),
 ])  # fmt: skip
 def test_refusal_is_one_sentence_and_the_next_call_deploys(
     account: Any, code: str, message: str, sentence: str
@@ -247,7 +243,7 @@ def test_champion_that_cannot_be_changed_is_said_with_what_was_done_and_mended_l
     account.play("1A ~2A")
     with account.refusing(operation, "No", "AccessDenied"), pytest.raises(DeployError) as error:
         account.play("2")
-    place = f"s3://artifacts/{FOLDER}"
+    place = SETTINGS["CHAMPION_URI"]
     assert str(error.value) == (
         f"Endpoint digits-endpoint is being updated to digits version 2. But {place}, which the next training is "
         f"compared with, is old: AWS refused {operation}: No; allow the function's role this action."

@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from deploy import DeployError, endpoint_config, read_settings
-from tests.steps.deploy.conftest import SETTINGS
+from deploy import DeployError, ModelVersion, Plan, read_settings
 
 KEY = "arn:aws:kms:us-east-1:123456789012:key/k"
 VPC = {"SUBNET_IDS": "subnet-1, subnet-2", "SECURITY_GROUP_IDS": "sg-1"}
@@ -46,8 +45,8 @@ def test_names_tell_group_version_endpoint_and_content(account: Any, monkeypatch
     monkeypatch.setenv("INITIAL_INSTANCE_COUNT", "2")
     account.play("1")
     first, staging, other_count = (name.split("-") for name in account.backend.endpoint_configs)
-    assert (first[:2], [len(part) for part in first[2:]]) == (["digits", "1"], [6, 6, 6])
-    assert first[:4] == other_count[:4] and first[4] != other_count[4]
+    assert (first[:2], [len(part) for part in first[2:]]) == (["digits", "1"], [6, 6])
+    assert first[:3] == other_count[:3] and first[3] != other_count[3]
     assert staging[2] != first[2]
 
 
@@ -123,10 +122,8 @@ LOCAL_STORAGE = ["ml.m5d.large", "ml.c6gd.large", "ml.g4dn.xlarge", "ml.g5.xlarg
 VOLUMES = ["ml.m5.large", "ml.c5.large", "ml.r8g.large", "ml.inf2.xlarge", "ml.t2.medium", "ml.p3.2xlarge"]
 
 
-def test_key_is_for_instances_with_volumes_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    set_all(monkeypatch, {**SETTINGS, "KMS_KEY_ARN": KEY})
-    requests = {
-        name: endpoint_config(replace(read_settings(""), instance_type=name), "model")
-        for name in LOCAL_STORAGE + VOLUMES
-    }
-    assert [name for name, request in requests.items() if "KmsKeyId" in request] == VOLUMES
+def test_key_is_for_instances_with_volumes_only(account: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KMS_KEY_ARN", KEY)
+    settings, version = read_settings(""), ModelVersion(account.register())
+    plans = {name: Plan(replace(settings, instance_type=name), version) for name in LOCAL_STORAGE + VOLUMES}
+    assert [name for name, plan in plans.items() if "KmsKeyId" in plan.config] == VOLUMES

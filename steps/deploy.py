@@ -260,26 +260,28 @@ class Endpoint:
 
     def update(self, plan: Plan) -> Outcome:
         """UpdateEndpoint, unless the plan is in service."""
-        settings, names, new = self.settings, self.settings.rollback_alarms, plan.version
+        new = plan.version
         if self.configs[0] == plan.name:
             return self.settle(new)
         self.refuse_other_classes(new)
-        if settings.serverless_memory_mb and not self.is_serverless:
+        if self.settings.serverless_memory_mb and not self.is_serverless:
             is_final = f"Endpoint {self.name} has instances, and SageMaker cannot turn it into a serverless one"
             approve = f"`run_pipeline.py approve {new.number}`"
             raise DeployError(f"{is_final}: delete it and use {approve}, or set deploy.serverless.memory_mb to 0.")
-        # Alarms watch the old fleet, too: what is in ALARM already would undo what may mend it.
-        known = client("cloudwatch").describe_alarms(AlarmNames=names)["MetricAlarms"] if names else []
-        loud = [alarm["AlarmName"] for alarm in known if alarm["StateValue"] == "ALARM"]
-        self.send(plan, self.sagemaker.update_endpoint, self.guardrails([name for name in names if name not in loud]))
+        guardrails, loud = self.guardrails()
+        self.send(plan, self.sagemaker.update_endpoint, guardrails)
         left_out = f" It is not undone by {', '.join(loud)}, in ALARM before the update." if loud else ""
         return self.begun(plan, "Updating", f"is being updated to {new}.{left_out}")
 
-    def guardrails(self, alarms: list[str]) -> Request:
-        """Blue/green, undone by alarms; to and from serverless endpoints there is none of it."""
-        settings, wait, kept = self.settings, self.settings.canary_wait_seconds, {}
+    def guardrails(self) -> tuple[Request, list[str]]:
+        """Blue/green, undone by alarms, and the names of those left out; to and from serverless there is none of it."""
+        settings, names, kept = self.settings, self.settings.rollback_alarms, {}
         if settings.serverless_memory_mb or self.is_serverless:
-            return {}
+            return {}, []
+        # They watch the old fleet, too: what is in ALARM already would undo what may mend it.
+        known = client("cloudwatch").describe_alarms(AlarmNames=names)["MetricAlarms"] if names else []
+        loud = [alarm["AlarmName"] for alarm in known if alarm["StateValue"] == "ALARM"]
+        alarms, wait = [{"AlarmName": name} for name in names if name not in loud], settings.canary_wait_seconds
         count, percent = settings.initial_instance_count, round(100 * settings.canary_fraction)
         if settings.autoscaling_max > 1:  # the number of instances would fall back to the configuration's
             count = self.described["ProductionVariants"][0].get("DesiredInstanceCount", count)
@@ -293,8 +295,9 @@ class Endpoint:
             "TerminationWaitInSeconds": wait if alarms else 0,  # the old fleet costs as much as the new
             "MaximumExecutionTimeoutInSeconds": 2 * wait + PROVISIONING_SECONDS,
         }
-        rollback = {"Alarms": [{"AlarmName": name} for name in alarms]} if alarms else {}
-        return {"DeploymentConfig": given(BlueGreenUpdatePolicy=policy, AutoRollbackConfiguration=rollback), **kept}
+        rollback = {"Alarms": alarms} if alarms else {}
+        deployment = given(BlueGreenUpdatePolicy=policy, AutoRollbackConfiguration=rollback)
+        return {"DeploymentConfig": deployment, **kept}, loud
 
     def recreate(self, plan: Plan) -> Outcome:
         """A Failed endpoint can only be deleted; it is created again if it is gone at once, as nothing waits here."""
@@ -330,7 +333,7 @@ class Endpoint:
             try:
                 getattr(self.sagemaker, make)(**content)
             except ClientError as error:
-                if "already exist" not in said(error).lower():  # the same name means the same content
+                if "already exist" not in str(error).lower():  # the same name means the same content
                     raise
         if self.described:  # before the update: afterwards there may be no chance
             tags = [*self.settings.tags, {"Key": ATTEMPT_TAG, "Value": self.attempt(plan)}]
@@ -484,7 +487,7 @@ def found(call: Callable[..., Any], **arguments: Any) -> Any:
     try:
         return call(**arguments)
     except ClientError as error:
-        if any(words in said(error).lower() for words in ABSENT):
+        if any(words in str(error).lower() for words in ABSENT):
             return None
         raise
 
@@ -502,17 +505,10 @@ def digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:6]
 
 
-def said(error: Exception) -> str:
-    """An error's own words on one line, without a full stop."""
-    text = error.response["Error"].get("Message", "") if isinstance(error, ClientError) else str(error)
-    return " ".join(text.split()).rstrip(".")
-
-
 def explained(error: Exception) -> str:
-    """One sentence for an error of AWS, of botocore, which refuses some requests before they are sent, or of ours."""
+    """An error of ours as it is; botocore's own sentence, on one line, with what may help."""
     if isinstance(error, DeployError):
         return str(error)
-    code = error.response["Error"]["Code"] if isinstance(error, ClientError) else ""
-    remedies = (remedy for part, remedy in REMEDIES.items() if part in code)
-    remedy = next(remedies, "correct what it names, or try it again later")
-    return f"AWS refused {getattr(error, 'operation_name', 'a request')}: {said(error)}; {remedy}."
+    text = " ".join(str(error).split()).rstrip(".")
+    remedies = (remedy for part, remedy in REMEDIES.items() if part in text)
+    return f"{text}; {next(remedies, 'correct what it names, or try it again later')}."

@@ -86,7 +86,7 @@ def test_deploy_function_takes_it_for_its_own(target, monkeypatch):
     for name, value in deploy_environment(CONFIG, target.placement).items():
         monkeypatch.setenv(name, value)
     settings, version = deploy.read_settings(""), deploy.ModelVersion(register(target, 1))
-    deploy.protect(settings, version)
+    deploy.protect(deploy.Plan(settings, version))
     ensure(target, CONFIG)
     before = objects(target)
     for operation in ("CopyObject", "PutObject", "DeleteObject"):

@@ -5,8 +5,8 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from types import SimpleNamespace
 from typing import Any
@@ -22,28 +22,19 @@ from moto.sagemaker.models import FakeEndpoint, sagemaker_backends
 from moto.sagemaker.responses import SageMakerResponse
 
 import deploy
-from deploy import client
+from pipeline.compile.placement import local_placement
+from pipeline.config.config import Config
+from pipeline.service.local_target import deploy_environment
 
-SETTINGS = {
-    **dict.fromkeys(("ROLLBACK_ALARMS", "DATA_CAPTURE_URI", "SUBNET_IDS", "SECURITY_GROUP_IDS", "KMS_KEY_ARN"), ""),
-    **dict.fromkeys(("AUTOSCALING_MAX", "DATA_CAPTURE_PERCENT", "SERVERLESS_MEMORY_MB"), "0"),
+SETTINGS = deploy_environment(Config(), local_placement()) | {
     "ENDPOINT_NAME": "digits-endpoint",
     "EXECUTION_ROLE_ARN": "arn:aws:iam::123456789012:role/hosting",
     "MODELS_URI": "s3://artifacts/digits/models",
     "CHAMPION_URI": "s3://artifacts/digits/champion",
-    "INSTANCE_TYPE": "ml.m5.large",
-    "INITIAL_INSTANCE_COUNT": "1",
-    "CANARY_FRACTION": "0.3",
-    "CANARY_WAIT_SECONDS": "300",
     "AUTOSCALING_MIN": "1",
-    "AUTOSCALING_TARGET": "600.0",
-    "SERVERLESS_MAX_CONCURRENCY": "5",
-    "KEEP_VERSIONS": "3",
-    "NETWORK_ISOLATION": "true",
-    "TAGS": "{}",
 }
 APPROVALS = {"A": "Approved", "P": "PendingManualApproval", "R": "Rejected"}
-FOLDER = "digits/champion/"
+READING = ("Describe", "List", "Head", "Get")
 MOMENTS = map(datetime.fromtimestamp, itertools.count(1_800_000_000))  # of changes of an endpoint
 
 
@@ -63,9 +54,10 @@ def update_endpoint(self: SageMakerResponse) -> ActionResult:
 class Account:
     """What the tests do in the account, and what the handler called."""
 
-    def __init__(self) -> None:
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
         services = ("sagemaker", "application-autoscaling", "s3", "cloudwatch")
-        self.clients = self.sagemaker, self.autoscaling, self.s3, self.cloudwatch = [*map(client, services)]
+        self.patch, self.clients = patch, [*map(deploy.client, services)]
+        self.sagemaker, self.autoscaling, self.s3, self.cloudwatch = self.clients
         self.backend = sagemaker_backends["123456789012"]["us-east-1"]
         scaling = applicationautoscaling_backends["123456789012"]["us-east-1"]
         self.backends = (self.backend, scaling, s3_backends["123456789012"]["aws"])
@@ -73,6 +65,7 @@ class Account:
         self.arns: list[str] = []
         self.s3.create_bucket(Bucket="artifacts")
         self.sagemaker.create_model_package_group(ModelPackageGroupName="digits")
+        self.set(**SETTINGS)
 
     @property
     def endpoint(self) -> Any:
@@ -80,34 +73,38 @@ class Account:
 
     @property
     def changes(self) -> list[str]:
-        """The names of the changing operations called since the last `forget`, in order."""
-        return [name for name, _ in self.requests if not name.startswith(("Describe", "List", "Head", "Get"))]
+        """The names of the changing operations called since the last `requests.clear`, in order."""
+        return [name for name, _ in self.requests if not name.startswith(READING)]
+
+    def set(self, **variables: Any) -> None:
+        """Variables of the function's environment."""
+        for name, value in variables.items():
+            self.patch.setenv(name, str(value))
 
     def request(self, operation: str) -> dict[str, Any]:
         return next(request for name, request in reversed(self.requests) if name == operation)
 
-    def forget(self) -> None:
-        self.requests.clear()
+    def put(self, key: str, content: str) -> None:
+        self.s3.put_object(Bucket="artifacts", Key=f"digits/{key}", Body=content.encode(), ChecksumAlgorithm="SHA256")
 
     def register(self, approval: str = "Approved", **metadata: str | None) -> str:
         """A new version with an archive of its own, whose content is the version's number; its ARN."""
-        folder, content = f"digits/jobs/{len(self.arns) + 1}", str(len(self.arns) + 1).encode()
-        key, sha256 = f"{folder}/model.tar.gz", hashlib.sha256(content).hexdigest()
-        for name in (key, f"{folder}/baseline.json"):
-            self.s3.put_object(Bucket="artifacts", Key=name, Body=content)
-        known = {"archive_sha256": sha256, **metadata}
-        statistics = {"ContentType": "application/json", "S3Uri": f"s3://artifacts/{folder}/evaluation.json"}
+        number = str(len(self.arns) + 1)
+        for name in ("model.tar.gz", "baseline.json"):
+            self.put(f"jobs/{number}/{name}", number)
+        uri = f"s3://artifacts/digits/jobs/{number}"
+        known = {"archive_sha256": hashlib.sha256(number.encode()).hexdigest(), **metadata}
+        statistics = {"ContentType": "application/json", "S3Uri": f"{uri}/evaluation.json"}
+        container = {"Image": "image", "ModelDataUrl": f"{uri}/model.tar.gz", "Environment": {"A": "1"}}
         answer = self.sagemaker.create_model_package(
             ModelPackageGroupName="digits",
             ModelApprovalStatus=approval,
             CustomerMetadataProperties={name: value for name, value in known.items() if value},
             ModelMetrics={"ModelQuality": {"Statistics": statistics}},
             InferenceSpecification={
-                "Containers": [{"Image": "image", "ModelDataUrl": f"s3://artifacts/{key}", "Environment": {"A": "1"}}],
-                "SupportedContentTypes": ["image/png"],
-                "SupportedResponseMIMETypes": ["application/json"],
+                "Containers": [container], "SupportedContentTypes": ["a/b"], "SupportedResponseMIMETypes": ["a/b"],
             },
-        )
+        )  # fmt: skip
         self.arns.append(answer["ModelPackageArn"])
         return self.arns[-1]
 
@@ -156,42 +153,30 @@ class Account:
         """The number of the version behind the endpoint, found through the API; None without an endpoint."""
         if "digits-endpoint" not in self.backend.endpoints:
             return None
-        model = self.sagemaker.describe_model(ModelName=self.variant()["ModelName"])
+        model = self.sagemaker.describe_model(ModelName=self.endpoint.endpoint_config_name)
         tags = {tag["Key"]: tag["Value"] for tag in self.sagemaker.list_tags(ResourceArn=model["ModelArn"])["Tags"]}
         number = tags["deploy:version"].rpartition("/")[2]
-        assert self.content(model["PrimaryContainer"]["ModelDataUrl"]) == number
+        key = model["PrimaryContainer"]["ModelDataUrl"].removeprefix("s3://artifacts/")
+        assert self.backends[2].buckets["artifacts"].keys[key].value.decode() == number
         return int(number)
 
-    def content(self, uri: str) -> str:
-        """An object's text, of moto's own state, which is quicker than asking."""
-        bucket, _, key = uri.removeprefix("s3://").partition("/")
-        return bytes(self.backends[2].buckets[bucket].keys[key].value).decode()
-
-    def variant(self) -> dict[str, Any]:
-        name = self.endpoint.endpoint_config_name
-        [variant] = self.sagemaker.describe_endpoint_config(EndpointConfigName=name)["ProductionVariants"]
-        return dict(variant)
-
-    def configs(self) -> list[str]:
-        """The versions that have endpoint configurations, oldest first."""
+    def versions(self) -> list[str]:
+        """The versions that have an endpoint configuration and a model, oldest first."""
+        assert list(self.backend.endpoint_configs) == list(self.backend._models)
         return [name.split("-")[1] for name in self.backend.endpoint_configs]
-
-    def models(self) -> list[str]:
-        return [name.split("-")[1] for name in self.backend._models]
 
     def champion(self) -> int | None:
         """The version that champion.json names, which is the one beside it."""
-        stored = self.objects()
-        if not stored:
+        if not (stored := self.objects()):
             return None
-        arn = json.loads(stored[f"{FOLDER}champion.json"])["model_package_arn"]
-        assert stored[f"{FOLDER}model.tar.gz"] == stored[f"{FOLDER}baseline.json"] == arn.rpartition("/")[2].encode()
+        arn = json.loads(stored["champion.json"])["model_package_arn"]
+        assert stored["model.tar.gz"] == stored["baseline.json"] == arn.rpartition("/")[2]
         return int(arn.rpartition("/")[2])
 
-    def objects(self) -> dict[str, bytes]:
+    def objects(self) -> dict[str, str]:
         """The champion's objects, of moto's own state, which is quicker than asking."""
-        keys = self.backends[2].buckets["artifacts"].keys
-        return {name: bytes(key.value) for name, key in keys.items() if name.startswith(FOLDER)}
+        keys, folder = self.backends[2].buckets["artifacts"].keys, "digits/champion/"
+        return {name[len(folder) :]: key.value.decode() for name, key in keys.items() if name.startswith(folder)}
 
     def targets(self) -> list[tuple[int, int]]:
         found = self.autoscaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"]
@@ -215,12 +200,12 @@ class Account:
         for backend, values in zip(self.backends, saved, strict=True):
             vars(backend).update(copy.deepcopy(values))
 
-    def refusing(self, operation: str, message: str, code: str) -> AbstractContextManager[None]:
+    def refusing(self, operation: str, message: str, code: str) -> Any:
         """An operation that is refused, with HTTP status 400."""
         return self.hooked(f"before-call.*.{operation}", lambda **_: refusal(code, message))
 
     @contextmanager
-    def hooked(self, event: str, hook: Callable[..., Any]) -> Iterator[None]:
+    def hooked(self, event: str, hook: Any) -> Iterator[None]:
         """botocore's events of all clients."""
         for each in self.clients:
             each.meta.events.register(event, hook)
@@ -248,18 +233,16 @@ def clients() -> Iterator[None]:
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
             patch.setenv(name, "us-east-1")
         patch.setattr(SageMakerResponse, "update_endpoint", update_endpoint, raising=False)
-        client.cache_clear()
+        deploy.client.cache_clear()
         yield
-        client.cache_clear()
+        deploy.client.cache_clear()
 
 
 @pytest.fixture
 def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Account]:
     """An empty account whose calls are recorded, and the function's environment."""
-    for name, value in SETTINGS.items():
-        monkeypatch.setenv(name, value)
     with mock_aws():
-        made = Account()
+        made = Account(monkeypatch)
 
         def record(model: Any, params: dict[str, Any], **_: Any) -> None:
             is_json = model.service_model.service_name in ("sagemaker", "application-autoscaling")

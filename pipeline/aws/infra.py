@@ -6,6 +6,7 @@ The retrain schedule belongs to its user once it is made: what `schedule` set, o
 """
 
 import io
+import json
 import re
 import zipfile
 from collections.abc import Iterator
@@ -14,22 +15,23 @@ from typing import Any, NamedTuple
 
 from pipeline.aws import schedule, stack
 from pipeline.aws.drift_check import drift_bundle, drift_parameters
-from pipeline.aws.requests import describe, is_content
+from pipeline.aws.requests import describe, is_content, list_all, put_object
 from pipeline.aws.stack import Change, ChangeSet, Client
-from pipeline.aws.stack_parameters import app_stack_name, stack_name, stack_parameters, tags
+from pipeline.aws.stack_parameters import APP, BASE, app_stack_name, settings_of, stack_name, stack_parameters, tags
 from pipeline.compile.bundle import ARCHIVE, Bundle, deploy_bundle, inputs_bundle
 from pipeline.config.config import Config
 
-BASE, APP = (Path(__file__).with_name(name) for name in ("base.yaml", "app.yaml"))
-PARAMETER = re.compile(r"^  (\w+): \{Type: ", re.MULTILINE)
 RESOURCE = re.compile(r"^  (\w+):.*\n    Type: AWS::", re.MULTILINE)
 NOT_MADE = {  # what stands for base's outputs in a proposal, before there are any
     "BucketName": "made-by-base",
     "DeadLetterQueueArn": "arn:aws:sqs:us-east-1:000000000000:made-by-base",
     "AlarmTopicArn": "arn:aws:sns:us-east-1:000000000000:made-by-base",
-    **{f"{role}RoleArn": "arn:aws:iam::000000000000:role/made-by-base"
-       for role in ("Deploy", "Endpoint", "Events", "Inputs", "Job", "Scheduler")},
-}  # fmt: skip
+    **dict.fromkeys(
+        ("DeployRoleArn", "EndpointRoleArn", "InputsRoleArn", "JobRoleArn", "SchedulerRoleArn"),
+        "arn:aws:iam::000000000000:role/made-by-base",
+    ),
+}
+JOB_LOGS = [f"/aws/sagemaker/{kind}Jobs" for kind in ("Processing", "Training", "Transform")]  # of the whole account
 
 
 class Proposal(NamedTuple):
@@ -48,7 +50,9 @@ def propose(client: Client, config: Config) -> Proposal | None:
     cloudformation, base_name = client("cloudformation"), stack_name(config)
     for name in (base_name, app_stack_name(config)):
         stack.require_changeable(cloudformation, name, base_name)
-    retraining = schedule_parameters(client, config)
+    current = schedule.find(client, config)
+    expression, state = (current.expression, current.state) if current else (config.aws.retrain_schedule, schedule.OFF)
+    retraining = {"RetrainSchedule": expression, "RetrainState": state}
     base = change_set(client, config, BASE, {})
     changes = list(base.changes) if base else []
     in_app = set(RESOURCE.findall(APP.read_text()))
@@ -82,51 +86,38 @@ def apply(client: Client, config: Config, proposal: Proposal) -> Iterator[str]:
 
 def change_set(client: Client, config: Config, template: Path, parameters: dict[str, str]) -> ChangeSet | None:
     """Make a change set of a template with those of the parameters, and of pipeline.yaml's, that it has."""
-    text, values = template.read_text(), {**stack_parameters(config), **parameters}
-    given = {name: values[name] for name in PARAMETER.findall(text) if name in values}
+    known = {**parameters, **stack_parameters(config, template)}
+    given = {name: known[name] for name in settings_of(template) if name in known}
     name = stack_name(config) if template == BASE else app_stack_name(config)
+    text = template.read_text()
     return stack.make_change_set(client("cloudformation"), name, text, parameters=given, tags=tags(config))
 
 
-def schedule_parameters(client: Client, config: Config) -> dict[str, str]:
-    """Return the schedule's parameters as its user has left them."""
-    current = schedule.find(client, config)
-    return {
-        "RetrainSchedule": current.expression if current else config.aws.retrain_schedule,
-        "RetrainState": current.state if current else schedule.OFF,
-    }
-
-
 def code_parameters(client: Client, config: Config, bucket: str) -> dict[str, str]:
-    """Return where each function's code lies, and that object's version; `not-stored` before it is there."""
-    found: dict[str, str] = {}
+    """Return where each function's code lies, and that object's version; `not-stored` before it is there.
+
+    The version is empty in a bucket that keeps none.
+    """
+    given: dict[str, str] = {}
     for name, code in function_bundles().items():
         key = code_key(config, code)
-        version = stored_version(client("s3"), bucket, key, archive(code))
-        found |= {f"{name}CodeKey": key, f"{name}CodeVersion": "not-stored" if version is None else version}
-    return found
+        found = describe(client("s3").head_object, Bucket=bucket, Key=key, ChecksumMode="ENABLED")
+        is_stored = found is not None and is_content(found, archive(code))
+        version = found.get("VersionId", "null") if found and is_stored else "not-stored"
+        given |= {f"{name}CodeKey": key, f"{name}CodeVersion": "" if version == "null" else version}
+    return given
 
 
 def store_code(client: Client, config: Config, bucket: str) -> Iterator[str]:
-    """Store the code of each function, and of the drift check if there is one, unless it is there already."""
+    """Store the code of each function, and of the drift check if there is one, unless it is there with that content."""
     functions = function_bundles().items()
     stored = {f"the {name.lower()} function": (code_key(config, code), archive(code)) for name, code in functions}
     if config.drift.schedule:
         check = drift_bundle()
         stored["the drift check"] = (f"{check.key(config.pipeline.name)}/{ARCHIVE}", check.archive())
     for name, (key, content) in stored.items():
-        if stored_version(client("s3"), bucket, key, content) is None:
-            client("s3").put_object(Bucket=bucket, Key=key, Body=content, ChecksumAlgorithm="SHA256")
-            yield f"code of {name} stored as s3://{bucket}/{key}"
-
-
-def stored_version(s3: Any, bucket: str, key: str, content: bytes) -> str | None:
-    """Return an object's version, empty in a bucket without them; None unless it is there with that content."""
-    found = describe(s3.head_object, Bucket=bucket, Key=key, ChecksumMode="ENABLED")
-    if found is None or not is_content(found, content):
-        return None
-    version = str(found.get("VersionId", ""))
-    return "" if version == "null" else version
+        if done := put_object(client("s3"), bucket, key, content):
+            yield f"code of {name} {done} as s3://{bucket}/{key}"
 
 
 def function_bundles() -> dict[str, Bundle]:
@@ -148,6 +139,71 @@ def archive(code: Bundle) -> bytes:
             member.external_attr = 0o100644 << 16  # a file that Lambda may read
             file.writestr(member, content, zipfile.ZIP_DEFLATED)
     return buffer.getvalue()
+
+
+def stack_differences(client: Client, config: Config) -> list[str]:
+    """Return in which settings, and in which code, the stacks are not as pipeline.yaml and this project; none before
+    there are stacks."""
+    found: dict[str, str] = {}
+    keys = {f"{name}CodeKey": code_key(config, code) for name, code in function_bundles().items()}
+    for template, name in ((BASE, stack_name(config)), (APP, app_stack_name(config))):
+        present = stack.describe_stack(client("cloudformation"), name)
+        if present is None:
+            return [] if template == BASE else [*found.values(), f"stack {name} is not made"]
+        given = {item["ParameterKey"]: item["ParameterValue"] for item in present.get("Parameters", [])}
+        settings = settings_of(template)
+        if given.keys() != settings.keys():
+            found[name] = f"stack {name} is of another version of this project"
+        for parameter, value in stack_parameters(config, template).items():
+            if given.get(parameter, value) != value:
+                in_words = f"{given[parameter] or 'null'} in the stack, {value or 'null'} in pipeline.yaml"
+                found.setdefault(settings[parameter], f"{settings[parameter]}: {in_words}")
+        changed = [key for key in settings if key in keys and given.get(key, keys[key]) != keys[key]]
+        found |= {key: f"the code of the {key.removesuffix('CodeKey').lower()} function" for key in changed}
+    return list(found.values())
+
+
+def finish(client: Client, config: Config) -> Iterator[str]:
+    """Do what templates cannot, or must not by themselves; yield a line for each thing that is changed."""
+    group = config.registry.model_package_group
+    if ensure_model_group(client, config):
+        yield f"model package group {group} made"
+    if set_promotion(client("sagemaker"), config):
+        accounts = ", ".join(config.aws.promote_to) or "nobody else"
+        yield f"versions of model package group {group} can be read by {accounts}"
+    logs, days = client("logs"), config.aws.job_log_retention_days
+    for name in JOB_LOGS if days else ():
+        found = list_all(logs, "describe_log_groups", logGroupNamePrefix=name)
+        known = {each["logGroupName"]: each.get("retentionInDays") for each in found}
+        if name not in known:
+            logs.create_log_group(logGroupName=name)
+        if known.get(name) != days:
+            logs.put_retention_policy(logGroupName=name, retentionInDays=days)
+            yield f"log group {name} keeps {days} days"
+
+
+def set_promotion(sagemaker: Any, config: Config) -> bool:
+    """Let the accounts of aws.promote_to read the group's versions, and nobody else; return whether that changed."""
+    request = {"ModelPackageGroupName": config.registry.model_package_group}
+    group = sagemaker.describe_model_package_group(**request)["ModelPackageGroupArn"]
+    present = describe(sagemaker.get_model_package_group_policy, **request) or {"ResourcePolicy": "null"}
+    statement = {
+        "Sid": "Promotion",
+        "Effect": "Allow",
+        "Principal": {"AWS": [f"arn:{group.split(':')[1]}:iam::{each}:root" for each in config.aws.promote_to]},
+        "Action": [
+            f"sagemaker:{name}" for name in ("DescribeModelPackage", "DescribeModelPackageGroup", "ListModelPackages")
+        ],
+        "Resource": [group, f"{group.replace(':model-package-group/', ':model-package/')}/*"],
+    }
+    policy = {"Version": "2012-10-17", "Statement": [statement]} if config.aws.promote_to else None
+    if json.loads(present["ResourcePolicy"]) == policy:
+        return False
+    if policy:
+        sagemaker.put_model_package_group_policy(**request, ResourcePolicy=json.dumps(policy))
+    else:
+        sagemaker.delete_model_package_group_policy(**request)
+    return True
 
 
 def ensure_model_group(client: Client, config: Config) -> bool:

@@ -23,8 +23,8 @@ STUCK = {
 }
 NEVER_MADE = ("ROLLBACK_COMPLETE", "CREATE_FAILED")  # nothing of a failed creation is left but the stack's name
 REMEDIES = {  # part of a reason -> what helps
-    "UnreservedConcurrentExecution": "The account's Lambda quota leaves nothing to reserve: ask for more in Service "
-    "Quotas, or set aws.deploy_concurrency: null in pipeline.yaml."
+    "UnreservedConcurrentExecution": "The account's quota leaves nothing to reserve: raise it in Service Quotas, "
+    "or set aws.deploy_concurrency: null in pipeline.yaml."
 }
 
 
@@ -37,9 +37,8 @@ class Change(NamedTuple):
 
 
 class ChangeSet(NamedTuple):
-    """A change set: the stack's name, what names it in a request, CREATE or UPDATE, and its changes."""
+    """A change set: what names it in a request, CREATE or UPDATE, and what it changes."""
 
-    stack: str
     request: dict[str, str]
     kind: str
     changes: tuple[Change, ...] = ()
@@ -99,7 +98,7 @@ def make_change_set(
         Tags=[{"Key": key, "Value": value} for key, value in tags.items()],
         Capabilities=["CAPABILITY_IAM"],
     )
-    made = ChangeSet(name, {"StackName": answer["StackId"], "ChangeSetName": answer["Id"]}, kind)
+    made = ChangeSet({"StackName": answer["StackId"], "ChangeSetName": answer["Id"]}, kind)
     try:
         cloudformation.get_waiter("change_set_create_complete").wait(**made.request, WaiterConfig=WAITER)
     except WaiterError as error:
@@ -108,14 +107,12 @@ def make_change_set(
         if NO_CHANGE.search(reason):
             return None
         raise ServiceError(f"CloudFormation refuses the change of stack '{name}': {reason}") from error
-    changes = list_all(cloudformation, "describe_change_set", **made.request)
-    return made._replace(changes=tuple(read_change(item["ResourceChange"]) for item in changes))
-
-
-def read_change(resource: dict[str, Any]) -> Change:
-    is_replaced = resource.get("Replacement") in ("True", "Conditional")
-    action = "replace" if is_replaced else resource["Action"].lower()
-    return Change(action, resource["LogicalResourceId"], resource["ResourceType"])
+    changed = [item["ResourceChange"] for item in list_all(cloudformation, "describe_change_set", **made.request)]
+    replaced = ("True", "Conditional")
+    return made._replace(changes=tuple(
+        Change("replace" if item.get("Replacement") in replaced else item["Action"].lower(),
+               item["LogicalResourceId"], item["ResourceType"]) for item in changed
+    ))  # fmt: skip
 
 
 def discard(cloudformation: Any, change_set: ChangeSet) -> None:
@@ -128,54 +125,41 @@ def discard(cloudformation: Any, change_set: ChangeSet) -> None:
 
 def execute(cloudformation: Any, change_set: ChangeSet) -> Iterator[str]:
     """Execute a change set and wait for its end; a ServiceError says which resource failed, and why."""
-    stack_id, kind = change_set.request["StackName"], change_set.kind
-    last = last_event(cloudformation, stack_id)
     cloudformation.execute_change_set(**change_set.request)
-    wait(cloudformation, stack_id, kind, after=last)
-    yield f"stack {change_set.stack} {DONE[kind]}"
+    yield wait(cloudformation, change_set.request["StackName"], change_set.kind)
 
 
 def delete(cloudformation: Any, name: str) -> Iterator[str]:
     """Delete the stack, if there is one, and wait for its end; a ServiceError says which resource failed, and why."""
     if stack := describe_stack(cloudformation, name):
-        last = last_event(cloudformation, stack["StackId"])
         cloudformation.delete_stack(StackName=stack["StackId"])
-        wait(cloudformation, stack["StackId"], "DELETE", after=last)
-        yield f"stack {stack['StackName']} removed"
+        yield wait(cloudformation, stack["StackId"], "DELETE")
 
 
-def last_event(cloudformation: Any, stack_id: str) -> str | None:
-    """Return the identifier of the newest event; None for a stack that has none."""
-    return next(
-        (event["EventId"] for event in list_all(cloudformation, "describe_stack_events", StackName=stack_id)), None
-    )
-
-
-def wait(cloudformation: Any, stack_id: str, kind: str, *, after: str | None) -> None:
-    """Wait for the end of a CREATE, UPDATE or DELETE that began after an event; a ServiceError says why it failed."""
-    waiter = cloudformation.get_waiter(f"stack_{kind.lower()}_complete")
-    while last_event(cloudformation, stack_id) == after is not None:  # the stack's status may still be the former
-        time.sleep(WAITER["Delay"])
+def wait(cloudformation: Any, stack_id: str, kind: str) -> str:
+    """Wait for the end of a CREATE, UPDATE or DELETE; return a line about it. A ServiceError says why it failed."""
     try:
-        waiter.wait(StackName=stack_id, WaiterConfig=WAITER)
+        time.sleep(WAITER["Delay"])  # until the status is no longer the former
+        cloudformation.get_waiter(f"stack_{kind.lower()}_complete").wait(StackName=stack_id, WaiterConfig=WAITER)
     except WaiterError as error:
         events = list_all(cloudformation, "describe_stack_events", StackName=stack_id)  # newest first
-        new = list(itertools.takewhile(lambda event: event["EventId"] != after, events))
-        raise ServiceError(explain_failure(new, kind)) from error
+        new = list(itertools.takewhile(lambda event: reason_of(event) != "User Initiated", events))
+        raise ServiceError(explain_failure(new, stack_id.split("/")[1], kind)) from error
+    return f"stack {stack_id.split('/')[1]} {DONE[kind]}"
 
 
-def explain_failure(events: list[dict[str, Any]], kind: str) -> str:
-    """Return why the change failed: the oldest failure of a resource, among events newest first, caused the others."""
-    end = events[0]
-    outcome = f"Stack '{end['StackName']}' could not be {DONE[kind]}"
-    failures = [event for event in events if event["ResourceStatus"].endswith("_FAILED") and event != end]
+def explain_failure(events: list[dict[str, Any]], name: str, kind: str) -> str:
+    """Return why a change failed: the oldest failure of a resource, among events newest first, caused the others."""
+    outcome, end = f"Stack '{name}' could not be {DONE[kind]}", events[0]
+    failures = [event for event in events[1:] if event["ResourceStatus"].endswith("_FAILED")]
     cause = next((event for event in reversed(failures) if "cancelled" not in reason_of(event)), None)
     if cause is None:
         return f"{outcome}: it is {end['ResourceStatus']} ({reason_of(end)})."
     undone = ", and everything was put back" if "ROLLBACK_COMPLETE" in end["ResourceStatus"] else ""
-    remedy = "".join(f". {text}" for part, text in REMEDIES.items() if part in reason_of(cause))
-    what = f"{cause['LogicalResourceId']} ({cause['ResourceType']}) failed: {reason_of(cause)}"
-    return f"{outcome}{undone}: {what.rstrip('.') + remedy if remedy else what}"
+    remedy = "".join(f" {text}" for part, text in REMEDIES.items() if part in reason_of(cause))
+    return (
+        f"{outcome}{undone}: {cause['LogicalResourceId']} ({cause['ResourceType']}) failed: {reason_of(cause)}{remedy}"
+    )
 
 
 def reason_of(event: Mapping[str, Any]) -> str:

@@ -4,50 +4,18 @@ import functools
 import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 from pipeline.config.config import Config
 
 SERVING_NAME_LENGTH = 35  # of a model package group's name, as steps/deploy.py shortens it
 STACK_TAG = "pipeline-stack"
 VERSION_TAG = "deploy:version"  # of a model: the ARN of its version, as steps/deploy.py writes it
-MARKER = "_READY"  # the object that says that an upload of data is complete
+BASE, APP = (Path(__file__).with_name(name) for name in ("base.yaml", "app.yaml"))
+PARAMETER = re.compile(r"^  (\w+): \{Type: \w+(?:.*Description: ([a-z]+(?:\.[a-z0-9_]+)+))?", re.MULTILINE)
 ECR_IMAGE = re.compile(
     r"(?P<account>\d{12})\.dkr\.ecr\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(\.cn)?/(?P<name>[^:@]+)([:@].*)?"
 )
-SETTINGS = {  # a parameter of base.yaml or app.yaml -> the setting that it takes
-    "Project": "aws.project",
-    "PipelineName": "pipeline.name",
-    "ModelPackageGroup": "registry.model_package_group",
-    "EndpointName": "deploy.endpoint_name",
-    "DeployFunctionName": "aws.deploy_function",
-    "DeployConcurrency": "aws.deploy_concurrency",
-    "ExistingBucketName": "aws.bucket",
-    "SubnetIds": "aws.vpc.subnet_ids",
-    "SecurityGroupIds": "aws.vpc.security_group_ids",
-    "KmsKeyArn": "aws.kms_key_arn",
-    "NetworkIsolation": "deploy.network_isolation",
-    "PermissionsBoundaryArn": "aws.permissions_boundary_arn",
-    "LogRetentionDays": "aws.log_retention_days",
-    "ArtifactRetentionDays": "aws.artifact_retention_days",
-    "AlarmEmail": "aws.alarm_email",
-    "AutoApprove": "aws.auto_approve",
-    "StartOnMarker": "aws.start_on_marker",
-    "InstanceType": "deploy.instance_type",
-    "InstanceCount": "deploy.instance_count",
-    "CanaryFraction": "deploy.canary_fraction",
-    "CanaryWaitSeconds": "deploy.canary_wait_seconds",
-    "Rollback": "deploy.rollback",
-    "Max5xxPerMinute": "deploy.max_5xx_per_minute",
-    "MinInstances": "deploy.autoscaling.min_instances",
-    "MaxInstances": "deploy.autoscaling.max_instances",
-    "TargetInvocationsPerMinute": "deploy.autoscaling.target_invocations_per_minute",
-    "DataCapturePercent": "deploy.data_capture_percent",
-    "RetrainOnDrift": "drift.retrain",
-    "DriftSchedule": "drift.schedule",
-    "ServerlessMemoryMb": "deploy.serverless.memory_mb",
-    "ServerlessMaxConcurrency": "deploy.serverless.max_concurrency",
-    "KeepVersions": "deploy.keep_versions",
-}
 
 
 def stack_name(config: Config) -> str:
@@ -70,20 +38,40 @@ def serving_prefix(config: Config) -> str:
     return f"{config.registry.model_package_group[:SERVING_NAME_LENGTH].rstrip('-')}-"
 
 
-def readable(config: Config) -> list[str]:
-    """Return the prefixes of other buckets that pipeline.yaml names, without s3://."""
-    named = [uri for uri in (config.data.source, config.model.weights) if uri.startswith("s3://")]
-    return sorted({uri.removeprefix("s3://").rstrip("/") for uri in named})
+def settings_of(template: Path) -> dict[str, str]:
+    """Return the setting of pipeline.yaml behind each parameter of a template, as it says; empty for the others."""
+    return dict(PARAMETER.findall(template.read_text()))
 
 
-def readable_objects(config: Config) -> list[str]:
-    arn = f"arn:{partition_of(config.aws.region)}:s3:::"
-    return [f"{arn}{path if '/' in path else path + '/'}*" for path in readable(config)]
+def stack_parameters(config: Config, template: Path) -> dict[str, str]:
+    """Return a value for each parameter of a template that pipeline.yaml decides."""
+    return {
+        name: parameter_value(COMPUTED[name](config) if name in COMPUTED else setting_value(config, setting))
+        for name, setting in settings_of(template).items()
+        if setting
+    }
 
 
-def readable_buckets(config: Config) -> list[str]:
-    arn = f"arn:{partition_of(config.aws.region)}:s3:::"
-    return [f"{arn}{bucket}" for bucket in sorted({path.partition("/")[0] for path in readable(config)})]
+def setting_value(config: Config, setting: str) -> object:
+    return functools.reduce(getattr, setting.split("."), config)
+
+
+def parameter_value(value: object) -> str:
+    """Write a value as CloudFormation reads it: true or false, lists with commas, nothing for None."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(value) if isinstance(value, list | tuple) else "" if value is None else str(value)
+
+
+def readable_arns(config: Config, *, buckets: bool) -> list[str]:
+    """Return the prefixes outside the stack's bucket that pipeline.yaml names, or their buckets, as ARNs."""
+    named = (uri for uri in (config.data.source, config.model.weights) if uri.startswith("s3://"))
+    paths = {uri.removeprefix("s3://").rstrip("/") for uri in named}
+    if buckets:
+        names = {path.partition("/")[0] for path in paths}
+    else:
+        names = {f"{path if '/' in path else path + '/'}*" for path in paths}
+    return [f"arn:{partition_of(config.aws.region)}:s3:::{name}" for name in sorted(names)]
 
 
 def vpc_arns(config: Config) -> list[str]:
@@ -96,45 +84,29 @@ def vpc_arns(config: Config) -> list[str]:
 
 
 def marker_place(config: Config) -> tuple[str, str]:
-    """Return the bucket and the keys, a pattern, of objects that start the pipeline; no bucket: the stack's."""
-    bucket, _, prefix = config.data.source.removeprefix("s3://").partition("/")
-    if not config.data.source.startswith("s3://"):
-        bucket, prefix = "", f"{config.pipeline.name}/data"
-    return bucket, f"{prefix.rstrip('/')}/*{MARKER}".lstrip("/")
+    """Return the bucket, empty for the pipeline's, and a pattern of the keys of objects that start the pipeline."""
+    source = config.data.source
+    bucket, _, prefix = source.removeprefix("s3://").partition("/") if source.startswith("s3://") else ("", "", "")
+    folder = prefix.rstrip("/") if bucket else f"{config.pipeline.name}/data"
+    return bucket, f"{folder}/*_READY".removeprefix("/")
 
 
-COMPUTED: dict[str, tuple[str, Callable[[Config], object]]] = {  # parameter -> the setting behind it, and its value
-    "PipelineNameInArn": ("pipeline.name", lambda config: config.pipeline.name.lower()),
-    "ModelPackageGroupInArn": (
-        "registry.model_package_group", lambda config: config.registry.model_package_group.lower(),
-    ),
-    "ServingNamePrefix": ("registry.model_package_group", serving_prefix),
-    "ServingNamePrefixInArn": ("registry.model_package_group", lambda config: serving_prefix(config).lower()),
-    "EndpointNameInArn": ("deploy.endpoint_name", lambda config: config.deploy.endpoint_name.lower()),
-    "OwnTrainingRepositoryArn": ("aws.training_image", lambda config: repository_arn(config.aws.training_image)),
-    "OwnInferenceRepositoryArn": ("aws.inference_image", lambda config: repository_arn(config.aws.inference_image)),
-    "ReadableObjectArns": ("data.source or model.weights", readable_objects),
-    "ReadableBucketArns": ("data.source or model.weights", readable_buckets),
-    "VpcArns": ("aws.vpc", vpc_arns),
-    "ResourceTags": ("aws.tags", lambda config: json.dumps(tags(config), sort_keys=True)),
-    "MaxLatencyMicroseconds": ("deploy.max_latency_ms", lambda config: config.deploy.max_latency_ms * 1000),
-    "MarkerBucket": ("data.source", lambda config: marker_place(config)[0]),
-    "MarkerKeys": ("data.source", lambda config: marker_place(config)[1]),
-}  # fmt: skip
-
-
-def stack_parameters(config: Config) -> dict[str, str]:
-    """Return a value for every parameter, of either template, that pipeline.yaml decides."""
-    given = {name: functools.reduce(getattr, setting.split("."), config) for name, setting in SETTINGS.items()}
-    computed = {name: value(config) for name, (_, value) in COMPUTED.items()}
-    return {name: parameter_value(value) for name, value in {**given, **computed}.items()}
-
-
-def parameter_value(value: object) -> str:
-    """Write a value as CloudFormation reads it: true or false, lists with commas, nothing for None."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return ",".join(value) if isinstance(value, list | tuple) else "" if value is None else str(value)
+COMPUTED: dict[str, Callable[[Config], object]] = {  # parameters that are not just the setting's value
+    "PipelineNameInArn": lambda config: config.pipeline.name.lower(),
+    "ModelPackageGroupInArn": lambda config: config.registry.model_package_group.lower(),
+    "ServingNamePrefix": serving_prefix,
+    "ServingNamePrefixInArn": lambda config: serving_prefix(config).lower(),
+    "EndpointNameInArn": lambda config: config.deploy.endpoint_name.lower(),
+    "OwnTrainingRepositoryArn": lambda config: repository_arn(config.aws.training_image),
+    "OwnInferenceRepositoryArn": lambda config: repository_arn(config.aws.inference_image),
+    "ReadableObjectArns": functools.partial(readable_arns, buckets=False),
+    "ReadableBucketArns": functools.partial(readable_arns, buckets=True),
+    "VpcArns": vpc_arns,
+    "ResourceTags": lambda config: json.dumps(tags(config), sort_keys=True),
+    "MaxLatencyMicroseconds": lambda config: config.deploy.max_latency_ms * 1000,
+    "MarkerBucket": lambda config: marker_place(config)[0],
+    "MarkerKeys": lambda config: marker_place(config)[1],
+}
 
 
 def repository_arn(image: str | None) -> str:

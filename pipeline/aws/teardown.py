@@ -9,7 +9,7 @@ from typing import Any
 from botocore.exceptions import WaiterError
 
 from pipeline.aws import schedule, stack
-from pipeline.aws.inventory import RUNNING, Item
+from pipeline.aws.inventory import RUNNING, TRANSFORM_LOGS, Item
 from pipeline.aws.requests import WAITER, describe, list_all
 from pipeline.aws.stack import Client
 from pipeline.config.config import Config
@@ -103,12 +103,21 @@ def jobs_of(sagemaker: Any, execution: str) -> Iterator[tuple[str, str]]:
 
 def remove_job(client: Client, kind: str, name: str) -> bool:
     """Remove a job's log streams and its record; return whether there was a record."""
-    (operation, parameter, group), logs = JOBS[kind], client("logs")
+    operation, parameter, group = JOBS[kind]
     if group:
-        streams = list_all(logs, "describe_log_streams", logGroupName=group, logStreamNamePrefix=f"{name}/")
-        for stream in list(streams):
-            describe(logs.delete_log_stream, logGroupName=group, logStreamName=stream["logStreamName"])
+        remove_streams(client("logs"), group, f"{name}/")
     return describe(getattr(client("sagemaker"), operation), **{parameter: name}) is not None
+
+
+def remove_streams(logs: Any, group: str, prefix: str) -> None:
+    for stream in list(list_all(logs, "describe_log_streams", logGroupName=group, logStreamNamePrefix=prefix)):
+        describe(logs.delete_log_stream, logGroupName=group, logStreamName=stream["logStreamName"])
+
+
+def remove_transform_logs(client: Client, item: Item) -> Iterator[str]:
+    """Remove the log streams of the project's transform jobs, whose records AWS keeps."""
+    remove_streams(client("logs"), TRANSFORM_LOGS, item.identifier)
+    yield f"log streams {item.name}* removed"
 
 
 def remove_data(s3: Any, item: Item) -> str:
@@ -137,5 +146,6 @@ REMOVE: dict[str, Callable[[Client, Item], Iterator[str]]] = {
     "model version": partial(by_request, "sagemaker", "delete_model_package", "ModelPackageName"),
     "model package group": partial(by_request, "sagemaker", "delete_model_package_group", "ModelPackageGroupName"),
     "stack": lambda client, item: stack.delete(client("cloudformation"), item.name),
+    "log streams": remove_transform_logs,
     "log group": partial(by_request, "logs", "delete_log_group", "logGroupName"),
 }

@@ -44,8 +44,8 @@ def infra(call: Call, yes: bool = False) -> int:
             return 0
         for line in infra.apply(client, config, proposal):
             print(line, file=out, flush=True)
-    if infra.ensure_model_group(client, config):
-        print(f"model package group {config.registry.model_package_group} made", file=out)
+    for line in infra.finish(client, config):
+        print(line, file=out, flush=True)
     made = {name: value for stack_of in names for name, value in stack.outputs(client, stack_of).items()}
     return print_json({"stacks": names, "outputs": made}) if call.as_json else 0
 

@@ -1,5 +1,6 @@
 """What the options of every command lead to: the configuration, the project and the target of one call."""
 
+import contextlib
 import shlex
 import shutil
 import sys
@@ -102,6 +103,18 @@ class Call:
         if self.target == "aws":
             return aws_placement(self.config, self.open_clients())
         return local_placement(self.config.aws.deploy_function, self.config.aws.inputs_function)
+
+    def say_stack_differences(self) -> None:
+        """Say on standard error in what the account's stacks differ from pipeline.yaml, if it can be seen."""
+        if self.target == "aws":
+            from botocore.exceptions import ClientError
+
+            from pipeline.aws.infra import stack_differences
+
+            with contextlib.suppress(ClientError):  # who may run the pipeline may not be allowed to see its stacks
+                if found := stack_differences(self.open_clients(), self.config):
+                    remedy = f"`{self.command('infra')}` applies pipeline.yaml"
+                    print(f"The stacks differ: {'; '.join(found)}; {remedy}.", file=sys.stderr)
 
     @property
     def progress_stream(self) -> TextIO:

@@ -41,6 +41,7 @@ def decide(call: Call, decision: str, version: str | None, why: str, *, replace_
     """Set the approval and show what became of the endpoint."""
     target, config = call.open_target(reads_only=True), call.config
     arn = registry.model_package_arn(target, config.registry.model_package_group, version)
+    call.say_stack_differences()
     if target.name == "local":  # on AWS the stack has made the rule that calls the function
         target.set_up(config)
     registry.set_approval(target, arn, decision, why=why, replace_classes=replace_classes)

@@ -111,6 +111,7 @@ def prepare(
     choose_steps(wanted, content)
     if not is_given:
         say(line)
+    call.say_stack_differences()
     if problems := target.problems(chosen.config, with_values(content, parameters)):
         raise ServiceError("\n".join(problems))
     stored = upload(chosen, target, compiled)
@@ -239,6 +240,7 @@ def validate(call: Call, definition: Path | None = None) -> int:
         if definition is None:
             project, target = call.open_project(), call.open_target(reads_only=True)
             content = json.loads(definition_of(project, target.placement))
+            call.say_stack_differences()
             if problems := target.problems(project.config, content):
                 raise ProblemList(problems)
         else:

@@ -524,7 +524,7 @@ class AwsConfig(Section):
     alarm_email: Email | None = Field(None, description="told of failures, alarms, versions that wait for approval")
     retrain_schedule: Schedule = Field("rate(7 days)", description="off until `run_pipeline.py schedule set`")
     start_on_marker: Switch = Field(False, description="an object _READY below the data's prefix starts the pipeline")
-    promote_to: Annotated[Listed[AccountId], Field(max_length=3)] = Field((), description="accounts that may deploy")
+    promote_to: Annotated[Listed[AccountId], Field(max_length=2)] = Field((), description="accounts that may deploy")
     promoted_from: AccountId | None = Field(None, description="the account whose approved versions are deployed here")
     mlflow_tracking_server_arn: TrackingServer | None = Field(None, description="follows executions; null: none does")
 

@@ -71,8 +71,16 @@ def test_from_an_empty_account_to_an_endpoint_and_back(client, cli, photos, regi
     assert sagemaker.describe_pipeline(PipelineName=NAME)["LastModifiedTime"] == deployed["LastModifiedTime"]
 
     Path("pipeline.yaml").write_text("data: {source: photos}\nevaluation: {accuracy_threshold: 0.9}\n")
+    assert (cli("validate").status, cli("validate").error) == (0, "")
+    edited = "data: {source: photos}\nevaluation: {accuracy_threshold: 0.9}\ndeploy: {instance_count: 2}\n"
+    Path("pipeline.yaml").write_text(edited)
+    differs = "The stacks differ: deploy.instance_count: 1 in the stack, 2 in pipeline.yaml; `"
+    for words in (["validate"], ["upsert"]):
+        said = cli(*words)
+        assert (said.status, said.error.count(differs), said.error.count("infra --target aws")) == (0, 1, 1)
+    Path("pipeline.yaml").write_text("data: {source: photos}\nevaluation: {accuracy_threshold: 0.85}\n")
     started = cli("start", "--json", "--param", "MaxTuningJobs=2")
-    assert "  parameter AccuracyThreshold: DefaultValue: 0.8 -> 0.9\n" in started.error
+    assert "  parameter AccuracyThreshold: DefaultValue: 0.9 -> 0.85\n" in started.error
     status = document(cli("status", "--json"))
     assert (status["execution_arn"], status["status"]) == (document(started)["execution_arn"], "Succeeded")
     assert status["parameters"]["MaxTuningJobs"] == 2

@@ -48,7 +48,7 @@ def test_the_rule_hears_this_alarm_alone_and_starts_this_pipeline_alone(client, 
     }
     [target] = client("events").list_targets_by_rule(Rule="image-classification-drift")["Targets"]
     assert target["Arn"] == "arn:aws:sagemaker:us-east-1:123456789012:pipeline/image-classification"
-    assert target["RoleArn"] == stack.outputs(client, "image-classification")["EventsRoleArn"]
+    assert target["RoleArn"] == stack.outputs(client, "image-classification")["SchedulerRoleArn"]
 
 
 @pytest.mark.parametrize(("percent", "alarms"), [(10, 1), (0, 0)])

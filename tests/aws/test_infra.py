@@ -9,6 +9,8 @@ from re import escape
 import pytest
 from moto.awslambda.models import LambdaFunction
 from moto.cloudformation.models import cloudformation_backends
+from moto.s3.models import s3_backends
+from policies import allows
 
 from pipeline.aws import infra, stack
 from pipeline.aws.stack import Change
@@ -16,6 +18,7 @@ from pipeline.compile.bundle import deploy_bundle
 from pipeline.errors import ServiceError
 
 NAME = "image-classification"
+ROOT_OF_OTHER = "arn:aws:iam::210987654321:root"
 
 
 def test_on_an_empty_account_everything_is_proposed_and_nothing_is_left_of_a_refused_proposal(client, config):
@@ -53,7 +56,7 @@ def test_a_function_runs_the_version_of_its_code_that_was_stored(client, config,
     content = client("s3").get_object(Bucket=made["BucketName"], Key=key, VersionId=given["DeployCodeVersion"])
     planted = client("s3").put_object(Bucket=made["BucketName"], Key=key, Body=b"planted")["VersionId"]
     assert [change.name for change in infra.propose(client, config).changes] == ["DeployFunction"]
-    assert apply(config)[0].startswith("code of the deploy function stored")
+    assert apply(config)[0].startswith("code of the deploy function replaced")
     described = client("cloudformation").describe_stacks(StackName=f"{NAME}-app")["Stacks"][0]
     renewed = {item["ParameterKey"]: item["ParameterValue"] for item in described["Parameters"]}["DeployCodeVersion"]
     assert renewed not in (planted, given["DeployCodeVersion"])
@@ -192,6 +195,90 @@ def test_two_environments_live_side_by_side(client, configured, apply):
     assert stacks == {f"image-classification-{name}" for name in ("staging", "staging-app", "prod", "prod-app")}
 
 
-def test_the_model_package_group_is_made_once(client, config):
-    assert infra.ensure_model_group(client, config)
-    assert not infra.ensure_model_group(client, config)
+def test_what_templates_leave_out_is_done_once_and_undone(client, configured):
+    sagemaker, logs = client("sagemaker"), client("logs")
+    logs.create_log_group(logGroupName="/aws/sagemaker/TrainingJobs")
+    config = configured(aws={"promote_to": ["210987654321"], "job_log_retention_days": 30})
+    told = list(infra.finish(client, config))
+    assert told[:2] == [
+        f"model package group {NAME} made", f"versions of model package group {NAME} can be read by 210987654321",
+    ]  # fmt: skip
+    kept = {group["logGroupName"]: group["retentionInDays"] for group in logs.describe_log_groups()["logGroups"]}
+    assert kept == {f"/aws/sagemaker/{kind}Jobs": 30 for kind in ("Processing", "Training", "Transform")}
+    policy = json.loads(sagemaker.get_model_package_group_policy(ModelPackageGroupName=NAME)["ResourcePolicy"])
+    arn, other = "arn:aws:sagemaker:us-east-1:123456789012:model-package/", {"aws:PrincipalArn": f"{ROOT_OF_OTHER}"}
+    assert allows(policy["Statement"], "sagemaker:DescribeModelPackage", f"{arn}{NAME}/1", other)
+    assert not allows(policy["Statement"], "sagemaker:UpdateModelPackage", f"{arn}{NAME}/1", other)
+    assert not allows(policy["Statement"], "sagemaker:DescribeModelPackage", f"{arn}other/1", other)
+    assert list(infra.finish(client, config)) == []
+    assert list(infra.finish(client, configured())) == [
+        f"versions of model package group {NAME} can be read by nobody else"
+    ]
+    assert list(infra.finish(client, configured())) == []
+
+
+def test_versions_are_promoted_by_events_archives_and_images_to_the_named_account(client, configured, apply):
+    config = configured(aws={"promote_to": ["210987654321"]})
+    apply(config)
+    [target] = client("events").list_targets_by_rule(Rule=f"{NAME}-promotion")["Targets"]
+    assert target["Arn"] == "arn:aws:events:us-east-1:210987654321:event-bus/default"
+    made = stack.outputs(client, NAME)
+    bucket = s3_backends["123456789012"]["aws"].get_bucket(made["BucketName"])
+    archive = f"arn:aws:s3:::{made['BucketName']}/{NAME}/jobs/TrainWithDebugger/1/output/model.tar.gz"
+    for role, may_read in (("image-classification-DeployRole-1A2B", True), ("another", False)):
+        caller = {"aws:PrincipalArn": f"arn:aws:iam::210987654321:role/{role}"}
+        assert allows(bucket.whole_policy, "s3:GetObject", archive, caller) == may_read
+        assert not allows(bucket.whole_policy, "s3:PutObject", archive, caller)
+
+
+def test_the_account_that_is_promoted_to_takes_the_others_events_and_reads_its_versions(client, configured, apply):
+    apply(configured(aws={"promoted_from": "210987654321"}))
+    [taken] = json.loads(client("events").describe_event_bus(Name="default")["Policy"])["Statement"]
+    assert (taken["Principal"], taken["Action"]) == ({"AWS": ROOT_OF_OTHER}, "events:PutEvents")
+    pattern = json.loads(client("events").describe_rule(Name=f"{NAME}-approval")["EventPattern"])
+    assert "account" not in pattern
+    name = stack.outputs(client, NAME)["DeployRoleArn"].rpartition("/")[2]
+    policy = client("iam").get_role_policy(RoleName=name, PolicyName="promoted")["PolicyDocument"]["Statement"]
+    for account, may in (("210987654321", True), ("111111111111", False)):
+        version = f"arn:aws:sagemaker:us-east-1:{account}:model-package/{NAME}/1"
+        assert allows(policy, "sagemaker:DescribeModelPackage", version) == may
+        archive = f"arn:aws:s3:::their-bucket/{NAME}/jobs/1/model.tar.gz"
+        assert allows(policy, "s3:GetObject", archive, {"s3:ResourceAccount": account}) == may
+
+
+@pytest.mark.parametrize(
+    ("sections", "bucket", "keys"),
+    [
+        ({}, None, f"{NAME}/data/*_READY"),
+        ({"data": {"source": "s3://pictures/animals"}}, "pictures", "animals/*_READY"),
+    ],
+)
+def test_an_uploads_marker_starts_the_pipeline(client, configured, apply, sections, bucket, keys):
+    apply(configured(**sections, aws={"start_on_marker": True}))
+    pattern = json.loads(client("events").describe_rule(Name=f"{NAME}-marker")["EventPattern"])
+    place = bucket or stack.outputs(client, NAME)["BucketName"]
+    assert pattern["detail"] == {"bucket": {"name": [place]}, "object": {"key": [{"wildcard": keys}]}}
+    [target] = client("events").list_targets_by_rule(Rule=f"{NAME}-marker")["Targets"]
+    assert (target["Arn"].rpartition(":")[2], "DeadLetterConfig" in target) == (f"pipeline/{NAME}", True)
+
+
+def test_what_differs_between_the_stacks_and_pipeline_yaml_is_said_in_its_words(
+    client, config, configured, apply, monkeypatch
+):
+    assert infra.stack_differences(client, config) == []  # there is no stack yet
+    apply(config)
+    assert infra.stack_differences(client, config) == []
+    edited = configured(
+        deploy={"instance_type": "ml.m5.xlarge", "max_latency_ms": 500}, aws={"deploy_concurrency": None}
+    )
+    assert infra.stack_differences(client, edited) == [
+        "aws.deploy_concurrency: 1 in the stack, null in pipeline.yaml",
+        "deploy.instance_type: ml.m5.large in the stack, ml.m5.xlarge in pipeline.yaml",
+        "deploy.max_latency_ms: 1000000 in the stack, 500000 in pipeline.yaml",
+    ]
+    monkeypatch.setattr(infra, "code_key", lambda config, code: "another")
+    assert infra.stack_differences(client, config) == [
+        "the code of the deploy function", "the code of the inputs function",
+    ]  # fmt: skip
+    list(stack.delete(client("cloudformation"), f"{NAME}-app"))
+    assert infra.stack_differences(client, config) == [f"stack {NAME}-app is not made"]

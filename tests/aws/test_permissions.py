@@ -230,11 +230,6 @@ def test_every_action_and_resource_of_the_job_role_is_in_the_list_with_a_reason(
     assert not [action for action, _ in held if action.partition(":")[0] in ("sagemaker", "iam", "sts", "lambda")]
 
 
-def test_the_schedule_starts_this_pipeline(client, made):
-    target = client("scheduler").get_schedule(Name=made["ScheduleName"])["Target"]
-    assert (target["RoleArn"], target["Arn"]) == (made["SchedulerRoleArn"], arn("sagemaker", f"pipeline/{NAME}"))
-
-
 def operations_of(sources: dict[str, bytes], client: Any) -> set[str]:
     """Every operation that Python code names, as a method or as the word that a paginator is asked for."""
     methods = {
@@ -379,7 +374,8 @@ def definition_default(definition: dict[str, Any], name: str) -> str:
 
 
 def test_the_queue_takes_what_the_rules_could_not_deliver(client, made):
-    attributes = client("sqs").get_queue_attributes(QueueUrl=made["DeadLetterQueueUrl"], AttributeNames=["Policy"])
+    queue = client("sqs").get_queue_url(QueueName=f"{NAME}-dead-letters")["QueueUrl"]
+    attributes = client("sqs").get_queue_attributes(QueueUrl=queue, AttributeNames=["Policy"])
     policy = json.loads(attributes["Attributes"]["Policy"])["Statement"]
     rules = [rule["Arn"] for rule in client("events").list_rules()["Rules"]]
     assert len(rules) == 5

@@ -12,6 +12,8 @@ def test_it_is_made_switched_off_set_and_switched_off_with_what_it_starts_kept(c
     shown = schedule.show(client, config)
     assert (shown.name, str(shown), shown.is_on) == ("image-classification-retrain", "rate(7 days) UTC, off", False)
     before = client("scheduler").get_schedule(Name=made["ScheduleName"])
+    assert before["Target"]["Arn"].endswith(":pipeline/image-classification")
+    assert before["Target"]["RoleArn"] == made["SchedulerRoleArn"]
     assert str(schedule.set_expression(client, config, "cron(0 3 ? * SUN *)")) == "cron(0 3 ? * SUN *) UTC, on"
     assert str(schedule.switch_off(client, config)) == "cron(0 3 ? * SUN *) UTC, off"
     after = client("scheduler").get_schedule(Name=made["ScheduleName"])

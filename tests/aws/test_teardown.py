@@ -75,8 +75,14 @@ def run_jobs(client, execution: str) -> None:
     steps.append({"StepName": "Tune", "Metadata": {"TuningJob": {"Arn": arn}}})
     sagemaker_backend().steps_of_executions = {execution: steps}
     logs.create_log_group(logGroupName="/aws/sagemaker/TrainingJobs")
-    for job in ("pipelines-abc-TrainWithDebugger-1", "another-job"):
-        logs.create_log_stream(logGroupName="/aws/sagemaker/TrainingJobs", logStreamName=f"{job}/algo-1")
+    logs.create_log_group(logGroupName="/aws/sagemaker/TransformJobs")
+    for kind, job in (
+        ("Training", "pipelines-abc-TrainWithDebugger-1"),
+        ("Training", "another-job"),
+        ("Transform", "image-classification-transform-0123456789ab"),
+        ("Transform", "of-others-transform-01"),
+    ):
+        logs.create_log_stream(logGroupName=f"/aws/sagemaker/{kind}Jobs", logStreamName=f"{job}/algo-1")
 
 
 def remove_all(client, config, *, delete_data: bool = True) -> list[str]:
@@ -131,14 +137,17 @@ def test_things_are_removed_before_what_they_use_and_nothing_is_left(client, con
     ]
     assert [line for line in told if line in order] == order
     assert inventory.find(client, config) == []
-    assert what_is_left(client) == {"logStreams": ["another-job/algo-1"]}
+    assert what_is_left(client) == {"logStreams": ["another-job/algo-1", "of-others-transform-01/algo-1"]}
 
 
 def what_is_left(client) -> dict[str, list[Any]]:
-    """Everything that the services of an account list; the other project's log stream has to stay."""
+    """Everything that the services of an account list; the other project's log streams have to stay."""
     sagemaker, scaling = client("sagemaker"), client("application-autoscaling")
-    groups = client("logs").describe_log_groups()["logGroups"]
-    streams = client("logs").describe_log_streams(logGroupName="/aws/sagemaker/TrainingJobs")["logStreams"]
+    groups = {group["logGroupName"] for group in client("logs").describe_log_groups()["logGroups"]}
+    of_jobs = [f"/aws/sagemaker/{kind}Jobs" for kind in ("Training", "Transform")]
+    listed = [
+        client("logs").describe_log_streams(logGroupName=name)["logStreams"] for name in of_jobs if name in groups
+    ]
     found = {
         "stacks": client("cloudformation").describe_stacks()["Stacks"],
         "buckets": client("s3").list_buckets()["Buckets"],
@@ -150,8 +159,8 @@ def what_is_left(client) -> dict[str, list[Any]]:
         "queues": client("sqs").list_queues().get("QueueUrls", []),
         "topics": client("sns").list_topics()["Topics"],
         "alarms": client("cloudwatch").describe_alarms()["MetricAlarms"],
-        "logGroups": [group for group in groups if group["logGroupName"] != "/aws/sagemaker/TrainingJobs"],
-        "logStreams": [stream["logStreamName"] for stream in streams],
+        "logGroups": groups - set(of_jobs),
+        "logStreams": [stream["logStreamName"] for streams in listed for stream in streams],
         "pipelines": sagemaker.list_pipelines()["PipelineSummaries"],
         "endpoints": sagemaker.list_endpoints()["Endpoints"],
         "configs": sagemaker.list_endpoint_configs()["EndpointConfigs"],

@@ -32,6 +32,7 @@ from moto_stacks import (
     execute_change_set,
     naming_failures,
     only_present,
+    parameters_as_given,
     parse_own_template,
     parse_template,
     retaining,
@@ -104,6 +105,7 @@ def install() -> None:
     parsing.ResourceMap.build_resource_diff = only_present(parsing.ResourceMap.build_resource_diff)
     parsing.ResourceMap.delete = retaining(parsing.ResourceMap.delete)
     cloudformation.Stack.parse_template = staticmethod(parse_template)
+    cloudformation.Stack.parameter_list = property(parameters_as_given)
     cloudformation.ChangeSet._parse_template = parse_own_template
     cloudformation.ChangeSet.diff = changes_of
     cloudformation.CloudFormationBackend.execute_change_set = execute_change_set

@@ -7,6 +7,7 @@ from typing import Any
 from moto.awslambda.utils import get_backend as lambda_backend
 from moto.cloudwatch.models import cloudwatch_backends
 from moto.core.common_models import CloudFormationModel
+from moto.events.models import events_backends
 from moto.s3.models import s3_backends
 from moto.scheduler.models import scheduler_backends
 from moto.sns.models import sns_backends
@@ -134,6 +135,13 @@ def make_bucket_policy(properties: dict[str, Any], account: str, region: str, na
     return bucket, lambda: None, {}
 
 
+def make_event_bus_policy(properties: dict[str, Any], account: str, region: str, name: str) -> Parts:
+    """AWS::Events::EventBusPolicy of the default bus."""
+    bus, sid = events_backends[account][region].event_buses["default"], properties["StatementId"]
+    bus.add_policy({"Statement": [{**properties["Statement"], "Sid": sid}]})
+    return name, lambda: bus.remove_statement(sid), {}
+
+
 def make_event_invoke_config(properties: dict[str, Any], account: str, region: str, name: str) -> Parts:
     """AWS::Lambda::EventInvokeConfig."""
     backend, function = lambda_backend(account, region), properties["FunctionName"]
@@ -143,6 +151,7 @@ def make_event_invoke_config(properties: dict[str, Any], account: str, region: s
 
 TYPES = {
     "AWS::CloudWatch::Alarm": make_alarm,
+    "AWS::Events::EventBusPolicy": make_event_bus_policy,
     "AWS::Lambda::EventInvokeConfig": make_event_invoke_config,
     "AWS::S3::BucketPolicy": make_bucket_policy,
     "AWS::SNS::Subscription": make_subscription,

@@ -28,6 +28,28 @@ def delete_model_package_group(self: Any) -> Any:
     return EmptyResult()
 
 
+def put_model_package_group_policy(self: Any) -> Any:
+    """PutModelPackageGroupPolicy."""
+    group = self.sagemaker_backend.model_package_groups[self._get_param("ModelPackageGroupName")]
+    group.resource_policy = self._get_param("ResourcePolicy")
+    return ActionResult({"ModelPackageGroupArn": group.arn})
+
+
+def get_model_package_group_policy(self: Any) -> Any:
+    """GetModelPackageGroupPolicy, an error while there is none."""
+    name = self._get_param("ModelPackageGroupName")
+    policy = getattr(self.sagemaker_backend.model_package_groups[name], "resource_policy", None)
+    if policy is None:
+        raise JsonRESTError("ValidationException", f"Cannot find resource policy for: {name}")
+    return ActionResult({"ResourcePolicy": policy})
+
+
+def delete_model_package_group_policy(self: Any) -> Any:
+    """DeleteModelPackageGroupPolicy."""
+    self.sagemaker_backend.model_package_groups[self._get_param("ModelPackageGroupName")].resource_policy = None
+    return EmptyResult()
+
+
 def list_pipeline_execution_steps(self: Any) -> Any:
     """moto runs nothing; a test may set `steps_of_executions` on the backend."""
     steps = getattr(self.sagemaker_backend, "steps_of_executions", {})
@@ -96,6 +118,9 @@ def invoke_endpoint(self: Any) -> Any:
 SAGEMAKER = (
     delete_model_package,
     delete_model_package_group,
+    put_model_package_group_policy,
+    get_model_package_group_policy,
+    delete_model_package_group_policy,
     list_pipeline_execution_steps,
     stop_pipeline_execution,
     delete_training_job,

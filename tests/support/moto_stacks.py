@@ -21,6 +21,15 @@ def parse_own_template(change_set: Any) -> None:
     change_set.template_dict = parse_template(change_set.template)
 
 
+def parameters_as_given(stack: Any) -> list[dict[str, str]]:
+    """DescribeStacks' parameters; moto takes lists apart."""
+    given = stack.resource_map.resolved_parameters
+    return [
+        {"ParameterKey": name, "ParameterValue": ",".join(value) if isinstance(value, list) else str(value)}
+        for name, value in given.items()
+    ]
+
+
 def conditions_of(change_set: Any) -> dict[str, bool]:
     """The template's conditions under the change set's parameters."""
     stack = change_set.stack

@@ -93,7 +93,8 @@ def is_principal(principal: Any, arn: str) -> bool:
     if isinstance(principal, dict) and "Service" in principal:
         return True
     accepted = as_list(principal["AWS"]) if isinstance(principal, dict) else [principal]
-    return bool({"*", arn, arn.split(":")[4] if arn else "*"} & set(accepted))
+    account = arn.split(":")[4] if arn else "*"
+    return bool({"*", arn, account, f"arn:aws:iam::{account}:root"} & set(accepted))
 
 
 def matches(text: str, pattern: str) -> bool:
@@ -106,20 +107,13 @@ def as_list(value: Any) -> list[str]:
     return [str(value)] if isinstance(value, str | bool) else list(value)
 
 
-def equals(given: str | None, values: list[str]) -> bool:
-    return given in values
-
-
 def like(given: str | None, values: list[str]) -> bool:
     return given is not None and any(matches(given, value) for value in values)
 
 
 CONDITIONS = {  # a key that the request lacks fulfils none but Null
-    "StringEquals": equals,
-    "ArnEquals": equals,
-    "Bool": equals,
-    "StringLike": like,
-    "ArnLike": like,
+    **dict.fromkeys(("StringEquals", "ArnEquals", "Bool"), lambda given, values: given in values),
+    **dict.fromkeys(("StringLike", "ArnLike"), like),
     "Null": lambda given, values: str(given is None).lower() in values,
 }
 ORDINARY = {  # what requests of the product hold

@@ -1,13 +1,11 @@
 """What a run and the endpoint cost: instance-hours, and their prices as AWS lists them. An estimate, not a bill.
 
-Jobs are billed by the second of each instance. What a step took in an earlier execution, here or on AWS, is the best
-guess for the next; where nothing was measured, the limits in the compiled definition say what it can take at most. Left
-out: storage volumes, requests, data transfer, taxes, and what spot instances save.
+Jobs are billed by the second of each instance: what a step took in an earlier execution, here or on AWS, else at most
+the limits in the compiled definition. Left out: storage, requests, data transfer, taxes, and what spot instances save.
 """
 
 import json
 import re
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -17,11 +15,7 @@ from pipeline.config.config import Config
 from pipeline.definition.steps import Definition
 
 HOURS_PER_MONTH = 730
-DAY_SECONDS = 86_400  # what a job may take where its request names no limit; a transform job five days
-PRICE_PAGE = "https://aws.amazon.com/sagemaker/pricing/"
-PRICING_REGION = "us-east-1"  # one of the few that have the API; the prices are of any region
-HOSTING = "Host"
-USES = {"Processing": "Processing", "Training": "Train", "Tuning": "Train", "Transform": "Tsform"}  # by step type
+USES = {"Processing": "Processing", "Training": "Train", "Tuning": "Train", "Transform": "Tsform", "Endpoint": "Host"}
 USAGE = re.compile(r"(?:^|-)(Processing|Train|Tsform|Host):ml\.")  # of `USE1-Train:ml.m5.xlarge`, as on bills
 Prices = dict[tuple[str, str], float]  # USD of an instance-hour, by use and instance type
 
@@ -50,7 +44,7 @@ def instances(definition: dict[str, Any]) -> Iterator[Instances]:
         if cluster := cluster_of(job):
             search = step.arguments.get("HyperParameterTuningJobConfig", {}).get("ResourceLimits", {})
             jobs, parallel = (int(value(search.get(f"Max{name}TrainingJobs", 1))) for name in ("NumberOf", "Parallel"))
-            longest = DAY_SECONDS * (5 if step.type == "Transform" else 1)
+            longest = 86_400 * (5 if step.type == "Transform" else 1)  # where the request names no limit
             seconds = float(value(job.get("StoppingCondition", {}).get("MaxRuntimeInSeconds", longest)))
             count, instance_type = int(value(cluster.get("InstanceCount", 1))), str(value(cluster["InstanceType"]))
             is_spot = bool(job.get("EnableManagedSpotTraining"))
@@ -65,38 +59,37 @@ def cluster_of(job: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 def endpoint_instances(config: Config) -> tuple[int, int]:
     """Return the fewest and the most instances of the endpoint of pipeline.yaml; a serverless one has none."""
-    deploy, scaling = config.deploy, config.deploy.autoscaling
-    if deploy.serverless.enabled:
+    scaling, count = config.deploy.autoscaling, config.deploy.instance_count
+    if config.deploy.serverless.enabled:
         return 0, 0
-    return (scaling.min_instances, scaling.max_instances) if scaling.enabled else (deploy.instance_count,) * 2
+    return (scaling.min_instances, scaling.max_instances) if scaling.enabled else (count, count)
 
 
 def list_prices(client: Callable[..., Any], region: str, instance_types: Collection[str]) -> Prices:
     """Return AWS's prices on demand; what its list has no price for, or more than one, is left out."""
-    found, pricing = defaultdict[tuple[str, str], set[float]](set), client("pricing", region_name=PRICING_REGION)
+    pricing = client("pricing", region_name="us-east-1")  # one of the few that have the API; its prices are of any
+    found = dict[tuple[str, str], set[float]]()
     for instance_type in sorted(set(instance_types)):
         wanted = {"regionCode": region, "instanceName": instance_type}
         filters = [{"Type": "TERM_MATCH", "Field": name, "Value": value} for name, value in wanted.items()]
         for text in list_all(pricing, "get_products", ServiceCode="AmazonSageMaker", Filters=filters):
             product = json.loads(str(text))
             if use := USAGE.search(product["product"]["attributes"].get("usagetype", "")):
-                dimensions = [offer["priceDimensions"] for offer in product["terms"].get("OnDemand", {}).values()]
-                prices = [each["pricePerUnit"] for offered in dimensions for each in offered.values()]
-                found[use[1], instance_type] |= {float(price["USD"]) for price in prices if "USD" in price}
+                offers = product["terms"].get("OnDemand", {}).values()
+                prices = [price["pricePerUnit"] for offer in offers for price in offer["priceDimensions"].values()]
+                found.setdefault((use[1], instance_type), set()).update(float(p["USD"]) for p in prices if "USD" in p)
     return {key: prices.pop() for key, prices in found.items() if len(prices) == 1}
 
 
 def measure(client: Client, pipeline_name: str, steps: Collection[str]) -> tuple[dict[str, float], list[str]]:
     """Return instance-seconds by step, each of the newest execution that ran it, and these executions' ARNs."""
-    seconds: dict[str, float] = {}
-    executions = []
+    seconds, executions = dict[str, float](), list[str]()
     request = {"PipelineName": pipeline_name, "SortBy": "CreationTime", "SortOrder": "Descending"}
     newest = describe(client("sagemaker").list_pipeline_executions, **request, MaxResults=10) or {}
     for arn in (summary["PipelineExecutionArn"] for summary in newest.get("PipelineExecutionSummaries", [])):
         if missing := set(steps) - seconds.keys():
             found = {step: taken for step, taken in billed_seconds(client("sagemaker"), arn) if step in missing}
-            seconds |= found
-            executions += [arn] if found else []
+            seconds, executions = seconds | found, executions + ([arn] if found else [])
     return seconds, executions
 
 
@@ -113,8 +106,8 @@ def billed_seconds(sagemaker: Any, execution_arn: str) -> Iterator[tuple[str, fl
 def job_seconds(sagemaker: Any, kind: str, name: str) -> float:
     """Return the instance-seconds of a Processing, Training, Transform or Tuning job; 0 if they are not known."""
     if kind == "Tuning":
-        operation = "list_training_jobs_for_hyper_parameter_tuning_job"
-        trials = list_all(sagemaker, operation, HyperParameterTuningJobName=name)
+        request = {"HyperParameterTuningJobName": name}
+        trials = list_all(sagemaker, "list_training_jobs_for_hyper_parameter_tuning_job", **request)
         return sum(length_seconds(trial, "Training") for trial in trials)
     job = getattr(sagemaker, f"describe_{kind.lower()}_job")(**{f"{kind}JobName": name})
     seconds: float = job.get("BillableTimeInSeconds", length_seconds(job, kind))  # less than the length on spot

@@ -9,13 +9,12 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.aws.requests import describe
-from pipeline.compile.bundle import digest, server_bundle
+from pipeline.compile.bundle import SERVER, bundle, digest
 from pipeline.errors import ServiceError, UsageError
 from pipeline.paths import ROOT
 
@@ -37,7 +36,7 @@ def find_engine() -> str:
 def content(name: str) -> dict[str, bytes]:
     """Return the files that the image is built from, by their paths in the build context."""
     files = {path.name: path.read_bytes() for path in (ROOT / "containers" / name).iterdir()}
-    code = server_bundle().files if name == "inference" else {}
+    code = bundle(SERVER).files if name == "inference" else {}
     return files | {f"program/{file}": text for file, text in code.items()}
 
 
@@ -46,15 +45,11 @@ def content_tag(name: str) -> str:
     return digest(content(name))
 
 
-@contextmanager
-def build_context(name: str) -> Iterator[Path]:
-    """Yield a folder with what the image is built from, and nothing else."""
-    with tempfile.TemporaryDirectory() as temporary:
-        for file, text in content(name).items():
-            path = Path(temporary, file)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(text)
-        yield Path(temporary)
+def stage(name: str, folder: Path) -> None:
+    """Write what the image is built from, and nothing else, to a folder."""
+    for file, text in content(name).items():
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_bytes(text)
 
 
 def local_name(name: str) -> str:
@@ -68,8 +63,9 @@ def build(name: str, *, base_image: str | None = None, pip_args: str = "") -> st
     command = [program, "build", *ENGINES[program], "--platform", PLATFORM]
     for argument, value in (("BASE_IMAGE", base_image), ("PIP_ARGS", pip_args)):
         command += ["--build-arg", f"{argument}={value}"] if value else []
-    with build_context(name) as folder:
-        run([*command, "--tag", local_name(name), str(folder)], f"build image {name!r}")
+    with tempfile.TemporaryDirectory() as folder:
+        stage(name, Path(folder))
+        run([*command, "--tag", local_name(name), folder], f"build image {name!r}")
     return local_name(name)
 
 
@@ -98,8 +94,7 @@ def log_in(engine: str, ecr: Any) -> None:
 
 def run(command: Sequence[str], action: str, standard_input: str | None = None) -> None:
     """Run a command of the engine, whose output goes to standard error; a ServiceError if it fails."""
-    status = subprocess.run(
-        command, input=standard_input, text=True, stdout=2, env={**os.environ, **ENVIRONMENT}, check=False
-    ).returncode
-    if status != 0:
+    environment = {**os.environ, **ENVIRONMENT}
+    ran = subprocess.run(command, input=standard_input, text=True, stdout=2, env=environment, check=False)
+    if status := ran.returncode:
         raise ServiceError(f"Could not {action}: {command[0]} ended with exit status {status}.")

@@ -18,7 +18,7 @@ from pipeline.aws.drift_check import drift_bundle, drift_parameters
 from pipeline.aws.requests import describe, is_content, list_all, put_object
 from pipeline.aws.stack import Change, ChangeSet, Client
 from pipeline.aws.stack_parameters import APP, BASE, app_stack_name, settings_of, stack_name, stack_parameters, tags
-from pipeline.compile.bundle import ARCHIVE, Bundle, deploy_bundle, inputs_bundle
+from pipeline.compile.bundle import ARCHIVE, DEPLOY, DESCRIBE_INPUTS, Bundle, bundle
 from pipeline.config.config import Config
 
 RESOURCE = re.compile(r"^  (\w+):.*\n    Type: AWS::", re.MULTILINE)
@@ -122,7 +122,7 @@ def store_code(client: Client, config: Config, bucket: str) -> Iterator[str]:
 
 def function_bundles() -> dict[str, Bundle]:
     """Return the code of each function, by the name that app.yaml has for it."""
-    return {"Deploy": deploy_bundle(), "Inputs": inputs_bundle()}
+    return {"Deploy": bundle(DEPLOY), "Inputs": bundle(DESCRIBE_INPUTS)}
 
 
 def code_key(config: Config, code: Bundle) -> str:

@@ -6,13 +6,14 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from pipeline.aws import cost as listed
-from pipeline.aws.cost import HOSTING, HOURS_PER_MONTH, PRICE_PAGE, USES, Instances, Prices
+from pipeline.aws.cost import HOURS_PER_MONTH, USES, Instances, Prices
 from pipeline.aws.errors import explain
 from pipeline.cli.call import Call
 from pipeline.cli.output import print_json, say
 from pipeline.compile.placement import local_placement
 
 HOUR_SECONDS = 3600
+PRICE_PAGE = "https://aws.amazon.com/sagemaker/pricing/"
 
 
 def cost(call: Call) -> int:
@@ -31,7 +32,7 @@ def cost(call: Call) -> int:
     except (BotoCoreError, ClientError) as error:
         say(f"Without what AWS knows of it: {explain(error)}")
     rows = [step_cost(step, measured.get(step.step), prices) for step in steps]
-    amounts, price = [row["amount"] for row in rows], prices.get((HOSTING, config.deploy.instance_type))
+    amounts, price = [row["amount"] for row in rows], prices.get((USES["Endpoint"], config.deploy.instance_type))
     hours, most = (count * HOURS_PER_MONTH for count in listed.endpoint_instances(config))
     document = {
         "estimate": True,

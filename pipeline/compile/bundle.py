@@ -1,7 +1,7 @@
 """The source code of a job as a content-addressed archive: the same bytes, the same URI.
 
-A bundle holds entry points of `steps/` and the modules of `classifier` that they import, no more, so that a change to
-one step leaves the cache of the others alone. The debugger's rules are loaded by name: a bundle holds all or none.
+A bundle holds a script of `steps/` and the modules of `classifier` that it imports, no more, so that a change to one
+step leaves the cache of the others alone. The debugger's rules are loaded by name: a bundle holds all or none.
 With a module go the templates and style sheets that it names.
 """
 
@@ -16,6 +16,8 @@ from dataclasses import dataclass
 
 from pipeline.paths import STEPS
 
+DEPLOY, DESCRIBE_INPUTS = "deploy.py", "describe_inputs.py"  # the Lambda functions
+SERVER = "serve.py"  # of the inference image
 PACKAGE = "classifier"
 ARCHIVE = "source.tar.gz"
 PROCESSING = "/opt/ml/processing"
@@ -30,15 +32,10 @@ STARTED = re.compile(r'\bmodule_command\("([\w.]+)"')
 
 @dataclass(frozen=True)
 class Bundle:
-    """Files of one job, by name; the first entry point names the bundle."""
+    """Files of one job, by name, with the script that starts it."""
 
-    entry_points: tuple[str, ...]
+    entry_point: str
     files: dict[str, bytes]
-
-    @property
-    def entry_point(self) -> str:
-        """The script that starts the job."""
-        return self.entry_points[0]
 
     @property
     def digest(self) -> str:
@@ -69,37 +66,22 @@ def digest(files: Mapping[str, bytes]) -> str:
 
 
 @functools.cache
-def bundle(*entry_points: str) -> Bundle:
-    """Return the bundle of the entry points and all that they import."""
+def bundle(entry_point: str) -> Bundle:
+    """Return the bundle of a script of `steps/` and all that it imports."""
     files: dict[str, bytes] = {}
-    waiting = list(entry_points)
+    waiting = [entry_point]
     while waiting:
         name = waiting.pop()
         if name not in files:
             files[name] = (STEPS / name).read_bytes()
             text = files[name].decode()
             waiting += [*named_files(name, text), *(imported_files(text) if name.endswith(".py") else ())]
-    return Bundle(entry_points, files)
+    return Bundle(entry_point, files)
 
 
-def stored_bundle(entry_points: list[str], names: list[str]) -> Bundle:
+def stored_bundle(entry_point: str, names: list[str]) -> Bundle:
     """Return a bundle whose files are known by their names: nothing is read for imports."""
-    return Bundle(tuple(entry_points), {name: (STEPS / name).read_bytes() for name in names})
-
-
-def deploy_bundle() -> Bundle:
-    """Return the code of the deploy Lambda function."""
-    return bundle("deploy.py")
-
-
-def inputs_bundle() -> Bundle:
-    """Return the code of the Lambda function that an execution begins with."""
-    return bundle("describe_inputs.py")
-
-
-def server_bundle() -> Bundle:
-    """Return the server of the inference image."""
-    return bundle("serve.py")
+    return Bundle(entry_point, {name: (STEPS / name).read_bytes() for name in names})
 
 
 def processing_command(entry_point: str) -> list[str]:

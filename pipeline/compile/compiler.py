@@ -50,8 +50,8 @@ class Compiled:
     placeholders: dict[str, str]  # URI -> text
 
     def to_json(self) -> str:
-        """Return a form that `from_json` reads; bundles go by their entry points and the names of their files."""
-        code = [[each.entry_points, list(each.files)] for each in self.bundles]
+        """Return a form that `from_json` reads; bundles go by their scripts and the names of their files."""
+        code = [[each.entry_point, list(each.files)] for each in self.bundles]
         document = {"definition": self.definition, "code": code, "placeholders": self.placeholders}
         return json.dumps(document)
 

@@ -36,9 +36,9 @@ class Context(Inputs):
     bundles: dict[str, Bundle] = field(default_factory=dict)  # by URI
     placeholders: dict[str, str] = field(default_factory=dict)  # URI -> text
 
-    def code_uri(self, *entry_points: str) -> str:
-        """Return the S3 URI of the archive of the code that these scripts of steps/ need."""
-        found = bundle(*entry_points)
+    def code_uri(self, entry_point: str) -> str:
+        """Return the S3 URI of the archive of the code that a script of steps/ needs."""
+        found = bundle(entry_point)
         uri = self.placement.uri(found.key(self.config.pipeline.name), ARCHIVE)
         self.bundles[uri] = found
         return uri

@@ -5,7 +5,7 @@ import importlib.metadata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.compile.bundle import server_bundle
+from pipeline.compile.bundle import SERVER, bundle
 
 if TYPE_CHECKING:
     from pipeline.config.config import Config
@@ -59,7 +59,7 @@ def local_placement(deploy_function: str = "deploy", inputs_function: str = "inp
         role_arn=f"arn:aws:iam::{account_id}:role/local-pipeline",
         job_role_arn=f"arn:aws:iam::{account_id}:role/local-job",
         training_image=f"{account_id}.dkr.ecr.us-east-1.amazonaws.com/training:{tag}",
-        inference_image=f"{account_id}.dkr.ecr.us-east-1.amazonaws.com/inference:local-{server_bundle().digest}",
+        inference_image=f"{account_id}.dkr.ecr.us-east-1.amazonaws.com/inference:local-{bundle(SERVER).digest}",
         deploy_function=deploy_function,
         inputs_function=inputs_function,
         auto_approves=True,

@@ -142,13 +142,13 @@ class LocalTarget:
 
     def set_up(self, config: "Config") -> None:
         """Make what has to be beside the pipeline: functions, rule that calls one, server, idle time, schedule."""
-        from pipeline.compile.bundle import deploy_bundle, inputs_bundle, server_bundle
+        from pipeline.compile.bundle import DEPLOY, DESCRIBE_INPUTS, SERVER, bundle
         from pipeline.local.jobs.servers import put_image
 
         name = config.aws.deploy_function
-        self.put_function(name, deploy_bundle(), deploy_environment(config, self.placement))
-        self.put_function(config.aws.inputs_function, inputs_bundle(), {})
-        put_image(self.state, self.placement.inference_image, self.place_code(server_bundle(), "images/inference"))
+        self.put_function(name, bundle(DEPLOY), deploy_environment(config, self.placement))
+        self.put_function(config.aws.inputs_function, bundle(DESCRIBE_INPUTS), {})
+        put_image(self.state, self.placement.inference_image, self.place_code(bundle(SERVER), "images/inference"))
         self.state.put("Rule", config.registry.model_package_group.lower(), {"FunctionName": name})
         self.state.put("Settings", "endpoints", {"idle_seconds": 60 * config.deploy.local_idle_minutes})
         self.set_up_schedule(config)

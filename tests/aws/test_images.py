@@ -13,7 +13,7 @@ from said import Said
 
 from pipeline.aws import images
 from pipeline.compile import bundle as bundles
-from pipeline.compile.bundle import server_bundle
+from pipeline.compile.bundle import SERVER, bundle
 
 REPOSITORIES = {"TrainingRepositoryUri": "training", "InferenceRepositoryUri": "inference"}
 FAKE = """#!/bin/sh
@@ -68,14 +68,14 @@ def test_each_engine_builds_one_image_for_the_processors_of_sagemaker(client, en
     assert not Path(folder).exists()
 
 
-def test_an_engine_is_given_what_the_image_is_made_of_and_nothing_else():
+def test_an_engine_is_given_what_the_image_is_made_of_and_nothing_else(tmp_path):
     listed = {}
     for name in images.NAMES:
-        with images.build_context(name) as folder:
-            listed[name] = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+        images.stage(name, folder := tmp_path / name)
+        listed[name] = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     own = {"Dockerfile", "requirements.txt", "constraints.txt"}
     assert listed["training"] == own
-    assert listed["inference"] == own | {f"program/{file}" for file in server_bundle().files}
+    assert listed["inference"] == own | {f"program/{file}" for file in bundle(SERVER).files}
 
 
 def test_the_first_engine_that_is_there_is_used_and_one_is_needed(client, cli, engine, tmp_path):

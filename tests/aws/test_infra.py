@@ -14,7 +14,7 @@ from policies import allows
 
 from pipeline.aws import infra, stack
 from pipeline.aws.stack import Change
-from pipeline.compile.bundle import deploy_bundle
+from pipeline.compile.bundle import DEPLOY, bundle
 from pipeline.errors import ServiceError
 
 NAME = "image-classification"
@@ -39,7 +39,7 @@ def test_the_base_is_made_first_then_the_functions_with_their_code_and_a_second_
     stored = [f"code of the {name.lower()} function stored as s3://{bucket}/{key}" for name, key in keys.items()]
     assert told == [f"stack {NAME} made", *stored, f"stack {NAME}-app made"]
     code = zipfile.ZipFile(io.BytesIO(client("s3").get_object(Bucket=bucket, Key=keys["Deploy"])["Body"].read()))
-    assert code.namelist() == sorted(deploy_bundle().files)
+    assert code.namelist() == sorted(bundle(DEPLOY).files)
     assert {member.date_time for member in code.infolist()} == {(1980, 1, 1, 0, 0, 0)}
     for name, handler in ((config.aws.deploy_function, "deploy"), (config.aws.inputs_function, "describe_inputs")):
         function = client("lambda").get_function(FunctionName=name)["Configuration"]

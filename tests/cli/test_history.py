@@ -104,7 +104,7 @@ def test_why_a_step_ran_again_is_told_by_argument_input_and_file(run, look):
     shown = look("explain-cache")
     assert any("1 file written since: b" in line for line in shown), shown
     for name, text in {"old/source.tar.gz": "1", "new/source.tar.gz": "2"}.items():
-        storage.write(DATA.format(name), Bundle(("a.py",), {"a.py": b"", "b.py": text.encode()}).archive())
+        storage.write(DATA.format(name), Bundle("a.py", {"a.py": b"", "b.py": text.encode()}).archive())
     run(counting("print(3)", "old/source.tar.gz"))
     run(counting("print(3)", "new/source.tar.gz"))
     assert any(line.endswith("1 file changed: b.py") for line in look("explain-cache"))

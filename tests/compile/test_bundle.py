@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.compile import bundle as bundles
-from pipeline.compile.bundle import Bundle, bundle, deploy_bundle, server_bundle
+from pipeline.compile.bundle import DEPLOY, SERVER, Bundle, bundle
 
 JOBS = ["prepare.py", "trial.py", "train.py", "evaluate.py", "drift.py", "serve.py", "deploy.py"]
 
@@ -62,7 +62,7 @@ SHARED = ["root/__init__.py", "root/one/__init__.py", "root/one/shared.py", "roo
 
 def test_a_bundle_holds_what_its_entry_points_import_directly_or_not(steps):
     assert sorted(bundles.bundle("main.py").files) == ["main.py", *SHARED]
-    assert sorted(bundles.bundle("main.py", "other.py").files) == ["main.py", "other.py", *SHARED]
+    assert sorted(bundles.bundle("other.py").files) == ["main.py", "other.py", *SHARED]
 
 
 def test_templates_and_style_sheets_go_with_the_modules_that_name_them(steps):
@@ -94,15 +94,15 @@ def test_a_job_that_is_observed_carries_the_observer_and_all_rules():
 
 
 def test_names_and_contents_make_the_digest():
-    one = Bundle(("a.py",), {"a.py": b"1", "b.py": b"2"})
-    assert one.digest == Bundle(("a.py",), {"b.py": b"2", "a.py": b"1"}).digest
+    one = Bundle("a.py", {"a.py": b"1", "b.py": b"2"})
+    assert one.digest == Bundle("a.py", {"b.py": b"2", "a.py": b"1"}).digest
     others = [{"a.py": b"2", "b.py": b"1"}, {"a.py": b"12", "b.py": b""}, {"a.py": b"1", "c.py": b"2"}]
-    assert one.digest not in {Bundle(("a.py",), files).digest for files in others}
+    assert one.digest not in {Bundle("a.py", files).digest for files in others}
 
 
 def test_a_bundle_is_one_archive_with_the_same_bytes_whenever_it_is_made():
     files = {"a.py": b"1", "classifier/b.py": b"2" * 300}
-    one, other = (Bundle(("a.py",), dict(items)).archive() for items in (files.items(), reversed(files.items())))
+    one, other = (Bundle("a.py", dict(items)).archive() for items in (files.items(), reversed(files.items())))
     assert one == other
     with tarfile.open(fileobj=io.BytesIO(one), mode="r:gz") as archive:  # as the sagemaker-training toolkit opens it
         assert {member.name: archive.extractfile(member).read() for member in archive} == files
@@ -117,23 +117,23 @@ def rooms(found):
 def test_the_jobs_carry_what_they_run_and_no_more():
     assert rooms(bundle("prepare.py")) == {"prepare.py", "job", "data", "model", "preparation"}
     assert {"train.py", "watch", "finetuning"} <= rooms(bundle("train.py"))
-    assert {"serve.py", "serving", "model"} <= rooms(server_bundle())
+    assert {"serve.py", "serving", "model"} <= rooms(bundle(SERVER))
     assert {"evaluate.py", "evaluation", "model"} <= rooms(bundle("evaluate.py"))
-    assert rooms(deploy_bundle()) == {"deploy.py"}
+    assert rooms(bundle(DEPLOY)) == {"deploy.py"}
     assert not {"prepare.py", "serve.py", "serving", "deploy.py"} & rooms(bundle("train.py"))
-    assert not {"train.py", "watch", "finetuning", "evaluation"} & rooms(server_bundle())
+    assert not {"train.py", "watch", "finetuning", "evaluation"} & rooms(bundle(SERVER))
     assert not {"prepare.py", "train.py", "deploy.py", "serving", "watch"} & rooms(bundle("evaluate.py"))
     assert not {"train.py", "serving", "watch", "evaluation", "reports"} & rooms(bundle("trial.py"))
     pages = {name for name in bundle("evaluate.py").files if not name.endswith(".py")}
     assert {"classifier/evaluation/report.html", "classifier/reports/style.css"} <= pages
     assert "classifier/drift/report.html" not in pages
-    assert "classifier/serving/page.html" in server_bundle().files
+    assert "classifier/serving/page.html" in bundle(SERVER).files
 
 
 def test_a_job_carries_the_modules_that_it_starts_as_processes():
     started = ("model/predictor", "watch/observer", "watch/training_report")
     assert {f"classifier/{name}.py" for name in started} <= bundle("train.py").files.keys()
-    assert {"classifier/serving/worker.py", "classifier/model/predictor.py"} <= server_bundle().files.keys()
+    assert {"classifier/serving/worker.py", "classifier/model/predictor.py"} <= bundle(SERVER).files.keys()
 
 
 @pytest.mark.parametrize("entry_point", JOBS)
@@ -143,5 +143,5 @@ def test_nothing_of_the_pipeline_package_is_imported_by_a_job(entry_point):
 
 
 def test_the_deploy_function_needs_nothing_but_boto3():
-    for name, source in deploy_bundle().files.items():
+    for name, source in bundle(DEPLOY).files.items():
         assert imported(source) <= set(sys.stdlib_module_names) | {"classifier", "boto3", "botocore"}, name

@@ -93,7 +93,7 @@ def test_a_processing_job_unpacks_its_code_and_hands_the_script_its_arguments(co
         assert code["S3Uri"] == f"s3://local/{bundle(script).key('image-classification')}/source.tar.gz"
         words = job["AppSpecification"]["ContainerEntrypoint"]
         assert max(map(len, words)) <= 256  # AWS API, AppSpecification
-        archive = Bundle((script,), {script: b"import sys; print(sys.argv[1:])"}).archive()
+        archive = Bundle(script, {script: b"import sys; print(sys.argv[1:])"}).archive()
         (tmp_path / "source.tar.gz").write_bytes(archive)
         here = [word.replace(code["LocalPath"], str(tmp_path)) for word in words]
         ran = subprocess.run([*here, "--name", "two words", "$HOME"], capture_output=True, text=True)

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from image_pins import normal, pins
 
-from pipeline.aws.images import NAMES, ROOT, build_context, local_name
+from pipeline.aws.images import NAMES, ROOT, local_name, stage
 from pipeline.service import sources
 
 pytestmark = pytest.mark.skipif("IMAGE_TEST" not in os.environ, reason="builds images: run `make image-test`")
@@ -39,11 +39,11 @@ print(json.dumps({"user": os.getuid(), "megabytes": int(kilobytes) // 1024, "pac
 
 
 @pytest.fixture(scope="module", autouse=True)
-def images() -> None:
+def images(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Both images, built."""
     for name in NAMES:
-        with build_context(name) as folder:
-            container_engine.build(local_name(name), folder)
+        stage(name, folder := tmp_path_factory.mktemp(name))
+        container_engine.build(local_name(name), folder)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any
 
 from PIL import Image
 
-from pipeline.compile.bundle import server_bundle
+from pipeline.compile.bundle import SERVER, bundle
 from tests.steps.prepared_data import COLOURS, base_environment
 
 PATIENCE_SECONDS = 30
@@ -110,7 +110,7 @@ def serving(
 
 def program(folder: Path) -> Path:
     """The folder, with the server's code as in the inference image, and no more than that."""
-    for name, content in server_bundle().files.items():
+    for name, content in bundle(SERVER).files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
     return folder

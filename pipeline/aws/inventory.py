@@ -16,7 +16,6 @@ from pipeline.aws.stack_parameters import STACK_TAG, VERSION_TAG, app_stack_name
 from pipeline.config.config import Config
 
 GB = 1e9
-TRANSFORM_LOGS = "/aws/sagemaker/TransformJobs"
 RUNNING = ("Executing", "Stopping")
 
 
@@ -139,14 +138,15 @@ def find_stacks(ecr: Any, stacks: dict[str, list[tuple[str, str]]]) -> Iterator[
 
 
 def find_log_groups(logs: Any, config: Config, endpoints: list[str]) -> Iterator[Item]:
-    """Log groups of the functions and the endpoints, and the part of transform jobs in that of the whole account."""
+    """Log groups of functions and endpoints; in those of the whole account, the jobs that no execution has."""
     names = [f"/aws/sagemaker/Endpoints/{name}" for name in sorted({config.deploy.endpoint_name, *endpoints})]
     for name in (f"/aws/lambda/{config.aws.deploy_function}", f"/aws/lambda/{stack_name(config)}-inputs", *names):
         groups = list_all(logs, "describe_log_groups", logGroupNamePrefix=name)
         yield from (Item("log group", name) for group in groups if group["logGroupName"] == name)
-    prefix = f"{serving_prefix(config)}transform-"
-    if streams := list(list_all(logs, "describe_log_streams", logGroupName=TRANSFORM_LOGS, logStreamNamePrefix=prefix)):
-        yield Item("log streams", f"{TRANSFORM_LOGS} {prefix}", note=counted(len(streams), "stream"), identifier=prefix)
+    alone = {"TransformJobs": f"{serving_prefix(config)}transform-", "ProcessingJobs": f"{stack_name(config)}-drift-"}
+    for group, prefix in ((f"/aws/sagemaker/{kind}", prefix) for kind, prefix in alone.items()):
+        if streams := list(list_all(logs, "describe_log_streams", logGroupName=group, logStreamNamePrefix=prefix)):
+            yield Item("log streams", f"{group} {prefix}", note=counted(len(streams), "stream"))
 
 
 def find_data(client: Client, config: Config, resources: list[tuple[str, str]]) -> Iterator[Item]:

@@ -9,7 +9,7 @@ from typing import Any
 from botocore.exceptions import WaiterError
 
 from pipeline.aws import schedule, stack
-from pipeline.aws.inventory import RUNNING, TRANSFORM_LOGS, Item
+from pipeline.aws.inventory import RUNNING, Item
 from pipeline.aws.requests import WAITER, describe, list_all
 from pipeline.aws.stack import Client
 from pipeline.config.config import Config
@@ -114,9 +114,10 @@ def remove_streams(logs: Any, group: str, prefix: str) -> None:
         describe(logs.delete_log_stream, logGroupName=group, logStreamName=stream["logStreamName"])
 
 
-def remove_transform_logs(client: Client, item: Item) -> Iterator[str]:
-    """Remove the log streams of the project's transform jobs, whose records AWS keeps."""
-    remove_streams(client("logs"), TRANSFORM_LOGS, item.identifier)
+def remove_job_logs(client: Client, item: Item) -> Iterator[str]:
+    """Remove the log streams of transform jobs and drift checks."""
+    group, _, prefix = item.name.partition(" ")
+    remove_streams(client("logs"), group, prefix)
     yield f"log streams {item.name}* removed"
 
 
@@ -146,6 +147,6 @@ REMOVE: dict[str, Callable[[Client, Item], Iterator[str]]] = {
     "model version": partial(by_request, "sagemaker", "delete_model_package", "ModelPackageName"),
     "model package group": partial(by_request, "sagemaker", "delete_model_package_group", "ModelPackageGroupName"),
     "stack": lambda client, item: stack.delete(client("cloudformation"), item.name),
-    "log streams": remove_transform_logs,
+    "log streams": remove_job_logs,
     "log group": partial(by_request, "logs", "delete_log_group", "logGroupName"),
 }

@@ -75,7 +75,8 @@ def run_jobs(client, execution: str) -> None:
     steps.append({"StepName": "Tune", "Metadata": {"TuningJob": {"Arn": arn}}})
     sagemaker_backend().steps_of_executions = {execution: steps}
     logs.create_log_group(logGroupName="/aws/sagemaker/TrainingJobs")
-    logs.create_log_group(logGroupName="/aws/sagemaker/TransformJobs")
+    for kind in ("Transform", "Processing"):
+        logs.create_log_group(logGroupName=f"/aws/sagemaker/{kind}Jobs")
     for kind, job in (
         ("Training", "pipelines-abc-TrainWithDebugger-1"),
         ("Training", "another-job"),
@@ -144,7 +145,7 @@ def what_is_left(client) -> dict[str, list[Any]]:
     """Everything that the services of an account list; the other project's log streams have to stay."""
     sagemaker, scaling = client("sagemaker"), client("application-autoscaling")
     groups = {group["logGroupName"] for group in client("logs").describe_log_groups()["logGroups"]}
-    of_jobs = [f"/aws/sagemaker/{kind}Jobs" for kind in ("Training", "Transform")]
+    of_jobs = [f"/aws/sagemaker/{kind}Jobs" for kind in ("Training", "Transform", "Processing")]
     listed = [
         client("logs").describe_log_streams(logGroupName=name)["logStreams"] for name in of_jobs if name in groups
     ]

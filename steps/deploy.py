@@ -9,8 +9,6 @@ What is served is a copy that only this function writes, `<models_uri>/<group>-<
 the SHA-256 that was registered when the model was evaluated. Copies stay when models go: an older approved version
 comes back though its training's files are gone. `<champion_uri>/` holds a copy for retrains to be compared with, its
 baseline.json, and champion.json, which says which version they are; it goes first and comes back last.
-
-A model and its endpoint configuration are named `<group>-<version>-<endpoint>-<content>`, the last two as hashes.
 """
 
 import base64
@@ -228,11 +226,9 @@ class Plan:
         has_volume = not memory and not LOCAL_STORAGE.match(settings.instance_type)
         captured = capture if settings.data_capture_percent else None
         config = given(DataCaptureConfig=captured, KmsKeyId=key if has_volume else None)
-        content = digest([version.arn, model, variant, config])
+        group, content = version.group[:GROUP_LENGTH].rstrip("-"), digest([version.arn, model, variant, config])
+        self.name = f"{group}-{version.number}-{digest(settings.endpoint_name)}-{content}"  # of model and configuration
         self.version, self.copy = version, place(copy)
-        self.name = (
-            f"{version.group[:GROUP_LENGTH].rstrip('-')}-{version.number}-{digest(settings.endpoint_name)}-{content}"
-        )
         variants, tags = [{**variant, "ModelName": self.name}], settings.tags
         self.model = {"ModelName": self.name, "Tags": [*tags, {"Key": VERSION_TAG, "Value": version.arn}], **model}
         self.config = {"EndpointConfigName": self.name, "ProductionVariants": variants, "Tags": tags, **config}
@@ -265,9 +261,10 @@ class Endpoint:
             return self.settle(new)
         self.refuse_other_classes(new)
         if self.settings.serverless_memory_mb and not self.is_serverless:
-            is_final = f"Endpoint {self.name} has instances, and SageMaker cannot turn it into a serverless one"
-            approve = f"`run_pipeline.py approve {new.number}`"
-            raise DeployError(f"{is_final}: delete it and use {approve}, or set deploy.serverless.memory_mb to 0.")
+            raise DeployError(
+                f"Endpoint {self.name} has instances, and SageMaker cannot turn it into a serverless one: delete it "
+                f"and use `run_pipeline.py approve {new.number}`; or set deploy.serverless.memory_mb to 0."
+            )
         guardrails, loud = self.guardrails()
         self.send(plan, self.sagemaker.update_endpoint, guardrails)
         left_out = f" It is not undone by {', '.join(loud)}, in ALARM before the update." if loud else ""
@@ -303,14 +300,15 @@ class Endpoint:
         """A Failed endpoint can only be deleted; it is created again if it is gone at once, as nothing waits here."""
         self.autoscale(is_on=False)
         self.sagemaker.delete_endpoint(EndpointName=self.name)
-        if not (left := Endpoint(self.settings)).described:
-            return left.create(plan)
-        return self.waiting(plan, "Deleting", f"had failed ({self.failure}) and is being deleted")
+        left = Endpoint(self.settings)
+        outcome = left.leave(plan) if left.described else left.create(plan)
+        return outcome._replace(message=f"Endpoint {self.name} had failed ({self.failure}). {outcome.message}")
 
     def leave(self, plan: Plan) -> Outcome:
-        if self.status in ("Creating", "Updating") and plan.name == (self.configs[1] or self.configs[0]):
-            return self.begun(plan, self.status, f"is {self.status} with {plan.version} already.")
-        return self.waiting(plan, self.status, f"is {self.status}, so {plan.version} is not deployed")
+        status, version, again = self.status, plan.version, STATUSES[self.status][1].format(number=plan.version.number)
+        if status in ("Creating", "Updating") and plan.name == (self.configs[1] or self.configs[0]):
+            return self.begun(plan, status, f"is {status} with {version} already.")
+        return Outcome(status, f"Endpoint {self.name} is {status}, so {version} is not deployed: {again}.", version)
 
     def settle(self, served: ModelVersion) -> Outcome:
         """It is InService and keeps what it serves: its autoscaling, and what is no longer used."""
@@ -321,10 +319,6 @@ class Endpoint:
     def begun(self, plan: Plan, status: str, message: str) -> Outcome:
         doubt = "" if plan.version.sha256 else " Nothing vouches for its archive, registered without archive_sha256."
         return Outcome(status, f"Endpoint {self.name} {message}{doubt}", plan.version, champion=plan.version)
-
-    def waiting(self, plan: Plan, status: str, why: str) -> Outcome:
-        again = STATUSES[status][1].format(number=plan.version.number)
-        return Outcome(status, f"Endpoint {self.name} {why}: {again}.", plan.version)
 
     def send(self, plan: Plan, operation: Callable[..., Any], more: Request) -> None:
         """Make copy, model and configuration, then create or update; the next call finds what a refused one leaves."""
@@ -414,7 +408,7 @@ WAITS = "once it is InService, its state change event or `run_pipeline.py approv
 STATUSES: dict[str, tuple[Callable[[Endpoint, Plan], Outcome], str]] = {  # and what deploys a version that has to wait
     "NotDeployed": (Endpoint.create, ""),
     "InService": (Endpoint.update, ""),
-    "Failed": (Endpoint.recreate, ""),
+    "Failed": (Endpoint.recreate, "`run_pipeline.py approve {number}` tries it again"),
     **dict.fromkeys(("Creating", "Updating", "SystemUpdating", "RollingBack", "OutOfService"), (Endpoint.leave, WAITS)),
     "Deleting": (Endpoint.leave, "once it is gone, `run_pipeline.py approve {number}` creates it anew"),
     "UpdateRollbackFailed": (Endpoint.leave, "delete the endpoint, then use `run_pipeline.py approve {number}`"),

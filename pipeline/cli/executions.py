@@ -135,6 +135,8 @@ def facts(document: Document) -> list[tuple[str, str]]:
     rows = []
     if "test_accuracy" in document["metrics"]:
         rows.append(("Test accuracy", accuracy_text(document["metrics"], document["parameters"])))
+    if warning := document.get("comparison_warning"):
+        rows += labelled("Comparison", f"Warning: {warning}")
     if document["best_hyperparameters"]:
         rows.append(("Winner", hyperparameters_text(document["best_hyperparameters"])))
     if document["rules"]:

@@ -43,6 +43,7 @@ def status(target: Target, arn: str) -> dict[str, Any]:
         "parameters": {name: PARSERS[types.get(name, "String")](text) for name, text in parameters.items()},
         "steps": [step_row(target, arn, step, definition.steps.get(step["StepName"])) for step in steps],
         "metrics": metrics(evaluation),
+        "comparison_warning": evaluation.get("improvement", {}).get("warning") or None,
         "best_hyperparameters": dict(best.get("TunedHyperParameters", {})),
         "rules": debugger["rules"],
         **model,

@@ -241,14 +241,14 @@ def test_a_browser_that_fails_is_no_failure(tmp_path: Path, monkeypatch: pytest.
 DOCUMENT: dict[str, Any] = {
     "execution_arn": "arn:aws:sagemaker:us-east-1:1:pipeline/p/execution/xyz",
     "status": "Succeeded", "steps": [], "metrics": {}, "parameters": {}, "best_hyperparameters": {}, "endpoint": None,
-    "model_package_arn": None, "model_approval_status": None, "example_image": None,
+    "model_package_arn": None, "model_approval_status": None, "example_image": None, "nothing_new": None,
     "rules": {"Overfit": "IssuesFound", "AllZero": "NoIssuesFound", "MyRule": "Error"},
 }  # fmt: skip
 
 
 def test_the_summary_does_not_part_a_name_at_its_hyphen() -> None:
     message = "Endpoint image-classification is being created with image-classification version 1."
-    deployed = {"outputs": {"message": message}}
+    deployed = {"outputs": {"message": message, "endpoint_name": "e"}}
     rows = [row for row in facts({**DOCUMENT, "steps": [deployed], "reports": {}}) if row[0] != "Rules"]
     assert rows[-2:] == [
         ("Deployment", "Endpoint image-classification is being created with"),
@@ -264,6 +264,11 @@ def test_the_summary_names_rules_and_each_report_once() -> None:
         ("Debugger", "d.html"),
     ]
     assert rules_text({"Overfit": "NoIssuesFound"}) == "1 watched the training; no problem found"
+
+
+def test_the_summary_warns_of_a_comparison_that_says_little() -> None:
+    rows = facts({**DOCUMENT, "rules": {}, "reports": {}, "comparison_warning": "of 80 test images 4 are new"})
+    assert rows == [("Comparison", "Warning: of 80 test images 4 are new")]
 
 
 def test_the_summary_of_a_run_on_aws_names_the_command() -> None:

@@ -29,6 +29,5 @@ def newest_keys(s3: Any, bucket: str, folder: str) -> Iterator[str]:
 
 def put_score(namespace: str, endpoint: str, score: float) -> None:
     """Put the drift score to CloudWatch, as `run_pipeline.py drift --publish` does: above 1 there is drift."""
-    dimensions = [{"Name": "EndpointName", "Value": endpoint}]
-    datum = {"MetricName": "DriftScore", "Dimensions": dimensions, "Unit": "None", "Value": score}
+    datum = {"MetricName": "DriftScore", "Dimensions": [{"Name": "EndpointName", "Value": endpoint}], "Value": score}
     boto3.client("cloudwatch").put_metric_data(Namespace=namespace, MetricData=[datum])

@@ -16,7 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 CLIENT_CONFIG = Config(connect_timeout=5, read_timeout=20, retries={"mode": "standard", "total_max_attempts": 5})
 NONE = "none"  # where a value of the answer has nothing to say: outputs of a Lambda step must not be empty
-NO_DATA = ("/", "/_READY")  # ends of keys: of a folder, and of the marker that an upload may end with
+NO_DATA = ("/", "_READY")  # ends of keys: of a folder, and of the marker that an upload may end with
 MISSING = ("does not exist", "not found", "could not find")
 Package = dict[str, Any]  # DescribeModelPackage
 

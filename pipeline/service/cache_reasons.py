@@ -128,7 +128,7 @@ def files_below(target: Target, uri: str) -> dict[str, Json]:
 
 def contents(target: Target, uri: str) -> dict[str, object]:
     """Return a mark of the content of each file at or below a URI; of a job's archive of code, of each in it."""
-    if uri.endswith(f"/{ARCHIVE}"):
+    if uri.endswith(f"/{ARCHIVE}") and target.holds(uri):
         with service_errors(f"read {uri}"), tarfile.open(fileobj=io.BytesIO(target.read(uri))) as archive:
             return {member.name: hash(file.read()) for member in archive if (file := archive.extractfile(member))}
     return {name: item["ETag"] for name, item in files_below(target, uri).items()}

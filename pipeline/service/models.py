@@ -120,7 +120,7 @@ def archive_sha256(package: Mapping[str, Any]) -> str:
 
 
 def approved_version(target: Target, group: str, wanted: str | None) -> str:
-    """Return the ARN of an approved version by number or ARN, or of the newest; SageMaker makes no model of others."""
+    """Return the ARN of an approved version by number or ARN, or of the newest; no others are served."""
     if wanted is None:
         for package in model_packages(target, group):
             if package["ModelApprovalStatus"] == "Approved":

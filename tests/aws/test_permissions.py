@@ -14,7 +14,7 @@ from moto.s3.models import s3_backends
 from policies import allows, as_list
 
 from pipeline.aws import stack
-from pipeline.compile.bundle import DEPLOY, DESCRIBE_INPUTS
+from pipeline.compile.bundle import DEPLOY, DESCRIBE_INPUTS, bundle
 from pipeline.service.aws_target import AwsTarget
 from pipeline.service.sources import Source
 from pipeline.service.staging import definition_of, open_project
@@ -251,7 +251,7 @@ def operations_of(sources: dict[str, bytes], client: Any) -> set[str]:
     ("role", "code"), [("DeployRole", DEPLOY), ("InputsRole", DESCRIBE_INPUTS)], ids=["deploy", "inputs"]
 )
 def test_a_functions_role_has_every_action_that_its_code_names(client, made, role, code):
-    found = operations_of(code().files, client)
+    found = operations_of(bundle(code).files, client)
     assert "sagemaker:ListModelPackages" in found
     statements = statements_of(client, made[f"{role}Arn"])
     allowed = {action for statement in statements for action in as_list(statement["Action"])}

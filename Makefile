@@ -28,11 +28,12 @@ run: $(READY)  ## the main job: images in, deployed classifier out, on this mach
 test: $(READY_FOR_TESTS)  ## every test
 	$(BIN)/python -m pytest
 
-check: $(READY_FOR_TESTS)  ## style, types and who imports whom
+check: $(READY_FOR_TESTS) $(READY_FOR_CHECKS)  ## style, types, who imports whom, and the templates' security
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	PYTHONPATH=steps $(BIN)/lint-imports
+	$(CHECKS)/bin/checkov --skip-download --framework cloudformation --compact --quiet --directory pipeline/aws
 
 bench: $(READY_FOR_TESTS)  ## the quick ones of the figures in docs/
 	$(BIN)/python benchmarks/runner_overhead.py

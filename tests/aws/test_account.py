@@ -1,4 +1,4 @@
-"""From an empty account and back, by commands alone: a user's journey, and docs/aws.md line by line.
+"""From an empty account and back, by commands alone: a user's journey; docs/aws.md line by line: test_stock_cli.py.
 
 What AWS itself does and moto does not (run the steps, deliver an approval's event) is done here by hand.
 """
@@ -10,15 +10,11 @@ from typing import Any
 import pytest
 from said import Said
 
-from tests.docs.pages import blocks, commands
-
-ROOT = Path(__file__).parents[2]
 NAME = "image-classification"
 PIXEL = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c49444154789c63f8cfc000000301010018dd8db00000"
     "000049454e44ae426082"
 )
-SKIPPED = ("images build", "images push")  # they need docker, podman or buildah; tests/images builds them
 
 
 @pytest.fixture
@@ -111,27 +107,3 @@ def test_from_an_empty_account_to_an_endpoint_and_back(client, cli, photos, regi
     assert document(cli("teardown", "--yes", "--delete-data", "--json")) == {"removed": True}
     assert client("s3").list_buckets()["Buckets"] == []
     assert document(cli("teardown", "--json")) == {"removed": False}
-
-
-def aws_commands(page: Path) -> list[list[str]]:
-    """Return the words of a page's commands for AWS, without `python run_pipeline.py`."""
-    words = [line for block in blocks(page, "sh") for line in commands(block.text)]
-    return [line[2:] for line in words if "run_pipeline.py" in line and ("aws" in line or page.name == "aws.md")]
-
-
-def test_the_commands_of_the_page_on_aws_work_in_their_order(client, cli, photos, push_images):
-    lines = aws_commands(ROOT / "docs/aws.md")
-    assert lines[-1][0] == "teardown"
-    assert {"infra", "images", "run", "status", "schedule", "cost"} <= {words[0] for words in lines}
-    assert {tuple(words[:2]) for words in aws_commands(ROOT / "README.md")} <= {tuple(words[:2]) for words in lines}
-    Path("pipeline.yaml").write_text("data: {source: photos}\n")
-    for words in lines:
-        if " ".join(words[:2]) not in SKIPPED:
-            said = cli(*[word for word in words if word not in ("--target", "aws")], answer="yes\n")
-            assert said.status == 0, f"{words}\n{said.out}{said.error}"
-        elif words[:2] == ["images", "push"]:
-            push_images()
-    assert client("cloudformation").describe_stacks()["Stacks"] == []
-    assert client("s3").list_buckets()["Buckets"] == []
-    assert client("sagemaker").list_pipelines()["PipelineSummaries"] == []
-    assert client("sagemaker").list_model_package_groups()["ModelPackageGroupSummaryList"] == []

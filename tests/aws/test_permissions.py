@@ -262,7 +262,8 @@ def needs_of(step: dict[str, Any], group: str) -> Iterator[tuple[str, str]]:
     """Action and resource of what a step makes the service do under the execution role."""
     kind, arguments = step["Type"], step["Arguments"]
     for resource, actions in ACTIONS_OF_STEPS[kind].items():
-        name = f"pipelines-abc123-{step['Name'].lower()}-x"
+        is_search = step["Type"] == "Tuning"
+        name = f"{'' if is_search else 'pipelines-'}abc123-{step['Name'][:7]}-x"
         yield from ((f"sagemaker:{action}", arn("sagemaker", f"{resource}/{name}")) for action in actions)
     if kind == "Lambda":
         yield "lambda:InvokeFunction", step["FunctionArn"]

@@ -1,9 +1,14 @@
-"""The templates by the stock AWS CLI, as the page on AWS has it: their defaults are pipeline.yaml's."""
+"""The README and docs/aws.md line by line, as processes: our command line and the stock AWS CLI.
 
-import json
+An account is played by moto's server. What it does not do (run the steps, build images) is done here by hand.
+"""
+
 import os
+import shlex
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,40 +16,76 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from pipeline.aws import infra, stack
-from pipeline.aws.stack_parameters import APP, BASE
+from tests.docs.pages import blocks
 
+ROOT = Path(__file__).parents[2]
 NAME = "image-classification"
+COPIED = ("run_pipeline.py", "pipeline.yaml", "pipeline", "steps", "containers", "sample")
+ENGINE = ("images build", "images push")  # what needs docker, podman or buildah; tests/images builds them
+Shell = Callable[[str], str]
 
 
 @pytest.fixture
-def aws(client: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A function that runs `aws` on the account of this process; it returns what that prints."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+def shell(client: Any, tmp_path: Path) -> Iterator[Shell]:
+    """A function that runs a line where a reader would, on the account of this process; what it prints."""
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    environment = {
-        **os.environ, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_PAGER": "",
-    }  # fmt: skip
+    for name in COPIED:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, tmp_path / name)
+    variables = {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "HOME": str(tmp_path),
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        **{"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_DEFAULT_REGION": "us-east-1"},
+    }
+    told: dict[str, Any] = {"input": "yes\n", "capture_output": True, "text": True, "timeout": 120}
 
-    def run(*words: str) -> str:
-        command = [sys.executable, str(Path(sys.executable).with_name("aws")), *words]
-        found = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
-        assert found.returncode == 0, found.stderr
-        return found.stdout
+    def run(line: str) -> str:
+        said = subprocess.run(["bash", "-c", line], cwd=tmp_path, env=variables, check=False, **told)
+        assert said.returncode == 0, f"{line}\n{said.stdout}{said.stderr}"
+        return str(said.stdout)
 
     yield run
     server.stop()
 
 
-def test_both_templates_are_deployed_and_only_the_functions_are_left_to_infra(client, config, aws):
-    deploy = ["cloudformation", "deploy", "--capabilities", "CAPABILITY_IAM", "--tags", f"pipeline-stack={NAME}"]
-    aws(*deploy, "--stack-name", NAME, "--template-file", str(BASE))
-    query = "Stacks[0].Outputs[].[join(`=`, [OutputKey, OutputValue])]"
-    given = aws("cloudformation", "describe-stacks", "--stack-name", NAME, "--query", query, "--output", "text").split()
-    aws(*deploy, "--stack-name", f"{NAME}-app", "--template-file", str(APP), "--parameter-overrides", *given)
-    assert json.loads(aws("events", "list-rules"))["Rules"]
+def lines(page: str) -> list[str]:
+    """Return a page's commands on AWS, and others of the page on AWS."""
+    found = [line for block in blocks(ROOT / page, "sh") for line in block.text.splitlines()]
+    return [line for line in found if "aws" in line or page == "docs/aws.md"]
+
+
+def words(line: str) -> tuple[str, ...]:
+    """Return a line's program and command."""
+    return tuple(shlex.split(line, comments=True)[:4])
+
+
+def stock(page: str) -> list[str]:
+    return [line for line in lines(page) if line.startswith("aws ")]
+
+
+def test_the_commands_of_the_page_on_aws_in_their_order(client, shell, push_images, register):
+    page = "docs/aws.md"
+    for line in lines(page):
+        if "images push" in line:
+            push_images()
+        elif "models" in line:
+            register(stack.outputs(client, NAME)["BucketName"], "PendingManualApproval")
+        if line not in stock(page) and not any(name in line for name in ENGINE):
+            shell(line)
+    assert "teardown" in lines(page)[-1]
+    assert {words(line) for line in lines("README.md")} <= {words(line) for line in lines(page)}
+    assert client("cloudformation").describe_stacks()["Stacks"] == []
+    assert client("sagemaker").list_pipelines()["PipelineSummaries"] == []
+    assert client("sagemaker").list_model_package_groups()["ModelPackageGroupSummaryList"] == []
+
+
+def test_the_stock_cli_makes_both_stacks_and_only_the_code_is_left_to_infra(client, config, shell):
+    for line in stock("docs/aws.md"):
+        shell(line)
+    assert "image-classification-approval" not in shell("aws events list-rules")  # it calls the function
     assert stack.outputs(client, f"{NAME}-app")["ScheduleName"] == f"{NAME}-retrain"
-    assert infra.stack_differences(client, config) == [
-        "the code of the deploy function", "the code of the inputs function",
-    ]  # fmt: skip
+    missing = ["the code of the deploy function", "the code of the inputs function"]
+    assert infra.stack_differences(client, config) == missing

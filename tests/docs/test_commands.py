@@ -18,7 +18,7 @@ from tests.local.samples import processes_of, wait_until
 
 COPIED = ("run_pipeline.py", "pipeline", "steps", "containers", "docs/first-model.ipynb")
 PHOTOS = {"dress": 36, "hat": 36, "shoes": 36}  # drift takes a baseline of 60 images
-ELSEWHERE = {"aws.md": "tests/aws/test_account.py", "extending.md": "tests/test_extending.py"}
+ELSEWHERE = {"aws.md": "tests/aws/test_stock_cli.py", "extending.md": "tests/test_extending.py"}
 NOT_RUN = {  # lines by how they begin; of the program's own, the options are checked
     "make ": "installs, or runs these tests",
     ".venv/bin/python -m pytest": "runs other tests",
@@ -26,9 +26,9 @@ NOT_RUN = {  # lines by how they begin; of the program's own, the options are ch
     "python -m pipeline.config.reference": "writes files of the repository, which tests/config compares",
     "python run_pipeline.py weights fetch": "needs a network: tests/pipeline/test_weights_command.py",
     "python run_pipeline.py images": "needs docker and a registry: tests/images, tests/aws",
-    "python run_pipeline.py infra": "tests/aws/test_account.py",
-    "python run_pipeline.py run --target aws": "tests/aws/test_account.py",
-    "python run_pipeline.py teardown --target aws": "tests/aws/test_account.py",
+    "python run_pipeline.py infra": "tests/aws/test_stock_cli.py",
+    "python run_pipeline.py run --target aws": "tests/aws/test_stock_cli.py",
+    "python run_pipeline.py teardown --target aws": "tests/aws/test_stock_cli.py",
     "python run_pipeline.py drift --target aws": "needs an account's endpoint: tests/aws/test_drift_alarm.py",
 }
 FIRST = "python run_pipeline.py run --data photos"

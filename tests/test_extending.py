@@ -17,7 +17,7 @@ MOST_FILES = 4
 COMPILE = """
 import json, sys
 from pathlib import Path
-from pipeline.aws.cost import limits
+from pipeline.aws.cost import instances
 from pipeline.compile.compiler import Inputs, compile_pipeline
 from pipeline.compile.placement import local_placement
 from pipeline.config.config import load
@@ -26,7 +26,8 @@ from pipeline.definition.check import check
 Path("changed.yaml").write_text(sys.argv[1])
 compiled = compile_pipeline(Inputs(load(Path("changed.yaml")), local_placement("f"), "s3://b/d", "s3://b/w", "s3://b/a"))
 definition = json.loads(compiled.definition)
-found = {"steps": definition["Steps"], "problems": check(definition), "billed": list(limits(definition))}
+billed = [each.step for each in instances(definition)]
+found = {"steps": definition["Steps"], "problems": check(definition), "billed": billed}
 print(json.dumps({**found, "code": [bundle.entry_point for bundle in compiled.bundles]}))
 """
 METRICS = """

@@ -141,13 +141,10 @@ def compile_definition(call: Call, project: "Project", target: Target) -> "Compi
 def put_pipeline(project: "Project", target: Target, text: str, stored: int) -> None:
     """Create or update the pipeline and what has to be beside it; say what changes."""
     from pipeline.config.config import describe_pipeline
-    from pipeline.service.models import ensure_champion
     from pipeline.service.staging import remember
 
     config = project.config
     target.set_up(config)
-    if config.registry.require_improvement:
-        stored += ensure_champion(target, config)
     name = config.pipeline.name
     what = executions.upsert(
         target,

@@ -11,9 +11,12 @@ from sagemaker.mlops.workflow.steps import ProcessingStep, TrainingStep
 
 from pipeline.compile.bundle import PROCESSING
 from pipeline.compile.context import Context, flags, job_retries, processing_input, processing_output
-from pipeline.compile.placement import champion_uri
 
 STEP, SCRIPT = "EvaluateModel", "evaluate.py"
+ABOUT_CHAMPION = (
+    "The model that the endpoint is asked to serve, kept by the deploy function: model.tar.gz, its baseline.json, and "
+    "champion.json, which says which version it is. EvaluateModel compares a newly trained model with it.\n"
+)
 EVALUATION = PropertyFile(name="Evaluation", output_name="evaluation", path="evaluation.json")
 
 
@@ -30,7 +33,7 @@ def evaluate_step(
         processing_input("code", context.code_uri(SCRIPT)),
     ]
     if registry.require_improvement:
-        inputs.append(processing_input("champion", f"{champion_uri(context.config, context.placement)}/"))
+        inputs.append(processing_input("champion", context.shared_uri("champion", about=ABOUT_CHAMPION)))
     return ProcessingStep(
         name=STEP,
         display_name="Evaluate model",

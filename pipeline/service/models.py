@@ -1,7 +1,6 @@
 """The model registry, the endpoints that serve it, and the champion: the copy that retrains are compared with."""
 
 import base64
-import json
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -10,9 +9,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from pipeline.aws.requests import describe, list_all
-from pipeline.compile.placement import champion_uri
-from pipeline.config.config import Config
+from pipeline.aws.requests import describe
 from pipeline.errors import ServiceError, UsageError
 from pipeline.service.executions import NEWEST_FIRST, parameters_of
 from pipeline.service.sources import SHIPPED
@@ -21,10 +18,6 @@ from pipeline.service.targets import POLL_SECONDS, Target, ask, ask_all, in_thre
 WAIT_SECONDS = 900
 EVENT_FAILED = "EventDeliveryFailed"  # of the local target: it waits for what the event leads to
 ENDPOINT_IN_MOTION = ("Creating", "Updating", "SystemUpdating", "RollingBack", "Deleting")
-CHAMPION_README = b"""The model that the endpoint is asked to serve, kept by the deploy function: model.tar.gz, and
-champion.json, which says which version it is. EvaluateModel compares a newly trained model with it.
-Nothing else belongs here.
-"""
 
 
 def model_packages(target: Target, group: str) -> list[dict[str, Any]]:
@@ -169,38 +162,3 @@ def wait_for_endpoint(target: Target, name: str) -> dict[str, Any] | None:
 def endpoints(target: Target) -> list[dict[str, Any]]:
     """Return every endpoint, newest first."""
     return ask_all(target, "list endpoints", "list_endpoints")
-
-
-def ensure_champion(target: Target, config: Config) -> int:
-    """Make the champion's prefix ready for EvaluateModel; return how many objects were stored.
-
-    The deploy function keeps it (steps/deploy.py) but for two things: the prefix must not be
-    empty, which a Processing job refuses, and a version that was approved before there was a champion becomes it.
-    """
-    uri, group = champion_uri(config, target.placement), config.registry.model_package_group
-    with service_errors(f"keep the approved version of model package group {group!r} for comparison at {uri}"):
-        stored = int(target.put(f"{uri}/README.txt", CHAMPION_README))
-        if target.holds(f"{uri}/model.tar.gz"):
-            return stored
-        package = newest_approved(target.client("sagemaker"), group)
-        containers = package.get("InferenceSpecification", {}).get("Containers") or [{}]
-        archive = str(containers[0].get("ModelDataUrl", ""))
-        if not archive.startswith("s3://"):
-            return stored
-        s3, (bucket, key), (from_bucket, from_key) = target.client("s3"), split_uri(uri), split_uri(archive)
-        origin, destination = {"Bucket": from_bucket, "Key": from_key}, {"Bucket": bucket, "Key": f"{key}/model.tar.gz"}
-        copied = s3.copy_object(**destination, CopySource=origin, TaggingDirective="REPLACE")
-        described = {"model_package_arn": package["ModelPackageArn"], "model_data_url": archive}
-        described["etag"] = copied["CopyObjectResult"]["ETag"]
-        s3.put_object(Bucket=bucket, Key=f"{key}/champion.json", Body=json.dumps(described, indent=2).encode())
-    return stored + 2
-
-
-def newest_approved(sagemaker: Any, group: str) -> dict[str, Any]:
-    """Return the newest version that is approved and complete, described; empty if there is none."""
-    query = {"ModelPackageGroupName": group, "ModelApprovalStatus": "Approved", **NEWEST_FIRST}
-    for item in list_all(sagemaker, "list_model_packages", **query):
-        if item["ModelPackageStatus"] == "Completed":
-            package: dict[str, Any] = sagemaker.describe_model_package(ModelPackageName=item["ModelPackageArn"])
-            return package
-    return {}

@@ -7,20 +7,19 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import own_account
 import pytest
 import training_output as made
-from moto.sagemaker.models import sagemaker_backends
+from moto.core.responses import ActionResult
+from moto.sagemaker.responses import SageMakerResponse
+from own_account import BUCKET, IMAGE, OWN, ROLE, step
 
-import run_pipeline
 from pipeline.errors import ServiceError
 from pipeline.service.aws_target import AwsTarget
 from pipeline.service.reports import debug_report, keep_report, make_report
 
-BUCKET = "reports-bucket"
-ROLE = "arn:aws:iam::123456789012:role/pipeline"
 TRAINING, SEARCH = "pipelines-abc-TrainWithDebugger-1", "pipelines-abc-TuneHyperparameters-1"
 URI = f"s3://{BUCKET}/jobs/{TRAINING}/output/output.tar.gz"
-IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/any:1"
 
 
 def archive(files: dict[str, str]) -> bytes:
@@ -33,24 +32,19 @@ def archive(files: dict[str, str]) -> bytes:
     return buffer.getvalue()
 
 
-def job_request(name: str) -> dict[str, Any]:
-    return {
-        "TrainingJobName": name,
-        "AlgorithmSpecification": {"TrainingImage": IMAGE, "TrainingInputMode": "File"},
-        "RoleArn": ROLE,
-        "OutputDataConfig": {"S3OutputPath": f"s3://{BUCKET}/jobs/"},
-        "ResourceConfig": {"InstanceType": "ml.m5.xlarge", "InstanceCount": 1, "VolumeSizeInGB": 30},
-        "StoppingCondition": {"MaxRuntimeInSeconds": 60},
-    }
-
-
 @pytest.fixture
 def target(client, configured) -> AwsTarget:
     """An account in which a search of three trials and a training have ended."""
-    aws = {"role_arn": ROLE, "training_image": IMAGE, "inference_image": IMAGE, "bucket": BUCKET}
     sagemaker = client("sagemaker")
     client("s3").create_bucket(Bucket=BUCKET)
-    sagemaker.create_training_job(**job_request(TRAINING))
+    sagemaker.create_training_job(
+        TrainingJobName=TRAINING,
+        AlgorithmSpecification={"TrainingImage": IMAGE, "TrainingInputMode": "File"},
+        RoleArn=ROLE,
+        OutputDataConfig={"S3OutputPath": f"s3://{BUCKET}/jobs/"},
+        ResourceConfig={"InstanceType": "ml.m5.xlarge", "InstanceCount": 1, "VolumeSizeInGB": 30},
+        StoppingCondition={"MaxRuntimeInSeconds": 60},
+    )
     sagemaker.create_hyper_parameter_tuning_job(
         HyperParameterTuningJobName=SEARCH,
         HyperParameterTuningJobConfig={
@@ -59,24 +53,18 @@ def target(client, configured) -> AwsTarget:
             "HyperParameterTuningJobObjective": {"Type": "Minimize", "MetricName": "validation:loss"},
         },
     )
-    job = sagemaker_backends["123456789012"]["us-east-1"].hyper_parameter_tuning_jobs
-    next(iter(job.values())).best_training_job = {"TrainingJobName": f"{SEARCH}-002"}
-    return AwsTarget(configured(aws=aws))
+    [search] = own_account.backend().hyper_parameter_tuning_jobs.values()
+    search.best_training_job = {"TrainingJobName": f"{SEARCH}-002"}
+    return AwsTarget(configured(aws=OWN))
 
 
 @pytest.fixture
 def steps(target: AwsTarget) -> list[dict[str, Any]]:
     """The execution's steps, as ListPipelineExecutionSteps answers."""
+    arn = "arn:aws:sagemaker:us-east-1:123456789012"
     return [
-        {
-            "StepName": name,
-            "StepStatus": "Succeeded",
-            "Metadata": {member: {"Arn": f"arn:aws:sagemaker:us-east-1:123456789012:{kind}/{job}"}},
-        }
-        for name, member, kind, job in (
-            ("TuneHyperparameters", "TuningJob", "hyper-parameter-tuning-job", SEARCH),
-            ("TrainWithDebugger", "TrainingJob", "training-job", TRAINING),
-        )
+        step("TuneHyperparameters", "TuningJob", f"{arn}:hyper-parameter-tuning-job/{SEARCH}"),
+        step("TrainWithDebugger", "TrainingJob", f"{arn}:training-job/{TRAINING}"),
     ]
 
 
@@ -101,14 +89,8 @@ def trials(monkeypatch) -> list[dict[str, Any]]:
     failed["CreationTime"] = started + timedelta(minutes=3)
     del failed["FinalHyperParameterTuningJobObjectiveMetric"], failed["TrainingEndTime"]
     found.append(failed)
-    from moto.core.responses import ActionResult
-    from moto.sagemaker.responses import SageMakerResponse
-
-    monkeypatch.setattr(
-        SageMakerResponse,
-        "list_training_jobs_for_hyper_parameter_tuning_job",
-        lambda self: ActionResult({"TrainingJobSummaries": found}),
-    )
+    operation = "list_training_jobs_for_hyper_parameter_tuning_job"
+    monkeypatch.setattr(SageMakerResponse, operation, lambda self: ActionResult({"TrainingJobSummaries": found}))
     return found
 
 
@@ -123,19 +105,12 @@ def test_the_report_is_made_of_s3_and_the_search(target, steps, trials, tmp_path
     assert document["headline"] == "Stopped by rule Overfit"
     assert "Stopped by rule Overfit" in page.read_text()
     search = document["search"]
-    assert {name: search[name] for name in ("name", "strategy", "objective_type", "objective_metric")} == {
-        "name": SEARCH,
-        "strategy": "Bayesian",
-        "objective_type": "Minimize",
-        "objective_metric": "validation:loss",
-    }
-    assert [
-        (found["name"][-3:], found["objective"], found["seconds"], found["winner"]) for found in search["trials"]
-    ] == [
-        ("001", 0.5, 90.0, False),
-        ("002", 0.25, 90.0, True),
-        ("003", None, None, False),
-    ]
+    named = [search[name] for name in ("name", "strategy", "objective_type", "objective_metric")]
+    assert named == [SEARCH, "Bayesian", "Minimize", "validation:loss"]
+    members = ("name", "objective", "seconds", "winner")
+    assert [[found[name] for name in members] for found in search["trials"]] == [
+        [f"{SEARCH}-001", 0.5, 90.0, False], [f"{SEARCH}-002", 0.25, 90.0, True], [f"{SEARCH}-003", None, None, False],
+    ]  # fmt: skip
 
 
 def test_the_status_names_the_output_and_its_verdicts(target, steps) -> None:
@@ -147,16 +122,12 @@ def test_the_status_names_the_output_and_its_verdicts(target, steps) -> None:
     assert found["rules"]["AllZero"] == "NoIssuesFound"
 
 
-def test_a_training_that_runs_is_not_looked_at(target, steps) -> None:
-    put_output(target, made.files())
-    steps[1]["StepStatus"] = "Executing"
-    assert debug_report(target, steps) == {"rules": {}, "place": None}
-    assert debug_report(target, steps[:1]) == {"rules": {}, "place": None}
-
-
-def test_output_without_debugger_files_is_none(target, steps) -> None:
+def test_a_training_that_runs_and_output_without_debugger_files_are_not_looked_at(target, steps) -> None:
     put_output(target, {"tensors/collections.json": "{}"})
     assert debug_report(target, steps) == {"rules": {}, "place": None}
+    put_output(target, made.files())
+    steps[1]["StepStatus"] = "Executing"
+    assert debug_report(target, steps) == debug_report(target, steps[:1]) == {"rules": {}, "place": None}
 
 
 def test_a_training_job_that_is_gone_is_said(target, steps, tmp_path: Path) -> None:
@@ -173,21 +144,15 @@ def test_nothing_is_kept_on_this_machine_by_itself(target, steps, tmp_path: Path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_command_works_as_on_this_machine(target, steps, trials, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_the_command_works_as_on_this_machine(target, steps, trials, cli) -> None:
     put_output(target, made.files())
-    monkeypatch.chdir(tmp_path)
-    Path("pipeline.yaml").write_text(
-        f"aws: {{role_arn: '{ROLE}', training_image: '{IMAGE}', inference_image: '{IMAGE}', bucket: {BUCKET}}}\n"
-    )
+    Path("pipeline.yaml").write_text(own_account.CONFIG)
     arn = "arn:aws:sagemaker:us-east-1:123456789012:pipeline/image-classification/execution/xyz"
-    backend = sagemaker_backends["123456789012"]["us-east-1"]
-    backend.steps_of_executions = {arn: steps}
-    words = ["report", "xyz", "--target", "aws", "--config", "pipeline.yaml", "--home", "home", "--no-open"]
-    assert run_pipeline.main(words) == 0
-    assert capsys.readouterr().out == f"home/reports/{TRAINING}/debugger.html\n"
+    own_account.backend().steps_of_executions = {arn: steps}
+    said = cli("report", "xyz", "--no-open")
+    assert (said.status, said.out) == (0, f"home/reports/{TRAINING}/debugger.html\n")
     assert "Completed" in Path(f"home/reports/{TRAINING}/debugger.html").read_text()
     steps[1]["StepStatus"] = "Executing"
-    assert run_pipeline.main(words) == 1
-    assert capsys.readouterr().err == (
-        f"Training job {TRAINING} of execution xyz has not ended yet; its report comes then.\n"
-    )
+    said = cli("report", "xyz", "--no-open")
+    assert said.status == 1
+    assert said.error == f"Training job {TRAINING} of execution xyz has not ended yet; its report comes then.\n"

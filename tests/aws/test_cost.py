@@ -3,7 +3,6 @@
 import copy
 import datetime
 import json
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import boto3
 import pytest
 from botocore.stub import Stubber
+from own_account import step
 
 import run_pipeline
 from pipeline.aws import cost
@@ -79,46 +79,44 @@ def test_prices_are_those_of_the_use_and_what_is_not_clear_is_unknown(pricing):
     assert found == {("Train", "ml.m5.xlarge"): 0.257, ("Host", "ml.m5.xlarge"): 0.257}
 
 
+def times(kind: str, seconds: float) -> dict[str, Any]:
+    return {f"{kind}StartTime": START, f"{kind}EndTime": START + datetime.timedelta(seconds=seconds)}
+
+
+REUSED = step("Evaluate", "ProcessingJob", "arn:job/old")
+RECORDED = {
+    "arn:execution": [
+        step("Prepare", "ProcessingJob", "arn:job/1"),
+        step("Tune", "TuningJob", "arn:job/2"),
+        step("Train", "TrainingJob", "arn:job/train"),
+        {**REUSED, "CacheHitResult": {}},
+        step("Check", Metadata={"Condition": {"Outcome": "True"}}),
+    ],
+    "arn:older": [REUSED],
+}
+
+
 class RecordedSageMaker:
     """Answers about a finished execution: two instances, a spot training, three trials, a reused step; and an older."""
 
-    def __init__(self) -> None:
-        train = self.step("Train", "TrainingJob", "arn:job/train")
-        reused = {**self.step("Evaluate", "ProcessingJob", "arn:job/old"), "CacheHitResult": {}}
-        check = {"StepName": "Check", "StepStatus": "Succeeded", "Metadata": {"Condition": {"Outcome": "True"}}}
-        prepare, tune = self.step("Prepare", "ProcessingJob", "arn:job/1"), self.step("Tune", "TuningJob", "arn:job/2")
-        self.steps = {
-            "arn:execution": [prepare, tune, train, reused, check],
-            "arn:older": [self.step("Evaluate", "ProcessingJob", "arn:job/old")],
-        }
-
-    @staticmethod
-    def step(name: str, kind: str, arn: str) -> dict[str, Any]:
-        return {"StepName": name, "StepStatus": "Succeeded", "Metadata": {kind: {"Arn": arn}}}
-
-    @staticmethod
-    def times(kind: str, seconds: float) -> dict[str, Any]:
-        return {f"{kind}StartTime": START, f"{kind}EndTime": START + datetime.timedelta(seconds=seconds)}
-
     def list_pipeline_executions(self, **request: Any) -> dict[str, Any]:
         assert request["SortOrder"] == "Descending"
-        return {"PipelineExecutionSummaries": [{"PipelineExecutionArn": arn} for arn in self.steps]}
+        return {"PipelineExecutionSummaries": [{"PipelineExecutionArn": arn} for arn in RECORDED]}
 
     def describe_processing_job(self, **request: str) -> dict[str, Any]:
-        return {**self.times("Processing", 30), "ProcessingResources": {"ClusterConfig": {"InstanceCount": 2}}}
+        return {**times("Processing", 30), "ProcessingResources": {"ClusterConfig": {"InstanceCount": 2}}}
 
     def describe_training_job(self, **request: str) -> dict[str, Any]:
-        return {**self.times("Training", 100), "BillableTimeInSeconds": 40, "ResourceConfig": {"InstanceCount": 1}}
+        return {**times("Training", 100), "BillableTimeInSeconds": 40, "ResourceConfig": {"InstanceCount": 1}}
+
+    def list_all(self, client: Any, operation: str, **request: str) -> list[dict[str, Any]]:
+        trials = [times("Training", 60), times("Training", 70), {}]
+        return RECORDED[request["PipelineExecutionArn"]] if "PipelineExecutionArn" in request else trials
 
 
 def test_each_step_was_measured_by_the_newest_execution_that_ran_it(monkeypatch):
     sagemaker = RecordedSageMaker()
-    trials = [sagemaker.times("Training", seconds) for seconds in (60, 70)]
-
-    def list_all(client: Any, operation: str, **request: str) -> list[dict[str, Any]]:
-        return sagemaker.steps[request["PipelineExecutionArn"]] if "PipelineExecutionArn" in request else [*trials, {}]
-
-    monkeypatch.setattr(cost, "list_all", list_all)
+    monkeypatch.setattr(cost, "list_all", sagemaker.list_all)
     steps = ("Prepare", "Tune", "Train", "Evaluate")
     assert cost.measure(lambda service: sagemaker, "image-classification", steps) == (
         {"Prepare": 60.0, "Tune": 130.0, "Train": 40.0, "Evaluate": 60.0},
@@ -163,10 +161,5 @@ def test_on_aws_prices_are_asked_for_and_a_type_without_one_is_given_in_hours(sa
     assert re.search(r"EvaluateModel +ml.m5.xlarge +1h 00m +0.20 at most", out)
 
 
-def test_without_credentials_the_hours_are_told_all_the_same(said, monkeypatch, capsys):
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
-        monkeypatch.setenv(name, os.devnull)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+def test_without_credentials_the_hours_are_told_all_the_same(without_credentials, said):
     assert json.loads(said("--target", "aws", "--json"))["run_instance_hours"] == 15

@@ -1,13 +1,13 @@
 """What AWS refuses, and what happens before it answers, as one sentence each, and never a traceback."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import botocore.client
 import botocore.exceptions as raised
 import pytest
+from own_account import OWN
 
 from pipeline.aws.errors import explain, is_transient
 
@@ -15,15 +15,8 @@ CASES = json.loads((Path(__file__).with_name("cases") / "errors.json").read_text
 ROLE = "arn:aws:sts::123456789012:assumed-role/Scientist/anna"
 EXECUTION = "arn:aws:sagemaker:us-east-1:123456789012:pipeline/image-classification/execution/abc"
 VERSION = "arn:aws:sagemaker:us-east-1:123456789012:model-package/image-classification/1"
-CONFIG = """
-data: {source: "s3://pictures/animals"}
-model: {weights: "s3://pictures/weights"}
-aws:
-  role_arn: arn:aws:iam::123456789012:role/pipeline
-  bucket: a-bucket-of-ours
-  training_image: 123456789012.dkr.ecr.us-east-1.amazonaws.com/training:1
-  inference_image: 123456789012.dkr.ecr.us-east-1.amazonaws.com/inference:1
-"""
+ELSEWHERE = {"data": {"source": "s3://pictures/animals"}, "model": {"weights": "s3://pictures/weights"}}
+CONFIG = json.dumps({**ELSEWHERE, "aws": OWN})
 
 
 def client_error(code: str, message: str, operation: str = "CreatePipeline", status: int = 400) -> raised.ClientError:
@@ -45,24 +38,12 @@ def test_what_a_service_answers_is_told_with_a_hint_where_users_need_one(case):
     ("error", "part"),
     [
         (raised.NoCredentialsError(), "Unable to locate credentials: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and"),
-        (
-            raised.PartialCredentialsError(provider="env", cred_var="AWS_SECRET_ACCESS_KEY"),
-            "Partial credentials found in env, missing: AWS_SECRET_ACCESS_KEY: set AWS",
-        ),
-        (
-            raised.CredentialRetrievalError(provider="p", error_msg="no such program"),
-            "no such program: set AWS_PROFILE",
-        ),
+        (raised.PartialCredentialsError(provider="env", cred_var="KEY"), "in env, missing: KEY: set AWS"),
+        (raised.CredentialRetrievalError(provider="p", error_msg="no program"), "no program: set AWS_PROFILE"),
         (raised.ProfileNotFound(profile="work"), "(work) could not be found: correct AWS_PROFILE, or make it with"),
         (raised.UnauthorizedSSOTokenError(), ": log in again (for example with `aws sso login`"),
-        (
-            raised.EndpointConnectionError(endpoint_url="https://x/"),
-            '"https://x/": AWS cannot be reached; check the network',
-        ),
-        (
-            raised.SSLError(endpoint_url="https://x/", error="certificate"),
-            ": AWS cannot be reached; check the network, a proxy",
-        ),
+        (raised.EndpointConnectionError(endpoint_url="https://x/"), '"https://x/": AWS cannot be reached; check the'),
+        (raised.SSLError(endpoint_url="https://x/", error="no"), ": AWS cannot be reached; check the network, a proxy"),
         (raised.NoRegionError(), "set aws.region in pipeline.yaml"),
         (raised.ParamValidationError(report="Missing\nparameter: PipelineName"), "Missing parameter: PipelineName"),
         (raised.DataNotFoundError(data_path="x"), "Unable to load data for: x"),
@@ -125,12 +106,7 @@ def test_a_missing_permission_names_the_action_and_the_role(cli, refuse, words, 
     assert "AccessDeniedException): whoever administers the policies of that role" in sentence
 
 
-def test_without_credentials_or_a_network_the_sentence_says_what_to_check(cli, monkeypatch):
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
-        monkeypatch.setenv(name, os.devnull)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+def test_without_credentials_or_a_network_the_sentence_says_what_to_check(without_credentials, cli, monkeypatch):
     Path("pipeline.yaml").write_text(CONFIG)
     for words in (["models"], ["infra", "--yes"]):
         said = cli(*words)

@@ -32,7 +32,7 @@ def execute(client: Any, *steps: dict[str, Any]) -> str:
 
 
 def step(name: str, kind: str = "", arn: str = "", status: str = "Succeeded", **members: Any) -> dict[str, Any]:
-    """One of an execution's steps, with its job."""
+    """Return one of an execution's steps, with its job."""
     return {"StepName": name, "StepStatus": status, "Metadata": {kind: {"Arn": arn}} if kind else {}, **members}
 
 

@@ -5,17 +5,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.aws.images import content_tag
-from pipeline.compile.bundle import ARCHIVE, PROCESSING, Bundle, bundle, processing_command
+from pipeline.compile.bundle import ARCHIVE, PROCESSING, bundle, processing_command
 from pipeline.config.config import Config
 from pipeline.config.sections import LOCAL_STORAGE
 
 SCRIPT = "drift.py"
+READ = {"S3DataType": "S3Prefix", "S3InputMode": "File"}
 VARIANT = "AllTraffic"  # as classifier/deployment names it
-
-
-def drift_bundle() -> Bundle:
-    """Return the code of the job."""
-    return bundle(SCRIPT)
 
 
 def drift_parameters(config: Config, made: Mapping[str, str]) -> dict[str, str]:
@@ -31,7 +27,7 @@ def job_request(config: Config, made: Mapping[str, str]) -> dict[str, Any]:
     """
     aws, section, key = config.aws, config.evaluation, config.aws.kms_key_arn
     bucket = f"s3://{made['BucketName']}"
-    top, code = f"{bucket}/{config.pipeline.name}", f"{bucket}/{drift_bundle().key(config.pipeline.name)}/{ARCHIVE}"
+    top, code = f"{bucket}/{config.pipeline.name}", f"{bucket}/{bundle(SCRIPT).key(config.pipeline.name)}/{ARCHIVE}"
     endpoint = config.deploy.endpoint_name
     options = {
         "champion-dir": f"{PROCESSING}/input/champion",
@@ -40,24 +36,19 @@ def job_request(config: Config, made: Mapping[str, str]) -> dict[str, Any]:
         "namespace": f"{aws.project}/drift",
         "endpoint-name": endpoint,
     }
-    cluster = {
-        "InstanceCount": 1,
-        "InstanceType": section.instance_type,
-        "VolumeSizeInGB": section.volume_size_gb,
-        **({"VolumeKmsKeyId": key} if key and not LOCAL_STORAGE.match(section.instance_type) else {}),
-    }
-    report = {
-        "S3Uri": f"{top}/drift/<aws.scheduler.scheduled-time>",
-        "LocalPath": options["report-dir"],
-        "S3UploadMode": "EndOfJob",
-    }
+    instance_type = section.instance_type
+    cluster = {"InstanceCount": 1, "InstanceType": instance_type, "VolumeSizeInGB": section.volume_size_gb}
+    if key and not LOCAL_STORAGE.match(instance_type):
+        cluster["VolumeKmsKeyId"] = key
+    place = f"{top}/drift/<aws.scheduler.scheduled-time>"
+    report = {"S3Uri": place, "LocalPath": options["report-dir"], "S3UploadMode": "EndOfJob"}
+    image = aws.training_image or f"{made.get('TrainingRepositoryUri', 'made-by-base')}:{content_tag('training')}"
     vpc = {"Subnets": list(aws.vpc.subnet_ids), "SecurityGroupIds": list(aws.vpc.security_group_ids)}
     return {
         "ProcessingJobName": f"{aws.project}-drift-<aws.scheduler.execution-id>",
         "RoleArn": made["JobRoleArn"],
         "AppSpecification": {
-            "ImageUri": aws.training_image
-            or f"{made.get('TrainingRepositoryUri', 'made-by-base')}:{content_tag('training')}",
+            "ImageUri": image,
             "ContainerEntrypoint": processing_command(SCRIPT),
             "ContainerArguments": [f"--{name}={value}" for name, value in options.items()],
         },
@@ -65,8 +56,8 @@ def job_request(config: Config, made: Mapping[str, str]) -> dict[str, Any]:
         "StoppingCondition": {"MaxRuntimeInSeconds": section.max_runtime_seconds},
         "Environment": {"AWS_DEFAULT_REGION": aws.region},
         "ProcessingInputs": [
-            job_input("code", code),
-            job_input("champion", f"{top}/champion/"),
+            {"InputName": name, "S3Input": {"S3Uri": uri, "LocalPath": f"{PROCESSING}/input/{name}", **READ}}
+            for name, uri in (("code", code), ("champion", f"{top}/champion/"))
         ],
         "ProcessingOutputConfig": {
             "Outputs": [{"OutputName": "drift", "S3Output": report}],
@@ -74,9 +65,3 @@ def job_request(config: Config, made: Mapping[str, str]) -> dict[str, Any]:
         },
         **({"NetworkConfig": {"VpcConfig": vpc}} if aws.vpc.subnet_ids else {}),
     }
-
-
-def job_input(name: str, uri: str) -> dict[str, Any]:
-    """Return what the job finds below /opt/ml/processing/input."""
-    source = {"S3Uri": uri, "LocalPath": f"{PROCESSING}/input/{name}", "S3DataType": "S3Prefix", "S3InputMode": "File"}
-    return {"InputName": name, "S3Input": source}

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.aws import schedule, stack
-from pipeline.aws.drift_check import drift_bundle, drift_parameters
+from pipeline.aws.drift_check import SCRIPT, drift_parameters
 from pipeline.aws.requests import describe, is_content, list_all, put_object
 from pipeline.aws.stack import Change, ChangeSet, Client
-from pipeline.aws.stack_parameters import APP, BASE, app_stack_name, settings_of, stack_name, stack_parameters, tags
+from pipeline.aws.stack_parameters import APP, BASE, app_stack_name, settings_of, stack_parameters, tags
 from pipeline.compile.bundle import ARCHIVE, DEPLOY, DESCRIBE_INPUTS, Bundle, bundle
 from pipeline.config.config import Config
 
@@ -31,6 +31,7 @@ NOT_MADE = {  # what stands for base's outputs in a proposal, before there are a
         "arn:aws:iam::000000000000:role/made-by-base",
     ),
 }
+PROMOTED = ["sagemaker:DescribeModelPackage", "sagemaker:DescribeModelPackageGroup", "sagemaker:ListModelPackages"]
 JOB_LOGS = [f"/aws/sagemaker/{kind}Jobs" for kind in ("Processing", "Training", "Transform")]  # of the whole account
 
 
@@ -47,7 +48,7 @@ def propose(client: Client, config: Config) -> Proposal | None:
 
     A ServiceError says why a stack cannot be changed now, or why CloudFormation refuses the change.
     """
-    cloudformation, base_name = client("cloudformation"), stack_name(config)
+    cloudformation, base_name = client("cloudformation"), config.aws.project
     for name in (base_name, app_stack_name(config)):
         stack.require_changeable(cloudformation, name, base_name)
     current = schedule.find(client, config)
@@ -59,9 +60,7 @@ def propose(client: Client, config: Config) -> Proposal | None:
     if any(change.action == "remove" and change.name in in_app for change in changes):
         moved = [item._replace(action="move") if item.name in in_app else item for item in changes]
         return Proposal(base, tuple(moved), retraining)
-    made = {**NOT_MADE, **stack.known_outputs(client, base_name)}
-    code = {**code_parameters(client, config, made["BucketName"]), **drift_parameters(config, made)}
-    if app := change_set(client, config, APP, {**made, **retraining, **code}):
+    if app := app_change_set(client, config, {**NOT_MADE, **stack.known_outputs(client, base_name)}, retraining):
         stack.discard(cloudformation, app)  # it is made again, with base's outputs and the stored code
         changes += app.changes
     return Proposal(base, tuple(changes), retraining) if changes else None
@@ -77,27 +76,31 @@ def apply(client: Client, config: Config, proposal: Proposal) -> Iterator[str]:
     """Carry a proposal out; yield a line for each thing that is done. A ServiceError says what failed, and why."""
     if proposal.base:
         yield from stack.execute(client("cloudformation"), proposal.base)
-    made = stack.outputs(client, stack_name(config))
+    made = stack.outputs(client, config.aws.project)
     yield from store_code(client, config, made["BucketName"])
-    code = {**code_parameters(client, config, made["BucketName"]), **drift_parameters(config, made)}
-    if app := change_set(client, config, APP, {**made, **proposal.schedule, **code}):
+    if app := app_change_set(client, config, made, proposal.schedule):
         yield from stack.execute(client("cloudformation"), app)
+
+
+def app_change_set(
+    client: Client, config: Config, made: dict[str, str], retraining: dict[str, str]
+) -> ChangeSet | None:
+    """Make a change set of app.yaml with base's outputs and the code as it is stored."""
+    code = code_parameters(client, config, made["BucketName"])
+    return change_set(client, config, APP, {**made, **retraining, **code, **drift_parameters(config, made)})
 
 
 def change_set(client: Client, config: Config, template: Path, parameters: dict[str, str]) -> ChangeSet | None:
     """Make a change set of a template with those of the parameters, and of pipeline.yaml's, that it has."""
     known = {**parameters, **stack_parameters(config, template)}
     given = {name: known[name] for name in settings_of(template) if name in known}
-    name = stack_name(config) if template == BASE else app_stack_name(config)
-    text = template.read_text()
-    return stack.make_change_set(client("cloudformation"), name, text, parameters=given, tags=tags(config))
+    name = config.aws.project if template == BASE else app_stack_name(config)
+    text, cloudformation = template.read_text(), client("cloudformation")
+    return stack.make_change_set(cloudformation, name, text, parameters=given, tags=tags(config))
 
 
 def code_parameters(client: Client, config: Config, bucket: str) -> dict[str, str]:
-    """Return where each function's code lies, and that object's version; `not-stored` before it is there.
-
-    The version is empty in a bucket that keeps none.
-    """
+    """Return where each function's code lies, and the object's version: `not-stored`, or empty if none are kept."""
     given: dict[str, str] = {}
     for name, code in function_bundles().items():
         key = code_key(config, code)
@@ -113,8 +116,7 @@ def store_code(client: Client, config: Config, bucket: str) -> Iterator[str]:
     functions = function_bundles().items()
     stored = {f"the {name.lower()} function": (code_key(config, code), archive(code)) for name, code in functions}
     if config.drift.schedule:
-        check = drift_bundle()
-        stored["the drift check"] = (f"{check.key(config.pipeline.name)}/{ARCHIVE}", check.archive())
+        stored["the drift check"] = (f"{bundle(SCRIPT).key(config.pipeline.name)}/{ARCHIVE}", bundle(SCRIPT).archive())
     for name, (key, content) in stored.items():
         if done := put_object(client("s3"), bucket, key, content):
             yield f"code of {name} {done} as s3://{bucket}/{key}"
@@ -142,11 +144,10 @@ def archive(code: Bundle) -> bytes:
 
 
 def stack_differences(client: Client, config: Config) -> list[str]:
-    """Return in which settings, and in which code, the stacks are not as pipeline.yaml and this project; none before
-    there are stacks."""
+    """Return in which settings and code the stacks differ from this project; nothing before there are stacks."""
     found: dict[str, str] = {}
     keys = {f"{name}CodeKey": code_key(config, code) for name, code in function_bundles().items()}
-    for template, name in ((BASE, stack_name(config)), (APP, app_stack_name(config))):
+    for template, name in ((BASE, config.aws.project), (APP, app_stack_name(config))):
         present = stack.describe_stack(client("cloudformation"), name)
         if present is None:
             return [] if template == BASE else [*found.values(), f"stack {name} is not made"]
@@ -191,9 +192,7 @@ def set_promotion(sagemaker: Any, config: Config) -> bool:
         "Sid": "Promotion",
         "Effect": "Allow",
         "Principal": {"AWS": [f"arn:{group.split(':')[1]}:iam::{each}:root" for each in config.aws.promote_to]},
-        "Action": [
-            f"sagemaker:{name}" for name in ("DescribeModelPackage", "DescribeModelPackageGroup", "ListModelPackages")
-        ],
+        "Action": PROMOTED,
         "Resource": [group, f"{group.replace(':model-package-group/', ':model-package/')}/*"],
     }
     policy = {"Version": "2012-10-17", "Statement": [statement]} if config.aws.promote_to else None
@@ -211,9 +210,6 @@ def ensure_model_group(client: Client, config: Config) -> bool:
     sagemaker, name = client("sagemaker"), config.registry.model_package_group
     if describe(sagemaker.describe_model_package_group, ModelPackageGroupName=name):
         return False
-    sagemaker.create_model_package_group(
-        ModelPackageGroupName=name,
-        ModelPackageGroupDescription=config.pipeline.description,
-        Tags=[{"Key": key, "Value": value} for key, value in tags(config).items()],
-    )
+    request = {"ModelPackageGroupName": name, "ModelPackageGroupDescription": config.pipeline.description}
+    sagemaker.create_model_package_group(**request, Tags=stack.as_pairs(tags(config)))
     return True

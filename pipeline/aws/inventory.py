@@ -12,7 +12,7 @@ from pipeline.aws import schedule
 from pipeline.aws.cost import HOURS_PER_MONTH
 from pipeline.aws.requests import describe, list_all
 from pipeline.aws.stack import Client, describe_stack, is_own
-from pipeline.aws.stack_parameters import STACK_TAG, VERSION_TAG, app_stack_name, serving_prefix, stack_name
+from pipeline.aws.stack_parameters import STACK_TAG, VERSION_TAG, app_stack_name, serving_prefix
 from pipeline.config.config import Config
 
 GB = 1e9
@@ -117,9 +117,9 @@ def find_model_group(sagemaker: Any, group: str) -> Iterator[Item]:
 def own_stacks(cloudformation: Any, config: Config) -> dict[str, list[tuple[str, str]]]:
     """Return type and physical id of each resource of this project's stacks, the one that needs the other first."""
     found = {}
-    for name in (app_stack_name(config), stack_name(config)):
+    for name in (app_stack_name(config), config.aws.project):
         stack = describe_stack(cloudformation, name)
-        if stack and is_own(stack, stack_name(config)):
+        if stack and is_own(stack, config.aws.project):
             resources = list_all(cloudformation, "list_stack_resources", StackName=stack["StackId"])
             found[name] = [(item["ResourceType"], item.get("PhysicalResourceId", "")) for item in resources]
     return found
@@ -140,10 +140,10 @@ def find_stacks(ecr: Any, stacks: dict[str, list[tuple[str, str]]]) -> Iterator[
 def find_log_groups(logs: Any, config: Config, endpoints: list[str]) -> Iterator[Item]:
     """Log groups of functions and endpoints; in those of the whole account, the jobs that no execution has."""
     names = [f"/aws/sagemaker/Endpoints/{name}" for name in sorted({config.deploy.endpoint_name, *endpoints})]
-    for name in (f"/aws/lambda/{config.aws.deploy_function}", f"/aws/lambda/{stack_name(config)}-inputs", *names):
+    for name in (f"/aws/lambda/{config.aws.deploy_function}", f"/aws/lambda/{config.aws.project}-inputs", *names):
         groups = list_all(logs, "describe_log_groups", logGroupNamePrefix=name)
         yield from (Item("log group", name) for group in groups if group["logGroupName"] == name)
-    alone = {"TransformJobs": f"{serving_prefix(config)}transform-", "ProcessingJobs": f"{stack_name(config)}-drift-"}
+    alone = {"TransformJobs": f"{serving_prefix(config)}transform-", "ProcessingJobs": f"{config.aws.project}-drift-"}
     for group, prefix in ((f"/aws/sagemaker/{kind}", prefix) for kind, prefix in alone.items()):
         if streams := list(list_all(logs, "describe_log_streams", logGroupName=group, logStreamNamePrefix=prefix)):
             yield Item("log streams", f"{group} {prefix}", note=counted(len(streams), "stream"))
@@ -151,7 +151,7 @@ def find_log_groups(logs: Any, config: Config, endpoints: list[str]) -> Iterator
 
 def find_data(client: Client, config: Config, resources: list[tuple[str, str]]) -> Iterator[Item]:
     """The stack's bucket and those that outlived an earlier stack; of a bucket of the user, the pipeline's prefix."""
-    s3, tag = client("s3"), {"Key": STACK_TAG, "Values": [stack_name(config)]}
+    s3, tag = client("s3"), {"Key": STACK_TAG, "Values": [config.aws.project]}
     tagging = client("resourcegroupstaggingapi")
     tagged = list_all(tagging, "get_resources", TagFilters=[tag], ResourceTypeFilters=["s3"])
     buckets = {name for resource_type, name in resources if resource_type == "AWS::S3::Bucket"}

@@ -18,13 +18,6 @@ from pipeline.aws.stack_parameters import ECR_IMAGE
 from pipeline.compile.placement import Placement
 from pipeline.config.config import Config
 
-USES = {  # of an instance type, by step type, as names of quotas have it: `ml.m5.xlarge for processing job usage`
-    "Processing": "processing job usage",
-    "Training": "training job usage",
-    "Tuning": "training job usage",
-    "Transform": "transform job usage",
-}
-
 
 @dataclass(frozen=True)
 class Wanted:
@@ -93,8 +86,8 @@ def quota_problems(wanted: Wanted) -> Iterator[str]:
     """The account may use as many instances of each type, at a time, as a step or the endpoint takes."""
     needed = dict[str, tuple[int, str]]()  # by the quota's name: how many, and what for
     for each in instances(wanted.definition):
-        use = f"{'spot ' if each.is_spot else ''}{USES[each.step_type]}"
-        name = f"{each.instance_type} for {use}"
+        kind = "training" if each.step_type == "Tuning" else each.step_type.lower()
+        name = f"{each.instance_type} for {'spot ' if each.is_spot else ''}{kind} job usage"
         needed[name] = max(needed.get(name, (0, "")), (each.at_once, f"step {each.step}"))
     if fewest := endpoint_instances(wanted.config)[0]:
         needed[f"{wanted.config.deploy.instance_type} for endpoint usage"] = (fewest, "the endpoint")

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from pipeline.aws.requests import describe
 from pipeline.aws.stack import Client
-from pipeline.aws.stack_parameters import stack_name
 from pipeline.config import schedule_expression
 from pipeline.config.config import Config
 from pipeline.errors import ServiceError, UsageError
@@ -46,7 +45,7 @@ class Schedule:
 
 def schedule_name(config: Config) -> str:
     """Return the name that the stack gives it."""
-    return f"{stack_name(config)}-retrain"
+    return f"{config.aws.project}-retrain"
 
 
 def find(client: Client, config: Config) -> Schedule | None:
@@ -54,21 +53,15 @@ def find(client: Client, config: Config) -> Schedule | None:
     answer = describe(client("scheduler").get_schedule, Name=schedule_name(config))
     if answer is None:
         return None
-    return Schedule(
-        name=answer["Name"],
-        expression=answer["ScheduleExpression"],
-        timezone=answer.get("ScheduleExpressionTimezone", "UTC"),
-        state=answer.get("State", ON),
-        changed=answer["LastModificationDate"],
-    )
+    timezone, state = answer.get("ScheduleExpressionTimezone", "UTC"), answer.get("State", ON)
+    return Schedule(answer["Name"], answer["ScheduleExpression"], timezone, state, answer["LastModificationDate"])
 
 
 def show(client: Client, config: Config) -> Schedule:
     """Return the schedule; a ServiceError before there is one."""
-    found = find(client, config)
-    if found is None:
-        raise ServiceError(f"There is no schedule '{schedule_name(config)}': `run_pipeline.py infra` makes it.")
-    return found
+    if found := find(client, config):
+        return found
+    raise ServiceError(f"There is no schedule '{schedule_name(config)}': `run_pipeline.py infra` makes it.")
 
 
 def set_expression(client: Client, config: Config, expression: str) -> Schedule:

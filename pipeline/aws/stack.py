@@ -95,7 +95,7 @@ def make_change_set(
         ChangeSetType=kind,
         TemplateBody=template,
         Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
-        Tags=[{"Key": key, "Value": value} for key, value in tags.items()],
+        Tags=as_pairs(tags),
         Capabilities=["CAPABILITY_IAM"],
     )
     made = ChangeSet({"StackName": answer["StackId"], "ChangeSetName": answer["Id"]}, kind)
@@ -107,12 +107,18 @@ def make_change_set(
         if NO_CHANGE.search(reason):
             return None
         raise ServiceError(f"CloudFormation refuses the change of stack '{name}': {reason}") from error
-    changed = [item["ResourceChange"] for item in list_all(cloudformation, "describe_change_set", **made.request)]
-    replaced = ("True", "Conditional")
-    return made._replace(changes=tuple(
-        Change("replace" if item.get("Replacement") in replaced else item["Action"].lower(),
-               item["LogicalResourceId"], item["ResourceType"]) for item in changed
-    ))  # fmt: skip
+    changed = (item["ResourceChange"] for item in list_all(cloudformation, "describe_change_set", **made.request))
+    return made._replace(changes=tuple(map(read_change, changed)))
+
+
+def read_change(item: Mapping[str, Any]) -> Change:
+    action = "replace" if item.get("Replacement") in ("True", "Conditional") else item["Action"].lower()
+    return Change(action, item["LogicalResourceId"], item["ResourceType"])
+
+
+def as_pairs(tags: Mapping[str, str]) -> list[dict[str, str]]:
+    """Return tags as requests have them."""
+    return [{"Key": key, "Value": value} for key, value in tags.items()]
 
 
 def discard(cloudformation: Any, change_set: ChangeSet) -> None:
@@ -157,9 +163,8 @@ def explain_failure(events: list[dict[str, Any]], name: str, kind: str) -> str:
         return f"{outcome}: it is {end['ResourceStatus']} ({reason_of(end)})."
     undone = ", and everything was put back" if "ROLLBACK_COMPLETE" in end["ResourceStatus"] else ""
     remedy = "".join(f" {text}" for part, text in REMEDIES.items() if part in reason_of(cause))
-    return (
-        f"{outcome}{undone}: {cause['LogicalResourceId']} ({cause['ResourceType']}) failed: {reason_of(cause)}{remedy}"
-    )
+    resource = f"{cause['LogicalResourceId']} ({cause['ResourceType']})"
+    return f"{outcome}{undone}: {resource} failed: {reason_of(cause)}{remedy}"
 
 
 def reason_of(event: Mapping[str, Any]) -> str:

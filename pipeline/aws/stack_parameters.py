@@ -2,6 +2,7 @@
 
 import functools
 import json
+import operator
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -18,11 +19,6 @@ ECR_IMAGE = re.compile(
 )
 
 
-def stack_name(config: Config) -> str:
-    """Return the name of the stack of base.yaml; aws.project holds an environment's suffix by then."""
-    return config.aws.project
-
-
 def app_stack_name(config: Config) -> str:
     """Return the name of the stack of app.yaml."""
     return f"{config.aws.project}-app"
@@ -30,7 +26,7 @@ def app_stack_name(config: Config) -> str:
 
 def tags(config: Config) -> dict[str, str]:
     """Return what everything that is made is tagged with."""
-    return {STACK_TAG: stack_name(config), **config.aws.tags}
+    return {STACK_TAG: config.aws.project, **config.aws.tags}
 
 
 def serving_prefix(config: Config) -> str:
@@ -46,14 +42,10 @@ def settings_of(template: Path) -> dict[str, str]:
 def stack_parameters(config: Config, template: Path) -> dict[str, str]:
     """Return a value for each parameter of a template that pipeline.yaml decides."""
     return {
-        name: parameter_value(COMPUTED[name](config) if name in COMPUTED else setting_value(config, setting))
+        name: parameter_value(COMPUTED.get(name, operator.attrgetter(setting))(config))
         for name, setting in settings_of(template).items()
         if setting
     }
-
-
-def setting_value(config: Config, setting: str) -> object:
-    return functools.reduce(getattr, setting.split("."), config)
 
 
 def parameter_value(value: object) -> str:
@@ -67,10 +59,7 @@ def readable_arns(config: Config, *, buckets: bool) -> list[str]:
     """Return the prefixes outside the stack's bucket that pipeline.yaml names, or their buckets, as ARNs."""
     named = (uri for uri in (config.data.source, config.model.weights) if uri.startswith("s3://"))
     paths = {uri.removeprefix("s3://").rstrip("/") for uri in named}
-    if buckets:
-        names = {path.partition("/")[0] for path in paths}
-    else:
-        names = {f"{path if '/' in path else path + '/'}*" for path in paths}
+    names = {path.partition("/")[0] if buckets else f"{path if '/' in path else path + '/'}*" for path in paths}
     return [f"arn:{partition_of(config.aws.region)}:s3:::{name}" for name in sorted(names)]
 
 

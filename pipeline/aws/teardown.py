@@ -16,10 +16,10 @@ from pipeline.config.config import Config
 from pipeline.errors import ServiceError
 
 IN_MOTION = ("Creating", "Updating", "SystemUpdating", "RollingBack", "Deleting")
-JOBS = {  # by the member of a step's metadata: how its record is deleted, and its log group
-    "ProcessingJob": ("delete_processing_job", "ProcessingJobName", "/aws/sagemaker/ProcessingJobs"),
-    "TrainingJob": ("delete_training_job", "TrainingJobName", "/aws/sagemaker/TrainingJobs"),
-    "TuningJob": ("delete_hyper_parameter_tuning_job", "HyperParameterTuningJobName", None),
+JOBS = {  # by the member of a step's metadata: how its record is deleted
+    "ProcessingJob": ("delete_processing_job", "ProcessingJobName"),
+    "TrainingJob": ("delete_training_job", "TrainingJobName"),
+    "TuningJob": ("delete_hyper_parameter_tuning_job", "HyperParameterTuningJobName"),
 }
 
 
@@ -34,9 +34,8 @@ def remove(client: Client, config: Config, items: list[Item], *, delete_data: bo
         for item in (item for item in items if item.kind == kind):
             yield from remove_one(client, item)
     for item in (item for item in items if item.kind == "data"):
-        again = (
-            "" if "/" in item.identifier.rstrip("/") else f"; `aws.bucket: {item.identifier.rstrip('/')}` uses it again"
-        )
+        place = item.identifier.rstrip("/")
+        again = "" if "/" in place else f"; `aws.bucket: {place}` uses it again"
         kept = f"{item.name} kept: `run_pipeline.py teardown --delete-data` removes it{again}"
         yield remove_data(client("s3"), item) if delete_data else kept
 
@@ -103,9 +102,9 @@ def jobs_of(sagemaker: Any, execution: str) -> Iterator[tuple[str, str]]:
 
 def remove_job(client: Client, kind: str, name: str) -> bool:
     """Remove a job's log streams and its record; return whether there was a record."""
-    operation, parameter, group = JOBS[kind]
-    if group:
-        remove_streams(client("logs"), group, f"{name}/")
+    operation, parameter = JOBS[kind]
+    if kind != "TuningJob":  # whose trials have the logs
+        remove_streams(client("logs"), f"/aws/sagemaker/{kind}s", f"{name}/")
     return describe(getattr(client("sagemaker"), operation), **{parameter: name}) is not None
 
 

@@ -29,10 +29,10 @@ def account_clients(call: Call, command: str) -> Callable[[str], Any]:
 def infra(call: Call, yes: bool = False) -> int:
     """Make or change the stack: show what changes, ask, wait."""
     from pipeline.aws import infra, stack
-    from pipeline.aws.stack_parameters import app_stack_name, stack_name
+    from pipeline.aws.stack_parameters import app_stack_name
 
     client, config, out = account_clients(call, "infra"), call.config, call.progress_stream
-    proposal, names = infra.propose(client, config), (stack_name(config), app_stack_name(config))
+    proposal, names = infra.propose(client, config), (config.aws.project, app_stack_name(config))
     if proposal is None:
         print(f"Stacks {' and '.join(names)}: nothing to change.", file=out)
     else:
@@ -55,14 +55,13 @@ def images(
 ) -> int:
     """Build the images, or push them to the stack's repositories."""
     from pipeline.aws import images, stack
-    from pipeline.aws.stack_parameters import stack_name
 
     client, answers = account_clients(call, "images"), list[dict[str, Any]]()
     for name in images.NAMES:
         if image_action == "build":
             answers.append({"image": images.build(name, base_image=base_image, pip_args=pip_args)})
             continue
-        repository = stack.outputs(client, stack_name(call.config))[f"{name.title()}RepositoryUri"]
+        repository = stack.outputs(client, call.config.aws.project)[f"{name.title()}RepositoryUri"]
         uri, pushed = images.push(name, repository, client("ecr"))
         answers.append({"image": uri, "pushed": pushed})
     if call.as_json:

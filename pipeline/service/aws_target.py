@@ -15,7 +15,7 @@ from pipeline.aws.infra import ensure_model_group
 from pipeline.aws.preflight import Wanted, find_problems
 from pipeline.aws.requests import put_object
 from pipeline.aws.stack import known_outputs
-from pipeline.aws.stack_parameters import stack_name, tags
+from pipeline.aws.stack_parameters import tags
 from pipeline.compile.placement import INPUTS_STEP, Placement
 from pipeline.errors import ServiceError, UsageError
 from pipeline.service.sources import UNREADABLE, files
@@ -107,7 +107,7 @@ class AwsTarget:
 
     def model_role(self, config: "Config") -> str:
         """The endpoint's role, of the stack; without a stack the role that pipeline.yaml names."""
-        return known_outputs(self.client, stack_name(config)).get("EndpointRoleArn") or self.placement.role_arn
+        return known_outputs(self.client, config.aws.project).get("EndpointRoleArn") or self.placement.role_arn
 
     def set_up(self, config: "Config") -> None:
         """Make the model package group; the rest is the stack's."""
@@ -146,10 +146,10 @@ def aws_placement(config: "Config", client: Callable[[str], Any]) -> Placement:
     aws = config.aws
     named = {"role_arn": aws.role_arn, "training_image": aws.training_image, "inference_image": aws.inference_image}
     missing = [f"aws.{name}" for name, value in named.items() if not value]
-    made = known_outputs(client, stack_name(config)) if missing or not aws.bucket else {}
+    made = known_outputs(client, config.aws.project) if missing or not aws.bucket else {}
     if missing and not made:
         raise UsageError(
-            f"pipeline.yaml: {', '.join(missing)} are null and stack {stack_name(config)!r} has not been made in "
+            f"pipeline.yaml: {', '.join(missing)} are null and stack {config.aws.project!r} has not been made in "
             f"{aws.region}; make it with: run_pipeline.py infra --target aws"
         )
     if config.registry.approval_status == "Approved" and not aws.auto_approve:
@@ -162,7 +162,7 @@ def aws_placement(config: "Config", client: Callable[[str], Any]) -> Placement:
         if name in made:
             return made[name]
         raise ServiceError(
-            f"Stack {stack_name(config)!r} is of an earlier version of this project: it lacks {name}; bring it "
+            f"Stack {config.aws.project!r} is of an earlier version of this project: it lacks {name}; bring it "
             "up to date with: run_pipeline.py infra --target aws"
         )
 

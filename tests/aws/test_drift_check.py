@@ -13,7 +13,8 @@ from botocore.validate import ParamValidator
 from policies import allows, as_list
 
 import drift
-from pipeline.aws.drift_check import drift_bundle, job_request
+from pipeline.aws.drift_check import SCRIPT, job_request
+from pipeline.compile.bundle import bundle
 from pipeline.errors import ConfigError
 
 SETTINGS: dict[str, Any] = {"deploy": {"data_capture_percent": 10}, "drift": {"schedule": "rate(1 day)"}}
@@ -54,7 +55,7 @@ def test_the_script_takes_the_arguments_and_its_archive_holds_it(configured: Any
     places = {each["InputName"]: each["S3Input"] for each in request["ProcessingInputs"]}
     assert places["champion"]["LocalPath"] == str(arguments.champion_dir)
     assert request["ProcessingOutputConfig"]["Outputs"][0]["S3Output"]["LocalPath"] == str(arguments.report_dir)
-    with tarfile.open(fileobj=io.BytesIO(drift_bundle().archive())) as archive:
+    with tarfile.open(fileobj=io.BytesIO(bundle(SCRIPT).archive())) as archive:
         assert {"drift.py", "classifier/drift/capture.py"} <= set(archive.getnames())
 
 
@@ -69,7 +70,7 @@ def test_the_stack_stores_the_code_and_makes_the_schedule_and_its_role_may_make_
     uri = request["ProcessingInputs"][0]["S3Input"]["S3Uri"]
     assert f"code of the drift check stored as {uri}" in told
     bucket, _, key = uri.removeprefix("s3://").partition("/")
-    assert client("s3").get_object(Bucket=bucket, Key=key)["Body"].read() == drift_bundle().archive()
+    assert client("s3").get_object(Bucket=bucket, Key=key)["Body"].read() == bundle(SCRIPT).archive()
     role, iam = schedule["Target"]["RoleArn"].rpartition("/")[2], client("iam")
     documents = [
         iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"]

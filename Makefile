@@ -33,7 +33,7 @@ check: $(READY_FOR_TESTS) $(READY_FOR_CHECKS)  ## style, types, who imports whom
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	PYTHONPATH=steps $(BIN)/lint-imports
-	$(CHECKS)/bin/checkov --skip-download --framework cloudformation --compact --quiet --directory pipeline/aws
+	$(CHECKS)/bin/checkov --skip-download --framework cloudformation --compact --quiet --directory pipeline/aws --directory docs/github
 
 bench: $(READY_FOR_TESTS)  ## the quick ones of the figures in docs/
 	$(BIN)/python benchmarks/runner_overhead.py

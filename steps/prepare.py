@@ -43,7 +43,8 @@ def main() -> None:
         for name in OUTPUTS:
             (options.output_dir / name).mkdir(parents=True, exist_ok=True)
         with open_dataset(options.data_dir, scratch=options.output_dir) as root:
-            say(f"data version {options.data_version}")
+            if options.data_version:
+                say(f"data version {options.data_version}")
             prepare(root, options)
     except OSError as error:
         raise StepError(f"{error.filename or 'PrepareData'}: {error.strerror or error}.") from error
@@ -182,12 +183,8 @@ def write_manifest(images: pd.DataFrame, manifest: dict[str, Any], folder: Path)
 def parse_arguments() -> argparse.Namespace:
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add(
-        "--data-version",
-        default="unknown",
-        help="of what lies at the data's URI; only logged: it is there for the step's cache key",
-    )
     add("--data-dir", type=Path, required=True, help="class folders, split folders, or one archive")
+    add("--data-version", default=None, metavar="DIGEST", help="of what lies there; logged, for the step's cache key")
     add("--weights-dir", type=Path, required=True, help="weights.json and the file it names")
     add("--output-dir", type=Path, required=True, help=f"receives {', '.join(OUTPUTS)}")
     add("--annotations", type=Path, default=None, metavar="DIR", help="groups.csv, attributes.csv, corrections.csv")

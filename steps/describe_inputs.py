@@ -43,7 +43,9 @@ def handler(event: dict[str, Any], context: object) -> dict[str, str]:
         said = " ".join(str(error).split()).rstrip(".")
         remedy = "allow the function's role this action" if "AccessDenied" in said else "try it again later"
         raise InputsError(f"{event['data_uri']} and its models cannot be described: {said}; {remedy}.") from error
-    return {**answer, "message": f"{described}; the newest registered version is {answer['registered']}."}
+    message = f"{described}; the newest registered version is {answer['registered']}."
+    print(message, flush=True)
+    return {**answer, "message": message}
 
 
 def data_listing(uri: str) -> tuple[str, str]:

@@ -18,9 +18,10 @@ from pipeline.service.targets import Target
 
 SHOWN_OTHERS, LAST_LINES = 4, 10
 REUSE = {
-    "bytes": "Reused steps were found unchanged by the bytes of their inputs; AWS compares the URIs only, as --cache "
-    "as-on-aws does.",
-    "as-on-aws": "Reused steps were found unchanged by the URIs of their inputs, as on AWS, whatever the bytes there.",
+    "bytes": "Reused steps were found unchanged by the bytes of their inputs; AWS compares the URIs and, of this "
+    "project's data, the listing, as --cache as-on-aws does.",
+    "as-on-aws": "Reused steps were found unchanged by the URIs of their inputs and, of this project's data, by the "
+    "listing, as on AWS, whatever the bytes there.",
 }
 LABEL_WIDTH = 14
 OF_THE_CODE = re.compile(r"AlgorithmError|ClientError")  # reasons of a failure that the same again would meet again
@@ -221,7 +222,7 @@ def next_commands(
         elif is_own and OF_THE_CODE.search(reasons) and not OF_THE_MACHINE.search(reasons):
             yield command("run"), "once that is corrected; what has succeeded is reused"
         else:
-            yield command("retry"), "go on from the failed step"
+            yield command("retry"), "go on " + ("from the failed step" if reasons else "where it was stopped")
     if "InputDataUri" in document["parameters"] and is_own:
         yield command("run", "--data", "FOLDER"), "your own images: one folder a class"
     yield command("status"), "this summary again"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pipeline.service.sources import Source
     from pipeline.service.staging import Project
 
-INPUT_DATA = "InputDataUri"
+INPUT_DATA, CHECK_IS_NEW = "InputDataUri", "CheckIsNew"
 USUAL_PARALLEL_STEPS = 50
 NAMING = (("Metadata", "PipelineName"), ("PipelineExperimentConfig", "ExperimentName"))  # of a definition
 NAME_CHARACTERS = 200
@@ -216,7 +216,11 @@ def selection(wanted: Start, target: Any, name: str, text: str) -> dict[str, Any
                 say("\n".join(wrapped(sentence)))
     chosen, needed = choose_steps(wanted, content) or (None, set())
     if chosen and needed:
-        chosen["SourcePipelineExecutionArn"] = executions.source_execution(target, name, needed)
+        chosen["SourcePipelineExecutionArn"] = source = executions.source_execution(target, name, needed)
+        if INPUTS_STEP in needed and CHECK_IS_NEW in (step["StepName"] for step in chosen["SelectedSteps"]):
+            sentence = f"{INPUTS_STEP} is of execution {source.rpartition('/')[2]}: a model that was registered since "
+            sentence += "is taken for a new one and registered again. A run of all steps looks again."
+            say("\n".join(wrapped(sentence)))
     return chosen
 
 

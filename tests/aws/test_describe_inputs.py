@@ -100,12 +100,12 @@ def test_the_same_data_has_the_same_version_wherever_it_lies(s3, describe):
     assert len({describe(data_uri=f"s3://{BUCKET}/{place}")["data_version"] for place in places}) == 1
 
 
-def test_an_archive_is_data_too_and_a_whole_bucket(s3, describe):
+def test_an_archive_is_data_too_and_a_whole_bucket(s3, describe, capsys):
     archive = f"s3://{BUCKET}/photos.zip"
     s3.put_object(Bucket=BUCKET, Key="photos.zip", Body=b"1")
     s3.put_object(Bucket=BUCKET, Key="photos.zip.old", Body=b"0")
     first = describe(data_uri=archive)
-    assert "holds 1 object of" in first["message"]
+    assert "holds 1 object of" in first["message"] and first["message"] in capsys.readouterr().out
     s3.put_object(Bucket=BUCKET, Key="photos.zip", Body=b"2")
     assert describe(data_uri=archive)["data_version"] != first["data_version"]
     assert "holds 4 objects of" in describe(data_uri=f"s3://{BUCKET}")["message"]

@@ -64,6 +64,16 @@ def test_a_selection_reads_the_newest_execution_that_has_what_is_needed(client, 
         assert asked[-1].get("SelectiveExecutionConfig") == expected
 
 
+@pytest.mark.parametrize(("check", "is_said"), [("CheckIsNew", True), ("Other", False)])
+def test_a_check_of_what_an_earlier_execution_found_registered_says_so(client, target, capsys, check, is_said):
+    steps = {"First": {}, "Second": {"Arguments": READS}, check: {"Arguments": READS, "DependsOn": ["Second"]}}
+    text = make_pipeline(client, *({"Name": name, **PROCESSING, **members} for name, members in steps.items()))
+    source = execute(client, step("DescribeInputs")).rpartition("/")[2]
+    selection(Start(from_step=check), target, NAME, text.replace("First", "DescribeInputs"))
+    said = " ".join(capsys.readouterr().err.split())
+    assert (f"DescribeInputs is of execution {source}: a model that was registered" in said) is is_said
+
+
 def test_what_prepare_data_wrote_is_copied_and_what_is_gone_is_named(client, target):
     places = {name: f"s3://{BUCKET}/e/{name}" for name in PREPARED}
     for name in PREPARED:

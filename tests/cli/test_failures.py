@@ -58,6 +58,10 @@ def test_the_advice_fits_the_failure(reason, is_own, first):
     }  # fmt: skip
     proposed = executions.next_commands(document, lambda *words: " ".join(words), usual_endpoint=None, is_own=is_own)
     assert next(iter(proposed))[0] == first
+    stopped = executions.next_commands(
+        {**document, "status": "Stopped", "steps": []}, lambda *words: " ".join(words), usual_endpoint=None, is_own=True
+    )
+    assert next(iter(stopped)) == ("retry", "go on where it was stopped")
 
 
 def test_a_jobs_last_words_are_told_once_and_in_the_users_names(cli, files):

@@ -330,14 +330,19 @@ class Endpoint:
                 if "already exist" not in str(error).lower():  # the same name means the same content
                     raise
         if self.described:  # before the update: afterwards there may be no chance
-            tags = [*self.settings.tags, {"Key": ATTEMPT_TAG, "Value": self.attempt(plan)}]
-            self.sagemaker.add_tags(ResourceArn=self.described["EndpointArn"], Tags=tags)
+            self.note_attempt(self.attempt(plan))
         try:
             operation(EndpointName=self.name, EndpointConfigName=plan.name, **more)
-        except AWS_ERRORS:  # it took effect all the same if its answer was lost, or if an equal call was quicker
+        except AWS_ERRORS as error:  # it took effect all the same if its answer was lost, or an equal call was quicker
             if plan.name not in Endpoint(self.settings).configs:
+                if self.described and isinstance(error, ClientError):  # refused, so it never began
+                    self.note_attempt("")
                 raise
         self.remove_unused(*self.configs, plan.name)
+
+    def note_attempt(self, attempt: str) -> None:
+        tags = [*self.settings.tags, {"Key": ATTEMPT_TAG, "Value": attempt}]
+        self.sagemaker.add_tags(ResourceArn=self.described["EndpointArn"], Tags=tags)
 
     def attempt(self, plan: Plan) -> str:
         """An update as the tag has it: the configuration that it was to bring, the one before it, and since when."""
@@ -351,9 +356,12 @@ class Endpoint:
         return plan.name != self.configs[0] and before != now and before.split()[:2] == now.split()[:2]
 
     def served_version(self) -> ModelVersion | None:
-        """The version behind the configuration in service; None if it is no model package, or a deleted one."""
-        config = self.sagemaker.describe_endpoint_config(EndpointConfigName=self.configs[0])
-        model = self.sagemaker.describe_model(ModelName=config["ProductionVariants"][0]["ModelName"])
+        """The version behind the configuration in service; None if it is no model package, or anything is deleted."""
+        config = found(self.sagemaker.describe_endpoint_config, EndpointConfigName=self.configs[0])
+        name = config["ProductionVariants"][0].get("ModelName") if config else None
+        model = found(self.sagemaker.describe_model, ModelName=name) if name else None
+        if model is None:
+            return None
         package = (model.get("Containers") or [{}])[0].get("ModelPackageName")  # of an earlier release
         arn = tags_of(model["ModelArn"]).get(VERSION_TAG, package)
         return found(ModelVersion, arn=arn) if arn else None

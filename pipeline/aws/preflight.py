@@ -91,11 +91,14 @@ def quota_problems(wanted: Wanted) -> Iterator[str]:
         needed[name] = max(needed.get(name, (0, "")), (each.at_once, f"step {each.step}"))
     if fewest := endpoint_instances(wanted.config)[0]:
         needed[f"{wanted.config.deploy.instance_type} for endpoint usage"] = (fewest, "the endpoint")
-    for quota in list_all(wanted.client("service-quotas"), "list_service_quotas", ServiceCode="sagemaker"):
-        count, user = needed.get(quota["QuotaName"], (0, ""))
-        if quota["Value"] < count:
+    values = dict[str, float]()
+    for operation in ("list_aws_default_service_quotas", "list_service_quotas"):  # the latter leaves out the unchanged
+        for quota in list_all(wanted.client("service-quotas"), operation, ServiceCode="sagemaker"):
+            values[quota["QuotaName"]] = quota["Value"]
+    for name, (count, user) in needed.items():
+        if values.get(name, count) < count:
             yield (
-                f"The quota '{quota['QuotaName']}' of the account is {quota['Value']:g} in {wanted.config.aws.region}, "
+                f"The quota '{name}' of the account is {values[name]:g} in {wanted.config.aws.region}, "
                 f"but {user} takes {count}: ask for more in Service Quotas, or choose another instance type or fewer "
                 "instances in pipeline.yaml."
             )

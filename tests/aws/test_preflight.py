@@ -56,6 +56,14 @@ def test_quotas_below_what_a_step_takes_at_a_time_are_named_with_the_step(wanted
     ]
 
 
+def test_a_quota_that_was_never_changed_is_aws_s_default_and_others_are_not(wanted):
+    names = [f"ml.m5.xlarge for {use} job usage" for use in ("processing", "training")]
+    servicequotas_backends[ACCOUNT]["us-east-1"].defaults = dict.fromkeys(names, 0.0)
+    set_quotas(xlarge_for_processing_job_usage=3)
+    [problem] = find_problems(wanted)[0]
+    assert problem.startswith(f"The quota '{names[1]}' of the account is 0 in us-east-1, but step Tune takes 1")
+
+
 def test_bucket_roles_and_images_that_are_not_there_or_elsewhere_are_named_all_at_once(wanted, client):
     client("s3").create_bucket(Bucket="european-bucket", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
     repository = wanted.placement.training_image.partition(":")[0]

@@ -74,8 +74,8 @@ def emptied(delete: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def list_service_quotas(self: Any) -> str:
-    """Those that a test has set: quotas of the account, by name."""
-    quotas = getattr(self.backend, "quotas", {})
+    """Those that a test has set, by name: `defaults`, or `quotas` where the account's are asked for."""
+    quotas = getattr(self.backend, "defaults" if "Default" in self.headers["X-Amz-Target"] else "quotas", {})
     return json.dumps({"Quotas": [{"QuotaName": name, "Value": value} for name, value in quotas.items()]})
 
 
@@ -114,7 +114,8 @@ def install() -> None:
     Parameter.get_cfn_attribute = lambda self, name: self.value
     FakeBucket.create_from_cloudformation_json = versioned(FakeBucket.create_from_cloudformation_json)
     Repository.delete = emptied(Repository.delete)
-    ServiceQuotasResponse.list_service_quotas = list_service_quotas
+    for name in ("list_service_quotas", "list_aws_default_service_quotas"):
+        setattr(ServiceQuotasResponse, name, list_service_quotas)
     for operation in SAGEMAKER:
         setattr(SageMakerResponse, operation.__name__, operation)
     SageMakerRuntimeResponse.invoke_endpoint = invoke_endpoint

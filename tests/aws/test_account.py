@@ -3,12 +3,10 @@
 What AWS itself does and moto does not (run the steps, deliver an approval's event) is done here by hand.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from said import Said
 
 NAME = "image-classification"
 PIXEL = bytes.fromhex(
@@ -25,11 +23,6 @@ def photos(tmp_path: Path) -> Path:
         for number in range(3):
             (tmp_path / "photos" / name / f"{number}.png").write_bytes(PIXEL + bytes([number]))
     return tmp_path / "photos"
-
-
-def document(said: Said) -> Any:
-    assert said.status == 0, said.error
-    return json.loads(said.out)
 
 
 def objects(client: Any) -> set[tuple[str, str, str]]:
@@ -62,7 +55,7 @@ def test_from_an_empty_account_to_an_endpoint_and_back(client, cli, photos, regi
     assert cli("upsert").status == 0
     stored, sagemaker = objects(client), client("sagemaker")
     deployed = sagemaker.describe_pipeline(PipelineName=NAME)
-    assert document(cli("upsert", "--json")) == {"pipeline_arn": deployed["PipelineArn"]}
+    assert cli("upsert", "--json").document == {"pipeline_arn": deployed["PipelineArn"]}
     assert objects(client) == stored
     assert sagemaker.describe_pipeline(PipelineName=NAME)["LastModifiedTime"] == deployed["LastModifiedTime"]
 
@@ -77,26 +70,26 @@ def test_from_an_empty_account_to_an_endpoint_and_back(client, cli, photos, regi
     Path("pipeline.yaml").write_text("data: {source: photos}\nevaluation: {accuracy_threshold: 0.85}\n")
     started = cli("start", "--json", "--param", "MaxTuningJobs=2")
     assert "  parameter AccuracyThreshold: DefaultValue: 0.9 -> 0.85\n" in started.error
-    status = document(cli("status", "--json"))
-    assert (status["execution_arn"], status["status"]) == (document(started)["execution_arn"], "Succeeded")
+    status = cli("status", "--json").document
+    assert (status["execution_arn"], status["status"]) == (started.document["execution_arn"], "Succeeded")
     assert status["parameters"]["MaxTuningJobs"] == 2
 
     [bucket] = [found["Name"] for found in client("s3").list_buckets()["Buckets"]]
     version = register(bucket, "PendingManualApproval")
-    [model] = document(cli("models", "--json"))
+    [model] = cli("models", "--json").document
     assert (model["version"], model["status"], model["model_package_arn"]) == (1, "PendingManualApproval", version)
-    assert document(cli("approve", "--json", "--why", "good"))["model_approval_status"] == "Approved"
+    assert cli("approve", "--json", "--why", "good").document["model_approval_status"] == "Approved"
     assert sagemaker.describe_model_package(ModelPackageName=version)["ApprovalDescription"] == "good"
     assert deliver("Model Package", {"ModelPackageArn": version})["endpoint_name"] == NAME
-    [endpoint] = document(cli("endpoints", "--json"))
+    [endpoint] = cli("endpoints", "--json").document
     assert (endpoint["name"], endpoint["status"]) == (NAME, "InService")
     size = (photos / "cat/0.png").stat().st_size
-    assert document(cli("invoke", "photos/cat/0.png", "--json")) == [{"image": "photos/cat/0.png", "bytes": size}]
+    assert cli("invoke", "photos/cat/0.png", "--json").document == [{"image": "photos/cat/0.png", "bytes": size}]
 
-    shown = document(cli("schedule", "show", "--json"))
+    shown = cli("schedule", "show", "--json").document
     assert (shown["state"], shown["next_times"]) == ("DISABLED", [])
     assert "2098-01-01 03:00 UTC, 2098-01-02 03:00 UTC" in cli("schedule", "set", "cron(0 3 * * ? 2098)").out
-    assert document(cli("schedule", "off", "--json"))["state"] == "DISABLED"
+    assert cli("schedule", "off", "--json").document["state"] == "DISABLED"
 
     assert cli("teardown", answer="no\n").out.endswith("Nothing was removed.\n")
     kept = cli("teardown", answer="yes\n")
@@ -104,6 +97,6 @@ def test_from_an_empty_account_to_an_endpoint_and_back(client, cli, photos, regi
     assert "  InService, 1 x ml.m5.large, 730 instance-hours a month\n" in kept.out
     assert "endpoint image-classification removed\n" in kept.out
     assert stored <= objects(client)
-    assert document(cli("teardown", "--yes", "--delete-data", "--json")) == {"removed": True}
+    assert cli("teardown", "--yes", "--delete-data", "--json").document == {"removed": True}
     assert client("s3").list_buckets()["Buckets"] == []
-    assert document(cli("teardown", "--json")) == {"removed": False}
+    assert cli("teardown", "--json").document == {"removed": False}

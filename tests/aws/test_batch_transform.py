@@ -96,7 +96,7 @@ def test_a_folder_is_stored_transformed_and_read_back(
             "ContentType": "application/x-image",
         },
         "TransformOutput": {
-            "S3OutputPath": f"{top}/output/", "Accept": "application/json;verbose=1", "KmsKeyId": KEY,
+            "S3OutputPath": f"{top}/output/", "Accept": "application/json;verbose=1", "KmsKeyId": KEY
         },
         "TransformResources": {"InstanceType": "ml.m5.large", "InstanceCount": 2},
     }  # fmt: skip

@@ -67,21 +67,19 @@ def register(client, s3) -> Callable[..., str]:
     return make_version
 
 
+def put(s3: Any, key: str, content: bytes) -> None:
+    s3.put_object(Bucket=BUCKET, Key=key, Body=content)
+
+
 CHANGES: dict[str, tuple[bool, Callable[[Any], object]]] = {  # whether the data's version is another one then
     "nothing": (False, lambda s3: None),
-    "an image more": (True, lambda s3: s3.put_object(Bucket=BUCKET, Key="photos/dog/2.png", Body=b"2")),
+    "an image more": (True, lambda s3: put(s3, "photos/dog/2.png", b"2")),
     "an image less": (True, lambda s3: s3.delete_object(Bucket=BUCKET, Key="photos/dog/1.png")),
-    "other bytes, as many": (
-        True,
-        lambda s3: s3.put_object(Bucket=BUCKET, Key="photos/dog/1.png", Body=b"photos/DOG/1.png"),
-    ),
-    "the same bytes again": (
-        False,
-        lambda s3: s3.put_object(Bucket=BUCKET, Key="photos/dog/1.png", Body=b"photos/dog/1.png"),
-    ),
-    "another prefix": (False, lambda s3: s3.put_object(Bucket=BUCKET, Key="photos2/dog/1.png", Body=b"1")),
-    "a folder": (False, lambda s3: s3.put_object(Bucket=BUCKET, Key="photos/dog/", Body=b"")),
-    "the marker": (False, lambda s3: s3.put_object(Bucket=BUCKET, Key="photos/_READY", Body=b"now")),
+    "other bytes, as many": (True, lambda s3: put(s3, "photos/dog/1.png", b"photos/DOG/1.png")),
+    "the same bytes again": (False, lambda s3: put(s3, "photos/dog/1.png", b"photos/dog/1.png")),
+    "another prefix": (False, lambda s3: put(s3, "photos2/dog/1.png", b"1")),
+    "a folder": (False, lambda s3: put(s3, "photos/dog/", b"")),
+    "the marker": (False, lambda s3: put(s3, "photos/_READY", b"now")),
 }
 
 
@@ -102,21 +100,21 @@ def test_the_same_data_has_the_same_version_wherever_it_lies(s3, describe):
 
 def test_an_archive_is_data_too_and_a_whole_bucket(s3, describe, capsys):
     archive = f"s3://{BUCKET}/photos.zip"
-    s3.put_object(Bucket=BUCKET, Key="photos.zip", Body=b"1")
-    s3.put_object(Bucket=BUCKET, Key="photos.zip.old", Body=b"0")
+    put(s3, "photos.zip", b"1")
+    put(s3, "photos.zip.old", b"0")
     first = describe(data_uri=archive)
     assert "holds 1 object of" in first["message"] and first["message"] in capsys.readouterr().out
-    s3.put_object(Bucket=BUCKET, Key="photos.zip", Body=b"2")
+    put(s3, "photos.zip", b"2")
     assert describe(data_uri=archive)["data_version"] != first["data_version"]
     assert "holds 4 objects of" in describe(data_uri=f"s3://{BUCKET}")["message"]
 
 
 def test_all_of_a_prefix_counts_whatever_its_size(s3, describe):
     for number in range(1001):
-        s3.put_object(Bucket=BUCKET, Key=f"many/{number:04}", Body=b"1")
+        put(s3, f"many/{number:04}", b"1")
     before = describe(data_uri=f"s3://{BUCKET}/many")
     assert "holds 1,001 objects of" in before["message"]
-    s3.put_object(Bucket=BUCKET, Key="many/1000", Body=b"2")
+    put(s3, "many/1000", b"2")
     assert describe(data_uri=f"s3://{BUCKET}/many")["data_version"] != before["data_version"]
 
 
@@ -125,14 +123,11 @@ def test_all_of_a_prefix_counts_whatever_its_size(s3, describe):
     [
         (f"s3://{BUCKET}/phot", "There is no object at or below s3://a-bucket-of-ours/phot: upload images"),
         (f"s3://{BUCKET}/folders", "There is no object at or below s3://a-bucket-of-ours/folders: upload images"),
-        (
-            "s3://nobodys-bucket/photos",
-            "The bucket of s3://nobodys-bucket/photos does not exist: correct the parameter",
-        ),
+        ("s3://nobodys-bucket/photos", "The bucket of s3://nobodys-bucket/photos does not exist: correct the param"),
     ],
 )
 def test_data_that_is_not_there_is_one_sentence(s3, describe, uri, sentence):
-    s3.put_object(Bucket=BUCKET, Key="folders/cat/", Body=b"")
+    put(s3, "folders/cat/", b"")
     with pytest.raises(describe_inputs.InputsError, match=f"^{sentence}"):
         describe(data_uri=uri)
 
@@ -195,9 +190,6 @@ def test_a_version_of_an_earlier_release_has_no_digest(client, describe, registe
 
 
 def test_the_champion_is_the_version_that_the_deploy_function_has_noted(s3, describe):
-    key, arn = (
-        "image-classification/champion/champion.json",
-        "arn:aws:sagemaker:us-east-1:123456789012:model-package/g/3",
-    )
-    s3.put_object(Bucket=BUCKET, Key=key, Body=json.dumps({"model_package_arn": arn}).encode())
+    arn = "arn:aws:sagemaker:us-east-1:123456789012:model-package/g/3"
+    put(s3, "image-classification/champion/champion.json", json.dumps({"model_package_arn": arn}).encode())
     assert describe()["champion"] == arn

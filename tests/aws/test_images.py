@@ -1,15 +1,12 @@
 """Building and pushing the images: what the engines are told, by programs that stand for them and write it down."""
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from re import fullmatch
-from typing import Any
 
 import pytest
 from image_pins import pins
-from said import Said
 
 from pipeline.aws import images
 from pipeline.compile import bundle as bundles
@@ -47,11 +44,6 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixt
     return Engine(path)
 
 
-def document(said: Said) -> Any:
-    assert said.status == 0, said.error
-    return json.loads(said.out)
-
-
 @pytest.mark.parametrize(
     ("engine", "own"),
     [("docker", []), ("podman", ["--format", "docker"]), ("buildah", ["--format", "docker", "--layers"])],
@@ -60,7 +52,7 @@ def document(said: Said) -> Any:
 def test_each_engine_builds_one_image_for_the_processors_of_sagemaker(client, engine, own, cli):
     options = ["--base-image", "mirror/python:3.11", "--pip-args=--index-url https://mirror"]
     names = [images.local_name(name) for name in images.NAMES]
-    assert document(cli("images", "build", "--json", *options)) == [{"image": name} for name in names]
+    assert cli("images", "build", "--json", *options).document == [{"image": name} for name in names]
     arguments = ["--build-arg", "BASE_IMAGE=mirror/python:3.11", "--build-arg", "PIP_ARGS=--index-url https://mirror"]
     said = ["build", *own, "--platform", "linux/amd64", *arguments, "--tag", names[1]]
     *words, folder, variable = engine.told("build")
@@ -90,7 +82,7 @@ def test_the_first_engine_that_is_there_is_used_and_one_is_needed(client, cli, e
 @pytest.mark.parametrize("engine", ["docker", "buildah"], indirect=True)
 def test_images_are_pushed_under_their_content_with_the_password_on_standard_input(client, engine, cli, made):
     names = [f"{made[key]}:{images.content_tag(name)}" for key, name in REPOSITORIES.items()]
-    assert document(cli("images", "push", "--json")) == [{"image": name, "pushed": True} for name in names]
+    assert cli("images", "push", "--json").document == [{"image": name, "pushed": True} for name in names]
     registry = made["InferenceRepositoryUri"].partition("/")[0]
     *words, _, password = engine.told("login")
     assert words == ["login", "--username", "AWS", "--password-stdin", registry]
@@ -101,7 +93,7 @@ def test_images_are_pushed_under_their_content_with_the_password_on_standard_inp
 
 def test_what_the_repository_has_is_not_pushed_again(push_images, engine, cli, made):
     push_images()
-    assert [found["pushed"] for found in document(cli("images", "push", "--json"))] == [False, False]
+    assert [found["pushed"] for found in cli("images", "push", "--json").document] == [False, False]
     assert not Path(f"{engine.path}.login").exists()
 
 

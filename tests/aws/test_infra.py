@@ -48,17 +48,20 @@ def test_the_base_is_made_first_then_the_functions_with_their_code_and_a_second_
     assert len(client("cloudformation").list_change_sets(StackName=NAME)["Summaries"]) == 2  # moto lists any stack's
 
 
+def parameters(client, name: str) -> dict[str, str]:
+    described = client("cloudformation").describe_stacks(StackName=name)["Stacks"][0]["Parameters"]
+    return {item["ParameterKey"]: item["ParameterValue"] for item in described}
+
+
 def test_a_function_runs_the_version_of_its_code_that_was_stored(client, config, made, apply):
     """Neither a zip that lies under the next key already nor a later object of the same key becomes the function."""
     key = infra.code_key(config, infra.function_bundles()["Deploy"])
-    described = client("cloudformation").describe_stacks(StackName=f"{NAME}-app")["Stacks"][0]
-    given = {item["ParameterKey"]: item["ParameterValue"] for item in described["Parameters"]}
+    given = parameters(client, f"{NAME}-app")
     content = client("s3").get_object(Bucket=made["BucketName"], Key=key, VersionId=given["DeployCodeVersion"])
     planted = client("s3").put_object(Bucket=made["BucketName"], Key=key, Body=b"planted")["VersionId"]
     assert [change.name for change in infra.propose(client, config).changes] == ["DeployFunction"]
     assert apply(config)[0].startswith("code of the deploy function replaced")
-    described = client("cloudformation").describe_stacks(StackName=f"{NAME}-app")["Stacks"][0]
-    renewed = {item["ParameterKey"]: item["ParameterValue"] for item in described["Parameters"]}["DeployCodeVersion"]
+    renewed = parameters(client, f"{NAME}-app")["DeployCodeVersion"]
     assert renewed not in (planted, given["DeployCodeVersion"])
     again = client("s3").get_object(Bucket=made["BucketName"], Key=key, VersionId=renewed)
     assert again["Body"].read() == content["Body"].read()
@@ -106,10 +109,8 @@ def test_a_bucket_of_the_user_is_used_and_not_made(client, configured, apply):
 
 
 def test_an_account_that_has_all_in_one_stack_gets_the_second_one(client, config, apply):
-    rule = {
-        "Type": "AWS::Events::Rule",
-        "Properties": {"Name": f"{NAME}-approval", "EventPattern": {"source": ["aws.sagemaker"]}},
-    }
+    properties = {"Name": f"{NAME}-approval", "EventPattern": {"source": ["aws.sagemaker"]}}
+    rule = {"Type": "AWS::Events::Rule", "Properties": properties}
     single = json.dumps({"Resources": {"ApprovalRule": rule}})
     tags = [{"Key": "pipeline-stack", "Value": NAME}]
     client("cloudformation").create_stack(StackName=NAME, TemplateBody=single, Tags=tags)
@@ -211,9 +212,8 @@ def test_what_templates_leave_out_is_done_once_and_undone(client, configured):
     assert not allows(policy["Statement"], "sagemaker:UpdateModelPackage", f"{arn}{NAME}/1", other)
     assert not allows(policy["Statement"], "sagemaker:DescribeModelPackage", f"{arn}other/1", other)
     assert list(infra.finish(client, config)) == []
-    assert list(infra.finish(client, configured())) == [
-        f"versions of model package group {NAME} can be read by nobody else"
-    ]
+    told = list(infra.finish(client, configured()))
+    assert told == [f"versions of model package group {NAME} can be read by nobody else"]
     assert list(infra.finish(client, configured())) == []
 
 
@@ -268,9 +268,8 @@ def test_what_differs_between_the_stacks_and_pipeline_yaml_is_said_in_its_words(
     assert infra.stack_differences(client, config) == []  # there is no stack yet
     apply(config)
     assert infra.stack_differences(client, config) == []
-    edited = configured(
-        deploy={"instance_type": "ml.m5.xlarge", "max_latency_ms": 500}, aws={"deploy_concurrency": None}
-    )
+    deploy = {"instance_type": "ml.m5.xlarge", "max_latency_ms": 500}
+    edited = configured(deploy=deploy, aws={"deploy_concurrency": None})
     assert infra.stack_differences(client, edited) == [
         "aws.deploy_concurrency: 1 in the stack, null in pipeline.yaml",
         "deploy.instance_type: ml.m5.large in the stack, ml.m5.xlarge in pipeline.yaml",

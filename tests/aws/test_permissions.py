@@ -11,7 +11,7 @@ from typing import Any
 import botocore.client
 import pytest
 from moto.s3.models import s3_backends
-from policies import allows, as_list
+from policies import allows, as_list, statements_of
 
 from pipeline.aws import stack
 from pipeline.compile.bundle import DEPLOY, DESCRIBE_INPUTS, bundle
@@ -46,16 +46,6 @@ NETWORK_LOOKS = (
     "DescribeDhcpOptions", "DescribeNetworkInterfaces", "DescribeSecurityGroups", "DescribeSubnets", "DescribeVpcs",
 )  # fmt: skip
 HANDLER_SERVICES = {"sagemaker": "sagemaker", "application-autoscaling": "application-autoscaling"}
-
-
-def statements_of(client: Any, role_arn: str) -> list[dict[str, Any]]:
-    """Every statement of a role."""
-    name, iam = role_arn.rpartition("/")[2], client("iam")
-    documents = [
-        iam.get_role_policy(RoleName=name, PolicyName=policy)["PolicyDocument"]
-        for policy in iam.list_role_policies(RoleName=name)["PolicyNames"]
-    ]
-    return [statement for document in documents for statement in document["Statement"]]
 
 
 def simulated(client: Any, made: dict[str, str], role: str, request: list[Any]) -> bool:

@@ -6,7 +6,7 @@ import moto_stacks
 import pytest
 from moto.cloudformation.models import cloudformation_backends
 from moto.s3.models import s3_backends
-from moto.sagemaker.models import sagemaker_backends
+from own_account import ROLE, backend, execute, make_pipeline, step
 
 from pipeline.aws import inventory, schedule, stack, teardown
 from pipeline.aws.inventory import Item
@@ -14,22 +14,14 @@ from pipeline.errors import ServiceError
 
 ENDPOINT = "image-classification"
 MODEL = "image-classification-1-abcdef-123456"
-ROLE = "arn:aws:iam::123456789012:role/x"
-
-
-def sagemaker_backend() -> Any:
-    return sagemaker_backends["123456789012"]["us-east-1"]
+JOB_LOGS = [f"/aws/sagemaker/{kind}Jobs" for kind in ("Training", "Transform", "Processing")]
 
 
 @pytest.fixture
 def used(client, config, made, register) -> dict[str, str]:
     """An account in which the pipeline ran, registered a version, and deployed it with autoscaling."""
-    sagemaker = client("sagemaker")
-    sagemaker.create_pipeline(
-        PipelineName=ENDPOINT, PipelineDefinition="{}", RoleArn=made["PipelineRoleArn"], ClientRequestToken="x" * 32
-    )
-    execution = sagemaker.start_pipeline_execution(PipelineName=ENDPOINT)["PipelineExecutionArn"]
-    run_jobs(client, execution)
+    make_pipeline(client)
+    run_jobs(client)
     serve(client, ENDPOINT, MODEL, {"ModelPackageName": register(made["BucketName"])}, 2)
     client("application-autoscaling").register_scalable_target(
         ServiceNamespace="sagemaker",
@@ -55,8 +47,8 @@ def serve(client, endpoint: str, model: str, container: dict[str, str], instance
     sagemaker.create_endpoint(EndpointName=endpoint, EndpointConfigName=f"{model}-123456")
 
 
-def run_jobs(client, execution: str) -> None:
-    """Leave the records of a run, which its steps name: a search with a trial, and a training with its log."""
+def run_jobs(client) -> None:
+    """Leave an execution and the records of its steps' jobs: a search with a trial, and a training with its log."""
     sagemaker, logs, steps = client("sagemaker"), client("logs"), []
     for name in ("pipelines-abc-TrainWithDebugger-1", "pipelines-abc-Tune-1-001"):
         arn = sagemaker.create_training_job(
@@ -67,16 +59,14 @@ def run_jobs(client, execution: str) -> None:
             ResourceConfig={"InstanceType": "ml.m5.xlarge", "InstanceCount": 1, "VolumeSizeInGB": 30},
             StoppingCondition={"MaxRuntimeInSeconds": 60},
         )["TrainingJobArn"]
-        steps += [{"StepName": "Train", "Metadata": {"TrainingJob": {"Arn": arn}}}] if "Train" in name else []
+        steps += [step("Train", "TrainingJob", arn)] if "Train" in name else []
     arn = sagemaker.create_hyper_parameter_tuning_job(
         HyperParameterTuningJobName="pipelines-abc-Tune-1",
         HyperParameterTuningJobConfig={"Strategy": "Bayesian", "ResourceLimits": {"MaxParallelTrainingJobs": 1}},
     )["HyperParameterTuningJobArn"]
-    steps.append({"StepName": "Tune", "Metadata": {"TuningJob": {"Arn": arn}}})
-    sagemaker_backend().steps_of_executions = {execution: steps}
-    logs.create_log_group(logGroupName="/aws/sagemaker/TrainingJobs")
-    for kind in ("Transform", "Processing"):
-        logs.create_log_group(logGroupName=f"/aws/sagemaker/{kind}Jobs")
+    execute(client, *steps, step("Tune", "TuningJob", arn))
+    for name in JOB_LOGS:
+        logs.create_log_group(logGroupName=name)
     for kind, job in (
         ("Training", "pipelines-abc-TrainWithDebugger-1"),
         ("Training", "another-job"),
@@ -106,11 +96,6 @@ def test_everything_is_listed_with_what_is_billed_by_the_hour(client, config, us
     assert app.name == "image-classification-app"
     assert (app.note.partition(", ")[2], base.note.partition(", ")[2]) == ("4 alarms", "0.00 GB of images")
     assert rest["data"].name == f"s3://{used['BucketName']}/ (5 objects, 0.00 GB)"
-
-
-def test_an_empty_account_holds_nothing(client, config):
-    assert inventory.find(client, config) == []
-    assert remove_all(client, config) == []
 
 
 def test_teardown_leaves_nothing_but_the_data_which_can_be_removed_later(client, config, used):
@@ -145,10 +130,7 @@ def what_is_left(client) -> dict[str, list[Any]]:
     """Everything that the services of an account list; the other project's log streams have to stay."""
     sagemaker, scaling = client("sagemaker"), client("application-autoscaling")
     groups = {group["logGroupName"] for group in client("logs").describe_log_groups()["logGroups"]}
-    of_jobs = [f"/aws/sagemaker/{kind}Jobs" for kind in ("Training", "Transform", "Processing")]
-    listed = [
-        client("logs").describe_log_streams(logGroupName=name)["logStreams"] for name in of_jobs if name in groups
-    ]
+    listed = [client("logs").describe_log_streams(logGroupName=name) for name in JOB_LOGS if name in groups]
     found = {
         "stacks": client("cloudformation").describe_stacks()["Stacks"],
         "buckets": client("s3").list_buckets()["Buckets"],
@@ -160,8 +142,8 @@ def what_is_left(client) -> dict[str, list[Any]]:
         "queues": client("sqs").list_queues().get("QueueUrls", []),
         "topics": client("sns").list_topics()["Topics"],
         "alarms": client("cloudwatch").describe_alarms()["MetricAlarms"],
-        "logGroups": groups - set(of_jobs),
-        "logStreams": [stream["logStreamName"] for streams in listed for stream in streams],
+        "logGroups": groups - set(JOB_LOGS),
+        "logStreams": [stream["logStreamName"] for answer in listed for stream in answer["logStreams"]],
         "pipelines": sagemaker.list_pipelines()["PipelineSummaries"],
         "endpoints": sagemaker.list_endpoints()["Endpoints"],
         "configs": sagemaker.list_endpoint_configs()["EndpointConfigs"],
@@ -191,7 +173,8 @@ def test_what_belongs_to_others_stays(client, config, used):
     assert [found["Name"] for found in left["buckets"]] == ["bucket-of-others"]
 
 
-def test_a_stack_of_another_project_stays(client, config):
+def test_an_empty_account_holds_nothing_and_a_stack_of_another_project_stays(client, config):
+    assert inventory.find(client, config) == remove_all(client, config) == []
     template = '{"Resources": {"Topic": {"Type": "AWS::SNS::Topic"}}}'
     client("cloudformation").create_stack(StackName="image-classification", TemplateBody=template)
     assert inventory.find(client, config) == []
@@ -219,7 +202,7 @@ def test_of_a_bucket_of_the_user_only_the_pipelines_part_is_removed(client, conf
 
 
 def test_a_running_execution_is_listed_and_stopped_before_its_pipeline_is_removed(client, config, used):
-    (pipeline,) = sagemaker_backend().pipelines.values()
+    (pipeline,) = backend().pipelines.values()
     (execution,) = pipeline.pipeline_executions.values()
     execution.pipeline_execution_status = "Executing"
     (running,) = [item for item in inventory.find(client, config) if item.kind == "execution"]
@@ -240,7 +223,5 @@ def test_a_stack_that_cannot_be_removed_says_which_resource_and_why(client, conf
     monkeypatch.setattr("moto.cloudformation.models.CloudFormationBackend.delete_stack", fail)
     with pytest.raises(ServiceError) as caught:
         list(stack.delete(client("cloudformation"), "image-classification"))
-    assert str(caught.value) == (
-        "Stack 'image-classification' could not be removed: TrainingRepository (AWS::ECR::Repository) failed: "
-        "The repository is in use"
-    )
+    cause = "TrainingRepository (AWS::ECR::Repository) failed: The repository is in use"
+    assert str(caught.value) == f"Stack 'image-classification' could not be removed: {cause}"

@@ -30,7 +30,7 @@ NOT_RUN = {  # lines by how they begin; of the program's own, the options are ch
     "python run_pipeline.py run --target aws": "tests/aws/test_stock_cli.py",
     "python run_pipeline.py approve --target aws": "tests/aws/test_stock_cli.py",
     "python run_pipeline.py teardown --target aws": "tests/aws/test_stock_cli.py",
-    "python run_pipeline.py drift --target aws": "needs an account's endpoint: tests/aws/test_drift_alarm.py",
+    "python run_pipeline.py drift --target aws": "needs an account's endpoint: tests/aws/test_drift.py",
 }
 FIRST = "python run_pipeline.py run --data photos"
 SHORTENED = {"python run_pipeline.py run --data more --add": " --only PrepareData"}

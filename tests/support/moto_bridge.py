@@ -20,7 +20,6 @@ from moto.cloudformation import parsing
 from moto.ecr.models import Repository
 from moto.iam.models import Role
 from moto.s3.models import FakeBucket
-from moto.sagemaker.models import sagemaker_backends
 from moto.sagemaker.responses import SageMakerResponse
 from moto.sagemakerruntime.responses import SageMakerRuntimeResponse
 from moto.servicequotas.responses import ServiceQuotasResponse
@@ -42,20 +41,17 @@ from moto_stacks import (
 def versioned(create: Callable[..., Any]) -> Any:
     """A bucket with its versioning."""
 
-    def create_from_cloudformation_json(
-        cls: Any, resource_name: str, cloudformation_json: Any, *rest: Any, **kw: Any
-    ) -> Any:
-        bucket = create(resource_name, cloudformation_json, *rest, **kw)
-        bucket.versioning_status = cloudformation_json["Properties"].get("VersioningConfiguration", {}).get("Status")
+    def create_bucket(cls: Any, name: str, written: Any, *rest: Any, **named: Any) -> Any:
+        bucket = create(name, written, *rest, **named)
+        bucket.versioning_status = written["Properties"].get("VersioningConfiguration", {}).get("Status")
         return bucket
 
-    return classmethod(create_from_cloudformation_json)
+    return classmethod(create_bucket)
 
 
 def as_text(put: Callable[..., Any]) -> Callable[..., Any]:
     """A template's policy as IAM answers with it: JSON."""
 
-    @functools.wraps(put)
     def put_policy(self: Any, policy_name: str, policy_json: Any) -> None:
         put(self, policy_name, json.dumps(policy_json) if isinstance(policy_json, dict) else policy_json)
 
@@ -65,7 +61,6 @@ def as_text(put: Callable[..., Any]) -> Callable[..., Any]:
 def emptied(delete: Callable[..., Any]) -> Callable[..., Any]:
     """A repository of a stack goes with its images, as EmptyOnDelete says."""
 
-    @functools.wraps(delete)
     def delete_repository(self: Any, *where: str) -> None:
         self.images.clear()
         delete(self, *where)
@@ -82,7 +77,6 @@ def list_service_quotas(self: Any) -> str:
 def without_no_value(clean: Callable[..., Any]) -> Callable[..., Any]:
     """A list has no members that are AWS::NoValue."""
 
-    @functools.wraps(clean)
     def clean_json(resource_json: Any, resources_map: Any) -> Any:
         found = clean(resource_json, resources_map)
         return [item for item in found if item is not None] if isinstance(found, list) else found
@@ -120,8 +114,3 @@ def install() -> None:
         setattr(SageMakerResponse, operation.__name__, operation)
     SageMakerRuntimeResponse.invoke_endpoint = invoke_endpoint
     SageMakerRuntimeResponse.use_raw_body = True
-
-
-def backends() -> Any:
-    """SageMaker's state in moto, for tests that have to look behind the API."""
-    return sagemaker_backends

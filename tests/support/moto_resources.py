@@ -1,5 +1,6 @@
 """Resource types of CloudFormation that moto lacks."""
 
+import inspect
 import json
 from collections.abc import Callable
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from moto.awslambda.utils import get_backend as lambda_backend
 from moto.cloudwatch.models import cloudwatch_backends
 from moto.core.common_models import CloudFormationModel
+from moto.core.utils import camelcase_to_underscores
 from moto.events.models import events_backends
 from moto.s3.models import s3_backends
 from moto.scheduler.models import scheduler_backends
@@ -46,59 +48,33 @@ class Made:
         return cls(cls.make(cloudformation_json["Properties"], account_id, region_name, resource_name))
 
     @classmethod
-    def update_from_cloudformation_json(
-        cls,
-        original_resource: "Made",
-        new_resource_name: str,
-        cloudformation_json: Any,
-        account_id: str,
-        region_name: str,
-    ) -> "Made":
+    def update_from_cloudformation_json(cls, original_resource: "Made", *new: Any, **named: Any) -> "Made":
         original_resource.remove()
-        return cls.create_from_cloudformation_json(new_resource_name, cloudformation_json, account_id, region_name)
+        return cls.create_from_cloudformation_json(*new, **named)
 
 
 Parts = tuple[str, Callable[[], Any], dict[str, str]]
 
 
+def as_arguments(properties: dict[str, Any]) -> dict[str, Any]:
+    """Properties as the names of moto's arguments."""
+    return {camelcase_to_underscores(name): value for name, value in properties.items()}
+
+
 def make_alarm(properties: dict[str, Any], account: str, region: str, name: str) -> Parts:
     """AWS::CloudWatch::Alarm."""
-    backend = cloudwatch_backends[account][region]
-    alarm = backend.put_metric_alarm(
-        name=properties["AlarmName"],
-        namespace=properties["Namespace"],
-        metric_name=properties["MetricName"],
-        comparison_operator=properties["ComparisonOperator"],
-        evaluation_periods=int(properties["EvaluationPeriods"]),
-        period=int(properties["Period"]),
-        threshold=float(properties["Threshold"]),
-        statistic=properties.get("Statistic"),
-        extended_statistic=properties.get("ExtendedStatistic"),
-        description=properties["AlarmDescription"],
-        dimensions=properties["Dimensions"],
-        alarm_actions=properties["AlarmActions"],
-        treat_missing_data=properties["TreatMissingData"],
-    )
+    backend, given = cloudwatch_backends[account][region], {"statistic": None, **as_arguments(properties)}
+    given |= {name: int(given[name]) for name in ("evaluation_periods", "period")}
+    given |= {"threshold": float(given["threshold"])}
+    alarm = backend.put_metric_alarm(given.pop("alarm_name"), description=given.pop("alarm_description"), **given)
     return alarm.name, lambda: backend.delete_alarms([alarm.name]), {"Arn": alarm.alarm_arn}
 
 
 def make_schedule(properties: dict[str, Any], account: str, region: str, name: str) -> Parts:
     """AWS::Scheduler::Schedule."""
     backend = scheduler_backends[account][region]
-    schedule = backend.create_schedule(
-        description=properties["Description"],
-        end_date=None,
-        flexible_time_window=properties["FlexibleTimeWindow"],
-        group_name=None,
-        kms_key_arn=None,
-        name=properties["Name"],
-        schedule_expression=properties["ScheduleExpression"],
-        schedule_expression_timezone=properties["ScheduleExpressionTimezone"],
-        start_date=None,
-        state=properties["State"],
-        target=properties["Target"],
-        action_after_completion=None,
-    )
+    every = dict.fromkeys(inspect.signature(backend.create_schedule).parameters)
+    schedule = backend.create_schedule(**{**every, **as_arguments(properties)})
     group = backend.get_schedule_group(None)
     return schedule.name, lambda: group.schedules.pop(schedule.name, None), {"Arn": schedule.arn}
 

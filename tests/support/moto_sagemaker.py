@@ -76,13 +76,11 @@ def update_endpoint(self: Any) -> Any:
 
 
 def delete_training_job(self: Any) -> Any:
-    """DeleteTrainingJob."""
     self.sagemaker_backend.training_jobs.pop(self._get_param("TrainingJobName"), None)
     return EmptyResult()
 
 
 def delete_processing_job(self: Any) -> Any:
-    """DeleteProcessingJob."""
     self.sagemaker_backend.processing_jobs.pop(self._get_param("ProcessingJobName"), None)
     return EmptyResult()
 
@@ -90,9 +88,6 @@ def delete_processing_job(self: Any) -> Any:
 def list_training_jobs_for_hyper_parameter_tuning_job(self: Any) -> Any:
     """A search's trials: the training jobs whose names begin with its name."""
     name = self._get_param("HyperParameterTuningJobName")
-    jobs = [
-        job for job in self.sagemaker_backend.training_jobs.values() if job.training_job_name.startswith(f"{name}-")
-    ]
     summaries = [
         {
             "TrainingJobName": job.training_job_name,
@@ -101,7 +96,8 @@ def list_training_jobs_for_hyper_parameter_tuning_job(self: Any) -> Any:
             "TrainingJobStatus": job.training_job_status,
             "TunedHyperParameters": {},
         }
-        for job in jobs
+        for job in self.sagemaker_backend.training_jobs.values()
+        if job.training_job_name.startswith(f"{name}-")
     ]
     return ActionResult({"TrainingJobSummaries": summaries})
 

@@ -30,27 +30,14 @@ def parameters_as_given(stack: Any) -> list[dict[str, str]]:
     ]
 
 
-def conditions_of(change_set: Any) -> dict[str, bool]:
-    """The template's conditions under the change set's parameters."""
-    stack = change_set.stack
-    resource_map = parsing.ResourceMap(
-        stack.stack_id,
-        stack.name,
-        change_set.parameters,
-        {},
-        region_name=stack.region_name,
-        account_id=stack.account_id,
-        template=change_set.template_dict,
-        cross_stack_resources={},
-    )
-    resource_map.load()
-    return {name: resource_map.lazy_condition_map[name] for name in resource_map.lazy_condition_map}
-
-
 def wanted_resources(change_set: Any) -> set[str]:
-    """The resources whose condition holds."""
-    conditions = conditions_of(change_set)
-    resources = change_set.template_dict["Resources"]
+    """The resources whose condition holds under the change set's parameters."""
+    stack = change_set.stack
+    where, template = (stack.region_name, stack.account_id), change_set.template_dict
+    resource_map = parsing.ResourceMap(stack.stack_id, stack.name, change_set.parameters, {}, *where, template, {})
+    resource_map.load()
+    conditions = resource_map.lazy_condition_map
+    resources = template["Resources"]
     return {name for name, resource in resources.items() if conditions.get(resource.get("Condition"), True)}
 
 
@@ -81,7 +68,6 @@ def changes_of(change_set: Any) -> list[Any]:
 def only_present(build: Callable[..., Any]) -> Callable[..., Any]:
     """A resource that was not made is not modified."""
 
-    @functools.wraps(build)
     def build_resource_diff(self: Any, template: Any, parameters: Any = None) -> Any:
         found = build(self, template, parameters)
         found["Modify"] = [name for name in found["Modify"] if self._parsed_resources.get(name) is not None]
@@ -92,9 +78,8 @@ def only_present(build: Callable[..., Any]) -> Callable[..., Any]:
 
 def tell(stack: Any, name: str, resource_type: str, status: str, reason: str | None = None) -> None:
     """An event of a resource."""
-    stack.events.append(
-        cloudformation.Event(stack.stack_id, stack.name, name, name, resource_type, status, reason, None)
-    )
+    event = (stack.stack_id, stack.name, name, name, resource_type, status, reason, None)
+    stack.events.append(cloudformation.Event(*event))
 
 
 def execute_change_set(self: Any, change_set_name: str, stack_name: str | None = None) -> None:
@@ -149,7 +134,6 @@ def roll_back(stack: Any, kind: str, error: Exception) -> None:
 def naming_failures(create: Callable[..., Any]) -> Callable[..., Any]:
     """An error tells which resource it is about: the innermost."""
 
-    @functools.wraps(create)
     def parse_and_create_resource(logical_id: str, *arguments: Any, **named: Any) -> Any:
         try:
             return create(logical_id, *arguments, **named)
@@ -164,14 +148,9 @@ def naming_failures(create: Callable[..., Any]) -> Callable[..., Any]:
 def retaining(delete: Callable[..., Any]) -> Callable[..., Any]:
     """RetainExceptOnCreate is Retain once the stack is made."""
 
-    @functools.wraps(delete)
     def delete_resources(self: Any) -> None:
-        kept = [
-            name
-            for name, resource in self._resource_json_map.items()
-            if resource.get("DeletionPolicy") in ("Retain", "RetainExceptOnCreate")
-        ]
-        self._resource_json_map = {n: r for n, r in self._resource_json_map.items() if n not in kept}
+        written, kept = self._resource_json_map.items(), ("Retain", "RetainExceptOnCreate")
+        self._resource_json_map = {name: each for name, each in written if each.get("DeletionPolicy") not in kept}
         delete(self)
 
     return delete_resources

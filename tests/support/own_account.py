@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-import moto_bridge
+from moto.sagemaker.models import sagemaker_backends
 
 ACCOUNT, NAME, BUCKET = "123456789012", "image-classification", "a-bucket-of-ours"
 ROLE, IMAGE = f"arn:aws:iam::{ACCOUNT}:role/pipeline", f"{ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com/image:1"
@@ -13,7 +13,7 @@ CONFIG = json.dumps({"aws": OWN})  # which is YAML, too
 
 def backend() -> Any:
     """SageMaker's state in moto."""
-    return moto_bridge.backends()[ACCOUNT]["us-east-1"]
+    return sagemaker_backends[ACCOUNT]["us-east-1"]
 
 
 def make_pipeline(client: Any, *steps: dict[str, Any]) -> str:

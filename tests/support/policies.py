@@ -64,6 +64,16 @@ def texts(value: Any) -> tuple[str, ...]:
     return written[function]()
 
 
+def statements_of(client: Any, role_arn: str) -> list[dict[str, Any]]:
+    """Every statement of a role."""
+    name, iam = role_arn.rpartition("/")[2], client("iam")
+    documents = [
+        iam.get_role_policy(RoleName=name, PolicyName=policy)["PolicyDocument"]
+        for policy in iam.list_role_policies(RoleName=name)["PolicyNames"]
+    ]
+    return [statement for document in documents for statement in document["Statement"]]
+
+
 def allows(
     statements: Iterable[Mapping[str, Any]], action: str, resource: str, context: Mapping[str, str] | None = None
 ) -> bool:

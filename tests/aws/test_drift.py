@@ -1,4 +1,4 @@
-"""The scheduled drift check: a request that SageMaker takes, made by a role that may do nothing else with it."""
+"""The drift check on AWS: as a scheduled job; its metric, and the alarm and the rule that hear of it."""
 
 import argparse
 import io
@@ -10,12 +10,16 @@ from typing import Any
 import boto3
 import pytest
 from botocore.validate import ParamValidator
-from policies import allows, as_list
+from policies import allows, statements_of
 
 import drift
+from pipeline.aws import inventory, stack
 from pipeline.aws.drift_check import SCRIPT, job_request
+from pipeline.cli.reports import put_metric
 from pipeline.compile.bundle import bundle
+from pipeline.config.config import load
 from pipeline.errors import ConfigError
+from pipeline.service.aws_target import AwsTarget
 
 SETTINGS: dict[str, Any] = {"deploy": {"data_capture_percent": 10}, "drift": {"schedule": "rate(1 day)"}}
 NAMES = {"BucketName": "b", "JobRoleArn": "arn:aws:iam::123456789012:role/jobs", "TrainingRepositoryUri": "r/training"}
@@ -71,12 +75,7 @@ def test_the_stack_stores_the_code_and_makes_the_schedule_and_its_role_may_make_
     assert f"code of the drift check stored as {uri}" in told
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     assert client("s3").get_object(Bucket=bucket, Key=key)["Body"].read() == bundle(SCRIPT).archive()
-    role, iam = schedule["Target"]["RoleArn"].rpartition("/")[2], client("iam")
-    documents = [
-        iam.get_role_policy(RoleName=role, PolicyName=name)["PolicyDocument"]
-        for name in iam.list_role_policies(RoleName=role)["PolicyNames"]
-    ]
-    statements = [statement for document in documents for statement in as_list(document["Statement"])]
+    statements = statements_of(client, schedule["Target"]["RoleArn"])
     jobs = "arn:aws:sagemaker:us-east-1:123456789012:processing-job/"
     passed = {"iam:PassedToService": "sagemaker.amazonaws.com"}
     assert allows(statements, "sagemaker:CreateProcessingJob", f"{jobs}{request['ProcessingJobName']}")
@@ -103,3 +102,61 @@ def test_a_schedule_that_could_check_nothing_is_refused(configured: Any, setting
     with pytest.raises(ConfigError) as refused:
         configured(**settings)
     assert said in str(refused.value)
+
+
+@pytest.fixture
+def retraining(configured: Any, apply: Any) -> Any:
+    """The configuration of a stack that has been made, with data capture and retraining on drift."""
+    found = configured(deploy={"data_capture_percent": 10}, drift={"retrain": True})
+    apply(found)
+    return found
+
+
+def drift_alarms(client: Any) -> list[dict[str, Any]]:
+    return list(client("cloudwatch").describe_alarms(AlarmNames=["image-classification-drift"])["MetricAlarms"])
+
+
+def rules(client: Any) -> list[str]:
+    return [rule["Name"] for rule in client("events").list_rules()["Rules"]]
+
+
+def test_the_alarm_reads_the_metric_the_rule_hears_it_alone_and_both_go_with_the_stack(client, retraining):
+    [alarm] = drift_alarms(client)
+    put_metric(AwsTarget(retraining), retraining.aws.project, "image-classification", 1.5)
+    [metric] = client("cloudwatch").list_metrics(Namespace=alarm["Namespace"])["Metrics"]
+    assert (metric["MetricName"], metric["Dimensions"]) == (alarm["MetricName"], alarm["Dimensions"])
+    assert (alarm["Threshold"], alarm["ComparisonOperator"]) == (1, "GreaterThanThreshold")
+    assert alarm["TreatMissingData"] == "ignore"  # else each check would start the pipeline anew
+    pattern = json.loads(client("events").describe_rule(Name="image-classification-drift")["EventPattern"])
+    assert pattern == {
+        "source": ["aws.cloudwatch"],
+        "detail-type": ["CloudWatch Alarm State Change"],
+        "resources": [alarm["AlarmArn"]],
+        "detail": {"state": {"value": ["ALARM"]}},
+    }
+    [target] = client("events").list_targets_by_rule(Rule="image-classification-drift")["Targets"]
+    assert target["Arn"] == "arn:aws:sagemaker:us-east-1:123456789012:pipeline/image-classification"
+    assert target["RoleArn"] == stack.outputs(client, "image-classification")["SchedulerRoleArn"]
+    [found, _] = [item for item in inventory.find(client, retraining) if item.kind == "stack"]
+    assert found.note.endswith(", 5 alarms")
+    list(stack.delete(client("cloudformation"), found.name))
+    assert (drift_alarms(client), "image-classification-drift" in rules(client)) == ([], False)
+
+
+@pytest.mark.parametrize(("percent", "alarms"), [(10, 1), (0, 0)])
+def test_without_retraining_the_alarm_only_tells_and_without_capture_there_is_none(
+    client, configured, apply, percent, alarms
+):
+    found = configured(deploy={"data_capture_percent": percent})
+    apply(found)
+    assert (len(drift_alarms(client)), "image-classification-drift" in rules(client)) == (alarms, False)
+
+
+def test_retraining_without_capture_is_a_mistake_in_the_configuration(tmp_path):
+    path = tmp_path / "pipeline.yaml"
+    path.write_text("drift:\n  retrain: true\n")
+    part = r"pipeline\.yaml:2: drift\.retrain must be false while deploy\.data_capture_percent is 0: nothing"
+    with pytest.raises(ConfigError, match=part):
+        load(path)
+    path.write_text("drift:\n  retrain: true\ndeploy:\n  data_capture_percent: 1\n")
+    assert load(path).drift.retrain

@@ -17,7 +17,9 @@ from pipeline.aws.infra import NOT_MADE
 from pipeline.aws.stack_parameters import APP, BASE, SERVING_NAME_LENGTH, settings_of, stack_parameters
 from pipeline.compile.placement import champion_uri, local_placement
 
-CASES = json.loads((Path(__file__).with_name("cases") / "template.json").read_text())
+CASES, ELSEWHERE = (
+    json.loads((Path(__file__).with_name("cases") / f"{name}.json").read_text()) for name in ("template", "elsewhere")
+)
 TEMPLATES = {path.stem: decode(str(path))[0] for path in (BASE, APP)}
 RESOURCES = {name: found for template in TEMPLATES.values() for name, found in template["Resources"].items()}
 STATEMENTS = template_statements({"Resources": RESOURCES})
@@ -168,27 +170,6 @@ def test_every_parameter_is_a_setting_with_its_default_or_infras_or_an_output_of
 
 
 def test_what_lies_elsewhere_reaches_the_parameters(configured):
-    aws = {
-        "vpc": {"subnet_ids": ["subnet-0123abcd"], "security_group_ids": ["sg-0123abcd"]},
-        "training_image": "210987654321.dkr.ecr.eu-west-1.amazonaws.com/team/train@sha256:00",
-        "inference_image": "docker.io/team/serve:1",
-        "tags": {"team": "vision"},
-        "deploy_concurrency": None,
-    }
-    own = configured(data={"source": "s3://pictures/animals/"}, model={"weights": "s3://weights/net.pth"}, aws=aws)
-    ec2 = "arn:aws:ec2:us-east-1:*:"
-    expected = {
-        "ReadableObjectArns": "arn:aws:s3:::pictures/animals*,arn:aws:s3:::weights/net.pth*",
-        "ReadableBucketArns": "arn:aws:s3:::pictures,arn:aws:s3:::weights",
-        "SubnetIds": "subnet-0123abcd",
-        "SecurityGroupIds": "sg-0123abcd",
-        "VpcArns": f"{ec2}network-interface/*,{ec2}subnet/subnet-0123abcd,{ec2}security-group/sg-0123abcd",
-        "OwnTrainingRepositoryArn": "arn:aws:ecr:eu-west-1:210987654321:repository/team/train",
-        "OwnInferenceRepositoryArn": "",
-        "ResourceTags": '{"pipeline-stack": "image-classification", "team": "vision"}',
-        "DeployConcurrency": "",
-        "MarkerBucket": "pictures",
-        "MarkerKeys": "animals/*_READY",
-    }
+    own = configured(**ELSEWHERE["settings"])
     given = {**stack_parameters(own, BASE), **stack_parameters(own, APP)}
-    assert given.items() >= expected.items()
+    assert given.items() >= ELSEWHERE["parameters"].items()

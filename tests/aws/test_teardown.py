@@ -1,5 +1,7 @@
 """Everything that was made is listed, and removed: the account is empty again."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import moto_stacks
@@ -14,6 +16,7 @@ from pipeline.errors import ServiceError
 
 ENDPOINT = "image-classification"
 MODEL = "image-classification-1-abcdef-123456"
+LISTED = json.loads((Path(__file__).with_name("cases") / "listed.json").read_text())
 JOB_LOGS = [f"/aws/sagemaker/{kind}Jobs" for kind in ("Training", "Transform", "Processing")]
 
 
@@ -128,31 +131,14 @@ def test_things_are_removed_before_what_they_use_and_nothing_is_left(client, con
 
 def what_is_left(client) -> dict[str, list[Any]]:
     """Everything that the services of an account list; the other project's log streams have to stay."""
-    sagemaker, scaling = client("sagemaker"), client("application-autoscaling")
-    groups = {group["logGroupName"] for group in client("logs").describe_log_groups()["logGroups"]}
-    listed = [client("logs").describe_log_streams(logGroupName=name) for name in JOB_LOGS if name in groups]
+    logs, scaling = client("logs"), client("application-autoscaling")
+    groups = {group["logGroupName"] for group in logs.describe_log_groups()["logGroups"]}
+    streams = [logs.describe_log_streams(logGroupName=name)["logStreams"] for name in JOB_LOGS if name in groups]
     found = {
-        "stacks": client("cloudformation").describe_stacks()["Stacks"],
-        "buckets": client("s3").list_buckets()["Buckets"],
-        "repositories": client("ecr").describe_repositories()["repositories"],
-        "roles": client("iam").list_roles()["Roles"],
-        "functions": client("lambda").list_functions()["Functions"],
-        "rules": client("events").list_rules()["Rules"],
-        "schedules": client("scheduler").list_schedules()["Schedules"],
-        "queues": client("sqs").list_queues().get("QueueUrls", []),
-        "topics": client("sns").list_topics()["Topics"],
-        "alarms": client("cloudwatch").describe_alarms()["MetricAlarms"],
         "logGroups": groups - set(JOB_LOGS),
-        "logStreams": [stream["logStreamName"] for answer in listed for stream in answer["logStreams"]],
-        "pipelines": sagemaker.list_pipelines()["PipelineSummaries"],
-        "endpoints": sagemaker.list_endpoints()["Endpoints"],
-        "configs": sagemaker.list_endpoint_configs()["EndpointConfigs"],
-        "models": sagemaker.list_models()["Models"],
-        "versions": sagemaker.list_model_packages()["ModelPackageSummaryList"],
-        "groups": sagemaker.list_model_package_groups()["ModelPackageGroupSummaryList"],
-        "jobs": sagemaker.list_training_jobs()["TrainingJobSummaries"],
-        "searches": sagemaker.list_hyper_parameter_tuning_jobs()["HyperParameterTuningJobSummaries"],
+        "logStreams": [stream["logStreamName"] for listed in streams for stream in listed],
         "targets": scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"],
+        **{kind: getattr(client(service), name)().get(key) for kind, (service, name, key) in LISTED.items()},
     }
     return {kind: things for kind, things in found.items() if things}
 

@@ -66,9 +66,9 @@ def role_problems(wanted: Wanted) -> Iterator[str]:
 def image_problems(wanted: Wanted) -> Iterator[str]:
     """The images are in ECR, in the region of the jobs; of other registries nothing can be told."""
     aws, placement = wanted.config.aws, wanted.placement
-    named = {"training": aws.training_image, "inference": aws.inference_image}
-    for name, uri in (("training", placement.training_image), ("inference", placement.inference_image)):
-        image, setting = ECR_IMAGE.fullmatch(uri), f"aws.{name}_image"
+    training = ("aws.training_image", aws.training_image, placement.training_image)
+    for setting, own, uri in (training, ("aws.inference_image", aws.inference_image, placement.inference_image)):
+        image = ECR_IMAGE.fullmatch(uri)
         if image is None:
             continue
         if image["region"] != aws.region:
@@ -79,7 +79,7 @@ def image_problems(wanted: Wanted) -> Iterator[str]:
         request = {"registryId": image["account"], "repositoryName": image["name"], "imageIds": [one]}
         if not describe(wanted.client("ecr").describe_images, **request):
             built = "make it with `run_pipeline.py images build --target aws`, then `images push`"
-            yield f"The image {uri} is not in ECR: {f'push it, or correct {setting}' if named[name] else built}."
+            yield f"The image {uri} is not in ECR: {f'push it, or correct {setting}' if own else built}."
 
 
 def quota_problems(wanted: Wanted) -> Iterator[str]:

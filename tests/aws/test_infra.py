@@ -77,12 +77,9 @@ def test_the_function_is_told_what_the_configuration_says(client, config, made):
 
 def test_a_changed_setting_modifies_what_it_is_about(client, made, configured, apply):
     longer = configured(aws={"log_retention_days": 90, "alarm_email": "team@example.com"})
-    assert infra.propose(client, longer).changes == (
-        Change("add", "AlarmSubscription", "AWS::SNS::Subscription"),
-        Change("modify", "DeployLogGroup", "AWS::Logs::LogGroup"),
-        Change("modify", "EndpointLogGroup", "AWS::Logs::LogGroup"),
-        Change("modify", "InputsLogGroup", "AWS::Logs::LogGroup"),
-    )
+    groups = (Change("modify", f"{name}LogGroup", "AWS::Logs::LogGroup") for name in ("Deploy", "Endpoint", "Inputs"))
+    subscribed = Change("add", "AlarmSubscription", "AWS::SNS::Subscription")
+    assert infra.propose(client, longer).changes == (subscribed, *groups)
     assert apply(longer) == [f"stack {NAME} changed"]
     [subscription] = client("sns").list_subscriptions()["Subscriptions"]
     assert (subscription["Protocol"], subscription["Endpoint"]) == ("email", "team@example.com")

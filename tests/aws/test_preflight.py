@@ -41,13 +41,8 @@ def test_an_account_that_has_all_is_not_complained_of(wanted):
 
 
 def test_quotas_below_what_a_step_takes_at_a_time_are_named_with_the_step(wanted):
-    set_quotas(
-        xlarge_for_processing_job_usage=2,
-        xlarge_for_training_job_usage=0,
-        xlarge_for_transform_job_usage=8,
-        large_for_endpoint_usage=0,
-        large_for_processing_job_usage=0,
-    )
+    enough = {"xlarge_for_transform_job_usage": 8, "large_for_processing_job_usage": 0}
+    set_quotas(xlarge_for_processing_job_usage=2, xlarge_for_training_job_usage=0, large_for_endpoint_usage=0, **enough)
     problems, _ = find_problems(wanted)
     assert [problem.partition(": ask for more in Service Quotas")[0] for problem in problems] == [
         "The quota 'ml.m5.xlarge for processing job usage' of the account is 2 in us-east-1, but step Prepare takes 3",
@@ -67,15 +62,10 @@ def test_a_quota_that_was_never_changed_is_aws_s_default_and_others_are_not(want
 def test_bucket_roles_and_images_that_are_not_there_or_elsewhere_are_named_all_at_once(wanted, client):
     client("s3").create_bucket(Bucket="european-bucket", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
     repository = wanted.placement.training_image.partition(":")[0]
-    problems, _ = find_problems(
-        changed(
-            wanted,
-            bucket="european-bucket",
-            job_role_arn=f"arn:aws:iam::{ACCOUNT}:role/gone",
-            training_image=f"{repository}:0123",
-            inference_image=f"{ACCOUNT}.dkr.ecr.eu-west-1.amazonaws.com/inference:1",
-        )
-    )
+    elsewhere = f"{ACCOUNT}.dkr.ecr.eu-west-1.amazonaws.com/inference:1"
+    placed = {"bucket": "european-bucket", "job_role_arn": f"arn:aws:iam::{ACCOUNT}:role/gone"}
+    images_of = {"training_image": f"{repository}:0123", "inference_image": elsewhere}
+    problems, _ = find_problems(changed(wanted, **placed, **images_of))
     assert problems[0].startswith("The bucket european-bucket lies in eu-west-1, but aws.region is us-east-1:")
     rest = "\n".join(problems[1:])
     assert f"The role arn:aws:iam::{ACCOUNT}:role/gone does not exist in this account: " in rest

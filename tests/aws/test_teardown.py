@@ -151,9 +151,8 @@ def test_what_belongs_to_others_stays(client, config, used):
     client("s3").create_bucket(Bucket="bucket-of-others")
     remove_all(client, config)
     left = what_is_left(client)
-    assert {found["ModelName"] for found in left["models"]} == {
-        "image-classification-v2-1-abc", "image-classification-of-others",
-    }  # fmt: skip
+    models = {found["ModelName"] for found in left["models"]}
+    assert models == {"image-classification-v2-1-abc", "image-classification-of-others"}
     assert {found["EndpointName"] for found in left["endpoints"]} == {"image-classification-v2", "other"}
     assert len(left["configs"]) == 2
     assert [found["Name"] for found in left["buckets"]] == ["bucket-of-others"]

@@ -48,9 +48,9 @@ class Made:
         return cls(cls.make(cloudformation_json["Properties"], account_id, region_name, resource_name))
 
     @classmethod
-    def update_from_cloudformation_json(cls, original_resource: "Made", *new: Any, **named: Any) -> "Made":
+    def update_from_cloudformation_json(cls, original_resource: "Made", new_resource_name: str, **named: Any) -> "Made":
         original_resource.remove()
-        return cls.create_from_cloudformation_json(*new, **named)
+        return cls.create_from_cloudformation_json(new_resource_name, **named)
 
 
 Parts = tuple[str, Callable[[], Any], dict[str, str]]

@@ -18,6 +18,7 @@ ACTIONS = {  # where an operation's action has another name
     "s3:UploadPart": "s3:PutObject",
     "s3:CompleteMultipartUpload": "s3:PutObject",
     "service-quotas:ListServiceQuotas": "servicequotas:ListServiceQuotas",
+    "service-quotas:ListAWSDefaultServiceQuotas": "servicequotas:ListAWSDefaultServiceQuotas",
 }
 
 

@@ -11,7 +11,7 @@ from pipeline.config.sections import LOCAL_STORAGE
 
 SCRIPT = "drift.py"
 READ = {"S3DataType": "S3Prefix", "S3InputMode": "File"}
-VARIANT = "AllTraffic"  # as classifier/deployment names it
+VARIANT = "AllTraffic"  # as steps/deploy.py names it
 
 
 def drift_parameters(config: Config, made: Mapping[str, str]) -> dict[str, str]:

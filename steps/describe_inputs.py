@@ -100,9 +100,11 @@ def champion(uri: str) -> str:
     try:
         return str(json.load(client("s3").get_object(Bucket=bucket, Key=key)["Body"])["model_package_arn"])
     except ClientError as error:
-        if error.response["Error"]["Code"] in ("NoSuchKey", "NoSuchBucket"):
-            return NONE
-        raise
+        if error.response["Error"]["Code"] not in ("NoSuchKey", "NoSuchBucket"):
+            raise
+    except (ValueError, KeyError, TypeError):  # it is not as the deploy function writes it, which writes it anew
+        pass
+    return NONE
 
 
 @functools.cache

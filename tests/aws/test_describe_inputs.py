@@ -193,3 +193,6 @@ def test_the_champion_is_the_version_that_the_deploy_function_has_noted(s3, desc
     arn = "arn:aws:sagemaker:us-east-1:123456789012:model-package/g/3"
     put(s3, "image-classification/champion/champion.json", json.dumps({"model_package_arn": arn}).encode())
     assert describe()["champion"] == arn
+    for damaged in (b"", b"[]", b"{}", b"\xff"):
+        put(s3, "image-classification/champion/champion.json", damaged)
+        assert describe()["champion"] == "none"

@@ -60,7 +60,7 @@ def test_when_off_nothing_of_it_is_in_the_definition(steps):
 def test_when_on_the_champion_is_an_input_whose_version_is_part_of_the_cache_key(steps):
     evaluate = steps(ON)["EvaluateModel"]
     inputs = {each["InputName"]: each["S3Input"] for each in evaluate["Arguments"]["ProcessingInputs"]}
-    assert inputs["champion"]["S3Uri"] == "s3://local/image-classification/champion/"
+    assert inputs["champion"]["S3Uri"] == "s3://local/image-classification/champion"
     words = evaluate["Arguments"]["AppSpecification"]["ContainerArguments"]
     assert words[words.index("--champion-dir") + 1] == inputs["champion"]["LocalPath"]
     assert words[words.index("--improvement-margin") + 1] == "0.01"

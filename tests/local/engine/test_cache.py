@@ -87,7 +87,7 @@ def test_a_result_expires_and_a_failure_or_a_step_without_caching_is_never_one(l
     assert [report.reused for report in runs] == [[], ["Brief"], [], ["Brief"], [], []]
     assert {report.statuses["Failing"] for report in runs} == {"AlgorithmError: no output, exit code: 1"}
     done = run_cli("run", "--definition", lab.folder / "lab.json", "--home", lab.home, "--cache", "as-on-aws")
-    assert "by the URIs of their inputs, as on AWS" in done.stdout
+    assert "by the URIs of their inputs" in done.stdout
     refused = run_cli("run", "--target", "aws", "--no-cache", "--home", lab.home)
     assert (refused.returncode, refused.stdout) == (2, "")
     assert "--no-cache is the local target's" in refused.stderr

@@ -26,17 +26,16 @@ from classifier.model.accuracy import accuracy_text
 from classifier.model.archive import RULES_FILE, write_seen
 from classifier.model.backbone import matching_backbone
 from classifier.model.export import export_network
+from classifier.training import debug_settings, job
 from classifier.training import hyperparameters as hp
-from classifier.training import job
 from classifier.training.abstaining import measure
 from classifier.training.calibration import Calibration, calibrate, softmax
+from classifier.training.debug_settings import DebugSettings
 from classifier.training.head_training import HeadTraining
 from classifier.training.job import Checkpoint, Processes, channel
 from classifier.training.loop import Watcher, train
+from classifier.training.monitor import Monitor, WatchedJob
 from classifier.training.results import Kept, TrainingResult, warnings_of
-from classifier.watch import debug_settings
-from classifier.watch.debug_settings import DebugSettings
-from classifier.watch.monitor import Monitor, WatchedJob
 
 
 def main() -> None:

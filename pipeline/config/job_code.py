@@ -62,5 +62,5 @@ def known_hyperparameter(name: str) -> str:
 def rule_problems(name: str, entry: Mapping[str, Any]) -> list[str]:
     """Return what is wrong with one entry of debug.rules, as the rest of a sentence about it."""
     with importable_steps():
-        from classifier.watch.rules.registry import check  # imports every rule
+        from watch.rules.registry import check  # imports every rule
     return [f"is not accepted: {sentence.partition(': ')[2]}" for sentence in check({name: entry})]

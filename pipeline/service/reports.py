@@ -2,7 +2,7 @@
 
 SageMaker packs /opt/ml/output/data of a training job as `<S3OutputPath>/<job name>/output/output.tar.gz` (AWS guide,
 "your-algorithms-training-algo-output"). The archive comes from a job: only regular files whose names are expected are
-written. The page is made by steps/classifier/watch/training_report.py in a process of its own, as job code is.
+written. The page is made by steps/watch/report/report.py in a process of its own, as job code is.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from pipeline.service import executions
 from pipeline.service.executions import ENDED, job_of
 from pipeline.service.targets import Target, ask, service_errors
 
-MODULE = "classifier.watch.training_report"
+MODULE = "watch.report.report"
 HISTORY, VERDICTS = "history.json", "rules/status.json"
 LARGEST_BYTES = 512 << 20  # of all files that are unpacked
 HTML_NAME, JSON_NAME = "debugger.html", "debugger.json"

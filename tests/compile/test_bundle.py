@@ -87,10 +87,10 @@ def test_a_change_to_a_module_changes_only_the_bundles_that_hold_it(steps):
 
 
 def test_a_job_that_is_observed_carries_the_observer_and_all_rules():
-    held = bundles.bundle("classifier/watch/observation.py").files
-    watch = bundles.STEPS / "classifier/watch"
+    held = bundles.bundle("watch/collect/observation.py").files
+    watch = bundles.STEPS / "watch"
     rules = {path.relative_to(bundles.STEPS).as_posix() for path in (watch / "rules").glob("*.py")}
-    assert {"classifier/watch/observer.py", "classifier/watch/saved_tensors.py", *rules} <= set(held)
+    assert {"watch/collect/observer.py", "watch/read/tensors.py", *rules} <= set(held)
 
 
 def test_names_and_contents_make_the_digest():
@@ -125,7 +125,7 @@ def test_the_jobs_carry_what_they_run_and_no_more():
     assert not {"prepare.py", "train.py", "deploy.py", "serving", "watch"} & rooms(bundle("evaluate.py"))
     assert not {"train.py", "serving", "watch", "evaluation", "reports"} & rooms(bundle("trial.py"))
     pages = {name for name in bundle("evaluate.py").files if not name.endswith(".py")}
-    assert {"classifier/evaluation/report.html", "classifier/reports/style.css"} <= pages
+    assert {"classifier/evaluation/report.html", "watch/report/style.css"} <= pages
     assert "classifier/drift/report.html" not in pages
     assert "classifier/serving/page.html" in bundle(SERVER).files
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from classifier.training import debug_settings
 from classifier.training.hyperparameters import Hyperparameters
-from classifier.watch import debug_settings
 from pipeline.config.config import Config, load
 
 STEPS = Path(__file__).parents[2] / "steps"

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from classifier.job.failures import StepError
-from classifier.watch import debug_settings
+from classifier.training import debug_settings
 
 
 @pytest.mark.parametrize("text", ["True", "true", "1", '"true"'])

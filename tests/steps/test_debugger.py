@@ -11,15 +11,15 @@ import torch
 
 from classifier.data.training_data import TrainingData, load
 from classifier.model.head import ClassifierHead
+from classifier.training.debug_settings import DebugSettings
 from classifier.training.head_training import HeadTraining
 from classifier.training.hyperparameters import Hyperparameters
 from classifier.training.loop import Mode, Watcher, train
+from classifier.training.monitor import MEGABYTES, WatchedJob, intervals, save_intervals
 from classifier.training.results import TrainingResult
-from classifier.watch.debug_settings import DebugSettings
-from classifier.watch.debugger import MEGABYTES, Debugger, SaveIntervals, save_intervals
-from classifier.watch.monitor import WatchedJob, intervals
 from tests.steps.conftest import FINAL_TRAINING
 from tests.steps.prepared_data import Prepared, Trained, run_step
+from watch.collect.smdebug_hook import Debugger, SaveIntervals
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # smdebug's protobuf code is of 2020
 

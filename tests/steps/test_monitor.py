@@ -18,13 +18,13 @@ import torch
 from classifier.data.training_data import Split, TrainingData, load
 from classifier.job.failures import StepError
 from classifier.model.head import ClassifierHead
+from classifier.training.debug_settings import DebugSettings
 from classifier.training.head_training import HeadTraining
 from classifier.training.hyperparameters import Hyperparameters
 from classifier.training.job import Checkpoint
 from classifier.training.loop import Batch, Mode, train
+from classifier.training.monitor import Monitor, WatchedJob
 from classifier.training.results import TrainingResult
-from classifier.watch.debug_settings import DebugSettings
-from classifier.watch.monitor import Monitor, WatchedJob
 from tests.steps.prepared_data import STEPS, Prepared, run_step
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # smdebug's protobuf code is of 2020
@@ -314,8 +314,8 @@ def test_rule_that_raises_ends_in_error_with_its_traceback_in_the_report(
 ) -> None:
     steps = tmp_path / "steps"
     shutil.copytree(STEPS, steps, ignore=shutil.ignore_patterns("__pycache__"))
-    (steps / "classifier/watch/rules/broken.py").write_text(
-        "from dataclasses import dataclass\nfrom classifier.watch.rules.base import TensorRule\n\n\n"
+    (steps / "watch/rules/broken.py").write_text(
+        "from dataclasses import dataclass\nfrom watch.rules.base import TensorRule\n\n\n"
         "@dataclass(kw_only=True)\nclass Broken(TensorRule):\n"
         "    advice = 'Mend it.'\n    needs = 'nothing'\n\n"
         "    def evaluate(self, trial, step, mode):\n        raise ZeroDivisionError('by mistake')\n"

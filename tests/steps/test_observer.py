@@ -18,9 +18,9 @@ import pytest
 from small_training import STEPS_PER_EPOCH, SmallTraining
 
 from classifier.job import system
-from classifier.watch import observation as observation_module
-from classifier.watch import observer
-from classifier.watch.observation import Observation
+from watch.collect import observation as observation_module
+from watch.collect import observer
+from watch.collect.observation import Observation
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # smdebug's protobuf code is of 2020
 
@@ -60,7 +60,7 @@ def observer_processes() -> list[psutil.Process]:
     return [
         child
         for child in psutil.Process().children(recursive=True)
-        if "classifier.watch.observer" in " ".join(child.cmdline())
+        if "watch.collect.observer" in " ".join(child.cmdline())
     ]
 
 
@@ -244,7 +244,7 @@ def test_a_training_that_fails_takes_its_observer_with_it(tmp_path: Path) -> Non
 def test_an_observer_ends_when_the_training_was_killed(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config(tmp_path, HEALTHY)))
     code = (
-        "import json, sys, time; from classifier.watch.observation import Observation\n"
+        "import json, sys, time; from watch.collect.observation import Observation\n"
         "with Observation(json.load(open(sys.argv[1]))): time.sleep(600)"
     )
     arguments = [sys.executable, "-c", code, str(tmp_path / "config.json")]
@@ -260,7 +260,7 @@ def test_an_observer_ends_when_the_training_was_killed(tmp_path: Path) -> None:
 RAISES = '''
 from dataclasses import dataclass
 
-from classifier.watch.rules.base import Mode, TensorRule, Trial
+from watch.rules.base import Mode, TensorRule, Trial
 
 
 @dataclass(kw_only=True)
@@ -280,7 +280,7 @@ class Raises(TensorRule):
 
 
 def test_a_rule_that_raises_ends_in_error_alone(copied_steps: Path, tmp_path: Path) -> None:
-    (copied_steps / "classifier/watch/rules/my_rule.py").write_text(RAISES)
+    (copied_steps / "watch/rules/my_rule.py").write_text(RAISES)
     training = SmallTraining(tmp_path / "out/tensors")
     with Observation(config(tmp_path / "out", {"Raises": None, **HEALTHY})) as observation:
         training.epochs(1)
@@ -296,7 +296,7 @@ HANGS = '''
 import time
 from dataclasses import dataclass
 
-from classifier.watch.rules.base import TensorRule
+from watch.rules.base import TensorRule
 
 
 @dataclass(kw_only=True)
@@ -316,7 +316,7 @@ def test_a_rule_that_hangs_does_not_hold_up_the_training(
     copied_steps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(observation_module, "SECONDS_TO_END", 0.2)
-    (copied_steps / "classifier/watch/rules/my_rule.py").write_text(HANGS)
+    (copied_steps / "watch/rules/my_rule.py").write_text(HANGS)
     with Observation(config(tmp_path / "out", {"Hangs": None})) as observation:
         wait_for((tmp_path / "out/rules/status.json").is_file)
         assert observation.finish(0.5) == {"Hangs": "Error"}
@@ -347,7 +347,7 @@ class CustomGradientRule(Rule):
 
 
 def test_a_rule_written_for_smdebug_runs_as_it_is(copied_steps: Path, tmp_path: Path) -> None:
-    (copied_steps / "classifier/watch/rules/my_rule.py").write_text(CUSTOM)
+    (copied_steps / "watch/rules/my_rule.py").write_text(CUSTOM)
     rules = {
         "CustomGradientRule": None,
         "Strict": {"rule": "CustomGradientRule", "threshold": "1e-6", "action": "stop"},
@@ -377,7 +377,7 @@ def test_a_wrong_configuration_is_the_verdict_of_its_rule_alone(tmp_path: Path) 
 
 def test_the_observer_imports_nothing_slow() -> None:
     code = (
-        "import sys; from classifier.watch import observer; "
+        "import sys; from watch.collect import observer; "
         "print([name for name in ('torch', 'smdebug', 'boto3', 'pandas') if name in sys.modules])"
     )
     process = subprocess.run([sys.executable, "-c", code], cwd=STEPS, capture_output=True, text=True, check=True)
@@ -397,7 +397,7 @@ def test_observers_without_smdebug_judge_as_ever(tmp_path: Path, monkeypatch: py
 
 
 def test_curves_stay_small_and_keep_their_ends() -> None:
-    from classifier.watch.rules.evidence import MAXIMUM_POINTS, Curve
+    from watch.rules.evidence import MAXIMUM_POINTS, Curve
 
     curve = Curve()
     for step in range(10_000):

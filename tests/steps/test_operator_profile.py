@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from classifier.watch import operator_profile
-from classifier.watch.operator_profile import ChosenSteps, OperatorProfile, choose_steps
 from tests.steps.prepared_data import STEPS
+from watch.collect import operators as operators_module
+from watch.collect.operators import ChosenSteps, OperatorProfile, choose_steps
 
 
 def train(profile: OperatorProfile, steps: int) -> float:
@@ -70,7 +70,7 @@ def test_a_training_that_ends_before_writes_nothing(tmp_path: Path) -> None:
 
 def test_a_large_trace_keeps_its_longest_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train(OperatorProfile(tmp_path / "whole", 2, 5), 8)
-    monkeypatch.setattr(operator_profile, "TRACE_BYTES", 4000)
+    monkeypatch.setattr(operators_module, "TRACE_BYTES", 4000)
     train(OperatorProfile(tmp_path / "short", 2, 5), 8)
     assert (tmp_path / "short" / "torch" / "trace.json.gz").stat().st_size <= 4000
     kept, whole = trace(tmp_path / "short"), trace(tmp_path / "whole")
@@ -109,7 +109,7 @@ def test_a_full_disk_leaves_whole_files_or_none(room_bytes: int, files: set[str]
 import resource
 from pathlib import Path
 import torch
-from classifier.watch.operator_profile import OperatorProfile
+from watch.collect.operators import OperatorProfile
 profile = OperatorProfile(Path({str(tmp_path)!r}), 2, 3)
 resource.setrlimit(resource.RLIMIT_FSIZE, ({room_bytes}, resource.RLIM_INFINITY))  # no file may grow beyond it
 net = torch.nn.Linear(4, 2)

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from classifier.watch.profile_reader import ProfileReader
-from classifier.watch.step_timeline import StepTimeline
+from watch.collect.timeline import StepTimeline
+from watch.read.profile import ProfileReader
 
 HOUR = "2020060309"
 MINUTE = 1591160640

@@ -10,10 +10,9 @@ import pytest
 import torch
 from small_training import STEPS_PER_EPOCH, SmallTraining
 
-from classifier.watch.rules.base import TensorUnavailable
-from classifier.watch.rules.judge import Judge
-from classifier.watch.rules.registry import make
-from classifier.watch.saved_tensors import KEPT_STEPS, PATIENCE_LOOKS, Mode, SavedTensors
+from watch.read.tensors import KEPT_STEPS, PATIENCE_LOOKS, Mode, SavedTensors, TensorUnavailable
+from watch.rules.judge import Judge
+from watch.rules.registry import make
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # smdebug's protobuf code is of 2020
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from classifier.watch import step_timeline
-from classifier.watch.profile_reader import ProfileReader
-from classifier.watch.step_timeline import NO_TIMELINE, StepTimeline
-from classifier.watch.system_sampler import SystemSampler
 from tests.steps.prepared_data import STEPS
+from watch.collect import timeline as timeline_module
+from watch.collect.sampler import SystemSampler
+from watch.collect.timeline import NO_TIMELINE, StepTimeline
+from watch.read.profile import ProfileReader
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # smdebug is of 2023
 
@@ -101,7 +101,7 @@ def test_smdebug_s_analysis_finds_the_training_loop(tmp_path: Path) -> None:
 
 
 def test_files_rotate_and_smdebug_reads_them_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(step_timeline, "ROTATION_BYTES", 2000)
+    monkeypatch.setattr(timeline_module, "ROTATION_BYTES", 2000)
     timeline = StepTimeline(tmp_path, node="algo-1")
     for _ in range(40):
         train(timeline, 1)
@@ -117,7 +117,7 @@ def test_files_rotate_and_smdebug_reads_them_all(tmp_path: Path, monkeypatch: py
 
 
 def test_long_runs_are_thinned_but_totals_are_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(step_timeline, "KEPT_AT_EACH_STRIDE", 10)
+    monkeypatch.setattr(timeline_module, "KEPT_AT_EACH_STRIDE", 10)
     timeline = StepTimeline(tmp_path, node="algo-1")
     started = time.perf_counter()
     for step in range(1000):
@@ -166,8 +166,8 @@ def test_a_killed_training_leaves_its_steps(tmp_path: Path) -> None:
     script = f"""
 import os, signal, time
 from pathlib import Path
-from classifier.watch import step_timeline
-timeline = step_timeline.StepTimeline(Path({str(tmp_path)!r}), node="algo-1")
+from watch.collect.timeline import StepTimeline
+timeline = StepTimeline(Path({str(tmp_path)!r}), node="algo-1")
 for _ in range(7):
     with timeline.step("TRAIN"), timeline.phase("Forward"):
         time.sleep(0.001)
@@ -185,9 +185,9 @@ def test_a_full_disk_is_said_once_and_costs_the_trace_alone(tmp_path: Path) -> N
     script = f"""
 import resource, signal
 from pathlib import Path
-from classifier.watch import step_timeline
+from watch.collect.timeline import StepTimeline
 resource.setrlimit(resource.RLIMIT_FSIZE, (4000, resource.RLIM_INFINITY))  # no file may grow beyond it
-timeline = step_timeline.StepTimeline(Path({str(tmp_path)!r}), node="algo-1")
+timeline = StepTimeline(Path({str(tmp_path)!r}), node="algo-1")
 for step in range(100):
     with timeline.step("TRAIN"), timeline.phase("Forward"):
         pass

@@ -13,10 +13,11 @@ import psutil
 import pytest
 from fake_nvml import FakeNvml
 
-from classifier.watch import system_metrics, system_sampler
-from classifier.watch.system_metrics import SystemMetrics
-from classifier.watch.system_sampler import SystemSampler
 from tests.steps.prepared_data import STEPS
+from watch.collect import machine
+from watch.collect import sampler as sampler_module
+from watch.collect.machine import SystemMetrics
+from watch.collect.sampler import SystemSampler
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # smdebug's protobuf code is of 2020
 
@@ -167,14 +168,14 @@ def test_memory_counts_against_the_container_s_limit(tmp_path: Path, monkeypatch
     limit.write_text(f"{2**30}\n")
     usage.write_text(f"{3 * 2**28}\n")
     (tmp_path / "memory.stat").write_text(f"anon 5\ninactive_file {2**28}\n")
-    monkeypatch.setattr(system_metrics, "CGROUP_MEMORY", ((limit, usage, "inactive_file"),))
+    monkeypatch.setattr(machine, "CGROUP_MEMORY", ((limit, usage, "inactive_file"),))
     metrics = SystemMetrics()
     assert [row.value for row in metrics.read() if row.name == "MemoryUsedPercent"] == [50.0]
     assert metrics.measured()["memory"] == "Memory in use, without page cache, of the container's limit of 1.0 GiB."
 
 
 def test_a_long_run_is_sampled_less_and_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(system_sampler, "FULL_RATE_BYTES", 1)
+    monkeypatch.setattr(sampler_module, "FULL_RATE_BYTES", 1)
     found = sampled(tmp_path, 0.5)
     assert len({row["Timestamp"] for row in found}) == 2  # the first, and the last when it was stopped
 
@@ -183,7 +184,7 @@ def test_a_full_disk_is_said_once_and_leaves_whole_lines(tmp_path: Path) -> None
     script = f"""
 import io, resource, sys, time
 from pathlib import Path
-from classifier.watch.system_sampler import SystemSampler
+from watch.collect.sampler import SystemSampler
 
 def wait_until(condition):
     while not condition():
@@ -236,7 +237,7 @@ def test_an_interval_of_nothing_is_refused(tmp_path: Path) -> None:
 
 def test_the_sampler_and_the_reader_import_neither_torch_nor_smdebug() -> None:
     script = (
-        "import sys; from classifier.watch import profile_reader, system_sampler; "
+        "import sys; from watch.read import profile; from watch.collect import sampler; "
         "print({'torch', 'smdebug', 'pandas'} & sys.modules.keys())"
     )
     process = subprocess.run([sys.executable, "-c", script], cwd=STEPS, capture_output=True, text=True, check=True)

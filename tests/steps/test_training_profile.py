@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import training_output as made
 
-from classifier.watch.training_profile import read_profile
+from watch.read.profile_figures import read_profile
 
 TIMELINE = "framework/pevents/2026092114/1790000011000000_42-algo-1_pythontimeline.json"
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import training_output as made
 
-from classifier.watch.report_search import Search, read_search
-from classifier.watch.training_report import write_report
+from watch.report.report import write_report
+from watch.report.search import Search, read_search
 
 STEPS = Path(__file__).parents[2] / "steps"
 VOID = {"meta"}
@@ -441,7 +441,7 @@ def test_the_command_writes_both_files_and_loads_nothing_slow(tmp_path: Path) ->
     (tmp_path / "search.json").write_text(json.dumps(made.search()))
     code = (
         "import sys; sys.argv[0] = 'training_report.py'; "
-        "from classifier.watch import training_report; training_report.main();"
+        "from watch.report import report; training_report.main();"
         "print([name for name in ('torch', 'smdebug', 'PIL', 'psutil') if name in sys.modules])"
     )
     words = ["--output-dir", "output", "--report-dir", "report", "--search", "search.json"]
@@ -467,7 +467,7 @@ def test_the_command_writes_both_files_and_loads_nothing_slow(tmp_path: Path) ->
     ],
 )
 def test_a_mistake_on_the_command_line_is_a_sentence(tmp_path: Path, words: list[str], sentence: str) -> None:
-    script = [sys.executable, "-m", "classifier.watch.training_report"]
+    script = [sys.executable, "-m", "watch.report.report"]
     environment = {**os.environ, "PYTHONPATH": str(STEPS)}
     done = subprocess.run([*script, *words], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
     assert (done.returncode, done.stderr) == (1, f"{sentence}\n")

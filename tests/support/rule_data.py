@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from classifier.watch.rules.base import TensorUnavailable
-from classifier.watch.saved_tensors import Mode
+from watch.read.tensors import Mode, TensorUnavailable
 
 COLLECTIONS = {  # smdebug's own, and those that the product's hook adds
     "losses": "[Ll]oss_(?!input).*output",

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from classifier.model.head import ClassifierHead
-from classifier.watch.debugger import Debugger, SaveIntervals
+from watch.collect.smdebug_hook import Debugger, SaveIntervals
 
 STEPS_PER_EPOCH = 5
 IMAGES, FEATURES, CLASSES, BATCH = 40, 12, 3, 8

@@ -14,7 +14,7 @@ from classifier.data.images import ImageError, Picture, decode
 from classifier.data.prepared_images import PreparedImages
 from classifier.job.failures import StepError
 from classifier.model.predictor import DEFAULT_MAX_PIXELS
-from classifier.reports.page import render
+from watch.report.page import render
 
 SHOWN_SUSPECTS, SHOWN_OUTLIERS, SHOWN_PAIRS, SHOWN_OVERLAPS = 60, 24, 24, 12
 
@@ -64,7 +64,7 @@ def report(
     suspects = [row for row in suspicion.order.tolist() if suspicion.wrong[row]]
     pairs = pairs_of(gallery, manifest)
     return render(
-        "audit/report.html",
+        "classifier/audit/report.html",
         title="Label audit",
         images=len(strange),
         class_count=len(gallery.classes),

@@ -11,8 +11,8 @@ from classifier.data.images import Picture
 from classifier.drift.baseline import Coordinates
 from classifier.drift.distance import DRAWS, SMALL, UNUSUAL, Drift, strangeness, unusual_from
 from classifier.drift.statistics import CLASSES, FIGURES, MAJOR, MODERATE
-from classifier.reports.charts import Chart, Line, chart
-from classifier.reports.page import render
+from watch.report.charts import Chart, Line, chart
+from watch.report.page import render
 
 SHOWN_DOTS = 400  # of each kind
 BARS = 40
@@ -32,7 +32,7 @@ def report(
     charts = (chance(drift), strangeness_of(coordinates, bound), cloud(coordinates), shift(document))
     bins = {name: bin_names(known["figures"][name]["bounds"], name) for name in FIGURES} | {CLASSES: known["classes"]}
     return render(
-        "drift/report.html",
+        "classifier/drift/report.html",
         title=f"{'Drift' if drift.alarm else 'No drift'}: what the endpoint was sent",
         document=document,
         drift=drift,

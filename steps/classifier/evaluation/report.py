@@ -15,9 +15,9 @@ from classifier.evaluation.groups import LEAST_IMAGES, Gap, Groups
 from classifier.evaluation.metrics import Effect, Probabilities
 from classifier.model.accuracy import wilson
 from classifier.model.predictor import DEFAULT_MAX_PIXELS
-from classifier.reports.charts import Chart, Line, chart
-from classifier.reports.page import counted, hyperparameter_facts, percent, render, signed
 from classifier.training.calibration import Reliability
+from watch.report.charts import Chart, Line, chart
+from watch.report.page import counted, hyperparameter_facts, percent, render, signed
 
 SHOWN_MISTAKES = 24  # at most this many pictures
 SHOWN_CHANGES = 12  # of those that got better, and of those that got worse
@@ -102,7 +102,7 @@ def report(
     right = round(accuracy * count)
     both = (comparison.new, comparison.champion) if comparison and comparison.champion else None
     return render(
-        "evaluation/report.html",
+        "classifier/evaluation/report.html",
         title=f"Evaluation: {percent(accuracy)} accuracy",
         metrics=metrics,
         accuracy=accuracy,

@@ -3,18 +3,15 @@
 import json
 import math
 import os
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 from classifier.job.failures import say
 
-ROOT = Path(__file__).resolve().parents[2]  # the folder that holds `classifier`: of the job's code, or of the image
 QUOTA_FILE = Path("/sys/fs/cgroup/cpu.max")  # of a container: "<microseconds> <period>" or "max <period>"
 AHEAD = 4  # items started or finished, per worker, before their results are taken
 SECONDS_BETWEEN_LINES = 2.0
@@ -31,16 +28,6 @@ def core_count() -> int:
         return max(1, min(allowed, math.ceil(int(limit) / int(period))))
     except (OSError, ValueError):
         return allowed
-
-
-def module_command(module: str) -> list[str]:
-    """Return what runs a module such as `classifier.watch.observer`, whatever the working directory holds (-P)."""
-    return [sys.executable, "-P", "-m", module]
-
-
-def module_environment() -> dict[str, str]:
-    """Return the environment in which that command finds `classifier`."""
-    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
 
 
 def each(work: Callable[[Item], Result], items: Iterable[Item], *, workers: int) -> Generator[Result]:
@@ -71,41 +58,3 @@ def progress(results: Iterable[Result], verb: str, total: int) -> Iterator[Resul
 def write_json(path: Path, document: dict[str, Any]) -> None:
     """Write a document as people can read it."""
     path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def whole_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a file for writing that appears under its name once it is complete; if writing fails, the old one stays."""
-    unfinished = path.with_name(f".{path.name}.unfinished")  # one name, so that kills leave one such file at most
-    try:
-        with unfinished.open(mode, encoding=None if "b" in mode else "utf-8") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())  # so that it is complete after a power failure, too
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-class LineFile:
-    """Appends blocks of whole lines to a file, which may exist; when the disk is full, the lines that fit are kept."""
-
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.path, self.file = path, path.open("ab", buffering=0)
-        self.size_bytes = self.file.tell()
-
-    def append(self, lines: str) -> None:
-        """Write lines, each with its newline."""
-        block, written = lines.encode(), 0
-        try:
-            while written < len(block):  # a disk that fills up takes a part first, and raises at the rest
-                written += self.file.write(block[written:]) or 0
-        except OSError:
-            self.size_bytes += block.rfind(b"\n", 0, written) + 1
-            self.file.truncate(self.size_bytes)
-            raise
-        self.size_bytes += written
-
-    def close(self) -> None:
-        self.file.close()

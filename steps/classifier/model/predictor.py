@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from classifier.data.images import Picture, Pixels, Preprocess, decode, normalise, to_pixels
 from classifier.job.failures import StepError, run, say
-from classifier.job.system import core_count, module_command, module_environment, write_json
+from classifier.job.system import core_count, write_json
 from classifier.model.runtimes import (
     MEASUREMENT_FILE,
     RUNTIMES,
@@ -30,6 +30,7 @@ from classifier.model.runtimes import (
     missing,
     read_description,
 )
+from watch.files import module_command, module_environment
 
 DEFAULT_MAX_PIXELS = 100_000_000
 SAMPLES_FILE = "samples.npz"

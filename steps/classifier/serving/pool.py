@@ -17,9 +17,10 @@ from pathlib import Path
 import orjson
 
 from classifier.job.failures import StepError, say
-from classifier.job.system import core_count, module_command, module_environment
+from classifier.job.system import core_count
 from classifier.model.runtimes import AUTO, RUNTIMES, chosen_runtimes
 from classifier.serving.content import LENGTHS, MEGABYTE, Head, Refusal, message
+from watch.files import module_command, module_environment
 
 AHEAD = 4  # jobs that a worker has at a time: the next is there when one is done, and for a GPU all are one batch
 GPU, GPU_WORKERS = "cuda", 8  # at most, since each takes some of its memory

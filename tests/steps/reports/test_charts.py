@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from classifier.reports.charts import Chart, Line, chart, shortened, thinned, told_apart
-from classifier.reports.page import SPACE, counted, duration_text, hyperparameter_facts, number_text
+from watch.report.charts import Chart, Line, chart, shortened, thinned, told_apart
+from watch.report.page import SPACE, counted, duration_text, hyperparameter_facts, number_text
 
 
 @pytest.mark.parametrize(

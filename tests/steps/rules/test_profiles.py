@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from fake_nvml import FakeNvml
 
-from classifier.watch import step_timeline
-from classifier.watch.profile_reader import ProfileReader
-from classifier.watch.rules.judge import Judge
-from classifier.watch.rules.registry import make
-from classifier.watch.system_sampler import SystemSampler
+from watch.collect import timeline as timeline_module
+from watch.collect.sampler import SystemSampler
+from watch.collect.timeline import StepTimeline
+from watch.read.profile import ProfileReader
+from watch.rules.judge import Judge
+from watch.rules.registry import make
 
 GPU_RULES = ("BatchSize", "CPUBottleneck", "GPUMemoryIncrease", "IOBottleneck", "LoadBalancing", "LowGPUUtilization")
 
@@ -30,10 +31,10 @@ class Clock:
 def profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ProfileReader:
     """120 steps of 1 ms but three of 250 ms, on a machine that is sampled meanwhile."""
     clock = Clock()
-    monkeypatch.setattr(step_timeline, "time", clock)
+    monkeypatch.setattr(timeline_module, "time", clock)
     sampler = SystemSampler(tmp_path, node="algo-1", interval_ms=10)
     sampler.start()
-    timeline = step_timeline.StepTimeline(tmp_path, node="algo-1")
+    timeline = StepTimeline(tmp_path, node="algo-1")
     for step in range(120):
         with timeline.step("TRAIN"), timeline.phase("Forward"):
             clock.now_ns += 250_000_000 if step in (30, 60, 90) else 1_000_000

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from rule_data import DictTrial
 
-from classifier.watch import rules
-from classifier.watch.rules import base, registry
-from classifier.watch.rules.base import Rule
-from classifier.watch.rules.registry import load, make, sources
-from classifier.watch.saved_tensors import Mode
+from watch import rules
+from watch.read.tensors import Mode
+from watch.rules import base, registry
+from watch.rules.base import Rule
+from watch.rules.registry import load, make, sources
 
 STEPS = Path(registry.FOLDER).parents[2]
 
@@ -182,7 +182,7 @@ def test_a_mistake_is_said_in_one_sentence(entries: dict, sentences: list[str]) 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder of rules that stands for steps/classifier/watch/rules/."""
+    """A folder of rules that stands for steps/watch/rules/."""
     monkeypatch.setattr(registry, "FOLDER", tmp_path)
     monkeypatch.setattr(rules, "__path__", [*rules.__path__, str(tmp_path)])
     sources.cache_clear()
@@ -218,24 +218,23 @@ def test_the_example_of_a_rule_of_one_s_own_works(folder: Path) -> None:
 def test_a_rule_that_is_not_python_is_named_with_its_line(folder: Path) -> None:
     (folder / "my_rule.py").write_text("class MyRule(TensorRule):\n    def (\n")
     assert rules.check({"MyRule": None}) == [
-        "Rule 'MyRule': steps/classifier/watch/rules/my_rule.py, line 2, is not Python: invalid syntax."
+        "Rule 'MyRule': steps/watch/rules/my_rule.py, line 2, is not Python: invalid syntax."
     ]
 
 
 def test_a_rule_that_cannot_be_imported_is_named(folder: Path) -> None:
     (folder / "my_rule.py").write_text(
-        "import nothing_of_the_kind\n"
-        "from classifier.watch.rules.base import TensorRule\nclass MyRule(TensorRule): ...\n"
+        "import nothing_of_the_kind\nfrom watch.rules.base import TensorRule\nclass MyRule(TensorRule): ...\n"
     )
     assert rules.check({"MyRule": None}) == [
-        "Rule 'MyRule': steps/classifier/watch/rules/my_rule.py cannot be used "
+        "Rule 'MyRule': steps/watch/rules/my_rule.py cannot be used "
         "(ModuleNotFoundError: No module named 'nothing_of_the_kind')."
     ]
 
 
 def test_checking_needs_neither_torch_nor_smdebug() -> None:
     code = (
-        "import sys; sys.modules |= {'torch': None, 'smdebug': None}; from classifier.watch import rules; "
+        "import sys; sys.modules |= {'torch': None, 'smdebug': None}; from watch import rules; "
         "print(rules.check({'VanishingGradient': None, 'Overfit': {'patience': 2}}))"
     )
     process = subprocess.run([sys.executable, "-c", code], cwd=STEPS, capture_output=True, text=True, check=False)

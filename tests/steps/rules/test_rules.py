@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from rule_data import DictProfile, DictTrial
 
-from classifier.watch.rules.judge import Judge
-from classifier.watch.rules.registry import make
-from classifier.watch.saved_tensors import Mode
+from watch.read.tensors import Mode
+from watch.rules.judge import Judge
+from watch.rules.registry import make
 
 CASES = Path(__file__).parent / "cases"
 

@@ -1,0 +1,108 @@
+"""Pages of the reports: jinja2 templates beside the code that fills them, and how figures are written in them.
+
+A page is one file that needs no network and no JavaScript.
+"""
+
+import base64
+import io
+import math
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]  # the folder that holds `watch` and what else has templates
+SPACE = "\N{NARROW NO-BREAK SPACE}"
+THUMBNAIL_PX = 192  # longer side
+TINY_PX = 64  # smaller pictures are kept as they are, and enlarged by the browser with visible pixels
+WORDS = {"lr": "learning rate", "finetune": "fine-tuning"}  # of hyperparameters' names
+
+
+def render(template: str, **values: Any) -> str:
+    """Fill a template, named from the folder that holds `watch`; every text in it is escaped."""
+    return environment().get_template(template).render(values)
+
+
+@cache
+def environment() -> Environment:
+    """Return the templates with the filters that write figures."""
+    loader = FileSystemLoader(ROOT)
+    found = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    found.filters |= {"percent": percent, "signed": signed, "duration": duration_text}
+    found.filters |= {"counted": counted, "data_uri": data_uri}
+    found.globals |= {"SPACE": SPACE, "TINY_PX": TINY_PX}
+    return found
+
+
+def percent(share: float) -> str:
+    """Write a share of 1 as a percentage."""
+    return f"{100 * share:.1f}{SPACE}%"
+
+
+def signed(value: float, decimals: int) -> str:
+    """Write a number with its sign, and none for what rounds to 0."""
+    text = f"{abs(value):.{decimals}f}"
+    return ("" if not float(text) else "+" if value > 0 else "\N{MINUS SIGN}") + text
+
+
+def number_text(value: float) -> str:
+    """Write a figure of any size in a few characters."""
+    size = abs(value)
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    if size >= 1e6 or size < 1e-3:
+        mantissa, _, exponent = f"{value:.2e}".partition("e")
+        return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+    if size >= 1e3:
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if size < 1 else f"{value:.4g}"
+
+
+def duration_text(seconds: float) -> str:
+    """Write a duration in the unit that fits."""
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:.0f}{SPACE}µs"
+    if seconds < 1:
+        return f"{seconds * 1e3:.3g}{SPACE}ms"
+    if seconds < 120:
+        return f"{seconds:.3g}{SPACE}s"
+    minutes, rest = divmod(round(seconds), 60)
+    if seconds < 3600:
+        return f"{minutes}{SPACE}min {rest}{SPACE}s"
+    return f"{minutes // 60}{SPACE}h {minutes % 60}{SPACE}min"
+
+
+def counted(count: int, noun: str, plural: str | None = None) -> str:
+    """Write `1 rule`, `2 rules`."""
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
+def hyperparameter_facts(values: Mapping[str, Any]) -> dict[str, str]:
+    """Return names in words -> values; a long floating point number is rounded to six digits."""
+    found = {name: rounded(value) for name, value in values.items() if not isinstance(value, dict | list)}
+    return {
+        " ".join(WORDS.get(word, word) for word in name.split("_")).capitalize(): text for name, text in found.items()
+    }
+
+
+def rounded(value: Any) -> str:
+    """Write a hyperparameter's value, which may be a number in a text: 16 digits say no more than six."""
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        return str(value)
+    return str(value) if isinstance(value, bool) or found.is_integer() else f"{found:.6g}"
+
+
+def data_uri(picture: "Image.Image") -> str:
+    """Return a small copy of the picture as a data URI: JPEG, or PNG if it is tiny."""
+    kind = "png" if max(picture.size) < TINY_PX else "jpeg"
+    small, buffer = picture.copy(), io.BytesIO()
+    small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+    small.save(buffer, kind, quality=82)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

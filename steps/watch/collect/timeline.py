@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from watch.files import LineFile, say
 from watch.read.timeline import MODES, PHASE_TOTALS, STEP_COUNTS, STEP_TOTALS, Mode

@@ -60,7 +60,7 @@ class Chart:
 def chart(wanted: Chart) -> Markup:
     """Return the figure; one that has nothing to show says so."""
     known = [y for line in wanted.lines for y in line.y if y is not None]
-    macros = environment().get_template("reports/macros.html").module
+    macros = environment().get_template("watch/report/macros.html").module
     svg = Markup(drawn(wanted, known)) if known else ""
     return Markup(macros.chart_figure(wanted, legend(wanted), svg))  # type: ignore[attr-defined]
 

@@ -143,7 +143,7 @@ def _classes(path: Path) -> dict[str, Source]:
             bases = {name.id for base in node.bases for name in ast.walk(base) if isinstance(name, ast.Name)}
             if any(packages.get(base) == "smdebug" for base in bases):
                 found[node.name] = Source(module, file, _constructor_parameters(node))
-            elif any(packages.get(base) == "classifier" for base in bases):
+            elif any(packages.get(base) == "watch" for base in bases):
                 found[node.name] = Source(module, file, None)
             elif bases & found.keys():
                 found[node.name] = found[next(base for base in found if base in bases)]

@@ -15,7 +15,7 @@ from watch.rules import base, registry
 from watch.rules.base import Rule
 from watch.rules.registry import load, make, sources
 
-STEPS = Path(registry.FOLDER).parents[2]
+STEPS = Path(registry.FOLDER).parents[1]
 
 DEFAULTS = {  # as AWS documents them
     "AllZero": {"collection_names": ["weights"], "tensor_regex": None, "threshold": 100.0},

@@ -25,10 +25,10 @@ from classifier.data.prepared_images import SAMPLES
 from classifier.data.split import assign_splits, drop_duplicates, refuse_small_classes
 from classifier.data.split_history import add_to_history, compare, read_history, tell
 from classifier.job.failures import PROCESSING_MESSAGE, ArgumentParser, StepError, run, say
+from classifier.job.system import whole_file
 from classifier.model.backbone import load_backbone, read_weights
 from classifier.preparation.embedding import Embedder, EmbeddingCache, Recipe, choose_recipe, embed
 from classifier.preparation.near_duplicates import connected, describe, embed_small, find_pairs, small_embedder
-from watch.files import whole_file
 
 OUTPUTS = (*SPLITS, "embeddings", "manifest", "embedding_cache", "split_history")
 LOSSLESS_FORMATS = ("PNG", "BMP", "DIB", "TIFF", "GIF")

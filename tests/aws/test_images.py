@@ -123,7 +123,7 @@ def test_without_a_stack_there_is_nowhere_to_push(client, engine, cli):
     ("file", "expected"),
     [
         ("steps/train.py", {"train"}),
-        ("steps/watch/monitor.py", {"train"}),
+        ("steps/watch/collect/observer.py", {"train"}),
         ("steps/serve.py", {"inference"}),
         ("steps/classifier/serving/app.py", {"inference"}),
         ("steps/classifier/serving/page.html", {"inference"}),

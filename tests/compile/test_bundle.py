@@ -70,11 +70,11 @@ def test_templates_and_style_sheets_go_with_the_modules_that_name_them(steps):
         "root/one/shared.py": 'NAME = "page.html"\n',
         "root/one/page.html": '{% include "base/style.css" %}',
         "root/one/other.html": "",
-        "classifier/base/style.css": "",
+        "base/style.css": "",
     }
     write(steps, pages)
     held = {"other.py", "root/__init__.py", "root/one/__init__.py", "root/one/shared.py"}
-    assert set(bundles.bundle("other.py").files) == held | {"root/one/page.html", "classifier/base/style.css"}
+    assert set(bundles.bundle("other.py").files) == held | {"root/one/page.html", "base/style.css"}
 
 
 def test_a_change_to_a_module_changes_only_the_bundles_that_hold_it(steps):
@@ -109,21 +109,23 @@ def test_a_bundle_is_one_archive_with_the_same_bytes_whenever_it_is_made():
 
 
 def rooms(found):
-    """Entry points and packages of `classifier` that a bundle holds."""
+    """Entry points and packages that a bundle holds."""
     parts = [name.split("/") for name in found.files]
-    return {part[0] if len(part) == 1 else part[1] for part in parts} - {"__init__.py"}
+    return {part[0] if len(part) == 1 else "/".join(part[:-1]).removeprefix("classifier/") for part in parts} - {
+        "classifier"
+    }
 
 
 def test_the_jobs_carry_what_they_run_and_no_more():
     assert rooms(bundle("prepare.py")) == {"prepare.py", "job", "data", "model", "preparation"}
-    assert {"train.py", "watch", "finetuning"} <= rooms(bundle("train.py"))
+    assert {"train.py", "watch/rules", "finetuning"} <= rooms(bundle("train.py"))
     assert {"serve.py", "serving", "model"} <= rooms(bundle(SERVER))
     assert {"evaluate.py", "evaluation", "model"} <= rooms(bundle("evaluate.py"))
     assert rooms(bundle(DEPLOY)) == {"deploy.py"}
     assert not {"prepare.py", "serve.py", "serving", "deploy.py"} & rooms(bundle("train.py"))
-    assert not {"train.py", "watch", "finetuning", "evaluation"} & rooms(bundle(SERVER))
-    assert not {"prepare.py", "train.py", "deploy.py", "serving", "watch"} & rooms(bundle("evaluate.py"))
-    assert not {"train.py", "serving", "watch", "evaluation", "reports"} & rooms(bundle("trial.py"))
+    assert not {"train.py", "watch/rules", "finetuning", "evaluation"} & rooms(bundle(SERVER))
+    assert not {"prepare.py", "train.py", "deploy.py", "serving", "watch/rules"} & rooms(bundle("evaluate.py"))
+    assert not {"train.py", "serving", "watch/rules", "evaluation", "watch/report"} & rooms(bundle("trial.py"))
     pages = {name for name in bundle("evaluate.py").files if not name.endswith(".py")}
     assert {"classifier/evaluation/report.html", "watch/report/style.css"} <= pages
     assert "classifier/drift/report.html" not in pages
@@ -131,8 +133,8 @@ def test_the_jobs_carry_what_they_run_and_no_more():
 
 
 def test_a_job_carries_the_modules_that_it_starts_as_processes():
-    started = ("model/predictor", "watch/observer", "watch/training_report")
-    assert {f"classifier/{name}.py" for name in started} <= bundle("train.py").files.keys()
+    started = {"classifier/model/predictor.py", "watch/collect/observer.py", "watch/report/report.py"}
+    assert started <= bundle("train.py").files.keys()
     assert {"classifier/serving/worker.py", "classifier/model/predictor.py"} <= bundle(SERVER).files.keys()
 
 

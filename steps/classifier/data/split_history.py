@@ -14,7 +14,7 @@ import pandas as pd
 
 from classifier.data.dataset import SPLITS, printable, some
 from classifier.job.failures import say
-from watch.files import whole_file
+from classifier.job.system import whole_file
 
 ENTRY = re.compile(rf"([0-9a-f]{{64}}),({'|'.join(SPLITS)})")
 NAMED_PATHS = 100  # in the manifest

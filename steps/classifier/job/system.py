@@ -7,8 +7,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from classifier.job.failures import say
 
@@ -58,3 +59,17 @@ def progress(results: Iterable[Result], verb: str, total: int) -> Iterator[Resul
 def write_json(path: Path, document: dict[str, Any]) -> None:
     """Write a document as people can read it."""
     path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def whole_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """Open a file for writing that appears under its name once it is complete; if writing fails, the old one stays."""
+    unfinished = path.with_name(f".{path.name}.unfinished")  # one name, so that kills leave one such file at most
+    try:
+        with unfinished.open(mode, encoding=None if "b" in mode else "utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())  # so that it is complete after a power failure, too
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -31,9 +31,8 @@ from classifier.data.dataset import SPLITS
 from classifier.data.images import Box, Picture, Pixels, Preprocess, decode, normalise, resize, shrink, to_pixels
 from classifier.data.prepared_images import ImageWriter
 from classifier.job.failures import StepError, cause, say
-from classifier.job.system import core_count, each, progress
+from classifier.job.system import core_count, each, progress, whole_file
 from classifier.model.backbone import Backbone, Weights, frozen
-from watch.files import whole_file
 
 TINY_PX = 64  # images whose median shorter side is below this are tiny: digits, icons
 # Larger than the backbones were trained at, which made things look larger to them than they do in a whole image, and to

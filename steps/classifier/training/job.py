@@ -21,8 +21,8 @@ import torch.distributed as dist
 
 from classifier.data.training_data import TrainingData, load
 from classifier.job.failures import ArgumentParser, StepError, say
+from classifier.job.system import whole_file
 from classifier.training import hyperparameters as hp
-from watch.files import whole_file
 
 CHANNELS = ("embeddings", "manifest", "weights", "train", "validation")
 LAUNCHER_ARGUMENTS = ("--sagemaker_", "--_tuning_objective_metric")  # launchers add them; they are not for the scripts

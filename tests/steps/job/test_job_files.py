@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from classifier.job.system import whole_file
 from tests.steps.prepared_data import STEPS
-from watch.files import whole_file
 
 
 def test_lines_are_appended_to_what_is_there_and_of_a_block_that_does_not_fit_the_whole_ones_stay(tmp_path: Path):

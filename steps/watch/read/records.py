@@ -1,95 +1,140 @@
-"""One tensor of an event file: a TFRecord around a TensorBoard Event message, decoded without protobuf.
+"""Tensors as smdebug writes them: a TFRecord around a TensorBoard Event message, without protobuf.
 
 A record is uint64 length, uint32 checksum, message, uint32 checksum (little-endian). Of the message only what holds a
-tensor is looked at: Event.summary (5) > value (1) > tensor (8) > dtype (1), tensor_shape (2), tensor_content (4).
-Source: tensorflow/core/util/event.proto, summary.proto, tensor.proto; smdebug 1.0.34, smdebug/core/tfevent/proto.
+tensor is used: Event.summary (5) > value (1) > tensor (8) > dtype (1), tensor_shape (2), tensor_content (4).
+Source: tensorflow/core/util/event.proto, summary.proto, tensor.proto; smdebug 1.0.34, core/tfrecord and core/tfevent.
 """
 
+import os
+import stat
 import struct
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-HEADER_BYTES = 12
-FOOTER_BYTES = 4
+LARGEST_FILE = 64 << 20  # bytes of a file that is read whole
+HEADER_BYTES, FOOTER_BYTES = 12, 4
 VARINT, FIXED_64, BYTES, FIXED_32 = 0, 1, 2, 5  # wire types
 FIXED_SIZES = {FIXED_64: 8, FIXED_32: 4}
-DTYPES: dict[int, str] = {  # tensorflow/core/framework/types.proto
-    1: "<f4",
-    2: "<f8",
-    3: "<i4",
-    4: "|u1",
-    5: "<i2",
-    6: "|i1",
-    9: "<i8",
-    10: "|b1",
-    17: "<u2",
-    19: "<f2",
-    22: "<u4",
-    23: "<u8",
-}
+LONGEST_VARINT = 10  # bytes
+DTYPES = {1: "<f4", 2: "<f8", 3: "<i4", 4: "|u1", 5: "<i2", 6: "|i1", 9: "<i8", 10: "|b1", 17: "<u2", 19: "<f2"}
+DTYPES |= {22: "<u4", 23: "<u8"}  # tensorflow/core/framework/types.proto
+NUMBER_OF = {dtype: number for number, dtype in DTYPES.items()}
+FOOTER_TEXT = b"0x12345678"  # smdebug's footer is the checksum of this text, whatever the message (record_writer.py)
 
 
 class RecordError(ValueError):
     """The bytes are no record of a tensor."""
 
 
-def read_record(data: bytes) -> npt.NDArray[Any]:
-    """The tensor of one record.
+def read_file(path: Path, place: tuple[int, int] | None = None) -> bytes:
+    """Return a regular file's content, or the `place` (offset, length) of it, in bytes.
 
     Raises:
-        RecordError: The record is cut short, or damaged.
+        OSError: It cannot be read, is a pipe or a device, or has more than LARGEST_FILE bytes.
+        RecordError: It ends before the place does.
     """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe would wait for its writer
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError("it is no regular file")
+        offset, length = place or (0, status.st_size)
+        if place is None and length > LARGEST_FILE:
+            raise OSError(f"it has {length:,} bytes, more than {LARGEST_FILE:,}")
+        if offset + length > status.st_size:
+            raise RecordError(f"the file ends at byte {status.st_size:,} of {offset + length:,}")
+        return os.pread(descriptor, length, offset)
+    finally:
+        os.close(descriptor)
+
+
+def decode(data: bytes) -> npt.NDArray[Any]:
+    """Return the tensor of one record. Raises RecordError where it is cut short or damaged."""
     try:
         (length,) = struct.unpack_from("<Q", data)
         if HEADER_BYTES + length + FOOTER_BYTES != len(data):
             raise RecordError(f"a record of {length} bytes lies in {len(data)}")
-        return _event_tensor(memoryview(data)[HEADER_BYTES : HEADER_BYTES + length])
-    except (IndexError, KeyError, struct.error, ValueError) as error:
-        raise RecordError(f"the record is damaged ({error})") from error
+        message = memoryview(data)[HEADER_BYTES : HEADER_BYTES + length]
+        for number in (5, 1, 8):  # summary, value, tensor
+            message = _members(message)[number, BYTES][-1]
+        tensor = _members(message)
+        content, shape = (tensor.get((number, BYTES), [memoryview(b"")])[-1] for number in (4, 2))
+        dimensions = [_members(found) for found in _members(shape).get((2, BYTES), [])]
+        sizes = [dimension.get((1, VARINT), [0])[-1] for dimension in dimensions]  # without a size it is 0
+        return np.frombuffer(content, np.dtype(DTYPES[tensor[1, VARINT][-1]])).reshape(sizes)
+    except (LookupError, OverflowError, struct.error, ValueError) as error:
+        why = error if isinstance(error, RecordError) else f"{type(error).__name__}: {error}"
+        raise RecordError(f"the record is damaged ({why})") from error
 
 
-def _event_tensor(event: memoryview) -> npt.NDArray[Any]:
-    summary = _last(event, 5)
-    value = _last(summary, 1)
-    tensor = _last(value, 8)
-    dtype, shape, content = 0, memoryview(b""), memoryview(b"")
-    for number, _, found in _fields(tensor):
-        if number == 1:
-            dtype = int(found)
-        elif number == 2:
-            shape = found
-        elif number == 4:
-            content = found
-    return np.frombuffer(content, np.dtype(DTYPES[dtype])).reshape(_sizes(shape))
+def encode(name: str, value: npt.NDArray[Any], *, step: int, mode: int, mode_step: int) -> bytes:
+    """Return the record of a tensor, as smdebug writes it.
+
+    Args:
+        value: Of a dtype in DTYPES; another one raises RecordError.
+        step: Global.
+        mode: Its number in smdebug: 1 TRAIN, 2 EVAL, 3 PREDICT, 4 GLOBAL.
+    """
+    value = np.ascontiguousarray(value).reshape(value.shape)  # which makes an array of one dimension out of a scalar
+    number = NUMBER_OF.get(value.dtype.newbyteorder("<").str if value.dtype.itemsize > 1 else value.dtype.str)
+    if number is None:
+        raise RecordError(f"{name} is of {value.dtype}, which smdebug's format does not have")
+    shape = b"".join(_field(2, _field(1, size)) for size in value.shape)
+    content = value.astype(DTYPES[number], copy=False).tobytes()
+    tensor = _field(1, number) + _field(2, shape) + _field(4, content)
+    told = (("mode_step", mode_step), ("mode", mode))
+    metadata = b"".join(_field(1, _field(1, word.encode()) + _field(2, str(n).encode())) for word, n in told)
+    summary = _field(1, _field(1, name.encode()) + _field(9, metadata) + _field(8, tensor))
+    message = b"\x09" + struct.pack("<d", time.time()) + _field(2, step) + _field(5, summary)
+    length = struct.pack("<Q", len(message))
+    return length + _checksum(length) + message + _checksum(FOOTER_TEXT)
 
 
-def _sizes(shape: memoryview) -> list[int]:
-    """Dimension sizes; a dimension without one has size 0."""
-    dimensions = [dimension for number, _, dimension in _fields(shape) if number == 2]
-    return [next((int(size) for number, _, size in _fields(found) if number == 1), 0) for found in dimensions]
+def _field(number: int, value: int | bytes) -> bytes:
+    if isinstance(value, int):
+        return bytes([number << 3 | VARINT]) + _varint_bytes(value)
+    return bytes([number << 3 | BYTES]) + _varint_bytes(len(value)) + value
 
 
-def _last(message: memoryview, wanted: int) -> memoryview:
-    found: memoryview | None = None
+def _varint_bytes(value: int) -> bytes:
+    found = bytearray()
+    while value > 0x7F:
+        found.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*found, value])
+
+
+def _checksum(data: bytes) -> bytes:
+    """CRC-32C, masked as TFRecord wants it."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    crc ^= 0xFFFFFFFF
+    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+def _members(message: memoryview) -> dict[tuple[int, int], list[Any]]:
+    """Return the values of a message by field number and wire type."""
+    found: dict[tuple[int, int], list[Any]] = {}
     for number, kind, value in _fields(message):
-        if number == wanted and kind == BYTES:
-            found = value
-    if found is None:
-        raise RecordError(f"field {wanted} is missing")
+        found.setdefault((number, kind), []).append(value)
     return found
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int, Any]]:
-    """Number, wire type and value of each field."""
     position = 0
     while position < len(message):
         key, position = _varint(message, position)
         kind = key & 7
+        value: Any
         if kind == VARINT:
-            value: Any
             value, position = _varint(message, position)
         else:
             size, position = _varint(message, position) if kind == BYTES else (FIXED_SIZES[kind], position)
@@ -101,11 +146,10 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int, Any]]:
 
 
 def _varint(message: memoryview, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = message[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
+    value = 0
+    for n in range(LONGEST_VARINT):
+        byte = message[position + n]
+        value |= (byte & 0x7F) << 7 * n
         if byte < 0x80:
-            return value, position
-        shift += 7
+            return value, position + n + 1
+    raise RecordError("a number is longer than 10 bytes")

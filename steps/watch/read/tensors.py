@@ -22,13 +22,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from watch.read.records import RecordError, read_record
+from watch.read.records import RecordError, decode, read_file
 
-COLLECTIONS_FILE = "collections/000000000/worker_0_collections.json"  # smdebug writes it at its first step
+COLLECTIONS = "collections/000000000"
+COLLECTIONS_FILE = f"{COLLECTIONS}/worker_0_collections.json"  # smdebug writes it at its first step
+END_MARKER = "training_job_end.ts"
 STEPS_PER_INDEX_FOLDER = 1000
 KEPT_STEPS = 64  # a rule may look back that many saved steps
 PATIENCE_LOOKS = 5  # an index file that cannot be read is looked at that often before it is given up
 MAXIMUM_REPORTS = 20
+DAMAGE = (OSError, LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, re.error)
 DEFAULT_COLLECTIONS: dict[str, tuple[str, ...]] = {  # smdebug's own
     "losses": ("[Ll]oss_(?!input).*output",),
     "gradients": ("^gradient",),
@@ -72,25 +75,35 @@ class SavedStep:
     time: float  # epoch seconds of its saving
     event_file: Path
     places: dict[str, tuple[int, int]]  # saved name -> offset and length in the event file, bytes
-    content: bytes | None = None  # of the event file, while the step is the newest
     values: dict[str, npt.NDArray[Any]] = field(default_factory=dict)  # decoded, while the step is the newest
     numbers: dict[str, float] = field(default_factory=dict)  # reductions, while the step is the newest
 
     @functools.cached_property
     def names(self) -> tuple[str, ...]:
         """Names of the tensors, also of those saved as reductions only; sorted."""
-        return tuple(sorted({name.split("/", 3)[3] if _reduced(name) else name for name in self.places}))
+        reduced = (name.startswith(REDUCTION_PREFIX) and name.count("/") >= 3 for name in self.places)
+        return tuple(sorted({n.split("/", 3)[3] if r else n for n, r in zip(self.places, reduced, strict=True)}))
+
+
+def workers(folder: Path) -> list[str]:
+    """Return the names of the processes that saved tensors (worker_0, worker_1 ...), in order."""
+    index = folder / "index"
+    folders = [index / name for name in listed(index)]
+    found = {name.removesuffix("_collections.json") for name in listed(folder / COLLECTIONS)}
+    for names in map(listed, {*folders[:1], *folders[-1:]}):
+        found |= {name.partition("_")[2].removesuffix(".json") for name in names if name[:1].isdigit()}
+    return sorted((name for name in found if "." not in name and name), key=lambda name: (len(name), name))
 
 
 class SavedTensors:
-    """A run's tensors. `new_steps` yields what was saved since; the newest steps answer like an smdebug trial.
+    """The tensors of one worker. `new_steps` yields what was saved since; the newest steps answer as smdebug's trial.
 
     Args:
         directory: Where smdebug writes; need not exist yet.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path, worker: str = "worker_0") -> None:
+        self.directory, self.worker = directory, worker
         self.unreadable: list[str] = []  # files that could not be read, relative to the directory, and why
         self._last_step = -1  # global
         self._looks = 0  # at an index file that cannot be read
@@ -99,7 +112,7 @@ class SavedTensors:
         self._patterns: dict[str, tuple[str, ...]] | None = None
 
     def new_steps(self, *, last: bool = False) -> Iterator[SavedStep]:
-        """Steps that were saved since the last call, in the order of the training.
+        """Yield the steps that were saved since the last call, in the order of the training.
 
         Args:
             last: Nothing more will be written, so that a broken index file is not waited for.
@@ -107,7 +120,7 @@ class SavedTensors:
         for path, global_step in self._new_index_files():
             try:
                 saved = _read_index(path, global_step, self.directory)
-            except (OSError, LookupError, TypeError, ValueError) as error:
+            except DAMAGE as error:
                 self._looks += 1
                 if self._looks < PATIENCE_LOOKS and not last:
                     return
@@ -119,13 +132,13 @@ class SavedTensors:
                 yield saved
 
     def steps(self, mode: Any) -> list[int]:
-        """Steps of a mode that can still be read, oldest first."""
+        """Return the steps of a mode that can still be read, oldest first."""
         return [step for name, step in self._kept if name == mode.name]
 
     def tensor_names(
         self, *, step: int | None = None, mode: Any, regex: Any = None, collection: str | None = None
     ) -> list[str]:
-        """Names of the tensors of a step (of all that can still be read, without one), sorted.
+        """Return the names of the tensors of a step (without one, of all that can still be read), sorted.
 
         Args:
             regex: A pattern or a list of them, looked for anywhere in a name.
@@ -139,34 +152,27 @@ class SavedTensors:
         return list(names)
 
     def tensor(self, tname: str) -> "SavedTensor":
-        """One tensor over the steps; whether it was saved shows when it is read."""
+        """Return one tensor over the steps; whether it was saved shows when it is read."""
         return SavedTensor(tname, self)
 
     def read(self, name: str, mode: Any, step: int) -> npt.NDArray[Any]:
-        """One saved array.
-
-        Raises:
-            TensorUnavailable: It was not saved at that step, or cannot be read.
-        """
+        """Return one saved array. Raises TensorUnavailable: not saved at that step, or it cannot be read."""
         saved = self._kept.get((mode.name, step))
         if saved is None or name not in saved.places:
             raise TensorUnavailable(f"{name} was not saved at step {step} of mode {mode.name}")
         if name in saved.values:
             return saved.values[name]
-        offset, length = saved.places[name]
         try:
-            content = saved.event_file.read_bytes() if saved.content is None else saved.content
-            value = read_record(content[offset : offset + length])
+            value = decode(read_file(saved.event_file, saved.places[name]))
         except (OSError, RecordError) as error:
             self._report(saved.event_file, error)
             raise TensorUnavailable(f"{name} of step {step} cannot be read: {error}") from error
         if saved is self._newest:
-            saved.content = content
             saved.values[name] = value
         return value
 
     def reduce(self, name: str, mode: Any, step: int, reduction: tuple[str, bool]) -> float:
-        """One number about an array: the saved one, or worked out. Raises TensorUnavailable as read does.
+        """Return one number about an array: the saved one, or worked out. Raises TensorUnavailable as read does.
 
         Args:
             reduction: Its name, and whether it is of the absolute values.
@@ -176,11 +182,11 @@ class SavedTensors:
         saved = self._kept.get((mode.name, step))
         if saved is not None and saved_name in saved.numbers:
             return saved.numbers[saved_name]
+        value = self.read(saved_name if saved is not None and saved_name in saved.places else name, mode, step)
         if saved is not None and saved_name in saved.places:
-            number = float(self.read(saved_name, mode, step).reshape(()))
+            number = float(value.flat[0]) if value.size else float("nan")
         else:
-            value = self.read(name, mode, step)
-            number = float(REDUCTIONS[reduction_name](np.abs(value) if absolute else value))
+            number = float(REDUCTIONS[reduction_name](np.abs(value) if absolute else value)) if value.size else 0.0
         if saved is not None and saved is self._newest:
             saved.numbers[saved_name] = number
         return number
@@ -190,32 +196,34 @@ class SavedTensors:
         return found[0] if len(found) == 1 else tuple(sorted({name for names in found for name in names}))
 
     def _new_index_files(self) -> Iterator[tuple[Path, int]]:
-        """Index files of later steps than the last one read, and their global steps; of each step, one worker's."""
+        """Index files of later steps than the last one read, and their global steps."""
+        index, ending = self.directory / "index", f"_{self.worker}.json"
         folder_of_last = f"{max(self._last_step, 0) // STEPS_PER_INDEX_FOLDER:09d}"
-        index = self.directory / "index"
-        for folder in _listed(index):
-            if folder < folder_of_last:
-                continue
-            for name in _listed(index / folder):
-                digits = name.partition("_")[0]
-                if name.endswith(".json") and digits.isdigit() and int(digits) > self._last_step:
-                    yield index / folder / name, int(digits)
+        for folder in listed(index):
+            for name in listed(index / folder) if folder >= folder_of_last else ():
+                digits = name.removesuffix(ending)
+                if name.endswith(ending) and digits.isdecimal() and int(digits[:18]) > self._last_step:
+                    yield index / folder / name, int(digits[:18])
 
     def _keep(self, saved: SavedStep) -> None:
         if self._newest is not None:
-            self._newest.content, self._newest.values, self._newest.numbers = None, {}, {}
+            self._newest.values, self._newest.numbers = {}, {}
         self._newest = self._kept[saved.mode.name, saved.step] = saved
         if len(self._kept) > KEPT_STEPS:
             del self._kept[next(iter(self._kept))]
 
     def _collection_patterns(self) -> dict[str, tuple[str, ...]]:
-        """Of each collection, patterns of its members' names."""
+        """Of each collection, patterns of its members' names: of this worker's file, or of another's."""
         if self._patterns is None:
-            try:
-                self._patterns = _read_collections(self.directory / COLLECTIONS_FILE)
-            except (OSError, LookupError, TypeError, ValueError):
-                return DEFAULT_COLLECTIONS  # not written yet; it is looked for again
-        return self._patterns
+            folder = self.directory / COLLECTIONS
+            own = f"{self.worker}_collections.json"
+            for name in sorted(listed(folder), key=lambda name: name != own):
+                try:
+                    self._patterns = _read_collections(folder / name)
+                    break
+                except DAMAGE as error:
+                    self._report(folder / name, error)
+        return DEFAULT_COLLECTIONS if self._patterns is None else self._patterns  # it is looked for again
 
     def _report(self, path: Path, error: Exception) -> None:
         why = f"{error} is missing" if isinstance(error, KeyError) else error
@@ -224,63 +232,63 @@ class SavedTensors:
             self.unreadable.append(sentence)
 
 
+@dataclass(frozen=True)
 class SavedTensor:
     """One tensor of SavedTensors."""
 
-    def __init__(self, name: str, saved: SavedTensors) -> None:
-        self.name = name
-        self._saved = saved
+    name: str
+    saved: SavedTensors
 
     def steps(self, mode: Any) -> list[int]:
-        """Steps of a mode at which it was saved and can still be read."""
-        return [step for step in self._saved.steps(mode) if self.name in self._saved.tensor_names(step=step, mode=mode)]
+        """Return the steps of a mode at which it was saved and can still be read."""
+        return [step for step in self.saved.steps(mode) if self.name in self.saved.tensor_names(step=step, mode=mode)]
 
     def value(self, step_num: int, mode: Any) -> npt.NDArray[Any]:
-        """The array, in the shape and dtype it had. Raises TensorUnavailable, also where only reductions were saved."""
-        return self._saved.read(self.name, mode, step_num)
+        """Return the array as it was. Raises TensorUnavailable, also where only reductions were saved."""
+        return self.saved.read(self.name, mode, step_num)
 
     def reduction_value(
         self, step_num: int, reduction_name: str, mode: Any, worker: str | None = None, abs: bool = False
     ) -> float:
-        """One number about the array: the saved one, or worked out from the array.
+        """Return one number about the array: the saved one, or worked out. Raises TensorUnavailable.
 
         Args:
             reduction_name: min, max, mean, std, variance, sum, prod, l1 or l2.
             abs: Of the absolute values.
-
-        Raises:
-            TensorUnavailable: Neither was saved at that step, or it cannot be read.
         """
-        return self._saved.reduce(self.name, mode, step_num, (reduction_name, abs))
+        return self.saved.reduce(self.name, mode, step_num, (reduction_name, abs))
 
 
-def _reduced(name: str) -> bool:
-    return name.startswith(REDUCTION_PREFIX)
-
-
-def _listed(directory: Path) -> list[str]:
+def listed(directory: Path) -> list[str]:
+    """Return the names in a folder, sorted; none where there is no folder, or it cannot be read."""
     try:
         return sorted(os.listdir(directory))  # noqa: PTH208
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError:
         return []
 
 
 def _read_index(path: Path, global_step: int, directory: Path) -> SavedStep:
-    with path.open("rb") as file:
-        index = json.load(file)
-        written = os.fstat(file.fileno()).st_mtime
+    index = json.loads(read_file(path))
     meta = index["meta"]
-    places = {item["tensorname"]: (item["start_idx"], item["length"]) for item in index["tensor_payload"]}
-    event_file = directory / meta.get("event_file_name", "")
-    return SavedStep(global_step, Mode[meta["mode"].strip()], int(meta["mode_step"]), written, event_file, places)
+    event_file = Path(meta.get("event_file_name", ""))
+    places = {item["tensorname"]: (int(item["start_idx"]), int(item["length"])) for item in index["tensor_payload"]}
+    if event_file.is_absolute() or ".." in event_file.parts:
+        raise ValueError(f"it names an event file elsewhere, {str(event_file)!r}")
+    if any(offset < 0 or length < 0 for offset, length in places.values()):
+        raise ValueError("it has a place before the file's beginning")
+    "".join(places).encode()  # a name that cannot be written is none
+    mode, time = Mode[meta["mode"].strip()], path.stat().st_mtime
+    return SavedStep(global_step, mode, int(meta["mode_step"]), time, directory / event_file, places)
 
 
 def _read_collections(path: Path) -> dict[str, tuple[str, ...]]:
-    collections = json.loads(path.read_bytes())["collections"]
-    return {
+    found = {
         name: (*collection["include_regex"], *(f"^{re.escape(member)}$" for member in collection["tensor_names"]))
-        for name, collection in collections.items()
+        for name, collection in json.loads(read_file(path))["collections"].items()
     }
+    for patterns in found.values():
+        re.compile("|".join(patterns))
+    return found
 
 
 @functools.lru_cache(maxsize=1024)

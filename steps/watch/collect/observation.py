@@ -4,6 +4,7 @@ A debugging aid must never cost a training: nothing here raises, and reading `st
 """
 
 import json
+import os
 import subprocess
 import threading
 import time
@@ -14,6 +15,7 @@ from typing import Any
 
 from watch.collect.observer import END_SIGNAL, FINISHED, STATUS_FILE, write_json
 from watch.files import module_command, module_environment, say
+from watch.rules.registry import check, sources
 
 CONFIG_FILE = "rules/observer.json"
 FINAL = ("NoIssuesFound", "IssuesFound", "Error", "Stopped")
@@ -49,6 +51,24 @@ class Observation:
         self._reader: threading.Thread | None = None
         self._trouble: str | None = None  # why there are no more words from the observer
         self._finishing = False
+
+    @classmethod
+    def beside_this_process(cls, folder: Path) -> "Observation | None":
+        """Begin to observe the run in a folder; None where `watch run` does so already, or another asked not to."""
+        if os.environ.get("WATCH_OBSERVED"):
+            return None
+        entries = {name: None for name in sources() if not check({name: None})}
+        config = {"output_dir": str(folder), "tensors_dir": str(folder / "tensors"), "rules": entries}
+        return cls({**config, "sample_interval_ms": 500, "node": "algo-1", "job_name": folder.name}).__enter__()
+
+    @property
+    def verdicts(self) -> dict[str, str]:
+        """The status of each rule by name, as far as the observer has told it."""
+        return dict(self._statuses)
+
+    def conclude(self) -> None:
+        """Wait for the verdicts, and print those that found something."""
+        self.finish(60)
 
     def __enter__(self) -> "Observation":
         try:

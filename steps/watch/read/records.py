@@ -5,6 +5,7 @@ tensor is used: Event.summary (5) > value (1) > tensor (8) > dtype (1), tensor_s
 Source: tensorflow/core/util/event.proto, summary.proto, tensor.proto; smdebug 1.0.34, core/tfrecord and core/tfevent.
 """
 
+import functools
 import os
 import stat
 import struct
@@ -109,6 +110,7 @@ def _varint_bytes(value: int) -> bytes:
     return bytes([*found, value])
 
 
+@functools.lru_cache(maxsize=4096)
 def _checksum(data: bytes) -> bytes:
     """CRC-32C, masked as TFRecord wants it."""
     crc = 0xFFFFFFFF

@@ -80,13 +80,6 @@ def test_events_without_a_time_are_left_out(folder: Path, value: str) -> None:
     assert profile.missing[-1] == "4 lines of the profile could not be read and are left out."
 
 
-def test_a_folder_that_cannot_be_read_is_said(folder: Path) -> None:
-    [path] = (folder / "system/incremental").glob("*/*.json")
-    path.unlink()
-    path.mkdir()
-    assert read_profile(folder).missing[0] == "The profile cannot be read (Is a directory)."
-
-
 def test_a_profile_that_is_not_there_is_empty(tmp_path: Path) -> None:
     profile = read_profile(tmp_path / "none")
     assert (profile.samples, profile.steps, profile.step_totals, profile.phases) == ({}, (), {}, {})

@@ -2,24 +2,80 @@
 
 Each refresh() reads what has been added since the one before. A last line that is half written is read once it is
 whole. System metrics are found below `system/incremental/` with or without the hour's folder, as jobs of 2020 wrote
-them; step timelines in `framework/pevents/<hour>/`, and in `framework/` while they are being written.
+them; step timelines (Chrome trace events) in `framework/pevents/<hour>/`, and in `framework/` while they are written.
 """
 
 import json
+import math
 import os
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from watch.read.timeline import MODES, TimelineTrace
+from watch.read.records import read_file
 
 Times = npt.NDArray[np.float64]  # (N,) epoch seconds, ascending
 Values = npt.NDArray[np.float64]  # (N,)
+Mode = Literal["TRAIN", "EVAL"]
+MODES: tuple[Mode, ...] = ("TRAIN", "EVAL")
+PHASE_TOTALS, STEP_TOTALS, STEP_COUNTS = "PhaseMicroseconds", "StepMicroseconds", "StepCounts"
+STEP_PREFIX = "Step:ModeKeys."
+DIMENSIONS = (
+    "CPUUtilization",
+    "I/OWaitPercentage",
+    "MemoryUsedPercent",
+    "GPUUtilization",
+    "GPUMemoryUtilization",
+    "ReadThroughputInBytesPerSecond",
+    "WriteThroughputInBytesPerSecond",
+    "ProcessCPUUtilization",
+    "ProcessMemoryBytes",
+)
+NETWORK = "Algorithm"  # the dimension of both directions, as SageMaker's profiler calls it; their names tell them apart
+DIRECTIONS = ("ReceiveBytesPerSecond", "TransmitBytesPerSecond")
 FILES_STILL_READ = 3  # of a folder: the newest ones; those before have been closed for minutes
 HOURS_STILL_READ = 2
+PIECE_BYTES = 16 << 20  # that are read at once; a longer line is none
+DAMAGE = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
+
+
+@dataclass
+class Timeline:
+    """The events of one training process, of ours or of smdebug's own timeline."""
+
+    steps: list[tuple[float, float, str]] = field(default_factory=list)  # start (epoch s), seconds, mode; as they came
+    start_us: float = 0.0
+    phase_us: dict[str, float] = field(default_factory=dict)  # sums over the events in the trace
+    counters: dict[str, dict[str, float]] = field(default_factory=dict)  # exact totals, where the writer keeps them
+
+    def add(self, line: str) -> None:
+        """Take one line of a trace; raises one of DAMAGE where it is no part of one."""
+        text = line.strip().removeprefix("[").rstrip(",]").strip()
+        event: Any = json.loads(text) if text else {"name": ""}
+        kind, name = event.get("ph"), event["name"]
+        if kind == "M":
+            self.start_us = float(event["args"].get("start_time_since_epoch_in_micros", self.start_us))
+        elif kind == "C":
+            self.counters[name] = {key: _finite(value) for key, value in event["args"].items()}
+        elif kind == "X" and name.startswith(STEP_PREFIX):
+            start_us, duration_us = _finite(self.start_us + event["ts"]), _finite(event["dur"])
+            self.steps.append((start_us / 1e6, duration_us / 1e6, name.removeprefix(STEP_PREFIX)))
+        elif kind == "X":
+            phase = name.partition("-")[0]  # smdebug appends the module, as in "Forward-node-Net"
+            self.phase_us[phase] = self.phase_us.get(phase, 0.0) + _finite(event["dur"])
+
+    def step_total(self, mode: str) -> tuple[int, float]:
+        """Return number and seconds of all steps of a mode, whether they are in the trace or not."""
+        counts, totals = self.counters.get(STEP_COUNTS), self.counters.get(STEP_TOTALS)
+        if counts is not None and totals is not None:
+            return int(counts.get(mode, 0)), totals.get(mode, 0.0) / 1e6
+        durations = [duration for _, duration, step_mode in self.steps if step_mode == mode]
+        return len(durations), sum(durations)
 
 
 class ProfileReader:
@@ -27,6 +83,7 @@ class ProfileReader:
 
     Attributes:
         skipped_lines: Whole lines that were not what they should be, and were passed over.
+        unreadable: Files that could not be opened, and why.
 
     Args:
         profile_dir: The folder with `system/` and `framework/`; need not exist yet.
@@ -34,27 +91,31 @@ class ProfileReader:
 
     def __init__(self, profile_dir: Path) -> None:
         self.skipped_lines = 0
+        self.unreadable: dict[Path, str] = {}
         self._dir = profile_dir
         self._offsets: dict[tuple[int, int], int] = {}  # (device, inode) -> bytes read: files are renamed when closed
         self._done: set[Path] = set()
         self._samples: dict[str, dict[tuple[str, str], tuple[array[float], array[float]]]] = {}
         self._nodes: set[str] = set()
-        self._timelines: dict[str, TimelineTrace] = {}  # by "<pid>-<node>"
+        self._timelines: dict[str, Timeline] = {}  # by "<pid>-<node>"
 
     def refresh(self) -> None:
         """Read what has been written since the last call."""
         for path in self._new_files(self._dir / "system" / "incremental", "*.json"):
             for line in self._new_lines(path):
-                self._add_sample(line)
+                self._take(self._add_sample, line)
         framework = self._dir / "framework"
-        for path in (*sorted(framework.glob("*.tmp")), *self._new_files(framework / "pevents", "*.json")):
+        for path in (
+            *sorted(filter(Path.is_file, framework.glob("*.tmp"))),
+            *self._new_files(framework / "pevents", "*.json"),
+        ):
             writer = path.name.split("_")[1] if path.name.count("_") >= 2 else path.name
-            timeline = self._timelines.setdefault(writer, TimelineTrace())
+            timeline = self._timelines.setdefault(writer, Timeline())
             for line in self._new_lines(path):
-                self._add_event(timeline, line)
+                self._take(timeline.add, line)
 
     def samples(self, dimension: str, name: str | None = None) -> dict[str, tuple[Times, Values]]:
-        """The figures of a dimension by name: {"gpu0": (times, values)}.
+        """Return the figures of a dimension by name: {"gpu0": (times, values)}.
 
         Args:
             dimension: "CPUUtilization" and so on. Metrics without one, such as "MemoryUsedPercent", go by their name.
@@ -68,11 +129,12 @@ class ProfileReader:
         for (node, metric), (times, values) in sorted(self._samples.get(dimension, {}).items()):
             if name in (None, metric):
                 key = f"{node}/{metric}" if len(self._nodes) > 1 else metric
-                found[key] = _in_order(np.array(times), np.array(values))
+                order = np.argsort(times, kind="stable")  # figures come in order unless the clock was set back
+                found[key] = np.array(times)[order], np.array(values)[order]
         return found
 
     def steps(self) -> tuple[Times, Values, list[str]]:
-        """Start (epoch seconds, ascending), duration (seconds) and mode of every step in the trace: (N,) each.
+        """Return start (epoch seconds, ascending), duration (seconds) and mode of every step in the trace: (N,) each.
 
         A long training's trace holds every second, fourth ... step only; step_totals() counts all.
         """
@@ -81,36 +143,33 @@ class ProfileReader:
         return np.array(starts, dtype=np.float64), np.array(durations, dtype=np.float64), list(modes)
 
     def step_totals(self) -> dict[str, tuple[int, float]]:
-        """{mode: (number of steps, seconds)} of all steps, whether the trace holds them or not."""
-        totals: dict[str, tuple[int, float]] = {}
-        for mode in MODES:
-            parts = [timeline.step_total(mode) for timeline in self._timelines.values()]
-            count = sum(steps for steps, _ in parts)
-            if count:
-                totals[mode] = count, sum(seconds for _, seconds in parts)
-        return totals
+        """Return {mode: (number of steps, seconds)} of all steps, whether the trace holds them or not."""
+        parts = {mode: [timeline.step_total(mode) for timeline in self._timelines.values()] for mode in MODES}
+        totals = {mode: (sum(n for n, _ in found), sum(s for _, s in found)) for mode, found in parts.items()}
+        return {mode: total for mode, total in totals.items() if total[0]}
 
     def phases(self) -> dict[str, float]:
-        """Total seconds of every phase that occurred, in the order of a step."""
+        """Return the total seconds of every phase that occurred, in the order of a step."""
         totals: dict[str, float] = {}
         for timeline in self._timelines.values():
-            for phase, seconds in timeline.phase_totals().items():
-                totals[phase] = totals.get(phase, 0.0) + seconds
+            for phase, microseconds in timeline.counters.get(PHASE_TOTALS, timeline.phase_us).items():
+                if microseconds > 0:
+                    totals[phase] = totals.get(phase, 0.0) + microseconds / 1e6
         return totals
 
     def measured(self) -> dict[str, str]:
-        """What the system metrics are figures of, one sentence a resource; empty where nobody wrote it."""
+        """Return what the system metrics are figures of, one sentence a resource; empty where nobody wrote it."""
         try:
-            sentences = json.loads((self._dir / "measured.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            sentences = json.loads(read_file(self._dir / "measured.json"))
+            return {str(key): str(value) for key, value in sentences.items()}
+        except (OSError, *DAMAGE):
             return {}
-        return {str(key): str(value) for key, value in sentences.items()} if isinstance(sentences, dict) else {}
 
     def _new_files(self, root: Path, pattern: str) -> Iterator[Path]:
         """Files below a folder and its hours that may have grown, oldest first."""
         hours = sorted(path for path in root.glob("*") if path.is_dir())
         for folder in (root, *(hour for hour in hours if hour not in self._done)):
-            files = sorted(path for path in folder.glob(pattern) if path not in self._done)
+            files = sorted(path for path in folder.glob(pattern) if path not in self._done and path.is_file())
             yield from files
             self._done.update(files[:-FILES_STILL_READ])
         self._done.update(hours[:-HOURS_STILL_READ])
@@ -121,42 +180,81 @@ class ProfileReader:
             with path.open("rb") as file:
                 status = os.fstat(file.fileno())
                 key = status.st_dev, status.st_ino
-                file.seek(self._offsets.get(key, 0))
-                content = file.read()
+                while True:
+                    file.seek(self._offsets.get(key, 0))
+                    piece = file.read(PIECE_BYTES)
+                    end = piece.rfind(b"\n") + 1 or (len(piece) if len(piece) == PIECE_BYTES else 0)
+                    self._offsets[key] = self._offsets.get(key, 0) + end
+                    yield from piece[:end].decode("utf-8", errors="replace").splitlines()
+                    if len(piece) < PIECE_BYTES:
+                        return
         except FileNotFoundError:  # it was closed and renamed meanwhile; the next refresh finds it
             return
-        end = content.rfind(b"\n") + 1
-        self._offsets[key] = self._offsets.get(key, 0) + end
-        yield from content[:end].decode("utf-8", errors="replace").splitlines()
+        except OSError as error:
+            self.unreadable[path] = error.strerror or type(error).__name__
+
+    def _take(self, add: Any, line: str) -> None:
+        try:
+            add(line)
+        except DAMAGE:
+            self.skipped_lines += 1
 
     def _add_sample(self, line: str) -> None:
-        try:
-            row = json.loads(line)
-            metric, node = str(row.get("Name") or row["Type"]), str(row["NodeId"])
-            dimension = str(row["Dimension"] or metric)
-            time, value = float(row["Timestamp"]), float(row["Value"])
-            known = isinstance(dimension, str) and isinstance(metric, str) and isinstance(node, str)
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
-            known = False
-        if not known:
-            self.skipped_lines += 1
-            return
+        row = json.loads(line)
+        metric, node = str(row.get("Name") or row["Type"]), str(row["NodeId"])
+        time, value = _finite(row["Timestamp"]), float(row["Value"])
         self._nodes.add(node)
-        series = self._samples.setdefault(dimension, {})
+        series = self._samples.setdefault(str(row["Dimension"] or metric), {})
         times, values = series.setdefault((node, metric), (array("d"), array("d")))
         times.append(time)
         values.append(value)
 
-    def _add_event(self, timeline: TimelineTrace, line: str) -> None:
-        try:
-            timeline.add(line)
-        except ValueError:
-            self.skipped_lines += 1
+
+@dataclass(frozen=True)
+class Samples:
+    """One quantity of one device over time; finite, and at least one."""
+
+    times: list[float]  # epoch seconds
+    values: list[float]
 
 
-def _in_order(times: Times, values: Values) -> tuple[Times, Values]:
-    """By time; figures come in that order unless the clock was set back."""
-    if np.all(times[1:] >= times[:-1]):
-        return times, values
-    order = np.argsort(times, kind="stable")
-    return times[order], values[order]
+@dataclass(frozen=True)
+class Profile:
+    """What was measured, all at once; empty where nothing was."""
+
+    samples: Mapping[str, Mapping[str, Samples]]  # by quantity (dimension, or direction of the network) and device
+    steps: tuple[tuple[float, float, str], ...]  # start (epoch seconds), seconds and mode of those in the trace
+    step_totals: Mapping[str, tuple[int, float]]  # by mode: number and seconds of all steps
+    phases: Mapping[str, float]  # seconds
+    measured: Mapping[str, str]  # what the figures are figures of, by resource
+    missing: tuple[str, ...]  # sentences
+
+
+def read_profile(folder: Path) -> Profile:
+    """Read everything that is there; lines that cannot be read are counted."""
+    reader = ProfileReader(folder)
+    reader.refresh()
+    wanted = [(dimension, dimension, None) for dimension in DIMENSIONS]
+    samples: dict[str, dict[str, Samples]] = {}
+    for quantity, dimension, name in (*wanted, *((direction, NETWORK, direction) for direction in DIRECTIONS)):
+        for device, (times, values) in reader.samples(dimension, name).items():
+            if (known := np.isfinite(values)).any():
+                samples.setdefault(quantity, {})[device] = Samples(times[known].tolist(), values[known].tolist())
+    starts, durations, modes = reader.steps()
+    missing = [f"{path.relative_to(folder)} cannot be read ({why})." for path, why in reader.unreadable.items()]
+    if not samples:
+        missing.append("The profile holds no system metrics, so the machine's utilisation is not known.")
+    if not modes:
+        missing.append("The profile holds no step times, so where a step's time goes is not known.")
+    if reader.skipped_lines:
+        missing.append(f"{reader.skipped_lines:,} lines of the profile could not be read and are left out.")
+    steps = tuple(zip(starts.tolist(), durations.tolist(), modes, strict=True))
+    return Profile(samples, steps, reader.step_totals(), reader.phases(), reader.measured(), tuple(missing))
+
+
+def _finite(value: Any) -> float:
+    """A figure; raises one of DAMAGE where it is none."""
+    found = float(value)
+    if not math.isfinite(found):
+        raise ValueError(f"{value} is no figure")
+    return found

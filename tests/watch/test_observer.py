@@ -90,7 +90,7 @@ def test_a_healthy_training_ends_without_issues(tmp_path: Path, capsys: pytest.C
     assert lines == [*(f"{name}: InProgress" for name in HEALTHY), *(f"{name}: NoIssuesFound" for name in HEALTHY)]
 
     written = status(tmp_path)
-    assert written["schema_version"] == 1
+    assert written["schema_version"] == 2
     assert written["observer"]["state"] == "finished"
     assert [rule["name"] for rule in written["rules"]] == list(HEALTHY)
     check_gradient(rule_status(tmp_path, "VanishingGradient"))

@@ -29,9 +29,9 @@ import numpy as np
 
 from watch.collect.magnitudes import Magnitudes
 from watch.read.tensors import SavedTensors
-from watch.rules.judge import Capture
+from watch.rules.diagnosis import diagnose
+from watch.rules.judge import SCHEMA_VERSION, Capture, SmdebugJudge
 from watch.rules.registry import make
-from watch.rules.smdebug_rule import SmdebugJudge
 
 NICENESS = 10
 LOOK_SECONDS = 1.0
@@ -184,10 +184,12 @@ class Observer:
 
     def _write(self, state: str) -> None:
         self._written = time.monotonic()
+        rules = [judge.as_json() for judge in self.judges]
         status = {
-            "schema_version": 1,
+            "schema_version": SCHEMA_VERSION,
             "observer": {"state": state, "detail": self._detail()},
-            "rules": [judge.as_json() for judge in self.judges],
+            "rules": rules,
+            "diagnosis": diagnose(rules),
         }
         files = {STATUS_FILE: status, SERIES_FILE: self.magnitudes.as_json()}
         for name, content in files.items():  # the disk may be full; the next time is another try

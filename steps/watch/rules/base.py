@@ -1,14 +1,13 @@
-"""What a debugger rule is: parameters, a condition, evidence and advice. One rule a class, one class a file.
+"""What a debugger rule is: parameters, a condition, evidence and advice.
 
-A rule is a dataclass of its documented parameters (rules/parameters.py); making one checks them. A TensorRule is shown
-every saved step once, in order, and answers with a sentence if its condition is met at it. A ProfilerRule is shown the
-profile so far, again and again. Both remember what they need, never the whole run: there may be 100,000 steps. A
-subclass of smdebug.rules.Rule in a file here is a rule as well (rules/smdebug_rule.py).
+A rule is a dataclass; its fields are its documented parameters, and making one checks them. A TensorRule is shown every
+saved step of one worker once, in order, and answers with a sentence if its condition is met at it, or at the end of the
+run. A ProfilerRule is shown the profile so far, again and again. Both remember what they need, never the whole run:
+there may be 100,000 steps. A class of this kind in a file of your own is a rule (rules/registry.py says where):
 
     from dataclasses import dataclass
 
-    from watch.rules.base import Mode, TensorRule, Trial
-    from watch.rules.parameters import number
+    from watch.rules.base import Mode, Positive, TensorRule, Trial
 
 
     @dataclass(kw_only=True)
@@ -17,7 +16,7 @@ subclass of smdebug.rules.Rule in a file here is a rule as well (rules/smdebug_r
 
         advice = "Lower the learning rate."
         needs = "no losses were saved"
-        limit: float = number(100.0, above=0)
+        limit: Positive = 100.0
 
         def evaluate(self, trial: Trial, step: int, mode: Mode) -> str | None:
             for name, loss in self.tensors(trial, step, mode, collections=("losses",)):
@@ -28,89 +27,216 @@ subclass of smdebug.rules.Rule in a file here is a rule as well (rules/smdebug_r
             return None
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
 
-from watch.rules.evidence import Evidence
-from watch.rules.parameters import integer, parameter_names, read_parameters
+from watch.read.profile import ProfileReader
+from watch.read.tensors import Mode, SavedTensors
+
+__all__ = ["Mode", "Profile", "ProfilerRule", "Rule", "TensorRule", "Trial"]
 
 Array = npt.NDArray[Any]
+Trial = SavedTensors
+Profile = ProfileReader
 Kind = Literal["tensor", "profiler"]
+Semantics = Literal["watch", "aws"]
+Severity = Literal["fatal", "problem", "hint"]
+MAXIMUM_POINTS = 400  # of a curve
+MAXIMUM_CURVES = 12
 
 
-class Mode(Protocol):
-    """Of a step: smdebug's ModeKeys, or anything else with a name such as TRAIN or EVAL."""
+class ParameterError(ValueError):
+    """One sentence per mistake in a rule's parameters."""
 
-    @property
-    def name(self) -> str: ...
-
-
-class SavedTensor(Protocol):
-    """One tensor over the steps, as in smdebug."""
-
-    def steps(self, mode: Any) -> list[int]: ...
-
-    def value(self, step_num: int, mode: Any) -> Array: ...
-
-    def reduction_value(
-        self, step_num: int, reduction_name: str, mode: Any, worker: str | None = None, abs: bool = False
-    ) -> Any: ...
+    def __init__(self, sentences: list[str]) -> None:
+        super().__init__(" ".join(sentences))
+        self.sentences = sentences
 
 
-class Trial(Protocol):
-    """The saved tensors of a run: the part of smdebug's trial API that rules use. Steps count within their mode."""
+@dataclass(frozen=True)
+class Within:
+    """Reads a number within limits, also from its text: YAML's 1e-7 is one, and all of SageMaker's RuleParameters."""
 
-    def steps(self, mode: Any) -> list[int]: ...
+    at_least: float = -math.inf
+    at_most: float = math.inf
+    above: float = -math.inf
+    whole: bool = False
 
-    def tensor_names(
-        self, *, step: int | None = None, mode: Any, regex: Any = None, collection: str | None = None
-    ) -> list[str]: ...
+    def __call__(self, value: Any) -> float:
+        try:
+            found = math.nan if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError, OverflowError):
+            found = math.nan
+        if not math.isfinite(found) or (self.whole and not found.is_integer()):
+            raise ValueError(f"a {'whole ' * self.whole}number, but got {value!r}")
+        limits = (found > self.above, "above", self.above), (found >= self.at_least, "at least", self.at_least)
+        for kept, words, limit in (*limits, (found <= self.at_most, "at most", self.at_most)):
+            if not kept:
+                raise ValueError(f"{words} {limit:g}, but got {value}")
+        return int(found) if self.whole else found
 
-    def tensor(self, tname: str) -> SavedTensor: ...
+
+def _flag(value: Any) -> bool:
+    try:
+        return {"true": True, "false": False}[str(value).lower()]
+    except KeyError:
+        raise ValueError(f"true or false, but got {value!r}") from None
 
 
-class Profile(Protocol):
-    """System metrics and step phases of a run: what profile_reader.ProfileReader reads from the profile's files."""
+def _names(value: Any) -> tuple[str, ...]:
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
+        raise ValueError(f"a list of strings, but got {value!r}")
+    found = tuple(part.strip() for part in parts if part.strip())
+    if not found:
+        raise ValueError("a list of at least one string, but got none")
+    return found
 
-    def refresh(self) -> None: ...
 
-    def samples(
-        self, dimension: str, name: str | None = None
-    ) -> Mapping[str, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]:
-        """Of a dimension such as CPUUtilization, per name such as cpu0: (epoch seconds (N,), values (N,))."""
+def _patterns(value: Any) -> tuple[str, ...]:
+    for pattern in (found := _names(value)):
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"a regular expression, but {pattern!r} is none ({error})") from error
+    return found
 
-    def steps(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], list[str]]:
-        """Starts (epoch seconds), durations (seconds) and modes of the steps, each (N,)."""
 
-    def phases(self) -> Mapping[str, float]:
-        """Total seconds of each phase of the steps."""
+# types of parameters; each is read also from text, None only where a field says `| None`
+Count = Annotated[int, Within(at_least=1, whole=True)]
+Whole = Annotated[int, Within(at_least=0, whole=True)]
+Positive = Annotated[float, Within(above=0)]
+NotNegative = Annotated[float, Within(at_least=0)]
+Percent = Annotated[float, Within(at_least=0, at_most=100)]
+Share = Annotated[float, Within(at_least=0, at_most=1)]
+Names = Annotated[tuple[str, ...], _names]
+Patterns = Annotated[tuple[str, ...], _patterns]  # looked for anywhere in a tensor's name, as smdebug does
+READERS: Mapping[Any, Callable[[Any], Any]] = {float: Within(), int: Within(whole=True), bool: _flag, str: str}
+
+
+def read_parameter(value: Any, accepted: Any) -> Any:
+    """Return a parameter's value as its annotation has it; a ValueError says what must be."""
+    kinds = get_args(accepted) if get_origin(accepted) in (Union, UnionType) else (accepted,)
+    if value is None and NoneType in kinds:
+        return None
+    if get_origin(kinds[0]) is Literal:
+        words = {str(word).lower(): word for word in get_args(kinds[0])}
+        if str(value).lower() not in words:
+            raise ValueError(f"one of {', '.join(words.values())}, but got {value!r}")
+        return words[str(value).lower()]
+    metadata = getattr(kinds[0], "__metadata__", None)
+    return (metadata[0] if metadata else READERS.get(kinds[0], lambda same: same))(value)
+
+
+def state(factory: Callable[[], Any]) -> Any:
+    """A field that is no parameter: what the rule remembers between two steps."""
+    return field(init=False, repr=False, default_factory=factory)
+
+
+@dataclass
+class Curve:
+    """Points of one curve. When it is full, every second one is dropped, and of later ones every second is left out."""
+
+    x: list[float] = field(default_factory=list)
+    y: list[float] = field(default_factory=list)
+    stride: int = 1
+    seen: int = 0
+
+    def add(self, x: float, y: float) -> None:
+        if self.seen % self.stride == 0:
+            if len(self.x) == MAXIMUM_POINTS:
+                self.x, self.y = self.x[::2], self.y[::2]
+                self.stride *= 2
+            if self.seen % self.stride == 0:
+                self.x.append(x)
+                self.y.append(y)
+        self.seen += 1
+
+
+@dataclass
+class Evidence:
+    """What a report plots for a rule: curves, and thresholds as horizontal lines. Labels name the unit."""
+
+    title: str
+    x_label: str
+    y_label: str
+    thresholds: dict[str, float] = field(default_factory=dict)
+    curves: dict[str, Curve] = field(default_factory=dict)
+
+    def add(self, name: str, x: float, y: float) -> None:
+        """Append one point to a curve; beyond a dozen curves, new ones are left out."""
+        if name in self.curves or len(self.curves) < MAXIMUM_CURVES:
+            self.curves.setdefault(name, Curve()).add(float(x), float(y))
+
+    def replace(self, name: str, x: Sequence[float], y: Sequence[float]) -> None:
+        """Set a whole curve; of long ones, points at even distances."""
+        step = math.ceil(len(x) / MAXIMUM_POINTS) or 1
+        self.curves[name] = Curve([float(value) for value in x[::step]], [float(value) for value in y[::step]])
+
+    def as_json(self) -> dict[str, Any]:
+        """The form in rules/status.json; values that are not finite become null."""
+        curves = self.curves.items()
+        return {
+            "title": self.title,
+            "x_label": self.x_label,
+            "y_label": self.y_label,
+            "series": [
+                {"name": name, "x": [round(x, 3) for x in curve.x], "y": [finite(y) for y in curve.y]}
+                for name, curve in curves
+            ],
+            "thresholds": [{"name": name, "y": y} for name, y in self.thresholds.items()],
+        }
+
+
+def finite(value: float) -> float | None:
+    """The value with 6 significant digits, or None for NaN and infinity, which JSON lacks."""
+    return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
 @dataclass(kw_only=True)
 class Rule:
-    """The common part of all rules.
+    """The common part of all rules. A ParameterError says which parameters have values that are not accepted.
 
-    Raises:
-        ParameterError: A parameter has a value that is not accepted.
+    A subclass sets advice, needs, severity and cause; a rule may change them by what it found before it answers.
     """
 
-    kind: ClassVar[Kind]
-    advice: ClassVar[str]  # what to do when it fires: one to three sentences in plain words
-    needs: ClassVar[str]  # what was missing if nothing could be judged, such as "no losses were saved"
-
+    kind: Kind = field(init=False, repr=False, default="tensor")
+    advice: str = field(init=False, repr=False, default="")  # what to do when it fires: one to three sentences
+    needs: str = field(init=False, repr=False, default="there was nothing to judge")  # what was missing, if so
+    severity: Severity = field(init=False, repr=False, default="problem")
+    cause: str | None = field(init=False, repr=False, default=None)  # of those in rules/diagnosis.py
     judged: int = field(init=False, repr=False, default=0)  # how often there was enough data to answer
     evidence: Evidence | None = field(init=False, repr=False, default=None)
 
+    semantics: Semantics = "watch"  # aws: as AWS documents the rule, where ours differs
+
     def __post_init__(self) -> None:
-        read_parameters(self)
+        sentences = []
+        for name, accepted in get_type_hints(type(self), include_extras=True).items():
+            if name in (*self.parameter_names(), "semantics"):
+                own = type(self).__dataclass_fields__[name].metadata.get("read")
+                try:
+                    value = getattr(self, name)
+                    setattr(self, name, own(value) if own else read_parameter(value, accepted))
+                except ValueError as error:
+                    sentences.append(f"{name} must be {error}.")
+        if sentences:
+            raise ParameterError(sentences)
+
+    @classmethod
+    def parameter_names(cls) -> list[str]:
+        return [item.name for item in fields(cls) if item.init and item.name != "semantics"]
 
     def parameters(self) -> dict[str, Any]:
         """The parameters by their documented names, as JSON."""
-        found = {name: getattr(self, name) for name in parameter_names(type(self))}
+        found = {name: getattr(self, name) for name in self.parameter_names()}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
 
     def plot(
@@ -136,7 +262,7 @@ class Rule:
 class TensorRule(Rule):
     """A rule on saved tensors."""
 
-    kind: ClassVar[Kind] = "tensor"
+    now: float = field(init=False, repr=False, default=0.0)  # epoch seconds at which the step shown was saved
 
     def evaluate(self, trial: Trial, step: int, mode: Mode) -> str | None:
         """Judge one saved step: a sentence if the condition is met at it.
@@ -179,9 +305,10 @@ class TensorRule(Rule):
 class ProfilerRule(Rule):
     """A rule on system metrics and step times."""
 
-    kind: ClassVar[Kind] = "profiler"
+    kind = "profiler"
+    cause = "machine"
 
-    scan_interval_us: int = integer(60_000_000, at_least=1)  # it is evaluated that often, and at the end in any case
+    scan_interval_us: Count = 60_000_000  # it is evaluated that often, and at the end in any case
 
     def evaluate(self, profile: Profile, now: float) -> str | None:
         """Judge the profile so far: a sentence while the condition is met.
@@ -197,3 +324,8 @@ class ProfilerRule(Rule):
         Only ProfilerReport answers; it is asked after the others were evaluated.
         """
         return None
+
+
+def mean_square(value: Array) -> float:
+    """The mean of the squares, in float64; 0 of an empty array."""
+    return float(np.mean(np.square(value, dtype=np.float64))) if value.size else 0.0

@@ -10,16 +10,12 @@ from collections.abc import Callable
 from dataclasses import field, fields
 from typing import Any
 
+from watch.rules.base import ParameterError
+
+__all__ = ["ParameterError"]
+
 READ = "read"
 FLAGS = {"true": True, "false": False}
-
-
-class ParameterError(ValueError):
-    """One sentence per mistake in a rule's parameters."""
-
-    def __init__(self, sentences: list[str]) -> None:
-        super().__init__(" ".join(sentences))
-        self.sentences = sentences
 
 
 def number(

@@ -1,27 +1,35 @@
 """Rules by class name: which there are, whether a configuration of them is right, and judges made from one.
 
-A rule is a class at the top of a file in this folder; adding a file adds a rule. Classes are found by reading the
-files, not by importing them, so that a file of smdebug rules costs smdebug's import only where it is used.
+An entry of a configuration is the rule's name in reports -> `rule` (the class; default: the name), `action` (none or
+stop), `semantics` (watch or aws), and the parameters of the class by their documented names.
+
+A rule is a class at the top of a file in this folder, of a file in a folder of the user's (`rules_folder`), or an entry
+point of the group `watch.rules`. Files are read, not imported, until a rule of theirs is used: one of smdebug's kind
+costs smdebug's import only then.
 """
 
 import ast
 import difflib
 import functools
 import importlib
+import importlib.metadata
+import json
+import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from watch.rules.judge import Capture, Judge
-from watch.rules.parameters import ParameterError, parameter_names
-from watch.rules.smdebug_rule import SmdebugJudge
+from watch.rules.base import ParameterError
+from watch.rules.judge import Capture, Judge, SmdebugJudge
 
 FOLDER = Path(__file__).resolve().parent
-FRAME = {"base", "gpu_rule", "selection", "smdebug_rule"}  # files with classes that are no rules
-ACTIONS = ("none", "stop")
+FRAME = {"base", "judge", "registry", "diagnosis", "evidence", "parameters", "selection", "gpu_rule"}  # hold no rules
+GROUP = "watch.rules"
+ACTIONS, SEMANTICS = ("none", "stop"), ("watch", "aws")
 SMDEBUG_ARGUMENTS = ("self", "base_trial", "action_str", "other_trials")
+NOT_PARAMETERS = {"rule_to_invoke", "action_json", "base_trial", "source_s3_uri"}  # of AWS's RuleParameters
 Entry = Mapping[str, Any] | None
 
 
@@ -36,82 +44,121 @@ class Source:
 
     module: str
     file: str
-    smdebug_parameters: tuple[str, ...] | None
+    smdebug_parameters: tuple[str, ...] | None = None
     trouble: str | None = None
 
 
 @functools.cache
-def sources() -> dict[str, Source]:
-    """Every rule class below this folder, by name."""
+def sources(rules_folder: Path | None = None) -> dict[str, Source]:
+    """Every rule class by name: ours, those of the folder, and those that installed packages announce."""
     found: dict[str, Source] = {}
+    for point in importlib.metadata.entry_points(group=GROUP):
+        found[point.name] = Source(point.value.partition(":")[0], f"package {point.dist.name if point.dist else ''}")
     for path in sorted(FOLDER.glob("*.py")):
-        if path.stem not in FRAME:
-            found.update(_classes(path))
+        if path.stem not in FRAME and path.stem != "__init__":
+            found |= _classes(path, f"{__package__}.{path.stem}", f"steps/watch/rules/{path.name}")
+    for path in sorted(rules_folder.glob("*.py")) if rules_folder else ():
+        found |= _classes(path, path.stem, str(path))
     return found
 
 
-def load(name: str) -> Any:
+def load(name: str, rules_folder: Path | None = None) -> Any:
     """The class of a rule. Raises whatever importing its file raises."""
-    return getattr(importlib.import_module(sources()[name].module), name)
+    if rules_folder and str(rules_folder) not in sys.path:
+        sys.path.append(str(rules_folder))
+    return getattr(importlib.import_module(sources(rules_folder)[name].module), name)
 
 
-def check(entries: Mapping[str, Entry]) -> list[str]:
-    """What is wrong with the rules of a configuration: one sentence each.
-
-    Args:
-        entries: By the rule's name in reports: `rule` (the class; default: the name), `action` (none or stop), and the
-            parameters of the class by their documented names.
-    """
-    return [sentence for name, entry in entries.items() for sentence in _check_entry(name, entry)]
+def check(entries: Mapping[str, Entry], rules_folder: Path | None = None) -> list[str]:
+    """What is wrong with the rules of a configuration: one sentence each."""
+    return [sentence for name, entry in entries.items() for sentence in _check_entry(name, entry, rules_folder)]
 
 
-def make(name: str, entry: Entry) -> Judge:
+def make(name: str, entry: Entry, worker: str | None = None, *, rules_folder: Path | None = None) -> Judge:
     """A judge for one entry of a configuration; where its rule cannot be made, one whose verdict is Error."""
-    wrong = _check_entry(name, entry)
+    wrong = _check_entry(name, entry, rules_folder)
     settings = dict(entry) if isinstance(entry, Mapping) else {}
     rule_name, action = str(settings.pop("rule", name)), settings.pop("action", "none")
     with Capture() as capture:
         if wrong:
-            return Judge(name, rule_name, None, action=action, given=settings, traceback="\n".join(wrong))
-        source = sources()[rule_name]
+            return Judge(name, rule_name, None, action, worker, given=settings, traceback="\n".join(wrong))
+        source = sources(rules_folder)[rule_name]
         if source.smdebug_parameters is not None:
-            return SmdebugJudge(name, rule_name, None, action=action, given=settings, module=source.module)
-        return Judge(name, rule_name, load(rule_name)(**settings), action=action)
+            settings.pop("semantics", None)
+            return SmdebugJudge(name, rule_name, None, action, worker, given=settings, module=source.module)
+        return Judge(name, rule_name, load(rule_name, rules_folder)(**settings), action, worker)
     text = "".join(traceback.format_exception(capture.error))
-    return Judge(name, rule_name, None, action=action, given=settings, traceback=text)
+    return Judge(name, rule_name, None, action, worker, given=settings, traceback=text)
 
 
-def _check_entry(name: str, entry: Entry) -> list[str]:
+def from_request(configurations: Sequence[Mapping[str, Any]]) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Entries of the DebugRuleConfigurations or ProfilerRuleConfigurations of a CreateTrainingJob, with AWS's
+    semantics; and the names of those that we do not have, with the source of a rule of the user's own."""
+    entries: dict[str, dict[str, Any]] = {}
+    missing = []
+    for number, configuration in enumerate(configurations):
+        given = dict(configuration.get("RuleParameters") or {})
+        rule = str(given.get("rule_to_invoke") or configuration.get("RuleConfigurationName") or "")
+        name = str(configuration.get("RuleConfigurationName") or rule or f"rule {number}")
+        if "source_s3_uri" in given or rule not in sources():
+            place = f" ({given['source_s3_uri']})" if "source_s3_uri" in given else ""
+            missing.append(f"{rule or name}{place}")
+            continue
+        known = _parameter_names(rule) if rule == "ProfilerReport" else None  # <Rule>_<parameter>: it runs no others
+        parameters = {
+            key: value for key, value in given.items() if key not in NOT_PARAMETERS and (known is None or key in known)
+        }
+        entries[name] = {"rule": rule, "semantics": "aws", "action": _action(given.get("action_json")), **parameters}
+    return entries, missing
+
+
+def _action(action_json: Any) -> str:
+    """smdebug 1.0.34, rules/action: one object or a list of them, in any case of letters."""
+    try:
+        found = json.loads(str(action_json or "[]").lower())
+    except ValueError:
+        return "none"
+    actions = found if isinstance(found, list) else [found]
+    stops = any(isinstance(action, dict) and action.get("name") == "stoptraining" for action in actions)
+    return "stop" if stops else "none"
+
+
+def _check_entry(name: str, entry: Entry, rules_folder: Path | None) -> list[str]:
     if not isinstance(entry, Mapping | None):
         return [f"Rule '{name}' must be a mapping of parameters, but got {entry!r}."]
     settings = dict(entry or {})
-    rule_name, action = settings.pop("rule", name), settings.pop("action", "none")
-    sentences = []
-    if action not in ACTIONS:
-        sentences.append(f"action must be none or stop, but got {action!r}.")
-    if rule_name in sources():
-        sentences += _check_parameters(rule_name, settings)
+    rule_name = settings.pop("rule", name)
+    sentences = [
+        f"{key} must be {' or '.join(accepted)}, but got {value!r}."
+        for key, accepted in (("action", ACTIONS), ("semantics", SEMANTICS))
+        if (value := settings.pop(key, accepted[0])) not in accepted
+    ]
+    known = sources(rules_folder)
+    if rule_name in known:
+        sentences += _check_parameters(rule_name, settings, rules_folder)
     else:
-        sentences.append(f"there is no rule class {rule_name!r}.{_hint(rule_name, sorted(sources()))}")
+        sentences.append(f"there is no rule class {rule_name!r}.{_hint(rule_name, sorted(known))}")
     return [f"Rule '{name}': {sentence}" for sentence in sentences]
 
 
-def _check_parameters(rule_name: str, settings: dict[str, Any]) -> list[str]:
+def _check_parameters(rule_name: str, settings: dict[str, Any], rules_folder: Path | None) -> list[str]:
     """Smdebug rules: names only, since their constructors cannot be called without a run."""
-    source = sources()[rule_name]
+    source = sources(rules_folder)[rule_name]
     if source.trouble:
         return [source.trouble]
-    if source.smdebug_parameters is not None:
-        return _unknown(rule_name, settings, list(source.smdebug_parameters))
     with Capture() as capture:
-        rule = load(rule_name)
-        unknown = _unknown(rule_name, settings, parameter_names(rule))
-        if not unknown:
-            rule(**settings)
+        unknown = _unknown(rule_name, settings, _parameter_names(rule_name, rules_folder))
+        if not unknown and source.smdebug_parameters is None:
+            load(rule_name, rules_folder)(**settings)
         return unknown
     if isinstance(capture.error, ParameterError):
         return capture.error.sentences
     return [f"{source.file} cannot be used ({type(capture.error).__name__}: {capture.error})."]
+
+
+def _parameter_names(rule_name: str, rules_folder: Path | None = None) -> list[str]:
+    found = sources(rules_folder)[rule_name].smdebug_parameters
+    return list(load(rule_name, rules_folder).parameter_names() if found is None else found)
 
 
 def _unknown(rule_name: str, settings: dict[str, Any], accepted: list[str]) -> list[str]:
@@ -128,38 +175,29 @@ def _hint(word: Any, accepted: list[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
-def _classes(path: Path) -> dict[str, Source]:
+def _classes(path: Path, module: str, file: str) -> dict[str, Source]:
     """Classes at the top of a file that descend from a rule's base class, of ours or of smdebug's."""
-    module, file = f"{__package__}.{path.stem}", f"steps/watch/rules/{path.name}"
     try:
         tree = ast.parse(path.read_bytes())
     except SyntaxError as error:
         name = "".join(word.title() for word in path.stem.split("_"))
-        return {name: Source(module, file, None, f"{file}, line {error.lineno}, is not Python: {error.msg}.")}
-    packages = _imported_packages(tree)
+        return {name: Source(module, file, trouble=f"{file}, line {error.lineno}, is not Python: {error.msg}.")}
+    packages: dict[str, str] = {}  # name in the module -> the top package it comes from
     found: dict[str, Source] = {}
     for node in tree.body:
-        if isinstance(node, ast.ClassDef):
+        if isinstance(node, ast.ImportFrom):
+            packages |= {alias.asname or alias.name: (node.module or "").partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.Import):
+            tops = {alias.asname or alias.name.partition(".")[0]: alias.name.partition(".")[0] for alias in node.names}
+            packages |= tops
+        elif isinstance(node, ast.ClassDef):
             bases = {name.id for base in node.bases for name in ast.walk(base) if isinstance(name, ast.Name)}
             if any(packages.get(base) == "smdebug" for base in bases):
                 found[node.name] = Source(module, file, _constructor_parameters(node))
             elif any(packages.get(base) == "watch" for base in bases):
-                found[node.name] = Source(module, file, None)
+                found[node.name] = Source(module, file)
             elif bases & found.keys():
                 found[node.name] = found[next(base for base in found if base in bases)]
-    return found
-
-
-def _imported_packages(tree: ast.Module) -> dict[str, str]:
-    """Name in the module -> the top package it comes from."""
-    found: dict[str, str] = {}
-    for node in tree.body:
-        if isinstance(node, ast.ImportFrom):
-            found |= {alias.asname or alias.name: (node.module or "").partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.Import):
-            for alias in node.names:
-                package = alias.name.partition(".")[0]
-                found[alias.asname or package] = package
     return found
 
 

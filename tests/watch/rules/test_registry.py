@@ -99,13 +99,6 @@ def test_parameters_and_defaults_are_the_documented_ones(name: str) -> None:
     assert rule.note == f"too little data: {rule.needs}"
 
 
-def test_every_tensor_rule_has_cases() -> None:
-    with_cases = {path.stem for path in (Path(__file__).parent / "cases").glob("*.json")}
-    tensor_rules = {name for name in sources() if load(name).kind == "tensor"}
-    assert tensor_rules - with_cases == {"StalledTrainingRule"}
-    assert set(DEFAULTS) == tensor_rules
-
-
 def test_configuration_without_mistakes_has_nothing_to_say() -> None:
     entries = {
         "VanishingGradient": None,

@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from watch.read.profile import ProfileReader
-from watch.read.tensors import COLLECTIONS_FILE, SavedStep, SavedTensors, TensorUnavailable
+from watch.read.source import Source
+from watch.read.tensors import COLLECTIONS, SavedStep, SavedTensors, TensorUnavailable, listed, workers
 from watch.rules.base import Mode, Profile, ProfilerRule, Rule, TensorRule, Trial
 from watch.rules.diagnosis import diagnose
 
@@ -202,7 +203,7 @@ class SmdebugJudge(Judge):
 
     def look(self, tensors_dir: Path, now: float) -> None:
         """Ask the rule about all complete steps that it has not seen."""
-        if self.traceback or not (tensors_dir / COLLECTIONS_FILE).is_file():
+        if self.traceback or not listed(tensors_dir / COLLECTIONS):
             return
         with Capture() as capture:
             if self._smdebug_rule is None:
@@ -342,21 +343,17 @@ class Judges:
         return [judge for judges in self.judges.values() for judge in judges]
 
     def _find_workers(self) -> None:
-        names = workers(self.tensors_dir) if self.tensors_dir else []
-        for name in names:
-            if name not in self.workers and self.tensors_dir:
-                self.workers[name] = SavedTensors(self.tensors_dir)
-                self._add_judges(name)
-
-    def _add_judges(self, worker: str) -> None:
-        """One more judge of each tensor rule; the first worker's is there already, and is now told apart."""
-        if len(self.workers) == 1:
+        """Open the tensors of workers that are new; of each tensor rule, each worker has its own judge."""
+        if self.tensors_dir is None:
             return
-        first = next(iter(self.workers))
-        for name, judges in self.judges.items():
-            if isinstance(judges[0].rule, TensorRule):
-                judges[0].worker = first
-                judges.append(self._make(name, worker))
+        for worker in workers(self.tensors_dir):
+            if worker in self.workers:
+                continue
+            self.workers[worker] = SavedTensors(self.tensors_dir, worker)
+            for name, judges in self.judges.items():
+                if len(self.workers) > 1 and isinstance(judges[0].rule, TensorRule):
+                    judges[0].worker = next(iter(self.workers))
+                    judges.append(self._make(name, worker))
 
 
 def merged(entries: list[dict[str, Any]]) -> dict[str, Any]:
@@ -366,20 +363,7 @@ def merged(entries: list[dict[str, Any]]) -> dict[str, Any]:
     return worst | {"fired": fired[:MAXIMUM_FINDINGS], "judged": sum(entry["judged"] for entry in entries)}
 
 
-def workers(tensors_dir: Path) -> list[str]:
-    return ["worker_0"]
-
-
-class Folders(Protocol):
-    """Of a run: what watch.read.source.find returns."""
-
-    @property
-    def tensors(self) -> Path | None: ...
-    @property
-    def profile(self) -> Path | None: ...
-
-
-def judge_folder(source: Folders, entries: Mapping[str, Any], last: bool = True, **options: Any) -> dict[str, Any]:
+def judge_folder(source: Source, entries: Mapping[str, Any], last: bool = True, **options: Any) -> dict[str, Any]:
     """Judge what a run has saved so far: the document of rules/status.json.
 
     Args:

@@ -1,0 +1,7 @@
+"""`python -m watch`."""
+
+import sys
+
+from watch.cli import main
+
+sys.exit(main())

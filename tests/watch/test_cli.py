@@ -1,0 +1,129 @@
+"""`python -m watch judge` on folders that smdebug itself wrote."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_training import SmallTraining
+
+STEPS = Path(__file__).resolve().parents[2] / "steps"
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # smdebug's protobuf code is of 2020
+
+
+@pytest.fixture(scope="module")
+def diverged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tensors of a training whose loss became NaN."""
+    folder = tmp_path_factory.mktemp("run") / "debug-output"
+    training = SmallTraining(folder, lr=1e30)
+    training.epochs(3)
+    training.close()
+    return folder
+
+
+def watch(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(STEPS)}
+    command = [sys.executable, "-P", "-m", "watch", *map(str, words)]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=60)
+
+
+def judged(folder: Path, *words: object, cwd: Path) -> dict[str, Any]:
+    done = watch("judge", folder, "--json", *words, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
+
+
+def statuses(document: dict[str, Any]) -> dict[str, str]:
+    return {rule["name"]: rule["status"] for rule in document["rules"]}
+
+
+@pytest.mark.parametrize("level", [".", "..", "index/000000000", "events"])
+def test_a_run_is_judged_whatever_level_of_it_is_named(diverged: Path, level: str, tmp_path: Path) -> None:
+    assert statuses(judged(diverged / level, cwd=tmp_path))["LossNotFinite"] == "IssuesFound"
+    assert [path.name for path in (tmp_path / "watch").glob("*/rules/*")] == ["status.json"]
+
+
+def test_workers_are_all_judged_and_told_apart(diverged: Path, tmp_path: Path) -> None:
+    """One that trains well beside one that does not."""
+    healthy = SmallTraining(tmp_path / "tensors")
+    healthy.epochs(3)
+    healthy.close()
+    for path in diverged.rglob("*_worker_0.*"):
+        copy = tmp_path / "tensors" / path.relative_to(diverged)
+        content = path.read_bytes().replace(b"_worker_0.tfevents", b"_worker_1.tfevents")
+        copy.with_name(copy.name.replace("worker_0", "worker_1")).write_bytes(content)
+    found = {rule["name"]: rule for rule in judged(tmp_path, cwd=tmp_path)["rules"]}["LossNotFinite"]
+    assert found["status"] == "IssuesFound"
+    assert {fired["worker"] for fired in found["fired"]} == {"worker_1"}
+
+
+def test_a_rule_that_has_found_something_fails_a_build(diverged: Path, tmp_path: Path) -> None:
+    assert watch("judge", diverged, "--fail-on", "LossNotFinite,Overfit", cwd=tmp_path).returncode == 1
+    assert watch("judge", diverged, "--fail-on", "Overfit", cwd=tmp_path).returncode == 0
+    wrong = watch("judge", diverged, "--fail-on", "LossNotFinit", cwd=tmp_path)
+    assert (wrong.returncode, "Did you mean LossNotFinite?" in wrong.stderr) == (2, True)
+
+
+CONFIGURATION = {
+    "RuleConfigurationName": "Gradients",
+    "RuleEvaluatorImage": "503895931360.dkr.ecr.us-east-1.amazonaws.com/sagemaker-debugger-rules:latest",
+    "RuleParameters": {"rule_to_invoke": "VanishingGradient", "threshold": "1000"},
+}
+OWN = {"RuleConfigurationName": "Own", "RuleParameters": {"rule_to_invoke": "MyRule", "source_s3_uri": "s3://b/my.py"}}
+SDK = {"name": "Gradients", "image_uri": "...", "rule_parameters": CONFIGURATION["RuleParameters"]}
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"TrainingJobName": "job", "DebugRuleConfigurations": [CONFIGURATION, OWN]},
+        {"Steps": [{"Type": "Training", "Arguments": {"DebugRuleConfigurations": [CONFIGURATION, OWN]}}]},
+        {"debug_rule_configurations": [SDK, OWN]},
+        [CONFIGURATION, OWN],
+    ],
+)
+@pytest.mark.parametrize("as_yaml", [False, True])
+def test_rules_are_those_of_a_training_job(diverged: Path, document: Any, as_yaml: bool, tmp_path: Path) -> None:
+    import yaml
+
+    (tmp_path / "request").write_text(yaml.safe_dump(document) if as_yaml else json.dumps(document))
+    found = judged(diverged, "--rules", "request", cwd=tmp_path)
+    assert statuses(found) == {"Gradients": "IssuesFound"}
+    assert found["rules"][0]["semantics"] == "aws"
+    assert "MyRule" in found["unknown_rules"][0]
+
+
+def test_what_is_printed_fits_a_terminal(diverged: Path, tmp_path: Path) -> None:
+    printed = watch("judge", diverged, cwd=tmp_path).stdout
+    assert "LossNotFinite" in printed
+    assert max(map(len, printed.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["nowhere"], "nowhere is not there"),
+        (["."], "holds no run"),
+        (["run", "--rules", "nothing.json"], "nothing.json cannot be read"),
+        (["run", "--rules", "text"], "text is neither JSON nor YAML"),
+        (["run", "--rules", "empty"], "empty holds no DebugRuleConfigurations"),
+        (["run", "--rules", "wrong"], "threshold"),
+        (["two"], "holds 2 runs, a, b"),
+    ],
+)
+def test_what_cannot_be_done_is_one_sentence(diverged: Path, words: list[str], sentence: str, tmp_path: Path) -> None:
+    wrong = {"RuleConfigurationName": "R", "RuleParameters": {"rule_to_invoke": "VanishingGradient", "threshold": "x"}}
+    (tmp_path / "text").write_bytes(b"\xff\x00: [")
+    (tmp_path / "empty").write_text("{}")
+    (tmp_path / "wrong").write_text(json.dumps([wrong]))
+    if words != ["."]:
+        for name in ("run", "two/a", "two/b"):
+            shutil.copytree(diverged, tmp_path / name)
+    done = watch("judge", *words, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert sentence in done.stderr

@@ -2,7 +2,7 @@
 
 A bundle holds a script of `steps/` and the modules of `classifier` and `watch` that it imports, no more, so that a
 change to one step leaves the cache of the others alone. The debugger's rules are loaded by name: a bundle holds all or
-none. With a module go the templates and style sheets that it names.
+none. With a module go the templates, style sheets and scripts that it names.
 """
 
 import functools
@@ -22,7 +22,7 @@ ARCHIVE = "source.tar.gz"
 PROCESSING = "/opt/ml/processing"
 CODE = f"{PROCESSING}/input/code"  # as root, which containers of jobs run as, a job may write there
 FILE_TIME = 315532800  # of every file in an archive, seconds since 1970: the year 1980, where .zip files begin
-PAGE = re.compile(r'"([\w/]+\.(?:html|css))"')
+PAGE = re.compile(r'"([\w/]+\.(?:html|css|js))"')
 LOADED_BY_NAME = "watch/rules"
 # Not parsed, which takes ten times as long: at worst, what looks like an import in a text brings a file along.
 IMPORT = re.compile(r"^[ \t]*(?:from[ \t]+([\w.]+)[ \t]+)?import[ \t]+(\([^)]*\)|[^\n]*)", re.MULTILINE)
@@ -113,7 +113,7 @@ def module_files(module: str) -> frozenset[str]:
 
 
 def named_files(name: str, text: str) -> list[str]:
-    """Return the templates and style sheets that a file names, from `steps/` or from beside itself."""
+    """Return the templates, style sheets and scripts that a file names, from `steps/` or from beside itself."""
     places = (STEPS, (STEPS / name).parent)
     found = {place / file for file in PAGE.findall(text) for place in places}
     return sorted(path.relative_to(STEPS).as_posix() for path in found if path.is_file())

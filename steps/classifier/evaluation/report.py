@@ -16,8 +16,9 @@ from classifier.evaluation.metrics import Effect, Probabilities
 from classifier.model.accuracy import wilson
 from classifier.model.predictor import DEFAULT_MAX_PIXELS
 from classifier.training.calibration import Reliability
+from classifier.training.hyperparameters import hyperparameter_facts
 from watch.report.charts import Chart, Line, chart
-from watch.report.page import counted, hyperparameter_facts, percent, render, signed
+from watch.report.page import counted, percent, render, signed
 
 SHOWN_MISTAKES = 24  # at most this many pictures
 SHOWN_CHANGES = 12  # of those that got better, and of those that got worse

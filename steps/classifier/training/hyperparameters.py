@@ -120,3 +120,21 @@ def settled(asked: Hyperparameters, manifest: Mapping[str, Any]) -> Hyperparamet
     chosen |= TINY if manifest.get("tiny_images") else PHOTOS
     left_open = [name for name in chosen if getattr(asked, name) == getattr(Hyperparameters, name)]
     return replace(asked, **{name: chosen[name] for name in left_open})
+
+
+def hyperparameter_facts(values: Mapping[str, Any]) -> dict[str, str]:
+    """Return names in words -> values; a long floating point number is rounded to six digits."""
+    words = {"lr": "learning rate", "finetune": "fine-tuning"}
+    found = {name: rounded(value) for name, value in values.items() if not isinstance(value, dict | list)}
+    return {
+        " ".join(words.get(word, word) for word in name.split("_")).capitalize(): text for name, text in found.items()
+    }
+
+
+def rounded(value: Any) -> str:
+    """Write a hyperparameter's value, which may be a number in a text: 16 digits say no more than six."""
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        return str(value)
+    return str(value) if isinstance(value, bool) or found.is_integer() else f"{found:.6g}"

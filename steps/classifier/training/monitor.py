@@ -11,6 +11,7 @@ them, and training goes on.
 import json
 import math
 import subprocess
+import textwrap
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -26,10 +27,11 @@ from torch import Tensor, nn
 
 from classifier.data.training_data import TrainingData
 from classifier.job.failures import say
+from classifier.model.accuracy import wilson
 from classifier.model.head import ClassifierHead
 from classifier.training.debug_settings import DebugSettings
 from classifier.training.head_training import EVALUATION_ROWS
-from classifier.training.hyperparameters import Hyperparameters
+from classifier.training.hyperparameters import Hyperparameters, hyperparameter_facts
 from classifier.training.loop import Batch, Mode, Phase, Watcher
 from classifier.training.results import TrainingResult, warnings_of
 from watch.collect.observation import Observation
@@ -218,7 +220,26 @@ class Monitor(Watcher):
             "epochs": [{**epoch, "seconds": took} for epoch, took in zip(epochs, [*unseen, *seconds], strict=False)],
             "debugger_trouble": self.debugger.failure,
             "backbone": self.job.data.manifest["backbone"]["name"],
+            "figures": figures(self.job, result),
+            "facts": {
+                "Backbone": self.job.data.manifest["backbone"]["name"],
+                **hyperparameter_facts(self.job.hyperparameters.to_dict()),
+                "Class names": textwrap.shorten(", ".join(self.job.data.classes), 500, placeholder=" …"),
+                "Started": self.started,
+            },
         }
+
+
+def figures(job: WatchedJob, result: TrainingResult | None) -> dict[str, str]:
+    """Return the report's headline figures; of the accuracy, which the epoch was chosen by, with the 95 % interval."""
+    validation, found = len(job.data.validation), dict[str, str]()
+    if result:
+        accuracy = result.kept.figures.validation_accuracy
+        low, high = wilson(accuracy, validation)
+        found["Validation accuracy (selected on)"] = f"{accuracy:.1%} (95 %: {low:.1%} to {high:.1%})"
+        found["Kept epoch"] = f"{result.kept.figures.epoch} of {len(result.epochs)}"
+    images = {"Train images": f"{len(job.data.train):,}", "Validation images": f"{validation:,}"}
+    return {**found, **images, "Classes": f"{len(job.data.classes):,}"}
 
 
 def intervals(job: WatchedJob, settings: DebugSettings, head: ClassifierHead) -> Any:

@@ -254,7 +254,9 @@ def _rule(value: Any) -> Rule:
     name = text(entry.get("name")) or "a rule without a name"
     usual = {"rule": name, "status": "InProgress", "action": "none", "semantics": "watch", "severity": "problem"}
     fired = tuple(_shaped(Firing, firing) for firing in items(entry.get("fired"))[:SHOWN_FIRINGS])
-    return _shaped(Rule, usual | {key: found for key, found in entry.items() if found}, name=name, fired=fired)
+    return _shaped(
+        Rule, usual | {key: found for key, found in entry.items() if found or found == 0}, name=name, fired=fired
+    )
 
 
 def _find(folder: Path) -> Source:

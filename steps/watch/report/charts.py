@@ -1,30 +1,29 @@
-"""Charts as inline SVG, drawn by pygal. Colours come from the style sheet, so that they suit the theme.
+"""Charts as inline SVG. Colours come from the style sheet, so that they suit the theme; chart.js adds values and zoom.
 
-Every chart is drawn about as large as it is shown, the width of a phone's screen: its texts are as large as the page's.
+A chart is drawn about as large as it is shown, the width of a phone's screen: its texts are as large as the page's.
 """
 
 import itertools
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from xml.etree import ElementTree
 
-import pygal
-from markupsafe import Markup
-from pygal.style import Style
-from pygal.util import compute_scale
+import numpy as np
+from markupsafe import Markup, escape
 
 from watch.report.page import environment, number_text
 
-WIDTH, HEIGHT = 360, 220
+WIDTH, HEIGHT = 360, 210
+TOP, RIGHT, BOTTOM = 6, 10, 34  # px around the plot; what is left of it depends on the texts there
+CHARACTER_PX = 6.4
 COLOURS = 8
 SHOWN_POINTS = 300  # a line; more cannot be told apart at this size
 LONGEST_TEXT = 40  # characters of a legend's entry
 LOG_FROM_RATIO = 100.0  # between the largest and the smallest value
 LARGEST = 1e150  # beyond which differences and ratios overflow; what lies there is drawn at the edge
-FONT = Style(label_font_size=11, major_label_font_size=11, title_font_size=11)  # pygal leaves room for these sizes
+MOST_TICKS = 6
 Point = tuple[float, float | None]
-Series = tuple[str, Sequence[Point], float]  # class of the style sheet, points, radius of dots in px: 0 is a line
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Line:
     name: str
     x: Sequence[float]
     y: Sequence[float | None]
-    kind: str = "line"  # or "dots"
+    kind: str = "line"  # or "dots", or "area": filled down to the axis
     titles: Sequence[str] = ()  # of dots: what is said about each when pointed at
 
 
@@ -57,102 +56,144 @@ class Chart:
     note: str = ""
 
 
+@dataclass(frozen=True)
+class Axis:
+    """From `low` to `high` (logarithms, if `log`), drawn over so many px."""
+
+    low: float
+    high: float
+    log: bool
+    length: float
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Return the values at both ends."""
+        return (10**self.low, 10**self.high) if self.log else (self.low, self.high)
+
+    def place(self, value: float) -> float:
+        """Return the px from the axis's beginning; what lies beyond an end is drawn there."""
+        at = min(max(value, -LARGEST), LARGEST)
+        at = math.log10(at) if self.log and at > 0 else self.low if self.log else at
+        return self.length * min(max((at - self.low) / (self.high - self.low), 0.0), 1.0)
+
+    def ticks(self, *, whole: bool = False) -> list[float]:
+        """Return at most six round values."""
+        if self.log:
+            powers = range(math.floor(self.low), math.ceil(self.high) + 1)
+            digits = (1,) if math.floor(self.high) - math.ceil(self.low) >= 2 else (1, 2, 5)
+            places = [power + math.log10(digit) for power in powers for digit in digits]
+            found = [10**place for place in places if self.low <= place <= self.high]
+            return found[:: -(-len(found) // MOST_TICKS)] if found else [10**self.low]
+        power = 10.0 ** math.floor(math.log10((self.high - self.low) / MOST_TICKS))
+        steps = [power * size for size in (1, 2, 5, 10, 20) if not whole or power * size >= 1] or [1.0]
+        step = next(size for size in steps if (self.high - self.low) / size <= MOST_TICKS or size == steps[-1])
+        first, last = math.ceil(self.low / step), math.floor(self.high / step)
+        return [number * step for number in range(first, last + 1)] or [self.low]
+
+
 def chart(wanted: Chart) -> Markup:
     """Return the figure; one that has nothing to show says so."""
     known = [y for line in wanted.lines for y in line.y if y is not None]
     macros = environment().get_template("watch/report/macros.html").module
-    svg = Markup(drawn(wanted, known)) if known else ""
-    return Markup(macros.chart_figure(wanted, legend(wanted), svg))  # type: ignore[attr-defined]
+    return Markup(macros.chart_figure(wanted, legend(wanted), drawn(wanted, known) if known else ""))  # type: ignore[attr-defined]
 
 
-def drawn(wanted: Chart, known: Sequence[float]) -> str:
-    """Return the SVG. Pygal's own logarithms are of both axes at once, so it is given logarithms instead."""
+def drawn(wanted: Chart, known: Sequence[float]) -> Markup:
+    """Return the SVG: axes, and the series in an SVG of its own, which cuts off what a zoom moves out of the plot."""
     reached = [min(max(y, -LARGEST), LARGEST) for y in (*known, *wanted.y_limits, *wanted.thresholds.values())]
     low, high = min(reached), max(reached)
     log_y = low > 0 and (wanted.log_y if wanted.log_y is not None else high / low >= LOG_FROM_RATIO)
-    x_at, y_at = (math.log10 if log else float for log in (wanted.log_x, log_y))
-    xs = [x_at(x) for x in itertools.chain(*(line.x for line in wanted.lines), wanted.marks.values())]
-    across = (-0.5, len(wanted.categories) - 0.5) if wanted.categories else spaced(min(xs), max(xs))
-    bottom, top = spaced(y_at(low), y_at(high), fixed=() if log_y else wanted.y_limits)
-    paper = pygal.XY(
-        style=FONT, css=(), js=(), no_prefix=True, disable_xml_declaration=True, width=WIDTH, height=HEIGHT, margin=4,
-        show_legend=False, show_dots=False, allow_interruptions=True, truncate_label=-1, max_scale=6,
-        x_title=wanted.x_label + (" – logarithmic" if wanted.log_x else ""), xrange=across, range=(bottom, top),
-        x_value_formatter=lambda x: number_text(10**x if wanted.log_x else x),
-        value_formatter=lambda y: number_text(10**y if log_y else y),
-    )  # fmt: skip
+    xs = [*itertools.chain(*(line.x for line in wanted.lines)), *wanted.marks.values()]
+    y_axis = axis((low, high), log_y, HEIGHT - TOP - BOTTOM, fixed=() if log_y else wanted.y_limits)
+    y_ticks = [(y, number_text(y)) for y in y_axis.ticks()]
+    left = 8 + CHARACTER_PX * max(len(text) for _, text in y_ticks)
+    across = (-0.5, len(wanted.categories) - 0.5) if wanted.categories else (min(xs), max(xs))
+    x_axis = axis(across, wanted.log_x, WIDTH - left - RIGHT, fixed=across if wanted.categories else ())
     if wanted.categories:
         room = max(3, 50 // len(wanted.categories))  # characters
-        paper.x_labels = [{"value": n, "label": shortened(name, room)} for n, name in enumerate(wanted.categories)]
-    elif wanted.whole_x:
-        paper.x_labels = compute_scale(min(xs), max(xs), False, 0, 2, 6)  # at most six steps of at least 10**0
-    if log_y:
-        paper.y_labels = decades(bottom, top)
-    titles = {f"dots c{n % COLOURS}": line.titles for n, line in enumerate(wanted.lines)}
-    series = series_of(wanted, [10**x if wanted.log_x else x for x in across], (low, high))
-    for css_class, points, dots_px in series:
-        places = [(x_at(x), None if y is None else y_at(min(max(y, low), high))) for x, y in points]
-        said = itertools.chain(titles.get(css_class, ()), itertools.repeat(""))
-        values = [{"value": place, "label": title} for place, title in zip(places, said, strict=False)]
-        paper.add("", values, show_dots=dots_px > 0, stroke=dots_px == 0, dots_size=dots_px)
-    spoken = f"{wanted.title}: {wanted.y_label} over {wanted.x_label}, between "
-    spoken += f"{number_text(min(known))} and {number_text(max(known))}"
-    return tidied(paper, [css_class for css_class, _, _ in series], spoken)
+        x_ticks = [(float(n), shortened(name, room)) for n, name in enumerate(wanted.categories)]
+    else:
+        x_ticks = [(x, number_text(x)) for x in x_axis.ticks(whole=wanted.whole_x)]
+    width, height = x_axis.length, y_axis.length
+    spoken = f"{wanted.title}: {wanted.y_label} over {wanted.x_label}, between {number_text(min(known))} and "
+    x_label = wanted.x_label + (" – logarithmic" if wanted.log_x else "")
+    ends = " ".join(f"{one.low:.8g} {one.high:.8g} {one.log:d}" for one in (x_axis, y_axis))
+    still = " data-still" if wanted.categories else ""  # categories are not zoomed
+    parts = [
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" data-axes="{ends}"{" data-whole" * wanted.whole_x}{still} '
+        f'aria-label="{escape(spoken + number_text(max(known)))}"><g transform="translate({left:.1f} {TOP})">'
+        f'<rect class="plot" width="{width:.1f}" height="{height:.1f}"/><g class="axis y">',
+        *(f'<path d="M0 {height - y_axis.place(y):.1f}H{width:.1f}"/>' for y, _ in y_ticks),
+        *(f'<text x="-5" y="{height - y_axis.place(y) + 4:.1f}">{text}</text>' for y, text in y_ticks),
+        '</g><g class="axis x">',
+        *(f'<path d="M{x_axis.place(x):.1f} 0V{height:.1f}"/>' for x, _ in x_ticks),
+        *(f'<text x="{x_axis.place(x):.1f}" y="{height + 14:.1f}">{escape(text)}</text>' for x, text in x_ticks),
+        f'</g><svg class="series" width="{width:.1f}" height="{height:.1f}">',
+        *marks_of(wanted, x_axis, y_axis),
+        f'</svg><text class="title" x="{width / 2:.1f}" y="{height + 29:.1f}">{escape(x_label)}</text></g></svg>',
+    ]
+    return Markup("".join(parts))
 
 
-def series_of(wanted: Chart, across: Sequence[float], up: Sequence[float]) -> list[Series]:
-    """Return lines and dots, then what is drawn over them."""
-    found: list[Series] = []
+def axis(ends: tuple[float, float], log: bool, length: float, *, fixed: Sequence[float] = ()) -> Axis:
+    """Return an axis that reaches a little beyond the values, except where an end is fixed."""
+    low, high = (math.log10(end) if log else min(max(end, -LARGEST), LARGEST) for end in ends)
+    room = 0.05 * (high - low) or 0.05 * abs(low) or 0.5
+    return Axis(low if ends[0] in fixed else low - room, high if ends[1] in fixed else high + room, log, length)
+
+
+def marks_of(wanted: Chart, x_axis: Axis, y_axis: Axis) -> Iterator[str]:
+    """Yield the elements of each line, then what is drawn over them; data-x and data-y are for chart.js."""
     for number, line in enumerate(wanted.lines):
-        colour = f"c{number % COLOURS}"
-        points = list(zip(line.x, line.y, strict=False))
+        colour, points = f"c{number % COLOURS}", list(zip(line.x, line.y, strict=False))
         if line.kind == "dots":
-            found.append((f"dots {colour}", points, 4))
+            said = itertools.chain(line.titles, itertools.repeat(""))
+            yield from (dot(f"dot {colour}", 4, point, x_axis, y_axis, title) for point, title in zip(points, said))  # noqa: B905
             continue
         points = thinned(sorted(points, key=lambda point: point[0]), SHOWN_POINTS)
         holes = [True, *(y is None for _, y in points), True]
         alone = [point for n, point in enumerate(points) if holes[n : n + 3] == [True, False, True]]
-        lost: list[Point] = [(x, up[0]) for x, y in points if y is None]
-        found += [(f"line {colour}", points, 0), (f"dots {colour}", alone, 3), ("lost", lost, 3)]
-    found += [("threshold", [(x, value) for x in across], 0) for value in wanted.thresholds.values()]
-    found += [("mark", [(x, y) for y in up], 0) for x in wanted.marks.values()]
-    return [*found, ("best", [wanted.best[:2]], 6.5)] if wanted.best else found
+        yield path(f"{line.kind} {colour}", points, x_axis, y_axis, name=line.name)
+        yield from (dot(f"dot {colour}", 3, point, x_axis, y_axis) for point in alone)
+        yield from (dot("dot lost", 3, point, x_axis, y_axis) for point in points if point[1] is None)
+    (left, right), (bottom, top) = x_axis.ends, y_axis.ends
+    for value in wanted.thresholds.values():
+        yield path("threshold", [(left, value), (right, value)], x_axis, y_axis)
+    for x in wanted.marks.values():
+        yield path("mark", [(x, bottom), (x, top)], x_axis, y_axis)
+    if wanted.best:
+        yield dot("dot best", 6.5, wanted.best[:2], x_axis, y_axis)
 
 
-def tidied(paper: pygal.XY, css_classes: Sequence[str], label: str) -> str:
-    """Return pygal's SVG without its style, script and date, with our classes, and titles instead of descriptions."""
-    svg = paper.render_tree()
-    for child in [child for child in svg if not isinstance(child.tag, str) or child.tag in ("defs", "title")]:
-        svg.remove(child)
-    svg.attrib.update({"role": "img", "aria-label": label})
-    for name in ("id", "xmlns"):
-        svg.attrib.pop(name, None)
-    for element in svg.iter():
-        names = element.get("class", "").split()
-        if "series" in names:
-            number = next(name for name in names if name.startswith("serie-")).removeprefix("serie-")
-            element.set("class", f"series {css_classes[int(number)]}")
-        if "dots" in names:
-            said = next((text.text for text in element if text.get("class") == "label"), None)
-            for text in element.findall("desc"):
-                element.remove(text)
-            if said:
-                ElementTree.SubElement(element[0], "title").text = said
-    return ElementTree.tostring(svg, encoding="unicode")
+def path(css_class: str, points: Sequence[Point], x_axis: Axis, y_axis: Axis, *, name: str = "") -> str:
+    """Return points joined by a line, with a gap where a value is no number."""
+    drawn, pen = [], "M"
+    for x, y in points:
+        if y is not None:
+            drawn.append(f"{pen}{x_axis.place(x):.1f} {y_axis.length - y_axis.place(y):.1f}")
+        pen = "M" if y is None else "L"
+    if css_class.startswith("area") and points:
+        drawn.append(
+            f"L{x_axis.place(points[-1][0]):.1f} {y_axis.length}L{x_axis.place(points[0][0]):.1f} {y_axis.length}Z"
+        )
+    xs, ys = (json.dumps([value if value is None else float(f"{value:.5g}") for value in one], separators=(",", ":"))
+              for one in ([x for x, _ in points], [y for _, y in points]))  # fmt: skip
+    return f'<path class="{css_class}" d="{"".join(drawn)}" data-x="{xs}" data-y="{ys}" data-name="{escape(name)}"/>'
 
 
-def spaced(low: float, high: float, *, fixed: Sequence[float] = ()) -> tuple[float, float]:
-    """Return the ends of an axis: a little beyond the values, except where an end is fixed."""
-    room = 0.05 * (high - low) or 0.05 * abs(low) or 0.5
-    return low if low in fixed else low - room, high if high in fixed else high + room
+def dot(css_class: str, radius: float, point: Point, x_axis: Axis, y_axis: Axis, title: str = "") -> str:
+    """Return a point; one without a value lies at the upper edge."""
+    x, y = point
+    place = f'cx="{x_axis.place(x):.1f}" cy="{0 if y is None else y_axis.length - y_axis.place(y):.1f}" r="{radius:g}"'
+    data = f'data-x="[{x:.5g}]" data-y="[{"null" if y is None else f"{y:.5g}"}]"'
+    return f'<circle class="{css_class}" {place} {data}>{f"<title>{escape(title)}</title>" if title else ""}</circle>'
 
 
-def decades(low: float, high: float) -> list[float]:
-    """Return the logarithms of at most six of 1, 10, 100 ... between two; of 2 and 5, too, where there are few."""
-    powers = range(math.floor(low), math.ceil(high) + 1)
-    digits = (1,) if math.floor(high) - math.ceil(low) >= 2 else (1, 2, 5)
-    found = [place for power in powers for digit in digits if low <= (place := power + math.log10(digit)) <= high]
-    return found[:: -(-len(found) // 6)]
+def histogram(name: str, values: Sequence[float], bins: int = 40) -> Line:
+    """Return the outline of how many values lie where."""
+    heights, edges = np.histogram(values, bins=bins)
+    outline = np.repeat(heights, 2)
+    return Line(name, np.repeat(edges, 2).tolist(), [0.0, *outline.tolist(), 0.0], "area")
 
 
 def legend(wanted: Chart) -> list[tuple[str, str]]:

@@ -1,12 +1,12 @@
 """Pages of the reports: jinja2 templates beside the code that fills them, and how figures are written in them.
 
-A page is one file that needs no network and no JavaScript.
+A page is one file that needs no network; its script adds values and zoom to charts, and can be missing.
 """
 
 import base64
 import io
+import json
 import math
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,6 @@ ROOT = Path(__file__).resolve().parents[2]  # the folder that holds `watch` and 
 SPACE = "\N{NARROW NO-BREAK SPACE}"
 THUMBNAIL_PX = 192  # longer side
 TINY_PX = 64  # smaller pictures are kept as they are, and enlarged by the browser with visible pixels
-WORDS = {"lr": "learning rate", "finetune": "fine-tuning"}  # of hyperparameters' names
 
 
 def render(template: str, **values: Any) -> str:
@@ -34,7 +33,8 @@ def environment() -> Environment:
     loader = FileSystemLoader(ROOT)
     found = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     found.filters |= {"percent": percent, "signed": signed, "duration": duration_text}
-    found.filters |= {"counted": counted, "data_uri": data_uri}
+    found.filters |= {"counted": counted, "data_uri": data_uri, "number": number_text, "json": json.dumps}
+    found.filters["anchor"] = lambda name: "".join(letter if letter.isalnum() else "-" for letter in name)
     found.globals |= {"SPACE": SPACE, "TINY_PX": TINY_PX}
     return found
 
@@ -80,23 +80,6 @@ def duration_text(seconds: float) -> str:
 def counted(count: int, noun: str, plural: str | None = None) -> str:
     """Write `1 rule`, `2 rules`."""
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
-
-
-def hyperparameter_facts(values: Mapping[str, Any]) -> dict[str, str]:
-    """Return names in words -> values; a long floating point number is rounded to six digits."""
-    found = {name: rounded(value) for name, value in values.items() if not isinstance(value, dict | list)}
-    return {
-        " ".join(WORDS.get(word, word) for word in name.split("_")).capitalize(): text for name, text in found.items()
-    }
-
-
-def rounded(value: Any) -> str:
-    """Write a hyperparameter's value, which may be a number in a text: 16 digits say no more than six."""
-    try:
-        found = float(value)
-    except (TypeError, ValueError):
-        return str(value)
-    return str(value) if isinstance(value, bool) or found.is_integer() else f"{found:.6g}"
 
 
 def data_uri(picture: "Image.Image") -> str:

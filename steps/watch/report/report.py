@@ -1,145 +1,258 @@
-"""debugger.html and debugger.json: how a training went, what the rules found, and what the machine did meanwhile.
+"""debugger.html and debugger.json: what is wrong with a training, how it went, and what the machine did meanwhile.
 
-    python training_report.py --output-dir /opt/ml/output/data --report-dir report [--search search.json]
+    python -m watch.report.report --output-dir /opt/ml/output/data --report-dir report [--search search.json]
 
-The training job writes it at its end; `run_pipeline.py report` writes it again with the search. It is made of files
-alone, and each of them may be missing or damaged: the report then says so. Nothing slow is imported.
+Beside a running training it is written again and again, and the page loads itself anew. It is made of files alone, and
+each of them may be missing or damaged: the report then says so.
 """
 
 import argparse
 import json
-import statistics
+import os
 import sys
+from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from classifier.job.failures import ArgumentParser, StepError, run, say
 from watch.files import whole_file
-from watch.read.profile_figures import Profile
-from watch.read.run import Record, read_record
-from watch.read.values import items, plain, read_json, text
-from watch.report.curves import learning, magnitudes
-from watch.report.headline import headline, outcome, trained
-from watch.report.machine import machine
-from watch.report.operators import operators
-from watch.report.page import render
-from watch.report.rules import rules
-from watch.report.search import Search, read_search, shown_search
-from watch.report.time import phases_of_a_step, quantile, time, training_durations, training_steps
+from watch.read.run import (
+    Finding,
+    Firing,
+    Record,
+    Rule,
+    items,
+    mapping,
+    number,
+    numbers,
+    read_json,
+    read_record,
+    text,
+)
+from watch.report import sections
+from watch.report.charts import Chart, Line, chart
+from watch.report.page import duration_text, render
 
 HTML_NAME, JSON_NAME = "debugger.html", "debugger.json"
+COLOURS = {"fatal": "bad", "problem": "warn", "hint": "hint"}  # of the headline, by the worst severity
+SHOWN_SERIES = 8
 
 
 def main() -> None:
-    arguments = parse_arguments()
-    output_dir = Path(arguments.output_dir)
-    if not output_dir.is_dir():
-        raise StepError(f"--output-dir {output_dir} is no directory; give the one that the training job wrote.")
-    search = None
-    if arguments.search:
-        document, problem = read_json(Path(arguments.search))
-        if problem:
-            raise StepError(f"--search {arguments.search} {problem}; give a JSON document of the search's trials.")
-        search = read_search(document)
-    say(str(write_report(output_dir, Path(arguments.report_dir), search=search)))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output-dir", required=True, type=Path, metavar="DIR", help="the training job's output data")
+    parser.add_argument("--report-dir", required=True, type=Path, metavar="DIR", help="where the report goes")
+    parser.add_argument("--search", type=Path, metavar="FILE", help="the tuning job's trials (JSON)")
+    given = parser.parse_args()
+    search, problem = read_json(given.search) if given.search else (None, None)
+    if not given.output_dir.is_dir():
+        sys.exit(f"--output-dir {given.output_dir} is no directory; give the one that the training job wrote.")
+    if problem:
+        sys.exit(f"--search {given.search} {problem}; give a JSON document of the search's trials.")
+    print(write_report(given.output_dir, given.report_dir, search=search))
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output-dir", required=True, metavar="DIR", help="the training job's output data")
-    parser.add_argument("--report-dir", required=True, metavar="DIR", help="where the report goes")
-    parser.add_argument("--search", metavar="FILE", help="the tuning job's trials (JSON)")
-    return parser.parse_args()
-
-
-def write_report(output_dir: Path, report_dir: Path, *, search: Search | None = None) -> Path:
-    """Read what the training left, write both files.
+def write_report(folder: Path, report_dir: Path, *, search: Any = None) -> Path:
+    """Read what a training has left so far, write both files, and return the path of debugger.html.
 
     Args:
-        output_dir: holds history.json, rules/ and profile/; any of them may be missing or damaged.
-        report_dir: made if need be; debugger.html and debugger.json appear whole or not at all.
-        search: the trials that the hyperparameters come from.
-
-    Returns:
-        The path of debugger.html.
+        folder: holds history.json, rules/, profile/ and panels/; any of them may be missing or damaged.
+        report_dir: made if need be; each file appears whole or not at all.
+        search: the document of the trials that the hyperparameters come from.
 
     Raises:
         OSError: the report cannot be written.
     """
-    record = read_record(output_dir)
+    record = read_record(folder)
     report_dir.mkdir(parents=True, exist_ok=True)
-    _write(report_dir / HTML_NAME, html(record, search))
-    _write(report_dir / JSON_NAME, json.dumps(document_of(record, search), allow_nan=False) + "\n")
+    document = json.dumps(document_of(record, search), allow_nan=False) + "\n"
+    for name, content in ((HTML_NAME, page(record, folder, report_dir, search)), (JSON_NAME, document)):
+        with whole_file(report_dir / name, "wb") as file:
+            file.write(text(content).encode())
     return report_dir / HTML_NAME
 
 
-def html(record: Record, search: Search | None) -> str:
-    """The whole page."""
+def page(record: Record, folder: Path, report_dir: Path, search: Any) -> str:
+    """Return the page."""
+    profile, started = record.profile, record.time("started")
+    trace = folder / "profile/torch/trace.json.gz"
+    beside = trace.is_file() and folder.resolve() in (report_dir.resolve(), report_dir.resolve().parent)
+    panels, left_out = sections.panels(record.panels)
     return render(
         "watch/report/report.html",
-        title=f"Training report: {outcome(record)}",
         **headline(record),
-        **rules(record),
-        **learning(record),
-        magnitudes=magnitudes(record),
-        **time(record),
-        **machine(record),
-        **operators(record),
-        search=shown_search(search),
-        **trained(record),
+        record=record,
+        now=f"{datetime.now(UTC):%H:%M:%S} UTC",
+        start=started.timestamp() if started else 0.0,
+        advised={name for finding in findings(record) for name in finding.rules},
+        workers=Counter((firing.worker, rule.name) for rule in record.rules for firing in rule.fired if firing.worker),
+        evidence=evidence,
+        when=when,
+        **sections.learning(record),
+        magnitudes=sections.magnitudes(record),
+        step_times=sections.step_times(profile),
+        phases=sections.phases(profile),
+        durations=list(sections.duration_charts(profile)),
+        machine=list(sections.machine_charts(profile.samples)),
+        utilisation=list(sections.utilisation(profile.samples)),
+        multiple_of=sections.multiple_of,
+        operators=sections.operators(record.operators),
+        trace=os.path.relpath(trace, report_dir) if beside else "",
+        panels=panels,
+        panels_left_out=left_out,
+        search=sections.search(search),
+        rounded=sections.rounded,
+        facts=texts(record.history.get("facts")),
     )
 
 
-def document_of(record: Record, search: Search | None) -> dict[str, Any]:
-    """The same as JSON; what is not known is null or empty."""
-    history = record.history
+def headline(record: Record) -> dict[str, Any]:
+    """Return the card at the top: its colour, what is wrong, how the training ended, and how many rules judged."""
+    found, rules = findings(record), record.rules
+    live = record.is_live and not record.history.get("outcome") and record.observer.get("state") in (None, "running")
+    fired = [rule for rule in rules if rule.status == "IssuesFound"]
+    sound = [rule for rule in rules if rule.is_sound]
+    watching = [rule for rule in rules if live and rule.status == "InProgress"]
+    unjudged = [rule for rule in rules if rule not in (*fired, *sound, *watching)]
+    ended = "Running" if live else outcome(record)
+    worst = next((colour for level, colour in COLOURS.items() if level in [one.severity for one in found]), "")
+    colour = "bad" if ended == "Failed" else worst or ("warn" if ended.startswith("Stopped") else "good" * bool(sound))
+    quiet = "No problem so far" if live else "No problem found" if sound else "Nothing could be judged"
+    titles = [title_and_rest(finding.sentence) for finding in found]
+    return {
+        "live": live,
+        "kind": colour or "unknown",
+        "title": titles[0][0] if titles else "The training failed" if ended == "Failed" else quiet,
+        "findings": list(zip(found, titles, strict=True)),
+        "colours": COLOURS,
+        "ended": ended,
+        "figures": texts(record.history.get("figures")) or figures(record),
+        "warnings": [sentence for sentence in map(text, items(record.history.get("warnings"))) if sentence],
+        "fired": len(fired),
+        "sound": len(sound),
+        "watching": len(watching),
+        "unjudged": [(rule, why_not(rule)) for rule in unjudged],
+    }
+
+
+def findings(record: Record) -> list[Finding]:
+    """Return the diagnosis, and what rules found that is not in it."""
+    told = {name for finding in record.diagnosis for name in finding.rules}
+    return [finding for finding in record.diagnosis if finding.sentence] + [
+        Finding(rule.cause or "", rule.severity, f"{rule.name}: {sentence}", rule.advice, (rule.name,))
+        for rule in record.rules
+        if rule.status == "IssuesFound" and rule.name not in told
+        for sentence in [rule.fired[0].sentence if rule.fired else "It found a problem."]
+    ]
+
+
+def title_and_rest(sentence: str) -> tuple[str, str]:
+    """Return what a finding says before its colon, and what it says after it."""
+    title, colon, rest = sentence.partition(": ")
+    return (title, rest[:1].upper() + rest[1:]) if colon and len(title) <= 80 else (sentence or "A problem", "")
+
+
+def why_not(rule: Rule) -> str:
+    """Return why a rule could not judge."""
+    failed = rule.status == "Error" and rule.traceback.strip().rpartition("\n")[2]
+    ended = "It saw no data." if rule.status == "NoIssuesFound" else "It was ended before the training was."
+    return rule.note or failed or ended
+
+
+def outcome(record: Record) -> str:
+    """Return `Completed`, `Stopped by rule Overfit`, `Failed`, or that it is not known."""
+    found, reason = text(record.history.get("outcome")), text(record.history.get("reason"))
+    asking = [rule for rule in record.rules if rule.action == "stop" and rule.fired]
+    named = [rule for rule in asking if rule.name in reason] or asking
+    return f"Stopped by rule {named[0].name}" if found == "Stopped" and named else found or "How it ended is not known"
+
+
+def figures(record: Record) -> dict[str, str]:
+    """Return what is known of a training that tells nothing of itself."""
+    count = sections.step_times(record.profile)["count"]
+    found = {"Training steps": f"{count:,}"} if count else {}
+    if record.seconds is not None:
+        found["Duration"] = duration_text(max(0.0, record.seconds))
+    for mode, name in sections.MODES.items():
+        losses = numbers(mapping(mapping(record.series.get("losses")).get(mode)).get("value"))
+        if losses:
+            found[f"Last {name} loss"] = "not a number" if losses[-1] is None else f"{losses[-1]:.4g}"
+    return found
+
+
+def texts(value: Any) -> dict[str, str]:
+    """Return what can be shown of a JSON object."""
+    return {text(name): text(found) or str(found) for name, found in mapping(value).items()}
+
+
+def when(firing: Firing, start: float) -> str:
+    """Return `worker_1, TRAIN step 120, 3.2 s after the start`."""
+    step = "" if firing.step is None else f"{firing.mode or ''} step {firing.step:,}".strip()
+    known = firing.time is not None and 0 < start <= firing.time
+    after = f"{duration_text(firing.time - start)} after the start" if known and firing.time else ""
+    return ", ".join(filter(None, (firing.worker, step, after)))
+
+
+def evidence(rule: Rule) -> str:
+    """Return the plot that shows why; the step at which the rule fired first is marked."""
+    found, series, lines = rule.evidence, items(rule.evidence.get("series")), []
+    if not found:
+        return ""
+    for entry in map(mapping, series[:SHOWN_SERIES]):
+        pairs = zip(numbers(entry.get("x")), numbers(entry.get("y")), strict=False)
+        known = [(x, y) for x, y in pairs if x is not None]
+        lines.append(Line(text(entry.get("name")), [x for x, _ in known], [y for _, y in known]))
+    limits = (
+        (text(entry.get("name")), number(entry.get("y"))) for entry in map(mapping, items(found.get("thresholds")))
+    )
+    label = text(found.get("x_label")) or "step"
+    step = rule.fired[0].step if rule.fired and "step" in label else None
+    return chart(
+        Chart(
+            title=text(found.get("title")) or rule.name,
+            x_label=label,
+            y_label=text(found.get("y_label")) or "value",
+            lines=lines,
+            thresholds={name or "threshold": y for name, y in limits if y is not None},
+            marks={} if step is None else {f"fired at {step:,}": float(step)},
+            whole_x="step" in label or "epoch" in label,
+            note=f"{SHOWN_SERIES} of {len(series)} series; all are in debugger.json" * (len(series) > SHOWN_SERIES),
+        )
+    )
+
+
+def document_of(record: Record, search: Any) -> dict[str, Any]:
+    """Return the same as JSON: times in seconds, and what is not known null or empty."""
+    profile = record.profile
     document = {
-        "schema_version": 1,
-        **{name: history.get(name) for name in ("job_name", "outcome", "reason", "ended_early", "started", "ended")},
+        **record.history,
+        "schema_version": 2,
         "headline": outcome(record),
-        "warnings": items(history.get("warnings")),
+        "diagnosis": [vars(finding) for finding in findings(record)],
         "seconds": record.seconds,
-        **{name: history.get(name) for name in ("backbone", "hyperparameters", "classes", "counts", "best_epoch")},
-        "steps_per_epoch": history.get("steps_per_epoch"),
-        "fine_tuning_from_epoch": record.fine_tuning_from,
-        "epochs": [vars(epoch) for epoch in record.epochs],
         "rules": [{**vars(rule), "fired": [vars(firing) for firing in rule.fired]} for rule in record.rules],
         "observer": record.observer,
         "series": record.series,
-        "profile": _profile(record.profile),
+        "profile": {
+            "phases_seconds": sections.phases(profile),
+            "steps": sections.step_times(profile),
+            "utilisation": list(sections.utilisation(profile.samples)),
+        },
         "operators": record.operators,
-        "search": search.to_dict() if search else None,
+        "search": search or None,
         "missing": list(record.missing),
     }
-    return dict(plain(document))
+    return dict(finite(document))
 
 
-def _profile(profile: Profile) -> dict[str, Any]:
-    """Times in seconds; utilisation in the unit of each quantity's name."""
-    durations = training_durations(profile)
-    return {
-        "phases_seconds": phases_of_a_step(profile),
-        "steps": {
-            "count": training_steps(profile),
-            "median_seconds": statistics.median(durations) if durations else None,
-            "p95_seconds": quantile(durations, 0.95) if durations else None,
-            "longest_seconds": max(durations, default=None),
-        },
-        "utilisation": {
-            name: {
-                "devices": len(found),
-                "mean": statistics.fmean(value for samples in found.values() for value in samples.values),
-                "max": max(value for samples in found.values() for value in samples.values),
-            }
-            for name, found in profile.samples.items()
-        },
-    }
-
-
-def _write(path: Path, content: str) -> None:
-    with whole_file(path, "wb") as file:
-        file.write(text(content).encode())
+def finite(value: Any) -> Any:
+    """Return the same JSON value without infinities and NaN, which are no JSON."""
+    if isinstance(value, dict):
+        return {key: finite(member) for key, member in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(member) for member in value]
+    return number(value) if isinstance(value, float) else value
 
 
 if __name__ == "__main__":
-    sys.exit(run(main))
+    main()

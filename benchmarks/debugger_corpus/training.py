@@ -64,9 +64,8 @@ def changed(
 ) -> tuple[Tensor, Tensor]:
     """Only the first examples, of every class but the first only a share (`rest`), another's label for a share
     (`wrong`); inputs and targets times a factor."""
-    others = labels[torch.randperm(len(labels))]
-    mixed = torch.rand(len(labels)) < wrong
-    labels = torch.where(mixed, others, labels) if wrong else labels
+    mixed, others, labels = torch.rand(len(labels)) < wrong, labels[torch.randperm(len(labels))], labels.clone()
+    labels[mixed] = others[mixed]
     kept = (labels == 0) | (torch.rand(len(labels)) < rest) if rest < 1 else slice(examples)
     features, labels = features[kept], labels[kept]
     return features if inputs == 1 else features * inputs, labels if targets == 1 else labels * targets

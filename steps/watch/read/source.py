@@ -96,7 +96,8 @@ def _run_at(folder: Path) -> Source | None:
     if not any(found.values()) and not any((folder / name).is_file() for name in (STATUS, HISTORY)):
         return None
     data = folder / "output" / "data"  # of /opt/ml: what becomes output.tar.gz
-    return Source(data if (data / STATUS).is_file() else folder, found["tensors"], found["profile"])
+    is_own = any(place and place.parent == data for place in found.values()) or (data / STATUS).is_file()
+    return Source(data if is_own else folder, found["tensors"], found["profile"])
 
 
 def _joined(folder: Path, runs: list[Source]) -> Source | None:

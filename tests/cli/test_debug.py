@@ -1,0 +1,77 @@
+"""`debug` on a folder, an S3 prefix and a training job of this machine."""
+
+import json
+from pathlib import Path
+
+import pytest
+from small_training import SmallTraining
+
+from tests.local.samples import definition
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # smdebug's protobuf code is of 2020
+
+
+def train(folder: Path, *, lr: float = 1e30) -> None:
+    """Have smdebug save a training, which diverges unless the rate is lower."""
+    training = SmallTraining(folder, lr=lr)
+    training.epochs(2)
+    training.close()
+
+
+def test_a_folder_is_judged_and_its_verdicts_kept(cli):
+    train(Path("run/debug-output"))
+    said = cli("debug", "run")
+    assert (said.status, said.error) == (0, "")
+    assert "LossNotFinite" in said.out
+    assert max(map(len, said.out.splitlines())) <= 80
+    assert json.loads(Path("home/reports/debug-run/rules/status.json").read_text())["schema_version"] == 2
+    failed = cli("debug", "run", "--fail-on", "LossNotFinite", "--json", "--out", "kept")
+    assert (failed.status, json.loads(failed.out)["folder"]) == (1, "run")
+    assert Path("kept/rules/status.json").is_file()
+
+
+def test_what_is_in_the_local_s3_is_read_where_it_lies(cli):
+    train(Path("home/s3/bucket/jobs/mine/debug-output"))
+    assert "LossNotFinite" in cli("debug", "s3://bucket/jobs/mine").out
+
+
+def test_a_training_job_is_named(cli, files):
+    """Its script leaves what smdebug has written before."""
+    train(Path("home/s3/bucket/saved"))
+    code = "shutil.copytree('/opt/ml/input/data/saved', '/opt/ml/output/tensors', dirs_exist_ok=True)"
+    files(job_json=definition(training_step(f"import shutil; {code}")))
+    assert cli("run", "--definition", "job.json").status == 0
+    [job] = [path.name for path in Path("home/jobs").iterdir()]
+    assert "LossNotFinite" in cli("debug", job).out
+
+
+def training_step(code: str) -> dict[str, object]:
+    source = {"S3DataType": "S3Prefix", "S3Uri": "s3://bucket/saved"}
+    arguments = {
+        "AlgorithmSpecification": {
+            "TrainingImage": "image",
+            "TrainingInputMode": "File",
+            "ContainerEntrypoint": ["python3", "-c", code],
+        },
+        "InputDataConfig": [{"ChannelName": "saved", "DataSource": {"S3DataSource": source}}],
+        "OutputDataConfig": {"S3OutputPath": "s3://bucket/out"},
+        "ResourceConfig": {"InstanceCount": 1, "InstanceType": "ml.m5.large", "VolumeSizeInGB": 1},
+        "StoppingCondition": {"MaxRuntimeInSeconds": 60},
+        "RoleArn": "arn:aws:iam::123456789012:role/any",
+    }
+    return {"Name": "Train", "Type": "Training", "Arguments": arguments}
+
+
+@pytest.mark.parametrize(
+    ("source", "status", "sentence"),
+    [
+        ("no-such-job", 1, "no-such-job"),
+        ("no/folder", 2, "'no/folder' is neither a folder, nor an s3:// prefix, nor the name of a training job."),
+        ("s3://bucket/nothing", 1, "s3://bucket/nothing"),
+        (".", 2, ". holds no run"),
+    ],
+)
+def test_what_there_is_not_is_one_sentence(cli, source, status, sentence):
+    said = cli("debug", source)
+    assert (said.status, said.out, said.error.count("\n")) == (status, "", 1)
+    assert sentence in said.error

@@ -357,14 +357,14 @@ class TrainingConfig(Section):
 
 TUNED_RULES: dict[str, dict[str, Any]] = {  # AWS's own thresholds are met by most good models and data sets
     "AllZero": {"collection_names": ["weights"]},
-    "Overfit": {"ratio_threshold": 0.5},
     "TensorVariance": {"collection_names": ["weights"], "max_threshold": 100},
     "UnchangedTensor": {"collection_names": ["losses"]},
     "CheckInputImages": {"threshold_mean": 1.5},
     "StepOutlier": {"stddev": 5},
 }
 RULE_NAMES = (
-    "VanishingGradient ExplodingTensor PoorWeightInitialization SaturatedActivation DeadRelu WeightUpdateRatio AllZero "
+    "LossNotFinite LossExploding OneClass LearningRate FrozenWeights WrongLabels VanishingGradient ExplodingTensor "
+    "PoorWeightInitialization SaturatedActivation DeadRelu WeightUpdateRatio AllZero "
     "ClassImbalance LossNotDecreasing Overfit Overtraining TensorVariance UnchangedTensor StalledTraining "
     "CheckInputImages Confusion LowGPUUtilization CPUBottleneck IOBottleneck GPUMemoryIncrease LoadBalancing BatchSize "
     "StepOutlier MaxInitializationTime OverallSystemUsage Dataloader ProfilerReport"

@@ -151,6 +151,11 @@ class SavedTensors:
             return list(_matching(names, (regex,) if isinstance(regex, str) else tuple(regex)))
         return list(names)
 
+    def written_names(self, *, step: int, mode: Any) -> list[str]:
+        """Return the names of what was saved at a step as they were written: weights in the order of the network."""
+        saved = self._kept.get((mode.name, step))
+        return list(saved.places) if saved else []
+
     def tensor(self, tname: str) -> "SavedTensor":
         """Return one tensor over the steps; whether it was saved shows when it is read."""
         return SavedTensor(tname, self)

@@ -32,9 +32,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
-import numpy as np
 import numpy.typing as npt
 
 from watch.read.profile import ProfileReader
@@ -208,7 +207,7 @@ class Rule:
     """
 
     kind: Kind = field(init=False, repr=False, default="tensor")
-    advice: str = field(init=False, repr=False, default="")  # what to do when it fires: one to three sentences
+    advice: str = field(init=False, repr=False, default="")  # what to do when it fires; default: as of its cause
     needs: str = field(init=False, repr=False, default="there was nothing to judge")  # what was missing, if so
     severity: Severity = field(init=False, repr=False, default="problem")
     cause: str | None = field(init=False, repr=False, default=None)  # of those in rules/diagnosis.py
@@ -326,6 +325,72 @@ class ProfilerRule(Rule):
         return None
 
 
-def mean_square(value: Array) -> float:
-    """The mean of the squares, in float64; 0 of an empty array."""
-    return float(np.mean(np.square(value, dtype=np.float64))) if value.size else 0.0
+@dataclass(kw_only=True)
+class FigureRule(TensorRule):
+    """A rule on one figure of each of some tensors: fires at a step where a figure is beyond a limit.
+
+    With our semantics it must have been so at `patience` saved steps on end: what passes by itself is no fault.
+    """
+
+    patience: ClassVar[int] = 3
+    axis: ClassVar[tuple[str, str]]  # title and unit of the plot
+
+    runs: dict[str, int] = state(dict)  # saved steps on end with the figure beyond the limit, by mode and tensor
+
+    def chosen(self, trial: Trial, step: int, mode: Mode) -> list[str]:
+        """Names of the tensors that it looks at."""
+        raise NotImplementedError
+
+    def figure(self, trial: Trial, name: str, step: int, mode: Mode) -> float | None:
+        """The figure of one of them; None where it has none."""
+        raise NotImplementedError
+
+    def limits(self) -> dict[str, float | None]:
+        """Limits by the names of their parameters."""
+        return {}
+
+    def needed(self, name: str) -> int:
+        """How many saved steps on end a tensor's figure must be beyond a limit."""
+        return self.patience if self.semantics == "watch" else 1
+
+    def wrong(self, name: str, figure: float) -> str | None:
+        """The words after the tensor's name, if the figure is beyond a limit."""
+        raise NotImplementedError
+
+    def evaluate(self, trial: Trial, step: int, mode: Mode) -> str | None:
+        found = []
+        for name in self.chosen(trial, step, mode):
+            figure = self.figure(trial, name, step, mode)
+            if figure is None:
+                continue
+            self.judged += 1
+            if mode.name == "TRAIN":
+                limits = {limit: value for limit, value in self.limits().items() if value is not None}
+                self.plot(*self.axis, limits).add(name, step, figure)
+            words, key = self.wrong(name, figure), f"{mode.name} {name}"
+            self.runs[key] = self.runs.get(key, 0) + 1 if words else 0
+            if words and self.runs[key] >= self.needed(name):
+                found.append(f"{name} {words} at step {step} of mode {mode.name}")
+        others = f", and so do {len(found) - 1} other tensors" if len(found) > 1 else ""
+        return f"{found[0]}{others}." if found else None
+
+
+@dataclass(kw_only=True)
+class ChosenTensors(FigureRule):
+    """A rule on the tensors that are in one of `collection_names` or match one of `tensor_regex`."""
+
+    needs = "no tensor of the chosen collections or names was saved"
+    choice_required: ClassVar[bool] = True
+
+    collection_names: Names | None = None
+    tensor_regex: Patterns | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.choice_required and not (self.collection_names or self.tensor_regex):
+            raise ParameterError(["collection_names or tensor_regex must say which tensors to look at."])
+
+    def chosen(self, trial: Trial, step: int, mode: Mode) -> list[str]:
+        if not (self.collection_names or self.tensor_regex):
+            return trial.tensor_names(step=step, mode=mode)
+        return self.names(trial, step, mode, collections=self.collection_names or (), regex=self.tensor_regex or ())

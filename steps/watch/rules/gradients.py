@@ -5,7 +5,7 @@ import re
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -82,7 +82,7 @@ class Layers:
         self.steps.append(step)
 
     def _add(self, name: str, value: Array, span: int) -> None:
-        matrix = value.reshape(len(value), -1)
+        matrix: Array = value.reshape(len(value), -1)
         strides = [math.ceil(length / most) for length, most in zip(matrix.shape, MOST, strict=True)]
         matrix = matrix[:: strides[0], :: strides[1]].astype(np.float64)
         if name not in self.layers:
@@ -230,8 +230,10 @@ class VanishingGradient(LayersRule):
         sizes = {name: float(np.median(layer.gradients)) for name, layer in layers.items() if layer.gradients}
         largest = max(sizes.values(), default=0.0)
         small = [name for name, found in sizes.items() if found < self.share * largest or found < self.threshold]
-        decay = sorted(sizes.values())[1:2]  # where the first layer alone has small ones, it is the inputs that are
-        if not small or not self.losses.learned_late or not decay or decay[0] > 0.05 * largest:
+        if not small or not self.losses.learned_late:
+            return None
+        second = sorted(sizes.values())[:2][-1]  # where the first layer alone has small ones, the inputs are to blame
+        if second > max(0.05 * largest, self.threshold):
             return None
         name = min(small, key=lambda name: sizes[name])
         times = f"{largest / sizes[name]:,.3g} times smaller than of the largest layer" if sizes[name] else "0"
@@ -443,7 +445,7 @@ class UnchangedTensor(ChosenTensors):
     def figure(self, trial: Trial, name: str, step: int, mode: Mode) -> float | None:
         value = trial.tensor(name).value(step, mode=mode)
         earlier = self.earlier.setdefault((mode.name, name), deque(maxlen=self.num_steps - 1))
-        close = {"rtol": self.rtol, "atol": self.atol, "equal_nan": self.equal_nan}
+        close: dict[str, Any] = {"rtol": self.rtol, "atol": self.atol, "equal_nan": self.equal_nan}
         full = len(earlier) == self.num_steps - 1 and value.size > 0
         self.same[name] = full and all(old.shape == value.shape and np.allclose(value, old, **close) for old in earlier)
         change = np.abs(value - earlier[-1]).max() if full and earlier[-1].shape == value.shape else 0.0

@@ -179,7 +179,7 @@ class LossNotDecreasing(LossesRule):
         for name, loss in scalars.items():
             self.saved.setdefault(name, []).append((step, loss))
         modes = {name.rpartition(" ")[2] for name in self.saved}
-        if mode.name != (self.mode or next((one for one in PREFERENCE if one in modes), mode.name)):
+        if mode.name != (str(self.mode or "") or next((one for one in PREFERENCE if one in modes), mode.name)):
             return None
         return next(filter(None, [self._compare(name, step, loss) for name, loss in scalars.items()]), None)
 

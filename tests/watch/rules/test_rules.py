@@ -1,10 +1,9 @@
-"""Every rule against cases with answers worked out by hand: cases/<Rule>.json.
+"""Every profiler rule against cases with answers worked out by hand: cases/<Rule>.json.
 
 A case: `case` (its name), `parameters`, what the rule is shown, and what must come of it: `status`, all of `fired` as
 [mode, step, sentence], `note`.
 
-Shown to a tensor rule: `steps`, each {"mode", "step", "tensors"} or {"idle": epoch seconds}; or {"repeat": [first step,
-last step], "mode", "tensors"} for many equal ones. To a profiler rule: `profile` (see rule_data.DictProfile), or
+Shown to a profiler rule: `profile` (see rule_data.DictProfile), or
 `profiles`, one after the other, each with `now`; and `verdicts`, the other rules' sentences.
 """
 
@@ -14,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rule_data import DictProfile, DictTrial
+from rule_data import DictProfile
 
-from watch.read.tensors import Mode
 from watch.rules.judge import Judge
 from watch.rules.registry import make
 
@@ -36,7 +34,6 @@ def test_rule_answers_as_worked_out_by_hand(rule: str, case: Mapping[str, Any]) 
     judge = make(rule, case.get("parameters"))
     assert judge.traceback is None, judge.traceback
 
-    show_tensors(judge, case.get("steps", []))
     show_profiles(judge, case)
     judge.conclude(0.0)
 
@@ -46,19 +43,6 @@ def test_rule_answers_as_worked_out_by_hand(rule: str, case: Mapping[str, Any]) 
     assert found["status"] == case["status"]
     assert found["note"] == case.get("note")
     json.dumps(found, allow_nan=False)
-
-
-def show_tensors(judge: Judge, steps: list[Any]) -> None:
-    trial = DictTrial()
-    for entry in steps:
-        if "idle" in entry:
-            judge.see_idle(entry["idle"])
-            continue
-        first, last = entry.get("repeat") or (entry["step"], entry["step"])
-        for step in range(first, last + 1):
-            mode = Mode[entry.get("mode", "TRAIN")]
-            trial.show(step, mode, entry["tensors"])
-            judge.see(trial, step, mode, float(step))
 
 
 def show_profiles(judge: Judge, case: Mapping[str, Any]) -> None:

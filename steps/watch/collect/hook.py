@@ -216,8 +216,8 @@ class Watcher:
             self._register()
         except Exception as error:  # noqa: BLE001 - a folder that cannot be written, a model that takes no hooks
             self.give_up(error)
-        if rank == 0:
-            self._observation = Observation.beside_this_process(folder)
+        if rank == 0 and not os.environ.get("WATCH_OBSERVED"):
+            self._observation = Observation(folder).__enter__()
         atexit.register(self.close)
 
     def __enter__(self) -> "Watcher":

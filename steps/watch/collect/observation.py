@@ -1,199 +1,217 @@
-"""The training process's side of the observer: starts it, relays its words to the log, and collects its verdicts.
+"""The training's side of the observer: starts it, asks it for verdicts at the end; and `watch run`, around any command.
 
 A debugging aid must never cost a training: nothing here raises, and reading `stop_requested` costs nothing.
 """
 
 import json
 import os
+import signal
 import subprocess
-import threading
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
+from types import FrameType
 from typing import Any
 
-from watch.collect.observer import END_SIGNAL, FINISHED, STATUS_FILE, write_json
-from watch.files import module_command, module_environment, say
+import psutil
+
+from watch.collect.observer import END_SIGNAL, FINISHED, STATUS_FILE, STOP_FILE, write_page
+from watch.files import module_command, module_environment, say, whole_file
+from watch.rules.judge import SCHEMA_VERSION
 from watch.rules.registry import check, sources
 
 CONFIG_FILE = "rules/observer.json"
 FINAL = ("NoIssuesFound", "IssuesFound", "Error", "Stopped")
-SECONDS_TO_END = 3.0  # of an observer that was told to
+VERDICT_SECONDS = 60.0  # that the observer may take at the end for what is left
+REPORT_SECONDS = 120.0
+STOP_SECONDS = 0.5  # between two looks for a stop
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-
-
-EMPTY_RULE: dict[str, Any] = {
-    "kind": "tensor",
-    "action": "none",
-    "parameters": {},
-    "fired": [],
-    "evidence": None,
-    "advice": "",
-    "traceback": None,
-    "note": None,
-}
+PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+NO_VERDICT = {"kind": "tensor", "action": "none", "semantics": "watch", "severity": "problem", "cause": None}
+NO_VERDICT |= {"parameters": {}, "fired": [], "evidence": None, "advice": "", "traceback": None, "judged": 0}
 
 
 class Observation:
-    """An observer beside this process, from the beginning of the with block to its end or to `finish`.
+    """An observer beside a training, from the beginning of the with block to its end or to `finish`.
 
     Args:
-        config: output_dir, tensors_dir, rules, sample_interval_ms, node and job_name, as the observer reads them.
+        folder: The run's.
+        rules: As in rules/registry.py; None: all that need no parameters.
+        settings: tensors_dir, sample_interval_ms, node and pid, where they are not the usual ones.
     """
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        self.stop_requested: str | None = None  # why a rule wants the training to stop
-        self._config = config
-        self._output_dir = Path(config["output_dir"])
-        self._statuses: dict[str, str] = {}
-        self._process: subprocess.Popen[str] | None = None
-        self._reader: threading.Thread | None = None
-        self._trouble: str | None = None  # why there are no more words from the observer
-        self._finishing = False
-
-    @classmethod
-    def beside_this_process(cls, folder: Path) -> "Observation | None":
-        """Begin to observe the run in a folder; None where `watch run` does so already, or another asked not to."""
-        if os.environ.get("WATCH_OBSERVED"):
-            return None
-        entries = {name: None for name in sources() if not check({name: None})}
-        config = {"output_dir": str(folder), "tensors_dir": str(folder / "tensors"), "rules": entries}
-        return cls({**config, "sample_interval_ms": 500, "node": "algo-1", "job_name": folder.name}).__enter__()
-
-    @property
-    def verdicts(self) -> dict[str, str]:
-        """The status of each rule by name, as far as the observer has told it."""
-        return dict(self._statuses)
-
-    def conclude(self) -> None:
-        """Wait for the verdicts, and print those that found something."""
-        self.finish(60)
+    def __init__(self, folder: Path, rules: Mapping[str, Any] | None = None, **settings: Any) -> None:
+        self.folder = folder
+        self.rules = {name: None for name in sources() if not check({name: None})} if rules is None else dict(rules)
+        self._config = {"output_dir": str(folder), "tensors_dir": str(folder / "tensors"), "rules": self.rules}
+        self._config |= {"sample_interval_ms": 500, "node": "algo-1", "pid": os.getpid(), **settings}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._trouble: str | None = None  # why there are no verdicts
+        self._stop: str | None = None
+        self._looked = 0.0  # monotonic seconds
 
     def __enter__(self) -> "Observation":
         try:
-            self._start()
+            for name in (FINISHED, STATUS_FILE, STOP_FILE):
+                (self.folder / name).unlink(missing_ok=True)
+            self._put(CONFIG_FILE, self._config)
+            self._process = subprocess.Popen(
+                [*module_command("watch.collect.observer"), str(self.folder / CONFIG_FILE)],
+                stdin=subprocess.DEVNULL,
+                env=module_environment() | ONE_THREAD,
+                start_new_session=True,  # a signal to the training's group is for the training to answer
+            )
         except (OSError, RuntimeError, TypeError, ValueError) as error:
             self._give_up(f"the observer could not be started ({error})")
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._finishing = True
-        self._end()
+    def __exit__(self, *error: object) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGCONT)
+            self._process.terminate()
+            self._wait(self._process, 3.0)
 
-    def finish(self, timeout_seconds: float) -> dict[str, str]:
+    @property
+    def stop_requested(self) -> str | None:
+        """The sentence of the rule that asks the training to stop, if one does."""
+        if self._stop is None and time.monotonic() - self._looked > STOP_SECONDS:
+            self._looked = time.monotonic()
+            try:
+                self._stop = (self.folder / STOP_FILE).read_text(encoding="utf-8")
+            except (OSError, ValueError):
+                return None
+        return self._stop
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """What rules/status.json says now; without rules where there is none."""
+        try:
+            found = json.loads((self.folder / STATUS_FILE).read_bytes())
+            return found if isinstance(found["rules"], list) else {"rules": []}
+        except (OSError, ValueError, TypeError, KeyError):
+            return {"rules": []}
+
+    @property
+    def verdicts(self) -> dict[str, str]:
+        """The status of each rule by name, as of now."""
+        return dict.fromkeys(self.rules, "InProgress") | {
+            rule["name"]: rule["status"] for rule in self.document["rules"]
+        }
+
+    def finish(self, timeout_seconds: float = VERDICT_SECONDS) -> dict[str, str]:
         """Tell the observer that the training is over, and wait for its last word.
 
         Returns:
             The status of each rule by name: NoIssuesFound, IssuesFound, Error or Stopped. Error also where the
             observer gave no verdict.
         """
-        self._finishing = True
-        if self._process is not None:
-            try:
-                self._tell_end(self._process)
-                self._process.wait(timeout_seconds)
-            except subprocess.TimeoutExpired:
-                self._give_up(f"the observer had not finished after {timeout_seconds:g} seconds")
-        self._end()
-        return self._verdicts()
+        process = self._process
+        if process is not None:
+            if process.poll() is None:
+                try:
+                    self._put(FINISHED, {"finished": time.time()})
+                except OSError:  # a full disk, say
+                    process.send_signal(END_SIGNAL)
+            self._wait(process, timeout_seconds)
+        self.__exit__()
+        verdicts = self.verdicts
+        missing = [name for name, status in verdicts.items() if status not in FINAL]
+        if missing or self._trouble:
+            self._record(missing, self._trouble or "the observer ended without a verdict")
+        return verdicts | dict.fromkeys(missing, "Error")
 
-    def _tell_end(self, process: "subprocess.Popen[str]") -> None:
-        try:
-            write_json(self._output_dir / FINISHED, {"finished": time.time()})
-        except OSError:  # a full disk, say
-            process.send_signal(END_SIGNAL)
+    def conclude(self) -> dict[str, str]:
+        """Finish, write the report, and say what was found and where it is."""
+        verdicts = self.finish()
+        write_report(self.folder)
+        found = [entry["sentence"] for entry in self.document.get("diagnosis", [])]
+        fired = sum(status == "IssuesFound" for status in verdicts.values())
+        for sentence in found:
+            say(f"Watch: {sentence}")
+        say(f"Watch: {fired} of {len(verdicts)} rules found something. Report: {self.folder / 'report/debugger.html'}")
+        return verdicts
 
-    def _start(self) -> None:
-        for name in (FINISHED, STATUS_FILE):
-            (self._output_dir / name).unlink(missing_ok=True)
-        write_json(self._output_dir / CONFIG_FILE, self._config)
-        self._process = subprocess.Popen(
-            [*module_command("watch.collect.observer"), "--config", str(self._output_dir / CONFIG_FILE)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-            env=module_environment() | ONE_THREAD,
-            start_new_session=True,  # a signal to the training's group is for the training to answer
-        )
-        self._reader = threading.Thread(target=self._read, name="observation", daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        """Take in the observer's lines until it ends. Runs in a thread of its own."""
-        assert self._process is not None and self._process.stdout is not None
-        for line in self._process.stdout:
-            try:
-                self._take(json.loads(line))
-            except (KeyError, TypeError, ValueError):
-                say(f"Debugger: the observer said something that is no event: {line.strip()[:200]}")
-        code = self._process.wait()
-        if code or not self._finishing:
-            how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-            self._give_up(f"the observer {how}")
-
-    def _take(self, event: Mapping[str, str]) -> None:
-        if event["event"] == "status":
-            self._statuses[event["rule"]] = event["status"]
-            say(f"{event['rule']}: {event['status']}")
-        elif event["event"] == "action" and self.stop_requested is None:
-            self.stop_requested = event["sentence"]
+    def _wait(self, process: "subprocess.Popen[bytes]", seconds: float) -> None:
+        """Until the process has ended; it is killed where it takes too long, or was stopped by a signal."""
+        until = time.monotonic() + seconds
+        while process.poll() is None:
+            stopped = psutil.Process(process.pid).status() == psutil.STATUS_STOPPED
+            if stopped or time.monotonic() > until:
+                process.kill()
+                process.wait()
+                self._give_up(f"the observer {'is stopped' if stopped else f'had not finished after {seconds:g} seconds'}")
+                return
+            time.sleep(0.02)
+        if process.returncode:
+            how = f"was killed by signal {-process.returncode}"
+            self._give_up(f"the observer {how if process.returncode < 0 else f'ended with exit code {process.returncode}'}")
 
     def _give_up(self, trouble: str) -> None:
         if self._trouble is None:
             self._trouble = trouble
             say(f"Debugger: {trouble}. The training goes on without it.")
 
-    def _end(self) -> None:
-        """See to it that the process and the thread are gone."""
-        if self._process is None:
-            return
-        if self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(SECONDS_TO_END)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-        if self._reader is not None:
-            self._reader.join(SECONDS_TO_END)
-
-    def _verdicts(self) -> dict[str, str]:
-        verdicts = {name: self._statuses.get(name, "InProgress") for name in self._config["rules"]}
-        missing = [name for name, status in verdicts.items() if status not in FINAL]
-        if missing or self._trouble:
-            reason = self._trouble or "the observer ended without a verdict"
-            for name in missing:
-                verdicts[name] = "Error"
-                say(f"{name}: Error")
-            self._record(verdicts, reason)
-        return verdicts
-
-    def _record(self, verdicts: Mapping[str, str], reason: str) -> None:
+    def _record(self, missing: Sequence[str], reason: str) -> None:
         """Put into the status file what the observer can no longer say."""
+        document = {"schema_version": SCHEMA_VERSION, "diagnosis": [], **self.document}
+        known = {rule["name"]: rule for rule in document["rules"]}
+        for name in missing:
+            known[name] = {**NO_VERDICT, "name": name, "rule": name, **known.get(name, {}), "status": "Error"}
+            known[name]["note"] = f"no verdict: {reason}"
+            say(f"{name}: Error")
+        document["rules"] = list(known.values())
+        document["observer"] = {"state": "killed", "detail": f"{reason[0].upper()}{reason[1:]}."}
         try:
-            status = _read_status(self._output_dir / STATUS_FILE)
-            known = {rule["name"]: rule for rule in status["rules"]}
-            status["observer"] = {"state": "killed", "detail": f"{reason[0].upper()}{reason[1:]}."}
-            status["rules"] = [
-                {**EMPTY_RULE, "name": name, "rule": name, **known.get(name, {}), "status": verdict}
-                for name, verdict in verdicts.items()
-            ]
-            for rule in status["rules"]:
-                if rule["status"] == "Error" and not rule["traceback"]:
-                    rule["note"] = f"no verdict: {reason}"
-            write_json(self._output_dir / STATUS_FILE, status)
-        except (OSError, LookupError, TypeError, ValueError) as error:
+            self._put(STATUS_FILE, document)
+        except OSError as error:
             say(f"Debugger: the verdicts could not be written ({error}).")
 
+    def _put(self, name: str, document: Mapping[str, Any]) -> None:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as file:
+            json.dump(document, file)
 
-def _read_status(path: Path) -> dict[str, Any]:
-    """The observer's last state; an empty one if it never wrote any."""
+
+def write_report(folder: Path) -> None:
+    """Write the report in a process of its own: whatever is wrong with it, the training has ended well."""
     try:
-        status: dict[str, Any] = json.loads(path.read_bytes())
-        return status
-    except (OSError, ValueError):
-        return {"schema_version": 1, "rules": []}
+        process = write_page(folder)
+        try:
+            code = process.wait(REPORT_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            code = process.wait()
+        why = f"its process ended with exit code {code}" if code else None
+    except OSError as error:
+        why = str(error)
+    if why:
+        say(f"The debugger's report could not be written: {why}.")
+
+
+def run_observed(command: Sequence[str], out: Path | None = None, rules: Mapping[str, Any] | None = None) -> int:
+    """Run a command with an observer beside it, and return its exit code, 128 + n where signal n ended it.
+
+    Args:
+        out: The run's folder; the command finds it in WATCH_DIR, and `watch()` in a script saves tensors there.
+        rules: As in rules/registry.py; None: all that need no parameters.
+    """
+    folder = (out or Path("watch") / time.strftime("%Y%m%d-%H%M%S")).absolute()
+    try:
+        child = subprocess.Popen(command, env=os.environ | {"WATCH_DIR": str(folder), "WATCH_OBSERVED": "1"})
+    except OSError as error:
+        print(f"watch run: {command[0]} could not be started ({error.strerror}).", file=sys.stderr)
+        return 127
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        if number != signal.SIGINT or not sys.stdin.isatty():  # a terminal's Ctrl-C goes to both
+            child.send_signal(number)
+
+    before = {number: signal.signal(number, pass_on) for number in PASSED_ON}
+    with Observation(folder, rules, pid=child.pid) as observation:
+        code = child.wait()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        observation.conclude()
+    return code if code >= 0 else 128 - code

@@ -1,298 +1,152 @@
-"""The observer beside a real training: its verdicts and actions; and nothing that happens to it harms the training."""
+"""The observer beside a real training: its verdicts and stops; and nothing that happens to it harms the training."""
 
+import contextlib
 import json
-import math
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import psutil
 import pytest
-from small_training import STEPS_PER_EPOCH, SmallTraining
+import torch
+from torch import nn
 
-from classifier.job import system
-from watch.collect import observation as observation_module
-from watch.collect import observer
+from watch import watch
 from watch.collect.observation import Observation
+from watch.files import module_environment
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # smdebug's protobuf code is of 2020
+TENSOR_RULES = {"VanishingGradient": None, "ExplodingTensor": None, "WeightUpdateRatio": None}
+SCRIPT = """
+import os, signal, sys, time
+import torch
+from watch import watch
 
-STEPS = Path(observer.__file__).parents[2]
-TIMEOUT_SECONDS = 30.0
-HEALTHY = {"VanishingGradient": None, "ExplodingTensor": None, "WeightUpdateRatio": None, "DeadRelu": None}
-
-
-def config(output_dir: Path, rules: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "output_dir": str(output_dir),
-        "tensors_dir": str(output_dir / "tensors"),
-        "rules": dict(rules),
-        "sample_interval_ms": 500,
-        "node": "algo-1",
-        "job_name": "job",
-    }
-
-
-def status(output_dir: Path) -> dict[str, Any]:
-    return json.loads((output_dir / "rules/status.json").read_text())
+net, loss = torch.nn.Linear(3, 2), torch.nn.MSELoss()
+optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+with watch(net, loss, optimizer):
+    for step in range(20):
+        optimizer.zero_grad()
+        loss(net(torch.ones(4, 3)), torch.zeros(4, 2)).backward()
+        optimizer.step()
+    exec(sys.argv[1])
+"""
 
 
-def rule_status(output_dir: Path, name: str) -> dict[str, Any]:
-    return next(rule for rule in status(output_dir)["rules"] if rule["name"] == name)
+def train(folder: Path, *, steps: int = 10, lr: float = 0.05) -> None:
+    """Save a small training, observed by no one but the test's own observer."""
+    torch.manual_seed(0)
+    net, criterion = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), nn.CrossEntropyLoss()
+    optimizer = torch.optim.SGD(net.parameters(), lr=lr)
+    labels = torch.arange(12) % 3
+    inputs = torch.randn(3, 6)[labels] + 0.1 * torch.randn(12, 6)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WATCH_OBSERVED", "1")
+        with watch(net, criterion, optimizer, out=folder, every=1):
+            for _ in range(steps):
+                optimizer.zero_grad()
+                criterion(net(inputs), labels).backward()
+                optimizer.step()
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = TIMEOUT_SECONDS) -> Any:
+def status(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "rules/status.json").read_text(), parse_constant=pytest.fail)  # no NaN in it
+
+
+def rule(folder: Path, name: str) -> dict[str, Any]:
+    return next(entry for entry in status(folder)["rules"] if entry["name"] == name)
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
     until = time.monotonic() + seconds
     while not (found := condition()) and time.monotonic() < until:
-        time.sleep(0.05)
+        time.sleep(0.02)
     assert found, f"still waiting after {seconds} seconds"
     return found
 
 
-def observer_processes() -> list[psutil.Process]:
-    return [
-        child
-        for child in psutil.Process().children(recursive=True)
-        if "watch.collect.observer" in " ".join(child.cmdline())
-    ]
+def observers() -> list[psutil.Process]:
+    """Those of this process and of what it started."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it has ended
+            found += [child] * ("watch.collect.observer" in " ".join(child.cmdline()))
+    return found
 
 
 @pytest.fixture(autouse=True)
 def no_process_is_left() -> Iterator[None]:
     yield
-    assert observer_processes() == []
+    assert observers() == []
 
 
-@pytest.fixture
-def copied_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """steps/ as a user has it, to which a rule can be added."""
-    copy = Path(shutil.copytree(STEPS, tmp_path / "steps", ignore=shutil.ignore_patterns("__pycache__")))
-    monkeypatch.setattr(system, "ROOT", copy)
-    return copy
-
-
-def test_a_healthy_training_ends_without_issues(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    training = SmallTraining(tmp_path / "tensors")
-    with Observation(config(tmp_path, HEALTHY)) as observation:
-        training.epochs(3)
-        training.close()
-        verdicts = observation.finish(TIMEOUT_SECONDS)
-    assert verdicts == dict.fromkeys(HEALTHY, "NoIssuesFound")
+def test_a_healthy_training_ends_without_issues(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with Observation(tmp_path, TENSOR_RULES) as observation:
+        train(tmp_path)
+        assert observation.finish() == dict.fromkeys(TENSOR_RULES, "NoIssuesFound")
     assert observation.stop_requested is None
-    lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("Debugger: ")]
-    assert lines == [*(f"{name}: InProgress" for name in HEALTHY), *(f"{name}: NoIssuesFound" for name in HEALTHY)]
-
+    assert capfd.readouterr() == ("", "")
     written = status(tmp_path)
-    assert written["schema_version"] == 2
-    assert written["observer"]["state"] == "finished"
-    assert [rule["name"] for rule in written["rules"]] == list(HEALTHY)
-    check_gradient(rule_status(tmp_path, "VanishingGradient"))
-    check_series(json.loads((tmp_path / "rules/series.json").read_text()), training)
-
-
-def check_gradient(gradient: dict[str, Any]) -> None:
-    assert gradient["evidence"]["series"][0]["x"] == list(range(3 * STEPS_PER_EPOCH))
-    assert gradient["evidence"]["thresholds"] == [{"name": "threshold", "y": 1e-7}]
-    assert (gradient["kind"], gradient["parameters"], gradient["note"]) == ("tensor", {"threshold": 1e-7}, None)
-
-
-def check_series(series: dict[str, Any], training: SmallTraining) -> None:
-    names = ["classifier.weight", "hidden.weight"]
-    assert sorted(series["weights"]) == names
-    assert sorted(series["gradients"]) == ["classifier.bias", "classifier.weight", "hidden.bias", "hidden.weight"]
-    assert sorted(series["biases"]) == ["classifier.bias", "hidden.bias"]
-    for name in names:
-        assert series["weights"][name]["step"] == list(range(3 * STEPS_PER_EPOCH))
-        first = float(training.first_weights[name].abs().mean())
-        assert series["weights"][name]["abs_mean"][0] == pytest.approx(first, rel=1e-5)
-        assert series["weights"][name]["abs_mean"][-1] != series["weights"][name]["abs_mean"][0]
-    assert series["losses"]["EVAL"]["step"] == [0, 1, 2]
+    assert (written["schema_version"], written["diagnosis"]) == (2, [])
+    assert written["observer"] == {"state": "finished", "detail": None}
+    assert {entry["note"] for entry in written["rules"]} == {None}
+    series = json.loads((tmp_path / "rules/series.json").read_text())
+    assert series["gradients"]["0.weight"]["step"] == list(range(10))
     assert series["losses"]["TRAIN"]["value"][0] > series["losses"]["TRAIN"]["value"][-1] > 0
+    processes = [json.loads(line) for path in (tmp_path / "profile").rglob("*.algo-1.json") for line in path.open()]
+    memory = [row["Value"] for row in processes if row["Dimension"] == "ProcessMemoryBytes"]
+    assert memory and min(memory) > 50e6  # of this process, with torch in it
 
 
 def test_a_rule_with_the_action_asks_for_a_stop_while_the_training_goes_on(tmp_path: Path) -> None:
-    rules: dict[str, Any] = {
-        "Plateau": {"rule": "LossNotDecreasing", "num_steps": STEPS_PER_EPOCH, "mode": "TRAIN", "action": "stop"}
-    }
-    rules |= {"WeightUpdateRatio": {"action": "none"}, "StalledTraining": {"stop_training_on_fire": False}}
-    training = SmallTraining(tmp_path / "tensors", lr=0.0)
-    with Observation(config(tmp_path, rules)) as observation:
-        wait_for((tmp_path / "rules/status.json").is_file)
-        training.epochs(2)
+    plateau = {"rule": "LossNotDecreasing", "num_steps": 5, "mode": "TRAIN", "action": "stop"}
+    with Observation(tmp_path, {"Plateau": plateau, "VanishingGradient": None}) as observation:
+        train(tmp_path, lr=0.0)
         sentence = wait_for(lambda: observation.stop_requested, seconds=5)
-        training.close()
-        verdicts = observation.finish(TIMEOUT_SECONDS)
-    assert verdicts == {
-        "Plateau": "IssuesFound",
-        "WeightUpdateRatio": "IssuesFound",
-        "StalledTraining": "NoIssuesFound",
-    }
-    assert observation.stop_requested == sentence
-    assert sentence == (
-        "CrossEntropyLoss_output_0 of mode TRAIN decreased by 0 % from step 0 to step 5, "
-        "less than diff_percent (0.1 %)."
-    )
-    found = rule_status(tmp_path, "Plateau")
-    assert (found["rule"], found["action"], found["status"]) == ("LossNotDecreasing", "stop", "IssuesFound")
-    assert (found["fired"][0]["step"], found["fired"][0]["mode"]) == (5, "TRAIN")
-    assert abs(found["fired"][0]["time"] - time.time()) < 60
+        assert observation.finish() == {"Plateau": "IssuesFound", "VanishingGradient": "NoIssuesFound"}
+    found = rule(tmp_path, "Plateau")
+    assert (found["rule"], found["action"]) == ("LossNotDecreasing", "stop")
     assert found["fired"][0]["sentence"] == sentence
 
 
-def test_diverging_training_explodes(tmp_path: Path) -> None:
-    training = SmallTraining(tmp_path / "tensors", lr=1e30)
-    with Observation(config(tmp_path, {"ExplodingTensor": {"action": "stop"}, "Overfit": None})) as observation:
-        training.epochs(2)
-        training.close()
-        verdicts = observation.finish(TIMEOUT_SECONDS)
-    assert verdicts["ExplodingTensor"] == "IssuesFound"
-    assert observation.stop_requested
-    found = json.loads((tmp_path / "rules/status.json").read_text(), parse_constant=pytest.fail)  # no NaN in it
-    assert found["observer"]["state"] == "finished"
-    losses = json.loads((tmp_path / "rules/series.json").read_text(), parse_constant=pytest.fail)["losses"]["EVAL"]
-    assert None in losses["value"]
+def test_every_worker_is_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, lr in (("0", 0.05), ("1", 1e30)):
+        monkeypatch.setenv("RANK", rank)
+        train(tmp_path, lr=lr)
+    with Observation(tmp_path, {"ExplodingTensor": None}) as observation:
+        assert observation.finish() == {"ExplodingTensor": "IssuesFound"}
+    assert {firing["worker"] for firing in rule(tmp_path, "ExplodingTensor")["fired"]} == {"worker_1"}
 
 
-def test_a_killed_observer_is_reported_and_harms_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    training = SmallTraining(tmp_path / "tensors")
-    with Observation(config(tmp_path, HEALTHY)) as observation:
-        wait_for((tmp_path / "rules/status.json").is_file)
-        observer_processes()[0].send_signal(signal.SIGKILL)
-        training.epochs(2)
-        training.close()
-        verdicts = observation.finish(TIMEOUT_SECONDS)
-    assert verdicts == dict.fromkeys(HEALTHY, "Error")
-    out = capsys.readouterr().out
-    assert "Debugger: the observer was killed by signal 9. The training goes on without it.\n" in out
-    assert out.endswith("".join(f"{name}: Error\n" for name in HEALTHY))
-    written = status(tmp_path)
-    assert written["observer"] == {"state": "killed", "detail": "The observer was killed by signal 9."}
-    assert {(rule["status"], rule["note"]) for rule in written["rules"]} == {
-        ("Error", "no verdict: the observer was killed by signal 9")
-    }
-    assert list((tmp_path / "tensors").glob("*.ts"))
+HARMS = {
+    "killed": (signal.SIGKILL, "the observer was killed by signal 9"),
+    "stopped": (signal.SIGSTOP, "the observer is stopped"),
+}
 
 
-def test_a_damaged_tensor_file_is_passed_over_and_reported(tmp_path: Path) -> None:
-    training = SmallTraining(tmp_path / "tensors")
-    training.epochs(2)
-    training.close()
-    name = "events/000000000003/000000000003_worker_0.tfevents"
-    content = (tmp_path / "tensors" / name).read_bytes()
-    (tmp_path / "tensors" / name).write_bytes(content[: len(content) // 2])
-    with Observation(config(tmp_path, HEALTHY)) as observation:
-        assert observation.finish(TIMEOUT_SECONDS) == dict.fromkeys(HEALTHY, "NoIssuesFound")
-    written = status(tmp_path)
-    assert written["observer"]["state"] == "finished"
-    assert f"Rules did not see every tensor: {name} cannot be read: " in written["observer"]["detail"]
-    assert rule_status(tmp_path, "WeightUpdateRatio")["traceback"] is None
-
-
-def test_a_training_without_tensors_leaves_rules_with_too_little_data(tmp_path: Path) -> None:
-    with Observation(config(tmp_path, HEALTHY)) as observation:
-        assert observation.finish(TIMEOUT_SECONDS) == dict.fromkeys(HEALTHY, "NoIssuesFound")
-    assert rule_status(tmp_path, "VanishingGradient")["note"] == "too little data: no gradients were saved"
-
-
-def test_tensors_without_an_end_marker_are_reported(tmp_path: Path) -> None:
-    training = SmallTraining(tmp_path / "tensors")
-    training.epochs(1)
-    training.close()
-    (tmp_path / "tensors" / observer.END_MARKER).unlink()
-    with Observation(config(tmp_path, HEALTHY)) as observation:
-        assert observation.finish(TIMEOUT_SECONDS) == dict.fromkeys(HEALTHY, "NoIssuesFound")
-    detail = "The tensors have no end marker: saving them had stopped before the training did."
-    assert detail in status(tmp_path)["observer"]["detail"]
-
-
-def test_an_observer_that_cannot_write_still_gives_its_verdicts(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("harm", HARMS)
+def test_an_observer_that_dies_or_hangs_costs_its_verdicts_alone(
+    harm: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with Observation(config(tmp_path, HEALTHY)) as observation:
+    number, reason = HARMS[harm]
+    with Observation(tmp_path, TENSOR_RULES) as observation:
         wait_for((tmp_path / "rules/status.json").is_file)
-        (tmp_path / "rules/status.json").unlink()
-        (tmp_path / "rules/status.json").mkdir()
-        (tmp_path / "finished.json").mkdir()  # it cannot be written either
-        assert observation.finish(TIMEOUT_SECONDS) == dict.fromkeys(HEALTHY, "NoIssuesFound")
-    assert "Findings could not be written (IsADirectoryError: " in capfd.readouterr().err
-
-
-def test_an_observer_that_cannot_be_started_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "output").write_text("a file where the folder should be")
-    with Observation(config(tmp_path / "output", {"Overfit": None})) as observation:
-        assert observation.finish(TIMEOUT_SECONDS) == {"Overfit": "Error"}
-    assert "Debugger: the observer could not be started ([Errno 20] Not a directory: " in capsys.readouterr().out
-
-
-def test_a_training_that_fails_takes_its_observer_with_it(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), Observation(config(tmp_path, HEALTHY)):
-        wait_for((tmp_path / "rules/status.json").is_file)
-        raise RuntimeError
-    assert observer_processes() == []
-    written = status(tmp_path)
-    assert written["observer"]["state"] == "killed"
-    assert {rule["status"] for rule in written["rules"]} == {"Stopped"}
-
-
-def test_an_observer_ends_when_the_training_was_killed(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(config(tmp_path, HEALTHY)))
-    code = (
-        "import json, sys, time; from watch.collect.observation import Observation\n"
-        "with Observation(json.load(open(sys.argv[1]))): time.sleep(600)"
-    )
-    arguments = [sys.executable, "-c", code, str(tmp_path / "config.json")]
-    training = subprocess.Popen(arguments, cwd=STEPS, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_for((tmp_path / "rules/status.json").is_file)
-    (process,) = observer_processes()
-    training.kill()
-    training.wait()
-    wait_for(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
+        observers()[0].send_signal(number)
+        train(tmp_path)
+        began = time.monotonic()
+        assert observation.finish() == dict.fromkeys(TENSOR_RULES, "Error")
+        assert time.monotonic() - began < 5
+    assert capfd.readouterr().out.startswith(f"Debugger: {reason}. The training goes on without it.\n")
     assert status(tmp_path)["observer"]["state"] == "killed"
+    assert {entry["note"] for entry in status(tmp_path)["rules"]} == {f"no verdict: {reason}"}
 
 
-RAISES = '''
-from dataclasses import dataclass
-
-from watch.rules.base import Mode, TensorRule, Trial
-
-
-@dataclass(kw_only=True)
-class Raises(TensorRule):
-    """Prints, then fails at its third step."""
-
-    advice = "None."
-    needs = "steps"
-
-    def evaluate(self, trial: Trial, step: int, mode: Mode) -> str | None:
-        print('{"event": "status", "rule": "VanishingGradient", "status": "Error"}')
-        self.judged += 1
-        if self.judged == 3:
-            raise ZeroDivisionError("of the rule's own")
-        return None
-'''
-
-
-def test_a_rule_that_raises_ends_in_error_alone(copied_steps: Path, tmp_path: Path) -> None:
-    (copied_steps / "watch/rules/my_rule.py").write_text(RAISES)
-    training = SmallTraining(tmp_path / "out/tensors")
-    with Observation(config(tmp_path / "out", {"Raises": None, **HEALTHY})) as observation:
-        training.epochs(1)
-        training.close()
-        verdicts = observation.finish(TIMEOUT_SECONDS)
-    assert verdicts == {"Raises": "Error", **dict.fromkeys(HEALTHY, "NoIssuesFound")}
-    found = rule_status(tmp_path / "out", "Raises")
-    assert found["traceback"].endswith("ZeroDivisionError: of the rule's own\n")
-    assert "my_rule.py" in found["traceback"]
-
-
-HANGS = '''
+OWN_RULE = '''
 import time
 from dataclasses import dataclass
 
@@ -300,108 +154,125 @@ from watch.rules.base import TensorRule
 
 
 @dataclass(kw_only=True)
-class Hangs(TensorRule):
-    """Never answers."""
+class Mine(TensorRule):
+    """Goes wrong."""
 
-    advice = "None."
-    needs = "steps"
+    advice, needs = "None.", "steps"
 
-    def idle(self, now: float) -> str | None:
-        time.sleep(600)
-        return None
+    def evaluate(self, trial, step, mode):
+        BODY
 '''
 
 
-def test_a_rule_that_hangs_does_not_hold_up_the_training(
-    copied_steps: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(observation_module, "SECONDS_TO_END", 0.2)
-    (copied_steps / "watch/rules/my_rule.py").write_text(HANGS)
-    with Observation(config(tmp_path / "out", {"Hangs": None})) as observation:
-        wait_for((tmp_path / "out/rules/status.json").is_file)
-        assert observation.finish(0.5) == {"Hangs": "Error"}
-    trouble = "the observer had not finished after 0.5 seconds"
-    assert f"Debugger: {trouble}. The training goes on without it.\n" in capsys.readouterr().out
-    assert status(tmp_path / "out")["observer"]["detail"] == "The observer had not finished after 0.5 seconds."
+def own_rule(folder: Path, body: str) -> dict[str, str]:
+    (folder / "own").mkdir()
+    (folder / "own" / "mine.py").write_text(OWN_RULE.replace("BODY", body))
+    return {"rules_folder": str(folder / "own")}
 
 
-CUSTOM = '''
-from smdebug.rules.rule import Rule
+def test_a_rule_that_raises_ends_in_error_alone(tmp_path: Path) -> None:
+    settings = own_rule(tmp_path, "raise ZeroDivisionError('of its own')")
+    with Observation(tmp_path, {"Mine": None, **TENSOR_RULES}, **settings) as observation:
+        train(tmp_path)
+        assert observation.finish() == {"Mine": "Error", **dict.fromkeys(TENSOR_RULES, "NoIssuesFound")}
+    assert rule(tmp_path, "Mine")["traceback"].endswith("ZeroDivisionError: of its own\n")
 
 
-class CustomGradientRule(Rule):
-    """The example of AWS's guide, "Create custom rules"."""
-
-    def __init__(self, base_trial, threshold=10.0):
-        super().__init__(base_trial)
-        self.threshold = float(threshold)
-
-    def invoke_at_step(self, step):
-        for tname in self.base_trial.tensor_names(collection="gradients"):
-            t = self.base_trial.tensor(tname)
-            abs_mean = t.reduction_value(step, "mean", abs=True)
-            if abs_mean > self.threshold:
-                return True
-        return False
-'''
+def test_a_rule_that_hangs_holds_up_the_end_for_the_time_allowed(tmp_path: Path) -> None:
+    with Observation(tmp_path, {"Mine": None}, **own_rule(tmp_path, "time.sleep(600)")) as observation:
+        train(tmp_path)
+        assert observation.finish(1.0) == {"Mine": "Error"}
+    assert status(tmp_path)["observer"]["detail"] == "The observer had not finished after 1 seconds."
 
 
-def test_a_rule_written_for_smdebug_runs_as_it_is(copied_steps: Path, tmp_path: Path) -> None:
-    (copied_steps / "watch/rules/my_rule.py").write_text(CUSTOM)
-    rules = {
-        "CustomGradientRule": None,
-        "Strict": {"rule": "CustomGradientRule", "threshold": "1e-6", "action": "stop"},
-        "VanishingGradient": None,
-    }
-    training = SmallTraining(tmp_path / "out/tensors")
-    with Observation(config(tmp_path / "out", rules)) as observation:
-        training.epochs(2)
-        training.close()
-        verdicts = observation.finish(2 * TIMEOUT_SECONDS)
-    assert verdicts == {
-        "CustomGradientRule": "NoIssuesFound",
-        "Strict": "IssuesFound",
-        "VanishingGradient": "NoIssuesFound",
-    }
-    assert observation.stop_requested == "CustomGradientRule met its condition at step 0, mode TRAIN."
-    found = rule_status(tmp_path / "out", "Strict")
-    assert (found["kind"], found["parameters"], found["fired"][0]["step"]) == ("custom", {"threshold": "1e-6"}, 0)
-    assert len(found["fired"]) == 2 * STEPS_PER_EPOCH  # validation has no gradients
+def test_damaged_missing_and_unmarked_tensors_are_reported(tmp_path: Path) -> None:
+    train(tmp_path)
+    name = "events/000000000003/000000000003_worker_0.tfevents"
+    (tmp_path / "tensors" / name).write_bytes(b"")
+    (tmp_path / "tensors/training_job_end.ts").unlink()
+    with Observation(tmp_path, {**TENSOR_RULES, "Overfit": {"patience": 0}}) as observation:
+        assert observation.finish() == {**dict.fromkeys(TENSOR_RULES, "NoIssuesFound"), "Overfit": "Error"}
+    detail = status(tmp_path)["observer"]["detail"]
+    assert "The tensors have no end marker: saving them had stopped before the training did." in detail
+    assert f"Rules did not see every tensor: {name} cannot be read" in detail
+    assert rule(tmp_path, "Overfit")["traceback"] == "Rule 'Overfit': patience must be at least 1, but got 0."
 
 
-def test_a_wrong_configuration_is_the_verdict_of_its_rule_alone(tmp_path: Path) -> None:
-    with Observation(config(tmp_path, {"Overfit": {"patience": 0}, "DeadRelu": None})) as observation:
-        assert observation.finish(TIMEOUT_SECONDS) == {"Overfit": "Error", "DeadRelu": "NoIssuesFound"}
-    assert rule_status(tmp_path, "Overfit")["traceback"] == "Rule 'Overfit': patience must be at least 1, but got 0."
+def test_an_observer_that_cannot_start_or_write_is_reported(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("where a folder is needed")
+    with Observation(tmp_path / "file", TENSOR_RULES) as observation:
+        assert observation.finish() == dict.fromkeys(TENSOR_RULES, "Error")
+    assert "Debugger: the observer could not be started ([Errno 20] Not a directory: " in capfd.readouterr().out
+    with Observation(tmp_path, TENSOR_RULES) as observation:
+        wait_for((tmp_path / "rules/status.json").is_file)
+        (tmp_path / "finished.json").mkdir()  # the end is said by a signal then
+        (tmp_path / "rules/status.json").unlink()
+        (tmp_path / "rules/status.json").mkdir()
+        assert observation.finish() == dict.fromkeys(TENSOR_RULES, "Error")
+    assert "Findings could not be written (IsADirectoryError: " in capfd.readouterr().err
+
+
+def script(folder: Path, last: str, **environment: str) -> subprocess.Popen[str]:
+    """A training that does something at its end, with watch() alone."""
+    (folder / "train.py").write_text(SCRIPT)
+    command = [sys.executable, "train.py", last]
+    settings = module_environment() | {"WATCH_DIR": str(folder), **environment}
+    return subprocess.Popen(command, cwd=folder, env=settings, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_training_that_fails_is_judged_and_reported(tmp_path: Path) -> None:
+    process = script(tmp_path, "raise SystemExit(3)")
+    out, _ = process.communicate(timeout=100)
+    assert process.returncode == 3
+    assert out.splitlines()[-1].endswith(f"rules found something. Report: {tmp_path / 'report/debugger.html'}")
+    assert status(tmp_path)["observer"]["state"] == "finished"
+    assert (tmp_path / "report/debugger.html").is_file()
+
+
+def test_a_training_that_was_killed_is_judged_on_what_it_had_written(tmp_path: Path) -> None:
+    process = script(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)")
+    process.communicate(timeout=100)
+    wait_for((tmp_path / "report/debugger.html").is_file)
+    written = status(tmp_path)
+    assert written["observer"]["detail"].startswith("The training's process ended without a last word")
+    assert "InProgress" not in {entry["status"] for entry in written["rules"]}
+
+
+RUN = "import sys; from watch.collect.observation import run_observed; sys.exit(run_observed(sys.argv[1:]))"
+
+
+def observed(folder: Path, *command: str) -> subprocess.Popen[str]:
+    arguments = [sys.executable, "-c", RUN, *command]
+    return subprocess.Popen(arguments, cwd=folder, env=module_environment(), stdout=subprocess.PIPE, text=True)
+
+
+def test_any_command_runs_with_an_observer_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(SCRIPT)
+    process = observed(tmp_path, sys.executable, "train.py", "sys.exit(7)")
+    out, _ = process.communicate(timeout=100)
+    (folder,) = (tmp_path / "watch").iterdir()
+    assert process.returncode == 7
+    assert str(folder / "report/debugger.html") in out
+    assert rule(folder, "VanishingGradient")["judged"] > 0
+    assert len([line for line in out.splitlines() if "Report: " in line]) == 1
+
+
+def test_signals_reach_the_command_and_its_end_is_passed_on(tmp_path: Path) -> None:
+    process = observed(tmp_path, "sh", "-c", "trap 'exit 5' TERM; touch ready; while :; do sleep 0.1; done")
+    wait_for((tmp_path / "ready").is_file)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=100)
+    assert process.returncode == 5
+    process = observed(tmp_path, "sh", "-c", "kill -KILL $$")
+    process.communicate(timeout=100)
+    assert process.returncode == 128 + signal.SIGKILL
+    process = observed(tmp_path, "no-such-command")
+    process.communicate(timeout=100)
+    assert process.returncode == 127
 
 
 def test_the_observer_imports_nothing_slow() -> None:
-    code = (
-        "import sys; from watch.collect import observer; "
-        "print([name for name in ('torch', 'smdebug', 'boto3', 'pandas') if name in sys.modules])"
-    )
-    process = subprocess.run([sys.executable, "-c", code], cwd=STEPS, capture_output=True, text=True, check=True)
-    assert process.stdout == "[]\n"
-
-
-def test_observers_without_smdebug_judge_as_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "broken/smdebug").mkdir(parents=True)
-    (tmp_path / "broken/smdebug/__init__.py").write_text("raise AttributeError('tostring')")
-    training = SmallTraining(tmp_path / "tensors")
-    training.epochs(1)
-    training.close()
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "broken"), os.environ.get("PYTHONPATH", "")]))
-    with Observation(config(tmp_path, HEALTHY)) as observation:
-        assert observation.finish(TIMEOUT_SECONDS) == dict.fromkeys(HEALTHY, "NoIssuesFound")
-    assert rule_status(tmp_path, "VanishingGradient")["note"] is None
-
-
-def test_curves_stay_small_and_keep_their_ends() -> None:
-    from watch.rules.evidence import MAXIMUM_POINTS, Curve
-
-    curve = Curve()
-    for step in range(10_000):
-        curve.add(step, math.sin(step))
-    assert MAXIMUM_POINTS // 2 <= len(curve.x) <= MAXIMUM_POINTS
-    assert set(np.diff(curve.x)) == {32.0}
-    assert curve.x[0] == 0 and curve.x[-1] >= 10_000 - 32
+    code = "import sys; from watch.collect import observer; print({'torch', 'smdebug', 'boto3'} & sys.modules.keys())"
+    process = subprocess.run([sys.executable, "-c", code], env=module_environment(), capture_output=True, text=True)
+    assert process.stdout == "set()\n", process.stderr
+    assert os.environ.get("WATCH_OBSERVED") is None

@@ -10,7 +10,6 @@ them, and training goes on.
 
 import json
 import math
-import subprocess
 import textwrap
 import time
 from collections.abc import Iterable, Iterator
@@ -18,7 +17,6 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -34,16 +32,13 @@ from classifier.training.head_training import EVALUATION_ROWS
 from classifier.training.hyperparameters import Hyperparameters, hyperparameter_facts
 from classifier.training.loop import Batch, Mode, Phase, Watcher
 from classifier.training.results import TrainingResult, warnings_of
-from watch.collect.observation import Observation
-from watch.collect.observer import write_whole
+from watch.collect.observation import Observation, write_report
 from watch.collect.operators import OperatorProfile, choose_steps
 from watch.collect.smdebug_hook import Debugger, SaveIntervals
 from watch.collect.timeline import StepTimeline
-from watch.files import module_command, module_environment
+from watch.files import whole_file
 
 MEGABYTES: dict[Mode, int] = {"TRAIN": 32, "EVAL": 8}  # of tensors, about: all of them are packed into output.tar.gz
-VERDICT_SECONDS = 60.0  # how long the observer may take at the end for what is left
-REPORT_SECONDS = 120.0
 VERDICTS, NOT_JUDGED = {"NoIssuesFound": 0, "IssuesFound": 1}, -1  # as metrics
 
 
@@ -73,21 +68,17 @@ class WatchedJob:
         return math.ceil(len(self.data.train) / found.finetune_batch_size) if found.fine_tunes else 0
 
     @property
-    def first_stage_steps(self) -> int:
-        """Batches of the head's training."""
-        return self.hyperparameters.epochs * self.steps_per_epoch["TRAIN"]
-
-    @property
     def training_steps(self) -> int:
         """Batches of the whole training."""
-        return self.first_stage_steps + self.hyperparameters.finetune_epochs * self.fine_tuning_steps
+        found = self.hyperparameters
+        return found.epochs * self.head_steps + found.finetune_epochs * self.fine_tuning_steps
 
     @property
     def last_stage(self) -> tuple[int, int]:
         """Its first batch, and the batches of an epoch."""
         if self.hyperparameters.fine_tunes:
-            return self.first_stage_steps, self.fine_tuning_steps
-        return 0, self.steps_per_epoch["TRAIN"]
+            return self.hyperparameters.epochs * self.head_steps, self.fine_tuning_steps
+        return 0, self.head_steps
 
 
 class Monitor(Watcher):
@@ -109,28 +100,20 @@ class Monitor(Watcher):
         self.debugger.watch(head, criterion)
         self.timeline = StepTimeline(profile_dir, node=job.node)
         self.operators = operator_profile(profile_dir, job, settings.profiled_steps)
+        settled = {"sample_interval_ms": settings.sample_interval_ms, "node": job.node}
         self.observation = Observation(
-            {
-                "output_dir": str(job.output_dir),
-                "tensors_dir": str(self.debugger.out_dir),
-                "rules": settings.rules,
-                "sample_interval_ms": settings.sample_interval_ms,
-                "node": job.node,
-                "job_name": job.name,
-            }
+            job.output_dir, settings.rules, tensors_dir=str(self.debugger.out_dir), **settled
         )
 
     def __enter__(self) -> "Monitor":
         self.observation.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if error is not None:
             self._end("Failed", str(error), None)
             self.judge()
-        self.observation.__exit__(kind, error, trace)
+        self.observation.__exit__()
 
     @property
     def stopped_by_rule(self) -> str | None:
@@ -183,7 +166,7 @@ class Monitor(Watcher):
 
     def judge(self) -> dict[str, str]:
         """The rules' verdicts, printed as metrics, and the report. Waits for the observer."""
-        verdicts = self.observation.finish(VERDICT_SECONDS)
+        verdicts = self.observation.finish()
         if verdicts:
             say(" ".join(f"rule_{name}={VERDICTS.get(status, NOT_JUDGED)}" for name, status in verdicts.items()))
         write_report(self.job.output_dir)
@@ -203,7 +186,7 @@ class Monitor(Watcher):
         epochs = [asdict(epoch) for epoch in result.epochs] if result else []
         unseen = [None] * (len(epochs) - len(seconds))  # before the checkpoint from which it went on
         return {
-            "schema_version": 1,
+            "schema_version": 2,
             "job_name": self.job.name,
             "started": self.started,
             "ended": now(),
@@ -212,10 +195,7 @@ class Monitor(Watcher):
             "ended_early": result.ended_early if result else None,
             "warnings": warnings_of(self.job.data, result) if result else [],
             "hyperparameters": self.job.hyperparameters.to_dict(),
-            "classes": self.job.data.classes,
-            "counts": {"train": len(self.job.data.train), "validation": len(self.job.data.validation)},
             "best_epoch": result.kept.figures.epoch if result else None,
-            "steps_per_epoch": self.job.steps_per_epoch,
             "fine_tuning_from_epoch": result.second_stage_from if result else None,
             "epochs": [{**epoch, "seconds": took} for epoch, took in zip(epochs, [*unseen, *seconds], strict=False)],
             "debugger_trouble": self.debugger.failure,
@@ -289,25 +269,12 @@ def operator_profile(profile_dir: Path, job: WatchedJob, steps: int) -> Operator
     return OperatorProfile(profile_dir, first + chosen.first, min(steps, chosen.steps))
 
 
-def write_report(output_dir: Path) -> None:
-    """The report as a process of its own: whatever is wrong with it, the training has ended well."""
-    command = [*module_command("watch.report.report"), "--output-dir", str(output_dir)]
-    command += ["--report-dir", str(output_dir / "report")]
-    try:
-        ended = subprocess.run(
-            command, env=module_environment(), capture_output=True, text=True, timeout=REPORT_SECONDS, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        say(f"The debugger's report could not be written: {error}")
-        return
-    if ended.returncode:
-        say(f"The debugger's report could not be written: {(ended.stderr.splitlines() or ['no output'])[-1]}")
-
-
 def write_history(path: Path, document: dict[str, Any]) -> None:
     """Whole or not at all; losses that are not finite stay as they are. A full disk is said, not raised."""
     try:
-        write_whole(path, json.dumps(document, ensure_ascii=False))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as file:
+            json.dump(document, file, ensure_ascii=False)
     except OSError as error:
         say(f"{path.name} could not be written: {error}")
 

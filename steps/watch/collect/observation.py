@@ -28,7 +28,13 @@ REPORT_SECONDS = 120.0
 STOP_SECONDS = 0.5  # between two looks for a stop
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-NO_VERDICT = {"kind": "tensor", "action": "none", "semantics": "watch", "severity": "problem", "cause": None}
+NO_VERDICT: dict[str, Any] = {
+    "kind": "tensor",
+    "action": "none",
+    "semantics": "watch",
+    "severity": "problem",
+    "cause": None,
+}
 NO_VERDICT |= {"parameters": {}, "fired": [], "evidence": None, "advice": "", "traceback": None, "judged": 0}
 
 
@@ -44,8 +50,18 @@ class Observation:
     def __init__(self, folder: Path, rules: Mapping[str, Any] | None = None, **settings: Any) -> None:
         self.folder = folder
         self.rules = {name: None for name in sources() if not check({name: None})} if rules is None else dict(rules)
-        self._config = {"output_dir": str(folder), "tensors_dir": str(folder / "tensors"), "rules": self.rules}
-        self._config |= {"sample_interval_ms": 500, "node": "algo-1", "pid": os.getpid(), **settings}
+        self._config: dict[str, Any] = {
+            "output_dir": str(folder),
+            "tensors_dir": str(folder / "tensors"),
+            "rules": self.rules,
+        }
+        self._config |= {
+            "sample_interval_ms": 500,
+            "node": "algo-1",
+            "pid": os.getpid(),
+            "parent": os.getpid(),
+            **settings,
+        }
         self._process: subprocess.Popen[bytes] | None = None
         self._trouble: str | None = None  # why there are no verdicts
         self._stop: str | None = None
@@ -140,12 +156,16 @@ class Observation:
             if stopped or time.monotonic() > until:
                 process.kill()
                 process.wait()
-                self._give_up(f"the observer {'is stopped' if stopped else f'had not finished after {seconds:g} seconds'}")
+                self._give_up(
+                    f"the observer {'is stopped' if stopped else f'had not finished after {seconds:g} seconds'}"
+                )
                 return
             time.sleep(0.02)
         if process.returncode:
             how = f"was killed by signal {-process.returncode}"
-            self._give_up(f"the observer {how if process.returncode < 0 else f'ended with exit code {process.returncode}'}")
+            self._give_up(
+                f"the observer {how if process.returncode < 0 else f'ended with exit code {process.returncode}'}"
+            )
 
     def _give_up(self, trouble: str) -> None:
         if self._trouble is None:

@@ -2,11 +2,12 @@
 
     python -m watch.collect.observer FILE
 
-FILE is what the training process wrote: output_dir, tensors_dir, rules, sample_interval_ms, node, pid. About every
-second it looks at what is on disk and writes what it found: rules/status.json, rules/series.json, rules/stop.txt (the
-sentence of a rule with the action stop); from time to time a process of its own brings the report up to date. When
-finished.json appears in the output directory (or SIGUSR1 comes, where the disk has no room for a file) or the training
-is gone, it judges what is left and ends. It can be killed at any moment without harm to the training.
+FILE is what the training process wrote: output_dir, tensors_dir, rules, rules_folder (of the user's own), node,
+sample_interval_ms, pid (of the training) and parent (which started this one). About every second the observer looks at
+what is on disk and writes what it found: rules/status.json, rules/series.json, rules/stop.txt (the sentence of a rule
+with the action stop); from time to time a process of its own brings the report up to date. When finished.json appears
+in the output directory (or SIGUSR1 comes, where the disk has no room for a file) or the parent is gone, it judges what
+is left and ends. It can be killed at any moment without harm to the training.
 """
 
 import json
@@ -18,6 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,12 @@ EVIDENCE_SECONDS = 10.0  # between two writings of files whose curves alone have
 PAGE_SECONDS, PAGE_SHARE = 10.0, 0.05  # at least between two reports; the share of the time that they may take
 END_MARKER_SECONDS = 2.0  # that the last tensors may come after finished.json
 POLL_SECONDS = 0.25
-FINISHED, STATUS_FILE, SERIES_FILE, STOP_FILE = "finished.json", "rules/status.json", "rules/series.json", "rules/stop.txt"
+FINISHED, STATUS_FILE, SERIES_FILE, STOP_FILE = (
+    "finished.json",
+    "rules/status.json",
+    "rules/series.json",
+    "rules/stop.txt",
+)
 END_SIGNAL = signal.SIGUSR1
 LOST = "The training's process ended without a last word: the verdicts are on what it had written."
 
@@ -53,7 +60,8 @@ class Observer:
         self.folder, self.tensors = Path(config["output_dir"]), Path(config["tensors_dir"])
         self.interrupted, self.told = threading.Event(), threading.Event()  # to end now; that the training has ended
         profile = self.folder / "profile"
-        self.judges = Judges(config["rules"], self.tensors, ProfileReader(profile))
+        own = Path(config["rules_folder"]) if config.get("rules_folder") else None
+        self.judges = Judges(config["rules"], self.tensors, ProfileReader(profile), rules_folder=own)
         self.series = Series()
         self.trouble: list[str] = []  # sentences
         self.page: subprocess.Popen[bytes] | None = None
@@ -61,7 +69,7 @@ class Observer:
         self._stopped = False
         self._written = 0.0  # monotonic seconds
         self._page_began = self._page_due = time.monotonic()
-        self._parent = os.getppid()
+        self._parent = config["parent"]
         interval, pid = config["sample_interval_ms"], config["pid"]
         self.sampler = SystemSampler(profile, node=config["node"], interval_ms=interval, pid=pid)
 
@@ -106,15 +114,14 @@ class Observer:
         for rule in document["rules"]:
             name, status, fired = rule["name"], rule["status"], rule["fired"]
             if status in ("IssuesFound", "Error") and status != self._statuses.get(name):
-                self.guard("Nobody listens", lambda line=f"{name}: {status}": say(line))
+                self.guard("Nobody listens", partial(say, f"{name}: {status}"))
             self._statuses[name] = status
             if rule["action"] == "stop" and fired and not self._stopped:
                 self._stopped = True
-                self.guard("A stop could not be asked for", lambda text=fired[0]["sentence"]: self._put(STOP_FILE, text))
+                self.guard("A stop could not be asked for", partial(self._put, STOP_FILE, fired[0]["sentence"]))
         self._written = time.monotonic()
         for name, content in ((STATUS_FILE, document), (SERIES_FILE, self.series.as_json())):
-            text = json.dumps(content, allow_nan=False)
-            self.guard("Findings could not be written", lambda name=name, text=text: self._put(name, text))
+            self.guard("Findings could not be written", partial(self._put, name, json.dumps(content, allow_nan=False)))
 
     def refresh_page(self) -> None:
         """Begin another report, if it is time; the longer the last one took, the longer it waits."""
@@ -223,7 +230,13 @@ class Series:
 
 def write_page(folder: Path) -> "subprocess.Popen[bytes]":
     """Begin a process that writes the report from what is there; what it says goes to standard error."""
-    command = [*module_command("watch.report.report"), "--output-dir", str(folder), "--report-dir", str(folder / "report")]
+    command = [
+        *module_command("watch.report.report"),
+        "--output-dir",
+        str(folder),
+        "--report-dir",
+        str(folder / "report"),
+    ]
     return subprocess.Popen(command, env=module_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
 

@@ -61,6 +61,12 @@ def rule(folder: Path, name: str) -> dict[str, Any]:
     return next(entry for entry in status(folder)["rules"] if entry["name"] == name)
 
 
+def memory_bytes(folder: Path) -> list[float]:
+    """Of the training process, at each sample."""
+    rows = [json.loads(line) for path in (folder / "profile").rglob("*.algo-1.json") for line in path.open()]
+    return [row["Value"] for row in rows if row["Dimension"] == "ProcessMemoryBytes"]
+
+
 def wait_for(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
     until = time.monotonic() + seconds
     while not (found := condition()) and time.monotonic() < until:
@@ -87,6 +93,7 @@ def no_process_is_left() -> Iterator[None]:
 def test_a_healthy_training_ends_without_issues(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with Observation(tmp_path, TENSOR_RULES) as observation:
         train(tmp_path)
+        wait_for(lambda: memory_bytes(tmp_path))
         assert observation.finish() == dict.fromkeys(TENSOR_RULES, "NoIssuesFound")
     assert observation.stop_requested is None
     assert capfd.readouterr() == ("", "")
@@ -97,9 +104,7 @@ def test_a_healthy_training_ends_without_issues(tmp_path: Path, capfd: pytest.Ca
     series = json.loads((tmp_path / "rules/series.json").read_text())
     assert series["gradients"]["0.weight"]["step"] == list(range(10))
     assert series["losses"]["TRAIN"]["value"][0] > series["losses"]["TRAIN"]["value"][-1] > 0
-    processes = [json.loads(line) for path in (tmp_path / "profile").rglob("*.algo-1.json") for line in path.open()]
-    memory = [row["Value"] for row in processes if row["Dimension"] == "ProcessMemoryBytes"]
-    assert memory and min(memory) > 50e6  # of this process, with torch in it
+    assert min(memory_bytes(tmp_path)) > 50e6  # of this process, with torch in it
 
 
 def test_a_rule_with_the_action_asks_for_a_stop_while_the_training_goes_on(tmp_path: Path) -> None:

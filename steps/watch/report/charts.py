@@ -139,7 +139,8 @@ def axis(ends: tuple[float, float], log: bool, length: float, *, fixed: Sequence
     """Return an axis that reaches a little beyond the values, except where an end is fixed."""
     low, high = (math.log10(end) if log else min(max(end, -LARGEST), LARGEST) for end in ends)
     room = 0.05 * (high - low) or 0.05 * abs(low) or 0.5
-    return Axis(low if ends[0] in fixed else low - room, high if ends[1] in fixed else high + room, log, length)
+    fixed_high = ends[1] in fixed and high > low  # zeros alone must not make an axis of no length
+    return Axis(low if ends[0] in fixed else low - room, high if fixed_high else high + room, log, length)
 
 
 def marks_of(wanted: Chart, x_axis: Axis, y_axis: Axis) -> Iterator[str]:

@@ -41,6 +41,7 @@ from watch.rules.judge import judge_folder  # noqa: E402
 CASES = tomllib.loads((CORPUS / "cases.toml").read_text())
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY / "steps"), "OMP_NUM_THREADS": "1"}
 STALL_THRESHOLD_SECONDS = 5  # instead of AWS's 1,800
+GPU_RULES = ("LowGPUUtilization", "GPUMemoryIncrease", "LoadBalancing", "BatchSize")  # the trainings have none
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,12 @@ class Case:
     def right(self) -> bool:
         """Whether the fault is named first; of a healthy training, whether no rule has found anything."""
         return any(cause in self.accepted for cause in self.causes[:1]) if self.accepted else not self.fired
+
+    @property
+    def without_gpu(self) -> bool:
+        """Whether every rule of GPUs found nothing and says that it could not judge."""
+        rules = [rule for rule in self.status["rules"] if rule["name"] in GPU_RULES]
+        return all(rule["status"] != "IssuesFound" and not rule["judged"] for rule in rules)
 
 
 def main() -> None:
@@ -155,6 +162,8 @@ def summary(cases: list[Case]) -> list[str]:
         f"- Faults whose cause comes anywhere: {share([bool({*case.causes} & {*case.accepted}) for case in faulty])}.",
         f"- Healthy trainings with a finding: {share([not case.right for case in healthy])}; {findings.total()} "
         f"findings in {len(healthy)} trainings: {counted(findings)}.",
+        f"- Trainings, all without a GPU, in which the rules of GPUs say that they could not judge: "
+        f"{share([case.without_gpu for case in cases])}.",
     ]
 
 

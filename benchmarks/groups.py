@@ -5,7 +5,7 @@
     python benchmarks/groups.py --only-chance       the false alarms alone, in a minute
 
 Two runs of the whole pipeline, with the gate at --most. The attribute `light` says which images were made harder: the
-run must end at AccuracyTooLow. The attribute `coin` is random, of the same images as they are: the run must register.
+run must end at ModelRefused. The attribute `coin` is random, of the same images as they are: the run must register.
 Then random attributes of a few or many groups, as often as --seeds says: how often would the gate refuse a model for
 them, against a gate that looks at the largest difference between groups alone?
 """

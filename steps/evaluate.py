@@ -26,7 +26,7 @@ from classifier.data.training_data import read_listing, read_manifest
 from classifier.drift.statistics import baseline, pixel_figures
 from classifier.evaluation.abstaining import abstaining
 from classifier.evaluation.comparison import LEAST_COMPARED, Comparison, difference, unseen
-from classifier.evaluation.gates import gates
+from classifier.evaluation.gates import gates, training_faults
 from classifier.evaluation.groups import accuracy_by_group, attributes_of, largest_gap
 from classifier.evaluation.metrics import Probabilities, classification_metrics, effect, version_metadata, worst_class
 from classifier.evaluation.model_card import model_card
@@ -35,7 +35,7 @@ from classifier.evaluation.report import Mistake, changes, report, worst_mistake
 from classifier.job.failures import PROCESSING_MESSAGE, ArgumentParser, StepError, cause, run, say
 from classifier.job.system import write_json
 from classifier.model.accuracy import accuracy_text, interval_text
-from classifier.model.archive import RULES_FILE, Digests, model_sha256, read_seen, sha256, unpacked
+from classifier.model.archive import FAULTS_FILE, RULES_FILE, Digests, model_sha256, read_seen, sha256, unpacked
 from classifier.model.predictor import Predictor
 
 EXAMPLE = "example.png"
@@ -53,6 +53,7 @@ class Scored:
     seen: Digests | None  # the images that it was trained or selected on; None: it does not say
     description: dict[str, Any]  # model.json
     rules: dict[str, str]  # rule -> status at the end of the training
+    fatal: dict[str, str]  # rule -> what it found that makes the model worthless
     probabilities: Probabilities  # (N, C)
     pixel_figures: npt.NDArray[np.float64]  # (N, 3) of the test images, see drift/statistics.py
     metrics: dict[str, Any]  # multiclass_classification_metrics of evaluation.json
@@ -72,6 +73,8 @@ def main() -> None:
     groups = accuracy_by_group(attributes_of(listing), model.probabilities.argmax(axis=1) == images.labels)
     gap = largest_gap(groups)
     demands = list(gates(worst, gap, arguments.min_class_recall, arguments.max_group_gap))
+    faults = training_faults(arguments.fail_on_rules, model.rules, model.fatal)
+    faulty = [f"Rule {name}, which watched the training: {sentence} " for name, sentence in faults.items()]
     accuracy = model.metrics["accuracy"]["value"]
     measured, wanted = model.description.get("abstaining"), arguments.min_precision
     confident = abstaining(measured, wanted, model.probabilities, images.labels) if wanted else None
@@ -80,7 +83,12 @@ def main() -> None:
         "worst_class": worst,
         "groups": groups,
         "group_gap": {"value": gap.value, **asdict(gap)} if gap else {"value": 0.0},
-        "words": {"accuracy": interval_text(accuracy, len(images)), **{gate.name: gate.words for gate in demands}},
+        "training_faults": {"value": len(faults), "rules": faults},
+        "words": {
+            "accuracy": interval_text(accuracy, len(images)),
+            "training_faults": "".join(faulty),
+            **{gate.name: gate.words for gate in demands},
+        },
         "dataset_sha256": manifest["dataset_sha256"],
         "dataset_images": sum(sum(counts.values()) for counts in manifest["counts"].values()),
         "test_images": len(images),
@@ -121,6 +129,8 @@ def main() -> None:
         say(confident.words)
     for gate in demands:
         say(f"{'met' if gate.is_met else 'missed'}: {gate.words}")
+    for sentence in faulty:
+        say(sentence.strip())
     if comparison:
         say(str(comparison))
         if comparison.warning:
@@ -149,8 +159,8 @@ def score(archive: Path, images: PreparedImages, classes: list[str]) -> Scored:
     """
     with unpacked(archive) as folder:
         digest, seen, predictor = model_sha256(folder), read_seen(folder), Predictor(folder)
-        rules = folder / RULES_FILE  # of a training that rules watched
-        statuses = json.loads(rules.read_text(encoding="utf-8")) if rules.exists() else {}
+        files = (folder / RULES_FILE, folder / FAULTS_FILE)  # of a training that rules watched
+        statuses, fatal = (json.loads(file.read_text(encoding="utf-8")) if file.exists() else {} for file in files)
     if predictor.classes != classes:
         raise StepError(
             f"The model knows {len(predictor.classes)} classes, and they are not the {len(classes)} classes of "
@@ -158,7 +168,7 @@ def score(archive: Path, images: PreparedImages, classes: list[str]) -> Scored:
         )
     probabilities, figures = predict(predictor, images)
     metrics = classification_metrics(images.labels, probabilities, classes)
-    return Scored(digest, seen, predictor.description, statuses, probabilities, figures, metrics, predictor)
+    return Scored(digest, seen, predictor.description, statuses, fatal, probabilities, figures, metrics, predictor)
 
 
 def predict(predictor: Predictor, images: PreparedImages) -> tuple[Probabilities, npt.NDArray[np.float64]]:
@@ -236,6 +246,9 @@ def parse_arguments() -> argparse.Namespace:
     share("--min-class-recall", help="that every class is to reach")
     share("--min-precision", help="that confident answers are to have")
     share("--max-group-gap", help="by which groups of an attribute may differ")
+    parser.add_argument(
+        "--fail-on-rules", metavar="fatal|NAME,...", help="that must have found no issue in the training"
+    )
     parser.add_argument("--intended-use", help="what the model is for, in the model card")
     parser.add_argument("--limits", help="of the model, in the model card")
     return parser.parse_known_args()[0]

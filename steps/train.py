@@ -13,6 +13,7 @@ import sys
 from contextlib import nullcontext
 from dataclasses import asdict
 from importlib.metadata import version
+from pathlib import Path
 
 import torch
 
@@ -23,13 +24,14 @@ from classifier.drift.baseline import make_baseline
 from classifier.job.failures import TRAINING_FAILURE, StepError, run, say
 from classifier.job.system import write_json
 from classifier.model.accuracy import accuracy_text
-from classifier.model.archive import RULES_FILE, write_seen
+from classifier.model.archive import FAULTS_FILE, RULES_FILE, write_seen
 from classifier.model.backbone import matching_backbone
 from classifier.model.export import export_network
 from classifier.training import debug_settings, job
 from classifier.training import hyperparameters as hp
 from classifier.training.abstaining import measure
 from classifier.training.calibration import Calibration, calibrate, softmax
+from classifier.training.debug_objects import uploaded
 from classifier.training.debug_settings import DebugSettings
 from classifier.training.head_training import HeadTraining
 from classifier.training.job import Checkpoint, Processes, channel
@@ -146,7 +148,8 @@ def watch_and_export(training: FinalTraining, settings: DebugSettings) -> None:
     name, node = os.environ.get("TRAINING_JOB_NAME", "training"), os.environ.get("SM_CURRENT_HOST", "algo-1")
     watched = WatchedJob(name, node, arguments.output_data_dir, data, training.hyperparameters, stage.steps)
     monitor = Monitor(watched, settings, head=stage.head, criterion=stage.criterion) if settings.enabled else None
-    with monitor or nullcontext():
+    objects = uploaded(arguments.output_data_dir, settings.output_uri if monitor else "")
+    with objects, monitor or nullcontext():
         result = training.train(monitor or Watcher())
         for warning in warnings_of(data, result):
             say(f"Warning: {warning}")
@@ -158,6 +161,8 @@ def watch_and_export(training: FinalTraining, settings: DebugSettings) -> None:
         training.write_model(kept, calibration)
         if monitor:
             write_json(arguments.model_dir / RULES_FILE, monitor.judge())
+            if faults := training_faults(arguments.output_data_dir / "rules/status.json"):
+                write_json(arguments.model_dir / FAULTS_FILE, faults)
     say(
         f"Scores are calibrated with temperature {calibration.temperature:.4f} on {len(selection.labels)} images, each "
         f"answered by who had not seen it: expected calibration error {calibration.expected_calibration_error:.4f}, "
@@ -172,6 +177,17 @@ def watch_and_export(training: FinalTraining, settings: DebugSettings) -> None:
         say(f"Stopped after {len(result.epochs)} of {training.hyperparameters.all_epochs} epochs: {result.stopped}")
     if monitor and monitor.stopped_by_rule:
         job.end_as_stopped(monitor.stopped_by_rule)
+
+
+def training_faults(status_file: Path) -> dict[str, str]:
+    """Return what rules found that makes the model worthless: a rule's name -> its first finding; empty if unknown."""
+    try:
+        rules = json.loads(status_file.read_bytes())["rules"]
+        fatal = [rule for rule in rules if rule["status"] == "IssuesFound" and rule["severity"] == "fatal"]
+        return {rule["name"]: rule["fired"][0]["sentence"] for rule in fatal}
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        say(f"What the rules found could not be read: {error}")
+        return {}
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ REASON_CHARACTERS = 500  # of a line, that a FailureReason has surely
 JOBS_FOLDER = "/opt/ml/"
 FROM_EARLIER = "of an earlier execution"
 UNREMARKABLE = re.compile(r"\w+: (InProgress|NoIssuesFound)|(rule_\w+=[01] ?)+")  # of a debugger rule
-REMARKABLE = (": IssuesFound", ": Error")
+REMARKABLE = re.compile(r"\w+: (IssuesFound|Error)\b")
 COLOURS = {"Failed": "red", "Succeeded": "green"}  # of a line that begins so
 
 
@@ -111,7 +111,7 @@ class Progress:
         shown = shorten_epoch(line)
         if JOBS_FOLDER in line:
             shown = with_places(line, users_places(self.target, self.pipeline_name, step))
-        if self.live and not line.endswith(REMARKABLE):
+        if self.live and not REMARKABLE.match(line):
             self.newest_lines[name] = shown
         elif is_newest and may_wait:
             self.kept[name] = (line, at)

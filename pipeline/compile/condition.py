@@ -3,8 +3,8 @@
 The service knows no Condition step in a branch of another, hence two beside each other: one ends the execution with a
 sentence when a demand is not met, the other goes on when all are and the model is a new one. What is demanded: the
 accuracy on the test split, or the lower end of its interval; with registry.require_improvement an improvement on
-the model in service; where condition asks for them, the recall of the worst class and the gap between groups; and for
-each rule of condition.fail_on_rules, that it found no issue while the model trained.
+the model in service; where condition asks for them, the recall of the worst class and the gap between groups; and that
+no rule of condition.fail_on_rules found an issue while the model trained, by default none that is fatal.
 """
 
 from collections.abc import Sequence
@@ -17,15 +17,15 @@ from sagemaker.core.workflow.functions import Join
 from sagemaker.mlops.workflow.condition_step import ConditionStep
 from sagemaker.mlops.workflow.fail_step import FailStep
 from sagemaker.mlops.workflow.lambda_step import LambdaStep
-from sagemaker.mlops.workflow.steps import Step, TrainingStep
+from sagemaker.mlops.workflow.steps import Step
 
 from pipeline.compile.context import Context
-from pipeline.compile.evaluation import reported
-from pipeline.compile.training import rule_metric
+from pipeline.compile.evaluation import fail_on_rules, reported
 
 ACCURACY = "multiclass_classification_metrics.accuracy.value"  # paths in evaluation.json
 LOWER_BOUND = "multiclass_classification_metrics.accuracy.lower_bound"
 IMPROVEMENT = "improvement.value"  # over the champion; with no champion the accuracy itself
+FAULTS = "training_faults.value"  # how many rules found the training faulty
 CHAMPION = "improvement.champion"  # which model, with its accuracy; or that there is none
 MODEL = "model_sha256"  # of what the model consists of, whatever packed it
 KNOWN = ("registered_sha256", "champion_sha256")  # of DescribeInputs: the newest version, the newest approved one
@@ -36,17 +36,15 @@ DEMANDS = {  # a setting of condition -> how it is compared, and with what
 }
 
 
-def check_steps(
-    context: Context, describe: LambdaStep, train: TrainingStep, *, if_steps: Sequence[Step]
-) -> list[ConditionStep]:
+def check_steps(context: Context, describe: LambdaStep, *, if_steps: Sequence[Step]) -> list[ConditionStep]:
     """Return CheckAccuracy, which ends the execution unless all demands are met, and CheckIsNew before `if_steps`."""
-    config, outputs, demands = context.config, describe.properties.Outputs, demanded(context, train)
+    config, outputs, demands = context.config, describe.properties.Outputs, demanded(context)
     known = [ConditionEquals(left=reported(MODEL), right=outputs[name]) for name in KNOWN]
     better = AtLeast(left=reported(IMPROVEMENT), right=config.registry.improvement_margin)
     better_or_known = ConditionOr(conditions=[better, *known])  # a registered model need not improve on itself
     more = ", classes and groups do as condition demands" if demands_of(context) else ""
     more += " and improves on the model in service" if config.registry.require_improvement else ""
-    more += " and no rule of condition.fail_on_rules found an issue" if config.condition.fail_on_rules else ""
+    more += f" and no {watching(context)} found an issue" if fail_on_rules(config) else ""
     check_accuracy = ConditionStep(
         name="CheckAccuracy",
         display_name="Check accuracy",
@@ -55,10 +53,10 @@ def check_steps(
         if_steps=[],
         else_steps=[
             FailStep(
-                name="AccuracyTooLow",
-                display_name="Accuracy too low",
+                name="ModelRefused",
+                display_name="Model refused",
                 description="Ends the execution: nothing is registered.",
-                error_message=Join(on="", values=refusal(context, train)),
+                error_message=Join(on="", values=refusal(context)),
             )
         ],
     )
@@ -74,7 +72,13 @@ def check_steps(
     return [check_accuracy, check_is_new]
 
 
-def demanded(context: Context, train: TrainingStep) -> list[Condition]:
+def watching(context: Context) -> str:
+    """Return which rules must not have found an issue, in words."""
+    names = context.config.condition.fail_on_rules
+    return "rule whose findings are fatal" if names is None else f"rule of {', '.join(names)}"
+
+
+def demanded(context: Context) -> list[Condition]:
     """Return what is demanded of a model but for the improvement."""
     condition = context.config.condition
     accuracy = reported(LOWER_BOUND if condition.lower_bound else ACCURACY)
@@ -82,7 +86,7 @@ def demanded(context: Context, train: TrainingStep) -> list[Condition]:
     for name, share in demands_of(context).items():
         kind, path = DEMANDS[name]
         found.append(kind(left=reported(path), right=share))
-    return found + [ConditionEquals(left=issues, right=0) for issues in rule_issues(context, train).values()]
+    return found + ([ConditionEquals(left=reported(FAULTS), right=0)] if fail_on_rules(context.config) else [])
 
 
 def demands_of(context: Context) -> dict[str, float]:
@@ -91,27 +95,20 @@ def demands_of(context: Context) -> dict[str, float]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def refusal(context: Context, train: TrainingStep) -> list[Any]:
-    """Return AccuracyTooLow's sentence, with every number that was compared."""
+def refusal(context: Context) -> list[Any]:
+    """Return ModelRefused's sentences: what is wrong with the training, if rules say so, and what was compared."""
     accuracy, threshold = reported(ACCURACY), context.parameters["AccuracyThreshold"]
     registry, condition, demands = context.config.registry, context.config.condition, demands_of(context)
-    words = ["Test accuracy ", accuracy, " (", reported(f"{WORDS}.accuracy")]
+    watched = bool(fail_on_rules(context.config))
+    words = [reported(f"{WORDS}.training_faults")] if watched else []
+    words += ["Test accuracy ", accuracy, " (", reported(f"{WORDS}.accuracy")]
     if condition.lower_bound:
         words += [", whose lower bound ", reported(LOWER_BOUND), " counts"]
-    if not registry.require_improvement and not condition.fail_on_rules and not demands:
+    if not registry.require_improvement and not watched and not demands:
         return [*words, ") is below the threshold AccuracyThreshold = ", threshold]
     words += ["; at least AccuracyThreshold = ", threshold, " is needed)"]
     if registry.require_improvement:
         words += [" is an improvement of ", reported(IMPROVEMENT), " over ", reported(CHAMPION)]
         words += [" (at least registry.improvement_margin = ", registry.improvement_margin, " is needed)"]
     words += [word for name in demands for word in ("; ", reported(f"{WORDS}.{name}"))]
-    if condition.fail_on_rules:
-        words += ["; rules that watched the training (0 is needed; 1 is an issue, -1 that it was not judged)"]
-        words += [word for name, issues in rule_issues(context, train).items() for word in (f", {name}: ", issues)]
     return [*words, ", so nothing is registered."]
-
-
-def rule_issues(context: Context, train: TrainingStep) -> dict[str, Any]:
-    """Return the metric of each rule that must not have found an issue."""
-    metrics = train.properties.FinalMetricDataList
-    return {name: metrics[rule_metric(name)].Value for name in context.config.condition.fail_on_rules}

@@ -11,8 +11,10 @@ from sagemaker.mlops.workflow.steps import ProcessingStep, TrainingStep
 
 from pipeline.compile.bundle import PROCESSING
 from pipeline.compile.context import Context, flags, job_retries, processing_input, processing_output
+from pipeline.config.sections import Config
 
 STEP, SCRIPT = "EvaluateModel", "evaluate.py"
+FATAL = "fatal"  # all rules whose findings make a model worthless
 ABOUT_CHAMPION = (
     "The model that the endpoint is asked to serve, kept by the deploy function: model.tar.gz, its baseline.json, and "
     "champion.json, which says which version it is. EvaluateModel compares a newly trained model with it.\n"
@@ -62,6 +64,7 @@ def arguments(context: Context, describe: LambdaStep) -> list[str | PipelineVari
         "min_precision": config.deploy.min_precision or None,
         "min_class_recall": condition.min_class_recall,
         "max_group_gap": condition.max_group_gap,
+        "fail_on_rules": fail_on_rules(config),
     }
     return flags(
         model_dir=f"{PROCESSING}/input/model",
@@ -71,6 +74,14 @@ def arguments(context: Context, describe: LambdaStep) -> list[str | PipelineVari
         **(champion if config.registry.require_improvement else {}),
         **{name: value for name, value in given.items() if value is not None},
     )
+
+
+def fail_on_rules(config: Config) -> str | None:
+    """Return which rules must have found nothing in the training: names, or `fatal`; None if it is no matter."""
+    names = config.condition.fail_on_rules
+    if names is None:
+        return FATAL if config.debug.enabled and config.debug.rules else None
+    return ",".join(names) or None
 
 
 def reported(path: str) -> JsonGet:

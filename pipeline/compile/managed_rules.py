@@ -81,7 +81,7 @@ def configurations(debug: DebugConfig, known: tuple[str, ...], image: str) -> li
     for name, entry in debug.rules.items():
         rule = SPELLINGS.get(entry.get("rule", name), entry.get("rule", name))
         if rule in known:
-            given = {key: value for key, value in entry.items() if key not in ("rule", "action")}
+            given = {key: value for key, value in entry.items() if key not in ("rule", "action", "semantics")}
             parameters = {key: ",".join(map(str, v)) if isinstance(v, list) else str(v) for key, v in given.items()}
             invoked = {"RuleEvaluatorImage": image, "RuleParameters": {"rule_to_invoke": rule, **parameters}}
             found.append({"RuleConfigurationName": name, **invoked})

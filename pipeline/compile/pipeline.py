@@ -1,7 +1,7 @@
 """The pipeline, as a table of contents: a builder a step.
 
 DescribeInputs -> PrepareData -> TuneHyperparameters -> TrainWithDebugger -> EvaluateModel
-    -> CheckAccuracy  false: AccuracyTooLow
+    -> CheckAccuracy  false: ModelRefused
     -> CheckIsNew     true: RegisterModel -> DeployEndpoint
 """
 
@@ -36,7 +36,7 @@ def build(inputs: Inputs) -> tuple[Pipeline, Context]:
     evaluate = evaluate_step(context, describe, prepare, train)
     register = register_step(context, train, evaluate)
     deploy = deploy_step(context, register)
-    checks = check_steps(context, describe, train, if_steps=[register, deploy])
+    checks = check_steps(context, describe, if_steps=[register, deploy])
     name, server = context.config.pipeline.name, context.placement.mlflow_tracking_server_arn
     pipeline = Pipeline(
         name=name,

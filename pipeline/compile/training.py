@@ -43,6 +43,8 @@ def train_step(context: Context, prepare: ProcessingStep, tune: TuningStep) -> T
         # JSON text, encoded once more: the toolkit decodes a value, and would spell a mapping its own way
         "debug_rules": json.dumps(json.dumps(debug.rules, separators=(",", ":"))),
     }
+    if debug.enabled and not context.config.aws.network_isolation:  # in which a job reaches no S3
+        hyperparameters["debug_output_uri"] = output_path(context, name)
     model_trainer = trainer(context, name, training, SCRIPT, hyperparameters)
     model_trainer.with_metric_definitions([*metric_definitions(), *rule_metrics(debug)])
     if training.use_spot:
@@ -85,7 +87,7 @@ def trainer(
     hyperparameters: Mapping[str, object],
 ) -> ModelTrainer:
     """Return what the SDK calls a trainer: everything of a training job but its inputs."""
-    path = context.placement.uri(context.config.pipeline.name, "jobs", step_name)
+    path = output_path(context, step_name)
     key, volume_key = context.config.aws.kms_key_arn, context.volume_key(section.instance_type)
     code = f"/opt/ml/input/data/{CODE_CHANNEL}/{ARCHIVE}"
     launcher = {"sagemaker_program": script, "sagemaker_submit_directory": code}
@@ -111,6 +113,11 @@ def trainer(
             s3_output_path=path, compression_type="GZIP", **({"kms_key_id": key} if key else {})
         ),
     )
+
+
+def output_path(context: Context, step_name: str) -> str:
+    """Return the S3OutputPath of a step's jobs."""
+    return context.placement.uri(context.config.pipeline.name, "jobs", step_name)
 
 
 def metric_definitions() -> list[MetricDefinition]:

@@ -107,9 +107,9 @@ def training_problems(config: Config) -> Iterator[Problem]:
     if rules != sections.DEFAULT_RULES:
         yield from ((f"debug.rules.{name}", text) for name in rules for text in rule_problems(name, rules[name]))
     if demanded and not config.debug.enabled:
-        text = "must be [] when debug.enabled is false, since no rule is evaluated then."
+        text = "must be null or [] when debug.enabled is false, since no rule is evaluated then."
         yield "condition.fail_on_rules debug.enabled", text
-    elif missing := [name for name in demanded if name not in rules]:
+    elif missing := [name for name in demanded or () if name not in rules]:
         text = f"names '{missing[0]}', which is not one of debug.rules.{did_you_mean(missing[0], rules)}"
         yield "condition.fail_on_rules debug.rules", text
     if config.condition.max_group_gap is not None and not config.data.attributes:

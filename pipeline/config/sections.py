@@ -360,14 +360,13 @@ TUNED_RULES: dict[str, dict[str, Any]] = {  # AWS's own thresholds are met by mo
     "TensorVariance": {"collection_names": ["weights"], "max_threshold": 100},
     "UnchangedTensor": {"collection_names": ["losses"]},
     "CheckInputImages": {"threshold_mean": 1.5},
-    "StepOutlier": {"stddev": 5},
 }
 RULE_NAMES = (
     "LossNotFinite LossExploding OneClass LearningRate FrozenWeights WrongLabels VanishingGradient ExplodingTensor "
     "PoorWeightInitialization SaturatedActivation DeadRelu WeightUpdateRatio AllZero "
     "ClassImbalance LossNotDecreasing Overfit Overtraining TensorVariance UnchangedTensor StalledTraining "
     "CheckInputImages Confusion LowGPUUtilization CPUBottleneck IOBottleneck GPUMemoryIncrease LoadBalancing BatchSize "
-    "StepOutlier MaxInitializationTime OverallSystemUsage Dataloader ProfilerReport"
+    "StepOutlier MaxInitializationTime OverallSystemUsage DataWait Dataloader ProfilerReport"
 )
 DEFAULT_RULES = {name: TUNED_RULES.get(name, {}) for name in RULE_NAMES.split()}
 
@@ -400,7 +399,9 @@ class ConditionConfig(Section):
     lower_bound: Switch = Field(False, description="the accuracy's 95 % interval must lie above the threshold")
     min_class_recall: Share | None = Field(None, description="of every class's test images so many are recognised")
     max_group_gap: Share | None = Field(None, description="of accuracies of data.attributes' groups, beyond chance")
-    fail_on_rules: Listed[RuleName] = Field((), description="of debug.rules: they must have found no issue")
+    fail_on_rules: Listed[RuleName] | None = Field(
+        None, description="of debug.rules: they must have found no issue; null: no fatal one; []: off"
+    )
 
 
 class RegistryConfig(Section):

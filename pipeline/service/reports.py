@@ -1,7 +1,8 @@
-"""The training report of an execution: what the debugger left is read from output.tar.gz, and one page is written.
+"""The training report of an execution: what the debugger left is read, and one page is written.
 
-SageMaker packs /opt/ml/output/data of a training job as `<S3OutputPath>/<job name>/output/output.tar.gz` (AWS guide,
-"your-algorithms-training-algo-output"). The archive comes from a job: only regular files whose names are expected are
+train.py uploads it as objects below `<S3OutputPath>/<job name>/output/debugger/`. Where there are none, it is read from
+output.tar.gz beside them, into which SageMaker packs /opt/ml/output/data with all tensors (AWS guide,
+"your-algorithms-training-algo-output"). Both come from a job: only regular files whose names are expected are
 written. The page is made by steps/watch/report/report.py in a process of its own, as job code is.
 """
 
@@ -22,11 +23,12 @@ from pipeline.errors import PipelineError, ServiceError
 from pipeline.paths import STEPS, shown
 from pipeline.service import executions
 from pipeline.service.executions import ENDED, job_of
-from pipeline.service.targets import Target, ask, service_errors
+from pipeline.service.targets import Target, ask, in_threads, objects, service_errors
 
 MODULE = "watch.report.report"
 HISTORY, VERDICTS = "history.json", "rules/status.json"
 LARGEST_BYTES = 512 << 20  # of all files that are unpacked
+OBJECTS, ARCHIVE, PAGE = "debugger", "output.tar.gz", "report/debugger.html"  # in the output of a job
 HTML_NAME, JSON_NAME = "debugger.html", "debugger.json"
 DAMAGE = (tarfile.TarError, zlib.error, EOFError, OSError, ValueError)
 
@@ -60,14 +62,14 @@ def keep_report(target: Target, execution_arn: str) -> str | None:
 def make_report(target: Target, steps: Sequence[Mapping[str, Any]], folder: Path) -> Path:
     """Write the report of an execution's training into a folder; return its page. NothingSaved if there is nothing."""
     found = training_job(steps)
-    uri, content = (archive_of(target, found[0]) if found else None) or ("", None)
+    output = output_of_job(target, found[0]) if found else None
     with tempfile.TemporaryDirectory(prefix="training-report-") as scratch:
         output_dir, search_file = Path(scratch) / "output", Path(scratch) / "search.json"
         output_dir.mkdir()
         try:
-            saved = content is not None and unpack(content, output_dir)
+            saved = output is not None and fetch(target, output, output_dir)
         except DAMAGE as problem:
-            raise ServiceError(f"{uri} cannot be unpacked: {problem}.") from problem
+            raise ServiceError(f"{output}/{ARCHIVE} cannot be unpacked: {problem}.") from problem
         if not saved:
             raise NothingSaved("the training saved no debugger files")
         search_file.write_text(json.dumps(search_record(target, search_job(steps))))
@@ -90,16 +92,23 @@ def run_job_code(program: Sequence[str], failure: str, **options: object) -> Non
 
 
 def debug_report(target: Target, steps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the rules' verdicts and the report's place: here its page, if there is one, on AWS the archive's URI."""
+    """Return the rules' verdicts and the report's place: here its page, on AWS its object's or the archive's URI."""
     found = training_job(steps)
     if found and found[1]:
         folder = target.reports / found[0] if target.reports else None
         if folder and (saved := saved_report(folder)):
             return {"rules": verdicts_of(saved), "place": shown(folder / HTML_NAME)}
         with contextlib.suppress(PipelineError):
-            archive = archive_of(target, found[0])
-            if archive and (documents := small_files(archive[1])):
-                return {"rules": verdicts_of(documents.get(VERDICTS)), "place": None if target.reports else archive[0]}
+            output = output_of_job(target, found[0])
+            with service_errors(f"read {output}/{OBJECTS}"):
+                verdicts = target.read(uri) if target.holds(uri := f"{output}/{OBJECTS}/{VERDICTS}") else None
+            if verdicts is not None:
+                place = f"{output}/{OBJECTS}/{PAGE}"
+                return {"rules": verdicts_of(as_json(verdicts)), "place": None if target.reports else place}
+            archive = archive_of(target, output)
+            if archive and (documents := small_files(archive)):
+                place = f"{output}/{ARCHIVE}"
+                return {"rules": verdicts_of(documents.get(VERDICTS)), "place": None if target.reports else place}
     return {"rules": {}, "place": None}
 
 
@@ -151,12 +160,30 @@ def trial_record(summary: Mapping[str, Any], winner: str | None) -> dict[str, An
     }
 
 
-def archive_of(target: Target, job_name: str) -> tuple[str, bytes] | None:
-    """Return URI and content of a training job's output.tar.gz; None if it saved none."""
+def output_of_job(target: Target, job_name: str) -> str:
+    """Return below which URI a training job's output lies."""
     job = ask(target, f"describe training job {job_name!r}", "describe_training_job", TrainingJobName=job_name)
-    uri = f"{job['OutputDataConfig']['S3OutputPath'].rstrip('/')}/{job_name}/output/output.tar.gz"
-    with service_errors(f"read {uri}"):
-        return (uri, target.read(uri)) if target.holds(uri) else None
+    return f"{job['OutputDataConfig']['S3OutputPath'].rstrip('/')}/{job_name}/output"
+
+
+def archive_of(target: Target, output: str) -> bytes | None:
+    """Return the content of output.tar.gz in a job's output; None if it saved none."""
+    with service_errors(f"read {output}/{ARCHIVE}"):
+        return target.read(f"{output}/{ARCHIVE}") if target.holds(f"{output}/{ARCHIVE}") else None
+
+
+def fetch(target: Target, output: str, folder: Path) -> bool:
+    """Write what a report is made of below a folder, from objects or the archive; return whether there was any."""
+    known = objects(target, f"{output}/{OBJECTS}") if target.holds(f"{output}/{OBJECTS}/{VERDICTS}") else {}
+    if not known:
+        content = archive_of(target, output)
+        return content is not None and unpack(content, folder)
+    names = [name for name in known if is_expected(PurePosixPath(name))]
+    uris = [f"{output}/{OBJECTS}/{name}" for name in names]
+    with service_errors(f"read {output}/{OBJECTS}"):
+        for name, content in zip(names, in_threads(target.read, uris), strict=True):
+            write(folder / name, content)
+    return True
 
 
 def saved_report(folder: Path) -> dict[str, Any] | None:
@@ -197,10 +224,20 @@ def as_json(content: bytes) -> Any:
 def unpack(content: bytes, folder: Path) -> bool:
     """Write what a report is made of below a folder; return whether there was any history or verdict."""
     for name, stream in expected_files(content):
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(stream.read())
+        write(folder / name, stream.read())
     return (folder / HISTORY).is_file() or (folder / VERDICTS).is_file()
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file, and make its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+def is_expected(name: PurePosixPath) -> bool:
+    """Return whether a report is made of a file: its name leads nowhere else, and it is no tensor."""
+    is_known = str(name) == HISTORY or (len(name.parts) > 1 and name.parts[0] in ("rules", "profile"))
+    return is_known and ".." not in name.parts
 
 
 def expected_files(content: bytes) -> Iterator[tuple[str, Any]]:
@@ -209,8 +246,7 @@ def expected_files(content: bytes) -> Iterator[tuple[str, Any]]:
     with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
         for member in archive:
             name = PurePosixPath(member.name)
-            expected = str(name) == HISTORY or (len(name.parts) > 1 and name.parts[0] in ("rules", "profile"))
-            if member.isreg() and expected and ".." not in name.parts:
+            if member.isreg() and is_expected(name):
                 left -= member.size
                 if left < 0:
                     raise ValueError(f"its files are larger than {LARGEST_BYTES >> 20} MiB")

@@ -122,6 +122,23 @@ def test_the_status_names_the_output_and_its_verdicts(target, steps) -> None:
     assert found["rules"]["AllZero"] == "NoIssuesFound"
 
 
+def test_verdicts_and_report_are_objects_for_which_no_archive_is_downloaded(
+    target, steps, trials, tmp_path: Path
+) -> None:
+    put_output(target, made.files())
+    read, target.read = [], lambda uri, read_object=target.read: (read.append(uri), read_object(uri))[1]
+    objects = URI.replace("output.tar.gz", "debugger")
+    for name, text in made.files(**made.sick()).items():
+        target.put(f"{objects}/{name}", text.encode())
+    target.put(f"{objects}/../evil", b"")
+    found = debug_report(target, steps)
+    assert (found["place"], found["rules"]["Overfit"]) == (f"{objects}/report/debugger.html", "IssuesFound")
+    assert read == [f"{objects}/rules/status.json"]
+    page = make_report(target, steps, tmp_path / "report")
+    assert json.loads(page.with_name("debugger.json").read_text())["search"]["name"] == SEARCH
+    assert URI not in read
+
+
 def test_a_training_that_runs_and_output_without_debugger_files_are_not_looked_at(target, steps) -> None:
     put_output(target, {"tensors/collections.json": "{}"})
     assert debug_report(target, steps) == {"rules": {}, "place": None}

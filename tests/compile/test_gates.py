@@ -44,7 +44,8 @@ def scope(document: Json, registered: str = "none", approved: str = "none") -> S
 def measured(accuracy: float, improvement: float, champion: str = "digits/3 with accuracy 0.9500") -> Json:
     return {
         "multiclass_classification_metrics": {"accuracy": {"value": accuracy}},
-        "words": {"accuracy": "268 images, 95 %: 0.905 to 0.963"},
+        "words": {"accuracy": "268 images, 95 %: 0.905 to 0.963", "training_faults": ""},
+        "training_faults": {"value": 0},
         "improvement": {"value": improvement, "champion": champion},
         "model_sha256": "abc",
     }
@@ -119,7 +120,7 @@ def test_nobody_can_start_with_an_approval_where_versions_do_not_approve_themsel
 
 
 def test_refusal_names_every_number(steps):
-    message = steps(ON)["AccuracyTooLow"]["Arguments"]["ErrorMessage"]
+    message = steps(ON)["ModelRefused"]["Arguments"]["ErrorMessage"]
     assert resolve(message, scope(measured(0.94, -0.01))) == (
         "Test accuracy 0.94 (268 images, 95 %: 0.905 to 0.963; at least AccuracyThreshold = 0.8 is needed) is an "
         "improvement of -0.01 over digits/3 with accuracy 0.9500 (at least "
@@ -136,20 +137,29 @@ def test_demands_on_interval_classes_and_groups_join_the_condition_and_the_messa
         ("GreaterThanOrEqualTo", "multiclass_classification_metrics.accuracy.lower_bound"),
         ("GreaterThanOrEqualTo", "worst_class.recall.value"),
         ("LessThanOrEqualTo", "group_gap.value"),
+        ("Equals", "training_faults.value"),
     ]
-    assert [found["RightValue"] for found in conditions[1:]] == [0.7, 0.1]
+    assert [found["RightValue"] for found in conditions[1:]] == [0.7, 0.1, 0]
     arguments = steps["EvaluateModel"]["Arguments"]["AppSpecification"]["ContainerArguments"]
-    assert arguments[-4:] == ["--min-class-recall", "0.7", "--max-group-gap", "0.1"]
+    given = ["--min-class-recall", "0.7", "--max-group-gap", "0.1", "--fail-on-rules", "fatal"]
+    assert arguments[-6:] == given
     document = {
         "multiclass_classification_metrics": {"accuracy": {"value": 0.9, "lower_bound": 0.82}},
         "worst_class": {"recall": {"value": 0.7}},
         "group_gap": {"value": 0.1},
-        "words": {"accuracy": "90 images", "min_class_recall": "one class", "max_group_gap": "one gap"},
+        "training_faults": {"value": 0},
+        "words": {
+            "accuracy": "90 images",
+            "min_class_recall": "one class",
+            "max_group_gap": "one gap",
+            "training_faults": "Rule R: bad. ",
+        },
     }
     assert holds(conditions, scope(document))
     assert not holds(conditions, scope(document | {"worst_class": {"recall": {"value": 0.69}}}))
     assert not holds(conditions, scope(document | {"group_gap": {"value": 0.11}}))
-    assert resolve(steps["AccuracyTooLow"]["Arguments"]["ErrorMessage"], scope(document)) == (
+    assert resolve(steps["ModelRefused"]["Arguments"]["ErrorMessage"], scope(document)) == (
+        "Rule R: bad. "
         "Test accuracy 0.9 (90 images, whose lower bound 0.82 counts; at least AccuracyThreshold = 0.8 is needed); "
         "one class; one gap, so nothing is registered."
     )

@@ -3,6 +3,8 @@
 import re
 import subprocess
 
+import pytest
+
 import deploy
 from pipeline.compile.bundle import Bundle, bundle
 from pipeline.config import sections
@@ -61,17 +63,21 @@ def test_managed_rules_are_the_services_own_beside_ours(compiled):
     assert not [name for name in unmanaged if name.startswith(("Debug", "Profiler"))]
 
 
-def test_a_gate_on_rules_joins_the_accuracy_in_the_condition(compiled):
-    steps = steps_of(compiled(RULES + "condition: {fail_on_rules: [NoNaN]}\n"))
-    accuracy, rule = steps["CheckAccuracy"]["Arguments"]["Conditions"]
-    assert accuracy["Type"] == "GreaterThanOrEqualTo"
-    assert rule == {
-        "Type": "Equals",
-        "LeftValue": {"Get": "Steps.TrainWithDebugger.FinalMetricDataList['rule:NoNaN'].Value"},
-        "RightValue": 0,
-    }
-    said = steps["AccuracyTooLow"]["Arguments"]["ErrorMessage"]["Std:Join"]["Values"]
-    assert rule["LeftValue"] in said
+@pytest.mark.parametrize(("settings", "demanded"), [
+    ("", "fatal"), ("condition: {fail_on_rules: [NoNaN]}\n", "NoNaN"), ("condition: {fail_on_rules: []}\n", None),
+])  # fmt: skip
+def test_a_gate_on_rules_joins_the_accuracy_in_the_condition(compiled, settings, demanded):
+    steps = steps_of(compiled(RULES + settings))
+    _accuracy, *rest = steps["CheckAccuracy"]["Arguments"]["Conditions"]
+    words = steps["EvaluateModel"]["Arguments"]["AppSpecification"]["ContainerArguments"]
+    said = steps["ModelRefused"]["Arguments"]["ErrorMessage"]["Std:Join"]["Values"]
+    if demanded:
+        assert words[words.index("--fail-on-rules") + 1] == demanded
+        paths = [value["Std:JsonGet"]["Path"] for value in (rest[0]["LeftValue"], said[0])]
+        assert paths == ["training_faults.value", "words.training_faults"]
+    else:
+        assert (rest, "--fail-on-rules" in words, said[0]) == ([], False, "Test accuracy ")
+    assert compiled("debug: {enabled: false}\n")
 
 
 def test_training_and_trials_are_given_their_code_as_a_channel_which_needs_no_network_inside(compiled):

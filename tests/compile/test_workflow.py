@@ -68,7 +68,7 @@ def test_the_steps_of_the_workflow_are_there_with_all_that_studio_shows(compiled
         "CheckIsNew": "Condition",
         "RegisterModel": "RegisterModel",
         "DeployEndpoint": "Lambda",
-        "AccuracyTooLow": "Fail",
+        "ModelRefused": "Fail",
     }
     for name, step in steps.items():
         assert step["DisplayName"], name
@@ -178,11 +178,11 @@ def test_a_definition_for_another_account_differs_in_its_placement_only(compiled
 
 def test_the_condition_names_both_numbers_when_it_fails(compiled):
     steps = steps_of(compiled())
-    [condition] = steps["CheckAccuracy"]["Arguments"]["Conditions"]
+    condition, _ = steps["CheckAccuracy"]["Arguments"]["Conditions"]
     assert condition["Type"] == "GreaterThanOrEqualTo"
     assert condition["RightValue"] == {"Get": "Parameters.AccuracyThreshold"}
     assert condition["LeftValue"]["Std:JsonGet"]["Path"] == "multiclass_classification_metrics.accuracy.value"
-    said = steps["AccuracyTooLow"]["Arguments"]["ErrorMessage"]["Std:Join"]["Values"]
+    said = steps["ModelRefused"]["Arguments"]["ErrorMessage"]["Std:Join"]["Values"]
     assert condition["LeftValue"] in said
     assert condition["RightValue"] in said
 

@@ -159,7 +159,7 @@ def test_a_schedule_retrains_on_new_images_registers_nothing_known_and_no_worse_
     worse = start_as_scheduled(cli, home)
     assert worse["status"] == "Failed"
     assert [step["name"] for step in worse["steps"] if step["cache_hit"]] == []
-    [refused] = [step for step in worse["steps"] if step["name"] == "AccuracyTooLow"]
+    [refused] = [step for step in worse["steps"] if step["name"] == "ModelRefused"]
     assert "is an improvement of -" in refused["failure_reason"]
     assert worse["metrics"]["test_accuracy"] < 0.9
     reasons = cli("explain-cache", "--config", "pipeline.yaml").out

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 from pipeline.definition.steps import STEP_TYPES
@@ -26,6 +27,7 @@ from pipeline.local.store.state import DiskFull, Document, State
 
 ACTIVE = ("Executing", "Stopping")
 LOST = "The runner process ended before the execution did; `retry` goes on from here."
+RULE_STATUSES = ("DebugRuleEvaluationStatuses", "ProfilerRuleEvaluationStatuses")
 PID_WAIT_SECONDS = 5.0
 HEARING_SECONDS = 10.0  # a runner that was told to stop and has not reported for so long is killed
 
@@ -153,6 +155,9 @@ def settle(state: State, execution_arn: str) -> None:
             end_time = f"{kind.removesuffix('Job')}EndTime"
             for job in state.all(kind):
                 if job.get(f"{kind}Status") == "InProgress" and belongs(job[f"{kind}Name"], jobs):
+                    for rule in chain.from_iterable(job.get(member) or () for member in RULE_STATUSES):
+                        if rule["RuleEvaluationStatus"] == "InProgress":
+                            rule["RuleEvaluationStatus"] = "Stopped"
                     ended = {**job, f"{kind}Status": outcome, end_time: now(), **reason}
                     state.put(kind, job[f"{kind}Name"], ended)
         for step in steps:

@@ -5,6 +5,8 @@ directory a channel, metrics read from the log by regular expressions, model.tar
 the failure file; checkpoints as "Use checkpoints in Amazon SageMaker" has them.
 """
 
+import asyncio
+import contextlib
 import math
 import os
 import re
@@ -12,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.local.jobs.debugging import Debugging
 from pipeline.local.jobs.runtime import (
     FAILURE_REASON_LIMIT,
     Job,
@@ -55,6 +58,8 @@ class TrainingJob(Job):
         self.ran_out = False
         count = sum(len(group["hosts"]) for group in self.groups)
         request = {"SecondaryStatus": "Starting", "HyperParameters": {}, **request}
+        self.debugging = Debugging(name, request, runtime)
+        request = {**request, **self.debugging.members}
         super().__init__(name, request, runtime, count=count, isolated=request.get("EnableNetworkIsolation", False))
 
     def prepare(self) -> None:
@@ -98,6 +103,7 @@ class TrainingJob(Job):
             )
             kept.restore()
             self.live.append(kept)
+        self.live += self.debugging.live_folders(host)
         files = {name: self.document[name] for name in CONFIG_FILES if name in self.document}
         files |= {"InputDataConfig": input_data_config(self.document), "ResourceConfig": resources}
         for name, content in files.items():
@@ -105,6 +111,21 @@ class TrainingJob(Job):
         command = training_command(self.document, resources, host, self.runtime.storage)
         told = {"JOB_STOP_FILE": STOP_FILE, "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", SPINS)}
         return Command(command.arguments, {**told, **self.environment, **command.environment}, command.folder)
+
+    async def run_hosts(self) -> tuple[JobDirectory, Exit]:
+        """As of every job; what the request asks to be debugged is judged meanwhile."""
+        if not self.debugging.is_wanted:
+            return await super().run_hosts()
+        following = asyncio.create_task(self.debugging.follow(self))
+        is_cancelled = True
+        try:
+            ended = await super().run_hosts()
+            is_cancelled = False
+        finally:
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread(self.upload_live)
+            await self.debugging.conclude(following, is_cancelled=is_cancelled)
+        return ended
 
     def on_line(self, line: str) -> None:
         """Read metrics as the service does: the first group of the first match, if it is a finite number."""
@@ -132,6 +153,10 @@ class TrainingJob(Job):
         data = self.merged("output/data")
         if data.is_dir() and any(data.iterdir()):
             self.upload_archive(data, "output.tar.gz")
+        self.upload_live()
+
+    def upload_live(self) -> None:
+        """What has changed in checkpoints, tensors and profile."""
         for folder in self.live:
             folder.upload()
 
@@ -158,7 +183,7 @@ class TrainingJob(Job):
         """As of every job, and Stopped by itself, from outside or by its time limit."""
         status, reason = super().outcome(host, ended)
         if ended.cause == "stopped":
-            return "Stopped", None
+            return "Stopped", self.debugging.stopped_by
         if ended.cause == "timeout":
             self.ran_out = True
             return "Stopped", reason
@@ -180,4 +205,5 @@ class TrainingJob(Job):
             BillableTimeInSeconds=seconds,
             FinalMetricDataList=values,
         )
+        self.debugging.print_lines()
         super().finish(status, reason)

@@ -137,7 +137,7 @@ class Comparison:
         return max(difference, self.margin) if self.is_same_model else difference
 
     def document(self) -> dict[str, Any]:
-        """Return `champion` and `improvement` of evaluation.json; their texts are for AccuracyTooLow's message."""
+        """Return `champion` and `improvement` of evaluation.json; their texts are for ModelRefused's message."""
         improvement = {"value": self.improvement, "margin": self.margin, "warning": self.warning}
         if self.champion is None:
             return {"champion": None, "improvement": improvement | {"champion": "no model", "reason": self.reason}}

@@ -1,4 +1,4 @@
-"""What CheckAccuracy demands of classes and groups, and the words of AccuracyTooLow's message about it."""
+"""What CheckAccuracy demands of classes, groups and the training, and the words of ModelRefused's message about it."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import Any
 from classifier.evaluation.groups import LEAST_IMAGES, Gap
 from classifier.model.accuracy import accuracy_text
 
+FATAL = "fatal"
 FEW = 30  # images of a class, with which a recall is little more than a hint
 
 
@@ -34,3 +35,19 @@ def gates(worst: Mapping[str, Any], gap: Gap | None, min_recall: float | None, m
             kind = f"{'beyond' if gap.value else 'within'} chance (p = {gap.p_value:.2g})"
             words = f"the largest gap between groups, {found}, {kind}, is {'accepted' if is_met else 'too large'}"
         yield Gate("max_group_gap", is_met, f"{words}; condition.max_group_gap = {max_gap:g}")
+
+
+def training_faults(demanded: str | None, statuses: Mapping[str, str], fatal: Mapping[str, str]) -> dict[str, str]:
+    """Return what is wrong with the training that rules watched: a rule's name -> a sentence.
+
+    Args:
+        demanded: names of rules, which must have found no issue, or `fatal`; None: nothing is wrong.
+        statuses: of all rules that watched; a model of an older version has none.
+        fatal: what those found whose findings make a model worthless: a sentence each.
+    """
+    if demanded is None or demanded == FATAL:
+        return dict(fatal) if demanded else {}
+    said = {"IssuesFound": "It found an issue.", None: "It did not watch this training."}
+    found = {name: statuses.get(name) for name in demanded.split(",")}
+    bad = {name: status for name, status in found.items() if status != "NoIssuesFound"}
+    return {name: fatal.get(name) or said.get(status, f"Its verdict is {status}.") for name, status in bad.items()}

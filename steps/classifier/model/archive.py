@@ -14,8 +14,8 @@ import numpy.typing as npt
 from classifier.job.failures import StepError
 from classifier.model.runtimes import MEASUREMENT_FILE
 
-RULES_FILE = "rules.json"
-BY_PRODUCTS = (RULES_FILE, MEASUREMENT_FILE)  # of a training's watching, and of how fast its machine was
+RULES_FILE, FAULTS_FILE = "rules.json", "training_faults.json"
+BY_PRODUCTS = (RULES_FILE, FAULTS_FILE, MEASUREMENT_FILE)  # of a training's watching, and of how fast its machine was
 
 SEEN_FILE = "seen_images.npy"
 Digests = npt.NDArray[np.uint64]  # (N,): of each image file the first 8 bytes of its sha256

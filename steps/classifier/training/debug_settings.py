@@ -21,6 +21,7 @@ class DebugSettings:
     sample_interval_ms: int = 500  # of the machine's use
     profiled_steps: int = 5  # seen by torch.profiler; 0 is off
     rules: dict[str, dict[str, Any]] = field(default_factory=dict)  # name -> parameters, `rule` and `action`
+    output_uri: str = ""  # the job's S3OutputPath, below which its files are uploaded; empty: not at all
 
     def interval(self, training_steps: int) -> int:
         """Every how many steps a training of so many keeps its loss."""
@@ -30,7 +31,7 @@ class DebugSettings:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """One option per setting; all are strings until `parse` checks them."""
     for name, default in (("debug", "true"), ("debug_save_interval_steps", AUTO), ("debug_sample_interval_ms", "500"),
-                          ("debug_profiled_steps", "5"), ("debug_rules", "{}")):  # fmt: skip
+                          ("debug_profiled_steps", "5"), ("debug_rules", "{}"), ("debug_output_uri", "")):  # fmt: skip
         parser.add_argument(f"--{name}", default=default, metavar="VALUE")
 
 
@@ -43,6 +44,7 @@ def parse(arguments: argparse.Namespace) -> DebugSettings:
         sample_interval_ms=whole("debug_sample_interval_ms", str(arguments.debug_sample_interval_ms), 10),
         profiled_steps=whole("debug_profiled_steps", str(arguments.debug_profiled_steps), 0),
         rules=rules(str(arguments.debug_rules)),
+        output_uri=str(arguments.debug_output_uri).strip().strip('"'),
     )
 
 

@@ -2,10 +2,11 @@
 
     python -m watch.collect.observer FILE
 
-FILE is what the training process wrote: output_dir, tensors_dir, rules, rules_folder (of the user's own), node,
-sample_interval_ms, pid (of the training) and parent (which started this one). About every second the observer looks at
-what is on disk and writes what it found: rules/status.json, rules/series.json, rules/stop.txt (the sentence of a rule
-with the action stop); from time to time a process of its own brings the report up to date. When finished.json appears
+FILE is what the training process wrote: output_dir, tensors_dir, rules (or `requests`, the rule configurations of a
+CreateTrainingJob), rules_folder (of the user's own), node, sample_interval_ms, pid (of the training) and parent (which
+started this one). About every second the observer looks at what is on disk and writes what it found: rules/status.json,
+rules/series.json, rules/stop.txt (the sentence of a rule with the action stop); from time to time a process of its own
+brings the report up to date. When finished.json appears
 in the output directory (or SIGUSR1 comes, where the disk has no room for a file) or the parent is gone, it judges what
 is left and ends. It can be killed at any moment without harm to the training.
 """
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from watch.read.profile import ProfileReader
 from watch.read.tensors import END_MARKER, SavedStep, SavedTensors, TensorUnavailable
 from watch.rules.evidence import Curve, finite
 from watch.rules.judge import Capture, Judges
+from watch.rules.registry import from_request
 
 NICENESS = 10
 LOOK_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 3.5  # a stop has to reach the training within 5
@@ -240,11 +242,20 @@ def write_page(folder: Path) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(command, env=module_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
 
+def entries_of(configurations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the rules of a CreateTrainingJob; the verdict of one that we do not have is an Error that names it."""
+    entries, _ = from_request(configurations)
+    asked = {each["RuleConfigurationName"]: each.get("RuleParameters") or {} for each in configurations}
+    return {name: entries.get(name, {"rule": given.get("rule_to_invoke", name)}) for name, given in asked.items()}
+
+
 def main() -> None:
     """Run the observer that a configuration file describes."""
     config = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     os.nice(NICENESS)
     np.seterr(all="ignore")  # infinite values and NaN are what rules look for
+    if "requests" in config:
+        config["rules"] = entries_of(config["requests"])
     observer = Observer(config)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the training, which tells this process
     signal.signal(signal.SIGTERM, lambda number, frame: observer.interrupted.set())

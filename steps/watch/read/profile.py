@@ -49,6 +49,8 @@ class Timeline:
     """The events of one training process, of ours or of smdebug's own timeline."""
 
     steps: list[tuple[float, float, str]] = field(default_factory=list)  # start (epoch s), seconds, mode; as they came
+    numbers: list[int] = field(default_factory=list)  # of these steps, which their phases have, too
+    waits: dict[int, float] = field(default_factory=dict)  # seconds for which a step waited for its data, by its number
     start_us: float = 0.0
     phase_us: dict[str, float] = field(default_factory=dict)  # sums over the events in the trace
     counters: dict[str, dict[str, float]] = field(default_factory=dict)  # exact totals, where the writer keeps them
@@ -65,9 +67,12 @@ class Timeline:
         elif kind == "X" and name.startswith(STEP_PREFIX):
             start_us, duration_us = _finite(self.start_us + event["ts"]), _finite(event["dur"])
             self.steps.append((start_us / 1e6, duration_us / 1e6, name.removeprefix(STEP_PREFIX)))
+            self.numbers.append(int(_finite(event.get("args", {}).get("step_num", -1))))
         elif kind == "X":
             phase = name.partition("-")[0]  # smdebug appends the module, as in "Forward-node-Net"
             self.phase_us[phase] = self.phase_us.get(phase, 0.0) + _finite(event["dur"])
+            if phase == "DataWait" and "args" in event:
+                self.waits[int(event["args"]["step_num"])] = event["dur"] / 1e6
 
     def step_total(self, mode: str) -> tuple[int, float]:
         """Return number and seconds of all steps of a mode, whether they are in the trace or not."""
@@ -122,7 +127,7 @@ class ProfileReader:
             name: Only this one, such as "gpu0".
 
         Returns:
-            For each name (N,) epoch seconds, ascending, and (N,) values as they were written, NaN included. Where there
+            For each name (N,) epoch seconds, ascending, and (N,) finite values. Where there
             are several nodes, names are "algo-2/gpu0".
         """
         found = {}
@@ -141,6 +146,14 @@ class ProfileReader:
         steps = sorted(step for timeline in self._timelines.values() for step in timeline.steps)
         starts, durations, modes = zip(*steps, strict=True) if steps else ((), (), ())
         return np.array(starts, dtype=np.float64), np.array(durations, dtype=np.float64), list(modes)
+
+    def timed_steps(self) -> dict[str, npt.NDArray[np.float64]]:
+        """Return of each mode (3, N): starts (epoch seconds, ascending), seconds, and seconds of waiting for data."""
+        found: dict[str, list[tuple[float, float, float]]] = {}
+        for timeline in self._timelines.values():
+            for (start, seconds, mode), number in zip(timeline.steps, timeline.numbers, strict=True):
+                found.setdefault(mode, []).append((start, seconds, timeline.waits.get(number, 0.0)))
+        return {mode: np.array(sorted(steps)).T for mode, steps in sorted(found.items())}
 
     def step_totals(self) -> dict[str, tuple[int, float]]:
         """Return {mode: (number of steps, seconds)} of all steps, whether the trace holds them or not."""
@@ -203,6 +216,8 @@ class ProfileReader:
         row = json.loads(line)
         metric, node = str(row.get("Name") or row["Type"]), str(row["NodeId"])
         time, value = _finite(row["Timestamp"]), float(row["Value"])
+        if not math.isfinite(value):  # what a device did not tell
+            return
         self._nodes.add(node)
         series = self._samples.setdefault(str(row["Dimension"] or metric), {})
         times, values = series.setdefault((node, metric), (array("d"), array("d")))

@@ -25,7 +25,7 @@ from watch.rules.base import ParameterError
 from watch.rules.judge import Capture, Judge, SmdebugJudge
 
 FOLDER = Path(__file__).resolve().parent
-FRAME = {"base", "judge", "registry", "diagnosis", "evidence", "parameters", "selection", "gpu_rule"}  # hold no rules
+FRAME = {"base", "judge", "registry", "diagnosis", "evidence"}  # hold no rules
 GROUP = "watch.rules"
 ACTIONS, SEMANTICS = ("none", "stop"), ("watch", "aws")
 SMDEBUG_ARGUMENTS = ("self", "base_trial", "action_str", "other_trials")
@@ -198,7 +198,7 @@ def _classes(path: Path, module: str, file: str) -> dict[str, Source]:
                 found[node.name] = Source(module, file)
             elif bases & found.keys():
                 found[node.name] = found[next(base for base in found if base in bases)]
-    return found
+    return {name: source for name, source in found.items() if not name.startswith("_")}
 
 
 def _constructor_parameters(node: ast.ClassDef) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ import pytest
 
 import evaluate
 from classifier.data.prepared_images import PreparedImages
+from classifier.evaluation.gates import training_faults
 from classifier.evaluation.metrics import classification_metrics, version_metadata
 from classifier.job.failures import PROCESSING_MESSAGE, run
 from classifier.model.predictor import Predictor
@@ -108,9 +109,25 @@ def test_evaluation_holds_the_figures_of_the_model_s_answers(
 def test_outcome_of_the_rules_is_read_from_the_model(prepared: Prepared, trained: Trained, tmp_path: Path) -> None:
     model = shutil.copytree(trained.model_dir, tmp_path / "model")
     (model / "rules.json").write_text('{"Overfit": "NoIssuesFound"}')
+    (model / "training_faults.json").write_text('{"LossExploding": "It rose."}')
     archive = Path(shutil.make_archive(str(tmp_path / "archive"), "gztar", model))
     scored = evaluate.score(archive, PreparedImages(prepared.test, "test"), CLASSES)
     assert scored.rules == {"Overfit": "NoIssuesFound"}
+    assert training_faults("fatal", scored.rules, scored.fatal) == {"LossExploding": "It rose."}
+
+
+def test_only_what_is_demanded_of_a_training_is_a_fault() -> None:
+    fatal, statuses = (
+        {"LossExploding": "It rose."},
+        {"LossExploding": "IssuesFound", "A": "NoIssuesFound", "B": "Error"},
+    )
+    assert training_faults(None, statuses, fatal) == training_faults("fatal", {}, {}) == {}
+    assert training_faults("A", statuses, fatal) == {}
+    assert training_faults("A,B,LossExploding,C", statuses, fatal) == {
+        "B": "Its verdict is Error.",
+        "LossExploding": "It rose.",
+        "C": "It did not watch this training.",
+    }
 
 
 def test_a_model_is_told_by_its_content_whatever_packed_it(

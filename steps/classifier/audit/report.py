@@ -12,6 +12,7 @@ from classifier.audit.suspicion import Suspicion
 from classifier.data.dataset import SPLITS
 from classifier.data.images import ImageError, Picture, decode
 from classifier.data.prepared_images import PreparedImages
+from classifier.data.thumbnails import thumbnail
 from classifier.job.failures import StepError
 from classifier.model.predictor import DEFAULT_MAX_PIXELS
 from watch.report.page import render
@@ -65,6 +66,7 @@ def report(
     pairs = pairs_of(gallery, manifest)
     return render(
         "classifier/audit/report.html",
+        thumbnail=thumbnail,
         title="Label audit",
         images=len(strange),
         class_count=len(gallery.classes),

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from classifier.data.images import Picture
+from classifier.data.thumbnails import thumbnail
 from classifier.drift.baseline import Coordinates
 from classifier.drift.distance import DRAWS, SMALL, UNUSUAL, Drift, strangeness, unusual_from
 from classifier.drift.statistics import CLASSES, FIGURES, MAJOR, MODERATE
@@ -33,6 +34,7 @@ def report(
     bins = {name: bin_names(known["figures"][name]["bounds"], name) for name in FIGURES} | {CLASSES: known["classes"]}
     return render(
         "classifier/drift/report.html",
+        thumbnail=thumbnail,
         title=f"{'Drift' if drift.alarm else 'No drift'}: what the endpoint was sent",
         document=document,
         drift=drift,

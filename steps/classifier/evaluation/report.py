@@ -8,6 +8,7 @@ import numpy as np
 
 from classifier.data.images import Picture, decode
 from classifier.data.prepared_images import PreparedImages
+from classifier.data.thumbnails import thumbnail
 from classifier.evaluation.abstaining import Abstaining
 from classifier.evaluation.comparison import Comparison
 from classifier.evaluation.gates import Gate
@@ -18,7 +19,7 @@ from classifier.model.predictor import DEFAULT_MAX_PIXELS
 from classifier.training.calibration import Reliability
 from classifier.training.hyperparameters import hyperparameter_facts
 from watch.report.charts import Chart, Line, chart
-from watch.report.page import counted, percent, render, signed
+from watch.report.page import counted, percent, render
 
 SHOWN_MISTAKES = 24  # at most this many pictures
 SHOWN_CHANGES = 12  # of those that got better, and of those that got worse
@@ -104,6 +105,8 @@ def report(
     both = (comparison.new, comparison.champion) if comparison and comparison.champion else None
     return render(
         "classifier/evaluation/report.html",
+        thumbnail=thumbnail,
+        signed=signed,
         title=f"Evaluation: {percent(accuracy)} accuracy",
         metrics=metrics,
         accuracy=accuracy,
@@ -177,6 +180,12 @@ def compared_classes(metrics: Mapping[str, Any], champion: Mapping[str, Any]) ->
     for row in rows:  # percent of the bar's width, from its middle
         row["start"], row["end"] = sorted((50.0, 50 + 50 * row["difference"] / abs(rows[0]["difference"])))
     return rows
+
+
+def signed(value: float, decimals: int) -> str:
+    """Write a number with its sign, and none for what rounds to 0."""
+    text = f"{abs(value):.{decimals}f}"
+    return ("" if not float(text) else "+" if value > 0 else "\N{MINUS SIGN}") + text
 
 
 def kind(gained: float) -> str:

@@ -92,8 +92,25 @@ def encode(name: str, value: npt.NDArray[Any], *, step: int, mode: int, mode_ste
     metadata = b"".join(_field(1, _field(1, word.encode()) + _field(2, str(n).encode())) for word, n in told)
     summary = _field(1, _field(1, name.encode()) + _field(9, metadata) + _field(8, tensor))
     message = b"\x09" + struct.pack("<d", time.time()) + _field(2, step) + _field(5, summary)
+    return _framed(message, FOOTER_TEXT)
+
+
+def version_record() -> bytes:
+    """Return the record with which TensorBoard wants an event file to begin."""
+    message = b"\x09" + struct.pack("<d", time.time()) + _field(3, b"brain.Event:2")
+    return _framed(message, message)
+
+
+def encode_scalar(name: str, value: float, *, step: int) -> bytes:
+    """Return the record of a scalar as TensorBoard reads it: simple_value, and the message's own checksum."""
+    summary = _field(1, _field(1, name.encode(errors="replace")) + b"\x15" + struct.pack("<f", value))
+    message = b"\x09" + struct.pack("<d", time.time()) + _field(2, step) + _field(5, summary)
+    return _framed(message, message)
+
+
+def _framed(message: bytes, footer: bytes) -> bytes:
     length = struct.pack("<Q", len(message))
-    return length + _checksum(length) + message + _checksum(FOOTER_TEXT)
+    return length + _checksum(length) + message + _checksum(footer)
 
 
 def _field(number: int, value: int | bytes) -> bytes:

@@ -8,14 +8,15 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from watch.report.page import environment, number_text
 
-WIDTH, HEIGHT = 360, 210
-TOP, RIGHT, BOTTOM = 6, 10, 34  # px around the plot; what is left of it depends on the texts there
+WIDTH, HEIGHT = 360, 210  # px, as in macros.html
+TOP, RIGHT, BOTTOM = 6, 10, 34  # around the plot; what is left of it depends on the texts there
 CHARACTER_PX = 6.4
 COLOURS = 8
 SHOWN_POINTS = 300  # a line; more cannot be told apart at this size
@@ -57,6 +58,21 @@ class Chart:
 
 
 @dataclass(frozen=True)
+class Mark:
+    """A line, or with a radius (px) a dot."""
+
+    css_class: str
+    points: Sequence[Point]
+    title: str = ""
+    radius: float = 0.0
+
+    def values(self, member: int) -> str:
+        """Return the x (0) or y (1) of all points as JSON, for chart.js."""
+        found = (point[member] for point in self.points)
+        return json.dumps([None if value is None else float(f"{value:.5g}") for value in found], separators=(",", ":"))
+
+
+@dataclass(frozen=True)
 class Axis:
     """From `low` to `high` (logarithms, if `log`), drawn over so many px."""
 
@@ -94,12 +110,15 @@ class Axis:
 def chart(wanted: Chart) -> Markup:
     """Return the figure; one that has nothing to show says so."""
     known = [y for line in wanted.lines for y in line.y if y is not None]
+    names = told_apart([line.name for line in wanted.lines], LONGEST_TEXT)
     macros = environment().get_template("watch/report/macros.html").module
-    return Markup(macros.chart_figure(wanted, legend(wanted), drawn(wanted, known) if known else ""))  # type: ignore[attr-defined]
+    place = geometry(wanted, known) if known else None
+    marks = list(marks_of(wanted, place["x_axis"].ends, place["y_axis"].ends)) if place else []
+    return Markup(macros.chart_figure(wanted, names, place, marks))  # type: ignore[attr-defined]
 
 
-def drawn(wanted: Chart, known: Sequence[float]) -> Markup:
-    """Return the SVG: axes, and the series in an SVG of its own, which cuts off what a zoom moves out of the plot."""
+def geometry(wanted: Chart, known: Sequence[float]) -> dict[str, Any]:
+    """Return the axes, what is written along them, and what is read aloud."""
     reached = [min(max(y, -LARGEST), LARGEST) for y in (*known, *wanted.y_limits, *wanted.thresholds.values())]
     low, high = min(reached), max(reached)
     log_y = low > 0 and (wanted.log_y if wanted.log_y is not None else high / low >= LOG_FROM_RATIO)
@@ -114,25 +133,8 @@ def drawn(wanted: Chart, known: Sequence[float]) -> Markup:
         x_ticks = [(float(n), shortened(name, room)) for n, name in enumerate(wanted.categories)]
     else:
         x_ticks = [(x, number_text(x)) for x in x_axis.ticks(whole=wanted.whole_x)]
-    width, height = x_axis.length, y_axis.length
-    spoken = f"{wanted.title}: {wanted.y_label} over {wanted.x_label}, between {number_text(min(known))} and "
-    x_label = wanted.x_label + (" – logarithmic" if wanted.log_x else "")
-    ends = " ".join(f"{one.low:.8g} {one.high:.8g} {one.log:d}" for one in (x_axis, y_axis))
-    still = " data-still" if wanted.categories else ""  # categories are not zoomed
-    parts = [
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" data-axes="{ends}"{" data-whole" * wanted.whole_x}{still} '
-        f'aria-label="{escape(spoken + number_text(max(known)))}"><g transform="translate({left:.1f} {TOP})">'
-        f'<rect class="plot" width="{width:.1f}" height="{height:.1f}"/><g class="axis y">',
-        *(f'<path d="M0 {height - y_axis.place(y):.1f}H{width:.1f}"/>' for y, _ in y_ticks),
-        *(f'<text x="-5" y="{height - y_axis.place(y) + 4:.1f}">{text}</text>' for y, text in y_ticks),
-        '</g><g class="axis x">',
-        *(f'<path d="M{x_axis.place(x):.1f} 0V{height:.1f}"/>' for x, _ in x_ticks),
-        *(f'<text x="{x_axis.place(x):.1f}" y="{height + 14:.1f}">{escape(text)}</text>' for x, text in x_ticks),
-        f'</g><svg class="series" width="{width:.1f}" height="{height:.1f}">',
-        *marks_of(wanted, x_axis, y_axis),
-        f'</svg><text class="title" x="{width / 2:.1f}" y="{height + 29:.1f}">{escape(x_label)}</text></g></svg>',
-    ]
-    return Markup("".join(parts))
+    spoken = f"{wanted.y_label} over {wanted.x_label}, between {number_text(min(known))} and {number_text(max(known))}"
+    return {"x_axis": x_axis, "y_axis": y_axis, "x_ticks": x_ticks, "y_ticks": y_ticks, "left": left, "spoken": spoken}
 
 
 def axis(ends: tuple[float, float], log: bool, length: float, *, fixed: Sequence[float] = ()) -> Axis:
@@ -143,51 +145,26 @@ def axis(ends: tuple[float, float], log: bool, length: float, *, fixed: Sequence
     return Axis(low if ends[0] in fixed else low - room, high if fixed_high else high + room, log, length)
 
 
-def marks_of(wanted: Chart, x_axis: Axis, y_axis: Axis) -> Iterator[str]:
-    """Yield the elements of each line, then what is drawn over them; data-x and data-y are for chart.js."""
+def marks_of(wanted: Chart, x_ends: Sequence[float], y_ends: Sequence[float]) -> Iterator[Mark]:
+    """Yield what is drawn of each line, then what is drawn over the lines."""
     for number, line in enumerate(wanted.lines):
         colour, points = f"c{number % COLOURS}", list(zip(line.x, line.y, strict=False))
         if line.kind == "dots":
-            said = itertools.chain(line.titles, itertools.repeat(""))
-            yield from (dot(f"dot {colour}", 4, point, x_axis, y_axis, title) for point, title in zip(points, said))  # noqa: B905
+            titles = itertools.chain(line.titles, itertools.repeat(""))
+            yield from (Mark(f"dot {colour}", [point], title, 4) for point, title in zip(points, titles, strict=False))
             continue
         points = thinned(sorted(points, key=lambda point: point[0]), SHOWN_POINTS)
         holes = [True, *(y is None for _, y in points), True]
-        alone = [point for n, point in enumerate(points) if holes[n : n + 3] == [True, False, True]]
-        yield path(f"{line.kind} {colour}", points, x_axis, y_axis, name=line.name)
-        yield from (dot(f"dot {colour}", 3, point, x_axis, y_axis) for point in alone)
-        yield from (dot("dot lost", 3, point, x_axis, y_axis) for point in points if point[1] is None)
-    (left, right), (bottom, top) = x_axis.ends, y_axis.ends
-    for value in wanted.thresholds.values():
-        yield path("threshold", [(left, value), (right, value)], x_axis, y_axis)
-    for x in wanted.marks.values():
-        yield path("mark", [(x, bottom), (x, top)], x_axis, y_axis)
+        yield Mark(f"{line.kind} {colour}", points, line.name)
+        for n, point in enumerate(points):
+            if holes[n : n + 3] == [True, False, True]:
+                yield Mark(f"dot {colour}", [point], "", 3)
+            elif point[1] is None:
+                yield Mark("dot lost", [point], "", 3)
+    yield from (Mark("threshold", [(x, y) for x in x_ends]) for y in wanted.thresholds.values())
+    yield from (Mark("mark", [(x, y) for y in y_ends]) for x in wanted.marks.values())
     if wanted.best:
-        yield dot("dot best", 6.5, wanted.best[:2], x_axis, y_axis)
-
-
-def path(css_class: str, points: Sequence[Point], x_axis: Axis, y_axis: Axis, *, name: str = "") -> str:
-    """Return points joined by a line, with a gap where a value is no number."""
-    drawn, pen = [], "M"
-    for x, y in points:
-        if y is not None:
-            drawn.append(f"{pen}{x_axis.place(x):.1f} {y_axis.length - y_axis.place(y):.1f}")
-        pen = "M" if y is None else "L"
-    if css_class.startswith("area") and points:
-        drawn.append(
-            f"L{x_axis.place(points[-1][0]):.1f} {y_axis.length}L{x_axis.place(points[0][0]):.1f} {y_axis.length}Z"
-        )
-    xs, ys = (json.dumps([value if value is None else float(f"{value:.5g}") for value in one], separators=(",", ":"))
-              for one in ([x for x, _ in points], [y for _, y in points]))  # fmt: skip
-    return f'<path class="{css_class}" d="{"".join(drawn)}" data-x="{xs}" data-y="{ys}" data-name="{escape(name)}"/>'
-
-
-def dot(css_class: str, radius: float, point: Point, x_axis: Axis, y_axis: Axis, title: str = "") -> str:
-    """Return a point; one without a value lies at the upper edge."""
-    x, y = point
-    place = f'cx="{x_axis.place(x):.1f}" cy="{0 if y is None else y_axis.length - y_axis.place(y):.1f}" r="{radius:g}"'
-    data = f'data-x="[{x:.5g}]" data-y="[{"null" if y is None else f"{y:.5g}"}]"'
-    return f'<circle class="{css_class}" {place} {data}>{f"<title>{escape(title)}</title>" if title else ""}</circle>'
+        yield Mark("dot best", [wanted.best[:2]], "", 6.5)
 
 
 def histogram(name: str, values: Sequence[float], bins: int = 40) -> Line:
@@ -195,21 +172,6 @@ def histogram(name: str, values: Sequence[float], bins: int = 40) -> Line:
     heights, edges = np.histogram(values, bins=bins)
     outline = np.repeat(heights, 2)
     return Line(name, np.repeat(edges, 2).tolist(), [0.0, *outline.tolist(), 0.0], "area")
-
-
-def legend(wanted: Chart) -> list[tuple[str, str]]:
-    """Return class and text of each entry; a single line needs none."""
-    entries = []
-    if len(wanted.lines) > 1:
-        names = told_apart([line.name for line in wanted.lines], LONGEST_TEXT)
-        entries += [(f"c{number % COLOURS}", name) for number, name in enumerate(names)]
-    entries += [("threshold", f"{name} = {number_text(value)}") for name, value in wanted.thresholds.items()]
-    entries += [("mark", name) for name in wanted.marks]
-    if wanted.best:
-        entries.append(("best", wanted.best[2]))
-    if any(value is None for line in wanted.lines if line.kind == "line" for value in line.y):
-        entries.append(("lost", "not a number"))
-    return [(kind, shortened(name, LONGEST_TEXT)) for kind, name in entries]
 
 
 def thinned(points: list[Point], limit: int) -> list[Point]:

@@ -3,23 +3,16 @@
 A page is one file that needs no network; its script adds values and zoom to charts, and can be missing.
 """
 
-import base64
-import io
 import json
 import math
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-if TYPE_CHECKING:
-    from PIL import Image
-
 ROOT = Path(__file__).resolve().parents[2]  # the folder that holds `watch` and what else has templates
 SPACE = "\N{NARROW NO-BREAK SPACE}"
-THUMBNAIL_PX = 192  # longer side
-TINY_PX = 64  # smaller pictures are kept as they are, and enlarged by the browser with visible pixels
 
 
 def render(template: str, **values: Any) -> str:
@@ -32,22 +25,16 @@ def environment() -> Environment:
     """Return the templates with the filters that write figures."""
     loader = FileSystemLoader(ROOT)
     found = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    found.filters |= {"percent": percent, "signed": signed, "duration": duration_text}
-    found.filters |= {"counted": counted, "data_uri": data_uri, "number": number_text, "json": json.dumps}
+    found.filters |= {"percent": percent, "duration": duration_text}
+    found.filters |= {"counted": counted, "number": number_text, "json": json.dumps}
     found.filters["anchor"] = lambda name: "".join(letter if letter.isalnum() else "-" for letter in name)
-    found.globals |= {"SPACE": SPACE, "TINY_PX": TINY_PX}
+    found.globals["SPACE"] = SPACE
     return found
 
 
 def percent(share: float) -> str:
     """Write a share of 1 as a percentage."""
     return f"{100 * share:.1f}{SPACE}%"
-
-
-def signed(value: float, decimals: int) -> str:
-    """Write a number with its sign, and none for what rounds to 0."""
-    text = f"{abs(value):.{decimals}f}"
-    return ("" if not float(text) else "+" if value > 0 else "\N{MINUS SIGN}") + text
 
 
 def number_text(value: float) -> str:
@@ -80,12 +67,3 @@ def duration_text(seconds: float) -> str:
 def counted(count: int, noun: str, plural: str | None = None) -> str:
     """Write `1 rule`, `2 rules`."""
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
-
-
-def data_uri(picture: "Image.Image") -> str:
-    """Return a small copy of the picture as a data URI: JPEG, or PNG if it is tiny."""
-    kind = "png" if max(picture.size) < TINY_PX else "jpeg"
-    small, buffer = picture.copy(), io.BytesIO()
-    small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
-    small.save(buffer, kind, quality=82)
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -24,9 +24,9 @@ from watch.read.run import (
     items,
     mapping,
     number,
-    numbers,
     read_json,
     read_record,
+    series_of,
     text,
 )
 from watch.report import sections
@@ -53,57 +53,29 @@ def main() -> None:
 
 
 def write_report(folder: Path, report_dir: Path, *, search: Any = None) -> Path:
-    """Read what a training has left so far, write both files, and return the path of debugger.html.
-
-    Args:
-        folder: holds history.json, rules/, profile/ and panels/; any of them may be missing or damaged.
-        report_dir: made if need be; each file appears whole or not at all.
-        search: the document of the trials that the hyperparameters come from.
-
-    Raises:
-        OSError: the report cannot be written.
-    """
+    """Read what a training has left so far, write both files, return the page's path. OSError: there is no room."""
     record = read_record(folder)
     report_dir.mkdir(parents=True, exist_ok=True)
+    trace = folder / "profile/torch/trace.json.gz"
+    beside = trace.is_file() and folder.resolve() in (report_dir.resolve(), report_dir.resolve().parent)
+    page = render(
+        "watch/report/report.html",
+        record=record,
+        **headline(record),
+        now=f"{datetime.now(UTC):%H:%M:%S} UTC",
+        workers=Counter((firing.worker, rule.name) for rule in record.rules for firing in rule.fired if firing.worker),
+        chart=chart,
+        evidence=evidence,
+        when=when,
+        sections=sections,
+        trace=os.path.relpath(trace, report_dir) if beside else "",
+        search=sections.search(search),
+    )
     document = json.dumps(document_of(record, search), allow_nan=False) + "\n"
-    for name, content in ((HTML_NAME, page(record, folder, report_dir, search)), (JSON_NAME, document)):
+    for name, content in ((HTML_NAME, page), (JSON_NAME, document)):
         with whole_file(report_dir / name, "wb") as file:
             file.write(text(content).encode())
     return report_dir / HTML_NAME
-
-
-def page(record: Record, folder: Path, report_dir: Path, search: Any) -> str:
-    """Return the page."""
-    profile, started = record.profile, record.time("started")
-    trace = folder / "profile/torch/trace.json.gz"
-    beside = trace.is_file() and folder.resolve() in (report_dir.resolve(), report_dir.resolve().parent)
-    panels, left_out = sections.panels(record.panels)
-    return render(
-        "watch/report/report.html",
-        **headline(record),
-        record=record,
-        now=f"{datetime.now(UTC):%H:%M:%S} UTC",
-        start=started.timestamp() if started else 0.0,
-        advised={name for finding in findings(record) for name in finding.rules},
-        workers=Counter((firing.worker, rule.name) for rule in record.rules for firing in rule.fired if firing.worker),
-        evidence=evidence,
-        when=when,
-        **sections.learning(record),
-        magnitudes=sections.magnitudes(record),
-        step_times=sections.step_times(profile),
-        phases=sections.phases(profile),
-        durations=list(sections.duration_charts(profile)),
-        machine=list(sections.machine_charts(profile.samples)),
-        utilisation=list(sections.utilisation(profile.samples)),
-        multiple_of=sections.multiple_of,
-        operators=sections.operators(record.operators),
-        trace=os.path.relpath(trace, report_dir) if beside else "",
-        panels=panels,
-        panels_left_out=left_out,
-        search=sections.search(search),
-        rounded=sections.rounded,
-        facts=texts(record.history.get("facts")),
-    )
 
 
 def headline(record: Record) -> dict[str, Any]:
@@ -125,13 +97,12 @@ def headline(record: Record) -> dict[str, Any]:
         "title": titles[0][0] if titles else "The training failed" if ended == "Failed" else quiet,
         "findings": list(zip(found, titles, strict=True)),
         "colours": COLOURS,
+        "advised": {name for finding in found for name in finding.rules},
         "ended": ended,
-        "figures": texts(record.history.get("figures")) or figures(record),
+        "figures": texts(record.history.get("figures")),
+        "facts": texts(record.history.get("facts")),
         "warnings": [sentence for sentence in map(text, items(record.history.get("warnings"))) if sentence],
-        "fired": len(fired),
-        "sound": len(sound),
-        "watching": len(watching),
-        "unjudged": [(rule, why_not(rule)) for rule in unjudged],
+        **{"fired": len(fired), "sound": len(sound), "watching": len(watching), "unjudged": unjudged},
     }
 
 
@@ -152,13 +123,6 @@ def title_and_rest(sentence: str) -> tuple[str, str]:
     return (title, rest[:1].upper() + rest[1:]) if colon and len(title) <= 80 else (sentence or "A problem", "")
 
 
-def why_not(rule: Rule) -> str:
-    """Return why a rule could not judge."""
-    failed = rule.status == "Error" and rule.traceback.strip().rpartition("\n")[2]
-    ended = "It saw no data." if rule.status == "NoIssuesFound" else "It was ended before the training was."
-    return rule.note or failed or ended
-
-
 def outcome(record: Record) -> str:
     """Return `Completed`, `Stopped by rule Overfit`, `Failed`, or that it is not known."""
     found, reason = text(record.history.get("outcome")), text(record.history.get("reason"))
@@ -167,91 +131,52 @@ def outcome(record: Record) -> str:
     return f"Stopped by rule {named[0].name}" if found == "Stopped" and named else found or "How it ended is not known"
 
 
-def figures(record: Record) -> dict[str, str]:
-    """Return what is known of a training that tells nothing of itself."""
-    count = sections.step_times(record.profile)["count"]
-    found = {"Training steps": f"{count:,}"} if count else {}
-    if record.seconds is not None:
-        found["Duration"] = duration_text(max(0.0, record.seconds))
-    for mode, name in sections.MODES.items():
-        losses = numbers(mapping(mapping(record.series.get("losses")).get(mode)).get("value"))
-        if losses:
-            found[f"Last {name} loss"] = "not a number" if losses[-1] is None else f"{losses[-1]:.4g}"
-    return found
-
-
 def texts(value: Any) -> dict[str, str]:
     """Return what can be shown of a JSON object."""
     return {text(name): text(found) or str(found) for name, found in mapping(value).items()}
 
 
-def when(firing: Firing, start: float) -> str:
+def when(firing: Firing, record: Record) -> str:
     """Return `worker_1, TRAIN step 120, 3.2 s after the start`."""
+    started = record.time("started")
+    seconds = firing.time - started.timestamp() if firing.time is not None and started else -1.0
     step = "" if firing.step is None else f"{firing.mode or ''} step {firing.step:,}".strip()
-    known = firing.time is not None and 0 < start <= firing.time
-    after = f"{duration_text(firing.time - start)} after the start" if known and firing.time else ""
+    after = f"{duration_text(seconds)} after the start" if seconds >= 0 else ""
     return ", ".join(filter(None, (firing.worker, step, after)))
 
 
-def evidence(rule: Rule) -> str:
+def evidence(rule: Rule) -> Chart:
     """Return the plot that shows why; the step at which the rule fired first is marked."""
-    found, series, lines = rule.evidence, items(rule.evidence.get("series")), []
-    if not found:
-        return ""
-    for entry in map(mapping, series[:SHOWN_SERIES]):
-        pairs = zip(numbers(entry.get("x")), numbers(entry.get("y")), strict=False)
-        known = [(x, y) for x, y in pairs if x is not None]
-        lines.append(Line(text(entry.get("name")), [x for x, _ in known], [y for _, y in known]))
-    limits = (
-        (text(entry.get("name")), number(entry.get("y"))) for entry in map(mapping, items(found.get("thresholds")))
-    )
+    found, entries = rule.evidence, [mapping(entry) for entry in items(rule.evidence.get("series"))]
+    series = [(text(entry.get("name")), series_of(entry | {"step": entry.get("x")}, "y")) for entry in entries]
+    limits = [mapping(entry) for entry in items(found.get("thresholds"))]
     label = text(found.get("x_label")) or "step"
     step = rule.fired[0].step if rule.fired and "step" in label else None
-    return chart(
-        Chart(
-            title=text(found.get("title")) or rule.name,
-            x_label=label,
-            y_label=text(found.get("y_label")) or "value",
-            lines=lines,
-            thresholds={name or "threshold": y for name, y in limits if y is not None},
-            marks={} if step is None else {f"fired at {step:,}": float(step)},
-            whole_x="step" in label or "epoch" in label,
-            note=f"{SHOWN_SERIES} of {len(series)} series; all are in debugger.json" * (len(series) > SHOWN_SERIES),
-        )
+    return Chart(
+        text(found.get("title")) or rule.name,
+        label,
+        text(found.get("y_label")) or "value",
+        [Line(name, x, y) for name, (x, y) in series[:SHOWN_SERIES]],
+        {text(entry.get("name")) or "threshold": y for entry in limits if (y := number(entry.get("y"))) is not None},
+        {} if step is None else {f"fired at {step:,}": float(step)},
+        whole_x="step" in label or "epoch" in label,
+        note=f"{SHOWN_SERIES} of {len(series)} series; all are in debugger.json" * (len(series) > SHOWN_SERIES),
     )
 
 
 def document_of(record: Record, search: Any) -> dict[str, Any]:
     """Return the same as JSON: times in seconds, and what is not known null or empty."""
-    profile = record.profile
-    document = {
+    profile, utilisation = record.profile, {"utilisation": list(sections.utilisation(record.profile.samples))}
+    return {
         **record.history,
         "schema_version": 2,
         "headline": outcome(record),
         "diagnosis": [vars(finding) for finding in findings(record)],
-        "seconds": record.seconds,
+        **{name: getattr(record, name) for name in ("seconds", "observer", "series", "operators", "missing")},
         "rules": [{**vars(rule), "fired": [vars(firing) for firing in rule.fired]} for rule in record.rules],
-        "observer": record.observer,
-        "series": record.series,
-        "profile": {
-            "phases_seconds": sections.phases(profile),
-            "steps": sections.step_times(profile),
-            "utilisation": list(sections.utilisation(profile.samples)),
-        },
-        "operators": record.operators,
+        "profile": {"phases_seconds": sections.phases(profile), "steps": sections.step_times(profile), **utilisation},
         "search": search or None,
-        "missing": list(record.missing),
     }
-    return dict(finite(document))
-
-
-def finite(value: Any) -> Any:
-    """Return the same JSON value without infinities and NaN, which are no JSON."""
-    if isinstance(value, dict):
-        return {key: finite(member) for key, member in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(member) for member in value]
-    return number(value) if isinstance(value, float) else value
 
 
 if __name__ == "__main__":

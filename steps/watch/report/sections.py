@@ -1,6 +1,7 @@
 """The sections below the verdicts: curves, where the time goes, the machine, operators, own panels, the search."""
 
 import base64
+import contextlib
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,41 +12,37 @@ import numpy as np
 
 from watch.read.profile import Profile, Samples
 from watch.read.run import Record, items, mapping, number, series_of, text, whole
-from watch.report.charts import LOG_FROM_RATIO, Chart, Line, chart, histogram
+from watch.report.charts import LOG_FROM_RATIO, Chart, Line, histogram
 from watch.report.page import number_text
 
 SHOWN_TENSORS, SHOWN_PHASES, SHOWN_CATEGORIES = 8, 7, 12
 MODES = {"TRAIN": "training", "EVAL": "validation"}
 TRAINING_MODES = ("TRAIN", "GLOBAL")
-PARAMETERS = {
-    "gradients": ("Gradients", "how strongly a step wants to change them"),
-    "weights": ("Weights", "how large they are"),
-    "biases": ("Biases", "how large they are"),
-}
+PARAMETERS = {"gradients": "what a step wants to change", "weights": "their size", "biases": "their size"}
 TIME_BINS = 240  # over the whole run
 TIME_UNITS = ((3 * 3600.0, 3600.0, "hours"), (5 * 60.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))
 BYTE_UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
 PERCENT, FROM_0 = (0.0, 100.0), (0.0,)
 MACHINE: Any = (  # title, unit, ends of the axis, curves: label, quantity of the profile, how devices become one
-    ("Processor", "%", PERCENT, (("mean of all cores", "CPUUtilization", np.mean),
-     ("busiest core", "CPUUtilization", np.max), ("waiting for disk", "I/OWaitPercentage", np.mean))),
-    ("Memory", "%", PERCENT, (("used", "MemoryUsedPercent", np.max),)),
-    ("GPU", "%", PERCENT, (("mean of all GPUs", "GPUUtilization", np.mean),
-     ("least busy GPU", "GPUUtilization", np.min))),
-    ("GPU memory", "%", PERCENT, (("fullest GPU", "GPUMemoryUtilization", np.max),)),
-    ("Disk", "B/s", FROM_0, (("read", "ReadThroughputInBytesPerSecond", np.sum),
-     ("written", "WriteThroughputInBytesPerSecond", np.sum))),
-    ("Network", "B/s", FROM_0, (("received", "ReceiveBytesPerSecond", np.sum),
-     ("sent", "TransmitBytesPerSecond", np.sum))),
-    ("Training process: processor", "% of a core", FROM_0, (("processor time", "ProcessCPUUtilization", np.sum),)),
-    ("Training process: memory", "B", FROM_0, (("memory", "ProcessMemoryBytes", np.sum),)),
+    ("Processor", "%", PERCENT, (("mean of all cores", "CPUUtilization", np.nanmean),
+     ("busiest core", "CPUUtilization", np.nanmax), ("waiting for disk", "I/OWaitPercentage", np.nanmean))),
+    ("Memory", "%", PERCENT, (("used", "MemoryUsedPercent", np.nanmax),)),
+    ("GPU", "%", PERCENT, (("mean of all GPUs", "GPUUtilization", np.nanmean),
+     ("least busy GPU", "GPUUtilization", np.nanmin))),
+    ("GPU memory", "%", PERCENT, (("fullest GPU", "GPUMemoryUtilization", np.nanmax),)),
+    ("Disk", "B/s", FROM_0, (("read", "ReadThroughputInBytesPerSecond", np.nansum),
+     ("written", "WriteThroughputInBytesPerSecond", np.nansum))),
+    ("Network", "B/s", FROM_0, (("received", "ReceiveBytesPerSecond", np.nansum),
+     ("sent", "TransmitBytesPerSecond", np.nansum))),
+    ("Training process: processor", "% of a core", FROM_0, (("processor time", "ProcessCPUUtilization", np.nansum),)),
+    ("Training process: memory", "B", FROM_0, (("memory", "ProcessMemoryBytes", np.nansum),)),
 )  # fmt: skip
 OF_SEVERAL = ("busiest core", "least busy GPU")  # which of one device are that device
 PANELS, PANEL_BYTES = 24, 4 << 20  # how many are shown, and the largest
 
 
-def learning(record: Record) -> dict[str, Any]:
-    """Return charts of the epochs' figures, those of training and validation together, and of the saved losses."""
+def learning(record: Record) -> tuple[int, int | None, int | None, list[Chart], list[Chart]]:
+    """Return the number of epochs, the kept one, the first of a learning backbone, charts, and folded charts."""
     epochs = [mapping(entry) for entry in items(record.history.get("epochs"))]
     x = [number(epoch.get("epoch")) or float(place) for place, epoch in enumerate(epochs, start=1)]
     best, began = whole(record.history.get("best_epoch")), whole(record.history.get("fine_tuning_from_epoch"))
@@ -64,33 +61,32 @@ def learning(record: Record) -> dict[str, Any]:
         ring = None if y is None or not best or len(lines) < 2 else (float(best), y, f"kept epoch, {best}")
         title = "learning rate" if stem == "lr" else stem.replace("_", " ")
         charts.append(Chart(title.capitalize(), "epoch", title + unit, lines, best=ring, whole_x=True, marks=marks))
-    steps = [
-        Chart(f"Loss by saved {name} step", f"{name} step", "loss", [line], whole_x=True)
-        for mode, entry in mapping(record.series.get("losses")).items()
-        for name in [MODES.get(mode, mode)]
-        if len((line := Line(name, *series_of(entry, "value"))).x) > 1
-    ]
-    return {
-        "epochs": len(epochs),
-        "best_epoch": best if best in x else None,
-        "began": began if marks else None,
-        "learning_charts": [chart(found) for found in charts or steps],
-        "step_charts": [chart(found) for found in steps if charts],
-    }
+    steps = list(losses({"loss": record}))
+    shown, folded = (charts, steps) if charts else (steps, [])
+    return len(epochs), best if best in x else None, began if marks else None, shown, folded
 
 
-def magnitudes(record: Record) -> list[str]:
-    """Return charts of gradients, weights and biases by step: of many layers some, from the first to the last."""
-    charts: list[str] = []
-    for collection, (title, note) in PARAMETERS.items():
+def losses(runs: Mapping[str, Record]) -> Iterator[Chart]:
+    """Yield the losses that were saved, one chart a mode with a line of each run."""
+    for mode, name in MODES.items():
+        saved = {
+            run: series_of(mapping(record.series.get("losses")).get(mode), "value") for run, record in runs.items()
+        }
+        if any(len(x) > 1 for x, _ in saved.values()):
+            lines = [Line(run, *points) for run, points in saved.items()]
+            yield Chart(f"Loss by saved {name} step", f"{name} step", "loss", lines, whole_x=True)
+
+
+def magnitudes(record: Record) -> Iterator[Chart]:
+    """Yield charts of gradients, weights and biases by step: of many layers some, from the first to the last."""
+    for collection, note in PARAMETERS.items():
         entries = mapping(record.series.get(collection)).items()
         lines = [line for name, entry in entries if (line := Line(name, *series_of(entry, "abs_mean"))).x]
         if len(lines) > SHOWN_TENSORS:
             note += f"; {SHOWN_TENSORS} of {len(lines)} layers, first to last, all are in debugger.json"
             lines = [lines[place] for place in np.linspace(0, len(lines) - 1, SHOWN_TENSORS).round().astype(int)]
         if lines:
-            charts.append(chart(Chart(title, "step", "mean of absolute values", lines, whole_x=True, note=note)))
-    return charts
+            yield Chart(collection.capitalize(), "step", "mean of absolute values", lines, whole_x=True, note=note)
 
 
 def durations(profile: Profile, modes: Sequence[str] = TRAINING_MODES) -> list[float]:
@@ -103,8 +99,8 @@ def step_times(profile: Profile) -> dict[str, Any]:
     found = durations(profile)
     median, p95, longest = np.percentile(found, [50, 95, 100]).tolist() if found else (None, None, None)
     count = sum(count for mode, (count, _) in profile.step_totals.items() if mode in TRAINING_MODES)
-    figures = {"median_seconds": median, "p95_seconds": p95, "longest_seconds": longest}
-    return {"count": count, "traced": len(found), **figures}
+    seconds = {"median_seconds": median, "p95_seconds": p95, "longest_seconds": longest}
+    return {"count": count, "traced": len(found), **seconds}
 
 
 def phases(profile: Profile) -> dict[str, float]:
@@ -119,18 +115,16 @@ def phases(profile: Profile) -> dict[str, float]:
     return shown if small else {**shown, "Other": shown.get("Other", 0.0) + rest}
 
 
-def duration_charts(profile: Profile) -> Iterator[str]:
+def duration_charts(profile: Profile) -> Iterator[Chart]:
     """Yield how many training steps took how long, and each step's duration; each mode counts steps of its own."""
     for modes, name in ((TRAINING_MODES, "training"), (("EVAL",), "validation")):
         found = [seconds * 1e3 for seconds in durations(profile, modes)]
         if found and name == "training":
             outline, title = histogram("steps", found), "Duration of training steps"
-            yield chart(Chart(title, "duration (ms)", "steps", [outline], y_limits=FROM_0, log_y=False))
+            yield Chart(title, "duration (ms)", "steps", [outline], y_limits=FROM_0, log_y=False)
         if found:
-            every = sum(count for mode, (count, _) in profile.step_totals.items() if mode in modes)
-            line = Line(name, [float(place) for place in range(1, len(found) + 1)], found)
-            label = f"{name} step" if every == len(found) else f"{name} step in the trace"
-            yield chart(Chart(f"Duration of each {name} step", label, "duration (ms)", [line], whole_x=True))
+            line, label = Line(name, [float(n + 1) for n in range(len(found))], found), f"{name} step in the trace"
+            yield Chart(f"Duration of each {name} step", label, "duration (ms)", [line], whole_x=True)
 
 
 def utilisation(samples: Mapping[str, Mapping[str, Samples]]) -> Iterator[dict[str, Any]]:
@@ -144,36 +138,31 @@ def utilisation(samples: Mapping[str, Mapping[str, Samples]]) -> Iterator[dict[s
                 values = np.concatenate(devices)
                 shares = dict(zip(("p50", "p95", "p99"), np.percentile(values, [50, 95, 99]).tolist(), strict=True))
                 name = title if label.startswith(("mean", "fullest")) or len(curves) == 1 else f"{title}: {label}"
-                figures = {"mean": float(values.mean()), **shares, "max": float(values.max())}
                 about = {"name": name, "node": node, "quantity": quantity, "devices": len(devices), "unit": unit}
-                yield {**about, "figures": figures}
+                yield {**about, "figures": {"mean": float(values.mean()), **shares, "max": float(values.max())}}
 
 
-def machine_charts(samples: Mapping[str, Mapping[str, Samples]]) -> Iterator[str]:
+def machine_charts(samples: Mapping[str, Mapping[str, Samples]]) -> Iterator[Chart]:
     """Yield each resource over time: the devices' means, in each of equal parts of it, made one."""
-    times = [time for found in samples.values() for device in found.values() for time in device.times]
-    start, length = min(times, default=0.0), max(times, default=0.0) - min(times, default=0.0)
-    part_seconds = max(length / TIME_BINS, 1e-3)
-    unit_seconds, unit_name = next((size, name) for least, size, name in TIME_UNITS if length >= least)
+    times = [time for found in samples.values() for device in found.values() for time in device.times] or [0.0]
+    edges = np.linspace(min(times), max(times) + 1e-3, TIME_BINS + 1)
+    unit_seconds, unit_name = next((size, name) for least, size, name in TIME_UNITS if np.ptp(times) >= least)
     for title, unit, limits, curves in MACHINE:
         found: dict[str, tuple[list[float], list[float]]] = {}
         for label, quantity, combine in curves:
-            devices = list(samples.get(quantity, {}).values())
+            devices = [(one.times, one.values) for one in samples.get(quantity, {}).values()]
             if len(devices) > 1 or (devices and label not in OF_SEVERAL):
-                table = np.full((len(devices), TIME_BINS + 1), np.nan)
-                for row, one in zip(table, devices, strict=True):
-                    places = ((np.array(one.times) - start) / part_seconds).astype(int).clip(0, TIME_BINS)
-                    counts = np.bincount(places, minlength=TIME_BINS + 1)
-                    sums = np.bincount(places, weights=one.values, minlength=TIME_BINS + 1)
-                    row[counts > 0] = sums[counts > 0] / counts[counts > 0]
-                at = np.flatnonzero(~np.isnan(table).all(axis=0))
-                y = [float(combine(column[~np.isnan(column)])) for column in table.T[at]]
-                found[label] = (at * part_seconds / unit_seconds).tolist(), y
+                sums = np.array([np.histogram(at, edges, weights=values)[0] for at, values in devices])
+                counts = np.array([np.histogram(at, edges)[0] for at, _ in devices])
+                known = counts.any(axis=0)
+                means = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)[:, known]
+                seconds = edges[:-1][known] - edges[0]
+                found[label] = (seconds / unit_seconds).tolist(), combine(means, axis=0).tolist()
         if found:
             size, multiple = multiple_of(unit, max(max(y) for _, y in found.values()))
             lines = [Line(label, x, [value / size for value in y]) for label, (x, y) in found.items()]
             x_label = f"time since the start ({unit_name})"
-            yield chart(Chart(title, x_label, multiple, lines, y_limits=limits, log_y=False))
+            yield Chart(title, x_label, multiple, lines, y_limits=limits, log_y=False)
 
 
 def multiple_of(unit: str, largest: float) -> tuple[float, str]:
@@ -220,11 +209,11 @@ def search(document: Any) -> dict[str, Any] | None:
         return None
     metric, lowest = text(found.get("objective_metric")) or "objective", found.get("objective_type") == "Minimize"
     names = sorted({name for one in trials for name in one["values"]})
-    charts = [chart(objective_by(name, trials, metric)) for name in names]
-    sign = 1 if lowest else -1
-    trials.sort(key=lambda one: (not one["winner"], one["objective"] is None, sign * (one["objective"] or 0.0)))
-    about = {"strategy": text(found.get("strategy")) or "unknown strategy", "metric": metric, "lowest": lowest}
-    return {**about, "names": names, "trials": trials, "charts": charts}
+    trials.sort(
+        key=lambda one: (not one["winner"], one["objective"] is None, (one["objective"] or 0) * (-1, 1)[lowest])
+    )
+    found = {"strategy": text(found.get("strategy")) or "unknown strategy", "metric": metric, "lowest": lowest}
+    return {**found, "names": names, "trials": trials, "charts": [objective_by(name, trials, metric) for name in names]}
 
 
 def objective_by(name: str, trials: Sequence[Mapping[str, Any]], metric: str) -> Chart:
@@ -238,11 +227,8 @@ def objective_by(name: str, trials: Sequence[Mapping[str, Any]], metric: str) ->
         values = {found: float(place) for place, found in enumerate(categories)}
     dots = [(at, one) for one in measured if (at := values.get(one["values"][name])) is not None]
     x, objectives = [at for at, _ in dots], [one["objective"] for _, one in dots]
-    titles = [
-        ", ".join(f"{key} {rounded(value)}" for key, value in one["values"].items())
-        + f": {metric} {number_text(one['objective'])}"
-        for _, one in dots
-    ]
+    said = (", ".join(f"{key} {rounded(value)}" for key, value in one["values"].items()) for _, one in dots)
+    titles = [f"{words}: {metric} {number_text(y)}" for words, y in zip(said, objectives, strict=True)]
     return Chart(
         name, name, metric, [Line("trials", x, objectives, "dots", titles)],
         best=next(((at, one["objective"], "winner") for at, one in dots if one["winner"]), None),
@@ -260,7 +246,6 @@ def rounded(value: str) -> str:
 
 
 def as_number(value: str) -> float | None:
-    try:
+    with contextlib.suppress(ValueError):
         return number(float(value))
-    except ValueError:
-        return None
+    return None

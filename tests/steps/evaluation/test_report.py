@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from classifier.data.thumbnails import data_uri
 from classifier.evaluation.comparison import Comparison
 from classifier.evaluation.metrics import classification_metrics, effect
 from classifier.evaluation.report import Mistake, report
 from classifier.training.calibration import reliability, softmax
-from watch.report.page import data_uri
 
 SPACE = "\N{NARROW NO-BREAK SPACE}"
 CLASSES = ["cat", "<script>alert(1)</script>", 'dog "rex" & co']

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import training_output as made
 
+from watch.read.run import read_json
 from watch.report.report import write_report
 
 STEPS = Path(__file__).parents[2] / "steps"
@@ -69,7 +70,9 @@ def write(tmp_path: Path) -> Write:
 
     def report(*, search: Any = None, **changes: Any) -> Page:
         output_dir = made.write_output(tmp_path / "output", **changes)
-        return Page(write_report(output_dir, tmp_path / "output/report", search=search))
+        (tmp_path / "search.json").write_text(json.dumps(search))
+        trials, _ = read_json(tmp_path / "search.json")
+        return Page(write_report(output_dir, tmp_path / "output/report", search=trials))
 
     return report
 

@@ -11,9 +11,8 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -25,20 +24,9 @@ OPERATORS_KEPT = 40
 TRACE_BYTES = 2_000_000  # of trace.json.gz, at most
 OWN_ANNOTATIONS = ("ProfilerStep", "Optimizer.step#", "Optimizer.zero_grad#")  # spans, not operators
 KINETO_LOG_LEVEL = "99"  # what does the measuring in torch.profiler writes to standard error at any lower one
-PROFILER_TROUBLE = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    LookupError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
 
 
-@dataclass(frozen=True)
-class ChosenSteps:
+class ChosenSteps(NamedTuple):
     """Which steps of the training are profiled, counted from 0."""
 
     first: int
@@ -46,12 +34,7 @@ class ChosenSteps:
 
 
 def choose_steps(total: int, *, per_epoch: int) -> ChosenSteps | None:
-    """Up to five steps of one epoch, the second where there is one; None when the training is too short for any.
-
-    Args:
-        total: Training steps of the whole run, validation not counted.
-        per_epoch: Training steps of an epoch.
-    """
+    """Up to five training steps of one epoch, the second where there is one; None if the training is too short."""
     epoch_start = per_epoch if total >= 2 * per_epoch else 0
     steps = min(PROFILED_STEPS, max(1, min(per_epoch, total - epoch_start) - WARM_UP_STEPS))
     first = max(1, min(epoch_start + WARM_UP_STEPS, epoch_start + per_epoch - steps))
@@ -59,45 +42,30 @@ def choose_steps(total: int, *, per_epoch: int) -> ChosenSteps | None:
 
 
 class OperatorProfile:
-    """Profiles `steps` training steps from `first_step` on, after one step of warm-up.
-
-    Args:
-        profile_dir: Where `torch/` is made.
-        first_step: Counted from 0; at least 1, for the warm-up.
-        steps: At least 1.
-    """
+    """Profiles `steps` training steps from `first_step` on, both at least 1, after one step of warm-up."""
 
     def __init__(self, profile_dir: Path, first_step: int, steps: int = PROFILED_STEPS) -> None:
         if first_step < 1 or steps < 1:
             raise ValueError(f"first_step and steps must be at least 1, but got {first_step} and {steps}.")
         self._dir = profile_dir / "torch"
         self._first, self._steps = first_step, steps
-        self._end = first_step + steps
         self._step = 0  # which is under way, or comes next
         self._profiler: Any = None
         self._failed = False
 
-    def step_begin(self) -> None:
-        """A training step begins."""
-        if self._step == self._first - 1 and not self._failed:
-            self._attempt(self._start)
-
-    def step_end(self) -> None:
-        """The step ends; after the last chosen one the results are written."""
-        self._step += 1
-        if self._profiler is not None:
-            self._attempt(self._profiler.step)
-            if self._step == self._end:
-                self.close()
-
     @contextlib.contextmanager
     def step(self) -> Iterator[None]:
-        """A training step: step_begin(), step_end()."""
-        self.step_begin()
+        """A training step; after the last chosen one the results are written."""
+        if self._step == self._first - 1 and not self._failed:
+            self._attempt(self._start)
         try:
             yield
         finally:
-            self.step_end()
+            self._step += 1
+            if self._profiler is not None:
+                self._attempt(self._profiler.step)
+                if self._step == self._first + self._steps:
+                    self.close()
 
     def close(self) -> None:
         """Stop, should the training end within the chosen steps; what was measured is kept."""
@@ -107,11 +75,9 @@ class OperatorProfile:
 
     def _start(self) -> None:
         os.environ.setdefault("KINETO_LOG_LEVEL", KINETO_LOG_LEVEL)
-        activities = [torch.profiler.ProfilerActivity.CPU]
-        if torch.cuda.is_available():
-            activities.append(torch.profiler.ProfilerActivity.CUDA)
+        kinds = torch.profiler.ProfilerActivity
         profiler = torch.profiler.profile(
-            activities=activities,
+            activities=[kinds.CPU, kinds.CUDA] if torch.cuda.is_available() else [kinds.CPU],
             schedule=torch.profiler.schedule(wait=0, warmup=1, active=self._steps, repeat=1),
             on_trace_ready=self._write,
         )
@@ -120,22 +86,28 @@ class OperatorProfile:
 
     def _write(self, profiler: Any) -> None:
         """Called by the profiler when the last chosen step has ended, or when it is stopped before."""
-        if self._step <= self._first:
-            return
-        self._attempt(lambda: self._write_operators(profiler))
-        self._attempt(lambda: self._write_trace(profiler))
+        if self._step > self._first:
+            self._attempt(lambda: self._write_operators(profiler))
+            self._attempt(lambda: self._write_trace(profiler))
 
     def _write_operators(self, profiler: Any) -> None:
-        self._dir.mkdir(parents=True, exist_ok=True)
-        averages = [row for row in profiler.key_averages() if not row.key.startswith(OWN_ANNOTATIONS)]
-        device_us = sum(row.self_device_time_total for row in averages)
-        averages.sort(key=lambda row: (row.self_device_time_total, row.self_cpu_time_total), reverse=True)
+        rows = [row for row in profiler.key_averages() if not row.key.startswith(OWN_ANNOTATIONS)]
+        rows.sort(key=lambda row: (row.self_device_time_total, row.self_cpu_time_total), reverse=True)
         report = {
-            "device": "cuda" if device_us else "cpu",
+            "device": "cuda" if any(row.self_device_time_total for row in rows) else "cpu",
             "steps": list(range(self._first, self._step)),
-            "operators": [_operator(row) for row in averages[:OPERATORS_KEPT]],
+            "operators": [
+                {
+                    "name": row.key,
+                    "calls": row.count,
+                    "self_cpu_us": round(row.self_cpu_time_total, 1),
+                    "cpu_us": round(row.cpu_time_total, 1),
+                    "self_device_us": round(row.self_device_time_total, 1),
+                }
+                for row in rows[:OPERATORS_KEPT]
+            ],
         }
-        _write_whole(self._dir / "operators.json", json.dumps(report, indent=1).encode())
+        self._put("operators.json", json.dumps(report, indent=1).encode())
 
     def _write_trace(self, profiler: Any) -> None:
         self._dir.mkdir(parents=True, exist_ok=True)
@@ -145,28 +117,23 @@ class OperatorProfile:
             trace = path.read_bytes() if path.exists() else b""
         if not trace.rstrip().endswith(b"}"):  # a full disk is no error to torch
             raise OSError(f"only {len(trace)} bytes of the trace could be written")
-        _write_whole(self._dir / "trace.json.gz", _packed(trace))
+        self._put("trace.json.gz", _packed(trace))
+
+    def _put(self, name: str, content: bytes) -> None:
+        self._dir.mkdir(parents=True, exist_ok=True)
+        with whole_file(self._dir / name, "wb") as file:
+            file.write(content)
 
     def _attempt(self, action: Callable[[], Any]) -> None:
         """Do it; the first failure is said, and nothing more is measured."""
         try:
             action()
-        except PROFILER_TROUBLE as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is in the profiler, it must not cost the training
             if not self._failed:
                 self._failed = True
                 reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
                 say(f"Profiler: the operator profile is not complete, since torch.profiler failed ({reason}).")
             self.close()
-
-
-def _operator(row: Any) -> dict[str, str | int | float]:
-    return {
-        "name": row.key,
-        "calls": row.count,
-        "self_cpu_us": round(row.self_cpu_time_total, 1),
-        "cpu_us": round(row.cpu_time_total, 1),
-        "self_device_us": round(row.self_device_time_total, 1),
-    }
 
 
 def _packed(trace: bytes) -> bytes:
@@ -183,9 +150,3 @@ def _packed(trace: bytes) -> bytes:
         content["traceEvents"] = named + timed
         packed = gzip.compress(json.dumps(content, separators=(",", ":")).encode())
     return packed
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Write a file, or leave none."""
-    with whole_file(path, "wb") as file:
-        file.write(content)

@@ -1,25 +1,40 @@
 """Samples the machine in a thread and writes what it finds in the layout of SageMaker's system metrics.
 
 `<profile>/system/incremental/<YYYYMMDDHH>/<epoch seconds at full minute>.<node>.json` holds one JSON object a line, one
-file a minute, in UTC (AWS guide, "debugger-analyze-data"; smdebug's LocalSystemMetricsReader reads it). A file grows by
-whole lines only. `<profile>/measured.json` says in words what the figures are figures of.
+file a minute, in UTC (AWS guide, "debugger-analyze-data"; smdebug's LocalSystemMetricsReader reads it). Rows carry the
+names of SageMaker's own profiler (AWS guide, "debugger-configure-system-monitoring"; smdebug's PandasFrame); those of
+type "process" are ours: the training process alone. A file grows by whole lines only.
+
+A container sees its host's /proc. So CPU figures are those of the host's cores that this process may run on, and disk
+and network those of every disk and interface visible here; memory is counted against the container's limit where one
+is set. `<profile>/measured.json` says in words which it is.
 """
 
+import contextlib
 import json
+import os
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 
-from watch.collect.machine import Row, SystemMetrics
 from watch.files import LineFile
 
 FULL_RATE_BYTES = 8_000_000  # after so much has been written, and again after as much, samples are taken half as often
-SLOWEST_SECONDS = 60.0
-SHORTEST_SECONDS = 0.05  # a last sample over less than this says nothing
+SLOWEST_SECONDS, SHORTEST_SECONDS = 60.0, 0.05  # between two samples; a last one over less says nothing
+WORKER_SCAN_SECONDS = 5.0  # listing child processes reads every process's /proc entry
 TROUBLE = (OSError, psutil.Error, RuntimeError, ValueError)  # psutil raises the last two for a /proc it cannot read
+CGROUP = Path("/sys/fs/cgroup")
+CGROUP_MEMORY = (  # version 2 and version 1: limit, use, the line of memory.stat that is page cache
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+)
+NOT_A_WORKER = ("resource_tracker", "watch.collect.observer")  # children of a training process that load no data
+Row = tuple[str, str, str, float]  # type (the resource), name (the device or metric), dimension, value
 
 
 class SystemSampler:
@@ -32,16 +47,14 @@ class SystemSampler:
         profile_dir: Where `system/` is made.
         node: "algo-1" and so on; part of the file names.
         interval_ms: At least 10.
-        pid: The training process, if its own CPU and memory are wanted too.
+        pid: The training process, if its own CPU, memory and workers are wanted too.
     """
 
     def __init__(self, profile_dir: Path, *, node: str, interval_ms: int, pid: int | None = None) -> None:
         if interval_ms < 10:
             raise ValueError(f"interval_ms must be at least 10, but got {interval_ms}.")
-        self._dir = profile_dir
-        self._node = node
+        self._dir, self._node, self._pid = profile_dir, node, pid
         self._interval_seconds = interval_ms / 1000
-        self._pid = pid
         self._file: LineFile | None = None
         self._written_bytes = 0
         self._described = False
@@ -60,46 +73,30 @@ class SystemSampler:
             self._thread.join()
 
     def _run(self) -> None:
-        metrics = self._open_metrics()
-        if metrics is None:
+        try:
+            machine = Machine(self._pid)
+        except TROUBLE as error:
+            self._say(error, "there are no system metrics")
             return
         taken = due = time.monotonic()
         while not self._stopping.is_set():
-            due = max(due + self._interval(), time.monotonic())
+            slowed = self._interval_seconds * 2 ** min(20, self._written_bytes // FULL_RATE_BYTES)
+            due = max(due + max(self._interval_seconds, min(slowed, SLOWEST_SECONDS)), time.monotonic())
             self._stopping.wait(due - time.monotonic())
             if time.monotonic() - taken >= SHORTEST_SECONDS or not self._stopping.is_set():
                 taken = time.monotonic()
-                self._sample(metrics)
-        metrics.close()
+                try:
+                    self._sample(machine)
+                except TROUBLE as error:
+                    self._say(error)
         if self._file:
             self._file.close()
 
-    def _interval(self) -> float:
-        slowed: float = self._interval_seconds * 2 ** min(20, self._written_bytes // FULL_RATE_BYTES)
-        return max(self._interval_seconds, min(slowed, SLOWEST_SECONDS))
-
-    def _open_metrics(self) -> SystemMetrics | None:
-        """None where the machine cannot be read at all."""
-        try:
-            return SystemMetrics(pid=self._pid)
-        except TROUBLE as error:
-            self._say(error, "there are no system metrics")
-            return None
-
-    def _sample(self, metrics: SystemMetrics) -> None:
-        try:
-            rows = metrics.read()
-            now = time.time()
-            lines = "".join(_line(row, self._node, now) for row in rows)
-            self._file_of(now).append(lines)
-            self._written_bytes += len(lines)
-            if not self._described:
-                (self._dir / "measured.json").write_text(json.dumps(metrics.measured(), indent=1), encoding="utf-8")
-                self._described = True
-        except TROUBLE as error:
-            self._say(error)
-
-    def _file_of(self, now: float) -> LineFile:
+    def _sample(self, machine: "Machine") -> None:
+        rows, now = list(machine.rows()), time.time()
+        names = ("Type", "Name", "Dimension", "Value", "NodeId", "Timestamp")
+        found = [(*row[:3], round(row[3], 2), self._node, round(now, 6)) for row in rows]
+        lines = "".join(f"{json.dumps(dict(zip(names, row, strict=True)), separators=(',', ':'))}\n" for row in found)
         minute = int(now) // 60 * 60
         hour = time.strftime("%Y%m%d%H", time.gmtime(minute))
         path = self._dir / "system" / "incremental" / hour / f"{minute}.{self._node}.json"
@@ -108,10 +105,13 @@ class SystemSampler:
                 self._file.close()
                 self._file = None
             self._file = LineFile(path)
-        return self._file
+        self._file.append(lines)
+        self._written_bytes += len(lines)
+        if not self._described:
+            (self._dir / "measured.json").write_text(json.dumps(machine.measured(), indent=1), encoding="utf-8")
+            self._described = True
 
     def _say(self, error: Exception, effect: str = "system metrics have a gap") -> None:
-        """One line for each kind of trouble."""
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         if reason not in self._said:
             self._said.add(reason)
@@ -120,19 +120,139 @@ class SystemSampler:
             )
 
 
-def _line(row: Row, node: str, now: float) -> str:
-    """One row in SageMaker's form; Timestamp is float epoch seconds."""
-    return (
-        json.dumps(
-            {
-                "Type": row.type,
-                "Name": row.name,
-                "Dimension": row.dimension,
-                "Value": round(row.value, 2),
-                "NodeId": node,
-                "Timestamp": round(now, 6),
-            },
-            separators=(",", ":"),
+class Machine:
+    """Reads the machine's counters; every rate covers the time since the call before."""
+
+    def __init__(self, pid: int | None = None) -> None:
+        self.gpus = Gpus()
+        self._process: psutil.Process | None = None
+        with contextlib.suppress(psutil.NoSuchProcess):
+            self._process = psutil.Process(pid) if pid is not None else None
+        self._counters: dict[str, tuple[float, float]] = {}  # counter -> (seconds, value) when it was last read
+        self._cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+        self._workers_counted = time.monotonic()
+        self._memory = next(
+            (
+                (int(limit), used, line)
+                for name, used, line in CGROUP_MEMORY
+                if (limit := _text(CGROUP / name)).isdigit()
+            ),
+            None,
         )
-        + "\n"
-    )
+        if self._memory and self._memory[0] >= psutil.virtual_memory().total:
+            self._memory = None
+        list(self.rows())  # rates need a beginning
+        self._workers_counted -= WORKER_SCAN_SECONDS
+
+    def rows(self) -> Iterator[Row]:
+        """All rows of this moment. What the machine does not tell has no row."""
+        for core, share in enumerate(psutil.cpu_times_percent(percpu=True)):
+            if self._cores is None or core in self._cores:
+                waiting = getattr(share, "iowait", 0.0)
+                yield "cpu", f"cpu{core}", "CPUUtilization", max(0.0, 100 - share.idle - waiting)
+                yield "cpu", f"cpu{core}", "I/OWaitPercentage", waiting
+        used = 100 * self._used() / self._memory[0] if self._memory else psutil.virtual_memory().percent
+        yield "memory", "MemoryUsedPercent", "", used
+        if (disk := psutil.disk_io_counters()) is not None:
+            yield self._rate("i/o", "IOPS", "", disk.read_count + disk.write_count)
+            yield self._rate("i/o", "ReadThroughputInBytesPerSecond", "", disk.read_bytes)
+            yield self._rate("i/o", "WriteThroughputInBytesPerSecond", "", disk.write_bytes)
+        network = [counters for name, counters in psutil.net_io_counters(pernic=True).items() if name != "lo"]
+        yield self._rate("network", "ReceiveBytesPerSecond", "Algorithm", sum(one.bytes_recv for one in network))
+        yield self._rate("network", "TransmitBytesPerSecond", "Algorithm", sum(one.bytes_sent for one in network))
+        for index, utilization, memory in self.gpus.sample():
+            yield "gpu", f"gpu{index}", "GPUUtilization", utilization
+            yield "gpu", f"gpu{index}", "GPUMemoryUtilization", memory
+        if self._process is not None:
+            try:
+                yield from self._training(self._process)
+            except psutil.Error:  # it has ended
+                self._process = None
+
+    def measured(self) -> dict[str, str]:
+        """What the figures are figures of, one sentence a resource."""
+        cores = f"{len(self._cores)} of the machine's" if self._cores else "all"
+        quota, _, period = _text(CGROUP / "cpu.max").partition(" ")
+        limited = f" A quota of {int(quota) / int(period):g} cores applies to them together." if quota.isdigit() else ""
+        total = (self._memory[0] if self._memory else psutil.virtual_memory().total) / 2**30
+        return {
+            "cpu": f"Busy time of {cores} {psutil.cpu_count()} cores, whoever uses them.{limited}",
+            "memory": "Memory in use, without page cache, of the "
+            f"{f'container{chr(39)}s limit of' if self._memory else f'machine{chr(39)}s'} {total:.1f} GiB.",
+            "i/o": "Every disk visible here, whoever uses it.",
+            "network": "Every interface but loopback, whoever uses it.",
+            "gpu": f"No GPU: {self.gpus.trouble}." if self.gpus.trouble else f"{len(self.gpus.handles)} GPUs.",
+        }
+
+    def _training(self, process: psutil.Process) -> Iterator[Row]:
+        yield "process", "training", "ProcessCPUUtilization", process.cpu_percent()
+        yield "process", "training", "ProcessMemoryBytes", float(process.memory_info().rss)
+        if time.monotonic() - self._workers_counted >= WORKER_SCAN_SECONDS:
+            self._workers_counted, workers = time.monotonic(), 0
+            for child in process.children():
+                with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+                    workers += not any(word in " ".join(child.cmdline()) for word in NOT_A_WORKER)
+            yield "process", "training", "ProcessWorkers", float(workers)
+
+    def _used(self) -> int:
+        """Bytes that the container uses less the file cache it can give back, as `docker stats` counts."""
+        assert self._memory is not None
+        _, name, cache = self._memory
+        statistics = dict(line.split(" ", 1) for line in _text((CGROUP / name).with_name("memory.stat")).splitlines())
+        return max(0, int(_text(CGROUP / name) or 0) - int(statistics.get(cache, 0)))
+
+    def _rate(self, type_: str, name: str, dimension: str, count: float) -> Row:
+        now = time.monotonic()
+        before, value = self._counters.get(name, (now, count))
+        self._counters[name] = (now, count)
+        return type_, name, dimension, max(0.0, count - value) / (now - before) if now > before else 0.0
+
+
+class Gpus:
+    """The GPUs that this process may use, read through NVML; a machine without any is no error.
+
+    Which those are is taken from CUDA_VISIBLE_DEVICES where it lists numbers, read in PCI order as NVML counts them.
+    """
+
+    def __init__(self) -> None:
+        self.handles: dict[int, Any] = {}
+        self.trouble: str | None = None  # why there are no figures; None while there are
+        try:
+            import pynvml
+        except ImportError:
+            self.trouble = "the package nvidia-ml-py is not installed"
+            return
+        self._nvml: Any = pynvml
+        try:
+            pynvml.nvmlInit()
+            chosen = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
+            numbers = [number.strip() for number in chosen.split(",")]
+            named = not all(number.isdigit() for number in numbers) and chosen.strip() not in ("", "-1")
+            for index in range(pynvml.nvmlDeviceGetCount()):
+                if named or str(index) in numbers:  # NVML does not count GPUs by what else may name them
+                    self.handles[index] = pynvml.nvmlDeviceGetHandleByIndex(index)
+            self.trouble = None if self.handles else "no GPU is visible to this process"
+        except pynvml.NVMLError as error:
+            self.trouble = f"NVML says: {error}"
+
+    def sample(self) -> list[tuple[int, float, float]]:
+        """(index, percent of the time in which a kernel ran, percent of the memory in use) of each GPU.
+
+        The first covers NVML's own last sampling period, a sixth of a second to a second. Empty once NVML has failed.
+        """
+        if self.trouble:
+            return []
+        try:
+            memory = {index: self._nvml.nvmlDeviceGetMemoryInfo(handle) for index, handle in self.handles.items()}
+            rates = {index: self._nvml.nvmlDeviceGetUtilizationRates(handle) for index, handle in self.handles.items()}
+        except self._nvml.NVMLError as error:
+            self.trouble = f"NVML says: {error}"
+            return []
+        return [(index, float(rates[index].gpu), 100 * one.used / one.total) for index, one in memory.items()]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return ""

@@ -35,19 +35,6 @@ TENSORS = {  # collections besides the losses, and the pattern of those that smd
     "tanh_input": ".*tanh_input",
     "sigmoid_input": ".*sigmoid_input",
 }
-# smdebug is in maintenance only and meets NumPy, protobuf and torch releases that it does not know
-SMDEBUG_TROUBLE = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    NameError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
 
 
 @dataclass(frozen=True)
@@ -70,7 +57,6 @@ class Debugger:
         self.out_dir = out_dir
         self._hook: Any = None
         self._modes: Any = None
-        self._trouble: tuple[type[Exception], ...] = SMDEBUG_TROUBLE
         self.failure: str | None = None  # what smdebug failed with
         self._loss_intervals: dict[str, int] | None = None  # None: a configuration file decides, or every step is due
         self._saving = True  # something of the current step
@@ -78,7 +64,8 @@ class Debugger:
 
     def watch(self, head: nn.Module, criterion: nn.Module) -> None:
         """Save the head's tensors and the loss of every step that is due."""
-        self._attempt(lambda: self._register(head, criterion))
+        if self._hook is not None:
+            self._attempt(lambda: self._register(head, criterion))
 
     def set_mode(self, mode: Mode) -> None:
         """Tell smdebug whether the coming steps train or evaluate."""
@@ -102,16 +89,14 @@ class Debugger:
 
     def close(self) -> None:
         """Flush the last step and mark the end, so that readers stop waiting."""
-        self._attempt(self._finish)
+        if self._hook is not None:
+            self._attempt(self._finish)
 
     def _create(self, intervals: SaveIntervals) -> None:
         os.environ.setdefault("SMDEBUG_LOG_LEVEL", "warning")
         import smdebug.pytorch as smdebug
-        from smdebug.exceptions import SMDebugError
 
-        self._trouble += (SMDebugError,)
-        _log_in_one_line()
-        _forget_unopened_files()
+        _quieten()
         self._modes = smdebug.modes
         config_file = os.environ.get(CONFIG_FILE_VARIABLE)
         if config_file or Path(CONFIG_FILE_DEFAULT).is_file():
@@ -138,8 +123,6 @@ class Debugger:
         return hook
 
     def _register(self, head: nn.Module, criterion: nn.Module) -> None:
-        if self._hook is None:
-            return
         hook = self._hook
         hook.forward_pre_hook = self._beginning(hook.forward_pre_hook)
         for name in HOOK_METHODS:
@@ -161,8 +144,6 @@ class Debugger:
                 collection.save_config.get_save_config(mode).save_interval = 1
 
     def _finish(self) -> None:
-        if self._hook is None:
-            return
         self._hook.close()
         atexit.unregister(self._hook._cleanup)
         (self.out_dir / END_MARKER).touch()
@@ -201,29 +182,22 @@ class Debugger:
     def _attempt(self, action: Callable[[], Any]) -> None:
         try:
             action()
-        except self._trouble as error:
+        except Exception as error:  # noqa: BLE001 - smdebug meets NumPy, protobuf and torch of other years
             if self._hook is not None:
                 atexit.unregister(self._hook._cleanup)
                 self._hook = None
-            self.failure = _one_line(error)
+            self.failure = f"{type(error).__name__}: {' '.join(str(error).split())}"
             say(f"Debugger: off for this training, since smdebug failed ({self.failure})")
 
 
-def _one_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+def _quieten() -> None:
+    """Make smdebug's messages plain lines, without stack traces; and let its writer of a file that could not be opened
+    go without a traceback: it would close what it lacks."""
+    from smdebug.core.tfrecord.record_writer import RecordWriter
 
-
-def _log_in_one_line() -> None:
-    """Make smdebug's own messages plain lines, without its time stamps and stack traces."""
     handler = logging.StreamHandler()
     handler.setFormatter(_OneLineFormatter())
     logging.getLogger("smdebug").handlers = [handler]
-
-
-def _forget_unopened_files() -> None:
-    """Let smdebug's writer of a file that could not be opened go without a traceback: it would close what it lacks."""
-    from smdebug.core.tfrecord.record_writer import RecordWriter
-
     RecordWriter._writer = None
 
 

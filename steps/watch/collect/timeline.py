@@ -15,8 +15,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, TypeVar
 
 from watch.files import LineFile, say
 from watch.read.timeline import MODES, PHASE_TOTALS, STEP_COUNTS, STEP_TOTALS, Mode
@@ -25,75 +24,47 @@ Phase = Literal["DataWait", "Forward", "Backward", "Optimizer", "Logging", "Chec
 PHASES: tuple[Phase, ...] = ("DataWait", "Forward", "Backward", "Optimizer", "Logging", "Checkpoint")
 
 KEPT_AT_EACH_STRIDE = 1000  # steps of a mode
-ROTATION_BYTES = 10 * 1024 * 1024
-ROTATION_SECONDS = 60.0
+ROTATION_BYTES, ROTATION_SECONDS = 10 * 1024 * 1024, 60.0
 FIRST_FLUSH_SECONDS, LAST_FLUSH_SECONDS = 1.0, 30.0  # between two writes: 1 % of the time so far, within these
 Batch = TypeVar("Batch")
 
 
-class Span(Protocol):
-    """What `with timeline.step(...)` and `with timeline.phase(...)` enter. Not within itself."""
-
-    def __enter__(self) -> None: ...
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-
-class Timeline(Protocol):
-    """What a training loop needs: StepTimeline, or NO_TIMELINE where nothing is to be measured."""
-
-    def step(self, mode: Mode) -> Span: ...
-    def phase(self, name: Phase) -> Span: ...
-    def batches(self, source: Iterable[Batch], mode: Mode) -> Iterator[Batch]: ...
-    def close(self) -> None: ...
-
-
-class _Span:
-    """One kind of span: its total so far, and the kept ones since the last write."""
+class Span:
+    """One kind of span: its total so far, and the kept ones since the last write. Not to be entered within itself."""
 
     __slots__ = ("count", "kept", "started_ns", "timeline", "total_ns")
 
     def __init__(self, timeline: "StepTimeline") -> None:
         self.timeline = timeline
         self.kept: list[tuple[int, int, int]] = []  # (step number, start, end), nanoseconds
-        self.started_ns = 0
-        self.total_ns = 0
-        self.count = 0
+        self.started_ns = self.total_ns = self.count = 0
 
     def __enter__(self) -> None:
         self.started_ns = time.perf_counter_ns()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         ended_ns = time.perf_counter_ns()
         self.total_ns += ended_ns - self.started_ns
         self.count += 1
-        timeline = self.timeline
-        if timeline.keeping:
-            self.kept.append((timeline.step_number, self.started_ns, ended_ns))
+        if self.timeline.keeping:
+            self.kept.append((self.timeline.step_number, self.started_ns, ended_ns))
 
 
-class _StepSpan(_Span):
+class StepSpan(Span):
     """The steps of a mode: which are kept is decided where they begin, what has gathered is written where they end."""
 
     __slots__ = ("kept_at_stride", "stride")
 
     def __init__(self, timeline: "StepTimeline") -> None:
         super().__init__(timeline)
-        self.stride = 1
-        self.kept_at_stride = 0
+        self.stride, self.kept_at_stride = 1, 0
 
     def __enter__(self) -> None:
-        timeline = self.timeline
-        timeline.step_number += 1
-        timeline.keeping = self.count % self.stride == 0
+        self.timeline.step_number += 1
+        self.timeline.keeping = self.count % self.stride == 0
         self.started_ns = time.perf_counter_ns()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         super().__exit__(kind, error, trace)
         if self.timeline.keeping:
             self.kept_at_stride += 1
@@ -114,16 +85,14 @@ class StepTimeline:
     """
 
     def __init__(self, profile_dir: Path, *, node: str) -> None:
-        self.step_number = -1
-        self.keeping = True
+        self.step_number, self.keeping = -1, True
         self._dir = profile_dir / "framework"
         self._name = f"{os.getpid()}-{node}_pythontimeline.json"
-        self._start_us = time.time_ns() // 1000
-        self._start_ns = time.perf_counter_ns()
-        self._phases: dict[str, _Span] = {name: _Span(self) for name in PHASES}
-        self._steps = {mode: _StepSpan(self) for mode in MODES}
-        steps = {f"Step:ModeKeys.{mode}": span for mode, span in self._steps.items()}
-        self._spans: dict[str, _Span] = {**steps, **self._phases}
+        self._start_us, self._start_ns = time.time_ns() // 1000, time.perf_counter_ns()
+        self._steps = {mode: StepSpan(self) for mode in MODES}
+        self._phases: dict[str, Span] = {name: Span(self) for name in PHASES}
+        self._spans: dict[str, Span] = {f"Step:ModeKeys.{mode}": span for mode, span in self._steps.items()}
+        self._spans |= self._phases
         self._file: LineFile | None = None
         self._opened_ns = self._written_ns = self._start_ns
         self._said = self._closed = False
@@ -166,28 +135,27 @@ class StepTimeline:
                 self._file = self._opened()
             self._file.append(lines)
             aged = self._written_ns - self._opened_ns >= ROTATION_SECONDS * 1e9
-            if aged or self._file.size_bytes >= ROTATION_BYTES:
-                self._finish_file()
+            if aged or self._closed or self._file.size_bytes >= ROTATION_BYTES:
+                self._finish_file(self._file)
         except OSError as error:
-            self._say(error)
+            if not self._said:
+                self._said = True
+                say(f"Profiler: the step timeline has a gap, since it could not be written ({error.strerror}).")
 
     def close(self) -> None:
         """Write the rest and give the last file its name. May be called more than once."""
-        if self._closed:
-            return
-        self._closed = True
-        self.write()
-        try:
-            self._finish_file()
-        except OSError as error:
-            self._say(error)
+        if not self._closed:
+            self._closed = True
+            self.write()
 
     def _opened(self) -> LineFile:
         """A new file with its head."""
         start = {"start_time_since_epoch_in_micros": self._start_us}
-        events = [{"name": "process_name", "ph": "M", "pid": 0, "args": start}]
-        for pid, name in enumerate(self._spans):
-            events.append({"name": "process_name", "ph": "M", "pid": pid, "args": {"name": name}})
+        heads = [start, *({"name": name} for name in self._spans)]
+        events = [
+            {"name": "process_name", "ph": "M", "pid": max(0, number - 1), "args": head}
+            for number, head in enumerate(heads)
+        ]
         file = LineFile(self._dir / f"{time.time_ns() // 1000}_{self._name}.tmp")
         try:
             file.append("[\n" + "".join(json.dumps(event) + ",\n" for event in events))
@@ -198,17 +166,15 @@ class StepTimeline:
         self._opened_ns = time.perf_counter_ns()
         return file
 
-    def _finish_file(self) -> None:
+    def _finish_file(self, file: LineFile) -> None:
         """End the array and give the file the name that readers look for."""
-        if self._file is None:
-            return
         end_us = self._start_us + (self._written_ns - self._start_ns) // 1000
         hour = time.strftime("%Y%m%d%H", time.gmtime(end_us // 1_000_000))
         path = self._dir / "pevents" / hour / f"{end_us}_{self._name}"
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file.append(",\n".join(self._totals()) + "\n]\n")
-        self._file.path.rename(path)
-        self._file.close()
+        file.append(",\n".join(self._totals()) + "\n]\n")
+        file.path.rename(path)
+        file.close()
         self._file = None
 
     def _events(self) -> Iterator[str]:
@@ -223,50 +189,10 @@ class StepTimeline:
 
     def _totals(self) -> list[str]:
         """Counter events: microseconds of each phase and of each mode's steps, and how many steps there were."""
-        counters: dict[str, dict[str, float]] = {
+        counters = {
             PHASE_TOTALS: {name: span.total_ns / 1000 for name, span in self._phases.items()},
             STEP_TOTALS: {mode: span.total_ns / 1000 for mode, span in self._steps.items()},
             STEP_COUNTS: {mode: span.count for mode, span in self._steps.items()},
         }
-        time_us = (self._written_ns - self._start_ns) // 1000
-        return [
-            json.dumps({"name": name, "pid": 0, "ph": "C", "ts": time_us, "args": values})
-            for name, values in counters.items()
-        ]
-
-    def _say(self, error: OSError) -> None:
-        if not self._said:
-            self._said = True
-            say(f"Profiler: the step timeline has a gap, since it could not be written ({error.strerror}).")
-
-
-class _NoTimeline:
-    """Measures nothing: a step and a phase cost next to nothing, and no file is written."""
-
-    def step(self, mode: Mode) -> Span:
-        return _NOTHING
-
-    def phase(self, name: Phase) -> Span:
-        return _NOTHING
-
-    def batches(self, source: Iterable[Batch], mode: Mode) -> Iterator[Batch]:
-        return iter(source)
-
-    def close(self) -> None:
-        pass
-
-
-class _Nothing:
-    __slots__ = ()
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        pass
-
-
-_NOTHING = _Nothing()
-NO_TIMELINE: Timeline = _NoTimeline()
+        event = {"pid": 0, "ph": "C", "ts": (self._written_ns - self._start_ns) // 1000}
+        return [json.dumps({"name": name, **event, "args": values}) for name, values in counters.items()]

@@ -1,5 +1,7 @@
 """Three lines save anybody's training so that smdebug reads it; what goes wrong there never costs the training."""
 
+import json
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -81,3 +83,103 @@ def test_a_folder_that_cannot_be_written_is_said_once(tmp_path: Path, capsys: py
     train(tmp_path)
     said = capsys.readouterr().out.splitlines()
     assert [line.partition(",")[0] for line in said] == ["Watch: no more tensors are saved"]
+
+
+def steps_of(folder: Path) -> dict[str, int]:
+    """How often each tensor was saved in the run."""
+    found: dict[str, int] = {}
+    for path in sorted((folder / "tensors" / "index").rglob("*.json")):
+        for payload in json.loads(path.read_text())["tensor_payload"]:
+            found[payload["tensorname"]] = found.get(payload["tensorname"], 0) + 1
+    return found
+
+
+def loop(net: nn.Module, watcher: Any, steps: int, criterion: Any, *, accumulate: int = 1, optimizer: Any) -> None:
+    torch.manual_seed(0)
+    for step in range(steps):
+        loss = criterion(net(torch.randn(6, 3, 8, 8)), torch.arange(6) % 3)
+        if not isinstance(criterion, nn.Module):
+            watcher.loss(loss)
+        loss.backward()
+        if (step + 1) % accumulate == 0:
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+def test_accumulated_gradients_a_plain_loss_and_an_optimizer_that_is_found(tmp_path: Path) -> None:
+    net = Net()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    with watch(net, out=tmp_path, every=1) as watcher:
+        loop(net, watcher, 8, nn.functional.cross_entropy, accumulate=4, optimizer=optimizer)
+    found = steps_of(tmp_path)
+    assert found["gradient/Net_last.weight"] == found["Net_last.weight"] == found["loss_output_0"] == 2
+    assert found["learning_rate_0"] == 2
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_model_in_other_wrappings_is_seen_under_its_own_names(compiled: bool, tmp_path: Path) -> None:
+    net, criterion = Net(), nn.CrossEntropyLoss()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    if compiled:
+        model: Any = torch.compile(net, backend="eager")
+    else:
+        model = nn.DataParallel(net)
+    with watch(model, criterion, [optimizer], out=tmp_path, every=2) as watcher:
+        loop(model, watcher, 4, criterion, optimizer=optimizer)
+    found = steps_of(tmp_path)
+    assert found["gradient/Net_last.weight"] == found["CrossEntropyLoss_output_0"] == found["labels"] == 2
+    assert ("bend_output_0" in found) is not compiled
+
+
+def test_saving_takes_a_small_share_of_short_steps_and_large_tensors_are_sampled(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(192, 2000), nn.ReLU(), nn.Linear(2000, 3))
+    criterion = nn.CrossEntropyLoss()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+    with watch(net, criterion, optimizer, out=tmp_path) as watcher:
+        loop(net, watcher, 600, criterion, optimizer=optimizer)
+    found = steps_of(tmp_path)
+    assert 5 < found["Sequential_1.weight"] < 300 < 600
+    assert found["CrossEntropyLoss_output_0"] >= found["Sequential_1.weight"]
+    largest = max(path.stat().st_size for path in (tmp_path / "tensors" / "events").rglob("*.tfevents"))
+    assert largest < 4 * 192 * 2000  # bytes of the weights
+
+
+def test_workers_write_beside_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from smdebug.trials import create_trial
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in ("1", "0"):
+        monkeypatch.setenv("RANK", rank)
+        train(tmp_path)
+    assert sorted(create_trial(str(tmp_path / "tensors")).workers()) == ["worker_0", "worker_1"]
+
+
+def test_a_full_disk_and_what_fails_in_a_hook_cost_the_tensors_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))  # no file may grow beyond it
+    try:
+        net = train(tmp_path / "full")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "File too large" in capsys.readouterr().out
+    assert list((tmp_path / "full" / "tensors" / "events").rglob("*.tfevents")) == []
+
+    def fails(*arguments: Any, **named: Any) -> None:
+        raise ZeroDivisionError("in a hook")
+
+    monkeypatch.setattr("watch.collect.hook.as_array", fails)
+    other = train(tmp_path / "fails")
+    said = [line for line in capsys.readouterr().out.splitlines() if "ZeroDivisionError: in a hook" in line]
+    assert len(said) == 1
+    assert all(torch.equal(one, two) for one, two in zip(net.parameters(), other.parameters(), strict=True))
+
+
+def test_wrong_arguments_are_named() -> None:
+    with pytest.raises(TypeError, match=r"^watch: model must be a torch\.nn\.Module, but got int\.$"):
+        watch(3)
+    with pytest.raises(TypeError, match=r"pass each step's loss to watcher\.loss\(value\)"):
+        watch(Net(), nn.functional.cross_entropy)
+    with pytest.raises(ValueError, match=r"^watch: every must be a whole number of at least 1, or None, but got 0\.$"):
+        watch(Net(), every=0)

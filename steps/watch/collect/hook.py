@@ -142,7 +142,9 @@ class Budget:
         """Whether the step is saved."""
         if self.every:
             return step % self.every == 0
-        return step % self.stride == 0 and self.spent <= self.share * (time.perf_counter() - self.began)
+        earned = self.share * (time.perf_counter() - self.began)
+        self.spent = max(self.spent, earned - 20 * self.share)  # a long wait must not be followed by a burst
+        return step % self.stride == 0 and self.spent <= earned
 
     def count(self, size: int) -> None:
         """A step of so many bytes has been saved."""
@@ -172,8 +174,7 @@ def _safely(method: Callable[..., None]) -> Callable[..., None]:
             return
         began = time.perf_counter()
         try:
-            with torch.no_grad():
-                method(self, *arguments)
+            method(self, *arguments)
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not cost the training
             self.give_up(error)
         if self.saving:
@@ -339,18 +340,14 @@ class Watcher:
         images = arguments[0] if arguments and isinstance(arguments[0], Tensor) else None
         if images is not None and images.ndim == 4 and images.shape[1] in (1, 3) and images.is_floating_point():
             assert self.saving is not None
-            self.saving.tensors["input_image"] = as_array(images.mean(dim=(2, 3), keepdim=True))
+            self.saving.tensors["input_image"] = as_array(images.detach().mean(dim=(2, 3), keepdim=True))
 
     @_safely
     def _see_output(self, module: nn.Module, arguments: Any, output: Any) -> None:
         self._detach(self._module_handles)
-        saving = self.saving
-        if saving and saving.whole:
-            name = f"{self._top}_output_0"
-            if isinstance(output, Tensor) and name not in saving.tensors:
-                saving.tensors[name] = as_array(output, axis=1 if output.ndim == 4 else -1)
-        elif saving and self._loss is None and saving.step[1] == "EVAL":
-            pass
+        name = f"{self._top}_output_0"
+        if self.saving and self.saving.whole and isinstance(output, Tensor) and name not in self.saving.tensors:
+            self.saving.tensors[name] = as_array(output, axis=1 if output.ndim == 4 else -1)
 
     @_safely
     def _see_loss(self, name: str, module: nn.Module | None, arguments: tuple[Any, ...], output: Any) -> None:
@@ -369,26 +366,28 @@ class Watcher:
     @_safely
     def _see_optimizer(self, optimizer: Any) -> None:
         """An optimizer is about to step: its gradients are complete, and scaled back where a scaler is used."""
-        if not self._optimizers and self._trains(optimizer):
-            self._optimizers.append(optimizer)
         saving = self.saving
-        if saving is None or not saving.whole or optimizer not in self._optimizers:
+        if saving is None or not saving.whole:
             return
-        names = {id(parameter): name for name, parameter in self._net.named_parameters()}
-        last = self._waits_for <= {id(optimizer)}
         own = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        limit = min(LARGEST, max(1024, LARGEST_STEP // max(1, 2 * len(names))))
+        names = {id(parameter): name for name, parameter in self._net.named_parameters()}
+        if not self._optimizers and any(id(parameter) in names for parameter in own):
+            self._optimizers.append(optimizer)
+        if not any(one is optimizer for one in self._optimizers):
+            return
+        last = self._waits_for <= {id(optimizer)}
         for parameter in (*own, *(self._net.parameters() if last else ())):
             name = f"gradient/{self._top}_{names.get(id(parameter))}"
             if id(parameter) in names and parameter.grad is not None and name not in saving.tensors:
-                saving.tensors[name] = as_array(parameter.grad, limit)
+                saving.tensors[name] = as_array(parameter.grad, self._limit(len(names)))
         self._waits_for.discard(id(optimizer))
         if last and saving.has_loss:
             self._write()
 
-    def _trains(self, optimizer: Any) -> bool:
-        own = {id(parameter) for parameter in self._net.parameters()}
-        return any(id(parameter) in own for group in optimizer.param_groups for parameter in group["params"])
+    @staticmethod
+    def _limit(parameters: int) -> int:
+        """How many values of one parameter are kept, of so many."""
+        return min(LARGEST, max(1024, LARGEST_STEP // max(1, 2 * parameters)))
 
     def _write(self) -> None:
         """Write the step that is being saved, with the weights as they are now."""
@@ -404,8 +403,7 @@ class Watcher:
             tensors[f"learning_rate_{position}"] = np.array(float(group["lr"]))
         if saving.whole:
             found = dict(self._net.named_parameters())
-            limit = min(LARGEST, max(1024, LARGEST_STEP // max(1, 2 * len(found))))
-            tensors.update({f"{self._top}_{name}": as_array(one, limit) for name, one in found.items()})
+            tensors |= {f"{self._top}_{name}": as_array(one, self._limit(len(found))) for name, one in found.items()}
         if tensors:
             saving.budget.count(self._writer.write(saving.step, tensors))
         saving.budget.spent += time.perf_counter() - began
@@ -417,6 +415,7 @@ class Watcher:
         self._detach(self._handles)
         self._detach(self._module_handles)
         self._writer.end()
+        self.off = "the run was closed"
 
     def _collections(self) -> dict[str, set[str]]:
         """Collection -> names of its tensors."""
@@ -459,12 +458,11 @@ def as_array(tensor: Tensor, limit: int = LARGEST, *, axis: int | None = None) -
         tensor = tensor.coalesce().values()
     strides = [1] * tensor.ndim
     sizes = list(tensor.shape)
-    while (total := int(np.prod(sizes, dtype=np.int64))) > limit:
+    while int(np.prod(sizes, dtype=np.int64)) > limit:
         others = [i for i in range(tensor.ndim) if sizes[i] > 1 and (axis is None or i != axis % tensor.ndim)]
         longest = max(others, key=lambda i: sizes[i]) if others else int(np.argmax(sizes))
         strides[longest] *= 2
         sizes[longest] = -(-tensor.shape[longest] // strides[longest])
-        assert total
     kept = tensor.detach()[tuple(slice(None, None, stride) for stride in strides)]
     dtype = torch.float32 if kept.is_floating_point() or kept.is_complex() else kept.dtype
     return (kept.real if kept.is_complex() else kept).to("cpu", dtype, copy=True).numpy()

@@ -5,7 +5,7 @@ import re
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
@@ -40,7 +40,8 @@ class Layer:
     position: int  # among the weights, as they were written
     changed: int = 0  # saved steps at which it differed from the one before
     largest: float = 0.0  # size of the weight
-    update: float = 0.0  # the largest change in one step, relative to the weight
+    change: float = 0.0  # since the step before, relative to the weight
+    update: float = 0.0  # the largest change, of one step
     gradients: list[float] | None = None  # sizes of the elements that are not 0
     rows_differ: bool = False  # whether two outputs have ever differed
 
@@ -88,10 +89,9 @@ class Layers:
         if name not in self.layers:
             self.layers[name] = Layer(matrix, matrix, value[0].size, len(self.layers))
         layer = self.layers[name]
-        change = size(matrix - layer.newest)
-        layer.changed += bool(change)
-        if size(layer.newest):
-            layer.update = np.fmax(layer.update, change / size(layer.newest) / math.sqrt(span))
+        layer.change = size(matrix - layer.newest) / (size(layer.newest) or math.inf)
+        layer.changed += not np.array_equal(matrix, layer.newest)
+        layer.update = np.fmax(layer.update, layer.change / math.sqrt(span))
         layer.largest = np.fmax(layer.largest, size(matrix)) if np.isfinite(size(matrix)) else math.inf
         layer.rows_differ |= not same_rows(matrix)
         layer.newest = matrix
@@ -112,14 +112,23 @@ class LayersRule(TensorRule):
     """A rule on the layers and the losses of a whole training, with our semantics."""
 
     needs = "weights and losses were saved at fewer than five training steps"
+    axis: ClassVar[tuple[str, str]] = ("Change since the last saved step, relative to the weights", "change")
 
     layers: Layers = state(Layers)
     losses: Losses = state(Losses)
 
     def evaluate(self, trial: Trial, step: int, mode: Mode) -> str | None:
         self.losses.add(trial, step, mode)
+        seen = len(self.layers.steps)
         self.layers.add(self, trial, step, mode)
+        for name, layer in self.layers.layers.items() if len(self.layers.steps) > seen else ():
+            if (shown := self.shown(layer)) is not None:
+                self.plot(*self.axis, {}).add(name, step, shown)
         return None
+
+    def shown(self, layer: Layer) -> float | None:
+        """The figure of a layer that is plotted."""
+        return layer.change
 
     def conclude(self) -> str | None:
         if self.semantics == "aws" or len(self.layers.steps) < 5 or len(self.losses.train) < 5:
@@ -205,6 +214,7 @@ class VanishingGradient(LayersRule):
     """
 
     cause = "vanishing_gradients"
+    axis = "Gradients of the layers, without zeros", "size"
     needs = "no gradients were saved, or at fewer than five training steps"
 
     threshold: NotNegative = 1e-7
@@ -225,6 +235,9 @@ class VanishingGradient(LayersRule):
         weight = name.removeprefix("gradient/")
         found = f"The gradient of {weight} averages {known[name]:.3g} at step {step}"
         return f"{found}, below the threshold of {self.threshold:g}." if known[name] < self.threshold else None
+
+    def shown(self, layer: Layer) -> float | None:
+        return layer.gradients[-1] if layer.gradients else None
 
     def judge(self, layers: dict[str, Layer]) -> str | None:
         sizes = {name: float(np.median(layer.gradients)) for name, layer in layers.items() if layer.gradients}
@@ -258,6 +271,7 @@ class PoorWeightInitialization(LayersRule):
     """
 
     cause = "bad_initialisation"
+    axis = "What a layer makes of inputs of size 1", "size"
 
     activation_inputs_regex: Patterns = (".*relu_input",)
     threshold: Annotated[float, Within(at_least=1)] = 10.0
@@ -299,6 +313,9 @@ class PoorWeightInitialization(LayersRule):
             if self.since >= self.patience:
                 return f"The loss has not fallen for {self.since} saved steps (patience {self.patience})."
         return None
+
+    def shown(self, layer: Layer) -> float | None:
+        return layer.gain(size(layer.newest))
 
     def judge(self, layers: dict[str, Layer]) -> str | None:
         same = [

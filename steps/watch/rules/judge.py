@@ -6,7 +6,6 @@ worst of theirs. Rules are anybody's code: what one raises harms nothing but its
 
 import bisect
 import contextlib
-import importlib
 import inspect
 import os
 import sys
@@ -14,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -22,7 +22,7 @@ from watch.read.profile import ProfileReader
 from watch.read.source import Source
 from watch.read.tensors import COLLECTIONS, SavedStep, SavedTensors, TensorUnavailable, listed, workers
 from watch.rules.base import Mode, Profile, ProfilerRule, Rule, TensorRule, Trial
-from watch.rules.diagnosis import diagnose
+from watch.rules.diagnosis import CAUSES, diagnose
 
 Action = Literal["none", "stop"]
 Status = Literal["InProgress", "NoIssuesFound", "IssuesFound", "Error", "Stopped"]
@@ -81,31 +81,31 @@ class Judge:
     kind: str = "tensor"
     given: dict[str, Any] = field(default_factory=dict)
     _evaluated: float = 0.0  # epoch seconds
-    _firing: bool = False  # at the last look at the profile
+    _fired: bool = False  # at the last time
+    _seen: int = 0  # steps
+    _due: int = 64  # steps after which a rule that may stop the training is asked
 
     def __post_init__(self) -> None:
         if self.rule is not None:
             self.kind, self.given = self.rule.kind, self.rule.parameters()
-            if self.rule.wants_stop:
-                self.action = "stop"
+            self.action = "stop" if self.rule.wants_stop else self.action
         if self.traceback is not None:
             self.status = "Error"
 
     def see(self, trial: Trial, step: int, mode: Mode, now: float) -> None:
-        """Show a tensor rule one saved step."""
-        if isinstance(self.rule, TensorRule) and not self.traceback:
-            self.rule.now = now
-            with Capture() as capture:
-                self._note(self.rule.evaluate(trial, step, mode), now, step=step, mode=mode.name)
-            if not isinstance(capture.error, TensorUnavailable):
-                self._note_error(capture.error)
+        """Show a tensor rule one saved step. One that may stop the training is asked for its verdict now and then."""
+        if isinstance(rule := self.rule, TensorRule):
+            rule.now = now
+            self._ask(lambda: rule.evaluate(trial, step, mode), now, step=step, mode=mode.name)
+            self._seen += 1
+            if self.action == "stop" and rule.semantics == "watch" and self._seen >= self._due:
+                self._due = int(1.25 * self._seen)
+                self._ask(lambda: self._twice(rule.conclude()), now, step=step, mode=mode.name)
 
     def see_idle(self, now: float) -> None:
         """Tell a tensor rule that nothing more was saved by now."""
-        if isinstance(self.rule, TensorRule) and not self.traceback:
-            with Capture() as capture:
-                self._note(self.rule.idle(now), now)
-            self._note_error(capture.error)
+        if isinstance(rule := self.rule, TensorRule):
+            self._ask(lambda: rule.idle(now), now)
 
     def due(self, now: float, *, last: bool) -> bool:
         """Whether a profiler rule wants to see the profile: its scan interval is over, or this is the last time."""
@@ -115,30 +115,19 @@ class Judge:
 
     def see_profile(self, profile: Profile, now: float) -> None:
         """Show a profiler rule the profile; it keeps saying what is the case, and its beginning is what counts."""
-        if isinstance(self.rule, ProfilerRule) and not self.traceback:
+        if isinstance(rule := self.rule, ProfilerRule):
             self._evaluated = now
-            with Capture() as capture:
-                sentence = self.rule.evaluate(profile, now)
-                if not self._firing:
-                    self._note(sentence, now)
-                self._firing = bool(sentence)
-            self._note_error(capture.error)
+            self._ask(lambda: self._once(rule.evaluate(profile, now)), now)
 
     def see_verdicts(self, fired: Mapping[str, Sequence[str]], now: float) -> None:
         """Show ProfilerReport what the other profiler rules found."""
-        if isinstance(self.rule, ProfilerRule) and not self.traceback:
-            with Capture() as capture:
-                sentence = self.rule.summarise(fired)
-                if not self.findings:
-                    self._note(sentence, now)
-            self._note_error(capture.error)
+        if isinstance(rule := self.rule, ProfilerRule) and not self.findings:
+            self._ask(lambda: rule.summarise(fired), now)
 
     def conclude(self, now: float) -> None:
         """The training is over: a rule that found nothing found no issues."""
-        if isinstance(self.rule, TensorRule) and not self.traceback:
-            with Capture() as capture:
-                self._note(self.rule.conclude(), now)
-            self._note_error(capture.error)
+        if isinstance(rule := self.rule, TensorRule):
+            self._ask(rule.conclude, now)
         if self.status == "InProgress":
             self.status = "NoIssuesFound"
 
@@ -166,85 +155,89 @@ class Judge:
             "parameters": self.given,
             "fired": [vars(finding) for finding in self.findings],
             "evidence": rule.evidence.as_json() if rule and rule.evidence else None,
-            "advice": rule.advice if rule else MEND,
+            "advice": rule.advice or CAUSES[rule.cause or "stalled"].advice if rule else MEND,
             "traceback": self.traceback,
             "note": rule.note if rule else None,
             "judged": rule.judged if rule else 0,
         }
 
-    def _note(self, sentence: str | None, now: float, *, step: int | None = None, mode: str | None = None) -> None:
-        if not sentence:
+    def _ask(
+        self, question: Callable[[], str | None], now: float, *, step: int | None = None, mode: str | None = None
+    ) -> None:
+        """Keep the answer, or what the rule raised; a tensor that it missed passes the step over."""
+        if self.traceback:
             return
-        self.status = "IssuesFound"
-        if len(self.findings) < MAXIMUM_FINDINGS:
-            self.findings.append(Finding(step, mode, now, self.worker, sentence))
+        with Capture() as capture:
+            sentence = question()
+            if sentence:
+                self.status = "IssuesFound"
+                if len(self.findings) < MAXIMUM_FINDINGS:
+                    self.findings.append(Finding(step, mode, now, self.worker, sentence))
+        if capture.error is not None and not isinstance(capture.error, TensorUnavailable):
+            self.traceback = "".join(traceback.format_exception(capture.error))
+            self.status = self.status if self.findings else "Error"
 
-    def _note_error(self, error: Exception | None) -> None:
-        if error is None:
-            return
-        self.traceback = "".join(traceback.format_exception(error))
-        if not self.findings:
-            self.status = "Error"
+    def _once(self, sentence: str | None) -> str | None:
+        """The sentence, unless there was one at the last time."""
+        fired, self._fired = self._fired, bool(sentence)
+        return None if fired else sentence
+
+    def _twice(self, sentence: str | None) -> str | None:
+        """The sentence, if there was one at the last time."""
+        fired, self._fired = self._fired, bool(sentence)
+        return sentence if fired else None
 
 
 @dataclass
 class SmdebugJudge(Judge):
     """A judge of a subclass of smdebug.rules.Rule, shown smdebug's own trial of the run.
 
-    The trial is made when smdebug has written its collections file, since create_trial waits for that; the rule is
-    asked about complete steps only, since Rule.invoke waits for others. A configured action is taken by the judge, not
-    by the rule's own action_str. smdebug's import takes a second: it happens only where such a rule is configured.
+    The trial is made when there is a collections file, since create_trial waits for that; the rule is asked about
+    complete steps only, since Rule.invoke waits for others. A configured action is taken by the judge, not by the
+    rule's own action_str. smdebug's import takes a second: it happens only where such a rule is configured.
     """
 
-    module: str = ""
-    _smdebug_rule: Any = None
+    load: Callable[[], Any] = dict
+    _rule: Any = None
     _next_step: int = 0  # global
     _asked: int = 0
 
     def look(self, tensors_dir: Path, now: float) -> None:
         """Ask the rule about all complete steps that it has not seen."""
-        if self.traceback or not listed(tensors_dir / COLLECTIONS):
-            return
-        with Capture() as capture:
-            if self._smdebug_rule is None:
-                self._make(tensors_dir)
-            steps = self._smdebug_rule.base_trial.steps()
-            for step in steps[bisect.bisect_left(steps, self._next_step) :]:
-                self._next_step = step + 1
-                self._ask(step, now)
-        self._note_error(capture.error)
+        if listed(tensors_dir / COLLECTIONS):
+            self._ask(lambda: self._invoke(tensors_dir, now), now)
 
     def as_json(self) -> dict[str, Any]:
         advice = "This rule was written for this project: its own code says what it looks for."
         note = None if self._asked else "too little data: no steps were saved"
         return super().as_json() | {"kind": "custom", "advice": advice, "note": note, "judged": self._asked}
 
-    def _make(self, tensors_dir: Path) -> None:
+    def _invoke(self, tensors_dir: Path, now: float) -> None:
         # smdebug is told by its environment to be quiet, and not to sleep once it sees the end marker
         os.environ.setdefault("SMDEBUG_LOG_LEVEL", "warning")
         os.environ.setdefault("SMDEBUG_TRAINING_END_DELAY_REFRESH", "0")
         with _without_torch():
+            from smdebug import exceptions as smd
             from smdebug.rules import Rule
             from smdebug.trials import create_trial
-
-        # AWS's examples call super().__init__(base_trial), which smdebug 1.0.34 refuses: it wants an action_str
-        Rule.__init__.__defaults__ = ("", None)
-        rule_class = getattr(importlib.import_module(self.module), self.rule_name)
-        action = {"action_str": ""} if "action_str" in inspect.signature(rule_class).parameters else {}
-        self._smdebug_rule = rule_class(create_trial(str(tensors_dir)), **action, **self.given)
-
-    def _ask(self, step: int, now: float) -> None:
-        from smdebug import exceptions as smd
-
-        try:
-            self._asked += 1
-            self._smdebug_rule.invoke(step)
-        except smd.RuleEvaluationConditionMet:
-            mode, mode_step = self._smdebug_rule.base_trial.mode_modestep(step)
-            sentence = f"{self.rule_name} met its condition at step {mode_step}, mode {mode.name}."
-            self._note(sentence, now, step=mode_step, mode=mode.name)
-        except (smd.NoMoreData, smd.StepUnavailable, smd.TensorUnavailable, smd.TensorUnavailableForStep):
-            return  # the rule looked for something that this step does not have
+        if self._rule is None:
+            # AWS's examples call super().__init__(base_trial), which smdebug 1.0.34 refuses: it wants an action_str
+            Rule.__init__.__defaults__ = ("", None)
+            rule_class = self.load()
+            action = {"action_str": ""} if "action_str" in inspect.signature(rule_class).parameters else {}
+            self._rule = rule_class(create_trial(str(tensors_dir)), **action, **self.given)
+        trial = self._rule.base_trial
+        steps = trial.steps()
+        for step in steps[bisect.bisect_left(steps, self._next_step) :]:
+            self._next_step, self._asked = step + 1, self._asked + 1
+            try:
+                self._rule.invoke(step)
+            except smd.RuleEvaluationConditionMet:
+                mode, mode_step = trial.mode_modestep(step)
+                sentence = f"{self.rule_name} met its condition at step {mode_step}, mode {mode.name}."
+                self._ask(partial(str, sentence), now, step=mode_step, mode=mode.name)
+            except (smd.NoMoreData, smd.StepUnavailable, smd.TensorUnavailable, smd.TensorUnavailableForStep):
+                continue  # the rule looked for something that this step does not have
 
 
 @contextlib.contextmanager
@@ -276,10 +269,8 @@ class Judges:
         from watch.rules.registry import make  # which makes judges
 
         self.tensors_dir, self.profile = tensors_dir, profile
-        self._make: Callable[[str, str | None], Judge] = lambda name, worker: make(
-            name, entries[name], worker, **options
-        )
-        self.judges = {name: [self._make(name, None)] for name in entries}
+        self._make = {name: partial(make, name, entry, **options) for name, entry in entries.items()}
+        self.judges: dict[str, list[Judge]] = {name: [one()] for name, one in self._make.items()}
         self.workers: dict[str, SavedTensors] = {}
 
     @property
@@ -353,7 +344,7 @@ class Judges:
             for name, judges in self.judges.items():
                 if len(self.workers) > 1 and isinstance(judges[0].rule, TensorRule):
                     judges[0].worker = next(iter(self.workers))
-                    judges.append(self._make(name, worker))
+                    judges.append(self._make[name](worker))
 
 
 def merged(entries: list[dict[str, Any]]) -> dict[str, Any]:

@@ -85,7 +85,8 @@ def make(name: str, entry: Entry, worker: str | None = None, *, rules_folder: Pa
         source = sources(rules_folder)[rule_name]
         if source.smdebug_parameters is not None:
             settings.pop("semantics", None)
-            return SmdebugJudge(name, rule_name, None, action, worker, given=settings, module=source.module)
+            found = functools.partial(load, rule_name, rules_folder)
+            return SmdebugJudge(name, rule_name, None, action, worker, given=settings, load=found)
         return Judge(name, rule_name, load(rule_name, rules_folder)(**settings), action, worker)
     text = "".join(traceback.format_exception(capture.error))
     return Judge(name, rule_name, None, action, worker, given=settings, traceback=text)

@@ -115,6 +115,20 @@ def test_files_that_are_no_rules_are_named(tmp_path: Path) -> None:
     assert check({"Old": {"threshold": 3}}, tmp_path) == []  # without importing smdebug
 
 
+def test_a_rule_written_for_smdebug_is_judged_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "customs.py").write_text(
+        "from smdebug.rules.rule import Rule\n\n\nclass HighLoss(Rule):\n"
+        "    def __init__(self, base_trial, limit=1.0):\n        super().__init__(base_trial)\n"
+        "        self.limit = float(limit)\n\n    def invoke_at_step(self, step):\n"
+        "        loss = self.base_trial.tensor('CrossEntropyLoss_output_0').value(step)\n"
+        "        return float(loss) > self.limit\n"
+    )
+    entries = {"HighLoss": {"limit": "2"}}
+    [rule] = judged(tmp_path / "run", entries, losses([1.5, 2.5]), rules_folder=tmp_path)["rules"]
+    assert (rule["kind"], rule["status"], rule["judged"], rule["traceback"]) == ("custom", "IssuesFound", 2, None)
+    assert rule["fired"][0]["sentence"] == "HighLoss met its condition at step 1, mode TRAIN."
+
+
 def test_rules_of_a_training_job_s_request_are_taken_as_they_are() -> None:
     stop = json.dumps({"name": "StopTraining", "training_job_prefix": "mine"})
     given = [

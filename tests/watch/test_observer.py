@@ -108,7 +108,7 @@ def test_a_healthy_training_ends_without_issues(tmp_path: Path, capfd: pytest.Ca
 
 
 def test_a_rule_with_the_action_asks_for_a_stop_while_the_training_goes_on(tmp_path: Path) -> None:
-    plateau = {"rule": "LossNotDecreasing", "num_steps": 5, "mode": "TRAIN", "action": "stop"}
+    plateau = {"rule": "LossNotDecreasing", "num_steps": 5, "mode": "TRAIN", "action": "stop", "semantics": "aws"}
     with Observation(tmp_path, {"Plateau": plateau, "VanishingGradient": None}) as observation:
         train(tmp_path, lr=0.0)
         sentence = wait_for(lambda: observation.stop_requested, seconds=5)

@@ -151,8 +151,8 @@ class LearningRate(LayersRule):
     """Fires at the end if the weights have moved far too much or too little: a rule of ours.
 
     Too much: the median layer has grown more than `growth` times, and beyond `largest_gain` times the scale that keeps
-    the size of its inputs, and the loss has hardly fallen or single steps changed weights by more than
-    `largest_update`. Too little: no layer moved by more than `smallest_move` of itself, and the loss has hardly fallen.
+    the size of its inputs, while single steps changed weights by more than `largest_update`; or beyond two thirds of
+    that, while the loss has hardly fallen. Too little: no layer moved by more than `smallest_move` of itself, and the loss has hardly fallen.
     """
 
     growth: Positive = 3.0
@@ -165,7 +165,8 @@ class LearningRate(LayersRule):
         growth = self.median(lambda layer: layer.largest / size(layer.first))
         gain = self.median(lambda layer: layer.gain(layer.largest))
         update = self.median(lambda layer: layer.update)
-        if growth > self.growth and gain > self.largest_gain and (losses.hardly_fell or update > self.largest_update):
+        limit = self.largest_gain * (2 / 3 if losses.hardly_fell else 1)
+        if growth > self.growth and gain > limit and (losses.hardly_fell or update > self.largest_update):
             self.cause = "learning_rate_too_high"
             return f"{losses.course}, and the weights grew {growth:.3g} times, by {100 * update:.3g} % in one step."
         moves = [size(layer.newest - layer.first) / size(layer.first) for layer in layers.values() if size(layer.first)]

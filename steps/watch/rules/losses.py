@@ -257,7 +257,7 @@ class Overfit(LossesRule):
             return None
         self.judged += 1
         validation = [held for _, held in epochs]
-        best, last = min(validation), float(np.median(validation[-3:]))
+        best, last = min(validation), min(validation[-2:])
         train, learned = self.losses.end, 0.9 * self.losses.start
         gap, at = (last - train) / self.losses.start, validation.index(best) + 1
         rose = last > (1 + 3 * self.ratio_threshold) * best and at <= len(epochs) - 3 and gap > 0.1

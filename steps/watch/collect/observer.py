@@ -30,7 +30,7 @@ from watch.collect.sampler import SystemSampler
 from watch.files import module_command, module_environment, say, whole_file
 from watch.read.profile import ProfileReader
 from watch.read.tensors import END_MARKER, SavedStep, SavedTensors, TensorUnavailable
-from watch.rules.evidence import Curve, finite
+from watch.rules.base import Curve, finite
 from watch.rules.judge import Capture, Judges
 from watch.rules.registry import from_request
 

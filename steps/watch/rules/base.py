@@ -220,10 +220,8 @@ class Rule:
         sentences = []
         for name, accepted in get_type_hints(type(self), include_extras=True).items():
             if name in (*self.parameter_names(), "semantics"):
-                own = type(self).__dataclass_fields__[name].metadata.get("read")
                 try:
-                    value = getattr(self, name)
-                    setattr(self, name, own(value) if own else read_parameter(value, accepted))
+                    setattr(self, name, read_parameter(getattr(self, name), accepted))
                 except ValueError as error:
                     sentences.append(f"{name} must be {error}.")
         if sentences:

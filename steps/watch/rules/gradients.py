@@ -152,7 +152,8 @@ class LearningRate(LayersRule):
 
     Too much: the median layer has grown more than `growth` times, and beyond `largest_gain` times the scale that keeps
     the size of its inputs, while single steps changed weights by more than `largest_update`; or beyond two thirds of
-    that, while the loss has hardly fallen. Too little: no layer moved by more than `smallest_move` of itself, and the loss has hardly fallen.
+    that, while the loss has hardly fallen. Too little: no layer moved by more than `smallest_move` of itself, and the
+    loss has hardly fallen.
     """
 
     growth: Positive = 3.0

@@ -344,7 +344,7 @@ class Judges:
             for name, judges in self.judges.items():
                 if len(self.workers) > 1 and isinstance(judges[0].rule, TensorRule):
                     judges[0].worker = next(iter(self.workers))
-                    judges.append(self._make[name](worker))
+                    judges.append(self._make[name](worker=worker))
 
 
 def merged(entries: list[dict[str, Any]]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from watch.rules.base import ParameterError
 from watch.rules.judge import Capture, Judge, SmdebugJudge
 
 FOLDER = Path(__file__).resolve().parent
-FRAME = {"base", "judge", "registry", "diagnosis", "evidence"}  # hold no rules
+FRAME = {"base", "judge", "registry", "diagnosis"}  # hold no rules
 GROUP = "watch.rules"
 ACTIONS, SEMANTICS = ("none", "stop"), ("watch", "aws")
 SMDEBUG_ARGUMENTS = ("self", "base_trial", "action_str", "other_trials")

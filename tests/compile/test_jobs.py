@@ -77,7 +77,19 @@ def test_a_gate_on_rules_joins_the_accuracy_in_the_condition(compiled, settings,
         assert paths == ["training_faults.value", "words.training_faults"]
     else:
         assert (rest, "--fail-on-rules" in words, said[0]) == ([], False, "Test accuracy ")
-    assert compiled("debug: {enabled: false}\n")
+
+
+@pytest.mark.parametrize(("settings", "is_uploaded"), [
+    ("debug: {enabled: true}\n", True), ("debug: {enabled: false}\n", False),
+    ("aws: {network_isolation: true}\n", False),
+])  # fmt: skip
+def test_the_debuggers_files_go_beside_the_training_output(compiled, settings, is_uploaded):
+    steps = steps_of(compiled(settings))
+    training = steps["TrainWithDebugger"]["Arguments"]
+    uri = training["OutputDataConfig"]["S3OutputPath"]
+    assert training["HyperParameters"].get("debug_output_uri") == (uri if is_uploaded else None)
+    words = steps["EvaluateModel"]["Arguments"]["AppSpecification"]["ContainerArguments"]
+    assert ("--fail-on-rules" in words) == ("enabled: false" not in settings)
 
 
 def test_training_and_trials_are_given_their_code_as_a_channel_which_needs_no_network_inside(compiled):

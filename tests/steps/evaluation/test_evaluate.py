@@ -89,7 +89,7 @@ def test_evaluation_holds_the_figures_of_the_model_s_answers(
 
     names = "abstaining archive_sha256 calibration classes customer_metadata_properties dataset_images dataset_sha256 "
     names += "group_gap groups hyperparameters model_card model_sha256 multiclass_classification_metrics rules "
-    names += "test_images words worst_class"
+    names += "test_images training_faults words worst_class"
     assert sorted(document) == names.split()
     assert (document["dataset_sha256"], document["test_images"]) == ("0" * 64, 54)
     assert (document["hyperparameters"], document["rules"]) == (trained.description["hyperparameters"], {})

@@ -86,8 +86,8 @@ def headline(record: Record) -> dict[str, Any]:
     sound = [rule for rule in rules if rule.is_sound]
     watching = [rule for rule in rules if live and rule.status == "InProgress"]
     unjudged = [rule for rule in rules if rule not in (*fired, *sound, *watching)]
-    ended = "Running" if live else outcome(record)
-    worst = next((colour for level, colour in COLOURS.items() if level in [one.severity for one in found]), "")
+    ended, severities = "Running" if live else outcome(record), [one.severity for one in found]
+    worst = next((colour for level, colour in COLOURS.items() if level in severities), "")
     colour = "bad" if ended == "Failed" else worst or ("warn" if ended.startswith("Stopped") else "good" * bool(sound))
     quiet = "No problem so far" if live else "No problem found" if sound else "Nothing could be judged"
     titles = [title_and_rest(finding.sentence) for finding in found]
@@ -97,7 +97,6 @@ def headline(record: Record) -> dict[str, Any]:
         "title": titles[0][0] if titles else "The training failed" if ended == "Failed" else quiet,
         "findings": list(zip(found, titles, strict=True)),
         "colours": COLOURS,
-        "advised": {name for finding in found for name in finding.rules},
         "ended": ended,
         "figures": texts(record.history.get("figures")),
         "facts": texts(record.history.get("facts")),
@@ -124,11 +123,12 @@ def title_and_rest(sentence: str) -> tuple[str, str]:
 
 
 def outcome(record: Record) -> str:
-    """Return `Completed`, `Stopped by rule Overfit`, `Failed`, or that it is not known."""
+    """Return `Completed`, `Stopped by rule Overfit`, `Failed`, `Finished`, or that it is not known."""
     found, reason = text(record.history.get("outcome")), text(record.history.get("reason"))
     asking = [rule for rule in record.rules if rule.action == "stop" and rule.fired]
     named = [rule for rule in asking if rule.name in reason] or asking
-    return f"Stopped by rule {named[0].name}" if found == "Stopped" and named else found or "How it ended is not known"
+    known = "Finished" if record.observer.get("state") == "finished" else "How it ended is not known"
+    return f"Stopped by rule {named[0].name}" if found == "Stopped" and named else found or known
 
 
 def texts(value: Any) -> dict[str, str]:

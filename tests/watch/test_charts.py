@@ -14,16 +14,7 @@ from watch.report.page import SPACE, counted, duration_text, number_text
 
 def test_figures_of_any_size_are_short_and_in_the_unit_that_fits() -> None:
     values = (0, -2.5, 0.1 + 0.2, 8.27e-5, 999.96, 1234.5, -3.21e30, 1e-300)
-    assert [number_text(value) for value in values] == [
-        "0",
-        "-2.5",
-        "0.3",
-        "8.27e-5",
-        "1000",
-        "1,234",
-        "-3.21e30",
-        "1e-300",
-    ]
+    assert " ".join(map(number_text, values)) == "0 -2.5 0.3 8.27e-5 1000 1,234 -3.21e30 1e-300"
     seconds = [duration_text(value).replace(SPACE, " ") for value in (2e-6, 0.0025, 1.5, 125, 3599.6, 7260)]
     assert seconds == ["2 µs", "2.5 ms", "1.5 s", "2 min 5 s", "60 min 0 s", "2 h 1 min"]
     assert [counted(1, "rule"), counted(2, "rule")] == ["1 rule", "2 rules"]

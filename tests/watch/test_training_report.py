@@ -17,20 +17,19 @@ from watch.read.run import read_json
 from watch.report.report import write_report
 
 STEPS = Path(__file__).parents[2] / "steps"
-VOID = {"meta", "img"}
 SPACE = "\N{NARROW NO-BREAK SPACE}"
 Write = Callable[..., "Page"]
 
 
 class Page(HTMLParser):
-    """A page taken apart; a closing tag that does not match is a failure."""
+    """A page taken apart; a closing tag that does not match, or anything that is fetched, is a failure."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.source = path.read_text(encoding="utf-8")
         self.document: dict[str, Any] = json.loads(path.with_name("debugger.json").read_text())
-        self.open: list[tuple[str, dict[str, str]]] = []
-        self.words: dict[str, list[str]] = {}  # by the id of their section; of the whole page by ""
+        self.open: list[tuple[str, str]] = []  # tag and id
+        self.words: dict[str, list[str]] = {}  # by the id of what they are in; of the whole page by ""
         self.links: list[str] = []
         self.feed(self.source)
         assert self.open == []
@@ -42,21 +41,16 @@ class Page(HTMLParser):
         assert found.get("src", "data:").startswith("data:")
         assert not any(name.startswith("on") for name in found)
         self.links += [found["href"]] if "href" in found else []
-        if tag not in VOID:
-            self.open.append((tag, found))
+        if tag not in ("meta", "img") and not self.get_starttag_text().endswith("/>"):
+            self.open.append((tag, found.get("id", "")))
 
     def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop()[0] == tag
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        assert tag in {"path", "rect", "circle"}
+        if tag not in ("path", "rect"):
+            assert self.open.pop()[0] == tag
 
     def handle_data(self, data: str) -> None:
         if self.open and self.open[-1][0] not in ("style", "script"):
-            ids = {
-                found.get("id", "") for tag, found in self.open if tag in ("section", "article", "details", "header")
-            }
-            for name in {"", *ids}:
+            for name in {"", *(name for _, name in self.open)}:
                 self.words.setdefault(name, []).append(data)
 
     def text(self, name: str = "") -> str:
@@ -90,17 +84,15 @@ def test_a_healthy_training_is_green_and_most_of_its_page_is_folded(write: Write
     page = write(history=made.history(figures=figures, facts={"Backbone": "lite2"}), search=made.search())
     assert '<header class="outcome good">' in page.source
     assert page.text().startswith("No problem found Training report pipelines-abc-TrainWithDebugger-1 No problem found")
-    for words in (
-        "Completed. 21 rules watched: 0 found something, 21 found nothing.",
-        "Validation accuracy 94.0 % Classes 10",
-        "20 epochs trained; the weights of epoch 17 were kept.",
-        "What was trained Backbone lite2",
-    ):
-        assert words in page.text()
+    assert "Completed. 21 rules watched: 0 found something, 21 found nothing." in page.text()
+    assert "Validation accuracy 94.0 % Classes 10" in page.text()
+    assert page.text("facts") == "What was trained Backbone lite2"
     assert "What this report lacks" not in page.text()
     assert "<details open" not in page.source
     assert page.document["diagnosis"] == []
-    assert page.text("search").startswith("The search for hyperparameters 12 trials (Bayesian) looked for the highest")
+    assert "12 trials (Bayesian) looked for the highest validation:accuracy. The winner reached" in page.text("search")
+    rows = re.findall(r'<tr( class="winner")?><th scope="row" title="(tuning-\d+)">.*?</th><td>(.*?)</td>', page.source)
+    assert (rows[0][0], rows[-1][2], len(rows)) == (' class="winner"', "–", 12), "the last one failed"
 
 
 def test_the_worst_cause_is_the_headline_and_gives_the_page_its_colour(write: Write) -> None:
@@ -130,12 +122,7 @@ def test_rules_that_fired_show_when_why_and_what_to_do(write: Write) -> None:
     assert "ZeroDivisionError: float division by zero <b>" in page.text("rule-MyRule")
     assert "2 found something, 20 found nothing, 2 could not judge" in page.text()
     assert "Overtraining Too little data: 4 epochs" in page.text("")
-    assert page.text("found").index("Overfit") < page.text("found").index("MyRule")
-    assert "rule-AllZero" in page.words
     assert "AllZero" not in page.text("found")
-
-
-def test_firings_name_their_worker_and_rules_count_their_data(write: Write) -> None:
     fired = [made.fired(3, "It grew.", worker=f"worker_{n % 2}") for n in range(3)]
     page = write(status=made.status(made.rule("A", "IssuesFound", fired=fired, judged=1200), made.rule("B", judged=0)))
     assert "worker_1, TRAIN step 3" in page.text("rule-A")
@@ -146,10 +133,7 @@ def test_firings_name_their_worker_and_rules_count_their_data(write: Write) -> N
 
 def test_a_running_training_says_so_and_loads_itself_anew(write: Write, tmp_path: Path) -> None:
     status = made.status(made.rule("Overfit", "InProgress"), state="running")
-    live = {
-        "replaced": {"history.json": None, "tensors/index/000000000/000000000000_worker_0.json": "{}"},
-        "status": status,
-    }
+    live = {"replaced": {"history.json": None}, "status": status}
     page = write(**live)
     assert '<meta http-equiv="refresh" content="10">' in page.source
     assert "No problem so far Running. 22 rules watched so far" in page.text()
@@ -159,23 +143,18 @@ def test_a_running_training_says_so_and_loads_itself_anew(write: Write, tmp_path
 
 
 def test_where_the_time_goes_and_what_the_machine_did(write: Write) -> None:
-    counters = [
-        {"name": "StepCounts", "ph": "C", "ts": 0, "args": {"TRAIN": 4000}},
-        {"name": "StepMicroseconds", "ph": "C", "ts": 0, "args": {"TRAIN": 110e6}},
-        {"name": "PhaseMicroseconds", "ph": "C", "ts": 0, "args": {"Forward": 70e6, "DataWait": 40e6}},
-    ]
+    totals = {"StepCounts": {"TRAIN": 4000}, "StepMicroseconds": {"TRAIN": 110e6},
+              "PhaseMicroseconds": {"Forward": 70e6, "DataWait": 40e6}}  # fmt: skip
+    counters = [{"name": name, "ph": "C", "ts": 0, "args": found} for name, found in totals.items()]
     page = write(timeline=[*made.timeline(), *counters], system=made.system_lines(cores=64, gpus=8),
                  replaced={"profile/torch/trace.json.gz": "x"})  # fmt: skip
     assert "4,000 training steps, of which the trace holds 400, took 27." in page.text("time")
     assert "Forward 63.6 % (70 s) Data wait 36.4 % (40 s)" in page.text("time")
-    assert "Duration of training steps" in page.text("time")
     assert re.search(r"mean p50 p95 p99 max Processor 64 devices [\d. ]+%", page.text("machine"))
-    assert "GPU: least busy" not in page.text("machine")
     rows = {row["quantity"]: row for row in page.document["profile"]["utilisation"]}
     figures = rows["GPUUtilization"]["figures"]
     assert rows["GPUUtilization"]["devices"] == 8
     assert 40 <= figures["p50"] <= figures["p95"] <= figures["p99"] <= figures["max"] <= 70
-    assert page.document["profile"]["steps"]["count"] == 4000
     assert "../profile/torch/trace.json.gz" in page.links, "the trace lies beside the report"
     assert "What PyTorch spent processor time on, measured over 3 steps by its profiler" in page.text("operators")
 
@@ -194,47 +173,17 @@ def test_own_panels_are_shown_in_a_box_of_their_own(write: Write, tmp_path: Path
     assert "root:" not in page.source
 
 
-def test_the_search_shows_every_trial_and_marks_the_winner(write: Write) -> None:
-    search = made.search()
-    page = write(search={**search, "objective_type": "Minimize"})
-    rows = re.findall(
-        r'<tr( class="winner")?><th scope="row" title="(tuning-\d+)">\d+.*?</th><td>(.*?)</td>', page.source
-    )
-    assert rows[0][0]
-    assert [float(value) for _, _, value in rows[1:-1]] == sorted(float(value) for _, _, value in rows[1:-1])
-    assert rows[-1][1:] == ("tuning-005", "–"), "it failed, without an objective"
-    assert len(rows) == len(search["trials"])
-    assert "lr – logarithmic" in page.text("search")
-
-
-def test_a_training_that_diverged_shows_where_the_loss_is_no_number(write: Write) -> None:
-    nan, inf = float("nan"), float("inf")
-    epochs = [made.epoch(1), made.epoch(2, train_loss=1e30), *(made.epoch(n, train_loss=nan, validation_loss=inf)
-              for n in (3, 4))]  # fmt: skip
-    history = made.history(epochs=epochs, best_epoch=1, outcome="Failed", reason="The loss is no number.",
-                           fine_tuning_from_epoch=3)  # fmt: skip
-    page = write(history=history)
-    assert "The training failed Failed. The loss is no number." in page.text()
+def test_missing_and_damaged_files_and_losses_that_are_no_numbers_are_said(write: Write) -> None:
+    page = write(replaced={"history.json": '{"ep', "rules/status.json": None, "rules/series.json": "[" * 100_000})
+    assert "rules/status.json is missing, so the rules' verdicts are not known." in page.text()
+    assert "history.json is damaged: it is not JSON, so how the training went" in page.text()
+    page = write(replaced=dict.fromkeys(made.files()) | {"rules/series.json": "{}"})
+    assert "Nothing could be judged How it ended is not known." in page.text()
+    epochs = [made.epoch(1), *(made.epoch(n, train_loss=float("nan"), validation_loss=1e999) for n in (2, 3))]
+    page = write(history=made.history(epochs=epochs, best_epoch=1, outcome="Failed", fine_tuning_from_epoch=3))
+    assert "The training failed Failed." in page.text()
     assert page.source.count('<circle class="dot lost"') == 4
     assert page.text("learning").count("fine-tuning begins") == 3  # loss, accuracy and learning rate
-    assert page.document["epochs"][2]["train_loss"] is None
-
-
-@pytest.mark.parametrize(
-    ("replaced", "sentence"),
-    [
-        ({"rules/status.json": None}, "rules/status.json is missing, so the rules' verdicts are not known."),
-        ({"history.json": '{"epochs": [{"ep'}, "history.json is damaged: it is not JSON, so how the training went"),
-        ({"rules/series.json": "[" * 100_000}, "rules/series.json is damaged"),
-        (dict.fromkeys(made.files()), "Nothing could be judged How it ended is not known."),
-    ],
-)
-def test_missing_and_damaged_files_are_said_in_words(
-    write: Write, replaced: dict[str, str | None], sentence: str
-) -> None:
-    page = write(replaced=replaced)
-    assert sentence in page.text()
-    assert page.document["missing"]
 
 
 EVIL = "</section></script><script>alert('x')</script>\ud800\" onload='x'"
@@ -280,9 +229,8 @@ def test_members_of_the_wrong_kind_are_no_exception(write: Write, wrong: Any) ->
     )
 
 
-def test_the_command_writes_both_files_and_a_mistake_is_a_sentence(tmp_path: Path) -> None:
+def test_the_command_writes_both_files_quickly_and_a_mistake_is_a_sentence(tmp_path: Path) -> None:
     made.write_output(tmp_path / "output")
-    (tmp_path / "search.json").write_text(json.dumps(made.search()))
 
     def run(*words: str) -> tuple[int, str, str]:
         command = [sys.executable, "-X", "importtime", "-m", "watch.report.report", "--report-dir", "report", *words]
@@ -290,13 +238,11 @@ def test_the_command_writes_both_files_and_a_mistake_is_a_sentence(tmp_path: Pat
         done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
         return done.returncode, done.stdout, done.stderr
 
-    code, out, imported = run("--output-dir", "output", "--search", "search.json")
+    code, out, imported = run("--output-dir", "output")
     assert (code, out) == (0, "report/debugger.html\n")
     assert not re.search(r"\b(torch|smdebug|PIL)$", imported, re.MULTILINE)
-    assert "The search for hyperparameters" in (tmp_path / "report/debugger.html").read_text()
-    for words, sentence in (
-        (["--output-dir", "none"], "--output-dir none is no directory; give the one that the training job wrote."),
-        (["--output-dir", ".", "--search", "none.json"], "--search none.json is missing; give a JSON document"),
-    ):
-        code, _, said = run(*words)
-        assert (code, sentence in said) == (1, True)
+    assert "--output-dir none is no directory" in run("--output-dir", "none")[2]
+    assert "--search none.json is missing" in run("--output-dir", ".", "--search", "none.json")[2]
+    started = time.process_time()
+    write_report(tmp_path / "output", tmp_path / "report")
+    assert time.process_time() - started < 0.6  # 0.1 where nothing else runs: it is written every ten seconds

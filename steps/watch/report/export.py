@@ -39,8 +39,8 @@ def to_mlflow(folder: Path, uri: str) -> str:
         client.log_batch(run, metrics=values[start : start + 1000])
     for name, fact in head["facts"].items():
         client.log_param(run, plain(name), fact[:500])
-    client.set_tag(run, "outcome", head["ended"])
-    client.set_tag(run, "diagnosis", head["title"])
+    for name, value in (("outcome", head["ended"]), ("diagnosis", head["title"])):
+        client.set_tag(run, name, value)
     with tempfile.TemporaryDirectory() as scratch:
         client.log_artifacts(run, str(write_report(folder, Path(scratch)).parent), "report")
     client.set_terminated(run, "FAILED" if head["ended"] == "Failed" else "FINISHED")

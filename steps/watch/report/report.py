@@ -33,7 +33,6 @@ from watch.report import sections
 from watch.report.charts import Chart, Line, chart
 from watch.report.page import duration_text, render
 
-HTML_NAME, JSON_NAME = "debugger.html", "debugger.json"
 COLOURS = {"fatal": "bad", "problem": "warn", "hint": "hint"}  # of the headline, by the worst severity
 SHOWN_SERIES = 8
 
@@ -72,10 +71,10 @@ def write_report(folder: Path, report_dir: Path, *, search: Any = None) -> Path:
         search=sections.search(search),
     )
     document = json.dumps(document_of(record, search), allow_nan=False) + "\n"
-    for name, content in ((HTML_NAME, page), (JSON_NAME, document)):
+    for name, content in (("debugger.html", page), ("debugger.json", document)):
         with whole_file(report_dir / name, "wb") as file:
             file.write(text(content).encode())
-    return report_dir / HTML_NAME
+    return report_dir / "debugger.html"
 
 
 def headline(record: Record) -> dict[str, Any]:

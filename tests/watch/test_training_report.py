@@ -175,11 +175,11 @@ def test_own_panels_are_shown_in_a_box_of_their_own(write: Write, tmp_path: Path
 
 
 def test_missing_and_damaged_files_and_losses_that_are_no_numbers_are_said(write: Write) -> None:
+    page = write(replaced=dict.fromkeys(made.files()))
+    assert "Nothing could be judged How it ended is not known." in page.text()
     page = write(replaced={"history.json": '{"ep', "rules/status.json": None, "rules/series.json": "[" * 100_000})
     assert "rules/status.json is missing, so the rules' verdicts are not known." in page.text()
     assert "history.json is damaged: it is not JSON, so how the training went" in page.text()
-    page = write(replaced=dict.fromkeys(made.files()) | {"rules/series.json": "{}"})
-    assert "Nothing could be judged How it ended is not known." in page.text()
     epochs = [made.epoch(1), *(made.epoch(n, train_loss=float("nan"), validation_loss=1e999) for n in (2, 3))]
     page = write(history=made.history(epochs=epochs, best_epoch=1, outcome="Failed", fine_tuning_from_epoch=3))
     assert "The training failed Failed." in page.text()

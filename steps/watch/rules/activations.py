@@ -1,4 +1,7 @@
-"""Rules on activations: units that never answer, and units that are far beyond where they answer."""
+"""Rules on activations: units that never answer, and units that are far beyond where they answer.
+
+AWS's rules are those of its guide, "List of Debugger built-in rules", with the defaults documented there.
+"""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -21,8 +24,6 @@ class DeadRelu(FigureRule):
 
     semantics aws: a ReLU is dead if it answers to less than `threshold_inactivity` per cent of a step's samples, and
     layers are found by `tensor_regex` alone. In a small batch most selective units are silent.
-
-    Source: AWS guide, "List of Debugger built-in rules", DeadRelu.
     """
 
     cause = "dead_relus"
@@ -72,8 +73,6 @@ class SaturatedActivation(FigureRule):
 
     semantics aws: fires at a step where more than `threshold_layer` per cent of a layer's nodes have inputs within
     their limits for less than `threshold_inactivity` per cent of the samples; AWS's limits are where float32 ends.
-
-    Source: AWS guide, "List of Debugger built-in rules", SaturatedActivation.
     """
 
     cause = "saturated"

@@ -100,7 +100,7 @@ def diagnose(rules: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the diagnosis of rules/status.json from its rules; empty on a healthy run."""
     found: dict[str | None, list[Mapping[str, Any]]] = {}
     for rule in rules:
-        if rule["status"] == "IssuesFound" and rule["fired"]:
+        if rule["status"] == "IssuesFound" and rule["fired"] and rule["rule"] != "ProfilerReport":  # it repeats others
             cause = rule["cause"] if rule["cause"] in CAUSES else None
             found.setdefault(cause, []).append(rule)
     entries = []

@@ -1,10 +1,13 @@
-"""Rules on weights and gradients: exploding, vanishing, badly initialised, frozen, and the learning rate."""
+"""Rules on weights and gradients: exploding, vanishing, badly initialised, frozen, and the learning rate.
+
+AWS's rules are those of its guide, "List of Debugger built-in rules", with the defaults documented there.
+"""
 
 import math
 import re
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -28,6 +31,7 @@ from watch.rules.losses import Losses
 
 EMBEDDING = re.compile(r"(?i)emb|token|wte|wpe|vocab")  # rows are looked up: their scale is not that of a layer
 MOST = (64, 256)  # rows and columns of a weight that are kept
+MOST_VALUES = 65_536  # of a gradient that are looked at
 
 
 @dataclass
@@ -42,7 +46,7 @@ class Layer:
     largest: float = 0.0  # size of the weight
     change: float = 0.0  # since the step before, relative to the weight
     update: float = 0.0  # the largest change, of one step
-    gradients: list[float] | None = None  # sizes of the elements that are not 0
+    gradients: list[float] = field(default_factory=list)  # sizes of the elements that are not 0
     rows_differ: bool = False  # whether two outputs have ever differed
 
     def gain(self, size: float) -> float:
@@ -79,7 +83,8 @@ class Layers:
             if name in self.layers and f"gradient/{name}" in gradients:
                 gradient = trial.tensor(f"gradient/{name}").value(step, mode=mode)
                 layer = self.layers[name]
-                layer.gradients = [*(layer.gradients or []), size(gradient[gradient != 0])]
+                some = gradient.ravel()[:: 1 + gradient.size // MOST_VALUES]
+                layer.gradients.append(size(some[some != 0]))
         self.steps.append(step)
 
     def _add(self, name: str, value: Array, span: int) -> None:
@@ -169,9 +174,14 @@ class LearningRate(LayersRule):
         limit = self.largest_gain * (2 / 3 if losses.hardly_fell else 1)
         if growth > self.growth and gain > limit and (losses.hardly_fell or update > self.largest_update):
             self.cause = "learning_rate_too_high"
-            return f"{losses.course}, and the weights grew {growth:.3g} times, by {100 * update:.3g} % in one step."
+            grew = (
+                f"{growth:,.3g} times, by {100 * update:,.3g} % in one step" if math.isfinite(growth) else "without end"
+            )
+            return f"{losses.course}, and the weights grew {grew}."
         moves = [size(layer.newest - layer.first) / size(layer.first) for layer in layers.values() if size(layer.first)]
-        gradients = [any(layer.gradients or [1]) for layer in layers.values()]  # without any, the rate is not to blame
+        gradients = [
+            any(layer.gradients or [1.0]) for layer in layers.values()
+        ]  # without any, the rate is not to blame
         if self.layers.steps[-1] < 20 or not any(gradients) or not moves or not losses.hardly_fell:
             return None
         if not max(moves) < self.smallest_move:
@@ -211,8 +221,6 @@ class VanishingGradient(LayersRule):
 
     semantics aws: fires at a step where the mean of any gradient's absolute values is below `threshold`; the gradients
     of a bias, of a converged network or of a rare token are.
-
-    Source: AWS guide, "List of Debugger built-in rules", VanishingGradient.
     """
 
     cause = "vanishing_gradients"
@@ -268,8 +276,6 @@ class PoorWeightInitialization(LayersRule):
     activation inputs is more than `threshold` times the smallest one's, or the 5th and 95th percentile of a gradient
     are less than `distribution_range` apart, or the loss has found no new minimum for `patience` saved steps. The
     gradients of most healthy networks are, as is that of any single bias.
-
-    Source: AWS guide, "List of Debugger built-in rules", PoorWeightInitialization.
     """
 
     cause = "bad_initialisation"
@@ -344,8 +350,6 @@ class ExplodingTensor(ChosenTensors):
     Without collection_names and tensor_regex every saved tensor is looked at; of one that was saved as reductions only,
     the mean absolute value is. It is fatal where a weight or loss is not finite at its last saved step. With our
     semantics gradients must be so at three saved steps on end: a gradient scaler tries out what is too large.
-
-    Source: AWS guide, "List of Debugger built-in rules", ExplodingTensor.
     """
 
     cause = "exploded"
@@ -385,8 +389,6 @@ class ExplodingTensor(ChosenTensors):
 class AllZero(ChosenTensors):
     """Fires at a step where the share of zeros in a tensor reaches `threshold` per cent; with our semantics where it
     did at three saved steps on end, since some layers begin with zeros on purpose.
-
-    Source: AWS guide, "List of Debugger built-in rules", AllZero.
     """
 
     cause = "bad_initialisation"
@@ -410,8 +412,6 @@ class AllZero(ChosenTensors):
 class TensorVariance(ChosenTensors):
     """Fires at a step where a tensor's variance is above `max_threshold` or below `min_threshold`; with our semantics
     where it was at three saved steps on end. At least one of the two has to be given.
-
-    Source: AWS guide, "List of Debugger built-in rules", TensorVariance.
     """
 
     advice = "A variance far from the usual comes from a bad initialisation, or a learning rate that does not fit."
@@ -444,8 +444,6 @@ class TensorVariance(ChosenTensors):
 class UnchangedTensor(ChosenTensors):
     """Fires at a step where a tensor is numpy.allclose to what it was at the last `num_steps` steps at which it was
     saved in the same mode, this one included.
-
-    Source: AWS guide, "List of Debugger built-in rules", UnchangedTensor.
     """
 
     advice = "What does not change does not learn: is it given to the optimizer, and the learning rate not 0?"
@@ -484,8 +482,6 @@ class WeightUpdateRatio(TensorRule):
     The ratio is mean(|weight now - weight before|) / (mean(|weight before|) + epsilon): AWS does not say how it makes
     one number of a tensor. Before is the previous saved training step, or with `num_steps` the earliest saved one that
     is at most so many steps back.
-
-    Source: AWS guide, "List of Debugger built-in rules", WeightUpdateRatio.
     """
 
     needs = "no weights were saved at two training steps"

@@ -1,4 +1,7 @@
-"""Rules on losses: not finite, exploding, standing still, better on what was learned by heart, or no longer coming."""
+"""Rules on losses: not finite, exploding, standing still, better on what was learned by heart, or no longer coming.
+
+AWS's rules are those of its guide, "List of Debugger built-in rules", with the defaults documented there.
+"""
 
 import math
 from collections.abc import Sequence
@@ -152,7 +155,7 @@ class LossNotDecreasing(LossesRule):
     the noise of single batches. It looks once in `num_steps` steps. Without `mode` the losses of EVAL are looked at;
     those of TRAIN as long as there are none of EVAL; else those of GLOBAL.
 
-    Source: AWS guide, "List of Debugger built-in rules", LossNotDecreasing; what the two percentages mean together is
+    AWS's guide: what the two percentages mean together is
     our reading of it.
     """
 
@@ -219,7 +222,7 @@ class Overfit(LossesRule):
     been above `ratio_threshold` for `patience` validation steps on end. The means are over the saved losses since the
     last change of the mode. Validation steps count from training step `start_step` on.
 
-    Source: AWS guide, "List of Debugger built-in rules", Overfit; it does not say over which steps the means are.
+    AWS's guide: it does not say over which steps the means are.
     """
 
     cause = "overfitting"
@@ -274,8 +277,6 @@ class Overtraining(LossesRule):
     semantics aws: fires at a step where the training loss has found no new optimum for `patience_train` saved steps,
     and the validation loss none for `patience_validation`. An optimum is new if it is lower than the last by at least
     `delta`. AWS does not say how the two losses go together; both have to stand still.
-
-    Source: AWS guide, "List of Debugger built-in rules", Overtraining.
     """
 
     severity, cause = "hint", "overtrained"
@@ -323,8 +324,6 @@ class StalledTraining(TensorRule):
 
     With `stop_training_on_fire` the training is then asked to stop, as with the action stop; one that hangs for good
     does not hear it.
-
-    Source: AWS guide, "List of Debugger built-in rules", StalledTrainingRule.
     """
 
     cause = "stalled"

@@ -1,4 +1,7 @@
-"""Rules on labels, predictions and input images."""
+"""Rules on labels, predictions and input images.
+
+AWS's rules are those of its guide, "List of Debugger built-in rules", with the defaults documented there.
+"""
 
 from collections import deque
 from collections.abc import Sequence
@@ -143,8 +146,6 @@ class ClassImbalance(ClassesRule):
     the largest class is so many times the smallest, or more than `threshold_misprediction` of a class are mispredicted,
     as they are in any first epoch. Classes without any label are not seen. Predictions that are vectors are always
     reduced to their largest; `argmax` is accepted since AWS's rule needs it for that.
-
-    Source: AWS guide, "List of Debugger built-in rules", ClassImbalance.
     """
 
     cause = "class_imbalance"
@@ -216,8 +217,6 @@ class Confusion(ClassesRule):
     images of true class t predicted as p, and N(p) predicted as p in all, good enough is n(p, p) / N(p) >= `min_diag`
     and n(t, p) / N(p) <= `max_off_diag` for t other than p. AWS divides the diagonal by the sum of the diagonal, which
     no network with more than one class could pass; so both are shares of N(p) here. Nor could most good ones.
-
-    Source: AWS guide, "List of Debugger built-in rules", Confusion.
     """
 
     severity = "hint"
@@ -272,8 +271,6 @@ class CheckInputImages(TensorRule):
 
     Images are saved tensors of four dimensions whose name matches `regex`; `channel` is the position of the colours
     among them. AWS's default pattern is the name of an MXNet network's input; ours is that of the hooks.
-
-    Source: AWS guide, "List of Debugger built-in rules", CheckInputImages.
     """
 
     severity, cause = "hint", "input_images"

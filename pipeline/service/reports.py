@@ -236,7 +236,7 @@ def write(path: Path, content: bytes) -> None:
 
 def is_expected(name: PurePosixPath) -> bool:
     """Return whether a report is made of a file: its name leads nowhere else, and it is no tensor."""
-    is_known = str(name) == HISTORY or (len(name.parts) > 1 and name.parts[0] in ("rules", "profile"))
+    is_known = str(name) == HISTORY or (len(name.parts) > 1 and name.parts[0] in ("rules", "profile", "panels"))
     return is_known and ".." not in name.parts
 
 

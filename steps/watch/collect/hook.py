@@ -172,13 +172,13 @@ def _safely(method: Callable[..., None]) -> Callable[..., None]:
     def call(self: "Watcher", *arguments: Any) -> None:
         if self.off or torch.compiler.is_compiling():
             return
-        began = time.perf_counter()
+        began, before = time.perf_counter(), self.saving
         try:
             method(self, *arguments)
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not cost the training
             self.give_up(error)
-        if self.saving:
-            self.saving.budget.spent += time.perf_counter() - began
+        if saving := before or self.saving:
+            saving.budget.spent += time.perf_counter() - began
 
     return call
 
@@ -201,8 +201,8 @@ class Watcher:
         self._net, self._compiled = _unwrapped(model)
         self._top = type(self._net).__name__
         self._steps = {"TRAIN": 0, "EVAL": 0}
-        self._whole = Budget(0.015, every, 100)
-        self._light = {"TRAIN": Budget(0.008, every, 500), "EVAL": Budget(0.005, every, 500)}
+        self._whole = Budget(0.012, every, 100)
+        self._light = {"TRAIN": Budget(0.006, every, 500), "EVAL": Budget(0.004, every, 500)}
         self._handles: list[Any] = []  # hooks of the whole training
         self._module_handles: list[Any] = []  # hooks of a step that is saved whole
         self._members: dict[str, set[str]] | None = None
@@ -393,7 +393,6 @@ class Watcher:
         """Write the step that is being saved, with the weights as they are now."""
         saving = self.saving
         assert saving is not None
-        began = time.perf_counter()
         tensors, self.saving = saving.tensors, None
         if self._members is None:
             self._members = self._collections()
@@ -406,7 +405,6 @@ class Watcher:
             tensors |= {f"{self._top}_{name}": as_array(one, self._limit(len(found))) for name, one in found.items()}
         if tensors:
             saving.budget.count(self._writer.write(saving.step, tensors))
-        saving.budget.spent += time.perf_counter() - began
 
     @_safely
     def _end(self) -> None:

@@ -17,7 +17,6 @@ import torch
 
 from classifier.data.training_data import Split, TrainingData, load
 from classifier.job.failures import StepError
-from classifier.model.head import ClassifierHead
 from classifier.training.debug_settings import DebugSettings
 from classifier.training.head_training import HeadTraining
 from classifier.training.hyperparameters import Hyperparameters
@@ -114,31 +113,16 @@ def test_a_training_that_was_lost_after_its_last_epoch_ends_well_with_nothing_le
     assert {epoch["seconds"] for epoch in history["epochs"]} == {None}
 
 
-# a run for each rule, wrong in the way that the rule is there to find
+# faults that are put into this training; benchmarks/debugger_corpus has them for networks of all kinds
 
 
 def learning_rate_0(watched: Watched) -> None:
     watched.stage = HeadTraining(watched.stage.data, replace(SOUND, lr=0.0))
 
 
-def weights_all_zero(watched: Watched) -> None:
-    with torch.no_grad():
-        for parameter in watched.stage.head.parameters():
-            parameter.zero_()
-
-
-def weights_of_one_layer_huge(watched: Watched) -> None:
-    with torch.no_grad():
-        watched.stage.head.hidden.weight.mul_(1000)
-
-
 def biases_that_kill_every_relu(watched: Watched) -> None:
     with torch.no_grad():
         watched.stage.head.hidden.bias.fill_(-1000)
-
-
-def learning_rate_far_too_high(watched: Watched) -> None:
-    watched.stage = HeadTraining(watched.stage.data, replace(SOUND, lr=30.0))
 
 
 def labels_without_meaning(watched: Watched) -> None:
@@ -149,24 +133,6 @@ def labels_without_meaning(watched: Watched) -> None:
     validation = Split(data.validation.embeddings, generator.integers(0, 3, len(data.validation)))
     hyperparameters = replace(SOUND, epochs=60, hidden_units=256, dropout=0.0, label_smoothing=0.0)
     watched.stage = HeadTraining(replace(data, train=few, validation=validation), hyperparameters)
-
-
-class SigmoidHead(ClassifierHead):
-    """A head whose activation is a sigmoid, and whose inputs to it are far outside its range."""
-
-    def member_logits(self, components: torch.Tensor) -> torch.Tensor:
-        return self.classifier(self.hidden_sigmoid(1000 * (self.hidden(components) + 1)))
-
-
-def sigmoid_saturated(watched: Watched) -> None:
-    watched.stage.head.hidden_sigmoid = torch.nn.Sigmoid()
-    watched.stage.head.__class__ = SigmoidHead
-
-
-def one_class_in_twenty(watched: Watched) -> None:
-    split = watched.stage.data.validation
-    rows = np.r_[np.flatnonzero(split.labels == 0).repeat(20), np.flatnonzero(split.labels == 1)]
-    watched.stage.data = replace(watched.stage.data, validation=Split(split.embeddings[rows], split.labels[rows]))
 
 
 def images_never_normalised(watched: Watched) -> None:
@@ -180,22 +146,11 @@ def images_never_normalised(watched: Watched) -> None:
 SCENARIOS: dict[str, tuple[Callable[[Watched], None], Entries]] = {
     "learning rate 0": (
         learning_rate_0,
-        {"LossNotDecreasing": {}, "UnchangedTensor": {"collection_names": ["weights"]}, "WeightUpdateRatio": {}},
-    ),
-    "all-zero initialisation": (
-        weights_all_zero,
-        {"AllZero": {"collection_names": ["weights"]}, "PoorWeightInitialization": {}, "VanishingGradient": {}},
-    ),
-    "one layer a thousand times too large": (
-        weights_of_one_layer_huge,
-        {"TensorVariance": {"collection_names": ["weights"], "max_threshold": 100}},
+        {"LossNotDecreasing": {}, "UnchangedTensor": {"collection_names": ["weights"]}},
     ),
     "every ReLU dead": (biases_that_kill_every_relu, {"DeadRelu": {}}),
-    "learning rate 30": (learning_rate_far_too_high, {"WeightUpdateRatio": {}}),
-    "labels without meaning, 60 epochs": (labels_without_meaning, {"Overfit": {}, "Overtraining": {}, "Confusion": {}}),
-    "sigmoid saturated": (sigmoid_saturated, {"SaturatedActivation": {}}),
+    "labels without meaning, 60 epochs": (labels_without_meaning, {"Overfit": {}}),
     "images never normalised": (images_never_normalised, {"CheckInputImages": {}}),
-    "one class in twenty": (one_class_in_twenty, {"ClassImbalance": {"samples": 100}}),
 }
 
 

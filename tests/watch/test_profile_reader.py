@@ -1,4 +1,4 @@
-"""The reader follows files as they grow, and takes what other writers of the same layout left."""
+"""The reader follows files as they grow, and takes what other writers of the same layout left, whole or damaged."""
 
 import json
 import math
@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+import training_output as made
 
 from watch.collect.timeline import StepTimeline
-from watch.read.profile import ProfileReader
+from watch.read.profile import ProfileReader, read_profile
 
-HOUR = "2020060309"
-MINUTE = 1591160640
+HOUR, MINUTE = "2020060309", 1591160640
+TIMELINE = "framework/pevents/2026092114/1790000011000000_42-algo-1_pythontimeline.json"
 
 
-def line(value: float, at: float, *, name: str = "gpu0", node: str = "algo-1") -> str:
+def line(value: float, at: float = MINUTE, *, name: str = "gpu0", node: str = "algo-1") -> str:
     """A row of the system metrics; names of GPUs have the dimension GPUUtilization, others none."""
     dimension = "GPUUtilization" if name.startswith("gpu") else ""
     row = {"Type": name[:3], "Name": name, "Dimension": dimension, "Value": value, "NodeId": node, "Timestamp": at}
@@ -27,151 +29,80 @@ def system_file(profile_dir: Path, *folders: str, minute: int = MINUTE, node: st
     return path
 
 
-def timeline_file(profile_dir: Path, events: list[Any], *, end_us: int = 1591160700000000) -> Path:
-    path = profile_dir / "framework" / "pevents" / HOUR / f"{end_us}_0001-algo-1_pythontimeline.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("[\n" + ",\n".join(json.dumps(event) for event in events) + "\n]\n")
-    return path
-
-
 def values(reader: ProfileReader, dimension: str = "GPUUtilization") -> dict[str, list[float]]:
+    reader.refresh()
     return {name: found.tolist() for name, (_, found) in reader.samples(dimension).items()}
 
 
 def test_a_folder_that_does_not_exist_yet_holds_nothing(tmp_path: Path) -> None:
     reader = ProfileReader(tmp_path / "profile")
-    reader.refresh()
+    assert values(reader) == {}
     starts, durations, modes = reader.steps()
-    assert (reader.samples("CPUUtilization"), starts.tolist(), durations.tolist(), modes) == ({}, [], [], [])
+    assert (starts.tolist(), durations.tolist(), modes) == ([], [], [])
     assert (reader.phases(), reader.step_totals(), reader.measured()) == ({}, {}, {})
+    assert len(read_profile(tmp_path / "profile").missing) == 2
 
 
-def test_only_what_is_new_is_read(tmp_path: Path) -> None:
-    reader = ProfileReader(tmp_path)
-    path = system_file(tmp_path, HOUR)
-    path.write_text(line(1, MINUTE))
-    reader.refresh()
-    with path.open("a") as file:
-        file.write(line(2, MINUTE + 0.5))
-    system_file(tmp_path, HOUR, minute=MINUTE + 60).write_text(line(3, MINUTE + 60))
-    reader.refresh()
-    reader.refresh()
-    assert values(reader) == {"gpu0": [1, 2, 3]}
-    assert reader.samples("GPUUtilization")["gpu0"][0].tolist() == [MINUTE, MINUTE + 0.5, MINUTE + 60]
-
-
-def test_a_half_written_line_is_read_once_it_is_whole(tmp_path: Path) -> None:
-    reader = ProfileReader(tmp_path)
-    path = system_file(tmp_path, HOUR)
-    whole = line(2, MINUTE + 0.5)
-    path.write_text(line(1, MINUTE) + whole[:30])
-    reader.refresh()
+def test_what_is_new_is_read_once_and_a_half_written_line_once_it_is_whole(tmp_path: Path) -> None:
+    reader, path = ProfileReader(tmp_path), system_file(tmp_path, HOUR)
+    path.write_text(line(1) + line(2, MINUTE + 0.5)[:30])
     assert values(reader) == {"gpu0": [1]}
-    path.write_text(line(1, MINUTE) + whole)
-    reader.refresh()
-    assert values(reader) == {"gpu0": [1, 2]}
+    path.write_text(line(1) + line(2, MINUTE + 0.5))
+    system_file(tmp_path, HOUR, minute=MINUTE + 60).write_text(line(3, MINUTE + 60))
+    assert values(reader) == values(reader) == {"gpu0": [1, 2, 3]}
+    assert reader.samples("GPUUtilization")["gpu0"][0].tolist() == [MINUTE, MINUTE + 0.5, MINUTE + 60]
     assert reader.skipped_lines == 0
 
 
-def test_files_of_2020_stand_beside_the_hours(tmp_path: Path) -> None:
-    system_file(tmp_path).write_text(line(1, MINUTE))
-    system_file(tmp_path, HOUR, minute=MINUTE + 60).write_text(line(2, MINUTE + 60))
-    reader = ProfileReader(tmp_path)
-    reader.refresh()
-    assert values(reader) == {"gpu0": [1, 2]}
-
-
-def test_many_hours_are_read_to_the_end(tmp_path: Path) -> None:
+def test_many_hours_are_read_to_the_end_and_files_of_2020_stand_beside_them(tmp_path: Path) -> None:
+    system_file(tmp_path, minute=MINUTE - 60).write_text(line(9, MINUTE - 60))
     reader = ProfileReader(tmp_path)
     for hour in range(5):
         for minute in range(6):
             at = MINUTE + 3600 * hour + 60 * minute
             system_file(tmp_path, f"202006030{hour}", minute=at).write_text(line(minute, at))
             reader.refresh()
-    assert values(reader) == {"gpu0": [0, 1, 2, 3, 4, 5] * 5}
+    assert values(reader) == {"gpu0": [9, *[0, 1, 2, 3, 4, 5] * 5]}
 
 
-def test_lines_that_are_none_are_passed_over_and_counted(tmp_path: Path) -> None:
-    path = system_file(tmp_path, HOUR)
-    path.write_text(line(1, MINUTE) + "{broken\n[]\n{}\n" + line(2, MINUTE + 1))
-    timeline_file(tmp_path, [{"name": "no kind"}, 7, {"ph": "X", "name": "Forward"}])
+def test_names_dimensions_nodes_and_order(tmp_path: Path) -> None:
+    """The clock was set back, a value is no number, and a metric without a dimension goes by its name."""
+    rows = line(1, MINUTE + 9) + line(math.nan, MINUTE + 5) + line(12, name="MemoryUsedPercent") + line(3, name="gpu1")
+    system_file(tmp_path, HOUR).write_text(rows)
     reader = ProfileReader(tmp_path)
-    reader.refresh()
-    assert values(reader) == {"gpu0": [1, 2]}
-    assert reader.skipped_lines == 5
-
-
-def test_no_number_stays_no_number(tmp_path: Path) -> None:
-    system_file(tmp_path, HOUR).write_text(line(math.nan, MINUTE))
-    reader = ProfileReader(tmp_path)
-    reader.refresh()
-    assert np.isnan(reader.samples("GPUUtilization")["gpu0"][1]).tolist() == [True]
-
-
-def test_a_metric_without_a_dimension_goes_by_its_name(tmp_path: Path) -> None:
-    system_file(tmp_path, HOUR).write_text(line(12, MINUTE, name="MemoryUsedPercent"))
-    reader = ProfileReader(tmp_path)
-    reader.refresh()
+    assert str(values(reader)) == "{'gpu0': [nan, 1.0], 'gpu1': [3.0]}"
     assert values(reader, "MemoryUsedPercent") == {"MemoryUsedPercent": [12]}
-
-
-def test_one_name_can_be_asked_for(tmp_path: Path) -> None:
-    system_file(tmp_path, HOUR).write_text(line(1, MINUTE) + line(2, MINUTE, name="gpu1"))
-    reader = ProfileReader(tmp_path)
-    reader.refresh()
     assert list(reader.samples("GPUUtilization", "gpu1")) == ["gpu1"]
-
-
-def test_names_of_several_nodes_carry_the_node(tmp_path: Path) -> None:
-    system_file(tmp_path, HOUR).write_text(line(1, MINUTE))
-    system_file(tmp_path, HOUR, node="algo-2").write_text(line(2, MINUTE, node="algo-2"))
-    reader = ProfileReader(tmp_path)
-    reader.refresh()
-    assert values(reader) == {"algo-1/gpu0": [1], "algo-2/gpu0": [2]}
-
-
-def test_figures_are_in_order_though_the_clock_was_set_back(tmp_path: Path) -> None:
-    system_file(tmp_path, HOUR).write_text(line(1, MINUTE + 9) + line(2, MINUTE + 5) + line(3, MINUTE + 6))
-    reader = ProfileReader(tmp_path)
-    reader.refresh()
-    assert values(reader) == {"gpu0": [2, 3, 1]}
+    assert read_profile(tmp_path).samples["GPUUtilization"]["gpu0"].values == [1.0]
+    system_file(tmp_path, HOUR, node="algo-2").write_text(line(2, node="algo-2"))
+    assert set(values(reader)) == {"algo-1/gpu0", "algo-1/gpu1", "algo-2/gpu0"}
 
 
 def test_a_timeline_is_read_once_though_its_file_is_renamed(tmp_path: Path) -> None:
-    timeline = StepTimeline(tmp_path, node="algo-1")
-    reader = ProfileReader(tmp_path)
+    timeline, reader = StepTimeline(tmp_path, node="algo-1"), ProfileReader(tmp_path)
     for _ in range(3):
         with timeline.step("TRAIN"), timeline.phase("Forward"):
             pass
         timeline.write()
         reader.refresh()
-    assert len(reader.steps()[0]) == 3
     timeline.close()
     reader.refresh()
-    assert len(reader.steps()[0]) == 3
-    assert reader.step_totals()["TRAIN"][0] == 3
-    assert reader.skipped_lines == 0
+    assert (len(reader.steps()[0]), reader.step_totals()["TRAIN"][0], reader.skipped_lines) == (3, 3, 0)
 
 
 def test_a_timeline_of_another_writer_has_no_totals_but_events(tmp_path: Path) -> None:
-    timeline_file(
-        tmp_path,
-        [
-            {"name": "process_name", "ph": "M", "pid": 0, "args": {"start_time_since_epoch_in_micros": 1_000_000}},
-            {"name": "process_name", "ph": "M", "pid": 1, "args": {"name": "Step:ModeKeys.TRAIN"}},
-            {
-                "name": "Step:ModeKeys.TRAIN",
-                "ph": "X",
-                "pid": 1,
-                "ts": 500_000,
-                "dur": 40_000,
-                "args": {"step_num": "0"},
-            },
-            {"name": "Forward-node-Net", "ph": "X", "pid": 2, "ts": 500_000, "dur": 10_000},
-            {"name": "Forward-node-Net", "ph": "X", "pid": 2, "ts": 520_000, "dur": 5_000},
-            {"name": "Step:ModeKeys.EVAL", "ph": "X", "pid": 3, "ts": 600_000, "dur": 20_000},
-        ],
-    )
+    """As smdebug's: a process's start, then events that are relative to it; cut off within the last one."""
+    path = tmp_path / "framework" / "pevents" / HOUR / "1591160700000000_0001-algo-1_pythontimeline.json"
+    path.parent.mkdir(parents=True)
+    events: list[dict[str, Any]] = [
+        {"name": "process_name", "ph": "M", "pid": 0, "args": {"start_time_since_epoch_in_micros": 1_000_000}},
+        {"name": "process_name", "ph": "M", "pid": 1, "args": {"name": "Step:ModeKeys.TRAIN"}},
+        {"name": "Step:ModeKeys.TRAIN", "ph": "X", "pid": 1, "ts": 500_000, "dur": 40_000, "args": {"step_num": "0"}},
+        {"name": "Forward-node-Net", "ph": "X", "pid": 2, "ts": 500_000, "dur": 10_000},
+        {"name": "Forward-node-Net", "ph": "X", "pid": 2, "ts": 520_000, "dur": 5_000},
+        {"name": "Step:ModeKeys.EVAL", "ph": "X", "pid": 3, "ts": 600_000, "dur": 20_000},
+    ]
+    path.write_text("[\n" + ",\n".join(map(json.dumps, events)) + ',\n{"name": "Forward-no')
     reader = ProfileReader(tmp_path)
     reader.refresh()
     starts, durations, modes = reader.steps()
@@ -180,8 +111,39 @@ def test_a_timeline_of_another_writer_has_no_totals_but_events(tmp_path: Path) -
     assert reader.step_totals() == {"TRAIN": (1, 0.04), "EVAL": (1, 0.02)}
 
 
-def test_what_was_measured_is_told_if_it_was_written(tmp_path: Path) -> None:
-    (tmp_path / "measured.json").write_text('{"gpu": "2 GPUs."}')
-    assert ProfileReader(tmp_path).measured() == {"gpu": "2 GPUs."}
-    (tmp_path / "measured.json").write_text('{"gpu"')
-    assert ProfileReader(tmp_path).measured() == {}
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return made.write_output(tmp_path) / "profile"
+
+
+def test_a_whole_profile_is_read_at_once(folder: Path) -> None:
+    profile = read_profile(folder)
+    found = profile.samples["CPUUtilization"]["cpu0"]
+    assert (found.times[0], found.times[-1], len(found.values)) == (made.START, made.START + 11, 23)
+    assert {"TransmitBytesPerSecond", "ReadThroughputInBytesPerSecond", "ProcessMemoryBytes"} <= set(profile.samples)
+    start, duration, mode = profile.steps[0]
+    assert (start, mode, len(profile.steps)) == (made.START, "TRAIN", made.STEPS + 1)
+    assert made.STEP_SECONDS <= duration <= 1.2 * made.STEP_SECONDS
+    count, seconds = profile.step_totals["TRAIN"]
+    assert (count, profile.missing) == (made.STEPS, ())
+    assert profile.phases["Forward"] == pytest.approx(made.PHASES["Forward"] * seconds)
+
+
+def test_lines_that_cannot_be_read_are_counted_and_the_others_kept(folder: Path) -> None:
+    [path] = (folder / "system/incremental").glob("*/*.json")
+    wrong = b'{"Type": "cpu", "Na\n[1]\n{}\n\xff\x00\xff\n' + line(10**400, name="cpu0").encode()
+    path.write_bytes(path.read_bytes() + wrong)
+    path.with_name("1.algo-1.json").mkdir()
+    (folder / "measured.json").write_text('{"gpu"')
+    for value in ("null", "1e999", '"x"', "[]"):
+        events = [
+            f'{{"name": "Step:ModeKeys.TRAIN", "ph": "X", "ts": {value}, "dur": 1}},',
+            f'{{"name": "Forward", "ph": "X", "ts": 1, "dur": {value}}},',
+            f'{{"name": "x", "ph": "C", "args": {value}}},',
+        ]
+        (folder / TIMELINE).write_text("[\n" + "\n".join(events) + "\n]\n")
+        profile = read_profile(folder)
+        assert (profile.steps, dict(profile.phases), profile.measured) == ((), {}, {})
+        assert len(profile.samples["CPUUtilization"]["cpu0"].values) == 23
+        assert profile.missing[-1] == "8 lines of the profile could not be read and are left out."
+    assert all(np.isfinite(found.values).all() for one in profile.samples.values() for found in one.values())

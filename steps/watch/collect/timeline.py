@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from watch.files import LineFile, say
-from watch.read.timeline import MODES, PHASE_TOTALS, STEP_COUNTS, STEP_TOTALS, Mode
+from watch.read.profile import MODES, PHASE_TOTALS, STEP_COUNTS, STEP_TOTALS, Mode
 
 Phase = Literal["DataWait", "Forward", "Backward", "Optimizer", "Logging", "Checkpoint"]
 PHASES: tuple[Phase, ...] = ("DataWait", "Forward", "Backward", "Optimizer", "Logging", "Checkpoint")

@@ -1,8 +1,8 @@
 """Reads a profile as it grows: system metrics, steps and phases, from the files that SageMaker's layout puts them in.
 
-Each refresh() reads what has been added since the one before. A last line that is half written is read once it is
-whole. System metrics are found below `system/incremental/` with or without the hour's folder, as jobs of 2020 wrote
-them; step timelines (Chrome trace events) in `framework/pevents/<hour>/`, and in `framework/` while they are written.
+Each refresh() reads what has been added since the one before; a half-written line is read once it is whole. System
+metrics are below `system/incremental/`, with or without the hour's folder (jobs of 2020); step timelines (Chrome trace
+events) in `framework/pevents/<hour>/`, and in `framework/` while they are written.
 """
 
 import json
@@ -26,16 +26,9 @@ MODES: tuple[Mode, ...] = ("TRAIN", "EVAL")
 PHASE_TOTALS, STEP_TOTALS, STEP_COUNTS = "PhaseMicroseconds", "StepMicroseconds", "StepCounts"
 STEP_PREFIX = "Step:ModeKeys."
 DIMENSIONS = (
-    "CPUUtilization",
-    "I/OWaitPercentage",
-    "MemoryUsedPercent",
-    "GPUUtilization",
-    "GPUMemoryUtilization",
-    "ReadThroughputInBytesPerSecond",
-    "WriteThroughputInBytesPerSecond",
-    "ProcessCPUUtilization",
-    "ProcessMemoryBytes",
-)
+    "CPUUtilization", "I/OWaitPercentage", "MemoryUsedPercent", "GPUUtilization", "GPUMemoryUtilization",
+    "ReadThroughputInBytesPerSecond", "WriteThroughputInBytesPerSecond", "ProcessCPUUtilization", "ProcessMemoryBytes",
+)  # fmt: skip
 NETWORK = "Algorithm"  # the dimension of both directions, as SageMaker's profiler calls it; their names tell them apart
 DIRECTIONS = ("ReceiveBytesPerSecond", "TransmitBytesPerSecond")
 FILES_STILL_READ = 3  # of a folder: the newest ones; those before have been closed for minutes
@@ -84,19 +77,11 @@ class Timeline:
 
 
 class ProfileReader:
-    """The profile of one job.
-
-    Attributes:
-        skipped_lines: Whole lines that were not what they should be, and were passed over.
-        unreadable: Files that could not be opened, and why.
-
-    Args:
-        profile_dir: The folder with `system/` and `framework/`; need not exist yet.
-    """
+    """The profile of one job, whose folder, with `system/` and `framework/`, need not exist yet."""
 
     def __init__(self, profile_dir: Path) -> None:
-        self.skipped_lines = 0
-        self.unreadable: dict[Path, str] = {}
+        self.skipped_lines = 0  # that were whole, but not what they should be
+        self.unreadable: dict[Path, str] = {}  # files, and why
         self._dir = profile_dir
         self._offsets: dict[tuple[int, int], int] = {}  # (device, inode) -> bytes read: files are renamed when closed
         self._done: set[Path] = set()
@@ -120,15 +105,9 @@ class ProfileReader:
                 self._take(timeline.add, line)
 
     def samples(self, dimension: str, name: str | None = None) -> dict[str, tuple[Times, Values]]:
-        """Return the figures of a dimension by name: {"gpu0": (times, values)}.
+        """Return the figures of a dimension by name, {"gpu0": (times, values)}, or of one `name` only.
 
-        Args:
-            dimension: "CPUUtilization" and so on. Metrics without one, such as "MemoryUsedPercent", go by their name.
-            name: Only this one, such as "gpu0".
-
-        Returns:
-            For each name (N,) epoch seconds, ascending, and (N,) finite values. Where there
-            are several nodes, names are "algo-2/gpu0".
+        Metrics without a dimension, as MemoryUsedPercent, go by their name. Of several nodes, names are "algo-2/gpu0".
         """
         found = {}
         for (node, metric), (times, values) in sorted(self._samples.get(dimension, {}).items()):
@@ -139,10 +118,7 @@ class ProfileReader:
         return found
 
     def steps(self) -> tuple[Times, Values, list[str]]:
-        """Return start (epoch seconds, ascending), duration (seconds) and mode of every step in the trace: (N,) each.
-
-        A long training's trace holds every second, fourth ... step only; step_totals() counts all.
-        """
+        """Return start (epoch seconds, ascending), duration (seconds) and mode of the steps in the trace: (N,) each."""
         steps = sorted(step for timeline in self._timelines.values() for step in timeline.steps)
         starts, durations, modes = zip(*steps, strict=True) if steps else ((), (), ())
         return np.array(starts, dtype=np.float64), np.array(durations, dtype=np.float64), list(modes)
@@ -156,7 +132,7 @@ class ProfileReader:
         return {mode: np.array(sorted(steps)).T for mode, steps in sorted(found.items())}
 
     def step_totals(self) -> dict[str, tuple[int, float]]:
-        """Return {mode: (number of steps, seconds)} of all steps, whether the trace holds them or not."""
+        """Return {mode: (number, seconds)} of all steps, of which a long training's trace holds a part."""
         parts = {mode: [timeline.step_total(mode) for timeline in self._timelines.values()] for mode in MODES}
         totals = {mode: (sum(n for n, _ in found), sum(s for _, s in found)) for mode, found in parts.items()}
         return {mode: total for mode, total in totals.items() if total[0]}

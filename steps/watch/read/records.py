@@ -35,9 +35,7 @@ class RecordError(ValueError):
 def read_file(path: Path, place: tuple[int, int] | None = None) -> bytes:
     """Return a regular file's content, or the `place` (offset, length) of it, in bytes.
 
-    Raises:
-        OSError: It cannot be read, is a pipe or a device, or has more than LARGEST_FILE bytes.
-        RecordError: It ends before the place does.
+    Raises OSError also for a pipe or more than LARGEST_FILE bytes, RecordError where it ends before the place.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe would wait for its writer
     try:
@@ -74,13 +72,7 @@ def decode(data: bytes) -> npt.NDArray[Any]:
 
 
 def encode(name: str, value: npt.NDArray[Any], *, step: int, mode: int, mode_step: int) -> bytes:
-    """Return the record of a tensor, as smdebug writes it.
-
-    Args:
-        value: Of a dtype in DTYPES; another one raises RecordError.
-        step: Global.
-        mode: Its number in smdebug: 1 TRAIN, 2 EVAL, 3 PREDICT, 4 GLOBAL.
-    """
+    """Return the record of a tensor of one of DTYPES, else raise RecordError. `step` is global, `mode` 1 for TRAIN."""
     value = np.ascontiguousarray(value).reshape(value.shape)  # which makes an array of one dimension out of a scalar
     number = NUMBER_OF.get(value.dtype.newbyteorder("<").str if value.dtype.itemsize > 1 else value.dtype.str)
     if number is None:

@@ -6,7 +6,7 @@ says so in a sentence, and the rest is read. What is not of the expected kind be
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -137,11 +137,7 @@ class Record:
 
 
 def read_record(run: Source | Path, verdicts: Path | None = None) -> Record:
-    """Read what is there.
-
-    Args:
-        verdicts: The folder that rules/ is in, where it is not the run's.
-    """
+    """Read what is there; `verdicts` is the folder with rules/, where it is not the run's."""
     source = run if isinstance(run, Source) else _find(run)
     missing: list[str] = []
     places = {name: (verdicts or source.folder) / name for name in CONSEQUENCES}
@@ -275,18 +271,17 @@ def _document(path: Path, name: str, missing: list[str]) -> dict[str, Any]:
     return mapping(found)
 
 
-def _troubles(history: Mapping[str, Any], observer: Mapping[str, Any]) -> list[str]:
+def _troubles(history: Mapping[str, Any], observer: Mapping[str, Any]) -> Iterator[str]:
     """What went wrong beside the training."""
-    trouble, detail, state = (
-        text(value) for value in (history.get("debugger_trouble"), observer.get("detail"), observer.get("state"))
-    )
-    who = "The observer, which evaluates the rules,"
-    said = {
-        "killed": f"{who} ended before the training did. {detail}".rstrip(),
-        "running": f"{who} said no last word: verdicts are as of its last look." if history else "",
-    }.get(state, "")
-    found = [f"The debugger had trouble during the training: {trouble}" if trouble else "", said]
-    return [sentence for sentence in (*found, f"{who} says: {detail}" if detail and not said else "") if sentence]
+    if trouble := text(history.get("debugger_trouble")):
+        yield f"The debugger had trouble during the training: {trouble}"
+    state, detail = text(observer.get("state")), text(observer.get("detail"))
+    if state == "killed":
+        yield f"The observer, which evaluates the rules, ended before the training did. {detail}".rstrip()
+    elif state == "running" and history:
+        yield "The observer, which evaluates the rules, said no last word: verdicts are as of its last look."
+    elif detail:
+        yield f"The observer, which evaluates the rules, says: {detail}"
 
 
 def _urgency(rule: Rule) -> int:

@@ -4,9 +4,8 @@
     index/<global step // 1000, 9 digits>/<global step, 12 digits>_worker_0.json
     events/<global step, 12 digits>/<global step, 12 digits>_worker_0.tfevents
 
-smdebug's own reader (create_trial) imports torch and boto3, waits in loops, lists all files again and again, and keeps
-every location of the run. This one reads each index file once, keeps the locations of the newest steps only, and never
-waits. Layout: smdebug 1.0.34, smdebug/core/locations.py and smdebug/core/index_reader.py.
+Unlike smdebug's own reader it reads each index file once, keeps the places of the newest steps only, and never waits.
+Source: smdebug 1.0.34, smdebug/core/locations.py and smdebug/core/index_reader.py.
 """
 
 import functools
@@ -38,15 +37,10 @@ DEFAULT_COLLECTIONS: dict[str, tuple[str, ...]] = {  # smdebug's own
     "weights": ("^(?!gradient).*weight",),
     "biases": ("^(?!gradient).*bias",),
 }
-REDUCTION_PREFIX = "smdebug/reductions/"
+REDUCTION = re.compile("^smdebug/reductions/[^/]+/")
 REDUCTIONS: dict[str, Callable[[Any], Any]] = {
-    "min": np.min,
-    "max": np.max,
-    "mean": np.mean,
-    "std": np.std,
+    **{name: getattr(np, name) for name in ("min", "max", "mean", "std", "sum", "prod")},
     "variance": np.var,
-    "sum": np.sum,
-    "prod": np.prod,
     "l1": lambda values: np.sum(np.abs(values)),
     "l2": lambda values: np.sqrt(np.sum(np.square(values))),
 }
@@ -81,8 +75,7 @@ class SavedStep:
     @functools.cached_property
     def names(self) -> tuple[str, ...]:
         """Names of the tensors, also of those saved as reductions only; sorted."""
-        reduced = (name.startswith(REDUCTION_PREFIX) and name.count("/") >= 3 for name in self.places)
-        return tuple(sorted({n.split("/", 3)[3] if r else n for n, r in zip(self.places, reduced, strict=True)}))
+        return tuple(sorted({REDUCTION.sub("", name) for name in self.places}))
 
 
 def workers(folder: Path) -> list[str]:
@@ -112,11 +105,7 @@ class SavedTensors:
         self._patterns: dict[str, tuple[str, ...]] | None = None
 
     def new_steps(self, *, last: bool = False) -> Iterator[SavedStep]:
-        """Yield the steps that were saved since the last call, in the order of the training.
-
-        Args:
-            last: Nothing more will be written, so that a broken index file is not waited for.
-        """
+        """Yield the steps saved since the last call, in order; `last`: broken files are not waited for."""
         for path, global_step in self._new_index_files():
             try:
                 saved = _read_index(path, global_step, self.directory)
@@ -138,11 +127,9 @@ class SavedTensors:
     def tensor_names(
         self, *, step: int | None = None, mode: Any, regex: Any = None, collection: str | None = None
     ) -> list[str]:
-        """Return the names of the tensors of a step (without one, of all that can still be read), sorted.
+        """Return the sorted names of a step's tensors (without a step, of all that can still be read).
 
-        Args:
-            regex: A pattern or a list of them, looked for anywhere in a name.
-            collection: Only names in this collection of the hook's.
+        Only those in a collection of the hook's, or those with a match of a pattern, or of one of several, in them.
         """
         names = self._names(mode, self.steps(mode) if step is None else [step])
         if collection is not None:
@@ -177,23 +164,20 @@ class SavedTensors:
         return value
 
     def reduce(self, name: str, mode: Any, step: int, reduction: tuple[str, bool]) -> float:
-        """Return one number about an array: the saved one, or worked out. Raises TensorUnavailable as read does.
-
-        Args:
-            reduction: Its name, and whether it is of the absolute values.
-        """
+        """Return one number about an array, saved or worked out: by name, and whether of the absolute values."""
         reduction_name, absolute = reduction
-        saved_name = f"{REDUCTION_PREFIX}{'abs_' if absolute else ''}{reduction_name}/{name}"
+        reduced = f"smdebug/reductions/{'abs_' if absolute else ''}{reduction_name}/{name}"
         saved = self._kept.get((mode.name, step))
-        if saved is not None and saved_name in saved.numbers:
-            return saved.numbers[saved_name]
-        value = self.read(saved_name if saved is not None and saved_name in saved.places else name, mode, step)
-        if saved is not None and saved_name in saved.places:
-            number = float(value.flat[0]) if value.size else float("nan")
-        else:
-            number = float(REDUCTIONS[reduction_name](np.abs(value) if absolute else value)) if value.size else 0.0
-        if saved is not None and saved is self._newest:
-            saved.numbers[saved_name] = number
+        if saved and reduced in saved.numbers:
+            return saved.numbers[reduced]
+        is_saved = bool(saved and reduced in saved.places)
+        value = self.read(reduced if is_saved else name, mode, step)
+        if not value.size:
+            raise TensorUnavailable(f"{name} of step {step} is empty")
+        reduce = np.ravel if is_saved else REDUCTIONS[reduction_name]
+        number = float(np.ravel(reduce(np.abs(value) if absolute else value))[0])
+        if saved is self._newest and saved:
+            saved.numbers[reduced] = number
         return number
 
     def _names(self, mode: Any, steps: list[int]) -> tuple[str, ...]:
@@ -255,12 +239,7 @@ class SavedTensor:
     def reduction_value(
         self, step_num: int, reduction_name: str, mode: Any, worker: str | None = None, abs: bool = False
     ) -> float:
-        """Return one number about the array: the saved one, or worked out. Raises TensorUnavailable.
-
-        Args:
-            reduction_name: min, max, mean, std, variance, sum, prod, l1 or l2.
-            abs: Of the absolute values.
-        """
+        """Return one of REDUCTIONS, of the absolute values with `abs`. Raises TensorUnavailable."""
         return self.saved.reduce(self.name, mode, step_num, (reduction_name, abs))
 
 

@@ -51,9 +51,12 @@ def main() -> None:
     print(write_report(given.output_dir, given.report_dir, search=search))
 
 
-def write_report(folder: Path, report_dir: Path, *, search: Any = None) -> Path:
-    """Read what a training has left so far, write both files, return the page's path. OSError: there is no room."""
-    record = read_record(folder)
+def write_report(folder: Path, report_dir: Path, *, search: Any = None, verdicts: Path | None = None) -> Path:
+    """Read what a training has left so far, write both files, return the page's path. OSError: there is no room.
+
+    `verdicts` is the folder with rules/, where it is not `folder`.
+    """
+    record = read_record(folder, verdicts)
     report_dir.mkdir(parents=True, exist_ok=True)
     trace = folder / "profile/torch/trace.json.gz"
     beside = trace.is_file() and folder.resolve() in (report_dir.resolve(), report_dir.resolve().parent)

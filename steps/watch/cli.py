@@ -6,11 +6,12 @@ cannot be done as it was asked.
 
 import argparse
 import difflib
+import importlib
 import json
 import sys
 import textwrap
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ import numpy as np
 
 from watch.read.profile import ProfileReader
 from watch.read.records import read_file
+from watch.read.run import mapping, read_json
 from watch.read.source import STATUS, Source, SourceError, find
 
 WIDTH = 80
+SERIES = "rules/series.json"
 FOLLOW_SECONDS = 2.0
 QUIET, FOUND = "NoIssuesFound", "IssuesFound"
 REQUEST_KEYS = ("debugruleconfigurations", "profilerruleconfigurations")  # of CreateTrainingJob, in any spelling
@@ -47,22 +50,80 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     top = argparse.ArgumentParser(prog="python -m watch", description="A debugger for trainings.")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-    made = commands.add_parser("judge", help="judge what a run has saved: smdebug's tensors, SageMaker's profile")
-    made.set_defaults(command=judge)
-    made.add_argument("folder", type=Path, help="a run's folder, whoever wrote it; it may still be written")
-    made.add_argument("--profiler", action="store_true", help="judge the machine and the steps' times as well")
-    made.add_argument("--rules", type=Path, metavar="FILE", help="rules of a CreateTrainingJob, JSON or YAML")
-    made.add_argument("--rules-folder", type=Path, metavar="DIR", help="Python files with rules of your own")
-    made.add_argument("--semantics", choices=("watch", "aws"), help="how rules judge (aws with --rules, else watch)")
-    made.add_argument("--fail-on", metavar="RULE,...", default="", help="exit with 1 if one has found something")
-    made.add_argument("--follow", action="store_true", help="go on until the run's end marker is there")
-    made.add_argument("--out", type=Path, metavar="DIR", help="where verdicts and report go (watch/judged-<name>)")
-    made.add_argument("--json", action="store_true", help="one JSON document on standard output")
+
+    def command(function: Callable[[argparse.Namespace], int], does: str) -> Callable[..., argparse.Action]:
+        made = commands.add_parser(function.__name__, help=does, description=f"{does[0].upper()}{does[1:]}.")
+        made.set_defaults(command=function)
+        return made.add_argument
+
+    add = command(run, "run a command with an observer beside it")
+    add("--out", type=Path, metavar="DIR", help="the run's folder (watch/<time>)")
+    add("words", nargs="+", metavar="-- COMMAND", help="such as: -- python train.py")
+    add = command(judge, "judge what a run has saved: smdebug's tensors, SageMaker's profile")
+    add("folder", type=Path, help="a run's folder, whoever wrote it; it may still be written")
+    add("--profiler", action="store_true", help="judge the machine and the steps' times as well")
+    add("--rules", type=Path, metavar="FILE", help="rules of a CreateTrainingJob, JSON or YAML")
+    add("--rules-folder", type=Path, metavar="DIR", help="Python files with rules of your own")
+    add("--semantics", choices=("watch", "aws"), help="how rules judge (aws with --rules, else watch)")
+    add("--fail-on", metavar="RULE,...", default="", help="exit with 1 if one of them has found something")
+    add("--follow", action="store_true", help="go on until the run has ended")
+    add("--out", type=Path, metavar="DIR", help="where verdicts and report go (watch/judged-<name>)")
+    add("--json", action="store_true", help="one JSON document on standard output")
+    add = command(report, "write the report of a run that has been judged")
+    add("folder", type=Path)
+    add("--out", type=Path, metavar="DIR", help="where it goes (<folder>/report)")
+    add = command(compare, "show two runs side by side, and how far apart their tensors are")
+    add("folders", nargs=2, type=Path, metavar="FOLDER")
+    add("--out", type=Path, metavar="DIR", default=Path("watch"), help="where compare.html goes (watch)")
+    add = command(export, "hand a run's curves and verdicts to TensorBoard or MLflow")
+    add("folder", type=Path)
+    add("--tensorboard", type=Path, metavar="DIR", help="write an event file there")
+    add("--mlflow", metavar="URI", help="record a run on this tracking server")
     return top
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run a command with an observer beside it; its exit status."""
+    from watch.collect.observation import run_observed
+
+    return run_observed(arguments.words, arguments.out)
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """Write a run's report."""
+    from watch.report.report import write_report
+
+    folder = find(arguments.folder).folder
+    print(write_report(folder, arguments.out or folder / "report"))
+    return 0
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    """Write the page of two runs."""
+    print(importlib.import_module("watch.report.compare").compare(*arguments.folders, arguments.out))
+    return 0
+
+
+def export(arguments: argparse.Namespace) -> int:
+    """Write an event file, or record a run in MLflow."""
+    exports = importlib.import_module("watch.report.export")
+    folder = find(arguments.folder).folder
+    if not (arguments.tensorboard or arguments.mlflow):
+        raise UsageError("Say where the run goes: --tensorboard DIR or --mlflow URI.")
+    if arguments.tensorboard:
+        print(exports.to_tensorboard(folder, arguments.tensorboard))
+    if arguments.mlflow:
+        try:
+            print(exports.to_mlflow(folder, arguments.mlflow))
+        except ImportError as error:
+            raise UsageError("--mlflow needs the package mlflow: pip install mlflow.") from error
+    return 0
 
 
 def judge(arguments: argparse.Namespace) -> int:
     """Judge a run, write the verdicts and the report, print what was found."""
+    from watch.report.report import write_report
+
     source = find(arguments.folder)
     entries, unknown = chosen_rules(arguments, source)
     wanted = [name for name in arguments.fail_on.split(",") if name]
@@ -73,37 +134,46 @@ def judge(arguments: argparse.Namespace) -> int:
             raise UsageError(f"--fail-on {name}: no such rule judges this run.{hint}")
     out = arguments.out or Path("watch") / f"judged-{source.folder.name}"
     document: dict[str, Any] = {}
-    for document in documents(source, entries, arguments):
+    for document, series in documents(source, entries, arguments):
         write(out / STATUS, document)
-    document |= {"folder": str(arguments.folder), "unknown_rules": unknown, "report": None}
+        write(out / SERIES, series)
+        page = write_report(source.folder, out / "report", verdicts=out)
+    document |= {"folder": str(arguments.folder), "unknown_rules": unknown, "report": str(page)}
     failed = [rule["name"] for rule in document["rules"] if rule["name"] in wanted and rule["status"] == FOUND]
     print(json.dumps(document, indent=1) if arguments.json else "\n".join(shown(document, source, arguments)))
     return 1 if failed else 0
 
 
-def documents(source: Source, entries: Mapping[str, Any], arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Yield rules/status.json of a run: once, or with --follow after every look until it has ended."""
+def documents(
+    source: Source, entries: Mapping[str, Any], arguments: argparse.Namespace
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Yield rules/status.json and series.json of a run: once, or with --follow after every look until it has ended."""
+    from watch.collect.observer import Series
     from watch.rules.judge import Judges
 
-    if not source.tensors and not source.profile:
-        yield json.loads(read_file(source.folder / STATUS))
+    if not source.tensors and not source.profile:  # the verdicts of the training's own observer are all there is
+        status, series = (mapping(read_json(source.folder / name)[0]) for name in (STATUS, SERIES))
+        yield {"rules": [], "diagnosis": [], "observer": {"state": "", "detail": None}} | status, series
         return
     profile = ProfileReader(source.profile) if source.profile else None
-    judges, told = Judges(entries, source.tensors, profile, rules_folder=arguments.rules_folder), dict[str, str]()
+    judges, curves = Judges(entries, source.tensors, profile, rules_folder=arguments.rules_folder), Series()
+    told: dict[str, str] = {}
     while True:
         live = not source.finished and (arguments.follow or source.is_live())
         now = time.time()
-        for _, step in judges.new_steps(last=not live):
+        for saved, step in judges.new_steps(last=not live):
+            curves.add(saved, step)
             now = step.time
         judges.look(time.time() if live else now, last=not live)
         if not live:
             judges.conclude(now)
-        document = judges.document("running" if live else "finished", " ".join(judges.unreadable[:1]) or None)
-        for rule in document["rules"]:
-            if arguments.follow and not arguments.json and told.get(rule["name"], "InProgress") != rule["status"]:
-                print(f"{rule['name']}: {rule['status']}", flush=True)
+        unread = [f"Rules did not see every tensor: {sentence}." for sentence in judges.unreadable[:1]]
+        document = judges.document("running" if live else "finished", " ".join(unread) or None)
+        for rule in document["rules"] if arguments.follow and not arguments.json else ():
+            if told.setdefault(rule["name"], "InProgress") != rule["status"]:
                 told[rule["name"]] = rule["status"]
-        yield document
+                print(f"{rule['name']}: {rule['status']}", flush=True)
+        yield document, curves.as_json()
         if not live or not arguments.follow:
             return
         time.sleep(FOLLOW_SECONDS)
@@ -111,7 +181,7 @@ def documents(source: Source, entries: Mapping[str, Any], arguments: argparse.Na
 
 def chosen_rules(arguments: argparse.Namespace, source: Source) -> tuple[dict[str, dict[str, Any]], list[str]]:
     """Return the entries of the rules that are to judge, and the names of those asked for that there are not."""
-    from watch.rules.registry import check, from_request, load, sources
+    from watch.rules.registry import check, default_entries, from_request, load
 
     unknown: list[str] = []
     if arguments.rules:
@@ -120,9 +190,8 @@ def chosen_rules(arguments: argparse.Namespace, source: Source) -> tuple[dict[st
             raise UsageError(f"{arguments.rules} holds no DebugRuleConfigurations or ProfilerRuleConfigurations.")
     else:
         kinds = {"tensor"} | ({"profiler"} if arguments.profiler or not source.tensors else set())
-        folder = arguments.rules_folder
-        known = [name for name in sources(folder) if not check({name: None}, folder)]
-        entries = {name: {} for name in known if getattr(load(name, folder), "kind", "tensor") in kinds}
+        loaded = {name: load(name, arguments.rules_folder) for name in default_entries(arguments.rules_folder)}
+        entries = {name: {} for name, rule in loaded.items() if getattr(rule, "kind", "tensor") in kinds}
     if arguments.semantics:
         entries = {name: {**entry, "semantics": arguments.semantics} for name, entry in entries.items()}
     if wrong := check(entries, arguments.rules_folder):

@@ -45,7 +45,8 @@ def statuses(document: dict[str, Any]) -> dict[str, str]:
 @pytest.mark.parametrize("level", [".", "..", "index/000000000", "events"])
 def test_a_run_is_judged_whatever_level_of_it_is_named(diverged: Path, level: str, tmp_path: Path) -> None:
     assert statuses(judged(diverged / level, cwd=tmp_path))["LossNotFinite"] == "IssuesFound"
-    assert [path.name for path in (tmp_path / "watch").glob("*/rules/*")] == ["status.json"]
+    files = {path.name for path in (tmp_path / "watch").glob("*/*/*")}
+    assert files == {"status.json", "series.json", "debugger.html", "debugger.json"}
 
 
 def test_workers_are_all_judged_and_told_apart(diverged: Path, tmp_path: Path) -> None:

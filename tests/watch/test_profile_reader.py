@@ -67,13 +67,14 @@ def test_many_hours_are_read_to_the_end_and_files_of_2020_stand_beside_them(tmp_
 
 def test_names_dimensions_nodes_and_order(tmp_path: Path) -> None:
     """The clock was set back, a value is no number, and a metric without a dimension goes by its name."""
-    rows = line(1, MINUTE + 9) + line(math.nan, MINUTE + 5) + line(12, name="MemoryUsedPercent") + line(3, name="gpu1")
+    rows = line(1, MINUTE + 9) + line(math.nan) + line(2, MINUTE + 5)
+    rows += line(12, name="MemoryUsedPercent") + line(3, name="gpu1")
     system_file(tmp_path, HOUR).write_text(rows)
     reader = ProfileReader(tmp_path)
-    assert str(values(reader)) == "{'gpu0': [nan, 1.0], 'gpu1': [3.0]}"
+    assert values(reader) == {"gpu0": [2, 1], "gpu1": [3]}
     assert values(reader, "MemoryUsedPercent") == {"MemoryUsedPercent": [12]}
     assert list(reader.samples("GPUUtilization", "gpu1")) == ["gpu1"]
-    assert read_profile(tmp_path).samples["GPUUtilization"]["gpu0"].values == [1.0]
+    assert read_profile(tmp_path).samples["GPUUtilization"]["gpu0"].values == [2, 1]
     system_file(tmp_path, HOUR, node="algo-2").write_text(line(2, node="algo-2"))
     assert set(values(reader)) == {"algo-1/gpu0", "algo-1/gpu1", "algo-2/gpu0"}
 
@@ -140,10 +141,14 @@ def test_lines_that_cannot_be_read_are_counted_and_the_others_kept(folder: Path)
             f'{{"name": "Step:ModeKeys.TRAIN", "ph": "X", "ts": {value}, "dur": 1}},',
             f'{{"name": "Forward", "ph": "X", "ts": 1, "dur": {value}}},',
             f'{{"name": "x", "ph": "C", "args": {value}}},',
+            f'{{"name": "Step:ModeKeys.EVAL", "ph": "X", "ts": 1, "dur": 1, "args": {{"step_num": {value}}}}},',
         ]
         (folder / TIMELINE).write_text("[\n" + "\n".join(events) + "\n]\n")
+        reader = ProfileReader(folder)
+        reader.refresh()
+        assert reader.timed_steps() == {}
         profile = read_profile(folder)
         assert (profile.steps, dict(profile.phases), profile.measured) == ((), {}, {})
         assert len(profile.samples["CPUUtilization"]["cpu0"].values) == 23
-        assert profile.missing[-1] == "8 lines of the profile could not be read and are left out."
+        assert profile.missing[-1] == "9 lines of the profile could not be read and are left out."
     assert all(np.isfinite(found.values).all() for one in profile.samples.values() for found in one.values())

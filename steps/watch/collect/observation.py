@@ -19,7 +19,7 @@ import psutil
 from watch.collect.observer import END_SIGNAL, FINISHED, STATUS_FILE, STOP_FILE, write_page
 from watch.files import module_command, module_environment, say, whole_file
 from watch.rules.judge import SCHEMA_VERSION
-from watch.rules.registry import check, sources
+from watch.rules.registry import default_entries
 
 CONFIG_FILE = "rules/observer.json"
 FINAL = ("NoIssuesFound", "IssuesFound", "Error", "Stopped")
@@ -49,7 +49,7 @@ class Observation:
 
     def __init__(self, folder: Path, rules: Mapping[str, Any] | None = None, **settings: Any) -> None:
         self.folder = folder
-        self.rules = {name: None for name in sources() if not check({name: None})} if rules is None else dict(rules)
+        self.rules = default_entries() if rules is None else dict(rules)
         self._config: dict[str, Any] = {
             "output_dir": str(folder),
             "tensors_dir": str(folder / "tensors"),

@@ -59,8 +59,9 @@ class Timeline:
             self.counters[name] = {key: _finite(value) for key, value in event["args"].items()}
         elif kind == "X" and name.startswith(STEP_PREFIX):
             start_us, duration_us = _finite(self.start_us + event["ts"]), _finite(event["dur"])
+            number = int(_finite(event.get("args", {}).get("step_num", -1)))
             self.steps.append((start_us / 1e6, duration_us / 1e6, name.removeprefix(STEP_PREFIX)))
-            self.numbers.append(int(_finite(event.get("args", {}).get("step_num", -1))))
+            self.numbers.append(number)
         elif kind == "X":
             phase = name.partition("-")[0]  # smdebug appends the module, as in "Forward-node-Net"
             self.phase_us[phase] = self.phase_us.get(phase, 0.0) + _finite(event["dur"])
@@ -95,10 +96,8 @@ class ProfileReader:
             for line in self._new_lines(path):
                 self._take(self._add_sample, line)
         framework = self._dir / "framework"
-        for path in (
-            *sorted(filter(Path.is_file, framework.glob("*.tmp"))),
-            *self._new_files(framework / "pevents", "*.json"),
-        ):
+        unfinished = sorted(filter(Path.is_file, framework.glob("*.tmp")))
+        for path in (*unfinished, *self._new_files(framework / "pevents", "*.json")):
             writer = path.name.split("_")[1] if path.name.count("_") >= 2 else path.name
             timeline = self._timelines.setdefault(writer, Timeline())
             for line in self._new_lines(path):
@@ -229,8 +228,7 @@ def read_profile(folder: Path) -> Profile:
     samples: dict[str, dict[str, Samples]] = {}
     for quantity, dimension, name in (*wanted, *((direction, NETWORK, direction) for direction in DIRECTIONS)):
         for device, (times, values) in reader.samples(dimension, name).items():
-            if (known := np.isfinite(values)).any():
-                samples.setdefault(quantity, {})[device] = Samples(times[known].tolist(), values[known].tolist())
+            samples.setdefault(quantity, {})[device] = Samples(times.tolist(), values.tolist())
     starts, durations, modes = reader.steps()
     missing = [f"{path.relative_to(folder)} cannot be read ({why})." for path, why in reader.unreadable.items()]
     if not samples:

@@ -69,6 +69,13 @@ def load(name: str, rules_folder: Path | None = None) -> Any:
     return getattr(importlib.import_module(sources(rules_folder)[name].module), name)
 
 
+def default_entries(rules_folder: Path | None = None) -> dict[str, dict[str, Any]]:
+    """Entries of all rules that judge without being told anything; classes of ours called ...Rule are bases."""
+    rules = {name: source.module for name, source in sources(rules_folder).items()}
+    names = [name for name, module in rules.items() if not (name.endswith("Rule") and module.startswith(__package__))]
+    return {name: {} for name in names if not check({name: None}, rules_folder)}
+
+
 def check(entries: Mapping[str, Entry], rules_folder: Path | None = None) -> list[str]:
     """What is wrong with the rules of a configuration: one sentence each."""
     return [sentence for name, entry in entries.items() for sentence in _check_entry(name, entry, rules_folder)]

@@ -6,7 +6,6 @@ cannot be done as it was asked.
 
 import argparse
 import difflib
-import importlib
 import json
 import sys
 import textwrap
@@ -100,23 +99,31 @@ def report(arguments: argparse.Namespace) -> int:
 
 def compare(arguments: argparse.Namespace) -> int:
     """Write the page of two runs."""
-    print(importlib.import_module("watch.report.compare").compare(*arguments.folders, arguments.out))
+    from watch.report.compare import compare as write_comparison
+
+    first, second = arguments.folders
+    print(write_comparison(first, second, arguments.out))
     return 0
 
 
 def export(arguments: argparse.Namespace) -> int:
     """Write an event file, or record a run in MLflow."""
-    exports = importlib.import_module("watch.report.export")
+    from watch.report.export import to_mlflow, to_tensorboard
+
     folder = find(arguments.folder).folder
     if not (arguments.tensorboard or arguments.mlflow):
         raise UsageError("Say where the run goes: --tensorboard DIR or --mlflow URI.")
     if arguments.tensorboard:
-        print(exports.to_tensorboard(folder, arguments.tensorboard))
+        print(to_tensorboard(folder, arguments.tensorboard))
     if arguments.mlflow:
         try:
-            print(exports.to_mlflow(folder, arguments.mlflow))
+            from mlflow.exceptions import MlflowException
         except ImportError as error:
             raise UsageError("--mlflow needs the package mlflow: pip install mlflow.") from error
+        try:
+            print(to_mlflow(folder, arguments.mlflow))
+        except MlflowException as error:
+            raise UsageError(f"{arguments.mlflow} took nothing: {str(error).partition('. ')[0]}.") from error
     return 0
 
 

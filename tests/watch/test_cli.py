@@ -128,3 +128,36 @@ def test_what_cannot_be_done_is_one_sentence(diverged: Path, words: list[str], s
     done = watch("judge", *words, cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert sentence in done.stderr
+
+
+def test_runs_are_compared_exported_and_reported(diverged: Path, tmp_path: Path) -> None:
+    judged(diverged, "--out", "run", cwd=tmp_path)
+    commands = [("report", "run", "--out", "again"), ("compare", "run", diverged, "--out", "both")]
+    commands += [("export", "run", "--tensorboard", "events")]
+    for words in commands:
+        done = watch(*words, cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert (tmp_path / done.stdout.strip()).is_file()
+    assert watch("export", "run", cwd=tmp_path).returncode == 2
+
+
+def test_a_run_is_followed_to_its_end(diverged: Path, tmp_path: Path) -> None:
+    """Files come in the order in which smdebug writes them, the end marker last."""
+    run = tmp_path / "run"
+    shutil.copytree(diverged / "collections", run / "collections")
+    environment = os.environ | {"PYTHONPATH": str(STEPS)}
+    command = [sys.executable, "-P", "-m", "watch", "judge", str(run), "--follow", "--out", str(tmp_path / "out")]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        for part in ("events", "index"):
+            shutil.copytree(diverged / part, run / part)
+        assert process.stdout
+        assert any("LossNotFinite: IssuesFound" in line for line in process.stdout)
+        assert process.poll() is None
+        (run / "training_job_end.ts").touch()
+        assert "Report" in process.stdout.read()
+    assert process.returncode == 0
+    assert "goes on" not in watch("judge", run, cwd=tmp_path).stdout
+    (run / "training_job_end.ts").unlink()
+    for path in run.rglob("*"):
+        os.utime(path)  # copies keep their times, and what has not been written to for minutes was broken off
+    assert "goes on" in watch("judge", run, cwd=tmp_path).stdout

@@ -4,6 +4,7 @@ python benchmarks/debugger_corpus/training.py --fault "learning rate 0" --networ
 """
 
 import argparse
+import importlib
 import itertools
 import math
 import time
@@ -183,15 +184,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--set", choices=CASES, default="tuning", help="of trainings (tuning)")
     parser.add_argument("--fault", required=True, help="of cases.toml")
-    parser.add_argument("--network", required=True, help="of networks.py")
+    parser.add_argument("--network", required=True, help="of tuning.py or kept.py")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(asked.seed)
-    from networks import NETWORKS
-
-    training = NETWORKS[asked.network]()
+    training = importlib.import_module(asked.set).NETWORKS[asked.network]()
     settings = dict(CASES[asked.set][asked.fault]["networks"][asked.network])
     change(training, settings.pop("data", {}), settings.pop("model", {}), settings)
     train(training, asked.out)

@@ -1,14 +1,14 @@
 """Small trainings with one known fault each, and healthy ones: does the debugger name the fault, and nothing else?
 
-    python benchmarks/debugger_corpus                            the set that the rules' defaults are tuned on
-    python benchmarks/debugger_corpus --set kept                 the set that nobody has tuned on
-    python benchmarks/debugger_corpus --keep DIR                 the trainings' folders stay there
-    python benchmarks/debugger_corpus --judge DIR                judges such folders again, without training
-    python benchmarks/debugger_corpus --only "rate 0" --only cnn     faults and networks with all of these words
+    python benchmarks/debugger_corpus.py                         the set that the rules' defaults are tuned on
+    python benchmarks/debugger_corpus.py --set kept              the set that nobody has tuned on
+    python benchmarks/debugger_corpus.py --keep DIR              the trainings' folders stay there
+    python benchmarks/debugger_corpus.py --judge DIR             judges such folders again, without training
+    python benchmarks/debugger_corpus.py --only "rate 0" --only cnn     faults and networks with all of these words
 
-Each training (cases.toml) is a process of its own, two at a time, judged afterwards by the shipped rules. A fault is
-named where the first cause of the diagnosis is one that the case accepts; a healthy training is flagged where any rule
-has found something. Intervals are Wilson's, of 95 %.
+Each training (debugger_corpus/cases.toml) is a process of its own, two at a time, judged afterwards by the shipped
+rules. A fault is named where the first cause of the diagnosis is one that the case accepts; a healthy training is
+flagged where any rule has found something. Intervals are Wilson's, of 95 %.
 """
 
 import argparse
@@ -30,17 +30,18 @@ from typing import Any
 
 import numpy as np
 
-HERE = Path(__file__).resolve().parent
-REPOSITORY = HERE.parents[1]
+REPOSITORY = Path(__file__).resolve().parents[1]
+CORPUS = REPOSITORY / "benchmarks" / "debugger_corpus"
 sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "steps")]
 
 from pipeline.config.sections import DEFAULT_RULES  # noqa: E402
 from watch.read.source import find  # noqa: E402
 from watch.rules.judge import judge_folder  # noqa: E402
 
-CASES = tomllib.loads((HERE / "cases.toml").read_text())
+CASES = tomllib.loads((CORPUS / "cases.toml").read_text())
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY / "steps"), "OMP_NUM_THREADS": "1"}
 STALL_THRESHOLD_SECONDS = 5  # instead of AWS's 1,800
+GPU_RULES = ("LowGPUUtilization", "GPUMemoryIncrease", "LoadBalancing", "BatchSize")  # the trainings have none
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,12 @@ class Case:
     def right(self) -> bool:
         """Whether the fault is named first; of a healthy training, whether no rule has found anything."""
         return any(cause in self.accepted for cause in self.causes[:1]) if self.accepted else not self.fired
+
+    @property
+    def without_gpu(self) -> bool:
+        """Whether every rule of GPUs found nothing and says that it could not judge."""
+        rules = [rule for rule in self.status["rules"] if rule["name"] in GPU_RULES]
+        return all(rule["status"] != "IssuesFound" and not rule["judged"] for rule in rules)
 
 
 def main() -> None:
@@ -110,7 +117,7 @@ def trained(case: Case, *, parent: Path, chosen: str) -> Case:
     folder = case.folder(parent)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    command = [sys.executable, str(HERE / "training.py"), "--set", chosen, "--fault", case.fault]
+    command = [sys.executable, str(CORPUS / "training.py"), "--set", chosen, "--fault", case.fault]
     command += ["--network", case.network, "--seed", str(case.seed), "--out", str(folder)]
     began = time.monotonic()
     with (folder / "log.txt").open("w") as log:
@@ -155,6 +162,8 @@ def summary(cases: list[Case]) -> list[str]:
         f"- Faults whose cause comes anywhere: {share([bool({*case.causes} & {*case.accepted}) for case in faulty])}.",
         f"- Healthy trainings with a finding: {share([not case.right for case in healthy])}; {findings.total()} "
         f"findings in {len(healthy)} trainings: {counted(findings)}.",
+        f"- Trainings, all without a GPU, in which the rules of GPUs say that they could not judge: "
+        f"{share([case.without_gpu for case in cases])}.",
     ]
 
 

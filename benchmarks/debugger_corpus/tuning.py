@@ -1,4 +1,4 @@
-"""The corpus's networks, each with data and an optimizer that suit it."""
+"""The networks that the rules' defaults are tuned on, each with data and an optimizer that suit it."""
 
 import importlib.util
 import itertools

@@ -284,7 +284,7 @@ class DataWait(_MachineRule):
     threshold: Percent = 50
     window: Count = 100
     patience: Count = 10
-    least_ms: NotNegative = 5
+    least_ms: NotNegative = 20
 
     def verdicts(self, profile: Profile, now: float) -> Iterator[str | None]:
         starts, seconds, waits = profile.timed_steps().get("TRAIN", np.zeros((3, 0)))[:, self.patience :]

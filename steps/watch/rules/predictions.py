@@ -139,8 +139,8 @@ class WrongLabels(ClassesRule):
 
 @dataclass(kw_only=True)
 class ClassImbalance(ClassesRule):
-    """Fires at the end if, among all labels of the training steps and at least `samples`, the largest class is more
-    than `threshold_imbalance` times the smallest one, beyond what chance makes of few labels.
+    """Fires at the end if, among the labels of the saved training steps (without any, of the last validation) and at
+    least `samples`, the largest class is more than `threshold_imbalance` times the smallest one, beyond what chance makes of few labels.
 
     semantics aws: fires at a step where, among the newest `samples` labels or a few more, of training and validation,
     the largest class is so many times the smallest, or more than `threshold_misprediction` of a class are mispredicted,
@@ -196,16 +196,19 @@ class ClassImbalance(ClassesRule):
         return None
 
     def conclude(self) -> str | None:
-        if sum(self.counts.values()) < self.samples or len(self.counts) < 2 or self.sequences:
+        where, counts = "training", self.counts
+        if not counts:  # labels were saved in the validation alone
+            sizes = self.matrix().sum(axis=1)
+            where, counts = "last validation", {label: int(sizes[label]) for label in np.flatnonzero(sizes).tolist()}
+        if sum(counts.values()) < self.samples or len(counts) < 2 or self.sequences:
             return None
         self.judged += 1
-        most, fewest = (choose(self.counts, key=lambda label: self.counts[label]) for choose in (max, min))
-        low = self.counts[most] - 2 * self.counts[most] ** 0.5
-        high = self.counts[fewest] + 2 * self.counts[fewest] ** 0.5
+        most, fewest = (choose(counts, key=lambda label: counts[label]) for choose in (max, min))
+        low, high = counts[most] - 2 * counts[most] ** 0.5, counts[fewest] + 2 * counts[fewest] ** 0.5
         if low <= self.threshold_imbalance * high:
             return None
-        times = f"{self.counts[most] / self.counts[fewest]:.3g} times as many labels as class {fewest}"
-        return f"Class {most} has {times}, among {sum(self.counts.values()):,} of the training."
+        times = f"{counts[most] / counts[fewest]:.3g} times as many labels as class {fewest}"
+        return f"Class {most} has {times}, among {sum(counts.values()):,} of the {where}."
 
 
 @dataclass(kw_only=True)

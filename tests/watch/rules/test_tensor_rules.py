@@ -123,7 +123,7 @@ OURS: list[tuple[str, dict[str, Any], list[Step], str | None]] = [
         "is 0.9 after 0.9",
     ),
     ("Overfit", {}, [step for _ in range(4) for step in (*losses([1, 0.5]), *losses([0.6], "EVAL"))], None),
-    ("ClassImbalance", {}, held(classes([0] * 990 + [1] * 10, [0] * 1000)), None),
+    ("ClassImbalance", {}, held(classes([0] * 990 + [1] * 10, [0] * 1000)), "1,000 of the last validation"),
     ("ClassImbalance", {}, train(classes([0] * 990 + [1] * 10, [0] * 1000)), "99 times as many labels as class 1"),
     ("ClassImbalance", {"samples": 20}, train(classes([0] * 25 + [1], [0] * 26)), None),
     ("OneClass", {}, held(classes([0, 1] * 20, [1] * 40)), "All 40 predictions of the last validation are class 1"),

@@ -140,7 +140,8 @@ class WrongLabels(ClassesRule):
 @dataclass(kw_only=True)
 class ClassImbalance(ClassesRule):
     """Fires at the end if, among the labels of the saved training steps (without any, of the last validation) and at
-    least `samples`, the largest class is more than `threshold_imbalance` times the smallest one, beyond what chance makes of few labels.
+    least `samples`, the largest class is more than `threshold_imbalance` times the smallest one, beyond what chance
+    makes of few labels.
 
     semantics aws: fires at a step where, among the newest `samples` labels or a few more, of training and validation,
     the largest class is so many times the smallest, or more than `threshold_misprediction` of a class are mispredicted,

@@ -96,8 +96,8 @@ class OneClass(ClassesRule):
 class WrongLabels(ClassesRule):
     """Fires at the end if the last validation is no better than guessing, class by class: a rule of ours.
 
-    Guessing has 1 / classes of each class right; better is what exceeds it by three standard deviations and two
-    hundredths of what is missing, or a tenth, where the training loss hardly fell. Gradients must arrive at the first
+    Guessing has 1 / classes of each class right; better is what exceeds it by three standard deviations (at most a
+    tenth of what is missing) and two hundredths of what is missing, or a tenth, where the training loss hardly fell. Gradients must arrive at the first
     layer. Where nothing else is wrong with the training, inputs and labels do not belong together.
     """
 
@@ -124,11 +124,8 @@ class WrongLabels(ClassesRule):
         self.judged += 1
         found = recalls(matrix)
         chance = 1 / max(2, len(found))
-        limit = (
-            chance
-            + (0.1 if self.losses.hardly_fell else 0.02) * (1 - chance)
-            + 3 * float(np.sqrt(chance * (1 - chance) / matrix.sum()))
-        )
+        noise = 3 * float(np.sqrt(chance * (1 - chance) / matrix.sum()))
+        limit = chance + min(noise, 0.1 * (1 - chance)) + (0.1 if self.losses.hardly_fell else 0.02) * (1 - chance)
         reached = np.median(self.reached) > 1e-3 if self.reached else np.count_nonzero(matrix.sum(axis=0)) > 1
         if len(found) < 2 or found.mean() > limit or not reached:
             return None

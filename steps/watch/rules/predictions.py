@@ -97,8 +97,9 @@ class WrongLabels(ClassesRule):
     """Fires at the end if the last validation is no better than guessing, class by class: a rule of ours.
 
     Guessing has 1 / classes of each class right; better is what exceeds it by three standard deviations (at most a
-    tenth of what is missing) and two hundredths of what is missing, or a tenth, where the training loss hardly fell. Gradients must arrive at the first
-    layer. Where nothing else is wrong with the training, inputs and labels do not belong together.
+    tenth of what is missing) and two hundredths of what is missing, or a tenth, where the training loss hardly fell.
+    Gradients must arrive at the first layer. Where nothing else is wrong with the training, inputs and labels do not
+    belong together.
     """
 
     cause = "wrong_labels"

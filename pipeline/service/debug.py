@@ -20,9 +20,9 @@ from pipeline.errors import ServiceError, UsageError
 from pipeline.service.reports import DAMAGE
 from pipeline.service.targets import in_threads, service_errors, split_uri
 
-LARGEST_BYTES, MOST_OBJECTS = 2 << 30, 200_000  # of a download
+LARGEST_BYTES = 2 << 30  # of a download
 JOB_NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")
-WANTED = {"index", "events", "collections", "system", "framework", "rules", "report"}  # folders of a run
+WANTED = {"index", "events", "collections", "system", "framework", "rules", "report"}  # a run's folders, then files
 WANTED_FILES = {"history.json", "finished.json", "training_job_end.ts", "measured.json"}
 STEP = re.compile(r"(?:index/\d+|events/\d+)/(\d+)_")
 ORDER = ("events", "index")  # an index file after its tensors, the end marker last: a reader may be at work
@@ -42,13 +42,9 @@ class Run:
 
 
 def find_run(clients: Clients, home: Path | None, source: str, scratch: Path, *, judged_anew: bool) -> Run:
-    """Return where the files of an s3:// prefix or of a training job are.
+    """Return where the files of an s3:// prefix or a training job are: below `home`, None on AWS, or in `scratch`.
 
-    Args:
-        clients: From a service's name to its client.
-        home: The local target's folder; None on AWS.
-        scratch: An empty folder, for what is downloaded.
-        judged_anew: The verdicts that a training's own observer left are not enough.
+    With `judged_anew` the verdicts that a training's own observer left are not enough.
     """
     if source.startswith("s3://"):
         place = home and home / "s3" / source.removeprefix("s3://")
@@ -112,7 +108,7 @@ def download(clients: Clients, run: Run) -> None:
         for item in listed(clients, uri):
             name = PurePosixPath(item["Key"].removeprefix(prefix))
             is_wanted = WANTED.intersection(name.parts[:-1]) or name.name in WANTED_FILES
-            if is_wanted and ".." not in name.parts and len(places) < MOST_OBJECTS and not item["Key"].endswith("/"):
+            if is_wanted and ".." not in name.parts and not item["Key"].endswith("/"):
                 places[run.folder / folder / name] = bucket, item
     if not places:
         raise ServiceError(f"There is nothing of a run below {' and '.join(run.prefixes.values())}.")

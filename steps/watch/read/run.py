@@ -7,7 +7,7 @@ says so in a sentence, and the rest is read. What is not of the expected kind be
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,12 +18,13 @@ from watch.read.source import HISTORY, STATUS, Source, SourceError, find
 
 STATUSES = ("IssuesFound", "Error", "InProgress", "Stopped", "NoIssuesFound")  # in the order in which they are shown
 SHOWN_FIRINGS = 20
+OPERATORS = "profile/torch/operators.json"
 PANELS = (".html", ".png")  # of the script's own in panels/
 CONSEQUENCES = {
     HISTORY: "how the training went, epoch by epoch, is not known",
     STATUS: "the rules' verdicts are not known",
     "rules/series.json": "gradients and weights over time are not known",
-    "profile/torch/operators.json": "the heaviest operators are not known",
+    OPERATORS: "the heaviest operators are not known",
 }
 T = TypeVar("T")
 
@@ -103,7 +104,7 @@ class Record:
     operators: Mapping[str, Any]  # operators.json; empty: none
     panels: tuple[Path, ...] = ()
     is_live: bool = False  # the training goes on
-    missing: tuple[str, ...] = field(default=())
+    missing: tuple[str, ...] = ()
 
     @property
     def seconds(self) -> float | None:
@@ -141,9 +142,10 @@ def read_record(run: Source | Path, verdicts: Path | None = None) -> Record:
     source = run if isinstance(run, Source) else _find(run)
     missing: list[str] = []
     places = {name: (verdicts or source.folder) / name for name in CONSEQUENCES}
-    places[HISTORY] = source.folder / HISTORY
-    if source.profile:
-        places["profile/torch/operators.json"] = source.profile / "torch/operators.json"
+    places |= {
+        HISTORY: source.folder / HISTORY,
+        OPERATORS: (source.profile or source.folder / "profile") / "torch/operators.json",
+    }
     history, status, series, operators = (_document(path, name, missing) for name, path in places.items())
     profile = read_profile(source.profile or source.folder / "profile")
     observer = mapping(status.get("observer"))

@@ -1,14 +1,10 @@
 """Watch: a debugger for trainings. `from watch import watch` saves, judges and reports in three lines."""
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from watch.collect.hook import Watcher
+import importlib
+from typing import Any
 
 
-def watch(
-    model: Any, loss: Any = None, optimizer: Any = None, *, out: Any = None, every: int | None = None
-) -> "Watcher":
+def watch(model: Any, loss: Any = None, optimizer: Any = None, *, out: Any = None, every: int | None = None) -> Any:
     """Save what a training does, judge it beside the training, and report it at the end.
 
         watcher = watch(model, loss_module, optimizer)
@@ -24,7 +20,9 @@ def watch(
         optimizer: A torch optimizer or several; without one, any that trains the model's parameters.
         out: The run's folder; default is WATCH_DIR, else ./watch/<time>.
         every: Steps from one saving to the next; None chooses them so that saving takes a few percent of the time.
-    """
-    from watch.collect.hook import start
 
-    return start(model, loss, optimizer, out=out, every=every)
+    Returns:
+        A Watcher of watch/collect/hook.py. By name, so that what needs another part of this package needs no torch,
+        and a job that serves carries no debugger.
+    """
+    return importlib.import_module("watch.collect.hook").start(model, loss, optimizer, out=out, every=every)

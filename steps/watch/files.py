@@ -15,6 +15,11 @@ def say(line: str) -> None:
     print(f"{line}\n", end="", flush=True)  # one write, so that lines of two threads do not mix
 
 
+def reason(error: BaseException) -> str:
+    """Return the kind of an error and its text, in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
 def module_command(module: str) -> list[str]:
     """Return what runs a module such as `watch.collect.observer`, whatever the working directory holds (-P)."""
     return [sys.executable, "-P", "-m", module]
@@ -37,6 +42,13 @@ def whole_file(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def put(path: Path, content: str | bytes) -> None:
+    """Write a whole file, as above, and the folders that it needs."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path, "wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
 
 
 class LineFile:

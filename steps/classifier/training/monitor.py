@@ -266,7 +266,7 @@ def operator_profile(profile_dir: Path, job: WatchedJob, steps: int) -> Operator
     chosen = choose_steps(job.training_steps - first, per_epoch=per_epoch)
     if chosen is None or not steps:
         return None
-    return OperatorProfile(profile_dir, first + chosen.first, min(steps, chosen.steps))
+    return OperatorProfile(profile_dir, first + chosen[0], min(steps, chosen[1]))
 
 
 def write_history(path: Path, document: dict[str, Any]) -> None:

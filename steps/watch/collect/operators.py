@@ -12,11 +12,11 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
-from watch.files import say, whole_file
+from watch.files import put, reason, say
 
 PROFILED_STEPS = 5
 WARM_UP_STEPS = 2  # at the start of an epoch: caches fill and the profiler itself starts up
@@ -24,29 +24,28 @@ OPERATORS_KEPT = 40
 TRACE_BYTES = 2_000_000  # of trace.json.gz, at most
 OWN_ANNOTATIONS = ("ProfilerStep", "Optimizer.step#", "Optimizer.zero_grad#")  # spans, not operators
 KINETO_LOG_LEVEL = "99"  # what does the measuring in torch.profiler writes to standard error at any lower one
+TIMES = {
+    "self_cpu_us": "self_cpu_time_total",
+    "cpu_us": "cpu_time_total",
+    "self_device_us": "self_device_time_total",
+}
 
 
-class ChosenSteps(NamedTuple):
-    """Which steps of the training are profiled, counted from 0."""
+def choose_steps(total: int, *, per_epoch: int) -> tuple[int, int] | None:
+    """Which step is the first to be profiled, from 0, and how many are: up to five, all of one epoch.
 
-    first: int
-    steps: int
-
-
-def choose_steps(total: int, *, per_epoch: int) -> ChosenSteps | None:
-    """Up to five training steps of one epoch, the second where there is one; None if the training is too short."""
+    That is the second epoch where there is one. None if the training is too short.
+    """
     epoch_start = per_epoch if total >= 2 * per_epoch else 0
     steps = min(PROFILED_STEPS, max(1, min(per_epoch, total - epoch_start) - WARM_UP_STEPS))
     first = max(1, min(epoch_start + WARM_UP_STEPS, epoch_start + per_epoch - steps))
-    return ChosenSteps(first, steps) if first + steps <= total else None
+    return (first, steps) if first + steps <= total else None
 
 
 class OperatorProfile:
     """Profiles `steps` training steps from `first_step` on, both at least 1, after one step of warm-up."""
 
     def __init__(self, profile_dir: Path, first_step: int, steps: int = PROFILED_STEPS) -> None:
-        if first_step < 1 or steps < 1:
-            raise ValueError(f"first_step and steps must be at least 1, but got {first_step} and {steps}.")
         self._dir = profile_dir / "torch"
         self._first, self._steps = first_step, steps
         self._step = 0  # which is under way, or comes next
@@ -93,36 +92,22 @@ class OperatorProfile:
     def _write_operators(self, profiler: Any) -> None:
         rows = [row for row in profiler.key_averages() if not row.key.startswith(OWN_ANNOTATIONS)]
         rows.sort(key=lambda row: (row.self_device_time_total, row.self_cpu_time_total), reverse=True)
-        report = {
-            "device": "cuda" if any(row.self_device_time_total for row in rows) else "cpu",
-            "steps": list(range(self._first, self._step)),
-            "operators": [
-                {
-                    "name": row.key,
-                    "calls": row.count,
-                    "self_cpu_us": round(row.self_cpu_time_total, 1),
-                    "cpu_us": round(row.cpu_time_total, 1),
-                    "self_device_us": round(row.self_device_time_total, 1),
-                }
-                for row in rows[:OPERATORS_KEPT]
-            ],
-        }
-        self._put("operators.json", json.dumps(report, indent=1).encode())
+        operators = [
+            {"name": row.key, "calls": row.count, **{key: round(getattr(row, name), 1) for key, name in TIMES.items()}}
+            for row in rows[:OPERATORS_KEPT]
+        ]
+        device = "cuda" if any(row.self_device_time_total for row in rows) else "cpu"
+        report = {"device": device, "steps": list(range(self._first, self._step)), "operators": operators}
+        put(self._dir / "operators.json", json.dumps(report, indent=1))
 
     def _write_trace(self, profiler: Any) -> None:
-        self._dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self._dir) as scratch:  # torch leaves parts when it fails
             path = Path(scratch) / "trace.json"
             profiler.export_chrome_trace(str(path))
             trace = path.read_bytes() if path.exists() else b""
         if not trace.rstrip().endswith(b"}"):  # a full disk is no error to torch
             raise OSError(f"only {len(trace)} bytes of the trace could be written")
-        self._put("trace.json.gz", _packed(trace))
-
-    def _put(self, name: str, content: bytes) -> None:
-        self._dir.mkdir(parents=True, exist_ok=True)
-        with whole_file(self._dir / name, "wb") as file:
-            file.write(content)
+        put(self._dir / "trace.json.gz", _packed(trace))
 
     def _attempt(self, action: Callable[[], Any]) -> None:
         """Do it; the first failure is said, and nothing more is measured."""
@@ -131,19 +116,14 @@ class OperatorProfile:
         except Exception as error:  # noqa: BLE001 - whatever it is in the profiler, it must not cost the training
             if not self._failed:
                 self._failed = True
-                reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-                say(f"Profiler: the operator profile is not complete, since torch.profiler failed ({reason}).")
+                say(f"Profiler: the operator profile is not complete, since torch.profiler failed ({reason(error)}).")
             self.close()
 
 
 def _packed(trace: bytes) -> bytes:
     """The trace as gzip; of one that is too large, the longest events."""
-    packed = gzip.compress(trace)
-    if len(packed) <= TRACE_BYTES:
-        return packed
-    content = json.loads(trace)
-    named = [event for event in content["traceEvents"] if event.get("ph") == "M"]
-    timed = [event for event in content["traceEvents"] if event.get("ph") == "X"]
+    packed, content = gzip.compress(trace), json.loads(trace)
+    named, timed = ([event for event in content["traceEvents"] if event.get("ph") == kind] for kind in "MX")
     timed.sort(key=lambda event: event.get("dur", 0), reverse=True)
     while len(packed) > TRACE_BYTES and timed:
         timed = timed[: int(len(timed) * min(0.9, 0.9 * TRACE_BYTES / len(packed)))]

@@ -38,26 +38,15 @@ Row = tuple[str, str, str, float]  # type (the resource), name (the device or me
 
 
 class SystemSampler:
-    """Writes the machine's figures every `interval_ms` until stopped.
+    """Writes the machine's figures every `interval_ms`, and those of the process `pid`, from start() to stop().
 
-    Many cores or a long run slow it down, so that the whole stays small. Whatever goes wrong is said once, on standard
-    error, and sampling goes on: a disk that was full may have room again.
-
-    Args:
-        profile_dir: Where `system/` is made.
-        node: "algo-1" and so on; part of the file names.
-        interval_ms: At least 10.
-        pid: The training process, if its own CPU, memory and workers are wanted too.
+    A long run slows it down, so that the whole stays small. Whatever goes wrong is said once, on standard error, and
+    sampling goes on: a disk that was full may have room again.
     """
 
     def __init__(self, profile_dir: Path, *, node: str, interval_ms: int, pid: int | None = None) -> None:
-        if interval_ms < 10:
-            raise ValueError(f"interval_ms must be at least 10, but got {interval_ms}.")
-        self._dir, self._node, self._pid = profile_dir, node, pid
-        self._interval_seconds = interval_ms / 1000
-        self._file: LineFile | None = None
+        self._dir, self._node, self._pid, self._interval_seconds = profile_dir, node, pid, interval_ms / 1000
         self._written_bytes = 0
-        self._described = False
         self._said: set[str] = set()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="system-sampler", daemon=True)
@@ -67,10 +56,9 @@ class SystemSampler:
         self._thread.start()
 
     def stop(self) -> None:
-        """Write a last sample and end the thread. May be called more than once, and without start()."""
+        """Write a last sample and end the thread."""
         self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        self._thread.join()
 
     def _run(self) -> None:
         try:
@@ -88,9 +76,7 @@ class SystemSampler:
                 try:
                     self._sample(machine)
                 except TROUBLE as error:
-                    self._say(error)
-        if self._file:
-            self._file.close()
+                    self._say(error, "system metrics have a gap")
 
     def _sample(self, machine: "Machine") -> None:
         rows, now = list(machine.rows()), time.time()
@@ -100,24 +86,18 @@ class SystemSampler:
         minute = int(now) // 60 * 60
         hour = time.strftime("%Y%m%d%H", time.gmtime(minute))
         path = self._dir / "system" / "incremental" / hour / f"{minute}.{self._node}.json"
-        if self._file is None or self._file.path != path:
-            if self._file is not None:
-                self._file.close()
-                self._file = None
-            self._file = LineFile(path)
-        self._file.append(lines)
-        self._written_bytes += len(lines)
-        if not self._described:
+        with contextlib.closing(LineFile(path)) as file:
+            file.append(lines)
+        if not self._written_bytes:
             (self._dir / "measured.json").write_text(json.dumps(machine.measured(), indent=1), encoding="utf-8")
-            self._described = True
+        self._written_bytes += len(lines)
 
-    def _say(self, error: Exception, effect: str = "system metrics have a gap") -> None:
+    def _say(self, error: Exception, effect: str) -> None:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         if reason not in self._said:
             self._said.add(reason)
-            print(
-                f"Profiler: {effect}, since they could not be read or written ({reason}).", file=sys.stderr, flush=True
-            )
+            why = f"since they could not be read or written ({reason})"
+            print(f"Profiler: {effect}, {why}.", file=sys.stderr, flush=True)
 
 
 class Machine:
@@ -128,19 +108,14 @@ class Machine:
         self._process: psutil.Process | None = None
         with contextlib.suppress(psutil.NoSuchProcess):
             self._process = psutil.Process(pid) if pid is not None else None
-        self._counters: dict[str, tuple[float, float]] = {}  # counter -> (seconds, value) when it was last read
+        self._counted: dict[str, tuple[float, float]] = {}  # counter -> (seconds, value) when it was last read
         self._cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
         self._workers_counted = time.monotonic()
-        self._memory = next(
-            (
-                (int(limit), used, line)
-                for name, used, line in CGROUP_MEMORY
-                if (limit := _text(CGROUP / name)).isdigit()
-            ),
-            None,
-        )
-        if self._memory and self._memory[0] >= psutil.virtual_memory().total:
-            self._memory = None
+        self._total = psutil.virtual_memory().total
+        self._limited: tuple[str, str] | None = None  # where the container's use stands, if it has a limit
+        for name, used, line in CGROUP_MEMORY:
+            if (limit := _text(CGROUP / name)).isdigit() and int(limit) < self._total:
+                self._total, self._limited = int(limit), (used, line)
         list(self.rows())  # rates need a beginning
         self._workers_counted -= WORKER_SCAN_SECONDS
 
@@ -151,15 +126,13 @@ class Machine:
                 waiting = getattr(share, "iowait", 0.0)
                 yield "cpu", f"cpu{core}", "CPUUtilization", max(0.0, 100 - share.idle - waiting)
                 yield "cpu", f"cpu{core}", "I/OWaitPercentage", waiting
-        used = 100 * self._used() / self._memory[0] if self._memory else psutil.virtual_memory().percent
+        used = 100 * self._used(*self._limited) / self._total if self._limited else psutil.virtual_memory().percent
         yield "memory", "MemoryUsedPercent", "", used
-        if (disk := psutil.disk_io_counters()) is not None:
-            yield self._rate("i/o", "IOPS", "", disk.read_count + disk.write_count)
-            yield self._rate("i/o", "ReadThroughputInBytesPerSecond", "", disk.read_bytes)
-            yield self._rate("i/o", "WriteThroughputInBytesPerSecond", "", disk.write_bytes)
-        network = [counters for name, counters in psutil.net_io_counters(pernic=True).items() if name != "lo"]
-        yield self._rate("network", "ReceiveBytesPerSecond", "Algorithm", sum(one.bytes_recv for one in network))
-        yield self._rate("network", "TransmitBytesPerSecond", "Algorithm", sum(one.bytes_sent for one in network))
+        for type_, name, dimension, count in self._counters():
+            now = time.monotonic()
+            before, value = self._counted.get(name, (now, count))
+            self._counted[name] = (now, count)
+            yield type_, name, dimension, max(0.0, count - value) / (now - before) if now > before else 0.0
         for index, utilization, memory in self.gpus.sample():
             yield "gpu", f"gpu{index}", "GPUUtilization", utilization
             yield "gpu", f"gpu{index}", "GPUMemoryUtilization", memory
@@ -174,15 +147,24 @@ class Machine:
         cores = f"{len(self._cores)} of the machine's" if self._cores else "all"
         quota, _, period = _text(CGROUP / "cpu.max").partition(" ")
         limited = f" A quota of {int(quota) / int(period):g} cores applies to them together." if quota.isdigit() else ""
-        total = (self._memory[0] if self._memory else psutil.virtual_memory().total) / 2**30
+        whose = "container's limit of" if self._limited else "machine's"
         return {
             "cpu": f"Busy time of {cores} {psutil.cpu_count()} cores, whoever uses them.{limited}",
-            "memory": "Memory in use, without page cache, of the "
-            f"{f'container{chr(39)}s limit of' if self._memory else f'machine{chr(39)}s'} {total:.1f} GiB.",
+            "memory": f"Memory in use, without page cache, of the {whose} {self._total / 2**30:.1f} GiB.",
             "i/o": "Every disk visible here, whoever uses it.",
             "network": "Every interface but loopback, whoever uses it.",
             "gpu": f"No GPU: {self.gpus.trouble}." if self.gpus.trouble else f"{len(self.gpus.handles)} GPUs.",
         }
+
+    @staticmethod
+    def _counters() -> Iterator[Row]:
+        if (disk := psutil.disk_io_counters()) is not None:
+            yield "i/o", "IOPS", "", disk.read_count + disk.write_count
+            yield "i/o", "ReadThroughputInBytesPerSecond", "", disk.read_bytes
+            yield "i/o", "WriteThroughputInBytesPerSecond", "", disk.write_bytes
+        network = [counters for name, counters in psutil.net_io_counters(pernic=True).items() if name != "lo"]
+        yield "network", "ReceiveBytesPerSecond", "Algorithm", sum(one.bytes_recv for one in network)
+        yield "network", "TransmitBytesPerSecond", "Algorithm", sum(one.bytes_sent for one in network)
 
     def _training(self, process: psutil.Process) -> Iterator[Row]:
         yield "process", "training", "ProcessCPUUtilization", process.cpu_percent()
@@ -194,18 +176,11 @@ class Machine:
                     workers += not any(word in " ".join(child.cmdline()) for word in NOT_A_WORKER)
             yield "process", "training", "ProcessWorkers", float(workers)
 
-    def _used(self) -> int:
+    @staticmethod
+    def _used(name: str, cache: str) -> int:
         """Bytes that the container uses less the file cache it can give back, as `docker stats` counts."""
-        assert self._memory is not None
-        _, name, cache = self._memory
         statistics = dict(line.split(" ", 1) for line in _text((CGROUP / name).with_name("memory.stat")).splitlines())
         return max(0, int(_text(CGROUP / name) or 0) - int(statistics.get(cache, 0)))
-
-    def _rate(self, type_: str, name: str, dimension: str, count: float) -> Row:
-        now = time.monotonic()
-        before, value = self._counters.get(name, (now, count))
-        self._counters[name] = (now, count)
-        return type_, name, dimension, max(0.0, count - value) / (now - before) if now > before else 0.0
 
 
 class Gpus:
@@ -216,20 +191,18 @@ class Gpus:
 
     def __init__(self) -> None:
         self.handles: dict[int, Any] = {}
-        self.trouble: str | None = None  # why there are no figures; None while there are
+        self.trouble: str | None = "the package nvidia-ml-py is not installed"  # None while there are figures
         try:
             import pynvml
         except ImportError:
-            self.trouble = "the package nvidia-ml-py is not installed"
             return
         self._nvml: Any = pynvml
+        chosen = [number.strip() for number in os.environ.get("CUDA_VISIBLE_DEVICES", "all").split(",")]
+        named = chosen not in ([""], ["-1"]) and not all(number.isdigit() for number in chosen)
         try:
             pynvml.nvmlInit()
-            chosen = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
-            numbers = [number.strip() for number in chosen.split(",")]
-            named = not all(number.isdigit() for number in numbers) and chosen.strip() not in ("", "-1")
             for index in range(pynvml.nvmlDeviceGetCount()):
-                if named or str(index) in numbers:  # NVML does not count GPUs by what else may name them
+                if named or str(index) in chosen:  # NVML does not count GPUs by what else may name them
                     self.handles[index] = pynvml.nvmlDeviceGetHandleByIndex(index)
             self.trouble = None if self.handles else "no GPU is visible to this process"
         except pynvml.NVMLError as error:
@@ -240,15 +213,15 @@ class Gpus:
 
         The first covers NVML's own last sampling period, a sixth of a second to a second. Empty once NVML has failed.
         """
-        if self.trouble:
-            return []
+        found = []
         try:
-            memory = {index: self._nvml.nvmlDeviceGetMemoryInfo(handle) for index, handle in self.handles.items()}
-            rates = {index: self._nvml.nvmlDeviceGetUtilizationRates(handle) for index, handle in self.handles.items()}
+            for index, handle in self.handles.items() if self.trouble is None else ():
+                memory = self._nvml.nvmlDeviceGetMemoryInfo(handle)
+                busy = float(self._nvml.nvmlDeviceGetUtilizationRates(handle).gpu)
+                found.append((index, busy, 100 * memory.used / memory.total))
         except self._nvml.NVMLError as error:
-            self.trouble = f"NVML says: {error}"
-            return []
-        return [(index, float(rates[index].gpu), 100 * one.used / one.total) for index, one in memory.items()]
+            self.trouble, found = f"NVML says: {error}", []
+        return found
 
 
 def _text(path: Path) -> str:

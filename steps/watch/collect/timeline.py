@@ -15,13 +15,12 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 from watch.files import LineFile, say
 from watch.read.profile import MODES, PHASE_TOTALS, STEP_COUNTS, STEP_TOTALS, Mode
 
 Phase = Literal["DataWait", "Forward", "Backward", "Optimizer", "Logging", "Checkpoint"]
-PHASES: tuple[Phase, ...] = ("DataWait", "Forward", "Backward", "Optimizer", "Logging", "Checkpoint")
 
 KEPT_AT_EACH_STRIDE = 1000  # steps of a mode
 ROTATION_BYTES, ROTATION_SECONDS = 10 * 1024 * 1024, 60.0
@@ -31,8 +30,6 @@ Batch = TypeVar("Batch")
 
 class Span:
     """One kind of span: its total so far, and the kept ones since the last write. Not to be entered within itself."""
-
-    __slots__ = ("count", "kept", "started_ns", "timeline", "total_ns")
 
     def __init__(self, timeline: "StepTimeline") -> None:
         self.timeline = timeline
@@ -53,35 +50,26 @@ class Span:
 class StepSpan(Span):
     """The steps of a mode: which are kept is decided where they begin, what has gathered is written where they end."""
 
-    __slots__ = ("kept_at_stride", "stride")
-
-    def __init__(self, timeline: "StepTimeline") -> None:
-        super().__init__(timeline)
-        self.stride, self.kept_at_stride = 1, 0
+    stride, kept_at_stride = 1, 0
 
     def __enter__(self) -> None:
         self.timeline.step_number += 1
         self.timeline.keeping = self.count % self.stride == 0
-        self.started_ns = time.perf_counter_ns()
+        super().__enter__()
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         super().__exit__(kind, error, trace)
-        if self.timeline.keeping:
-            self.kept_at_stride += 1
-            if self.kept_at_stride == KEPT_AT_EACH_STRIDE:
-                self.stride, self.kept_at_stride = 2 * self.stride, 0
+        self.kept_at_stride += self.timeline.keeping
+        if self.kept_at_stride == KEPT_AT_EACH_STRIDE:
+            self.stride, self.kept_at_stride = 2 * self.stride, 0
         self.timeline.write_if_due()
 
 
 class StepTimeline:
-    """Records steps and phases of one thread.
+    """Records steps and phases of one thread; `node`, "algo-1" and so on, is part of the file names.
 
     Steps are numbered from 0 through all modes; a phase outside a step goes with the step before it. Trouble with the
     disk is said once; what could not be written is missing from the trace, but not from the totals.
-
-    Args:
-        profile_dir: Where `framework/` is made.
-        node: "algo-1" and so on; part of the file names.
     """
 
     def __init__(self, profile_dir: Path, *, node: str) -> None:
@@ -90,9 +78,8 @@ class StepTimeline:
         self._name = f"{os.getpid()}-{node}_pythontimeline.json"
         self._start_us, self._start_ns = time.time_ns() // 1000, time.perf_counter_ns()
         self._steps = {mode: StepSpan(self) for mode in MODES}
-        self._phases: dict[str, Span] = {name: Span(self) for name in PHASES}
-        self._spans: dict[str, Span] = {f"Step:ModeKeys.{mode}": span for mode, span in self._steps.items()}
-        self._spans |= self._phases
+        self._phases: dict[str, Span] = {name: Span(self) for name in get_args(Phase)}
+        self._spans = {**{f"Step:ModeKeys.{mode}": span for mode, span in self._steps.items()}, **self._phases}
         self._file: LineFile | None = None
         self._opened_ns = self._written_ns = self._start_ns
         self._said = self._closed = False
@@ -129,10 +116,10 @@ class StepTimeline:
     def write(self) -> None:
         """Write what has gathered, and the totals; then begin another file if this one is old or large."""
         self._written_ns = time.perf_counter_ns()
-        lines = "".join(self._events()) + ",\n".join(self._totals()) + ",\n"
+        lines = "".join(self._events()) + self._totals() + ",\n"
         try:
             if self._file is None:
-                self._file = self._opened()
+                self._file, self._opened_ns = self._opened(), time.perf_counter_ns()
             self._file.append(lines)
             aged = self._written_ns - self._opened_ns >= ROTATION_SECONDS * 1e9
             if aged or self._closed or self._file.size_bytes >= ROTATION_BYTES:
@@ -150,20 +137,16 @@ class StepTimeline:
 
     def _opened(self) -> LineFile:
         """A new file with its head."""
-        start = {"start_time_since_epoch_in_micros": self._start_us}
-        heads = [start, *({"name": name} for name in self._spans)]
-        events = [
-            {"name": "process_name", "ph": "M", "pid": max(0, number - 1), "args": head}
-            for number, head in enumerate(heads)
-        ]
+        heads = [{"start_time_since_epoch_in_micros": self._start_us}, *({"name": name} for name in self._spans)]
         file = LineFile(self._dir / f"{time.time_ns() // 1000}_{self._name}.tmp")
+        event = {"name": "process_name", "ph": "M"}
+        lines = (f"{json.dumps({**event, 'pid': max(0, i - 1), 'args': head})},\n" for i, head in enumerate(heads))
         try:
-            file.append("[\n" + "".join(json.dumps(event) + ",\n" for event in events))
+            file.append("[\n" + "".join(lines))
         except OSError:
             file.close()
             file.path.unlink(missing_ok=True)
             raise
-        self._opened_ns = time.perf_counter_ns()
         return file
 
     def _finish_file(self, file: LineFile) -> None:
@@ -172,7 +155,7 @@ class StepTimeline:
         hour = time.strftime("%Y%m%d%H", time.gmtime(end_us // 1_000_000))
         path = self._dir / "pevents" / hour / f"{end_us}_{self._name}"
         path.parent.mkdir(parents=True, exist_ok=True)
-        file.append(",\n".join(self._totals()) + "\n]\n")
+        file.append(self._totals() + "\n]\n")
         file.path.rename(path)
         file.close()
         self._file = None
@@ -181,13 +164,11 @@ class StepTimeline:
         for pid, (name, span) in enumerate(self._spans.items()):
             for step, started_ns, ended_ns in span.kept:
                 start, end = (started_ns - self._start_ns) // 1000, (ended_ns - self._start_ns) // 1000
-                yield (
-                    f'{{"name":"{name}","pid":{pid},"ph":"X","ts":{start},"dur":{end - start},'
-                    f'"args":{{"step_num":{max(0, step)}}}}},\n'
-                )
+                times = f'"ts":{start},"dur":{end - start},"args":{{"step_num":{max(0, step)}}}'
+                yield f'{{"name":"{name}","pid":{pid},"ph":"X",{times}}},\n'
             span.kept.clear()
 
-    def _totals(self) -> list[str]:
+    def _totals(self) -> str:
         """Counter events: microseconds of each phase and of each mode's steps, and how many steps there were."""
         counters = {
             PHASE_TOTALS: {name: span.total_ns / 1000 for name, span in self._phases.items()},
@@ -195,4 +176,4 @@ class StepTimeline:
             STEP_COUNTS: {mode: span.count for mode, span in self._steps.items()},
         }
         event = {"pid": 0, "ph": "C", "ts": (self._written_ns - self._start_ns) // 1000}
-        return [json.dumps({"name": name, **event, "args": values}) for name, values in counters.items()]
+        return ",\n".join(json.dumps({"name": name, **event, "args": values}) for name, values in counters.items())

@@ -174,10 +174,9 @@ class LearningRate(LayersRule):
         limit = self.largest_gain * (2 / 3 if losses.hardly_fell else 1)
         if growth > self.growth and gain > limit and (losses.hardly_fell or update > self.largest_update):
             self.cause = "learning_rate_too_high"
-            grew = (
-                f"{growth:,.3g} times, by {100 * update:,.3g} % in one step" if math.isfinite(growth) else "without end"
-            )
-            return f"{losses.course}, and the weights grew {grew}."
+            grew = f"grew {growth:,.3g} times, by {100 * update:,.3g} % in one step"
+            words = grew if math.isfinite(growth + update) else "became infinite"
+            return f"{losses.course}, and the weights {words}."
         moves = [size(layer.newest - layer.first) / size(layer.first) for layer in layers.values() if size(layer.first)]
         gradients = [
             any(layer.gradients or [1.0]) for layer in layers.values()
@@ -511,7 +510,8 @@ class WeightUpdateRatio(TensorRule):
         self.judged += 1
         limits = {"large_threshold": self.large_threshold, "small_threshold": self.small_threshold}
         self.plot("Size of the updates relative to the weights", "update / weight", limits).add(name, step, ratio)
-        changed = f"{name} changed by {ratio:.3g} times its size from step {before[0]} to step {step}"
+        how = f"changed by {ratio:.3g} times its size" if math.isfinite(ratio) else "became infinite"
+        changed = f"{name} {how} from step {before[0]} to step {step}"
         if ratio > self.large_threshold:
             self.cause = "learning_rate_too_high"
             return f"{changed}, above large_threshold ({self.large_threshold:g})."

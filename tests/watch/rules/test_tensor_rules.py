@@ -62,6 +62,7 @@ AWS: list[tuple[str, dict[str, Any], list[Step], str | None]] = [
     ("WeightUpdateRatio", {}, train({"a.weight": [1.0]}, {"a.weight": [12.0]}), "changed by 11 times its size"),
     ("WeightUpdateRatio", {}, train({"a.weight": [1.0]}, {"a.weight": [1.0]}), "below small_threshold"),
     ("WeightUpdateRatio", {"num_steps": 1}, train({"a.weight": [1.0]}, {}, {"a.weight": [12.0]}), None),
+    ("WeightUpdateRatio", {}, train({"a.weight": [1.0]}, {"a.weight": [np.inf]}), "a.weight became infinite from"),
     ("AllZero", {"tensor_regex": "a", "threshold": 50}, train({"a": [0, 1]}), "a consists to 50 % of zeros"),
     ("AllZero", {"collection_names": "weights"}, train({"a.weight": [0, 1]}), None),
     ("ClassImbalance", {"samples": 12}, held(classes([0] * 11 + [1], [0] * 11 + [1])), "11 times as many labels"),

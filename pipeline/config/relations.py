@@ -24,7 +24,6 @@ INSTANCE_TYPES = {  # setting -> the type of the API that lists what it may be
     "evaluation.instance_type": "ProcessingInstanceType",
     "deploy.instance_type": "ProductionVariantInstanceType",
 }
-MOST_RULES = 40 - len(sections.METRICS)  # a training job has at most 40 metrics, of which each rule is one
 USUAL_TYPES = ("ml.m5.large", "ml.m5.xlarge")  # of which botocore need not be asked, which takes a while
 Problem = tuple[str, str]  # the settings that it is about, the first of which it is reported at, and what is wrong
 
@@ -107,12 +106,6 @@ def training_problems(config: Config) -> Iterator[Problem]:
     rules, demanded = config.debug.rules, config.condition.fail_on_rules
     if rules != sections.DEFAULT_RULES:
         yield from ((f"debug.rules.{name}", text) for name in rules for text in rule_problems(name, rules[name]))
-    if config.debug.enabled and len(rules) > MOST_RULES:
-        text = f"must hold at most {MOST_RULES} rules, since each is one of the 40 metrics that a training job may have"
-        yield (
-            "debug.rules debug.enabled",
-            f"{text}, but got {len(rules)}: leave out some, or set debug.enabled to false.",
-        )
     if demanded and not config.debug.enabled:
         text = "must be null or [] when debug.enabled is false, since no rule is evaluated then."
         yield "condition.fail_on_rules debug.enabled", text

@@ -139,7 +139,7 @@ Backbone = Annotated[str, matching(r"[\w.-]+", "the name of a timm network")]
 RuleName = Annotated[str, matching("[A-Za-z][A-Za-z0-9_]{0,63}", "the name of a rule")]
 EMPTY = BeforeValidator(lambda value: {} if value is None else value)
 Rule = Annotated[dict[str, Any], EMPTY, AfterValidator(check_rule)]
-Rules = Annotated[dict[str, Rule], Field(max_length=30), AfterValidator(check_rules)]  # a job has at most 40 metrics
+Rules = Annotated[dict[str, Rule], Field(max_length=40 - len(METRICS)), AfterValidator(check_rules)]  # a job's metrics
 SubnetId = Annotated[str, matching("subnet-[0-9a-f]{8,17}", "an identifier such as subnet-0123abcd")]
 SecurityGroupId = Annotated[str, matching("sg-[0-9a-f]{8,17}", "an identifier such as sg-0123abcd")]
 Region = Annotated[str, matching(r"[a-z]{2,}(-[a-z]+)+-\d+", "a region such as us-east-1")]

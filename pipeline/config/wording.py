@@ -102,7 +102,7 @@ def problem(error: ErrorDetails, schema: Schema, node: yaml.Node | None) -> str:
         return f"must have a type, {listing(types)}, but has {shown(tag)}.{did_you_mean(tag or '', types)}"
     if kind in ("too_long", "too_short"):
         limit = f"most {context['max_length']}" if kind == "too_long" else f"least {context['min_length']}"
-        return f"must hold at {limit}, but holds {context['actual_length'] or 'none'}."
+        return f"must hold at {limit}, but holds {len(error['input']) or 'none'}."
     if kind == "string_too_long":
         return f"must be at most {context['max_length']} characters long, but has {len(value)}."
     words, remedy, hint = accepted(schema, noun=kind not in BOUND_ERRORS), "", ""

@@ -49,6 +49,12 @@ class Layer:
     gradients: list[float] = field(default_factory=list)  # sizes of the elements that are not 0
     rows_differ: bool = False  # whether two outputs have ever differed
 
+    @property
+    def turned(self) -> float:
+        """How far it has moved, relative to its first size, beside having shrunk or grown (by weight decay, say)."""
+        scale = float(np.vdot(self.first, self.newest) / (np.vdot(self.first, self.first) or math.inf))
+        return size(self.newest - scale * self.first) / (size(self.first) or math.inf)
+
     def gain(self, size: float) -> float:
         """About 0.6 to 2 in healthy layers: what the layer makes of inputs of size 1."""
         return size * math.sqrt(self.fan_in)
@@ -116,7 +122,8 @@ def same_rows(matrix: Array) -> bool:
 class LayersRule(TensorRule):
     """A rule on the layers and the losses of a whole training, with our semantics."""
 
-    needs = "weights and losses were saved at fewer than five training steps"
+    needs = "weights and losses were saved at too few training steps"
+    fewest: ClassVar[int] = 5  # such steps
     axis: ClassVar[tuple[str, str]] = ("Change since the last saved step, relative to the weights", "change")
 
     layers: Layers = state(Layers)
@@ -136,7 +143,7 @@ class LayersRule(TensorRule):
         return layer.change
 
     def conclude(self) -> str | None:
-        if self.semantics == "aws" or len(self.layers.steps) < 5 or len(self.losses.train) < 5:
+        if self.semantics == "aws" or min(len(self.layers.steps), len(self.losses.train)) < self.fewest:
             return None
         self.judged += 1
         return self.judge(self.layers.layers)
@@ -172,7 +179,8 @@ class LearningRate(LayersRule):
         gain = self.median(lambda layer: layer.gain(layer.largest))
         update = self.median(lambda layer: layer.update)
         limit = self.largest_gain * (2 / 3 if losses.hardly_fell else 1)
-        if growth > self.growth and gain > limit and (losses.hardly_fell or update > self.largest_update):
+        ruined = losses.hardly_fell or (update > self.largest_update and not losses.learned_all)
+        if growth > self.growth and gain > limit and ruined and not losses.broke_at_once:
             self.cause = "learning_rate_too_high"
             grew = f"grew {growth:,.3g} times, by {100 * update:,.3g} % in one step"
             words = grew if math.isfinite(growth + update) else "became infinite"
@@ -199,6 +207,7 @@ class FrozenWeights(LayersRule):
     """
 
     cause = "frozen"
+    fewest = 3
 
     def judge(self, layers: dict[str, Layer]) -> str | None:
         learning = [layer.position for layer in layers.values() if layer.changed]
@@ -216,7 +225,8 @@ class FrozenWeights(LayersRule):
 @dataclass(kw_only=True)
 class VanishingGradient(LayersRule):
     """Fires at the end if a layer's gradients were, in the middle of the training, less than `share` of the largest
-    layer's, and the loss had hardly fallen by then. Biases, norms and embeddings are not looked at, nor are zeros.
+    layer's, and the loss had hardly fallen by then, or a third of the layers stood still. Biases, norms and embeddings
+    are not looked at, nor are zeros.
 
     semantics aws: fires at a step where the mean of any gradient's absolute values is below `threshold`; the gradients
     of a bias, of a converged network or of a rare token are.
@@ -252,7 +262,8 @@ class VanishingGradient(LayersRule):
         sizes = {name: float(np.median(layer.gradients)) for name, layer in layers.items() if layer.gradients}
         largest = max(sizes.values(), default=0.0)
         small = [name for name, found in sizes.items() if found < self.share * largest or found < self.threshold]
-        if not small or not self.losses.learned_late:
+        stuck = len(small) > len(sizes) / 3 and all(layers[name].turned < 1e-3 for name in small)
+        if not small or not (self.losses.learned_late or stuck):
             return None
         second = sorted(sizes.values())[:2][-1]  # where the first layer alone has small ones, the inputs are to blame
         if second > max(0.05 * largest, self.threshold):
@@ -278,6 +289,7 @@ class PoorWeightInitialization(LayersRule):
     """
 
     cause = "bad_initialisation"
+    fewest = 3
     axis = "What a layer makes of inputs of size 1", "size"
 
     activation_inputs_regex: Patterns = (".*relu_input",)

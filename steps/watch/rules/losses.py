@@ -82,6 +82,17 @@ class Losses:
         return not self.end < self.start - 0.1 * abs(self.start)
 
     @property
+    def learned_all(self) -> bool:
+        """Whether next to nothing of the loss is left at the end: whatever the steps were, they led there."""
+        return self.end < 0.05 * abs(self.start)
+
+    @property
+    def broke_at_once(self) -> bool:
+        """Whether the loss became infinite or not a number without having risen: an input or a target is to blame."""
+        broken = next((at for at, loss in enumerate(self.train) if not math.isfinite(loss)), None)
+        return broken == 0 or (broken is not None and max(self.train[:broken]) <= 1.5 * abs(self.first))
+
+    @property
     def learned_late(self) -> bool:
         """Whether the loss was above four fifths of its start for half of the training."""
         return not float(np.median(self.train)) < self.start - 0.2 * abs(self.start)
@@ -215,8 +226,8 @@ class LossNotDecreasing(LossesRule):
 @dataclass(kw_only=True)
 class Overfit(LossesRule):
     """Fires at the end if the validation loss is three times the training loss, and further above it than a quarter of
-    the loss at first; or a tenth, where it rose from its best by three times `ratio_threshold`. Most good models have
-    some gap.
+    the loss at first (half, where it still falls); or a tenth, where it rose from its best by three times
+    `ratio_threshold`. Most good models have some gap.
 
     semantics aws: fires at a validation step where (mean validation loss - mean training loss) / mean training loss has
     been above `ratio_threshold` for `patience` validation steps on end. The means are over the saved losses since the
@@ -226,7 +237,7 @@ class Overfit(LossesRule):
     """
 
     cause = "overfitting"
-    needs = "no losses were saved of both training and validation, or of fewer than four validations"
+    needs = "no losses were saved of both training and validation, or of fewer than three validations"
 
     tensor_regex: Patterns | None = None
     start_step: Whole = 0
@@ -256,7 +267,7 @@ class Overfit(LossesRule):
 
     def conclude(self) -> str | None:
         epochs = self.losses.epochs()
-        if self.semantics == "aws" or len(epochs) < 4:
+        if self.semantics == "aws" or len(epochs) < 3:
             return None
         self.judged += 1
         validation = [held for _, held in epochs]
@@ -264,7 +275,8 @@ class Overfit(LossesRule):
         train, learned = self.losses.end, 0.9 * self.losses.start
         gap, at = (last - train) / self.losses.start, validation.index(best) + 1
         rose = last > (1 + 3 * self.ratio_threshold) * best and at <= len(epochs) - 3 and gap > 0.1
-        if not (learned > train > 0 and (rose or (gap > 0.25 and last > 3 * train))):
+        falls = len(epochs) > 3 and last < 0.98 * min(validation[:-2])
+        if not (learned > train > 0 and (rose or (gap > (0.5 if falls else 0.25) and last > 3 * train))):
             return None
         return f"The training loss fell to {train:.3g}, the validation loss is {last:.3g} after {best:.3g} at best."
 

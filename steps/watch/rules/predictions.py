@@ -16,6 +16,7 @@ from watch.rules.losses import Losses
 
 Classes = npt.NDArray[np.int64]  # (N,)
 FEWEST = 20  # labels of a validation that say something
+FEWEST_LABELS = 100  # that show how often classes are
 MOST_CLASSES = 1000  # more are tokens or the like
 
 
@@ -137,8 +138,8 @@ class WrongLabels(ClassesRule):
 
 @dataclass(kw_only=True)
 class ClassImbalance(ClassesRule):
-    """Fires at the end if, among the labels of the saved training steps (without any, of the last validation) and at
-    least `samples`, the largest class is more than `threshold_imbalance` times the smallest one, beyond what chance
+    """Fires at the end if, among the labels of the saved training steps (without any, of the last validation), a
+    hundred at least, the largest class is more than `threshold_imbalance` times the smallest one, beyond what chance
     makes of few labels.
 
     semantics aws: fires at a step where, among the newest `samples` labels or a few more, of training and validation,
@@ -199,7 +200,7 @@ class ClassImbalance(ClassesRule):
         if not counts:  # labels were saved in the validation alone
             sizes = self.matrix().sum(axis=1)
             where, counts = "last validation", {label: int(sizes[label]) for label in np.flatnonzero(sizes).tolist()}
-        if sum(counts.values()) < self.samples or len(counts) < 2 or self.sequences:
+        if sum(counts.values()) < min(self.samples, FEWEST_LABELS) or len(counts) < 2 or self.sequences:
             return None
         self.judged += 1
         most, fewest = (choose(counts, key=lambda label: counts[label]) for choose in (max, min))
@@ -243,7 +244,7 @@ class Confusion(ClassesRule):
             counts, others = matrix.sum(axis=1), matrix - np.diag(matrix.diagonal())
             true, taken = np.unravel_index(others.argmax(), others.shape)
             share = others[true, taken] / counts[true]
-            if counts[true] < 10 or share <= 0.5 or recalls(matrix).mean() < 0.5:
+            if counts[true] < 10 or share <= 0.5 + 0.5 / counts[true] ** 0.5 or recalls(matrix).mean() < 0.5:
                 return None
             return f"{100 * share:.3g} % of class {true} are taken for class {taken} in the last validation."
         totals = matrix.sum(axis=0)

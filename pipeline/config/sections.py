@@ -366,7 +366,7 @@ RULE_NAMES = (
     "PoorWeightInitialization SaturatedActivation DeadRelu WeightUpdateRatio AllZero "
     "ClassImbalance LossNotDecreasing Overfit Overtraining TensorVariance UnchangedTensor StalledTraining "
     "CheckInputImages Confusion LowGPUUtilization CPUBottleneck IOBottleneck GPUMemoryIncrease LoadBalancing BatchSize "
-    "StepOutlier MaxInitializationTime OverallSystemUsage DataWait Dataloader ProfilerReport"
+    "StepOutlier MaxInitializationTime OverallSystemUsage DataWait Dataloader"
 )
 DEFAULT_RULES = {name: TUNED_RULES.get(name, {}) for name in RULE_NAMES.split()}
 

@@ -69,7 +69,7 @@ def project(tmp_path_factory) -> Iterator[Path]:
 
 
 def write_definition(folder: Path) -> None:
-    """Write somebody else's pipeline, of one Lambda step."""
+    """Write somebody else's pipeline, of one Lambda step, training, and request."""
     step = {
         "Name": "Count",
         "Type": "Lambda",
@@ -80,6 +80,9 @@ def write_definition(folder: Path) -> None:
     parameters = [{"Name": "Epochs", "Type": "Integer", "DefaultValue": 1}]
     definition = {"Version": "2020-12-01", "Metadata": {}, "Parameters": parameters, "Steps": [step]}
     (folder / "pipeline.json").write_text(json.dumps(definition))
+    (folder / "train.py").write_text("import time\n\ntime.sleep(1)\n")
+    rule = {"RuleConfigurationName": "overfit", "RuleParameters": {"rule_to_invoke": "Overfit"}}
+    (folder / "request.json").write_text(json.dumps({"DebugRuleConfigurations": [rule]}))
     (folder / "handler.py").write_text("def handler(event, context):\n    return {'count': str(event['epochs'])}\n")
 
 

@@ -28,7 +28,10 @@ def debug(
     report_folder: Path | None = None,
     to_the_end: bool = False,
 ) -> int:
-    """Judge a run and print diagnosis, rules and report; return 1 if a rule of --fail-on has found something."""
+    """Judge a run and print diagnosis, rules and report; return 1 if a rule of --fail-on has found something.
+
+    What could not be judged is a UsageError, so that no refusal looks like a finding.
+    """
     name = Path(source).resolve().name if Path(source).exists() else source.rstrip("/").rpartition("/")[2]
     options = {"--rules": rules_file, "--fail-on": fail_on, "--semantics": semantics}
     options["--out"] = report_folder or call.home / "reports" / f"debug-{name}"
@@ -37,12 +40,20 @@ def debug(
     words += [name for name, given in switches.items() if given]
     if Path(source).exists():
         return judge(call, source, Path(source), words)
+    try:
+        return judge_elsewhere(call, source, words, judged_anew=bool(rules_file or semantics or profiler))
+    except ServiceError as problem:
+        raise UsageError(str(problem)) from problem
+
+
+def judge_elsewhere(call: Call, source: str, words: list[str], *, judged_anew: bool) -> int:
+    """Judge a run of S3, or of a training job; what is on AWS is downloaded, as long as it is judged."""
     from pipeline.service.debug import download, find_run
 
     with tempfile.TemporaryDirectory(prefix="debug-") as scratch:
         clients, ended = call.open_clients(reads_only=True), threading.Event()
         home = call.home.resolve() if call.target == "local" else None
-        run = find_run(clients, home, source, Path(scratch), judged_anew=bool(rules_file or semantics or profiler))
+        run = find_run(clients, home, source, Path(scratch), judged_anew=judged_anew)
 
         def download_on() -> None:
             while not ended.wait(SECONDS_BETWEEN_DOWNLOADS):
@@ -74,7 +85,7 @@ def judge(call: Call, source: str, folder: Path, words: list[str]) -> int:
     if process.returncode == USAGE:
         raise UsageError(problem.replace(str(folder), source))
     if process.returncode not in (0, FOUND) or not printed:
-        raise ServiceError(f"{source} was not judged: {problem or f'exit status {process.returncode}'}")
+        raise UsageError(f"{source} was not judged: {problem or f'exit status {process.returncode}'}")
     if call.as_json:
         print_json({**json.loads("".join(filter(None, printed))), "folder": source})
     return process.returncode

@@ -10,7 +10,7 @@ import pytest
 import training_output as made
 
 from watch.collect.timeline import StepTimeline
-from watch.read.profile import ProfileReader, read_profile
+from watch.read.profile import ProfileReader
 
 HOUR, MINUTE = "2020060309", 1591160640
 TIMELINE = "framework/pevents/2026092114/1790000011000000_42-algo-1_pythontimeline.json"
@@ -37,10 +37,8 @@ def values(reader: ProfileReader, dimension: str = "GPUUtilization") -> dict[str
 def test_a_folder_that_does_not_exist_yet_holds_nothing(tmp_path: Path) -> None:
     reader = ProfileReader(tmp_path / "profile")
     assert values(reader) == {}
-    starts, durations, modes = reader.steps()
-    assert (starts.tolist(), durations.tolist(), modes) == ([], [], [])
-    assert (reader.phases(), reader.step_totals(), reader.measured()) == ({}, {}, {})
-    assert len(read_profile(tmp_path / "profile").missing) == 2
+    assert (reader.timed_steps(), reader.phases(), reader.step_totals(), reader.measured()) == ({}, {}, {}, {})
+    assert len(list(reader.missing())) == 2
 
 
 def test_what_is_new_is_read_once_and_a_half_written_line_once_it_is_whole(tmp_path: Path) -> None:
@@ -51,7 +49,7 @@ def test_what_is_new_is_read_once_and_a_half_written_line_once_it_is_whole(tmp_p
     system_file(tmp_path, HOUR, minute=MINUTE + 60).write_text(line(3, MINUTE + 60))
     assert values(reader) == values(reader) == {"gpu0": [1, 2, 3]}
     assert reader.samples("GPUUtilization")["gpu0"][0].tolist() == [MINUTE, MINUTE + 0.5, MINUTE + 60]
-    assert reader.skipped_lines == 0
+    assert not any("left out" in sentence for sentence in reader.missing())
 
 
 def test_many_hours_are_read_to_the_end_and_files_of_2020_stand_beside_them(tmp_path: Path) -> None:
@@ -73,8 +71,6 @@ def test_names_dimensions_nodes_and_order(tmp_path: Path) -> None:
     reader = ProfileReader(tmp_path)
     assert values(reader) == {"gpu0": [2, 1], "gpu1": [3]}
     assert values(reader, "MemoryUsedPercent") == {"MemoryUsedPercent": [12]}
-    assert list(reader.samples("GPUUtilization", "gpu1")) == ["gpu1"]
-    assert read_profile(tmp_path).samples["GPUUtilization"]["gpu0"].values == [2, 1]
     system_file(tmp_path, HOUR, node="algo-2").write_text(line(2, node="algo-2"))
     assert set(values(reader)) == {"algo-1/gpu0", "algo-1/gpu1", "algo-2/gpu0"}
 
@@ -88,7 +84,8 @@ def test_a_timeline_is_read_once_though_its_file_is_renamed(tmp_path: Path) -> N
         reader.refresh()
     timeline.close()
     reader.refresh()
-    assert (len(reader.steps()[0]), reader.step_totals()["TRAIN"][0], reader.skipped_lines) == (3, 3, 0)
+    assert (reader.timed_steps()["TRAIN"].shape, reader.step_totals()["TRAIN"][0]) == ((3, 3), 3)
+    assert not any("left out" in sentence for sentence in reader.missing())
 
 
 def test_a_timeline_of_another_writer_has_no_totals_but_events(tmp_path: Path) -> None:
@@ -106,8 +103,8 @@ def test_a_timeline_of_another_writer_has_no_totals_but_events(tmp_path: Path) -
     path.write_text("[\n" + ",\n".join(map(json.dumps, events)) + ',\n{"name": "Forward-no')
     reader = ProfileReader(tmp_path)
     reader.refresh()
-    starts, durations, modes = reader.steps()
-    assert (starts.tolist(), durations.tolist(), modes) == ([1.5, 1.6], [0.04, 0.02], ["TRAIN", "EVAL"])
+    found = {mode: steps.tolist() for mode, steps in reader.timed_steps().items()}
+    assert found == {"TRAIN": [[1.5], [0.04], [0]], "EVAL": [[1.6], [0.02], [0]]}
     assert reader.phases() == {"Forward": 0.015}
     assert reader.step_totals() == {"TRAIN": (1, 0.04), "EVAL": (1, 0.02)}
 
@@ -118,16 +115,17 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_whole_profile_is_read_at_once(folder: Path) -> None:
-    profile = read_profile(folder)
-    found = profile.samples["CPUUtilization"]["cpu0"]
-    assert (found.times[0], found.times[-1], len(found.values)) == (made.START, made.START + 11, 23)
-    assert {"TransmitBytesPerSecond", "ReadThroughputInBytesPerSecond", "ProcessMemoryBytes"} <= set(profile.samples)
-    start, duration, mode = profile.steps[0]
-    assert (start, mode, len(profile.steps)) == (made.START, "TRAIN", made.STEPS + 1)
-    assert made.STEP_SECONDS <= duration <= 1.2 * made.STEP_SECONDS
-    count, seconds = profile.step_totals["TRAIN"]
-    assert (count, profile.missing) == (made.STEPS, ())
-    assert profile.phases["Forward"] == pytest.approx(made.PHASES["Forward"] * seconds)
+    reader = ProfileReader(folder)
+    reader.refresh()
+    times, found = reader.samples("CPUUtilization")["cpu0"]
+    assert (times[0], times[-1], len(found)) == (made.START, made.START + 11, 23)
+    assert all(map(reader.samples, ("TransmitBytesPerSecond", "ReadThroughputInBytesPerSecond", "ProcessMemoryBytes")))
+    starts, seconds, _ = reader.timed_steps()["TRAIN"]
+    assert (starts[0], len(starts)) == (made.START, made.STEPS)
+    assert made.STEP_SECONDS <= seconds[0] <= 1.2 * made.STEP_SECONDS
+    count, total = reader.step_totals()["TRAIN"]
+    assert (count, list(reader.missing())) == (made.STEPS, [])
+    assert reader.phases()["Forward"] == pytest.approx(made.PHASES["Forward"] * total)
 
 
 def test_lines_that_cannot_be_read_are_counted_and_the_others_kept(folder: Path) -> None:
@@ -147,8 +145,7 @@ def test_lines_that_cannot_be_read_are_counted_and_the_others_kept(folder: Path)
         reader = ProfileReader(folder)
         reader.refresh()
         assert reader.timed_steps() == {}
-        profile = read_profile(folder)
-        assert (profile.steps, dict(profile.phases), profile.measured) == ((), {}, {})
-        assert len(profile.samples["CPUUtilization"]["cpu0"].values) == 23
-        assert profile.missing[-1] == "9 lines of the profile could not be read and are left out."
-    assert all(np.isfinite(found.values).all() for one in profile.samples.values() for found in one.values())
+        assert (reader.phases(), reader.measured()) == ({}, {})
+        [(times, found)] = [samples for name, samples in reader.samples("CPUUtilization").items() if name == "cpu0"]
+        assert (len(found), np.isfinite(found).all(), np.isfinite(times).all()) == (23, True, True)
+        assert list(reader.missing())[-1] == "9 lines of the profile could not be read and are left out."

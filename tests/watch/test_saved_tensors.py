@@ -16,7 +16,6 @@ from small_training import STEPS_PER_EPOCH, SmallTraining
 
 from watch.read.records import decode, encode
 from watch.read.run import read_record
-from watch.read.source import find
 from watch.read.tensors import KEPT_STEPS, PATIENCE_LOOKS, Mode, SavedTensors, TensorUnavailable, workers
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # smdebug's protobuf code is of 2020
@@ -200,4 +199,4 @@ def test_whatever_is_in_the_files_nothing_is_raised(tensors_dir: Path, tmp_path:
                     saved.tensor(name).reduction_value(step.step, "mean", step.mode)
                 except TensorUnavailable:
                     assert saved.unreadable
-        assert read_record(find(run)).missing
+        assert read_record(run).missing

@@ -26,14 +26,14 @@ Apart = dict[str, dict[float, float]]  # collection -> step of the run -> the la
 def compare(folder_a: Path, folder_b: Path, out: Path) -> Path:
     """Write compare.html into `out`, and return its path. SourceError where a folder holds no run."""
     runs = [find(folder) for folder in (folder_a, folder_b)]
-    records = [read_record(run) for run in runs]
+    records = [read_record(run.folder) for run in runs]
     saved = [SavedTensors(run.tensors) for run in runs if run.tensors]
     apart = similar_across_runs(*saved) if len(saved) == 2 else {}
     lines = [Line(name, list(found), list(found.values())) for name, found in apart.items()]
     page = render(
         "watch/report/compare.html",
         runs=[(run.folder, record, headline(record)) for run, record in zip(runs, records, strict=True)],
-        statuses=[{rule.name: rule.status for rule in record.rules} for record in records],
+        statuses=[{rule["name"]: rule["status"] for rule in record.rules} for record in records],
         charts=list(sections.losses(dict(zip("AB", records, strict=True)))),
         apart=apart,
         similar=SIMILAR,

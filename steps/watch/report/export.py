@@ -59,7 +59,7 @@ def scalars(record: Record) -> Iterator[tuple[str, int, float]]:
             if name != "epoch" and (known := number(value)) is not None:
                 yield f"epoch/{name}", int(number(epoch.get("epoch")) or place), known
     for rule in record.rules:
-        yield f"rule/{rule.name}", 0, VERDICTS.get(rule.status, -1.0)
+        yield f"rule/{rule['name']}", 0, VERDICTS.get(rule["status"], -1.0)
 
 
 def plain(name: str) -> str:

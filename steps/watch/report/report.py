@@ -16,19 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from watch.files import whole_file
-from watch.read.run import (
-    Finding,
-    Firing,
-    Record,
-    Rule,
-    items,
-    mapping,
-    number,
-    read_json,
-    read_record,
-    series_of,
-    text,
-)
+from watch.read.run import Entry, Record, items, mapping, number, read_json, read_record, series_of, text
 from watch.report import sections
 from watch.report.charts import Chart, Line, chart
 from watch.report.page import duration_text, render
@@ -65,7 +53,9 @@ def write_report(folder: Path, report_dir: Path, *, search: Any = None, verdicts
         record=record,
         **headline(record),
         now=f"{datetime.now(UTC):%H:%M:%S} UTC",
-        workers=Counter((firing.worker, rule.name) for rule in record.rules for firing in rule.fired if firing.worker),
+        workers=Counter(
+            (firing["worker"], rule["name"]) for rule in record.rules for firing in rule["fired"] if firing["worker"]
+        ),
         chart=chart,
         evidence=evidence,
         when=when,
@@ -84,15 +74,15 @@ def headline(record: Record) -> dict[str, Any]:
     """Return the card at the top: its colour, what is wrong, how the training ended, and how many rules judged."""
     found, rules = findings(record), record.rules
     live = record.is_live and not record.history.get("outcome") and record.observer.get("state") in (None, "running")
-    fired = [rule for rule in rules if rule.status == "IssuesFound"]
-    sound = [rule for rule in rules if rule.is_sound]
-    watching = [rule for rule in rules if live and rule.status == "InProgress"]
+    fired = [rule for rule in rules if rule["status"] == "IssuesFound"]
+    sound = [rule for rule in rules if rule["status"] == "NoIssuesFound" and not rule["note"] and rule["judged"] != 0]
+    watching = [rule for rule in rules if live and rule["status"] == "InProgress"]
     unjudged = [rule for rule in rules if rule not in (*fired, *sound, *watching)]
-    ended, severities = "Running" if live else outcome(record), [one.severity for one in found]
+    ended, severities = "Running" if live else outcome(record), [one["severity"] for one in found]
     worst = next((colour for level, colour in COLOURS.items() if level in severities), "")
     colour = "bad" if ended == "Failed" else worst or ("warn" if ended.startswith("Stopped") else "good" * bool(sound))
     quiet = "No problem so far" if live else "No problem found" if sound else "Nothing could be judged"
-    titles = [title_and_rest(finding.sentence) for finding in found]
+    titles = [title_and_rest(finding["sentence"]) for finding in found]
     return {
         "live": live,
         "kind": colour or "unknown",
@@ -107,15 +97,16 @@ def headline(record: Record) -> dict[str, Any]:
     }
 
 
-def findings(record: Record) -> list[Finding]:
+def findings(record: Record) -> list[Entry]:
     """Return the diagnosis, and what rules found that is not in it."""
-    told = {name for finding in record.diagnosis for name in finding.rules}
-    return [finding for finding in record.diagnosis if finding.sentence] + [
-        Finding(rule.cause or "", rule.severity, f"{rule.name}: {sentence}", rule.advice, (rule.name,))
-        for rule in record.rules
-        if rule.status == "IssuesFound" and rule.name not in told
-        for sentence in [rule.fired[0].sentence if rule.fired else "It found a problem."]
-    ]
+    told = {name for finding in record.diagnosis for name in finding["rules"]}
+    found = [finding for finding in record.diagnosis if finding["sentence"]]
+    for rule in record.rules:
+        if rule["status"] == "IssuesFound" and rule["name"] not in told:
+            sentence = rule["fired"][0]["sentence"] if rule["fired"] else "It found a problem."
+            about = {name: rule[name] for name in ("cause", "severity", "advice")}
+            found.append({**about, "sentence": f"{rule['name']}: {sentence}", "rules": [rule["name"]]})
+    return found
 
 
 def title_and_rest(sentence: str) -> tuple[str, str]:
@@ -127,10 +118,10 @@ def title_and_rest(sentence: str) -> tuple[str, str]:
 def outcome(record: Record) -> str:
     """Return `Completed`, `Stopped by rule Overfit`, `Failed`, `Finished`, or that it is not known."""
     found, reason = text(record.history.get("outcome")), text(record.history.get("reason"))
-    asking = [rule for rule in record.rules if rule.action == "stop" and rule.fired]
-    named = [rule for rule in asking if rule.name in reason] or asking
+    asking = [rule["name"] for rule in record.rules if rule["action"] == "stop" and rule["fired"]]
+    named = [name for name in asking if name in reason] or asking
     known = "Finished" if record.observer.get("state") == "finished" else "How it ended is not known"
-    return f"Stopped by rule {named[0].name}" if found == "Stopped" and named else found or known
+    return f"Stopped by rule {named[0]}" if found == "Stopped" and named else found or known
 
 
 def texts(value: Any) -> dict[str, str]:
@@ -138,24 +129,24 @@ def texts(value: Any) -> dict[str, str]:
     return {text(name): text(found) or str(found) for name, found in mapping(value).items()}
 
 
-def when(firing: Firing, record: Record) -> str:
+def when(firing: Entry, record: Record) -> str:
     """Return `worker_1, TRAIN step 120, 3.2 s after the start`."""
     started = record.time("started")
-    seconds = firing.time - started.timestamp() if firing.time is not None and started else -1.0
-    step = "" if firing.step is None else f"{firing.mode or ''} step {firing.step:,}".strip()
+    seconds = firing["time"] - started.timestamp() if firing["time"] is not None and started else -1.0
+    step = "" if firing["step"] is None else f"{firing['mode'] or ''} step {firing['step']:,}".strip()
     after = f"{duration_text(seconds)} after the start" if seconds >= 0 else ""
-    return ", ".join(filter(None, (firing.worker, step, after)))
+    return ", ".join(filter(None, (firing["worker"], step, after)))
 
 
-def evidence(rule: Rule) -> Chart:
+def evidence(rule: Entry) -> Chart:
     """Return the plot that shows why; the step at which the rule fired first is marked."""
-    found, entries = rule.evidence, [mapping(entry) for entry in items(rule.evidence.get("series"))]
+    found = rule["evidence"]
+    entries, limits = (list(map(mapping, items(found.get(name)))) for name in ("series", "thresholds"))
     series = [(text(entry.get("name")), series_of(entry | {"step": entry.get("x")}, "y")) for entry in entries]
-    limits = [mapping(entry) for entry in items(found.get("thresholds"))]
     label = text(found.get("x_label")) or "step"
-    step = rule.fired[0].step if rule.fired and "step" in label else None
+    step = rule["fired"][0]["step"] if rule["fired"] and "step" in label else None
     return Chart(
-        text(found.get("title")) or rule.name,
+        text(found.get("title")) or rule["name"],
         label,
         text(found.get("y_label")) or "value",
         [Line(name, x, y) for name, (x, y) in series[:SHOWN_SERIES]],
@@ -168,15 +159,14 @@ def evidence(rule: Rule) -> Chart:
 
 def document_of(record: Record, search: Any) -> dict[str, Any]:
     """Return the same as JSON: times in seconds, and what is not known null or empty."""
-    profile, utilisation = record.profile, {"utilisation": list(sections.utilisation(record.profile.samples))}
+    utilisation, steps = list(sections.utilisation(record.profile)), sections.step_times(record.profile)
     return {
         **record.history,
         "schema_version": 2,
         "headline": outcome(record),
-        "diagnosis": [vars(finding) for finding in findings(record)],
-        **{name: getattr(record, name) for name in ("seconds", "observer", "series", "operators", "missing")},
-        "rules": [{**vars(rule), "fired": [vars(firing) for firing in rule.fired]} for rule in record.rules],
-        "profile": {"phases_seconds": sections.phases(profile), "steps": sections.step_times(profile), **utilisation},
+        "diagnosis": findings(record),
+        **{name: getattr(record, name) for name in ("seconds", "observer", "series", "operators", "missing", "rules")},
+        "profile": {"phases_seconds": sections.phases(record.profile), "steps": steps, "utilisation": utilisation},
         "search": search or None,
     }
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from watch.read.profile import Profile, Samples
+from watch.read.profile import Floats, ProfileReader
 from watch.read.run import Record, items, mapping, number, series_of, text, whole
 from watch.report.charts import LOG_FROM_RATIO, Chart, Line, histogram
 from watch.report.page import number_text
@@ -18,6 +18,7 @@ from watch.report.page import number_text
 SHOWN_TENSORS, SHOWN_PHASES, SHOWN_CATEGORIES = 8, 7, 12
 MODES = {"TRAIN": "training", "EVAL": "validation"}
 TRAINING_MODES = ("TRAIN", "GLOBAL")
+SHOWN_CURVES = ("loss", "accuracy", "lr")  # of the epochs; others are folded
 PARAMETERS = {"gradients": "what a step wants to change", "weights": "their size", "biases": "their size"}
 TIME_BINS = 240  # over the whole run
 TIME_UNITS = ((3 * 3600.0, 3600.0, "hours"), (5 * 60.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))
@@ -51,7 +52,7 @@ def learning(record: Record) -> tuple[int, int | None, int | None, list[Chart], 
     for name in dict.fromkeys(itertools.chain(*epochs)):
         if name not in ("epoch", "seconds") and any(isinstance(epoch.get(name), int | float) for epoch in epochs):
             figures.setdefault(re.sub("^(train|validation)_", "", name), []).append(name)
-    charts = []
+    shown, folded = list[Chart](), list[Chart]()
     for stem, names in figures.items():
         factor, unit = (100.0, " (%)") if stem == "accuracy" else (1.0, "")
         columns = ([number(epoch.get(name)) for epoch in epochs] for name in names)
@@ -60,9 +61,10 @@ def learning(record: Record) -> tuple[int, int | None, int | None, list[Chart], 
         y = dict(zip(x, lines[-1].y, strict=True)).get(best or 0.0)
         ring = None if y is None or not best or len(lines) < 2 else (float(best), y, f"kept epoch, {best}")
         title = "learning rate" if stem == "lr" else stem.replace("_", " ")
-        charts.append(Chart(title.capitalize(), "epoch", title + unit, lines, best=ring, whole_x=True, marks=marks))
-    steps = list(losses({"loss": record}))
-    shown, folded = (charts, steps) if charts else (steps, [])
+        drawn = Chart(title.capitalize(), "epoch", title + unit, lines, best=ring, whole_x=True, marks=marks)
+        (shown if stem in SHOWN_CURVES else folded).append(drawn)
+    folded += losses({"loss": record})
+    shown, folded = (shown, folded) if shown else (folded, [])
     return len(epochs), best if best in x else None, began if marks else None, shown, folded
 
 
@@ -89,33 +91,34 @@ def magnitudes(record: Record) -> Iterator[Chart]:
             yield Chart(collection.capitalize(), "step", "mean of absolute values", lines, whole_x=True, note=note)
 
 
-def durations(profile: Profile, modes: Sequence[str] = TRAINING_MODES) -> list[float]:
+def durations(profile: ProfileReader, modes: Sequence[str] = TRAINING_MODES) -> list[float]:
     """Return the seconds of every step in the trace; that of a long training holds every second, fourth ... one."""
-    return [duration for _, duration, mode in profile.steps if mode in modes]
+    return [seconds for mode, found in profile.timed_steps().items() if mode in modes for seconds in found[1].tolist()]
 
 
-def step_times(profile: Profile) -> dict[str, Any]:
+def step_times(profile: ProfileReader) -> dict[str, Any]:
     """Return how many training steps there were, in the trace and in all, and their durations in seconds."""
     found = durations(profile)
     median, p95, longest = np.percentile(found, [50, 95, 100]).tolist() if found else (None, None, None)
-    count = sum(count for mode, (count, _) in profile.step_totals.items() if mode in TRAINING_MODES)
+    count = sum(count for mode, (count, _) in profile.step_totals().items() if mode in TRAINING_MODES)
     seconds = {"median_seconds": median, "p95_seconds": p95, "longest_seconds": longest}
     return {"count": count, "traced": len(found), **seconds}
 
 
-def phases(profile: Profile) -> dict[str, float]:
+def phases(profile: ProfileReader) -> dict[str, float]:
     """Return total seconds by phase, the longest first; the time of steps that no phase covers is `Other`."""
-    steps = sum(seconds for _, seconds in profile.step_totals.values())
-    named = {re.sub(r"[_ ]+|(?<=[a-z])(?=[A-Z])", " ", name).strip().capitalize(): seconds
-             for name, seconds in profile.phases.items() if seconds > 0}  # fmt: skip
-    ordered = dict(sorted(named.items(), key=lambda item: -item[1]))
+    steps = sum(seconds for _, seconds in profile.step_totals().values())
+    ordered = {
+        re.sub(r"[_ ]+|(?<=[a-z])(?=[A-Z])", " ", name).strip().capitalize(): seconds
+        for name, seconds in sorted(profile.phases().items(), key=lambda item: -item[1])
+    }
     shown = dict(itertools.islice(ordered.items(), SHOWN_PHASES))
     rest = sum(ordered.values()) - sum(shown.values()) + max(0.0, steps - sum(ordered.values()))
     small = rest <= 0.001 * (sum(ordered.values()) + steps)
     return shown if small else {**shown, "Other": shown.get("Other", 0.0) + rest}
 
 
-def duration_charts(profile: Profile) -> Iterator[Chart]:
+def duration_charts(profile: ProfileReader) -> Iterator[Chart]:
     """Yield how many training steps took how long, and each step's duration; each mode counts steps of its own."""
     for modes, name in ((TRAINING_MODES, "training"), (("EVAL",), "validation")):
         found = [seconds * 1e3 for seconds in durations(profile, modes)]
@@ -127,13 +130,13 @@ def duration_charts(profile: Profile) -> Iterator[Chart]:
             yield Chart(f"Duration of each {name} step", label, "duration (ms)", [line], whole_x=True)
 
 
-def utilisation(samples: Mapping[str, Mapping[str, Samples]]) -> Iterator[dict[str, Any]]:
+def utilisation(profile: ProfileReader) -> Iterator[dict[str, Any]]:
     """Yield the figures of each quantity over the run, all its devices together; of several nodes for each node."""
     for title, unit, _, curves in MACHINE:
         for label, quantity, _ in (curve for curve in curves if curve[0] not in OF_SEVERAL):
-            by_node: dict[str, list[list[float]]] = {}
-            for device, found in samples.get(quantity, {}).items():
-                by_node.setdefault(device.rpartition("/")[0], []).append(found.values)
+            by_node: dict[str, list[Floats]] = {}
+            for device, (_, values) in profile.samples(quantity).items():
+                by_node.setdefault(device.rpartition("/")[0], []).append(values)
             for node, devices in sorted(by_node.items()):
                 values = np.concatenate(devices)
                 shares = dict(zip(("p50", "p95", "p99"), np.percentile(values, [50, 95, 99]).tolist(), strict=True))
@@ -142,15 +145,16 @@ def utilisation(samples: Mapping[str, Mapping[str, Samples]]) -> Iterator[dict[s
                 yield {**about, "figures": {"mean": float(values.mean()), **shares, "max": float(values.max())}}
 
 
-def machine_charts(samples: Mapping[str, Mapping[str, Samples]]) -> Iterator[Chart]:
+def machine_charts(profile: ProfileReader) -> Iterator[Chart]:
     """Yield each resource over time: the devices' means, in each of equal parts of it, made one."""
-    times = [time for found in samples.values() for device in found.values() for time in device.times] or [0.0]
-    edges = np.linspace(min(times), max(times) + 1e-3, TIME_BINS + 1)
-    unit_seconds, unit_name = next((size, name) for least, size, name in TIME_UNITS if np.ptp(times) >= least)
+    samples = {name: list(profile.samples(name).values()) for *_, curves in MACHINE for _, name, _ in curves}
+    ends = [end for devices in samples.values() for times, _ in devices for end in (times[0], times[-1])] or [0.0]
+    edges = np.linspace(min(ends), max(ends) + 1e-3, TIME_BINS + 1)
+    unit_seconds, unit_name = next((size, name) for least, size, name in TIME_UNITS if np.ptp(ends) >= least)
     for title, unit, limits, curves in MACHINE:
         found: dict[str, tuple[list[float], list[float]]] = {}
         for label, quantity, combine in curves:
-            devices = [(one.times, one.values) for one in samples.get(quantity, {}).values()]
+            devices = samples[quantity]
             if len(devices) > 1 or (devices and label not in OF_SEVERAL):
                 sums = np.array([np.histogram(at, edges, weights=values)[0] for at, values in devices])
                 counts = np.array([np.histogram(at, edges)[0] for at, _ in devices])

@@ -241,7 +241,7 @@ class MaxInitializationTime(_MachineRule):
 
     def verdicts(self, profile: Profile, now: float) -> Iterator[str | None]:
         sampled = [times[0] for times, _ in profile.samples("CPUUtilization").values()]
-        starts = profile.steps()[0].tolist()
+        starts = sorted(start for found in profile.timed_steps().values() for start in found[0].tolist())
         if sampled and (starts or self.semantics == "aws"):
             minutes = ((starts or [now])[0] - min(sampled)) / 60
             found = f"{'The first step began after' if starts else 'No step began in'} {minutes:.3g} minutes"

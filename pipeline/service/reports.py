@@ -25,7 +25,6 @@ from pipeline.service import executions
 from pipeline.service.executions import ENDED, job_of
 from pipeline.service.targets import Target, ask, in_threads, objects, service_errors
 
-MODULE = "watch.report.report"
 HISTORY, VERDICTS = "history.json", "rules/status.json"
 LARGEST_BYTES = 512 << 20  # of all files that are unpacked
 OBJECTS, ARCHIVE, PAGE = "debugger", "output.tar.gz", "report/debugger.html"  # in the output of a job
@@ -73,8 +72,8 @@ def make_report(target: Target, steps: Sequence[Mapping[str, Any]], folder: Path
         if not saved:
             raise NothingSaved("the training saved no debugger files")
         search_file.write_text(json.dumps(search_record(target, search_job(steps))))
-        failure = f"{MODULE} could not write the report"
-        run_job_code(["-m", MODULE], failure, output_dir=output_dir, report_dir=folder, search=search_file)
+        words = ["-m", "watch", "report", str(output_dir)]
+        run_job_code(words, "watch could not write the report", out=folder, search=search_file)
     return folder / HTML_NAME
 
 

@@ -1,5 +1,3 @@
-"""`python -m watch`."""
-
 import sys
 
 from watch.cli import main

@@ -5,27 +5,27 @@ cannot be done as it was asked.
 """
 
 import argparse
-import difflib
 import json
 import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from watch.files import whole_file
 from watch.read.profile import ProfileReader
 from watch.read.records import read_file
 from watch.read.run import mapping, read_json
 from watch.read.source import STATUS, Source, SourceError, find
 
-WIDTH = 80
 SERIES = "rules/series.json"
 FOLLOW_SECONDS = 2.0
 QUIET, FOUND = "NoIssuesFound", "IssuesFound"
-REQUEST_KEYS = ("debugruleconfigurations", "profilerruleconfigurations")  # of CreateTrainingJob, in any spelling
+wrapped = partial(textwrap.wrap, width=80, subsequent_indent="  ", break_on_hyphens=False)
 
 
 class UsageError(ValueError):
@@ -37,28 +37,38 @@ def main(words: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(words)
     np.seterr(all="ignore")  # infinite values and NaN are what rules look for
     try:
-        return int(arguments.command(arguments))
+        if arguments.command == "judge":
+            return judge(arguments)
+        if arguments.command == "run":
+            from watch.collect.observation import run_observed
+
+            return run_observed(arguments.words, arguments.out)
+        print(written(arguments))
+        return 0
+    except OSError as problem:
+        why = problem.strerror or str(problem)
+        print(
+            f"{problem.filename or 'A file'} cannot be written ({why}): name another place by --out.", file=sys.stderr
+        )
     except (UsageError, SourceError) as problem:
         print(problem, file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         return 130
+    return 2
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     top = argparse.ArgumentParser(prog="python -m watch", description="A debugger for trainings.")
-    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    commands = top.add_subparsers(required=True, dest="command", metavar="COMMAND")
 
-    def command(function: Callable[[argparse.Namespace], int], does: str) -> Callable[..., argparse.Action]:
-        made = commands.add_parser(function.__name__, help=does, description=f"{does[0].upper()}{does[1:]}.")
-        made.set_defaults(command=function)
-        return made.add_argument
+    def command(name: str, does: str) -> Callable[..., argparse.Action]:
+        return commands.add_parser(name, help=does, description=f"{does[0].upper()}{does[1:]}.").add_argument
 
-    add = command(run, "run a command with an observer beside it")
+    add = command("run", "run a command with an observer beside it")
     add("--out", type=Path, metavar="DIR", help="the run's folder (watch/<time>)")
     add("words", nargs="+", metavar="-- COMMAND", help="such as: -- python train.py")
-    add = command(judge, "judge what a run has saved: smdebug's tensors, SageMaker's profile")
+    add = command("judge", "judge what a run has saved: smdebug's tensors, SageMaker's profile")
     add("folder", type=Path, help="a run's folder, whoever wrote it; it may still be written")
     add("--profiler", action="store_true", help="judge the machine and the steps' times as well")
     add("--rules", type=Path, metavar="FILE", help="rules of a CreateTrainingJob, JSON or YAML")
@@ -68,63 +78,43 @@ def parser() -> argparse.ArgumentParser:
     add("--follow", action="store_true", help="go on until the run has ended")
     add("--out", type=Path, metavar="DIR", help="where verdicts and report go (watch/judged-<name>)")
     add("--json", action="store_true", help="one JSON document on standard output")
-    add = command(report, "write the report of a run that has been judged")
+    add = command("report", "write the report of a run that has been judged")
     add("folder", type=Path)
     add("--out", type=Path, metavar="DIR", help="where it goes (<folder>/report)")
-    add = command(compare, "show two runs side by side, and how far apart their tensors are")
+    add("--search", type=Path, metavar="FILE", help="the trials of a tuning job, JSON")
+    add = command("compare", "show two runs side by side, and how far apart their tensors are")
     add("folders", nargs=2, type=Path, metavar="FOLDER")
     add("--out", type=Path, metavar="DIR", default=Path("watch"), help="where compare.html goes (watch)")
-    add = command(export, "hand a run's curves and verdicts to TensorBoard or MLflow")
+    add = command("export", "hand a run's curves and verdicts to TensorBoard or MLflow")
     add("folder", type=Path)
     add("--tensorboard", type=Path, metavar="DIR", help="write an event file there")
     add("--mlflow", metavar="URI", help="record a run on this tracking server")
     return top
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Run a command with an observer beside it; its exit status."""
-    from watch.collect.observation import run_observed
+def written(arguments: argparse.Namespace) -> Path | str:
+    """Do what `report`, `compare` and `export` do; return where it is found."""
+    from watch.report import compare, export, report
 
-    return run_observed(arguments.words, arguments.out)
-
-
-def report(arguments: argparse.Namespace) -> int:
-    """Write a run's report."""
-    from watch.report.report import write_report
-
+    if arguments.command == "compare":
+        first, second = arguments.folders
+        return compare.compare(first, second, arguments.out)
+    if arguments.command == "report":
+        search, problem = read_json(arguments.search) if arguments.search else (None, None)
+        if problem:
+            raise UsageError(f"--search {arguments.search} {problem}; give a JSON document of the search's trials.")
+        return report.write_report(arguments.folder, arguments.out, search=search)
     folder = find(arguments.folder).folder
-    print(write_report(folder, arguments.out or folder / "report"))
-    return 0
-
-
-def compare(arguments: argparse.Namespace) -> int:
-    """Write the page of two runs."""
-    from watch.report.compare import compare as write_comparison
-
-    first, second = arguments.folders
-    print(write_comparison(first, second, arguments.out))
-    return 0
-
-
-def export(arguments: argparse.Namespace) -> int:
-    """Write an event file, or record a run in MLflow."""
-    from watch.report.export import to_mlflow, to_tensorboard
-
-    folder = find(arguments.folder).folder
-    if not (arguments.tensorboard or arguments.mlflow):
+    if bool(arguments.tensorboard) == bool(arguments.mlflow):
         raise UsageError("Say where the run goes: --tensorboard DIR or --mlflow URI.")
     if arguments.tensorboard:
-        print(to_tensorboard(folder, arguments.tensorboard))
-    if arguments.mlflow:
-        try:
-            from mlflow.exceptions import MlflowException
-        except ImportError as error:
-            raise UsageError("--mlflow needs the package mlflow: pip install mlflow.") from error
-        try:
-            print(to_mlflow(folder, arguments.mlflow))
-        except MlflowException as error:
-            raise UsageError(f"{arguments.mlflow} took nothing: {str(error).partition('. ')[0]}.") from error
-    return 0
+        return export.to_tensorboard(folder, arguments.tensorboard)
+    try:
+        return export.to_mlflow(folder, arguments.mlflow)
+    except ImportError as error:
+        raise UsageError("--mlflow needs the package mlflow: pip install mlflow.") from error
+    except Exception as error:  # of MLflow, whose exceptions are not imported without it
+        raise UsageError(f"{arguments.mlflow} took nothing: {str(error).partition('. ')[0]}.") from error
 
 
 def judge(arguments: argparse.Namespace) -> int:
@@ -134,20 +124,22 @@ def judge(arguments: argparse.Namespace) -> int:
     source = find(arguments.folder)
     entries, unknown = chosen_rules(arguments, source)
     wanted = [name for name in arguments.fail_on.split(",") if name]
-    for name in wanted:
-        if name not in entries:
-            close = difflib.get_close_matches(name, entries, n=1)
-            hint = f" Did you mean {close[0]}?" if close else f" These judge here: {', '.join(entries)}."
-            raise UsageError(f"--fail-on {name}: no such rule judges this run.{hint}")
+    if strangers := [name for name in wanted if name not in entries]:
+        judging = f"these judge it: {', '.join(entries)}"
+        raise UsageError(f"--fail-on {', '.join(strangers)}: no such rule judges this run; {judging}.")
     out = arguments.out or Path("watch") / f"judged-{source.folder.name}"
+    (out / STATUS).parent.mkdir(parents=True, exist_ok=True)
     document: dict[str, Any] = {}
     for document, series in documents(source, entries, arguments):
-        write(out / STATUS, document)
-        write(out / SERIES, series)
+        for name, content in ((STATUS, document), (SERIES, series)):
+            with whole_file(out / name) as file:
+                json.dump(content, file)
         page = write_report(source.folder, out / "report", verdicts=out)
     document |= {"folder": str(arguments.folder), "unknown_rules": unknown, "report": str(page)}
     failed = [rule["name"] for rule in document["rules"] if rule["name"] in wanted and rule["status"] == FOUND]
-    print(json.dumps(document, indent=1) if arguments.json else "\n".join(shown(document, source, arguments)))
+    has_more = bool(source.profile and source.tensors and not arguments.profiler and not arguments.rules)
+    lines = [json.dumps(document, indent=1)] if arguments.json else shown(document, has_more)
+    print(*lines, sep="\n")
     return 1 if failed else 0
 
 
@@ -162,9 +154,8 @@ def documents(
         status, series = (mapping(read_json(source.folder / name)[0]) for name in (STATUS, SERIES))
         yield {"rules": [], "diagnosis": [], "observer": {"state": "", "detail": None}} | status, series
         return
-    profile = ProfileReader(source.profile) if source.profile else None
+    profile, told = ProfileReader(source.profile) if source.profile else None, dict[str, str]()
     judges, curves = Judges(entries, source.tensors, profile, rules_folder=arguments.rules_folder), Series()
-    told: dict[str, str] = {}
     while True:
         live = not source.finished and (arguments.follow or source.is_live())
         now = time.time()
@@ -174,8 +165,8 @@ def documents(
         judges.look(time.time() if live else now, last=not live)
         if not live:
             judges.conclude(now)
-        unread = [f"Rules did not see every tensor: {sentence}." for sentence in judges.unreadable[:1]]
-        document = judges.document("running" if live else "finished", " ".join(unread) or None)
+        detail = next((f"Rules did not see every tensor: {sentence}." for sentence in judges.unreadable), None)
+        document = judges.document("running" if live else "finished", detail)
         for rule in document["rules"] if arguments.follow and not arguments.json else ():
             if told.setdefault(rule["name"], "InProgress") != rule["status"]:
                 told[rule["name"]] = rule["status"]
@@ -190,24 +181,23 @@ def chosen_rules(arguments: argparse.Namespace, source: Source) -> tuple[dict[st
     """Return the entries of the rules that are to judge, and the names of those asked for that there are not."""
     from watch.rules.registry import check, default_entries, from_request, load
 
-    unknown: list[str] = []
+    own, with_machine = arguments.rules_folder, arguments.profiler or not source.tensors
     if arguments.rules:
         entries, unknown = from_request(configurations(arguments.rules))
         if not entries and not unknown:
             raise UsageError(f"{arguments.rules} holds no DebugRuleConfigurations or ProfilerRuleConfigurations.")
     else:
-        kinds = {"tensor"} | ({"profiler"} if arguments.profiler or not source.tensors else set())
-        loaded = {name: load(name, arguments.rules_folder) for name in default_entries(arguments.rules_folder)}
-        entries = {name: {} for name, rule in loaded.items() if getattr(rule, "kind", "tensor") in kinds}
+        kinds = {name: getattr(load(name, own), "kind", "tensor") for name in default_entries(own)}
+        entries, unknown = {name: {} for name, kind in kinds.items() if with_machine or kind == "tensor"}, []
     if arguments.semantics:
         entries = {name: {**entry, "semantics": arguments.semantics} for name, entry in entries.items()}
-    if wrong := check(entries, arguments.rules_folder):
+    if wrong := check(entries, own):
         raise UsageError(f"{arguments.rules}: {' '.join(wrong)}")
     return entries, unknown
 
 
 def configurations(path: Path) -> list[dict[str, Any]]:
-    """Return the rule configurations of a file: a request, a definition, a list; in the API's or an SDK's spelling."""
+    """Return the rule configurations wherever they are in a file, as the API spells them or an SDK's objects."""
     try:
         content = read_file(path)
     except OSError as error:
@@ -215,14 +205,21 @@ def configurations(path: Path) -> list[dict[str, Any]]:
     try:
         document = json.loads(content)
     except (ValueError, RecursionError):
-        document = yaml_document(path, content)
-    if isinstance(document, list):
-        document = {REQUEST_KEYS[0]: document}
-    return [spelled(item) for item in found_configurations(document)]
+        document = from_yaml(path, content)
+    found: list[dict[str, Any]] = []
+
+    def take(item: dict[str, Any]) -> dict[str, Any]:
+        members = {name.replace("_", "").lower(): value for name, value in item.items()}
+        if "ruleconfigurationname" in members or "ruleparameters" in members:  # the SDK's objects have a name
+            name = members.get("ruleconfigurationname") or members.get("name")
+            found.append({"RuleConfigurationName": name, "RuleParameters": members.get("ruleparameters") or {}})
+        return item
+
+    json.loads(json.dumps(document, default=str, skipkeys=True), object_hook=take)
+    return found
 
 
-def yaml_document(path: Path, content: bytes) -> Any:
-    """Return what a YAML file holds."""
+def from_yaml(path: Path, content: bytes) -> Any:
     try:
         import yaml
     except ImportError as error:
@@ -233,36 +230,13 @@ def yaml_document(path: Path, content: bytes) -> Any:
         raise UsageError(f"{path} is neither JSON nor YAML.") from error
 
 
-def found_configurations(document: Any) -> Iterator[Mapping[str, Any]]:
-    """Yield the configurations wherever they are in a document, as in the steps of a pipeline's definition."""
-    if isinstance(document, list):
-        for item in document:
-            yield from found_configurations(item)
-    for key, value in document.items() if isinstance(document, dict) else ():
-        if plain(key) in REQUEST_KEYS and isinstance(value, list):
-            yield from (item for item in value if isinstance(item, dict))
-        else:
-            yield from found_configurations(value)
-
-
-def spelled(item: Mapping[str, Any]) -> dict[str, Any]:
-    """Return one configuration as the API spells it; the SDK's objects have a name and rule_parameters."""
-    members = {plain(key): value for key, value in item.items()}
-    name = members.get("ruleconfigurationname") or members.get("name")
-    return {"RuleConfigurationName": name, "RuleParameters": members.get("ruleparameters") or {}}
-
-
-def plain(key: Any) -> str:
-    return str(key).replace("_", "").lower()
-
-
-def shown(document: Mapping[str, Any], source: Source, arguments: argparse.Namespace) -> Iterator[str]:
+def shown(document: Mapping[str, Any], has_more: bool) -> Iterator[str]:
     """Yield what is printed: the diagnosis, what was found, what was not, what could not be judged."""
     for entry in document["diagnosis"]:
-        yield from wrapped(f"{entry['sentence']} {entry['advice']}", f"{entry['severity'].upper()}: ")
+        yield from wrapped(f"{entry['severity'].upper()}: {entry['sentence']} {entry['advice']}")
     found = [rule for rule in document["rules"] if rule["status"] == FOUND]
     sound = [rule for rule in document["rules"] if rule["status"] == QUIET and not rule["note"]]
-    rest = [rule for rule in document["rules"] if rule not in found and rule not in sound]
+    rest = [rule["name"] for rule in document["rules"] if rule not in found and rule not in sound]
     if document["diagnosis"] and found:
         yield ""
     for rule in found:
@@ -273,32 +247,12 @@ def shown(document: Mapping[str, Any], source: Source, arguments: argparse.Names
     if not found:
         yield "No rule has found anything."
     judged = f"{len(sound)} rule{'s are' if len(sound) != 1 else ' is'} sound"
-    names = f", {len(rest)} could not be judged: {', '.join(rule['name'] for rule in rest)}" if rest else ""
-    yield from wrapped(f"{judged}{names}.")
+    yield from wrapped(f"{judged}{f', {len(rest)} could not be judged: ' if rest else ''}{', '.join(rest)}.")
     if document["unknown_rules"]:
         yield from wrapped(f"Rules that there are not here: {', '.join(document['unknown_rules'])}.")
-    if document["observer"]["detail"]:
-        yield from wrapped(document["observer"]["detail"])
+    yield from wrapped(document["observer"]["detail"] or "")
     if document["observer"]["state"] == "running":
         yield "The run goes on: this is as of now (--follow waits for its end)."
-    if source.profile and source.tensors and not arguments.profiler and not arguments.rules:
+    if has_more:
         yield "There is a profile as well: --profiler judges it."
-    if document["report"]:
-        yield f"Report  {document['report']}"
-
-
-def wrapped(text: str, beginning: str = "") -> list[str]:
-    """Return a paragraph's lines."""
-    return textwrap.wrap(f"{beginning}{' '.join(text.split())}", WIDTH, subsequent_indent="  ", break_on_hyphens=False)
-
-
-def write(path: Path, document: Mapping[str, Any]) -> None:
-    """Write a file of JSON as a whole."""
-    from watch.files import whole_file
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as file:
-            json.dump(document, file)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written ({error.strerror}): name another place by --out.") from error
+    yield f"Report  {document['report']}"

@@ -234,16 +234,16 @@ def test_the_command_writes_both_files_quickly_and_a_mistake_is_a_sentence(tmp_p
     made.write_output(tmp_path / "output")
 
     def run(*words: str) -> tuple[int, str, str]:
-        command = [sys.executable, "-X", "importtime", "-m", "watch.report.report", "--report-dir", "report", *words]
+        command = [sys.executable, "-X", "importtime", "-m", "watch", "report", *words]
         environment = {**os.environ, "PYTHONPATH": str(STEPS)}
         done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
         return done.returncode, done.stdout, done.stderr
 
-    code, out, imported = run("--output-dir", "output")
+    code, out, imported = run("output", "--out", "report")
     assert (code, out) == (0, "report/debugger.html\n")
     assert not re.search(r"\b(torch|smdebug|PIL)$", imported, re.MULTILINE)
-    assert "--output-dir none is no directory" in run("--output-dir", "none")[2]
-    assert "--search none.json is missing" in run("--output-dir", ".", "--search", "none.json")[2]
+    assert "none is not there" in run("none")[2]
+    assert "--search none.json is missing" in run("output", "--search", "none.json")[2]
     started = time.process_time()
     write_report(tmp_path / "output", tmp_path / "report")
     assert time.process_time() - started < 0.6  # 0.1 where nothing else runs: it is written every ten seconds

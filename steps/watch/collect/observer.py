@@ -232,13 +232,7 @@ class Series:
 
 def write_page(folder: Path) -> "subprocess.Popen[bytes]":
     """Begin a process that writes the report from what is there; what it says goes to standard error."""
-    command = [
-        *module_command("watch.report.report"),
-        "--output-dir",
-        str(folder),
-        "--report-dir",
-        str(folder / "report"),
-    ]
+    command = [*module_command("watch.__main__"), "report", str(folder), "--out", str(folder / "report")]
     return subprocess.Popen(command, env=module_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
 

@@ -33,6 +33,7 @@ Entry = dict[str, Any]
 class Record:
     """Everything that is known about a training; what there is none of is empty."""
 
+    folder: Path
     history: Entry  # history.json as it is
     observer: Entry
     rules: list[Entry]  # as in rules/status.json, with the members of RULE and FIRING; fired ones first
@@ -60,10 +61,12 @@ class Record:
 
 
 def read_record(folder: Path, verdicts: Path | None = None) -> Record:
-    """Read what is there; `verdicts` is the folder with rules/, where it is not the run's."""
+    """Read what is there; `verdicts` is the folder with rules/, where it is not the run's. SourceError: no folder."""
     try:
         source = find(folder)
     except SourceError:
+        if not folder.is_dir():
+            raise
         source = Source(folder, None, None)
     missing: list[str] = []
     profile_dir = source.profile or source.folder / "profile"
@@ -74,6 +77,7 @@ def read_record(folder: Path, verdicts: Path | None = None) -> Record:
     profile.refresh()
     rules, panels = map(_rule, items(status.get("rules"))), sorted((source.folder / "panels").glob("*"))
     return Record(
+        folder=source.folder,
         history=history,
         observer=observer,
         rules=sorted(rules, key=lambda rule: [*STATUSES, rule["status"]].index(rule["status"])),

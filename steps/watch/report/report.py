@@ -1,22 +1,18 @@
 """debugger.html and debugger.json: what is wrong with a training, how it went, and what the machine did meanwhile.
 
-    python -m watch.report.report --output-dir /opt/ml/output/data --report-dir report [--search search.json]
-
 Beside a running training it is written again and again, and the page loads itself anew. It is made of files alone, and
 each of them may be missing or damaged: the report then says so.
 """
 
-import argparse
 import json
 import os
-import sys
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from watch.files import whole_file
-from watch.read.run import Entry, Record, items, mapping, number, read_json, read_record, series_of, text
+from watch.read.run import Entry, Record, items, mapping, number, read_record, series_of, text
 from watch.report import sections
 from watch.report.charts import Chart, Line, chart
 from watch.report.page import duration_text, render
@@ -25,29 +21,18 @@ COLOURS = {"fatal": "bad", "problem": "warn", "hint": "hint"}  # of the headline
 SHOWN_SERIES = 8
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output-dir", required=True, type=Path, metavar="DIR", help="the training job's output data")
-    parser.add_argument("--report-dir", required=True, type=Path, metavar="DIR", help="where the report goes")
-    parser.add_argument("--search", type=Path, metavar="FILE", help="the tuning job's trials (JSON)")
-    given = parser.parse_args()
-    search, problem = read_json(given.search) if given.search else (None, None)
-    if not given.output_dir.is_dir():
-        sys.exit(f"--output-dir {given.output_dir} is no directory; give the one that the training job wrote.")
-    if problem:
-        sys.exit(f"--search {given.search} {problem}; give a JSON document of the search's trials.")
-    print(write_report(given.output_dir, given.report_dir, search=search))
-
-
-def write_report(folder: Path, report_dir: Path, *, search: Any = None, verdicts: Path | None = None) -> Path:
+def write_report(
+    folder: Path, report_dir: Path | None = None, *, search: Any = None, verdicts: Path | None = None
+) -> Path:
     """Read what a training has left so far, write both files, return the page's path. OSError: there is no room.
 
-    `verdicts` is the folder with rules/, where it is not `folder`.
+    `verdicts` is the folder with rules/, where it is not the run's. SourceError where there is no folder.
     """
     record = read_record(folder, verdicts)
+    report_dir = report_dir or record.folder / "report"
     report_dir.mkdir(parents=True, exist_ok=True)
-    trace = folder / "profile/torch/trace.json.gz"
-    beside = trace.is_file() and folder.resolve() in (report_dir.resolve(), report_dir.resolve().parent)
+    trace = record.folder / "profile/torch/trace.json.gz"
+    beside = trace.is_file() and record.folder.resolve() in (report_dir.resolve(), report_dir.resolve().parent)
     page = render(
         "watch/report/report.html",
         record=record,
@@ -169,7 +154,3 @@ def document_of(record: Record, search: Any) -> dict[str, Any]:
         "profile": {"phases_seconds": sections.phases(record.profile), "steps": steps, "utilisation": utilisation},
         "search": search or None,
     }
-
-
-if __name__ == "__main__":
-    main()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from own_account import BUCKET, IMAGE, ROLE
-from small_training import SmallTraining
+from small_training import trained
 
 from pipeline.service import debug
 
@@ -18,11 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # smdebug
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tensors of a training that diverged."""
-    folder = tmp_path_factory.mktemp("run") / "tensors"
-    training = SmallTraining(folder, lr=1e30)
-    training.epochs(2)
-    training.close()
-    return folder
+    return trained(tmp_path_factory.mktemp("run") / "tensors", epochs=2)
 
 
 @pytest.fixture

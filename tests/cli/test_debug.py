@@ -4,22 +4,15 @@ import json
 from pathlib import Path
 
 import pytest
-from small_training import SmallTraining
+from small_training import trained
 
 from tests.local.samples import definition
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # smdebug's protobuf code is of 2020
 
 
-def train(folder: Path, *, lr: float = 1e30) -> None:
-    """Have smdebug save a training, which diverges unless the rate is lower."""
-    training = SmallTraining(folder, lr=lr)
-    training.epochs(2)
-    training.close()
-
-
 def test_a_folder_is_judged_and_its_verdicts_kept(cli):
-    train(Path("run/debug-output"))
+    trained(Path("run/debug-output"))
     said = cli("debug", "run")
     assert (said.status, said.error) == (0, "")
     assert "LossNotFinite" in said.out
@@ -30,19 +23,15 @@ def test_a_folder_is_judged_and_its_verdicts_kept(cli):
     assert Path("kept/rules/status.json").is_file()
 
 
-def test_what_is_in_the_local_s3_is_read_where_it_lies(cli):
-    train(Path("home/s3/bucket/jobs/mine/debug-output"))
-    assert "LossNotFinite" in cli("debug", "s3://bucket/jobs/mine").out
-
-
 def test_a_training_job_is_named(cli, files):
     """Its script leaves what smdebug has written before."""
-    train(Path("home/s3/bucket/saved"))
+    trained(Path("home/s3/bucket/saved"))
     code = "shutil.copytree('/opt/ml/input/data/saved', '/opt/ml/output/tensors', dirs_exist_ok=True)"
     files(job_json=definition(training_step(f"import shutil; {code}")))
     assert cli("run", "--definition", "job.json").status == 0
     [job] = [path.name for path in Path("home/jobs").iterdir()]
-    assert "LossNotFinite" in cli("debug", job).out
+    for named in (job, "s3://bucket/saved"):
+        assert "LossNotFinite" in cli("debug", named).out
 
 
 def training_step(code: str) -> dict[str, object]:

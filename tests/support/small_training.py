@@ -45,3 +45,11 @@ class SmallTraining:
 
     def close(self) -> None:
         self.debugger.close()
+
+
+def trained(tensors_dir: Path, *, epochs: int = 3, lr: float = 1e30) -> Path:
+    """Save a whole training, which diverges unless the rate is lower; return its folder."""
+    training = SmallTraining(tensors_dir, lr=lr)
+    training.epochs(epochs)
+    training.close()
+    return tensors_dir

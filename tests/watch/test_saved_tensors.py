@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_training import STEPS_PER_EPOCH, SmallTraining
+from small_training import STEPS_PER_EPOCH, trained
 
 from watch.read.records import decode, encode
 from watch.read.run import read_record
@@ -27,19 +27,7 @@ ONE = f"{INDEX}/000000000001_worker_0.json"
 
 @pytest.fixture(scope="module")
 def tensors_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("run") / "tensors"
-    training = SmallTraining(directory)
-    training.epochs(EPOCHS)
-    training.close()
-    return directory
-
-
-@pytest.fixture(scope="module")
-def trial(tensors_dir: Path) -> Any:
-    """smdebug's own view."""
-    from smdebug.trials import create_trial
-
-    return create_trial(str(tensors_dir))
+    return trained(tmp_path_factory.mktemp("run") / "tensors", epochs=EPOCHS, lr=0.05)
 
 
 @pytest.fixture
@@ -52,8 +40,10 @@ def steps_of(saved: SavedTensors, *, last: bool = False) -> list[int]:
     return [step.global_step for step in saved.new_steps(last=last)]
 
 
-def test_every_tensor_of_every_step_is_read_as_smdebug_reads_it(tensors_dir: Path, trial: Any) -> None:
-    saved, compared = SavedTensors(tensors_dir), 0
+def test_every_tensor_of_every_step_is_read_as_smdebug_reads_it(tensors_dir: Path) -> None:
+    from smdebug.trials import create_trial
+
+    trial, saved, compared = create_trial(str(tensors_dir)), SavedTensors(tensors_dir), 0
     for step in saved.new_steps():
         mode, mode_step = trial.mode_modestep(step.global_step)
         assert (mode.name, mode_step) == (step.mode.name, step.step)

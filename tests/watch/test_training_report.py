@@ -46,8 +46,7 @@ class Page(HTMLParser):
             self.open.append((tag, found.get("id", "")))
 
     def handle_endtag(self, tag: str) -> None:
-        if tag not in ("path", "rect"):
-            assert self.open.pop()[0] == tag
+        assert tag in ("path", "rect") or self.open.pop()[0] == tag
 
     def handle_data(self, data: str) -> None:
         if self.open and self.open[-1][0] not in ("style", "script"):
@@ -63,10 +62,9 @@ def write(tmp_path: Path) -> Write:
     """Writes an output directory by `training_output`, and its report."""
 
     def report(*, search: Any = None, **changes: Any) -> Page:
-        output_dir = made.write_output(tmp_path / "output", **changes)
         (tmp_path / "search.json").write_text(json.dumps(search))
         trials, _ = read_json(tmp_path / "search.json")
-        return Page(write_report(output_dir, tmp_path / "output/report", search=trials))
+        return Page(write_report(made.write_output(tmp_path / "output", **changes), search=trials))
 
     return report
 
@@ -185,6 +183,9 @@ def test_missing_and_damaged_files_and_losses_that_are_no_numbers_are_said(write
     assert "The training failed Failed." in page.text()
     assert page.source.count('<circle class="dot lost"') == 4
     assert page.text("learning").count("fine-tuning begins") == 3  # loss, accuracy and learning rate
+    page = write(history=made.history(epochs=[made.epoch(n, validation_f1=0.5) for n in (1, 2, 3)]))
+    shown, _, folded = page.text("learning").partition("Loss by step")
+    assert ("F1" in shown, "F1" in folded) == (False, True)
 
 
 EVIL = "</section></script><script>alert('x')</script>\ud800\" onload='x'"

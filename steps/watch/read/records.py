@@ -10,7 +10,6 @@ import os
 import stat
 import struct
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,26 +82,25 @@ def encode(name: str, value: npt.NDArray[Any], *, step: int, mode: int, mode_ste
     told = (("mode_step", mode_step), ("mode", mode))
     metadata = b"".join(_field(1, _field(1, word.encode()) + _field(2, str(n).encode())) for word, n in told)
     summary = _field(1, _field(1, name.encode()) + _field(9, metadata) + _field(8, tensor))
-    message = b"\x09" + struct.pack("<d", time.time()) + _field(2, step) + _field(5, summary)
-    return _framed(message, FOOTER_TEXT)
+    return _event(_field(2, step) + _field(5, summary), FOOTER_TEXT)
 
 
 def version_record() -> bytes:
     """Return the record with which TensorBoard wants an event file to begin."""
-    message = b"\x09" + struct.pack("<d", time.time()) + _field(3, b"brain.Event:2")
-    return _framed(message, message)
+    return _event(_field(3, b"brain.Event:2"))
 
 
 def encode_scalar(name: str, value: float, *, step: int) -> bytes:
     """Return the record of a scalar as TensorBoard reads it: simple_value, and the message's own checksum."""
     summary = _field(1, _field(1, name.encode(errors="replace")) + b"\x15" + struct.pack("<f", value))
-    message = b"\x09" + struct.pack("<d", time.time()) + _field(2, step) + _field(5, summary)
-    return _framed(message, message)
+    return _event(_field(2, step) + _field(5, summary))
 
 
-def _framed(message: bytes, footer: bytes) -> bytes:
+def _event(content: bytes, footer: bytes | None = None) -> bytes:
+    """The record of a message at this time; without a footer's text, its footer is its own checksum."""
+    message = b"\x09" + struct.pack("<d", time.time()) + content
     length = struct.pack("<Q", len(message))
-    return length + _checksum(length) + message + _checksum(footer)
+    return length + _checksum(length) + message + _checksum(footer or message)
 
 
 def _field(number: int, value: int | bytes) -> bytes:
@@ -134,26 +132,20 @@ def _checksum(data: bytes) -> bytes:
 def _members(message: memoryview) -> dict[tuple[int, int], list[Any]]:
     """Return the values of a message by field number and wire type."""
     found: dict[tuple[int, int], list[Any]] = {}
-    for number, kind, value in _fields(message):
-        found.setdefault((number, kind), []).append(value)
-    return found
-
-
-def _fields(message: memoryview) -> Iterator[tuple[int, int, Any]]:
-    position = 0
+    position: int = 0
+    value: Any
     while position < len(message):
         key, position = _varint(message, position)
         kind = key & 7
-        value: Any
-        if kind == VARINT:
+        if kind in (VARINT, BYTES):
             value, position = _varint(message, position)
-        else:
-            size, position = _varint(message, position) if kind == BYTES else (FIXED_SIZES[kind], position)
-            value = message[position : position + size]
-            if len(value) != size:
+        if kind != VARINT:
+            size = value if kind == BYTES else FIXED_SIZES[kind]
+            value, position = message[position : position + size], position + size
+            if position > len(message):
                 raise RecordError("a field is cut short")
-            position += size
-        yield key >> 3, kind, value
+        found.setdefault((key >> 3, kind), []).append(value)
+    return found
 
 
 def _varint(message: memoryview, position: int) -> tuple[int, int]:

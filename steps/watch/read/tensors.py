@@ -69,8 +69,7 @@ class SavedStep:
     time: float  # epoch seconds of its saving
     event_file: Path
     places: dict[str, tuple[int, int]]  # saved name -> offset and length in the event file, bytes
-    values: dict[str, npt.NDArray[Any]] = field(default_factory=dict)  # decoded, while the step is the newest
-    numbers: dict[str, float] = field(default_factory=dict)  # reductions, while the step is the newest
+    cache: dict[str, Any] = field(default_factory=dict)  # arrays and reductions, while the step is the newest
 
     @functools.cached_property
     def names(self) -> tuple[str, ...]:
@@ -89,11 +88,7 @@ def workers(folder: Path) -> list[str]:
 
 
 class SavedTensors:
-    """The tensors of one worker. `new_steps` yields what was saved since; the newest steps answer as smdebug's trial.
-
-    Args:
-        directory: Where smdebug writes; need not exist yet.
-    """
+    """The tensors of one worker, whose directory need not exist yet; the newest steps answer as smdebug's trial."""
 
     def __init__(self, directory: Path, worker: str = "worker_0") -> None:
         self.directory, self.worker = directory, worker
@@ -131,12 +126,13 @@ class SavedTensors:
 
         Only those in a collection of the hook's, or those with a match of a pattern, or of one of several, in them.
         """
-        names = self._names(mode, self.steps(mode) if step is None else [step])
+        found = {self._kept[key].names for key in self._kept if key[0] == mode.name and step in (None, key[1])}
+        names = found.pop() if len(found) == 1 else tuple(sorted({name for names in found for name in names}))
         if collection is not None:
-            return list(_matching(names, self._collection_patterns().get(collection, ())))
-        if regex is not None:
-            return list(_matching(names, (regex,) if isinstance(regex, str) else tuple(regex)))
-        return list(names)
+            regex = self._collection_patterns().get(collection, ())
+        if regex is None:
+            return list(names)
+        return list(_matching(names, (regex,) if isinstance(regex, str) else tuple(regex)))
 
     def written_names(self, *, step: int, mode: Any) -> list[str]:
         """Return the names of what was saved at a step as they were written: weights in the order of the network."""
@@ -152,15 +148,15 @@ class SavedTensors:
         saved = self._kept.get((mode.name, step))
         if saved is None or name not in saved.places:
             raise TensorUnavailable(f"{name} was not saved at step {step} of mode {mode.name}")
-        if name in saved.values:
-            return saved.values[name]
+        if name in saved.cache:
+            return np.asarray(saved.cache[name])
         try:
             value = decode(read_file(saved.event_file, saved.places[name]))
         except (OSError, RecordError) as error:
             self._report(saved.event_file, error)
             raise TensorUnavailable(f"{name} of step {step} cannot be read: {error}") from error
         if saved is self._newest:
-            saved.values[name] = value
+            saved.cache[name] = value
         return value
 
     def reduce(self, name: str, mode: Any, step: int, reduction: tuple[str, bool]) -> float:
@@ -168,8 +164,8 @@ class SavedTensors:
         reduction_name, absolute = reduction
         reduced = f"smdebug/reductions/{'abs_' if absolute else ''}{reduction_name}/{name}"
         saved = self._kept.get((mode.name, step))
-        if saved and reduced in saved.numbers:
-            return saved.numbers[reduced]
+        if saved and isinstance(saved.cache.get(reduced), float):
+            return float(saved.cache[reduced])
         is_saved = bool(saved and reduced in saved.places)
         value = self.read(reduced if is_saved else name, mode, step)
         if not value.size:
@@ -177,12 +173,8 @@ class SavedTensors:
         reduce = np.ravel if is_saved else REDUCTIONS[reduction_name]
         number = float(np.ravel(reduce(np.abs(value) if absolute else value))[0])
         if saved is self._newest and saved:
-            saved.numbers[reduced] = number
+            saved.cache[reduced] = number
         return number
-
-    def _names(self, mode: Any, steps: list[int]) -> tuple[str, ...]:
-        found = [saved.names for step in steps if (saved := self._kept.get((mode.name, step)))]
-        return found[0] if len(found) == 1 else tuple(sorted({name for names in found for name in names}))
 
     def _new_index_files(self) -> Iterator[tuple[Path, int]]:
         """Index files of later steps than the last one read, and their global steps."""
@@ -196,7 +188,7 @@ class SavedTensors:
 
     def _keep(self, saved: SavedStep) -> None:
         if self._newest is not None:
-            self._newest.values, self._newest.numbers = {}, {}
+            self._newest.cache = {}
         self._newest = self._kept[saved.mode.name, saved.step] = saved
         if len(self._kept) > KEPT_STEPS:
             del self._kept[next(iter(self._kept))]

@@ -44,19 +44,9 @@ class Source:
 
     def is_live(self) -> bool:
         """Whether there is no end marker, and something was written in the last QUIET_SECONDS."""
-        if self.finished:
-            return False
-        newest = [folder / names[-1] for folder in self._growing() if (names := listed(folder))]
-        times = [path.stat().st_mtime for path in newest if path.exists()]
-        return bool(times) and time.time() - max(times) < QUIET_SECONDS
-
-    def _growing(self) -> Iterator[Path]:
-        """The newest folders that a run writes into."""
-        places = (self.tensors and self.tensors / "index", self.profile and self.profile / "system" / "incremental")
-        for place in filter(None, places):
-            names = listed(place)
-            yield place / names[-1] if names else place
-            yield place
+        places = (self.tensors and self.tensors / "index", self.profile and self.profile / "system/incremental")
+        oldest = time.time() - QUIET_SECONDS
+        return not self.finished and any(_written(place) > oldest for place in filter(None, places))
 
 
 def find(folder: Path) -> Source:
@@ -87,12 +77,21 @@ def find(folder: Path) -> Source:
     raise SourceError(f"{folder} holds no run: there are {wanted} in it.")
 
 
+def _written(place: Path) -> float:
+    """When the newest of what a folder holds, by its name, was written (epoch seconds); 0 where there is no folder."""
+    while names := listed(place):
+        place = place / names[-1]
+    return place.stat().st_mtime if place.exists() else 0.0
+
+
 def _run_at(folder: Path) -> Source | None:
     """The run whose folder this is."""
-    found: dict[str, Path | None] = {}
-    for kind, (places, inner) in PLACES.items():
-        holders = (folder / place for place in places if any((folder / place / name).is_dir() for name in inner))
-        found[kind] = next(holders, None)
+    found = {
+        kind: next(
+            (folder / place for place in places if any((folder / place / name).is_dir() for name in inner)), None
+        )
+        for kind, (places, inner) in PLACES.items()
+    }
     if not any(found.values()) and not any((folder / name).is_file() for name in (STATUS, HISTORY)):
         return None
     data = folder / "output" / "data"  # of /opt/ml: what becomes output.tar.gz
@@ -111,13 +110,9 @@ def _levels(start: Path) -> Iterator[list[Path]]:
     level, seen = [start], {start}
     for _ in range(DEEPEST):
         yield level
-        below = []
-        for place in level:
-            for name in listed(place):
-                child = place / name
-                if name[0] == "." or name in INSIDE or len(seen) >= MOST_FOLDERS or not child.is_dir():
-                    continue
-                if (real := child.resolve()) not in seen:
-                    below.append(child)
-                    seen.add(real)
-        level = below
+        names = [place / name for place in level for name in listed(place) if name[0] != "." and name not in INSIDE]
+        level = []
+        for child in names:
+            if len(seen) < MOST_FOLDERS and child.is_dir() and (real := child.resolve()) not in seen:
+                level.append(child)
+                seen.add(real)

@@ -81,11 +81,6 @@ class Axis:
     log: bool
     length: float
 
-    @property
-    def ends(self) -> tuple[float, float]:
-        """Return the values at both ends."""
-        return (10**self.low, 10**self.high) if self.log else (self.low, self.high)
-
     def place(self, value: float) -> float:
         """Return the px from the axis's beginning; what lies beyond an end is drawn there."""
         at = min(max(value, -LARGEST), LARGEST)
@@ -113,7 +108,7 @@ def chart(wanted: Chart) -> Markup:
     names = told_apart([line.name for line in wanted.lines], LONGEST_TEXT)
     macros = environment().get_template("watch/report/macros.html").module
     place = geometry(wanted, known) if known else None
-    marks = list(marks_of(wanted, place["x_axis"].ends, place["y_axis"].ends)) if place else []
+    marks = list(marks_of(wanted, place["x_axis"], place["y_axis"])) if place else []
     return Markup(macros.chart_figure(wanted, names, place, marks))  # type: ignore[attr-defined]
 
 
@@ -145,7 +140,7 @@ def axis(ends: tuple[float, float], log: bool, length: float, *, fixed: Sequence
     return Axis(low if ends[0] in fixed else low - room, high if fixed_high else high + room, log, length)
 
 
-def marks_of(wanted: Chart, x_ends: Sequence[float], y_ends: Sequence[float]) -> Iterator[Mark]:
+def marks_of(wanted: Chart, x_axis: Axis, y_axis: Axis) -> Iterator[Mark]:
     """Yield what is drawn of each line, then what is drawn over the lines."""
     for number, line in enumerate(wanted.lines):
         colour, points = f"c{number % COLOURS}", list(zip(line.x, line.y, strict=False))
@@ -161,8 +156,11 @@ def marks_of(wanted: Chart, x_ends: Sequence[float], y_ends: Sequence[float]) ->
                 yield Mark(f"dot {colour}", [point], "", 3)
             elif point[1] is None:
                 yield Mark("dot lost", [point], "", 3)
-    yield from (Mark("threshold", [(x, y) for x in x_ends]) for y in wanted.thresholds.values())
-    yield from (Mark("mark", [(x, y) for y in y_ends]) for x in wanted.marks.values())
+    (left, right), (low, high) = (
+        (10**axis.low, 10**axis.high) if axis.log else (axis.low, axis.high) for axis in (x_axis, y_axis)
+    )
+    yield from (Mark("threshold", [(left, y), (right, y)]) for y in wanted.thresholds.values())
+    yield from (Mark("mark", [(x, low), (x, high)]) for x in wanted.marks.values())
     if wanted.best:
         yield Mark("dot best", [wanted.best[:2]], "", 6.5)
 

@@ -1,6 +1,7 @@
 """A run's curves and verdicts for other tools: TensorBoard and MLflow."""
 
 import math
+import re
 import tempfile
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from watch.read.records import encode_scalar, version_record
 from watch.read.run import Record, items, mapping, number, read_record, series_of
 from watch.report.report import headline, write_report
 
+UNTAKEN = re.compile(r"[^\w\-. /]")  # characters of a name that MLflow does not take
 VERDICTS = {"NoIssuesFound": 0.0, "IssuesFound": 1.0}  # any other is -1
 
 
@@ -34,11 +36,11 @@ def to_mlflow(folder: Path, uri: str) -> str:
     found = client.get_experiment_by_name("watch")
     run = client.create_run(found.experiment_id if found else client.create_experiment("watch")).info.run_id
     now = int(1000 * time.time())
-    values = [mlflow.entities.Metric(plain(name), value, now, step) for name, step, value in scalars(record)]
+    values = [mlflow.entities.Metric(UNTAKEN.sub("_", name), value, now, step) for name, step, value in scalars(record)]
     for start in range(0, len(values), 1000):  # MLflow's REST API takes no more at once
         client.log_batch(run, metrics=values[start : start + 1000])
     for name, fact in head["facts"].items():
-        client.log_param(run, plain(name), fact[:500])
+        client.log_param(run, UNTAKEN.sub("_", name), fact[:500])
     for name, value in (("outcome", head["ended"]), ("diagnosis", head["title"])):
         client.set_tag(run, name, value)
     with tempfile.TemporaryDirectory() as scratch:
@@ -60,8 +62,3 @@ def scalars(record: Record) -> Iterator[tuple[str, int, float]]:
                 yield f"epoch/{name}", int(number(epoch.get("epoch")) or place), known
     for rule in record.rules:
         yield f"rule/{rule['name']}", 0, VERDICTS.get(rule["status"], -1.0)
-
-
-def plain(name: str) -> str:
-    """Return a name without what MLflow does not take."""
-    return "".join(letter if letter.isalnum() or letter in "_-. /" else "_" for letter in name)

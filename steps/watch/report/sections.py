@@ -1,7 +1,6 @@
 """The sections below the verdicts: curves, where the time goes, the machine, operators, own panels, the search."""
 
 import base64
-import contextlib
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -250,6 +249,7 @@ def rounded(value: str) -> str:
 
 
 def as_number(value: str) -> float | None:
-    with contextlib.suppress(ValueError):
+    try:
         return number(float(value))
-    return None
+    except ValueError:
+        return None

@@ -36,10 +36,7 @@ def ticks(axis: str, **settings: Any) -> list[str]:
         ([0.12, 0.96], (), ["0.2", "0.4", "0.6", "0.8", "1"]),
         ([3, 97], (0, 100), ["0", "20", "40", "60", "80", "100"]),
         ([1e-12, 1], (), ["1e-12", "1e-9", "1e-6", "0.001", "1"]),
-        ([5, 5], (), None),
-        ([0], (), None),
-        ([-1e308, 1e308], (), None),
-        ([5e-324, 1.0], (), None),
+        *(([low, high], (), None) for low, high in ((5, 5), (0, 0), (-1e308, 1e308), (5e-324, 1.0))),
     ],
 )
 def test_ticks_are_few_and_round(values: list[float], limits: tuple[float, ...], texts: list[str] | None) -> None:

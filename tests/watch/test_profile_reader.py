@@ -109,13 +109,8 @@ def test_a_timeline_of_another_writer_has_no_totals_but_events(tmp_path: Path) -
     assert reader.step_totals() == {"TRAIN": (1, 0.04), "EVAL": (1, 0.02)}
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return made.write_output(tmp_path) / "profile"
-
-
-def test_a_whole_profile_is_read_at_once(folder: Path) -> None:
-    reader = ProfileReader(folder)
+def test_a_whole_profile_is_read_at_once(tmp_path: Path) -> None:
+    reader = ProfileReader(made.write_output(tmp_path) / "profile")
     reader.refresh()
     times, found = reader.samples("CPUUtilization")["cpu0"]
     assert (times[0], times[-1], len(found)) == (made.START, made.START + 11, 23)
@@ -128,7 +123,8 @@ def test_a_whole_profile_is_read_at_once(folder: Path) -> None:
     assert reader.phases()["Forward"] == pytest.approx(made.PHASES["Forward"] * total)
 
 
-def test_lines_that_cannot_be_read_are_counted_and_the_others_kept(folder: Path) -> None:
+def test_lines_that_cannot_be_read_are_counted_and_the_others_kept(tmp_path: Path) -> None:
+    folder = made.write_output(tmp_path) / "profile"
     [path] = (folder / "system/incremental").glob("*/*.json")
     wrong = b'{"Type": "cpu", "Na\n[1]\n{}\n\xff\x00\xff\n' + line(10**400, name="cpu0").encode()
     path.write_bytes(path.read_bytes() + wrong)

@@ -65,6 +65,7 @@ def write(tmp_path: Path) -> Write:
     """Writes an output directory by `training_output`, and its report."""
 
     def report(*, search: Any = None, **changes: Any) -> Page:
+        (tmp_path / "output").mkdir(exist_ok=True)
         (tmp_path / "search.json").write_text(json.dumps(search))
         trials, _ = read_json(tmp_path / "search.json")
         return Page(write_report(made.write_output(tmp_path / "output", **changes), search=trials))

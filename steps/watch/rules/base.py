@@ -5,12 +5,9 @@ saved step of one worker once, in order, and answers with a sentence if its cond
 run. A ProfilerRule is shown the profile so far, again and again. Both remember what they need, never the whole run:
 there may be 100,000 steps. A class of this kind in a file of your own is a rule (rules/registry.py says where):
 
-    from dataclasses import dataclass
-
     from watch.rules.base import Mode, Positive, TensorRule, Trial
 
 
-    @dataclass(kw_only=True)
     class LargeLoss(TensorRule):
         '''Fires at a step whose loss is above `limit`.'''
 
@@ -32,7 +29,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from types import NoneType, UnionType
-from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, dataclass_transform, get_args, get_origin, get_type_hints
 
 import numpy.typing as npt
 
@@ -75,18 +72,18 @@ class Within:
             found = math.nan
         if not math.isfinite(found) or (self.whole and not found.is_integer()):
             raise ValueError(f"a {'whole ' * self.whole}number, but got {value!r}")
-        limits = (found > self.above, "above", self.above), (found >= self.at_least, "at least", self.at_least)
-        for kept, words, limit in (*limits, (found <= self.at_most, "at most", self.at_most)):
-            if not kept:
-                raise ValueError(f"{words} {limit:g}, but got {value}")
+        low, words = (self.above, "above") if found <= self.above else (self.at_least, "at least")
+        if found <= self.above or found < self.at_least:
+            raise ValueError(f"{words} {low:g}, but got {value}")
+        if found > self.at_most:
+            raise ValueError(f"at most {self.at_most:g}, but got {value}")
         return int(found) if self.whole else found
 
 
 def _flag(value: Any) -> bool:
-    try:
-        return {"true": True, "false": False}[str(value).lower()]
-    except KeyError:
-        raise ValueError(f"true or false, but got {value!r}") from None
+    if (text := str(value).lower()) not in ("true", "false"):
+        raise ValueError(f"true or false, but got {value!r}")
+    return text == "true"
 
 
 def _names(value: Any) -> tuple[str, ...]:
@@ -110,7 +107,7 @@ def _patterns(value: Any) -> tuple[str, ...]:
 
 # types of parameters; each is read also from text, None only where a field says `| None`
 Count = Annotated[int, Within(at_least=1, whole=True)]
-Whole = Annotated[int, Within(at_least=0, whole=True)]
+Nat = Annotated[int, Within(at_least=0, whole=True)]
 Positive = Annotated[float, Within(above=0)]
 NotNegative = Annotated[float, Within(at_least=0)]
 Percent = Annotated[float, Within(at_least=0, at_most=100)]
@@ -130,13 +127,18 @@ def read_parameter(value: Any, accepted: Any) -> Any:
         if str(value).lower() not in words:
             raise ValueError(f"one of {', '.join(words.values())}, but got {value!r}")
         return words[str(value).lower()]
-    metadata = getattr(kinds[0], "__metadata__", None)
-    return (metadata[0] if metadata else READERS.get(kinds[0], lambda same: same))(value)
+    [read] = getattr(kinds[0], "__metadata__", None) or [READERS.get(kinds[0], lambda same: same)]
+    return read(value)
 
 
 def state(factory: Callable[[], Any]) -> Any:
     """A field that is no parameter: what the rule remembers between two steps."""
     return field(init=False, repr=False, default_factory=factory)
+
+
+def known(value: Any) -> Any:
+    """A field that is no parameter, with its first value."""
+    return field(init=False, repr=False, default=value)
 
 
 @dataclass
@@ -181,17 +183,11 @@ class Evidence:
 
     def as_json(self) -> dict[str, Any]:
         """The form in rules/status.json; values that are not finite become null."""
-        curves = self.curves.items()
-        return {
-            "title": self.title,
-            "x_label": self.x_label,
-            "y_label": self.y_label,
-            "series": [
-                {"name": name, "x": [round(x, 3) for x in curve.x], "y": [finite(y) for y in curve.y]}
-                for name, curve in curves
-            ],
-            "thresholds": [{"name": name, "y": y} for name, y in self.thresholds.items()],
-        }
+        curves = [(name, [round(x, 3) for x in curve.x], curve.y) for name, curve in self.curves.items()]
+        series = [{"name": name, "x": x, "y": [finite(value) for value in y]} for name, x, y in curves]
+        thresholds = [{"name": name, "y": y} for name, y in self.thresholds.items()]
+        found = {"title": self.title, "x_label": self.x_label, "y_label": self.y_label}
+        return {**found, "series": series, "thresholds": thresholds}
 
 
 def finite(value: float) -> float | None:
@@ -199,33 +195,39 @@ def finite(value: float) -> float | None:
     return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
+@dataclass_transform(kw_only_default=True, field_specifiers=(field,))
 @dataclass(kw_only=True)
 class Rule:
     """The common part of all rules. A ParameterError says which parameters have values that are not accepted.
 
-    A subclass sets advice, needs, severity and cause; a rule may change them by what it found before it answers.
-    """
+    A subclass sets advice, needs, severity and cause; a rule may change them by what it found before it answers."""
 
-    kind: Kind = field(init=False, repr=False, default="tensor")
-    advice: str = field(init=False, repr=False, default="")  # what to do when it fires; default: as of its cause
-    needs: str = field(init=False, repr=False, default="there was nothing to judge")  # what was missing, if so
-    severity: Severity = field(init=False, repr=False, default="problem")
-    cause: str | None = field(init=False, repr=False, default=None)  # of those in rules/diagnosis.py
-    judged: int = field(init=False, repr=False, default=0)  # how often there was enough data to answer
-    evidence: Evidence | None = field(init=False, repr=False, default=None)
+    def __init_subclass__(cls) -> None:
+        dataclass(kw_only=True)(cls)
 
+    kind: Kind = known("tensor")
+    advice: str = known("")  # what to do when it fires; default: as of its cause
+    needs: str = known("there was nothing to judge")  # what was missing, if so
+    severity: Severity = known("problem")
+    cause: str | None = known(None)  # of those in rules/diagnosis.py
+    judged: int = known(0)  # how often there was enough data to answer
+    evidence: Evidence | None = known(None)
     semantics: Semantics = "watch"  # aws: as AWS documents the rule, where ours differs
 
     def __post_init__(self) -> None:
-        sentences = []
-        for name, accepted in get_type_hints(type(self), include_extras=True).items():
-            if name in (*self.parameter_names(), "semantics"):
-                try:
-                    setattr(self, name, read_parameter(getattr(self, name), accepted))
-                except ValueError as error:
-                    sentences.append(f"{name} must be {error}.")
+        sentences, types = [], get_type_hints(type(self), include_extras=True)
+        for name in ("semantics", *self.parameter_names()):
+            try:
+                setattr(self, name, read_parameter(getattr(self, name), types[name]))
+            except ValueError as error:
+                sentences.append(f"{name} must be {error}.")
         if sentences:
             raise ParameterError(sentences)
+
+    def require(self, met: bool, sentence: str) -> None:
+        """Raise a ParameterError, unless what must hold between parameters does."""
+        if not met:
+            raise ParameterError([sentence])
 
     @classmethod
     def parameter_names(cls) -> list[str]:
@@ -236,13 +238,23 @@ class Rule:
         found = {name: getattr(self, name) for name in self.parameter_names()}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
 
-    def plot(
-        self, title: str, y_label: str, thresholds: Mapping[str, float], x_label: str = "training step"
-    ) -> Evidence:
-        """The rule's evidence, made when there is a first point to plot."""
-        if self.evidence is None:
-            self.evidence = Evidence(title, x_label, y_label, dict(thresholds))
+    def plot(self, title: str, unit: str, limits: Mapping[str, float] = {}, x: str = "training step") -> Evidence:
+        """The rule's evidence, made when there is a first point to plot, with limits by name."""
+        self.evidence = self.evidence or Evidence(title, x, unit, dict(limits))
         return self.evidence
+
+    def limits(self, *names: str) -> dict[str, float]:
+        """Parameters that are limits, and set, by their names."""
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    def counts(self, enough: bool) -> bool:
+        """Whether there is enough data to answer, which is counted."""
+        self.judged += enough
+        return enough
+
+    @property
+    def aws(self) -> bool:
+        return self.semantics == "aws"
 
     @property
     def wants_stop(self) -> bool:
@@ -255,20 +267,15 @@ class Rule:
         return None if self.judged else f"too little data: {self.needs}"
 
 
-@dataclass(kw_only=True)
 class TensorRule(Rule):
     """A rule on saved tensors."""
 
-    now: float = field(init=False, repr=False, default=0.0)  # epoch seconds at which the step shown was saved
+    now: float = known(0.0)  # epoch seconds at which the step shown was saved
 
     def evaluate(self, trial: Trial, step: int, mode: Mode) -> str | None:
-        """Judge one saved step: a sentence if the condition is met at it.
+        """Judge a saved step, which counts within its mode: a sentence if the condition is met at it.
 
-        A TensorUnavailable that reading raises passes the step over.
-
-        Args:
-            step: Counts within the mode. Each step is shown once, in the order of the training.
-        """
+        A TensorUnavailable that reading raises passes the step over."""
         raise NotImplementedError
 
     def idle(self, now: float) -> str | None:
@@ -279,116 +286,30 @@ class TensorRule(Rule):
         """Judge the whole run, once, when the training is over."""
         return None
 
-    def tensors(
-        self, trial: Trial, step: int, mode: Mode, *, collections: Sequence[str] = (), regex: Sequence[str] = ()
-    ) -> Iterator[tuple[str, Array]]:
-        """Names and values of the step's tensors that are in a collection or match a pattern; in order, each once."""
-        for name in self.names(trial, step, mode, collections=collections, regex=regex):
+    def tensors(self, trial: Trial, step: int, mode: Mode, **chosen: Sequence[str]) -> Iterator[tuple[str, Array]]:
+        """Names and values of the step's tensors that `names` returns."""
+        for name in self.names(trial, step, mode, **chosen):
             yield name, trial.tensor(name).value(step, mode=mode)
 
     def names(
         self, trial: Trial, step: int, mode: Mode, *, collections: Sequence[str] = (), regex: Sequence[str] = ()
     ) -> list[str]:
-        """Names of the step's tensors that are in a collection or match a pattern."""
-        found: set[str] = set()
-        for collection in collections:
-            found.update(trial.tensor_names(step=step, mode=mode, collection=collection))
-        if regex:
-            found.update(trial.tensor_names(step=step, mode=mode, regex=list(regex)))
-        return sorted(found)
+        """Names of the step's tensors that are in a collection or match a pattern; in order, each once."""
+        found = {name for each in collections for name in trial.tensor_names(step=step, mode=mode, collection=each)}
+        return sorted(found.union(trial.tensor_names(step=step, mode=mode, regex=list(regex)) if regex else ()))
 
 
-@dataclass(kw_only=True)
 class ProfilerRule(Rule):
     """A rule on system metrics and step times."""
 
     kind = "profiler"
     cause = "machine"
-
     scan_interval_us: Count = 60_000_000  # it is evaluated that often, and at the end in any case
 
     def evaluate(self, profile: Profile, now: float) -> str | None:
-        """Judge the profile so far: a sentence while the condition is met.
-
-        Args:
-            now: Epoch seconds. `now` of the last call is the end of the training.
-        """
+        """Judge the profile so far, until `now`, epoch seconds: a sentence while the condition is met."""
         raise NotImplementedError
 
     def summarise(self, fired: Mapping[str, Sequence[str]]) -> str | None:
-        """Judge by what the other profiler rules found: their sentences by rule name, empty for those without.
-
-        Only ProfilerReport answers; it is asked after the others were evaluated.
-        """
+        """Judge by what the other profiler rules found: their sentences by name. Only ProfilerReport answers."""
         return None
-
-
-@dataclass(kw_only=True)
-class FigureRule(TensorRule):
-    """A rule on one figure of each of some tensors: fires at a step where a figure is beyond a limit.
-
-    With our semantics it must have been so at `patience` saved steps on end: what passes by itself is no fault.
-    """
-
-    patience: ClassVar[int] = 3
-    axis: ClassVar[tuple[str, str]]  # title and unit of the plot
-
-    runs: dict[str, int] = state(dict)  # saved steps on end with the figure beyond the limit, by mode and tensor
-
-    def chosen(self, trial: Trial, step: int, mode: Mode) -> list[str]:
-        """Names of the tensors that it looks at."""
-        raise NotImplementedError
-
-    def figure(self, trial: Trial, name: str, step: int, mode: Mode) -> float | None:
-        """The figure of one of them; None where it has none."""
-        raise NotImplementedError
-
-    def limits(self) -> dict[str, float | None]:
-        """Limits by the names of their parameters."""
-        return {}
-
-    def needed(self, name: str) -> int:
-        """How many saved steps on end a tensor's figure must be beyond a limit."""
-        return self.patience if self.semantics == "watch" else 1
-
-    def wrong(self, name: str, figure: float) -> str | None:
-        """The words after the tensor's name, if the figure is beyond a limit."""
-        raise NotImplementedError
-
-    def evaluate(self, trial: Trial, step: int, mode: Mode) -> str | None:
-        found = []
-        for name in self.chosen(trial, step, mode):
-            figure = self.figure(trial, name, step, mode)
-            if figure is None:
-                continue
-            self.judged += 1
-            if mode.name == "TRAIN":
-                limits = {limit: value for limit, value in self.limits().items() if value is not None}
-                self.plot(*self.axis, limits).add(name, step, figure)
-            words, key = self.wrong(name, figure), f"{mode.name} {name}"
-            self.runs[key] = self.runs.get(key, 0) + 1 if words else 0
-            if words and self.runs[key] >= self.needed(name):
-                found.append(f"{name} {words} at step {step} of mode {mode.name}")
-        others = f", and so do {len(found) - 1} other tensors" if len(found) > 1 else ""
-        return f"{found[0]}{others}." if found else None
-
-
-@dataclass(kw_only=True)
-class ChosenTensors(FigureRule):
-    """A rule on the tensors that are in one of `collection_names` or match one of `tensor_regex`."""
-
-    needs = "no tensor of the chosen collections or names was saved"
-    choice_required: ClassVar[bool] = True
-
-    collection_names: Names | None = None
-    tensor_regex: Patterns | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.choice_required and not (self.collection_names or self.tensor_regex):
-            raise ParameterError(["collection_names or tensor_regex must say which tensors to look at."])
-
-    def chosen(self, trial: Trial, step: int, mode: Mode) -> list[str]:
-        if not (self.collection_names or self.tensor_regex):
-            return trial.tensor_names(step=step, mode=mode)
-        return self.names(trial, step, mode, collections=self.collection_names or (), regex=self.tensor_regex or ())

@@ -5,15 +5,13 @@ too high. What is explained is not said again, so that advice never contradicts 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 SEVERITIES = ("fatal", "problem", "hint")
 
 
-@dataclass(frozen=True)
-class Cause:
-    """A reason for which trainings go wrong."""
+class Cause(NamedTuple):
+    """A reason for which trainings go wrong, and the causes that it explains."""
 
     headline: str
     advice: str
@@ -101,12 +99,10 @@ def diagnose(rules: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     found: dict[str | None, list[Mapping[str, Any]]] = {}
     for rule in rules:
         if rule["status"] == "IssuesFound" and rule["fired"] and rule["rule"] != "ProfilerReport":  # it repeats others
-            cause = rule["cause"] if rule["cause"] in CAUSES else None
-            found.setdefault(cause, []).append(rule)
+            found.setdefault(rule["cause"] if rule["cause"] in CAUSES else None, []).append(rule)
     entries = []
     for cause, known in CAUSES.items():
-        own = found.pop(cause, [])
-        if own:
+        if own := found.pop(cause, []):
             explained = [rule for other in known.explains for rule in found.pop(other, [])]
             entries.append(_entry(cause, own, explained))
     entries += [_entry(None, [rule], []) for rule in found.get(None, [])]
@@ -114,16 +110,13 @@ def diagnose(rules: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _entry(cause: str | None, own: list[Mapping[str, Any]], explained: list[Mapping[str, Any]]) -> dict[str, Any]:
-    rules = [*own, *explained]
-    facts = list(dict.fromkeys(str(rule["fired"][-1]["sentence"]) for rule in own))[:2]
+    rules, known = [*own, *explained], CAUSES.get(cause or "")
+    text = " ".join(list(dict.fromkeys(str(rule["fired"][-1]["sentence"]) for rule in own))[:2])
     agree = f" {len(rules)} rules agree." if len(rules) > 1 else ""
-    known = CAUSES.get(cause or "")
-    advice = own[0]["advice"] if known is None or cause == "machine" else known.advice
-    text = " ".join(facts)
     return {
         "cause": cause,
         "severity": min((rule["severity"] for rule in rules), key=SEVERITIES.index),
         "sentence": f"{known.headline}: {text[:1].lower()}{text[1:]}{agree}" if known else f"{text}{agree}",
-        "advice": advice,
+        "advice": own[0]["advice"] if known is None or cause == "machine" else known.advice,
         "rules": [rule["name"] for rule in rules],
     }

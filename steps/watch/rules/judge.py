@@ -15,16 +15,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 from watch.read.profile import ProfileReader
 from watch.read.source import Source
 from watch.read.tensors import COLLECTIONS, SavedStep, SavedTensors, TensorUnavailable, listed, workers
-from watch.rules.base import Mode, Profile, ProfilerRule, Rule, TensorRule, Trial
+from watch.rules.base import Mode, Profile, Rule, Trial
 from watch.rules.diagnosis import CAUSES, diagnose
 
-Action = Literal["none", "stop"]
+At = tuple[int | None, str | None]  # step and mode
 Status = Literal["InProgress", "NoIssuesFound", "IssuesFound", "Error", "Stopped"]
 WORST_FIRST: Sequence[Status] = ("IssuesFound", "Error", "InProgress", "Stopped", "NoIssuesFound")
 SCHEMA_VERSION = 2
@@ -32,54 +31,33 @@ MAXIMUM_FINDINGS = 20
 MEND = "Mend the rule: its traceback says where it failed."
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One time a rule fired. Step and mode are None where a rule does not look at steps."""
-
-    step: int | None
-    mode: str | None
-    time: float  # epoch seconds
-    worker: str | None
-    sentence: str
-
-
 class Capture:
     """Keeps what a rule raises."""
 
-    def __init__(self) -> None:
-        self.error: Exception | None = None
+    error: Exception | None = None
 
     def __enter__(self) -> "Capture":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        if isinstance(error, Exception):
-            self.error = error
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        self.error = error if isinstance(error, Exception) else None
         return self.error is not None
 
 
 @dataclass
 class Judge:
-    """Shows a rule what there is and keeps its verdict. A rule that raised is not asked again.
+    """Shows a rule what there is and keeps its verdict. A rule that raised is not asked again."""
 
-    Args:
-        name: In logs, reports and metrics.
-        rule: None if even making it failed; then `traceback` says why and the verdict is Error.
-        worker: Whose tensors it is shown; None with only one.
-    """
-
-    name: str
+    name: str  # in logs, reports and metrics
     rule_name: str
-    rule: Rule | None
-    action: Action = "none"
-    worker: str | None = None
+    rule: Any = None  # None if even making it failed; then `traceback` says why and the verdict is Error
+    action: Literal["none", "stop"] = "none"
+    worker: str | None = None  # whose tensors it is shown; None with only one
     status: Status = "InProgress"
-    findings: list[Finding] = field(default_factory=list)
+    fired: list[dict[str, Any]] = field(default_factory=list)  # step and mode are None where it looks at no steps
     traceback: str | None = None
     kind: str = "tensor"
-    given: dict[str, Any] = field(default_factory=dict)
+    given: dict[str, Any] = field(default_factory=dict)  # parameters
     _evaluated: float = 0.0  # epoch seconds
     _fired: bool = False  # at the last time
     _seen: int = 0  # steps
@@ -94,98 +72,72 @@ class Judge:
 
     def see(self, trial: Trial, step: int, mode: Mode, now: float) -> None:
         """Show a tensor rule one saved step. One that may stop the training is asked for its verdict now and then."""
-        if isinstance(rule := self.rule, TensorRule):
-            rule.now = now
-            self._ask(lambda: rule.evaluate(trial, step, mode), now, step=step, mode=mode.name)
-            self._seen += 1
-            if self.action == "stop" and rule.semantics == "watch" and self._seen >= self._due:
-                self._due = int(1.25 * self._seen)
-                self._ask(lambda: self._twice(rule.conclude()), now, step=step, mode=mode.name)
+        if self.kind != "tensor" or self.rule is None:
+            return
+        self.rule.now = now
+        self._ask("tensor", lambda: self.rule.evaluate(trial, step, mode), now, (step, mode.name))
+        self._seen += 1
+        if self.action == "stop" and not self.rule.aws and self._seen >= self._due:
+            self._due = int(1.25 * self._seen)
+            self._ask("tensor", lambda: self._again(self.rule.conclude(), True), now, (step, mode.name))
 
     def see_idle(self, now: float) -> None:
         """Tell a tensor rule that nothing more was saved by now."""
-        if isinstance(rule := self.rule, TensorRule):
-            self._ask(lambda: rule.idle(now), now)
+        self._ask("tensor", lambda: self.rule.idle(now), now)
 
     def due(self, now: float, *, last: bool) -> bool:
         """Whether a profiler rule wants to see the profile: its scan interval is over, or this is the last time."""
-        if not isinstance(self.rule, ProfilerRule) or self.traceback:
+        if self.kind != "profiler" or self.traceback:
             return False
         return last or now - self._evaluated >= self.rule.scan_interval_us / 1e6
 
     def see_profile(self, profile: Profile, now: float) -> None:
         """Show a profiler rule the profile; it keeps saying what is the case, and its beginning is what counts."""
-        if isinstance(rule := self.rule, ProfilerRule):
-            self._evaluated = now
-            self._ask(lambda: self._once(rule.evaluate(profile, now)), now)
+        self._evaluated = now
+        self._ask("profiler", lambda: self._again(self.rule.evaluate(profile, now), False), now)
 
     def see_verdicts(self, fired: Mapping[str, Sequence[str]], now: float) -> None:
         """Show ProfilerReport what the other profiler rules found."""
-        if isinstance(rule := self.rule, ProfilerRule) and not self.findings:
-            self._ask(lambda: rule.summarise(fired), now)
+        if not self.fired:
+            self._ask("profiler", lambda: self.rule.summarise(fired), now)
 
     def conclude(self, now: float) -> None:
         """The training is over: a rule that found nothing found no issues."""
-        if isinstance(rule := self.rule, TensorRule):
-            self._ask(rule.conclude, now)
-        if self.status == "InProgress":
-            self.status = "NoIssuesFound"
+        self._ask("tensor", lambda: self.rule.conclude(), now)
+        self.end("NoIssuesFound")
 
-    def stop(self) -> None:
-        """The evaluation ends before the training did."""
-        if self.status == "InProgress":
-            self.status = "Stopped"
-
-    def sentences(self) -> list[str]:
-        """What it found so far."""
-        return [finding.sentence for finding in self.findings]
+    def end(self, status: Status) -> None:
+        """There is nothing more to judge: Stopped, if the evaluation ends before the training did."""
+        self.status = status if self.status == "InProgress" else self.status
 
     def as_json(self) -> dict[str, Any]:
         """The entry in rules/status.json."""
-        rule = self.rule
-        return {
-            "name": self.name,
-            "rule": self.rule_name,
-            "kind": self.kind,
-            "status": self.status,
-            "action": self.action,
-            "semantics": rule.semantics if rule else "watch",
-            "severity": rule.severity if rule else "problem",
-            "cause": rule.cause if rule else None,
-            "parameters": self.given,
-            "fired": [vars(finding) for finding in self.findings],
-            "evidence": rule.evidence.as_json() if rule and rule.evidence else None,
-            "advice": rule.advice or CAUSES[rule.cause or "stalled"].advice if rule else MEND,
-            "traceback": self.traceback,
-            "note": rule.note if rule else None,
-            "judged": rule.judged if rule else 0,
-        }
+        own = {name: getattr(self, name) for name in ("name", "kind", "status", "action", "fired", "traceback")}
+        own |= {"rule": self.rule_name, "parameters": self.given, "evidence": None, "advice": MEND, "note": None}
+        rule = self.rule or Rule()
+        found = own | {name: getattr(rule, name) for name in ("semantics", "severity", "cause", "judged")}
+        if self.rule is not None:
+            found |= {"evidence": rule.evidence and rule.evidence.as_json(), "note": rule.note}
+            found["advice"] = rule.advice or CAUSES[rule.cause or "stalled"].advice
+        return found
 
-    def _ask(
-        self, question: Callable[[], str | None], now: float, *, step: int | None = None, mode: str | None = None
-    ) -> None:
-        """Keep the answer, or what the rule raised; a tensor that it missed passes the step over."""
-        if self.traceback:
+    def _ask(self, kind: str, question: Callable[[], str | None], now: float, at: At = (None, None)) -> None:
+        """Keep a rule's answer, or what it raised; a tensor that it missed passes the step over."""
+        if self.traceback or self.kind != kind:
             return
         with Capture() as capture:
-            sentence = question()
-            if sentence:
-                self.status = "IssuesFound"
-                if len(self.findings) < MAXIMUM_FINDINGS:
-                    self.findings.append(Finding(step, mode, now, self.worker, sentence))
+            if sentence := question():
+                self.status, [step, mode] = "IssuesFound", at
+                found = {"step": step, "mode": mode, "time": now, "worker": self.worker, "sentence": sentence}
+                self.fired += [found][: MAXIMUM_FINDINGS - len(self.fired)]
         if capture.error is not None and not isinstance(capture.error, TensorUnavailable):
             self.traceback = "".join(traceback.format_exception(capture.error))
-            self.status = self.status if self.findings else "Error"
+            self.status = self.status if self.fired else "Error"
 
-    def _once(self, sentence: str | None) -> str | None:
-        """The sentence, unless there was one at the last time."""
+    def _again(self, sentence: str | None, before: bool) -> str | None:
+        """The sentence, if whether there was one at the last time is as said."""
         fired, self._fired = self._fired, bool(sentence)
-        return None if fired else sentence
-
-    def _twice(self, sentence: str | None) -> str | None:
-        """The sentence, if there was one at the last time."""
-        fired, self._fired = self._fired, bool(sentence)
-        return sentence if fired else None
+        return sentence if fired == before else None
 
 
 @dataclass
@@ -194,23 +146,22 @@ class SmdebugJudge(Judge):
 
     The trial is made when there is a collections file, since create_trial waits for that; the rule is asked about
     complete steps only, since Rule.invoke waits for others. A configured action is taken by the judge, not by the
-    rule's own action_str. smdebug's import takes a second: it happens only where such a rule is configured.
-    """
+    rule's own action_str. smdebug's import takes a second: it happens only where such a rule is configured."""
 
+    kind: str = "custom"
     load: Callable[[], Any] = dict
-    _rule: Any = None
+    _smdebug_rule: Any = None
     _next_step: int = 0  # global
-    _asked: int = 0
 
     def look(self, tensors_dir: Path, now: float) -> None:
         """Ask the rule about all complete steps that it has not seen."""
         if listed(tensors_dir / COLLECTIONS):
-            self._ask(lambda: self._invoke(tensors_dir, now), now)
+            self._ask("custom", lambda: self._invoke(tensors_dir, now), now)
 
     def as_json(self) -> dict[str, Any]:
         advice = "This rule was written for this project: its own code says what it looks for."
-        note = None if self._asked else "too little data: no steps were saved"
-        return super().as_json() | {"kind": "custom", "advice": advice, "note": note, "judged": self._asked}
+        note = None if self._seen else "too little data: no steps were saved"
+        return super().as_json() | {"advice": advice, "note": note, "judged": self._seen}
 
     def _invoke(self, tensors_dir: Path, now: float) -> None:
         # smdebug is told by its environment to be quiet, and not to sleep once it sees the end marker
@@ -220,22 +171,22 @@ class SmdebugJudge(Judge):
             from smdebug import exceptions as smd
             from smdebug.rules import Rule
             from smdebug.trials import create_trial
-        if self._rule is None:
+        if self._smdebug_rule is None:
             # AWS's examples call super().__init__(base_trial), which smdebug 1.0.34 refuses: it wants an action_str
             Rule.__init__.__defaults__ = ("", None)
             rule_class = self.load()
             action = {"action_str": ""} if "action_str" in inspect.signature(rule_class).parameters else {}
-            self._rule = rule_class(create_trial(str(tensors_dir)), **action, **self.given)
-        trial = self._rule.base_trial
+            self._smdebug_rule = rule_class(create_trial(str(tensors_dir)), **action, **self.given)
+        trial = self._smdebug_rule.base_trial
         steps = trial.steps()
         for step in steps[bisect.bisect_left(steps, self._next_step) :]:
-            self._next_step, self._asked = step + 1, self._asked + 1
+            self._next_step, self._seen = step + 1, self._seen + 1
             try:
-                self._rule.invoke(step)
+                self._smdebug_rule.invoke(step)
             except smd.RuleEvaluationConditionMet:
                 mode, mode_step = trial.mode_modestep(step)
                 sentence = f"{self.rule_name} met its condition at step {mode_step}, mode {mode.name}."
-                self._ask(partial(str, sentence), now, step=mode_step, mode=mode.name)
+                self._ask("custom", partial(str, sentence), now, (mode_step, mode.name))
             except (smd.NoMoreData, smd.StepUnavailable, smd.TensorUnavailable, smd.TensorUnavailableForStep):
                 continue  # the rule looked for something that this step does not have
 
@@ -243,25 +194,19 @@ class SmdebugJudge(Judge):
 @contextlib.contextmanager
 def _without_torch() -> Iterator[None]:
     """smdebug imports torch where it finds it, which doubles the time and takes 200 MB, and reads trials without it."""
-    modules: dict[str, Any] = sys.modules
-    hidden = "torch" not in modules
-    if hidden:
-        modules["torch"] = None
+    hidden: dict[str, Any] = {} if "torch" in sys.modules else {"torch": None}
+    sys.modules.update(hidden)
     try:
         yield
     finally:
-        if hidden:
-            del modules["torch"]
+        for name in hidden:
+            del sys.modules[name]
 
 
 class Judges:
     """The rules of a configuration at work on a run as it grows: on the tensors of each worker, and on the profile.
 
-    Args:
-        entries: As in rules/registry.py.
-        tensors_dir: In smdebug's layout; need not exist yet. None if the run has none.
-        profile: None if the run has none.
-    """
+    Either may be None; the folder of tensors, in smdebug's layout, need not exist yet."""
 
     def __init__(
         self, entries: Mapping[str, Any], tensors_dir: Path | None, profile: ProfileReader | None, **options: Any
@@ -279,11 +224,7 @@ class Judges:
         return [sentence for saved in self.workers.values() for sentence in saved.unreadable]
 
     def new_steps(self, *, last: bool = False) -> Iterator[tuple[SavedTensors, SavedStep]]:
-        """Show the rules each step that was saved since the last look, and then yield it.
-
-        Args:
-            last: There will be nothing more.
-        """
+        """Show the rules each step that was saved since the last look, and then yield it; last: nothing will follow."""
         self._find_workers()
         for number, saved in enumerate(self.workers.values()):
             for step in saved.new_steps(last=last):
@@ -304,7 +245,8 @@ class Judges:
         self.profile.refresh()
         for judge in due:
             judge.see_profile(self.profile, now)
-        fired = {judge.name: judge.sentences() for judge in self._all() if judge.kind == "profiler"}
+        profilers = [judge for judge in self._all() if judge.kind == "profiler"]
+        fired = {judge.name: [found["sentence"] for found in judge.fired] for judge in profilers}
         for judge in due:
             judge.see_verdicts({name: found for name, found in fired.items() if name != judge.name}, now)
 
@@ -316,18 +258,12 @@ class Judges:
     def stop(self) -> None:
         """The evaluation ends before the training did."""
         for judge in self._all():
-            judge.stop()
+            judge.end("Stopped")
 
     def document(self, state: str, detail: str | None) -> dict[str, Any]:
-        """What rules/status.json holds.
-
-        Args:
-            state: running, finished or killed.
-            detail: What went wrong beside the rules, if something did.
-        """
+        """What rules/status.json holds. `state` is running, finished or killed; `detail`: what else went wrong."""
         rules = [merged([judge.as_json() for judge in judges]) for judges in self.judges.values()]
-        observer = {"state": state, "detail": detail}
-        found = {"schema_version": SCHEMA_VERSION, "observer": observer, "rules": rules}
+        found = {"schema_version": SCHEMA_VERSION, "observer": {"state": state, "detail": detail}, "rules": rules}
         return found | {"diagnosis": diagnose(rules)}
 
     def _all(self) -> list[Judge]:
@@ -337,12 +273,10 @@ class Judges:
         """Open the tensors of workers that are new; of each tensor rule, each worker has its own judge."""
         if self.tensors_dir is None:
             return
-        for worker in workers(self.tensors_dir):
-            if worker in self.workers:
-                continue
+        for worker in [name for name in workers(self.tensors_dir) if name not in self.workers]:
             self.workers[worker] = SavedTensors(self.tensors_dir, worker)
             for name, judges in self.judges.items():
-                if len(self.workers) > 1 and isinstance(judges[0].rule, TensorRule):
+                if len(self.workers) > 1 and judges[0].kind == "tensor" and judges[0].rule is not None:
                     judges[0].worker = next(iter(self.workers))
                     judges.append(self._make[name](worker=worker))
 
@@ -355,12 +289,9 @@ def merged(entries: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def judge_folder(source: Source, entries: Mapping[str, Any], last: bool = True, **options: Any) -> dict[str, Any]:
-    """Judge what a run has saved so far: the document of rules/status.json.
+    """Judge what a run has saved so far, or with `last` a whole one: the document of rules/status.json.
 
-    Args:
-        last: The training is over: rules on a whole run are asked, too.
-        options: rules_folder, as of registry.make.
-    """
+    `options` are those of registry.make."""
     profile = ProfileReader(source.profile) if source.profile else None
     judges, now = Judges(entries, source.tensors, profile, **options), time.time()
     for _, step in judges.new_steps(last=last):
@@ -368,6 +299,5 @@ def judge_folder(source: Source, entries: Mapping[str, Any], last: bool = True, 
     judges.look(now, last=last)
     if last:
         judges.conclude(now)
-    unreadable = judges.unreadable
-    detail = f"Rules did not see every tensor: {unreadable[0]}." if unreadable else None
+    detail = f"Rules did not see every tensor: {judges.unreadable[0]}." if judges.unreadable else None
     return judges.document("finished" if last else "running", detail)

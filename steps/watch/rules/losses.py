@@ -10,19 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from watch.rules.base import (
-    Count,
-    Mode,
-    Names,
-    NotNegative,
-    Patterns,
-    Percent,
-    Positive,
-    TensorRule,
-    Trial,
-    Whole,
-    state,
-)
+from watch.rules.base import Count, Mode, Names, Nat, NotNegative, Patterns, Percent, Positive, TensorRule, Trial, state
 
 PREFERENCE = ("EVAL", "TRAIN", "GLOBAL")
 
@@ -62,18 +50,14 @@ class Losses:
         return self.train[0] if self.train else math.nan
 
     @property
-    def window(self) -> int:
-        return max(5, len(self.train) // 10)
-
-    @property
     def start(self) -> float:
         """The median of the first tenth of the training, or its first step, whichever is lower."""
-        return min(self.first, float(np.median(self.train[: self.window])))
+        return min(self.first, float(np.median(self.train[: max(5, len(self.train) // 10)])))
 
     @property
     def end(self) -> float:
         """The median of the last tenth of the training; infinite where that holds NaN."""
-        found = float(np.median(self.train[-self.window :]))
+        found = float(np.median(self.train[-max(5, len(self.train) // 10) :]))
         return math.inf if math.isnan(found) else found
 
     @property
@@ -106,22 +90,19 @@ class Losses:
         return f"the loss went from {self.start:.3g} to {self.end:.3g}"
 
 
-@dataclass(kw_only=True)
 class LossesRule(TensorRule):
     """A rule on the course of the losses."""
 
     needs = "fewer than eight training losses were saved"
-
     losses: Losses = state(Losses)
 
     def evaluate(self, trial: Trial, step: int, mode: Mode) -> str | None:
         loss = self.losses.add(trial, step, mode)
         if loss is not None and mode.name in ("TRAIN", "EVAL"):
-            self.plot("Loss", "loss", {}, "step of the mode").add(mode.name, step, loss)
+            self.plot("Loss", "loss", x="step of the mode").add(mode.name, step, loss)
         return None
 
 
-@dataclass(kw_only=True)
 class LossNotFinite(LossesRule):
     """Fires at a step whose loss is infinite or not a number: a rule of ours."""
 
@@ -130,48 +111,32 @@ class LossNotFinite(LossesRule):
 
     def evaluate(self, trial: Trial, step: int, mode: Mode) -> str | None:
         super().evaluate(trial, step, mode)
-        if not self.losses.phases:
-            return None
-        self.judged += 1
-        loss = self.losses.phases[-1][1][-1]
+        loss = self.losses.phases[-1][1][-1] if self.counts(bool(self.losses.phases)) else 0.0
         words = "not a number" if math.isnan(loss) else "infinite"
         return None if math.isfinite(loss) else f"The {mode.name} loss is {words} at step {step}."
 
 
-@dataclass(kw_only=True)
 class LossExploding(LossesRule):
     """Fires at the end if the training ended with `ratio` times the loss of its first step or more: a rule of ours."""
 
     severity, cause = "fatal", "exploded"
-
     ratio: Positive = 3.0
 
     def conclude(self) -> str | None:
-        if len(self.losses.train) < 8:
+        if not self.counts(len(self.losses.train) >= 8):
             return None
-        self.judged += 1
         first, end = self.losses.first, self.losses.end
-        if not (first > 0 and end >= self.ratio * first):
-            return None
-        return f"The loss was {first:.3g} at first and {end:.3g} at the end, and {max(self.losses.train):.3g} at worst."
+        found = f"The loss was {first:.3g} at first and {end:.3g} at the end, and {max(self.losses.train):.3g}"
+        return f"{found} at worst." if first > 0 and end >= self.ratio * first else None
 
 
-@dataclass(kw_only=True)
 class LossNotDecreasing(LossesRule):
-    """Fires at the end if the training has not taken away `diff_percent` per cent of its first loss, or ended with
-    `increase_threshold_percent` per cent more.
-
-    semantics aws: fires at a step where a loss, against the last one that was saved at least `num_steps` steps before,
-    has decreased by less than `diff_percent` per cent, or increased by more than `increase_threshold_percent`; that is
-    the noise of single batches. It looks once in `num_steps` steps. Without `mode` the losses of EVAL are looked at;
-    those of TRAIN as long as there are none of EVAL; else those of GLOBAL.
-
-    AWS's guide: what the two percentages mean together is
-    our reading of it.
-    """
+    """Fires at the end if the training has not taken away a tenth of its first loss. AWS: once in `num_steps` steps,
+    where a loss has, since so many steps, decreased by less than `diff_percent` per cent or increased by more than
+    `increase_threshold_percent` (both together are our reading): the noise of batches. Without `mode`, losses of
+    EVAL, of TRAIN while there are none, or of GLOBAL."""
 
     cause = "stalled"
-
     collection_names: Names | None = None
     tensor_regex: Patterns | None = None
     use_losses_collection: bool = True
@@ -179,15 +144,13 @@ class LossNotDecreasing(LossesRule):
     diff_percent: Percent = 0.1
     increase_threshold_percent: Percent = 5.0
     mode: Literal["EVAL", "TRAIN", "GLOBAL"] | None = None
-
     saved: dict[str, list[tuple[int, float]]] = state(dict)  # by mode and name
     compared: dict[str, int] = state(dict)  # step
 
     def evaluate(self, trial: Trial, step: int, mode: Mode) -> str | None:
-        if self.semantics == "watch":
+        if not self.aws:
             return super().evaluate(trial, step, mode)
-        own = ("losses",) if self.use_losses_collection else ()
-        collections = (*own, *(self.collection_names or ()))
+        collections = (*("losses",)[: self.use_losses_collection], *(self.collection_names or ()))
         found = self.tensors(trial, step, mode, collections=collections, regex=self.tensor_regex or ())
         scalars = {f"{name} of mode {mode.name}": float(value.reshape(())) for name, value in found if value.size == 1}
         for name, loss in scalars.items():
@@ -199,151 +162,117 @@ class LossNotDecreasing(LossesRule):
 
     def _compare(self, name: str, step: int, loss: float) -> str | None:
         saved = self.saved[name]
-        if step < self.compared.get(name, saved[0][0]) + self.num_steps:
+        if not self.counts(step >= self.compared.get(name, saved[0][0]) + self.num_steps):
             return None
         while len(saved) > 1 and saved[1][0] <= step - self.num_steps:
             saved.pop(0)
         self.compared[name] = step
-        self.judged += 1
         old, steps = saved[0][1], f"from step {saved[0][0]} to step {step}"
         if not math.isfinite(loss):
             return f"{name} became {loss} {steps}."
         decrease = 100 * (old - loss) / abs(old) if old and math.isfinite(old) else math.nan
         if 0 <= decrease < self.diff_percent:
             return f"{name} decreased by {decrease:.3g} % {steps}, less than diff_percent ({self.diff_percent:g} %)."
-        if -decrease > self.increase_threshold_percent:
-            limit = f"increase_threshold_percent ({self.increase_threshold_percent:g} %)"
-            return f"{name} increased by {-decrease:.3g} % {steps}, more than {limit}."
-        return None
+        limit = f"increase_threshold_percent ({self.increase_threshold_percent:g} %)"
+        found = f"{name} increased by {-decrease:.3g} % {steps}, more than {limit}."
+        return found if -decrease > self.increase_threshold_percent else None
 
     def conclude(self) -> str | None:
-        if self.semantics == "aws" or len(self.losses.train) < 8:
-            return None
-        self.judged += 1
-        return f"All in all, {self.losses.course}." if self.losses.hardly_fell else None
+        enough = self.counts(not self.aws and len(self.losses.train) >= 8)
+        return f"All in all, {self.losses.course}." if enough and self.losses.hardly_fell else None
 
 
-@dataclass(kw_only=True)
 class Overfit(LossesRule):
-    """Fires at the end if the validation loss is three times the training loss, and further above it than a quarter of
-    the loss at first (half, where it still falls); or a tenth, where it rose from its best by three times
-    `ratio_threshold`. Most good models have some gap.
-
-    semantics aws: fires at a validation step where (mean validation loss - mean training loss) / mean training loss has
-    been above `ratio_threshold` for `patience` validation steps on end. The means are over the saved losses since the
-    last change of the mode. Validation steps count from training step `start_step` on.
-
-    AWS's guide: it does not say over which steps the means are.
-    """
+    """Fires at the end if the validation loss is three times the training loss and a quarter of the first loss above
+    it (half, where it still falls); or a tenth, where it rose from its best by three times `ratio_threshold`. AWS:
+    where it was above the training loss by a share of `ratio_threshold` for `patience` validation steps on end from
+    training step `start_step` on, both means since the mode last changed (which AWS does not say); most good models
+    have some gap."""
 
     cause = "overfitting"
     needs = "no losses were saved of both training and validation, or of fewer than three validations"
-
     tensor_regex: Patterns | None = None
-    start_step: Whole = 0
+    start_step: Nat = 0
     patience: Count = 1
     ratio_threshold: NotNegative = 0.1
-
     exceeded: int = state(int)  # how many validation steps on end
 
     def evaluate(self, trial: Trial, step: int, mode: Mode) -> str | None:
         found = self.losses.add(trial, step, mode, self.tensor_regex)
         epochs = self.losses.epochs() if found is not None and mode.name == "EVAL" else []
-        if not epochs or self.losses.steps[-1] < self.start_step:
+        if not epochs or (at := self.losses.steps[-1]) < self.start_step:
             return None
+        for name, loss in zip(("training", "validation"), epochs[-1], strict=True):
+            self.plot("Mean losses of training and validation", "loss").add(name, at, loss)
         train, held = epochs[-1]
-        plot = self.plot("Mean losses of training and validation", "loss", {})
-        plot.add("training", self.losses.steps[-1], train)
-        plot.add("validation", self.losses.steps[-1], held)
-        if self.semantics == "watch" or not train > 0:
+        if not self.counts(self.aws and train > 0):
             return None
-        self.judged += 1
         self.exceeded = self.exceeded + 1 if (held - train) / train > self.ratio_threshold else 0
-        if self.exceeded < self.patience:
-            return None
-        limit = f"(ratio_threshold {100 * self.ratio_threshold:g} %)"
         above = f"Validation loss is {100 * (held - train) / train:.3g} % above training loss"
-        return f"{above} at step {self.losses.steps[-1]} {limit}."
+        found_at = f"{above} at step {at} (ratio_threshold {100 * self.ratio_threshold:g} %)."
+        return found_at if self.exceeded >= self.patience else None
 
     def conclude(self) -> str | None:
-        epochs = self.losses.epochs()
-        if self.semantics == "aws" or len(epochs) < 3:
+        validation = [held for _, held in self.losses.epochs()]
+        if not self.counts(not self.aws and len(validation) >= 3):
             return None
-        self.judged += 1
-        validation = [held for _, held in epochs]
-        best, last = min(validation), min(validation[-2:])
-        train, learned = self.losses.end, 0.9 * self.losses.start
-        gap, at = (last - train) / self.losses.start, validation.index(best) + 1
-        rose = last > (1 + 3 * self.ratio_threshold) * best and at <= len(epochs) - 3 and gap > 0.1
-        falls = len(epochs) > 3 and last < 0.98 * min(validation[:-2])
-        if not (learned > train > 0 and (rose or (gap > (0.5 if falls else 0.25) and last > 3 * train))):
-            return None
-        return f"The training loss fell to {train:.3g}, the validation loss is {last:.3g} after {best:.3g} at best."
+        best, last, train, start = min(validation), min(validation[-2:]), self.losses.end, self.losses.start
+        gap, at = (last - train) / start, validation.index(best) + 1
+        rose = last > (1 + 3 * self.ratio_threshold) * best and at <= len(validation) - 3 and gap > 0.1
+        found = f"The training loss fell to {train:.3g}, the validation loss is {last:.3g} after {best:.3g} at best."
+        falls = len(validation) > 3 and last < 0.98 * min(validation[:-2])
+        above = gap > (0.5 if falls else 0.25) and last > 3 * train
+        return found if 0.9 * start > train > 0 and (rose or above) else None
 
 
-@dataclass(kw_only=True)
 class Overtraining(LossesRule):
     """Fires at the end if, of at least twenty validations, the last quarter was no better than the one before by a
-    hundredth of the loss at first, while the training loss was below two hundredths of it: nothing is left to learn.
-
-    semantics aws: fires at a step where the training loss has found no new optimum for `patience_train` saved steps,
-    and the validation loss none for `patience_validation`. An optimum is new if it is lower than the last by at least
-    `delta`. AWS does not say how the two losses go together; both have to stand still.
-    """
+    hundredth of the first loss, and the training loss below two hundredths of it. AWS: at a step where the training
+    loss has not been lower by `delta` for `patience_train` saved steps, and (our reading) the validation loss for
+    `patience_validation`."""
 
     severity, cause = "hint", "overtrained"
     needs = "fewer than twenty validations were saved, or losses for less than the patience"
-
     patience_train: Count = 5
     patience_validation: Count = 10
     delta: NotNegative = 0.01
-
     optima: dict[str, tuple[float, int]] = state(dict)  # mode -> lowest loss, saved steps since
 
     def evaluate(self, trial: Trial, step: int, mode: Mode) -> str | None:
         super().evaluate(trial, step, mode)
-        if self.semantics == "watch" or not self.losses.phases or mode.name not in ("TRAIN", "EVAL"):
+        if not self.aws or not self.losses.phases or mode.name not in ("TRAIN", "EVAL"):
             return None
         loss = self.losses.phases[-1][1][-1]
         lowest, since = self.optima.get(mode.name, (math.inf, 0))
         better = loss < lowest and lowest - loss >= self.delta
         self.optima[mode.name] = (loss, 0) if better else (lowest, since + 1)
         train, held = (self.optima.get(name, (0.0, 0))[1] for name in ("TRAIN", "EVAL"))
-        self.judged += train >= self.patience_train or held >= self.patience_validation
-        if train < self.patience_train or held < self.patience_validation:
-            return None
+        still = train >= self.patience_train, held >= self.patience_validation
+        self.counts(any(still))
+        found = f"At step {step} the training loss has not improved by {self.delta:g} for {train} saved steps, nor the"
         patience = f"(patience {self.patience_train} and {self.patience_validation})"
-        both = f"the training loss has not improved by {self.delta:g} for {train} saved steps"
-        return f"At step {step} {both}, nor the validation loss for {held} {patience}."
+        return f"{found} validation loss for {held} {patience}." if all(still) else None
 
     def conclude(self) -> str | None:
-        validation, train = [held for _, held in self.losses.epochs()], self.losses
-        if self.semantics == "aws" or len(validation) < 20:
+        held, train = [loss for _, loss in self.losses.epochs()], self.losses.train
+        if not self.counts(not self.aws and len(held) >= 20):
             return None
-        self.judged += 1
-        quarter = len(validation) // 4
-        before, last = (float(np.median(part)) for part in (validation[-2 * quarter : -quarter], validation[-quarter:]))
-        known = np.median(train.train[-len(train.train) // 3 :]) < 0.02 * train.start
-        if not known or last < before - 0.01 * train.start:
-            return None
-        first = f"validation loss was {before:.3g} in the third quarter and {last:.3g} in the last"
-        return f"The {first}, while the training loss was near 0, at {train.end:.3g}."
+        quarter, start = len(held) // 4, self.losses.start
+        before, last = (float(np.median(part)) for part in (held[-2 * quarter : -quarter], held[-quarter:]))
+        found = f"The validation loss was {before:.3g} in the third quarter and {last:.3g} in the last, while the"
+        learned = np.median(train[-len(train) // 3 :]) < 0.02 * start and not last < before - 0.01 * start
+        return f"{found} training loss was near 0, at {self.losses.end:.3g}." if learned else None
 
 
-@dataclass(kw_only=True)
 class StalledTraining(TensorRule):
-    """Fires when no tensor has been saved for more than `threshold` seconds; once for each time it stalls.
-
-    With `stop_training_on_fire` the training is then asked to stop, as with the action stop; one that hangs for good
-    does not hear it.
-    """
+    """Fires once each time that no tensor has been saved for more than `threshold` seconds. With
+    `stop_training_on_fire` the training is asked to stop, as with the action stop; one that hangs for good does not
+    hear it."""
 
     cause = "stalled"
     needs = "no tensors were saved"
-
     threshold: Positive = 1800.0
     stop_training_on_fire: bool = False
-
     saved: float = state(float)  # epoch seconds of the newest step
     stalled: bool = state(bool)
 
@@ -353,23 +282,17 @@ class StalledTraining(TensorRule):
 
     def evaluate(self, trial: Trial, step: int, mode: Mode) -> str | None:
         self.judged += 1
-        waited, stalled = self.now - (self.saved or self.now), self.stalled
+        sentence = self.idle(self.now)
         self.saved, self.stalled = self.now, False
-        return None if stalled else self._judge(waited)
-
-    def idle(self, now: float) -> str | None:
-        if not self.saved or self.stalled:
-            return None
-        sentence = self._judge(now - self.saved)
-        self.stalled = bool(sentence)
         return sentence
 
-    def _judge(self, waited: float) -> str | None:
-        if waited <= self.threshold:
+    def idle(self, now: float) -> str | None:
+        waited = now - (self.saved or now)
+        if self.stalled or waited <= self.threshold:
             return None
+        self.stalled = True
         return f"No tensor was saved for {waited:.0f} seconds (threshold {self.threshold:g} seconds)."
 
 
-@dataclass(kw_only=True)
 class StalledTrainingRule(StalledTraining):
     """StalledTraining by the name that AWS's documentation has for it."""

@@ -6,13 +6,12 @@ the guide's patience where that is less (1000 samples are 500 seconds). Classes 
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from watch.rules.base import Count, Evidence, NotNegative, Percent, Positive, Profile, ProfilerRule, Severity, state
+from watch.rules.base import Count, NotNegative, Percent, Positive, Profile, ProfilerRule, Severity, known, state
 
 Floats = npt.NDArray[np.float64]
 Curves = Mapping[str, tuple[Floats, Floats]]  # name -> (epoch seconds (N,), values (N,))
@@ -27,11 +26,10 @@ def mean_curve(curves: Curves) -> tuple[Floats, Floats]:
     return moments, np.bincount(place, values) / np.maximum(1, np.bincount(place))
 
 
-@dataclass(kw_only=True)
 class _MachineRule(ProfilerRule):
     """A rule that judges several things, GPUs for example, and plots curves against time."""
 
-    severity: Severity = field(init=False, repr=False, default="hint")
+    severity: Severity = known("hint")
     needs = "there are no more samples than patience"
 
     def evaluate(self, profile: Profile, now: float) -> str | None:
@@ -43,13 +41,14 @@ class _MachineRule(ProfilerRule):
         """Yield a sentence, or None where nothing is wrong, of each thing that there is enough data of."""
         raise NotImplementedError
 
-    def show(self, title: str, unit: str, curves: Curves, thresholds: Mapping[str, float] | None = None) -> Evidence:
-        """Plot curves against the seconds since the first figure of them all."""
-        self.evidence = evidence = Evidence(title, "seconds since the first sample", unit, dict(thresholds or {}))
+    def show(self, title: str, unit: str, curves: Curves, limits: Mapping[str, float] = {}) -> dict[str, float]:
+        """Plot curves against the seconds since the first figure of them all, and return the limits, to add to."""
+        self.evidence = None
+        evidence = self.plot(title, unit, limits, "seconds since the first sample")
         start = min((times[0] for times, _ in curves.values() if len(times)), default=0.0)
         for name, (times, values) in curves.items():
             evidence.replace(name, (times - start).tolist(), values.tolist())
-        return evidence
+        return evidence.thresholds
 
     def gpus(self, profile: Profile, dimension: str = "GPUUtilization") -> dict[str, tuple[Floats, Floats]]:
         """Return the figures of each GPU, and plot them: seconds (N,) and percent (N,)."""
@@ -60,7 +59,6 @@ class _MachineRule(ProfilerRule):
         return found
 
 
-@dataclass(kw_only=True)
 class LowGPUUtilization(_MachineRule):
     """Fires where, of the last `window` samples of a GPU, the 95th percentile of its utilisation is below
     `threshold_p95`, or above it and the 5th below `threshold_p5`."""
@@ -101,7 +99,6 @@ def low_gpus(rule: Any, profile: Profile, dimension: str, limit: float, busy: st
         yield f"{found}{busy} (threshold {rule.threshold:g} %)." if percent > rule.threshold else None
 
 
-@dataclass(kw_only=True)
 class CPUBottleneck(_MachineRule):
     """Fires where in more than `threshold` % of the samples a GPU is below `gpu_threshold` and a core above
     `cpu_threshold`."""
@@ -116,7 +113,6 @@ class CPUBottleneck(_MachineRule):
         yield from low_gpus(self, profile, "CPUUtilization", self.cpu_threshold, f"was above {self.cpu_threshold:g} %")
 
 
-@dataclass(kw_only=True)
 class IOBottleneck(_MachineRule):
     """As CPUBottleneck, but the core waits for input or output for more than `io_threshold` % of its time."""
 
@@ -131,7 +127,6 @@ class IOBottleneck(_MachineRule):
         yield from low_gpus(self, profile, "I/OWaitPercentage", self.io_threshold, busy)
 
 
-@dataclass(kw_only=True)
 class GPUMemoryIncrease(_MachineRule):
     """Fires where a GPU's memory keeps growing after `patience` samples, by more than `increase` percentage points;
     AWS's where a window of `window` samples is so much above the one before, as with one larger batch."""
@@ -148,14 +143,13 @@ class GPUMemoryIncrease(_MachineRule):
                 w, sums = self.window, np.concatenate([[0.0], np.cumsum(values)])
                 growths = (sums[2 * w :] - 2 * sums[w:-w] + sums[: -2 * w]) / w  # [i] ends at sample i + 2 * window - 1
                 growth = float(growths[max(0, self.patience + 1 - 2 * w) :].max())
-                if self.semantics != "aws":  # what each third adds: growth that has ended is no leak
+                if not self.aws:  # what each third adds: growth that has ended is no leak
                     thirds = np.array_split(values[min(self.patience, len(values) - 3) :], 3)
                     growth = float(2 * np.diff([third.mean() for third in thirds]).min())
                 found = f"The memory of {name} grew by {growth:.3g} percentage points (increase {self.increase:g})."
                 yield found if growth > self.increase else None
 
 
-@dataclass(kw_only=True)
 class LoadBalancing(_MachineRule):
     """Fires where the histograms of two GPUs' utilisation are further than `threshold` apart: the Jensen-Shannon
     distance, 0 for equal ones and 0.833 (the root of ln 2) for those without any overlap."""
@@ -180,7 +174,6 @@ class LoadBalancing(_MachineRule):
             yield f"{one} and {other} are not equally busy: {apart}." if distance > self.threshold else None
 
 
-@dataclass(kw_only=True)
 class BatchSize(_MachineRule):
     """Fires where, of the last `window` samples, the 95th percentiles of the CPU's utilisation (mean of its cores), of
     a GPU's and of that GPU's memory are all below their thresholds."""
@@ -205,7 +198,6 @@ class BatchSize(_MachineRule):
                 yield found if all(value < limit for value, limit in zip(p95, limits, strict=True)) else None
 
 
-@dataclass(kw_only=True)
 class StepOutlier(_MachineRule):
     """Fires where more than `n_outliers` steps of a mode exceed the mean by `stddev` standard deviations and cost more
     than a second and a tenth of all the time; AWS's by their number alone, which logging and checkpoints reach."""
@@ -218,19 +210,18 @@ class StepOutlier(_MachineRule):
 
     def verdicts(self, profile: Profile, now: float) -> Iterator[str | None]:
         timed = {mode: (starts, 1000 * seconds) for mode, (starts, seconds, _) in profile.timed_steps().items()}
-        evidence = self.show("Step durations", "duration (ms)", timed)
+        limits = self.show("Step durations", "duration (ms)", timed)
         for mode, (_, ms) in timed.items():
             if len(ms) > 100 and self.mode in (None, mode):
-                evidence.thresholds[f"limit of {mode}"] = limit = float(ms.mean() + self.stddev * ms.std())
+                limits[f"limit of {mode}"] = limit = float(ms.mean() + self.stddev * ms.std())
                 outliers = ms[ms > limit]
                 cost = float((outliers - np.median(ms)).sum())
-                matters = self.semantics == "aws" or cost > max(1000.0, ms.sum() / 10)
+                matters = self.aws or cost > max(1000.0, ms.sum() / 10)
                 found = f"{len(outliers)} of {len(ms)} {mode} steps took longer than {limit:.3g} ms, the mean of "
                 found += f"{ms.mean():.3g} ms and {self.stddev:g} standard deviations (n_outliers {self.n_outliers:g})."
                 yield found if len(outliers) > self.n_outliers and matters else None
 
 
-@dataclass(kw_only=True)
 class MaxInitializationTime(_MachineRule):
     """Fires where the first step began more than `threshold` minutes after the first sample of the machine. AWS's also
     where none has begun yet, and so on every script whose steps nobody times."""
@@ -242,7 +233,7 @@ class MaxInitializationTime(_MachineRule):
     def verdicts(self, profile: Profile, now: float) -> Iterator[str | None]:
         sampled = [times[0] for times, _ in profile.samples("CPUUtilization").values()]
         starts = sorted(start for found in profile.timed_steps().values() for start in found[0].tolist())
-        if sampled and (starts or self.semantics == "aws"):
+        if sampled and (starts or self.aws):
             minutes = ((starts or [now])[0] - min(sampled)) / 60
             found = f"{'The first step began after' if starts else 'No step began in'} {minutes:.3g} minutes"
             yield f"{found} (threshold {self.threshold:g} minutes)." if minutes > self.threshold else None
@@ -272,7 +263,6 @@ class OverallFrameworkMetrics(_MachineRule):
         yield from [None] * len(timed)
 
 
-@dataclass(kw_only=True)
 class DataWait(_MachineRule):
     """Fires where more than `threshold` % of the time of the last `window` training steps went by waiting for data. The
     first `patience` steps, in which loader processes start, are left out; waits below `least_ms` a step count from a
@@ -301,7 +291,6 @@ class DataWait(_MachineRule):
             yield found if percent > self.threshold and matters else None
 
 
-@dataclass(kw_only=True)
 class Dataloader(_MachineRule):
     """Fires where the median number of loader processes is below `min_threshold` % of the cores while the training
     waits for data for a fifth of its time, or above `max_threshold` %. AWS's asks for no waiting."""
@@ -319,14 +308,13 @@ class Dataloader(_MachineRule):
             fewest, most = (cores * share / 100 for share in (self.min_threshold, self.max_threshold))
             self.show("Loader processes", "processes", workers, {"min_threshold": fewest, "max_threshold": most})
             _, seconds, waits = profile.timed_steps().get("TRAIN", np.zeros((3, 0)))
-            waiting = self.semantics == "aws" or waits.sum() > max(1.0, seconds.sum() / 5)
+            waiting = self.aws or waits.sum() > max(1.0, seconds.sum() / 5)
             median = float(np.median(counts))
             word, limit = ("few", fewest) if median < fewest else ("many", most)
             found = f"Too {word} loader processes for {cores} cores: {median:g} in the median (limit {limit:g})."
             yield found if median > most or (median < fewest and waiting) else None
 
 
-@dataclass(kw_only=True)
 class ProfilerReport(ProfilerRule):
     """Fires where another profiler rule did. With AWS's semantics it runs them all itself where it stands alone.
     `opt_out_telemetry` is accepted and means nothing: nothing is sent anywhere."""
@@ -338,7 +326,7 @@ class ProfilerReport(ProfilerRule):
     found: dict[str, Sequence[str]] = state(dict)
 
     def evaluate(self, profile: Profile, now: float) -> str | None:
-        kinds = [kind for kind in _MachineRule.__subclasses__() if self.semantics == "aws" and kind is not DataWait]
+        kinds = [kind for kind in _MachineRule.__subclasses__() if self.aws and kind is not DataWait]
         sentences = {kind.__name__: kind(semantics="aws").evaluate(profile, now) for kind in kinds}
         self.found = {name: [sentence] if sentence else [] for name, sentence in sentences.items()}
         return None

@@ -17,9 +17,8 @@ import json
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from watch.rules.base import ParameterError
 from watch.rules.judge import Capture, Judge, SmdebugJudge
@@ -27,20 +26,15 @@ from watch.rules.judge import Capture, Judge, SmdebugJudge
 FOLDER = Path(__file__).resolve().parent
 FRAME = {"base", "judge", "registry", "diagnosis"}  # hold no rules
 GROUP = "watch.rules"
-ACTIONS, SEMANTICS = ("none", "stop"), ("watch", "aws")
+CHOICES = {"action": ("none", "stop"), "semantics": ("watch", "aws")}
 SMDEBUG_ARGUMENTS = ("self", "base_trial", "action_str", "other_trials")
 NOT_PARAMETERS = {"rule_to_invoke", "action_json", "base_trial", "source_s3_uri"}  # of AWS's RuleParameters
 Entry = Mapping[str, Any] | None
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where a class is.
-
-    Args:
-        smdebug_parameters: Of its constructor, if it is a subclass of smdebug's Rule; else None.
-        trouble: A sentence, if the file cannot even be parsed.
-    """
+class Source(NamedTuple):
+    """Where a class is: `smdebug_parameters` of its constructor, if it is a subclass of smdebug's Rule; `trouble` is a
+    sentence, if the file cannot even be parsed."""
 
     module: str
     file: str
@@ -86,17 +80,16 @@ def make(name: str, entry: Entry, worker: str | None = None, *, rules_folder: Pa
     wrong = _check_entry(name, entry, rules_folder)
     settings = dict(entry) if isinstance(entry, Mapping) else {}
     rule_name, action = str(settings.pop("rule", name)), settings.pop("action", "none")
+    judge = functools.partial(Judge, name, rule_name, action=action, worker=worker, given=settings)
+    if wrong:
+        return judge(traceback="\n".join(wrong))
     with Capture() as capture:
-        if wrong:
-            return Judge(name, rule_name, None, action, worker, given=settings, traceback="\n".join(wrong))
-        source = sources(rules_folder)[rule_name]
-        if source.smdebug_parameters is not None:
-            settings.pop("semantics", None)
-            found = functools.partial(load, rule_name, rules_folder)
-            return SmdebugJudge(name, rule_name, None, action, worker, given=settings, load=found)
-        return Judge(name, rule_name, load(rule_name, rules_folder)(**settings), action, worker)
-    text = "".join(traceback.format_exception(capture.error))
-    return Judge(name, rule_name, None, action, worker, given=settings, traceback=text)
+        if sources(rules_folder)[rule_name].smdebug_parameters is None:
+            return judge(load(rule_name, rules_folder)(**settings))
+        settings.pop("semantics", None)
+        found = functools.partial(load, rule_name, rules_folder)
+        return SmdebugJudge(name, rule_name, None, action, worker, given=settings, load=found)
+    return judge(traceback="".join(traceback.format_exception(capture.error)))
 
 
 def from_request(configurations: Sequence[Mapping[str, Any]]) -> tuple[dict[str, dict[str, Any]], list[str]]:
@@ -109,13 +102,10 @@ def from_request(configurations: Sequence[Mapping[str, Any]]) -> tuple[dict[str,
         rule = str(given.get("rule_to_invoke") or configuration.get("RuleConfigurationName") or "")
         name = str(configuration.get("RuleConfigurationName") or rule or f"rule {number}")
         if "source_s3_uri" in given or rule not in sources():
-            place = f" ({given['source_s3_uri']})" if "source_s3_uri" in given else ""
-            missing.append(f"{rule or name}{place}")
+            missing.append(f"{rule or name} ({given['source_s3_uri']})" if "source_s3_uri" in given else rule or name)
             continue
-        known = _parameter_names(rule) if rule == "ProfilerReport" else None  # <Rule>_<parameter>: it runs no others
-        parameters = {
-            key: value for key, value in given.items() if key not in NOT_PARAMETERS and (known is None or key in known)
-        }
+        known = _parameter_names(rule) if rule == "ProfilerReport" else given  # <Rule>_<parameter>: it runs no others
+        parameters = {key: value for key, value in given.items() if key not in NOT_PARAMETERS and key in known}
         entries[name] = {"rule": rule, "semantics": "aws", "action": _action(given.get("action_json")), **parameters}
     return entries, missing
 
@@ -138,7 +128,7 @@ def _check_entry(name: str, entry: Entry, rules_folder: Path | None) -> list[str
     rule_name = settings.pop("rule", name)
     sentences = [
         f"{key} must be {' or '.join(accepted)}, but got {value!r}."
-        for key, accepted in (("action", ACTIONS), ("semantics", SEMANTICS))
+        for key, accepted in CHOICES.items()
         if (value := settings.pop(key, accepted[0])) not in accepted
     ]
     known = sources(rules_folder)
@@ -155,10 +145,12 @@ def _check_parameters(rule_name: str, settings: dict[str, Any], rules_folder: Pa
     if source.trouble:
         return [source.trouble]
     with Capture() as capture:
-        unknown = _unknown(rule_name, settings, _parameter_names(rule_name, rules_folder))
+        accepted = _parameter_names(rule_name, rules_folder)
+        known = f" Its parameters are {', '.join(accepted)}." if accepted else " It has none."
+        unknown = [key for key in settings if key not in accepted]
         if not unknown and source.smdebug_parameters is None:
             load(rule_name, rules_folder)(**settings)
-        return unknown
+        return [f"{rule_name} has no parameter {key!r}.{_hint(key, accepted) or known}" for key in unknown]
     if isinstance(capture.error, ParameterError):
         return capture.error.sentences
     return [f"{source.file} cannot be used ({type(capture.error).__name__}: {capture.error})."]
@@ -167,15 +159,6 @@ def _check_parameters(rule_name: str, settings: dict[str, Any], rules_folder: Pa
 def _parameter_names(rule_name: str, rules_folder: Path | None = None) -> list[str]:
     found = sources(rules_folder)[rule_name].smdebug_parameters
     return list(load(rule_name, rules_folder).parameter_names() if found is None else found)
-
-
-def _unknown(rule_name: str, settings: dict[str, Any], accepted: list[str]) -> list[str]:
-    known = f"Its parameters are {', '.join(accepted)}." if accepted else "It has none."
-    return [
-        f"{rule_name} has no parameter {key!r}.{_hint(key, accepted) or ' ' + known}"
-        for key in settings
-        if key not in accepted
-    ]
 
 
 def _hint(word: Any, accepted: list[str]) -> str:
@@ -193,25 +176,23 @@ def _classes(path: Path, module: str, file: str) -> dict[str, Source]:
     packages: dict[str, str] = {}  # name in the module -> the top package it comes from
     found: dict[str, Source] = {}
     for node in tree.body:
-        if isinstance(node, ast.ImportFrom):
-            packages |= {alias.asname or alias.name: (node.module or "").partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.Import):
-            tops = {alias.asname or alias.name.partition(".")[0]: alias.name.partition(".")[0] for alias in node.names}
-            packages |= tops
+        if isinstance(node, ast.ImportFrom | ast.Import):
+            for alias in node.names:
+                origin = alias.name if isinstance(node, ast.Import) else str(node.module)
+                packages[alias.asname or alias.name.partition(".")[0]] = origin.partition(".")[0]
         elif isinstance(node, ast.ClassDef):
             bases = {name.id for base in node.bases for name in ast.walk(base) if isinstance(name, ast.Name)}
-            if any(packages.get(base) == "smdebug" for base in bases):
+            tops = {packages.get(base) for base in bases}
+            if "smdebug" in tops:
                 found[node.name] = Source(module, file, _constructor_parameters(node))
-            elif any(packages.get(base) == "watch" for base in bases):
+            elif "watch" in tops:
                 found[node.name] = Source(module, file)
-            elif bases & found.keys():
-                found[node.name] = found[next(base for base in found if base in bases)]
+            elif known := [base for base in found if base in bases]:
+                found[node.name] = found[known[0]]
     return {name: source for name, source in found.items() if not name.startswith("_")}
 
 
 def _constructor_parameters(node: ast.ClassDef) -> tuple[str, ...]:
-    for item in node.body:
-        if isinstance(item, ast.FunctionDef) and item.name == "__init__":
-            arguments = [*item.args.args, *item.args.kwonlyargs]
-            return tuple(argument.arg for argument in arguments if argument.arg not in SMDEBUG_ARGUMENTS)
-    return ()
+    made = [item.args for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"]
+    arguments = [argument.arg for args in made for argument in (*args.args, *args.kwonlyargs)]
+    return tuple(name for name in arguments if name not in SMDEBUG_ARGUMENTS)

@@ -106,7 +106,7 @@ def fires(rule: str, profile: ProfileReader, **parameters: object) -> bool:
 def test_an_idle_gpu_is_seen_and_what_it_waits_for(sampled: Write) -> None:
     profile = sampled(Gpus((5, 8)), idle=2.0)
     low = judged("LowGPUUtilization", profile, patience=20)
-    assert "gpu0 is hardly used" in low.findings[0].sentence and "gpu1 is hardly used" in low.findings[0].sentence
+    assert "gpu0 is hardly used" in low.fired[0]["sentence"] and "gpu1 is hardly used" in low.fired[0]["sentence"]
     assert [series["name"] for series in low.as_json()["evidence"]["series"]] == ["gpu0", "gpu1"]
     assert not judged("LowGPUUtilization", profile).as_json()["judged"]  # in so short a run
     assert fires("CPUBottleneck", profile, patience=20)
@@ -158,7 +158,7 @@ def test_outliers_count_where_they_cost_something(timed: Write) -> None:
     assert fires("StepOutlier", logging, semantics="aws") and not fires("StepOutlier", logging)
     assert not fires("OverallFrameworkMetrics", logging)
     stalls = timed([(0.0, 1.0 if step % 40 == 0 else 0.004) for step in range(800)], "EVAL")
-    assert "EVAL" in judged("StepOutlier", stalls).findings[0].sentence
+    assert "EVAL" in judged("StepOutlier", stalls).fired[0]["sentence"]
 
 
 @pytest.mark.parametrize(("of_cores", "steps", "semantics", "is_found"), [

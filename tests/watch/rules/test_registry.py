@@ -47,46 +47,37 @@ def test_configuration_without_mistakes_has_nothing_to_say() -> None:
 
 
 @pytest.mark.parametrize(
-    ("entry", "sentences"),
+    ("name", "entry", "sentence"),
     [
-        ({"Overfitt": None}, ["there is no rule class 'Overfitt'. Did you mean 'Overfit'?"]),
-        ({"Mine": {"rule": "XyzzyPlugh"}}, ["there is no rule class 'XyzzyPlugh'."]),
-        ({"Overfit": {"action": "email"}}, ["action must be none or stop, but got 'email'."]),
-        ({"Overfit": {"semantics": "ours"}}, ["semantics must be watch or aws, but got 'ours'."]),
-        ({"Overfit": {"patienc": 1}}, ["Overfit has no parameter 'patienc'. Did you mean 'patience'?"]),
-        ({"AllZero": {"threshold": 101}}, ["threshold must be at most 100, but got 101."]),
-        ({"AllZero": None}, ["collection_names or tensor_regex must say which tensors to look at."]),
-        ({"TensorVariance": {"tensor_regex": "x"}}, ["max_threshold or min_threshold must be given."]),
-        (
-            {"Overfit": {"patience": 0, "ratio_threshold": "a lot"}},
-            ["patience must be at least 1, but got 0.", "ratio_threshold must be a number, but got 'a lot'."],
-        ),
-        (
-            {"ExplodingTensor": {"only_nan": "maybe", "tensor_regex": "(", "collection_names": []}},
-            [
-                "collection_names must be a list of at least one string, but got none.",
-                "tensor_regex must be a regular expression, but '(' is none "
-                "(missing ), unterminated subpattern at position 0).",
-                "only_nan must be true or false, but got 'maybe'.",
-            ],
-        ),
-        (
-            {"LossNotDecreasing": {"mode": "TEST", "num_steps": 2.5, "diff_percent": float("nan")}},
-            [
-                "num_steps must be a whole number, but got 2.5.",
-                "diff_percent must be a number, but got nan.",
-                "mode must be one of EVAL, TRAIN, GLOBAL, but got 'TEST'.",
-            ],
-        ),
+        ("Overfitt", None, "there is no rule class 'Overfitt'. Did you mean 'Overfit'?"),
+        ("Mine", {"rule": "XyzzyPlugh"}, "there is no rule class 'XyzzyPlugh'."),
+        ("Overfit", {"action": "email"}, "action must be none or stop, but got 'email'."),
+        ("Overfit", {"semantics": "ours"}, "semantics must be watch or aws, but got 'ours'."),
+        ("Overfit", {"patienc": 1}, "Overfit has no parameter 'patienc'. Did you mean 'patience'?"),
+        ("Overfit", {"patience": 0}, "patience must be at least 1, but got 0."),
+        ("Overfit", {"ratio_threshold": "a lot"}, "ratio_threshold must be a number, but got 'a lot'."),
+        ("AllZero", {"tensor_regex": "a", "threshold": 101}, "threshold must be at most 100, but got 101."),
+        ("AllZero", None, "collection_names or tensor_regex must say which tensors to look at."),
+        ("TensorVariance", {"tensor_regex": "x"}, "max_threshold or min_threshold must be given."),
+        ("ExplodingTensor", {"only_nan": "maybe"}, "only_nan must be true or false, but got 'maybe'."),
+        ("ExplodingTensor", {"collection_names": []}, "collection_names must be a list of at least one string, but g"),
+        ("ExplodingTensor", {"tensor_regex": "("}, "tensor_regex must be a regular expression, but '(' is none (mis"),
+        ("LossNotDecreasing", {"mode": "TEST"}, "mode must be one of EVAL, TRAIN, GLOBAL, but got 'TEST'."),
+        ("LossNotDecreasing", {"num_steps": 2.5}, "num_steps must be a whole number, but got 2.5."),
+        ("LossNotDecreasing", {"diff_percent": float("nan")}, "diff_percent must be a number, but got nan."),
     ],
 )
-def test_a_mistake_is_said_in_one_sentence(entry: dict, sentences: list[str]) -> None:
-    [name] = entry
-    assert sorted(check(entry)) == sorted(f"Rule '{name}': {sentence}" for sentence in sentences)
+def test_a_mistake_is_said_in_one_sentence(name: str, entry: dict | None, sentence: str) -> None:
+    [found] = check({name: entry})
+    assert found.startswith(f"Rule '{name}': {sentence}")
+
+
+def test_all_mistakes_are_said() -> None:
+    assert len(check({"Overfit": {"patience": 0, "ratio_threshold": -1, "start_step": 0.5}, "Mine": None})) == 4
 
 
 def test_rules_of_a_folder_of_one_s_own_are_judged(tmp_path: Path) -> None:
-    example = str(base.__doc__)[str(base.__doc__).index("    from dataclasses") :]
+    example = str(base.__doc__)[str(base.__doc__).index("    from watch") :]
     (tmp_path / "large_loss.py").write_text(textwrap.dedent(example))
     (tmp_path / "raises.py").write_text(
         "from watch.rules.base import TensorRule\n\n\nclass Raises(TensorRule):\n"
@@ -102,7 +93,7 @@ def test_rules_of_a_folder_of_one_s_own_are_judged(tmp_path: Path) -> None:
 def test_files_that_are_no_rules_are_named(tmp_path: Path) -> None:
     (tmp_path / "broken_rule.py").write_text("class BrokenRule(TensorRule):\n    def (\n")
     (tmp_path / "lost.py").write_text(
-        "import nothing_at_all\nfrom watch.rules.base import TensorRule as T\nclass Lost(T): ...\n"
+        "import nothing\nfrom watch.rules.base import TensorRule as T\nclass Lost(T): ..."
     )
     (tmp_path / "old.py").write_text(
         "import no_such_module\nfrom smdebug.rules.rule import Rule\n\nclass Old(Rule):\n"
@@ -110,7 +101,7 @@ def test_files_that_are_no_rules_are_named(tmp_path: Path) -> None:
     )
     found = check({"BrokenRule": None, "Lost": None, "Old": {"treshold": 3}}, tmp_path)
     assert "broken_rule.py, line 2, is not Python: invalid syntax." in found[0]
-    assert "lost.py cannot be used (ModuleNotFoundError: No module named 'nothing_at_all')." in found[1]
+    assert "lost.py cannot be used (ModuleNotFoundError: No module named 'nothing')." in found[1]
     assert found[2:] == ["Rule 'Old': Old has no parameter 'treshold'. Did you mean 'threshold'?"]
     assert check({"Old": {"threshold": 3}}, tmp_path) == []  # without importing smdebug
 
@@ -131,13 +122,13 @@ def test_a_rule_written_for_smdebug_is_judged_as_it_is(tmp_path: Path) -> None:
 
 def test_rules_of_a_training_job_s_request_are_taken_as_they_are() -> None:
     stop = json.dumps({"name": "StopTraining", "training_job_prefix": "mine"})
-    given = [
-        ("Grads", {"rule_to_invoke": "VanishingGradient", "threshold": "0.0000001", "action_json": stop}),
-        ("Overfit", {"rule_to_invoke": "Overfit"}),
-        ("Mine", {"rule_to_invoke": "CustomRule", "source_s3_uri": "s3://b/mine.py"}),
-        ("Future", {"rule_to_invoke": "NotYetThere"}),
-    ]
-    entries, missing = from_request([{"RuleConfigurationName": name, "RuleParameters": found} for name, found in given])
+    given = {
+        "Grads": {"rule_to_invoke": "VanishingGradient", "threshold": "0.0000001", "action_json": stop},
+        "Overfit": {"rule_to_invoke": "Overfit"},
+        "Mine": {"rule_to_invoke": "CustomRule", "source_s3_uri": "s3://b/mine.py"},
+        "Future": {"rule_to_invoke": "NotYetThere"},
+    }
+    entries, missing = from_request([{"RuleConfigurationName": name, "RuleParameters": given[name]} for name in given])
     assert entries == {
         "Grads": {"rule": "VanishingGradient", "semantics": "aws", "action": "stop", "threshold": "0.0000001"},
         "Overfit": {"rule": "Overfit", "semantics": "aws", "action": "none"},
@@ -153,6 +144,6 @@ def test_reading_and_judging_need_neither_torch_nor_smdebug() -> None:
     )
     process = subprocess.run([sys.executable, "-c", code], cwd=STEPS, capture_output=True, text=True, check=False)
     assert (process.stdout, process.stderr) == ("[]\n", "")
-    assert {"LossNotFinite", "LossExploding", "OneClass", "LearningRate", "FrozenWeights", "WrongLabels"} <= set(
-        sources()
-    )
+    assert {"LossNotFinite", "LossExploding", "OneClass", "LearningRate", "FrozenWeights", "WrongLabels"} <= {
+        *sources()
+    }

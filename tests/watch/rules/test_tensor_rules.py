@@ -38,6 +38,7 @@ def layers(*changes: float, loss: Sequence[float], gradients: tuple[float, float
     return steps
 
 
+ONCE = {"patience_train": 1, "patience_validation": 1}
 AWS: list[tuple[str, dict[str, Any], list[Step], str | None]] = [
     ("VanishingGradient", {}, train({"gradient/Net_a.bias": [1e-8, -1e-8]}), "averages 1e-08 at step 0, below"),
     ("VanishingGradient", {}, train({"gradient/Net_a.bias": [1e-7, -1e-7]}), None),
@@ -51,12 +52,7 @@ AWS: list[tuple[str, dict[str, Any], list[Step], str | None]] = [
     ("SaturatedActivation", {}, train({"sigmoid_input_0": [[17, 20], [30, 18]]}), "is saturated to 100 %"),
     ("SaturatedActivation", {}, train({"sigmoid_input_0": [[0, 20], [-3, 18]]}), None),
     ("SaturatedActivation", {}, train({"tanh_input_0": [[-9.5, 10]]}), "tanh_input_0 is saturated to 100 %"),
-    (
-        "DeadRelu",
-        {},
-        train({"a_relu_output_0": [[0, 0, 1], [0, 0, 2]]}),
-        "66.67 % of dead ReLUs (threshold_layer 50 %)",
-    ),
+    ("DeadRelu", {}, train({"a_relu_output_0": [[0, 0, 1], [0, 0, 2]]}), "66.67 % of dead ReLUs (threshold_layer"),
     ("DeadRelu", {}, train({"a_relu_output_0": [[0, 3], [0, 1]]}), None),
     ("DeadRelu", {}, held({"a_relu_output_0": [[[[0, 0]], [[0, 1]], [[0, 0]]]]}), "66.67 %"),
     ("WeightUpdateRatio", {}, train({"a.weight": [1.0]}, {"a.weight": [12.0]}), "changed by 11 times its size"),
@@ -73,12 +69,7 @@ AWS: list[tuple[str, dict[str, Any], list[Step], str | None]] = [
     ("LossNotDecreasing", {"num_steps": 1}, losses([1, 1.1]), "increased by 10 %"),
     ("Overfit", {}, losses([1, 1]) + losses([1.2], "EVAL"), "Validation loss is 20 % above training loss at step 1"),
     ("Overfit", {"patience": 2}, losses([1, 1]) + losses([1.2], "EVAL"), None),
-    (
-        "Overtraining",
-        {"patience_train": 1, "patience_validation": 1},
-        losses([1, 1]) + losses([1, 1], "EVAL"),
-        "nor the",
-    ),
+    ("Overtraining", ONCE, losses([1, 1]) + losses([1, 1], "EVAL"), "nor the validation loss"),
     ("Overtraining", {"patience_train": 1}, losses([1, 1, 1]) + losses([1, 1], "EVAL"), None),
     ("TensorVariance", {"tensor_regex": "a", "max_threshold": 3}, train({"a": [0.0, 4.0]}), "a variance of 4, above"),
     ("UnchangedTensor", {"collection_names": "weights"}, train(*[{"a.weight": [1.0]}] * 3), "has not changed in 3"),
@@ -88,6 +79,7 @@ AWS: list[tuple[str, dict[str, Any], list[Step], str | None]] = [
     ("Confusion", {}, held(classes([0] * 4 + [1, 1, 1, 0], [0] * 4 + [1] * 4)), "predicted as class 1, 75 % belong"),
     ("Confusion", {"min_diag": 0.5, "max_off_diag": 0.24}, held(classes([1, 1, 1, 0], [1] * 4)), "belong to class 0"),
 ]
+ZEROS = {LOSS: 2, "a.weight": 0 * LAYER}
 OURS: list[tuple[str, dict[str, Any], list[Step], str | None]] = [
     ("LossNotFinite", {}, losses([1, math.nan]), "The TRAIN loss is not a number at step 1"),
     ("LossExploding", {}, losses([2] + [7] * 9), "was 2 at first and 7 at the end"),
@@ -101,12 +93,7 @@ OURS: list[tuple[str, dict[str, Any], list[Step], str | None]] = [
     ("VanishingGradient", {}, layers(*[0.1] * 6, loss=[2] * 6, gradients=(1e-8, 1e-8)), "The gradients of Net_a"),
     ("VanishingGradient", {}, layers(*[0.1] * 6, loss=[2, 1, 0.5, 0.2, 0.1, 0.1], gradients=(1e-8, 1)), None),
     ("VanishingGradient", {}, train({"gradient/Net_norm.weight": [0.0], LOSS: 2.0}), None),
-    (
-        "PoorWeightInitialization",
-        {},
-        train(*[{LOSS: 2, "a.weight": 0 * LAYER, "gradient/a.weight": LAYER}] * 6),
-        "same",
-    ),
+    ("PoorWeightInitialization", {}, train(*[{**ZEROS, "gradient/a.weight": LAYER}] * 6), "the same weights"),
     ("PoorWeightInitialization", {}, train(*[{LOSS: 2, "a.weight": 0.01 * LAYER}] * 6), "first weights are too small"),
     ("PoorWeightInitialization", {}, train(*[{LOSS: 2, "a.weight": 30 * LAYER}] * 6), "first weights are too large"),
     ("PoorWeightInitialization", {}, train(*[{LOSS: 2, "a.weight": LAYER, "gradient/b.bias": [1e-9]}] * 6), None),
@@ -117,13 +104,8 @@ OURS: list[tuple[str, dict[str, Any], list[Step], str | None]] = [
     ("SaturatedActivation", {}, train(*[{"Net_Tanh1_input_0": [[4.0, -5.0]]}] * 3), "is saturated to 100 %"),
     ("AllZero", {"tensor_regex": "a"}, train({"a": [0.0]}, {"a": [1.0]}), None),
     ("WeightUpdateRatio", {}, train({"a.weight": [0.0]}, {"a.weight": [1.0]}), None),
-    (
-        "Overfit",
-        {},
-        [step for _ in range(4) for step in (*losses([1, 0.01]), *losses([0.9], "EVAL"))],
-        "is 0.9 after 0.9",
-    ),
-    ("Overfit", {}, [step for _ in range(4) for step in (*losses([1, 0.5]), *losses([0.6], "EVAL"))], None),
+    ("Overfit", {}, 4 * (losses([1, 0.01]) + losses([0.9], "EVAL")), "is 0.9 after 0.9"),
+    ("Overfit", {}, 4 * (losses([1, 0.5]) + losses([0.6], "EVAL")), None),
     ("ClassImbalance", {}, held(classes([0] * 990 + [1] * 10, [0] * 1000)), "1,000 of the last validation"),
     ("ClassImbalance", {}, train(classes([0] * 990 + [1] * 10, [0] * 1000)), "99 times as many labels as class 1"),
     ("ClassImbalance", {"samples": 20}, train(classes([0] * 25 + [1], [0] * 26)), None),

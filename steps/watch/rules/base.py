@@ -27,7 +27,7 @@ there may be 100,000 steps. A class of this kind in a file of your own is a rule
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, dataclass_transform, get_args, get_origin, get_type_hints
 
@@ -203,7 +203,10 @@ class Rule:
     A subclass sets advice, needs, severity and cause; a rule may change them by what it found before it answers."""
 
     def __init_subclass__(cls) -> None:
+        made = {name: value for name, value in vars(cls).items() if isinstance(value, Field)}
         dataclass(kw_only=True)(cls)
+        for name in [name for name, value in made.items() if value.default is MISSING]:
+            setattr(cls, name, made[name])  # which dataclass took away: its author may decorate the class once more
 
     kind: Kind = known("tensor")
     advice: str = known("")  # what to do when it fires; default: as of its cause

@@ -80,8 +80,9 @@ def test_rules_of_a_folder_of_one_s_own_are_judged(tmp_path: Path) -> None:
     example = str(base.__doc__)[str(base.__doc__).index("    from watch") :]
     (tmp_path / "large_loss.py").write_text(textwrap.dedent(example))
     (tmp_path / "raises.py").write_text(
-        "from watch.rules.base import TensorRule\n\n\nclass Raises(TensorRule):\n"
-        "    def evaluate(self, trial, step, mode):\n        raise KeyError(step)\n"
+        "from dataclasses import dataclass, field\nfrom watch.rules.base import TensorRule\n\n\n"
+        "@dataclass(kw_only=True)\nclass Raises(TensorRule):\n    seen: list = field(default_factory=list)\n"
+        "    def evaluate(self, trial, step, mode):\n        raise KeyError(step + len(self.seen))\n"
     )
     entries = {"LargeLoss": {"limit": 2}, "Raises": {}}
     assert check({"LargeLoss": {"limit": 0}}, tmp_path) == ["Rule 'LargeLoss': limit must be above 0, but got 0."]

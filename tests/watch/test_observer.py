@@ -110,6 +110,7 @@ def test_a_healthy_training_ends_without_issues(tmp_path: Path, capfd: pytest.Ca
 def test_a_rule_with_the_action_asks_for_a_stop_while_the_training_goes_on(tmp_path: Path) -> None:
     plateau = {"rule": "LossNotDecreasing", "num_steps": 5, "mode": "TRAIN", "action": "stop", "semantics": "aws"}
     with Observation(tmp_path, {"Plateau": plateau, "VanishingGradient": None}) as observation:
+        wait_for((tmp_path / "rules/status.json").is_file)  # the observer has started
         train(tmp_path, lr=0.0)
         sentence = wait_for(lambda: observation.stop_requested, seconds=5)
         assert observation.finish() == {"Plateau": "IssuesFound", "VanishingGradient": "NoIssuesFound"}
@@ -128,17 +129,13 @@ def test_every_worker_is_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert {firing["worker"] for firing in rule(tmp_path, "ExplodingTensor")["fired"]} == {"worker_1"}
 
 
-HARMS = {
-    "killed": (signal.SIGKILL, "the observer was killed by signal 9"),
-    "stopped": (signal.SIGSTOP, "the observer is stopped"),
-}
-
-
-@pytest.mark.parametrize("harm", HARMS)
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [(signal.SIGKILL, "the observer was killed by signal 9"), (signal.SIGSTOP, "the observer is stopped")],
+)
 def test_an_observer_that_dies_or_hangs_costs_its_verdicts_alone(
-    harm: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    number: int, reason: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    number, reason = HARMS[harm]
     with Observation(tmp_path, TENSOR_RULES) as observation:
         wait_for((tmp_path / "rules/status.json").is_file)
         observers()[0].send_signal(number)
@@ -151,22 +148,18 @@ def test_an_observer_that_dies_or_hangs_costs_its_verdicts_alone(
     assert {entry["note"] for entry in status(tmp_path)["rules"]} == {f"no verdict: {reason}"}
 
 
-OWN_RULE = '''
+OWN_RULE = """
 import time
 from dataclasses import dataclass
-
 from watch.rules.base import TensorRule
-
 
 @dataclass(kw_only=True)
 class Mine(TensorRule):
-    """Goes wrong."""
-
     advice, needs = "None.", "steps"
 
     def evaluate(self, trial, step, mode):
         BODY
-'''
+"""
 
 
 def own_rule(folder: Path, body: str) -> dict[str, str]:
@@ -217,16 +210,15 @@ def test_an_observer_that_cannot_start_or_write_is_reported(tmp_path: Path, capf
     assert "Findings could not be written (IsADirectoryError: " in capfd.readouterr().err
 
 
-def script(folder: Path, last: str, **environment: str) -> subprocess.Popen[str]:
-    """A training that does something at its end, with watch() alone."""
+def started(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    """Python beside train.py, a training that does something at its end, with watch() alone."""
     (folder / "train.py").write_text(SCRIPT)
-    command = [sys.executable, "train.py", last]
-    settings = module_environment() | {"WATCH_DIR": str(folder), **environment}
-    return subprocess.Popen(command, cwd=folder, env=settings, stdout=subprocess.PIPE, text=True)
+    settings = module_environment() | environment
+    return subprocess.Popen([sys.executable, *arguments], cwd=folder, env=settings, stdout=subprocess.PIPE, text=True)
 
 
 def test_a_training_that_fails_is_judged_and_reported(tmp_path: Path) -> None:
-    process = script(tmp_path, "raise SystemExit(3)")
+    process = started(tmp_path, "train.py", "raise SystemExit(3)", WATCH_DIR=str(tmp_path))
     out, _ = process.communicate(timeout=100)
     assert process.returncode == 3
     assert out.splitlines()[-1].endswith(f"rules found something. Report: {tmp_path / 'report/debugger.html'}")
@@ -235,7 +227,8 @@ def test_a_training_that_fails_is_judged_and_reported(tmp_path: Path) -> None:
 
 
 def test_a_training_that_was_killed_is_judged_on_what_it_had_written(tmp_path: Path) -> None:
-    process = script(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)")
+    last = "os.kill(os.getpid(), signal.SIGKILL)"
+    process = started(tmp_path, "train.py", last, WATCH_DIR=str(tmp_path))
     process.communicate(timeout=100)
     wait_for((tmp_path / "report/debugger.html").is_file)
     written = status(tmp_path)
@@ -246,14 +239,8 @@ def test_a_training_that_was_killed_is_judged_on_what_it_had_written(tmp_path: P
 RUN = "import sys; from watch.collect.observation import run_observed; sys.exit(run_observed(sys.argv[1:]))"
 
 
-def observed(folder: Path, *command: str) -> subprocess.Popen[str]:
-    arguments = [sys.executable, "-c", RUN, *command]
-    return subprocess.Popen(arguments, cwd=folder, env=module_environment(), stdout=subprocess.PIPE, text=True)
-
-
 def test_any_command_runs_with_an_observer_beside_it(tmp_path: Path) -> None:
-    (tmp_path / "train.py").write_text(SCRIPT)
-    process = observed(tmp_path, sys.executable, "train.py", "sys.exit(7)")
+    process = started(tmp_path, "-c", RUN, sys.executable, "train.py", "sys.exit(7)")
     out, _ = process.communicate(timeout=100)
     (folder,) = (tmp_path / "watch").iterdir()
     assert process.returncode == 7
@@ -263,17 +250,14 @@ def test_any_command_runs_with_an_observer_beside_it(tmp_path: Path) -> None:
 
 
 def test_signals_reach_the_command_and_its_end_is_passed_on(tmp_path: Path) -> None:
-    process = observed(tmp_path, "sh", "-c", "trap 'exit 5' TERM; touch ready; while :; do sleep 0.1; done")
+    trapping = ("sh", "-c", "trap 'exit 5' TERM; touch ready; while :; do sleep 0.1; done")
+    process = started(tmp_path, "-c", RUN, *trapping)
     wait_for((tmp_path / "ready").is_file)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=100)
-    assert process.returncode == 5
-    process = observed(tmp_path, "sh", "-c", "kill -KILL $$")
-    process.communicate(timeout=100)
-    assert process.returncode == 128 + signal.SIGKILL
-    process = observed(tmp_path, "no-such-command")
-    process.communicate(timeout=100)
-    assert process.returncode == 127
+    assert process.communicate(timeout=100) and process.returncode == 5
+    for command, code in ((("sh", "-c", "kill -KILL $$"), 128 + signal.SIGKILL), (("no-such-command",), 127)):
+        process = started(tmp_path, "-c", RUN, *command)
+        assert process.communicate(timeout=100) and process.returncode == code
 
 
 def test_the_observer_imports_nothing_slow() -> None:

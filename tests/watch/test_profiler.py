@@ -7,9 +7,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -31,18 +31,14 @@ def rows(profile_dir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for path in files for line in path.read_text().splitlines()]
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
 def sampled(profile_dir: Path, seconds: float = 0.2) -> list[dict[str, Any]]:
     """What is written until `seconds` after the first sample."""
     found = SystemSampler(profile_dir, node="algo-1", interval_ms=50, pid=os.getpid())
     found.start()
-    wait_until(lambda: bool(rows(profile_dir)))
+    deadline = time.monotonic() + 30
+    while not rows(profile_dir):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
     time.sleep(seconds)
     found.stop()
     found.stop()
@@ -52,7 +48,9 @@ def sampled(profile_dir: Path, seconds: float = 0.2) -> list[dict[str, Any]]:
 def run(script: str) -> subprocess.CompletedProcess[str]:
     """A script in which no file may grow beyond a few thousand bytes after `limit(bytes)`."""
     head = (
-        "import os, resource, signal, time\nfrom pathlib import Path\ndef limit(size=resource.RLIM_INFINITY):\n"
+        "import os, resource, signal, time\nfrom pathlib import Path\n"
+        "from watch.collect.sampler import SystemSampler\nfrom watch.collect.timeline import StepTimeline\n"
+        "def limit(size=resource.RLIM_INFINITY):\n"
         "    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))\n"
     )
     environment = module_environment()
@@ -129,7 +127,6 @@ def test_a_long_run_is_sampled_less_and_less(tmp_path: Path, monkeypatch: pytest
 
 def test_a_full_disk_is_said_once_and_leaves_whole_lines_of_samples(tmp_path: Path) -> None:
     process = run(f"""
-from watch.collect.sampler import SystemSampler
 limit(3000)
 sampler = SystemSampler(Path({str(tmp_path)!r}), node="algo-1", interval_ms=20)
 sampler.start()
@@ -202,7 +199,6 @@ def test_waiting_for_a_batch_is_part_of_its_step_and_errors_pass_through(tmp_pat
 
 def test_kills_and_full_disks_cost_the_trace_alone(tmp_path: Path) -> None:
     script = f"""
-from watch.collect.timeline import StepTimeline
 timeline = StepTimeline(Path({str(tmp_path)!r}), node="algo-1")
 limit(4000)
 for step in range(100):
@@ -255,11 +251,8 @@ def test_a_profiler_that_fails_is_said_once(
     (tmp_path / "torch").write_text("not a folder")
     profiled(OperatorProfile(tmp_path, 2, 3), 8)
     assert capsys.readouterr().out.count("Profiler: the operator profile is not complete, since torch.profiler") == 1
-
-    def start(profiler: Any) -> None:
-        raise RuntimeError("CUPTI could not\n be initialised")
-
-    monkeypatch.setattr(torch.profiler.profile, "start", start)
+    trouble = RuntimeError("CUPTI could not\n be initialised")
+    monkeypatch.setattr(torch.profiler.profile, "start", Mock(side_effect=trouble))
     profiled(OperatorProfile(tmp_path, 2, 3), 8)
     assert capsys.readouterr().out.endswith("failed (RuntimeError: CUPTI could not be initialised).\n")
 

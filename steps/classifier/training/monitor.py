@@ -36,7 +36,7 @@ from watch.collect.observation import Observation, write_report
 from watch.collect.operators import OperatorProfile, choose_steps
 from watch.collect.smdebug_hook import Debugger, SaveIntervals
 from watch.collect.timeline import StepTimeline
-from watch.files import whole_file
+from watch.files import put
 
 MEGABYTES: dict[Mode, int] = {"TRAIN": 32, "EVAL": 8}  # of tensors, about: all of them are packed into output.tar.gz
 VERDICTS, NOT_JUDGED = {"NoIssuesFound": 0, "IssuesFound": 1}, -1  # as metrics
@@ -56,10 +56,7 @@ class WatchedJob:
     @property
     def steps_per_epoch(self) -> dict[Mode, int]:
         """Batches of one epoch."""
-        return {
-            "TRAIN": self.head_steps,
-            "EVAL": math.ceil(len(self.data.validation) / EVALUATION_ROWS),
-        }
+        return {"TRAIN": self.head_steps, "EVAL": math.ceil(len(self.data.validation) / EVALUATION_ROWS)}
 
     @property
     def fine_tuning_steps(self) -> int:
@@ -82,13 +79,7 @@ class WatchedJob:
 
 
 class Monitor(Watcher):
-    """A watcher that misses nothing. Use as a context manager around the training and what follows it.
-
-    Args:
-        job: The training.
-        settings: What is saved, sampled and judged.
-        head, criterion: The modules whose tensors are saved.
-    """
+    """A watcher that misses nothing. Use as a context manager around the training and what follows it."""
 
     def __init__(self, job: WatchedJob, settings: DebugSettings, *, head: ClassifierHead, criterion: nn.Module) -> None:
         self.job = job
@@ -100,10 +91,9 @@ class Monitor(Watcher):
         self.debugger.watch(head, criterion)
         self.timeline = StepTimeline(profile_dir, node=job.node)
         self.operators = operator_profile(profile_dir, job, settings.profiled_steps)
-        settled = {"sample_interval_ms": settings.sample_interval_ms, "node": job.node}
-        self.observation = Observation(
-            job.output_dir, settings.rules, tensors_dir=str(self.debugger.out_dir), **settled
-        )
+        settled: dict[str, Any] = {"sample_interval_ms": settings.sample_interval_ms, "node": job.node}
+        settled["tensors_dir"] = str(self.debugger.out_dir)
+        self.observation = Observation(job.output_dir, settings.rules, **settled)
 
     def __enter__(self) -> "Monitor":
         self.observation.__enter__()
@@ -145,19 +135,15 @@ class Monitor(Watcher):
                 yield batch
 
     def phase(self, name: Phase) -> AbstractContextManager[None]:
-        """Time a part of a step."""
         return self.timeline.phase(name)
 
     def see_images(self, means: npt.NDArray[np.float32]) -> None:
-        """The images' means."""
         self.debugger.see_images(means)
 
     def see(self, labels: Tensor, logits: Tensor) -> None:
-        """Labels and predictions of the validation."""
         self.debugger.see(labels, logits)
 
     def save_next_step(self) -> None:
-        """Keep the coming step whole."""
         self.debugger.save_next_step()
 
     def training_ended(self, result: TrainingResult) -> None:
@@ -225,17 +211,10 @@ def figures(job: WatchedJob, result: TrainingResult | None) -> dict[str, str]:
 def intervals(job: WatchedJob, settings: DebugSettings, head: ClassifierHead) -> Any:
     """When losses and tensors are saved."""
     found, epochs = job.hyperparameters, job.hyperparameters.all_epochs
-    validation_rows = min(len(job.data.validation), EVALUATION_ROWS)
-    return save_intervals(
-        head,
-        settings.interval(job.training_steps),
-        steps={"TRAIN": job.training_steps, "EVAL": epochs * job.steps_per_epoch["EVAL"]},
-        rows={
-            "TRAIN": max(found.batch_size, found.finetune_batch_size if found.fine_tunes else 0),
-            "EVAL": validation_rows,
-        },
-        epochs=epochs,
-    )
+    steps: dict[Mode, int] = {"TRAIN": job.training_steps, "EVAL": epochs * job.steps_per_epoch["EVAL"]}
+    train_rows = max(found.batch_size, found.finetune_batch_size if found.fine_tunes else 0)
+    rows: dict[Mode, int] = {"TRAIN": train_rows, "EVAL": min(len(job.data.validation), EVALUATION_ROWS)}
+    return save_intervals(head, settings.interval(job.training_steps), steps=steps, rows=rows, epochs=epochs)
 
 
 def save_intervals(
@@ -243,10 +222,7 @@ def save_intervals(
 ) -> SaveIntervals:
     """Losses as often as asked for and once per validation; tensors as often if that is affordable.
 
-    Args:
-        asked: debug_save_interval_steps.
-        steps: Of each mode, in the whole training.
-        rows: Of one batch, in each mode.
+    `steps` are those of the whole training, `rows` those of one batch.
     """
     parameters = sum(parameter.numel() for parameter in head.parameters())
     activations = 2 * head.members * head.hidden_units  # per row: before and after the ReLU
@@ -272,9 +248,7 @@ def operator_profile(profile_dir: Path, job: WatchedJob, steps: int) -> Operator
 def write_history(path: Path, document: dict[str, Any]) -> None:
     """Whole or not at all; losses that are not finite stay as they are. A full disk is said, not raised."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as file:
-            json.dump(document, file, ensure_ascii=False)
+        put(path, json.dumps(document, ensure_ascii=False))
     except OSError as error:
         say(f"{path.name} could not be written: {error}")
 

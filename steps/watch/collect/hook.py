@@ -27,7 +27,7 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
 from watch.collect.observation import Observation
 from watch.collect.timeline import StepTimeline
-from watch.files import say, whole_file
+from watch.files import put, reason, say
 from watch.read.records import encode
 from watch.read.tensors import Mode
 
@@ -44,13 +44,10 @@ Batch = TypeVar("Batch")
 Array = npt.NDArray[Any]
 
 
-def start(
-    model: Any, loss: Any = None, optimizer: Any = None, *, out: Any = None, every: int | None = None
-) -> "Watcher":
+def start(model: Any, loss: Any, optimizer: Any, *, out: Any, every: int | None) -> "Watcher":
     """Return a watcher of a training that begins now; `watch.watch` says what the arguments are.
 
-    Raises:
-        TypeError, ValueError: An argument is of the wrong kind. Nothing later raises.
+    Raises TypeError or ValueError where one is of the wrong kind. Nothing later raises.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"watch: model must be a torch.nn.Module, but got {type(model).__name__}.")
@@ -82,20 +79,13 @@ class StepWriter:
 
     def collections(self, members: Mapping[str, Iterable[str]]) -> None:
         """Say which tensors belong to which collection; losses are also found by smdebug's pattern."""
-        found = {
-            name: {
-                "name": name,
-                "include_regex": [LOSS_NAMES] if name == "losses" else [],
-                "tensor_names": sorted(names),
-                "reduction_config": {"save_raw_tensor": True, "reductions": "", "save_shape": False},
-                "save_histogram": False,
-            }
-            for name, names in members.items()
-        }
+        reductions = {"save_raw_tensor": True, "reductions": "", "save_shape": False}
+        usual = {"include_regex": [], "reduction_config": reductions, "save_histogram": False}
+        found = {name: {"name": name, **usual, "tensor_names": sorted(names)} for name, names in members.items()}
+        found["losses"]["include_regex"] = [LOSS_NAMES]
+        document = {"collections": found, "_meta": {"num_workers": self.workers}}
         path = self.folder / "collections" / "000000000" / f"{self.worker}_collections.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as file:
-            json.dump({"collections": found, "_meta": {"num_workers": self.workers}}, file)
+        put(path, json.dumps(document))
 
     def write(self, step: tuple[int, str, int], tensors: Mapping[str, Array]) -> int:
         """Write a step (global number, mode, number within the mode) and return its bytes."""
@@ -103,16 +93,16 @@ class StepWriter:
         events = f"events/{number:012d}/{number:012d}_{self.worker}.tfevents"
         index = self.folder / "index" / f"{number // 1000:09d}" / f"{number:012d}_{self.worker}.json"
         told = {"step": number, "mode": Mode[mode].value, "mode_step": mode_step}
-        records = {name: encode(name, value, **told) for name, value in tensors.items()}
-        places, size = [], 0
-        for name, record in records.items():
-            places.append({"tensorname": name, "start_idx": size, "length": len(record)})
-            size += len(record)
+        records, places, size = [], [], 0
+        for name, value in tensors.items():
+            records.append(encode(name, value, **told))
+            places.append({"tensorname": name, "start_idx": size, "length": len(records[-1])})
+            size += len(records[-1])
         meta = {"mode": mode, "mode_step": mode_step, "event_file_name": events}
         (self.folder / events).parent.mkdir(parents=True, exist_ok=True)
         index.parent.mkdir(parents=True, exist_ok=True)
         try:
-            (self.folder / events).write_bytes(b"".join(records.values()))
+            (self.folder / events).write_bytes(b"".join(records))
             unfinished = index.with_suffix(".unfinished")
             unfinished.write_text(json.dumps({"meta": meta, "tensor_payload": places, "shape_payload": []}))
             unfinished.replace(index)
@@ -184,18 +174,13 @@ def _safely(method: Callable[..., None]) -> Callable[..., None]:
 
 
 class Watcher:
-    """Saves what a training does, and has it judged by a process beside it. Also a context manager.
-
-    Attributes:
-        folder: The run's folder.
-        off: Why nothing is saved any more, in words; None while all is well.
-    """
+    """Saves what a training does, and has it judged by a process beside it. Also a context manager."""
 
     def __init__(
         self, model: nn.Module, loss: nn.Module | None, optimizers: list[Any], *, folder: Path, every: int | None
     ) -> None:
-        self.folder = folder
-        self.off: str | None = None
+        self.folder = folder  # the run's
+        self.off: str | None = None  # why nothing is saved any more, in words
         self.saving: SavedStep | None = None
         self._model, self._loss, self._optimizers = model, loss, optimizers
         self._net, self._compiled = _unwrapped(model)
@@ -205,10 +190,9 @@ class Watcher:
         self._light = {"TRAIN": Budget(0.006, every, 500), "EVAL": Budget(0.004, every, 500)}
         self._handles: list[Any] = []  # hooks of the whole training
         self._module_handles: list[Any] = []  # hooks of a step that is saved whole
-        self._members: dict[str, set[str]] | None = None
         self._waits_for: set[int] = set()  # optimizers
         self._timeline: StepTimeline | None = None
-        self._pid, self._closed = os.getpid(), False
+        self._pid, self._closed, self._described = os.getpid(), False, False
         rank, workers = _rank()
         self._writer = StepWriter(folder / "tensors", worker=rank, workers=workers)
         self._observation: Observation | None = None
@@ -261,10 +245,8 @@ class Watcher:
 
     def give_up(self, error: Exception) -> None:
         """Save nothing more, and say why."""
-        self.off = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        self.saving = None
-        self._detach(self._handles)
-        self._detach(self._module_handles)
+        self.off, self.saving = reason(error), None
+        self._detach(self._handles, self._module_handles)
         say(f"Watch: no more tensors are saved, since that failed ({self.off}). The training goes on.")
 
     def _register(self) -> None:
@@ -282,13 +264,9 @@ class Watcher:
             self._handles.append(self._model.register_forward_pre_hook(self._begin))
             self._handles.append(self._model.register_forward_hook(self._see_output))
         if self._loss is not None:
-            name = type(self._loss).__name__
-            see = functools.partial(self._see_loss, name)
-            self._handles.append(
-                self._loss.register_forward_hook(
-                    lambda module, args, named, output: see(module, (*args, *named.values()), output), with_kwargs=True
-                )
-            )
+            see = functools.partial(self._see_loss, type(self._loss).__name__)
+            hook = lambda module, args, named, output: see(module, (*args, *named.values()), output)  # noqa: E731
+            self._handles.append(self._loss.register_forward_hook(hook, with_kwargs=True))
         self._handles.append(register_optimizer_step_pre_hook(lambda one, args, named: self._see_optimizer(one)))
 
     @_safely
@@ -306,41 +284,33 @@ class Watcher:
             self._write()
         whole = mode == "TRAIN" and self._whole.allows(mode_step)
         budget = self._whole if whole else self._light[mode]
-        if not (whole or budget.allows(mode_step)) or _capturing():
+        capturing = torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+        if capturing or not (whole or budget.allows(mode_step)):  # nothing of ours may get into a CUDA graph
             return
         self.saving = SavedStep((number, mode, mode_step), budget, whole)
-        if whole:
-            self._waits_for = {id(one) for one in self._optimizers}
-            self._watch_modules()
-            self._see_input(arguments)
-
-    def _watch_modules(self) -> None:
+        if not whole:
+            return
+        images = arguments[0] if arguments and isinstance(arguments[0], Tensor) else torch.empty(0)
+        if images.ndim == 4 and images.shape[1] in (1, 3) and images.is_floating_point():
+            means = images.detach().mean(dim=(2, 3), keepdim=True)  # images of one pixel, for CheckInputImages
+            self.saving.tensors["input_image"] = as_array(means)
+        self._waits_for = {id(one) for one in self._optimizers}
         self._detach(self._module_handles)
         for name, module in () if self._compiled else self._net.named_modules():
-            kind = ACTIVATIONS.get(type(module).__name__)
+            kind, see = ACTIVATIONS.get(type(module).__name__), functools.partial(self._see_activation, name)
             if kind:
-                before, after = self._activation(f"{name}_input"), self._activation(f"{name}_output")
-                self._module_handles.append(module.register_forward_pre_hook(before))
-                if kind == "relu":
-                    self._module_handles.append(module.register_forward_hook(after))
-
-    def _activation(self, name: str) -> Callable[..., None]:
-        return lambda module, arguments, *output: self._see_activation(name, *(output or arguments[:1]))
+                self._module_handles.append(module.register_forward_pre_hook(see))
+            if kind == "relu":
+                self._module_handles.append(module.register_forward_hook(see))
 
     @_safely
-    def _see_activation(self, name: str, value: Any) -> None:
+    def _see_activation(self, name: str, module: nn.Module, arguments: tuple[Any, ...], *output: Any) -> None:
+        end, value = ("output", output[0]) if output else ("input", arguments[0] if arguments else None)
         if self.saving and isinstance(value, Tensor):
-            calls = sum(f"{name}_{call}" in self.saving.tensors for call in range(4))
-            if calls < 4:  # a module may be called several times in one pass
-                axis = 1 if value.ndim == 4 else -1
-                self.saving.tensors[f"{name}_{calls}"] = as_array(value, axis=axis)
-
-    def _see_input(self, arguments: Any) -> None:
-        """Keep each image's mean per channel, as an image of one pixel, for CheckInputImages."""
-        images = arguments[0] if arguments and isinstance(arguments[0], Tensor) else None
-        if images is not None and images.ndim == 4 and images.shape[1] in (1, 3) and images.is_floating_point():
-            assert self.saving is not None
-            self.saving.tensors["input_image"] = as_array(images.detach().mean(dim=(2, 3), keepdim=True))
+            for call in range(4):  # a module may be called several times in one pass
+                if (full := f"{name}_{end}_{call}") not in self.saving.tensors:
+                    self.saving.tensors[full] = as_array(value, axis=1 if value.ndim == 4 else -1)
+                    break
 
     @_safely
     def _see_output(self, module: nn.Module, arguments: Any, output: Any) -> None:
@@ -351,15 +321,12 @@ class Watcher:
 
     @_safely
     def _see_loss(self, name: str, module: nn.Module | None, arguments: tuple[Any, ...], output: Any) -> None:
-        if isinstance(output, tuple | list):
-            output = output[0] if output else None
-        saving = self.saving
+        saving, output = self.saving, output[0] if isinstance(output, tuple | list) and output else output
         if saving is None or saving.has_loss or not isinstance(output, Tensor):
             return
         saving.has_loss = True
         saving.tensors[f"{name}_output_0"] = as_array(output)
-        for position, classes in enumerate(_classes(module, arguments) or ()):
-            saving.tensors[("labels", "predictions")[position]] = classes
+        saving.tensors |= dict(zip(("labels", "predictions"), _classes(module, arguments) or (), strict=False))
         if not saving.whole:
             self._write()
 
@@ -379,30 +346,25 @@ class Watcher:
         for parameter in (*own, *(self._net.parameters() if last else ())):
             name = f"gradient/{self._top}_{names.get(id(parameter))}"
             if id(parameter) in names and parameter.grad is not None and name not in saving.tensors:
-                saving.tensors[name] = as_array(parameter.grad, self._limit(len(names)))
+                saving.tensors[name] = as_array(parameter.grad, _limit(len(names)))
         self._waits_for.discard(id(optimizer))
         if last and saving.has_loss:
             self._write()
-
-    @staticmethod
-    def _limit(parameters: int) -> int:
-        """How many values of one parameter are kept, of so many."""
-        return min(LARGEST, max(1024, LARGEST_STEP // max(1, 2 * parameters)))
 
     def _write(self) -> None:
         """Write the step that is being saved, with the weights as they are now."""
         saving = self.saving
         assert saving is not None
         tensors, self.saving = saving.tensors, None
-        if self._members is None:
-            self._members = self._collections()
-            self._writer.collections(self._members)
+        if not self._described:
+            self._described = True
+            self._writer.collections(self._collections())
         groups = [group for optimizer in self._optimizers for group in optimizer.param_groups]
         for position, group in enumerate(groups if saving.step[1] == "TRAIN" else ()):
             tensors[f"learning_rate_{position}"] = np.array(float(group["lr"]))
         if saving.whole:
-            found = dict(self._net.named_parameters())
-            tensors |= {f"{self._top}_{name}": as_array(one, self._limit(len(found))) for name, one in found.items()}
+            named = dict(self._net.named_parameters())
+            tensors |= {f"{self._top}_{name}": as_array(one, _limit(len(named))) for name, one in named.items()}
         if tensors:
             saving.budget.count(self._writer.write(saving.step, tensors))
 
@@ -410,8 +372,7 @@ class Watcher:
     def _end(self) -> None:
         if self.saving:
             self._write()
-        self._detach(self._handles)
-        self._detach(self._module_handles)
+        self._detach(self._handles, self._module_handles)
         self._writer.end()
         self.off = "the run was closed"
 
@@ -445,9 +406,15 @@ class Watcher:
         return found
 
     @staticmethod
-    def _detach(handles: list[Any]) -> None:
-        while handles:
-            handles.pop().remove()
+    def _detach(*lists: list[Any]) -> None:
+        for handles in lists:
+            while handles:
+                handles.pop().remove()
+
+
+def _limit(parameters: int) -> int:
+    """How many values of one parameter are kept, of so many parameters."""
+    return min(LARGEST, max(1024, LARGEST_STEP // max(1, 2 * parameters)))
 
 
 def as_array(tensor: Tensor, limit: int = LARGEST, *, axis: int | None = None) -> Array:
@@ -501,11 +468,6 @@ def _unwrapped(model: nn.Module) -> tuple[nn.Module, bool]:
             model = model.module
         else:
             return model, compiled
-
-
-def _capturing() -> bool:
-    """Whether a CUDA graph is being recorded, into which nothing of ours must get."""
-    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
 def _rank() -> tuple[int, int]:

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 
 from watch.collect.observer import END_SIGNAL, FINISHED, STATUS_FILE, STOP_FILE, write_page
-from watch.files import module_command, module_environment, say, whole_file
+from watch.files import module_command, module_environment, put, say
 from watch.rules.judge import SCHEMA_VERSION
 from watch.rules.registry import default_entries
 
@@ -28,40 +28,22 @@ REPORT_SECONDS = 120.0
 STOP_SECONDS = 0.5  # between two looks for a stop
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-NO_VERDICT: dict[str, Any] = {
-    "kind": "tensor",
-    "action": "none",
-    "semantics": "watch",
-    "severity": "problem",
-    "cause": None,
-}
-NO_VERDICT |= {"parameters": {}, "fired": [], "evidence": None, "advice": "", "traceback": None, "judged": 0}
+NO_VERDICT: dict[str, Any] = {"kind": "tensor", "action": "none", "semantics": "watch", "severity": "problem"}
+NO_VERDICT |= {"cause": None, "parameters": {}, "fired": [], "evidence": None, "advice": "", "traceback": None}
 
 
 class Observation:
     """An observer beside a training, from the beginning of the with block to its end or to `finish`.
 
-    Args:
-        folder: The run's.
-        rules: As in rules/registry.py; None: all that need no parameters.
-        settings: tensors_dir, sample_interval_ms, node and pid, where they are not the usual ones.
+    `rules` are as in rules/registry.py; None stands for all that need no parameters. `settings` are tensors_dir,
+    sample_interval_ms, node, rules_folder and pid, where they are not the usual ones.
     """
 
     def __init__(self, folder: Path, rules: Mapping[str, Any] | None = None, **settings: Any) -> None:
-        self.folder = folder
-        self.rules = default_entries() if rules is None else dict(rules)
-        self._config: dict[str, Any] = {
-            "output_dir": str(folder),
-            "tensors_dir": str(folder / "tensors"),
-            "rules": self.rules,
-        }
-        self._config |= {
-            "sample_interval_ms": 500,
-            "node": "algo-1",
-            "pid": os.getpid(),
-            "parent": os.getpid(),
-            **settings,
-        }
+        self.folder, self.rules = folder, default_entries() if rules is None else dict(rules)
+        pid, places = os.getpid(), {"output_dir": str(folder), "tensors_dir": str(folder / "tensors")}
+        usual = {"sample_interval_ms": 500, "node": "algo-1", "pid": pid, "parent": pid}
+        self._config = {**places, "rules": self.rules, **usual, **settings}
         self._process: subprocess.Popen[bytes] | None = None
         self._trouble: str | None = None  # why there are no verdicts
         self._stop: str | None = None
@@ -71,7 +53,7 @@ class Observation:
         try:
             for name in (FINISHED, STATUS_FILE, STOP_FILE):
                 (self.folder / name).unlink(missing_ok=True)
-            self._put(CONFIG_FILE, self._config)
+            put(self.folder / CONFIG_FILE, json.dumps(self._config))
             self._process = subprocess.Popen(
                 [*module_command("watch.collect.observer"), str(self.folder / CONFIG_FILE)],
                 stdin=subprocess.DEVNULL,
@@ -103,30 +85,26 @@ class Observation:
     def document(self) -> dict[str, Any]:
         """What rules/status.json says now; without rules where there is none."""
         try:
-            found = json.loads((self.folder / STATUS_FILE).read_bytes())
-            return found if isinstance(found["rules"], list) else {"rules": []}
-        except (OSError, ValueError, TypeError, KeyError):
+            return {"rules": [], **json.loads((self.folder / STATUS_FILE).read_bytes())}
+        except (OSError, ValueError, TypeError):
             return {"rules": []}
 
     @property
     def verdicts(self) -> dict[str, str]:
         """The status of each rule by name, as of now."""
-        return dict.fromkeys(self.rules, "InProgress") | {
-            rule["name"]: rule["status"] for rule in self.document["rules"]
-        }
+        known = {rule["name"]: rule["status"] for rule in self.document["rules"]}
+        return dict.fromkeys(self.rules, "InProgress") | known
 
     def finish(self, timeout_seconds: float = VERDICT_SECONDS) -> dict[str, str]:
-        """Tell the observer that the training is over, and wait for its last word.
+        """Tell the observer that the training is over, wait for its last word, and return the rules' statuses by name.
 
-        Returns:
-            The status of each rule by name: NoIssuesFound, IssuesFound, Error or Stopped. Error also where the
-            observer gave no verdict.
+        Each is NoIssuesFound, IssuesFound, Error or Stopped; Error also where the observer gave no verdict.
         """
         process = self._process
         if process is not None:
             if process.poll() is None:
                 try:
-                    self._put(FINISHED, {"finished": time.time()})
+                    put(self.folder / FINISHED, json.dumps({"finished": time.time()}))
                 except OSError:  # a full disk, say
                     process.send_signal(END_SIGNAL)
             self._wait(process, timeout_seconds)
@@ -137,16 +115,14 @@ class Observation:
             self._record(missing, self._trouble or "the observer ended without a verdict")
         return verdicts | dict.fromkeys(missing, "Error")
 
-    def conclude(self) -> dict[str, str]:
+    def conclude(self) -> None:
         """Finish, write the report, and say what was found and where it is."""
         verdicts = self.finish()
         write_report(self.folder)
-        found = [entry["sentence"] for entry in self.document.get("diagnosis", [])]
+        for entry in self.document.get("diagnosis", []):
+            say(f"Watch: {entry['sentence']}")
         fired = sum(status == "IssuesFound" for status in verdicts.values())
-        for sentence in found:
-            say(f"Watch: {sentence}")
         say(f"Watch: {fired} of {len(verdicts)} rules found something. Report: {self.folder / 'report/debugger.html'}")
-        return verdicts
 
     def _wait(self, process: "subprocess.Popen[bytes]", seconds: float) -> None:
         """Until the process has ended; it is killed where it takes too long, or was stopped by a signal."""
@@ -156,16 +132,12 @@ class Observation:
             if stopped or time.monotonic() > until:
                 process.kill()
                 process.wait()
-                self._give_up(
-                    f"the observer {'is stopped' if stopped else f'had not finished after {seconds:g} seconds'}"
-                )
-                return
+                how = "is stopped" if stopped else f"had not finished after {seconds:g} seconds"
+                return self._give_up(f"the observer {how}")
             time.sleep(0.02)
-        if process.returncode:
-            how = f"was killed by signal {-process.returncode}"
-            self._give_up(
-                f"the observer {how if process.returncode < 0 else f'ended with exit code {process.returncode}'}"
-            )
+        if code := process.returncode:
+            how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+            self._give_up(f"the observer {how}")
 
     def _give_up(self, trouble: str) -> None:
         if self._trouble is None:
@@ -177,21 +149,16 @@ class Observation:
         document = {"schema_version": SCHEMA_VERSION, "diagnosis": [], **self.document}
         known = {rule["name"]: rule for rule in document["rules"]}
         for name in missing:
-            known[name] = {**NO_VERDICT, "name": name, "rule": name, **known.get(name, {}), "status": "Error"}
-            known[name]["note"] = f"no verdict: {reason}"
+            entry = {**NO_VERDICT, "name": name, "rule": name, "judged": 0, **known.get(name, {})}
+            known[name] = entry | {"status": "Error", "note": f"no verdict: {reason}"}
             say(f"{name}: Error")
-        document["rules"] = list(known.values())
-        document["observer"] = {"state": "killed", "detail": f"{reason[0].upper()}{reason[1:]}."}
+        observer = {"state": "killed", "detail": f"{reason[0].upper()}{reason[1:]}."}
         try:
-            self._put(STATUS_FILE, document)
+            put(
+                self.folder / STATUS_FILE, json.dumps({**document, "rules": list(known.values()), "observer": observer})
+            )
         except OSError as error:
             say(f"Debugger: the verdicts could not be written ({error}).")
-
-    def _put(self, name: str, document: Mapping[str, Any]) -> None:
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as file:
-            json.dump(document, file)
 
 
 def write_report(folder: Path) -> None:
@@ -213,9 +180,7 @@ def write_report(folder: Path) -> None:
 def run_observed(command: Sequence[str], out: Path | None = None, rules: Mapping[str, Any] | None = None) -> int:
     """Run a command with an observer beside it, and return its exit code, 128 + n where signal n ended it.
 
-    Args:
-        out: The run's folder; the command finds it in WATCH_DIR, and `watch()` in a script saves tensors there.
-        rules: As in rules/registry.py; None: all that need no parameters.
+    `out` is the run's folder, which the command finds in WATCH_DIR; `watch()` in a script saves tensors there.
     """
     folder = (out or Path("watch") / time.strftime("%Y%m%d-%H%M%S")).absolute()
     try:

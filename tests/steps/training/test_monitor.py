@@ -47,11 +47,11 @@ class Watched:
         self.result: TrainingResult | None = None
         self.verdicts: dict[str, str] = {}
 
-    def run(self, monitor_class: type[Monitor] = Monitor) -> "Watched":
+    def run(self, monitor_class: type[Monitor] = Monitor, checkpoint: Checkpoint | None = None) -> "Watched":
         stage = self.stage
         job = WatchedJob("job", "algo-1", self.folder, stage.data, stage.hyperparameters, stage.steps)
         with monitor_class(job, self.settings, head=stage.head, criterion=stage.criterion) as self.monitor:
-            self.result = train(stage, watcher=self.monitor)
+            self.result = train(stage, watcher=self.monitor, checkpoint=checkpoint)
             self.monitor.training_ended(self.result)
             self.verdicts = self.monitor.judge()
         return self
@@ -61,6 +61,10 @@ class Watched:
         """Rule name -> its entry in status.json."""
         document = json.loads((self.folder / "rules" / "status.json").read_text())
         return {rule["name"]: rule for rule in document["rules"]}
+
+    @property
+    def history(self) -> dict[str, Any]:
+        return json.loads((self.folder / "history.json").read_text())
 
     @property
     def report(self) -> str:
@@ -80,13 +84,18 @@ def test_no_rule_fires_and_none_is_in_error_in_a_sound_training(data: TrainingDa
     assert set(watched.verdicts) == set(shipped_rules())
     assert {name: status for name, status in watched.verdicts.items() if status != "NoIssuesFound"} == {}
     assert (tmp_path / "profile" / "torch" / "trace.json.gz").is_file()
-    history = json.loads((tmp_path / "history.json").read_text())
-    assert (history["outcome"], len(history["epochs"])) == ("Completed", 20)
-    assert all(epoch["seconds"] > 0 for epoch in history["epochs"])
+    assert (watched.history["outcome"], len(watched.history["epochs"])) == ("Completed", 20)
+    assert all(epoch["seconds"] > 0 for epoch in watched.history["epochs"])
 
 
-def test_what_watches_a_training_changes_nothing_in_it(data: TrainingData, tmp_path: Path) -> None:
+def test_what_watches_a_training_changes_nothing_in_it_and_leaves_nothing_behind(
+    data: TrainingData, tmp_path: Path
+) -> None:
+    before = threading.active_count()
     watched = Watched(tmp_path, data, SOUND, shipped_rules()).run()
+    process = watched.monitor.observation._process
+    assert process is not None and process.poll() == 0
+    assert threading.active_count() == before
     alone = train(HeadTraining(data, SOUND))
     assert watched.result is not None
     assert watched.result.epochs == alone.epochs
@@ -101,16 +110,10 @@ def test_a_training_that_was_lost_after_its_last_epoch_ends_well_with_nothing_le
 ) -> None:
     checkpoint = Checkpoint(tmp_path / "training.pt", "a")
     done = train(HeadTraining(data, SOUND), checkpoint=checkpoint)
-    stage = HeadTraining(data, SOUND)
-    job = WatchedJob("job", "algo-1", tmp_path, data, SOUND, stage.steps)
-    with Monitor(job, DebugSettings(rules={}), head=stage.head, criterion=stage.criterion) as monitor:
-        result = train(stage, watcher=monitor, checkpoint=checkpoint)
-        monitor.training_ended(result)
-        monitor.judge()
-    assert result.epochs == done.epochs
-    history = json.loads((tmp_path / "history.json").read_text())
-    assert (history["outcome"], len(history["epochs"])) == ("Completed", 20)
-    assert {epoch["seconds"] for epoch in history["epochs"]} == {None}
+    watched = Watched(tmp_path, data, SOUND, {}).run(checkpoint=checkpoint)
+    assert watched.result is not None and watched.result.epochs == done.epochs
+    assert (watched.history["outcome"], len(watched.history["epochs"])) == ("Completed", 20)
+    assert {epoch["seconds"] for epoch in watched.history["epochs"]} == {None}
 
 
 # faults that are put into this training; benchmarks/debugger_corpus has them for networks of all kinds
@@ -143,11 +146,9 @@ def images_never_normalised(watched: Watched) -> None:
     watched.stage = HeadTraining(TrainingData(data.manifest, *splits), SOUND)
 
 
+UNCHANGED: Entries = {"LossNotDecreasing": {}, "UnchangedTensor": {"collection_names": ["weights"]}}
 SCENARIOS: dict[str, tuple[Callable[[Watched], None], Entries]] = {
-    "learning rate 0": (
-        learning_rate_0,
-        {"LossNotDecreasing": {}, "UnchangedTensor": {"collection_names": ["weights"]}},
-    ),
+    "learning rate 0": (learning_rate_0, UNCHANGED),
     "every ReLU dead": (biases_that_kill_every_relu, {"DeadRelu": {}}),
     "labels without meaning, 60 epochs": (labels_without_meaning, {"Overfit": {}}),
     "images never normalised": (images_never_normalised, {"CheckInputImages": {}}),
@@ -176,20 +177,22 @@ def test_diverging_training_fails_in_one_sentence_and_the_rule_says_which_tensor
     with pytest.raises(StepError, match=r"The training loss became (nan|inf) in epoch 1 at learning rate 1e\+38"):
         watched.run()
     assert watched.status["ExplodingTensor"]["status"] == "IssuesFound"
-    history = json.loads((tmp_path / "history.json").read_text())
-    assert history["outcome"] == "Failed"
+    assert watched.history["outcome"] == "Failed"
     assert "The training loss became" in watched.report
 
 
 class SlowMonitor(Monitor):
-    """Steps take their time, as those of a large network do."""
+    """Steps take their time, as those of a large network do; after some, something is done to the debugger."""
 
-    seconds = 0.02
-    began_waiting = 0.0
+    harm: Callable[[Monitor], None] = staticmethod(lambda monitor: None)
+    steps = 0
 
     def batches(self, source: Iterable[Batch], mode: Mode) -> Iterator[Batch]:
         for batch in super().batches(source, mode):
-            time.sleep(self.seconds)
+            time.sleep(0.02)
+            self.steps += 1
+            if self.steps == 50:
+                type(self).harm(self)
             yield batch
 
 
@@ -202,28 +205,9 @@ def test_rule_with_the_action_stop_ends_the_training_within_5_seconds_and_the_be
     assert len(watched.result.epochs) < 1000
     assert watched.result.kept.parts
     fired = watched.status["NotLearning"]["fired"][0]
-    history = json.loads((tmp_path / "history.json").read_text())
-    assert history["outcome"] == "Stopped"
-    assert history["reason"] == watched.result.stopped == fired["sentence"]
+    assert watched.history["outcome"] == "Stopped"
+    assert watched.history["reason"] == watched.result.stopped == fired["sentence"]
     assert watched.result.stopped in watched.report.replace("&#x27;", "'")
-
-
-class HarmedMonitor(SlowMonitor):
-    """Does something to the debugger's parts after some steps of the training."""
-
-    harm: Callable[["Monitor"], None]
-    steps = 0
-
-    def batches(self, source: Iterable[Batch], mode: Mode) -> Iterator[Batch]:
-        for batch in super().batches(source, mode):
-            self.steps += 1
-            if self.steps == 50:
-                type(self).harm(self)
-            yield batch
-
-
-def harmed_by(harm: Callable[[Monitor], None]) -> type[HarmedMonitor]:
-    return type("Harmed", (HarmedMonitor,), {"harm": staticmethod(harm)})
 
 
 def kill_observer(monitor: Monitor) -> None:
@@ -253,7 +237,8 @@ def test_training_ends_well_whatever_happens_to_what_watches_it(
     harm: str, data: TrainingData, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     rules: Entries = {"VanishingGradient": {}, "Overtraining": {}}
-    watched = Watched(tmp_path, data, SOUND, rules).run(harmed_by(HARMS[harm]))
+    monitor = type("Harmed", (SlowMonitor,), {"harm": staticmethod(HARMS[harm])})
+    watched = Watched(tmp_path, data, SOUND, rules).run(monitor)
     assert watched.result is not None
     assert len(watched.result.epochs) == SOUND.epochs
     assert watched.verdicts.keys() == rules.keys()
@@ -264,19 +249,20 @@ def test_training_ends_well_whatever_happens_to_what_watches_it(
         assert "killed by signal 9" in watched.report
 
 
+def job_output(prepared: Prepared, folder: Path, *arguments: str) -> list[str]:
+    names = {"SM_MODEL_DIR": "model", "SM_OUTPUT_DATA_DIR": "data", "JOB_STOP_FILE": "stopped"}
+    environment = prepared.channels | {name: str(folder / file) for name, file in names.items()}
+    process = run_step("train.py", *arguments, env=environment)
+    assert (process.returncode, process.stderr) == (0, "")
+    return process.stdout.splitlines()
+
+
 def test_training_job_prints_one_metric_line_and_puts_the_verdicts_into_the_model(
     prepared: Prepared, tmp_path: Path
 ) -> None:
-    environment = prepared.channels | {
-        "SM_MODEL_DIR": str(tmp_path / "model"),
-        "SM_OUTPUT_DATA_DIR": str(tmp_path / "data"),
-        "JOB_STOP_FILE": str(tmp_path / "stopped"),
-    }
     rules = {"Overtraining": {}, "AllZero": {"collection_names": ["weights"]}}
     arguments = ["--epochs", "6", "--hidden_units", "8", "--debug_rules", json.dumps(json.dumps(rules))]
-    process = run_step("train.py", *arguments, env=environment)
-    assert (process.returncode, process.stderr) == (0, "")
-    lines = process.stdout.splitlines()
+    lines = job_output(prepared, tmp_path, *arguments)
     assert "rule_Overtraining=0 rule_AllZero=0" in lines
     verdicts = json.loads((tmp_path / "model" / "rules.json").read_text())
     assert verdicts == dict.fromkeys(rules, "NoIssuesFound")
@@ -284,23 +270,9 @@ def test_training_job_prints_one_metric_line_and_puts_the_verdicts_into_the_mode
 
 
 def test_training_that_a_rule_stops_says_why_where_the_runner_looks(prepared: Prepared, tmp_path: Path) -> None:
-    environment = prepared.channels | {
-        "SM_MODEL_DIR": str(tmp_path / "model"),
-        "SM_OUTPUT_DATA_DIR": str(tmp_path / "data"),
-        "JOB_STOP_FILE": str(tmp_path / "stopped"),
-    }
     rules = {"NotLearning": {"rule": "LossNotDecreasing", "action": "stop"}}
     arguments = ["--epochs", "100000", "--batch_size", "16", "--lr", "1e-30", "--debug_rules", json.dumps(rules)]
-    process = run_step("train.py", *arguments, env=environment)
-    assert (process.returncode, process.stderr) == (0, "")
+    lines = job_output(prepared, tmp_path, *arguments)
     reason = (tmp_path / "stopped").read_text()
-    assert process.stdout.splitlines()[-1].endswith(f"of 100000 epochs: {reason}")
+    assert lines[-1].endswith(f"of 100000 epochs: {reason}")
     assert (tmp_path / "model" / "model.pt").is_file()
-
-
-def test_watcher_leaves_no_thread_and_no_process_behind(data: TrainingData, tmp_path: Path) -> None:
-    before = threading.active_count()
-    watched = Watched(tmp_path, data, replace(SOUND, epochs=2), {"Overtraining": {}}).run()
-    process = watched.monitor.observation._process
-    assert process is not None and process.poll() == 0
-    assert threading.active_count() == before

@@ -45,7 +45,7 @@ class SystemSampler:
     """
 
     def __init__(self, profile_dir: Path, *, node: str, interval_ms: int, pid: int | None = None) -> None:
-        self._dir, self._node, self._pid, self._interval_seconds = profile_dir, node, pid, interval_ms / 1000
+        self._dir, self._node, self._pid, self._interval_seconds = profile_dir, node, pid, max(10, interval_ms) / 1000
         self._written_bytes = 0
         self._said: set[str] = set()
         self._stopping = threading.Event()

@@ -28,6 +28,7 @@ with importable_steps():
     from classifier.training.hyperparameters import FineTune as FineTune
     from classifier.training.hyperparameters import Hyperparameters
     from classifier.training.hyperparameters import Precision as Precision
+    from watch.rules import DEFAULT_RULES as DEFAULT_RULES
 
 NOT_SEARCHED = ("folds", "seed", "finetune_image_size")
 TYPES = get_type_hints(Hyperparameters, include_extras=True)

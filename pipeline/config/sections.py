@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from pipeline.config import schedule_expression
 from pipeline.config.backbones import DEFAULT_BACKBONE
+from pipeline.config.job_code import DEFAULT_RULES as DEFAULT_RULES
 from pipeline.config.job_code import FINE_TUNING, BatchNorm, FineTune, Precision, bounds, default, known_hyperparameter
 
 T = TypeVar("T")
@@ -353,22 +354,6 @@ class TrainingConfig(Section):
     max_runtime_seconds: TrainingSeconds = Field(14400, description="of the training")
     use_spot: Switch = Field(False, description="as in tuning, but with checkpoints; such a training is never reused")
     max_wait_seconds: TrainingSeconds = Field(28800, description="as in tuning")
-
-
-TUNED_RULES: dict[str, dict[str, Any]] = {  # AWS's own thresholds are met by most good models and data sets
-    "AllZero": {"collection_names": ["weights"]},
-    "TensorVariance": {"collection_names": ["weights"], "max_threshold": 100},
-    "UnchangedTensor": {"collection_names": ["losses"]},
-    "CheckInputImages": {"threshold_mean": 1.5},
-}
-RULE_NAMES = (
-    "LossNotFinite LossExploding OneClass LearningRate FrozenWeights WrongLabels VanishingGradient ExplodingTensor "
-    "PoorWeightInitialization SaturatedActivation DeadRelu WeightUpdateRatio AllZero "
-    "ClassImbalance LossNotDecreasing Overfit Overtraining TensorVariance UnchangedTensor StalledTraining "
-    "CheckInputImages Confusion LowGPUUtilization CPUBottleneck IOBottleneck GPUMemoryIncrease LoadBalancing BatchSize "
-    "StepOutlier MaxInitializationTime OverallSystemUsage DataWait Dataloader"
-)
-DEFAULT_RULES = {name: TUNED_RULES.get(name, {}) for name in RULE_NAMES.split()}
 
 
 class DebugConfig(Section):

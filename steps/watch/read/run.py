@@ -75,13 +75,17 @@ def read_record(folder: Path, verdicts: Path | None = None) -> Record:
     history, status, series, operators = (_document(path, name, missing) for name, path in places.items())
     profile, observer = ProfileReader(profile_dir), mapping(status.get("observer"))
     profile.refresh()
-    rules, panels = map(_rule, items(status.get("rules"))), sorted((source.folder / "panels").glob("*"))
+    rules, panels = list(map(_rule, items(status.get("rules")))), sorted((source.folder / "panels").glob("*"))
+    diagnosis = [_shaped(FINDING, entry) for entry in items(status.get("diagnosis"))]
+    told = [name for entry in diagnosis for name in entry["rules"]]
+    shown = {name: at for at, name in enumerate(told)}  # as the diagnosis names them
+    rules.sort(key=lambda rule: ([*STATUSES, rule["status"]].index(rule["status"]), shown.get(rule["name"], 0)))
     return Record(
         folder=source.folder,
         history=history,
         observer=observer,
-        rules=sorted(rules, key=lambda rule: [*STATUSES, rule["status"]].index(rule["status"])),
-        diagnosis=[_shaped(FINDING, entry) for entry in items(status.get("diagnosis"))],
+        rules=rules,
+        diagnosis=diagnosis,
         series=series,
         profile=profile,
         operators=operators,

@@ -190,6 +190,11 @@ class Evidence:
         return {**found, "series": series, "thresholds": thresholds}
 
 
+def figure(value: float) -> str:
+    """Three digits, and no exponent where people would write none."""
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.3g}"
+
+
 def finite(value: float) -> float | None:
     """The value with 6 significant digits, or None for NaN and infinity, which JSON lacks."""
     return float(f"{value:.6g}") if math.isfinite(value) else None

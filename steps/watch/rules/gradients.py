@@ -11,7 +11,19 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 
-from watch.rules.base import Array, Count, Mode, NotNegative, Patterns, Positive, TensorRule, Trial, Within, state
+from watch.rules.base import (
+    Array,
+    Count,
+    Mode,
+    NotNegative,
+    Patterns,
+    Positive,
+    TensorRule,
+    Trial,
+    Within,
+    figure,
+    state,
+)
 from watch.rules.losses import Losses
 
 EMBEDDING = re.compile(r"(?i)emb|token|wte|wpe|vocab")  # rows are looked up: their scale is not that of a layer
@@ -145,7 +157,7 @@ class LearningRate(LayersRule):
         ruined = losses.hardly_fell or (update > self.largest_update and not losses.learned_all)
         if growth > self.growth and gain > limit and ruined and not losses.broke_at_once:
             self.cause = "learning_rate_too_high"
-            grew = f"grew {growth:,.3g} times, by {100 * update:,.3g} % in one step"
+            grew = f"grew {figure(growth)} times, by {figure(100 * update)} % in one step"
             return f"{losses.course}, and the weights {grew if math.isfinite(growth + update) else 'became infinite'}."
         moves = [size(layer.newest - layer.first) / size(layer.first) for layer in self.begun]
         arrived = any(any(layer.gradients or [1.0]) for layer in self.layers.values())  # else the rate is not to blame
@@ -216,7 +228,7 @@ class VanishingGradient(LayersRule):
         if second > max(self.threshold, 0.05 * largest):  # where the first layer alone is small, inputs are to blame
             return None
         smallest, name = min(small, key=lambda one: one[0])
-        times = f"{largest / smallest:,.3g} times smaller than of the largest layer" if smallest else "0"
+        times = f"{figure(largest / smallest)} times smaller than of the largest layer" if smallest else "0"
         return f"The gradients of {name} are {times} in the median step, and {self.losses.course}."
 
 
@@ -319,7 +331,7 @@ class WeightUpdateRatio(TensorRule):
         self.judged += 1
         limits = self.limits("large_threshold", "small_threshold")
         self.plot("Size of the updates relative to the weights", "update / weight", limits).add(name, step, ratio)
-        how = f"changed by {ratio:.3g} times its size" if math.isfinite(ratio) else "became infinite"
+        how = f"changed by {figure(ratio)} times its size" if math.isfinite(ratio) else "became infinite"
         changed = f"{name} {how} from step {before[0]} to step {step}"
         if ratio > self.large_threshold:
             self.cause = "learning_rate_too_high"

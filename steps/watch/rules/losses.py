@@ -10,7 +10,20 @@ from typing import Literal
 
 import numpy as np
 
-from watch.rules.base import Count, Mode, Names, Nat, NotNegative, Patterns, Percent, Positive, TensorRule, Trial, state
+from watch.rules.base import (
+    Count,
+    Mode,
+    Names,
+    Nat,
+    NotNegative,
+    Patterns,
+    Percent,
+    Positive,
+    TensorRule,
+    Trial,
+    figure,
+    state,
+)
 
 PREFERENCE = ("EVAL", "TRAIN", "GLOBAL")
 
@@ -86,7 +99,7 @@ class Losses:
         """Such as "the loss rose 12 times" or "the loss went from 2.3 to 2.29"."""
         highest = max((loss for loss in self.train if math.isfinite(loss)), default=math.nan)
         if highest > 1.5 * self.first > 0:
-            return f"the loss rose {highest / self.first:,.3g} times"
+            return f"the loss rose {figure(highest / self.first)} times"
         return f"the loss went from {self.start:.3g} to {self.end:.3g}"
 
 

@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from watch.rules import DEFAULT_RULES
 from watch.rules.base import ParameterError
 from watch.rules.judge import Capture, Judge, SmdebugJudge
 
@@ -64,10 +65,9 @@ def load(name: str, rules_folder: Path | None = None) -> Any:
 
 
 def default_entries(rules_folder: Path | None = None) -> dict[str, dict[str, Any]]:
-    """Entries of all rules that judge without being told anything; classes of ours called ...Rule are bases."""
-    rules = {name: source.module for name, source in sources(rules_folder).items()}
-    names = [name for name, module in rules.items() if not (name.endswith("Rule") and module.startswith(__package__))]
-    return {name: {} for name in names if not check({name: None}, rules_folder)}
+    """The default rules, and the user's own that judge without being told anything."""
+    own = [name for name, found in sources(rules_folder).items() if not found.module.startswith(f"{__package__}.")]
+    return DEFAULT_RULES | {name: {} for name in own if not check({name: None}, rules_folder)}
 
 
 def check(entries: Mapping[str, Entry], rules_folder: Path | None = None) -> list[str]:

@@ -187,8 +187,9 @@ def chosen_rules(arguments: argparse.Namespace, source: Source) -> tuple[dict[st
         if not entries and not unknown:
             raise UsageError(f"{arguments.rules} holds no DebugRuleConfigurations or ProfilerRuleConfigurations.")
     else:
-        kinds = {name: getattr(load(name, own), "kind", "tensor") for name in default_entries(own)}
-        entries, unknown = {name: {} for name, kind in kinds.items() if with_machine or kind == "tensor"}, []
+        every, unknown = default_entries(own), []
+        of_machine = {name for name in every if getattr(load(name, own), "kind", "tensor") == "profiler"}
+        entries = {name: entry for name, entry in every.items() if with_machine or name not in of_machine}
     if arguments.semantics:
         entries = {name: {**entry, "semantics": arguments.semantics} for name, entry in entries.items()}
     if wrong := check(entries, own):

@@ -221,7 +221,8 @@ def test_a_training_that_fails_is_judged_and_reported(tmp_path: Path) -> None:
     process = started(tmp_path, "train.py", "raise SystemExit(3)", WATCH_DIR=str(tmp_path))
     out, _ = process.communicate(timeout=100)
     assert process.returncode == 3
-    assert out.splitlines()[-1].endswith(f"rules found something. Report: {tmp_path / 'report/debugger.html'}")
+    assert " of 32 rules found something, " in out.splitlines()[-1]
+    assert out.splitlines()[-1].endswith(f"had too little to judge. Report: {tmp_path / 'report/debugger.html'}")
     assert status(tmp_path)["observer"]["state"] == "finished"
     assert (tmp_path / "report/debugger.html").is_file()
 
@@ -246,6 +247,7 @@ def test_any_command_runs_with_an_observer_beside_it(tmp_path: Path) -> None:
     assert process.returncode == 7
     assert str(folder / "report/debugger.html") in out
     assert rule(folder, "VanishingGradient")["judged"] > 0
+    assert "<b>Failed.</b> The command ended with exit code 7." in (folder / "report/debugger.html").read_text()
     assert len([line for line in out.splitlines() if "Report: " in line]) == 1
 
 

@@ -3,6 +3,7 @@
 A debugging aid must never cost a training: nothing here raises, and reading `stop_requested` costs nothing.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ import psutil
 
 from watch.collect.observer import END_SIGNAL, FINISHED, STATUS_FILE, STOP_FILE, write_page
 from watch.files import module_command, module_environment, put, say
+from watch.read.source import HISTORY
 from watch.rules.judge import SCHEMA_VERSION
 from watch.rules.registry import default_entries
 
@@ -122,7 +124,16 @@ class Observation:
         for entry in self.document.get("diagnosis", []):
             say(f"Watch: {entry['sentence']}")
         fired = sum(status == "IssuesFound" for status in verdicts.values())
-        say(f"Watch: {fired} of {len(verdicts)} rules found something. Report: {self.folder / 'report/debugger.html'}")
+        idle = sum(bool(rule.get("note")) and rule["status"] == "NoIssuesFound" for rule in self.document["rules"])
+        judged = f"{fired} of {len(verdicts)} rules found something, {idle} had too little to judge"
+        say(f"Watch: {judged}. Report: {self.folder / 'report/debugger.html'}")
+
+    def tell(self, history: Mapping[str, Any]) -> None:
+        """Write history.json: how the training ended."""
+        try:
+            put(self.folder / HISTORY, json.dumps(history))
+        except OSError as error:
+            say(f"Debugger: {HISTORY} could not be written ({error}).")
 
     def _wait(self, process: "subprocess.Popen[bytes]", seconds: float) -> None:
         """Until the process has ended; it is killed where it takes too long, or was stopped by a signal."""
@@ -183,6 +194,8 @@ def run_observed(command: Sequence[str], out: Path | None = None, rules: Mapping
     `out` is the run's folder, which the command finds in WATCH_DIR; `watch()` in a script saves tensors there.
     """
     folder = (out or Path("watch") / time.strftime("%Y%m%d-%H%M%S")).absolute()
+    with contextlib.suppress(OSError):
+        (folder / HISTORY).unlink()  # of an earlier run
     try:
         child = subprocess.Popen(command, env=os.environ | {"WATCH_DIR": str(folder), "WATCH_OBSERVED": "1"})
     except OSError as error:
@@ -198,5 +211,8 @@ def run_observed(command: Sequence[str], out: Path | None = None, rules: Mapping
         code = child.wait()
         for number, handler in before.items():
             signal.signal(number, handler)
+        if code and not (folder / HISTORY).exists():  # the training could not say so itself
+            how = f"exit code {code}" if code > 0 else f"signal {-code}"
+            observation.tell({"outcome": "Failed", "reason": f"The command ended with {how}."})
         observation.conclude()
     return code if code >= 0 else 128 - code

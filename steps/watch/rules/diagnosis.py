@@ -113,10 +113,13 @@ def _entry(cause: str | None, own: list[Mapping[str, Any]], explained: list[Mapp
     rules, known = [*own, *explained], CAUSES.get(cause or "")
     text = " ".join(list(dict.fromkeys(str(rule["fired"][-1]["sentence"]) for rule in own))[:2])
     agree = f" {len(rules)} rules agree." if len(rules) > 1 else ""
+    first = text.partition(" ")[0]
+    if known and first.isalpha() and first.istitle():  # a word, no tensor's name
+        text = text[0].lower() + text[1:]
     return {
         "cause": cause,
         "severity": min((rule["severity"] for rule in rules), key=SEVERITIES.index),
-        "sentence": f"{known.headline}: {text[:1].lower()}{text[1:]}{agree}" if known else f"{text}{agree}",
+        "sentence": f"{known.headline}: {text}{agree}" if known else f"{text}{agree}",
         "advice": own[0]["advice"] if known is None or cause == "machine" else known.advice,
         "rules": [rule["name"] for rule in rules],
     }

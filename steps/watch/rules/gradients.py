@@ -302,7 +302,7 @@ class PoorWeightInitialization(LayersRule):
 
 class WeightUpdateRatio(TensorRule):
     """Fires at a step where mean(|weight now - weight before|) / (mean(|weight before|) + epsilon), our reading of
-    AWS, is above `large_threshold`; AWS's also below `small_threshold`, and for weights of zeros, norms, biases.
+    AWS, is above `large_threshold`; AWS's also below `small_threshold`, and for weights that were zero, norms, biases.
     Before is the previous saved training step, or with `num_steps` the earliest saved one at most so many steps
     back."""
 
@@ -312,16 +312,19 @@ class WeightUpdateRatio(TensorRule):
     small_threshold: NotNegative = 1e-8
     epsilon: Positive = 1e-9
     earlier: dict[str, deque[tuple[int, Array]]] = state(dict)
+    from_zero: set[str] = state(set)  # a warmup's first steps make such a weight many times as large
 
     def evaluate(self, trial: Trial, step: int, mode: Mode) -> str | None:
         sentences = []
         norms = () if self.aws else self.names(trial, step, mode, collections=("norms",))
         weights = self.tensors(trial, step, mode, collections=("weights",)) if mode.name == "TRAIN" else ()
         for name, weight in weights:
+            if not self.aws and not np.any(weight):
+                self.from_zero.add(name)
             earlier = self.earlier.setdefault(name, deque(maxlen=64 if self.num_steps else 1))
             while self.num_steps and earlier and earlier[0][0] < step - self.num_steps:
                 earlier.popleft()
-            if earlier and name not in norms and (self.aws or np.any(earlier[0][1])):
+            if earlier and name not in norms and name not in self.from_zero:
                 sentences.append(self._compare(name, step, weight, earlier[0]))
             earlier.append((step, weight))
         return next(filter(None, sentences), None)

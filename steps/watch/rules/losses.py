@@ -163,6 +163,7 @@ class LossNotDecreasing(LossesRule):
     def evaluate(self, trial: Trial, step: int, mode: Mode) -> str | None:
         if not self.aws:
             return super().evaluate(trial, step, mode)
+        self.needs = "no loss of the mode that is looked at was saved num_steps steps after another"
         collections = (*("losses",)[: self.use_losses_collection], *(self.collection_names or ()))
         found = self.tensors(trial, step, mode, collections=collections, regex=self.tensor_regex or ())
         scalars = {f"{name} of mode {mode.name}": float(value.reshape(())) for name, value in found if value.size == 1}

@@ -118,7 +118,7 @@ class WrongLabels(ClassesRule):
             return None
         course = f" In training, {self.losses.course}." if self.losses.train else ""
         share = f"recognises {100 * found.mean():.2g} % of a class on average"
-        return f"The last validation {share}; guessing would {100 * chance:.2g} %.{course}"
+        return f"The last validation {share}; guessing would recognise {100 * chance:.2g} %.{course}"
 
 
 class ClassImbalance(ClassesRule):

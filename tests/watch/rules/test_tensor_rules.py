@@ -104,6 +104,7 @@ OURS: list[tuple[str, dict[str, Any], list[Step], str | None]] = [
     ("SaturatedActivation", {}, train(*[{"Net_Tanh1_input_0": [[4.0, -5.0]]}] * 3), "is saturated to 100 %"),
     ("AllZero", {"tensor_regex": "a"}, train({"a": [0.0]}, {"a": [1.0]}), None),
     ("WeightUpdateRatio", {}, train({"a.weight": [0.0]}, {"a.weight": [1.0]}), None),
+    ("WeightUpdateRatio", {}, train({"cls.weight": [0.0]}, {"cls.weight": [1e-3]}, {"cls.weight": [0.02]}), None),
     ("Overfit", {}, 4 * (losses([1, 0.01]) + losses([0.9], "EVAL")), "is 0.9 after 0.9"),
     ("Overfit", {}, 4 * (losses([1, 0.5]) + losses([0.6], "EVAL")), None),
     ("ClassImbalance", {}, held(classes([0] * 990 + [1] * 10, [0] * 1000)), "1,000 of the last validation"),
@@ -149,6 +150,15 @@ def test_what_could_not_be_judged_says_why(tmp_path: Path) -> None:
         (0, "too little data: no outputs of ReLUs were saved, or at fewer than five training steps"),
         (1, None),
     ]
+    entries = {"LossNotDecreasing": {"semantics": "aws", "num_steps": 50}}
+    [rule] = judged(tmp_path / "aws", entries, losses([2.0] * 20))["rules"]
+    assert rule["note"].endswith("was saved num_steps steps after another")
+
+
+def test_a_tensor_keeps_its_name_in_the_diagnosis(tmp_path: Path) -> None:
+    steps = train({"ViT_head.weight": [1.0]}, {"ViT_head.weight": [12.0]})
+    [found] = judged(tmp_path, {"WeightUpdateRatio": {}}, steps)["diagnosis"]
+    assert found["sentence"].startswith("The learning rate is too high: ViT_head.weight changed")
 
 
 def test_each_worker_is_judged_by_itself_and_named(tmp_path: Path) -> None:

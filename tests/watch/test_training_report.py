@@ -179,6 +179,8 @@ def test_missing_and_damaged_files_and_losses_that_are_no_numbers_are_said(write
     assert "The training failed Failed." in page.text()
     assert page.source.count('<circle class="dot lost"') == 4
     assert page.text("learning").count("fine-tuning begins") == 3  # loss, accuracy and learning rate
+    page = write(status=made.status() | {"rules": [made.rule("OverallSystemUsage")]})
+    assert "Nothing could be judged" in page.text(), "a rule that only shows figures is none"
     page = write(history=made.history(epochs=[made.epoch(n, validation_f1=0.5) for n in (1, 2, 3)]))
     shown, _, folded = page.text("learning").partition("Loss by step")
     assert ("F1" in shown, "F1" in folded) == (False, True)

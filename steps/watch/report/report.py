@@ -19,6 +19,7 @@ from watch.report.page import duration_text, render
 
 COLOURS = {"fatal": "bad", "problem": "warn", "hint": "hint"}  # of the headline, by the worst severity
 SHOWN_SERIES = 8
+FIND_NOTHING = {"OverallSystemUsage", "OverallFrameworkMetrics", "ProfilerReport"}  # they only show figures
 
 
 def write_report(
@@ -65,8 +66,9 @@ def headline(record: Record) -> dict[str, Any]:
     unjudged = [rule for rule in rules if rule not in (*fired, *sound, *watching)]
     ended, severities = "Running" if live else outcome(record), [one["severity"] for one in found]
     worst = next((colour for level, colour in COLOURS.items() if level in severities), "")
-    colour = "bad" if ended == "Failed" else worst or ("warn" if ended.startswith("Stopped") else "good" * bool(sound))
-    quiet = "No problem so far" if live else "No problem found" if sound else "Nothing could be judged"
+    judged = any(rule["rule"] not in FIND_NOTHING for rule in sound)
+    colour = "bad" if ended == "Failed" else worst or ("warn" if ended.startswith("Stopped") else "good" * judged)
+    quiet = "No problem so far" if live else "No problem found" if judged else "Nothing could be judged"
     titles = [title_and_rest(finding["sentence"]) for finding in found]
     return {
         "live": live,

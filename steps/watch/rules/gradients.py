@@ -158,7 +158,8 @@ class LearningRate(LayersRule):
         if growth > self.growth and gain > limit and ruined and not losses.broke_at_once:
             self.cause = "learning_rate_too_high"
             grew = f"grew {figure(growth)} times, by {figure(100 * update)} % in one step"
-            return f"{losses.course}, and the weights {grew if math.isfinite(growth + update) else 'became infinite'}."
+            words = grew if math.isfinite(growth + update) else "became infinite"
+            return f"{losses.course.capitalize()}, and the weights {words}."
         moves = [size(layer.newest - layer.first) / size(layer.first) for layer in self.begun]
         arrived = any(any(layer.gradients or [1.0]) for layer in self.layers.values())  # else the rate is not to blame
         if steps < 20 or not arrived or not losses.hardly_fell or not max(moves, default=math.inf) < self.smallest_move:
@@ -166,7 +167,7 @@ class LearningRate(LayersRule):
         self.cause = "learning_rate_too_low"
         if max(moves) == 0:
             return f"No weight changed in {steps:,} steps: the learning rate is 0."
-        return f"{losses.course}, and the weights moved by {100 * max(moves):.2g} % in {steps:,} steps."
+        return f"{losses.course.capitalize()}, and the weights moved by {100 * max(moves):.2g} % in {steps:,} steps."
 
 
 class FrozenWeights(LayersRule):

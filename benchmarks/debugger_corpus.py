@@ -1,7 +1,8 @@
 """Small trainings with one known fault each, and healthy ones: does the debugger name the fault, and nothing else?
 
     python benchmarks/debugger_corpus.py                         the set that the rules' defaults are tuned on
-    python benchmarks/debugger_corpus.py --set kept              the set that nobody has tuned on
+    python benchmarks/debugger_corpus.py --set kept              a second one, by now used for tuning as well
+    python benchmarks/debugger_corpus.py --set fresh             the set that nobody has tuned on
     python benchmarks/debugger_corpus.py --keep DIR              the trainings' folders stay there
     python benchmarks/debugger_corpus.py --judge DIR             judges such folders again, without training
     python benchmarks/debugger_corpus.py --only "rate 0" --only cnn     faults and networks with all of these words
@@ -61,7 +62,7 @@ class Case:
     @property
     def causes(self) -> list[str]:
         """Of the diagnosis, the first one first."""
-        return [entry["cause"] for entry in self.status["diagnosis"]]
+        return [entry["cause"] or "unnamed" for entry in self.status["diagnosis"]]
 
     @property
     def fired(self) -> list[str]:

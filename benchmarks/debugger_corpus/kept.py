@@ -1,4 +1,4 @@
-"""The networks of the set that is kept aside: other layers, data, losses and optimizers than tuning.py has."""
+"""The networks of the second set: other layers, data, losses and optimizers than tuning.py has."""
 
 from functools import partial
 

@@ -31,11 +31,14 @@ class Training:
     data: tuple[Tensor, ...]
     optimizer: Callable[..., torch.optim.Optimizer]  # of parameters and lr
     lr: float
-    loss: nn.Module = field(default_factory=nn.CrossEntropyLoss)
+    loss: Callable[..., Tensor] = field(default_factory=nn.CrossEntropyLoss)
     epochs: int = 10
     batch_size: int = 32
     clip: float = 0.0  # the gradients' norm
     warmup: int = 0  # steps; with them, a cosine down to 0 follows
+    restarts: int = 0  # of a cosine
+    accumulate: int = 1  # batches for one step of the optimizer
+    mixup: float = 0.0  # the Beta distribution's parameter
     validate: bool = True
     batches: bool = True  # the loop goes through watcher.batches
     smdebug: bool = False  # its own hook instead of watch
@@ -119,9 +122,18 @@ class Smdebug:
         return loader
 
 
-def rate(step: int, *, warmup: int, steps: int) -> float:
-    """The share of the learning rate: constant, or rising for `warmup` steps and then a cosine down to 0."""
-    return min((step + 1) / warmup, 0.5 + 0.5 * math.cos(math.pi * min(1.0, step / steps))) if warmup else 1.0
+def rate(step: int, *, warmup: int, restarts: int, steps: int) -> float:
+    """The share of the learning rate: constant, or rising for `warmup` steps and then a cosine to 0, or several."""
+    part = step % (steps // restarts) * restarts if restarts else min(step, steps)
+    cosine = 0.5 + 0.5 * math.cos(math.pi * part / steps)
+    return min((step + 1) / max(1, warmup), cosine) if warmup or restarts else 1.0
+
+
+def mixed(examples: Tensor, labels: Tensor, strength: float) -> tuple[Tensor, Tensor]:
+    """Each example mixed with another one, and so its label."""
+    share, order = float(torch.distributions.Beta(strength, strength).sample()), torch.randperm(len(labels))
+    soft = nn.functional.one_hot(labels).float()
+    return examples.lerp(examples[order], share), soft.lerp(soft[order], share)
 
 
 def collated(batch: list[Any], *, seconds: float) -> Any:
@@ -144,27 +156,33 @@ def train(training: Training, out: Path) -> None:
     parameters = [found for name, found in model.named_parameters() if name.startswith(training.optimized)]
     optimizer = training.optimizer(parameters, lr=training.lr)
     steps = training.epochs * len(loader)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(rate, warmup=training.warmup, steps=steps))
+    share = partial(rate, warmup=training.warmup, restarts=training.restarts, steps=steps)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
     if training.smdebug:
-        watcher: Any = Smdebug(model, loss, out)
+        watcher: Any = Smdebug(model, loss, out)  # type: ignore[arg-type]
     else:
         from watch import watch
 
-        watcher = watch(model, loss, optimizer, out=out)
+        watcher = watch(model, loss if isinstance(loss, nn.Module) else None, optimizer, out=out)
     batches, step = watcher.batches if training.batches else iter, itertools.count()
     for epoch in range(training.epochs):
         model.train()
         losses, validation_losses, right = list[float](), list[float](), list[float]()
         for examples, labels in batches(loader):
-            if next(step) == steps // 2:
+            if (number := next(step)) == steps // 2:
                 time.sleep(training.stall_seconds)
-            optimizer.zero_grad()
+            if training.mixup:
+                examples, labels = mixed(examples, labels, training.mixup)
             found = loss(*compared(model(examples), labels))
+            if not isinstance(loss, nn.Module):
+                watcher.loss(found)
             if found.requires_grad:
-                found.backward()
+                (found / training.accumulate).backward()
             if training.clip:
                 nn.utils.clip_grad_norm_(model.parameters(), training.clip)
-            optimizer.step()
+            if (number + 1) % training.accumulate == 0:
+                optimizer.step()
+                optimizer.zero_grad()
             schedule.step()
             losses.append(float(found.detach()))
         model.eval()
@@ -184,7 +202,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--set", choices=CASES, default="tuning", help="of trainings (tuning)")
     parser.add_argument("--fault", required=True, help="of cases.toml")
-    parser.add_argument("--network", required=True, help="of tuning.py or kept.py")
+    parser.add_argument("--network", required=True, help="of the set's module")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     asked = parser.parse_args()

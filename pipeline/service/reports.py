@@ -61,7 +61,7 @@ def keep_report(target: Target, execution_arn: str) -> str | None:
 def make_report(target: Target, steps: Sequence[Mapping[str, Any]], folder: Path) -> Path:
     """Write the report of an execution's training into a folder; return its page. NothingSaved if there is nothing."""
     found = training_job(steps)
-    output = output_of_job(target, found[0]) if found else None
+    output = output_of_job(described(target, found[0])) if found else None
     with tempfile.TemporaryDirectory(prefix="training-report-") as scratch:
         output_dir, search_file = Path(scratch) / "output", Path(scratch) / "search.json"
         output_dir.mkdir()
@@ -91,14 +91,18 @@ def run_job_code(program: Sequence[str], failure: str, **options: object) -> Non
 
 
 def debug_report(target: Target, steps: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the rules' verdicts and the report's place: here its page, on AWS its object's or the archive's URI."""
+    """Return the rules' verdicts and the report's place: here its page, on AWS its object's or the archive's URI.
+
+    Of a training without our debugger, the verdicts of the rules that its request asked for.
+    """
     found = training_job(steps)
     if found and found[1]:
         folder = target.reports / found[0] if target.reports else None
         if folder and (saved := saved_report(folder)):
             return {"rules": verdicts_of(saved), "place": shown(folder / HTML_NAME)}
         with contextlib.suppress(PipelineError):
-            output = output_of_job(target, found[0])
+            job = described(target, found[0])
+            output = output_of_job(job)
             with service_errors(f"read {output}/{OBJECTS}"):
                 verdicts = target.read(uri) if target.holds(uri := f"{output}/{OBJECTS}/{VERDICTS}") else None
             if verdicts is not None:
@@ -108,6 +112,9 @@ def debug_report(target: Target, steps: Sequence[Mapping[str, Any]]) -> dict[str
             if archive and (documents := small_files(archive)):
                 place = f"{output}/{ARCHIVE}"
                 return {"rules": verdicts_of(documents.get(VERDICTS)), "place": None if target.reports else place}
+            managed = [*job.get("DebugRuleEvaluationStatuses", ()), *job.get("ProfilerRuleEvaluationStatuses", ())]
+            rules = {each["RuleConfigurationName"]: each["RuleEvaluationStatus"] for each in managed}
+            return {"rules": rules, "place": None}
     return {"rules": {}, "place": None}
 
 
@@ -159,10 +166,14 @@ def trial_record(summary: Mapping[str, Any], winner: str | None) -> dict[str, An
     }
 
 
-def output_of_job(target: Target, job_name: str) -> str:
+def described(target: Target, job_name: str) -> dict[str, Any]:
+    """Return what DescribeTrainingJob answers."""
+    return ask(target, f"describe training job {job_name!r}", "describe_training_job", TrainingJobName=job_name)
+
+
+def output_of_job(job: Mapping[str, Any]) -> str:
     """Return below which URI a training job's output lies."""
-    job = ask(target, f"describe training job {job_name!r}", "describe_training_job", TrainingJobName=job_name)
-    return f"{job['OutputDataConfig']['S3OutputPath'].rstrip('/')}/{job_name}/output"
+    return f"{job['OutputDataConfig']['S3OutputPath'].rstrip('/')}/{job['TrainingJobName']}/output"
 
 
 def archive_of(target: Target, output: str) -> bytes | None:

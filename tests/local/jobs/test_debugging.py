@@ -1,5 +1,6 @@
 """Debug* and Profiler* fields of foreign definitions: scripts of SDK 2's time, which make smdebug's hook themselves."""
 
+import json
 import signal
 import subprocess
 
@@ -95,6 +96,11 @@ def test_tensors_and_profile_are_in_s3_and_rules_are_judged_by_their_names(lab: 
     assert ":processing-job/" in fired["RuleEvaluationJobArn"]
     assert job["CreationTime"] < fired["LastModifiedTime"] <= job["TrainingEndTime"]
     assert job["ProfilingStatus"] == "Enabled"
+    words = lab.command({"Version": "2020-12-01", "Steps": []})
+    shown = subprocess.run(
+        [*words[:2], "status", "--home", str(lab.home), "--pipeline", "lab", "--json"], capture_output=True
+    )
+    assert json.loads(shown.stdout)["rules"] == statuses(job)
     for name in ("Unheard", "Mine"):  # what is not judged is seen by who looks at the run
         assert f"{name}: Error: " in report.stderr
     trial = create_trial(str(lab.path(f"s3://bucket/debug/{job['TrainingJobName']}/debug-output")))

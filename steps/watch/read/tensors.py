@@ -23,8 +23,7 @@ import numpy.typing as npt
 
 from watch.read.records import RecordError, decode, read_file
 
-COLLECTIONS = "collections/000000000"
-COLLECTIONS_FILE = f"{COLLECTIONS}/worker_0_collections.json"  # smdebug writes it at its first step
+COLLECTIONS = "collections/000000000"  # smdebug writes a file of each worker at its first step
 END_MARKER = "training_job_end.ts"
 STEPS_PER_INDEX_FOLDER = 1000
 KEPT_STEPS = 64  # a rule may look back that many saved steps

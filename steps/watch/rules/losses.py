@@ -76,7 +76,7 @@ class Losses:
     @property
     def hardly_fell(self) -> bool:
         """Whether the training has not taken away a tenth of the loss, at its end."""
-        return not self.end < self.start - 0.1 * abs(self.start)
+        return not self.train or not self.end < self.start - 0.1 * abs(self.start)
 
     @property
     def learned_all(self) -> bool:

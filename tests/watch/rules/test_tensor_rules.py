@@ -120,7 +120,9 @@ OURS: list[tuple[str, dict[str, Any], list[Step], str | None]] = [
 
 
 @pytest.mark.parametrize(
-    ("semantics", "case"), [*(("aws", case) for case in AWS), *(("watch", case) for case in OURS)], ids=str
+    ("semantics", "case"),
+    [*(("aws", case) for case in AWS), *(("watch", case) for case in OURS)],
+    ids=lambda value: value if isinstance(value, str) else value[0],
 )
 def test_rule_answers_as_worked_out_by_hand(tmp_path: Path, semantics: str, case: tuple[Any, ...]) -> None:
     name, parameters, steps, sentence = case

@@ -166,12 +166,15 @@ def test_outliers_count_where_they_cost_something(timed: Write) -> None:
     (0.5, [(0.0, 0.05)] * 50, "aws", True), (1, [(0.05, 0.01)] * 50, "watch", False),
 ])  # fmt: skip
 def test_loader_processes_are_counted(tmp_path, timed: Write, of_cores, steps: Steps, semantics, is_found) -> None:
-    count, words = round(of_cores * len(psutil.Process().cpu_affinity())), [sys.executable, "-c", "input()"]
-    children = [psutil.Popen(words, stdin=-1, stderr=-1) for _ in range(count)]
-    sampler = SystemSampler(tmp_path, node="algo-1", interval_ms=50, pid=psutil.Process().pid)
+    count = round(of_cores * len(psutil.Process().cpu_affinity()))
+    words = (
+        f"import subprocess, sys; [subprocess.Popen('cat') for _ in range({count})]; print('up', flush=True); input()"
+    )
+    training = psutil.Popen([sys.executable, "-c", words], stdin=-1, stdout=-1, stderr=-1)
+    training.stdout.readline()
+    sampler = SystemSampler(tmp_path, node="algo-1", interval_ms=50, pid=training.pid)
     sampler.start()
     time.sleep(0.3)
     sampler.stop()
-    for child in children:
-        child.communicate()
+    training.communicate(b"\n")  # its children read the same end
     assert fires("Dataloader", timed(steps), semantics=semantics) == is_found

@@ -125,7 +125,7 @@ class Budget:
 
     def __init__(self, share: float, every: int | None, kept: int) -> None:
         self.share, self.every, self.kept = share, every, kept
-        self.stride, self.saved, self.size, self.spent = 1, 0, 0, -10 * share  # seconds; short trainings have a credit
+        self.stride, self.saved, self.size, self.spent = 1, 0, 0, -20 * share  # seconds; short trainings have a credit
         self.began = time.perf_counter()
 
     def allows(self, step: int) -> bool:
@@ -133,7 +133,7 @@ class Budget:
         if self.every:
             return step % self.every == 0
         earned = self.share * (time.perf_counter() - self.began)
-        self.spent = max(self.spent, earned - 20 * self.share)  # a long wait must not be followed by a burst
+        self.spent = max(self.spent, earned - 40 * self.share)  # a long wait must not be followed by a burst
         return step % self.stride == 0 and self.spent <= earned
 
     def count(self, size: int) -> None:
@@ -186,8 +186,8 @@ class Watcher:
         self._net, self._compiled = _unwrapped(model)
         self._top = type(self._net).__name__
         self._steps = {"TRAIN": 0, "EVAL": 0}
-        self._whole = Budget(0.012, every, 100)
-        self._light = {"TRAIN": Budget(0.006, every, 500), "EVAL": Budget(0.004, every, 500)}
+        self._whole = Budget(0.006, every, 100)
+        self._light = {"TRAIN": Budget(0.003, every, 500), "EVAL": Budget(0.002, every, 500)}
         self._handles: list[Any] = []  # hooks of the whole training
         self._module_handles: list[Any] = []  # hooks of a step that is saved whole
         self._waits_for: set[int] = set()  # optimizers

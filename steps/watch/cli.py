@@ -16,13 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from watch.files import whole_file
+from watch.files import put
 from watch.read.profile import ProfileReader
 from watch.read.records import read_file
 from watch.read.run import mapping, read_json
-from watch.read.source import STATUS, Source, SourceError, find
+from watch.read.source import SERIES, STATUS, Source, SourceError, find
 
-SERIES = "rules/series.json"
 FOLLOW_SECONDS = 2.0
 QUIET, FOUND = "NoIssuesFound", "IssuesFound"
 wrapped = partial(textwrap.wrap, width=80, subsequent_indent="  ", break_on_hyphens=False)
@@ -132,8 +131,7 @@ def judge(arguments: argparse.Namespace) -> int:
     document: dict[str, Any] = {}
     for document, series in documents(source, entries, arguments):
         for name, content in ((STATUS, document), (SERIES, series)):
-            with whole_file(out / name) as file:
-                json.dump(content, file)
+            put(out / name, json.dumps(content))
         page = write_report(source.folder, out / "report", verdicts=out)
     document |= {"folder": str(arguments.folder), "unknown_rules": unknown, "report": str(page)}
     failed = [rule["name"] for rule in document["rules"] if rule["name"] in wanted and rule["status"] == FOUND]

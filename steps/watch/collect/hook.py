@@ -29,7 +29,7 @@ from watch.collect.observation import Observation
 from watch.collect.timeline import StepTimeline
 from watch.files import put, reason, say
 from watch.read.records import encode
-from watch.read.tensors import Mode
+from watch.read.tensors import COLLECTIONS, END_MARKER, Mode
 
 RELUS = ("ReLU", "ReLU6", "LeakyReLU", "PReLU", "RReLU", "ELU", "SELU", "CELU", "GELU", "SiLU", "Mish", "Hardswish")
 ACTIVATIONS = {**dict.fromkeys(RELUS, "relu"), "Tanh": "tanh", "Sigmoid": "sigmoid"}
@@ -74,7 +74,7 @@ class StepWriter:
         for pattern in (f"events/*/*_{self.worker}.tfevents", f"index/*/*_{self.worker}.json"):
             for path in self.folder.glob(pattern):
                 path.unlink()
-        for name in (f"collections/000000000/{self.worker}_collections.json", "training_job_end.ts"):
+        for name in (f"{COLLECTIONS}/{self.worker}_collections.json", END_MARKER):
             (self.folder / name).unlink(missing_ok=True)
 
     def collections(self, members: Mapping[str, Iterable[str]]) -> None:
@@ -114,7 +114,7 @@ class StepWriter:
     def end(self) -> None:
         """Mark the end, so that readers stop waiting."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "training_job_end.ts").touch()
+        (self.folder / END_MARKER).touch()
 
 
 class Budget:

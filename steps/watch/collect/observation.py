@@ -17,9 +17,9 @@ from typing import Any
 
 import psutil
 
-from watch.collect.observer import END_SIGNAL, FINISHED, STATUS_FILE, STOP_FILE, write_page
+from watch.collect.observer import END_SIGNAL, STOP_FILE, write_page
 from watch.files import module_command, module_environment, put, say
-from watch.read.source import HISTORY
+from watch.read.source import FINISHED, HISTORY, STATUS
 from watch.rules.judge import SCHEMA_VERSION
 from watch.rules.registry import default_entries
 
@@ -53,7 +53,7 @@ class Observation:
 
     def __enter__(self) -> "Observation":
         try:
-            for name in (FINISHED, STATUS_FILE, STOP_FILE):
+            for name in (FINISHED, STATUS, STOP_FILE):
                 (self.folder / name).unlink(missing_ok=True)
             put(self.folder / CONFIG_FILE, json.dumps(self._config))
             self._process = subprocess.Popen(
@@ -87,7 +87,7 @@ class Observation:
     def document(self) -> dict[str, Any]:
         """What rules/status.json says now; without rules where there is none."""
         try:
-            return {"rules": [], **json.loads((self.folder / STATUS_FILE).read_bytes())}
+            return {"rules": [], **json.loads((self.folder / STATUS).read_bytes())}
         except (OSError, ValueError, TypeError):
             return {"rules": []}
 
@@ -165,9 +165,7 @@ class Observation:
             say(f"{name}: Error")
         observer = {"state": "killed", "detail": f"{reason[0].upper()}{reason[1:]}."}
         try:
-            put(
-                self.folder / STATUS_FILE, json.dumps({**document, "rules": list(known.values()), "observer": observer})
-            )
+            put(self.folder / STATUS, json.dumps({**document, "rules": list(known.values()), "observer": observer}))
         except OSError as error:
             say(f"Debugger: the verdicts could not be written ({error}).")
 
@@ -188,7 +186,7 @@ def write_report(folder: Path) -> None:
         say(f"The debugger's report could not be written: {why}.")
 
 
-def run_observed(command: Sequence[str], out: Path | None = None, rules: Mapping[str, Any] | None = None) -> int:
+def run_observed(command: Sequence[str], out: Path | None = None) -> int:
     """Run a command with an observer beside it, and return its exit code, 128 + n where signal n ended it.
 
     `out` is the run's folder, which the command finds in WATCH_DIR; `watch()` in a script saves tensors there.
@@ -207,7 +205,7 @@ def run_observed(command: Sequence[str], out: Path | None = None, rules: Mapping
             child.send_signal(number)
 
     before = {number: signal.signal(number, pass_on) for number in PASSED_ON}
-    with Observation(folder, rules, pid=child.pid) as observation:
+    with Observation(folder, pid=child.pid) as observation:
         code = child.wait()
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -29,6 +29,7 @@ import numpy as np
 from watch.collect.sampler import SystemSampler
 from watch.files import module_command, module_environment, put, say
 from watch.read.profile import ProfileReader
+from watch.read.source import FINISHED, SERIES, STATUS
 from watch.read.tensors import END_MARKER, SavedStep, SavedTensors, TensorUnavailable
 from watch.rules.base import Curve, finite
 from watch.rules.judge import Judges
@@ -41,8 +42,7 @@ EVIDENCE_SECONDS = 10.0  # between two writings of files whose curves alone have
 PAGE_SECONDS, PAGE_SHARE = 10.0, 0.05  # at least between two reports; the share of the time that they may take
 END_MARKER_SECONDS = 2.0  # that the last tensors may come after finished.json
 POLL_SECONDS = 0.25
-FINISHED, STATUS_FILE = "finished.json", "rules/status.json"
-SERIES_FILE, STOP_FILE = "rules/series.json", "rules/stop.txt"
+STOP_FILE = "rules/stop.txt"
 END_SIGNAL = signal.SIGUSR1
 LOST = "The training's process ended without a last word: the verdicts are on what it had written."
 NO_END_MARKER = "The tensors have no end marker: saving them had stopped before the training did."
@@ -119,7 +119,7 @@ class Observer:
                 with self.guarded("A stop could not be asked for"):
                     put(self.folder / STOP_FILE, fired[0]["sentence"])
         self._written = time.monotonic()
-        for name, content in ((STATUS_FILE, document), (SERIES_FILE, self.series.as_json())):
+        for name, content in ((STATUS, document), (SERIES, self.series.as_json())):
             with self.guarded("Findings could not be written"):
                 put(self.folder / name, json.dumps(content, allow_nan=False))
 

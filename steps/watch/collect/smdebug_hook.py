@@ -20,11 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from watch.files import reason, say
+from watch.read.tensors import END_MARKER
 
 Mode = Literal["TRAIN", "EVAL"]
 CONFIG_FILE_VARIABLE = "SMDEBUG_CONFIG_FILE_PATH"
 CONFIG_FILE_DEFAULT = "/opt/ml/input/config/debughookconfig.json"
-END_MARKER = "training_job_end.ts"  # readers wait for it; under SageMaker smdebug leaves it to the service
 ACTIVATIONS = ("relu_input", "relu_output", "tanh_input", "sigmoid_input")  # found by their names
 TENSORS = ("gradients", "weights", "biases", *ACTIVATIONS)  # collections besides the losses
 
@@ -114,7 +114,7 @@ class Debugger:
         """Flush the last step and mark the end, so that readers stop waiting."""
         self._hook.close()
         atexit.unregister(self._hook._cleanup)
-        (self.out_dir / END_MARKER).touch()
+        (self.out_dir / END_MARKER).touch()  # under SageMaker smdebug leaves it to the service
 
     @_attempted
     def _create(self, intervals: SaveIntervals) -> None:

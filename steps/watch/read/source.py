@@ -14,7 +14,8 @@ from pathlib import Path
 from watch.read.tensors import END_MARKER, listed
 
 INSIDE = ("index", "events", "collections", "system", "framework")
-FINISHED, STATUS, HISTORY = "finished.json", "rules/status.json", "history.json"
+FINISHED, HISTORY = "finished.json", "history.json"
+STATUS, SERIES = "rules/status.json", "rules/series.json"
 PLACES = {  # below a run's folder: where each kind may lie, and what is in it
     "tensors": (("tensors", "debug-output", "output/data/tensors", "output/tensors", "."), INSIDE[:3]),
     "profile": (("profile", "profiler-output", "output/data/profile", "output/profiler", "."), INSIDE[3:]),

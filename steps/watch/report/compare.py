@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from watch.files import whole_file
+from watch.files import put
 from watch.read.run import read_record
 from watch.read.source import find
 from watch.read.tensors import SavedTensors, TensorUnavailable
@@ -41,9 +41,7 @@ def compare(folder_a: Path, folder_b: Path, out: Path) -> Path:
         sections=sections,
         chart=chart,
     )
-    out.mkdir(parents=True, exist_ok=True)
-    with whole_file(out / "compare.html", "wb") as file:
-        file.write(page.encode(errors="replace"))
+    put(out / "compare.html", page.encode(errors="replace"))
     return out / "compare.html"
 
 

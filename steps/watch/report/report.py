@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from watch.files import whole_file
+from watch.files import put
 from watch.read.run import Entry, Record, items, mapping, number, read_record, series_of, text
 from watch.report import sections
 from watch.report.charts import Chart, Line, chart
@@ -51,8 +51,7 @@ def write_report(
     )
     document = json.dumps(document_of(record, search), allow_nan=False) + "\n"
     for name, content in (("debugger.html", page), ("debugger.json", document)):
-        with whole_file(report_dir / name, "wb") as file:
-            file.write(text(content).encode())
+        put(report_dir / name, text(content))
     return report_dir / "debugger.html"
 
 

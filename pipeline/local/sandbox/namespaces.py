@@ -13,6 +13,7 @@ import os
 import pwd
 import re
 import shutil
+import signal
 import stat
 import struct
 import sys
@@ -160,14 +161,19 @@ def find_mount(home: Path) -> Mount | None:
 def succeeds(found: Mount, place: Place) -> bool:
     """Return whether a child's child gets the place."""
     flags, calls = found.flags(place), found.calls(place)
-    child = os.fork()
-    if child == 0:
-        code = 1
-        with contextlib.suppress(OSError):
-            pid = enter(place.folder, flags, calls)
-            code = os.waitpid(pid, 0)[1] if pid else 0
-        os._exit(bool(code))
-    return os.waitpid(child, 0)[1] == 0
+    # Python swallows a Ctrl-C that comes while it forks, and in the child it would go on as a second command.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        child = os.fork()
+        if child == 0:
+            code = 1
+            with contextlib.suppress(OSError):
+                pid = enter(place.folder, flags, calls)
+                code = os.waitpid(pid, 0)[1] if pid else 0
+            os._exit(bool(code))
+        return os.waitpid(child, 0)[1] == 0
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def missing_isolation(home: Path) -> str | None:

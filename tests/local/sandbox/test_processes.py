@@ -6,11 +6,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 
 from pipeline.local.sandbox import process
-from tests.local.lab import Json, Lab, processing_step, source
+from tests.local.lab import ROOT, Json, Lab, processing_step, source
 from tests.local.samples import processes_of, wait_until
 
 RANGES = {"CategoricalParameterRanges": [{"Name": "any", "Values": ["a", "b"]}]}
@@ -112,3 +113,20 @@ def test_a_gigabyte_of_output_leaves_the_runners_memory_flat_and_a_log_has_an_en
     log = (tmp_path / "jobs" / "job" / "log.txt").read_bytes()
     assert len(log) < 1_200_000
     assert b"The log ends here" in log
+
+
+def test_ctrl_c_that_comes_while_python_forks_is_heard(tmp_path: Path) -> None:
+    # the module is asked, not a command: only here can the moment be chosen
+    script = """
+        import os, signal, sys
+        from pathlib import Path
+        from pipeline.local.sandbox.namespaces import find_mount
+        os.register_at_fork(before=lambda: os.kill(os.getpid(), signal.SIGINT))
+        try:
+            find_mount(Path(sys.argv[1]))
+        except KeyboardInterrupt:
+            print("heard")
+    """
+    words = [sys.executable, "-c", dedent(script), str(tmp_path)]
+    asked = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert (asked.stdout, asked.stderr) == ("heard\n", "")

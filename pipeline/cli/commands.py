@@ -42,6 +42,8 @@ COMMANDS = {
             ("", "TrainWithDebugger --follow", "PrepareData --of 1x2y3z")),
     "explain-cache": Command(LOOK, "history.explain_cache", "Say why steps were reused or ran again.", ("", "1x2y3z")),
     "compare": Command(LOOK, "history.compare", "Show two executions side by side.", ("1x2y3z 4a5b6c",)),
+    "studio": Command(LOOK, "studio.studio", "Serve the SageMaker API and a page about this home, on 127.0.0.1.",
+            ("", "--port 8900 --no-open")),
     "open": Command(LOOK, "history.open_pages", "Open an execution's reports and its endpoint in a browser.",
             ("", "--no-open")),
     "report": Command(LOOK, "reports.report", "Show how an execution's training went: rules, curves, profile, search."),
@@ -95,6 +97,7 @@ OPTIONS = {  # by the name of the parameter or of a field of its class; whole nu
     "semantics": Option("--semantics", None, "How rules judge (aws with --rules, else watch)."),
     "fail_on": Option("--fail-on", "RULE,...", "Exit with 1 if one of them has found something."),
     "to_the_end": Option("--follow", None, "Go on until the run has ended."),
+    "port": Option("--port", "N", "Where the server listens (its last port, or the first that is free from 8800)."),
     "no_open": Option("--no-open", None, "Do not open it in a browser."),
     "yes": Option("--yes", None, "Do not ask."),
     # of one

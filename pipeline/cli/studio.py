@@ -1,0 +1,21 @@
+"""`studio`: the SageMaker API over HTTP and a page, on the home that the command line works on."""
+
+from pipeline.cli.call import Call
+from pipeline.cli.output import opened
+from pipeline.errors import UsageError
+
+
+def studio(call: Call, port: int | None = None, no_open: bool = False) -> int:
+    """Serve until Ctrl-C."""
+    from pipeline.service.local_target import LocalTarget
+    from pipeline.studio.server import serve
+
+    if call.target != "local":
+        raise UsageError("studio is this machine's; on AWS that is SageMaker Studio itself.")
+
+    def tell(api: str, page: str) -> None:
+        print(f"API   export AWS_ENDPOINT_URL={api}")
+        print(f"Page  {page}{opened(page, no_open=no_open)}", flush=True)
+
+    serve(call, LocalTarget(call.config, call.home), port=port, tell=tell)
+    return 0

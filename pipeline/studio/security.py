@@ -1,0 +1,132 @@
+"""Who may ask the server: this user's programs the API, a browser that was given the link the page.
+
+The server listens on the loopback address alone, which leaves the machine's other users, pages of other sites in the
+user's browser, and names of other sites that are made to lead here (DNS rebinding). So of each request are checked
+the name that it was sent to (Host), whose page sent it (Origin, Sec-Fetch-Site), and for the API whose process it is,
+for the page the cookie that the link with the token sets. The API's signatures prove nothing, since any credentials do.
+"""
+
+import os
+import secrets
+from collections.abc import Callable
+from http.cookies import CookieError, SimpleCookie
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlencode
+
+from starlette.datastructures import Headers
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+SAFE = ("GET", "HEAD")
+TOKEN = "token"
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "connect-src 'self'; frame-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'self'"
+)
+HEADERS = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-cache",
+}
+NO_TOKEN = "This page needs the token: open the link that `run_pipeline.py studio` has printed."
+
+
+class Guard:
+    """Hands a request to the API or to the page, if whoever sends it may ask."""
+
+    def __init__(self, api: ASGIApp, page: ASGIApp, *, is_api: Callable[[Scope], bool], token: str, port: int) -> None:
+        self.api, self.page, self.is_api, self.token, self.port = api, page, is_api, token, port
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self.page(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        is_api = self.is_api(scope)
+        if sentence := foreign(scope, headers) or (not_ours(scope) if is_api else None):
+            await PlainTextResponse(sentence, 403)(scope, receive, send)
+        elif is_api:
+            await self.api(scope, receive, send)
+        else:
+            await self.show(scope, receive, with_headers(send))
+
+    async def show(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request to the page: set the cookie for one that has the token, and ask for it otherwise."""
+        query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
+        given = query.pop(TOKEN, None)
+        answer: ASGIApp = self.page
+        if given is not None and scope["method"] == "GET" and same(given, self.token):
+            place = scope["path"] + (f"?{urlencode(query)}" if query else "")
+            redirect: Response = RedirectResponse(f"/{place.lstrip('/')}", 303)
+            redirect.set_cookie(self.cookie, self.token, max_age=365 * 86400, httponly=True, samesite="strict")
+            answer = redirect
+        elif not same(cookie_of(scope, self.cookie), self.token):
+            answer = PlainTextResponse(NO_TOKEN, 403)
+        await answer(scope, receive, send)
+
+    @property
+    def cookie(self) -> str:
+        """The cookie's name; browsers send the cookies of all ports of a host."""
+        return f"studio-{self.port}"
+
+
+def foreign(scope: Scope, headers: Headers) -> str | None:
+    """Return why a request is another site's, if it is."""
+    host, port = headers.get("host", ""), scope["server"][1]
+    name = host.removesuffix(f":{port}")
+    if name == host or not (name in ("127.0.0.1", "localhost") or name.endswith(".localhost")):
+        return f"The Host of a request must be 127.0.0.1:{port} or localhost:{port}."
+    is_other_site = headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
+    if headers.get("origin", f"http://{host}") != f"http://{host}" or (is_other_site and scope["method"] not in SAFE):
+        return "A page of another site has sent this request."
+    return None
+
+
+def not_ours(scope: Scope) -> str | None:
+    """Return why a request to the API is another user's, or a page's, if it is; on Linux the kernel knows its user."""
+    if Headers(scope=scope).get("sec-fetch-site", "none") != "none":
+        return "A browser's page has sent this request."
+    peer, own = scope["client"][1], scope["server"][1]
+    table = Path("/proc/net/tcp")
+    for line in table.read_text().splitlines()[1:] if table.exists() else ():
+        _, local, remote, _, _, _, _, user, *_ = line.split()
+        if (port_of(local), port_of(remote)) == (peer, own):
+            is_ours = int(user) in (0, os.getuid())
+            return None if is_ours else "The API answers the user alone who has started the server."
+    return None
+
+
+def port_of(address: str) -> int:
+    """Return the port of an address as /proc/net/tcp has it."""
+    return int(address.rpartition(":")[2], 16)
+
+
+def same(given: str, expected: str) -> bool:
+    """Compare two tokens in a time that tells nothing."""
+    return secrets.compare_digest(given.encode(errors="replace"), expected.encode())
+
+
+def cookie_of(scope: Scope, name: str) -> str:
+    """Return the value of a request's cookie, or nothing."""
+    try:
+        found = SimpleCookie(Headers(scope=scope).get("cookie", ""))
+    except CookieError:
+        return ""
+    return found[name].value if name in found else ""
+
+
+def with_headers(send: Send) -> Send:
+    """Return `send` that adds what browsers are to heed, where the answer says nothing else."""
+
+    async def send_with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            present: list[Any] = list(message.get("headers", []))
+            known = {name for name, _ in present}
+            added = [(name.encode(), text.encode()) for name, text in HEADERS.items() if name.encode() not in known]
+            message = {**message, "headers": [*present, *added]}
+        await send(message)
+
+    return send_with_headers

@@ -1,0 +1,116 @@
+"""The server: one address for the API and the page, one process for a home, which keeps its port and its token.
+
+`studio.json` in the home holds both, readable by its user alone, so that a link works again after a restart.
+"""
+
+import json
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from importlib import import_module
+from pathlib import Path
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from pipeline.errors import PipelineError, ServiceError, UsageError
+from pipeline.local.engine.runner_process import taken_lock
+from pipeline.local.sagemaker.api import LocalApi
+from pipeline.local.sagemaker.endpoints import waking
+from pipeline.service.local_target import LocalTarget
+from pipeline.studio.api import Api, is_api
+from pipeline.studio.security import TOKEN, Guard
+from pipeline.studio.site import Call, Studio, render
+
+HOST, FIRST_PORT, PORTS = "127.0.0.1", 8800, 100
+PAGES = ("files",)  # modules of `pages`
+RECORD = "studio.json"  # in the home
+
+
+def serve(call: Call, target: LocalTarget, *, port: int | None, tell: Callable[[str, str], None]) -> None:
+    """Serve until Ctrl-C; `tell` hears the API's address and the page's link once the server listens.
+
+    A ServiceError if a server of this home runs already, a UsageError if the port cannot be had.
+    """
+    with ExitStack() as held:
+        try:
+            held.enter_context(taken_lock(target.home / "locks" / "studio"))
+        except BlockingIOError as problem:
+            known = recorded(target.home)
+            there = link(*known) if known else "its link is on the terminal that started it"
+            raise ServiceError(f"A server of this home is running: {there}") from problem
+        known = recorded(target.home)
+        listener = held.enter_context(listening(port, known[0] if known else None))
+        used, token = int(listener.getsockname()[1]), known[1] if known else secrets.token_urlsafe(24)
+        record(target.home, used, token)
+        held.enter_context(waking(target.home))
+        app = application(Studio(call, target), token, used)
+        tell(f"http://{HOST}:{used}", link(used, token))
+        settings = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1, server_header=False)
+        uvicorn.Server(settings).run(sockets=[listener])
+
+
+def application(studio: Studio, token: str, port: int) -> Guard:
+    """Return the ASGI application of a home."""
+    modules = [import_module(f"pipeline.studio.pages.{name}") for name in PAGES]
+    page = Starlette(
+        routes=[
+            Route("/", lambda request: RedirectResponse("/executions")),
+            Mount("/static", StaticFiles(directory=Path(__file__).with_name("static"))),
+            *(route for module in modules for route in module.ROUTES),
+        ],
+        exception_handlers={HTTPException: refused, PipelineError: refused, Exception: broken},
+    )
+    page.state.studio = studio
+    return Guard(Api(LocalApi(studio.target.state)), page, is_api=is_api, token=token, port=port)
+
+
+def refused(request: Request, problem: Exception) -> Response:
+    """Return the page for what is not there, or what a service or pipeline.yaml refuses."""
+    status = problem.status_code if isinstance(problem, HTTPException) else 400
+    sentence = problem.detail if isinstance(problem, HTTPException) else str(problem)
+    return render(request, "problem.html", status=status, sentence=sentence)
+
+
+def broken(request: Request, problem: Exception) -> Response:
+    """Return the page for a fault of ours, which the terminal shows whole."""
+    logging.getLogger("uvicorn.error").error("%s %s", request.method, request.url.path, exc_info=problem)
+    return render(request, "problem.html", status=500, sentence=f"The page has failed: {type(problem).__name__}.")
+
+
+def listening(port: int | None, last: int | None) -> socket.socket:
+    """Return a socket that listens on a port: the one asked for, else the last one, else the first that is free."""
+    candidates = [port] if port else [*([last] if last else []), *range(FIRST_PORT, FIRST_PORT + PORTS)]
+    for candidate in candidates:
+        with suppress(OSError, OverflowError):
+            return socket.create_server((HOST, candidate), backlog=256)
+    tried = str(port) if port else f"{FIRST_PORT} to {FIRST_PORT + PORTS - 1}"
+    raise UsageError(f"--port: {tried} cannot be had, other programs listen there; choose another.")
+
+
+def link(port: int, token: str) -> str:
+    """Return the page's address with the token."""
+    return f"http://{HOST}:{port}/?{TOKEN}={token}"
+
+
+def recorded(home: Path) -> tuple[int, str] | None:
+    """Return port and token of the home's last server, if they are known."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        known = json.loads((home / RECORD).read_text())
+        return int(known["port"]), str(known[TOKEN])
+    return None
+
+
+def record(home: Path, port: int, token: str) -> None:
+    """Keep port and token, for this user's eyes."""
+    with open(os.open(home / RECORD, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:  # noqa: PTH123
+        os.fchmod(stream.fileno(), 0o600)
+        json.dump({"port": port, TOKEN: token}, stream)

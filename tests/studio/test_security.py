@@ -1,0 +1,138 @@
+"""Who may ask the server, which files it shows, and what becomes of it when it is ended or started twice."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from tests.local.samples import command_line
+from tests.studio.conftest import Studio
+
+SIGNED = {"Authorization": "AWS4-HMAC-SHA256 Credential=a/20260101/us-east-1/sagemaker/aws4_request", "X-Amz-Target":
+          "SageMaker.ListPipelines", "Content-Type": "application/x-amz-json-1.1"}  # fmt: skip
+FOREIGN: list[dict[str, str]] = [
+    {"Host": "evil.example:{port}"},
+    {"Host": "127.0.0.1"},
+    {"Host": "127.0.0.1.evil.example:{port}"},
+    {"Host": ""},
+    {"Origin": "https://evil.example"},
+    {"Origin": "null"},
+    {"Origin": "http://127.0.0.1:1"},
+]
+
+
+def asked(studio: Studio, method: str, headers: dict[str, str], path: str = "/executions") -> requests.Response:
+    port = studio.url.rpartition(":")[2]
+    given = {name: text.format(port=port) for name, text in headers.items()}
+    cookies = studio.browser.cookies
+    return requests.request(method, studio.url + path, headers=given, cookies=cookies, timeout=10, data="{}")
+
+
+@pytest.mark.parametrize("headers", FOREIGN)
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+def test_another_site_is_answered_nothing_though_the_browser_has_the_cookie(
+    studio: Studio, method: str, headers: dict[str, str]
+) -> None:
+    assert asked(studio, method, headers).status_code == 403
+    assert asked(studio, method, {**SIGNED, **headers}, "/").status_code == 403
+
+
+def test_a_form_of_another_site_is_refused_and_so_is_a_request_to_the_api_from_any_page(studio: Studio) -> None:
+    assert asked(studio, "POST", {"Sec-Fetch-Site": "cross-site"}).status_code == 403
+    assert asked(studio, "POST", {**SIGNED, "Sec-Fetch-Site": "same-origin"}, "/").status_code == 403
+    assert asked(studio, "OPTIONS", {"Origin": "https://evil.example"}).status_code == 403
+
+
+@pytest.mark.parametrize("cookie", [{}, {"studio": "x"}, {"studio-{port}": "wrong"}, {"studio-{port}": "\u00e9"}])
+def test_without_the_token_no_page_is_shown(studio: Studio, cookie: dict[str, str]) -> None:
+    port = studio.url.rpartition(":")[2]
+    text = "; ".join(f"{name.format(port=port)}={value}" for name, value in cookie.items())
+    for path in ("/", "/executions", "/static/studio.css", "/objects/local/x", f"/?token=x{studio.token}", "/?token="):
+        found = requests.get(studio.url + path, headers={"Cookie": text.encode()}, timeout=10)
+        assert (found.status_code, "run_pipeline.py studio" in found.text) == (403, True)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs another user: run as root")
+def test_the_api_answers_no_other_user(studio: Studio) -> None:
+    ask = ["curl", "-s", "-H", f"Authorization: {SIGNED['Authorization']}", studio.url]
+    if not shutil.which("curl"):
+        pytest.skip("needs curl")
+    other: dict[str, Any] = {"user": 65534, "group": 65534, "extra_groups": []}
+    said = subprocess.run(ask, capture_output=True, text=True, timeout=10, check=True, **other).stdout
+    assert "the user alone" in said
+
+
+def test_files_are_the_homes_objects_and_reports_alone_and_can_do_nothing(studio: Studio, tmp_path: Path) -> None:
+    bucket, secret = studio.home / "s3/bucket", tmp_path / "secret"
+    (bucket / "folder").mkdir(parents=True)
+    secret.write_text("hidden words")
+    (bucket / "page.html").write_text("<script>fetch('/')</script>")
+    (bucket / "picture.svg").write_text("<svg/>")
+    (bucket / "link").symlink_to(secret)
+    (bucket / "away").symlink_to(tmp_path)
+    shown = studio.get("/objects/bucket/page.html")
+    assert shown.ok
+    assert shown.headers["Content-Security-Policy"].startswith("sandbox ")
+    assert "allow-same-origin" not in shown.headers["Content-Security-Policy"]
+    assert studio.get("/objects/bucket/picture.svg").headers["Content-Disposition"].startswith("attachment")
+    paths = ["link", "away/secret", "folder", "../../state.db", "..%2f..%2fstate.db", "%2e%2e/%2e%2e/studio.json",
+             f"/{secret}", "page.html%00", "x" * 5000]  # fmt: skip
+    for path in paths:
+        cookie = "; ".join(f"{name}={value}" for name, value in studio.browser.cookies.items())
+        request = requests.Request("GET", studio.url, headers={"Cookie": cookie}).prepare()
+        request.url = f"{studio.url}/objects/bucket/{path}"
+        found = requests.Session().send(request, timeout=10)
+        assert found.status_code == 404, path
+        assert "hidden words" not in found.text
+
+
+def test_a_page_that_is_not_there_says_so(studio: Studio) -> None:
+    found = studio.get("/nowhere")
+    assert (found.status_code, "This cannot be shown" in found.text) == (404, True)
+
+
+def test_two_homes_have_two_servers_and_one_home_has_one(studio: Studio, tmp_path: Path) -> None:
+    again = subprocess.run(
+        command_line("studio", "--home", studio.home), capture_output=True, text=True, timeout=30, check=False
+    )
+    assert again.returncode == 1
+    assert again.stderr == f"A server of this home is running: {studio.url}/?token={studio.token}\n"
+    other = Studio(tmp_path / "home", tmp_path / "log")
+    assert other.url != studio.url
+    other.browser.cookies.update(studio.browser.cookies)
+    assert other.token != studio.token
+    other.end()
+
+
+def test_the_link_works_again_after_a_kill(tmp_path: Path) -> None:
+    server = Studio(tmp_path / "home", tmp_path / "log")
+    link, record = (server.url, server.token), server.home / "studio.json"
+    assert record.stat().st_mode & 0o777 == 0o600
+    server.process.send_signal(signal.SIGKILL)
+    server.process.wait(10)
+    server.start()
+    assert (server.url, server.token) == link
+    record.write_text("{")
+    server.end()
+    server.start()
+    assert server.token != link[1]
+    server.end()
+
+
+def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        words = command_line("studio", "--home", tmp_path / "home", "--port", port)
+        tried = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
+    assert tried.returncode == 2
+    assert f"--port: {port} cannot be had" in tried.stderr
+    asked_of_aws = subprocess.run(
+        command_line("studio", "--target", "aws"), capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (asked_of_aws.returncode, "SageMaker Studio" in asked_of_aws.stderr) == (2, True)

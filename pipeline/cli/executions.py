@@ -108,7 +108,10 @@ def show(call: Call, target: Target, arn: str, *, others: str = "") -> int:
             print_failure(step, lines, places, is_own=call.is_own)
         print("\nNext")
         usual_endpoint = call.config.deploy.endpoint_name if call.is_own else None
-        for text, why in next_commands(document, call.command, usual_endpoint=usual_endpoint, is_own=call.is_own):
+        wanted = list(next_commands(document, call.command, usual_endpoint=usual_endpoint, is_own=call.is_own))
+        if target.name == "local":
+            wanted.append((call.command("studio"), "open the page: look, compare, approve, run again"))
+        for text, why in wanted:
             print(f"  {text}\n      {why}")
     return 0 if document["status"] in ("Succeeded", "Executing") else 1
 

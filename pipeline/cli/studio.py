@@ -1,5 +1,8 @@
 """`studio`: the SageMaker API over HTTP and a page, on the home that the command line works on."""
 
+import signal
+from contextlib import suppress
+
 from pipeline.cli.call import Call
 from pipeline.cli.output import opened
 from pipeline.errors import UsageError
@@ -17,5 +20,7 @@ def studio(call: Call, port: int | None = None, no_open: bool = False) -> int:
         print(f"API   export AWS_ENDPOINT_URL={api}")
         print(f"Page  {page}{opened(page, no_open=no_open)}", flush=True)
 
-    serve(call, LocalTarget(call.config, call.home), port=port, tell=tell)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with suppress(KeyboardInterrupt):
+        serve(call, LocalTarget(call.config, call.home), port=port, tell=tell)
     return 0

@@ -57,7 +57,7 @@ class Studio:
     def end(self) -> None:
         """End the server as Ctrl-C does; it has printed no traceback."""
         self.process.terminate()
-        self.process.wait(10)
+        assert self.process.wait(10) == 0
         assert "Traceback" not in self.log.read_text()
 
 

@@ -51,7 +51,8 @@ class Execution:
         self.arn = execution_arn
         self.id = execution_arn.rpartition("/")[2]
         self.document = known_execution(state, execution_arn)
-        self.graph = read_graph(self.document["Definition"])
+        self.definition = state.definition(self.document)
+        self.graph = read_graph(self.definition)
         selection = self.document.get("SelectiveExecutionConfig", {}).get("SelectedSteps", [])
         names = [step["StepName"] for step in selection] or list(self.graph.steps)
         self.steps = {name: step for name, step in self.graph.steps.items() if name in names}
@@ -179,7 +180,7 @@ class Execution:
             execution=execution,
             read_property_file=self.read_property_file,
             read_json=self.read_json,
-            experiment=known["Definition"].get("PipelineExperimentConfig") or {},
+            experiment=self.definition.get("PipelineExperimentConfig") or {},
         )
 
     def read_property_file(self, step_name: str, property_file: str) -> Any:

@@ -32,7 +32,7 @@ from pipeline.local.store.answers import (
     found,
     function_name,
     invalid,
-    listed,
+    listing,
     paged,
 )
 from pipeline.local.store.state import Document, State
@@ -105,9 +105,11 @@ def describe_pipeline(state: State, request: Document) -> Document:
 
 def list_pipelines(state: State, request: Document) -> Document:
     """ListPipelines."""
-    prefix = request.get("PipelineNamePrefix", "")
-    pipelines = listed(state.all("Pipeline"), request, lambda document: document["PipelineName"].startswith(prefix))
-    return paged("PipelineSummaries", [chosen(document, *PIPELINE_SUMMARY) for document in pipelines], request)
+    page = listing(state, "Pipeline", request, "PipelineSummaries")
+    return {
+        **page,
+        "PipelineSummaries": [chosen(document, *PIPELINE_SUMMARY) for document in page["PipelineSummaries"]],
+    }
 
 
 def delete_pipeline(state: State, request: Document) -> Document:
@@ -230,10 +232,11 @@ def describe_pipeline_execution(state: State, request: Document) -> Document:
 
 def list_pipeline_executions(state: State, request: Document) -> Document:
     """ListPipelineExecutions; the newest first unless SortOrder says otherwise."""
-    documents = listed(state.executions(describe_pipeline(state, request)["PipelineName"])[::-1], request)
-    page = paged("PipelineExecutionSummaries", [known["PipelineExecutionArn"] for known in documents], request)
+    of_pipeline = [("c.parent = ?", [describe_pipeline(state, request)["PipelineName"]])]
+    page = listing(state, "PipelineExecution", request, "PipelineExecutionSummaries", of_pipeline)
     summaries = []
-    for document in (settled(state, execution_arn) for execution_arn in page["PipelineExecutionSummaries"]):
+    for known in page["PipelineExecutionSummaries"]:
+        document = settled(state, known["PipelineExecutionArn"])
         reason = {"PipelineExecutionFailureReason": document["FailureReason"]} if document.get("FailureReason") else {}
         summaries.append({**chosen(document, *SUMMARY), "StartTime": document["CreationTime"], **reason})
     return {**page, "PipelineExecutionSummaries": summaries}
@@ -257,7 +260,7 @@ def list_pipeline_parameters_for_execution(state: State, request: Document) -> D
 def describe_pipeline_definition_for_execution(state: State, request: Document) -> Document:
     """DescribePipelineDefinitionForExecution."""
     document = settled(state, request["PipelineExecutionArn"])
-    return {"PipelineDefinition": json.dumps(document["Definition"]), "CreationTime": document["CreationTime"]}
+    return {"PipelineDefinition": json.dumps(state.definition(document)), "CreationTime": document["CreationTime"]}
 
 
 # stop and retry
@@ -296,7 +299,7 @@ def retry_pipeline_execution(state: State, request: Document) -> Document:
         with state.transaction():
             if known := answered(state, "Retry", request):  # at the same instant
                 return known
-            graph = read_graph(retryable(state, execution_arn)["Definition"])
+            graph = read_graph(state.definition(retryable(state, execution_arn)))
             steps = state.steps(execution_arn)
             again = graph.downstream(step["StepName"] for step in steps if step["StepStatus"] != "Succeeded")
             for step in steps:

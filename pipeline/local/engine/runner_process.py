@@ -153,8 +153,8 @@ def settle(state: State, execution_arn: str) -> None:
     with state.transaction():
         for kind in filter(None, (step_type.job_kind for step_type in STEP_TYPES.values())):
             end_time = f"{kind.removesuffix('Job')}EndTime"
-            for job in state.all(kind):
-                if job.get(f"{kind}Status") == "InProgress" and belongs(job[f"{kind}Name"], jobs):
+            for job in state.with_status(kind, "InProgress"):
+                if belongs(job[f"{kind}Name"], jobs):
                     for rule in chain.from_iterable(job.get(member) or () for member in RULE_STATUSES):
                         if rule["RuleEvaluationStatus"] == "InProgress":
                             rule["RuleEvaluationStatus"] = "Stopped"

@@ -198,7 +198,7 @@ class Debugging:
         """
         given = next(each for each in self.configurations if each["RuleConfigurationName"] == rule)
         prefix = stop_prefix(given.get("RuleParameters", {}).get("action_json", "")) or self.name
-        jobs = [each for each in self.runtime.state.all("TrainingJob") if each["TrainingJobStatus"] == "InProgress"]
+        jobs = self.runtime.state.with_status("TrainingJob", "InProgress")
         running = [found["TrainingJobName"] for found in jobs]
         matching = [name for name in running if name.lower().startswith(prefix.lower())]
         if matching != [self.name]:

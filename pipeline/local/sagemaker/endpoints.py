@@ -52,6 +52,7 @@ KINDS = {  # words, and how ARNs call it
     "EndpointConfig": ("endpoint configuration", "endpoint-config"),
     "Endpoint": ("endpoint", "endpoint"),
 }
+IN_MOTION = ("Creating", "Updating")
 LOOK_SECONDS = 0.5
 QUIET = (PipelineError, sqlite3.Error, OSError)  # whoever else reads the state says what is wrong
 INFERENCE_ID = "X-Amzn-SageMaker-Inference-Id"
@@ -131,11 +132,10 @@ def describe_endpoint(state: State, request: Document) -> Document:
 
 def listed(kind: str, state: State, request: Document) -> Document:
     """ListModels, ListEndpointConfigs and ListEndpoints."""
-    documents = state.all(kind)
-    if kind == "Endpoint":
-        names = [document["EndpointName"] for document in documents]
-        documents = [refreshed(state, name) for name in names if state.get(kind, name)]  # not deleted meanwhile
-    return listing(kind, documents, request, f"{kind}s")
+    for document in state.with_status(kind, *IN_MOTION) if kind == "Endpoint" else ():
+        with contextlib.suppress(RequestError):  # it was deleted meanwhile
+            refreshed(state, document["EndpointName"])
+    return listing(state, kind, request, f"{kind}s")
 
 
 def deleted(kind: str, state: State, request: Document) -> Document:

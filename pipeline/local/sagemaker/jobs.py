@@ -29,7 +29,7 @@ def described(kind: str, state: State, request: Document) -> Document:
 
 def job_list(kind: str, state: State, request: Document) -> Document:
     """ListTrainingJobs and its like."""
-    return listing(kind, state.all(kind), request, f"{kind}Summaries")
+    return listing(state, kind, request, f"{kind}Summaries")
 
 
 describe_processing_job, describe_training_job, describe_hyper_parameter_tuning_job = (

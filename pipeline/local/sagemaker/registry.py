@@ -63,12 +63,6 @@ def key_of(name_or_arn: str) -> str:
     return name_or_arn.rpartition("/")[2].lower()
 
 
-def versions(state: State, group: str) -> list[Document]:
-    """The versions of a group, oldest first."""
-    wanted = key_of(group)
-    return [d for d in state.all("ModelPackage") if d["ModelPackageGroupName"].lower() == wanted]
-
-
 def describe_model_package(state: State, request: Document) -> Document:
     """DescribeModelPackage."""
     return found_package(state, request["ModelPackageName"])
@@ -76,10 +70,12 @@ def describe_model_package(state: State, request: Document) -> Document:
 
 def list_model_packages(state: State, request: Document) -> Document:
     """ListModelPackages, by group and approval."""
-    group, approval = request.get("ModelPackageGroupName"), request.get("ModelApprovalStatus")
-    known = versions(state, group) if group else state.all("ModelPackage")
-    wanted = [document for document in known if approval in (None, document["ModelApprovalStatus"])]
-    return listing("ModelPackage", wanted, request, "ModelPackageSummaryList")
+    conditions: list[tuple[str, list[str]]] = []
+    if group := request.get("ModelPackageGroupName"):
+        conditions.append(("c.parent = ?", [key_of(group)]))
+    if approval := request.get("ModelApprovalStatus"):
+        conditions.append(("json_extract(d.document, '$.ModelApprovalStatus') = ?", [approval]))
+    return listing(state, "ModelPackage", request, "ModelPackageSummaryList", conditions)
 
 
 def update_model_package(state: State, request: Document) -> Document:
@@ -111,7 +107,7 @@ def delete_model_package(state: State, request: Document) -> Document:
 
 def list_model_package_groups(state: State, request: Document) -> Document:
     """ListModelPackageGroups."""
-    return listing("ModelPackageGroup", state.all("ModelPackageGroup"), request, "ModelPackageGroupSummaryList")
+    return listing(state, "ModelPackageGroup", request, "ModelPackageGroupSummaryList")
 
 
 def describe_model_package_group(state: State, request: Document) -> Document:
@@ -123,7 +119,7 @@ def delete_model_package_group(state: State, request: Document) -> Document:
     """DeleteModelPackageGroup; refused while it has versions."""
     name = describe_model_package_group(state, request)["ModelPackageGroupName"]
     with state.transaction():
-        if versions(state, name):
+        if state.count("ModelPackage", [("c.parent = ?", [name.lower()])]):
             raise invalid(f"Model package group {name!r} still has versions.")
         state.delete("ModelPackageGroup", name.lower())
     return {}

@@ -53,7 +53,7 @@ def describe_transform_job(state: State, request: Document) -> Document:
 
 def list_transform_jobs(state: State, request: Document) -> Document:
     """ListTransformJobs."""
-    for document in state.all(KIND):
+    for document in state.with_status(KIND, *OUTCOMES):
         settled(state, document)
     return job_list(KIND, state, request)
 

@@ -1,16 +1,29 @@
 """Requests to the local SageMaker and what answers them: errors as the service gives them, lists, missing resources."""
 
+import base64
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, BinaryIO, Protocol
 
 from pipeline.errors import PipelineError
-from pipeline.local.store.state import Document, State
+from pipeline.local.store.state import Conditions, Document, State
 
 PAGE = 100  # items in one answer of a List operation
+FILTERS = {  # of List operations, on the catalog
+    "NameContains": "instr(c.title, ?) > 0",
+    "PipelineNamePrefix": "instr(c.title, ?) = 1",
+    "StatusEquals": "c.status = ?",
+    **{f"{name}After": "c.time >= ?" for name in ("CreationTime", "Created")},
+    **{f"{name}Before": "c.time <= ?" for name in ("CreationTime", "Created")},
+    "LastModifiedTimeAfter": "c.modified >= ?",
+    "LastModifiedTimeBefore": "c.modified <= ?",
+}
+SORTS = {"Name": "c.title", "Status": "c.status", "CreationTime": "c.time", "PipelineExecutionArn": "c.name"}
 
 
 class RequestError(PipelineError):
@@ -130,24 +143,64 @@ def unused(state: State, kind: str, name: str, what: str) -> None:
         raise invalid(f"Cannot create already existing {what} {name!r}.")
 
 
-def listed(
-    documents: Iterable[Document], request: Document, keep: Callable[[Document], bool] = lambda document: True
-) -> list[Document]:
-    """Filtered, also by time of creation, and ordered by it; the service's default is descending."""
-    after = max(float(request.get(name, 0)) for name in ("CreationTimeAfter", "CreatedAfter"))
-    before = min(float(request.get(name, "inf")) for name in ("CreationTimeBefore", "CreatedBefore"))
-    kept = [d for d in documents if keep(d) and after <= float(d["CreationTime"]) <= before]
-    kept.sort(key=lambda document: float(document["CreationTime"]))
-    if request.get("SortOrder", "Descending") == "Descending":
-        kept.reverse()
-    return kept
+def listing(state: State, kind: str, request: Document, member: str, conditions: Conditions = ()) -> Document:
+    """The answer of ListTrainingJobs and its like: by a part of the name, by status and by times, page by page.
+
+    The documents are whole: clients leave out what the service's model does not know.
+    """
+    given = [(condition, [filter_value(request, name)]) for name, condition in FILTERS.items() if name in request]
+    sort = SORTS[request.get("SortBy", "CreationTime")]
+    return page_of(state, kind, request, member=member, conditions=[*conditions, *given], sort=sort)
 
 
-def listing(kind: str, documents: Iterable[Document], request: Document, member: str) -> Document:
-    """The answer of ListTrainingJobs and its like: by a part of the name, by status and by time, page by page."""
-    part, status = request.get("NameContains", ""), request.get("StatusEquals")
-    kept = listed(documents, request, lambda d: part in d[f"{kind}Name"] and status in (None, d.get(f"{kind}Status")))
-    return paged(member, kept, request)  # whole: clients leave out what the service's model does not know
+def filter_value(request: Document, member: str) -> Any:
+    """Return what a member of FILTERS compares with; times in seconds since 1970."""
+    value = request[member]
+    return seconds(value, member) if member.endswith(("After", "Before")) else value
+
+
+def seconds(value: str | float, name: str) -> float:
+    """Return a time of a request, ISO 8601 or seconds since 1970, as the latter; RequestError if it is neither."""
+    with suppress(ValueError):
+        return float(value)
+    try:
+        time = datetime.fromisoformat(str(value))
+    except ValueError:
+        raise invalid(f"{name} must be a time such as 2030-01-31T12:00:00Z, but is {value!r}.") from None
+    return time.replace(tzinfo=time.tzinfo or UTC).timestamp()
+
+
+def page_of(
+    state: State, kind: str, request: Document, *, member: str, conditions: Conditions, sort: str = "c.time"
+) -> Document:
+    """Return a page of a kind's documents under a member; NextToken is the key of the last one where there are more.
+
+    So pages stay right when documents are added or deleted meanwhile. The usual order is descending.
+    """
+    size, token = int(request.get("MaxResults", PAGE)), request.get("NextToken")
+    found = state.page(
+        kind,
+        conditions,
+        sort=sort,
+        is_descending=request.get("SortOrder", "Descending") == "Descending",
+        after=key_in(token) if token else None,
+        limit=size + 1,
+    )
+    more = {}
+    if len(found) > size:
+        more = {"NextToken": base64.urlsafe_b64encode(json.dumps(found[size - 1][0]).encode()).decode()}
+    return {member: [document for _, document in found[:size]], **more}
+
+
+def key_in(token: str) -> tuple[Any, int]:
+    """Return the key that a NextToken holds; RequestError if it is none."""
+    try:
+        key, number = json.loads(base64.urlsafe_b64decode(token))
+        if isinstance(key, str | int | float) and isinstance(number, int) and abs(number) < 2**63:
+            return key, number
+    except (ValueError, TypeError, RecursionError):
+        pass
+    raise invalid(f"NextToken {token!r} is not one that an earlier answer gave.")
 
 
 def paged(member: str, items: Sequence[Any], request: Document) -> Document:

@@ -2,7 +2,9 @@
 
 `executions` and `steps` are rows, since they are updated while others read them; everything else that SageMaker would
 keep (pipelines, jobs, models, endpoints, ...) is a JSON document under its kind and name. Write-ahead logging lets any
-number of processes share the file; each change is one transaction.
+number of processes share the file; each change is one transaction. The rows of `catalog`, one for each document and
+execution, have what lists are filtered and ordered by, so that a page of many is found without reading the documents;
+triggers keep them.
 
 Beside it lies a reserve of two megabytes that is given up piece by piece when the disk is full, so that the end of the
 steps, and why they failed, can still be recorded.
@@ -10,6 +12,7 @@ steps, and why they failed, can still be recorded.
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -24,6 +27,8 @@ from typing import Any
 from pipeline.errors import ServiceError, UsageError
 
 Document = dict[str, Any]
+Conditions = Sequence[tuple[str, Sequence[Any]]]
+Found = tuple[tuple[Any, int], Document]
 
 RESERVE, RESERVE_BYTES, PIECE_BYTES = "state.reserve", 2 << 20, 256 << 10
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -33,17 +38,66 @@ REMEDIES = {  # of what SQLite says; any other error is of a file that is damage
     sqlite3.SQLITE_BUSY: "end the process that holds it",
     **dict.fromkeys((sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM), NO_PERMISSION),
 }
-SCHEMA_VERSION = 1
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS resources (
-  kind TEXT, name TEXT, document TEXT NOT NULL, created REAL NOT NULL, PRIMARY KEY (kind, name));
-CREATE TABLE IF NOT EXISTS executions (
-  arn TEXT PRIMARY KEY, pipeline TEXT NOT NULL, status TEXT NOT NULL, created REAL NOT NULL, document TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS steps (
-  execution TEXT, name TEXT, document TEXT NOT NULL, PRIMARY KEY (execution, name));
-CREATE TABLE IF NOT EXISTS digests (
-  path TEXT PRIMARY KEY, stamp TEXT NOT NULL, digest TEXT NOT NULL);
-"""
+SCHEMA_VERSION = 2  # a home of version 1 has the tables alone, and definitions within its executions
+KINDS = "'Pipeline', 'PipelineVersion', 'ProcessingJob', 'TrainingJob', 'HyperParameterTuningJob', 'TransformJob', \
+'Model', 'ModelPackage', 'ModelPackageGroup', 'EndpointConfig', 'Endpoint'"  # of resources, in the catalog
+COLUMNS = "kind, name, time, modified, title, status, parent"  # parent: tuning job, model package group, pipeline
+VALUES = {  # of the catalog, by table
+    "resources": """kind, name, coalesce(json_extract(document, '$.CreationTime'), created),
+        coalesce(json_extract(document, '$.LastModifiedTime'), json_extract(document, '$.CreationTime'), created),
+        coalesce(json_extract(document, '$.' || kind || 'Name'), name),
+        json_extract(document, '$.' || kind || 'Status'),
+        coalesce(json_extract(document, '$.TuningJobArn'), lower(json_extract(document, '$.ModelPackageGroupName')),
+            json_extract(document, '$.PipelineName'))""",
+    "executions": """'PipelineExecution', arn, created, coalesce(json_extract(document, '$.LastModifiedTime'), created),
+        coalesce(json_extract(document, '$.PipelineExecutionDisplayName'), ''), status, pipeline""",
+}
+SCHEMA = [
+    """CREATE TABLE IF NOT EXISTS resources (
+        kind TEXT, name TEXT, document TEXT NOT NULL, created REAL NOT NULL, PRIMARY KEY (kind, name))""",
+    """CREATE TABLE IF NOT EXISTS executions (
+        arn TEXT PRIMARY KEY, pipeline TEXT NOT NULL, status TEXT NOT NULL, created REAL NOT NULL,
+        document TEXT NOT NULL)""",
+    """CREATE TABLE IF NOT EXISTS steps (
+        execution TEXT, name TEXT, document TEXT NOT NULL, PRIMARY KEY (execution, name))""",
+    "CREATE TABLE IF NOT EXISTS digests (path TEXT PRIMARY KEY, stamp TEXT NOT NULL, digest TEXT NOT NULL)",
+    """CREATE TABLE catalog (
+        id INTEGER PRIMARY KEY, kind TEXT, name TEXT, time REAL, modified REAL, title TEXT, status TEXT, parent TEXT,
+        UNIQUE (kind, name))""",
+    "CREATE INDEX catalog_time ON catalog (kind, time, title, status)",
+    "CREATE INDEX catalog_modified ON catalog (kind, modified)",
+    "CREATE INDEX catalog_status ON catalog (kind, status, time)",
+    "CREATE INDEX catalog_parent ON catalog (kind, parent, time)",
+]
+for table, known, is_catalogued in (
+    ("resources", "kind = old.kind AND name = old.name", f"WHEN new.kind IN ({KINDS})"),
+    ("executions", "kind = 'PipelineExecution' AND name = old.arn", ""),
+):
+    row = f"SELECT {VALUES[table]} FROM {table}"
+    kinds = f"kind IN ({KINDS})" if is_catalogued else "1"
+    SCHEMA += [
+        f"INSERT INTO catalog ({COLUMNS}) {row} WHERE {kinds} ORDER BY created, rowid",
+        f"""CREATE TRIGGER {table}_added AFTER INSERT ON {table} {is_catalogued} BEGIN
+            INSERT INTO catalog ({COLUMNS}) {row} WHERE rowid = new.rowid; END""",
+        f"""CREATE TRIGGER {table}_changed AFTER UPDATE ON {table} {is_catalogued} BEGIN
+            UPDATE catalog SET ({COLUMNS}) = ({row} WHERE rowid = new.rowid) WHERE {known}; END""",
+        f"CREATE TRIGGER {table}_gone AFTER DELETE ON {table} BEGIN DELETE FROM catalog WHERE {known}; END",
+    ]
+
+
+def found_by(kind: str, conditions: Conditions, wanted: str = "") -> tuple[str, list[Any]]:
+    """Return SQL of the catalog's rows `c` of a kind that meet all conditions, and values; `wanted` is read."""
+    is_read = any("d.document" in text for text in (wanted, *(condition for condition, _ in conditions)))
+    where = " AND ".join(["c.kind = ?", *(f"({condition})" for condition, _ in conditions)])
+    values = [kind, *(value for _, given in conditions for value in given)]
+    return f"FROM catalog AS c {document_of(kind) if is_read else ''} WHERE {where}", values
+
+
+def document_of(kind: str) -> str:
+    """Return SQL that joins the documents `d` to rows of the catalog."""
+    if kind == "PipelineExecution":
+        return "JOIN executions AS d ON d.arn = c.name"
+    return "JOIN resources AS d ON d.kind = c.kind AND d.name = c.name"
 
 
 class DiskFull(ServiceError):
@@ -99,7 +153,7 @@ class State:
             with self.explained():
                 self.connection = sqlite3.connect(place, timeout=60, isolation_level=None, check_same_thread=False)
                 self.rows("PRAGMA synchronous=NORMAL")
-                self.prepare() if is_stored else self.connection.executescript(SCHEMA)
+                self.prepare() if is_stored else self.make_tables(0)
         except FileExistsError as problem:
             raise UsageError(f"{home} is not a folder; choose another place by --home.") from problem
         except OSError as problem:
@@ -108,12 +162,12 @@ class State:
             raise UsageError(f"{home} cannot be written ({problem.strerror}); choose another by --home.") from problem
 
     def prepare(self) -> None:
-        """Make the tables, one process at a time, and set the reserve aside while there is room."""
-        if not self.schema_version():
+        """Make or renew the tables, one process at a time, and set the reserve aside while there is room."""
+        if self.schema_version() < SCHEMA_VERSION:
             with (self.home / "state.lock").open("a") as stream:
                 fcntl.flock(stream, fcntl.LOCK_EX)  # SQLite does not wait while the mode changes
                 self.rows("PRAGMA journal_mode=WAL")
-                self.connection.executescript(f"{SCHEMA}PRAGMA user_version={SCHEMA_VERSION};")
+                self.make_tables(self.schema_version())
         if (version := self.schema_version()) != SCHEMA_VERSION:
             raise sqlite3.DatabaseError(f"it was made by another release: version {version}, not {SCHEMA_VERSION}")
         reserve = self.home / RESERVE
@@ -121,6 +175,18 @@ class State:
         if not is_whole and shutil.disk_usage(self.home).free > 2 * RESERVE_BYTES:
             with suppress(OSError), reserve.open("ab") as stream:
                 os.posix_fallocate(stream.fileno(), 0, RESERVE_BYTES)
+
+    def make_tables(self, version: int) -> None:
+        """Bring the tables of a version to the present one, all or nothing."""
+        if version < SCHEMA_VERSION:
+            with self.transaction():
+                for statement in (*SCHEMA, f"PRAGMA user_version={SCHEMA_VERSION}"):
+                    self.rows(statement)
+                for document in self.executions() if version else ():
+                    arn = document["PipelineExecutionArn"]
+                    self.rows(
+                        "UPDATE executions SET document = ? WHERE arn = ?", (self.without_definition(document), arn)
+                    )
 
     def schema_version(self) -> int:
         """Return the version of the tables in the file, 0 when it has none yet."""
@@ -197,6 +263,11 @@ class State:
         """Every document of a kind, oldest first."""
         return list(self.documents("resources WHERE kind = ? ORDER BY created, rowid", kind))
 
+    def with_status(self, kind: str, *statuses: str) -> list[Document]:
+        """Documents of a kind in one of these statuses, oldest first."""
+        found, values = found_by(kind, [(f"c.status IN ({', '.join('?' * len(statuses))})", statuses)], "d.document")
+        return [json.loads(row[0]) for row in self.rows(f"SELECT d.document {found} ORDER BY c.id", values)]
+
     def change(self, kind: str, name: str, edit: Callable[[Document], None]) -> Document:
         """Read, edit and write a document in one transaction; KeyError if there is none."""
         with self.transaction():
@@ -207,11 +278,54 @@ class State:
             self.put(kind, name, document)
         return document
 
+    def page(
+        self, kind: str, conditions: Conditions, *, sort: str, is_descending: bool, after: Any, limit: int
+    ) -> list[Found]:
+        """Return documents that meet all conditions, in their order, each with its key.
+
+        Args:
+            kind: of the documents.
+            conditions: SQL on the catalog's row `c` and its `d.document`, each with its values.
+            sort: SQL of what they are ordered by, and then by age.
+            is_descending: whether the largest come first.
+            after: the key of the document before these, or None from the start.
+            limit: how many at most.
+        """
+        order, sign = ("DESC", "<") if is_descending else ("ASC", ">")
+        if after is not None:
+            conditions = [*conditions, (f"({sort}, c.id) {sign} (?, ?)", after)]
+        found, values = found_by(kind, conditions, sort)
+        keys = f"SELECT {sort} AS key, c.id, c.kind, c.name {found} ORDER BY key {order}, c.id {order} LIMIT ?"
+        statement = (
+            f"SELECT key, c.id, d.document FROM ({keys}) AS c {document_of(kind)} ORDER BY key {order}, c.id {order}"
+        )
+        return [((key, number), json.loads(text)) for key, number, text in self.rows(statement, (*values, limit))]
+
+    def count(self, kind: str, conditions: Conditions) -> int:
+        """Return how many documents of a kind meet all conditions."""
+        found, values = found_by(kind, conditions)
+        return int(self.rows(f"SELECT count(*) {found}", values)[0][0])
+
     def add_execution(self, document: Document) -> None:
-        """A new execution; `document` has PipelineExecutionArn, PipelineName and PipelineExecutionStatus."""
+        """A new execution: PipelineExecutionArn, PipelineName, PipelineExecutionStatus, Definition and others."""
         names = ("PipelineExecutionArn", "PipelineName", "PipelineExecutionStatus", "CreationTime")
-        values = (*(document[name] for name in names), json.dumps(document))
-        self.rows("INSERT INTO executions VALUES (?, ?, ?, ?, ?)", values)
+        with self.transaction():
+            values = (*(document[name] for name in names), self.without_definition(document))
+            self.rows("INSERT INTO executions VALUES (?, ?, ?, ?, ?)", values)
+
+    def without_definition(self, execution: Document) -> str:
+        """Return an execution as it is stored: its definition, which many share, lies under its digest."""
+        text = json.dumps(execution["Definition"])
+        digest = hashlib.sha256(text.encode()).hexdigest()[:32]
+        if self.get("Definition", digest) is None:
+            self.put("Definition", digest, execution["Definition"])
+        return json.dumps(
+            {name: value for name, value in execution.items() if name != "Definition"} | {"DefinitionDigest": digest}
+        )
+
+    def definition(self, execution: Document) -> Document:
+        """Return the definition that an execution was started with."""
+        return self.get("Definition", execution["DefinitionDigest"]) or {}
 
     def execution(self, arn: str) -> Document | None:
         """One execution, or None."""

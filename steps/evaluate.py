@@ -1,11 +1,13 @@
 """Evaluation: the packed model, loaded as the endpoint loads it, scores the test split.
 
 Writes evaluation.json, which the pipeline's condition and the model registry read, report.html for people,
-baseline.json, which later requests to the endpoint are compared with, and a test image to try the endpoint with. Given
-the model in service too, it scores that on the same images by the same code, and writes both side by side.
+predictions.csv, by which two versions are compared image by image, baseline.json, which later requests to the endpoint
+are compared with, and a test image to try the endpoint with. Given the model in service too, it scores that on the same
+images by the same code, and writes both side by side.
 """
 
 import argparse
+import csv
 import json
 import sys
 import time
@@ -122,6 +124,7 @@ def main() -> None:
     write_json(arguments.output_dir / "evaluation.json", document)
     write_json(arguments.output_dir / "baseline.json", known)
     (arguments.output_dir / "report.html").write_text(page, encoding="utf-8")
+    write_predictions(arguments.output_dir / "predictions.csv", images, model.probabilities, manifest["classes"])
     (arguments.output_dir / EXAMPLE).write_bytes(images.read(0))
     figures = " ".join(f"test_{name}={model.metrics[name]['value']:.4f}" for name in ("loss", "macro_f1"))
     say(f"test_accuracy={accuracy_text(accuracy, len(images))} {figures} test_images={len(images)}")
@@ -181,6 +184,15 @@ def predict(predictor: Predictor, images: PreparedImages) -> tuple[Probabilities
             answers.append(predictor.probabilities(crops))
             figures.append(pixel_figures(crops))
     return np.concatenate(answers), np.concatenate(figures)
+
+
+def write_predictions(file: Path, images: PreparedImages, probabilities: Probabilities, classes: list[str]) -> None:
+    """Write each test image's name in images.jsonl, its label, and the likeliest class with its score."""
+    with file.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["name", "label", "predicted", "score"])
+        for name, label, answer in zip(images.names, images.labels, probabilities, strict=True):
+            writer.writerow([name, classes[label], classes[int(answer.argmax())], f"{answer.max():.4f}"])
 
 
 def pixels(predictor: Predictor, images: PreparedImages, row: int) -> npt.NDArray[np.uint8]:

@@ -3,7 +3,7 @@
 import base64
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -16,6 +16,7 @@ from pipeline.service.sources import SHIPPED
 from pipeline.service.targets import POLL_SECONDS, Target, ask, ask_all, in_threads, service_errors, split_uri
 
 WAIT_SECONDS = 900
+VERSION_TAG = "deploy:version"  # of a model that the deploy function has made: see steps/deploy.py
 EVENT_FAILED = "EventDeliveryFailed"  # of the local target: it waits for what the event leads to
 ENDPOINT_IN_MOTION = ("Creating", "Updating", "SystemUpdating", "RollingBack", "Deleting")
 
@@ -31,11 +32,47 @@ def model_package(target: Target, arn: str) -> dict[str, Any]:
     return ask(target, f"describe model package {arn}", "describe_model_package", ModelPackageName=arn)
 
 
+def groups(target: Target) -> list[str]:
+    """Return the names of the model package groups, newest first."""
+    found = ask_all(target, "list the model package groups", "list_model_package_groups")
+    return [group["ModelPackageGroupName"] for group in found]
+
+
 def version_rows(target: Target, group: str) -> Iterator[dict[str, Any]]:
     """Yield what is known of each version of a group, newest first; figures are text as they were registered."""
+    yield from rows_of(target, model_packages(target, group))
+
+
+def version_page(target: Target, group: str, count: int, after: str | None) -> tuple[list[dict[str, Any]], str | None]:
+    """Return the rows of so many versions, and what is `after` for the next ones, None at the end."""
+    request = {"ModelPackageGroupName": group, "MaxResults": count, **({"NextToken": after} if after else {})}
+    page = ask(target, f"list the versions of {group!r}", "list_model_packages", **request, **NEWEST_FIRST)
+    return list(rows_of(target, page["ModelPackageSummaryList"])), page.get("NextToken")
+
+
+def rows_of(target: Target, packages: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     target.client("sagemaker")  # made once, then shared
-    arns = [package["ModelPackageArn"] for package in model_packages(target, group)]
+    arns = [package["ModelPackageArn"] for package in packages]
     yield from in_threads(lambda arn: version_row(target, model_package(target, arn)), arns)
+
+
+def served_version(target: Target, endpoint_name: str) -> str | None:
+    """Return the ARN of the version that an endpoint serves: its model's own, or the one that the deploy function tags.
+
+    None for a model that is of no version, and where any of them is gone.
+    """
+    with suppress(ServiceError):
+        served = ask(target, f"describe {endpoint_name!r}", "describe_endpoint", EndpointName=endpoint_name)
+        request = {"EndpointConfigName": served["EndpointConfigName"]}
+        config = ask(target, "describe its configuration", "describe_endpoint_config", **request)
+        model_name = config["ProductionVariants"][0]["ModelName"]
+        model = ask(target, f"describe model {model_name!r}", "describe_model", ModelName=model_name)
+        for container in (model.get("PrimaryContainer", {}), *model.get("Containers", [])):
+            if package := container.get("ModelPackageName"):
+                return str(model_package(target, package)["ModelPackageArn"])
+        tags = ask_all(target, f"list the tags of {model_name!r}", "list_tags", ResourceArn=model["ModelArn"])
+        return next((tag["Value"] for tag in tags if tag["Key"] == VERSION_TAG), None)
+    return None
 
 
 def version_row(target: Target, package: Mapping[str, Any]) -> dict[str, Any]:

@@ -66,8 +66,8 @@ def parsed(file: Path) -> list[tuple[str, list[str]]]:
         content = file.read_bytes() if file.exists() else b"path,label\n"
     except OSError as problem:
         raise UsageError(f"{shown(file)} cannot be read: {problem.strerror}.") from problem
-    if problem := fault(content, REQUIRED["corrections"]):
-        raise UsageError(f"data.corrections: '{shown(file)}' {problem}")
+    if wrong := fault(content, REQUIRED["corrections"]):
+        raise UsageError(f"data.corrections: '{shown(file)}' {wrong}")
     text, taken = content.decode(), list[str]()
     mark = text[: text.startswith("\ufeff")]
 

@@ -74,7 +74,7 @@ def show_version(request: Request) -> Response:
         is_served=other in in_service, their_figures=figures(target, beside) if beside else {},
         other_classes=beside is not None and classes_of(beside) != classes_of(package),
         changes=changes(predictions(target, package), predictions(target, beside)) if beside else None,
-        **origin_of(package),
+        origin=origin_of(package),
     )  # fmt: skip
 
 
@@ -102,18 +102,18 @@ def decide(request: Request) -> Response:
     return attempt(f"/models/{path_text(group)}/{number}", f"Version {number} is {decision} now.", act)
 
 
-def origin_of(package: Mapping[str, Any]) -> dict[str, str]:
-    """Return pipeline and execution that registered a version; empty if it was somebody else."""
+def origin_of(package: Mapping[str, Any]) -> str | None:
+    """Return `pipeline/execution` that registered a version, if one did."""
     arn = package.get("MetadataProperties", {}).get("GeneratedBy", "")
     found = re.search(r":pipeline/([^/]+)/execution/([^/]+)$", arn)
-    return {"pipeline": found[1] if found else "", "execution": found[2] if found else ""}
+    return f"{found[1]}/{found[2]}" if found else None
 
 
 def code_of(target: LocalTarget, package: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return name and digest of the code that a version's execution ran; nothing if that is gone."""
     with contextlib.suppress(PipelineError):
         arn = package.get("MetadataProperties", {}).get("GeneratedBy", "")
-        if origin_of(package)["execution"]:
+        if origin_of(package):
             return sorted(set(CODE.findall(json.dumps(executions.definition_of(target, arn)))))
     return []
 
@@ -127,7 +127,7 @@ def card_of(package: Mapping[str, Any]) -> Any:
         return content
 
 
-def classes_of(package: Mapping[str, Any]) -> str | None:
+def classes_of(package: Mapping[str, Any]) -> Any:
     return package.get("CustomerMetadataProperties", {}).get("classes_sha256")
 
 

@@ -1,5 +1,6 @@
 """evaluate.py: the packed model scores the test split, and one sentence says what is wrong."""
 
+import csv
 import hashlib
 import io
 import json
@@ -152,6 +153,16 @@ def test_a_model_is_told_by_its_content_whatever_packed_it(
 def test_a_report_and_an_image_to_try_the_endpoint_with_are_written(evaluated: Path, prepared: Prepared) -> None:
     assert (evaluated / "example.png").read_bytes() == prepared.test_files[0]
     assert "&lt;rust&gt; &amp; co" in (evaluated / "report.html").read_text()
+
+
+def test_what_each_test_image_was_taken_for_is_kept(evaluated: Path, prepared: Prepared) -> None:
+    rows = list(csv.DictReader((evaluated / "predictions.csv").open(newline="")))
+    document = json.loads((evaluated / "evaluation.json").read_text())
+    accuracy = document["multiclass_classification_metrics"]["accuracy"]["value"]
+    assert [row["name"] for row in rows] == PreparedImages(prepared.test, "test").names
+    assert {row["label"] for row in rows} == set(CLASSES)
+    assert sum(row["label"] == row["predicted"] for row in rows) / len(rows) == pytest.approx(accuracy)
+    assert all(0 < float(row["score"]) <= 1 for row in rows)
 
 
 def test_missing_archive_is_named(prepared: Prepared, tmp_path: Path, failure: Failure) -> None:

@@ -12,13 +12,17 @@ import io
 import json
 import secrets
 import zipfile
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from urllib.parse import parse_qsl, quote
+from urllib.parse import parse_qsl, quote, urlsplit
+
+import orjson
 
 from pipeline.config import schedule_expression
 from pipeline.local.jobs import functions
 from pipeline.local.jobs.runtime import ACCOUNT, REGION, arn, now
-from pipeline.local.sagemaker.api import LocalApi, name_in_path, unanswered
+from pipeline.local.sagemaker.api import LocalApi, unanswered
+from pipeline.local.sagemaker.http import located
 from pipeline.local.store.answers import HttpRequest, Reply, RequestError, chosen, function_name, invalid
 from pipeline.local.store.state import Document, State
 from pipeline.local.store.storage import Storage
@@ -34,40 +38,74 @@ DETAIL = """
 
 def answer_query(state: State, request: HttpRequest) -> Reply:
     """Answer a request to STS or IAM, which have the query protocol, or raise a RequestError."""
-    values, name = dict(parse_qsl(request.body.decode())), request.operation
-    actions = [value for member, value in values.items() if member.startswith("ActionNames.member.")]
+    query = {**dict(parse_qsl(urlsplit(request.url).query)), **dict(parse_qsl(request.body.decode(errors="replace")))}
+    name = request.operation
+    if name not in QUERIES[request.service]:
+        raise unanswered(request.service, name)
+    answer = QUERIES[request.service][name](query)
+    return Reply.xml(f"{name}Response", {f"{name}Result": answer, "ResponseMetadata": {"RequestId": "local"}})
+
+
+def get_caller_identity(query: Mapping[str, str]) -> Document:
+    """GetCallerIdentity: whoever signs is a session of the account's one role."""
+    caller = f"arn:aws:sts::{ACCOUNT}:assumed-role/local-pipeline/local"
+    return {"Arn": caller, "UserId": "AROALOCAL:local", "Account": ACCOUNT}
+
+
+def get_role(query: Mapping[str, str]) -> Document:
+    """GetRole: every role that somebody names is there, and SageMaker, Lambda and the Scheduler may assume it."""
+    name = required(query, "RoleName")
     role = {
         "Path": "/",
-        "RoleName": values.get("RoleName"),
+        "RoleName": name,
         "RoleId": "AROALOCAL",
-        "Arn": f"arn:aws:iam::{ACCOUNT}:role/{values.get('RoleName')}",
+        "Arn": f"arn:aws:iam::{ACCOUNT}:role/{name}",
         "CreateDate": "2020-12-01T00:00:00Z",
         "AssumeRolePolicyDocument": quote(json.dumps(TRUST)),
     }
-    caller = f"arn:aws:sts::{ACCOUNT}:assumed-role/local-pipeline/local"
+    return {"Role": role}
+
+
+def simulate_principal_policy(query: Mapping[str, str]) -> Document:
+    """SimulatePrincipalPolicy: everything is allowed to everybody."""
+    required(query, "PolicySourceArn"), required(query, "ActionNames.member.1")
+    actions = [value for member, value in query.items() if member.startswith("ActionNames.member.")]
     decisions = [{"EvalActionName": action, "EvalDecision": "allowed"} for action in actions]
-    answers = {
-        "GetCallerIdentity": {"Arn": caller, "UserId": "AROALOCAL:local", "Account": ACCOUNT},
-        "GetRole": {"Role": role},
-        "SimulatePrincipalPolicy": {"IsTruncated": "false", "EvaluationResults": {"member": decisions}},
-    }
-    if name not in answers:
-        raise unanswered(request.service, name)
-    return Reply.xml(f"{name}Response", {f"{name}Result": answers[name], "ResponseMetadata": {"RequestId": "local"}})
+    return {"IsTruncated": "false", "EvaluationResults": {"member": decisions}}
+
+
+def required(query: Mapping[str, str], name: str) -> str:
+    """A member of a request of the query protocol; refused if it is missing."""
+    if not query.get(name):
+        raise invalid(f"{name} is missing, but this request requires it.")
+    return query[name]
+
+
+QUERIES: Mapping[str, Mapping[str, Callable[[Mapping[str, str]], Document]]] = {
+    "sts": {"GetCallerIdentity": get_caller_identity},
+    "iam": {"GetRole": get_role, "SimulatePrincipalPolicy": simulate_principal_policy},
+}
 
 
 def invoke(state: State, request: HttpRequest) -> Reply:
     """Invoke; one with InvocationType Event is answered when the function has ended, too."""
-    function = functions.function_named(state, name_in_path(request))
+    try:
+        event = orjson.loads(request.body or b"null")
+    except orjson.JSONDecodeError as problem:
+        raise RequestError(
+            "InvalidRequestContentException", f"Could not parse request body into json: {problem}"
+        ) from problem
+    function = functions.function_named(state, located(request, "lambda")["FunctionName"])
     kind = request.headers.get("x-amz-invocation-type", "RequestResponse")
     if kind == "DryRun":
         return Reply(204, {}, b"")
+    more = {"Content-Type": "application/json", "X-Amz-Executed-Version": "$LATEST"}
     try:
-        reply = Reply.json(functions.invoke_now(state, LocalApi(state), function, json.loads(request.body or b"null")))
+        reply = Reply.json(functions.invoke_now(state, LocalApi(state), function, event), 200, more)
     except functions.FunctionError as problem:
         error_type, _, message = str(problem).rpartition(": ")
         content = {"errorMessage": message or str(problem), "errorType": error_type or "Unhandled"}
-        reply = Reply.json(content, 200, {"X-Amz-Function-Error": "Unhandled"})
+        reply = Reply.json(content, 200, {**more, "X-Amz-Function-Error": "Unhandled"})
     return Reply(202, {}, b"") if kind == "Event" else reply
 
 

@@ -5,16 +5,18 @@ the HTTP request that botocore would send (`answer`: boto3 clients). Both are he
 are imported when they are needed, since a command uses few of them.
 """
 
-import json
 import re
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import import_module
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
-from pipeline.definition.schemas import differences
+import orjson
+
+from pipeline.definition.schemas import Schema, differences, service_model
 from pipeline.definition.schemas import operation as operation_schema
 from pipeline.errors import PipelineError
+from pipeline.local.sagemaker.http import LISTED, UNREADABLE, located, protocol, typed
 from pipeline.local.store.answers import HttpRequest, Reply, RequestError, invalid, paged
 from pipeline.local.store.state import Document, State
 
@@ -48,15 +50,15 @@ JSON_SERVICES = {
     "scheduler": dict.fromkeys(("GetSchedule", "UpdateSchedule"), "sagemaker.account"),
     "lambda": dict.fromkeys(FUNCTIONS.split(), "sagemaker.account"),
 }
-OTHER_SERVICES = {  # what answers their HTTP requests
-    "sagemaker-runtime": "endpoints.answer_runtime",
-    "s3": "s3.answer",
-    **dict.fromkeys(("sts", "iam"), "account.answer_query"),
-    "lambda:Invoke": "account.invoke",
+OTHER_SERVICES = {  # what answers their HTTP requests, and the table of their operations
+    "sagemaker-runtime": ("endpoints.answer_runtime", "endpoints.RUNTIME"),
+    "s3": ("s3.answer", "s3.OPERATIONS"),
+    **dict.fromkeys(("sts", "iam"), ("account.answer_query", "account.QUERIES")),
 }
-XML_SERVICES = ("s3", "sts", "iam")
-NAMES_IN_PATH = {"lambda": "FunctionName", "scheduler": "Name"}
+INVOKE = "account.invoke"  # of Lambda, whose answer is whatever the function returns
+SERVICES = (*JSON_SERVICES, *OTHER_SERVICES)
 ALIASES = {"cloudwatch-logs": "logs"}  # how botocore's events name a service
+CONTENT_TYPES = {"json": "application/x-amz-json-1.1", "rest-json": "application/json"}
 
 
 class LocalApi:
@@ -71,9 +73,8 @@ class LocalApi:
         if module is None:
             raise unanswered(service, operation)
         check_request(service, operation, request)
-        name = re.sub(r"(?<!^)(?=[A-Z])", "_", operation).lower()
-        answer: Document = function_at(f"{module}.{name}")(self.state, request)
-        if request.get("Tags") and operation.startswith("Create"):
+        answer: Document = function_at(f"{module}.{snake_case(operation)}")(self.state, request)
+        if service == "sagemaker" and request.get("Tags") and operation.startswith("Create"):
             (arn,) = answer.values()
             add_tags(self.state, {"ResourceArn": arn, "Tags": request["Tags"]})
         return answer
@@ -81,25 +82,45 @@ class LocalApi:
     def answer(self, request: HttpRequest) -> Reply:
         """Answer an HTTP request; a refusal is a reply too, but a RequestError where nobody answers for the service."""
         service, operation = ALIASES.get(request.service, request.service), request.operation
-        place = OTHER_SERVICES.get(f"{service}:{operation}") or OTHER_SERVICES.get(service)
-        if not place and service not in JSON_SERVICES:
+        if service not in SERVICES:
             raise unanswered(service, operation)
+        place = INVOKE if (service, operation) == ("lambda", "Invoke") else OTHER_SERVICES.get(service, ("",))[0]
         reply: Reply
         try:
             if place:
                 reply = function_at(f"sagemaker.{place}")(self.state, request)
             else:
-                reply = Reply.json(self.call(service, operation, members(service, request)))
+                answer = self.call(service, operation, members(service, request))
+                http = service_model(service)["operations"][operation]["http"]
+                kind = {"Content-Type": CONTENT_TYPES[protocol(service)]}
+                reply = Reply.json(answer, http.get("responseCode", 200), kind)
         except PipelineError as problem:
             refused = problem if isinstance(problem, RequestError) else invalid(str(problem))
-            reply = refusal(refused, is_xml=service in XML_SERVICES)
-        is_bare = request.method == "HEAD" or reply.status == 304
+            reply = refusal(refused, "s3" if service == "s3" else protocol(service))
+        is_bare = request.method == "HEAD" or reply.status in (204, 304)
         return Reply(reply.status, reply.headers, b"") if is_bare else reply
+
+
+def operations() -> dict[str, Mapping[str, Callable[..., Any]]]:
+    """Return the functions that answer, by service and operation; their docstrings say what differs from AWS."""
+    known = {
+        service: {name: function_at(f"{module}.{snake_case(name)}") for name, module in names.items()}
+        for service, names in JSON_SERVICES.items()
+    }
+    known["lambda"]["Invoke"] = function_at(f"sagemaker.{INVOKE}")
+    others = {service: function_at(f"sagemaker.{table}") for service, (_, table) in OTHER_SERVICES.items()}
+    return {**known, **{service: table.get(service, table) for service, table in others.items()}}
+
+
+def snake_case(operation: str) -> str:
+    """Return the name of the function for an operation."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", operation).lower()
 
 
 def unanswered(service: str, operation: str) -> RequestError:
     """The refusal of what the local target does not stand for."""
-    return RequestError("UnknownOperationException", f"The local target does not answer {service}:{operation}.")
+    said = f"The local target does not answer {service}:{operation}; {LISTED}."
+    return RequestError("UnknownOperationException", said)
 
 
 @cache
@@ -120,23 +141,42 @@ def check_request(service: str, operation: str, request: Document) -> None:
 
 
 def members(service: str, request: HttpRequest) -> Document:
-    """The members of a request of a JSON protocol, one of which may be in the path."""
-    content: Document = json.loads(request.body or b"{}")
-    name = name_in_path(request)
-    return {NAMES_IN_PATH[service]: name, **content} if name else content
+    """Return the members of a request of a JSON protocol, nulls left out and times as seconds since 1970."""
+    try:
+        content = orjson.loads(request.body or b"{}")
+    except orjson.JSONDecodeError as problem:
+        raise RequestError(UNREADABLE, f"The body is not JSON: {problem}.") from problem
+    if not isinstance(content, dict):
+        raise RequestError(UNREADABLE, "The body must be a JSON object.")
+    operation = service_model(service)["operations"].get(request.operation, {})
+    if "input" not in operation:
+        return content
+    try:
+        content = normalized(content, operation_schema(request.operation, "input", service))
+    except RecursionError as problem:
+        raise RequestError(UNREADABLE, "The body is nested too deeply.") from problem
+    return {**content, **located(request, service)} if protocol(service) == "rest-json" else content
 
 
-def name_in_path(request: HttpRequest) -> str:
-    """The function or the schedule that a path names, or nothing."""
-    match = re.search(r"/(?:functions|schedules)/([^/]+)", urlsplit(request.url).path)
-    return unquote(match[1]) if match else ""
+def normalized(value: Any, schema: Schema) -> Any:
+    """Return a value without its nulls, times that are text as seconds since 1970."""
+    if isinstance(value, dict):
+        schemas, other = schema.get("properties", {}), schema.get("additionalProperties", {})
+        return {key: normalized(item, schemas.get(key, other)) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [normalized(item, schema.get("items", {})) for item in value]
+    if isinstance(value, str) and isinstance(schema.get("type"), list):
+        return typed(schema["title"], [value], "timestamp")
+    return value
 
 
-def refusal(problem: RequestError, *, is_xml: bool) -> Reply:
-    """An error as the JSON protocols or those of XML carry it."""
-    if is_xml:
-        error = {"Code": problem.code, "Message": str(problem)}
-        return Reply.xml("ErrorResponse", {"Error": error, "RequestId": "local"}, problem.status)
+def refusal(problem: RequestError, kind: str) -> Reply:
+    """An error as S3 or a protocol carries it."""
+    error, request_id = {"Code": problem.code, "Message": str(problem)}, {"RequestId": "local"}
+    if kind == "s3":
+        return Reply.xml("Error", {**error, **request_id}, problem.status)
+    if kind == "query":
+        return Reply.xml("ErrorResponse", {"Error": {"Type": "Sender", **error}, **request_id}, problem.status)
     content = {"__type": problem.code, "message": str(problem), "Message": str(problem)}
     return Reply.json(content, problem.status, {"x-amzn-ErrorType": problem.code})
 

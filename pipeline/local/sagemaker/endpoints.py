@@ -26,13 +26,13 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from pipeline.errors import PipelineError
 from pipeline.local.checks.serving import endpoint_config_problems, media_type
 from pipeline.local.engine.runner_process import taken_lock
 from pipeline.local.jobs import servers
 from pipeline.local.jobs.runtime import ACCOUNT, arn, now
+from pipeline.local.sagemaker.http import LISTED, located
 from pipeline.local.store.answers import (
     HttpRequest,
     Reply,
@@ -340,15 +340,20 @@ def listen(state: State, listeners: dict[str, socket.socket], ready: list[socket
 
 
 def answer_runtime(state: State, request: HttpRequest) -> Reply:
-    """SageMaker Runtime's InvokeEndpoint; an error of the server becomes ModelError, as on the service."""
-    if request.operation != "InvokeEndpoint":
-        said = f"The local target does not answer sagemaker-runtime:{request.operation}."
+    """Answer a request to SageMaker Runtime, or raise a RequestError."""
+    if request.operation not in RUNTIME:
+        said = f"The local target does not answer sagemaker-runtime:{request.operation}; {LISTED}."
         raise RequestError("ValidationError", said)
+    return RUNTIME[request.operation](state, request)
+
+
+def invoke_endpoint(state: State, request: HttpRequest) -> Reply:
+    """InvokeEndpoint; an endpoint has one model and one container, so TargetModel and TargetContainer are refused."""
     for member, header in UNSERVED.items():
         if header.lower() in request.headers:
             raise RequestError("ValidationError", f"{member} is not served here, where an endpoint has one model.")
     headers = {name: request.headers[name.lower()] for name in HANDED_ON if name.lower() in request.headers}
-    name = unquote(urlsplit(request.url).path.split("/")[2])
+    name = located(request, "sagemaker-runtime")["EndpointName"]
     if state.get("Endpoint", name) is None:
         raise RequestError("ValidationError", f"Endpoint {name} of account {ACCOUNT} not found.")
     server = in_service(state, name)
@@ -364,6 +369,9 @@ def answer_runtime(state: State, request: HttpRequest) -> Reply:
         state, f"{name}/{server['variant']}", server["config"], {"Input": (headers, request.body), "Output": answer[1:]}
     )
     return Reply(200, {**answer.headers, "x-Amzn-Invoked-Production-Variant": server["variant"]}, answer.body)
+
+
+RUNTIME = {"InvokeEndpoint": invoke_endpoint}
 
 
 def model_error(answer: servers.Answer) -> Reply:

@@ -12,20 +12,24 @@ import contextlib
 import errno
 import hashlib
 import io
+import math
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import copy
 from datetime import UTC, datetime
-from functools import lru_cache
+from email.utils import format_datetime
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 from xml.etree import ElementTree
 
+from pipeline.definition.schemas import service_model
+from pipeline.local.sagemaker.http import LISTED
 from pipeline.local.store.answers import Body, HttpRequest, Reply, RequestError
 from pipeline.local.store.state import State
 from pipeline.local.store.storage import Storage, StorageError, file_digest, is_unfinished
@@ -33,11 +37,18 @@ from pipeline.local.store.storage import Storage, StorageError, file_digest, is_
 HOST = re.compile(r"(?:(?P<bucket>.+)\.)?s3[.-].*")
 OWN_BUCKET = "local"  # what the stack makes on AWS is always there
 PART_BYTES = 8 * 2**20  # multipart_threshold and multipart_chunksize of boto3's TransferConfig
+COPY_BYTES, CHUNK_HEAD_BYTES = 2**20, 4096
+DOCUMENT_BYTES = 8 * 2**20  # of a request that is XML
+KEY_BYTES = 1024
+BUCKET = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,255}")
+UPLOADS = ("PutObject", "UploadPart")
+ECHOED = ("prefix", "delimiter", "marker", "start-after", "max-keys", "encoding-type", "continuation-token")
 LEAST_PART_BYTES = 5 * 2**20  # of all parts of an upload but the last
 PAGE = 1000  # keys in one answer of a list
 ATTEMPTS = 20  # at what fails because somebody else just deleted an object, and its folder with it
 BOTH_AT_ONCE = "a key cannot be an object and the prefix of others at once here, where objects are files."
 FILE_ERRORS = {
+    errno.ENOENT: ("OperationAborted", "another request changes or deletes it, or it is not there; try again."),
     errno.ENAMETOOLONG: ("KeyTooLongError", "Your key is too long for a file of this machine."),
     **dict.fromkeys((errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENOTEMPTY), ("InvalidRequest", BOTH_AT_ONCE)),
 }
@@ -46,9 +57,12 @@ FILE_ERRORS = {
 def answer(state: State, request: HttpRequest) -> Reply:
     """Answer one request, or raise a RequestError."""
     if request.operation not in OPERATIONS:
-        raise not_answered(f"The local target does not answer s3:{request.operation}.")
+        raise not_answered(f"The local target does not answer s3:{request.operation}; {LISTED}.")
     parsed, operation = S3Request(state, request), OPERATIONS[request.operation]
     try:
+        if request.operation in UPLOADS and "x-amz-copy-source" not in parsed.headers:
+            parsed.path()  # refuses a bad key before everything is here
+            parsed.receive()
         for _ in range(ATTEMPTS):
             with contextlib.suppress(FileNotFoundError, FileExistsError):
                 return operation(parsed)
@@ -58,11 +72,26 @@ def answer(state: State, request: HttpRequest) -> Reply:
     except OSError as problem:
         code, said = FILE_ERRORS.get(problem.errno or 0, ("InternalError", problem.strerror))
         raise RequestError(code, f"{parsed.uri}: {said}", 500 if code == "InternalError" else 400) from problem
+    finally:
+        if parsed.received is not None:
+            parsed.received.unlink(missing_ok=True)
 
 
 def not_answered(message: str) -> RequestError:
-    """The refusal of what S3 can do and this cannot."""
-    return RequestError("NotImplemented", message, 501)
+    """The refusal of what S3 can do and this cannot; its status is 501 on AWS, which says that the server failed."""
+    return RequestError("NotImplemented", message)
+
+
+def bad_argument(message: str) -> RequestError:
+    """The refusal of a parameter or a header."""
+    return RequestError("InvalidArgument", message)
+
+
+def whole_number(text: str, name: str, low: int, high: int) -> int:
+    """Return a parameter; refused if it is no whole number within these bounds."""
+    if not re.fullmatch("[0-9]{1,18}", text) or not low <= int(text) <= high:
+        raise bad_argument(f"{name} must be a whole number from {low} to {high}, but is {text[:100]!r}.")
+    return int(text)
 
 
 class StoredObject:
@@ -73,7 +102,8 @@ class StoredObject:
         self.path = path
         self.size = 0 if path.is_dir() else status.st_size  # bytes
         self.etag = content_etag(path, self.size, status.st_mtime_ns, status.st_ino)
-        self.modified = datetime.fromtimestamp(int(status.st_mtime), UTC).isoformat()
+        moment = datetime.fromtimestamp(int(status.st_mtime), UTC)
+        self.modified, self.http_modified = f"{moment:%Y-%m-%dT%H:%M:%S}.000Z", format_datetime(moment, usegmt=True)
         self.entry = {"ETag": self.etag, "LastModified": self.modified}  # in XML
 
     @property
@@ -83,7 +113,8 @@ class StoredObject:
 
     def bytes_of(self, header: str | None) -> range:
         """The positions that a Range header asks for, or all if there is none."""
-        first, last = re.fullmatch(r"bytes=(\d*)-(\d*)|.*", header or "").groups("")  # type: ignore[union-attr]
+        match = re.fullmatch(r"bytes=([0-9]{0,18})-([0-9]{0,18})", header or "")
+        first, last = match.groups() if match else ("", "")
         begin, end = int(first or 0), self.size
         if last:
             begin, end = (begin, min(int(last) + 1, end)) if first else (max(0, end - int(last)), end)
@@ -116,19 +147,50 @@ class S3Request:
 
     def __init__(self, state: State, request: HttpRequest) -> None:
         parts = urlsplit(request.url)
-        host, path = HOST.fullmatch(parts.hostname or ""), unquote(parts.path).removeprefix("/")
-        self.bucket, self.key = (host["bucket"], path) if host and host["bucket"] else path.partition("/")[::2]
+        try:
+            host, path = HOST.fullmatch(parts.hostname or ""), unquote(parts.path, errors="strict").removeprefix("/")
+        except UnicodeDecodeError as problem:
+            raise RequestError("InvalidURI", "Couldn't parse the specified URI: it is not UTF-8.") from problem
+        self.name(*((host["bucket"], path) if host and host["bucket"] else path.partition("/")[::2]))
         self.query = dict(parse_qsl(parts.query, keep_blank_values=True))
-        self.method, self.headers, self.body = request.method, request.headers, request.body
-        if "aws-chunked" in self.headers.get("content-encoding", ""):
-            self.body = unchunked(self.body)
+        self.method, self.headers = request.method, request.headers
+        self.content = request.upload or io.BytesIO(request.body)
         self.storage, self.uploads = Storage(state), state.home / "uploads"
+        self.received: Path | None = None  # the body as a file, and its ETag
+        self.etag = ""
+
+    def receive(self) -> None:
+        """Read the body into a file of its own; refused if it is not what was sent."""
+        self.uploads.mkdir(parents=True, exist_ok=True)
+        self.received = self.received or self.uploads / f"received-{secrets.token_hex(8)}"
+        with self.received.open("wb") as file:
+            digest = transferred(pieces(self.content, self.headers), file)
+        expected = self.headers.get("content-md5")
+        if expected and base64.b64encode(bytes.fromhex(digest)).decode() != expected:
+            raise RequestError("BadDigest", "The Content-MD5 you specified did not match what we received.")
+        self.etag = f'"{digest}"'
+
+    @cached_property
+    def document(self) -> ElementTree.Element:
+        """The body as XML; refused if it is none, or defines entities."""
+        content = b"".join(pieces(self.content, self.headers, DOCUMENT_BYTES))
+        try:
+            return ElementTree.fromstring(content, ElementTree.XMLParser(target=PlainTree()))
+        except (ElementTree.ParseError, ValueError, LookupError) as problem:  # also of an encoding
+            said = f"The XML you provided was not well-formed or did not validate: {problem}"
+            raise RequestError("MalformedXML", said) from problem
 
     def of(self, bucket: str, key: str) -> "S3Request":
         """The same for another object."""
         other = copy(self)
-        other.bucket, other.key = bucket, key
+        other.name(bucket, key)
         return other
+
+    def name(self, bucket: str, key: str) -> None:
+        """Take this bucket and key; refused if no directory of the home can have the bucket's name."""
+        if bucket and not BUCKET.fullmatch(bucket):
+            raise RequestError("InvalidBucketName", f"The specified bucket is not valid: {bucket}")
+        self.bucket, self.key = bucket, key
 
     @property
     def uri(self) -> str:
@@ -145,6 +207,8 @@ class S3Request:
     def path(self) -> Path:
         """The file of the key, whether or not it is there; refused if no file can have that name."""
         segments = self.key.split("/")
+        if len(self.key.encode()) > KEY_BYTES:
+            raise RequestError("KeyTooLongError", f"Your key is too long: it must have at most {KEY_BYTES} bytes.")
         if not any(segments) or "\0" in self.key or any(s in (".", "..") or is_unfinished(s) for s in segments):
             raise StorageError(f"The key {self.key!r} cannot be the path of a file, as it must be here.")
         return self.storage.path(self.uri)
@@ -178,13 +242,66 @@ class S3Request:
                 raise RequestError("PreconditionFailed", said, 412)
 
 
-def unchunked(body: bytes) -> bytes:
-    """The body without the framing (`aws-chunked`) that botocore adds to carry a checksum behind it."""
-    content, stream = bytearray(), io.BytesIO(body)
-    while size := int(stream.readline().partition(b";")[0], 16):
-        content += stream.read(size)
-        stream.readline()
-    return bytes(content)
+class PlainTree(ElementTree.TreeBuilder):
+    """XML without a document type, which could define entities that grow without end."""
+
+    def doctype(self, *_: Any) -> None:
+        """Refuse it."""
+        raise ValueError("a document type is not accepted")
+
+
+def pieces(stream: BinaryIO, headers: Mapping[str, str], limit: float = math.inf) -> Iterator[bytes]:
+    """Return the content of a body piece by piece; refused if it ends too early or is larger than so many bytes.
+
+    `aws-chunked` is a framing by which clients carry a checksum or a signature along with the content.
+    """
+    size = 0
+    for piece in chunks(stream) if "aws-chunked" in headers.get("content-encoding", "") else reads(stream):
+        size += len(piece)
+        if size > limit:
+            raise RequestError("EntityTooLarge", f"The body must have at most {limit} bytes.")
+        yield piece
+    if headers.get("x-amz-decoded-content-length", str(size)) != str(size):
+        raise incomplete()
+
+
+def reads(stream: BinaryIO) -> Iterator[bytes]:
+    """Return what a stream holds, piece by piece."""
+    return iter(lambda: stream.read(COPY_BYTES), b"")
+
+
+def chunks(stream: BinaryIO) -> Iterator[bytes]:
+    """Return what is framed as aws-chunked, piece by piece; signatures and checksums of the frames are not checked."""
+    while True:
+        size = re.fullmatch(rb"([0-9a-fA-F]{1,12})(?:;[^\r\n]*)?\r\n", stream.readline(CHUNK_HEAD_BYTES))
+        if size is None:
+            raise incomplete()
+        left = int(size[1], 16)
+        if not left:
+            return
+        while left:
+            piece = stream.read(min(left, COPY_BYTES))
+            if not piece:
+                raise incomplete()
+            left -= len(piece)
+            yield piece
+        if stream.readline(2) != b"\r\n":
+            raise incomplete()
+
+
+def incomplete() -> RequestError:
+    """The refusal of a body that is not what its headers say."""
+    said = "You did not provide the number of bytes specified by the Content-Length HTTP header or by the chunks."
+    return RequestError("IncompleteBody", said)
+
+
+def transferred(content: Iterable[bytes], target: BinaryIO) -> str:
+    """Write content to a file; return its MD5 in hexadecimal."""
+    digest = hashlib.md5(usedforsecurity=False)
+    for piece in content:
+        digest.update(piece)
+        target.write(piece)
+    return digest.hexdigest()
 
 
 def get_object(request: S3Request) -> Reply:
@@ -197,7 +314,7 @@ def get_object(request: S3Request) -> Reply:
     headers = {
         "ETag": found.etag,
         "Content-Length": str(len(positions)),
-        "Last-Modified": found.modified,  # botocore reads any form of time
+        "Last-Modified": found.http_modified,
         "Accept-Ranges": "bytes",
         "Content-Type": "binary/octet-stream",
     }
@@ -207,17 +324,26 @@ def get_object(request: S3Request) -> Reply:
         headers["x-amz-checksum-sha256"] = found.sha256
     for name, value in request.query.items():
         if name.startswith("response-"):
-            headers[name.removeprefix("response-").title()] = value
+            headers[overridden(name, value)] = value
     return Reply(206 if is_part else 200, headers, found.stream(positions) if request.method == "GET" else b"")
+
+
+def overridden(parameter: str, value: str) -> str:
+    """The header that a parameter such as response-content-type sets; refused unless S3 has it."""
+    members = service_model("s3")["shapes"]["GetObjectRequest"]["members"].values()
+    if parameter not in [member.get("locationName") for member in members] or not re.fullmatch("[ -~]*", value):
+        raise bad_argument(f"{parameter} is none of GetObject's parameters, or its value is no header's.")
+    return parameter.removeprefix("response-").title()
 
 
 def put_object(request: S3Request) -> Reply:
     """PutObject; one whose key ends with a slash is an empty directory."""
     path = request.path()
     request.check_conditions(StoredObject(path) if path.is_file() else None)
+    assert request.received is not None
     if not request.key.endswith("/"):
-        request.storage.write(request.uri, request.body)
-    elif request.body:
+        request.storage.upload(request.received, request.uri)
+    elif request.received.stat().st_size:
         raise StorageError(f"{request.uri} ends with a slash, so it can only be empty here.")
     else:
         path.mkdir(parents=True, exist_ok=True)
@@ -247,13 +373,16 @@ def delete_object(request: S3Request) -> Reply:
 
 def delete_objects(request: S3Request) -> Reply:
     """DeleteObjects."""
-    document = ElementTree.fromstring(request.body)
+    document = request.document
     result: dict[str, list[dict[str, str]]] = {"Deleted": [], "Error": []}
-    for key in [found.text or "" for found in document.iterfind("{*}Object/{*}Key")]:
+    keys = [found.text or "" for found in document.iterfind("{*}Object/{*}Key")]
+    if not 1 <= len(keys) <= PAGE:
+        raise RequestError("MalformedXML", f"A request must name 1 to {PAGE} keys, but names {len(keys)}.")
+    for key in keys:
         try:
             delete_object(request.of(request.bucket, key))
             result["Deleted"] += [{"Key": key}] if document.findtext("{*}Quiet") != "true" else []
-        except StorageError as problem:
+        except (StorageError, RequestError) as problem:
             result["Error"] += [{"Key": key, "Code": "InvalidRequest", "Message": str(problem)}]
     return Reply.xml("DeleteResult", result)
 
@@ -263,7 +392,8 @@ def list_objects(request: S3Request) -> Reply:
     query = request.query
     prefix, delimiter = query.get("prefix", ""), query.get("delimiter") or "\0"  # which is in no key
     token = unquote(query.get("continuation-token", ""), errors="surrogateescape")
-    after, limit = token or query.get("start-after", query.get("marker", "")), int(query.get("max-keys", PAGE))
+    after = token or query.get("start-after", query.get("marker", ""))
+    limit = whole_number(query.get("max-keys", str(PAGE)), "max-keys", 0, 2**31 - 1)
     listed: dict[str, StoredObject | None] = {}  # None: a common prefix
     is_truncated = False
     for key, path in keys_below(request.folder(), prefix, after):
@@ -281,7 +411,7 @@ def list_objects(request: S3Request) -> Reply:
     content: dict[str, Any] = {
         "Name": request.bucket,
         "MaxKeys": PAGE,
-        **{name.title().replace("-", ""): encoded(value) for name, value in query.items()},
+        **{name.title().replace("-", ""): encoded(query[name]) for name in ECHOED if name in query},
         "KeyCount": len(listed),
         "IsTruncated": str(is_truncated).lower(),
         "CommonPrefixes": [{"Prefix": encoded(name)} for name, found in listed.items() if found is None],
@@ -341,31 +471,36 @@ def upload_folder(request: S3Request) -> Path:
 
 def upload_part(request: S3Request) -> Reply:
     """UploadPart and UploadPartCopy, of an object or a range of it."""
-    content, is_copy = request.body, "x-amz-copy-source" in request.headers
+    number = whole_number(request.query.get("partNumber", ""), "partNumber", 1, 10_000)
+    part, is_copy = upload_folder(request) / f"{number:05}", "x-amz-copy-source" in request.headers
     if is_copy:
         source = request.copy_source()
-        content = source.stream(source.bytes_of(request.headers.get("x-amz-copy-source-range"))).read()
-    part = upload_folder(request) / f"{int(request.query['partNumber']):05}"
-    part.write_bytes(content)
-    stored = {**StoredObject(part).entry, "ETag": etag_of(content)}
+        positions = source.bytes_of(request.headers.get("x-amz-copy-source-range"))
+        request.content = io.BufferedReader(source.stream(positions))
+        request.receive()
+    assert request.received is not None
+    request.received.replace(part)
+    stored = {**StoredObject(part).entry, "ETag": request.etag}
     return Reply.xml("CopyPartResult", stored) if is_copy else Reply(200, {"ETag": stored["ETag"]}, b"")
 
 
 def complete_multipart_upload(request: S3Request) -> Reply:
     """CompleteMultipartUpload: the object appears whole."""
-    folder, parts = upload_folder(request), ElementTree.fromstring(request.body).iterfind("{*}Part")
-    named = [(int(p.findtext("{*}PartNumber", "0")), p.findtext("{*}ETag", "").strip('"')) for p in parts]
+    folder, parts = upload_folder(request), request.document.iterfind("{*}Part")
+    texts = [(part.findtext("{*}PartNumber", ""), part.findtext("{*}ETag", "").strip('"')) for part in parts]
+    named = [(whole_number(number, "PartNumber", 1, 10_000), etag) for number, etag in texts]
     if not named or any(before >= after for (before, _), (after, _) in pairwise(named)):
         raise RequestError("InvalidPartOrder", "The list of parts was not in ascending order.")
     with (folder / "whole").open("wb") as whole:
         for number, etag in named:
-            part = folder / f"{number:05}"
-            content = part.read_bytes() if part.is_file() else None
-            if content is None or etag_of(content).strip('"') != etag:
+            part, digest = folder / f"{number:05}", ""
+            if part.is_file():
+                with part.open("rb") as content:
+                    digest = transferred(reads(content), whole)
+            if digest != etag:
                 raise RequestError("InvalidPart", f"Part {number} could not be found, or its ETag did not match.")
-            if len(content) < LEAST_PART_BYTES and number != named[-1][0]:
+            if part.stat().st_size < LEAST_PART_BYTES and number != named[-1][0]:
                 raise RequestError("EntityTooSmall", f"Part {number} is smaller than the minimum of 5 MB.")
-            whole.write(content)
     request.storage.upload(folder / "whole", request.uri)
     shutil.rmtree(folder)
     result = {"Bucket": request.bucket, "Key": request.key, "ETag": request.stored().etag}
@@ -407,6 +542,12 @@ def bucket_settings(request: S3Request) -> Reply:
     return Reply(200, {"x-amz-bucket-region": "us-east-1"}, location)
 
 
+def get_object_tagging(request: S3Request) -> Reply:
+    """GetObjectTagging: an object has no tags. `aws s3 cp` asks when it copies in parts."""
+    request.stored()
+    return Reply.xml("Tagging", {"TagSet": ""})
+
+
 OPERATIONS: Mapping[str, Callable[[S3Request], Reply]] = {
     **dict.fromkeys(("GetObject", "HeadObject"), get_object),
     "PutObject": put_object,
@@ -423,4 +564,5 @@ OPERATIONS: Mapping[str, Callable[[S3Request], Reply]] = {
     "DeleteBucket": delete_bucket,
     **dict.fromkeys(("HeadBucket", "GetBucketLocation", "PutBucketEncryption", "PutBucketTagging"), bucket_settings),
     **dict.fromkeys(("PutBucketOwnershipControls", "PutPublicAccessBlock"), bucket_settings),
+    "GetObjectTagging": get_object_tagging,
 }

@@ -24,6 +24,7 @@ FILTERS = {  # of List operations, on the catalog
     "LastModifiedTimeBefore": "c.modified <= ?",
 }
 SORTS = {"Name": "c.title", "Status": "c.status", "CreationTime": "c.time", "PipelineExecutionArn": "c.name"}
+NOT_IN_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 class RequestError(PipelineError):
@@ -45,6 +46,7 @@ class HttpRequest:
     url: str
     headers: dict[str, str]
     body: bytes
+    upload: BinaryIO | None = None  # of S3 over HTTP instead of the body, which need not fit into memory
 
 
 class Body(io.RawIOBase):
@@ -92,12 +94,12 @@ class Reply:
 
     @classmethod
     def xml(cls, name: str, content: Any, status: int = 200) -> "Reply":
-        """An XML body of nested dictionaries; a list is repeated elements."""
+        """An XML body of nested dictionaries; a list is repeated elements. What XML cannot hold becomes U+FFFD."""
         from xml.sax.saxutils import escape  # for this only: it takes a while to load
 
         def text(content: Any) -> str:
             if not isinstance(content, dict):
-                return escape(str(content))
+                return escape(NOT_IN_XML.sub("\ufffd", str(content)), {"\r": "&#13;"})
             members = [(key, item) for key, v in content.items() for item in (v if isinstance(v, list) else [v])]
             return "".join(f"<{key}>{text(item)}</{key}>" for key, item in members)
 

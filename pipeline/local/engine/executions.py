@@ -235,8 +235,9 @@ def list_pipeline_executions(state: State, request: Document) -> Document:
     of_pipeline = [("c.parent = ?", [describe_pipeline(state, request)["PipelineName"]])]
     page = listing(state, "PipelineExecution", request, "PipelineExecutionSummaries", of_pipeline)
     summaries = []
-    for known in page["PipelineExecutionSummaries"]:
-        document = settled(state, known["PipelineExecutionArn"])
+    for document in page["PipelineExecutionSummaries"]:
+        if document["PipelineExecutionStatus"] in ACTIVE:
+            document = settled(state, document["PipelineExecutionArn"])
         reason = {"PipelineExecutionFailureReason": document["FailureReason"]} if document.get("FailureReason") else {}
         summaries.append({**chosen(document, *SUMMARY), "StartTime": document["CreationTime"], **reason})
     return {**page, "PipelineExecutionSummaries": summaries}

@@ -141,6 +141,12 @@ def settled(state: State, execution_arn: str) -> Document:
     return known_execution(state, execution_arn)
 
 
+def settle_active(state: State) -> None:
+    """Settle every execution whose runner is gone."""
+    for document in state.with_status("PipelineExecution", *ACTIVE):
+        settled(state, document["PipelineExecutionArn"])
+
+
 def settle(state: State, execution_arn: str) -> None:
     """Record the end of what nobody runs, execution, steps and jobs: Stopped if it was to be stopped, else Failed."""
     status = known_execution(state, execution_arn)["PipelineExecutionStatus"]

@@ -40,6 +40,7 @@ MODULES = {  # of JSON protocols: what is answered by a function of the operatio
         CreateEndpointConfig DescribeEndpointConfig ListEndpointConfigs DeleteEndpointConfig
         CreateEndpoint UpdateEndpoint DescribeEndpoint ListEndpoints DeleteEndpoint
     """,
+    "sagemaker.search": "Search",
     "sagemaker.api": "AddTags ListTags DeleteTags",
 }
 SAGEMAKER = {operation: module for module, names in MODULES.items() for operation in names.split()}

@@ -132,9 +132,8 @@ def describe_endpoint(state: State, request: Document) -> Document:
 
 def listed(kind: str, state: State, request: Document) -> Document:
     """ListModels, ListEndpointConfigs and ListEndpoints."""
-    for document in state.with_status(kind, *IN_MOTION) if kind == "Endpoint" else ():
-        with contextlib.suppress(RequestError):  # it was deleted meanwhile
-            refreshed(state, document["EndpointName"])
+    if kind == "Endpoint":
+        refresh_pending(state)
     return listing(state, kind, request, f"{kind}s")
 
 
@@ -241,6 +240,13 @@ def refreshed(state: State, name: str) -> Document:
         changed = state.change("Endpoint", name, lambda document: document.update(changes))
         servers.stop(replaced)
         return changed
+
+
+def refresh_pending(state: State) -> None:
+    """Bring the status of all endpoints up to date."""
+    for document in state.with_status("Endpoint", *IN_MOTION):
+        with contextlib.suppress(RequestError):  # it was deleted meanwhile
+            refreshed(state, document["EndpointName"])
 
 
 def in_service(state: State, name: str) -> Document:

@@ -41,16 +41,24 @@ REMEDIES = {  # of what SQLite says; any other error is of a file that is damage
 SCHEMA_VERSION = 2  # a home of version 1 has the tables alone, and definitions within its executions
 KINDS = "'Pipeline', 'PipelineVersion', 'ProcessingJob', 'TrainingJob', 'HyperParameterTuningJob', 'TransformJob', \
 'Model', 'ModelPackage', 'ModelPackageGroup', 'EndpointConfig', 'Endpoint'"  # of resources, in the catalog
-COLUMNS = "kind, name, time, modified, title, status, parent"  # parent: tuning job, model package group, pipeline
-VALUES = {  # of the catalog, by table
-    "resources": """kind, name, coalesce(json_extract(document, '$.CreationTime'), created),
-        coalesce(json_extract(document, '$.LastModifiedTime'), json_extract(document, '$.CreationTime'), created),
+FIXED, CHANGING = "kind, name, time, title, parent", "modified, status, facts"  # columns of the catalog
+VALUES = {  # of these columns, by table; a parent is a tuning job, a model package group or a pipeline
+    "resources": (
+        """kind, name, coalesce(json_extract(document, '$.CreationTime'), created),
         coalesce(json_extract(document, '$.' || kind || 'Name'), name),
-        json_extract(document, '$.' || kind || 'Status'),
         coalesce(json_extract(document, '$.TuningJobArn'), lower(json_extract(document, '$.ModelPackageGroupName')),
             json_extract(document, '$.PipelineName'))""",
-    "executions": """'PipelineExecution', arn, created, coalesce(json_extract(document, '$.LastModifiedTime'), created),
-        coalesce(json_extract(document, '$.PipelineExecutionDisplayName'), ''), status, pipeline""",
+        """coalesce(json_extract(document, '$.LastModifiedTime'), json_extract(document, '$.CreationTime'), created),
+        json_extract(document, '$.' || kind || 'Status'),
+        CASE kind WHEN 'TrainingJob' THEN json_object(
+            'HyperParameters', json_extract(document, '$.HyperParameters'),
+            'FinalMetricDataList', json_extract(document, '$.FinalMetricDataList')) END""",
+    ),
+    "executions": (
+        """'PipelineExecution', arn, created, coalesce(json_extract(document, '$.PipelineExecutionDisplayName'), ''),
+        pipeline""",
+        "coalesce(json_extract(document, '$.LastModifiedTime'), created), status, NULL",
+    ),
 }
 SCHEMA = [
     """CREATE TABLE IF NOT EXISTS resources (
@@ -63,24 +71,27 @@ SCHEMA = [
     "CREATE TABLE IF NOT EXISTS digests (path TEXT PRIMARY KEY, stamp TEXT NOT NULL, digest TEXT NOT NULL)",
     """CREATE TABLE catalog (
         id INTEGER PRIMARY KEY, kind TEXT, name TEXT, time REAL, modified REAL, title TEXT, status TEXT, parent TEXT,
-        UNIQUE (kind, name))""",
-    "CREATE INDEX catalog_time ON catalog (kind, time, title, status)",
-    "CREATE INDEX catalog_modified ON catalog (kind, modified)",
-    "CREATE INDEX catalog_status ON catalog (kind, status, time)",
+        facts TEXT, UNIQUE (kind, name))""",
+    "CREATE INDEX catalog_time ON catalog (kind, time, title, status, parent)",
+    "CREATE INDEX catalog_modified ON catalog (kind, modified, title, status, parent)",
+    "CREATE INDEX catalog_title ON catalog (kind, title)",
+    "CREATE INDEX catalog_status ON catalog (kind, status)",
     "CREATE INDEX catalog_parent ON catalog (kind, parent, time)",
 ]
 for table, known, is_catalogued in (
     ("resources", "kind = old.kind AND name = old.name", f"WHEN new.kind IN ({KINDS})"),
     ("executions", "kind = 'PipelineExecution' AND name = old.arn", ""),
 ):
-    row = f"SELECT {VALUES[table]} FROM {table}"
+    fixed, changing = VALUES[table]
+    added = f"INSERT INTO catalog ({FIXED}, {CHANGING}) SELECT {fixed}, {changing} FROM {table}"
     kinds = f"kind IN ({KINDS})" if is_catalogued else "1"
     SCHEMA += [
-        f"INSERT INTO catalog ({COLUMNS}) {row} WHERE {kinds} ORDER BY created, rowid",
+        f"{added} WHERE {kinds} ORDER BY created, rowid",
         f"""CREATE TRIGGER {table}_added AFTER INSERT ON {table} {is_catalogued} BEGIN
-            INSERT INTO catalog ({COLUMNS}) {row} WHERE rowid = new.rowid; END""",
+            {added} WHERE rowid = new.rowid; END""",
         f"""CREATE TRIGGER {table}_changed AFTER UPDATE ON {table} {is_catalogued} BEGIN
-            UPDATE catalog SET ({COLUMNS}) = ({row} WHERE rowid = new.rowid) WHERE {known}; END""",
+            UPDATE catalog SET ({CHANGING}) = (SELECT {changing} FROM {table} WHERE rowid = new.rowid)
+            WHERE {known}; END""",
         f"CREATE TRIGGER {table}_gone AFTER DELETE ON {table} BEGIN DELETE FROM catalog WHERE {known}; END",
     ]
 

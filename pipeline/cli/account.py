@@ -2,21 +2,17 @@
 
 import contextlib
 import shutil
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
-from botocore.exceptions import ClientError
-
 from pipeline.cli.call import Call
 from pipeline.cli.output import confirmed, print_json
 from pipeline.errors import ServiceError, UsageError
+from pipeline.local.sagemaker.created_jobs import end_all
 from pipeline.service import executions
 from pipeline.service import models as registry
 from pipeline.service.local_target import LOCAL_FOLDERS, LocalTarget
-from pipeline.service.targets import POLL_SECONDS
-from pipeline.service.transform import ACTIVE
 
 
 def account_clients(call: Call, command: str) -> Callable[[str], Any]:
@@ -125,16 +121,10 @@ def clear_home(home: Path, out: TextIO, sure: bool) -> bool:
 
 
 def end_jobs(target: LocalTarget) -> None:
-    """Stop the executions, then the transform jobs that belong to none; wait for each."""
+    """Stop the executions, then the jobs that belong to none; wait for each."""
     for arn in [document["PipelineExecutionArn"] for document in target.state.executions()]:
         if executions.describe(target, arn)["PipelineExecutionStatus"] in executions.ACTIVE:
             with contextlib.suppress(ServiceError):  # it has ended meanwhile, or is being stopped already
                 executions.stop(target, arn)
             executions.watch(target, arn, lambda steps: None)
-    client = target.client("sagemaker")
-    jobs = [job for each in ACTIVE for job in client.list_transform_jobs(StatusEquals=each)["TransformJobSummaries"]]
-    for name in [job["TransformJobName"] for job in jobs]:
-        with contextlib.suppress(ClientError):  # it has ended meanwhile, or is being stopped already
-            client.stop_transform_job(TransformJobName=name)
-        while client.describe_transform_job(TransformJobName=name)["TransformJobStatus"] in ACTIVE:
-            time.sleep(POLL_SECONDS[target.name])
+    end_all(target.state)

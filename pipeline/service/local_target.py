@@ -182,7 +182,9 @@ class LocalTarget:
 
     def log_of(self, job_group: str, job_name: str) -> str:
         """Return where a person finds a job's log."""
-        return shown(self.home / "jobs" / job_name / "log.txt")
+        from pipeline.local.jobs.runtime import job_folder
+
+        return shown(job_folder(self.home, job_group.removesuffix("s"), job_name) / "log.txt")
 
     def last_lines(self, log: str, count: int) -> list[str]:
         """Return the end of a log that `log_of` or `function_log` names; nothing if it cannot be read."""

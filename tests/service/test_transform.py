@@ -94,7 +94,7 @@ def test_a_bad_image_is_a_row_with_an_error_and_the_rest_is_there(cli):
     said = cli("--data", "photos", "--out", "labels.jsonl")
     rows = {row["image"]: row for row in map(json.loads, Path("labels.jsonl").read_text().splitlines())}
     (job,) = client(HOME).list_transform_jobs()["TransformJobSummaries"]
-    log = f"home/jobs/{job['TransformJobName']}/log.txt"
+    log = f"home/jobs/{job['TransformJobName']}.TransformJob/log.txt"
     assert rows["bad.jpg"] == {"image": "bad.jpg", "error": f"There is no answer; see the job's log: {log}"}
     assert rows["dog.png"]["label"] == "dog"
     refusal = 'the model refused bad.jpg: {"error": "The image cannot be read."}'

@@ -79,11 +79,27 @@ def absent(content: Mapping[str, Any], state: State) -> Iterator[str]:
                 f"Step {step.name!r} calls the Lambda function {name!r}, which is not known here; "
                 f"give it with --lambda {name}=FILE.py:HANDLER."
             )
-        for channel in objects(step.arguments.get("InputDataConfig")) if step.type == "Training" else ():
-            script, uri = DRIVERS.get(str(channel.get("ChannelName"))), at(channel, "DataSource.S3DataSource.S3Uri")
-            with contextlib.suppress(StorageError, OSError):  # it may not be stored yet
-                if script and isinstance(uri, str) and MPI.search(Storage(state).read(f"{uri.rstrip('/')}/{script}")):
-                    yield f"Step {step.name!r} is distributed by MPI, which is not run here; accepted is Torchrun."
+        for problem in driver_problems(step.arguments, state) if step.type == "Training" else ():
+            yield f"Step {step.name!r} {problem}"
+
+
+def driver_problems(arguments: Mapping[str, Any], state: State) -> Iterator[str]:
+    """Yield that the stored driver of a training job starts MPI, after the job's name."""
+    for channel in objects(arguments.get("InputDataConfig")):
+        script, uri = DRIVERS.get(str(channel.get("ChannelName"))), at(channel, "DataSource.S3DataSource.S3Uri")
+        with contextlib.suppress(StorageError, OSError):  # it may not be stored yet
+            if script and isinstance(uri, str) and MPI.search(Storage(state).read(f"{uri.rstrip('/')}/{script}")):
+                yield "is distributed by MPI, which is not run here; accepted is Torchrun."
+
+
+def job_problems(step_type: str, request: Mapping[str, Any], state: State) -> Iterator[str]:
+    """Yield what this machine cannot do of the request of a job that is no step's, after the job's name."""
+    yield from lacking(request, NEEDS[step_type])
+    yield from RULES[step_type](request)
+    if step_type == "Training":
+        yield from driver_problems(request, state)
+    if step_type == "Transform" and state.get("Model", request["ModelName"]) is None:
+        yield f"needs the model {request['ModelName']!r}, which there is not: make it by CreateModel."
 
 
 def remarks(content: Mapping[str, Any]) -> list[str]:

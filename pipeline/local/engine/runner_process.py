@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -21,6 +21,7 @@ from pathlib import Path
 from pipeline.definition.steps import STEP_TYPES
 from pipeline.local import PACKAGE_PARENT
 from pipeline.local.jobs.runtime import now
+from pipeline.local.jobs.tuning import counted
 from pipeline.local.sandbox.environment import JOB_VARIABLE
 from pipeline.local.store.answers import invalid
 from pipeline.local.store.state import DiskFull, Document, State
@@ -154,18 +155,13 @@ def settle(state: State, execution_arn: str) -> None:
         return
     steps = state.steps(execution_arn)
     jobs = [step["Job"] for step in steps if "Job" in step]
-    end_leftovers(jobs)
+    end_leftovers(state.home, lambda name: belongs(name, jobs))
     outcome, reason = ("Stopped", {}) if status == "Stopping" else ("Failed", {"FailureReason": LOST})
     with state.transaction():
         for kind in filter(None, (step_type.job_kind for step_type in STEP_TYPES.values())):
-            end_time = f"{kind.removesuffix('Job')}EndTime"
             for job in state.with_status(kind, "InProgress"):
                 if belongs(job[f"{kind}Name"], jobs):
-                    for rule in chain.from_iterable(job.get(member) or () for member in RULE_STATUSES):
-                        if rule["RuleEvaluationStatus"] == "InProgress":
-                            rule["RuleEvaluationStatus"] = "Stopped"
-                    ended = {**job, f"{kind}Status": outcome, end_time: now(), **reason}
-                    state.put(kind, job[f"{kind}Name"], ended)
+                    state.put(kind, job[f"{kind}Name"], ended_job(kind, job, outcome, reason))
         for step in steps:
             if step["StepStatus"] == "Executing":
                 state.put_step(execution_arn, {**step, "StepStatus": outcome, "EndTime": now(), **reason})
@@ -177,11 +173,30 @@ def belongs(name: str, jobs: Iterable[str]) -> bool:
     return any(name == job or name.startswith((f"{job}-", f"{job}/")) for job in jobs)
 
 
-def end_leftovers(jobs: Iterable[str]) -> None:
-    """Kill job processes that outlived their runner (on Linux, where their environment can be read)."""
-    own, marker = tuple(jobs), f"{JOB_VARIABLE}="
+def ended_job(kind: str, job: Document, outcome: str, reason: Document) -> Document:
+    """Return the document of a job that nobody runs any more; its rules and trials have ended like it."""
+    for rule in chain.from_iterable(job.get(member) or () for member in RULE_STATUSES):
+        if rule["RuleEvaluationStatus"] == "InProgress":
+            rule["RuleEvaluationStatus"] = "Stopped"
+    ended = {**job, f"{kind}Status": outcome, f"{kind.removesuffix('Job')}EndTime": now(), **reason}
+    if "SecondaryStatus" in job:
+        ended["SecondaryStatus"] = outcome
+    for trial in (trials := job.get("Trials", [])):
+        if trial["TrainingJobStatus"] == "InProgress":
+            is_measured = "FinalHyperParameterTuningJobObjectiveMetric" in trial
+            trial.update(TrainingJobStatus=outcome, ObjectiveStatus="Succeeded" if is_measured else "Failed")
+    return {**ended, **(counted(trials) if "TrainingJobStatusCounters" in job else {})}
+
+
+def end_leftovers(home: Path, is_own: Callable[[str], bool]) -> None:
+    """Kill job processes that outlived their runner (on Linux, where their environment can be read).
+
+    Args:
+        is_own: whether a folder of `jobs` (`<job>`, `<job>/algo-2`) is that of such a job.
+    """
+    marker = f"{JOB_VARIABLE}={home.resolve()}/jobs/"
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             variables = (folder / "environ").read_text(errors="replace").split("\0")
-            if any(entry.startswith(marker) and belongs(entry.removeprefix(marker), own) for entry in variables):
+            if any(entry.startswith(marker) and is_own(entry.removeprefix(marker)) for entry in variables):
                 os.kill(int(folder.name), signal.SIGKILL)

@@ -48,7 +48,8 @@ class Debugging:
 
     def __init__(self, name: str, request: Mapping[str, Any], runtime: Runtime) -> None:
         self.name, self.runtime = name, runtime
-        self.log, self.folder = runtime.job(name).log, runtime.job(name).folder / "debugging"
+        job = runtime.job("TrainingJob", name)
+        self.log, self.folder = job.log, job.folder / "debugging"
         self.hook = request.get("DebugHookConfig")
         profiler = request.get("ProfilerConfig")
         self.profiler = profiler if profiler and not profiler.get("DisableProfiler") else None
@@ -140,7 +141,7 @@ class Debugging:
             "tensors_dir": str(storage.path(self.tensors_uri)),
             "requests": self.configurations,
             "sample_interval_ms": (self.profiler or {}).get("ProfilingIntervalInMilliseconds", DEFAULT_INTERVAL_MS),
-            "pid": process_of(self.name),
+            "pid": process_of(self.log.parent),
             "node": "algo-1",
             "parent": os.getpid(),
         }
@@ -237,9 +238,9 @@ def stop_prefix(action_json: str) -> str:
     return ""
 
 
-def process_of(job: str) -> int | None:
+def process_of(job_folder: Path) -> int | None:
     """Return the first process of a job as this machine numbers it, if it can be seen (on Linux)."""
-    entry = f"{JOB_VARIABLE}={job}".encode()
+    entry = os.fsencode(f"{JOB_VARIABLE}={job_folder.resolve()}")
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, ValueError):

@@ -48,7 +48,7 @@ def context(deadline: float) -> SimpleNamespace:
         function_version=os.environ["AWS_LAMBDA_FUNCTION_VERSION"],
         invoked_function_arn=f"arn:aws:lambda:us-east-1:000000000000:function:{name}",
         memory_limit_in_mb=os.environ["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"],
-        aws_request_id=os.environ.get("LOCAL_JOB_NAME", name),
+        aws_request_id=Path(os.environ.get("LOCAL_JOB_FOLDER", name)).name,
         log_group_name=os.environ["AWS_LAMBDA_LOG_GROUP_NAME"],
         log_stream_name=os.environ["AWS_LAMBDA_LOG_STREAM_NAME"],
         identity=None,

@@ -18,7 +18,7 @@ from pipeline.errors import PipelineError
 from pipeline.local.sandbox.launcher import WarmParent
 from pipeline.local.sandbox.namespaces import Mount, can_be_covered, localized, outermost
 from pipeline.local.sandbox.process import Command, Exit, JobDirectory, JobProcess
-from pipeline.local.store.answers import Api
+from pipeline.local.store.answers import Api, chosen
 from pipeline.local.store.state import Document, State
 from pipeline.local.store.storage import Storage, copy, files_below
 
@@ -41,9 +41,9 @@ class Runtime:
     mount: Mount | None
     api: Api
 
-    def job(self, name: str) -> JobDirectory:
-        """The directory of a job; made if need be."""
-        return JobDirectory(self.state.home, name)
+    def job(self, kind: str, name: str, host: str = "") -> JobDirectory:
+        """The directory of a job, or of one of its hosts but the first; made if need be."""
+        return JobDirectory(self.state.home, job_folder(self.state.home, kind, name).name + (host and f"/{host}"))
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,8 @@ class Job:
     def __init__(self, name: str, request: Mapping[str, Any], runtime: Runtime, *, count: int, isolated: bool) -> None:
         self.name, self.runtime = name, runtime
         self.host_names = [f"algo-{number}" for number in range(1, count + 1)]
-        self.hosts = [runtime.job(name if rank == 0 else f"{name}/{host}") for rank, host in enumerate(self.host_names)]
+        kind = f"{self.verb}Job"
+        self.hosts = [runtime.job(kind, name, host if rank else "") for rank, host in enumerate(self.host_names)]
         for host in self.hosts:  # a single one can be without network; several could not find each other then
             host.answered, host.network = not isolated, not isolated or count > 1
         self.processes: list[JobProcess] = []
@@ -267,7 +268,22 @@ class Job:
         if status:
             members[f"{self.verb}JobStatus"] = status
         self.document.update(members, LastModifiedTime=now())
-        self.runtime.state.put(f"{self.verb}Job", self.name, self.document)
+        record_job(self.runtime.state, f"{self.verb}Job", self.name, self.document)
+
+
+def job_folder(home: Path, kind: str, name: str) -> Path:
+    """Return where the files of a job lie; of one created outside pipelines the name may be that of another kind's."""
+    own = home / "jobs" / f"{name}.{kind}"
+    return own if own.is_dir() else home / "jobs" / name
+
+
+def record_job(state: State, kind: str, name: str, document: Document) -> None:
+    """Write a job's document; when it was created, and that it was told to stop meanwhile, stays."""
+    with state.transaction():
+        known, members = state.get(kind, name) or {}, ["CreationTime"]
+        if (known.get(f"{kind}Status"), document[f"{kind}Status"]) == ("Stopping", "InProgress"):
+            members += [f"{kind}Status", "SecondaryStatus"]
+        state.put(kind, name, {**document, **chosen(known, *members)})
 
 
 class LiveFolder:

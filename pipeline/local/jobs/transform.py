@@ -31,7 +31,16 @@ from pipeline.local.checks.serving import (
     transform_problems,
 )
 from pipeline.local.jobs import servers
-from pipeline.local.jobs.runtime import Runtime, StepCall, StepFailure, StepResult, arn, not_run, now
+from pipeline.local.jobs.runtime import (
+    Runtime,
+    StepCall,
+    StepFailure,
+    StepResult,
+    arn,
+    not_run,
+    now,
+    record_job,
+)
 from pipeline.local.sandbox.environment import JOB_VARIABLE
 from pipeline.local.store.answers import RequestError
 from pipeline.local.store.state import Document
@@ -61,7 +70,7 @@ async def run_transform(call: StepCall, runtime: Runtime) -> StepResult:
 
     def record(status: str, **members: str | float) -> None:
         document.update(TransformJobStatus=status, **members)
-        runtime.state.put("TransformJob", call.job_name, document)
+        record_job(runtime.state, "TransformJob", call.job_name, document)
 
     record("InProgress")
     try:
@@ -86,7 +95,7 @@ class Transform:
 
     def __init__(self, call: StepCall, runtime: Runtime) -> None:
         self.name, self.request, self.runtime = call.job_name, call.arguments, runtime
-        self.log = runtime.job(call.job_name).log
+        self.log = runtime.job("TransformJob", call.job_name).log
         self.stopping = threading.Event()
 
     def run(self) -> None:
@@ -99,7 +108,7 @@ class Transform:
         self.records = Records(self.request)
         variables = {
             **self.request.get("Environment", {}),
-            JOB_VARIABLE: self.name,
+            JOB_VARIABLE: str(self.log.parent.resolve()),
             "SAGEMAKER_BATCH": "true",
             "SAGEMAKER_BATCH_STRATEGY": self.request.get("BatchStrategy", "MultiRecord"),
             "SAGEMAKER_MAX_PAYLOAD_IN_MB": str(self.request.get("MaxPayloadInMB", DEFAULT_PAYLOAD_MEGABYTES)),

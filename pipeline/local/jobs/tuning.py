@@ -8,12 +8,12 @@ have ended, and have the same objective and as many hyperparameters; their own p
 import asyncio
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline.errors import DefinitionError
 from pipeline.local.checks.search import read_search_config
-from pipeline.local.jobs.runtime import Runtime, StepCall, StepFailure, StepResult, arn, now
+from pipeline.local.jobs.runtime import Runtime, StepCall, StepFailure, StepResult, arn, now, record_job
 from pipeline.local.jobs.search import Known, Search, Trial
 from pipeline.local.jobs.toolkit import OBJECTIVE_NAME
 from pipeline.local.jobs.training import TrainingJob
@@ -147,6 +147,7 @@ class TuningJob:
         """One training job; its failure is the trial's, not the search's."""
         job = TrialJob(self, trial)
         self.trials.append(job)
+        self.save()
         try:
             await job.run()
         except StepFailure as failure:  # recorded in the job's document
@@ -194,16 +195,21 @@ class TuningJob:
             if status != "InProgress":
                 self.document["HyperParameterTuningEndTime"] = now()
         summaries = [self.summary(trial) for trial in self.trials]
-        statuses = [found["TrainingJobStatus"].replace("Failed", "NonRetryableError") for found in summaries]
-        objectives = [found["ObjectiveStatus"] for found in summaries]
-        self.document.update(
-            LastModifiedTime=now(),
-            TrainingJobStatusCounters={name: statuses.count(name) for name in COUNTERS},
-            ObjectiveStatusCounters={name: objectives.count(name) for name in ("Succeeded", "Pending", "Failed")},
-        )
+        self.document.update(LastModifiedTime=now(), **counted(summaries))
         if best := self.ranked():
             self.document["BestTrainingJob"] = self.summary(best[0])
-        self.runtime.state.put("HyperParameterTuningJob", self.name, {**self.document, "Trials": summaries})
+        document = {**self.document, "Trials": summaries}
+        record_job(self.runtime.state, "HyperParameterTuningJob", self.name, document)
+
+
+def counted(trials: Sequence[Document]) -> Document:
+    """Return the counters of a search over the summaries of its trials."""
+    statuses = [trial["TrainingJobStatus"].replace("Failed", "NonRetryableError") for trial in trials]
+    objectives = [trial["ObjectiveStatus"] for trial in trials]
+    return {
+        "TrainingJobStatusCounters": {name: statuses.count(name) for name in COUNTERS},
+        "ObjectiveStatusCounters": {name: objectives.count(name) for name in ("Succeeded", "Pending", "Failed")},
+    }
 
 
 def known_trials(request: Mapping[str, Any], state: State) -> Iterator[Known]:

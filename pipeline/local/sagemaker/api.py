@@ -28,9 +28,12 @@ MODULES = {  # of JSON protocols: what is answered by a function of the operatio
     """,
     "sagemaker.jobs": """
         DescribeProcessingJob ListProcessingJobs DescribeTrainingJob ListTrainingJobs DescribeHyperParameterTuningJob
-        ListHyperParameterTuningJobs ListTrainingJobsForHyperParameterTuningJob
+        ListHyperParameterTuningJobs ListTrainingJobsForHyperParameterTuningJob DescribeTransformJob ListTransformJobs
     """,
-    "sagemaker.transform_jobs": "CreateTransformJob DescribeTransformJob ListTransformJobs StopTransformJob",
+    "sagemaker.created_jobs": """
+        CreateTrainingJob StopTrainingJob CreateProcessingJob StopProcessingJob CreateTransformJob StopTransformJob
+        CreateHyperParameterTuningJob StopHyperParameterTuningJob
+    """,
     "sagemaker.registry": """
         CreateModelPackageGroup DescribeModelPackageGroup ListModelPackageGroups DeleteModelPackageGroup
         CreateModelPackage DescribeModelPackage ListModelPackages UpdateModelPackage DeleteModelPackage

@@ -1,4 +1,4 @@
-"""Jobs of executions, described and listed, and their logs as CloudWatch Logs has them.
+"""Jobs, described and listed, and their logs as CloudWatch Logs has them.
 
 `jobs/` keeps their documents as the service describes them. A job's log.txt is the stream `<job name>/algo-1` of its
 kind's group; a token is an offset into the file. All lines carry the time at which the job was created, since the file
@@ -9,14 +9,11 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
+from pipeline.local.jobs.runtime import job_folder
+from pipeline.local.sagemaker.created_jobs import NOUNS, settle_all, settled
 from pipeline.local.store.answers import RequestError, found, listing, paged
 from pipeline.local.store.state import Document, State
 
-KINDS = {
-    "ProcessingJob": "processing job",
-    "TrainingJob": "training job",
-    "HyperParameterTuningJob": "hyperparameter tuning job",
-}
 LOG_GROUPS = {f"/aws/sagemaker/{kind}s": kind for kind in ("ProcessingJob", "TrainingJob", "TransformJob")}
 OBJECTIVE = "FinalHyperParameterTuningJobObjectiveMetric"
 CHUNK_BYTES = 1_000_000  # of a log in one answer
@@ -24,18 +21,21 @@ CHUNK_BYTES = 1_000_000  # of a log in one answer
 
 def described(kind: str, state: State, request: Document) -> Document:
     """DescribeTrainingJob and its like."""
-    return found(state, kind, request[f"{kind}Name"], KINDS[kind])
+    return settled(kind, state, found(state, kind, request[f"{kind}Name"], NOUNS[kind]))
 
 
 def job_list(kind: str, state: State, request: Document) -> Document:
     """ListTrainingJobs and its like."""
+    settle_all(state)
     return listing(state, kind, request, f"{kind}Summaries")
 
 
-describe_processing_job, describe_training_job, describe_hyper_parameter_tuning_job = (
-    partial(described, kind) for kind in KINDS
+describe_processing_job, describe_training_job, describe_hyper_parameter_tuning_job, describe_transform_job = (
+    partial(described, kind) for kind in NOUNS
 )
-list_processing_jobs, list_training_jobs, list_hyper_parameter_tuning_jobs = (partial(job_list, kind) for kind in KINDS)
+list_processing_jobs, list_training_jobs, list_hyper_parameter_tuning_jobs, list_transform_jobs = (
+    partial(job_list, kind) for kind in NOUNS
+)
 
 
 def list_training_jobs_for_hyper_parameter_tuning_job(state: State, request: Document) -> Document:
@@ -98,9 +98,12 @@ def streams(state: State, request: Document) -> dict[str, tuple[Path, int]]:
     job = state.get(kind, prefix.partition("/")[0])
     known = {}
     for document in [job] if job else state.all(kind):
-        stream, file = f"{document[f'{kind}Name']}/algo-1", state.home / "jobs" / document[f"{kind}Name"] / "log.txt"
-        if stream.startswith(prefix) and file.is_file():
-            known[stream] = file, int(1000 * document["CreationTime"])
+        name = document[f"{kind}Name"]
+        folder = job_folder(state.home, kind, name)
+        for file in (folder / "log.txt", *sorted(folder.glob("algo-*/log.txt"))):
+            stream = f"{name}/{'algo-1' if file.parent == folder else file.parent.name}"
+            if stream.startswith(prefix) and file.is_file():
+                known[stream] = file, int(1000 * document["CreationTime"])
     return known
 
 

@@ -20,7 +20,7 @@ from pipeline.local.store.answers import Api, HttpRequest, Reply, RequestError
 REGION = "us-east-1"
 GUEST = Path(__file__).with_name("guest")
 INSTALL = 'python3 -m pip install -q -r "$0" && exec "$@"'  # of a requirements file, before a program
-JOB_VARIABLE = "LOCAL_JOB_NAME"
+JOB_VARIABLE = "LOCAL_JOB_FOLDER"  # tells the processes of a job from those of others, also of other homes
 SOCKET_VARIABLE = "LOCAL_API_SOCKET"  # where the guest finds who answers
 INHERITED = (  # names; one that ends with _ is a prefix
     *("LANG", "LANGUAGE", "LC_", "TZ"),  # how texts and times are written

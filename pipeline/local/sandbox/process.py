@@ -225,7 +225,7 @@ class JobProcess:
     def environment(self, home: Path) -> dict[str, str]:
         """Return what a container would have, under the job's own variables."""
         answered = {SOCKET_VARIABLE: f"{CONTAINER_ROOT}/{SOCKET_NAME}"} if self.api else {}
-        own = {**self.command.environment, **answered, JOB_VARIABLE: self.job.name}
+        own = {**self.command.environment, **answered, JOB_VARIABLE: str(self.job.folder.resolve())}
         store = self.job.home / "packages"
         return guest_environment(dict(zip(own, self.localized(own.values()), strict=True)), home, store)
 

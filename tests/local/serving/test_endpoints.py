@@ -266,7 +266,7 @@ def test_a_server_outlives_the_process_that_started_it_and_knows_nothing_of_it(h
         "import sys; from pathlib import Path; from pipeline.local import session; "
         "session(Path(sys.argv[1])).client('sagemaker').create_endpoint(EndpointName='ep', EndpointConfigName='m')"
     )
-    names = ("LOCAL_JOB_NAME", "AWS_SESSION_TOKEN", "AWS_PROFILE", "SM_CHANNEL_TRAIN", "GITHUB_TOKEN")
+    names = ("LOCAL_JOB_FOLDER", "AWS_SESSION_TOKEN", "AWS_PROFILE", "SM_CHANNEL_TRAIN", "GITHUB_TOKEN")
     settings = {**os.environ, "PYTHONPATH": str(ROOT), **dict.fromkeys(names, "secret")}
     subprocess.run([sys.executable, "-c", code, str(home.folder)], env=settings, cwd=ROOT, check=True)
     assert home.settled()["EndpointStatus"] == "InService"

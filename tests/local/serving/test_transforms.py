@@ -19,7 +19,7 @@ from pipeline.local.checks.serving import (
 from pipeline.local.checks.steps import model_problems
 from pipeline.local.engine.runner_process import runner_pid
 from pipeline.local.jobs.transform import ObjectError, Records
-from pipeline.local.sagemaker.transform_jobs import lock_path
+from pipeline.local.sagemaker.created_jobs import TRANSFORM, lock_path
 from tests.local.samples import processes_of, wait_until
 from tests.local.serving.serving_home import cases, message
 from tests.service.labelling import SERVER
@@ -54,7 +54,7 @@ def models(home):
 
 
 def servers_of(home, name):
-    return processes_of(home.folder / "jobs" / name / "server")
+    return processes_of(home.folder / "jobs" / f"{name}.TransformJob/server")
 
 
 def test_every_object_is_answered_some_at_the_same_time(models):
@@ -101,7 +101,7 @@ def test_rows_of_the_compressed_objects_of_a_manifest_are_sent_alone_and_joined_
 def test_what_is_refused_fails_the_job_when_the_rest_is_answered(models):
     models.put(a="noise", b="cat 0.9", c="noise")
     models.transform("label")
-    log = models.folder / "jobs/job/log.txt"
+    log = models.folder / "jobs/job.TransformJob/log.txt"
     refusal = 'the model refused a: {"error": "The image cannot be read."}'
     assert models.ended("job", "Failed") == f"ClientError: {refusal} (2 of 3 objects were refused; log: {log})"
     assert log.read_text() == f"{refusal}\n{refusal.replace(' a:', ' c:')}\n"
@@ -111,7 +111,7 @@ def test_what_is_refused_fails_the_job_when_the_rest_is_answered(models):
     refusal = "the model refused b: ValueError: could not convert string to float: 'word'"
     assert models.ended("rows", "Failed") == f"ClientError: {refusal}"
     assert (models.output("a"), models.output("c")) == ("10.0\n20.0\n", "40.0\n")
-    log = (models.folder / "jobs/rows/log.txt").read_text()  # what the model printed, and what it refused
+    log = (models.folder / "jobs/rows.TransformJob/log.txt").read_text()  # what the model printed, and what it refused
     assert ("Traceback" in log, log.splitlines()[-1]) == (True, refusal)
     assert json.loads(models.output("b"))["label"] == "cat"  # of the job before: a half is not stored
 
@@ -121,7 +121,7 @@ def test_a_job_can_be_stopped_at_once_and_while_it_answers_and_be_clear_home(mod
     stop = models.sagemaker.stop_transform_job
     for name in ("early", "late"):
         models.transform("label", name, MaxConcurrentTransforms=1)
-        pid = runner_pid(lock_path(models.state, name))
+        pid = runner_pid(lock_path(models.state, TRANSFORM, name))
         if name == "late":
             wait_until(lambda: models.storage.exists("s3://bucket/out/a.out"))
             os.kill(pid, signal.SIGSTOP)
@@ -143,7 +143,7 @@ def test_a_job_whose_process_or_server_is_killed_fails_and_leaves_the_endpoint_o
     process = models.invoke(endpoint="job")["process"]
     models.transform("label")
     wait_until(lambda: servers_of(models, "job"))
-    os.kill(runner_pid(lock_path(models.state, "job")), signal.SIGKILL)
+    os.kill(runner_pid(lock_path(models.state, TRANSFORM, "job")), signal.SIGKILL)
     assert models.ended("job", "Failed") == "InternalServerError: the job's process ended before the job did."
     assert not servers_of(models, "job")
     models.transform("label", "server")
@@ -156,14 +156,14 @@ def test_a_job_whose_process_or_server_is_killed_fails_and_leaves_the_endpoint_o
 
 
 def test_what_cannot_be_done_is_refused_by_name(models):
-    assert message(models.transform, "none") == "Could not find model 'none'."
+    assert message(models.transform, "none").endswith("needs the model 'none', which there is not: make it by CreateModel.")
     assert message(models.transform, "ten", "a b").startswith("TransformJobName must ")
     assert message(models.transform, "ten", SplitType="RecordIO") == (
         "TransformJob 'job' has 'RecordIO' as TransformInput.SplitType; the local target takes None and Line."
     )
     assert message(models.job, "none") == "Could not find transform job 'none'."
     models.transform("ten")
-    assert message(models.transform, "ten") == "Cannot create already existing transform job 'job'."
+    assert "a transform job with this name already exists" in message(models.transform, "ten")
     assert models.ended("job", "Failed") == "TransformInput names no object in the local S3."
 
 

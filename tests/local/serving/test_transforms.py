@@ -156,7 +156,9 @@ def test_a_job_whose_process_or_server_is_killed_fails_and_leaves_the_endpoint_o
 
 
 def test_what_cannot_be_done_is_refused_by_name(models):
-    assert message(models.transform, "none").endswith("needs the model 'none', which there is not: make it by CreateModel.")
+    assert message(models.transform, "none").endswith(
+        "needs the model 'none', which there is not: make it by CreateModel."
+    )
     assert message(models.transform, "ten", "a b").startswith("TransformJobName must ")
     assert message(models.transform, "ten", SplitType="RecordIO") == (
         "TransformJob 'job' has 'RecordIO' as TransformInput.SplitType; the local target takes None and Line."

@@ -10,6 +10,7 @@ from pipeline.cli.output import WIDTH, print_json, print_table, printable, say, 
 from pipeline.cli.progress import FROM_EARLIER, Progress, hyperparameters_text
 from pipeline.errors import ServiceError
 from pipeline.service import executions
+from pipeline.service.comparison import accuracy_text
 from pipeline.service.executions import pipeline_of, recent, users_places
 from pipeline.service.models import wait_for_endpoint
 from pipeline.service.reports import keep_report
@@ -162,15 +163,6 @@ def labelled(label: str, text: str) -> list[tuple[str, str]]:
     """Return the lines of a long text, of which the first has the label."""
     lines = wrapped(text, WIDTH - LABEL_WIDTH - 1)
     return list(zip((label, *[""] * len(lines)), lines, strict=False))
-
-
-def accuracy_text(metrics: Mapping[str, float], parameters: Mapping[str, Any]) -> str:
-    """Return the accuracy, of how many images it is, its interval and what was asked for."""
-    notes = [f"threshold {parameters['AccuracyThreshold']}"] if "AccuracyThreshold" in parameters else []
-    if "test_accuracy_images" in metrics:
-        low, high, images = (metrics[f"test_accuracy_{name}"] for name in ("lower_bound", "upper_bound", "images"))
-        notes.insert(0, f"{images:,} image{'' if images == 1 else 's'}, 95 %: {low:.3f} to {high:.3f}")
-    return f"{metrics['test_accuracy']:.4f}" + (f" ({'; '.join(notes)})" if notes else "")
 
 
 def rules_text(rules: Mapping[str, str]) -> str:

@@ -7,10 +7,10 @@ from typing import Any
 
 from pipeline.cli.call import Call
 from pipeline.cli.output import opened, print_json, print_rows, print_table, printable, wrapped
-from pipeline.cli.progress import shorten_number
 from pipeline.errors import ServiceError, UsageError
 from pipeline.paths import shown
 from pipeline.service import executions
+from pipeline.service.comparison import compared
 from pipeline.service.executions import ENDED, JobLogs, job_group, recent
 from pipeline.service.status import details, log_of
 from pipeline.service.status import status as status_document
@@ -101,32 +101,9 @@ def compare(call: Call, a: str, b: str, pipeline: str | None = None) -> int:
     documents = [status_document(*call.open_execution(execution, pipeline)) for execution in (a, b)]
     if call.as_json:
         return print_json(documents)
-    left, right = map(comparable, documents)
-    rows = [("" if left.get(name) == right.get(name) else "*", name, left.get(name), right.get(name))
-            for name in left | right]  # fmt: skip
+    rows = [("" if old == new else "*", name, old, new) for _, name, old, new in compared(*documents)]
     print_table(("", "", *(document["execution_arn"].rpartition("/")[2] for document in documents)), rows)
     return 0
-
-
-def comparable(document: Mapping[str, Any]) -> dict[str, str]:
-    """Return what is compared of an execution, by name."""
-    metrics = dict(document["metrics"])
-    low, high = metrics.pop("test_accuracy_lower_bound", None), metrics.pop("test_accuracy_upper_bound", None)
-    measured = {name: f"{value:.4f}" if isinstance(value, float) else str(value) for name, value in metrics.items()}
-    if low is not None and high is not None:
-        measured["test_accuracy"] += f" ({low:.3f} to {high:.3f})"
-    version = (document["model_package_arn"] or "").partition("/")[2]
-    return {
-        "status": document["status"],
-        **{name: str(value).rpartition("/")[2] or str(value) for name, value in document["parameters"].items()},
-        **{name: shorten_number(value) for name, value in document["best_hyperparameters"].items()},
-        **measured,
-        **({"model": version} if version else {}),
-        **{
-            f"seconds of {step['name']}": "reused" if step["cache_hit"] else f"{step['seconds'] or 0:.1f}"
-            for step in document["steps"]
-        },
-    }
 
 
 def open_pages(call: Call, execution: str | None = None, pipeline: str | None = None, no_open: bool = False) -> int:

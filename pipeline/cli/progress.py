@@ -7,6 +7,7 @@ from typing import Any, Self, TextIO
 
 from pipeline.cli.output import WIDTH, is_live, printable, with_places
 from pipeline.errors import PipelineError
+from pipeline.service.comparison import shorten_number
 from pipeline.service.executions import (
     ENDED,
     JobLogs,
@@ -181,14 +182,6 @@ def describe_trial(trial: Mapping[str, Any]) -> str:
 def hyperparameters_text(values: Mapping[str, str]) -> str:
     """Return name=value pairs, numbers to four digits."""
     return " ".join(f"{name}={shorten_number(value)}" for name, value in values.items())
-
-
-def shorten_number(value: str) -> str:
-    """Return a long number with fewer digits, any other text as it is."""
-    try:
-        return f"{float(value):.4g}" if "." in value else value
-    except ValueError:
-        return value
 
 
 def describe_end(step: Mapping[str, Any]) -> str:

@@ -183,22 +183,12 @@ def read_parameters(project: "Project", target: Target, wanted: Start) -> "tuple
 def choose_steps(wanted: Start, content: dict[str, Any]) -> tuple[dict[str, Any], set[str]] | None:
     """Return the SelectiveExecutionConfig of --from or --only, and the steps whose values an earlier execution has to
     give; None where all steps are to run."""
-    from pipeline.definition.steps import read_graph
-
     if wanted.from_step is None and wanted.only is None:
         return None
     if wanted.from_step is not None and wanted.only is not None:
         raise UsageError("--from and --only both choose steps; give one of them.")
-    graph = read_graph(content)
     named = [step.strip() for step in (wanted.from_step or wanted.only or "").split(",")]
-    after = graph.downstream(named) if wanted.from_step is not None else set(named)
-    chosen = [*(step for step in graph.steps if step in after), *(step for step in named if step not in graph.steps)]
-    if problems := list(graph.selection_problems(chosen)):
-        raise UsageError("\n".join(problems))
-    with_inputs = [INPUTS_STEP, *chosen]  # the data's version and the registered models, as they are now
-    if INPUTS_STEP in graph.values_needed(chosen) and not any(graph.selection_problems(with_inputs)):
-        chosen = with_inputs
-    return {"SelectedSteps": [{"StepName": step} for step in chosen]}, graph.values_needed(chosen)
+    return executions.selected_steps(content, named, with_following=wanted.from_step is not None)
 
 
 def selection(wanted: Start, target: Any, name: str, text: str) -> dict[str, Any] | None:

@@ -27,12 +27,14 @@ UNCHANGED = (
 Json = Mapping[str, Any]
 
 
-def explain_steps(target: Target, execution_arn: str) -> list[dict[str, Any]]:
-    """Return for each step its name, whether it was reused, the earlier execution and the reasons why it ran again."""
+def explain_steps(target: Target, execution_arn: str, only: str | None = None) -> list[dict[str, Any]]:
+    """Return for each step, or one, its name, whether it was reused, the earlier execution and why it ran again."""
     declared, rows = Definition(executions.definition_of(target, execution_arn)).steps, []
     earlier = earlier_steps(target, pipeline_of(execution_arn), execution_arn)
     for step in executions.steps(target, execution_arn):
         name, source = step["StepName"], source_of(step)
+        if only not in (None, name):
+            continue
         before = {"Execution": source.rpartition("/")[2]} if source else earlier.get(name)
         reasons = [] if source else reasons_of(target, step, declared.get(name), before)
         compared = before["Execution"] if before and (source or reasons) else None
@@ -43,9 +45,10 @@ def explain_steps(target: Target, execution_arn: str) -> list[dict[str, Any]]:
 def earlier_steps(target: Target, pipeline_name: str, execution_arn: str) -> dict[str, dict[str, Any]]:
     """Return each step as it last succeeded before an execution, with the name of that execution."""
     found: dict[str, dict[str, Any]] = {}
-    arns = [each["execution_arn"] for each in recent(target, pipeline_name, EARLIER_EXECUTIONS)]
-    for arn in arns[arns.index(execution_arn) + 1 :] if execution_arn in arns else []:
-        for step in executions.steps(target, arn):
+    began = executions.describe(target, execution_arn)["CreationTime"]
+    for each in recent(target, pipeline_name, EARLIER_EXECUTIONS + 1, began=began):
+        arn = each["execution_arn"]
+        for step in executions.steps(target, arn) if arn != execution_arn else ():
             if step["StepStatus"] == "Succeeded":
                 found.setdefault(step["StepName"], {**step, "Execution": arn.rpartition("/")[2]})
     return found
@@ -59,13 +62,19 @@ def reasons_of(target: Target, step: Json, declared: Step | None, before: Json |
         return ["the definition does not ask for caching (CacheConfig)"]
     if before is None:
         return ["no earlier execution has succeeded with it"]
+    found = changes_of(target, before, step, key)
+    return ["its job, or the earlier one, is not known any more"] if found is None else found or [UNCHANGED]
+
+
+def changes_of(target: Target, before: Json, step: Json, key: tuple[str, ...]) -> list[str] | None:
+    """Return what differs between the jobs of two steps, in some members; None where a job is not known."""
     old, new = describe_job(target, before), describe_job(target, step)
     if old is None or new is None:
-        return ["its job, or the earlier one, is not known any more"]
+        return None
     cached = [{each: counted(each, job.get(each)) for each in key} for job in (old, new)]
     outputs = new.get("ProcessingOutputConfig", {}).get("Outputs", [])
     written = {output.get("S3Output", {}).get("S3Uri") for output in outputs}
-    return list(differences(target, *map(flatten, cached), written=written, since=before["StartTime"])) or [UNCHANGED]
+    return list(differences(target, *map(flatten, cached), written=written, since=before["StartTime"]))
 
 
 def counted(name: str, member: Any) -> Any:

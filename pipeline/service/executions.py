@@ -1,10 +1,11 @@
 """Pipelines and their executions: create, start, follow, stop, retry, list; boto3 only, the same for both targets."""
 
+import datetime
 import json
 import secrets
 import statistics
 import time
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -13,8 +14,9 @@ from botocore.exceptions import ClientError
 
 from pipeline.aws.errors import explain, is_missing
 from pipeline.aws.requests import items
+from pipeline.compile.placement import INPUTS_STEP
 from pipeline.definition.diff import differences
-from pipeline.definition.steps import BY_METADATA
+from pipeline.definition.steps import BY_METADATA, read_graph
 from pipeline.errors import PassingError, PipelineError, ServiceError, UsageError
 from pipeline.service.targets import POLL_SECONDS, Target, ask, ask_all, remembered, service_errors
 
@@ -87,15 +89,52 @@ def upsert(
         return "updated"
 
 
-def start(target: Target, name: str, parameters: Mapping[str, str], selection: Mapping[str, Any] | None = None) -> str:
+def start(
+    target: Target,
+    name: str,
+    parameters: Mapping[str, str],
+    selection: Mapping[str, Any] | None = None,
+    *,
+    display_name: str = "",
+) -> str:
     """Start an execution, of the steps of a SelectiveExecutionConfig if there is one; return its ARN."""
     request = {
         "PipelineName": name,
         "PipelineParameters": [{"Name": key, "Value": value} for key, value in parameters.items()],
         "ClientRequestToken": secrets.token_hex(16),
         **({"SelectiveExecutionConfig": selection} if selection else {}),
+        **({"PipelineExecutionDisplayName": display_name} if display_name else {}),
     }
     return str(ask(target, f"start pipeline {name!r}", "start_pipeline_execution", **request)["PipelineExecutionArn"])
+
+
+def selected_steps(
+    content: Mapping[str, Any], named: Sequence[str], *, with_following: bool
+) -> tuple[dict[str, Any], set[str]]:
+    """Return the SelectiveExecutionConfig of some steps of a definition, also of all that wait for them if so asked,
+    and the steps whose values an earlier execution has to give; a UsageError where they cannot be chosen."""
+    graph = read_graph(content)
+    after = graph.downstream(named) if with_following else set(named)
+    chosen = [*(step for step in graph.steps if step in after), *(step for step in named if step not in graph.steps)]
+    if problems := list(graph.selection_problems(chosen)):
+        raise UsageError("\n".join(problems))
+    with_inputs = [INPUTS_STEP, *chosen]  # the data's version and the registered models, as they are now
+    if INPUTS_STEP in graph.values_needed(chosen) and not any(graph.selection_problems(with_inputs)):
+        chosen = with_inputs
+    return {"SelectedSteps": [{"StepName": step} for step in chosen]}, graph.values_needed(chosen)
+
+
+def start_from(target: Target, arn: str, step: str) -> str:
+    """Start an execution of a step and all that wait for it, on what an execution has left; return its ARN."""
+    name = pipeline_of(arn)
+    known = existing(target.client("sagemaker"), name)
+    if known is None:
+        raise ServiceError(f"There is no pipeline {name!r} any more.")
+    content = json.loads(known["PipelineDefinition"])
+    selection, needed = selected_steps(content, [step], with_following=True)
+    declared = {parameter["Name"] for parameter in content.get("Parameters") or []}
+    values = {key: value for key, value in parameters_of(target, arn).items() if key in declared}
+    return start(target, name, values, {**selection, **({"SourcePipelineExecutionArn": arn} if needed else {})})
 
 
 def stop(target: Target, arn: str) -> None:
@@ -152,9 +191,13 @@ def parameters_of(target: Target, arn: str) -> dict[str, str]:
     return {item["Name"]: item["Value"] for item in ask_all(target, action, operation, PipelineExecutionArn=arn)}
 
 
-def listed(target: Target, name: str, count: int | None = None) -> list[dict[str, Any]]:
-    """Return the executions of a pipeline as they are listed, the newest first; at most `count` of them."""
-    client, request = target.client("sagemaker"), {"PipelineName": name, **NEWEST_FIRST}
+def listed(
+    target: Target, name: str, count: int | None = None, *, began: datetime.datetime | None = None
+) -> list[dict[str, Any]]:
+    """Return the executions of a pipeline as they are listed, the newest first; at most `count` of them, and those
+    only that had begun at a time."""
+    client = target.client("sagemaker")
+    request = {"PipelineName": name, **NEWEST_FIRST, **({"CreatedBefore": began.timestamp()} if began else {})}
     with service_errors(f"list executions of pipeline {name!r}"):
         if existing(client, name) is None:
             return []
@@ -163,8 +206,30 @@ def listed(target: Target, name: str, count: int | None = None) -> list[dict[str
         return list(items(client, "list_pipeline_executions", **request))[:count]
 
 
-def recent(target: Target, name: str, count: int) -> list[dict[str, Any]]:
-    """Return the ARN, status and start of the newest executions of a pipeline."""
+def search(target: Target, wanted: Mapping[str, str], count: int) -> dict[str, Any]:
+    """Search for executions of all pipelines, the newest first: by `pipeline`, `status` and `text`, a part of the
+    names; `page` is the NextToken of the answer before."""
+    pipeline, text = wanted.get("pipeline"), wanted.get("text")
+    exact = {
+        "PipelineArn": pipeline and target.placement.pipeline_arn(pipeline),
+        "PipelineExecutionStatus": wanted.get("status"),
+    }
+    filters = [{"Name": name, "Operator": "Equals", "Value": value} for name, value in exact.items() if value]
+    names = ("PipelineExecutionArn", "PipelineExecutionDisplayName")
+    parts = [{"Filters": [{"Name": name, "Operator": "Contains", "Value": text} for name in names], "Operator": "Or"}]
+    expression = {"Filters": filters, "SubExpressions": parts if text else []}
+    request = {
+        "Resource": "PipelineExecution",
+        "MaxResults": count,
+        "SearchExpression": {name: value for name, value in expression.items() if value},
+        "NextToken": wanted.get("page"),
+    }
+    given = {name: value for name, value in request.items() if value}
+    return ask(target, "search for executions", "search", **given, **NEWEST_FIRST)
+
+
+def recent(target: Target, name: str, count: int, *, began: datetime.datetime | None = None) -> list[dict[str, Any]]:
+    """Return the ARN, status and start of the newest executions of a pipeline, or of those that had begun at a time."""
     return [
         {
             "execution": each["PipelineExecutionArn"].rpartition("/")[2],
@@ -172,7 +237,7 @@ def recent(target: Target, name: str, count: int) -> list[dict[str, Any]]:
             "status": each["PipelineExecutionStatus"],
             "started": each["StartTime"],
         }
-        for each in sorted(listed(target, name, count), key=lambda each: each["StartTime"], reverse=True)
+        for each in sorted(listed(target, name, count, began=began), key=lambda each: each["StartTime"], reverse=True)
     ]
 
 

@@ -2,7 +2,7 @@
 "use strict";
 
 // <section data-live="/address" data-every="1000">: replaced when the server's answer is another one. What is open,
-// scrolled or focused in it stays so. The part ends its own renewal by having no data-live any more.
+// scrolled, ticked or focused in it stays so, and what is scrolled to the end of a log (data-tail) follows it. The part ends its own renewal by having no data-live any more.
 async function renew(part) {
   const headers = part.dataset.etag ? { "If-None-Match": part.dataset.etag } : {};
   let every = Number(part.dataset.every || 1000);
@@ -24,6 +24,8 @@ async function renew(part) {
 function put(part, content, etag) {
   const open = [...part.querySelectorAll("details[open][id]")].map((found) => found.id);
   const scrolled = [...part.querySelectorAll("[id]")].map((found) => [found.id, found.scrollTop, found.scrollLeft]);
+  const ticked = [...part.querySelectorAll("input[id]:checked")].map((found) => found.id);
+  const atEnd = [...part.querySelectorAll("[data-tail]")].every((found) => found.scrollTop + found.clientHeight + 9 > found.scrollHeight);
   const focused = part.contains(document.activeElement) && document.activeElement.id;
   const only = content.children.length === 1 && content.firstElementChild;
   if (only && only.hasAttribute("data-ended")) delete part.dataset.live;
@@ -34,6 +36,8 @@ function put(part, content, etag) {
     const found = document.getElementById(id);
     if (found) [found.scrollTop, found.scrollLeft] = [top, left];
   }
+  for (const id of ticked) document.getElementById(id)?.setAttribute("checked", "");
+  for (const found of atEnd ? part.querySelectorAll("[data-tail]") : []) found.scrollTop = found.scrollHeight;
   if (focused) document.getElementById(focused)?.focus();
   prepare(part);
 }
@@ -91,6 +95,7 @@ function prepare(root) {
       input.dispatchEvent(new Event("change", { bubbles: true }));
     });
   }
+  for (const found of root === document ? root.querySelectorAll("[data-tail]") : []) found.scrollTop = found.scrollHeight;
   for (const part of root.querySelectorAll("[data-live]")) renew(part);
   tick();
 }

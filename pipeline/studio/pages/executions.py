@@ -1,0 +1,83 @@
+"""All executions, newest first: what they are of, how they went, and two of them to be compared."""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+from urllib.parse import urlencode
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from pipeline.service import executions
+from pipeline.service.executions import ACTIVE, pipeline_of
+from pipeline.service.local_target import LocalTarget
+from pipeline.service.status import metrics, output_of, read_evaluation
+from pipeline.service.targets import ask_all
+from pipeline.studio.pages.execution import address
+from pipeline.studio.site import live, render, studio
+
+SHOWN = 50  # on a page
+STATUSES = ("Executing", "Stopping", "Succeeded", "Failed", "Stopped")
+FILTERS = ("pipeline", "status", "text", "page")
+DATA = "InputDataUri"  # the parameter of this project's pipeline that says what the data are
+
+
+def show(request: Request) -> Response:
+    """The page of all executions."""
+    target = studio(request).target
+    pipelines = [each["PipelineName"] for each in ask_all(target, "list pipelines", "list_pipelines")]
+    return render(request, "executions.html", pipelines=sorted(pipelines), statuses=STATUSES, **view(request))
+
+
+def show_live(request: Request) -> Response:
+    """The table, which changes while executions run."""
+    return live(request, "executions_live.html", lambda: view(request))
+
+
+def view(request: Request) -> dict[str, Any]:
+    """Return a page of executions that the filters let through."""
+    target = studio(request).target
+    given = {name: request.query_params.get(name, "") for name in FILTERS}
+    found = executions.search(target, given, SHOWN)
+    return {
+        "given": given,
+        "query": urlencode(given),
+        "rows": [row(target, each["PipelineExecution"]) for each in found["Results"]],
+        "total": found.get("TotalHits", {}).get("Value"),
+        "older": urlencode(given | {"page": found["NextToken"]}) if "NextToken" in found else None,
+        "newest": urlencode(given | {"page": ""}),
+    }
+
+
+def row(target: LocalTarget, execution: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is shown of an execution."""
+    arn, status = execution["PipelineExecutionArn"], execution["PipelineExecutionStatus"]
+    is_active = status in ACTIVE
+    result = {} if is_active else result_of(target, arn, execution["LastModifiedTime"])
+    data = next((each["Value"] for each in execution.get("PipelineParameters", []) if each["Name"] == DATA), "")
+    return {
+        "address": address(arn),
+        "id": arn.rpartition("/")[2],
+        "key": f"{pipeline_of(arn)}/{arn.rpartition('/')[2]}",
+        "pipeline": pipeline_of(arn),
+        "name": execution.get("PipelineExecutionDisplayName", ""),
+        "status": status,
+        "started": execution["CreationTime"],
+        "is_active": is_active,
+        "data": data.rstrip("/").rpartition("/")[2],
+        "by": execution.get("CreatedBy", {}).get("UserProfileName", ""),
+        **{"seconds": None, "accuracy": None, **result},
+    }
+
+
+@lru_cache(maxsize=20_000)
+def result_of(target: LocalTarget, arn: str, _modified: object) -> dict[str, Any]:
+    """Return seconds and accuracy of an ended execution, read once for each time that it was modified."""
+    steps = executions.steps(target, arn)
+    began, ended = ([step[key] for step in steps if key in step] for key in ("StartTime", "EndTime"))
+    seconds = (max(ended) - min(began)).total_seconds() if began and ended else None
+    return {"seconds": seconds, "accuracy": metrics(read_evaluation(target, output_of(target, steps, "evaluation")))}
+
+
+ROUTES = [Route("/executions", show), Route("/executions.part", show_live)]

@@ -74,6 +74,7 @@ def changes_of(target: Target, before: Json, step: Json, key: tuple[str, ...]) -
     cached = [{each: counted(each, job.get(each)) for each in key} for job in (old, new)]
     outputs = new.get("ProcessingOutputConfig", {}).get("Outputs", [])
     written = {output.get("S3Output", {}).get("S3Uri") for output in outputs}
+    written.add(new.get("OutputDataConfig", {}).get("S3OutputPath"))
     return list(differences(target, *map(flatten, cached), written=written, since=before["StartTime"]))
 
 

@@ -60,7 +60,9 @@ def shorten_number(value: str) -> str:
 
 
 def accuracy_text(metrics: Mapping[str, float], parameters: Mapping[str, Any]) -> str:
-    """Return the accuracy, of how many images it is, its interval and what was asked for."""
+    """Return the accuracy, of how many images it is, its interval and what was asked for; empty without one."""
+    if "test_accuracy" not in metrics:
+        return ""
     notes = [f"threshold {parameters['AccuracyThreshold']}"] if "AccuracyThreshold" in parameters else []
     if "test_accuracy_images" in metrics:
         low, high, images = (metrics[f"test_accuracy_{name}"] for name in ("lower_bound", "upper_bound", "images"))

@@ -1,5 +1,6 @@
 """One execution: graph, the chosen step, timeline, trials, reports, results; stop, retry, run from a step."""
 
+import re
 import threading
 import time
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from pipeline.definition.steps import Step, read_graph
 from pipeline.errors import PipelineError
 from pipeline.service import executions
 from pipeline.service.cache_reasons import explain_steps, flatten, is_uri
+from pipeline.service.comparison import accuracy_text
 from pipeline.service.executions import ACTIVE, describe_job, job_of, pipeline_of, source_of
 from pipeline.service.local_target import LocalTarget
 from pipeline.service.reports import HTML_NAME, keep_report, saved_report, search_job, search_record, training_job
@@ -28,6 +30,7 @@ LOG_LINES = 300
 DRIFT_PAGE = "drift/drift.html"  # below the home's reports
 ICONS = {"Succeeded": "✓", "Failed": "✕", "Executing": "▶", "Stopped": "■"}
 OUTPUTS = ("ProcessingOutputConfig", "OutputDataConfig", "ModelArtifacts", "TransformOutput", "CheckpointConfig")
+AROUND_NAME = re.compile(r"^(ProcessingInputs|InputDataConfig|ProcessingOutputConfig\.Outputs)\.|(\.\w+)*\.S3Uri$")
 BASE = "/executions/{pipeline}/{execution}"
 ACTIONS = {"stop": (executions.stop, "It is being stopped."), "retry": (executions.retry, "It goes on.")}
 written: set[str] = set()  # ended executions whose training report this process has seen to
@@ -76,7 +79,7 @@ def view(request: Request) -> dict[str, Any]:
         threading.Thread(target=write_report, args=(target, arn), daemon=True).start()
     views, chosen = views_of(graph.steps, records, execution), request.query_params.get("step")
     step = graph.steps.get(chosen or "")
-    started = epoch(execution["CreationTime"])
+    started, document = epoch(execution["CreationTime"]), status(target, arn)
     return {
         **log(request),
         "arn": arn,
@@ -88,7 +91,8 @@ def view(request: Request) -> dict[str, Any]:
         "drawing": draw(graph.steps),
         "views": views,
         "bars": bars_of(views, started),
-        "document": status(target, arn),
+        "document": document,
+        "accuracy": accuracy_text(document["metrics"], document["parameters"]),
         "chosen": chosen,
         "step": step and details(target, arn, step, records.get(step.name, {})),
         "search": search(target, steps, chosen),
@@ -144,15 +148,14 @@ def bars_of(views: Mapping[str, Mapping[str, Any]], started: float) -> list[dict
 def details(target: LocalTarget, arn: str, step: Step, record: Mapping[str, Any]) -> dict[str, Any]:
     """Return what is shown of the chosen step."""
     job = describe_job(target, record) or {}
-    uris = [(path, uri) for path, uri in flatten(job).items() if is_uri(uri)] if job else []
+    uris = {path: uri for path, uri in flatten(job).items() if is_uri(uri)} if job else {}
     source = source_of(record)
     return {
         "declared": step,
         "record": record,
         "job": job_of(record),
         "arguments": step.arguments or {key: value for key, value in step.own.items() if value and key != "Arguments"},
-        "inputs": [each for each in uris if not each[0].startswith(OUTPUTS)],
-        "outputs": [each for each in uris if each[0].startswith(OUTPUTS)],
+        "places": [(path.startswith(OUTPUTS), AROUND_NAME.sub("", path) or path, uri) for path, uri in uris.items()],
         "facts": {each["MetricName"]: each["Value"] for each in job.get("FinalMetricDataList", [])}
         | outputs_of(record),
         "source": source and address(source),

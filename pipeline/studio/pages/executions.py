@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from pipeline.service import executions
+from pipeline.service.comparison import accuracy_text
 from pipeline.service.executions import ACTIVE, pipeline_of
 from pipeline.service.local_target import LocalTarget
 from pipeline.service.status import metrics, output_of, read_evaluation
@@ -77,7 +78,8 @@ def result_of(target: LocalTarget, arn: str, _modified: object) -> dict[str, Any
     steps = executions.steps(target, arn)
     began, ended = ([step[key] for step in steps if key in step] for key in ("StartTime", "EndTime"))
     seconds = (max(ended) - min(began)).total_seconds() if began and ended else None
-    return {"seconds": seconds, "accuracy": metrics(read_evaluation(target, output_of(target, steps, "evaluation")))}
+    found = metrics(read_evaluation(target, output_of(target, steps, "evaluation")))
+    return {"seconds": seconds, "accuracy": accuracy_text(found, {})}
 
 
 ROUTES = [Route("/executions", show), Route("/executions.part", show_live)]

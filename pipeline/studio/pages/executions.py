@@ -10,7 +10,6 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from pipeline.service import executions
-from pipeline.service.comparison import accuracy_text
 from pipeline.service.executions import ACTIVE, pipeline_of
 from pipeline.service.local_target import LocalTarget
 from pipeline.service.status import metrics, output_of, read_evaluation
@@ -79,7 +78,12 @@ def result_of(target: LocalTarget, arn: str, _modified: object) -> dict[str, Any
     began, ended = ([step[key] for step in steps if key in step] for key in ("StartTime", "EndTime"))
     seconds = (max(ended) - min(began)).total_seconds() if began and ended else None
     found = metrics(read_evaluation(target, output_of(target, steps, "evaluation")))
-    return {"seconds": seconds, "accuracy": accuracy_text(found, {})}
+    low, high = (found.get(f"test_accuracy_{bound}") for bound in ("lower_bound", "upper_bound"))
+    interval = "" if low is None or high is None else f" ({low:.3f} to {high:.3f})"
+    return {
+        "seconds": seconds,
+        "accuracy": f"{found['test_accuracy']:.4f}{interval}" if "test_accuracy" in found else "",
+    }
 
 
 ROUTES = [Route("/executions", show), Route("/executions.part", show_live)]

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 from pipeline.definition.steps import Step
 
-WIDTH, HEIGHT, GAP, ROW, LANE, MARGIN = 196, 50, 20, 92, 8, 12  # in pixels
+WIDTH, HEIGHT, GAP, ROW, LANE, MARGIN = 196, 50, 20, 92, 14, 12  # in pixels
 ROW_STEPS = 6  # at most, in one row
 SWEEPS = 6
+PULL = 0.9  # of the way from the middle to its neighbours: where a step wants to be
 Place = tuple[str, int]  # a step and a row: its own, or one that its edges pass
 
 
@@ -95,7 +96,7 @@ def place(rows: Mapping[str, int], chains: Iterable[list[Place]]) -> dict[Place,
             wanted = {}
             for at in layers[row]:
                 others = near[sweep % 2][at] if sweep < SWEEPS - 2 else near[0][at] | near[1][at]
-                wanted[at] = sum(centres[other] for other in others) / len(others) if others else centres[at]
+                wanted[at] = PULL * sum(centres[each] for each in others) / len(others) if others else centres[at]
             centres |= spread(wanted, rows)
     return centres
 
@@ -105,9 +106,9 @@ def spread(wanted: Mapping[Place, float], rows: Mapping[str, int]) -> dict[Place
     found: dict[Place, float] = {}
     end = float("-inf")
     for at in sorted(wanted, key=lambda each: wanted[each]):
-        half = (WIDTH if rows[at[0]] == at[1] else LANE) / 2
-        found[at] = max(wanted[at], end + GAP + half)
-        end = found[at] + half
+        room = WIDTH + GAP if rows[at[0]] == at[1] else LANE
+        found[at] = max(wanted[at], end + room / 2)
+        end = found[at] + room / 2
     shift = sum(wanted[at] - x for at, x in found.items()) / len(found)
     return {at: x + shift for at, x in found.items()}
 

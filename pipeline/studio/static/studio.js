@@ -95,7 +95,14 @@ function prepare(root) {
       input.dispatchEvent(new Event("change", { bubbles: true }));
     });
   }
-  for (const found of root === document ? root.querySelectorAll("[data-tail]") : []) found.scrollTop = found.scrollHeight;
+  if (root === document) {
+    for (const found of root.querySelectorAll("[data-tail]")) found.scrollTop = found.scrollHeight;
+    for (const found of root.querySelectorAll("[data-central]")) { // of what scrolls in a .graph
+      const box = found.closest(".graph"), around = box.getBoundingClientRect(), at = found.getBoundingClientRect();
+      box.scrollLeft += at.left - around.left - (around.width - at.width) / 2;
+      box.scrollTop += Math.min(at.top - around.top - 12, at.bottom - around.top - around.height / 2);
+    }
+  }
   for (const part of root.querySelectorAll("[data-live]")) renew(part);
   tick();
 }

@@ -23,6 +23,8 @@ NOT_RUN = {  # lines by how they begin; of the program's own, the options are ch
     "make ": "installs, or runs these tests",
     ".venv/bin/python -m pytest": "runs other tests",
     "source ": "the tests have their own environment",
+    "export AWS_": "for the lines below it",
+    "aws s": "needs the server: tests/studio/stock_cli.sh",
     "python -m pipeline.config.reference": "writes files of the repository, which tests/config compares",
     "python run_pipeline.py weights fetch": "needs a network: tests/pipeline/test_weights_command.py",
     "python run_pipeline.py images": "needs docker and a registry: tests/images, tests/aws",

@@ -1,7 +1,11 @@
 """The API over HTTP, as boto3, the AWS CLI and bare requests meet it."""
 
 import io
+import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +14,9 @@ import pytest
 import requests
 from botocore.config import Config
 from botocore.exceptions import ClientError
+
+from tests.local.lab import ROOT
+from tests.local.samples import definition, python_step
 
 SIGNED = "AWS4-HMAC-SHA256 Credential=any/20260101/us-east-1/{}/aws4_request, SignedHeaders=host, Signature=0"
 
@@ -173,3 +180,24 @@ def test_services_are_told_apart_by_the_signature_and_refusals_reach_boto3(studi
     with pytest.raises(ClientError, match="Endpoint none of account 000000000000 not found"):
         studio.client("sagemaker-runtime").invoke_endpoint(EndpointName="none", Body=b"")
     assert ask(studio, "s3", "HEAD", "/bkt/none").status_code == 404
+
+
+def test_a_script_of_the_aws_cli_goes_through(studio, tmp_path):
+    (tmp_path / "main.py").write_text("def run(event, context): return f'hello {event[\"who\"]}'\n")
+    (tmp_path / "definition.json").write_text(json.dumps(definition(python_step("Say", "print('hello from the job')"))))
+    variables = {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "AWS_HOME": str(studio.home),
+        "AWS_ENDPOINT_URL": studio.url,
+        "AWS_CONFIG_FILE": "/dev/null",
+        **{"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "thing", "AWS_DEFAULT_REGION": "us-east-1"},
+    }
+    words = ["bash", "-x", str(Path(__file__).with_name("stock_cli.sh"))]
+    said = subprocess.run(words, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=200, check=False)
+    assert said.returncode == 0, said.stdout[-1500:] + said.stderr[-1500:]
+
+
+def test_odd_requests_are_all_answered_and_leave_nothing_outside_the_home():
+    words = [sys.executable, str(ROOT / "benchmarks/fuzz_api.py"), "--seconds", "3"]
+    said = subprocess.run(words, capture_output=True, text=True, timeout=200, check=False)
+    assert said.returncode == 0, said.stdout + said.stderr

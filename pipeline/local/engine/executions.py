@@ -245,8 +245,9 @@ def list_pipeline_executions(state: State, request: Document) -> Document:
 
 def list_pipeline_execution_steps(state: State, request: Document) -> Document:
     """ListPipelineExecutionSteps: the steps that were started; the service's default order is descending."""
-    settled(state, request["PipelineExecutionArn"])
-    steps = state.steps(request["PipelineExecutionArn"])
+    execution_arn = request.get("PipelineExecutionArn", "")
+    settled(state, execution_arn)
+    steps = state.steps(execution_arn)
     if request.get("SortOrder", "Descending") == "Descending":
         steps.reverse()
     return paged("PipelineExecutionSteps", [chosen(step, *STEP_SUMMARY) for step in steps], request)

@@ -47,13 +47,13 @@ def answer_query(state: State, request: HttpRequest) -> Reply:
 
 
 def get_caller_identity(query: Mapping[str, str]) -> Document:
-    """GetCallerIdentity: whoever signs is a session of the account's one role."""
+    """GetCallerIdentity: whoever signs is here a session of the account's one role."""
     caller = f"arn:aws:sts::{ACCOUNT}:assumed-role/local-pipeline/local"
     return {"Arn": caller, "UserId": "AROALOCAL:local", "Account": ACCOUNT}
 
 
 def get_role(query: Mapping[str, str]) -> Document:
-    """GetRole: every role that somebody names is there, and SageMaker, Lambda and the Scheduler may assume it."""
+    """GetRole: here every role that somebody names; SageMaker, Lambda and the Scheduler may assume it."""
     name = required(query, "RoleName")
     role = {
         "Path": "/",
@@ -67,7 +67,7 @@ def get_role(query: Mapping[str, str]) -> Document:
 
 
 def simulate_principal_policy(query: Mapping[str, str]) -> Document:
-    """SimulatePrincipalPolicy: everything is allowed to everybody."""
+    """SimulatePrincipalPolicy: everything is allowed to everybody here."""
     required(query, "PolicySourceArn"), required(query, "ActionNames.member.1")
     actions = [value for member, value in query.items() if member.startswith("ActionNames.member.")]
     decisions = [{"EvalActionName": action, "EvalDecision": "allowed"} for action in actions]
@@ -88,7 +88,7 @@ QUERIES: Mapping[str, Mapping[str, Callable[[Mapping[str, str]], Document]]] = {
 
 
 def invoke(state: State, request: HttpRequest) -> Reply:
-    """Invoke; one with InvocationType Event is answered when the function has ended, too."""
+    """Invoke: here one with InvocationType Event is answered when the function has ended, too."""
     try:
         event = orjson.loads(request.body or b"null")
     except orjson.JSONDecodeError as problem:
@@ -110,7 +110,7 @@ def invoke(state: State, request: HttpRequest) -> Reply:
 
 
 def create_function(state: State, request: Document) -> Document:
-    """CreateFunction, of Python code in a .zip archive."""
+    """CreateFunction: here of Python code in a .zip archive, without layers."""
     name = function_name(request["FunctionName"])
     if state.get("Function", name):
         raise RequestError("ResourceConflictException", f"Function already exist: {name}", 409)

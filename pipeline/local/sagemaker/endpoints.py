@@ -109,7 +109,7 @@ def described(kind: str, state: State, request: Document) -> Document:
 
 
 def describe_endpoint(state: State, request: Document) -> Document:
-    """DescribeEndpoint: a variant has one server, whatever the number of its instances."""
+    """DescribeEndpoint: here a variant has one server, whatever the number of its instances."""
     document = refreshed(state, request["EndpointName"])
     config, pending = state.get("EndpointConfig", document["EndpointConfigName"]), document["Pending"]
     variants = [
@@ -354,7 +354,7 @@ def answer_runtime(state: State, request: HttpRequest) -> Reply:
 
 
 def invoke_endpoint(state: State, request: HttpRequest) -> Reply:
-    """InvokeEndpoint; an endpoint has one model and one container, so TargetModel and TargetContainer are refused."""
+    """InvokeEndpoint: here TargetModel and TargetContainerHostname are refused, as an endpoint has one model."""
     for member, header in UNSERVED.items():
         if header.lower() in request.headers:
             raise RequestError("ValidationError", f"{member} is not served here, where an endpoint has one model.")

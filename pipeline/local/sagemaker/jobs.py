@@ -5,6 +5,7 @@ kind's group; a token is an offset into the file. All lines carry the time at wh
 has no times.
 """
 
+import re
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -63,7 +64,7 @@ def describe_log_streams(state: State, request: Document) -> Document:
 
 
 def get_log_events(state: State, request: Document) -> Document:
-    """GetLogEvents: whole lines from the token on; without one, from the start."""
+    """GetLogEvents: here from the start without a token, and each line has the time of the job's creation."""
     stream, token = request["logStreamName"], (request.get("nextToken") or "f/0").partition("/")[2]
     file, time = one_of(streams(state, {**request, "logStreamNamePrefix": stream}), stream)
     if not token.isdecimal():
@@ -79,20 +80,24 @@ def get_log_events(state: State, request: Document) -> Document:
 
 
 def filter_log_events(state: State, request: Document) -> Document:
-    """FilterLogEvents of one or several streams, all on one page; filter patterns are refused."""
-    if request.get("filterPattern"):
-        raise RequestError("InvalidParameterException", "The local target does not filter log events by pattern.")
+    """FilterLogEvents: here all on one page; a filterPattern is one term or one phrase in quotes."""
+    pattern = str(request.get("filterPattern", "")).strip()
+    if not re.fullmatch(r'\w*|"[^"]+"', pattern):
+        said = f"filterPattern must be a term or a phrase in quotes for the local target, but is {pattern[:100]!r}."
+        raise RequestError("InvalidParameterException", said)
     known, events = streams(state, request), []
     for stream in request.get("logStreamNames") or known:
         file, time = one_of(known, stream)
-        found_events = events_in_time(file.read_text(errors="replace").splitlines(), time, request)
+        lines = (line for line in file.read_text(errors="replace").splitlines() if pattern.strip('"') in line)
+        found_events = events_in_time(lines, time, request)
         events += [{"logStreamName": stream, **event} for event in found_events]
     return {"events": events, "searchedLogStreams": []}
 
 
 def streams(state: State, request: Document) -> dict[str, tuple[Path, int]]:
     """The streams of a group by prefix: the file, and the time of all its lines in milliseconds since 1970."""
-    kind, prefix = LOG_GROUPS.get(request["logGroupName"]), request.get("logStreamNamePrefix", "")
+    group = request.get("logGroupName") or request.get("logGroupIdentifier", "").rpartition(":log-group:")[2]
+    kind, prefix = LOG_GROUPS.get(group), request.get("logStreamNamePrefix", "")
     if kind is None:
         raise RequestError("ResourceNotFoundException", "The specified log group does not exist.")
     job = state.get(kind, prefix.partition("/")[0])

@@ -32,7 +32,7 @@ def create_model_package_group(state: State, request: Document) -> Document:
 
 
 def create_model_package(state: State, request: Document) -> Document:
-    """CreateModelPackage; the next version of its group."""
+    """CreateModelPackage: here always the next version of a group, which is made if need be."""
     if not request.get("ModelPackageGroupName"):
         raise invalid("CreateModelPackage needs ModelPackageGroupName: the local registry keeps versions only.")
     key = key_of(request["ModelPackageGroupName"])
@@ -79,7 +79,7 @@ def list_model_packages(state: State, request: Document) -> Document:
 
 
 def update_model_package(state: State, request: Document) -> Document:
-    """UpdateModelPackage; what the request leaves out is kept. A new approval status is told to the group's rule."""
+    """UpdateModelPackage; here a new approval status is answered when the function has ended that hears of it."""
     package = found_package(state, request["ModelPackageArn"])
 
     def edit(document: Document) -> None:

@@ -305,7 +305,7 @@ def transferred(content: Iterable[bytes], target: BinaryIO) -> str:
 
 
 def get_object(request: S3Request) -> Reply:
-    """GetObject and HeadObject, whole or a range of its bytes."""
+    """GetObject and HeadObject, whole or a range; here no metadata, tags, versions and Content-Type are kept."""
     if request.query.get("partNumber", "1") != "1" or request.query.get("versionId", "null") != "null":
         raise not_answered("The local S3 keeps neither parts nor versions of objects.")
     found = request.stored()
@@ -337,7 +337,7 @@ def overridden(parameter: str, value: str) -> str:
 
 
 def put_object(request: S3Request) -> Reply:
-    """PutObject; one whose key ends with a slash is an empty directory."""
+    """PutObject: here into any bucket, made if need be; a key cannot be an object and the prefix of others at once."""
     path = request.path()
     request.check_conditions(StoredObject(path) if path.is_file() else None)
     assert request.received is not None
@@ -351,7 +351,7 @@ def put_object(request: S3Request) -> Reply:
 
 
 def copy_object(request: S3Request) -> Reply:
-    """CopyObject; objects are replaced and never changed, so the copy may be a link."""
+    """CopyObject; objects are replaced and never changed, so that the copy here may be a link."""
     request.storage.upload(request.copy_source().path, request.uri)
     copied = StoredObject(request.path())
     checksum = {"ChecksumSHA256": copied.sha256} if request.headers.get("x-amz-checksum-algorithm") == "SHA256" else {}
@@ -536,14 +536,14 @@ def delete_bucket(request: S3Request) -> Reply:
 
 
 def bucket_settings(request: S3Request) -> Reply:
-    """HeadBucket, GetBucketLocation, and settings that change no other answer: who may read it, how it is encrypted."""
+    """HeadBucket and GetBucketLocation. Settings (who may read, encryption) are taken, but not kept here."""
     request.folder()
     location = b"<LocationConstraint/>"  # none, which is how the service calls us-east-1
     return Reply(200, {"x-amz-bucket-region": "us-east-1"}, location)
 
 
 def get_object_tagging(request: S3Request) -> Reply:
-    """GetObjectTagging: an object has no tags. `aws s3 cp` asks when it copies in parts."""
+    """GetObjectTagging: an object has no tags here. `aws s3 cp` asks when it copies in parts."""
     request.stored()
     return Reply.xml("Tagging", {"TagSet": ""})
 

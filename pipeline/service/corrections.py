@@ -37,7 +37,8 @@ def corrected_labels(file: Path) -> dict[str, str]:
 def correct(file: Path, image: Mapping[str, str], label: str | None) -> None:
     """Give an image, as images.jsonl lists it, another label, or take its correction back with None.
 
-    Of a row with more columns, such as an audit's suggestion, only the label changes; back to the image's `original`.
+    Of a row with more columns, such as an audit's suggestion, only the label changes; back to the image's `original`,
+    where that is known.
     """
     with WRITING:
         (mark, _), (head, header), *rows = parsed(file)
@@ -47,7 +48,7 @@ def correct(file: Path, image: Mapping[str, str], label: str | None) -> None:
         for text, fields in rows:
             if fields and fields[0] == key:
                 is_known = True
-                has_more = any(field for number, field in enumerate(fields) if number not in (0, place))
+                has_more = image["original"] and any(field for n, field in enumerate(fields) if n not in (0, place))
                 given = [*fields, *[""] * (len(header) - len(fields))]
                 given[place] = image["original"] if label is None else label
                 text = row_text(given, ending) if label is not None or has_more else ""
@@ -109,8 +110,8 @@ def name_in_config(config_file: Path, environment: str | None) -> None:
     """
     by_hand = f"write `corrections: {USUAL_NAME}` into its section data by hand."
     source, text = read_source(config_file, shown(config_file)), config_file.read_bytes().decode()
-    mark, expected = text[: text.startswith("\ufeff")], {**source.data}
-    text = text.removeprefix(mark)
+    mark, expected, ending = text[: text.startswith("\ufeff")], {**source.data}, "\r\n" if "\r\n" in text else "\n"
+    text = text.removeprefix(mark).replace(ending, "\n")
     (_, section), (_, known) = source.find(("data",)), source.find(("data", "corrections"))
     if isinstance(known, yaml.ScalarNode):
         start, end, written = known.start_mark.index, known.end_mark.index, USUAL_NAME
@@ -131,4 +132,5 @@ def name_in_config(config_file: Path, environment: str | None) -> None:
         if not is_sound or load(unfinished, environment).data.corrections != USUAL_NAME:
             raise UsageError(f"{shown(config_file)} is not changed, as it would mean something else: {by_hand}")
 
-    write_whole(config_file, (mark + text[:start] + written + text[end:]).encode(), check)
+    changed = (text[:start] + written + text[end:]).replace("\n", ending)
+    write_whole(config_file, f"{mark}{changed}".encode(), check)

@@ -209,6 +209,12 @@ class LocalTarget:
             status = "Asleep"
         return {"name": name, "status": status, "url": f"http://127.0.0.1:{port}" if port else None, "note": note}
 
+    def wake(self, name: str) -> None:
+        """Start an endpoint's server again if it has ended, and wait until it answers."""
+        from pipeline.local.sagemaker.endpoints import in_service
+
+        in_service(self.state, name)
+
 
 def deploy_environment(config: "Config", placement: Placement) -> dict[str, str]:
     """Return the deploy function's settings: here are no alarms, autoscaling, serverless endpoints, VPCs and keys."""

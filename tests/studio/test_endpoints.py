@@ -1,0 +1,126 @@
+"""The pages of endpoints, whose servers are of the standard library: status, images that are asked about, deletion."""
+
+import io
+import re
+import subprocess
+import time
+
+import pytest
+from PIL import Image
+
+from tests.local.samples import SERVER, wait_until
+from tests.local.serving.serving_home import Home
+from tests.studio.conftest import Studio
+
+HOSTILE = "<script>alert(1)</script>"
+METRICS = "\n".join([
+    "# TYPE classifier_requests counter", 'classifier_requests_total{status="200"} 8',
+    'classifier_requests_total{status="400"} 2', "# TYPE classifier_predictions counter",
+    f'classifier_predictions_total{{class="{HOSTILE}"}} 8', "# TYPE classifier_seconds histogram",
+    *(f'classifier_seconds_bucket{{le="{limit}",stage="total"}} {count}' for limit, count in
+      (("0.1", 0), ("0.2", 8), ("+Inf", 8))), ""])  # fmt: skip
+ANSWER = {"label": "cat", "score": 0.75, "top": [{"label": "cat", "score": 0.75}, {"label": HOSTILE, "score": 0.25}]}
+LABELLED = SERVER.replace("        said = {", f"        said = {ANSWER} | {{").replace(
+    'self.answer(503 if MODE == "deaf" else 200, b"")',
+    f'self.answer(200, {METRICS!r}.encode() if self.path == "/metrics" else b"")',
+)
+
+
+@pytest.fixture(scope="module")
+def home(studio: Studio) -> Home:
+    """Endpoint `ep`, whose answers are labelled, and `other`, whose are not."""
+    home = Home(studio.home)
+    home.served("labelled", home.container("labelled", {"code/serve.py": LABELLED}))
+    home.state.put("Settings", "endpoints", {"idle_seconds": 1})
+    home.model("plain")
+    home.create("plain", "other")
+    home.settled("other")
+    return home
+
+
+def picture(color: str = "red", size: int = 64) -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (size, size), color).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def ask(studio: Studio, *images: tuple[str, bytes], endpoint: str = "ep") -> str:
+    """Drop images; the page that comes."""
+    files = [("images", image) for image in images]
+    return studio.post(f"/endpoints/{endpoint}/answers", files=files).text
+
+
+def test_without_an_endpoint_the_page_says_how_one_is_made(studio: Studio) -> None:
+    assert "run_pipeline.py run" in studio.get("/endpoints").text
+    assert studio.get("/endpoints/none").status_code == 404
+    assert studio.post("/endpoints/none/delete").status_code == 404
+
+
+def test_traffic_and_latency_are_those_of_the_server(studio: Studio, home: Home) -> None:
+    assert "InService" in studio.get("/endpoints").text
+    found = studio.get("/endpoints/ep").text
+    for said in ("10 requests, 2 with status 400", "p50 about 0.150 s", "p99 about 0.199 s", "none are kept"):
+        assert said in found
+    assert HOSTILE not in found
+    assert "Drift" in studio.get("/endpoints/ep/status").text
+
+
+def test_dropped_images_are_answered_each(studio: Studio, home: Home) -> None:
+    found = ask(studio, ("a.png", picture()), (f"{HOSTILE}.png", b"status 400"), ("c.png", b"no image"))
+    assert found.count("75.0 %") == 2
+    assert "The endpoint refused the image" in found
+    assert HOSTILE not in found
+    place = re.search(r'src="(/endpoints/ep/answers/\w+/0/picture)"', found)
+    assert place
+    assert Image.open(io.BytesIO(studio.get(place[1]).content)).size == (64, 64)
+    heat = place[1].removesuffix("/picture")
+    assert studio.get(f"{heat}/heat").status_code == 404
+    assert f"{heat}/heat" in studio.post(heat).text
+    assert studio.get(f"{heat}/heat").headers["Content-Type"] == "image/png"
+    assert "has no answer that could be explained" in studio.post(heat[:-1] + "1").text
+    assert "no longer kept" in studio.get("/endpoints/ep?answers=gone").text
+    assert studio.post("/endpoints/ep/answers/gone/0").status_code == 404
+
+
+def test_an_answer_without_labels_is_shown_as_it_is(studio: Studio, home: Home) -> None:
+    assert "&#34;model&#34;: &#34;plain&#34;" in ask(studio, ("a.png", picture()), endpoint="other")
+
+
+def test_too_many_images_too_large_ones_and_none_are_refused_by_a_sentence(studio: Studio, home: Home) -> None:
+    assert "Choose from 1 to 20 images at once; there were 21" in ask(studio, *[("a.png", b"x")] * 21)
+    assert "there were 0" in ask(studio, ("", b""))
+    assert "larger than 200 MB together" in ask(studio, ("a.png", bytes(201 << 20)))
+
+
+def test_the_lines_to_copy_work_as_they_stand(studio: Studio, home: Home, tmp_path) -> None:
+    found = studio.get("/endpoints/ep").text
+    curl = re.search(r'<pre id="curl">(.*?)</pre>', found, re.DOTALL)
+    assert curl
+    (tmp_path / "photo.jpg").write_bytes(picture())
+    command = curl[1].replace("&#39;", "'")
+    said = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=20, check=True)
+    assert '"label": "cat"' in said.stdout
+    python = re.search(r'<pre id="boto3">(.*?)</pre>', found, re.DOTALL)
+    assert python
+    (tmp_path / "ask.py").write_text(python[1].replace("&#34;", '"'))
+    said = subprocess.run(["python", "ask.py"], cwd=tmp_path, capture_output=True, text=True, timeout=20, check=False)
+    assert '"label": "cat"' in said.stdout, said.stderr
+
+
+def test_one_that_is_asleep_is_woken(studio: Studio, home: Home) -> None:
+    wait_until(lambda: "Asleep" in studio.get("/endpoints/other").text)
+    assert "Endpoint other is awake" in studio.post("/endpoints/other/wake").text
+
+
+def test_a_drift_check_that_cannot_be_made_says_why(studio: Studio, home: Home) -> None:
+    studio.post("/endpoints/ep/check")
+    deadline = time.monotonic() + 30
+    while "Comparing" in (found := studio.get("/endpoints/ep/status").text):
+        assert time.monotonic() < deadline
+    assert "holds no captured request" in found
+
+
+def test_an_endpoint_is_deleted(studio: Studio, home: Home) -> None:
+    for name in ("ep", "other"):
+        assert f"Endpoint {name} is deleted" in studio.post(f"/endpoints/{name}/delete").text
+        assert studio.get(f"/endpoints/{name}").status_code == 404

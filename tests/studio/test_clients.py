@@ -1,0 +1,37 @@
+"""Scripts of the stock SDK and of boto3, which know of this machine by their environment alone."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.local.sagemaker.session import SDK_DEFAULTS
+from tests.studio.conftest import Studio
+
+CLIENTS = Path(__file__).with_name("clients")
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "thing", "AWS_DEFAULT_REGION": "us-east-1"}
+
+
+@pytest.mark.parametrize("script", ["boto3_jobs.py", "sdk.py"])
+def test_a_script_that_nobody_wrote_for_this_machine_runs_and_sends_nothing(studio: Studio, script, tmp_path) -> None:
+    (tmp_path / "rows.csv").write_text("1,3\n2,6\n4,12\n")
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+        proxy.settimeout(0.1)
+        settings = {
+            **{name: os.environ[name] for name in ("PATH", "VIRTUAL_ENV") if name in os.environ},
+            **CREDENTIALS,
+            "HOME": str(tmp_path),
+            "AWS_ENDPOINT_URL": studio.url,
+            "SAGEMAKER_ADMIN_CONFIG_OVERRIDE": str(SDK_DEFAULTS),
+            "HTTPS_PROXY": f"http://127.0.0.1:{proxy.getsockname()[1]}",
+        }
+        words = [sys.executable, str(CLIENTS / script)]
+        done = subprocess.run(words, cwd=tmp_path, env=settings, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
+        with pytest.raises(TimeoutError):  # nobody has connected
+            proxy.accept()
+    if script == "sdk.py":  # the training's log was shown
+        assert "Executing command" in done.stderr and "loss=0.000" in done.stderr

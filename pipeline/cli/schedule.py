@@ -75,7 +75,8 @@ def retrain(call: Call) -> None:
     """Run the pipeline once, as pipeline.yaml is now; what is wrong with one retrain does not end the schedule."""
     try:
         project = call.open_project()
-        target = call.open_target(tied=True)
+        target: Any = call.open_target(tied=True)
+        target.state.client = "schedule"
         arn = start_execution(call, project, target, Start())
         came_by_itself = watch_to_end(call, target, arn)
         show_execution(call, target, arn)

@@ -52,7 +52,7 @@ class LocalTarget:
         self.home = home.resolve()
         self.reports: Path | None = self.home / "reports"
         self.state = State(self.home, create=not reads_only)
-        self.state.start_options = {"cache": cache, "tied": tied}
+        self.state.start_options, self.state.client = {"cache": cache, "tied": tied}, "command line"
         self.storage = Storage(self.state)
         functions = (config.aws.deploy_function, config.aws.inputs_function) if config else ()
         self.placement = local_placement(*functions)

@@ -1,4 +1,4 @@
-"""Pipelines and their executions, as requests see them: create, start, look, stop, retry.
+"""Executions of pipelines, as requests see them: start, look, stop, retry.
 
 An execution is run by a process of its own (`python -m pipeline.local.runner`), so that `start` returns at once and the
 runner can be killed without harm: `runner_process` says what becomes of an execution whose runner is gone, and `retry`
@@ -12,9 +12,10 @@ import signal
 import string
 
 from pipeline.definition.parameters import bind
-from pipeline.definition.steps import Graph, load_definition, read_graph
-from pipeline.errors import DefinitionError, PipelineError
+from pipeline.definition.steps import Graph, read_graph
+from pipeline.errors import PipelineError
 from pipeline.local.checks.definition import refusals
+from pipeline.local.engine.pipelines import aliases_of, describe_pipeline, pipeline_named, version_of
 from pipeline.local.engine.runner_process import (
     ACTIVE,
     known_execution,
@@ -24,100 +25,16 @@ from pipeline.local.engine.runner_process import (
     spawn_runner,
     taken_lock,
 )
-from pipeline.local.jobs.runtime import arn, now
-from pipeline.local.store.answers import (
-    RequestError,
-    checked_name,
-    chosen,
-    found,
-    function_name,
-    invalid,
-    listing,
-    paged,
-)
+from pipeline.local.jobs.runtime import now
+from pipeline.local.store.answers import RequestError, chosen, function_name, invalid, listing, paged
 from pipeline.local.store.state import Document, State
-from pipeline.local.store.storage import Storage, StorageError
 
-PIPELINE_NAME_LIMIT = 256
 LOCK_WAIT_SECONDS = 5.0
-PIPELINE_SUMMARY = ("PipelineArn", "PipelineName", "CreationTime", "LastModifiedTime")
 SUMMARY = tuple(f"PipelineExecution{name}" for name in ("Arn", "Status", "Description", "DisplayName"))
 DESCRIPTION = (*SUMMARY, "PipelineArn", "FailureReason", "CreationTime", "LastModifiedTime", "ParallelismConfiguration",
-               "SelectiveExecutionConfig")  # fmt: skip
+               "SelectiveExecutionConfig", "PipelineVersionId", "CreatedBy", "LastModifiedBy")  # fmt: skip
 STEP_SUMMARY = ("StepName", "StepDisplayName", "StepDescription", "StartTime", "EndTime", "StepStatus", "AttemptCount",
                 "CacheHitResult", "FailureReason", "Metadata", "SelectiveExecutionResult")  # fmt: skip
-
-# pipelines
-
-
-def create_pipeline(state: State, request: Document) -> Document:
-    """CreatePipeline."""
-    name = checked_name(request, "PipelineName", PIPELINE_NAME_LIMIT)
-    request = with_definition(state, request)
-    if "PipelineDefinition" not in request:
-        raise invalid("CreatePipeline needs PipelineDefinition or PipelineDefinitionS3Location.")
-    with state.transaction():
-        if state.get("Pipeline", name):
-            raise invalid(f"Pipeline names must be unique; {name!r} exists.")
-        return put_pipeline(state, {"CreationTime": now(), "PipelineStatus": "Active", **request})
-
-
-def update_pipeline(state: State, request: Document) -> Document:
-    """UpdatePipeline; what the request leaves out is kept."""
-    request = with_definition(state, request)
-    with state.transaction():
-        known = describe_pipeline(state, request)
-        return put_pipeline(state, {**known, **request, "PipelineName": known["PipelineName"]})
-
-
-def put_pipeline(state: State, document: Document) -> Document:
-    """Store a pipeline; the answer to both requests."""
-    name = document["PipelineName"]
-    answer = {"PipelineArn": arn("pipeline", name)}
-    state.put("Pipeline", name, {**document, **answer, "LastModifiedTime": now()})
-    return answer
-
-
-def with_definition(state: State, request: Document) -> Document:
-    """Return the request with its definition, checked, as text; one of more than 100 KB is given by its place in S3."""
-    try:
-        if location := request.get("PipelineDefinitionS3Location"):
-            text = Storage(state).read(f"s3://{location['Bucket']}/{location['ObjectKey']}").decode()
-            request = {**request, "PipelineDefinition": text}
-        definition = load_definition(request["PipelineDefinition"]) if "PipelineDefinition" in request else None
-    except DefinitionError as problem:
-        raise invalid(f"The definition {problem}") from problem
-    except (ValueError, StorageError) as problem:
-        raise invalid(str(problem)) from problem
-    if definition is not None and (problems := refusals(definition)):
-        raise invalid("\n".join(problems))
-    return request
-
-
-def describe_pipeline(state: State, request: Document) -> Document:
-    """DescribePipeline, by name or ARN."""
-    for version in ("PipelineVersionId", "PipelineVersionAlias"):
-        if version in request:
-            raise invalid(f"{version} is not known to the local target, which keeps one version of a pipeline.")
-    name = request["PipelineName"]
-    return found(state, "Pipeline", name.rpartition("/")[2] if name.startswith("arn:") else name, "pipeline")
-
-
-def list_pipelines(state: State, request: Document) -> Document:
-    """ListPipelines."""
-    page = listing(state, "Pipeline", request, "PipelineSummaries")
-    return {
-        **page,
-        "PipelineSummaries": [chosen(document, *PIPELINE_SUMMARY) for document in page["PipelineSummaries"]],
-    }
-
-
-def delete_pipeline(state: State, request: Document) -> Document:
-    """DeletePipeline; its executions stay readable."""
-    document = describe_pipeline(state, request)
-    state.delete("Pipeline", document["PipelineName"])
-    return chosen(document, "PipelineArn")
-
 
 # start
 
@@ -135,6 +52,10 @@ def start_pipeline_execution(state: State, request: Document) -> Document:
             path = lock_path(state, execution_arn)
             lock = at_last.enter_context(taken_lock(path))
             state.add_execution(document)
+            version = f"{document['PipelineName']}/{document['PipelineVersionId']}"
+            state.change(
+                "PipelineVersion", version, lambda known: known.update(LastExecutionPipelineExecutionArn=execution_arn)
+            )
             for step in graph.steps.values():
                 if step.type == "Lambda":  # as it is now: another run may give its name to other code
                     name = function_name(str(step.definition.get("FunctionArn", "")))
@@ -159,7 +80,8 @@ def new_execution(state: State, request: Document) -> Document:
         raise invalid("\n".join(problems))
     execution_id = "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(12))
     return {
-        **chosen(pipeline, "PipelineArn", "PipelineName"),
+        **chosen(pipeline, "PipelineArn", "PipelineName", "PipelineVersionId"),
+        **dict.fromkeys(("CreatedBy", "LastModifiedBy"), state.user_context()),
         "PipelineExecutionArn": f"{pipeline['PipelineArn']}/execution/{execution_id}",
         "PipelineExecutionStatus": "Executing",
         "CreationTime": now(),
@@ -227,13 +149,19 @@ def lent_steps(state: State, execution: Document, graph: Graph) -> list[Document
 
 def describe_pipeline_execution(state: State, request: Document) -> Document:
     """DescribePipelineExecution."""
-    return chosen(settled(state, request["PipelineExecutionArn"]), *DESCRIPTION)
+    document = settled(state, request["PipelineExecutionArn"])
+    pipeline = state.get("Pipeline", document["PipelineName"]) or {}
+    return {**chosen(document, *DESCRIPTION), **(aliases_of(pipeline, document) if pipeline else {})}
 
 
 def list_pipeline_executions(state: State, request: Document) -> Document:
     """ListPipelineExecutions; the newest first unless SortOrder says otherwise."""
-    of_pipeline = [("c.parent = ?", [describe_pipeline(state, request)["PipelineName"]])]
-    page = listing(state, "PipelineExecution", request, "PipelineExecutionSummaries", of_pipeline)
+    pipeline = pipeline_named(state, request["PipelineName"])
+    wanted: list[tuple[str, list[str]]] = [("c.parent = ?", [pipeline["PipelineName"]])]
+    if "PipelineVersionAlias" in request:
+        version = version_of(state, pipeline, request)["PipelineVersionId"]
+        wanted.append(("json_extract(d.document, '$.PipelineVersionId') = ?", [version]))
+    page = listing(state, "PipelineExecution", request, "PipelineExecutionSummaries", wanted)
     summaries = []
     for document in page["PipelineExecutionSummaries"]:
         if document["PipelineExecutionStatus"] in ACTIVE:

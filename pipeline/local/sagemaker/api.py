@@ -21,8 +21,11 @@ from pipeline.local.store.answers import HttpRequest, Reply, RequestError, inval
 from pipeline.local.store.state import Document, State
 
 MODULES = {  # of JSON protocols: what is answered by a function of the operation's name in snake case
-    "engine.executions": """
+    "engine.pipelines": """
         CreatePipeline UpdatePipeline DescribePipeline ListPipelines DeletePipeline
+        ListPipelineVersions UpdatePipelineVersion
+    """,
+    "engine.executions": """
         StartPipelineExecution DescribePipelineExecution DescribePipelineDefinitionForExecution ListPipelineExecutions
         ListPipelineExecutionSteps ListPipelineParametersForExecution StopPipelineExecution RetryPipelineExecution
     """,

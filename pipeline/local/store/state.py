@@ -12,6 +12,7 @@ steps, and why they failed, can still be recorded.
 
 import errno
 import fcntl
+import getpass
 import hashlib
 import json
 import os
@@ -38,62 +39,7 @@ REMEDIES = {  # of what SQLite says; any other error is of a file that is damage
     sqlite3.SQLITE_BUSY: "end the process that holds it",
     **dict.fromkeys((sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM), NO_PERMISSION),
 }
-SCHEMA_VERSION = 2  # a home of version 1 has the tables alone, and definitions within its executions
-KINDS = "'Pipeline', 'PipelineVersion', 'ProcessingJob', 'TrainingJob', 'HyperParameterTuningJob', 'TransformJob', \
-'Model', 'ModelPackage', 'ModelPackageGroup', 'EndpointConfig', 'Endpoint'"  # of resources, in the catalog
-FIXED, CHANGING = "kind, name, time, title, parent", "modified, status, facts"  # columns of the catalog
-VALUES = {  # of these columns, by table; a parent is a tuning job, a model package group or a pipeline
-    "resources": (
-        """kind, name, coalesce(json_extract(document, '$.CreationTime'), created),
-        coalesce(json_extract(document, '$.' || kind || 'Name'), name),
-        coalesce(json_extract(document, '$.TuningJobArn'), lower(json_extract(document, '$.ModelPackageGroupName')),
-            json_extract(document, '$.PipelineName'))""",
-        """coalesce(json_extract(document, '$.LastModifiedTime'), json_extract(document, '$.CreationTime'), created),
-        json_extract(document, '$.' || kind || 'Status'),
-        CASE kind WHEN 'TrainingJob' THEN json_object(
-            'HyperParameters', json_extract(document, '$.HyperParameters'),
-            'FinalMetricDataList', json_extract(document, '$.FinalMetricDataList')) END""",
-    ),
-    "executions": (
-        """'PipelineExecution', arn, created, coalesce(json_extract(document, '$.PipelineExecutionDisplayName'), ''),
-        pipeline""",
-        "coalesce(json_extract(document, '$.LastModifiedTime'), created), status, NULL",
-    ),
-}
-SCHEMA = [
-    """CREATE TABLE IF NOT EXISTS resources (
-        kind TEXT, name TEXT, document TEXT NOT NULL, created REAL NOT NULL, PRIMARY KEY (kind, name))""",
-    """CREATE TABLE IF NOT EXISTS executions (
-        arn TEXT PRIMARY KEY, pipeline TEXT NOT NULL, status TEXT NOT NULL, created REAL NOT NULL,
-        document TEXT NOT NULL)""",
-    """CREATE TABLE IF NOT EXISTS steps (
-        execution TEXT, name TEXT, document TEXT NOT NULL, PRIMARY KEY (execution, name))""",
-    "CREATE TABLE IF NOT EXISTS digests (path TEXT PRIMARY KEY, stamp TEXT NOT NULL, digest TEXT NOT NULL)",
-    """CREATE TABLE catalog (
-        id INTEGER PRIMARY KEY, kind TEXT, name TEXT, time REAL, modified REAL, title TEXT, status TEXT, parent TEXT,
-        facts TEXT, UNIQUE (kind, name))""",
-    "CREATE INDEX catalog_time ON catalog (kind, time, title, status, parent)",
-    "CREATE INDEX catalog_modified ON catalog (kind, modified, title, status, parent)",
-    "CREATE INDEX catalog_title ON catalog (kind, title)",
-    "CREATE INDEX catalog_status ON catalog (kind, status)",
-    "CREATE INDEX catalog_parent ON catalog (kind, parent, time)",
-]
-for table, known, is_catalogued in (
-    ("resources", "kind = old.kind AND name = old.name", f"WHEN new.kind IN ({KINDS})"),
-    ("executions", "kind = 'PipelineExecution' AND name = old.arn", ""),
-):
-    fixed, changing = VALUES[table]
-    added = f"INSERT INTO catalog ({FIXED}, {CHANGING}) SELECT {fixed}, {changing} FROM {table}"
-    kinds = f"kind IN ({KINDS})" if is_catalogued else "1"
-    SCHEMA += [
-        f"{added} WHERE {kinds} ORDER BY created, rowid",
-        f"""CREATE TRIGGER {table}_added AFTER INSERT ON {table} {is_catalogued} BEGIN
-            {added} WHERE rowid = new.rowid; END""",
-        f"""CREATE TRIGGER {table}_changed AFTER UPDATE ON {table} {is_catalogued} BEGIN
-            UPDATE catalog SET ({CHANGING}) = (SELECT {changing} FROM {table} WHERE rowid = new.rowid)
-            WHERE {known}; END""",
-        f"CREATE TRIGGER {table}_gone AFTER DELETE ON {table} BEGIN DELETE FROM catalog WHERE {known}; END",
-    ]
+SCHEMA, SCHEMA_VERSION = Path(__file__).with_name("schema.sql"), 2
 
 
 def found_by(kind: str, conditions: Conditions, wanted: str = "") -> tuple[str, list[Any]]:
@@ -155,6 +101,7 @@ class State:
         """Open the file, made if need be; without `create`, what is not there is an empty state in memory."""
         self.home = home
         self.start_options: Document = {}  # of this process's executions: cache, tied; not stored
+        self.client = "API"  # by which records are made: command line, schedule, studio, API
         self.lock = threading.RLock()
         try:
             if create or (home.exists() and not home.is_dir()):
@@ -164,7 +111,7 @@ class State:
             with self.explained():
                 self.connection = sqlite3.connect(place, timeout=60, isolation_level=None, check_same_thread=False)
                 self.rows("PRAGMA synchronous=NORMAL")
-                self.prepare() if is_stored else self.make_tables(0)
+                self.prepare() if is_stored else self.make_tables()
         except FileExistsError as problem:
             raise UsageError(f"{home} is not a folder; choose another place by --home.") from problem
         except OSError as problem:
@@ -178,7 +125,8 @@ class State:
             with (self.home / "state.lock").open("a") as stream:
                 fcntl.flock(stream, fcntl.LOCK_EX)  # SQLite does not wait while the mode changes
                 self.rows("PRAGMA journal_mode=WAL")
-                self.make_tables(self.schema_version())
+                if self.schema_version() < SCHEMA_VERSION:
+                    self.make_tables()
         if (version := self.schema_version()) != SCHEMA_VERSION:
             raise sqlite3.DatabaseError(f"it was made by another release: version {version}, not {SCHEMA_VERSION}")
         reserve = self.home / RESERVE
@@ -187,17 +135,10 @@ class State:
             with suppress(OSError), reserve.open("ab") as stream:
                 os.posix_fallocate(stream.fileno(), 0, RESERVE_BYTES)
 
-    def make_tables(self, version: int) -> None:
-        """Bring the tables of a version to the present one, all or nothing."""
-        if version < SCHEMA_VERSION:
-            with self.transaction():
-                for statement in (*SCHEMA, f"PRAGMA user_version={SCHEMA_VERSION}"):
-                    self.rows(statement)
-                for document in self.executions() if version else ():
-                    arn = document["PipelineExecutionArn"]
-                    self.rows(
-                        "UPDATE executions SET document = ? WHERE arn = ?", (self.without_definition(document), arn)
-                    )
+    def make_tables(self) -> None:
+        """Make the tables, or bring those of version 1 up to date: all of it or nothing."""
+        with self.explained(), self.connection:  # rolls back what fails
+            self.connection.executescript(f"BEGIN IMMEDIATE;{SCHEMA.read_text()}COMMIT;")
 
     def schema_version(self) -> int:
         """Return the version of the tables in the file, 0 when it has none yet."""
@@ -211,6 +152,14 @@ class State:
             os.truncate(reserve, max(0, left - PIECE_BYTES))
             return left > 0
         return False
+
+    def user_context(self) -> Document:
+        """Return who makes records here, and by what, as the service's UserContext."""
+        try:
+            user = getpass.getuser()
+        except (KeyError, OSError):  # it has no name on this machine
+            user = str(os.getuid())
+        return {"UserProfileName": user, "IamIdentity": {"SourceIdentity": self.client}}
 
     def close(self) -> None:
         """Let go of the file."""

@@ -1,7 +1,9 @@
 """The retrain schedule, which the stack makes in EventBridge Scheduler and a user sets; the local target has it too."""
 
 import datetime
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from pipeline.aws.requests import describe
 from pipeline.aws.stack import Client
@@ -25,6 +27,11 @@ class Schedule:
     timezone: str
     state: str
     changed: datetime.datetime
+    pipeline_arn: str = ""
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    begin: datetime.datetime | None = None
+    end: datetime.datetime | None = None
+    is_deleted_after: bool = False  # once it has no time left
 
     @property
     def is_on(self) -> bool:
@@ -35,9 +42,11 @@ class Schedule:
         """Return when it starts the pipeline next; never while it is off. A rate counts from the last change on."""
         if not self.is_on:
             return []
-        return schedule_expression.next_times(
-            self.expression, after=max(after, self.changed), changed=self.changed, timezone=self.timezone, count=count
+        after = max(after, self.changed, self.begin or self.changed)
+        times = schedule_expression.next_times(
+            self.expression, after=after, changed=self.changed, timezone=self.timezone, count=count
         )
+        return [time for time in times if self.end is None or time <= self.end]
 
     def __str__(self) -> str:
         return f"{self.expression} {self.timezone}, {'on' if self.is_on else 'off'}"
@@ -51,10 +60,32 @@ def schedule_name(config: Config) -> str:
 def find(client: Client, config: Config) -> Schedule | None:
     """Return the schedule, or None before there is one."""
     answer = describe(client("scheduler").get_schedule, Name=schedule_name(config))
-    if answer is None:
-        return None
-    timezone, state = answer.get("ScheduleExpressionTimezone", "UTC"), answer.get("State", ON)
-    return Schedule(answer["Name"], answer["ScheduleExpression"], timezone, state, answer["LastModificationDate"])
+    return None if answer is None else read(answer)
+
+
+def every(client: Client) -> list[Schedule]:
+    """Return all schedules of the group `default`."""
+    scheduler = client("scheduler")
+    pages = scheduler.get_paginator("list_schedules").paginate(GroupName="default")
+    return [read(scheduler.get_schedule(Name=each["Name"])) for page in pages for each in page["Schedules"]]
+
+
+def read(answer: Mapping[str, Any]) -> Schedule:
+    """Return GetSchedule's answer as a schedule."""
+    target = answer["Target"]
+    parameters = target.get("SageMakerPipelineParameters", {}).get("PipelineParameterList", [])
+    return Schedule(
+        name=answer["Name"],
+        expression=answer["ScheduleExpression"],
+        timezone=answer.get("ScheduleExpressionTimezone", "UTC"),
+        state=answer.get("State", ON),
+        changed=answer["LastModificationDate"],
+        pipeline_arn=target["Arn"],
+        parameters={item["Name"]: item["Value"] for item in parameters},
+        begin=answer.get("StartDate"),
+        end=answer.get("EndDate"),
+        is_deleted_after=answer.get("ActionAfterCompletion") == "DELETE",
+    )
 
 
 def show(client: Client, config: Config) -> Schedule:

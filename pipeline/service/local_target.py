@@ -171,7 +171,7 @@ class LocalTarget:
     def set_up_schedule(self, config: "Config") -> None:
         """What the stack makes on AWS: the expression of pipeline.yaml, switched off."""
         from pipeline.aws.schedule import schedule_name
-        from pipeline.local.sagemaker.account import make_schedule
+        from pipeline.local.sagemaker.schedules import make_schedule
 
         name, expression = schedule_name(config), config.aws.retrain_schedule
         make_schedule(self.state, name, expression, pipeline_name=config.pipeline.name)

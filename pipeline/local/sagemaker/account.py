@@ -1,9 +1,8 @@
-"""What an account has beside SageMaker: identity and roles, Lambda functions, a rule and a schedule of EventBridge.
+"""What an account has beside SageMaker: identity and roles, Lambda functions, and a rule of EventBridge.
 
 The account belongs to whoever runs it: the caller is a session of its one role, every role that somebody names is
 there, SageMaker and Lambda may assume it, and nothing is denied to it. Functions are made of an archive of Python code,
-as the SDK's LambdaStep makes them. The rule calls a function when a model version is approved; the schedule retrains,
-and `run_pipeline.py schedule run` starts what is due.
+as the SDK's LambdaStep makes them. The rule calls a function when a model version is approved.
 """
 
 import base64
@@ -18,9 +17,8 @@ from urllib.parse import parse_qsl, quote, urlsplit
 
 import orjson
 
-from pipeline.config import schedule_expression
 from pipeline.local.jobs import functions
-from pipeline.local.jobs.runtime import ACCOUNT, REGION, arn, now
+from pipeline.local.jobs.runtime import ACCOUNT, REGION, now
 from pipeline.local.sagemaker.api import LocalApi, unanswered
 from pipeline.local.sagemaker.http import located
 from pipeline.local.store.answers import HttpRequest, Reply, RequestError, chosen, function_name, invalid
@@ -176,44 +174,6 @@ def delete_function(state: State, request: Document) -> Document:
     """DeleteFunction; its code stays for executions that have begun with it."""
     state.delete("Function", functions.function_named(state, request["FunctionName"])["FunctionName"])
     return {}
-
-
-def make_schedule(state: State, name: str, expression: str, *, pipeline_name: str) -> None:
-    """The schedule, switched off, unless there is one."""
-    with state.transaction():
-        if state.get("Schedule", name) is None:
-            document = {
-                "Arn": f"arn:aws:scheduler:{REGION}:{ACCOUNT}:schedule/default/{name}",
-                "Name": name,
-                "GroupName": "default",
-                "ScheduleExpression": expression,
-                "ScheduleExpressionTimezone": "UTC",
-                "State": "DISABLED",
-                "FlexibleTimeWindow": {"Mode": "OFF"},
-                "Target": {"Arn": arn("pipeline", pipeline_name), "RoleArn": f"arn:aws:iam::{ACCOUNT}:role/local"},
-                "CreationDate": now(),
-                "LastModificationDate": now(),
-            }
-            state.put("Schedule", name, document)
-
-
-def get_schedule(state: State, request: Document) -> Document:
-    """GetSchedule; refused if there is none."""
-    known = state.get("Schedule", request["Name"])
-    if known is None:
-        raise RequestError("ResourceNotFoundException", f"Schedule {request['Name']} does not exist.", 404)
-    return known
-
-
-def update_schedule(state: State, request: Document) -> Document:
-    """UpdateSchedule: what the request leaves out gets its default."""
-    known = get_schedule(state, request)
-    if fault := schedule_expression.fault(request["ScheduleExpression"]):
-        raise invalid(f"The schedule {fault}")
-    fixed = chosen(known, "Arn", "Name", "GroupName", "CreationDate")
-    usual = {"State": "ENABLED", "ScheduleExpressionTimezone": "UTC"}
-    state.put("Schedule", request["Name"], {**usual, **request, **fixed, "LastModificationDate": now()})
-    return {"ScheduleArn": known["Arn"]}
 
 
 def deliver_approval(state: State, package: Document) -> None:

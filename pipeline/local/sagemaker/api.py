@@ -51,10 +51,13 @@ MODULES = {  # of JSON protocols: what is answered by a function of the operatio
 }
 SAGEMAKER = {operation: module for module, names in MODULES.items() for operation in names.split()}
 FUNCTIONS = "CreateFunction UpdateFunctionCode GetFunction GetFunctionConfiguration DeleteFunction"
+SCHEDULES = """
+    CreateSchedule GetSchedule UpdateSchedule DeleteSchedule ListSchedules ListScheduleGroups GetScheduleGroup
+"""
 JSON_SERVICES = {
     "sagemaker": SAGEMAKER,
     "logs": dict.fromkeys(("DescribeLogStreams", "GetLogEvents", "FilterLogEvents"), "sagemaker.jobs"),
-    "scheduler": dict.fromkeys(("GetSchedule", "UpdateSchedule"), "sagemaker.account"),
+    "scheduler": dict.fromkeys(SCHEDULES.split(), "sagemaker.schedules"),
     "lambda": dict.fromkeys(FUNCTIONS.split(), "sagemaker.account"),
 }
 OTHER_SERVICES = {  # what answers their HTTP requests, and the table of their operations

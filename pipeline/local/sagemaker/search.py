@@ -13,6 +13,7 @@ from pipeline.definition.schemas import Schema
 from pipeline.definition.schemas import operation as operation_schema
 from pipeline.local.engine.runner_process import settle_active
 from pipeline.local.jobs.runtime import arn
+from pipeline.local.sagemaker.created_jobs import settle_all
 from pipeline.local.sagemaker.endpoints import describe_endpoint, refresh_pending
 from pipeline.local.store.answers import invalid, page_of, seconds
 from pipeline.local.store.state import Document, State
@@ -61,6 +62,7 @@ def search(state: State, request: Document) -> Document:
     if resource not in ARN_KINDS:
         raise invalid(f"Resource {resource} cannot be searched here; these can be: {', '.join(ARN_KINDS)}.")
     settle_active(state)
+    settle_all(state)
     refresh_pending(state)
     query = Query(resource)
     conditions = [query.expression(request["SearchExpression"])] if "SearchExpression" in request else []

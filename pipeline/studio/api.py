@@ -4,19 +4,18 @@ Any credentials do, and no signature is verified. An answer opens no page in a b
 sandboxed by its Content-Security-Policy.
 """
 
-import io
 import logging
+import math
 import re
 import uuid
-from dataclasses import replace
 from functools import partial
-from typing import Any
+from tempfile import SpooledTemporaryFile
+from typing import BinaryIO, cast
 from urllib.parse import parse_qsl, quote
 
-import anyio
-from anyio import CapacityLimiter, from_thread, to_thread
+from anyio import CapacityLimiter, move_on_after, to_thread
 from starlette.responses import Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from pipeline.local.sagemaker.api import SERVICES, LocalApi, refusal
 from pipeline.local.sagemaker.http import BUCKET_HOST, recognized, signing_name
@@ -46,31 +45,29 @@ class Api:
         self.threads = CapacityLimiter(THREADS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request."""
+        """Answer a request; what nobody foresaw is logged."""
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        query, upload = scope["query_string"].decode("latin-1"), Upload(receive)
+        query = scope["query_string"].decode("latin-1")
         kind = "query" if "form-urlencoded" in headers.get("content-type", "") else "json"
         try:
             service = signing_name(headers, dict(parse_qsl(query, keep_blank_values=True)))
             kind, url = "s3" if service == "s3" else kind, url_of(scope, headers, service, query)
-            request = HttpRequest("", "", scope["method"], url, headers, b"", io.BufferedReader(upload, PIECE_BYTES))
-            if kind != "s3":
-                request = replace(request, body=await upload.whole(headers), upload=None)
-            reply = await to_thread.run_sync(self.answer, service, request, limiter=self.threads)
+            with SpooledTemporaryFile(PIECE_BYTES, dir=str(self.local_api.state.home)) as upload:
+                await store(receive, upload, math.inf if kind == "s3" else BODY_BYTES)
+                body, content = (b"", cast(BinaryIO, upload)) if kind == "s3" else (upload.read(), None)
+                request = HttpRequest("", "", scope["method"], url, headers, body, content)
+                reply = await to_thread.run_sync(self.answer, service, request, limiter=self.threads)
         except RequestError as problem:
             reply = refusal(problem, kind)
+        except Exception:
+            LOGGER.exception("%s %s", scope["method"], scope["path"])
+            said = "The server has failed; its terminal says why."
+            reply = refusal(RequestError("InternalError" if kind == "s3" else "InternalFailure", said, 500), kind)
         await self.send(reply, scope, receive, send)
 
     def answer(self, service: str, request: HttpRequest) -> Reply:
-        """Return the answer to a request of a service; what nobody foresaw is logged."""
-        try:
-            return self.local_api.answer(recognized(service, request, SERVICES))
-        except RequestError:
-            raise
-        except Exception as problem:
-            LOGGER.exception("%s %s of %s", request.method, request.url, service)
-            code = "InternalError" if service == "s3" else "InternalFailure"
-            raise RequestError(code, "The server has failed; its terminal says why.", 500) from problem
+        """Return the answer to a request that is signed for a service."""
+        return self.local_api.answer(recognized(service, request, SERVICES))
 
     async def send(self, reply: Reply, scope: Scope, receive: Receive, send: Send) -> None:
         """Send an answer; a body that is a file is read as fast as the client takes it."""
@@ -85,46 +82,19 @@ class Api:
             await response(scope, receive, send)
 
 
-class Upload(io.RawIOBase):
-    """The body of a request as a stream, to be read in another thread than the event loop's."""
-
-    def __init__(self, receive: Receive) -> None:
-        self.receive = receive
-        self.rest = b""
-        self.is_whole = False
-
-    def readable(self) -> bool:
-        """Always."""
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """Wait for the next bytes."""
-        while not self.rest and not self.is_whole:
-            from_thread.run(self.fetch)
-        size = min(len(buffer), len(self.rest))
-        buffer[:size], self.rest = self.rest[:size], self.rest[size:]
-        return size
-
-    async def fetch(self) -> None:
-        """Wait for the next piece; RequestError if the client is gone or silent."""
-        with anyio.move_on_after(SILENCE_SECONDS):
-            message = await self.receive()
-            if message["type"] == "http.request":
-                self.rest, self.is_whole = message.get("body", b""), not message.get("more_body", False)
-                return
-        raise RequestError("RequestTimeout", "The request's body was not sent whole.")
-
-    async def whole(self, headers: dict[str, str]) -> bytes:
-        """Return a body that is held in memory; RequestError if it is too large for that."""
-        content = bytearray()
-        length = headers.get("content-length", "0")
-        while not self.is_whole:
-            if len(content) > BODY_BYTES or int(length) > BODY_BYTES:
-                said = f"The body must have at most {BODY_BYTES} bytes."
-                raise RequestError("RequestEntityTooLargeException", said, 413)
-            await self.fetch()
-            content += self.rest
-        return bytes(content)
+async def store(receive: Receive, upload: "SpooledTemporaryFile[bytes]", limit: float) -> None:
+    """Write a request's body to a file; RequestError if it is larger than so many bytes or is not sent whole."""
+    message: Message = {"more_body": True}
+    while message.get("more_body", False):
+        message = {"type": "silence"}
+        with move_on_after(SILENCE_SECONDS):
+            message = await receive()
+        if message["type"] != "http.request":
+            raise RequestError("RequestTimeout", "The request's body was not sent whole.")
+        await to_thread.run_sync(upload.write, message.get("body", b""))
+        if upload.tell() > limit:
+            raise RequestError("RequestEntityTooLargeException", f"The body must have at most {limit} bytes.", 413)
+    upload.seek(0)
 
 
 def url_of(scope: Scope, headers: dict[str, str], service: str, query: str) -> str:

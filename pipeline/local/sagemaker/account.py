@@ -11,17 +11,16 @@ import io
 import json
 import secrets
 import zipfile
-from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from urllib.parse import parse_qsl, quote, urlsplit
+from urllib.parse import quote
 
 import orjson
 
 from pipeline.local.jobs import functions
 from pipeline.local.jobs.runtime import ACCOUNT, REGION, now
-from pipeline.local.sagemaker.api import LocalApi, unanswered
+from pipeline.local.sagemaker.api import LocalApi
 from pipeline.local.sagemaker.http import located
-from pipeline.local.store.answers import HttpRequest, Reply, RequestError, chosen, function_name, invalid
+from pipeline.local.store.answers import HttpRequest, Reply, RequestError, chosen, function_name
 from pipeline.local.store.state import Document, State
 from pipeline.local.store.storage import Storage
 
@@ -34,55 +33,29 @@ DETAIL = """
 """  # of a model package, in an event
 
 
-def answer_query(state: State, request: HttpRequest) -> Reply:
-    """Answer a request to STS or IAM, which have the query protocol, or raise a RequestError."""
-    query = {**dict(parse_qsl(urlsplit(request.url).query)), **dict(parse_qsl(request.body.decode(errors="replace")))}
-    name = request.operation
-    if name not in QUERIES[request.service]:
-        raise unanswered(request.service, name)
-    answer = QUERIES[request.service][name](query)
-    return Reply.xml(f"{name}Response", {f"{name}Result": answer, "ResponseMetadata": {"RequestId": "local"}})
-
-
-def get_caller_identity(query: Mapping[str, str]) -> Document:
+def get_caller_identity(state: State, request: Document) -> Document:
     """GetCallerIdentity: whoever signs is here a session of the account's one role."""
     caller = f"arn:aws:sts::{ACCOUNT}:assumed-role/local-pipeline/local"
     return {"Arn": caller, "UserId": "AROALOCAL:local", "Account": ACCOUNT}
 
 
-def get_role(query: Mapping[str, str]) -> Document:
+def get_role(state: State, request: Document) -> Document:
     """GetRole: here every role that somebody names; SageMaker, Lambda and the Scheduler may assume it."""
-    name = required(query, "RoleName")
     role = {
         "Path": "/",
-        "RoleName": name,
+        "RoleName": request["RoleName"],
         "RoleId": "AROALOCAL",
-        "Arn": f"arn:aws:iam::{ACCOUNT}:role/{name}",
+        "Arn": f"arn:aws:iam::{ACCOUNT}:role/{request['RoleName']}",
         "CreateDate": "2020-12-01T00:00:00Z",
         "AssumeRolePolicyDocument": quote(json.dumps(TRUST)),
     }
     return {"Role": role}
 
 
-def simulate_principal_policy(query: Mapping[str, str]) -> Document:
+def simulate_principal_policy(state: State, request: Document) -> Document:
     """SimulatePrincipalPolicy: everything is allowed to everybody here."""
-    required(query, "PolicySourceArn"), required(query, "ActionNames.member.1")
-    actions = [value for member, value in query.items() if member.startswith("ActionNames.member.")]
-    decisions = [{"EvalActionName": action, "EvalDecision": "allowed"} for action in actions]
-    return {"IsTruncated": "false", "EvaluationResults": {"member": decisions}}
-
-
-def required(query: Mapping[str, str], name: str) -> str:
-    """A member of a request of the query protocol; refused if it is missing."""
-    if not query.get(name):
-        raise invalid(f"{name} is missing, but this request requires it.")
-    return query[name]
-
-
-QUERIES: Mapping[str, Mapping[str, Callable[[Mapping[str, str]], Document]]] = {
-    "sts": {"GetCallerIdentity": get_caller_identity},
-    "iam": {"GetRole": get_role, "SimulatePrincipalPolicy": simulate_principal_policy},
-}
+    allowed = [{"EvalActionName": action, "EvalDecision": "allowed"} for action in request["ActionNames"]]
+    return {"IsTruncated": "false", "EvaluationResults": allowed}
 
 
 def invoke(state: State, request: HttpRequest) -> Reply:
@@ -90,9 +63,7 @@ def invoke(state: State, request: HttpRequest) -> Reply:
     try:
         event = orjson.loads(request.body or b"null")
     except orjson.JSONDecodeError as problem:
-        raise RequestError(
-            "InvalidRequestContentException", f"Could not parse request body into json: {problem}"
-        ) from problem
+        raise RequestError("InvalidRequestContentException", f"The payload is not JSON: {problem}") from problem
     function = functions.function_named(state, located(request, "lambda")["FunctionName"])
     kind = request.headers.get("x-amz-invocation-type", "RequestResponse")
     if kind == "DryRun":

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import import_module
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import orjson
 
@@ -54,21 +55,20 @@ FUNCTIONS = "CreateFunction UpdateFunctionCode GetFunction GetFunctionConfigurat
 SCHEDULES = """
     CreateSchedule GetSchedule UpdateSchedule DeleteSchedule ListSchedules ListScheduleGroups GetScheduleGroup
 """
-JSON_SERVICES = {
+OPERATIONS = {
     "sagemaker": SAGEMAKER,
     "logs": dict.fromkeys(("DescribeLogStreams", "GetLogEvents", "FilterLogEvents"), "sagemaker.jobs"),
     "scheduler": dict.fromkeys(SCHEDULES.split(), "sagemaker.schedules"),
     "lambda": dict.fromkeys(FUNCTIONS.split(), "sagemaker.account"),
+    "sts": {"GetCallerIdentity": "sagemaker.account"},
+    "iam": dict.fromkeys(("GetRole", "SimulatePrincipalPolicy"), "sagemaker.account"),
 }
-OTHER_SERVICES = {  # what answers their HTTP requests, and the table of their operations
-    "sagemaker-runtime": ("endpoints.answer_runtime", "endpoints.RUNTIME"),
-    "s3": ("s3.answer", "s3.OPERATIONS"),
-    **dict.fromkeys(("sts", "iam"), ("account.answer_query", "account.QUERIES")),
+HTTP_OPERATIONS = {  # what answers HTTP requests whose bodies are no members
+    "sagemaker-runtime": {"InvokeEndpoint": "sagemaker.endpoints.invoke_endpoint"},
+    "lambda": {"Invoke": "sagemaker.account.invoke"},
 }
-INVOKE = "account.invoke"  # of Lambda, whose answer is whatever the function returns
-SERVICES = (*JSON_SERVICES, *OTHER_SERVICES)
+SERVICES = ("s3", "sagemaker-runtime", *OPERATIONS)
 ALIASES = {"cloudwatch-logs": "logs"}  # how botocore's events name a service
-CONTENT_TYPES = {"json": "application/x-amz-json-1.1", "rest-json": "application/json"}
 
 
 class LocalApi:
@@ -79,7 +79,7 @@ class LocalApi:
 
     def call(self, service: str, operation: str, request: Document) -> Document:
         """Answer an operation of a JSON protocol, or raise a RequestError with the service's code."""
-        module = JSON_SERVICES[service].get(operation)
+        module = OPERATIONS.get(service, {}).get(operation)
         if module is None:
             raise unanswered(service, operation)
         check_request(service, operation, request)
@@ -94,32 +94,31 @@ class LocalApi:
         service, operation = ALIASES.get(request.service, request.service), request.operation
         if service not in SERVICES:
             raise unanswered(service, operation)
-        place = INVOKE if (service, operation) == ("lambda", "Invoke") else OTHER_SERVICES.get(service, ("",))[0]
-        reply: Reply
+        place = "sagemaker.s3.answer" if service == "s3" else HTTP_OPERATIONS.get(service, {}).get(operation)
+        kind, reply = "s3" if service == "s3" else protocol(service), Reply(200, {}, b"")
         try:
             if place:
-                reply = function_at(f"sagemaker.{place}")(self.state, request)
+                reply = function_at(place)(self.state, request)
             else:
                 answer = self.call(service, operation, members(service, request))
-                http = service_model(service)["operations"][operation]["http"]
-                kind = {"Content-Type": CONTENT_TYPES[protocol(service)]}
-                reply = Reply.json(answer, http.get("responseCode", 200), kind)
+                status = service_model(service)["operations"][operation]["http"].get("responseCode", 200)
+                reply = replied(kind, operation, answer, status)
         except PipelineError as problem:
-            refused = problem if isinstance(problem, RequestError) else invalid(str(problem))
-            reply = refusal(refused, "s3" if service == "s3" else protocol(service))
+            reply = refusal(problem if isinstance(problem, RequestError) else invalid(str(problem)), kind)
         is_bare = request.method == "HEAD" or reply.status in (204, 304)
         return Reply(reply.status, reply.headers, b"") if is_bare else reply
 
 
 def operations() -> dict[str, Mapping[str, Callable[..., Any]]]:
     """Return the functions that answer, by service and operation; their docstrings say what differs from AWS."""
-    known = {
-        service: {name: function_at(f"{module}.{snake_case(name)}") for name, module in names.items()}
-        for service, names in JSON_SERVICES.items()
+    places = {
+        service: {name: f"{module}.{snake_case(name)}" for name, module in names.items()}
+        for service, names in OPERATIONS.items()
     }
-    known["lambda"]["Invoke"] = function_at(f"sagemaker.{INVOKE}")
-    others = {service: function_at(f"sagemaker.{table}") for service, (_, table) in OTHER_SERVICES.items()}
-    return {**known, **{service: table.get(service, table) for service, table in others.items()}}
+    for service, more in HTTP_OPERATIONS.items():
+        places[service] = {**places.get(service, {}), **more}
+    found = {service: {name: function_at(place) for name, place in names.items()} for service, names in places.items()}
+    return {**found, "s3": function_at("sagemaker.s3.OPERATIONS")}
 
 
 def snake_case(operation: str) -> str:
@@ -151,21 +150,33 @@ def check_request(service: str, operation: str, request: Document) -> None:
 
 
 def members(service: str, request: HttpRequest) -> Document:
-    """Return the members of a request of a JSON protocol, nulls left out and times as seconds since 1970."""
+    """Return the members of a request, nulls left out and times as seconds since 1970."""
+    operation, kind = service_model(service)["operations"].get(request.operation, {}), protocol(service)
+    if "input" not in operation:
+        return {}
+    schema = operation_schema(request.operation, "input", service)
     try:
-        content = orjson.loads(request.body or b"{}")
+        content = form(request, schema) if kind == "query" else orjson.loads(request.body or b"{}")
+        if not isinstance(content, dict):
+            raise RequestError(UNREADABLE, "The body must be a JSON object.")
+        content = normalized(content, schema)
     except orjson.JSONDecodeError as problem:
         raise RequestError(UNREADABLE, f"The body is not JSON: {problem}.") from problem
-    if not isinstance(content, dict):
-        raise RequestError(UNREADABLE, "The body must be a JSON object.")
-    operation = service_model(service)["operations"].get(request.operation, {})
-    if "input" not in operation:
-        return content
-    try:
-        content = normalized(content, operation_schema(request.operation, "input", service))
     except RecursionError as problem:
         raise RequestError(UNREADABLE, "The body is nested too deeply.") from problem
-    return {**content, **located(request, service)} if protocol(service) == "rest-json" else content
+    return {**content, **located(request, service)} if kind == "rest-json" else content
+
+
+def form(request: HttpRequest, schema: Schema) -> Document:
+    """Return the members of a request of the query protocol: texts, numbers, and lists such as Names.member.1."""
+    content: Document = {}
+    for key, value in parse_qsl(f"{urlsplit(request.url).query}&{request.body.decode(errors='replace')}"):
+        name, is_list, _ = key.partition(".member.")
+        if is_list:
+            content[name] = [*content.get(name, []), value]
+        elif name not in ("Action", "Version"):
+            content[name] = typed(name, [value], schema["properties"].get(name, {}).get("type"))
+    return content
 
 
 def normalized(value: Any, schema: Schema) -> Any:
@@ -178,6 +189,21 @@ def normalized(value: Any, schema: Schema) -> Any:
     if isinstance(value, str) and isinstance(schema.get("type"), list):
         return typed(schema["title"], [value], "timestamp")
     return value
+
+
+def replied(kind: str, operation: str, answer: Document, status: int) -> Reply:
+    """An answer as a protocol carries it."""
+    if kind == "query":
+        content = {f"{operation}Result": listed(answer), "ResponseMetadata": {"RequestId": "local"}}
+        return Reply.xml(f"{operation}Response", content, status)
+    return Reply.json(answer, status, {"Content-Type": "application/json"} if kind == "rest-json" else {})
+
+
+def listed(value: Any) -> Any:
+    """Return a value, its lists as the query protocol has them."""
+    if isinstance(value, dict):
+        return {key: listed(item) for key, item in value.items()}
+    return {"member": [listed(item) for item in value]} if isinstance(value, list) else value
 
 
 def refusal(problem: RequestError, kind: str) -> Reply:

@@ -32,7 +32,7 @@ from pipeline.local.checks.serving import endpoint_config_problems, media_type
 from pipeline.local.engine.runner_process import taken_lock
 from pipeline.local.jobs import servers
 from pipeline.local.jobs.runtime import ACCOUNT, arn, now
-from pipeline.local.sagemaker.http import LISTED, located
+from pipeline.local.sagemaker.http import located
 from pipeline.local.store.answers import (
     HttpRequest,
     Reply,
@@ -345,14 +345,6 @@ def listen(state: State, listeners: dict[str, socket.socket], ready: list[socket
 # invocations
 
 
-def answer_runtime(state: State, request: HttpRequest) -> Reply:
-    """Answer a request to SageMaker Runtime, or raise a RequestError."""
-    if request.operation not in RUNTIME:
-        said = f"The local target does not answer sagemaker-runtime:{request.operation}; {LISTED}."
-        raise RequestError("ValidationError", said)
-    return RUNTIME[request.operation](state, request)
-
-
 def invoke_endpoint(state: State, request: HttpRequest) -> Reply:
     """InvokeEndpoint: here TargetModel and TargetContainerHostname are refused, as an endpoint has one model."""
     for member, header in UNSERVED.items():
@@ -375,9 +367,6 @@ def invoke_endpoint(state: State, request: HttpRequest) -> Reply:
         state, f"{name}/{server['variant']}", server["config"], {"Input": (headers, request.body), "Output": answer[1:]}
     )
     return Reply(200, {**answer.headers, "x-Amzn-Invoked-Production-Variant": server["variant"]}, answer.body)
-
-
-RUNTIME = {"InvokeEndpoint": invoke_endpoint}
 
 
 def model_error(answer: servers.Answer) -> Reply:

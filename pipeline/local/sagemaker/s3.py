@@ -12,7 +12,6 @@ import contextlib
 import errno
 import hashlib
 import io
-import math
 import os
 import re
 import secrets
@@ -21,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import copy
 from datetime import UTC, datetime
 from email.utils import format_datetime
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -32,7 +31,7 @@ from pipeline.definition.schemas import service_model
 from pipeline.local.sagemaker.http import LISTED
 from pipeline.local.store.answers import Body, HttpRequest, Reply, RequestError
 from pipeline.local.store.state import State
-from pipeline.local.store.storage import Storage, StorageError, file_digest, is_unfinished
+from pipeline.local.store.storage import Storage, StorageError, file_digest, is_unfinished, replacing
 
 HOST = re.compile(r"(?:(?P<bucket>.+)\.)?s3[.-].*")
 OWN_BUCKET = "local"  # what the stack makes on AWS is always there
@@ -41,7 +40,6 @@ COPY_BYTES, CHUNK_HEAD_BYTES = 2**20, 4096
 DOCUMENT_BYTES = 8 * 2**20  # of a request that is XML
 KEY_BYTES = 1024
 BUCKET = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,255}")
-UPLOADS = ("PutObject", "UploadPart")
 ECHOED = ("prefix", "delimiter", "marker", "start-after", "max-keys", "encoding-type", "continuation-token")
 LEAST_PART_BYTES = 5 * 2**20  # of all parts of an upload but the last
 PAGE = 1000  # keys in one answer of a list
@@ -60,9 +58,6 @@ def answer(state: State, request: HttpRequest) -> Reply:
         raise not_answered(f"The local target does not answer s3:{request.operation}; {LISTED}.")
     parsed, operation = S3Request(state, request), OPERATIONS[request.operation]
     try:
-        if request.operation in UPLOADS and "x-amz-copy-source" not in parsed.headers:
-            parsed.path()  # refuses a bad key before everything is here
-            parsed.receive()
         for _ in range(ATTEMPTS):
             with contextlib.suppress(FileNotFoundError, FileExistsError):
                 return operation(parsed)
@@ -72,9 +67,6 @@ def answer(state: State, request: HttpRequest) -> Reply:
     except OSError as problem:
         code, said = FILE_ERRORS.get(problem.errno or 0, ("InternalError", problem.strerror))
         raise RequestError(code, f"{parsed.uri}: {said}", 500 if code == "InternalError" else 400) from problem
-    finally:
-        if parsed.received is not None:
-            parsed.received.unlink(missing_ok=True)
 
 
 def not_answered(message: str) -> RequestError:
@@ -156,27 +148,29 @@ class S3Request:
         self.method, self.headers = request.method, request.headers
         self.content = request.upload or io.BytesIO(request.body)
         self.storage, self.uploads = Storage(state), state.home / "uploads"
-        self.received: Path | None = None  # the body as a file, and its ETag
-        self.etag = ""
 
-    def receive(self) -> None:
-        """Read the body into a file of its own; refused if it is not what was sent."""
-        self.uploads.mkdir(parents=True, exist_ok=True)
-        self.received = self.received or self.uploads / f"received-{secrets.token_hex(8)}"
-        with self.received.open("wb") as file:
-            digest = transferred(pieces(self.content, self.headers), file)
-        expected = self.headers.get("content-md5")
-        if expected and base64.b64encode(bytes.fromhex(digest)).decode() != expected:
-            raise RequestError("BadDigest", "The Content-MD5 you specified did not match what we received.")
-        self.etag = f'"{digest}"'
+    def receive(self, target: Path) -> str:
+        """Make a file of the body; return its MD5 in hexadecimal. Refused if it is not what its headers say."""
+        with replacing(target) as unfinished, unfinished.open("wb") as file:
+            self.content.seek(0)
+            is_framed = "aws-chunked" in self.headers.get("content-encoding", "")
+            digest = transferred(chunks(self.content) if is_framed else reads(self.content), file)
+            if self.headers.get("x-amz-decoded-content-length", str(file.tell())) != str(file.tell()):
+                raise incomplete()
+            expected = self.headers.get("content-md5")
+            if expected and base64.b64encode(bytes.fromhex(digest)).decode() != expected:
+                raise RequestError("BadDigest", "The Content-MD5 you specified did not match what we received.")
+        return digest
 
-    @cached_property
     def document(self) -> ElementTree.Element:
-        """The body as XML; refused if it is none, or defines entities."""
-        content = b"".join(pieces(self.content, self.headers, DOCUMENT_BYTES))
+        """The body as XML; refused if it is none, or could define entities that grow without end."""
+        self.content.seek(0)
         try:
-            return ElementTree.fromstring(content, ElementTree.XMLParser(target=PlainTree()))
-        except (ElementTree.ParseError, ValueError, LookupError) as problem:  # also of an encoding
+            text = self.content.read(DOCUMENT_BYTES).decode()
+            if "<!DOCTYPE" in text:
+                raise ValueError("a document type is not accepted.")
+            return ElementTree.fromstring(text)
+        except (ElementTree.ParseError, ValueError) as problem:
             said = f"The XML you provided was not well-formed or did not validate: {problem}"
             raise RequestError("MalformedXML", said) from problem
 
@@ -242,30 +236,7 @@ class S3Request:
                 raise RequestError("PreconditionFailed", said, 412)
 
 
-class PlainTree(ElementTree.TreeBuilder):
-    """XML without a document type, which could define entities that grow without end."""
-
-    def doctype(self, *_: Any) -> None:
-        """Refuse it."""
-        raise ValueError("a document type is not accepted")
-
-
-def pieces(stream: BinaryIO, headers: Mapping[str, str], limit: float = math.inf) -> Iterator[bytes]:
-    """Return the content of a body piece by piece; refused if it ends too early or is larger than so many bytes.
-
-    `aws-chunked` is a framing by which clients carry a checksum or a signature along with the content.
-    """
-    size = 0
-    for piece in chunks(stream) if "aws-chunked" in headers.get("content-encoding", "") else reads(stream):
-        size += len(piece)
-        if size > limit:
-            raise RequestError("EntityTooLarge", f"The body must have at most {limit} bytes.")
-        yield piece
-    if headers.get("x-amz-decoded-content-length", str(size)) != str(size):
-        raise incomplete()
-
-
-def reads(stream: BinaryIO) -> Iterator[bytes]:
+def reads(stream: BinaryIO | Body) -> Iterator[bytes]:
     """Return what a stream holds, piece by piece."""
     return iter(lambda: stream.read(COPY_BYTES), b"")
 
@@ -340,10 +311,9 @@ def put_object(request: S3Request) -> Reply:
     """PutObject: here into any bucket, made if need be; a key cannot be an object and the prefix of others at once."""
     path = request.path()
     request.check_conditions(StoredObject(path) if path.is_file() else None)
-    assert request.received is not None
     if not request.key.endswith("/"):
-        request.storage.upload(request.received, request.uri)
-    elif request.received.stat().st_size:
+        request.receive(path)
+    elif request.content.read(1):
         raise StorageError(f"{request.uri} ends with a slash, so it can only be empty here.")
     else:
         path.mkdir(parents=True, exist_ok=True)
@@ -373,7 +343,7 @@ def delete_object(request: S3Request) -> Reply:
 
 def delete_objects(request: S3Request) -> Reply:
     """DeleteObjects."""
-    document = request.document
+    document = request.document()
     result: dict[str, list[dict[str, str]]] = {"Deleted": [], "Error": []}
     keys = [found.text or "" for found in document.iterfind("{*}Object/{*}Key")]
     if not 1 <= len(keys) <= PAGE:
@@ -472,21 +442,19 @@ def upload_folder(request: S3Request) -> Path:
 def upload_part(request: S3Request) -> Reply:
     """UploadPart and UploadPartCopy, of an object or a range of it."""
     number = whole_number(request.query.get("partNumber", ""), "partNumber", 1, 10_000)
-    part, is_copy = upload_folder(request) / f"{number:05}", "x-amz-copy-source" in request.headers
-    if is_copy:
-        source = request.copy_source()
-        positions = source.bytes_of(request.headers.get("x-amz-copy-source-range"))
-        request.content = io.BufferedReader(source.stream(positions))
-        request.receive()
-    assert request.received is not None
-    request.received.replace(part)
-    stored = {**StoredObject(part).entry, "ETag": request.etag}
-    return Reply.xml("CopyPartResult", stored) if is_copy else Reply(200, {"ETag": stored["ETag"]}, b"")
+    part = upload_folder(request) / f"{number:05}"
+    if "x-amz-copy-source" not in request.headers:
+        return Reply(200, {"ETag": f'"{request.receive(part)}"'}, b"")
+    source = request.copy_source()
+    content = source.stream(source.bytes_of(request.headers.get("x-amz-copy-source-range")))
+    with replacing(part) as unfinished, unfinished.open("wb") as file:
+        etag = f'"{transferred(reads(content), file)}"'
+    return Reply.xml("CopyPartResult", {**StoredObject(part).entry, "ETag": etag})
 
 
 def complete_multipart_upload(request: S3Request) -> Reply:
     """CompleteMultipartUpload: the object appears whole."""
-    folder, parts = upload_folder(request), request.document.iterfind("{*}Part")
+    folder, parts = upload_folder(request), request.document().iterfind("{*}Part")
     texts = [(part.findtext("{*}PartNumber", ""), part.findtext("{*}ETag", "").strip('"')) for part in parts]
     named = [(whole_number(number, "PartNumber", 1, 10_000), etag) for number, etag in texts]
     if not named or any(before >= after for (before, _), (after, _) in pairwise(named)):

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from pipeline.service.targets import Target
 
 USUAL_CONFIG, USUAL_HOME = ROOT / "pipeline.yaml", ROOT / ".local"
-EXECUTION_COMMANDS = ("status", "stop", "retry", "report", "audit", "list", "logs", "compare", "explain-cache", "open")
+EXECUTION_COMMANDS = ("status", "stop", "retry", "report", "audit", "list", "logs", "compare", "explain-cache", "open",
+                      "experiments")  # fmt: skip
 CacheMode = Literal["bytes", "as-on-aws", "off"]
 
 

@@ -32,7 +32,8 @@ from pipeline.local.store.state import Document, State
 LOCK_WAIT_SECONDS = 5.0
 SUMMARY = tuple(f"PipelineExecution{name}" for name in ("Arn", "Status", "Description", "DisplayName"))
 DESCRIPTION = (*SUMMARY, "PipelineArn", "FailureReason", "CreationTime", "LastModifiedTime", "ParallelismConfiguration",
-               "SelectiveExecutionConfig", "PipelineVersionId", "CreatedBy", "LastModifiedBy")  # fmt: skip
+               "SelectiveExecutionConfig", "PipelineVersionId", "CreatedBy", "LastModifiedBy",
+               "MLflowConfig")  # fmt: skip
 STEP_SUMMARY = ("StepName", "StepDisplayName", "StepDescription", "StartTime", "EndTime", "StepStatus", "AttemptCount",
                 "CacheHitResult", "FailureReason", "Metadata", "SelectiveExecutionResult")  # fmt: skip
 
@@ -78,6 +79,7 @@ def new_execution(state: State, request: Document) -> Document:
         raise invalid(str(problem)) from problem
     if problems := refusals(definition, state):
         raise invalid("\n".join(problems))
+    named = {**definition.get("MlflowConfig", {}), **chosen(request, "MlflowExperimentName")}
     execution_id = "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(12))
     return {
         **chosen(pipeline, "PipelineArn", "PipelineName", "PipelineVersionId"),
@@ -92,6 +94,7 @@ def new_execution(state: State, request: Document) -> Document:
         "ParallelismConfiguration": pipeline.get("ParallelismConfiguration", {}),
         **chosen(request, "PipelineExecutionDisplayName", "PipelineExecutionDescription"),
         **chosen(request, "ParallelismConfiguration", "SelectiveExecutionConfig"),
+        **({"MLflowConfig": named} if named else {}),
     }
 
 

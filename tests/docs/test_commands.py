@@ -27,6 +27,7 @@ NOT_RUN = {  # lines by how they begin; of the program's own, the options are ch
     "aws s": "needs the server: tests/studio/stock_cli.sh",
     "python -m pipeline.config.reference": "writes files of the repository, which tests/config compares",
     "python run_pipeline.py weights fetch": "needs a network: tests/pipeline/test_weights_command.py",
+    "python run_pipeline.py studio": "serves until Ctrl-C: tests/studio",
     "python run_pipeline.py images": "needs docker and a registry: tests/images, tests/aws",
     "python run_pipeline.py infra": "tests/aws/test_stock_cli.py",
     "python run_pipeline.py run --target aws": "tests/aws/test_stock_cli.py",

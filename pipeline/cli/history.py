@@ -10,7 +10,7 @@ from pipeline.cli.output import opened, print_json, print_rows, print_table, pri
 from pipeline.errors import ServiceError, UsageError
 from pipeline.paths import shown
 from pipeline.service import executions
-from pipeline.service.comparison import compared
+from pipeline.service.comparison import comparable, side_by_side
 from pipeline.service.executions import ENDED, JobLogs, job_group, recent
 from pipeline.service.status import details, log_of
 from pipeline.service.status import status as status_document
@@ -101,7 +101,8 @@ def compare(call: Call, a: str, b: str, pipeline: str | None = None) -> int:
     documents = [status_document(*call.open_execution(execution, pipeline)) for execution in (a, b)]
     if call.as_json:
         return print_json(documents)
-    rows = [("" if old == new else "*", name, old, new) for _, name, old, new in compared(*documents)]
+    sections = side_by_side(*map(comparable, documents)).values()
+    rows = [("" if old == new else "*", name, old, new) for section in sections for name, old, new in section]
     print_table(("", "", *(document["execution_arn"].rpartition("/")[2] for document in documents)), rows)
     return 0
 

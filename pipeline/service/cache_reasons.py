@@ -46,7 +46,7 @@ def earlier_steps(target: Target, pipeline_name: str, execution_arn: str) -> dic
     """Return each step as it last succeeded before an execution, with the name of that execution."""
     found: dict[str, dict[str, Any]] = {}
     began = executions.describe(target, execution_arn)["CreationTime"]
-    for each in recent(target, pipeline_name, EARLIER_EXECUTIONS + 1, began=began):
+    for each in recent(target, pipeline_name, EARLIER_EXECUTIONS + 1, CreatedBefore=began.timestamp()):
         arn = each["execution_arn"]
         for step in executions.steps(target, arn) if arn != execution_arn else ():
             if step["StepStatus"] == "Succeeded":

@@ -1,54 +1,51 @@
 """Two executions side by side: parameters, figures and seconds, and what of definition, code and data has changed."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from pipeline.definition.diff import differences
 from pipeline.definition.steps import STEP_TYPES, Definition
 from pipeline.errors import PipelineError
 from pipeline.service import executions
-from pipeline.service.cache_reasons import changes_of, contents, is_uri
+from pipeline.service.cache_reasons import changes_of, contents, is_uri, text_of_files
 from pipeline.service.status import output_of, read_evaluation
 from pipeline.service.targets import Target
 
-Row = tuple[str, str, str | None, str | None]  # section, name, and what either execution has
+QUIET = ("NoIssuesFound", "InProgress")  # verdicts of rules
+Sections = dict[str, dict[str, str]]  # what is compared of an execution
 
 
-def compared(left: Mapping[str, Any], right: Mapping[str, Any]) -> list[Row]:
-    """Return what is compared of the status documents of two executions."""
-    return side_by_side(comparable(left), comparable(right))
+def side_by_side(left: Sections, right: Sections) -> dict[str, list[tuple[str, str | None, str | None]]]:
+    """Return by section the name of each value and what either execution has."""
+    names = {section: {**left.get(section, {}), **right.get(section, {})} for section in {**left, **right}}
+    return {
+        section: [(name, left.get(section, {}).get(name), right.get(section, {}).get(name)) for name in each]
+        for section, each in names.items()
+    }
 
 
-def side_by_side(left: Mapping[tuple[str, str], str], right: Mapping[tuple[str, str], str]) -> list[Row]:
-    """Return the values of both sides by section and name, in the order of their sections."""
-    sections = list(dict.fromkeys(section for section, _ in [*left, *right]))
-    names = sorted({**left, **right}, key=lambda place: sections.index(place[0]))
-    return [(*place, left.get(place), right.get(place)) for place in names]
-
-
-def comparable(document: Mapping[str, Any]) -> dict[tuple[str, str], str]:
-    """Return what is compared of an execution, by section and name."""
+def comparable(document: Mapping[str, Any]) -> Sections:
+    """Return what is compared of the status document of an execution."""
     metrics = dict(document["metrics"])
     low, high = metrics.pop("test_accuracy_lower_bound", None), metrics.pop("test_accuracy_upper_bound", None)
     measured = {name: f"{value:.4f}" if isinstance(value, float) else str(value) for name, value in metrics.items()}
     if low is not None and high is not None and "test_accuracy" in measured:
         measured["test_accuracy"] += f" ({low:.3f} to {high:.3f})"
-    version = (document["model_package_arn"] or "").partition("/")[2]
-    texts = {name: str(value).rpartition("/")[2] or str(value) for name, value in document["parameters"].items()}
-    best = {name: shorten_number(value) for name, value in document["best_hyperparameters"].items()}
-    times = {
-        f"seconds of {step['name']}": "reused" if step["cache_hit"] else f"{step['seconds'] or 0:.1f}"
-        for step in document["steps"]
-    }
-    sections = {
+    if document["model_package_arn"]:
+        measured["model"] = document["model_package_arn"].partition("/")[2]
+    return {
         "Outcome": {"status": document["status"]},
-        "Parameters": texts,
-        "Hyperparameters": best,
-        "Metrics": {**measured, **({"model": version} if version else {})},
-        "Seconds": times,
+        "Parameters": {name: str(value) for name, value in document["parameters"].items()},
+        "Hyperparameters": {name: shorten_number(value) for name, value in document["best_hyperparameters"].items()},
+        "Metrics": measured,
+        "Rules": {name: verdict for name, verdict in document["rules"].items() if verdict not in QUIET},
+        "Seconds": {
+            f"seconds of {step['name']}": "reused" if step["cache_hit"] else f"{step['seconds'] or 0:.1f}"
+            for step in document["steps"]
+        },
     }
-    return {(section, name): value for section, found in sections.items() for name, value in found.items()}
 
 
 def shorten_number(value: str) -> str:
@@ -61,7 +58,7 @@ def shorten_number(value: str) -> str:
 
 def accuracy_text(metrics: Mapping[str, float], parameters: Mapping[str, Any]) -> str:
     """Return the accuracy, of how many images it is, its interval and what was asked for; empty without one."""
-    if "test_accuracy" not in metrics:
+    if metrics.get("test_accuracy") is None:
         return ""
     notes = [f"threshold {parameters['AccuracyThreshold']}"] if "AccuracyThreshold" in parameters else []
     if "test_accuracy_images" in metrics:
@@ -70,51 +67,42 @@ def accuracy_text(metrics: Mapping[str, float], parameters: Mapping[str, Any]) -
     return f"{metrics['test_accuracy']:.4f}" + (f" ({'; '.join(notes)})" if notes else "")
 
 
-def recall_by_class(target: Target, steps: list[dict[str, Any]]) -> dict[tuple[str, str], str]:
-    """Return the recall of each class on the test split; empty without an evaluation that tells it."""
-    evaluation = read_evaluation(target, output_of(target, steps, "evaluation"))
-    found = evaluation.get("multiclass_classification_metrics", {})
-    classes = found.get("per_class") if isinstance(found, dict) else None
-    recalls = {name: each.get("recall") for name, each in (classes or {}).items() if isinstance(each, dict)}
-    return {("Recall", name): f"{value:.3f}" for name, value in recalls.items() if isinstance(value, int | float)}
+def figures(target: Target, steps: list[dict[str, Any]]) -> Sections:
+    """Return the recall of each class and how many images each split has of it, as far as an execution tells them."""
+    found: Any = read_evaluation(target, output_of(target, steps, "evaluation"))
+    uri, recalls, counts = output_of(target, steps, "manifest"), {}, {}
+    with suppress(LookupError, TypeError, AttributeError):  # somebody else's files
+        classes = found["multiclass_classification_metrics"]["per_class"]
+        recalls = {name: f"{float(each['recall']):.3f}" for name, each in classes.items()}
+    with suppress(PipelineError, ValueError, LookupError, TypeError, AttributeError):
+        splits = json.loads(target.read(f"{uri}/manifest.json"))["counts"] if uri else {}
+        counts = {f"{name}, {split}": str(count) for split, each in splits.items() for name, count in each.items()}
+    return {"Recall by class": recalls, "Images": counts}
 
 
-def image_counts(target: Target, steps: list[dict[str, Any]]) -> dict[tuple[str, str], str]:
-    """Return how many images each split has of each class, of PrepareData's manifest; empty without one."""
-    uri = output_of(target, steps, "manifest")
-    try:
-        counts = json.loads(target.read(f"{uri}/manifest.json"))["counts"] if uri else {}
-        places = [(name, split, count) for split, classes in counts.items() for name, count in classes.items()]
-    except (PipelineError, ValueError, LookupError, AttributeError, TypeError):
-        return {}
-    return {("Images", f"{name}, {split}"): str(count) for name, split, count in places}
+def definition_changes(target: Target, old: str, new: str) -> list[str]:
+    """Return what the definition of one execution has changed of another's."""
+    definitions = [executions.definition_of(target, arn) for arn in (old, new)]
+    return differences(*({"PipelineDefinition": json.dumps(each)} for each in definitions))
 
 
-def definition_changes(target: Target, arns: Sequence[str]) -> list[str]:
-    """Return what the definition of the second execution has changed of the first one's."""
-    before, after = ({"PipelineDefinition": json.dumps(executions.definition_of(target, arn))} for arn in arns)
-    return differences(before, after)
-
-
-def job_changes(target: Target, arn: str, before: list[dict[str, Any]], after: list[dict[str, Any]]) -> Iterator[str]:
-    """Yield what code, arguments and inputs of jobs differ, by step; `arn` is the second execution."""
+def job_changes(target: Target, arn: str, before: list[dict[str, Any]], after: list[dict[str, Any]]) -> list[str]:
+    """Return what code, arguments and inputs of jobs differ, by step; `arn` is the later execution."""
     declared = Definition(executions.definition_of(target, arn)).steps
-    earlier = {step["StepName"]: step for step in before}
+    earlier, found = {step["StepName"]: step for step in before}, []
     for step in after:
         name = step["StepName"]
-        key = STEP_TYPES[declared[name].type].cache_key if name in declared else None
-        if key and name in earlier:
-            yield from (f"{name}: {change}" for change in changes_of(target, earlier[name], step, key) or ())
+        key = STEP_TYPES[declared[name].type].cache_key if name in declared and name in earlier else None
+        changes = changes_of(target, earlier[name], step, key) if key else None
+        found += [f"{name}: {change}" for change in changes or ()]
+    return found
 
 
-def file_changes(target: Target, before: object, after: object) -> dict[str, list[str]]:
-    """Return the names of the files that were added, removed and changed between two prefixes of S3."""
+def file_changes(target: Target, before: object, after: object) -> list[str]:
+    """Return how many files were added, removed and changed between two prefixes of S3, and the first names."""
     if not is_uri(before) or not is_uri(after) or before == after:
-        return {}
+        return []
     old, new = contents(target, before), contents(target, after)
-    found = {
-        "added": sorted(new.keys() - old.keys()),
-        "removed": sorted(old.keys() - new.keys()),
-        "changed": sorted(name for name in old.keys() & new.keys() if old[name] != new[name]),
-    }
-    return {what: names for what, names in found.items() if names}
+    both = {name for name in old.keys() & new.keys() if old[name] != new[name]}
+    found = {"added": new.keys() - old.keys(), "removed": old.keys() - new.keys(), "changed": both}
+    return [text_of_files(sorted(names), what, after) for what, names in found.items() if names]

@@ -1,6 +1,5 @@
 """Pipelines and their executions: create, start, follow, stop, retry, list; boto3 only, the same for both targets."""
 
-import datetime
 import json
 import secrets
 import statistics
@@ -90,20 +89,18 @@ def upsert(
 
 
 def start(
-    target: Target,
-    name: str,
-    parameters: Mapping[str, str],
-    selection: Mapping[str, Any] | None = None,
-    *,
-    display_name: str = "",
+    target: Target, name: str, parameters: Mapping[str, str], selection: Mapping[str, Any] | None = None, **more: str
 ) -> str:
-    """Start an execution, of the steps of a SelectiveExecutionConfig if there is one; return its ARN."""
+    """Start an execution, of the steps of a SelectiveExecutionConfig if there is one; return its ARN.
+
+    `more` are members of the request, such as PipelineExecutionDisplayName.
+    """
     request = {
         "PipelineName": name,
         "PipelineParameters": [{"Name": key, "Value": value} for key, value in parameters.items()],
         "ClientRequestToken": secrets.token_hex(16),
         **({"SelectiveExecutionConfig": selection} if selection else {}),
-        **({"PipelineExecutionDisplayName": display_name} if display_name else {}),
+        **more,
     }
     return str(ask(target, f"start pipeline {name!r}", "start_pipeline_execution", **request)["PipelineExecutionArn"])
 
@@ -191,13 +188,12 @@ def parameters_of(target: Target, arn: str) -> dict[str, str]:
     return {item["Name"]: item["Value"] for item in ask_all(target, action, operation, PipelineExecutionArn=arn)}
 
 
-def listed(
-    target: Target, name: str, count: int | None = None, *, began: datetime.datetime | None = None
-) -> list[dict[str, Any]]:
-    """Return the executions of a pipeline as they are listed, the newest first; at most `count` of them, and those
-    only that had begun at a time."""
-    client = target.client("sagemaker")
-    request = {"PipelineName": name, **NEWEST_FIRST, **({"CreatedBefore": began.timestamp()} if began else {})}
+def listed(target: Target, name: str, count: int | None = None, **more: Any) -> list[dict[str, Any]]:
+    """Return the executions of a pipeline as they are listed, the newest first; at most `count` of them.
+
+    `more` are members of the request, such as CreatedBefore.
+    """
+    client, request = target.client("sagemaker"), {"PipelineName": name, **NEWEST_FIRST, **more}
     with service_errors(f"list executions of pipeline {name!r}"):
         if existing(client, name) is None:
             return []
@@ -209,27 +205,26 @@ def listed(
 def search(target: Target, wanted: Mapping[str, str], count: int) -> dict[str, Any]:
     """Search for executions of all pipelines, the newest first: by `pipeline`, `status` and `text`, a part of the
     names; `page` is the NextToken of the answer before."""
-    pipeline, text = wanted.get("pipeline"), wanted.get("text")
-    exact = {
-        "PipelineArn": pipeline and target.placement.pipeline_arn(pipeline),
-        "PipelineExecutionStatus": wanted.get("status"),
-    }
-    filters = [{"Name": name, "Operator": "Equals", "Value": value} for name, value in exact.items() if value]
+    arn = wanted["pipeline"] and target.placement.pipeline_arn(wanted["pipeline"])
+    exact = [("PipelineArn", "Equals", arn), ("PipelineExecutionStatus", "Equals", wanted["status"])]
     names = ("PipelineExecutionArn", "PipelineExecutionDisplayName")
-    parts = [{"Filters": [{"Name": name, "Operator": "Contains", "Value": text} for name in names], "Operator": "Or"}]
-    expression = {"Filters": filters, "SubExpressions": parts if text else []}
-    request = {
-        "Resource": "PipelineExecution",
-        "MaxResults": count,
-        "SearchExpression": {name: value for name, value in expression.items() if value},
-        "NextToken": wanted.get("page"),
+    parts = [(name, "Contains", wanted["text"]) for name in names]
+    filters, by_text = (
+        [{"Name": name, "Operator": operator, "Value": value} for name, operator, value in each if value]
+        for each in (exact, parts)
+    )
+    expression = {
+        **({"Filters": filters} if filters else {}),
+        **({"SubExpressions": [{"Filters": by_text, "Operator": "Or"}]} if by_text else {}),
     }
-    given = {name: value for name, value in request.items() if value}
-    return ask(target, "search for executions", "search", **given, **NEWEST_FIRST)
+    more = {"SearchExpression": expression, "NextToken": wanted["page"]}
+    request = {"Resource": "PipelineExecution", "MaxResults": count, **NEWEST_FIRST}
+    request |= {name: value for name, value in more.items() if value}
+    return ask(target, "search for executions", "search", **request)
 
 
-def recent(target: Target, name: str, count: int, *, began: datetime.datetime | None = None) -> list[dict[str, Any]]:
-    """Return the ARN, status and start of the newest executions of a pipeline, or of those that had begun at a time."""
+def recent(target: Target, name: str, count: int, **more: Any) -> list[dict[str, Any]]:
+    """Return the ARN, status and start of the newest executions of a pipeline; for `more` see `listed`."""
     return [
         {
             "execution": each["PipelineExecutionArn"].rpartition("/")[2],
@@ -237,7 +232,7 @@ def recent(target: Target, name: str, count: int, *, began: datetime.datetime | 
             "status": each["PipelineExecutionStatus"],
             "started": each["StartTime"],
         }
-        for each in sorted(listed(target, name, count, began=began), key=lambda each: each["StartTime"], reverse=True)
+        for each in sorted(listed(target, name, count, **more), key=lambda each: each["StartTime"], reverse=True)
     ]
 
 

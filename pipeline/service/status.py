@@ -131,6 +131,7 @@ def details(target: Target, execution_arn: str) -> dict[str, Any]:
     return {
         "seconds": round((max(ended) - min(began)).total_seconds(), 1) if began and ended else None,
         "test_accuracy": measured.get("test_accuracy"),
+        **{name: value for name, value in measured.items() if name.startswith("test_accuracy_")},
     }
 
 

@@ -137,7 +137,7 @@ def test_an_execution_is_started_watched_looked_into_and_started_again_with_anot
 def test_a_running_execution_is_followed_stopped_and_retried(studio: Studio) -> None:
     make(studio, "slow", python_step("Sleep", "import time; print('begun', flush=True); time.sleep(60)"))
     address = started(studio, "slow")
-    wait_until(lambda: "begun" in studio.get(f"{address}/log?step=Sleep").text)
+    wait_until(lambda: "begun" in studio.get(f"{address}/live?step=Sleep").text)
     live = studio.get(f"{address}/live")
     assert "data-since" in live.text and "data-ended" not in live.text
     known = {"If-None-Match": live.headers["etag"]}
@@ -158,7 +158,7 @@ def test_logs_are_of_the_executions_own_jobs_alone(studio: Studio, tiny: str) ->
     (studio.home / "secret" / "log.txt").parent.mkdir()
     (studio.home / "secret" / "log.txt").write_text("hidden words")
     for query in ("step=../secret", "step=Count&trial=../secret", "step=Count&trial=/etc/hostname"):
-        for part in ("", "/log"):
+        for part in ("", "/live"):
             answer = studio.get(f"{address}{part}?{query}")
             assert answer.ok and "hidden words" not in answer.text
     for wrong in ("/executions/tiny/none", "/executions/none/none", "/compare?a=tiny/x&b=tiny/y", "/compare"):

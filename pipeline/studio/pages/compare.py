@@ -1,27 +1,15 @@
 """Two executions side by side."""
 
-from itertools import groupby
 from urllib.parse import urlencode
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from pipeline.service import executions
-from pipeline.service.comparison import (
-    compared,
-    definition_changes,
-    file_changes,
-    image_counts,
-    job_changes,
-    recall_by_class,
-    side_by_side,
-)
+from pipeline.service import comparison, executions
 from pipeline.service.status import status
 from pipeline.studio.pages.execution import address
 from pipeline.studio.site import go_to, missing, render, studio
-
-SHOWN_NAMES = 20
 
 
 def show(request: Request) -> Response:
@@ -33,37 +21,24 @@ def show(request: Request) -> Response:
         return go_to(f"/compare?{urlencode({'a': pair[1], 'b': pair[0]})}")
     for side in ("a", "b"):
         pipeline, _, execution = request.query_params.get(side, "").partition("/")
-        arn = f"{target.placement.pipeline_arn(pipeline)}/execution/{execution}"
-        if target.state.execution(arn) is None:
+        arns.append(f"{target.placement.pipeline_arn(pipeline)}/execution/{execution}")
+        if target.state.execution(arns[-1]) is None:
             raise missing(f"execution {pipeline}/{execution}: compare two by ?a=<pipeline>/<id>&b=<pipeline>/<id>")
-        arns.append(arn)
-    documents, steps = [status(target, arn) for arn in arns], [executions.steps(target, arn) for arn in arns]
-    rows = compared(*documents)
-    for read in (recall_by_class, image_counts):
-        rows += side_by_side(*(read(target, each) for each in steps))
-    described = [executions.describe(target, arn) for arn in arns]
-    order = sorted((0, 1), key=lambda side: described[side]["CreationTime"])
-    old, new = order
-    data = [documents[side]["parameters"].get("InputDataUri") for side in order]
+    steps = {arn: executions.steps(target, arn) for arn in arns}
+    values = [comparison.comparable(status(target, arn)) | comparison.figures(target, steps[arn]) for arn in arns]
+    sections = []
+    for title, rows in comparison.side_by_side(*values).items():
+        sections.append((title, [row for row in rows if row[1] != row[2]], [row for row in rows if row[1] == row[2]]))
+    old, new = sorted(arns, key=lambda arn: executions.describe(target, arn)["CreationTime"])
+    data = [executions.parameters_of(target, arn).get("InputDataUri") for arn in (old, new)]
     changes = {
-        "Definition": definition_changes(target, [arns[old], arns[new]]),
-        "Code, arguments and inputs": list(job_changes(target, arns[new], steps[old], steps[new])),
-        "Images": [
-            f"{len(names):,} {what}: {', '.join(names[:SHOWN_NAMES])}{' ...' if len(names) > SHOWN_NAMES else ''}"
-            for what, names in file_changes(target, *data).items()
-        ],
+        "Definition": comparison.definition_changes(target, old, new),
+        "Code, arguments and inputs": comparison.job_changes(target, new, steps[old], steps[new]),
+        "Images": comparison.file_changes(target, *data),
     }
-    return render(
-        request,
-        "compare.html",
-        sides=[
-            {"address": address(arn), "arn": arn, "execution": each} for arn, each in zip(arns, described, strict=True)
-        ],
-        sections=[(name, list(group)) for name, group in groupby(rows, key=lambda row: row[0])],
-        changes=changes,
-        older=arns[old].rpartition("/")[2],
-        newer=arns[new].rpartition("/")[2],
-    )
+    places = [(arn.rpartition("/")[2], address(arn)) for arn in arns]
+    later = new.rpartition("/")[2]
+    return render(request, "compare.html", places=places, later=later, sections=sections, changes=changes)
 
 
 ROUTES = [Route("/compare", show)]

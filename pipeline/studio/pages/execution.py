@@ -14,14 +14,11 @@ from starlette.routing import Route
 
 from pipeline.definition.steps import Step, read_graph
 from pipeline.errors import PipelineError
-from pipeline.service import executions
+from pipeline.service import executions, reports, status
 from pipeline.service.cache_reasons import explain_steps, flatten, is_uri
-from pipeline.service.comparison import accuracy_text
-from pipeline.service.executions import ACTIVE, describe_job, job_of, pipeline_of, source_of
+from pipeline.service.comparison import comparable
+from pipeline.service.executions import ACTIVE, job_of, source_of
 from pipeline.service.local_target import LocalTarget
-from pipeline.service.reports import HTML_NAME, keep_report, saved_report, search_job, search_record, training_job
-from pipeline.service.reports import tuning_job as described_search
-from pipeline.service.status import log_of, output_of, outputs_of, status
 from pipeline.studio.pages.graph import draw
 from pipeline.studio.pages.trials import plot
 from pipeline.studio.site import attempt, epoch, form_of, go_to, live, missing, render, studio
@@ -29,30 +26,13 @@ from pipeline.studio.site import attempt, epoch, form_of, go_to, live, missing, 
 LOG_LINES = 300
 DRIFT_PAGE = "drift/drift.html"  # below the home's reports
 ICONS = {"Succeeded": "✓", "Failed": "✕", "Executing": "▶", "Stopped": "■"}
+ELSEWHERE = ("Outcome", "Seconds")  # on the page
+UNTAKEN, UNSELECTED = "Branch not taken", "Not selected"
 OUTPUTS = ("ProcessingOutputConfig", "OutputDataConfig", "ModelArtifacts", "TransformOutput", "CheckpointConfig")
 AROUND_NAME = re.compile(r"^(ProcessingInputs|InputDataConfig|ProcessingOutputConfig\.Outputs)\.|(\.\w+)*\.S3Uri$")
 BASE = "/executions/{pipeline}/{execution}"
-ACTIONS = {"stop": (executions.stop, "It is being stopped."), "retry": (executions.retry, "It goes on.")}
 written: set[str] = set()  # ended executions whose training report this process has seen to
-writing = threading.Lock()  # one at a time
-
-
-def show(request: Request) -> Response:
-    """The page of an execution."""
-    return render(request, "execution.html", **view(request))
-
-
-def show_live(request: Request) -> Response:
-    """What of the page changes while the execution runs."""
-    _, arn = place(request)
-    return live(request, "execution_live.html", lambda: view(request), also=arn in written)
-
-
-def show_log(request: Request) -> Response:
-    """The end of the log of the chosen step or trial."""
-    file = log_file(request)
-    size = file.stat().st_size if file and file.exists() else 0
-    return live(request, "execution_log.html", lambda: log(request), also=size)
+writing = threading.Lock()  # one report at a time
 
 
 def place(request: Request) -> tuple[LocalTarget, str]:
@@ -73,30 +53,35 @@ def view(request: Request) -> dict[str, Any]:
     """Return what the page shows."""
     target, arn = place(request)
     execution, graph = executions.describe(target, arn), read_graph(executions.definition_of(target, arn))
-    steps = executions.steps(target, arn)
-    records, is_active = {step["StepName"]: step for step in steps}, execution["PipelineExecutionStatus"] in ACTIVE
+    steps, document = executions.steps(target, arn), status.status(target, arn)
+    is_active = execution["PipelineExecutionStatus"] in ACTIVE
     if not is_active and arn not in written:
         threading.Thread(target=write_report, args=(target, arn), daemon=True).start()
+    records, started = {step["StepName"]: step for step in steps}, epoch(execution["CreationTime"])
     views, chosen = views_of(graph.steps, records, execution), request.query_params.get("step")
     step = graph.steps.get(chosen or "")
-    started, document = epoch(execution["CreationTime"]), status(target, arn)
+    file = log_file(request)
     return {
-        **log(request),
         "arn": arn,
-        "pipeline": pipeline_of(arn),
+        "base": address(arn),
+        "log": file,
+        "lines": target.last_lines(str(file), LOG_LINES) if file else [],
+        "trial": request.query_params.get("trial", ""),
+        "is_active": is_active,
+        "pipeline": executions.pipeline_of(arn),
         "execution": execution,
         "is_final": not is_active and arn in written,
         "started": started,
-        "seconds": max([started, *(epoch(each["EndTime"]) for each in steps if "EndTime" in each)]) - started,
+        "seconds": max([started, *(view["ended"] or started for view in views.values())]) - started,
         "drawing": draw(graph.steps),
         "views": views,
         "bars": bars_of(views, started),
         "document": document,
-        "accuracy": accuracy_text(document["metrics"], document["parameters"]),
+        "sections": {name: each for name, each in comparable(document).items() if name not in ELSEWHERE},
         "chosen": chosen,
         "step": step and details(target, arn, step, records.get(step.name, {})),
         "search": search(target, steps, chosen),
-        "reports": reports(target, steps, started),
+        "reports": pages_of(target, steps, started),
     }
 
 
@@ -109,20 +94,19 @@ def views_of(
     untaken: set[str] = set()
     views = {}
     for name, step in steps.items():
-        record, of_condition = records.get(name, {}), records.get(step.condition or "", {}).get("Metadata", {})
-        outcome = of_condition.get("Condition", {}).get("Outcome", str(step.outcome))
+        record = records.get(name, {})
+        outcome = outcome_of(records.get(step.condition or "", {})) or str(step.outcome)
         if not record and (outcome != str(step.outcome) or not untaken.isdisjoint(step.dependencies)):
             untaken.add(name)
-        absent = "Branch not taken" if name in untaken else waiting
-        absent = "Not selected" if selected and name not in selected else absent
+        absent = UNSELECTED if selected and name not in selected else UNTAKEN if name in untaken else waiting
         state = record.get("StepStatus", absent)
         reused = "reused" if "CacheHitResult" in record else "of an earlier execution" if source_of(record) else ""
-        is_grey = state in ("Branch not taken", "Not selected")
+        is_grey = state in (UNTAKEN, UNSELECTED)
         views[name] = {
-            "title": record.get("StepDisplayName") or step.definition.get("DisplayName") or name,
+            "title": step.definition.get("DisplayName") or name,
             "type": step.type,
             "status": state,
-            "note": reused or record.get("Metadata", {}).get("Condition", {}).get("Outcome", ""),
+            "note": reused or outcome_of(record),
             "icon": "↻" if reused else ICONS.get(state, "–" if is_grey else "○"),
             "is_grey": is_grey,
             "is_lent": "SelectiveExecutionResult" in record,
@@ -132,32 +116,35 @@ def views_of(
     return views
 
 
-def bars_of(views: Mapping[str, Mapping[str, Any]], started: float) -> list[dict[str, Any]]:
-    """Return the timeline: where the bar of each step that ran begins and how long it is, in percent of the whole."""
-    ran = {name: view for name, view in views.items() if view["started"] and not view["is_lent"]}
-    ends = {name: view["ended"] or time.time() for name, view in ran.items()}
-    first = min([started, *(view["started"] for view in ran.values())])
-    percent = 100 / (max([first + 0.001, *ends.values()]) - first)
-    bars = [
-        {"name": name, "left": percent * (view["started"] - first), "width": percent * (ends[name] - view["started"])}
-        for name, view in ran.items()
-    ]
-    return sorted(bars, key=lambda bar: bar["left"])
+def outcome_of(record: Mapping[str, Any]) -> str:
+    return str(record.get("Metadata", {}).get("Condition", {}).get("Outcome", ""))
+
+
+def bars_of(views: Mapping[str, Mapping[str, Any]], started: float) -> list[tuple[str, float, float]]:
+    """Return name, begin and length, both in percent of the whole, of each step that ran, in that order."""
+    spans = {
+        name: (view["started"], view["ended"] or time.time())
+        for name, view in views.items()
+        if view["started"] and not view["is_lent"]
+    }
+    first = min([started, *(begin for begin, _ in spans.values())])
+    percent = 100 / (max([first + 0.001, *(end for _, end in spans.values())]) - first)
+    bars = [(name, percent * (begin - first), percent * (end - begin)) for name, (begin, end) in spans.items()]
+    return sorted(bars, key=lambda bar: bar[1])
 
 
 def details(target: LocalTarget, arn: str, step: Step, record: Mapping[str, Any]) -> dict[str, Any]:
     """Return what is shown of the chosen step."""
-    job = describe_job(target, record) or {}
-    uris = {path: uri for path, uri in flatten(job).items() if is_uri(uri)} if job else {}
-    source = source_of(record)
+    job, source = executions.describe_job(target, record) or {}, source_of(record)
+    uris = {path: uri for path, uri in flatten(job).items() if is_uri(uri)}
+    metrics = {each["MetricName"]: each["Value"] for each in job.get("FinalMetricDataList", [])}
     return {
         "declared": step,
         "record": record,
         "job": job_of(record),
         "arguments": step.arguments or {key: value for key, value in step.own.items() if value and key != "Arguments"},
-        "places": [(path.startswith(OUTPUTS), AROUND_NAME.sub("", path) or path, uri) for path, uri in uris.items()],
-        "facts": {each["MetricName"]: each["Value"] for each in job.get("FinalMetricDataList", [])}
-        | outputs_of(record),
+        "places": [(path.startswith(OUTPUTS), AROUND_NAME.sub("", path), uri) for path, uri in uris.items()],
+        "facts": metrics | status.outputs_of(record),
         "source": source and address(source),
         "why": why(target, arn, step.name, record["StepStatus"], record.get("StartTime")) if record else None,
     }
@@ -171,56 +158,38 @@ def why(target: LocalTarget, arn: str, name: str, *_: object) -> dict[str, Any] 
 
 def search(target: LocalTarget, steps: list[dict[str, Any]], chosen: str | None) -> dict[str, Any] | None:
     """Return the trials of the chosen Tuning step, else of the last one, and their plot."""
-    searches = {step["StepName"]: job for step in steps if (job := search_job([step]))}
-    step = chosen if chosen in searches else next(reversed(searches), None)
-    record = search_record(target, searches[step]) if step else None
-    if record is None or step is None:
+    searches = {step["StepName"]: job for step in steps if (job := reports.search_job([step]))}
+    step = chosen if chosen in searches else next(reversed(searches), "")
+    record = reports.search_record(target, searches.get(step))
+    if record is None:
         return None
     names = dict.fromkeys(name for trial in record["trials"] for name in trial["hyperparameters"])
-    return {
-        **record,
-        "step": step,
-        "hyperparameters": names,
-        "plot": plot(record, described_search(target, searches[step])),
-    }
+    drawn = plot(record, reports.tuning_job(target, searches[step]))
+    return {**record, "step": step, "hyperparameters": names, "plot": drawn}
 
 
 def log_file(request: Request) -> Path | None:
     """Return where the log of the chosen step is, or of a trial of its search; None where there is none."""
     target, arn = place(request)
     chosen, trial = (request.query_params.get(name) for name in ("step", "trial"))
-    for step in executions.steps(target, arn):
-        if step["StepName"] == chosen:
-            search = search_job([step]) if trial else None
-            known = {each["TrainingJobName"] for each in executions.trials(target, search)} if search else ()
-            file = target.log_of("", str(trial)) if trial in known else log_of(target, arn, step)
-            return Path(file) if file else None
-    return None
+    step: dict[str, Any] = next((each for each in executions.steps(target, arn) if each["StepName"] == chosen), {})
+    job = reports.search_job([step]) if trial else None
+    known = {each["TrainingJobName"] for each in executions.trials(target, job)} if job else ()
+    file = target.log_of("", str(trial)) if trial in known else step and status.log_of(target, arn, step)
+    return Path(file) if file else None
 
 
-def log(request: Request) -> dict[str, Any]:
-    """Return the end of that log, and whether there may come more."""
-    target, arn = place(request)
-    file = log_file(request)
-    return {
-        "base": address(arn),
-        "trial": request.query_params.get("trial"),
-        "log": file,
-        "lines": target.last_lines(str(file), LOG_LINES) if file else [],
-        "is_active": executions.describe(target, arn)["PipelineExecutionStatus"] in ACTIVE,
-    }
-
-
-def reports(target: LocalTarget, steps: list[dict[str, Any]], started: float) -> list[tuple[str, str]]:
+def pages_of(target: LocalTarget, steps: list[dict[str, Any]], started: float) -> list[tuple[str, str]]:
     """Return title and address of each report of an execution; of drift, the endpoint's newest since its start."""
-    folder, pages = target.reports or target.home, []
-    evaluation, training = output_of(target, steps, "evaluation"), training_job(steps)
+    folder, evaluation = target.home / "reports", status.output_of(target, steps, "evaluation")
+    training, drift = reports.training_job(steps), folder / DRIFT_PAGE
+    is_registered = any("RegisterModel" in step.get("Metadata", {}) for step in steps)
+    pages = []
     if evaluation and target.holds(f"{evaluation}/report.html"):
         pages.append(("Evaluation", f"/objects/{evaluation.removeprefix('s3://')}/report.html"))
-    if training and saved_report(folder / training[0]):
-        pages.append(("Training", f"/reports/{training[0]}/{HTML_NAME}"))
-    is_registered = any("RegisterModel" in step.get("Metadata", {}) for step in steps)
-    if is_registered and (folder / DRIFT_PAGE).is_file() and (folder / DRIFT_PAGE).stat().st_mtime > started:
+    if training and reports.saved_report(folder / training[0]):
+        pages.append(("Training", f"/reports/{training[0]}/{reports.HTML_NAME}"))
+    if is_registered and drift.is_file() and drift.stat().st_mtime > started:
         pages.append(("Drift", f"/reports/{DRIFT_PAGE}"))
     return pages
 
@@ -228,31 +197,41 @@ def reports(target: LocalTarget, steps: list[dict[str, Any]], started: float) ->
 def write_report(target: LocalTarget, arn: str) -> None:
     """Write the report of an execution's training, as `run` does at its end, unless it is there."""
     with writing:
-        try:
-            if arn not in written:
-                keep_report(target, arn)
-        finally:
-            written.add(arn)
+        if arn not in written:
+            try:
+                reports.keep_report(target, arn)
+            finally:
+                written.add(arn)
 
 
 def act(request: Request) -> Response:
     """Do what a button asks for."""
-    target, arn = place(request)
-    if (action := request.path_params["action"]) in ACTIONS:
-        do, done = ACTIONS[action]
-        written.discard(arn)
-        return attempt(address(arn), done, lambda: do(target, arn))
-    if action != "run-from":
+    (target, arn), action = place(request), request.path_params["action"]
+    base = address(arn)
+    if action == "run-from":
+        step = str(form_of(request).get("step"))
+        try:
+            return go_to(address(executions.start_from(target, arn, step)))
+        except PipelineError as problem:
+            return go_to(base, problem=str(problem))
+    if action not in ("stop", "retry"):
         raise missing(f"action {action!r}")
-    try:
-        return go_to(address(executions.start_from(target, arn, str(form_of(request).get("step")))))
-    except PipelineError as problem:
-        return go_to(address(arn), problem=str(problem))
+    written.discard(arn)
+    return attempt(base, f"Asked to {action}.", lambda: getattr(executions, action)(target, arn))
+
+
+def show(request: Request) -> Response:
+    return render(request, "execution.html", **view(request))
+
+
+def show_live(request: Request) -> Response:
+    (_, arn), file = place(request), log_file(request)
+    size = file.stat().st_size if file and file.exists() else 0
+    return live(request, "execution_live.html", lambda: view(request), also=(arn in written, size))
 
 
 ROUTES = [
     Route(BASE, show),
     Route(f"{BASE}/live", show_live),
-    Route(f"{BASE}/log", show_log),
     Route(f"{BASE}/{{action}}", act, methods=["POST"]),
 ]

@@ -10,9 +10,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from pipeline.service import executions
+from pipeline.service.comparison import accuracy_text
 from pipeline.service.executions import ACTIVE, pipeline_of
 from pipeline.service.local_target import LocalTarget
-from pipeline.service.status import metrics, output_of, read_evaluation
+from pipeline.service.status import details
 from pipeline.service.targets import ask_all
 from pipeline.studio.pages.execution import address
 from pipeline.studio.site import live, render, studio
@@ -24,27 +25,24 @@ DATA = "InputDataUri"  # the parameter of this project's pipeline that says what
 
 
 def show(request: Request) -> Response:
-    """The page of all executions."""
-    target = studio(request).target
-    pipelines = [each["PipelineName"] for each in ask_all(target, "list pipelines", "list_pipelines")]
-    return render(request, "executions.html", pipelines=sorted(pipelines), statuses=STATUSES, **view(request))
+    names = [each["PipelineName"] for each in ask_all(studio(request).target, "list pipelines", "list_pipelines")]
+    return render(request, "executions.html", pipelines=sorted(names), statuses=STATUSES, **view(request))
 
 
 def show_live(request: Request) -> Response:
-    """The table, which changes while executions run."""
     return live(request, "executions_live.html", lambda: view(request))
 
 
 def view(request: Request) -> dict[str, Any]:
     """Return a page of executions that the filters let through."""
-    target = studio(request).target
     given = {name: request.query_params.get(name, "") for name in FILTERS}
+    target = studio(request).target
     found = executions.search(target, given, SHOWN)
     return {
         "given": given,
         "query": urlencode(given),
         "rows": [row(target, each["PipelineExecution"]) for each in found["Results"]],
-        "total": found.get("TotalHits", {}).get("Value"),
+        "total": found["TotalHits"]["Value"],
         "older": urlencode(given | {"page": found["NextToken"]}) if "NextToken" in found else None,
         "newest": urlencode(given | {"page": ""}),
     }
@@ -52,38 +50,27 @@ def view(request: Request) -> dict[str, Any]:
 
 def row(target: LocalTarget, execution: Mapping[str, Any]) -> dict[str, Any]:
     """Return what is shown of an execution."""
-    arn, status = execution["PipelineExecutionArn"], execution["PipelineExecutionStatus"]
-    is_active = status in ACTIVE
-    result = {} if is_active else result_of(target, arn, execution["LastModifiedTime"])
+    arn, is_active = execution["PipelineExecutionArn"], execution["PipelineExecutionStatus"] in ACTIVE
     data = next((each["Value"] for each in execution.get("PipelineParameters", []) if each["Name"] == DATA), "")
     return {
         "address": address(arn),
         "id": arn.rpartition("/")[2],
-        "key": f"{pipeline_of(arn)}/{arn.rpartition('/')[2]}",
         "pipeline": pipeline_of(arn),
         "name": execution.get("PipelineExecutionDisplayName", ""),
-        "status": status,
+        "status": execution["PipelineExecutionStatus"],
         "started": execution["CreationTime"],
         "is_active": is_active,
         "data": data.rstrip("/").rpartition("/")[2],
         "by": execution.get("CreatedBy", {}).get("UserProfileName", ""),
-        **{"seconds": None, "accuracy": None, **result},
+        "result": {"accuracy": ""} if is_active else result_of(target, arn, execution["LastModifiedTime"]),
     }
 
 
 @lru_cache(maxsize=20_000)
 def result_of(target: LocalTarget, arn: str, _modified: object) -> dict[str, Any]:
     """Return seconds and accuracy of an ended execution, read once for each time that it was modified."""
-    steps = executions.steps(target, arn)
-    began, ended = ([step[key] for step in steps if key in step] for key in ("StartTime", "EndTime"))
-    seconds = (max(ended) - min(began)).total_seconds() if began and ended else None
-    found = metrics(read_evaluation(target, output_of(target, steps, "evaluation")))
-    low, high = (found.get(f"test_accuracy_{bound}") for bound in ("lower_bound", "upper_bound"))
-    interval = "" if low is None or high is None else f" ({low:.3f} to {high:.3f})"
-    return {
-        "seconds": seconds,
-        "accuracy": f"{found['test_accuracy']:.4f}{interval}" if "test_accuracy" in found else "",
-    }
+    found = details(target, arn)
+    return {"seconds": found["seconds"], "accuracy": accuracy_text(found, {})}
 
 
 ROUTES = [Route("/executions", show), Route("/executions.part", show_live)]

@@ -4,7 +4,7 @@ import signal
 from contextlib import suppress
 
 from pipeline.cli.call import Call
-from pipeline.cli.output import opened
+from pipeline.cli.output import opened, say
 from pipeline.errors import UsageError
 
 
@@ -22,5 +22,5 @@ def studio(call: Call, port: int | None = None, no_open: bool = False) -> int:
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with suppress(KeyboardInterrupt):
-        serve(call, LocalTarget(call.config, call.home), port=port, tell=tell)
+        serve(call, LocalTarget(call.config, call.home), port=port, tell=tell, say=say)
     return 0

@@ -24,9 +24,9 @@ from starlette.staticfiles import StaticFiles
 from pipeline.errors import PipelineError, ServiceError, UsageError
 from pipeline.local.engine.runner_process import taken_lock
 from pipeline.local.sagemaker.api import LocalApi
-from pipeline.local.sagemaker.endpoints import waking
 from pipeline.service.local_target import LocalTarget
 from pipeline.studio.api import Api, is_api
+from pipeline.studio.attendant import attending
 from pipeline.studio.security import TOKEN, Guard
 from pipeline.studio.site import Call, Studio, render
 
@@ -35,8 +35,10 @@ PAGES = ("files", "executions", "execution", "start", "compare", "models", "endp
 RECORD = "studio.json"  # in the home
 
 
-def serve(call: Call, target: LocalTarget, *, port: int | None, tell: Callable[[str, str], None]) -> None:
-    """Serve until Ctrl-C; `tell` hears the API's address and the page's link once the server listens.
+def serve(
+    call: Call, target: LocalTarget, *, port: int | None, tell: Callable[[str, str], None], say: Callable[[str], None]
+) -> None:
+    """Serve until Ctrl-C; `tell` hears the API's address and the page's link, `say` what happens meanwhile.
 
     A ServiceError if a server of this home runs already, a UsageError if the port cannot be had.
     """
@@ -51,8 +53,9 @@ def serve(call: Call, target: LocalTarget, *, port: int | None, tell: Callable[[
         listener = held.enter_context(listening(port, known[0] if known else None))
         used, token = int(listener.getsockname()[1]), known[1] if known else secrets.token_urlsafe(24)
         record(target.home, used, token)
-        held.enter_context(waking(target.home))
-        app = application(Studio(call, target), token, used)
+        studio = Studio(call, target)
+        held.enter_context(attending(studio, say=say))
+        app = application(studio, token, used)
         tell(f"http://{HOST}:{used}", link(used, token))
         settings = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1, server_header=False)
         uvicorn.Server(settings).run(sockets=[listener])

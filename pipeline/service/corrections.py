@@ -1,12 +1,14 @@
-"""data.corrections: the CSV file of corrected labels, written one row at a time; all else in it stays as it is.
+"""data.corrections: the CSV file of corrected labels that pipeline.yaml names, written one image at a time.
 
-The columns are `path`, as `source` in images.jsonl, or `sha256`, then `label`, then any others.
+The columns are `path`, as `source` in images.jsonl, or `sha256`, then `label`, and any others, which stay.
 """
 
+import codecs
 import csv
 import io
+import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import yaml
@@ -14,123 +16,96 @@ import yaml
 from pipeline.config.annotations import REQUIRED, fault
 from pipeline.config.config import load
 from pipeline.config.yaml_source import read_source
-from pipeline.errors import UsageError
+from pipeline.errors import ConfigError, UsageError
 from pipeline.local.store.storage import replacing
 from pipeline.paths import shown
 
-USUAL_NAME, LEFT_OUT = "corrections.csv", "-"
+USUAL_NAME, LEFT_OUT = "corrections.csv", ("", "-")
 WRITING = threading.Lock()
 
 
 def corrections_file(config_file: Path, named: str | None) -> Path:
-    """Return the file that pipeline.yaml names, else where the first correction makes one: beside pipeline.yaml."""
+    """Return the file that pipeline.yaml names, else the one that the first correction makes, beside pipeline.yaml."""
     return config_file.resolve().parent / Path(named or USUAL_NAME).expanduser()
 
 
-def corrected_labels(file: Path) -> dict[str, str]:
-    """Return the labels by the path or sha256 of their image; none if there is no file."""
-    _, (_, header), *rows = parsed(file)
-    place = header.index("label")
-    return {fields[0]: fields[place].strip() for _, fields in rows if len(fields) > place}
+def read_corrections(file: Path) -> list[list[str]]:
+    """Return header and rows, or a header alone before there is a file; a UsageError for another kind of file."""
+    try:
+        content = file.read_bytes() if file.exists() else b"path,label\n"
+        if wrong := fault(content, REQUIRED["corrections"]):
+            raise UsageError(f"data.corrections: '{shown(file)}' {wrong}")
+        header, *rows = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""))
+    except (OSError, csv.Error) as problem:
+        raise UsageError(f"data.corrections: '{shown(file)}' cannot be read: {problem}.") from problem
+    return [[name.strip() for name in header], *filter(None, rows)]
 
 
 def correct(file: Path, image: Mapping[str, str], label: str | None) -> None:
-    """Give an image, as images.jsonl lists it, another label, or take its correction back with None.
+    """Give an image, as images.jsonl lists it, another label, or with None its `original` one again.
 
-    Of a row with more columns, such as an audit's suggestion, only the label changes; back to the image's `original`,
-    where that is known.
+    Of a row with more columns, such as an audit's suggestion, only the label changes, if the original is known.
     """
     with WRITING:
-        (mark, _), (head, header), *rows = parsed(file)
-        ending = "\r\n" if head.endswith("\r\n") else "\n"
-        key, place, is_known = image[header[0]], header.index("label"), False
-        pieces = [mark, head if head.endswith(("\n", "\r")) else head + ending]
-        for text, fields in rows:
-            if fields and fields[0] == key:
-                is_known = True
-                has_more = image["original"] and any(field for n, field in enumerate(fields) if n not in (0, place))
-                given = [*fields, *[""] * (len(header) - len(fields))]
-                given[place] = image["original"] if label is None else label
-                text = row_text(given, ending) if label is not None or has_more else ""
-            pieces.append(text if not text or text.endswith(("\n", "\r")) else text + ending)
-        if label is not None and not is_known:
-            pieces.append(row_text([{0: key, place: label}.get(n, "") for n in range(len(header))], ending))
-        write_whole(file, "".join(pieces).encode())
-
-
-def parsed(file: Path) -> list[tuple[str, list[str]]]:
-    """Return the byte order mark, the head and the rows, each as it is written and as fields.
-
-    A UsageError if the file cannot be read, or is none that data.corrections takes.
-    """
-    try:
-        content = file.read_bytes() if file.exists() else b"path,label\n"
-    except OSError as problem:
-        raise UsageError(f"{shown(file)} cannot be read: {problem.strerror}.") from problem
-    if wrong := fault(content, REQUIRED["corrections"]):
-        raise UsageError(f"data.corrections: '{shown(file)}' {wrong}")
-    text, taken = content.decode(), list[str]()
-    mark = text[: text.startswith("\ufeff")]
-
-    def lines() -> Iterator[str]:
-        for line in io.StringIO(text.removeprefix(mark), newline=""):
-            taken.append(line)
-            yield line
-
-    rows = [(mark, list[str]())]
-    for fields in csv.reader(lines()):
-        rows.append(("".join(taken), fields if len(rows) > 1 else [field.strip() for field in fields]))
-        taken.clear()
-    return rows
-
-
-def row_text(fields: list[str], ending: str) -> str:
-    stream = io.StringIO(newline="")
-    csv.writer(stream, lineterminator=ending).writerow(fields)
-    return stream.getvalue()
-
-
-def write_whole(file: Path, content: bytes, check: Callable[[Path], None] = lambda unfinished: None) -> None:
-    """Replace a file in one step once `check` has accepted what is to take its place; a link is followed."""
-    file = file.resolve()
-    try:
-        with replacing(file) as unfinished:
-            unfinished.write_bytes(content)
-            if file.exists():
-                unfinished.chmod(file.stat().st_mode & 0o777)
-            check(unfinished)
-    except OSError as problem:
-        raise UsageError(f"{shown(file)} cannot be written: {problem.strerror}.") from problem
+        header, *rows = read_corrections(file)
+        key, place = image[header[0]], header.index("label")
+        found = [row for row in rows if row[0] == key] or [[{0: key}.get(n, "") for n in range(len(header))]]
+        for row in found:
+            row += [""] * (len(header) - len(row))
+            row[place] = image["original"] if label is None else label
+            rows += [row] if row not in rows else []
+            is_bare = not any(cell for n, cell in enumerate(row) if n not in (0, place))
+            if label is None and (is_bare or not image["original"]):
+                rows.remove(row)
+        text = io.StringIO(newline="")
+        csv.writer(text, lineterminator="\n").writerows([header, *rows])
+        write_whole(file, text.getvalue())
 
 
 def name_in_config(config_file: Path, environment: str | None) -> None:
-    """Write `corrections: corrections.csv` into the section `data` of pipeline.yaml; every other byte stays.
+    """Write `corrections: corrections.csv` into the section `data` of pipeline.yaml; every other character stays.
 
-    A UsageError that says what to write by hand if that cannot be done without a change of anything else.
+    A UsageError that says what to write by hand if that would not be sound.
     """
-    by_hand = f"write `corrections: {USUAL_NAME}` into its section data by hand."
-    source, text = read_source(config_file, shown(config_file)), config_file.read_bytes().decode()
-    mark, expected, ending = text[: text.startswith("\ufeff")], {**source.data}, "\r\n" if "\r\n" in text else "\n"
-    text = text.removeprefix(mark).replace(ending, "\n")
-    (_, section), (_, known) = source.find(("data",)), source.find(("data", "corrections"))
+    source, text = read_source(config_file, shown(config_file)), config_file.read_text(encoding="utf-8-sig")
+    section, known = (source.find(place)[1] for place in (("data",), ("data", "corrections")))
     if isinstance(known, yaml.ScalarNode):
-        start, end, written = known.start_mark.index, known.end_mark.index, USUAL_NAME
-        written = f" {written}" if text[start - 1 : start] == ":" else written
+        start, end, written = known.start_mark.index, known.end_mark.index, f" {USUAL_NAME}"
+        start -= text[start - 1] == " "
     elif isinstance(section, yaml.MappingNode) and section.value:
-        start = end = section.value[0][0].start_mark.index
-        column = section.value[0][0].start_mark.column
-        written = f"corrections: {USUAL_NAME}" + (", " if section.flow_style else "\n" + " " * column)
-    elif section is None:
-        start = end = len(text)
-        written = f"{'' if text.endswith(chr(10)) else chr(10)}data:\n  corrections: {USUAL_NAME}\n"
+        first = section.value[0][0].start_mark
+        start, end = first.index, first.index
+        written = f"corrections: {USUAL_NAME}" + (", " if section.flow_style else "\n" + " " * first.column)
     else:
-        raise UsageError(f"{shown(config_file)} has a section data that is not written to here: {by_hand}")
-    expected["data"] = {**(source.data.get("data") or {}), "corrections": USUAL_NAME}
+        start, end, written = len(text), len(text), f"\ndata:\n  corrections: {USUAL_NAME}\n"
+    expected = {**source.data, "data": {**(source.data.get("data") or {}), "corrections": USUAL_NAME}}
 
     def check(unfinished: Path) -> None:
         is_sound = read_source(unfinished, unfinished.name).data == expected
         if not is_sound or load(unfinished, environment).data.corrections != USUAL_NAME:
-            raise UsageError(f"{shown(config_file)} is not changed, as it would mean something else: {by_hand}")
+            raise ConfigError([])
 
-    changed = (text[:start] + written + text[end:]).replace("\n", ending)
-    write_whole(config_file, f"{mark}{changed}".encode(), check)
+    try:
+        write_whole(config_file, text[:start] + written + text[end:], check)
+    except ConfigError as problem:
+        sentence = f"{shown(config_file)} is not changed, as it would mean something else: write by hand"
+        raise UsageError(f"{sentence} `corrections: {USUAL_NAME}` into its section data.") from problem
+
+
+def write_whole(file: Path, text: str, check: Callable[[Path], None] = lambda unfinished: None) -> None:
+    """Replace a file in one step once `check` has accepted what is to take its place.
+
+    A link is followed, and mode, line ends and byte order mark stay.
+    """
+    file = file.resolve()
+    try:
+        before = file.read_bytes() if file.exists() else b""
+        text = re.sub(r"\r?\n", "\r\n", text) if b"\r\n" in before else text
+        with replacing(file) as unfinished:
+            mark = "\ufeff" if before.startswith(codecs.BOM_UTF8) else ""
+            unfinished.write_text(mark + text, encoding="utf-8", newline="")
+            if before:
+                unfinished.chmod(file.stat().st_mode & 0o777)
+            check(unfinished)
+    except OSError as problem:
+        raise UsageError(f"{shown(file)} cannot be written: {problem.strerror}.") from problem

@@ -3,7 +3,7 @@
 import base64
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -38,39 +38,23 @@ def groups(target: Target) -> list[str]:
     return [group["ModelPackageGroupName"] for group in found]
 
 
-def version_rows(target: Target, group: str) -> Iterator[dict[str, Any]]:
-    """Yield what is known of each version of a group, newest first; figures are text as they were registered."""
-    yield from rows_of(target, model_packages(target, group))
-
-
-def version_page(target: Target, group: str, count: int, after: str | None) -> tuple[list[dict[str, Any]], str | None]:
-    """Return the rows of so many versions, and what is `after` for the next ones, None at the end."""
-    request = {"ModelPackageGroupName": group, "MaxResults": count, **({"NextToken": after} if after else {})}
-    page = ask(target, f"list the versions of {group!r}", "list_model_packages", **request, **NEWEST_FIRST)
-    return list(rows_of(target, page["ModelPackageSummaryList"])), page.get("NextToken")
-
-
-def rows_of(target: Target, packages: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+def version_rows(target: Target, group: str, count: int | None = None) -> Iterator[dict[str, Any]]:
+    """Yield what is known of the newest versions of a group; figures are text as they were registered."""
     target.client("sagemaker")  # made once, then shared
-    arns = [package["ModelPackageArn"] for package in packages]
+    arns = [package["ModelPackageArn"] for package in model_packages(target, group)[:count]]
     yield from in_threads(lambda arn: version_row(target, model_package(target, arn)), arns)
 
 
 def served_version(target: Target, endpoint_name: str) -> str | None:
-    """Return the ARN of the version that an endpoint serves: its model's own, or the one that the deploy function tags.
-
-    None for a model that is of no version, and where any of them is gone.
-    """
+    """Return the ARN of the version that an endpoint serves, if that is known: its model's own, or as it is tagged."""
     with suppress(ServiceError):
-        served = ask(target, f"describe {endpoint_name!r}", "describe_endpoint", EndpointName=endpoint_name)
-        request = {"EndpointConfigName": served["EndpointConfigName"]}
-        config = ask(target, "describe its configuration", "describe_endpoint_config", **request)
-        model_name = config["ProductionVariants"][0]["ModelName"]
-        model = ask(target, f"describe model {model_name!r}", "describe_model", ModelName=model_name)
-        for container in (model.get("PrimaryContainer", {}), *model.get("Containers", [])):
-            if package := container.get("ModelPackageName"):
-                return str(model_package(target, package)["ModelPackageArn"])
-        tags = ask_all(target, f"list the tags of {model_name!r}", "list_tags", ResourceArn=model["ModelArn"])
+        found = ask(target, "describe it", "describe_endpoint", EndpointName=endpoint_name)["EndpointConfigName"]
+        config = ask(target, "describe it", "describe_endpoint_config", EndpointConfigName=found)
+        name = config["ProductionVariants"][0]["ModelName"]
+        model = ask(target, "describe it", "describe_model", ModelName=name)
+        if package := model.get("PrimaryContainer", {}).get("ModelPackageName"):
+            return str(model_package(target, package)["ModelPackageArn"])
+        tags = ask_all(target, "list its tags", "list_tags", ResourceArn=model["ModelArn"])
         return next((tag["Value"] for tag in tags if tag["Key"] == VERSION_TAG), None)
     return None
 

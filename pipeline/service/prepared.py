@@ -1,93 +1,71 @@
-"""The images that an execution has prepared: what manifest.json and images.jsonl say of them, and one by one."""
+"""The images that an execution has prepared, as PrepareData left them on this machine."""
 
 import io
 import json
 from collections import Counter
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from pipeline.config.job_code import importable_steps
-from pipeline.errors import ServiceError
+from pipeline.errors import PipelineError, ServiceError
 from pipeline.service import executions
 from pipeline.service.local_target import LocalTarget
 from pipeline.service.status import output_of
 
 SPLITS = ("train", "validation", "test")
-SHOWN_PX = 256
-Image = dict[str, Any]  # a line of images.jsonl: name, source, sha256, split, ...
+SHOWN_PX, MOST_PIXELS = 256, 100_000_000
+Image = dict[str, Any]  # a line of images.jsonl, with the label as a word, `original` and `row`
 
 
-@dataclass(frozen=True, eq=False)
 class Prepared:
-    """PrepareData's outputs on this machine."""
+    """The outputs of a PrepareData; StepError, OSError or ValueError if they are gone or damaged."""
 
-    folders: dict[str, Path]  # manifest, train, validation, test
-
-    @cached_property
-    def manifest(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.folders["manifest"] / "manifest.json").read_bytes())
-        return found
-
-    @cached_property
-    def images(self) -> dict[str, Image]:
-        """Each image by its name: with its `path`, its `row` in its split, its `label`, and that before corrections."""
-        classes, rows, found = self.manifest["classes"], Counter[str](), dict[str, Image]()
-        before = {each["path"]: each["from"] for each in self.manifest.get("corrections", {}).get("applied", [])}
-        for line in (self.folders["manifest"] / "images.jsonl").read_text(encoding="utf-8").splitlines():
-            image = json.loads(line)
-            label, path, row = classes[image["label"]], image["source"], rows[image["split"]]
-            original = before.get(path, label)
-            found[image["name"]] = {**image, "path": path, "row": row, "label": label, "original": original}
-            rows[image["split"]] += 1
-        return found
-
-    @cached_property
-    def by_path(self) -> dict[str, Image]:
-        return {image["path"]: image for image in self.images.values()}
-
-    @cached_property
-    def shards(self) -> dict[str, Any]:
+    def __init__(self, manifest: Path, *splits: Path) -> None:
         with importable_steps():
             from classifier.data.prepared_images import PreparedImages
-        return {split: PreparedImages(self.folders[split], split) for split in SPLITS}
+        self.shards = {split: PreparedImages(folder, split) for split, folder in zip(SPLITS, splits, strict=True)}
+        self.manifest: dict[str, Any] = json.loads((manifest / "manifest.json").read_bytes())
+        self.images: dict[str, Image] = {}  # by name
+        rows = Counter[str]()
+        before = {each["path"]: each["from"] for each in self.manifest.get("corrections", {}).get("applied", [])}
+        for line in (manifest / "images.jsonl").read_text(encoding="utf-8").splitlines():
+            image = json.loads(line)
+            path, label, split = image["source"], self.manifest["classes"][image["label"]], image["split"]
+            more = {"path": path, "label": label, "original": before.get(path, label), "row": rows[split]}
+            self.images[image["name"]] = image | more
+            rows[split] += 1
+        self.by_path = {image["path"]: image for image in self.images.values()}
 
     @lru_cache(maxsize=4096)  # noqa: B019  few are open
     def thumbnail(self, name: str) -> bytes:
-        """Return an image as a small JPEG; a ServiceError if it is not there or damaged."""
+        """Return an image as a small JPEG; a ServiceError if there is none of that name, or not any more."""
         with importable_steps():
             from classifier.data.images import decode
             from classifier.job.failures import StepError
-        buffer = io.BytesIO()
         try:
-            image = self.images[name]
-            picture = decode(self.shards[image["split"]].read(image["row"]), max_pixels=100_000_000)
-        except (OSError, ValueError, KeyError, IndexError, StepError) as problem:
-            raise ServiceError(f"Image {name} is not there any more, or damaged: {problem}") from problem
+            image, buffer = self.images[name], io.BytesIO()
+            picture = decode(self.shards[image["split"]].read(image["row"]), max_pixels=MOST_PIXELS)
+        except (StepError, OSError, ValueError, KeyError) as problem:
+            raise ServiceError(f"Image {name} is not there: {problem}") from problem
         picture.thumbnail((SHOWN_PX, SHOWN_PX))
         picture.save(buffer, "JPEG", quality=85)
         return buffer.getvalue()
 
 
-def prepared(target: LocalTarget, execution_arn: str) -> Prepared | None:
-    """Return what an execution has prepared; None if it has not, or if it is gone."""
+def prepared(target: LocalTarget, execution_arn: str) -> Prepared:
+    """Return what an execution has prepared; a ServiceError if it has not, or if that is gone."""
+    return opened(target, execution_arn, len(executions.steps(target, execution_arn)))
+
+
+@lru_cache(maxsize=4)
+def opened(target: LocalTarget, execution_arn: str, started_steps: int) -> Prepared:
+    """Return the same, read once for each number of steps that were started."""
+    steps, name = executions.steps(target, execution_arn), execution_arn.rpartition("/")[2]
+    with importable_steps():
+        from classifier.job.failures import StepError
     try:
-        folders = folders_of(target, execution_arn, len(executions.steps(target, execution_arn)))
-        return opened(folders, (folders[0] / "images.jsonl").stat().st_mtime_ns) if folders else None
-    except (ServiceError, OSError, ValueError, KeyError, IndexError):
-        return None
-
-
-@lru_cache(maxsize=64)
-def folders_of(target: LocalTarget, execution_arn: str, steps: int) -> tuple[Path, ...]:
-    """Return the folders of the manifest and of each split; none before they are there."""
-    uris = [output_of(target, executions.steps(target, execution_arn), name) for name in ("manifest", *SPLITS)]
-    return tuple(target.storage.path(uri) for uri in uris if uri) if all(uris) else ()
-
-
-@lru_cache(maxsize=2)
-def opened(folders: tuple[Path, ...], changed: int) -> Prepared:
-    found = Prepared(dict(zip(("manifest", *SPLITS), folders, strict=True)))
-    len(found.images)  # read now, so that what is damaged counts as gone
-    return found
+        places = [output_of(target, steps, output) for output in ("manifest", *SPLITS)]
+        return Prepared(*(target.storage.path(str(place)) for place in places))
+    except (StepError, OSError, ValueError, KeyError, IndexError, PipelineError) as problem:
+        raise ServiceError(f"Execution {name} has prepared no images, or they are not there any more.") from problem

@@ -1,4 +1,4 @@
-"""Command lines that a page starts, each in a process of its own; its reports are what the page shows then."""
+"""Command lines that a page starts, each in a process of its own; what they write is what the page shows then."""
 
 import shlex
 import subprocess
@@ -9,19 +9,12 @@ STARTED: dict[str, tuple["subprocess.Popen[bytes]", IO[bytes]]] = {}
 FINE = (0, 3)  # exit status; 3 is drift that was found
 
 
-def start(command: str) -> None:
+def start(command: str) -> "subprocess.Popen[bytes]":
     """Start a command line, unless it is running."""
     if not is_running(command):
-        said = tempfile.TemporaryFile()  # noqa: SIM115  as long as the server runs
-        words, quiet = shlex.split(command), subprocess.DEVNULL
-        STARTED[command] = subprocess.Popen(words, stdin=quiet, stdout=quiet, stderr=said), said
-
-
-def finish(command: str) -> str | None:
-    """Run a command line to its end; return why it failed, if it did."""
-    start(command)
-    STARTED[command][0].wait()
-    return failure(command)
+        said, quiet = tempfile.TemporaryFile(), subprocess.DEVNULL  # noqa: SIM115  kept
+        STARTED[command] = subprocess.Popen(shlex.split(command), stdin=quiet, stdout=quiet, stderr=said), said
+    return STARTED[command][0]
 
 
 def is_running(command: str) -> bool:
@@ -29,8 +22,8 @@ def is_running(command: str) -> bool:
 
 
 def failure(command: str) -> str | None:
-    """Return the last line that a command said before it failed; None if it did not, or was not started."""
-    if command not in STARTED or is_running(command) or STARTED[command][0].returncode in FINE:
+    """Return the last line that a command said before it failed, if it was started and has."""
+    if command not in STARTED or STARTED[command][0].poll() in (None, *FINE):
         return None
     said = STARTED[command][1]
     said.seek(0)

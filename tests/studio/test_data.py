@@ -11,8 +11,10 @@ import pytest
 from PIL import Image
 
 from classifier.data.prepared_images import ImageWriter
+from pipeline.local import session
 from pipeline.paths import ROOT
-from tests.local.samples import wait_until
+from tests.local.lab import ROLE
+from tests.local.samples import definition, wait_until
 from tests.studio.conftest import Studio
 
 NAME, HOSTILE = "image-classification", "<script>alert('1')</script>"
@@ -27,6 +29,11 @@ def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
     folder = tmp_path_factory.mktemp("data")
     shutil.copy(ROOT / "pipeline.yaml", folder)
     server = Studio(folder / "home", folder / "log", "--config", str(folder / "pipeline.yaml"))
+    fail = {"Name": "Fail", "Type": "Fail", "Arguments": {"ErrorMessage": "no"}}
+    text = json.dumps(definition(fail))
+    session(server.home).client("sagemaker").create_pipeline(
+        PipelineName=NAME, PipelineDefinition=text, RoleArn=ROLE, ClientRequestToken="x" * 32
+    )
     add_execution(server, "e1", CLASSES, images=7)
     add_execution(server, "e2", [])
     yield server
@@ -37,7 +44,6 @@ def add_execution(studio: Studio, name: str, classes: list[str], images: int = 0
     """An execution with prepared images of each class in each split, or without."""
     state, started = studio.state(), time.time()
     summary = {"PipelineArn": ARN, "PipelineName": NAME, "CreationTime": started, "LastModifiedTime": started}
-    state.put("Pipeline", NAME, {**summary, "PipelineDisplayName": NAME, "PipelineStatus": "Active", "Definition": ""})
     arn = f"{ARN}/execution/{name}"
     state.add_execution({**summary, "PipelineExecutionArn": arn, "PipelineExecutionStatus": "Failed", "Definition": {}})
     if not classes:
@@ -125,15 +131,15 @@ def test_a_click_corrects_a_label_and_another_takes_it_back(studio: Studio) -> N
 
 def test_what_else_a_file_of_corrections_holds_stays(studio: Studio) -> None:
     file = studio.home.parent / "corrections.csv"
-    kept = '\ufeffpath, label ,who\r\n"gone, long/1.png",cat,me\r\n\r\n'
+    kept = '\ufeffpath,label,who\r\n"gone, long/1.png",cat,me\r\n'
     file.write_bytes(f'{kept}"cat/train 0.png",cat,"you, too"'.encode())
     correct(studio, 0, HOSTILE)
     correct(studio, 2, "../x")
     text = file.read_bytes().decode()
     assert text == f'{kept}cat/train 0.png,{HOSTILE},"you, too"\r\ncat/train 2.png,../x,\r\n'
     assert "gone, long/1.png" in correct(studio, 0)
-    assert rows(studio)[1] == {"path": "cat/train 0.png", " label ": "cat", "who": "you, too"}
-    correct(studio, 999, key="gone, long/1.png", image="")
+    assert rows(studio)[1] == {"path": "cat/train 0.png", "label": "cat", "who": "you, too"}
+    correct(studio, 999, image="gone, long/1.png")
     assert [row["path"] for row in rows(studio)] == ["cat/train 0.png", "cat/train 2.png"]
 
 

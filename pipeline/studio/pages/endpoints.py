@@ -1,21 +1,18 @@
 """Endpoints: what they serve, how busy and how quick they are, drift, and what they say of images dropped here."""
 
+import base64
 import io
 import json
-import secrets
 import shlex
 import tempfile
 import time
 import urllib.request
-from collections import OrderedDict
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import anyio.from_thread
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
@@ -27,31 +24,16 @@ from pipeline.config.job_code import importable_steps
 from pipeline.errors import PipelineError
 from pipeline.service import images
 from pipeline.service import models as registry
-from pipeline.service.predictor import ACCEPT, CONTENT_TYPE, ImagePredictor, is_labelled
+from pipeline.service.predictor import ACCEPT, CONTENT_TYPE, ImagePredictor
 from pipeline.service.targets import ask, split_uri
 from pipeline.studio import commands
 from pipeline.studio.pages.models import endpoints_of, evaluation_of
 from pipeline.studio.site import attempt, form_of, go_to, live, missing, path_text, render, studio
 
-MOST_IMAGES, MOST_BYTES = 20, 200 << 20  # at once
-KEPT_BATCHES = 8
+MOST_IMAGES, MOST_PIXELS = 20, 100_000_000
 MOST_COUNTED = 10_000  # captured requests
 METRICS_SECONDS = 2  # that an answer of /metrics is shown for
 PERCENTILES = (0.5, 0.9, 0.99)
-
-
-@dataclass
-class Asked:
-    """One image, its answer or why there is none, and what the answer depends on once somebody has asked."""
-
-    name: str
-    picture: bytes | None  # PNG, no larger than the page and the heatmap need
-    answer: dict[str, Any] | None
-    problem: str
-    heat: bytes | None = None
-
-
-BATCHES: OrderedDict[str, list[Asked]] = OrderedDict()
 
 
 def show_endpoints(request: Request) -> Response:
@@ -59,23 +41,17 @@ def show_endpoints(request: Request) -> Response:
     return render(request, "endpoints.html", endpoints=endpoints_of(here.target), command=here.call.command)
 
 
-def show_endpoint(request: Request) -> Response:
-    """Return an endpoint's page, with the images of the batch that `answers` names."""
-    here, name = studio(request), request.path_params["name"]
-    target, found = here.target, known(request)
-    arn = registry.served_version(target, name)
-    package = registry.model_package(target, arn) if arn else {}
+def show_endpoint(request: Request, answers: tuple[dict[str, Any], ...] = ()) -> Response:
+    """Return an endpoint's page, with its answers to images."""
+    target, name, status = studio(request).target, request.path_params["name"], status_of(request)
+    package = registry.model_package(target, status["version"]) if status["version"] else {}
     example = f"{evaluation_of(package)}/example.png"
-    image = target.storage.path(example).resolve() if evaluation_of(package) and target.holds(example) else "photo.jpg"
-    url = target.endpoint_view(name, found["EndpointStatus"])["url"]
+    image = str(target.storage.path(example).resolve() if package and target.holds(example) else "photo.jpg")
     headers = ["-H", f"Content-Type: {CONTENT_TYPE}", "-H", f"Accept: {ACCEPT}"]
+    curl = shlex.join(["curl", *headers, "--data-binary", f"@{image}", f"{status['view']['url']}/invocations"])
     return render(
-        request, "endpoint.html",
-        name=name, found=found, package=package, image=str(image), api=str(request.base_url).rstrip("/"),
-        curl=shlex.join(["curl", *headers, "--data-binary", f"@{image}", f"{url}/invocations"]),
-        captured=captured(request, found), most=MOST_COUNTED, most_images=MOST_IMAGES,
-        batch=request.query_params.get("answers", ""), answers=BATCHES.get(request.query_params.get("answers", ""), []),
-        top=images.TOP, drift=drift_command(request, arn), **status_of(request),
+        request, "endpoint.html", name=name, image=image, curl=curl, answers=answers, top=images.TOP, most=MOST_COUNTED,
+        most_images=MOST_IMAGES, captured=captured(request, status["found"]), api=str(request.base_url)[:-1], **status,
     )  # fmt: skip
 
 
@@ -86,49 +62,39 @@ def show_status(request: Request) -> Response:
 
 
 def status_of(request: Request) -> dict[str, Any]:
-    """Return status, traffic and drift as they are now."""
-    here, name = studio(request), request.path_params["name"]
-    found = known(request)
-    view, arn = here.target.endpoint_view(name, found["EndpointStatus"]), registry.served_version(here.target, name)
-    is_up = view["url"] and view["status"] in ("InService", "Updating")
-    command = drift_command(request, arn)
-    report: dict[str, Any] = {}
-    with suppress(OSError, ValueError):
-        report = json.loads((drift_folder(request) / "drift.json").read_text())
-    return {
-        "view": view, "reason": found.get("FailureReason", ""), "version": arn and arn.rpartition("model-package/")[2],
-        "traffic": traffic(f"{view['url']}/metrics", int(time.monotonic() / METRICS_SECONDS)) if is_up else None,
-        "is_checking": commands.is_running(command), "problem": commands.failure(command),
-        "report": report, "report_name": drift_folder(request).name,
-    }  # fmt: skip
-
-
-def known(request: Request) -> dict[str, Any]:
-    """Return DescribeEndpoint of the one that the address names."""
-    name = request.path_params["name"]
-    found = registry.endpoint(studio(request).target, name)
-    if found is None:
+    """Return status, traffic and drift as they are now; 404 if there is no such endpoint."""
+    target, name = studio(request).target, request.path_params["name"]
+    if (found := registry.endpoint(target, name)) is None:
         raise missing(f"endpoint {name!r}")
-    return found
+    view, version = target.endpoint_view(name, found["EndpointStatus"]), registry.served_version(target, name)
+    address = f"{view['url']}/metrics" if view["status"] in ("InService", "Updating") else ""
+    folder, model, report = target.home / "reports" / f"drift-{name}", ["--model", version] if version else [], None
+    command = studio(request).call.command("drift", "--endpoint", name, *model, "--out", str(folder))
+    with suppress(OSError, ValueError):
+        report = json.loads((folder / "drift.json").read_text())
+    return {
+        "found": found, "view": view, "version": version, "report": report, "command": command,
+        "traffic": traffic(address, int(time.monotonic() / METRICS_SECONDS)) if address else None,
+        "is_checking": commands.is_running(command), "problem": commands.failure(command),
+    }  # fmt: skip
 
 
 @lru_cache(maxsize=32)
 def traffic(address: str, moment: int) -> dict[str, Any] | None:
     """Return what a server of this project counts since it started; None of another server, or of one that is busy."""
-    requests, classes, buckets = dict[str, int](), dict[str, int](), list[tuple[float, float]]()
+    counts: dict[str, dict[str, int]] = {"requests": {}, "predictions": {}}
+    buckets = list[tuple[float, float]]()
     with suppress(OSError, ValueError, KeyError):
         with urllib.request.urlopen(address, timeout=2) as answer:
-            text = answer.read().decode()
-        for sample in (sample for family in text_string_to_metric_families(text) for sample in family.samples):
-            if sample.name == "classifier_requests_total":
-                requests[sample.labels["status"]] = int(sample.value)
-            elif sample.name == "classifier_predictions_total" and sample.value:
-                classes[sample.labels["class"]] = int(sample.value)
-            elif sample.name == "classifier_seconds_bucket" and sample.labels["stage"] == "total":
+            families = list(text_string_to_metric_families(answer.read().decode()))
+        for sample in (sample for family in families for sample in family.samples):
+            kind = sample.name.removeprefix("classifier_").removesuffix("_total")
+            if kind in counts and sample.value:
+                counts[kind][next(iter(sample.labels.values()))] = int(sample.value)
+            elif kind == "seconds_bucket" and sample.labels["stage"] == "total":
                 buckets.append((float(sample.labels["le"]), sample.value))
-        if "classifier_requests" in text:
-            best = sorted(classes.items(), key=lambda item: -item[1])
-            return {"requests": requests, "classes": best, "seconds": {q: quantile(buckets, q) for q in PERCENTILES}}
+        if any(family.name.startswith("classifier_") for family in families):
+            return {**counts, "seconds": {share: quantile(buckets, share) for share in PERCENTILES}}
     return None
 
 
@@ -144,129 +110,79 @@ def quantile(buckets: list[tuple[float, float]], share: float) -> float | None:
 
 def captured(request: Request, found: dict[str, Any]) -> int | None:
     """Return how many requests are kept, at most one more than are counted; None where the endpoint keeps none."""
-    target, asked = studio(request).target, {"EndpointConfigName": found["EndpointConfigName"]}
+    target, settings, config = studio(request).target, dict[str, Any](), found["EndpointConfigName"]
     with suppress(PipelineError):
-        settings = ask(target, "describe its configuration", "describe_endpoint_config", **asked)
-        if (settings.get("DataCaptureConfig") or {}).get("EnableCapture"):
-            bucket, prefix = split_uri(settings["DataCaptureConfig"]["DestinationS3Uri"])
-            place = f"{prefix.rstrip('/')}/{found['EndpointName']}/"
-            listed = items(target.client("s3"), "list_objects_v2", Bucket=bucket, Prefix=place)
-            return sum(1 for _ in islice(listed, MOST_COUNTED + 1))
-    return None
-
-
-def drift_folder(request: Request) -> Path:
-    return studio(request).target.home / "reports" / f"drift-{request.path_params['name']}"
-
-
-def drift_command(request: Request, arn: str | None) -> str:
-    """Return the command line that compares what the endpoint was sent with what its version was trained on."""
-    words = ["--endpoint", request.path_params["name"], *(["--model", arn] if arn else [])]
-    return studio(request).call.command("drift", *words, "--out", str(drift_folder(request)))
+        asked = ask(target, "describe it", "describe_endpoint_config", EndpointConfigName=config)
+        settings = asked.get("DataCaptureConfig") or {}
+    if not settings.get("EnableCapture"):
+        return None
+    bucket, prefix = split_uri(f"{settings['DestinationS3Uri'].rstrip('/')}/{found['EndpointName']}/")
+    listed = items(target.client("s3"), "list_objects_v2", Bucket=bucket, Prefix=prefix)
+    return sum(1 for _ in islice(listed, MOST_COUNTED + 1))
 
 
 def classify(request: Request) -> Response:
-    """Ask the endpoint about each image of a form."""
-    place, target = f"/endpoints/{path_text(request.path_params['name'])}", studio(request).target
-    if int(request.headers.get("content-length", MOST_BYTES + 1)) > MOST_BYTES:
-        anyio.from_thread.run(drained, request)
-        return go_to(place, problem=f"The images are larger than {MOST_BYTES >> 20} MB together: send fewer at once.")
-    given = [file for file in form_of(request).getlist("images") if isinstance(file, UploadFile) and file.filename]
-    if not 0 < len(given) <= MOST_IMAGES:
-        return go_to(place, problem=f"Choose from 1 to {MOST_IMAGES} images at once; there were {len(given)}.")
-    contents = [file.file.read() for file in given]
-    predictor = ImagePredictor(request.path_params["name"], target)
+    """Ask the endpoint about the images of a form, or about one again that is to be explained, by fifty requests."""
+    form, name = form_of(request), request.path_params["name"]
+    files = [file for file in form.getlist("images") if isinstance(file, UploadFile) and file.filename]
+    place, predictor = f"/endpoints/{path_text(name)}", ImagePredictor(name, studio(request).target)
+    again = str(form.get("picture", "")).rpartition(",")[2]
     try:
-        answers = list(predictor.ask_each(contents))
-    except PipelineError as problem:
-        return go_to(place, problem=str(problem))
-    batch = [
-        Asked(
-            str(file.filename),
-            small(content),
-            *((None, str(answer)) if isinstance(answer, Exception) else (answer, "")),
+        given = [(str(form.get("name")), base64.b64decode(again))] if again else []
+        given += [(str(file.filename), file.file.read()) for file in files]
+        if not 0 < len(given) <= MOST_IMAGES:
+            return go_to(place, problem=f"Choose from 1 to {MOST_IMAGES} images at once; there were {len(given)}.")
+        found = predictor.ask_each([content for _, content in given])
+        answers = tuple(
+            {"name": file, "picture": shown(content), "answer": answer}
+            for (file, content), answer in zip(given, found, strict=True)
         )
-        for file, content, answer in zip(given, contents, answers, strict=True)
-    ]
-    BATCHES[token := secrets.token_hex(8)] = batch
-    while len(BATCHES) > KEPT_BATCHES:
-        BATCHES.popitem(last=False)
-    return go_to(f"{place}?answers={token}#answers")
+        if again and isinstance(answers[0]["answer"], dict):
+            answers[0]["heat"] = explained(predictor, given[0][1], answers[0]["answer"])
+    except (PipelineError, ValueError) as problem:
+        return go_to(place, problem=str(problem))
+    return show_endpoint(request, answers)
 
 
-async def drained(request: Request) -> None:
-    """Throw a body away: a browser that is cut off while it sends shows no answer."""
-    async for _ in request.stream():
-        pass
-
-
-def small(content: bytes) -> bytes | None:
-    """Return an image as a PNG no larger than is shown and explained; None if it is none."""
+def shown(content: bytes) -> str:
+    """Return an image as a data URI, no larger than is shown and explained; empty if it is none."""
     with importable_steps():
         from classifier.data.images import ImageError, decode
     buffer = io.BytesIO()
     try:
-        picture = decode(content, max_pixels=100_000_000)
+        picture = decode(content, max_pixels=MOST_PIXELS)
     except ImageError:
-        return None
+        return ""
     picture.thumbnail((2 * images.SIDE_PX, 2 * images.SIDE_PX))
-    picture.save(buffer, "PNG")
-    return buffer.getvalue()
+    picture.save(buffer, "JPEG", quality=90)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def asked_of(request: Request) -> Asked:
-    """Return the image that the address names."""
-    batch = BATCHES.get(request.path_params["batch"], [])
-    if request.path_params["number"] >= len(batch):
-        raise missing("such image any more: ask again")
-    return batch[int(request.path_params["number"])]
-
-
-def show_picture(request: Request) -> Response:
-    asked = asked_of(request)
-    content = asked.heat if request.path_params["kind"] == "heat" else asked.picture
-    if content is None:
-        raise missing("such picture")
-    return Response(content, media_type="image/png", headers={"cache-control": "private, max-age=3600"})
-
-
-def explain(request: Request) -> Response:
-    """Find out what an answer depends on, by fifty requests with a part of the image covered each."""
-    asked, name = asked_of(request), request.path_params["name"]
-    place = f"/endpoints/{path_text(name)}?answers={request.path_params['batch']}"
-    if asked.picture is None or asked.answer is None or not is_labelled(asked.answer):
-        return go_to(place, problem=f"{asked.name} has no answer that could be explained.")
+def explained(predictor: ImagePredictor, content: bytes, answer: dict[str, Any]) -> str:
+    """Return as a data URI what an answer depends on in an image."""
     with tempfile.TemporaryDirectory() as folder:
-        image = Path(folder) / "image.png"
-        image.write_bytes(asked.picture)
-        predictor = ImagePredictor(name, studio(request).target)
-        try:
-            asked.heat = images.explain(predictor, image, asked.answer, Path(folder) / "out").read_bytes()
-        except PipelineError as problem:
-            return go_to(place, problem=str(problem))
-    return go_to(f"{place}#image-{request.path_params['number']}")
+        image = Path(folder, "image")
+        image.write_bytes(content)
+        return shown(images.explain(predictor, image, answer, Path(folder)).read_bytes())
 
 
 def act(request: Request) -> Response:
     """Wake, check or delete an endpoint."""
-    here, name, action = studio(request), request.path_params["name"], request.path_params["action"]
-    place, found = f"/endpoints/{path_text(name)}", known(request)
+    target, name, status = studio(request).target, request.path_params["name"], status_of(request)
+    place, action, delete = f"/endpoints/{path_text(name)}", request.path_params["action"], {"EndpointName": name}
     if action == "wake":
-        return attempt(place, f"Endpoint {name} is awake.", lambda: here.target.wake(name))
+        return attempt(place, f"Endpoint {name} is awake.", lambda: target.wake(name))
     if action == "delete":
-        delete = {"EndpointName": found["EndpointName"]}
-        return attempt("/endpoints", f"Endpoint {name} is deleted.",
-                       lambda: ask(here.target, f"delete endpoint {name!r}", "delete_endpoint", **delete))  # fmt: skip
-    commands.start(drift_command(request, registry.served_version(here.target, name)))
+        deleted = f"Endpoint {name} is deleted."
+        return attempt("/endpoints", deleted, lambda: ask(target, f"delete {name!r}", "delete_endpoint", **delete))
+    commands.start(status["command"])
     return go_to(f"{place}#drift")
 
 
 ROUTES = [
     Route("/endpoints", show_endpoints),
     Route("/endpoints/{name}", show_endpoint),
+    Route("/endpoints/{name}", classify, methods=["POST"]),
     Route("/endpoints/{name}/status", show_status),
-    Route("/endpoints/{name}/answers", classify, methods=["POST"]),
-    Route("/endpoints/{name}/answers/{batch}/{number:int}", explain, methods=["POST"]),
-    Route("/endpoints/{name}/answers/{batch}/{number:int}/{kind}", show_picture),
     Route("/endpoints/{name}/{action}", act, methods=["POST"]),
 ]

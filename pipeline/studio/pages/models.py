@@ -1,11 +1,11 @@
 """The model registry: groups, their versions, one version with its card and lineage, and what it does otherwise."""
 
-import contextlib
 import csv
 import io
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from starlette.requests import Request
@@ -19,72 +19,67 @@ from pipeline.service.local_target import LocalTarget
 from pipeline.service.status import metrics, read_evaluation
 from pipeline.studio.site import attempt, form_of, live, missing, path_text, render, studio
 
-SHOWN_VERSIONS = 50  # on one page
-SHOWN_IMAGES = 24  # of each kind of difference
+SHOWN_VERSIONS, SHOWN_IMAGES = 100, 24  # of a group; of each kind of difference
 CODE = re.compile(r"/code/([^/\"]+)-([0-9a-f]{16})/source\.tar\.gz")
+Package = Mapping[str, Any]  # DescribeModelPackage
 Predictions = dict[str, dict[str, str]]  # image's name -> label, predicted, score
 
 
 def show_groups(request: Request) -> Response:
-    """Return the groups with their newest versions, or the page of one group that `group` and `after` name."""
-    target, wanted, after = studio(request).target, request.query_params.get("group"), request.query_params.get("after")
-    in_service = [found for found in endpoints_of(target) if found["version"]]
-    names = [wanted] if wanted else registry.groups(target)
-    pages = {name: registry.version_page(target, name, SHOWN_VERSIONS, after) for name in names}
-    return render(request, "models.html", pages=pages, in_service=in_service, command=studio(request).call.command)
+    """Return the groups with their newest versions."""
+    target = studio(request).target
+    groups = {name: list(registry.version_rows(target, name, SHOWN_VERSIONS)) for name in registry.groups(target)}
+    command, endpoints = studio(request).call.command, endpoints_of(target)
+    return render(request, "models.html", groups=groups, endpoints=endpoints, most=SHOWN_VERSIONS, command=command)
 
 
 def endpoints_of(target: LocalTarget) -> list[dict[str, str]]:
     """Return name, status and served version of every endpoint, and why its last deployment failed."""
     return [
         {
-            "name": found["EndpointName"],
-            "status": str(target.endpoint_view(found["EndpointName"], found["EndpointStatus"])["status"]),
-            "version": registry.served_version(target, found["EndpointName"]) or "",
-            "reason": (registry.endpoint(target, found["EndpointName"]) or {}).get("FailureReason", ""),
+            "name": name,
+            "status": str(target.endpoint_view(name, found["EndpointStatus"])["status"]),
+            "version": registry.served_version(target, name) or "",
+            "reason": (registry.endpoint(target, name) or {}).get("FailureReason", ""),
         }
         for found in registry.endpoints(target)
+        if (name := str(found["EndpointName"]))
     ]
-
-
-def show_status(request: Request) -> Response:
-    """Return what is live of a version's page: its approval, and what the endpoints serve."""
-    endpoints = endpoints_of(studio(request).target)  # looking brings their status up to date
-    context = {"endpoints": endpoints, "package": package_of(request)}
-    return live(request, "model_status.html", lambda: context, also=str(endpoints))
 
 
 def show_version(request: Request) -> Response:
     """Return one version beside the one in service, or beside the one that `with` names."""
-    target, package = studio(request).target, package_of(request)
-    arn, group = str(package["ModelPackageArn"]), str(package["ModelPackageGroupName"])
-    endpoints = endpoints_of(target)
-    in_service = {found["version"] for found in endpoints}
-    others = [summary for summary in registry.model_packages(target, group) if summary["ModelPackageArn"] != arn]
-    chosen = request.query_params.get("with") or next(
-        (str(registry.version(each)) for each in others if each["ModelPackageArn"] in in_service), ""
-    )
-    other = next((each["ModelPackageArn"] for each in others if str(registry.version(each)) == chosen), None)
-    beside = registry.model_package(target, other) if other else None
+    target, package, endpoints = studio(request).target, package_of(request), endpoints_of(studio(request).target)
+    served = {found["version"] for found in endpoints}
+    listed = {str(registry.version(each)): each["ModelPackageArn"]
+              for each in registry.model_packages(target, package["ModelPackageGroupName"])}  # fmt: skip
+    others = {number: arn for number, arn in listed.items() if arn != package["ModelPackageArn"]}
+    chosen = request.query_params.get("with") or next((number for number in others if others[number] in served), "")
+    beside = registry.model_package(target, others[chosen]) if chosen in others else None
     return render(
         request, "model.html",
-        package=package, row=registry.version_row(target, package), group=group, endpoints=endpoints,
-        card=card_of(package), code=code_of(target, package), figures=figures(target, package),
-        others=[registry.version(each) for each in others], beside=beside and registry.version(beside),
-        is_served=other in in_service, their_figures=figures(target, beside) if beside else {},
-        other_classes=beside is not None and classes_of(beside) != classes_of(package),
+        package=package, row=registry.version_row(target, package), group=package["ModelPackageGroupName"],
+        endpoints=endpoints, card=card_of(package), origin=origin_of(package), code=code_of(target, package),
+        figures=figures(target, package), their_figures=figures(target, beside) if beside else {},
+        others=others, beside=chosen if beside else None, is_served=others.get(chosen) in served,
+        is_of_other_classes=beside is not None and classes_of(beside) != classes_of(package), most=SHOWN_IMAGES,
         changes=changes(predictions(target, package), predictions(target, beside)) if beside else None,
-        origin=origin_of(package),
     )  # fmt: skip
+
+
+def show_status(request: Request) -> Response:
+    """Return what is live of a version's page: its approval, and what the endpoints serve."""
+    context = {"endpoints": endpoints_of(studio(request).target), "package": package_of(request)}
+    return live(request, "model_status.html", lambda: context, also=str(context["endpoints"]))
 
 
 def package_of(request: Request) -> dict[str, Any]:
     """Return DescribeModelPackage of the version that the address names."""
-    group, number = request.path_params["group"], request.path_params["version"]
+    name = "{group}/{version}".format(**request.path_params)
     try:
-        return registry.model_package(studio(request).target, f"{group}/{number}")
+        return registry.model_package(studio(request).target, name)
     except ServiceError as problem:
-        raise missing(f"version {number!r} of model package group {group!r}") from problem
+        raise missing(f"model version {name!r}") from problem
 
 
 def decide(request: Request) -> Response:
@@ -102,56 +97,53 @@ def decide(request: Request) -> Response:
     return attempt(f"/models/{path_text(group)}/{number}", f"Version {number} is {decision} now.", act)
 
 
-def origin_of(package: Mapping[str, Any]) -> str | None:
+def origin_of(package: Package) -> str | None:
     """Return `pipeline/execution` that registered a version, if one did."""
     arn = package.get("MetadataProperties", {}).get("GeneratedBy", "")
-    found = re.search(r":pipeline/([^/]+)/execution/([^/]+)$", arn)
-    return f"{found[1]}/{found[2]}" if found else None
+    return "/".join(found.groups()) if (found := re.search(r":pipeline/([^/]+)/execution/([^/]+)$", arn)) else None
 
 
-def code_of(target: LocalTarget, package: Mapping[str, Any]) -> list[tuple[str, str]]:
+def code_of(target: LocalTarget, package: Package) -> list[tuple[str, str]]:
     """Return name and digest of the code that a version's execution ran; nothing if that is gone."""
-    with contextlib.suppress(PipelineError):
-        arn = package.get("MetadataProperties", {}).get("GeneratedBy", "")
-        if origin_of(package):
-            return sorted(set(CODE.findall(json.dumps(executions.definition_of(target, arn)))))
+    with suppress(PipelineError, KeyError):
+        definition = executions.definition_of(target, package["MetadataProperties"]["GeneratedBy"])
+        return sorted(set(CODE.findall(json.dumps(definition))))
     return []
 
 
-def card_of(package: Mapping[str, Any]) -> Any:
+def card_of(package: Package) -> Any:
     """Return the model card as data, as text if it is no JSON, or nothing."""
-    content = package.get("ModelCard", {}).get("ModelCardContent", "")
-    try:
-        return json.loads(content) if content else None
-    except ValueError:
-        return content
+    content = package.get("ModelCard", {}).get("ModelCardContent")
+    with suppress(TypeError, ValueError):
+        return json.loads(content)
+    return content
 
 
-def classes_of(package: Mapping[str, Any]) -> Any:
+def classes_of(package: Package) -> Any:
     return package.get("CustomerMetadataProperties", {}).get("classes_sha256")
 
 
-def figures(target: LocalTarget, package: Mapping[str, Any]) -> dict[str, float]:
-    """Return a version's metrics: those of its evaluation, each class's recall included, else those in its metadata."""
+def figures(target: LocalTarget, package: Package) -> dict[str, float]:
+    """Return a version's metrics: of its evaluation, with the recall of each class, else numbers of its metadata."""
     evaluation = read_evaluation(target, evaluation_of(package))
     found = {name.removeprefix("test_").replace("_", " "): value for name, value in metrics(evaluation).items()}
     per_class = evaluation.get("multiclass_classification_metrics", {}).get("per_class", {})
     found |= {f"recall of {name}": scores["recall"] for name, scores in per_class.items()}
-    for name, text in {} if found else package.get("CustomerMetadataProperties", {}).items():
-        with contextlib.suppress(ValueError):
+    for name, text in package.get("CustomerMetadataProperties", {}).items() if not found else ():
+        with suppress(ValueError):
             found[name] = float(text)
     return found
 
 
-def evaluation_of(package: Mapping[str, Any]) -> str | None:
+def evaluation_of(package: Package) -> str | None:
     """Return below which URI a version's evaluation lies, if it was registered with one."""
     uri = package.get("ModelMetrics", {}).get("ModelQuality", {}).get("Statistics", {}).get("S3Uri", "")
     return str(uri).rpartition("/")[0] or None
 
 
-def predictions(target: LocalTarget, package: Mapping[str, Any]) -> Predictions | None:
+def predictions(target: LocalTarget, package: Package) -> Predictions | None:
     """Return what a version said of each test image; None if that was not kept."""
-    with contextlib.suppress(PipelineError, KeyError, csv.Error, UnicodeDecodeError):
+    with suppress(PipelineError, KeyError, csv.Error, UnicodeDecodeError):
         text = target.read(f"{evaluation_of(package)}/predictions.csv").decode()
         return {row["name"]: row for row in csv.DictReader(io.StringIO(text, newline=""))}
     return None
@@ -162,16 +154,12 @@ def changes(mine: Predictions | None, theirs: Predictions | None) -> dict[str, A
     if mine is None or theirs is None:
         return None
     kinds: dict[str, list[dict[str, str]]] = {"better": [], "worse": [], "otherwise": []}
-    both = [name for name in mine if name in theirs]
-    for name in both:
-        new, old = mine[name], theirs[name]
-        if new["predicted"] != old["predicted"]:
-            is_right, was_right = (each["predicted"] == new["label"] for each in (new, old))
-            kind = "better" if is_right else "worse" if was_right else "otherwise"
+    for name, new in sorted(mine.items(), key=lambda item: -float(item[1]["score"])):
+        if (old := theirs.get(name)) and old["predicted"] != new["predicted"]:
+            right = new["label"]
+            kind = "better" if new["predicted"] == right else "worse" if old["predicted"] == right else "otherwise"
             kinds[kind].append({**new, "before": old["predicted"], "score_before": old["score"]})
-    for images in kinds.values():
-        images.sort(key=lambda image: -float(image["score"]))
-    return {"images": len(both), "kinds": kinds, "shown": SHOWN_IMAGES}
+    return {"images": len(mine.keys() & theirs.keys()), "kinds": kinds}
 
 
 ROUTES = [

@@ -46,7 +46,7 @@ COMMANDS = {
             ("", "--port 8900 --no-open")),
     "open": Command(LOOK, "history.open_pages", "Open an execution's reports and its endpoint in a browser.",
             ("", "--no-open")),
-    "experiments": Command(LOOK, "experiments.experiments", "Write executions to MLflow and say how to look at them.",
+    "experiments": Command(LOOK, "experiments.experiments", "Write executions to MLflow, and show its page.",
             ("", "--open", "--last 100")),
     "report": Command(LOOK, "reports.report", "Show how an execution's training went: rules, curves, profile, search."),
     "debug": Command(LOOK, "debug.debug", "Say what is wrong with a training, anybody's, that saved smdebug's tensors.",

@@ -7,8 +7,9 @@ writing may be interrupted and repeated. Importing MLflow takes two seconds: onl
 
 import os
 import re
+import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,12 +27,15 @@ ENVIRONMENT = {  # nothing is sent, no lines about tables, and a server that doe
     "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "WARNING", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
 }  # fmt: skip
 STATUSES = {"Succeeded": "FINISHED", "Completed": "FINISHED", "Failed": "FAILED", "Stopped": "KILLED"}  # else RUNNING
+SERVICES_OWN = ("sagemaker_", "_tuning_")  # hyperparameters
 UNTAKEN = re.compile(r"[^\w\-. :]|^\.+")  # of a name, by MLflow
 LONGEST_NAME, LONGEST_VALUE = 250, 5000  # characters
 PARAMETERS_AT_ONCE, METRICS_AT_ONCE = 100, 900  # MLflow takes 1,000 of both
-SERVICES_OWN = ("sagemaker_", "_tuning_")  # hyperparameters
 MOST_RUNS = 5000  # of one execution
 LOCK_WAIT_SECONDS = 300.0
+PARENT, PIPELINE = "mlflow.parentRunId", "pipeline"  # tags: of children, of executions
+RUNS = """SELECT runs.run_uuid id, name, status, start_time, end_time FROM tags JOIN runs USING (run_uuid)
+    WHERE key = ? AND value = ? AND lifecycle_stage = 'active' ORDER BY start_time DESC LIMIT ? OFFSET ?"""
 
 
 class Run(NamedTuple):
@@ -48,18 +52,42 @@ class Run(NamedTuple):
     artifacts: Mapping[str, str | None] = {}  # name -> URI, or on this machine its file
 
     @property
-    def stamp(self) -> str | None:
-        """What tells that a run is written as it is, once it has ended."""
-        return f"{self.status} {self.ended.isoformat()}" if self.ended and self.status in STATUSES else None
+    def stamp(self) -> str:
+        """What tells that a run is written as it is; the same for all that go on."""
+        return f"{self.status} {self.ended.isoformat()}" if self.ended and self.status in STATUSES else "not yet"
 
 
 def store_uri(target: Target, home: Path) -> str:
     """Return MLflow's tracking URI: the home's SQLite file, on AWS the ARN of the server."""
     if target.name == "local":
-        return f"sqlite:///{home.resolve()}/mlflow/mlflow.db"
+        return f"sqlite:///{database(home)}"
     if server := target.placement.mlflow_tracking_server_arn:
         return server
     raise UsageError("Set aws.mlflow_tracking_server_arn in pipeline.yaml: no MLflow server is named there.")
+
+
+def database(home: Path) -> Path:
+    return home.resolve() / "mlflow" / "mlflow.db"
+
+
+def written(home: Path, tag: str, value: str, start: int, count: int) -> list[dict[str, Any]]:
+    """Return a home's runs that have a tag, the newest first: by SQL, as MLflow takes two seconds to be imported.
+
+    MLflow's tables, as of its version 3, are named here and in RUNS alone.
+    """
+    if not database(home).exists():
+        return []
+    try:
+        with closing(sqlite3.connect(f"{database(home).as_uri()}?mode=ro", uri=True)) as store:
+            store.row_factory = sqlite3.Row
+            found = [dict(row) for row in store.execute(RUNS, (tag, value, count, start))]
+            for run in found:
+                for table in ("params", "tags", "latest_metrics"):
+                    rows = store.execute(f"SELECT key, value FROM {table} WHERE run_uuid = ?", [run["id"]])
+                    run[table] = dict(rows)
+    except sqlite3.Error as problem:
+        raise ServiceError(f"{database(home)} cannot be read: {problem}.") from problem
+    return found
 
 
 def write_executions(target: Target, home: Path, name: str, last: int) -> list[str]:
@@ -71,7 +99,7 @@ def write_executions(target: Target, home: Path, name: str, last: int) -> list[s
 
     try:
         with taken_lock(home / "locks" / "experiments", LOCK_WAIT_SECONDS):
-            store = Store(target, home.resolve() / "mlflow", uri)
+            store = Store(target, database(home), uri)
             return [each["execution"] for each in reversed(newest) if store.write(each["execution_arn"])]
     except BlockingIOError as problem:
         raise ServiceError(f"Another process has been writing to {uri} for {LOCK_WAIT_SECONDS:.0f} s.") from problem
@@ -83,16 +111,16 @@ def write_executions(target: Target, home: Path, name: str, last: int) -> list[s
 class Store:
     """Writes executions to MLflow, one after the other."""
 
-    def __init__(self, target: Target, folder: Path, uri: str) -> None:
+    def __init__(self, target: Target, database: Path, uri: str) -> None:
         from mlflow import MlflowClient, set_tracking_uri
 
-        self.target, self.folder = target, folder
-        if target.name == "local" and not (folder / "mlflow.db").exists():
-            with replacing(folder / "mlflow.db") as unfinished:  # whole, or not at all
+        self.target, self.artifacts = target, database.with_name("artifacts")
+        if target.name == "local" and not database.exists():
+            with replacing(database) as unfinished:  # whole, or not at all
                 MlflowClient(f"sqlite:///{unfinished}")
         set_tracking_uri(uri)  # which SageMaker's plugin asks for
-        self.client = MlflowClient()
-        self.experiment, self.known = "", dict[tuple[str, str], Any]()  # of the execution that is being written
+        self.client, self.experiment = MlflowClient(), ""
+        self.known = dict[tuple[str, str], Any]()  # the runs of the execution that is being written
 
     def write(self, arn: str) -> bool:
         """Write an execution unless it is written as it is; return whether it was written now."""
@@ -110,24 +138,25 @@ class Store:
         parent = self.put(run._replace(ended=None))
         for child in (child for step in steps for child in step_runs(self.target, arn, step)):
             if not self.is_complete(child):
-                child.tags["mlflow.parentRunId"] = parent
+                child.tags[PARENT] = parent
                 self.put(with_training(self.target, child))
         self.put(execution_run(self.target, run, answer.get("CreatedBy", {}), steps))
         return True
 
     def experiment_id(self, name: str) -> str:
         """Return the id of an experiment, which is created if there is none."""
-        location = (self.folder / "artifacts").as_uri() if self.target.name == "local" else None
+        location = self.artifacts.as_uri() if self.target.name == "local" else None
         known = self.client.get_experiment_by_name(name)
         if known and location not in (None, known.artifact_location):
-            raise ServiceError(f"{self.folder} was copied from {known.artifact_location}: remove it, to write it anew.")
+            raise ServiceError(f"{self.artifacts.parent} was copied from elsewhere: remove it, and it is written anew.")
         return str(known.experiment_id if known else self.client.create_experiment(name, location))
 
     def is_complete(self, run: Run) -> bool:
         """Return whether a run is written as it is, or somebody has deleted it in MLflow."""
         found = self.known.get(key(run.tags))
-        is_deleted = found is not None and found.info.lifecycle_stage == "deleted"
-        return is_deleted or (found is not None and found.data.tags.get("written") == run.stamp)
+        if found is None or found.info.lifecycle_stage == "deleted":
+            return found is not None
+        return run.ended is not None and run.stamp == found.data.tags.get("written")
 
     def put(self, run: Run) -> str:
         """Write all that a run has, then its status, and at last that it is complete; return its id."""
@@ -151,14 +180,14 @@ class Store:
         for name, source in run.artifacts.items():
             with suppress(PipelineError, OSError):  # what is gone is left out
                 if source and self.target.name == "local":
-                    place(Path(source).resolve(strict=True), self.folder / "artifacts" / own / "artifacts" / name)
+                    place(Path(source).resolve(strict=True), self.artifacts / own / "artifacts" / name)
                 elif source and source.endswith(".html"):
                     self.client.log_text(own, self.target.read(source).decode(), name)
         if run.status in STATUSES and ended:
             self.client.set_terminated(own, STATUSES[run.status], ended)
         else:
             self.client.update_run(own, "RUNNING")
-        tags = {**run.tags, "status": run.status, "written": run.stamp or "not yet"}
+        tags = {**run.tags, "status": run.status, "written": run.stamp}
         self.client.log_batch(own, tags=[RunTag(name, text(value)) for name, value in tags.items()])
         return own
 
@@ -168,24 +197,24 @@ def execution_run(target: Target, run: Run, author: Mapping[str, Any], steps: li
     document, job = status(target, run.tags["execution_arn"]), training_job(steps)
     model = described(target, job[0]).get("ModelArtifacts", {}).get("S3ModelArtifacts") if job else None
     best = document["best_hyperparameters"] if run.status == "Succeeded" else {}  # else a retry may find others
-    found = [rule for rule, verdict in document["rules"].items() if verdict == "IssuesFound"]
-    page = f"/executions/{executions.pipeline_of(run.tags['execution_arn'])}/{run.name}"
+    pipeline, reports = executions.pipeline_of(run.tags["execution_arn"]), document["reports"]
+    page = f"/executions/{pipeline}/{run.name}"
     tags = {
-        **run.tags,
+        PIPELINE: pipeline,
         "mlflow.user": author.get("UserProfileName") or author.get("IamIdentity", {}).get("Arn"),
         "mlflow.note.content": f"`run_pipeline.py status {run.name}`, or {page} of `run_pipeline.py studio`",
         "failure_reason": document["failure_reason"],
-        "rules_with_issues": ", ".join(found),
+        "rules": ", ".join(rule for rule, verdict in document["rules"].items() if verdict == "IssuesFound"),
         "model": model,
         "model_package_arn": document["model_package_arn"],
     }
-    reports = {"evaluation.html": document["reports"]["evaluation"], "training.html": document["reports"]["debugger"]}
     return run._replace(
-        tags={name: value for name, value in tags.items() if value},
+        tags=run.tags | {name: value for name, value in tags.items() if value},
         parameters={**document["parameters"], **{f"best {name}": value for name, value in best.items()}},
         metrics={name: [value] for name, value in document["metrics"].items()},
-        artifacts={**reports, "model.tar.gz": model and target.where(model)},
-    )
+        artifacts={"evaluation.html": reports["evaluation"], "training.html": reports["debugger"],
+                   "model.tar.gz": model and target.where(model)},
+    )  # fmt: skip
 
 
 def step_runs(target: Target, arn: str, step: Mapping[str, Any]) -> Iterator[Run]:
@@ -195,35 +224,30 @@ def step_runs(target: Target, arn: str, step: Mapping[str, Any]) -> Iterator[Run
     tags = {"step_name": name, "job_name": job, "result_of": source, "failure_reason": step.get("FailureReason"),
             "outcome": outcome, "execution_arn": arn}  # fmt: skip
     if job or step["StepStatus"] in ENDED:
-        trained = job if member == "TrainingJob" and not source else None
         yield Run(name, step["StepStatus"], step.get("StartTime"), step.get("EndTime"),
-                  {name: value for name, value in tags.items() if value}, trained)  # fmt: skip
+                  {name: value for name, value in tags.items() if value},
+                  job if member == "TrainingJob" and not source else None)  # fmt: skip
     for number, trial in enumerate(executions.trials(target, job) if member == "TuningJob" and not source else (), 1):
-        trial_job, final = trial["TrainingJobName"], trial.get("FinalHyperParameterTuningJobObjectiveMetric")
-        yield Run(
-            f"trial {number}", trial["TrainingJobStatus"], trial.get("TrainingStartTime"), trial.get("TrainingEndTime"),
-            {"step_name": name, "job_name": trial_job, "execution_arn": arn}, trial_job,
-            metrics={"objective": [final["Value"]]} if final else {},
-        )  # fmt: skip
+        own, final = trial["TrainingJobName"], trial.get("FinalHyperParameterTuningJobObjectiveMetric")
+        yield Run(f"trial {number}", trial["TrainingJobStatus"], trial.get("TrainingStartTime"),
+                  trial.get("TrainingEndTime"), {"step_name": name, "job_name": own, "execution_arn": arn}, own,
+                  metrics={"objective": [final["Value"]]} if final else {})  # fmt: skip
 
 
 def with_training(target: Target, run: Run) -> Run:
-    """Return a run with the hyperparameters of its training job and the metrics in its log: all values of each."""
-    if run.training_job is None or run.stamp is None:
+    """Return a run with the hyperparameters of its training job and all values of the metrics in its log."""
+    if run.training_job is None or run.status not in STATUSES:
         return run
-    job, logs = described(target, run.training_job), JobLogs(target)
-    patterns = {
-        each["Name"]: re.compile(each["Regex"]) for each in job["AlgorithmSpecification"].get("MetricDefinitions", [])
-    }
-    values = dict[str, list[float]]()
+    job, logs, values = described(target, run.training_job), JobLogs(target), dict[str, list[float]]()
+    expressions = job["AlgorithmSpecification"].get("MetricDefinitions", [])
+    patterns = {each["Name"]: re.compile(each["Regex"]) for each in expressions}
     while lines := logs.new_lines("TrainingJobs", run.training_job):
-        for name, line in ((name, line) for line in lines for name in patterns):
+        for name, found in ((name, pattern.search(line)) for line in lines for name, pattern in patterns.items()):
             with suppress(ValueError):
-                if match := patterns[name].search(line):
-                    values.setdefault(name, []).append(float(match[1]))
-    last = {each["MetricName"]: [each["Value"]] for each in job.get("FinalMetricDataList", [])}
+                if found:
+                    values.setdefault(name, []).append(float(found[1]))
     own = {name: value for name, value in job.get("HyperParameters", {}).items() if not name.startswith(SERVICES_OWN)}
-    return run._replace(parameters=own, metrics={**run.metrics, **last, **values})
+    return run._replace(parameters=own, metrics={**run.metrics, **values})
 
 
 def key(tags: Mapping[str, str]) -> tuple[str, str]:

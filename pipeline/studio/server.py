@@ -31,7 +31,17 @@ from pipeline.studio.security import TOKEN, Guard
 from pipeline.studio.site import Call, Studio, render
 
 HOST, FIRST_PORT, PORTS = "127.0.0.1", 8800, 100
-PAGES = ("files", "executions", "execution", "start", "compare", "models", "endpoints", "data")  # modules of `pages`
+PAGES = (
+    "files",
+    "executions",
+    "execution",
+    "start",
+    "compare",
+    "models",
+    "endpoints",
+    "data",
+    "experiments",
+)  # modules of `pages`
 RECORD = "studio.json"  # in the home
 
 

@@ -109,7 +109,11 @@ def switch_off(client: Client, config: Config) -> Schedule:
 
 def update(client: Client, config: Config, **changes: str) -> Schedule:
     """Change members of the schedule; the others stay."""
-    present = client("scheduler").get_schedule(Name=show(client, config).name)
-    kept = {name: present[name] for name in UPDATED if name in present}
-    client("scheduler").update_schedule(**{**kept, **changes})
+    change(client, show(client, config).name, **changes)
     return show(client, config)
+
+
+def change(client: Client, name: str, **changes: str) -> None:
+    """Change members of any schedule; the others stay."""
+    present = client("scheduler").get_schedule(Name=name)
+    client("scheduler").update_schedule(**{key: present[key] for key in UPDATED if key in present} | changes)

@@ -40,6 +40,7 @@ PAGES = (
     "models",
     "endpoints",
     "data",
+    "schedules",
     "experiments",
 )  # modules of `pages`
 RECORD = "studio.json"  # in the home

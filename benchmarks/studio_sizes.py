@@ -2,28 +2,34 @@
 
     python benchmarks/studio_sizes.py [--home FOLDER] [--executions 10000] [--jobs 100000] [--times 20]
 
-A folder that is filled already is used as it is. Times are of whole answers of a page of 100, as bytes.
+A folder that is filled already is used as it is. Times are of whole answers of a page of 100, by HTTP from
+`run_pipeline.py studio`.
 """
 
 import argparse
 import json
+import re
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import requests
 
-from pipeline.local.jobs.runtime import arn
-from pipeline.local.sagemaker.api import LocalApi
-from pipeline.local.store.answers import HttpRequest
-from pipeline.local.store.state import State
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from pipeline.local.jobs.runtime import arn  # noqa: E402
+from pipeline.local.store.state import State  # noqa: E402
 
 PIPELINES = ("image-classification", "nightly", "other")
 STEPS = ("PrepareData", "TuneHyperparameters", "TrainWithDebugger", "EvaluateModel")
+SIGNED = {"Authorization": "AWS4-HMAC-SHA256 Credential=any/20300101/us-east-1/sagemaker/aws4_request"}
 START = 1_700_000_000.0
 DEFINITION = {"Version": "2020-12-01", "Parameters": [], "Steps": [{"Name": f"Step{n}", "Type": "Fail", "Arguments":
               {"ErrorMessage": "x" * 1000}} for n in range(25)]}  # fmt: skip
@@ -101,7 +107,7 @@ def where(*filters: tuple[str, str, str]) -> dict[str, Any]:
     return {"SearchExpression": {"Filters": [dict(zip(members, each, strict=True)) for each in filters]}}
 
 
-def requests() -> Iterator[tuple[str, str, dict[str, Any], float]]:
+def asked() -> Iterator[tuple[str, str, dict[str, Any], float]]:
     """What is measured: operation, words, request, and the limit in milliseconds."""
     pipeline = arn("pipeline", PIPELINES[0])
     tuning = arn("hyper-parameter-tuning-job", "tuning-7")
@@ -128,21 +134,34 @@ def requests() -> Iterator[tuple[str, str, dict[str, Any], float]]:
     yield "Search", "by image", found | where(("AlgorithmSpecification.TrainingImage", "Equals", "none")), 500
 
 
+@contextmanager
+def served(home: Path) -> Iterator[str]:
+    """The address of a server of the home within the block."""
+    words = [sys.executable, ROOT / "run_pipeline.py", "studio", "--home", home, "--no-open"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield next(found[0] for line in process.stdout if (found := re.search(r"http://[\d.]+:\d+", line)))
+        finally:
+            process.terminate()
+
+
 def measure(home: Path, executions: int, jobs: int, times: int) -> dict[tuple[str, str], tuple[float, float]]:
     """Return the median and the 99th percentile of each request in milliseconds."""
     state = State(home)
     if not state.count("PipelineExecution", []):
         fill(state, executions, jobs)
-    api, taken = LocalApi(state), {}
-    for operation, words, members, _ in requests():
-        seconds, body = [], json.dumps({"MaxResults": 100, **members}).encode()
-        request = HttpRequest("sagemaker", operation, "POST", "https://sagemaker/", {}, body)
-        for _ in range(times):
-            began = time.perf_counter()
-            reply = api.answer(request)
-            seconds.append(time.perf_counter() - began)
-            assert reply.status == 200, reply.body
-        taken[operation, words] = statistics.median(seconds) * 1000, sorted(seconds)[int(0.99 * times)] * 1000
+    taken = {}
+    with served(home) as url, requests.Session() as client:
+        for operation, words, members, _ in asked():
+            seconds, body = [], json.dumps({"MaxResults": 100, **members})
+            headers = {**SIGNED, "X-Amz-Target": f"SageMaker.{operation}"}
+            for _ in range(times):
+                began = time.perf_counter()
+                reply = client.post(url, body, headers=headers)
+                seconds.append(time.perf_counter() - began)
+                assert reply.ok, reply.text
+            taken[operation, words] = statistics.median(seconds) * 1000, sorted(seconds)[int(0.99 * times)] * 1000
     return taken
 
 
@@ -159,7 +178,7 @@ def main() -> int:
         large = measure(options.home or Path(folder) / "large", options.executions, options.jobs, options.times)
     print(f"{'milliseconds':<58} {'ten':>8} {'many':>8} {'p99':>8} {'limit':>6}")
     is_slow = False
-    for operation, words, _, limit in requests():
+    for operation, words, _, limit in asked():
         (few, _), (median, worst) = small[operation, words], large[operation, words]
         is_slow = is_slow or median > limit
         print(f"{operation:<28} {words:<29} {few:8.1f} {median:8.1f} {worst:8.1f} {limit:6.0f}")

@@ -54,10 +54,13 @@ def run_due(home: Path, stopped: threading.Event, *, say: Callable[[str], None])
     after = datetime.datetime.now(datetime.UTC)
     while not stopped.wait(LOOK_SECONDS):
         moment = datetime.datetime.now(datetime.UTC)
-        with suppress(BlockingIOError), taken_lock(target.home / "locks" / "schedule"):
-            for schedule in every(target.client):
-                if any(time <= moment for time in schedule.next_times(after)):
-                    say(start_scheduled(target, schedule, moment))
+        try:
+            with suppress(BlockingIOError), taken_lock(target.home / "locks" / "schedule"):
+                for schedule in every(target.client):
+                    if any(time <= moment for time in schedule.next_times(after)):
+                        say(start_scheduled(target, schedule, moment))
+        except (PipelineError, OSError) as problem:  # such as a disk that is full for a while
+            say(f"Schedules could not be run: {problem}")
         after = moment
 
 

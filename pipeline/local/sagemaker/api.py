@@ -48,6 +48,10 @@ MODULES = {  # of JSON protocols: what is answered by a function of the operatio
         CreateEndpoint UpdateEndpoint DescribeEndpoint ListEndpoints DeleteEndpoint
     """,
     "sagemaker.search": "Search",
+    "sagemaker.lineage": """
+        DescribeArtifact DescribeAction DescribeContext DescribeTrialComponent ListAssociations QueryLineage
+        ListArtifacts ListActions ListContexts ListTrialComponents
+    """,
     "sagemaker.api": "AddTags ListTags DeleteTags",
 }
 SAGEMAKER = {operation: module for module, names in MODULES.items() for operation in names.split()}

@@ -36,6 +36,7 @@ OPERATORS = {
     "GreaterThan": "{} > ?", "GreaterThanOrEqualTo": "{} >= ?", "LessThan": "{} < ?", "LessThanOrEqualTo": "{} <= ?",
     "Contains": "instr({}, ?) > 0", "In": "{} IN (SELECT trim(value) FROM json_each(?))",
 }  # fmt: skip
+TIMES = {"CreationTime": "c.time", "LastModifiedTime": "c.modified"}
 KINDS = {"integer": "number", "number": "number", "boolean": "boolean", "string": "text"}
 REFUSED = {  # operators, by the kind of a property
     "text": ("Greater", "Less"),
@@ -89,7 +90,7 @@ class Query:
             f"{resource}Status": "c.status",
             f"{resource}Arn": self.arn,
             f"{resource}DisplayName": "nullif(c.title, '')",
-            "CreationTime": "c.time",
+            "CreationTime": "+c.time",  # found in the order of the other time, by its index
             "LastModifiedTime": "c.modified",
             "TuningJobArn": "c.parent",
         }
@@ -107,12 +108,12 @@ class Query:
 
     def sort_key(self, name: str) -> str:
         """Return SQL of what a SortBy orders by; what has no value comes before all others."""
-        if name == "LastModifiedTime":  # which every kind has in the catalog
-            return "c.modified"
+        if name in TIMES:  # which every kind has in the catalog
+            return TIMES[name]
         sql, values, kind = self.located(name)
-        if values or kind == "structure":
+        if values or kind in ("structure", "list"):
             raise invalid(f"{self.resource} cannot be sorted by {name!r}; name one of its own members.")
-        return sql if sql in ("c.title", "c.time") else f"coalesce({sql}, -9e999)"
+        return sql if sql == "c.title" else f"coalesce({sql}, -9e999)"
 
     def expression(self, expression: Document) -> Condition:
         """A SearchExpression."""
@@ -185,12 +186,8 @@ def sql_of(document: str, path: str, schema: Schema, rest: str) -> tuple[str, li
         return path, [], "list"
     if rest:  # of a map, as hyperparameters are
         return f"(SELECT value FROM json_each({document}, '$.{path}') WHERE key = ?)", [rest], "entry"
-    kind = schema.get("type")  # two types: of a time
-    return (
-        f"json_extract({document}, '$.{path}')",
-        [],
-        KINDS.get(kind, "structure") if isinstance(kind, str) else "time",
-    )
+    kind = "time" if isinstance(schema["type"], list) else KINDS.get(schema["type"], "structure")
+    return f"json_extract({document}, '$.{path}')", [], kind
 
 
 def compared(filter_: Document, sql: str, values: list[Any], kind: str) -> Condition:
@@ -216,10 +213,8 @@ def compared(filter_: Document, sql: str, values: list[Any], kind: str) -> Condi
         value = number
         if kind == "entry":
             sql = AS_NUMBER.format("INTEGER" if text.lstrip("+-").isdecimal() else "REAL", sql)
-    elif operator in ("Equals", "Contains") and (
-        "d.document" in sql or "e.value" in sql
-    ):  # which is found sooner than JSON is read
-        written = f"%{json.dumps(text)[1:-1]}%"
+    elif operator in ("Equals", "Contains") and ("d.document" in sql or "e.value" in sql):
+        written = f"%{json.dumps(text)[1:-1]}%"  # is found sooner than JSON is read
         return f"d.document LIKE ? AND {OPERATORS[operator].format(sql)}", [written, *values, value]
     return OPERATORS[operator].format(sql), [*values, value]
 

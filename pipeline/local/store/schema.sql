@@ -27,7 +27,7 @@ CREATE TABLE catalog (
     id INTEGER PRIMARY KEY, kind TEXT, name TEXT, time REAL, title TEXT, parent TEXT, modified REAL, status TEXT,
     facts TEXT, UNIQUE (kind, name));
 CREATE INDEX catalog_time ON catalog (kind, time, title, status, parent);
-CREATE INDEX catalog_modified ON catalog (kind, modified, title, status, parent);
+CREATE INDEX catalog_modified ON catalog (kind, modified, title, status, parent, time);
 CREATE INDEX catalog_title ON catalog (kind, title);
 CREATE INDEX catalog_status ON catalog (kind, status);
 CREATE INDEX catalog_parent ON catalog (kind, parent, time);
@@ -59,6 +59,10 @@ CREATE TRIGGER resource_added AFTER INSERT ON resources BEGIN
     INSERT INTO catalog (kind, name, time, title, parent, modified, status, facts)
     SELECT kind, name, time, title, parent, modified, status, facts FROM catalogued
     WHERE origin = 'resources' AND row = new.rowid;
+    INSERT OR IGNORE INTO resources  -- the tags of a job of a pipeline
+    SELECT 'Tags', json_extract(new.document, '$.' || new.kind || 'Arn'),
+        json_group_object(json_extract(value, '$.Key'), json_extract(value, '$.Value')), new.created
+    FROM json_each(new.document, '$.Tags') WHERE new.kind LIKE '%Job' GROUP BY new.kind;
 END;
 CREATE TRIGGER resource_changed AFTER UPDATE ON resources BEGIN
     UPDATE catalog SET (modified, status, facts) = (

@@ -170,6 +170,8 @@ class State:
         """What SQLite says within the block, as a sentence."""
         try:
             yield
+        except (UnicodeEncodeError, OverflowError) as problem:
+            raise UsageError(f"SQLite holds no such value: {problem}.") from problem
         except sqlite3.Error as problem:
             if is_full(problem):
                 raise DiskFull(self.home) from problem

@@ -130,3 +130,19 @@ def test_lists_are_filtered_as_the_service_does(tmp_path: Path, request_: dict[s
 def test_a_token_that_no_answer_gave_is_refused_in_a_sentence(tmp_path: Path, token: str) -> None:
     with pytest.raises(ClientError, match="is not one that an earlier answer gave"):
         LocalClient(LocalApi(State(tmp_path)), "sagemaker").list_training_jobs(NextToken=token)
+
+
+def test_tags_come_with_a_job_and_go_with_it(tmp_path: Path) -> None:
+    state = State(tmp_path)
+    sagemaker = LocalClient(LocalApi(state), "sagemaker")
+    arn = "arn:aws:sagemaker:us-east-1:000000000000:training-job/job-00001"
+    tags = [{"Key": "team", "Value": "é"}, {"Key": "x", "Value": ""}]
+    state.put("TrainingJob", "job-00001", {**job(1), "TrainingJobArn": arn, "Tags": tags})
+    assert sagemaker.list_tags(ResourceArn=arn)["Tags"] == tags
+    sagemaker.delete_tags(ResourceArn=arn, TagKeys=["x"])
+    state.put("TrainingJob", "job-00001", {**job(1), "TrainingJobArn": arn, "Tags": tags})  # it goes on
+    filters = [{"Name": "Tags.team", "Operator": "Equals", "Value": "é"}]
+    found = sagemaker.search(Resource="TrainingJob", SearchExpression={"Filters": filters})["Results"]
+    assert [each["TrainingJob"]["Tags"] for each in found] == [tags[:1]]
+    state.delete("TrainingJob", "job-00001")
+    assert sagemaker.list_tags(ResourceArn=arn)["Tags"] == []

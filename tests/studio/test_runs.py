@@ -161,6 +161,14 @@ def test_logs_are_of_the_executions_own_jobs_alone(studio: Studio, tiny: str) ->
         for part in ("", "/live"):
             answer = studio.get(f"{address}{part}?{query}")
             assert answer.ok and "hidden words" not in answer.text
+    store = studio.home / "s3/bucket/data/a b"
+    store.mkdir(parents=True)
+    (store / "<img src=x>").write_text("inside")
+    (store / "away").symlink_to(studio.home / "secret")
+    listed = studio.get("/objects/bucket/data").text
+    assert "a b/" in listed and "&lt;img src=x&gt;" in studio.get("/objects/bucket/data/a%20b/").text
+    assert studio.get("/objects/bucket/data/a%20b/%3Cimg%20src=x%3E").text == "inside"
+    assert studio.get("/objects/bucket/data/a%20b/away").status_code == 404
     for wrong in ("/executions/tiny/none", "/executions/none/none", "/compare?a=tiny/x&b=tiny/y", "/compare"):
         assert studio.get(wrong).status_code == 404
     assert studio.get("/executions?page=nonsense").status_code == 400

@@ -31,17 +31,15 @@ UNTAKEN, UNSELECTED = "Branch not taken", "Not selected"
 OUTPUTS = ("ProcessingOutputConfig", "OutputDataConfig", "ModelArtifacts", "TransformOutput", "CheckpointConfig")
 AROUND_NAME = re.compile(r"^(ProcessingInputs|InputDataConfig|ProcessingOutputConfig\.Outputs)\.|(\.\w+)*\.S3Uri$")
 BASE = "/executions/{pipeline}/{execution}"
+logs: dict[tuple[str, str], Path | None] = {}  # of the steps that pages show, so that being asked again costs little
 written: set[str] = set()  # ended executions whose training report this process has seen to
 writing = threading.Lock()  # one report at a time
 
 
 def place(request: Request) -> tuple[LocalTarget, str]:
-    """Return the target and the ARN of the execution that an address names; 404 if there is none."""
+    """Return the target and the ARN of the execution that an address names."""
     target, names = studio(request).target, request.path_params
-    arn = f"{target.placement.pipeline_arn(names['pipeline'])}/execution/{names['execution']}"
-    if target.state.execution(arn) is None:
-        raise missing(f"execution {names['execution']!r} of pipeline {names['pipeline']!r}")
-    return target, arn
+    return target, f"{target.placement.pipeline_arn(names['pipeline'])}/execution/{names['execution']}"
 
 
 def address(arn: str) -> str:
@@ -52,15 +50,20 @@ def address(arn: str) -> str:
 def view(request: Request) -> dict[str, Any]:
     """Return what the page shows."""
     target, arn = place(request)
+    if target.state.execution(arn) is None:
+        raise missing("execution {execution!r} of pipeline {pipeline!r}".format_map(request.path_params))
     execution, graph = executions.describe(target, arn), read_graph(executions.definition_of(target, arn))
     steps, document = executions.steps(target, arn), status.status(target, arn)
     is_active = execution["PipelineExecutionStatus"] in ACTIVE
-    if not is_active and arn not in written:
+    if is_active:
+        written.discard(arn)  # of one that is retried
+    elif arn not in written:
         threading.Thread(target=write_report, args=(target, arn), daemon=True).start()
     records, started = {step["StepName"]: step for step in steps}, epoch(execution["CreationTime"])
     views, chosen = views_of(graph.steps, records, execution), request.query_params.get("step")
+    ran = [name for name, view in views.items() if view["started"] and not view["is_lent"]]
     step = graph.steps.get(chosen or "")
-    file = log_file(request)
+    logs[request.url.query, arn] = file = log_file(request)
     return {
         "arn": arn,
         "base": address(arn),
@@ -72,10 +75,11 @@ def view(request: Request) -> dict[str, Any]:
         "execution": execution,
         "is_final": not is_active and arn in written,
         "started": started,
-        "seconds": max([started, *(view["ended"] or started for view in views.values())]) - started,
+        "seconds": max([started, *(views[name]["ended"] or time.time() for name in ran)]) - started,
         "drawing": draw(graph.steps),
         "views": views,
-        "bars": bars_of(views, started),
+        "ran": sorted(ran, key=lambda name: views[name]["started"]),
+        "now": time.time(),
         "document": document,
         "sections": {name: each for name, each in comparable(document).items() if name not in ELSEWHERE},
         "chosen": chosen,
@@ -118,19 +122,6 @@ def views_of(
 
 def outcome_of(record: Mapping[str, Any]) -> str:
     return str(record.get("Metadata", {}).get("Condition", {}).get("Outcome", ""))
-
-
-def bars_of(views: Mapping[str, Mapping[str, Any]], started: float) -> list[tuple[str, float, float]]:
-    """Return name, begin and length, both in percent of the whole, of each step that ran, in that order."""
-    spans = {
-        name: (view["started"], view["ended"] or time.time())
-        for name, view in views.items()
-        if view["started"] and not view["is_lent"]
-    }
-    first = min([started, *(begin for begin, _ in spans.values())])
-    percent = 100 / (max([first + 0.001, *(end for _, end in spans.values())]) - first)
-    bars = [(name, percent * (begin - first), percent * (end - begin)) for name, (begin, end) in spans.items()]
-    return sorted(bars, key=lambda bar: bar[1])
 
 
 def details(target: LocalTarget, arn: str, step: Step, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -216,7 +207,6 @@ def act(request: Request) -> Response:
             return go_to(base, problem=str(problem))
     if action not in ("stop", "retry"):
         raise missing(f"action {action!r}")
-    written.discard(arn)
     return attempt(base, f"Asked to {action}.", lambda: getattr(executions, action)(target, arn))
 
 
@@ -225,7 +215,8 @@ def show(request: Request) -> Response:
 
 
 def show_live(request: Request) -> Response:
-    (_, arn), file = place(request), log_file(request)
+    _, arn = place(request)
+    file = logs.get((request.url.query, arn))
     size = file.stat().st_size if file and file.exists() else 0
     return live(request, "execution_live.html", lambda: view(request), also=(arn in written, size))
 

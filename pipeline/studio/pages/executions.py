@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from pipeline.service import executions
 from pipeline.service.comparison import accuracy_text
-from pipeline.service.executions import ACTIVE, pipeline_of
+from pipeline.service.executions import ACTIVE
 from pipeline.service.local_target import LocalTarget
 from pipeline.service.status import details
 from pipeline.service.targets import ask_all
@@ -51,18 +51,12 @@ def view(request: Request) -> dict[str, Any]:
 def row(target: LocalTarget, execution: Mapping[str, Any]) -> dict[str, Any]:
     """Return what is shown of an execution."""
     arn, is_active = execution["PipelineExecutionArn"], execution["PipelineExecutionStatus"] in ACTIVE
-    data = next((each["Value"] for each in execution.get("PipelineParameters", []) if each["Name"] == DATA), "")
+    parameters = {each["Name"]: each["Value"] for each in execution.get("PipelineParameters", [])}
     return {
+        "execution": execution,
         "address": address(arn),
-        "id": arn.rpartition("/")[2],
-        "pipeline": pipeline_of(arn),
-        "name": execution.get("PipelineExecutionDisplayName", ""),
-        "status": execution["PipelineExecutionStatus"],
-        "started": execution["CreationTime"],
-        "is_active": is_active,
-        "data": data.rstrip("/").rpartition("/")[2],
-        "by": execution.get("CreatedBy", {}).get("UserProfileName", ""),
-        "result": {"accuracy": ""} if is_active else result_of(target, arn, execution["LastModifiedTime"]),
+        "data": parameters.get(DATA, "").rstrip("/").rpartition("/")[2],
+        "result": None if is_active else result_of(target, arn, execution["LastModifiedTime"]),
     }
 
 

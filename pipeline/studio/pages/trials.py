@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+from pipeline.service.comparison import shorten_number
+
 SHOWN_TRIALS = 300  # the best
 WIDTH, HEIGHT, TOP, SIDE = 860, 260, 26, 70  # in pixels
 
@@ -24,7 +26,7 @@ def plot(search: Mapping[str, Any], job: Mapping[str, Any]) -> dict[str, Any]:
         is_log = "Logarithmic" in scales.get(name, "")
         heights, labels = scale(values, is_log=is_log)
         x = SIDE + number * (WIDTH - 2 * SIDE) / max(1, len(columns) - 1)
-        ticks = [(heights[text], text) for text in labels]
+        ticks = [(heights[text], shorten_number(text)) for text in labels]
         axes.append({"name": f"{name} (log)" if is_log else name, "x": x, "ticks": ticks})
         places.append([f"{x:.1f},{heights[str(value)]:.1f}" if value is not None else "" for value in values])
     lines = [

@@ -72,7 +72,7 @@ def newest_ends(studio: Studio) -> dict[str, object]:
 
 def write(studio: Studio, pipeline_name: str, stopped: threading.Event) -> str:
     """Run `experiments`, ended with the server; return why it failed, or nothing."""
-    words = ["nice", "-n", "19", *shlex.split(studio.call.command("experiments", "--pipeline", pipeline_name))]
+    words = ["nice", "-n", "10", *shlex.split(studio.call.command("experiments", "--pipeline", pipeline_name))]
     silent: Any = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     with subprocess.Popen(words, **silent, text=True) as process:
         while True:

@@ -69,8 +69,12 @@ def test_presigned_addresses_put_and_get(studio, version):
     answer = requests.get(f"{get}&response-content-type=text/html", timeout=30)
     assert (answer.content, answer.headers["Content-Type"]) == (b"<script>", "text/html")
     assert answer.headers["Content-Security-Policy"] == "sandbox"
-    for parameter in ("response-set-cookie=a", "response-content-type=a%0d%0ab"):
-        assert code(requests.get(f"{get}&{parameter}", timeout=30)) == "InvalidArgument"
+    answer = requests.get(f"{get}&response-set-cookie=a&response-expires=a%0d%0ab: c", timeout=30)
+    assert (answer.headers["Expires"], "set-cookie" in answer.headers, "b" in answer.headers) == (
+        "a??b: c",
+        False,
+        False,
+    )
 
 
 CHUNKED = {"content_encoding": "aws-chunked", "x_amz_decoded_content_length": "9"}
@@ -122,16 +126,15 @@ def test_an_object_is_put_through_and_read_without_being_held_in_memory(studio, 
     ("service", "method", "path", "data", "outcome"),
     [
         ("s3", "PUT", "/bkt/..%2f..%2fstate.db", b"", "InvalidRequest"),
-        ("s3", "PUT", "/%2e%2e/state.db", b"", "InvalidBucketName"),
+        ("s3", "PUT", "/%2e%2e/state.db", b"", "InvalidRequest"),
         ("s3", "PUT", "/bkt/a%00b", b"", "InvalidRequest"),
-        ("s3", "PUT", "/bkt/%ff%fe", b"", "InvalidURI"),
+        ("s3", "PUT", "/bkt/%ff%fe", b"", "InvalidRequest"),
         ("s3", "PUT", "/bkt/" + "a/" * 600 + "b", b"", "KeyTooLongError"),
         ("s3", "GET", "/bkt?list-type=2&max-keys=-1", None, "InvalidArgument"),
         ("s3", "PUT", "/bkt/k?partNumber=0&uploadId=x", b"", "InvalidArgument"),
         ("s3", "POST", "/bkt?delete", b"<!DOCTYPE a [<!ENTITY b 'c'>]><Delete/>", "MalformedXML"),
         ("s3", "POST", "/bkt?delete", b"<Delete>" + b"<a>" * 100_000, "MalformedXML"),
         ("s3", "POST", "/bkt?delete", b"\xff\xfe\x00", "MalformedXML"),
-        ("s3", "POST", "/bkt?delete", b"<Delete></Delete>", "MalformedXML"),
         ("s3", "PUT", "/bkt/k?tagging", b"<Tagging/>", "NotImplemented"),
         ("s3", "PATCH", "/bkt/k", None, "UnknownOperationException"),
         ("sts", "POST", "/", b"Action=Nothing", "UnknownOperationException"),

@@ -27,7 +27,6 @@ from typing import Any, BinaryIO
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 from xml.etree import ElementTree
 
-from pipeline.definition.schemas import service_model
 from pipeline.local.sagemaker.http import LISTED
 from pipeline.local.store.answers import Body, HttpRequest, Reply, RequestError
 from pipeline.local.store.state import State
@@ -39,7 +38,8 @@ PART_BYTES = 8 * 2**20  # multipart_threshold and multipart_chunksize of boto3's
 COPY_BYTES, CHUNK_HEAD_BYTES = 2**20, 4096
 DOCUMENT_BYTES = 8 * 2**20  # of a request that is XML
 KEY_BYTES = 1024
-BUCKET = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,255}")
+CONTENT = tuple(f"response-content-{name}" for name in ("type", "language", "disposition", "encoding"))
+OVERRIDES = ("response-cache-control", "response-expires", *CONTENT)
 ECHOED = ("prefix", "delimiter", "marker", "start-after", "max-keys", "encoding-type", "continuation-token")
 LEAST_PART_BYTES = 5 * 2**20  # of all parts of an upload but the last
 PAGE = 1000  # keys in one answer of a list
@@ -74,15 +74,11 @@ def not_answered(message: str) -> RequestError:
     return RequestError("NotImplemented", message)
 
 
-def bad_argument(message: str) -> RequestError:
-    """The refusal of a parameter or a header."""
-    return RequestError("InvalidArgument", message)
-
-
 def whole_number(text: str, name: str, low: int, high: int) -> int:
     """Return a parameter; refused if it is no whole number within these bounds."""
     if not re.fullmatch("[0-9]{1,18}", text) or not low <= int(text) <= high:
-        raise bad_argument(f"{name} must be a whole number from {low} to {high}, but is {text[:100]!r}.")
+        said = f"{name} must be a whole number from {low} to {high}, but is {text[:100]!r}."
+        raise RequestError("InvalidArgument", said)
     return int(text)
 
 
@@ -139,11 +135,8 @@ class S3Request:
 
     def __init__(self, state: State, request: HttpRequest) -> None:
         parts = urlsplit(request.url)
-        try:
-            host, path = HOST.fullmatch(parts.hostname or ""), unquote(parts.path, errors="strict").removeprefix("/")
-        except UnicodeDecodeError as problem:
-            raise RequestError("InvalidURI", "Couldn't parse the specified URI: it is not UTF-8.") from problem
-        self.name(*((host["bucket"], path) if host and host["bucket"] else path.partition("/")[::2]))
+        host, path = HOST.fullmatch(parts.hostname or ""), unquote(parts.path).removeprefix("/")
+        self.bucket, self.key = (host["bucket"], path) if host and host["bucket"] else path.partition("/")[::2]
         self.query = dict(parse_qsl(parts.query, keep_blank_values=True))
         self.method, self.headers = request.method, request.headers
         self.content = request.upload or io.BytesIO(request.body)
@@ -154,9 +147,12 @@ class S3Request:
         with replacing(target) as unfinished, unfinished.open("wb") as file:
             self.content.seek(0)
             is_framed = "aws-chunked" in self.headers.get("content-encoding", "")
-            digest = transferred(chunks(self.content) if is_framed else reads(self.content), file)
-            if self.headers.get("x-amz-decoded-content-length", str(file.tell())) != str(file.tell()):
-                raise incomplete()
+            try:
+                digest = transferred(chunks(self.content) if is_framed else reads(self.content), file)
+                if self.headers.get("x-amz-decoded-content-length", str(file.tell())) != str(file.tell()):
+                    raise ValueError(f"{file.tell()} bytes came.")
+            except ValueError as problem:
+                raise RequestError("IncompleteBody", f"The body is not what its headers say: {problem}") from problem
             expected = self.headers.get("content-md5")
             if expected and base64.b64encode(bytes.fromhex(digest)).decode() != expected:
                 raise RequestError("BadDigest", "The Content-MD5 you specified did not match what we received.")
@@ -177,14 +173,8 @@ class S3Request:
     def of(self, bucket: str, key: str) -> "S3Request":
         """The same for another object."""
         other = copy(self)
-        other.name(bucket, key)
+        other.bucket, other.key = bucket, key
         return other
-
-    def name(self, bucket: str, key: str) -> None:
-        """Take this bucket and key; refused if no directory of the home can have the bucket's name."""
-        if bucket and not BUCKET.fullmatch(bucket):
-            raise RequestError("InvalidBucketName", f"The specified bucket is not valid: {bucket}")
-        self.bucket, self.key = bucket, key
 
     @property
     def uri(self) -> str:
@@ -203,7 +193,8 @@ class S3Request:
         segments = self.key.split("/")
         if len(self.key.encode()) > KEY_BYTES:
             raise RequestError("KeyTooLongError", f"Your key is too long: it must have at most {KEY_BYTES} bytes.")
-        if not any(segments) or "\0" in self.key or any(s in (".", "..") or is_unfinished(s) for s in segments):
+        is_text = "\0" not in self.key and "\ufffd" not in self.key  # which stands for what is not UTF-8
+        if not any(segments) or not is_text or any(s in (".", "..") or is_unfinished(s) for s in segments):
             raise StorageError(f"The key {self.key!r} cannot be the path of a file, as it must be here.")
         return self.storage.path(self.uri)
 
@@ -242,28 +233,13 @@ def reads(stream: BinaryIO | Body) -> Iterator[bytes]:
 
 
 def chunks(stream: BinaryIO) -> Iterator[bytes]:
-    """Return what is framed as aws-chunked, piece by piece; signatures and checksums of the frames are not checked."""
-    while True:
-        size = re.fullmatch(rb"([0-9a-fA-F]{1,12})(?:;[^\r\n]*)?\r\n", stream.readline(CHUNK_HEAD_BYTES))
-        if size is None:
-            raise incomplete()
-        left = int(size[1], 16)
-        if not left:
-            return
-        while left:
-            piece = stream.read(min(left, COPY_BYTES))
-            if not piece:
-                raise incomplete()
+    """Return what is framed as aws-chunked, whose signatures are not checked; ValueError if the frames are wrong."""
+    while left := int(stream.readline(CHUNK_HEAD_BYTES).partition(b";")[0], 16):
+        while left > 0 and (piece := stream.read(min(left, COPY_BYTES))):
             left -= len(piece)
             yield piece
-        if stream.readline(2) != b"\r\n":
-            raise incomplete()
-
-
-def incomplete() -> RequestError:
-    """The refusal of a body that is not what its headers say."""
-    said = "You did not provide the number of bytes specified by the Content-Length HTTP header or by the chunks."
-    return RequestError("IncompleteBody", said)
+        if left or stream.readline(2) != b"\r\n":
+            raise ValueError("a chunk is shorter or longer than it says.")
 
 
 def transferred(content: Iterable[bytes], target: BinaryIO) -> str:
@@ -294,17 +270,9 @@ def get_object(request: S3Request) -> Reply:
     if request.method == "HEAD" and "x-amz-checksum-mode" in request.headers:  # boto3 asks at each GET, too
         headers["x-amz-checksum-sha256"] = found.sha256
     for name, value in request.query.items():
-        if name.startswith("response-"):
-            headers[overridden(name, value)] = value
+        if name in OVERRIDES:
+            headers[name.removeprefix("response-").title()] = value
     return Reply(206 if is_part else 200, headers, found.stream(positions) if request.method == "GET" else b"")
-
-
-def overridden(parameter: str, value: str) -> str:
-    """The header that a parameter such as response-content-type sets; refused unless S3 has it."""
-    members = service_model("s3")["shapes"]["GetObjectRequest"]["members"].values()
-    if parameter not in [member.get("locationName") for member in members] or not re.fullmatch("[ -~]*", value):
-        raise bad_argument(f"{parameter} is none of GetObject's parameters, or its value is no header's.")
-    return parameter.removeprefix("response-").title()
 
 
 def put_object(request: S3Request) -> Reply:
@@ -345,10 +313,7 @@ def delete_objects(request: S3Request) -> Reply:
     """DeleteObjects."""
     document = request.document()
     result: dict[str, list[dict[str, str]]] = {"Deleted": [], "Error": []}
-    keys = [found.text or "" for found in document.iterfind("{*}Object/{*}Key")]
-    if not 1 <= len(keys) <= PAGE:
-        raise RequestError("MalformedXML", f"A request must name 1 to {PAGE} keys, but names {len(keys)}.")
-    for key in keys:
+    for key in [found.text or "" for found in document.iterfind("{*}Object/{*}Key")]:
         try:
             delete_object(request.of(request.bucket, key))
             result["Deleted"] += [{"Key": key}] if document.findtext("{*}Quiet") != "true" else []

@@ -40,7 +40,7 @@ class Storage:
         """Return the file or directory of a URI, whether or not it is there; StorageError if it is no S3 URI."""
         scheme, _, rest = uri.partition("://")
         parts = rest.rstrip("/").split("/")
-        if scheme != "s3" or not parts[0] or ".." in parts:
+        if scheme != "s3" or parts[0] in ("", ".") or ".." in parts or "\0" in rest:
             raise StorageError(f"{uri!r} is not a usable S3 URI; expected s3://bucket/key.")
         return self.root.joinpath(*parts)
 

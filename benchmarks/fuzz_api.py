@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, deque
 from pathlib import Path
 from random import Random
 from socket import SHUT_WR, create_connection
@@ -30,23 +30,51 @@ from pipeline.local.sagemaker.api import operations  # noqa: E402 - found by the
 RAISED = re.compile(r"(?m)^  File .*\n(?:    .*\n)*[\w.]+(?:Error|Exception|Exit).*")  # where, and what
 ANSWER_SECONDS = 30
 MOST_FAILURES = 30
-NAMES = ["one", "two", "three"]
-KINDS = ("pipeline", "endpoint", "training-job", "model-package-group")
-STEPS = [[], [{"Name": "F", "Type": "Fail", "Arguments": {"ErrorMessage": "no"}}]]
-DEFINITIONS = [json.dumps({"Version": "2020-12-01", "Parameters": [], "Steps": steps}) for steps in STEPS]
-TEXTS = [
-    *NAMES, "arn:aws:iam::000000000000:role/any", *(f"arn:aws:sagemaker:us-east-1:000000000000:{k}/one" for k in KINDS),
-    "s3://bkt/k", "s3://local/none/", "1", "image/png", "rate(1 day)", "UTC", "a" * 32, "2026-01-01", "ml.m5.large",
-]  # fmt: skip
+NAMES = ["one", "two"]
+ROLE, PIPELINE = "arn:aws:iam::000000000000:role/any", "arn:aws:sagemaker:us-east-1:000000000000:pipeline/one"
+TEXTS = [*NAMES, ROLE, PIPELINE, "s3://bkt/k", "s3://local/none/", "1", "text/csv", "rate(1 day)", "UTC", "a" * 32]
+DEFINITION = {"Version": "2020-12-01", "Steps": [{"Name": "F", "Type": "Fail", "Arguments": {"ErrorMessage": "no"}}]}
 KNOWN: dict[str, list[Any]] = {  # by the name of a member
-    "PipelineDefinition": [*DEFINITIONS, "{}", "[", "x"],
+    "PipelineDefinition": [json.dumps(DEFINITION), "{}", "[", "x"],
     "Bucket": ["bkt", "local", "none"],
-    "Key": ["k", "a/b", "a//b", "folder/", "ü &<", "k" * 300, "..", "../../x", "a/./b", ".k.0123abcd"],
+    "Key": ["k", "k", "a/b", "a//b", "folder/", "ü &<", "k" * 300, "..", "../../x", "a/./b", ".k.0123abcd"],
     "CopySource": ["bkt/k", "none/k", "bkt/../x"],
     "logGroupName": [f"/aws/sagemaker/{kind}Jobs" for kind in ("Training", "Processing", "Transform")],
     "Range": ["bytes=0-1", "bytes=-5", "bytes=9-2", "bytes=a", "bytes=0-99999999999999999999", "x"],
-    "UploadId": ["0" * 32, "../.."],
 }
+CONTAINER = {"Image": "one", "ModelDataUrl": "s3://bkt/k"}
+VARIANT = {"VariantName": "one", "ModelName": "one", "InstanceType": "ml.m5.large", "InitialInstanceCount": 1}
+WHERE = {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": "s3://bkt/"}}
+SCRIPT = ["python3", "-c", "print('score=1')"]
+CLUSTER = {"InstanceCount": 1, "InstanceType": "ml.m5.large", "VolumeSizeInGB": 1}
+LIMIT = {"MaxRuntimeInSeconds": 9}
+SEEDS: list[tuple[str, str, Any]] = [  # what works, and is asked again with something else in it
+    ("s3", "CreateBucket", {"Bucket": "bkt"}),
+    ("s3", "PutObject", {"Bucket": "bkt", "Key": "k", "Body": b"content"}),
+    ("s3", "CreateMultipartUpload", {"Bucket": "bkt", "Key": "k"}),
+    ("s3", "DeleteObjects", {"Bucket": "bkt", "Delete": {"Objects": [{"Key": "none"}]}}),
+    ("sagemaker", "CreatePipeline", {"PipelineName": "one", "PipelineDefinition": json.dumps(DEFINITION),
+                                     "RoleArn": ROLE, "ClientRequestToken": "a" * 32}),
+    ("sagemaker", "StartPipelineExecution", {"PipelineName": "one"}),
+    ("sagemaker", "CreateModelPackage", {"ModelPackageGroupName": "one",
+                                         "InferenceSpecification": {"Containers": [CONTAINER]}}),
+    ("sagemaker", "CreateModel", {"ModelName": "one", "PrimaryContainer": CONTAINER, "ExecutionRoleArn": ROLE}),
+    ("sagemaker", "CreateEndpointConfig", {"EndpointConfigName": "one", "ProductionVariants": [VARIANT]}),
+    ("sagemaker", "CreateProcessingJob", {"ProcessingJobName": "one", "RoleArn": ROLE, "StoppingCondition": LIMIT,
+        "AppSpecification": {"ImageUri": "one", "ContainerEntrypoint": SCRIPT},
+        "ProcessingResources": {"ClusterConfig": CLUSTER}}),
+    ("sagemaker", "CreateTrainingJob", {"TrainingJobName": "one", "RoleArn": ROLE, "StoppingCondition": LIMIT,
+        "AlgorithmSpecification": {"TrainingImage": "one", "TrainingInputMode": "File", "ContainerEntrypoint": SCRIPT},
+        "OutputDataConfig": {"S3OutputPath": "s3://bkt/out"}, "ResourceConfig": CLUSTER}),
+    ("sagemaker", "CreateTransformJob", {"TransformJobName": "one", "ModelName": "one",
+        "TransformInput": {"DataSource": WHERE}, "TransformOutput": {"S3OutputPath": "s3://bkt/out"},
+        "TransformResources": {"InstanceCount": 1, "InstanceType": "ml.m5.large"}}),
+    ("sagemaker", "Search", {"Resource": "PipelineExecution", "SearchExpression": {"Filters": [
+        {"Name": "PipelineExecutionStatus", "Operator": "Equals", "Value": "Failed"}]}}),
+    ("scheduler", "CreateSchedule", {"Name": "one", "ScheduleExpression": "rate(1 day)",
+        "FlexibleTimeWindow": {"Mode": "OFF"}, "Target": {"Arn": PIPELINE, "RoleArn": ROLE}}),
+]  # fmt: skip
+SEEN = re.compile(rb"arn:aws:sagemaker:[^\"<]+|(?<=<UploadId>)\w+|(?<=Token\": \")[^\"]+")  # to be asked for again
 ODD: list[Any] = [
     None, True, 0, -1, 2**31, 2**63, -(2**70), 1e308, 0.5, "", " ", "\0", "\ud800", "\r\n", "ü" * 9, "x" * 70_000,
     "../../../x", "/etc/passwd", "s3://../../x", "s3://b\0/x", "arn:aws:sagemaker:::", "%00", "<script>", [], {},
@@ -81,14 +109,16 @@ class Maker:
     """Makes requests of the services' models."""
 
     def __init__(self, chance: Random, url: str) -> None:
-        self.chance, self.host, self.caught = chance, urlsplit(url).netloc, []
+        self.chance, self.host, self.caught, self.count = chance, urlsplit(url).netloc, [], 0
+        self.texts = deque([*TEXTS], maxlen=60)
         core = botocore.session.Session()
         core.set_credentials("any", "thing")
         core.register("before-send", self.catch)
         settings = Config(parameter_validation=False, retries={"max_attempts": 0})
-        self.choices = []
+        self.choices, self.clients = [], {}
         for service, functions in operations().items():
             client = core.create_client(service, "us-east-1", endpoint_url=url, config=settings)
+            self.clients[service] = client
             self.choices += [(client, name) for name in functions]
             self.choices.append((client, chance.choice(client.meta.service_model.operation_names)))
 
@@ -99,8 +129,8 @@ class Maker:
 
     def value(self, shape: Any, name: str, depth: int = 0) -> Any:
         """A value of a shape, or now and then one that is none."""
-        choose, kind = self.chance.choice, shape.type_name
-        if depth and self.chance.random() < 0.03:
+        choose, kind, least = self.chance.choice, shape.type_name, shape.metadata.get("min", 0)
+        if depth and self.chance.random() < 0.02:
             return choose(ODD)
         if name in KNOWN:
             return choose(KNOWN[name])
@@ -109,22 +139,37 @@ class Maker:
             wanted = [n for n in shape.members if n in shape.required_members or self.chance.random() < likely]
             return {member: self.value(shape.members[member], member, depth + 1) for member in wanted}
         if kind in ("list", "map"):
-            inner = shape.member if kind == "list" else shape.value
-            items = [self.value(inner, name, depth + 1) for _ in range(self.chance.randint(0, 2) if depth < 6 else 0)]
+            inner, most = shape.member if kind == "list" else shape.value, max(least, 2 if depth < 6 else 0)
+            items = [self.value(inner, name, depth + 1) for _ in range(self.chance.randint(least, most))]
             return items if kind == "list" else {choose(NAMES): item for item in items}
         if kind == "string":
             pattern = re.sub(r"\\p\{\w+\}|\\z", "", shape.metadata.get("pattern", ".*"))
-            return choose([text for text in shape.enum or TEXTS if re.fullmatch(pattern, text)] or TEXTS)
+            texts = [text for text in shape.enum or self.texts if len(text) >= least and re.fullmatch(pattern, text)]
+            named = [text for text in texts if text in NAMES]
+            return choose(named if named and self.chance.random() < 0.7 else texts or NAMES)
         others = {"boolean": [True, False], "timestamp": [0, 1.7e9], "blob": [b"", b"content", b"UEsDBA=="]}
-        return choose(others.get(kind, [1, 2, 7, 100]))
+        return choose(others.get(kind, [max(1, least), 2, 7, 100]))
+
+    def changed(self, value: Any) -> Any:
+        """A value with now and then something else in it."""
+        if self.chance.random() < 0.05:
+            return self.chance.choice([*ODD, *self.texts, *NAMES])
+        if isinstance(value, dict):
+            return {key: self.changed(item) for key, item in value.items()}
+        return [self.changed(item) for item in value] if isinstance(value, list) else value
 
     def request(self) -> tuple[bytes, bool]:
         """A request, and whether it is whole, so that an answer has to come."""
         while not self.caught:
-            client, name = self.chance.choice(self.choices)
+            self.count += 1
+            (client, name), wanted = self.chance.choice(self.choices), None
+            if self.count <= len(SEEDS) or self.chance.random() < 0.3:
+                service, name, wanted = SEEDS[self.count - 1] if self.count <= len(SEEDS) else self.chance.choice(SEEDS)
+                client, wanted = self.clients[service], wanted if self.count <= len(SEEDS) else self.changed(wanted)
             shape = client.meta.service_model.operation_model(name).input_shape
             try:
-                getattr(client, botocore.xform_name(name))(**(self.value(shape, "") if shape else {}))
+                members = wanted or (self.value(shape, "") if shape else {})
+                getattr(client, botocore.xform_name(name))(**members)
             except Exception:  # noqa: BLE001 - the one above, or what a client says to values that it cannot send
                 continue
         sent = self.caught.pop()
@@ -137,7 +182,11 @@ class Maker:
 
     def spoiled(self, method: str, path: str, headers: dict[str, str], content: bytearray) -> tuple[bytes, bool]:
         """The bytes of a request with something wrong, or nothing."""
-        dice, choose, is_whole = self.chance.randrange(100), self.chance.choice, True
+        dice, choose, is_whole = (
+            self.chance.randrange(0 if self.count > len(SEEDS) else 50, 120),
+            self.chance.choice,
+            True,
+        )
         if dice < 10 and content:
             content[self.chance.randrange(len(content))] = self.chance.randrange(256)
         elif dice < 15:
@@ -159,8 +208,8 @@ class Maker:
         return whole, is_whole
 
 
-def status_of(port: int, content: bytes, *, is_whole: bool) -> str:
-    """The status of the answer, or what there was instead of one."""
+def status_of(port: int, content: bytes, *, is_whole: bool) -> tuple[str, bytes]:
+    """The status of the answer, or what there was instead of one, and the beginning of the answer."""
     answer = b""
     try:
         with create_connection(("127.0.0.1", port), ANSWER_SECONDS) as talk:
@@ -172,7 +221,7 @@ def status_of(port: int, content: bytes, *, is_whole: bool) -> str:
     except OSError as problem:
         answer = answer or repr(problem).encode()
     found = re.match(rb"HTTP/1\.1 (\d+)", answer)
-    return found[1].decode() if found else "as bytes" if not is_whole else f"none: {answer.decode()}"
+    return found[1].decode() if found else "as bytes" if not is_whole else f"none: {answer.decode()}", answer
 
 
 def ask(port: int, seconds: float, chance: Random) -> list[str]:
@@ -181,7 +230,8 @@ def ask(port: int, seconds: float, chance: Random) -> list[str]:
     counts, failures = Counter[str](), []
     while time.monotonic() < end and len(failures) < MOST_FAILURES:
         content, is_whole = maker.request()
-        status = status_of(port, content, is_whole=is_whole)
+        status, answer = status_of(port, content, is_whole=is_whole)
+        maker.texts += [text.decode() for text in SEEN.findall(answer)[:5] if status == "200"]
         counts[status] += 1
         if status.startswith(("5", "none")):
             head, _, body = content.partition(b"\r\n\r\n")

@@ -125,7 +125,8 @@ def metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
 def details(target: Target, execution_arn: str) -> dict[str, Any]:
     """Return the seconds from an execution's first step to its last, and on this machine its test accuracy."""
     steps = executions.steps(target, execution_arn)
-    began, ended = [[step[key] for step in steps if key in step] for key in ("StartTime", "EndTime")]
+    own = [step for step in steps if "SelectiveExecutionResult" not in step]  # not those that another one lends
+    began, ended = [[step[key] for step in own if key in step] for key in ("StartTime", "EndTime")]
     uri = output_of(target, steps, "evaluation") if target.name == "local" else None
     measured = metrics(read_evaluation(target, uri))
     return {

@@ -241,6 +241,15 @@ def test_an_execution_whose_runner_died_is_shown_as_it_ended(studio: Studio) -> 
     assert "Failed" in said and "Retry" in said and "running for" not in said
 
 
+def test_seconds_are_of_what_an_execution_has_run_itself(studio: Studio) -> None:
+    arn, state = record(studio, "lent", 1), studio.state()
+    lent = {"SelectiveExecutionResult": {"SourcePipelineExecutionArn": arn}}
+    for name, time, more in (("A", 1.0, lent), ("B", 1e9, {})):
+        times = {"StartTime": time, "EndTime": time + 42}
+        state.put_step(arn, {"StepName": name, "StepStatus": "Succeeded", "Metadata": {}, **times, **more})
+    assert "42 s" in words(studio.get("/executions?pipeline=lent").text)
+
+
 def test_ten_thousand_executions_are_listed_page_by_page_within_200_ms(studio: Studio) -> None:
     state = studio.state()
     with state.transaction():

@@ -137,7 +137,7 @@ def details(target: LocalTarget, arn: str, step: Step, record: Mapping[str, Any]
         "places": [(path.startswith(OUTPUTS), AROUND_NAME.sub("", path), uri) for path, uri in uris.items()],
         "facts": metrics | status.outputs_of(record),
         "source": source and address(source),
-        "why": why(target, arn, step.name, record["StepStatus"], record.get("StartTime")) if record else None,
+        "why": why(target, arn, step.name, record["StepStatus"], record.get("StartTime")) if job else None,
     }
 
 

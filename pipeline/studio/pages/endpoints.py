@@ -19,13 +19,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from pipeline.aws.requests import items
 from pipeline.config.job_code import importable_steps
 from pipeline.errors import PipelineError
 from pipeline.service import images
 from pipeline.service import models as registry
 from pipeline.service.predictor import ACCEPT, CONTENT_TYPE, ImagePredictor
-from pipeline.service.targets import ask, split_uri
+from pipeline.service.targets import ask
 from pipeline.studio import commands
 from pipeline.studio.pages.models import endpoints_of, evaluation_of
 from pipeline.studio.site import attempt, form_of, go_to, live, missing, path_text, render, studio
@@ -50,8 +49,8 @@ def show_endpoint(request: Request, answers: tuple[dict[str, Any], ...] = ()) ->
     headers = ["-H", f"Content-Type: {CONTENT_TYPE}", "-H", f"Accept: {ACCEPT}"]
     curl = shlex.join(["curl", *headers, "--data-binary", f"@{image}", f"{status['view']['url']}/invocations"])
     return render(
-        request, "endpoint.html", name=name, image=image, curl=curl, answers=answers, top=images.TOP, most=MOST_COUNTED,
-        most_images=MOST_IMAGES, captured=captured(request, status["found"]), api=str(request.base_url)[:-1], **status,
+        request, "endpoint.html", name=name, curl=curl, answers=answers, top=images.TOP, most=MOST_COUNTED,
+        most_images=MOST_IMAGES, captured=captured(request, status["found"]), **status,
     )  # fmt: skip
 
 
@@ -116,9 +115,8 @@ def captured(request: Request, found: dict[str, Any]) -> int | None:
         settings = asked.get("DataCaptureConfig") or {}
     if not settings.get("EnableCapture"):
         return None
-    bucket, prefix = split_uri(f"{settings['DestinationS3Uri'].rstrip('/')}/{found['EndpointName']}/")
-    listed = items(target.client("s3"), "list_objects_v2", Bucket=bucket, Prefix=prefix)
-    return sum(1 for _ in islice(listed, MOST_COUNTED + 1))
+    folder = target.storage.path(settings["DestinationS3Uri"]) / found["EndpointName"]
+    return sum(1 for _ in islice(folder.rglob("*.jsonl"), MOST_COUNTED + 1))
 
 
 def classify(request: Request) -> Response:

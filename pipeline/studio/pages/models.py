@@ -17,7 +17,7 @@ from pipeline.service import executions
 from pipeline.service import models as registry
 from pipeline.service.local_target import LocalTarget
 from pipeline.service.status import metrics, read_evaluation
-from pipeline.studio.site import attempt, form_of, live, missing, path_text, render, studio
+from pipeline.studio.site import attempt, form_of, missing, path_text, render, studio
 
 SHOWN_VERSIONS, SHOWN_IMAGES = 100, 24  # of a group; of each kind of difference
 CODE = re.compile(r"/code/([^/\"]+)-([0-9a-f]{16})/source\.tar\.gz")
@@ -62,15 +62,9 @@ def show_version(request: Request) -> Response:
         endpoints=endpoints, card=card_of(package), origin=origin_of(package), code=code_of(target, package),
         figures=figures(target, package), their_figures=figures(target, beside) if beside else {},
         others=others, beside=chosen if beside else None, is_served=others.get(chosen) in served,
-        is_of_other_classes=beside is not None and classes_of(beside) != classes_of(package), most=SHOWN_IMAGES,
+        their_metadata=(beside or {}).get("CustomerMetadataProperties", {}), most=SHOWN_IMAGES,
         changes=changes(predictions(target, package), predictions(target, beside)) if beside else None,
     )  # fmt: skip
-
-
-def show_status(request: Request) -> Response:
-    """Return what is live of a version's page: its approval, and what the endpoints serve."""
-    context = {"endpoints": endpoints_of(studio(request).target), "package": package_of(request)}
-    return live(request, "model_status.html", lambda: context, also=str(context["endpoints"]))
 
 
 def package_of(request: Request) -> dict[str, Any]:
@@ -119,10 +113,6 @@ def card_of(package: Package) -> Any:
     return content
 
 
-def classes_of(package: Package) -> Any:
-    return package.get("CustomerMetadataProperties", {}).get("classes_sha256")
-
-
 def figures(target: LocalTarget, package: Package) -> dict[str, float]:
     """Return a version's metrics: of its evaluation, with the recall of each class, else numbers of its metadata."""
     evaluation = read_evaluation(target, evaluation_of(package))
@@ -165,6 +155,5 @@ def changes(mine: Predictions | None, theirs: Predictions | None) -> dict[str, A
 ROUTES = [
     Route("/models", show_groups),
     Route("/models/{group}/{version}", show_version),
-    Route("/models/{group}/{version}/status", show_status),
     Route("/models/{group}/{version}", decide, methods=["POST"]),
 ]

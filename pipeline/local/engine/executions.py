@@ -53,10 +53,9 @@ def start_pipeline_execution(state: State, request: Document) -> Document:
             path = lock_path(state, execution_arn)
             lock = at_last.enter_context(taken_lock(path))
             state.add_execution(document)
-            version = f"{document['PipelineName']}/{document['PipelineVersionId']}"
-            state.change(
-                "PipelineVersion", version, lambda known: known.update(LastExecutionPipelineExecutionArn=execution_arn)
-            )
+            name, last = document["PipelineName"], {"LastExecutionPipelineExecutionArn": execution_arn}
+            state.change("Pipeline", name, lambda known: known.update(LastRunTime=document["CreationTime"]))
+            state.change("PipelineVersion", f"{name}/{document['PipelineVersionId']}", lambda known: known.update(last))
             for step in graph.steps.values():
                 if step.type == "Lambda":  # as it is now: another run may give its name to other code
                     name = function_name(str(step.definition.get("FunctionArn", "")))

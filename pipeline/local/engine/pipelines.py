@@ -96,19 +96,7 @@ def describe_pipeline(state: State, request: Document) -> Document:
     """DescribePipeline, by name or ARN: the version that is asked for, or the newest."""
     pipeline = pipeline_named(state, request["PipelineName"])
     version = version_of(state, pipeline, request)
-    return {
-        **pipeline,
-        **chosen(version, *VERSION, "PipelineDefinition"),
-        **aliases_of(pipeline, version),
-        **last_run(state, pipeline, "LastRunTime"),
-    }
-
-
-def last_run(state: State, pipeline: Document, member: str) -> Document:
-    """Return when a pipeline was last run as a member, which lacks where it never was."""
-    of_pipeline = [("c.parent = ?", [pipeline["PipelineName"]])]
-    last = listing(state, "PipelineExecution", {"MaxResults": 1}, member, of_pipeline)
-    return {member: last[member][0]["CreationTime"]} if last[member] else {}
+    return {**pipeline, **chosen(version, *VERSION, "PipelineDefinition"), **aliases_of(pipeline, version)}
 
 
 def version_of(state: State, pipeline: Document, request: Document) -> Document:
@@ -135,7 +123,7 @@ def aliases_of(pipeline: Document, version: Document) -> Document:
 def list_pipelines(state: State, request: Document) -> Document:
     """ListPipelines."""
     page = listing(state, "Pipeline", request, "PipelineSummaries")
-    known = [each | last_run(state, each, "LastExecutionTime") for each in page["PipelineSummaries"]]
+    known = [{**each, "LastExecutionTime": each.get("LastRunTime")} for each in page["PipelineSummaries"]]
     return {**page, "PipelineSummaries": [chosen(each, *SUMMARY) for each in known]}
 
 

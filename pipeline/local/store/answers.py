@@ -22,6 +22,8 @@ FILTERS = {  # of List operations, on the catalog
     **{f"{name}Before": "c.time <= ?" for name in ("CreationTime", "Created")},
     "LastModifiedTimeAfter": "c.modified >= ?",
     "LastModifiedTimeBefore": "c.modified <= ?",
+    **dict.fromkeys(("WarmPoolStatusEquals", "TrainingPlanArnEquals"), "? IS NULL"),  # which no job has here
+    "ManagedBy": "? = 'CUSTOMER'",
 }
 SORTS = {"Name": "c.title", "Status": "c.status", "CreationTime": "c.time", "PipelineExecutionArn": "c.name"}
 NOT_IN_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -199,8 +201,8 @@ def key_in(token: str) -> tuple[Any, int]:
     try:
         key, number = json.loads(base64.urlsafe_b64decode(token))
         if isinstance(key, str | int | float) and isinstance(number, int) and abs(number) < 2**63:
-            return key, number
-    except (ValueError, TypeError, RecursionError):
+            return key.encode().decode() if isinstance(key, str) else float(key), number
+    except (ValueError, TypeError, OverflowError, RecursionError):
         pass
     raise invalid(f"NextToken {token!r} is not one that an earlier answer gave.")
 

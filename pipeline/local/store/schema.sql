@@ -17,7 +17,8 @@ INSERT INTO resources SELECT 'PipelineVersion', name || '/1', json_object(
     'PipelineDefinition', json_extract(document, '$.PipelineDefinition'),
     'CreationTime', json_extract(document, '$.CreationTime'),
     'LastModifiedTime', json_extract(document, '$.LastModifiedTime')), created FROM resources WHERE kind = 'Pipeline';
-UPDATE resources SET document = json_set(document, '$.PipelineVersionId', 1) WHERE kind = 'Pipeline';
+UPDATE resources SET document = json_set(document, '$.PipelineVersionId', 1, '$.LastRunTime', (
+    SELECT max(created) FROM executions WHERE pipeline = name)) WHERE kind = 'Pipeline';
 
 -- What lists and searches are filtered and ordered by, a row for each record. `parent` is the tuning job of a training
 -- job, the group of a model package, the pipeline of a version or an execution; `facts` are what training jobs are

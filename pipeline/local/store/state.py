@@ -186,6 +186,9 @@ class State:
             if self.connection.in_transaction:
                 yield
                 return
+            with suppress(OSError):  # of a home that is not there
+                if shutil.disk_usage(self.home).free < PIECE_BYTES:
+                    self.give_up_reserve()  # in time: SQLite may roll back a transaction that meets a full disk
             self.rows("BEGIN IMMEDIATE")
             with self.connection:  # rolls back what fails
                 yield

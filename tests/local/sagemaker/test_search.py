@@ -176,5 +176,7 @@ def test_what_cannot_be_searched_for_is_refused_in_a_sentence(sagemaker: Any, ex
         sagemaker.search(Resource="TrainingJob", SearchExpression=expression)
     with pytest.raises(ClientError, match="cannot be sorted by"):
         sagemaker.search(Resource="TrainingJob", SortBy="InputDataConfig")
+    with pytest.raises(ClientError, match="cannot be sorted by"):
+        sagemaker.search(Resource="TrainingJob", SortBy="InputDataConfig.ChannelName")
     with pytest.raises(ClientError, match="Image cannot be searched here"):
         sagemaker.search(Resource="Image")

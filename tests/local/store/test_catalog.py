@@ -1,5 +1,6 @@
 """Lists of many records: pages by index, and homes of the last release, also when their renewal is cut short."""
 
+import base64
 import json
 import sqlite3
 import subprocess
@@ -25,6 +26,9 @@ PRAGMA journal_mode=WAL;
 PRAGMA user_version=1;
 """
 ARN = "arn:aws:sagemaker:us-east-1:000000000000:pipeline/p"
+BEYOND = [
+    base64.urlsafe_b64encode(json.dumps(key).encode()).decode() for key in ([10**400, 1], ["\ud800", 1], [1, 2**70])
+]
 OPEN = "import sys, pathlib; from pipeline.local.store.state import State; State(pathlib.Path(sys.argv[1]))"
 
 
@@ -79,6 +83,7 @@ def test_a_home_of_the_last_release_opens_also_when_its_renewal_was_killed_or_is
     old.commit()
     sagemaker = LocalClient(LocalApi(State(home)), "sagemaker")
     assert names(sagemaker.list_training_jobs(MaxResults=2)) == ["job-99999", "job-19999"]
+    assert sagemaker.describe_pipeline(PipelineName="p", PipelineVersionId=1)["LastRunTime"].timestamp() == 7.0
     executions = sagemaker.list_pipeline_executions(PipelineName="p")["PipelineExecutionSummaries"]
     assert [each["StartTime"].timestamp() for each in executions] == [7.0, 6.0, 5.0]
     arn = executions[0]["PipelineExecutionArn"]
@@ -116,6 +121,7 @@ def test_pages_stay_right_while_jobs_come_and_go(tmp_path: Path) -> None:
         ({"CreationTimeBefore": "1970-01-01T00:16:41Z"}, (0, 1)),
         ({"LastModifiedTimeAfter": 2028}, (28, 29)),
         ({"LastModifiedTimeBefore": 2000.0}, (0,)),
+        ({"WarmPoolStatusEquals": "Reused"}, ()),
     ],
 )
 def test_lists_are_filtered_as_the_service_does(tmp_path: Path, request_: dict[str, object], expected: range) -> None:
@@ -126,7 +132,7 @@ def test_lists_are_filtered_as_the_service_does(tmp_path: Path, request_: dict[s
     assert names(found) == [f"job-{number:05}" for number in expected]
 
 
-@pytest.mark.parametrize("token", ["7", "x" * 99, "e30=", "W251bGwsIDFd", "[" * 5000, "ü"])
+@pytest.mark.parametrize("token", ["7", "x" * 99, "e30=", "W251bGwsIDFd", "[" * 5000, "ü", *BEYOND])
 def test_a_token_that_no_answer_gave_is_refused_in_a_sentence(tmp_path: Path, token: str) -> None:
     with pytest.raises(ClientError, match="is not one that an earlier answer gave"):
         LocalClient(LocalApi(State(tmp_path)), "sagemaker").list_training_jobs(NextToken=token)

@@ -188,8 +188,9 @@ class TrainingJob(Job):
             self.ran_out = True
             return "Stopped", reason
         is_function = f"input/data/{FUNCTION_CHANNEL}" in str(self.document["AlgorithmSpecification"])
-        result = f"{self.document['OutputDataConfig']['S3OutputPath']}/payload.pkl"
-        if is_function and not self.runtime.storage.exists(result):  # its handler may fail and yet end with 0
+        output, exists = self.document["OutputDataConfig"]["S3OutputPath"], self.runtime.storage.exists
+        results = [f"{output}/payload.pkl", f"{output}/results/payload.pkl"]  # of `@step`, of `@remote`
+        if is_function and not any(map(exists, results)):  # its handler may fail and yet end with 0
             return "Failed", self.failure_reason(host, ended)
         if status == "Completed" and (said := host.message(STOP_FILE, FAILURE_REASON_LIMIT).strip()):
             return "Stopped", f"The training job stopped itself: {said}"

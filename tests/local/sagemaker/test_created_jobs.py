@@ -3,7 +3,10 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +14,10 @@ import pytest
 from pipeline.cli.account import end_jobs
 from pipeline.local import session
 from pipeline.local.engine.runner_process import runner_pid
-from pipeline.local.sagemaker.created_jobs import NOUNS, lock_path
+from pipeline.local.sagemaker.created_jobs import LOST, NOUNS, lock_path
 from pipeline.local.store.state import State
 from pipeline.service.local_target import LocalTarget
-from tests.local.lab import Json, Lab
+from tests.local.lab import ROOT, Json, Lab
 from tests.local.sagemaker.conftest import refusal
 from tests.local.samples import definition, processes_of, wait_until
 
@@ -116,7 +119,7 @@ def test_jobs_of_one_name_run_side_by_side_as_steps_do_and_keep_their_tags(jobs:
     )
     listed = jobs.sagemaker.list_training_jobs(StatusEquals="Completed")["TrainingJobSummaries"]
     assert {job["TrainingJobName"][:5] for job in listed} == {"same", "same-"}
-    assert (len(listed), jobs.state.all("ActiveJob")) == (3, [])
+    assert len(listed) == 3
 
 
 def test_a_stop_at_any_moment_ends_as_stopped_and_keeps_what_was_written(jobs: Jobs) -> None:
@@ -147,12 +150,11 @@ def test_a_job_whose_process_is_killed_has_failed_with_its_trials_and_no_other(j
     wait_until(lambda: all(jobs.log_of_running(each) for each in ("x-0", "x-1", "gone")))
     for kind, name in ((TUNING, "x"), (TRAINING, "gone")):
         os.kill(runner_pid(lock_path(jobs.state, kind, name)) or 0, signal.SIGKILL)
-    lost = "InternalServerError: the job's process ended before the job did."
-    assert jobs.ended(TRAINING, "gone")["FailureReason"] == lost
+    assert jobs.ended(TRAINING, "gone")["FailureReason"] == LOST
     (trial,) = jobs.sagemaker.list_training_jobs(NameContains="x-0")["TrainingJobSummaries"]
-    assert jobs.ended(TRAINING, trial["TrainingJobName"])["FailureReason"] == lost
+    assert jobs.ended(TRAINING, trial["TrainingJobName"])["FailureReason"] == LOST
     search = jobs.job(TUNING, "x")
-    assert (search["FailureReason"], search["TrainingJobStatusCounters"]["NonRetryableError"]) == (lost, 1)
+    assert (search["FailureReason"], search["TrainingJobStatusCounters"]["NonRetryableError"]) == (LOST, 1)
     assert jobs.job(TRAINING, "x-1")["TrainingJobStatus"] == "InProgress"
     end_jobs(LocalTarget(None, jobs.lab.home))
     assert jobs.job(TRAINING, "x-1")["TrainingJobStatus"] == "Stopped"
@@ -199,3 +201,51 @@ def test_a_job_that_cannot_begin_says_why_and_a_pipelines_job_is_its_executions(
     assert said.endswith("is a pipeline's: stop the execution.")
     end_jobs(LocalTarget(None, jobs.lab.home))
     assert jobs.sagemaker.describe_pipeline_execution(PipelineExecutionArn=arn)["PipelineExecutionStatus"] == "Stopped"
+
+
+def test_the_job_of_a_remote_function_has_completed_if_there_is_a_result(jobs: Jobs) -> None:
+    program = ["true", "/opt/ml/input/data/sagemaker_remote_function_bootstrap/job_driver.sh"]
+    step = jobs.lab.training("a", "")
+    step["Arguments"]["AlgorithmSpecification"]["ContainerEntrypoint"] = program
+    jobs.create(TRAINING, "none", step)
+    jobs.lab.put("s3://bucket/remote/results/payload.pkl", "3")
+    step["Arguments"]["OutputDataConfig"] = {"S3OutputPath": "s3://bucket/remote"}
+    jobs.create(TRAINING, "some", step)
+    assert jobs.ended(TRAINING, "none")["TrainingJobStatus"] == "Failed"
+    assert jobs.ended(TRAINING, "some")["TrainingJobStatus"] == "Completed"
+
+
+def lose_a_job(folder: Path, request: Json) -> None:
+    """On a small disk: kill a job's process when no room is left, say what is said then, and once there is room."""
+    jobs, step = Jobs(Lab(folder)), {"Arguments": request}
+    jobs.create(TRAINING, "before", step)
+    wait_until(lambda: jobs.log_of_running("before"))
+    (jobs.lab.home / "state.reserve").unlink()
+    subprocess.run(f"cat /dev/zero > {folder}/ballast 2> /dev/null", shell=True, check=False)
+    os.kill(runner_pid(lock_path(jobs.state, TRAINING, "before")) or 0, signal.SIGKILL)
+    print(jobs.ended(TRAINING, "before")["FailureReason"])
+    print(refusal(jobs.create, kind=TRAINING, name="now", step=step)[1])
+    (folder / "ballast").unlink()
+    print(jobs.job(TRAINING, "before")["FailureReason"])
+
+
+ON_DISK = f"""
+import json, pathlib, sys, types
+sys.path.insert(0, {str(ROOT)!r})
+sys.modules["tests"] = types.ModuleType("tests")
+sys.modules["tests"].__path__ = [{str(ROOT / "tests")!r}]
+from tests.local.sagemaker.test_created_jobs import lose_a_job
+lose_a_job(pathlib.Path("disk").resolve(), json.loads(sys.argv[1]))
+"""
+
+
+@pytest.mark.skipif(subprocess.run(["unshare", "-rm", "true"], check=False).returncode != 0, reason="needs a tmpfs")
+def test_on_a_full_disk_a_job_that_is_lost_says_so_and_none_is_begun(lab: Lab) -> None:
+    request = without_empty(lab.training("a", "")["Arguments"])
+    request["AlgorithmSpecification"]["ContainerEntrypoint"] = ["sh", "-c", "echo on; sleep 60"]
+    mount = 'mkdir disk; mount -t tmpfs -o size=8m none disk; exec "$@"'
+    words = ["unshare", "-rm", "sh", "-c", mount, "sh", sys.executable, "-c", ON_DISK, json.dumps(request)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False, cwd=lab.folder)
+    assert done.returncode == 0, done.stderr
+    lost, refused, later = done.stdout.splitlines()
+    assert lost.startswith(later) and later == LOST and "is full" in lost and "is full" in refused

@@ -10,6 +10,7 @@ from pipeline.errors import UsageError
 
 def studio(call: Call, port: int | None = None, no_open: bool = False) -> int:
     """Serve until Ctrl-C."""
+    from pipeline.local.sagemaker.session import SDK_DEFAULTS
     from pipeline.service.local_target import LocalTarget
     from pipeline.studio.server import serve
 
@@ -18,6 +19,7 @@ def studio(call: Call, port: int | None = None, no_open: bool = False) -> int:
 
     def tell(api: str, page: str) -> None:
         print(f"API   export AWS_ENDPOINT_URL={api}")
+        print(f"SDK   export SAGEMAKER_ADMIN_CONFIG_OVERRIDE={SDK_DEFAULTS}")
         print(f"Page  {page}{opened(page, no_open=no_open)}", flush=True)
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)

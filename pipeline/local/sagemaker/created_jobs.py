@@ -35,7 +35,7 @@ LOCK_WAIT_SECONDS, POLL_SECONDS = 10, 0.05
 
 
 def create_job(kind: str, state: State, request: Document) -> Document:
-    """CreateTrainingJob and its like: starts the job's process, which takes over its lock, and returns."""
+    """CreateTrainingJob and its like: any image means the Python environment here; what a step may not, no job may."""
     name = checked_name(request, f"{kind}Name")
     if faults := list(job_problems(STEPS[kind].name, request, state)):
         raise invalid(" ".join(f"{kind} {name!r} {fault}" for fault in faults))
@@ -67,7 +67,7 @@ def refuse_taken(state: State, kind: str, name: str) -> None:
 
 
 def stop_job(kind: str, state: State, request: Document) -> Document:
-    """StopTrainingJob and its like: asks the process to end; the job is Stopping until it has."""
+    """StopTrainingJob and its like: a job of an execution or a trial is not stopped alone here."""
     name, noun = request[f"{kind}Name"], NOUNS[kind]
     job = settled(kind, state, found(state, kind, name, noun))
     if (status := job[f"{kind}Status"]) != "InProgress":

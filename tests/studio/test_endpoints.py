@@ -107,6 +107,7 @@ def test_one_that_is_asleep_is_woken(studio: Studio, home: Home) -> None:
 
 
 def test_a_drift_check_that_cannot_be_made_says_why(studio: Studio, home: Home) -> None:
+    assert studio.post("/endpoints/ep/other").status_code == 404
     studio.post("/endpoints/ep/check")
     deadline = time.monotonic() + 30
     while "Comparing" in (found := studio.get("/endpoints/ep/status").text):

@@ -173,6 +173,8 @@ def act(request: Request) -> Response:
     if action == "delete":
         deleted = f"Endpoint {name} is deleted."
         return attempt("/endpoints", deleted, lambda: ask(target, f"delete {name!r}", "delete_endpoint", **delete))
+    if action != "check":
+        raise missing(f"such action: wake, check and delete are the ones of an endpoint, not {action!r}")
     commands.start(status["command"])
     return go_to(f"{place}#drift")
 

@@ -61,8 +61,9 @@ def accuracy_text(metrics: Mapping[str, float], parameters: Mapping[str, Any]) -
     if metrics.get("test_accuracy") is None:
         return ""
     notes = [f"threshold {parameters['AccuracyThreshold']}"] if "AccuracyThreshold" in parameters else []
-    if "test_accuracy_images" in metrics:
-        low, high, images = (metrics[f"test_accuracy_{name}"] for name in ("lower_bound", "upper_bound", "images"))
+    bounds = [metrics.get(f"test_accuracy_{name}") for name in ("lower_bound", "upper_bound", "images")]
+    if None not in bounds:
+        low, high, images = bounds
         notes.insert(0, f"{images:,} image{'' if images == 1 else 's'}, 95 %: {low:.3f} to {high:.3f}")
     return f"{metrics['test_accuracy']:.4f}" + (f" ({'; '.join(notes)})" if notes else "")
 

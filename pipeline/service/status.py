@@ -14,6 +14,7 @@ from pipeline.service.models import endpoint, model_package
 from pipeline.service.reports import debug_report, search_job, tuning_job
 from pipeline.service.targets import Target
 
+METRICS = "multiclass_classification_metrics"  # in evaluation.json
 CHECKS = ("CheckAccuracy", "CheckIsNew")
 PARSERS: dict[str, Callable[[str], Any]] = {
     "Integer": int,
@@ -43,7 +44,7 @@ def status(target: Target, arn: str) -> dict[str, Any]:
         "parameters": {name: PARSERS[types.get(name, "String")](text) for name, text in parameters.items()},
         "steps": [step_row(target, arn, step, definition.steps.get(step["StepName"])) for step in steps],
         "metrics": metrics(evaluation),
-        "comparison_warning": evaluation.get("improvement", {}).get("warning") or None,
+        "comparison_warning": members(evaluation, "improvement").get("warning") or None,
         "best_hyperparameters": dict(best.get("TunedHyperParameters", {})),
         "rules": debugger["rules"],
         **model,
@@ -113,10 +114,16 @@ def read_evaluation(target: Target, evaluation_uri: str | None) -> dict[str, Any
     return content if isinstance(content, dict) else {}
 
 
+def members(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return an object in somebody else's document; empty where there is none."""
+    found = document.get(name)
+    return found if isinstance(found, dict) else {}
+
+
 def metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
     """Return single numbers of evaluation.json, as test_<metric>; of the accuracy the interval and images as well."""
-    found = evaluation.get("multiclass_classification_metrics", {})
-    values = {name: metric.get("value") for name, metric in found.items() if isinstance(metric, dict)}
+    found = {name: each for name, each in members(evaluation, METRICS).items() if isinstance(each, dict)}
+    values = {name: metric.get("value") for name, metric in found.items()}
     accuracy = found.get("accuracy", {})
     values |= {f"accuracy_{name}": accuracy.get(name) for name in ("lower_bound", "upper_bound", "images")}
     return {f"test_{name}": value for name, value in values.items() if isinstance(value, int | float)}

@@ -241,6 +241,45 @@ def test_an_execution_whose_runner_died_is_shown_as_it_ended(studio: Studio) -> 
     assert "Failed" in said and "Retry" in said and "running for" not in said
 
 
+def evaluated(studio: Studio, number: int, evaluation: Any, **files: str) -> str:
+    """An execution that has left an evaluation.json, on data of its own."""
+    state, name = studio.state(), f"evaluate-{number}"
+    for key, text in {**files, "evaluation.json": json.dumps(evaluation)}.items():
+        file = studio.home / f"s3/bucket/evaluated/{number}/{key}"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    output = {"OutputName": "evaluation", "S3Output": {"S3Uri": f"s3://bucket/evaluated/{number}"}}
+    job = {"ProcessingJobName": name, "ProcessingJobArn": f"{ACCOUNT}:processing-job/{name}", "CreationTime": 1.0,
+           "ProcessingJobStatus": "Completed", "ProcessingOutputConfig": {"Outputs": [output]}}  # fmt: skip
+    state.put("ProcessingJob", name, job)
+    given = {"InputDataUri": f"s3://bucket/evaluated/{number}"}
+    arn = record(studio, "evaluated", number, Parameters=given, Definition=definition(python_step("E", "pass")))
+    step = {"StepName": "E", "StepStatus": "Succeeded", "StartTime": 1.0, "EndTime": 2.0}
+    state.put_step(arn, {**step, "Metadata": {"ProcessingJob": {"Arn": job["ProcessingJobArn"]}}})
+    return page_of(arn).removeprefix("/executions/")
+
+
+def test_recall_by_class_and_images_are_compared_and_odd_evaluations_are_left_out(studio: Studio) -> None:
+    classes = [{HOSTILE: {"recall": recall}, "hat": {"recall": 1.0}} for recall in (0.5, 0.75)]
+    figures = [{"multiclass_classification_metrics": {"per_class": each}} for each in classes]
+    first = evaluated(studio, 1, figures[0], **{"a.png": "1", "b.png": "2"})
+    second = evaluated(studio, 2, figures[1], **{"a.png": "1", "b.png": "3", "c.png": "4"})
+    page = studio.get(f"/compare?a={first}&b={second}").text
+    assert HOSTILE not in page
+    assert f"{HOSTILE} 0.500 0.750" in words(page)
+    assert "1 file added: c.png" in words(page) and "2 files changed: b.png" in words(page)
+    odd: list[Any] = [
+        [],
+        {"multiclass_classification_metrics": []},
+        {"multiclass_classification_metrics": {"per_class": 1, "accuracy": {"value": 1, "images": 3}}},
+    ]
+    for number, evaluation in enumerate(odd, start=3):
+        other = evaluated(studio, number, evaluation)
+        for path in (f"/compare?a={first}&b={other}", f"/executions/{other}", f"/executions/{other}?step=E"):
+            assert studio.get(path).ok, (path, evaluation)
+    assert studio.get("/executions?pipeline=evaluated").ok
+
+
 def test_seconds_are_of_what_an_execution_has_run_itself(studio: Studio) -> None:
     arn, state = record(studio, "lent", 1), studio.state()
     lent = {"SelectiveExecutionResult": {"SourcePipelineExecutionArn": arn}}

@@ -4,6 +4,7 @@ import re
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from pipeline.studio.pages.graph import draw
 from pipeline.studio.pages.trials import plot
 from pipeline.studio.site import attempt, epoch, form_of, go_to, live, missing, render, studio
 
-LOG_LINES = 300
+LOG_LINES, MOST_LOGS = 300, 1000
 DRIFT_PAGE = "drift/drift.html"  # below the home's reports
 ICONS = {"Succeeded": "✓", "Failed": "✕", "Executing": "▶", "Stopped": "■"}
 ELSEWHERE = ("Outcome", "Seconds")  # on the page
@@ -63,6 +64,8 @@ def view(request: Request) -> dict[str, Any]:
     views, chosen = views_of(graph.steps, records, execution), request.query_params.get("step")
     ran = [name for name, view in views.items() if view["started"] and not view["is_lent"]]
     step = graph.steps.get(chosen or "")
+    if len(logs) > MOST_LOGS:
+        logs.clear()
     logs[request.url.query, arn] = file = log_file(request)
     return {
         "arn": arn,
@@ -170,29 +173,26 @@ def log_file(request: Request) -> Path | None:
     return Path(file) if file else None
 
 
-def pages_of(target: LocalTarget, steps: list[dict[str, Any]], started: float) -> list[tuple[str, str]]:
-    """Return title and address of each report of an execution; of drift, the endpoint's newest since its start."""
+def pages_of(target: LocalTarget, steps: list[dict[str, Any]], started: float) -> dict[str, str]:
+    """Return the address of each report of an execution; of drift, the endpoint's newest since its start."""
     folder, evaluation = target.home / "reports", status.output_of(target, steps, "evaluation")
     training, drift = reports.training_job(steps), folder / DRIFT_PAGE
     is_registered = any("RegisterModel" in step.get("Metadata", {}) for step in steps)
-    pages = []
+    is_newer = drift.is_file() and drift.stat().st_mtime > started
+    pages = {}
     if evaluation and target.holds(f"{evaluation}/report.html"):
-        pages.append(("Evaluation", f"/objects/{evaluation.removeprefix('s3://')}/report.html"))
+        pages["Evaluation"] = f"/objects/{evaluation.removeprefix('s3://')}/report.html"
     if training and reports.saved_report(folder / training[0]):
-        pages.append(("Training", f"/reports/{training[0]}/{reports.HTML_NAME}"))
-    if is_registered and drift.is_file() and drift.stat().st_mtime > started:
-        pages.append(("Drift", f"/reports/{DRIFT_PAGE}"))
-    return pages
+        pages["Training"] = f"/reports/{training[0]}/{reports.HTML_NAME}"
+    return pages | ({"Drift": f"/reports/{DRIFT_PAGE}"} if is_registered and is_newer else {})
 
 
 def write_report(target: LocalTarget, arn: str) -> None:
     """Write the report of an execution's training, as `run` does at its end, unless it is there."""
-    with writing:
+    with writing, suppress(PipelineError):
         if arn not in written:
-            try:
-                reports.keep_report(target, arn)
-            finally:
-                written.add(arn)
+            reports.keep_report(target, arn)
+    written.add(arn)
 
 
 def act(request: Request) -> Response:

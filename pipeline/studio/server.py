@@ -24,6 +24,7 @@ from starlette.staticfiles import StaticFiles
 from pipeline.errors import PipelineError, ServiceError, UsageError
 from pipeline.local.engine.runner_process import taken_lock
 from pipeline.local.sagemaker.api import LocalApi
+from pipeline.local.store.state import State
 from pipeline.service.local_target import LocalTarget
 from pipeline.studio.api import Api, is_api
 from pipeline.studio.attendant import attending
@@ -84,7 +85,8 @@ def application(studio: Studio, token: str, port: int) -> Guard:
         exception_handlers={HTTPException: refused, PipelineError: refused, Exception: broken},
     )
     page.state.studio = studio
-    return Guard(Api(LocalApi(studio.target.state)), page, is_api=is_api, token=token, port=port)
+    studio.target.state.client = "studio"  # by which the pages' records are made; those of the API are its clients'
+    return Guard(Api(LocalApi(State(studio.target.home))), page, is_api=is_api, token=token, port=port)
 
 
 def refused(request: Request, problem: Exception) -> Response:

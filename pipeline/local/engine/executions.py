@@ -238,7 +238,8 @@ def retry_pipeline_execution(state: State, request: Document) -> Document:
                 if step["StepName"] in again and "SelectiveExecutionResult" not in step:
                     state.delete_step(execution_arn, step["StepName"])
             changes: Document = {"PipelineExecutionStatus": "Executing", "FailureReason": None, "StopTime": None}
-            changes |= {"Options": state.start_options, **chosen(request, "ParallelismConfiguration")}
+            changes |= {"Options": state.start_options, "LastModifiedBy": state.user_context()}
+            changes |= chosen(request, "ParallelismConfiguration")
             state.update_execution(execution_arn, **changes)
             answer = keep_answer(state, "Retry", request, execution_arn)
         spawn_runner(state, "execution", execution_arn, lock, path.with_suffix(".log"))

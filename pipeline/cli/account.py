@@ -122,7 +122,9 @@ def clear_home(home: Path, out: TextIO, sure: bool) -> bool:
 
 def end_jobs(target: LocalTarget) -> None:
     """Stop the executions, then the jobs that belong to none; wait for each."""
-    for arn in [document["PipelineExecutionArn"] for document in target.state.executions()]:
+    for arn in [
+        each["PipelineExecutionArn"] for each in target.state.with_status("PipelineExecution", *executions.ACTIVE)
+    ]:
         if executions.describe(target, arn)["PipelineExecutionStatus"] in executions.ACTIVE:
             with contextlib.suppress(ServiceError):  # it has ended meanwhile, or is being stopped already
                 executions.stop(target, arn)

@@ -17,7 +17,8 @@ from pipeline.local.store.state import Document, State
 JOBS = {f"-aws-{kind.lower()}-job": f"{kind}Job" for kind in ("Training", "Processing", "Transform")}  # by suffix
 ENDPOINT, PACKAGE, GROUP = "-aws-endpoint", "-aws-model-package", "-aws-model-group"  # what other names end with
 COMPONENT = "experiment-trial-component"
-PLACES = {"TrialComponent": COMPONENT, "Artifact": "artifact", "Action": "action", "Context": "context"}
+PLACES = {"TrialComponent": COMPONENT, "Artifact": "artifact", "Action": "action", "Context": "context"}  # in ARNs
+LINEAGE_TYPES = {place: word for word, place in PLACES.items()}
 READ = ("InputDataConfig", "ProcessingInputs", "TransformInput", "AlgorithmSpecification", "AppSpecification")
 WRITTEN = ("ModelArtifacts", "ProcessingOutputConfig", "TransformOutput")
 NAMING = ("Image", "TrainingImage", "ImageUri", "ModelPackageName")  # members that name what is no S3 URI
@@ -26,41 +27,41 @@ USUAL_DEPTH = 10  # of a query
 
 
 class Entity(NamedTuple):
-    """A trial component, an artifact, an action or a context."""
+    """A trial component, an artifact, an action or a context; it stands for its source, a URI or an ARN."""
 
-    arn: str
+    place: str
+    name: str
     type: str
-    source: str  # its URI, or the ARN of what it stands for
+    source: str
     time: float
+
+    @property
+    def arn(self) -> str:
+        return arn(self.place, self.name)
 
     def described(self) -> Document:
         """Return the members that Describe and List operations answer."""
-        word, name = lineage_type(self.arn), place_of(self.arn)[1]
+        word = LINEAGE_TYPES[self.place]
         source = {"SourceUri": self.source, "SourceArn": self.source, "SourceType": self.type}
-        named = {f"{word}Name": name} if word != "Artifact" else {}
-        times = {"CreationTime": self.time, "LastModifiedTime": self.time}
         known = {f"{word}Arn": self.arn, f"{word}Type": self.type, "Source": source, f"{word}Source": source}
-        return {**known, **named, **times}
+        named = {} if word == "Artifact" else {f"{word}Name": self.name}
+        return {**known, **named, "CreationTime": self.time, "LastModifiedTime": self.time}
+
+    def is_wanted(self, request: Document) -> bool:
+        """Return whether it is of the types and times of a request or of its filters."""
+        types, words = request.get("Types") or [self.type], request.get("LineageTypes") or PLACES
+        after = max(seconds(request.get(f"{each}After", 0), each) for each in ("Created", "Modified"))
+        before = min(seconds(request.get(f"{each}Before", "inf"), each) for each in ("Created", "Modified"))
+        return self.type in types and LINEAGE_TYPES[self.place] in words and after <= self.time <= before
 
 
 Edge = tuple[Entity, str, Entity]
 
 
-def place_of(some_arn: str) -> tuple[str, str]:
-    """Return what kind of thing an ARN names, and its name or URI."""
-    kind, _, name = some_arn.removeprefix(arn("", "").rstrip("/")).partition("/")
-    return kind, name
-
-
-def lineage_type(entity_arn: str) -> str:
-    """Return Artifact and the like."""
-    return next(word for word, place in PLACES.items() if place == place_of(entity_arn)[0])
-
-
 def artifact(uri: str, time: float) -> Entity:
     """Return what lies at a URI, or a model package by its ARN."""
     is_model = uri.startswith("arn:") or uri.endswith("model.tar.gz")
-    return Entity(arn("artifact", uri), "Model" if is_model else "DataSet" if "://" in uri else "Image", uri, time)
+    return Entity("artifact", uri, "Model" if is_model else "DataSet" if "://" in uri else "Image", uri, time)
 
 
 def edges(state: State, kind: str, document: Document) -> Iterator[Edge]:
@@ -69,20 +70,20 @@ def edges(state: State, kind: str, document: Document) -> Iterator[Edge]:
     models, read = [document.get("ModelName", "")], [document.get(member) for member in READ]
     if kind == "Endpoint":
         name = f"{document['EndpointName']}{ENDPOINT}"
-        made = Entity(arn("action", name), "ModelDeployment", own, time)
-        yield made, "AssociatedWith", Entity(arn("context", name), "Endpoint", own, time)
+        made = Entity("action", name, "ModelDeployment", own, time)
+        yield made, "AssociatedWith", Entity("context", name, "Endpoint", own, time)
         config = state.get("EndpointConfig", document["EndpointConfigName"]) or {}
         models = [variant["ModelName"] for variant in config.get("ProductionVariants", [])]
     elif kind == "ModelPackage":
         made, group = artifact(own, time), document["ModelPackageGroupName"]
         read = [document.get("InferenceSpecification")]
         approval = f"{group}-{document['ModelPackageVersion']}-{document['ModelApprovalStatus']}{PACKAGE}"
-        yield Entity(arn("action", approval), "Approval", own, time), "ContributedTo", made
+        yield Entity("action", approval, "Approval", own, time), "ContributedTo", made
         group_arn = arn("model-package-group", group.lower())
-        yield made, "AssociatedWith", Entity(arn("context", f"{group}{GROUP}"), "ModelGroup", group_arn, time)
+        yield made, "AssociatedWith", Entity("context", f"{group}{GROUP}", "ModelGroup", group_arn, time)
     else:
         suffix = next(suffix for suffix, job in JOBS.items() if job == kind)
-        made = Entity(arn(COMPONENT, document[f"{kind}Name"] + suffix), f"SageMaker{kind}", own, time)
+        made = Entity(COMPONENT, document[f"{kind}Name"] + suffix, f"SageMaker{kind}", own, time)
         for uri in uris([document.get(member) for member in WRITTEN]):
             yield made, "Produced", artifact(uri, time)
     served = [state.get("Model", name) for name in models]
@@ -92,24 +93,24 @@ def edges(state: State, kind: str, document: Document) -> Iterator[Edge]:
 
 def uris(value: Any, member: str = "") -> list[str]:
     """Return S3 URIs, images and model packages within a part of a record, in their order; a tag may name one, too."""
-    if not isinstance(value, str | dict | list):
-        return []
     if isinstance(value, str):
         return [value] if value.startswith(("s3://", arn("model-package", ""))) or member in NAMING else []
-    parts = list(value.items()) if isinstance(value, dict) else [("", each) for each in value]
+    if not isinstance(value, dict | list):
+        return []
+    parts = value.items() if isinstance(value, dict) else [("", each) for each in value]
     return [uri for name, part in parts for uri in uris(part, name)]
 
 
 def near(state: State, entity_arn: str) -> list[Edge]:
     """Return the associations of an entity; none if there is no such entity."""
-    place, name = place_of(entity_arn)
+    place, _, name = entity_arn.split(":", 5)[5].partition("/")
     records: list[tuple[str, Document | None]] = []
     if place == COMPONENT:
         records = [(kind, state.get(kind, name.removesuffix(end))) for end, kind in JOBS.items() if name.endswith(end)]
     elif place == "artifact":
-        written = json.dumps(name)[1:-1]
+        written = f"%{json.dumps(name)[1:-1]}%"
         for kind in (*JOBS.values(), "ModelPackage"):
-            records += [(kind, each) for each in named_in(state, kind, "d.document LIKE ?", f"%{written}%")]
+            records += [(kind, each) for each in named_in(state, kind, "d.document LIKE ?", written)]
         records += [("Endpoint", document) for document in state.all("Endpoint")]
     elif name.endswith(ENDPOINT):
         records = [("Endpoint", state.get("Endpoint", name.removesuffix(ENDPOINT)))]
@@ -142,14 +143,14 @@ def listed(word: str, state: State, request: Document) -> Document:
         kinds = ("Endpoint", "ModelPackage")
         made = [edge for kind in kinds for document in state.all(kind) for edge in edges(state, kind, document)]
     elif source:
-        kind, name = place_of(source)
+        kind, _, name = source.rpartition(":")[2].partition("/")
         made = near(state, arn("artifact", source) if word == "Artifact" else arn(COMPONENT, f"{name}-aws-{kind}"))
     else:
         raise invalid(f"List{word}s needs the {'SourceUri' if word == 'Artifact' else 'SourceArn'} of what it lists.")
-    known = {each.arn: each for edge in made for each in (edge[0], edge[2]) if lineage_type(each.arn) == word}
+    known = {each.arn: each for edge in made for each in (edge[0], edge[2]) if each.place == PLACES[word]}
     found = [each for each in known.values() if source in (None, each.source) and type_ in (None, each.type)]
     found.sort(key=lambda each: each.time, reverse=request.get("SortOrder", "Descending") == "Descending")
-    return paged(f"{word}Summaries", [each.described() for each in found if is_wanted(each, request)], request)
+    return paged(f"{word}Summaries", [each.described() for each in found if each.is_wanted(request)], request)
 
 
 def list_associations(state: State, request: Document) -> Document:
@@ -164,43 +165,33 @@ def list_associations(state: State, request: Document) -> Document:
         for word, each in (("Source", source), ("Destination", destination)):
             summary |= {f"{word}Arn": each.arn, f"{word}Type": each.type}
             is_wanted &= request.get(f"{word}Arn", each.arn) == each.arn
-            is_wanted &= request.get(f"{word}Type", each.type) in (each.type, lineage_type(each.arn))
+            is_wanted &= request.get(f"{word}Type", each.type) in (each.type, LINEAGE_TYPES[each.place])
         summaries += [summary] if is_wanted else []
     return paged("AssociationSummaries", summaries, request)
 
 
 def query_lineage(state: State, request: Document) -> Document:
     """QueryLineage from an entity on, breadth first; here entities have no properties."""
-    direction, filters = request.get("Direction", "Both"), request.get("Filters", {})
-    level: list[str] = request.get("StartArns", [])
-    known: dict[str, Entity] = {}
-    associations: dict[Edge, None] = {}
-    for _ in range(request.get("MaxDepth", USUAL_DEPTH) if len(level) else 0):
+    direction, level = request.get("Direction", "Both"), list(request.get("StartArns", []))
+    known: dict[str, Entity | None] = dict.fromkeys(level)
+    associations: dict[tuple[str, str, str], None] = {}
+    for _ in range(request.get("MaxDepth", USUAL_DEPTH)):
         reached: dict[str, Entity] = {}
         for start in level:
             for source, kind, destination in near(state, start):
                 other, way = (destination, "Descendants") if source.arn == start else (source, "Ascendants")
                 if direction in ("Both", way):
-                    associations[source, kind, destination] = None
+                    associations[source.arn, destination.arn, kind] = None
                     reached[other.arn] = other
-        level = [each for each in reached if each not in known and each not in request["StartArns"]]
+        level = [each for each in reached if each not in known]
         known |= {each: reached[each] for each in level}
-        if len(known) > MOST_RECORDS:
+        if not level or len(known) > MOST_RECORDS:
             break
-    wanted = [each for each in known.values() if is_wanted(each, filters)]
-    vertices = [{"Arn": each.arn, "Type": each.type, "LineageType": lineage_type(each.arn)} for each in wanted]
-    ends = ({"SourceArn": source.arn, "DestinationArn": destination.arn, "AssociationType": kind}
-            for source, kind, destination in associations)  # fmt: skip
-    return {**paged("Vertices", vertices, request), "Edges": list(ends) if request.get("IncludeEdges") else []}
-
-
-def is_wanted(entity: Entity, filters: Document) -> bool:
-    """Return whether an entity is of the types and times of a filter."""
-    after = (seconds(filters.get(f"{word}After", 0.0), word) for word in ("Created", "Modified"))
-    before = (seconds(filters.get(f"{word}Before", "inf"), word) for word in ("Created", "Modified"))
-    is_of_type = entity.type in (filters.get("Types") or [entity.type])
-    is_of_kind = lineage_type(entity.arn) in (filters.get("LineageTypes") or PLACES)
-    return is_of_type and is_of_kind and max(after) <= entity.time <= min(before)
+    found = [each for each in known.values() if each and each.is_wanted(request.get("Filters", {}))]
+    vertices = [{"Arn": each.arn, "Type": each.type, "LineageType": LINEAGE_TYPES[each.place]} for each in found]
+    members = ("SourceArn", "DestinationArn", "AssociationType")
+    ends = [dict(zip(members, each, strict=True)) for each in associations] if request.get("IncludeEdges") else []
+    return {**paged("Vertices", vertices, request), "Edges": ends}
 
 
 describe_artifact, describe_action, describe_context, describe_trial_component = (

@@ -21,16 +21,9 @@ from pipeline.suggestion import did_you_mean
 
 Condition = tuple[str, list[Any]]  # SQL and its values
 
-ARN_KINDS = {  # what can be searched, and how its ARNs call it; nothing where the state's name is the ARN
-    "Pipeline": "pipeline",
-    "PipelineExecution": "",
-    "TrainingJob": "training-job",
-    "HyperParameterTuningJob": "hyper-parameter-tuning-job",
-    "ModelPackage": "",
-    "ModelPackageGroup": "model-package-group",
-    "Model": "model",
-    "Endpoint": "endpoint",
-}
+RESOURCES = ("Pipeline", "PipelineExecution", "TrainingJob", "HyperParameterTuningJob", "ModelPackage",
+             "ModelPackageGroup", "Model", "Endpoint")  # fmt: skip
+NAMED_BY_ARN = ("PipelineExecution", "ModelPackage")  # in the state
 OPERATORS = {
     "Equals": "{} = ?", "NotEquals": "{} IS NOT ?", "Exists": "{} IS NOT NULL", "NotExists": "{} IS NULL",
     "GreaterThan": "{} > ?", "GreaterThanOrEqualTo": "{} >= ?", "LessThan": "{} < ?", "LessThanOrEqualTo": "{} <= ?",
@@ -38,14 +31,9 @@ OPERATORS = {
 }  # fmt: skip
 TIMES = {"CreationTime": "c.time", "LastModifiedTime": "c.modified"}
 KINDS = {"integer": "number", "number": "number", "boolean": "boolean", "string": "text"}
-REFUSED = {  # operators, by the kind of a property
-    "text": ("Greater", "Less"),
-    "boolean": ("Greater", "Less", "Contains", "In"),
-    "number": ("Contains", "In"),
-    "time": ("Contains", "In"),
-    "entry": (),
-    "structure": ("Equals", "NotEquals", "Greater", "Less", "Contains", "In"),
-}
+ORDER, TEXT = ("Greater", "Less"), ("Contains", "In")  # what operators begin with
+REFUSED = {"text": ORDER, "boolean": (*ORDER, *TEXT), "number": TEXT, "time": TEXT, "entry": (),
+           "structure": (*ORDER, *TEXT, "Equals", "NotEquals")}  # by the kind of a property  # fmt: skip
 MOST_CONDITIONS = 50  # of an expression, in which others may lie
 TAG = """(SELECT t.value FROM resources AS r, json_each(r.document) AS t
     WHERE r.kind = 'Tags' AND r.name = {} AND t.key = ?)"""
@@ -60,8 +48,8 @@ PARAMETERS = """SELECT json_object('Name', key, 'Value', CASE type WHEN 'true' T
 def search(state: State, request: Document) -> Document:
     """Search."""
     resource = request["Resource"]
-    if resource not in ARN_KINDS:
-        raise invalid(f"Resource {resource} cannot be searched here; these can be: {', '.join(ARN_KINDS)}.")
+    if resource not in RESOURCES:
+        raise invalid(f"Resource {resource} cannot be searched here; these can be: {', '.join(RESOURCES)}.")
     settle_active(state)
     settle_all(state)
     refresh_pending(state)
@@ -84,7 +72,8 @@ class Query:
         if resource == "Model":  # the dashboard's, of which there is the model alone
             self.schema = self.schema["properties"]["Model"]
         self.conditions = 0
-        self.arn = f"'{arn(ARN_KINDS[resource], '')}' || c.name" if ARN_KINDS[resource] else "c.name"
+        kind = re.sub(r"(?<!^)(?=[A-Z])", "-", resource).lower()
+        self.arn = "c.name" if resource in NAMED_BY_ARN else f"'{arn(kind, '')}' || c.name"
         self.columns = {
             f"{resource}Name": "c.title",
             f"{resource}Status": "c.status",
@@ -101,8 +90,7 @@ class Query:
             document = describe_endpoint(state, document)
         parameters = [{"Name": name, "Value": str(value)} for name, value in document.get("Parameters", {}).items()]
         tags = state.get("Tags", document[f"{self.resource}Arn"]) or {}
-        more = {"PipelineParameters": parameters, "Tags": [{"Key": key, "Value": tags[key]} for key in tags]}
-        document = {**document, **more}
+        document = {**document, "PipelineParameters": parameters, "Tags": [{"Key": k, "Value": tags[k]} for k in tags]}
         found = {name: document[name] for name in self.schema["properties"] if document.get(name) is not None}
         return {"Model": found} if self.resource == "Model" else found
 
@@ -200,7 +188,7 @@ def compared(filter_: Document, sql: str, values: list[Any], kind: str) -> Condi
     if text is None:
         raise invalid(f"The filter on {name!r} needs a Value for its operator {operator}.")
     number = float(text) if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", text) else None
-    if number is None and (kind == "number" or (operator.startswith(("Greater", "Less")) and kind != "time")):
+    if number is None and (kind == "number" or (operator.startswith(ORDER) and kind != "time")):
         raise invalid(f"The Value of the filter on {name!r} must be a number, but is {text!r}.")
     value: Any = text
     if kind == "time":

@@ -27,7 +27,7 @@ class Prepared:
         self.shards = {split: PreparedImages(folder, split) for split, folder in zip(SPLITS, splits, strict=True)}
         self.manifest: dict[str, Any] = json.loads((manifest / "manifest.json").read_bytes())
         self.images: dict[str, Image] = {}  # by name
-        rows = Counter[str]()
+        self.counts, rows = Counter[tuple[str, str]](), Counter[str]()  # of label and split, or "" for all of them
         before = {each["path"]: each["from"] for each in self.manifest.get("corrections", {}).get("applied", [])}
         for line in (manifest / "images.jsonl").read_text(encoding="utf-8").splitlines():
             image = json.loads(line)
@@ -35,6 +35,7 @@ class Prepared:
             more = {"path": path, "label": label, "original": before.get(path, label), "row": rows[split]}
             self.images[image["name"]] = image | more
             rows[split] += 1
+            self.counts.update([(label, split), (label, "")])
         self.by_path = {image["path"]: image for image in self.images.values()}
 
     @lru_cache(maxsize=4096)  # noqa: B019  few are open

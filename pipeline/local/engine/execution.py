@@ -56,7 +56,7 @@ class Execution:
         selection = self.document.get("SelectiveExecutionConfig", {}).get("SelectedSteps", [])
         names = [step["StepName"] for step in selection] or list(self.graph.steps)
         self.steps = {name: step for name, step in self.graph.steps.items() if name in names}
-        limits = self.document["ParallelismConfiguration"]
+        limits = self.document.get("ParallelismConfiguration", {})
         self.parallel = int(limits.get("MaxParallelExecutionSteps", DEFAULT_PARALLEL_STEPS))
         self.cache_mode: str = self.document["Options"].get("cache", cache.BYTES)
         self.runtime = Runtime(state, Storage(state), find_mount(state.home), api)

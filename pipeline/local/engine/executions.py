@@ -81,7 +81,7 @@ def new_execution(state: State, request: Document) -> Document:
     named = {**definition.get("MlflowConfig", {}), **chosen(request, "MlflowExperimentName")}
     execution_id = "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(12))
     return {
-        **chosen(pipeline, "PipelineArn", "PipelineName", "PipelineVersionId"),
+        **chosen(pipeline, "PipelineArn", "PipelineName", "PipelineVersionId", "ParallelismConfiguration"),
         **dict.fromkeys(("CreatedBy", "LastModifiedBy"), state.user_context()),
         "PipelineExecutionArn": f"{pipeline['PipelineArn']}/execution/{execution_id}",
         "PipelineExecutionStatus": "Executing",
@@ -90,7 +90,6 @@ def new_execution(state: State, request: Document) -> Document:
         "Definition": definition,
         "Parameters": parameters,
         "Options": state.start_options,
-        "ParallelismConfiguration": pipeline.get("ParallelismConfiguration", {}),
         **chosen(request, "PipelineExecutionDisplayName", "PipelineExecutionDescription"),
         **chosen(request, "ParallelismConfiguration", "SelectiveExecutionConfig"),
         **({"MLflowConfig": named} if named else {}),

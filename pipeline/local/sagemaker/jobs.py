@@ -28,7 +28,10 @@ def described(kind: str, state: State, request: Document) -> Document:
 def job_list(kind: str, state: State, request: Document) -> Document:
     """ListTrainingJobs and its like."""
     settle_all(state)
-    return listing(state, kind, request, f"{kind}Summaries")
+    page = listing(state, kind, request, f"{kind}Summaries")
+    for search in page[f"{kind}Summaries"] if kind == "HyperParameterTuningJob" else ():
+        search.setdefault("Strategy", search.get("HyperParameterTuningJobConfig", {}).get("Strategy"))
+    return page
 
 
 describe_processing_job, describe_training_job, describe_hyper_parameter_tuning_job, describe_transform_job = (
@@ -44,7 +47,7 @@ def list_training_jobs_for_hyper_parameter_tuning_job(state: State, request: Doc
 
     Without SortBy and SortOrder they come in the order of their start.
     """
-    trials = describe_hyper_parameter_tuning_job(state, request)["Trials"]
+    trials = describe_hyper_parameter_tuning_job(state, request).get("Trials", [])
     status, sort_by = request.get("StatusEquals"), request.get("SortBy", "CreationTime")
     wanted = [trial for trial in trials if status in (None, trial["TrainingJobStatus"])]
     last = [trial for trial in wanted if sort_by == "FinalObjectiveMetricValue" and OBJECTIVE not in trial]

@@ -112,7 +112,8 @@ def list_model_package_groups(state: State, request: Document) -> Document:
 
 def describe_model_package_group(state: State, request: Document) -> Document:
     """DescribeModelPackageGroup, by name or ARN."""
-    return found(state, "ModelPackageGroup", key_of(request["ModelPackageGroupName"]), "model package group")
+    group = found(state, "ModelPackageGroup", key_of(request["ModelPackageGroupName"]), "model package group")
+    return {"CreatedBy": state.user_context(), **group}
 
 
 def delete_model_package_group(state: State, request: Document) -> Document:

@@ -55,8 +55,9 @@ class Api:
             with SpooledTemporaryFile(PIECE_BYTES, dir=str(self.local_api.state.home)) as upload:
                 await store(receive, upload, math.inf if kind == "s3" else BODY_BYTES)
                 body, content = (b"", cast(BinaryIO, upload)) if kind == "s3" else (upload.read(), None)
-                request = HttpRequest("", "", scope["method"], url, headers, body, content)
-                reply = await to_thread.run_sync(self.answer, service, request, limiter=self.threads)
+                asked = HttpRequest("", "", scope["method"], url, headers, body, content)
+                request = recognized(service, asked, SERVICES)
+                reply = await to_thread.run_sync(self.local_api.answer, request, limiter=self.threads)
         except RequestError as problem:
             reply = refusal(problem, kind)
         except Exception:
@@ -64,10 +65,6 @@ class Api:
             said = "The server has failed; its terminal says why."
             reply = refusal(RequestError("InternalError" if kind == "s3" else "InternalFailure", said, 500), kind)
         await self.send(reply, scope, receive, send)
-
-    def answer(self, service: str, request: HttpRequest) -> Reply:
-        """Return the answer to a request that is signed for a service."""
-        return self.local_api.answer(recognized(service, request, SERVICES))
 
     async def send(self, reply: Reply, scope: Scope, receive: Receive, send: Send) -> None:
         """Send an answer; a body that is a file is read as fast as the client takes it."""

@@ -31,10 +31,6 @@ docstrings by `python -m pipeline.local.sagemaker.reference`.
 """
 
 
-def main() -> None:
-    (ROOT / "docs/api.md").write_text(page(), encoding="utf-8")
-
-
 def page() -> str:
     """Return the text of docs/api.md."""
     lines = [HEAD]
@@ -60,4 +56,4 @@ def remark(function: Callable[..., Any], names: Iterable[str]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    (ROOT / "docs/api.md").write_text(page(), encoding="utf-8")

@@ -16,11 +16,11 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from copy import copy
 from datetime import UTC, datetime
 from email.utils import format_datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -148,7 +148,7 @@ class S3Request:
             self.content.seek(0)
             is_framed = "aws-chunked" in self.headers.get("content-encoding", "")
             try:
-                digest = transferred(chunks(self.content) if is_framed else reads(self.content), file)
+                digest = transferred(chunks(self.content) if is_framed else self.content, file)
                 if self.headers.get("x-amz-decoded-content-length", str(file.tell())) != str(file.tell()):
                     raise ValueError(f"{file.tell()} bytes came.")
             except ValueError as problem:
@@ -227,12 +227,7 @@ class S3Request:
                 raise RequestError("PreconditionFailed", said, 412)
 
 
-def reads(stream: BinaryIO | Body) -> Iterator[bytes]:
-    """Return what a stream holds, piece by piece."""
-    return iter(lambda: stream.read(COPY_BYTES), b"")
-
-
-def chunks(stream: BinaryIO) -> Iterator[bytes]:
+def chunks(stream: BinaryIO) -> Generator[bytes, None, None]:
     """Return what is framed as aws-chunked, whose signatures are not checked; ValueError if the frames are wrong."""
     while left := int(stream.readline(CHUNK_HEAD_BYTES).partition(b";")[0], 16):
         while left > 0 and (piece := stream.read(min(left, COPY_BYTES))):
@@ -242,10 +237,10 @@ def chunks(stream: BinaryIO) -> Iterator[bytes]:
             raise ValueError("a chunk is shorter or longer than it says.")
 
 
-def transferred(content: Iterable[bytes], target: BinaryIO) -> str:
-    """Write content to a file; return its MD5 in hexadecimal."""
+def transferred(content: Generator[bytes, None, None] | BinaryIO | Body, target: BinaryIO) -> str:
+    """Write content to a file, piece by piece; return its MD5 in hexadecimal."""
     digest = hashlib.md5(usedforsecurity=False)
-    for piece in content:
+    for piece in content if isinstance(content, Generator) else iter(partial(content.read, COPY_BYTES), b""):
         digest.update(piece)
         target.write(piece)
     return digest.hexdigest()
@@ -413,7 +408,7 @@ def upload_part(request: S3Request) -> Reply:
     source = request.copy_source()
     content = source.stream(source.bytes_of(request.headers.get("x-amz-copy-source-range")))
     with replacing(part) as unfinished, unfinished.open("wb") as file:
-        etag = f'"{transferred(reads(content), file)}"'
+        etag = f'"{transferred(content, file)}"'
     return Reply.xml("CopyPartResult", {**StoredObject(part).entry, "ETag": etag})
 
 
@@ -429,7 +424,7 @@ def complete_multipart_upload(request: S3Request) -> Reply:
             part, digest = folder / f"{number:05}", ""
             if part.is_file():
                 with part.open("rb") as content:
-                    digest = transferred(reads(content), whole)
+                    digest = transferred(content, whole)
             if digest != etag:
                 raise RequestError("InvalidPart", f"Part {number} could not be found, or its ETag did not match.")
             if part.stat().st_size < LEAST_PART_BYTES and number != named[-1][0]:

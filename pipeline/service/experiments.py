@@ -82,9 +82,8 @@ def written(home: Path, tag: str, value: str, start: int, count: int) -> list[di
             store.row_factory = sqlite3.Row
             found = [dict(row) for row in store.execute(RUNS, (tag, value, count, start))]
             for run in found:
-                for table in ("params", "tags", "latest_metrics"):
-                    rows = store.execute(f"SELECT key, value FROM {table} WHERE run_uuid = ?", [run["id"]])
-                    run[table] = dict(rows)
+                for kind, table in (("params", "params"), ("tags", "tags"), ("metrics", "latest_metrics")):
+                    run[kind] = dict(store.execute(f"SELECT key, value FROM {table} WHERE run_uuid = ?", [run["id"]]))
     except sqlite3.Error as problem:
         raise ServiceError(f"{database(home)} cannot be read: {problem}.") from problem
     return found

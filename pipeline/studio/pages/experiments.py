@@ -1,4 +1,6 @@
-"""Executions and trials as MLflow has them, and a button that writes those which it has not."""
+"""Executions and their steps and trials as MLflow has them."""
+
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -6,8 +8,7 @@ from starlette.routing import Route
 
 from pipeline.service.experiments import PARENT, PIPELINE, store_uri, written
 from pipeline.service.targets import ask_all
-from pipeline.studio import commands
-from pipeline.studio.site import form_of, go_to, render, studio
+from pipeline.studio.site import render, studio
 
 SHOWN = 50  # on a page
 
@@ -16,29 +17,22 @@ def show(request: Request) -> Response:
     """The executions of a pipeline, or the children of one of them, with parameters and metrics."""
     here, given = studio(request), request.query_params
     pipelines = [each["PipelineName"] for each in ask_all(here.target, "list pipelines", "list_pipelines")]
-    name, run, start = given.get("pipeline", ""), given.get("run"), given.get("start", "0")
-    name = name or (here.config.pipeline.name if here.config.pipeline.name in pipelines else (pipelines or [""])[0])
+    name, run, start = given.get("pipeline") or "", given.get("run"), given.get("start", "0")
+    name = name or next((each for each in pipelines if each == here.config.pipeline.name), "".join(pipelines[:1]))
     first = int(start[:9]) if start.isdecimal() else 0
     runs = written(here.target.home, PARENT if run else PIPELINE, run or name, first, SHOWN + 1)
-    command = writing(request, name)
-    return render(
-        request, "experiments.html", pipelines=sorted(pipelines), name=name, run=run, runs=runs[:SHOWN],
-        older=first + SHOWN if len(runs) > SHOWN else None, is_writing=commands.is_running(command),
-        failure=commands.failure(command), store=store_uri(here.target, here.target.home), look=f"{command} --open",
-        metrics=list(dict.fromkeys(key for each in runs for key in each["latest_metrics"])),
-        parameters=list(dict.fromkeys(key for each in runs for key in each["params"])),
-    )  # fmt: skip
+    columns = {kind: list(dict.fromkeys(key for each in runs for key in each[kind])) for kind in ("metrics", "params")}
+    older, store = first + SHOWN if len(runs) > SHOWN else None, store_uri(here.target, here.target.home)
+    look = here.call.command("experiments", "--pipeline", name, "--open")
+    context: dict[str, Any] = {
+        "pipelines": sorted(pipelines),
+        "name": name,
+        "run": run,
+        "runs": runs[:SHOWN],
+        "older": older,
+        **columns,
+    }
+    return render(request, "experiments.html", **context, store=store, look=look)
 
 
-def write(request: Request) -> Response:
-    """Start to write the newest executions of a pipeline."""
-    name = str(form_of(request).get("pipeline", ""))
-    commands.start(writing(request, name))
-    return go_to(f"/experiments?pipeline={name}", done="The newest executions are being written; look again soon.")
-
-
-def writing(request: Request, name: str) -> str:
-    return studio(request).call.command("experiments", "--pipeline", name)
-
-
-ROUTES = [Route("/experiments", show), Route("/experiments", write, methods=["POST"])]
+ROUTES = [Route("/experiments", show)]

@@ -3,19 +3,20 @@
     python benchmarks/studio_sizes.py [--home FOLDER] [--executions 10000] [--jobs 100000] [--times 20]
 
 A folder that is filled already is used as it is. Times are of whole answers of a page of 100, by HTTP from
-`run_pipeline.py studio`.
+`run_pipeline.py studio`, and of its pages.
 """
 
 import argparse
 import json
 import re
+import sqlite3
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import requests
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from pipeline.local import session  # noqa: E402
 from pipeline.local.jobs.runtime import arn  # noqa: E402
 from pipeline.local.store.state import State  # noqa: E402
 
@@ -31,6 +33,7 @@ PIPELINES = ("image-classification", "nightly", "other")
 STEPS = ("PrepareData", "TuneHyperparameters", "TrainWithDebugger", "EvaluateModel")
 SIGNED = {"Authorization": "AWS4-HMAC-SHA256 Credential=any/20300101/us-east-1/sagemaker/aws4_request"}
 START = 1_700_000_000.0
+PAGE_MILLISECONDS = 200.0
 DEFINITION = {"Version": "2020-12-01", "Parameters": [], "Steps": [{"Name": f"Step{n}", "Type": "Fail", "Arguments":
               {"ErrorMessage": "x" * 1000}} for n in range(25)]}  # fmt: skip
 
@@ -38,10 +41,10 @@ DEFINITION = {"Version": "2020-12-01", "Parameters": [], "Steps": [{"Name": f"St
 def fill(state: State, executions: int, jobs: int) -> None:
     """Fill a home by the functions with which runs fill theirs, a thousand records in a transaction."""
     for name in PIPELINES:
-        pipeline = {"PipelineName": name, "PipelineArn": arn("pipeline", name), "PipelineStatus": "Active",
-                    "PipelineDefinition": json.dumps(DEFINITION), "CreationTime": START,
-                    "LastModifiedTime": START}  # fmt: skip
-        state.put("Pipeline", name, pipeline)
+        role = "arn:aws:iam::000000000000:role/any"
+        session(state.home).client("sagemaker").create_pipeline(
+            PipelineName=name, PipelineDefinition=json.dumps(DEFINITION), RoleArn=role, ClientRequestToken="t" * 32
+        )
     for begin in range(0, executions, 1000):
         with state.transaction():
             for number in range(begin, min(executions, begin + 1000)):
@@ -134,14 +137,54 @@ def asked() -> Iterator[tuple[str, str, dict[str, Any], float]]:
     yield "Search", "by image", found | where(("AlgorithmSpecification.TrainingImage", "Equals", "none")), 500
 
 
+def pages() -> Iterator[str]:
+    """The addresses of pages, each with a limit of PAGE_MILLISECONDS."""
+    first, last = f"{PIPELINES[0]}/{0:012}", f"{PIPELINES[0]}/{9:012}"
+    yield from ("/executions", "/executions.part", f"/executions?pipeline={PIPELINES[0]}", "/executions?status=Failed")
+    yield from (
+        "/executions?text=99",
+        "/executions?text=nowhere",
+        f"/executions/{first}",
+        f"/executions/{first}/live?step=",
+    )
+    yield from (f"/compare?a={first}&b={last}", f"/start/{PIPELINES[0]}", "/experiments", "/experiments?start=5")
+    yield from ("/models", "/endpoints", "/data", "/schedules")
+
+
+def fill_experiments(home: Path, executions: int, jobs: int) -> None:
+    """Fill MLflow's store with runs of the executions and trials, each with ten parameters and metrics."""
+    words = [sys.executable, ROOT / "run_pipeline.py", "experiments", "--home", home, "--pipeline", "none"]
+    subprocess.run(words, stdout=subprocess.DEVNULL, check=True)
+    with closing(sqlite3.connect(home / "mlflow" / "mlflow.db")) as store, store:
+        store.execute("INSERT INTO experiments (experiment_id, name, lifecycle_stage) VALUES (99, 'many', 'active')")
+        for number in range(executions + jobs):
+            run, began = f"{number:032}", int(1000 * (START + number))
+            tag = (
+                ("pipeline", PIPELINES[0])
+                if number < executions
+                else ("mlflow.parentRunId", f"{number % executions:032}")
+            )
+            columns = "run_uuid, name, status, start_time, end_time, lifecycle_stage, experiment_id"
+            values = (run, f"run {number}", "FINISHED", began, began + 5000, "active", 99)
+            store.execute(f"INSERT INTO runs ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+            store.execute("INSERT INTO tags (key, value, run_uuid) VALUES (?, ?, ?)", (*tag, run))
+            for name in (f"name{n}" for n in range(10)):
+                store.execute("INSERT INTO params (key, value, run_uuid) VALUES (?, ?, ?)", (name, "0.001", run))
+                values = (name, 0.5, began, 1, False, run)
+                store.execute("INSERT INTO latest_metrics VALUES (?, ?, ?, ?, ?, ?)", values)
+
+
 @contextmanager
-def served(home: Path) -> Iterator[str]:
-    """The address of a server of the home within the block."""
+def served(home: Path) -> Iterator[tuple[str, requests.Session]]:
+    """The address of a server of the home, and a browser that has opened its link, within the block."""
     words = [sys.executable, ROOT / "run_pipeline.py", "studio", "--home", home, "--no-open"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         try:
             assert process.stdout is not None
-            yield next(found[0] for line in process.stdout if (found := re.search(r"http://[\d.]+:\d+", line)))
+            found = next(found for line in process.stdout if (found := re.search(r"(http://[\d.]+:\d+)/\S+", line)))
+            with requests.Session() as client:
+                client.get(found[0])
+                yield found[1], client
         finally:
             process.terminate()
 
@@ -151,18 +194,27 @@ def measure(home: Path, executions: int, jobs: int, times: int) -> dict[tuple[st
     state = State(home)
     if not state.count("PipelineExecution", []):
         fill(state, executions, jobs)
+        fill_experiments(home, executions, jobs)
     taken = {}
-    with served(home) as url, requests.Session() as client:
+    with served(home) as (url, client):
         for operation, words, members, _ in asked():
-            seconds, body = [], json.dumps({"MaxResults": 100, **members})
+            body = json.dumps({"MaxResults": 100, **members})
             headers = {**SIGNED, "X-Amz-Target": f"SageMaker.{operation}"}
-            for _ in range(times):
-                began = time.perf_counter()
-                reply = client.post(url, body, headers=headers)
-                seconds.append(time.perf_counter() - began)
-                assert reply.ok, reply.text
-            taken[operation, words] = statistics.median(seconds) * 1000, sorted(seconds)[int(0.99 * times)] * 1000
+            taken[operation, words] = timed(times, lambda: client.post(url, body, headers=headers))  # noqa: B023
+        for path in pages():
+            taken["page", path] = timed(times, lambda: client.get(url + path))  # noqa: B023
     return taken
+
+
+def timed(times: int, ask: Callable[[], requests.Response]) -> tuple[float, float]:
+    """Return the median and the 99th percentile of some requests in milliseconds."""
+    seconds = []
+    for _ in range(times):
+        began = time.perf_counter()
+        reply = ask()
+        seconds.append(time.perf_counter() - began)
+        assert reply.ok, f"{reply.url}: {reply.text}"
+    return statistics.median(seconds) * 1000, sorted(seconds)[int(0.99 * times)] * 1000
 
 
 def main() -> int:
@@ -176,12 +228,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         small = measure(Path(folder) / "small", 10, 10, options.times)
         large = measure(options.home or Path(folder) / "large", options.executions, options.jobs, options.times)
-    print(f"{'milliseconds':<58} {'ten':>8} {'many':>8} {'p99':>8} {'limit':>6}")
+    print(f"{'milliseconds':<66} {'ten':>8} {'many':>8} {'p99':>8} {'limit':>6}")
     is_slow = False
-    for operation, words, _, limit in asked():
+    rows = [(operation, words, limit) for operation, words, _, limit in asked()]
+    for operation, words, limit in [*rows, *(("page", path, PAGE_MILLISECONDS) for path in pages())]:
         (few, _), (median, worst) = small[operation, words], large[operation, words]
         is_slow = is_slow or median > limit
-        print(f"{operation:<28} {words:<29} {few:8.1f} {median:8.1f} {worst:8.1f} {limit:6.0f}")
+        print(f"{operation:<23} {words:<42} {few:8.1f} {median:8.1f} {worst:8.1f} {limit:6.0f}")
     return int(is_slow)
 
 

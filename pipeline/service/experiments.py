@@ -92,6 +92,8 @@ def written(home: Path, tag: str, value: str, start: int, count: int) -> list[di
 def write_executions(target: Target, home: Path, name: str, last: int) -> list[str]:
     """Write the newest executions of a pipeline, unless they are written as they are; return the names of these."""
     newest, uri = executions.recent(target, name, last), store_uri(target, home)
+    if not newest and not home.is_dir():
+        return []
     os.environ.update(ENVIRONMENT)
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError

@@ -4,6 +4,7 @@ import datetime
 import hashlib
 import json
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from functools import cache
@@ -23,6 +24,7 @@ from pipeline.errors import PipelineError
 from pipeline.service.local_target import LocalTarget
 
 KEPT_FRAGMENTS = 200
+LONGEST_SHARE = 0.04  # of a core, for making a fragment anew
 TABS = ("executions", "experiments", "models", "endpoints", "data", "schedules")
 
 
@@ -42,8 +44,8 @@ class Studio:
     def __init__(self, call: Call, target: LocalTarget) -> None:
         self.call = call
         self.target = target
-        self.fragments: OrderedDict[Hashable, tuple[Hashable, bytes]] = OrderedDict()
-        self.lock = threading.Lock()
+        self.fragments: OrderedDict[Hashable, tuple[Hashable, bytes, float]] = OrderedDict()
+        self.lock, self.making = threading.Lock(), [threading.Lock() for _ in range(16)]
         self.read: tuple[float, Config] | None = None
 
     @property
@@ -96,18 +98,23 @@ def text_of(request: Request, template: str, context: Mapping[str, Any]) -> str:
 def live(
     request: Request, template: str, make_context: Callable[[], Mapping[str, Any]], *, also: Hashable = ()
 ) -> Response:
-    """Return a fragment of a page, or 304 to a browser that shows it; made anew when the home or `also` has changed."""
-    here = studio(request)
-    place, version = str(request.url), (here.version, also)
-    with here.lock:
-        known = here.fragments.get(place)
-    if known is None or known[0] != version:
-        known = version, text_of(request, template, make_context()).encode()
-        with here.lock:
-            here.fragments[place] = known
-            here.fragments.move_to_end(place)
-            while len(here.fragments) > KEPT_FRAGMENTS:
-                here.fragments.popitem(last=False)
+    """Return a fragment of a page, or 304 to a browser that shows it; made anew when the home or `also` has changed.
+
+    Of many that ask at once one has it made, and not sooner than after LONGEST_SHARE of the processor's time.
+    """
+    here, place = studio(request), str(request.url)
+    with here.making[hash(place) % len(here.making)]:
+        known, version = here.fragments.get(place), (here.version, also)
+        if known is None or (known[0] != version and time.monotonic() > known[2]):
+            began = time.thread_time()
+            text = text_of(request, template, make_context()).encode()
+            again = time.monotonic() + (time.thread_time() - began) / LONGEST_SHARE
+            known = version, text, again
+            with here.lock:
+                here.fragments[place] = known
+                here.fragments.move_to_end(place)
+                while len(here.fragments) > KEPT_FRAGMENTS:
+                    here.fragments.popitem(last=False)
     etag = f'"{hashlib.sha256(known[1]).hexdigest()[:32]}"'
     if request.headers.get("if-none-match") == etag:
         return Response(status_code=304, headers={"etag": etag})

@@ -194,6 +194,8 @@ def test_no_other_command_imports_mlflow(lab: Lab) -> None:
     code = f"import sys, run_pipeline; run_pipeline.main(['status', '--home', {str(lab.home)!r}, '--pipeline', 'p'])"
     done = subprocess.run([sys.executable, "-c", f"{code}; sys.exit('mlflow' in sys.modules)"], capture_output=True)
     assert done.returncode == 0
+    assert run_cli("experiments", "--home", lab.folder / "none").returncode == 0
+    assert not (lab.folder / "none").exists()
 
 
 def test_mlflows_page_shows_the_runs_and_its_server_takes_them_as_that_of_an_account(

@@ -163,12 +163,8 @@ class Store:
         """Write all that a run has, then its status, and at last that it is complete; return its id."""
         from mlflow.entities import Metric, Param, RunTag
 
-        new = self.known.get(key(run.tags)) or self.client.create_run(
-            self.experiment,
-            milliseconds(run.started),
-            {name: text(value) for name, value in run.tags.items()},
-            run.name,
-        )
+        tags, started = {name: text(value) for name, value in run.tags.items()}, milliseconds(run.started)
+        new = self.known.get(key(run.tags)) or self.client.create_run(self.experiment, started, tags, run.name)
         self.known[key(run.tags)], own, ended = new, str(new.info.run_id), milliseconds(run.ended)
         given = {taken(name): text(value) for name, value in run.parameters.items()}
         parameters = [Param(*item) for item in given.items() if item[0] not in new.data.params]  # none is ever changed
@@ -188,8 +184,8 @@ class Store:
             self.client.set_terminated(own, STATUSES[run.status], ended)
         else:
             self.client.update_run(own, "RUNNING")
-        tags = {**run.tags, "status": run.status, "written": run.stamp}
-        self.client.log_batch(own, tags=[RunTag(name, text(value)) for name, value in tags.items()])
+        tags |= {"status": run.status, "written": run.stamp}
+        self.client.log_batch(own, tags=[RunTag(*item) for item in tags.items()])
         return own
 
 
@@ -240,11 +236,13 @@ def with_training(target: Target, run: Run) -> Run:
     if run.training_job is None or run.status not in STATUSES:
         return run
     job, logs, values = described(target, run.training_job), JobLogs(target), dict[str, list[float]]()
-    expressions = job["AlgorithmSpecification"].get("MetricDefinitions", [])
-    patterns = {each["Name"]: re.compile(each["Regex"]) for each in expressions}
+    patterns = dict[str, re.Pattern[str]]()
+    for each in job["AlgorithmSpecification"].get("MetricDefinitions", []):
+        with suppress(re.error):  # SageMaker's are not all Python's
+            patterns[each["Name"]] = re.compile(each["Regex"])
     while lines := logs.new_lines("TrainingJobs", run.training_job):
         for name, found in ((name, pattern.search(line)) for line in lines for name, pattern in patterns.items()):
-            with suppress(ValueError):
+            with suppress(ValueError, TypeError, IndexError):  # no number, or no group
                 if found:
                     values.setdefault(name, []).append(float(found[1]))
     own = {name: value for name, value in job.get("HyperParameters", {}).items() if not name.startswith(SERVICES_OWN)}

@@ -22,7 +22,7 @@ from tests.local.samples import command_line, run_cli
 
 SERVER = "arn:aws:sagemaker:us-east-1:123456789012:mlflow-tracking-server/ours"
 EPOCHS = "for loss in (3, 2, 'nan'): print(f'loss={loss}')"
-METRICS = {"../loss <b>": r"loss=(\S+)", "never": r"never=(\d)"}
+METRICS = {"../loss <b>": r"loss=(\S+)", "never": r"never=(\d)", "no group": "loss", "no number": "(loss)"}
 RATE = {"ContinuousParameterRanges": [{"Name": "rate", "MinValue": "1", "MaxValue": "2", "ScalingType": "Linear"}]}
 
 

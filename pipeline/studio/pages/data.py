@@ -2,7 +2,9 @@
 
 import csv
 import json
+import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -106,8 +108,8 @@ def show_suspects(request: Request) -> Response:
     name = request.query_params.get("execution", "")
     if (found := images_of(request, name)) is None:
         raise missing(f"execution {name!r} with prepared images")
-    context = context_of(request, name, found, f"/data?execution={name}")
-    return live(request, "suspects.html", lambda: context, also=str({**context, "found": ""}))
+    context = partial(context_of, request, name, found, f"/data?execution={name}")
+    return live(request, "suspects.html", context, also=int(time.monotonic()))
 
 
 def start_audit(request: Request) -> Response:

@@ -8,7 +8,6 @@ import tempfile
 import time
 import urllib.request
 from contextlib import suppress
-from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from pipeline.studio.site import attempt, form_of, go_to, live, missing, path_te
 
 MOST_IMAGES, MOST_PIXELS = 20, 100_000_000
 MOST_COUNTED = 10_000  # captured requests
-METRICS_SECONDS = 2  # that an answer of /metrics is shown for
+LOOK_SECONDS = 2  # between two looks at an endpoint, for all who have its page open
 PERCENTILES = (0.5, 0.9, 0.99)
 
 
@@ -56,8 +55,8 @@ def show_endpoint(request: Request, answers: tuple[dict[str, Any], ...] = ()) ->
 
 def show_status(request: Request) -> Response:
     """Return what is live of an endpoint's page."""
-    context = status_of(request)
-    return live(request, "endpoint_status.html", lambda: context, also=str(context))
+    moment = int(time.monotonic() / LOOK_SECONDS)
+    return live(request, "endpoint_status.html", lambda: status_of(request), also=moment)
 
 
 def status_of(request: Request) -> dict[str, Any]:
@@ -73,13 +72,12 @@ def status_of(request: Request) -> dict[str, Any]:
         report = json.loads((folder / "drift.json").read_text())
     return {
         "found": found, "view": view, "version": version, "report": report, "command": command,
-        "traffic": traffic(address, int(time.monotonic() / METRICS_SECONDS)) if address else None,
+        "traffic": traffic(address) if address else None,
         "is_checking": commands.is_running(command), "problem": commands.failure(command),
     }  # fmt: skip
 
 
-@lru_cache(maxsize=32)
-def traffic(address: str, moment: int) -> dict[str, Any] | None:
+def traffic(address: str) -> dict[str, Any] | None:
     """Return what a server of this project counts since it started; None of another server, or of one that is busy."""
     counts: dict[str, dict[str, int]] = {"requests": {}, "predictions": {}}
     buckets = list[tuple[float, float]]()

@@ -21,6 +21,11 @@ def is_running(command: str) -> bool:
     return command in STARTED and STARTED[command][0].poll() is None
 
 
+def running() -> int:
+    """Return how many commands are at work."""
+    return sum(map(is_running, list(STARTED)))
+
+
 def failure(command: str) -> str | None:
     """Return the last line that a command said before it failed, if it was started and has."""
     if command not in STARTED or STARTED[command][0].poll() in (None, *FINE):

@@ -109,7 +109,7 @@ def show_suspects(request: Request) -> Response:
     if (found := images_of(request, name)) is None:
         raise missing(f"execution {name!r} with prepared images")
     context = partial(context_of, request, name, found, f"/data?execution={name}")
-    return live(request, "suspects.html", context, also=int(time.monotonic()))
+    return live(request, "suspects.html", context, also=(int(time.monotonic()), commands.running()))
 
 
 def start_audit(request: Request) -> Response:

@@ -55,7 +55,7 @@ def show_endpoint(request: Request, answers: tuple[dict[str, Any], ...] = ()) ->
 
 def show_status(request: Request) -> Response:
     """Return what is live of an endpoint's page."""
-    moment = int(time.monotonic() / LOOK_SECONDS)
+    moment = int(time.monotonic() / LOOK_SECONDS), commands.running()
     return live(request, "endpoint_status.html", lambda: status_of(request), also=moment)
 
 

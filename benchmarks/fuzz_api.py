@@ -27,18 +27,15 @@ sys.path.insert(0, str(ROOT))
 from pipeline.local.sagemaker.api import operations  # noqa: E402 - found by the line above
 
 RAISED = re.compile(r"(?m)^  File .*\n(?:    .*\n)*[\w.]+(?:Error|Exception|Exit).*")  # where, and what
-ANSWER_SECONDS, MOST_FAILURES = 30, 30
 NAMES = ["one", "two"]
 ROLE, PIPELINE = "arn:aws:iam::000000000000:role/any", "arn:aws:sagemaker:us-east-1:000000000000:pipeline/one"
 TEXTS = [*NAMES, ROLE, PIPELINE, "s3://bkt/k", "s3://local/none/", "1", "text/csv", "rate(1 day)", "UTC", "a" * 32]
 DEFINITION = {"Version": "2020-12-01", "Steps": [{"Name": "F", "Type": "Fail", "Arguments": {"ErrorMessage": "no"}}]}
 ODD = json.loads(Path(__file__).with_name("fuzz_api.json").read_text())
-ODD["values"] += ["\ud800", "x" * 70_000, "9" * 5000]
 KNOWN = {**ODD["members"], "PipelineDefinition": [json.dumps(DEFINITION), "{}", "[", "x"]}  # by the name of a member
 GIVEN = {"{AnyRole}": ROLE, "{PipelineArn}": PIPELINE, "{Definition}": json.dumps(DEFINITION), "{Token}": "a" * 32}
 SEEDS = [seed for seed in json.loads((ROOT / "tests/studio/answers.json").read_text()) if ":" not in seed[1]]
 SEEN = re.compile(rb"arn:aws:sagemaker:[^\"<]+|(?<=<UploadId>)\w+|(?<=Token\": \")[^\"]+")  # to be asked for again
-FRAMING = ["transfer-encoding", "content-length", "expect"]  # with them the server may rightly wait for more
 BODIES = [
     b"{", b"[" * 50_000, b'{"a":' * 50_000, b"null", b"\xff\xfe\x00", b"<a>" * 50_000, b"5\r\nhello\r\n0\r\n\r\n",
     b"zz\r\n", b"<!DOCTYPE a [<!ENTITY b '%s'>]><a>&b;</a>", b"Action=GetRole", b"\0" * 99, b'{"a": 1e999}',
@@ -50,8 +47,7 @@ class Maker:
 
     def __init__(self, chance: Random, url: str) -> None:
         self.chance, self.host, self.caught, self.count = chance, url.removeprefix("http://"), [], 0
-        self.texts = deque([*TEXTS], maxlen=60)
-        core = botocore.session.Session()
+        self.texts, core = deque([*TEXTS], maxlen=60), botocore.session.Session()
         core.set_credentials("any", "thing")
         core.register("before-send", self.catch)
         settings = Config(parameter_validation=False, retries={"max_attempts": 0})
@@ -68,7 +64,7 @@ class Maker:
         """A value of a shape, or now and then one that is none."""
         choose, kind, least = self.chance.choice, shape.type_name, shape.metadata.get("min", 0)
         if depth and self.chance.random() < 0.02:
-            return choose(ODD["values"])
+            return choose([*ODD["values"], "x" * 70_000, "9" * 5000])
         if name in KNOWN:
             return choose(KNOWN[name])
         if kind == "structure":
@@ -113,7 +109,7 @@ class Maker:
         sent = self.caught.pop()
         body = sent.body.read() if hasattr(sent.body, "read") else sent.body or b""
         texts = {key.lower(): v.decode("latin-1") if isinstance(v, bytes) else v for key, v in sent.headers.items()}
-        headers = {"host": self.host, **{key: value for key, value in texts.items() if key not in FRAMING}}
+        headers = {"host": self.host, **{key: value for key, value in texts.items() if key not in ODD["framing"]}}
         content = bytearray(body.encode() if isinstance(body, str) else body)
         return self.spoiled(sent.method, sent.url.partition(self.host)[2] or "/", headers, content)
 
@@ -136,8 +132,8 @@ class Maker:
             method = choose(ODD["methods"])
         headers["content-length"] = str(len(content))
         if 30 <= dice < 40:
-            name = choose(ODD["headers"])
-            headers[name], is_whole = choose(ODD["header values"]), name not in FRAMING
+            name = choose(ODD["headers"] + ODD["framing"])
+            headers[name], is_whole = choose(ODD["header values"]), name not in ODD["framing"]
         head = "\r\n".join([f"{method} {path} HTTP/1.1", *(": ".join(pair) for pair in headers.items()), "", ""])
         whole = head.encode("latin-1") + content
         cut = choose([whole[: self.chance.randrange(len(whole))], self.chance.randbytes(200)])
@@ -148,7 +144,7 @@ def status_of(port: int, content: bytes, *, is_whole: bool) -> tuple[str, bytes]
     """The status of the answer, or what there was instead of one, and the beginning of the answer."""
     answer = b""
     try:
-        with create_connection(("127.0.0.1", port), ANSWER_SECONDS) as talk:
+        with create_connection(("127.0.0.1", port), 30) as talk:
             talk.sendall(content)
             if not is_whole:
                 talk.shutdown(SHUT_WR)
@@ -164,7 +160,7 @@ def ask(port: int, seconds: float, chance: Random) -> list[str]:
     """Ask for so long, print how often each status came, and return what went wrong."""
     maker, end = Maker(chance, f"http://127.0.0.1:{port}"), time.monotonic() + seconds
     counts, failures = Counter[str](), []
-    while time.monotonic() < end and len(failures) < MOST_FAILURES:
+    while time.monotonic() < end and len(failures) < 30:
         content, is_whole = maker.request()
         status, answer = status_of(port, content, is_whole=is_whole)
         maker.texts += [text.decode() for text in SEEN.findall(answer)[:5] if status == "200"]

@@ -21,7 +21,6 @@ from pipeline.local.sagemaker.api import SERVICES, LocalApi, refusal
 from pipeline.local.sagemaker.http import BUCKET_HOST, recognized, signing_name
 from pipeline.local.store.answers import HttpRequest, Reply, RequestError
 
-LOGGER = logging.getLogger(__name__)
 BODY_BYTES = 100 * 2**20  # of a request that is held in memory, which is all but S3's
 PIECE_BYTES = 2**20
 SILENCE_SECONDS = 60.0  # after which an upload that sends nothing more is given up
@@ -61,7 +60,7 @@ class Api:
         except RequestError as problem:
             reply = refusal(problem, kind)
         except Exception:
-            LOGGER.exception("%s %s", scope["method"], scope["path"])
+            logging.getLogger(__name__).exception("%s %s", scope["method"], scope["path"])
             said = "The server has failed; its terminal says why."
             reply = refusal(RequestError("InternalError" if kind == "s3" else "InternalFailure", said, 500), kind)
         await self.send(reply, scope, receive, send)

@@ -111,7 +111,7 @@ def show(call: Call, target: Target, arn: str, *, others: str = "") -> int:
         usual_endpoint = call.config.deploy.endpoint_name if call.is_own else None
         wanted = list(next_commands(document, call.command, usual_endpoint=usual_endpoint, is_own=call.is_own))
         if target.name == "local":
-            wanted.append((call.command("studio"), "open the page: look, compare, approve, run again"))
+            wanted.append((call.command("studio"), "open the page: look, compare, start again"))
         for text, why in wanted:
             print(f"  {text}\n      {why}")
     return 0 if document["status"] in ("Succeeded", "Executing") else 1

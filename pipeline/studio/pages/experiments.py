@@ -29,10 +29,9 @@ def show(request: Request) -> Response:
         "name": name,
         "run": run,
         "runs": runs[:SHOWN],
-        "older": older,
         **columns,
     }
-    return render(request, "experiments.html", **context, store=store, look=look)
+    return render(request, "experiments.html", older=older, store=store, look=look, **context)
 
 
 ROUTES = [Route("/experiments", show)]

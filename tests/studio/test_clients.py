@@ -31,7 +31,7 @@ def test_a_script_that_nobody_wrote_for_this_machine_runs_and_sends_nothing(stud
             "HTTPS_PROXY": f"http://127.0.0.1:{proxy.getsockname()[1]}",
         }
         words = [sys.executable, str(CLIENTS / script)]
-        done = subprocess.run(words, cwd=tmp_path, env=settings, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(words, cwd=tmp_path, env=settings, capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
         with pytest.raises(TimeoutError):  # nobody has connected
             proxy.accept()

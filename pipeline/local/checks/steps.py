@@ -28,6 +28,7 @@ PROGRAMS = {
 }
 SPARK = "smspark-submit"
 NOTEBOOK = "amazon_sagemaker_scheduler"  # the entry point of the SDK's NotebookJobStep
+LARGEST_CLUSTER = 100  # instances of a job, each of which is a process here
 LAUNCHERS = {"mpirun": "MPI", "spark_app.py": "Spark", "--job_conda_env": "conda"}  # a word of a command -> its program
 
 
@@ -55,6 +56,7 @@ def path_problems(step: Step) -> Iterator[str]:
 
 def processing_problems(arguments: Mapping[str, Any]) -> Iterator[str]:
     """Yield what cannot run here of a processing job: its program, inputs and outputs."""
+    yield from cluster_problems([at(arguments, "ProcessingResources.ClusterConfig")])
     application = at(arguments, "AppSpecification")
     program, entrypoint = PROGRAMS.get(repository(at(application, "ImageUri"))), at(application, "ContainerEntrypoint")
     if program or SPARK in items(application, "ContainerEntrypoint"):
@@ -91,6 +93,8 @@ def data_problems(source: Any, path: str, mode: Any, where: str) -> Iterator[str
 def training_problems(arguments: Mapping[str, Any], where: str = "") -> Iterator[str]:
     """Yield what cannot run here of a training job: its program, checkpoints, channels and metrics."""
     yield from launcher_problems(arguments, where)
+    resources = at(arguments, "ResourceConfig")
+    yield from cluster_problems([resources, *items(resources, "InstanceGroups")])
     if arguments.get("CheckpointConfig"):
         yield from lacking(arguments, ("CheckpointConfig.S3Uri",), where)
     usual_mode = at(arguments, "AlgorithmSpecification.TrainingInputMode")
@@ -106,6 +110,13 @@ def training_problems(arguments: Mapping[str, Any], where: str = "") -> Iterator
                 re.compile(regex)
             except re.error as problem:
                 yield f"has {regex!r} as {path}Regex, which is not a regular expression: {problem}."
+
+
+def cluster_problems(groups: Sequence[Any]) -> Iterator[str]:
+    """Yield that a job has more instances than one machine can stand for."""
+    count = sum(number for group in groups if isinstance(number := at(group, "InstanceCount"), int))
+    if count > LARGEST_CLUSTER:
+        yield f"asks for {count} instances, each of which is a process here; ask for at most {LARGEST_CLUSTER}."
 
 
 def launcher_problems(arguments: Mapping[str, Any], where: str = "") -> Iterator[str]:

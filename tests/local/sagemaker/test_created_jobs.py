@@ -23,6 +23,7 @@ from tests.local.samples import definition, processes_of, wait_until
 
 TRAINING, TUNING, PROCESSING = "TrainingJob", "HyperParameterTuningJob", "ProcessingJob"
 SNAKE = {kind: noun.replace(" ", "_").replace("hyperp", "hyper_p") for kind, noun in NOUNS.items()}
+CLUSTER = {"InstanceType": "ml.m5.large", "VolumeSizeInGB": 1}
 RANGES = {"ContinuousParameterRanges": [{"Name": "lr", "MinValue": "0.1", "MaxValue": "0.9"}]}
 SLEEP = "import time\nprint('score=0.5', flush=True)\nopen('/opt/ml/model/w', 'w').write('half')\ntime.sleep(60)"
 TRAIN = """
@@ -165,12 +166,14 @@ def test_what_cannot_run_here_is_refused_before_anything_is_recorded(jobs: Jobs)
     image = {"TrainingImage": "683313688378.dkr.ecr.us-east-1.amazonaws.com/sagemaker-xgboost:1.7-1"}
     wrong = {**train["Arguments"]["AlgorithmSpecification"], **image, "MetricDefinitions": []}
     built_in = {"Arguments": {**train["Arguments"], "AlgorithmSpecification": wrong, "HyperParameters": {}}}
+    many = {"Arguments": {**train["Arguments"], "ResourceConfig": {**CLUSTER, "InstanceCount": 1000}}}
     process = jobs.lab.processing("b", "pass")
     del process["Arguments"]["AppSpecification"]["ContainerEntrypoint"]
     search = jobs.search("pass")
     search["Arguments"]["HyperParameterTuningJobConfig"]["HyperParameterTuningJobObjective"]["MetricName"] = "loss"
     for kind, step, said in (
         (TRAINING, built_in, "TrainingJob 'no' trains the built-in algorithm 'sagemaker-xgboost'"),
+        (TRAINING, many, "TrainingJob 'no' asks for 1000 instances"),
         (PROCESSING, process, "ProcessingJob 'no' has no AppSpecification.ContainerEntrypoint"),
         (TUNING, search, "HyperParameterTuningJob 'no' searches by the objective 'loss'"),
     ):

@@ -53,7 +53,8 @@ class Studio:
         """pipeline.yaml as it is now, read again when it has changed."""
         from pipeline.config.config import load
 
-        changed = self.call.config_file.stat().st_mtime
+        file = self.call.config_file
+        changed = file.stat().st_mtime if file.exists() else 0.0
         if self.read is None or self.read[0] != changed:
             self.read = changed, load(self.call.config_file, self.call.env)
         return self.read[1]

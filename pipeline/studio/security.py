@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 SAFE = ("GET", "HEAD")
 TOKEN = "token"
+TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))  # proc_net_tcp(5); IPv6 sockets reach 127.0.0.1 too
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "connect-src 'self'; frame-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'self'"
@@ -89,14 +90,20 @@ def not_ours(scope: Scope) -> str | None:
     """Return why a request to the API is another user's, or a page's, if it is; on Linux the kernel knows its user."""
     if Headers(scope=scope).get("sec-fetch-site", "none") != "none":
         return "A browser's page has sent this request."
-    peer, own = scope["client"][1], scope["server"][1]
-    table = Path("/proc/net/tcp")
-    for line in table.read_text().splitlines()[1:] if table.exists() else ():
-        _, local, remote, _, _, _, _, user, *_ = line.split()
-        if (port_of(local), port_of(remote)) == (peer, own):
-            is_ours = int(user) in (0, os.getuid())
-            return None if is_ours else "The API answers the user alone who has started the server."
-    return None
+    (_, peer), (_, own) = scope["client"] or ("", 0), scope["server"]  # no client: it has reset the connection
+    if not TABLES[0].exists():
+        return None
+    found = owners(peer, own) or owners(peer, own)  # a read may pass over a line while others come and go
+    if found and all(is_open and user in (0, os.getuid()) for user, is_open in found):
+        return None
+    return "The API answers the user alone who has started the server, while the connection is open."
+
+
+def owners(peer: int, own: int) -> list[tuple[int, bool]]:
+    """Return the users of all sockets between two ports, and whether each is open: one that is closed says user 0."""
+    lines = [line.split() for table in TABLES if table.exists() for line in table.read_text().splitlines()[1:]]
+    ours = [line for line in lines if (port_of(line[1]), port_of(line[2])) == (peer, own)]
+    return [(int(line[7]), line[9] != "0") for line in ours]
 
 
 def port_of(address: str) -> int:

@@ -24,6 +24,7 @@ from starlette.staticfiles import StaticFiles
 from pipeline.errors import PipelineError, ServiceError, UsageError
 from pipeline.local.engine.runner_process import taken_lock
 from pipeline.local.sagemaker.api import LocalApi
+from pipeline.local.sandbox.namespaces import TOKEN_FILE
 from pipeline.local.store.state import State
 from pipeline.service.local_target import LocalTarget
 from pipeline.studio.api import Api, is_api
@@ -44,7 +45,6 @@ PAGES = (
     "schedules",
     "experiments",
 )  # modules of `pages`
-RECORD = "studio.json"  # in the home
 
 
 def serve(
@@ -122,13 +122,13 @@ def link(port: int, token: str) -> str:
 def recorded(home: Path) -> tuple[int, str] | None:
     """Return port and token of the home's last server, if they are known."""
     with suppress(OSError, ValueError, KeyError, TypeError):
-        known = json.loads((home / RECORD).read_text())
+        known = json.loads((home / TOKEN_FILE).read_text())
         return int(known["port"]), str(known[TOKEN])
     return None
 
 
 def record(home: Path, port: int, token: str) -> None:
     """Keep port and token, for this user's eyes."""
-    with open(os.open(home / RECORD, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:  # noqa: PTH123
+    with open(os.open(home / TOKEN_FILE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as stream:  # noqa: PTH123
         os.fchmod(stream.fileno(), 0o600)
         json.dump({"port": port, TOKEN: token}, stream)

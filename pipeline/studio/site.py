@@ -93,7 +93,8 @@ def render(request: Request, template: str, *, status: int = 200, **context: Any
 def text_of(request: Request, template: str, context: Mapping[str, Any]) -> str:
     """Return a template's text."""
     tab = request.url.path.split("/")[1]
-    return environment().get_template(template).render(request=request, tab=tab, said=request.query_params, **context)
+    made = environment().get_template(template).render(request=request, tab=tab, said=request.query_params, **context)
+    return made.encode(errors="replace").decode()  # JSON may hold halves of characters, which are no text
 
 
 def live(

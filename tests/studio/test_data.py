@@ -127,6 +127,10 @@ def test_a_click_corrects_a_label_and_another_takes_it_back(studio: Studio) -> N
     assert "is taken as it was" in correct(studio, 0)
     assert "is taken as it was" in correct(studio, 1, "cat")
     assert rows(studio) == []
+    data = {"execution": f"{NAME}/e1", "image": "\u5199\u771f\r\nX-Injected: 1", "label": ""}
+    odd = studio.post("/data/correct", data, allow_redirects=False)
+    assert (odd.status_code, "X-Injected" in odd.headers) == (303, False)
+    assert studio.get(f"{DATA}&class=cat&page={'9' * 5000}").ok
 
 
 def test_what_else_a_file_of_corrections_holds_stays(studio: Studio) -> None:

@@ -37,6 +37,7 @@ SECRETS = (  # below a user's own directory: keys, tokens, and histories that ho
     *(".pgpass", ".vault-token", ".config/rclone", ".config/git/credentials", ".cargo/credentials.toml"),
     *(".bash_history", ".zsh_history", ".python_history", ".password-store"),
 )
+TOKEN_FILE = "studio.json"  # of the home: with what is in it, a job could use the page as the user does
 SOCKETS = ("/run/docker.sock", "/run/containerd", "/run/podman", "/run/user")  # whoever reaches them is not inside
 NAMED_SECRETS = (
     *("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE", "KUBECONFIG", "DOCKER_CONFIG"),
@@ -77,6 +78,8 @@ class Mount:
         for folder in (self.saved, self.nothing):
             folder.mkdir(parents=True, exist_ok=True)
         self.empty.touch()
+        self.token = home / TOKEN_FILE
+        self.token.touch(0o600)  # so that it is covered for jobs that began before the server
         shown = (home, PACKAGE_PARENT, Path(sys.prefix), Path(sys.base_prefix))
         self.shown = [path.absolute() for path in shown]
 
@@ -91,7 +94,7 @@ class Mount:
         calls = [mount(None, "/", None, MS_REC | MS_PRIVATE)]
         for number, folder in enumerate(place.linked):
             calls.append(self.cover(folder, place.job / "changes" / str(number)))
-        calls += [bind(self.nothing if path.is_dir() else self.empty, path) for path in secret_paths()]
+        calls += [bind(self.nothing if path.is_dir() else self.empty, path) for path in [self.token, *secret_paths()]]
         if place.hosts:
             calls.append(bind(place.hosts, Path("/etc/hosts").resolve()))
         calls += [] if CONTAINER_ROOT.is_dir() else self.make_container_root()

@@ -35,7 +35,7 @@ def show_data(request: Request) -> Response:
         context: dict[str, Any] = {"found": None, "execution": name, "choices": choices}
         return render(request, "data.html", command=here.call.command, **context)
     wanted, split = asked.get("class"), asked.get("split", "")
-    page = int(asked["page"]) if asked.get("page", "").isdecimal() else 1
+    page = int(asked["page"][:9]) if asked.get("page", "").isdecimal() else 1
     samples: dict[str, list[Image]] = {each: [] for each in found.manifest["classes"]}
     if wanted is not None and wanted not in samples:
         raise missing(f"class {wanted!r} in the data of this execution")
@@ -142,7 +142,7 @@ def correct(request: Request) -> Response:
 
     words = "is taken as it was" if is_undone else "is left out" if label == "-" else f"is {label}"
     answer = attempt(back, f"{image['path']} {words} from the next run on.", act)
-    answer.headers["location"] += f"#{key}"
+    answer.headers["location"] += f"#{path_text(key)}"
     return answer
 
 

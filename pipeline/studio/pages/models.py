@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -21,6 +22,7 @@ from pipeline.studio.site import attempt, form_of, missing, path_text, render, s
 
 SHOWN_VERSIONS, SHOWN_IMAGES = 100, 24  # of a group; of each kind of difference
 CODE = re.compile(r"/code/([^/\"]+)-([0-9a-f]{16})/source\.tar\.gz")
+KEPT = ("name", "label", "predicted")  # of predictions.csv, beside the score
 Package = Mapping[str, Any]  # DescribeModelPackage
 Predictions = dict[str, dict[str, str]]  # image's name -> label, predicted, score
 
@@ -80,7 +82,8 @@ def decide(request: Request) -> Response:
     """Approve or reject a version, of which the deploy function hears as on AWS."""
     here, package, form = studio(request), package_of(request), form_of(request)
     group, number = package["ModelPackageGroupName"], registry.version(package)
-    decision = "Approved" if form.get("decision") == "Approved" else "Rejected"
+    if (decision := str(form.get("decision"))) not in ("Approved", "Rejected"):
+        raise HTTPException(400, f"A version is Approved or Rejected, but the form says {decision}.")
 
     def act() -> None:
         if group.lower() == here.config.registry.model_package_group.lower():
@@ -108,7 +111,7 @@ def code_of(target: LocalTarget, package: Package) -> list[tuple[str, str]]:
 def card_of(package: Package) -> Any:
     """Return the model card as data, as text if it is no JSON, or nothing."""
     content = package.get("ModelCard", {}).get("ModelCardContent")
-    with suppress(TypeError, ValueError):
+    with suppress(TypeError, ValueError, RecursionError):
         return json.loads(content)
     return content
 
@@ -117,8 +120,9 @@ def figures(target: LocalTarget, package: Package) -> dict[str, float]:
     """Return a version's metrics: of its evaluation, with the recall of each class, else numbers of its metadata."""
     evaluation = read_evaluation(target, evaluation_of(package))
     found = {name.removeprefix("test_").replace("_", " "): value for name, value in metrics(evaluation).items()}
-    per_class = evaluation.get("multiclass_classification_metrics", {}).get("per_class", {})
-    found |= {f"recall of {name}": scores["recall"] for name, scores in per_class.items()}
+    with suppress(LookupError, TypeError, AttributeError, ValueError):  # a job has written it
+        per_class = evaluation["multiclass_classification_metrics"]["per_class"]
+        found |= {f"recall of {name}": float(scores["recall"]) for name, scores in per_class.items()}
     for name, text in package.get("CustomerMetadataProperties", {}).items() if not found else ():
         with suppress(ValueError):
             found[name] = float(text)
@@ -133,9 +137,10 @@ def evaluation_of(package: Package) -> str | None:
 
 def predictions(target: LocalTarget, package: Package) -> Predictions | None:
     """Return what a version said of each test image; None if that was not kept."""
-    with suppress(PipelineError, KeyError, csv.Error, UnicodeDecodeError):
+    with suppress(PipelineError, KeyError, TypeError, ValueError, csv.Error):
         text = target.read(f"{evaluation_of(package)}/predictions.csv").decode()
-        return {row["name"]: row for row in csv.DictReader(io.StringIO(text, newline=""))}
+        rows = csv.DictReader(io.StringIO(text, newline=""))
+        return {row["name"]: {key: row[key] for key in KEPT} | {"score": str(float(row["score"]))} for row in rows}
     return None
 
 

@@ -20,11 +20,14 @@ from starlette.types import Message, Receive, Scope, Send
 from pipeline.local.sagemaker.api import SERVICES, LocalApi, refusal
 from pipeline.local.sagemaker.http import BUCKET_HOST, recognized, signing_name
 from pipeline.local.store.answers import HttpRequest, Reply, RequestError
+from pipeline.local.store.state import DiskFull, is_full
 
 BODY_BYTES = 100 * 2**20  # of a request that is held in memory, which is all but S3's
 PIECE_BYTES = 2**20
 SILENCE_SECONDS = 60.0  # after which an upload that sends nothing more is given up
 THREADS = 64
+OF_USERS = ("sagemaker-runtime", "lambda")  # whose code may take minutes: in threads of their own
+FAILED = "The server has failed; its terminal says why."
 PRESIGNED = ("X-Amz-Signature", "AWSAccessKeyId")
 HARMLESS = {"Content-Security-Policy": "sandbox", "X-Content-Type-Options": "nosniff"}
 
@@ -41,7 +44,7 @@ class Api:
 
     def __init__(self, local_api: LocalApi) -> None:
         self.local_api = local_api
-        self.threads = CapacityLimiter(THREADS)
+        self.threads, self.invocations = CapacityLimiter(THREADS), CapacityLimiter(THREADS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request; what nobody foresaw is logged."""
@@ -56,13 +59,17 @@ class Api:
                 body, content = (b"", cast(BinaryIO, upload)) if kind == "s3" else (upload.read(), None)
                 asked = HttpRequest("", "", scope["method"], url, headers, body, content)
                 request = recognized(service, asked, SERVICES)
-                reply = await to_thread.run_sync(self.local_api.answer, request, limiter=self.threads)
+                threads = self.invocations if request.service in OF_USERS else self.threads
+                reply = await to_thread.run_sync(self.local_api.answer, request, limiter=threads)
         except RequestError as problem:
             reply = refusal(problem, kind)
-        except Exception:
-            logging.getLogger(__name__).exception("%s %s", scope["method"], scope["path"])
-            said = "The server has failed; its terminal says why."
-            reply = refusal(RequestError("InternalError" if kind == "s3" else "InternalFailure", said, 500), kind)
+        except Exception as problem:
+            refused = RequestError("InternalError" if kind == "s3" else "InternalFailure", FAILED, 500)
+            if is_full(problem):
+                refused = RequestError("InsufficientStorage", str(DiskFull(self.local_api.state.home)), 507)
+            else:
+                logging.getLogger(__name__).exception("%s %s", scope["method"], scope["path"])
+            reply = refusal(refused, kind)
         await self.send(reply, scope, receive, send)
 
     async def send(self, reply: Reply, scope: Scope, receive: Receive, send: Send) -> None:

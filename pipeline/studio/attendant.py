@@ -74,7 +74,7 @@ def write(studio: Studio, pipeline_name: str, stopped: threading.Event) -> str:
     """Run `experiments`, ended with the server; return why it failed, or nothing."""
     words = ["nice", "-n", "10", *shlex.split(studio.call.command("experiments", "--pipeline", pipeline_name))]
     silent: Any = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    with subprocess.Popen(words, **silent, text=True) as process:
+    with subprocess.Popen(words, **silent, text=True, start_new_session=True) as process:
         while True:
             with suppress(subprocess.TimeoutExpired):
                 said = process.communicate(timeout=0.2)[1].strip()

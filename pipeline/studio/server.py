@@ -25,7 +25,7 @@ from pipeline.errors import PipelineError, ServiceError, UsageError
 from pipeline.local.engine.runner_process import taken_lock
 from pipeline.local.sagemaker.api import LocalApi
 from pipeline.local.sandbox.namespaces import TOKEN_FILE
-from pipeline.local.store.state import State
+from pipeline.local.store.state import DiskFull, State, is_full
 from pipeline.service.local_target import LocalTarget
 from pipeline.studio.api import Api, is_api
 from pipeline.studio.attendant import attending
@@ -82,7 +82,7 @@ def application(studio: Studio, token: str, port: int) -> Guard:
             Mount("/static", StaticFiles(directory=Path(__file__).with_name("static"))),
             *(route for module in modules for route in module.ROUTES),
         ],
-        exception_handlers={HTTPException: refused, PipelineError: refused, Exception: broken},
+        exception_handlers={HTTPException: refused, PipelineError: refused, OSError: full, Exception: broken},
     )
     page.state.studio = studio
     studio.target.state.client = "studio"  # by which the pages' records are made; those of the API are its clients'
@@ -94,6 +94,14 @@ def refused(request: Request, problem: Exception) -> Response:
     status = problem.status_code if isinstance(problem, HTTPException) else 400
     sentence = problem.detail if isinstance(problem, HTTPException) else str(problem)
     return render(request, "problem.html", status=status, sentence=sentence)
+
+
+def full(request: Request, problem: Exception) -> Response:
+    """Return the page for what a full disk prevents."""
+    if not is_full(problem):
+        raise problem
+    home = request.app.state.studio.target.home
+    return render(request, "problem.html", status=507, sentence=str(DiskFull(home)))
 
 
 def broken(request: Request, problem: Exception) -> Response:

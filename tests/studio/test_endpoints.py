@@ -2,6 +2,7 @@
 
 import io
 import re
+import socket
 import subprocess
 import time
 
@@ -66,6 +67,27 @@ def test_traffic_and_latency_are_those_of_the_server(studio: Studio, home: Home)
         assert said in found
     assert HOSTILE not in found
     assert "Drift" in studio.get("/endpoints/ep/status").text
+
+
+def test_requests_that_an_endpoint_keeps_waiting_hold_up_nothing_else(studio: Studio, home: Home) -> None:
+    began, port, held = time.monotonic(), int(studio.url.rpartition(":")[2]), []
+    scope = "Authorization: AWS4-HMAC-SHA256 Credential=a/20260101/us-east-1/sagemaker/aws4_request"
+    lines = [
+        "POST /endpoints/ep/invocations HTTP/1.1",
+        f"Host: 127.0.0.1:{port}",
+        scope,
+        "Content-Length: 7",
+        "",
+        "sleep 9",
+    ]
+    for number in range(200):  # of which the later ones do not send all
+        held.append(socket.create_connection(("127.0.0.1", port)))
+        held[-1].sendall("\r\n".join(lines).encode()[: None if number < 66 else 90])
+    assert studio.client("sagemaker").list_endpoints()["Endpoints"]
+    assert studio.get("/executions").ok
+    assert time.monotonic() - began < 8
+    for connection in held:
+        connection.close()
 
 
 def test_dropped_images_are_answered_each(studio: Studio, home: Home) -> None:

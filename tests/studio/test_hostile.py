@@ -2,15 +2,18 @@
 
 import json
 import re
+import subprocess
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 from starlette.routing import Route
 
 from pipeline.local import session
 from pipeline.studio.server import PAGES
-from tests.local.samples import definition, python_step
+from tests.local.samples import command_line, definition, python_step
 from tests.studio.conftest import Studio
 from tests.studio.test_runs import ended, make, page_of, record, started, words
 
@@ -109,3 +112,21 @@ def test_a_job_does_not_see_the_token_nor_reach_the_server_without_a_network(stu
     make(studio, "spy", {**step, "Arguments": {**step["Arguments"], **alone}})
     page = words(ended(studio, started(studio, "spy"), "?step=Spy"))
     assert "seen: ''" in page and "not reached: " in page and studio.token not in page, page
+
+
+@pytest.mark.skipif(subprocess.run(["unshare", "-rm", "true"], check=False).returncode != 0, reason="needs a tmpfs")
+def test_a_full_disk_is_said_in_a_sentence_and_pages_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def on_a_small_disk(*words: object) -> list[str]:
+        mount = f'mkdir -p {tmp_path}/disk; mount -t tmpfs -o size=8m none {tmp_path}/disk; exec "$@"'
+        return ["unshare", "-rm", "bash", "-c", mount, "bash", *command_line(*words)]
+
+    monkeypatch.setattr("tests.studio.conftest.command_line", on_a_small_disk)
+    server = Studio(tmp_path / "disk/home", tmp_path / "log")
+    with pytest.raises(ClientError, match=r"is full|No space left"):
+        for number in range(9):
+            server.client("s3").put_object(Bucket="b", Key=str(number), Body=b"x" * 2_000_000)
+    for path in paths("GET", pipeline="none"):
+        assert server.get(path).status_code < 500, path
+    made = server.post("/schedules")
+    assert made.ok or (made.status_code == 507 and "is full" in made.text)
+    server.end()

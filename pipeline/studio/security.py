@@ -81,7 +81,11 @@ def foreign(scope: Scope, headers: Headers) -> str | None:
     if name == host or not (name in ("127.0.0.1", "localhost") or name.endswith(".localhost")):
         return f"The Host of a request must be 127.0.0.1:{port} or localhost:{port}."
     is_other_site = headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
-    if headers.get("origin", f"http://{host}") != f"http://{host}" or (is_other_site and scope["method"] not in SAFE):
+    if (
+        set(headers.getlist("origin")) - {f"http://{host}"}
+        or len(headers.getlist("host")) > 1
+        or (is_other_site and scope["method"] not in SAFE)
+    ):
         return "A page of another site has sent this request."
     return None
 

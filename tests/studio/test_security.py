@@ -45,6 +45,15 @@ def test_another_site_is_answered_nothing_though_the_browser_has_the_cookie(
     assert asked(studio, method, {**SIGNED, **headers}, "/").status_code == 403
 
 
+@pytest.mark.parametrize("more", ["Host: evil.example", "Origin: https://evil.example"])
+def test_a_second_host_or_origin_is_not_passed_over(studio: Studio, more: str) -> None:
+    port, cookies = int(studio.url.rpartition(":")[2]), "; ".join(map("=".join, studio.browser.cookies.items()))
+    lines = ["POST /schedules HTTP/1.1", f"Host: 127.0.0.1:{port}", f"Origin: {studio.url}", more, f"Cookie: {cookies}"]
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall("\r\n".join([*lines, "Content-Length: 0", "", ""]).encode())
+        assert client.recv(99).startswith(b"HTTP/1.1 403")
+
+
 def test_a_form_of_another_site_is_refused_and_so_is_a_request_to_the_api_from_any_page(studio: Studio) -> None:
     assert asked(studio, "POST", {"Sec-Fetch-Site": "cross-site"}).status_code == 403
     assert asked(studio, "POST", {**SIGNED, "Sec-Fetch-Site": "same-origin"}, "/").status_code == 403

@@ -49,8 +49,8 @@ MODULES = {  # of JSON protocols: what is answered by a function of the operatio
     """,
     "sagemaker.search": "Search",
     "sagemaker.lineage": """
-        DescribeArtifact DescribeAction DescribeContext DescribeTrialComponent ListAssociations QueryLineage
-        ListArtifacts ListActions ListContexts ListTrialComponents
+        DescribeArtifact DescribeAction DescribeContext DescribeTrialComponent ListAssociations
+        ListArtifacts ListContexts ListTrialComponents
     """,
     "sagemaker.api": "AddTags ListTags DeleteTags",
 }

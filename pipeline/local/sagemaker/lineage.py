@@ -22,8 +22,7 @@ LINEAGE_TYPES = {place: word for word, place in PLACES.items()}
 READ = ("InputDataConfig", "ProcessingInputs", "TransformInput", "AlgorithmSpecification", "AppSpecification")
 WRITTEN = ("ModelArtifacts", "ProcessingOutputConfig", "TransformOutput")
 NAMING = ("Image", "TrainingImage", "ImageUri", "ModelPackageName")  # members that name what is no S3 URI
-MOST_RECORDS = 1000  # that name one artifact, and entities of a query
-USUAL_DEPTH = 10  # of a query
+MOST_RECORDS = 1000  # that name one artifact
 
 
 class Entity(NamedTuple):
@@ -46,13 +45,6 @@ class Entity(NamedTuple):
         known = {f"{word}Arn": self.arn, f"{word}Type": self.type, "Source": source, f"{word}Source": source}
         named = {} if word == "Artifact" else {f"{word}Name": self.name}
         return {**known, **named, "CreationTime": self.time, "LastModifiedTime": self.time}
-
-    def is_wanted(self, request: Document) -> bool:
-        """Return whether it is of the types and times of a request or of its filters."""
-        types, words = request.get("Types") or [self.type], request.get("LineageTypes") or PLACES
-        after = max(seconds(request.get(f"{each}After", 0), each) for each in ("Created", "Modified"))
-        before = min(seconds(request.get(f"{each}Before", "inf"), each) for each in ("Created", "Modified"))
-        return self.type in types and LINEAGE_TYPES[self.place] in words and after <= self.time <= before
 
 
 Edge = tuple[Entity, str, Entity]
@@ -104,6 +96,11 @@ def uris(value: Any, member: str = "") -> list[str]:
 def near(state: State, entity_arn: str) -> list[Edge]:
     """Return the associations of an entity; none if there is no such entity."""
     place, _, name = entity_arn.split(":", 5)[5].partition("/")
+    return [edge for edge in around(state, place, name) if entity_arn in (edge[0].arn, edge[2].arn)]
+
+
+def around(state: State, place: str, name: str) -> Iterator[Edge]:
+    """Return the associations of the records that may name an entity."""
     records: list[tuple[str, Document | None]] = []
     if place == COMPONENT:
         records = [(kind, state.get(kind, name.removesuffix(end))) for end, kind in JOBS.items() if name.endswith(end)]
@@ -117,8 +114,7 @@ def near(state: State, entity_arn: str) -> list[Edge]:
     else:
         group = name.removesuffix(GROUP) if name.endswith(GROUP) else name.removesuffix(PACKAGE).rsplit("-", 2)[0]
         records = [("ModelPackage", each) for each in named_in(state, "ModelPackage", "c.parent = ?", group.lower())]
-    made = chain.from_iterable(edges(state, kind, document) for kind, document in records if document)
-    return [edge for edge in made if entity_arn in (edge[0].arn, edge[2].arn)]
+    return chain.from_iterable(edges(state, kind, document) for kind, document in records if document)
 
 
 def named_in(state: State, kind: str, condition: str, value: str) -> list[Document]:
@@ -137,20 +133,17 @@ def described(word: str, state: State, request: Document) -> Document:
 
 
 def listed(word: str, state: State, request: Document) -> Document:
-    """ListArtifacts and its like; artifacts and trial components by their source, which has to be given here."""
-    source, type_ = request.get("SourceUri", request.get("SourceArn")), request.get(f"{word}Type")
-    if word in ("Action", "Context"):
-        kinds = ("Endpoint", "ModelPackage")
-        made = [edge for kind in kinds for document in state.all(kind) for edge in edges(state, kind, document)]
-    elif source:
-        kind, _, name = source.rpartition(":")[2].partition("/")
-        made = near(state, arn("artifact", source) if word == "Artifact" else arn(COMPONENT, f"{name}-aws-{kind}"))
-    else:
-        raise invalid(f"List{word}s needs the {'SourceUri' if word == 'Artifact' else 'SourceArn'} of what it lists.")
-    known = {each.arn: each for edge in made for each in (edge[0], edge[2]) if each.place == PLACES[word]}
-    found = [each for each in known.values() if source in (None, each.source) and type_ in (None, each.type)]
-    found.sort(key=lambda each: each.time, reverse=request.get("SortOrder", "Descending") == "Descending")
-    return paged(f"{word}Summaries", [each.described() for each in found if each.is_wanted(request)], request)
+    """ListArtifacts, ListContexts and ListTrialComponents: here of the source that has to be given."""
+    source = request.get("SourceUri") or request.get("SourceArn")
+    if not source:
+        raise invalid(f"List{word}s needs the {'SourceArn' if word == 'TrialComponent' else 'SourceUri'} here.")
+    kind, _, name = source.rpartition(":")[2].partition("/")
+    named = source if word == "Artifact" else f"{name}-aws-{kind.replace('package-group', 'group')}"
+    ends = [end for edge in around(state, PLACES[word], named) for end in (edge[0], edge[2])]
+    known = {end.arn: end for end in ends if end.place == PLACES[word] and end.source == source}
+    after, before = (seconds(request.get(f"Created{side}", end), side) for side, end in (("After", 0), ("Before", "inf")))
+    wanted = [end for end in known.values() if request.get(f"{word}Type", end.type) == end.type]
+    return paged(f"{word}Summaries", [end.described() for end in wanted if after <= end.time <= before], request)
 
 
 def list_associations(state: State, request: Document) -> Document:
@@ -170,33 +163,9 @@ def list_associations(state: State, request: Document) -> Document:
     return paged("AssociationSummaries", summaries, request)
 
 
-def query_lineage(state: State, request: Document) -> Document:
-    """QueryLineage from an entity on, breadth first; here entities have no properties."""
-    direction, level = request.get("Direction", "Both"), list(request.get("StartArns", []))
-    known: dict[str, Entity | None] = dict.fromkeys(level)
-    associations: dict[tuple[str, str, str], None] = {}
-    for _ in range(request.get("MaxDepth", USUAL_DEPTH)):
-        reached: dict[str, Entity] = {}
-        for start in level:
-            for source, kind, destination in near(state, start):
-                other, way = (destination, "Descendants") if source.arn == start else (source, "Ascendants")
-                if direction in ("Both", way):
-                    associations[source.arn, destination.arn, kind] = None
-                    reached[other.arn] = other
-        level = [each for each in reached if each not in known]
-        known |= {each: reached[each] for each in level}
-        if not level or len(known) > MOST_RECORDS:
-            break
-    found = [each for each in known.values() if each and each.is_wanted(request.get("Filters", {}))]
-    vertices = [{"Arn": each.arn, "Type": each.type, "LineageType": LINEAGE_TYPES[each.place]} for each in found]
-    members = ("SourceArn", "DestinationArn", "AssociationType")
-    ends = [dict(zip(members, each, strict=True)) for each in associations] if request.get("IncludeEdges") else []
-    return {**paged("Vertices", vertices, request), "Edges": ends}
-
-
 describe_artifact, describe_action, describe_context, describe_trial_component = (
     partial(described, word) for word in ("Artifact", "Action", "Context", "TrialComponent")
 )
-list_artifacts, list_actions, list_contexts, list_trial_components = (
-    partial(listed, word) for word in ("Artifact", "Action", "Context", "TrialComponent")
+list_artifacts, list_contexts, list_trial_components = (
+    partial(listed, word) for word in ("Artifact", "Context", "TrialComponent")
 )

@@ -174,6 +174,7 @@ def test_what_cannot_be_answered_is_refused_in_the_services_shape(studio, s3, se
         ("ListPipelines", b'{"MaxResults": "many"}', "ValidationException"),
         ("ListPipelines", b'{"NextToken": "x"}', "ValidationException"),
         ("DescribePipeline", b'{"PipelineName": null}', "ValidationException"),
+        ("ListTags", b'{"ResourceArn": "arn:aws:a:b:c:d", "NextToken": "%s"}' % (b"9" * 5000), "ValidationException"),
         ("NoSuchThing", b"{}", "UnknownOperationException"),
     ],
 )

@@ -104,9 +104,8 @@ def version_of(state: State, pipeline: Document, request: Document) -> Document:
     number, alias = request.get("PipelineVersionId"), request.get("PipelineVersionAlias")
     if number is not None and alias is not None:
         raise invalid("Give either PipelineVersionId or PipelineVersionAlias, not both.")
-    wanted = pipeline.get("Aliases", {}).get(alias) if alias is not None else number
-    if number is None and alias is None:
-        wanted = pipeline["PipelineVersionId"]
+    newest = pipeline["PipelineVersionId"] if number is None else number
+    wanted = newest if alias is None else pipeline.get("Aliases", {}).get(alias)
     version = state.get("PipelineVersion", f"{pipeline['PipelineName']}/{wanted}")
     if version is None:
         which = f"version {number}" if alias is None else f"version with the alias {alias!r}"

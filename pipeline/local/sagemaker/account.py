@@ -55,7 +55,7 @@ def get_role(state: State, request: Document) -> Document:
 def simulate_principal_policy(state: State, request: Document) -> Document:
     """SimulatePrincipalPolicy: everything is allowed to everybody here."""
     allowed = [{"EvalActionName": action, "EvalDecision": "allowed"} for action in request["ActionNames"]]
-    return {"IsTruncated": "false", "EvaluationResults": allowed}
+    return {"IsTruncated": "false", "EvaluationResults": {"member": allowed}}  # as the query protocol has lists
 
 
 def invoke(state: State, request: HttpRequest) -> Reply:

@@ -21,57 +21,52 @@ from pipeline.local.sagemaker.http import LISTED, UNREADABLE, located, protocol,
 from pipeline.local.store.answers import HttpRequest, Reply, RequestError, invalid, paged
 from pipeline.local.store.state import Document, State
 
-MODULES = {  # of JSON protocols: what is answered by a function of the operation's name in snake case
-    "engine.pipelines": """
+MODULES = {  # by service and module: what is answered by a function of the operation's name in snake case
+    ("sagemaker", "engine.pipelines"): """
         CreatePipeline UpdatePipeline DescribePipeline ListPipelines DeletePipeline
         ListPipelineVersions UpdatePipelineVersion
     """,
-    "engine.executions": """
+    ("sagemaker", "engine.executions"): """
         StartPipelineExecution DescribePipelineExecution DescribePipelineDefinitionForExecution ListPipelineExecutions
         ListPipelineExecutionSteps ListPipelineParametersForExecution StopPipelineExecution RetryPipelineExecution
     """,
-    "sagemaker.jobs": """
+    ("sagemaker", "sagemaker.jobs"): """
         DescribeProcessingJob ListProcessingJobs DescribeTrainingJob ListTrainingJobs DescribeHyperParameterTuningJob
         ListHyperParameterTuningJobs ListTrainingJobsForHyperParameterTuningJob DescribeTransformJob ListTransformJobs
     """,
-    "sagemaker.created_jobs": """
+    ("sagemaker", "sagemaker.created_jobs"): """
         CreateTrainingJob StopTrainingJob CreateProcessingJob StopProcessingJob CreateTransformJob StopTransformJob
         CreateHyperParameterTuningJob StopHyperParameterTuningJob
     """,
-    "sagemaker.registry": """
+    ("sagemaker", "sagemaker.registry"): """
         CreateModelPackageGroup DescribeModelPackageGroup ListModelPackageGroups DeleteModelPackageGroup
         CreateModelPackage DescribeModelPackage ListModelPackages UpdateModelPackage DeleteModelPackage
     """,
-    "sagemaker.endpoints": """
+    ("sagemaker", "sagemaker.endpoints"): """
         CreateModel DescribeModel ListModels DeleteModel
         CreateEndpointConfig DescribeEndpointConfig ListEndpointConfigs DeleteEndpointConfig
         CreateEndpoint UpdateEndpoint DescribeEndpoint ListEndpoints DeleteEndpoint
     """,
-    "sagemaker.search": "Search",
-    "sagemaker.lineage": """
+    ("sagemaker", "sagemaker.search"): "Search",
+    ("sagemaker", "sagemaker.lineage"): """
         DescribeArtifact DescribeAction DescribeContext DescribeTrialComponent ListAssociations
         ListArtifacts ListContexts ListTrialComponents
     """,
-    "sagemaker.api": "AddTags ListTags DeleteTags",
+    ("sagemaker", "sagemaker.api"): "AddTags ListTags DeleteTags",
+    ("logs", "sagemaker.jobs"): "DescribeLogStreams GetLogEvents FilterLogEvents",
+    ("scheduler", "sagemaker.schedules"): """
+        CreateSchedule GetSchedule UpdateSchedule DeleteSchedule ListSchedules ListScheduleGroups GetScheduleGroup
+    """,
+    ("lambda", "sagemaker.account"): """
+        CreateFunction UpdateFunctionCode GetFunction GetFunctionConfiguration DeleteFunction Invoke
+    """,
+    ("sts", "sagemaker.account"): "GetCallerIdentity",
+    ("iam", "sagemaker.account"): "GetRole SimulatePrincipalPolicy",
+    ("sagemaker-runtime", "sagemaker.endpoints"): "InvokeEndpoint",
 }
-SAGEMAKER = {operation: module for module, names in MODULES.items() for operation in names.split()}
-FUNCTIONS = "CreateFunction UpdateFunctionCode GetFunction GetFunctionConfiguration DeleteFunction"
-SCHEDULES = """
-    CreateSchedule GetSchedule UpdateSchedule DeleteSchedule ListSchedules ListScheduleGroups GetScheduleGroup
-"""
-OPERATIONS = {
-    "sagemaker": SAGEMAKER,
-    "logs": dict.fromkeys(("DescribeLogStreams", "GetLogEvents", "FilterLogEvents"), "sagemaker.jobs"),
-    "scheduler": dict.fromkeys(SCHEDULES.split(), "sagemaker.schedules"),
-    "lambda": dict.fromkeys(FUNCTIONS.split(), "sagemaker.account"),
-    "sts": {"GetCallerIdentity": "sagemaker.account"},
-    "iam": dict.fromkeys(("GetRole", "SimulatePrincipalPolicy"), "sagemaker.account"),
-}
-HTTP_OPERATIONS = {  # what answers HTTP requests whose bodies are no members
-    "sagemaker-runtime": {"InvokeEndpoint": "sagemaker.endpoints.invoke_endpoint"},
-    "lambda": {"Invoke": "sagemaker.account.invoke"},
-}
-SERVICES = ("s3", "sagemaker-runtime", *OPERATIONS)
+OPERATIONS = {(service, name): module for (service, module), names in MODULES.items() for name in names.split()}
+OF_HTTP = ("Invoke", "InvokeEndpoint")  # whose bodies are no members
+SERVICES = (*dict.fromkeys(service for service, _ in MODULES), "s3")
 ALIASES = {"cloudwatch-logs": "logs"}  # how botocore's events name a service
 
 
@@ -83,11 +78,12 @@ class LocalApi:
 
     def call(self, service: str, operation: str, request: Document) -> Document:
         """Answer an operation of a JSON protocol, or raise a RequestError with the service's code."""
-        module = OPERATIONS.get(service, {}).get(operation)
-        if module is None:
-            raise unanswered(service, operation)
-        check_request(service, operation, request)
-        answer: Document = function_at(f"{module}.{snake_case(operation)}")(self.state, request)
+        function = function_of(service, operation)
+        if "input" in service_model(service)["operations"][operation]:
+            schema = operation_schema(operation, "input", service)
+            if problems := [text for _, text in differences(request, schema, operation)]:
+                raise invalid(" ".join(problems))
+        answer: Document = function(self.state, request)
         if service == "sagemaker" and request.get("Tags") and operation.startswith("Create"):
             (arn,) = answer.values()
             add_tags(self.state, {"ResourceArn": arn, "Tags": request["Tags"]})
@@ -98,11 +94,12 @@ class LocalApi:
         service, operation = ALIASES.get(request.service, request.service), request.operation
         if service not in SERVICES:
             raise unanswered(service, operation)
-        place = "sagemaker.s3.answer" if service == "s3" else HTTP_OPERATIONS.get(service, {}).get(operation)
-        kind, reply = "s3" if service == "s3" else protocol(service), Reply(200, {}, b"")
+        kind = "s3" if service == "s3" else protocol(service)
         try:
-            if place:
-                reply = function_at(place)(self.state, request)
+            if service == "s3":
+                reply = import_module("pipeline.local.sagemaker.s3").answer(self.state, request)
+            elif operation in OF_HTTP:
+                reply = function_of(service, operation)(self.state, request)
             else:
                 answer = self.call(service, operation, members(service, request))
                 status = service_model(service)["operations"][operation]["http"].get("responseCode", 200)
@@ -115,42 +112,24 @@ class LocalApi:
 
 def operations() -> dict[str, Mapping[str, Callable[..., Any]]]:
     """Return the functions that answer, by service and operation; their docstrings say what differs from AWS."""
-    places = {
-        service: {name: f"{module}.{snake_case(name)}" for name, module in names.items()}
-        for service, names in OPERATIONS.items()
-    }
-    for service, more in HTTP_OPERATIONS.items():
-        places[service] = {**places.get(service, {}), **more}
-    found = {service: {name: function_at(place) for name, place in names.items()} for service, names in places.items()}
-    return {**found, "s3": function_at("sagemaker.s3.OPERATIONS")}
+    found = {each: {name: function_of(each, name) for of, name in OPERATIONS if of == each} for each in SERVICES}
+    return {**found, "s3": import_module("pipeline.local.sagemaker.s3").OPERATIONS}
 
 
-def snake_case(operation: str) -> str:
-    """Return the name of the function for an operation."""
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", operation).lower()
+@cache
+def function_of(service: str, operation: str) -> Callable[..., Any]:
+    """Return the function that answers an operation; RequestError if there is none."""
+    if (service, operation) not in OPERATIONS:
+        raise unanswered(service, operation)
+    name = re.sub(r"(?<!^)(?=[A-Z])", "_", operation).lower()
+    function: Callable[..., Any] = getattr(import_module(f"pipeline.local.{OPERATIONS[service, operation]}"), name)
+    return function
 
 
 def unanswered(service: str, operation: str) -> RequestError:
     """The refusal of what the local target does not stand for."""
     said = f"The local target does not answer {service}:{operation}; {LISTED}."
     return RequestError("UnknownOperationException", said)
-
-
-@cache
-def function_at(place: str) -> Any:
-    """A function of `pipeline.local`, by its module and name."""
-    module, _, name = place.rpartition(".")
-    return getattr(import_module(f"pipeline.local.{module}"), name)
-
-
-def check_request(service: str, operation: str, request: Document) -> None:
-    """Refuse a request that the service's model does not allow: members, types, patterns, enumerations, bounds."""
-    try:
-        schema = operation_schema(operation, "input", service)
-    except KeyError:
-        return  # the operation takes nothing
-    if problems := [text for _, text in differences(request, schema, operation)]:
-        raise invalid(" ".join(problems))
 
 
 def members(service: str, request: HttpRequest) -> Document:
@@ -198,16 +177,9 @@ def normalized(value: Any, schema: Schema) -> Any:
 def replied(kind: str, operation: str, answer: Document, status: int) -> Reply:
     """An answer as a protocol carries it."""
     if kind == "query":
-        content = {f"{operation}Result": listed(answer), "ResponseMetadata": {"RequestId": "local"}}
+        content = {f"{operation}Result": answer, "ResponseMetadata": {"RequestId": "local"}}
         return Reply.xml(f"{operation}Response", content, status)
     return Reply.json(answer, status, {"Content-Type": "application/json"} if kind == "rest-json" else {})
-
-
-def listed(value: Any) -> Any:
-    """Return a value, its lists as the query protocol has them."""
-    if isinstance(value, dict):
-        return {key: listed(item) for key, item in value.items()}
-    return {"member": [listed(item) for item in value]} if isinstance(value, list) else value
 
 
 def refusal(problem: RequestError, kind: str) -> Reply:

@@ -70,7 +70,7 @@ def get_log_events(state: State, request: Document) -> Document:
     """GetLogEvents: here from the start without a token, and each line has the time of the job's creation."""
     stream, token = request["logStreamName"], (request.get("nextToken") or "f/0").partition("/")[2]
     file, time = one_of(streams(state, {**request, "logStreamNamePrefix": stream}), stream)
-    if not token.isdecimal():
+    if not re.fullmatch("[0-9]{1,12}", token):
         raise RequestError("InvalidParameterException", "The specified nextToken is invalid.")
     with file.open("rb") as log:
         log.seek(int(token))

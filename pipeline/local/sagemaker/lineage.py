@@ -119,8 +119,7 @@ def around(state: State, place: str, name: str) -> Iterator[Edge]:
 
 def named_in(state: State, kind: str, condition: str, value: str) -> list[Document]:
     """Return the newest records of a kind that meet a condition."""
-    found = state.page(kind, [(condition, [value])], sort="c.time", is_descending=True, after=None, limit=MOST_RECORDS)
-    return [document for _, document in found]
+    return [document for _, document in state.page(kind, [(condition, [value])], limit=MOST_RECORDS)]
 
 
 def described(word: str, state: State, request: Document) -> Document:
@@ -141,7 +140,8 @@ def listed(word: str, state: State, request: Document) -> Document:
     named = source if word == "Artifact" else f"{name}-aws-{kind.replace('package-group', 'group')}"
     ends = [end for edge in around(state, PLACES[word], named) for end in (edge[0], edge[2])]
     known = {end.arn: end for end in ends if end.place == PLACES[word] and end.source == source}
-    after, before = (seconds(request.get(f"Created{side}", end), side) for side, end in (("After", 0), ("Before", "inf")))
+    after = seconds(request.get("CreatedAfter", 0), "CreatedAfter")
+    before = seconds(request.get("CreatedBefore", "inf"), "CreatedBefore")
     wanted = [end for end in known.values() if request.get(f"{word}Type", end.type) == end.type]
     return paged(f"{word}Summaries", [end.described() for end in wanted if after <= end.time <= before], request)
 

@@ -152,15 +152,12 @@ def listing(state: State, kind: str, request: Document, member: str, conditions:
 
     The documents are whole: clients leave out what the service's model does not know.
     """
-    given = [(condition, [filter_value(request, name)]) for name, condition in FILTERS.items() if name in request]
+    conditions = list(conditions)
+    for name in FILTERS.keys() & request.keys():
+        value = seconds(request[name], name) if name.endswith(("After", "Before")) else request[name]
+        conditions.append((FILTERS[name], [value]))
     sort = SORTS[request.get("SortBy", "CreationTime")]
-    return page_of(state, kind, request, member=member, conditions=[*conditions, *given], sort=sort)
-
-
-def filter_value(request: Document, member: str) -> Any:
-    """Return what a member of FILTERS compares with; times in seconds since 1970."""
-    value = request[member]
-    return seconds(value, member) if member.endswith(("After", "Before")) else value
+    return page_of(state, kind, request, member=member, conditions=conditions, sort=sort)
 
 
 def seconds(value: str | float, name: str) -> float:
@@ -174,9 +171,7 @@ def seconds(value: str | float, name: str) -> float:
     return time.replace(tzinfo=time.tzinfo or UTC).timestamp()
 
 
-def page_of(
-    state: State, kind: str, request: Document, *, member: str, conditions: Conditions, sort: str = "c.time"
-) -> Document:
+def page_of(state: State, kind: str, request: Document, *, member: str, conditions: Conditions, sort: str) -> Document:
     """Return a page of a kind's documents under a member; NextToken is the key of the last one where there are more.
 
     So pages stay right when documents are added or deleted meanwhile. The usual order is descending.
@@ -210,7 +205,7 @@ def key_in(token: str) -> tuple[Any, int]:
 def paged(member: str, items: Sequence[Any], request: Document) -> Document:
     """Return the answer of a List operation: at most MaxResults items, and a NextToken where there are more."""
     token, size = str(request.get("NextToken", "0")), int(request.get("MaxResults", PAGE))
-    if not token.isdecimal():
+    if not re.fullmatch("[0-9]{1,12}", token):
         raise invalid(f"NextToken {token!r} is not one that an earlier answer gave.")
     end = int(token) + size
     more = {"NextToken": str(end)} if end < len(items) else {}

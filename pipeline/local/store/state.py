@@ -42,9 +42,9 @@ REMEDIES = {  # of what SQLite says; any other error is of a file that is damage
 SCHEMA, SCHEMA_VERSION = Path(__file__).with_name("schema.sql"), 2
 
 
-def found_by(kind: str, conditions: Conditions, wanted: str = "") -> tuple[str, list[Any]]:
-    """Return SQL of the catalog's rows `c` of a kind that meet all conditions, and values; `wanted` is read."""
-    is_read = any("d.document" in text for text in (wanted, *(condition for condition, _ in conditions)))
+def found_by(kind: str, conditions: Conditions, sort: str = "") -> tuple[str, list[Any]]:
+    """Return SQL of the catalog's rows `c` of a kind that meet all conditions, and its values."""
+    is_read = any("d.document" in text for text in (sort, *(condition for condition, _ in conditions)))
     where = " AND ".join(["c.kind = ?", *(f"({condition})" for condition, _ in conditions)])
     values = [kind, *(value for _, given in conditions for value in given)]
     return f"FROM catalog AS c {document_of(kind) if is_read else ''} WHERE {where}", values
@@ -230,8 +230,8 @@ class State:
 
     def with_status(self, kind: str, *statuses: str) -> list[Document]:
         """Documents of a kind in one of these statuses, oldest first."""
-        found, values = found_by(kind, [(f"c.status IN ({', '.join('?' * len(statuses))})", statuses)], "d.document")
-        return [json.loads(row[0]) for row in self.rows(f"SELECT d.document {found} ORDER BY c.id", values)]
+        condition = f"c.status IN ({', '.join('?' * len(statuses))})", statuses
+        return [document for _, document in self.page(kind, [condition], sort="c.id", is_descending=False)]
 
     def change(self, kind: str, name: str, edit: Callable[[Document], None]) -> Document:
         """Read, edit and write a document in one transaction; KeyError if there is none."""
@@ -244,17 +244,18 @@ class State:
         return document
 
     def page(
-        self, kind: str, conditions: Conditions, *, sort: str, is_descending: bool, after: Any, limit: int
+        self,
+        kind: str,
+        conditions: Conditions,
+        *,
+        sort: str = "c.time",
+        is_descending: bool = True,
+        after: Any = None,
+        limit: int = -1,
     ) -> list[Found]:
-        """Return documents that meet all conditions, in their order, each with its key.
+        """Return documents that meet all conditions, ordered by SQL and then by age, each with its key.
 
-        Args:
-            kind: of the documents.
-            conditions: SQL on the catalog's row `c` and its `d.document`, each with its values.
-            sort: SQL of what they are ordered by, and then by age.
-            is_descending: whether the largest come first.
-            after: the key of the document before these, or None from the start.
-            limit: how many at most.
+        SQL is on the catalog's row `c` and its `d.document`. Those after a key are returned, so many at most.
         """
         order, sign = ("DESC", "<") if is_descending else ("ASC", ">")
         if after is not None:

@@ -45,10 +45,15 @@ class Studio:
         headers = {"Origin": self.url, "Sec-Fetch-Site": "same-origin", **options.pop("headers", {})}
         return self.browser.post(self.url + path, data, timeout=30, headers=headers, **options)
 
-    def client(self, service: str) -> Any:
+    def client(self, service: str, **settings: Any) -> Any:
         """A boto3 client that knows the address and any credentials, nothing else."""
         session = boto3.Session("any", "thing", region_name="us-east-1")
-        return session.client(service, endpoint_url=self.url, config=Config(retries={"max_attempts": 0}))
+        return session.client(service, endpoint_url=self.url, config=Config(retries={"max_attempts": 0}, **settings))
+
+    def variables(self) -> dict[str, str]:
+        """What a client has to have in its environment."""
+        credentials = {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "thing"}
+        return {"AWS_ENDPOINT_URL": self.url, "AWS_DEFAULT_REGION": "us-east-1", **credentials}
 
     def state(self) -> State:
         """The home's records, to be filled by a test."""

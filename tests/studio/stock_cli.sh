@@ -25,6 +25,8 @@ pipeline=$(aws sagemaker create-pipeline --pipeline-name cli --role-arn arn:aws:
 execution=$(aws sagemaker start-pipeline-execution --pipeline-name "$pipeline" --query PipelineExecutionArn --output text)
 until job=$(aws sagemaker list-pipeline-execution-steps --pipeline-execution-arn "$execution" --output text \
   --query 'PipelineExecutionSteps[0].Metadata.ProcessingJob.Arn') && [ "$job" != None ]; do sleep 0.2; done
+until aws sagemaker describe-processing-job --processing-job-name "${job##*/}" --query ProcessingJobStatus \
+  --output text | grep -E "Completed|Failed"; do sleep 0.2; done  # a waiter of the CLI looks once a minute
 aws sagemaker wait processing-job-completed-or-stopped --processing-job-name "${job##*/}"
 aws logs filter-log-events --log-group-name /aws/sagemaker/ProcessingJobs --log-stream-name-prefix "${job##*/}" \
   --filter-pattern hello --query 'events[].message' --output text | grep -x "hello from the job"

@@ -14,7 +14,6 @@ from pipeline.local.sagemaker.session import SDK_DEFAULTS
 from tests.studio.conftest import Studio
 
 CLIENTS = Path(__file__).with_name("clients")
-CREDENTIALS = {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "thing", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
 @pytest.mark.parametrize("script", ["boto3_jobs.py", "sdk.py"])
@@ -24,9 +23,8 @@ def test_a_script_that_nobody_wrote_for_this_machine_runs_and_sends_nothing(stud
         proxy.settimeout(0.1)
         settings = {
             **{name: os.environ[name] for name in ("PATH", "VIRTUAL_ENV") if name in os.environ},
-            **CREDENTIALS,
+            **studio.variables(),
             "HOME": str(tmp_path),
-            "AWS_ENDPOINT_URL": studio.url,
             "SAGEMAKER_ADMIN_CONFIG_OVERRIDE": str(SDK_DEFAULTS),
             "HTTPS_PROXY": f"http://127.0.0.1:{proxy.getsockname()[1]}",
         }

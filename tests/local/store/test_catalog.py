@@ -68,11 +68,11 @@ def test_a_home_of_the_last_release_opens_also_when_its_renewal_was_killed_or_is
     tmp_path: Path,
 ) -> None:
     home = tmp_path / "home"
-    home_of_version_1(home, jobs=20_000)
+    home_of_version_1(home, jobs=8_000)
     killed = subprocess.Popen([sys.executable, "-c", OPEN, home])
     while not (home / "state.lock").exists():
         time.sleep(0.005)
-    time.sleep(0.1)
+    time.sleep(0.05)
     killed.kill()
     killed.wait()
     old = sqlite3.connect(home / "state.db")  # a runner of the last release goes on writing
@@ -82,7 +82,7 @@ def test_a_home_of_the_last_release_opens_also_when_its_renewal_was_killed_or_is
     old.execute("INSERT INTO resources VALUES ('TrainingJob', 'job-new', ?, 1.0)", (json.dumps(job(99_999)),))
     old.commit()
     sagemaker = LocalClient(LocalApi(State(home)), "sagemaker")
-    assert names(sagemaker.list_training_jobs(MaxResults=2)) == ["job-99999", "job-19999"]
+    assert names(sagemaker.list_training_jobs(MaxResults=2)) == ["job-99999", "job-07999"]
     assert sagemaker.describe_pipeline(PipelineName="p", PipelineVersionId=1)["LastRunTime"].timestamp() == 7.0
     executions = sagemaker.list_pipeline_executions(PipelineName="p")["PipelineExecutionSummaries"]
     assert [each["StartTime"].timestamp() for each in executions] == [7.0, 6.0, 5.0]

@@ -7,11 +7,10 @@ from pipeline.definition.steps import load_definition
 from pipeline.errors import DefinitionError
 from pipeline.local.checks.definition import refusals
 from pipeline.local.jobs.runtime import arn, now
-from pipeline.local.store.answers import RequestError, checked_name, chosen, found, invalid, listing
+from pipeline.local.store.answers import RequestError, chosen, found, invalid, listing
 from pipeline.local.store.state import Document, State
 from pipeline.local.store.storage import Storage, StorageError
 
-NAME_LIMIT = 256
 SUMMARY = ("PipelineArn", "PipelineName", "PipelineDisplayName", "PipelineDescription", "RoleArn", "CreationTime",
            "LastModifiedTime", "LastExecutionTime")  # fmt: skip
 VERSION = ("PipelineArn", "PipelineVersionId", "PipelineVersionDisplayName", "PipelineVersionDescription")
@@ -20,7 +19,7 @@ MOST_ALIASES = 10  # of a version
 
 def create_pipeline(state: State, request: Document) -> Document:
     """CreatePipeline."""
-    name = checked_name(request, "PipelineName", NAME_LIMIT)
+    name = request["PipelineName"]
     request = with_definition(state, request)
     if "PipelineDefinition" not in request:
         raise invalid("CreatePipeline needs PipelineDefinition or PipelineDefinitionS3Location.")

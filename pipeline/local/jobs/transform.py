@@ -31,16 +31,7 @@ from pipeline.local.checks.serving import (
     transform_problems,
 )
 from pipeline.local.jobs import servers
-from pipeline.local.jobs.runtime import (
-    Runtime,
-    StepCall,
-    StepFailure,
-    StepResult,
-    arn,
-    not_run,
-    now,
-    record_job,
-)
+from pipeline.local.jobs.runtime import Runtime, StepCall, StepFailure, StepResult, arn, not_run, now, record_job
 from pipeline.local.sandbox.environment import JOB_VARIABLE
 from pipeline.local.store.answers import RequestError
 from pipeline.local.store.state import Document

@@ -63,10 +63,16 @@ MODULES = {  # by service and module: what is answered by a function of the oper
     ("sts", "sagemaker.account"): "GetCallerIdentity",
     ("iam", "sagemaker.account"): "GetRole SimulatePrincipalPolicy",
     ("sagemaker-runtime", "sagemaker.endpoints"): "InvokeEndpoint",
+    ("s3", "sagemaker.s3"): """
+        GetObject HeadObject PutObject CopyObject DeleteObject DeleteObjects ListObjects ListObjectsV2 GetObjectTagging
+        CreateMultipartUpload UploadPart UploadPartCopy CompleteMultipartUpload AbortMultipartUpload
+        ListBuckets CreateBucket DeleteBucket HeadBucket GetBucketLocation
+        PutBucketEncryption PutBucketTagging PutBucketOwnershipControls PutPublicAccessBlock
+    """,
 }
 OPERATIONS = {(service, name): module for (service, module), names in MODULES.items() for name in names.split()}
 OF_HTTP = ("Invoke", "InvokeEndpoint")  # whose bodies are no members
-SERVICES = (*dict.fromkeys(service for service, _ in MODULES), "s3")
+SERVICES = tuple(dict.fromkeys(service for service, _ in MODULES))
 ALIASES = {"cloudwatch-logs": "logs"}  # how botocore's events name a service
 
 
@@ -112,8 +118,7 @@ class LocalApi:
 
 def operations() -> dict[str, Mapping[str, Callable[..., Any]]]:
     """Return the functions that answer, by service and operation; their docstrings say what differs from AWS."""
-    found = {each: {name: function_of(each, name) for of, name in OPERATIONS if of == each} for each in SERVICES}
-    return {**found, "s3": import_module("pipeline.local.sagemaker.s3").OPERATIONS}
+    return {each: {name: function_of(each, name) for of, name in OPERATIONS if of == each} for each in SERVICES}
 
 
 @cache
@@ -129,7 +134,7 @@ def function_of(service: str, operation: str) -> Callable[..., Any]:
 def unanswered(service: str, operation: str) -> RequestError:
     """The refusal of what the local target does not stand for."""
     said = f"The local target does not answer {service}:{operation}; {LISTED}."
-    return RequestError("UnknownOperationException", said)
+    return RequestError("NotImplemented" if service == "s3" else "UnknownOperationException", said)
 
 
 def members(service: str, request: HttpRequest) -> Document:

@@ -21,7 +21,7 @@ from pipeline.local.jobs.executors import EXECUTORS
 from pipeline.local.jobs.runtime import Runtime, StepCall, arn, job_folder, not_run, now
 from pipeline.local.jobs.tuning import counted
 from pipeline.local.sandbox.namespaces import find_mount
-from pipeline.local.store.answers import Api, RequestError, checked_name, found, invalid
+from pipeline.local.store.answers import Api, RequestError, found, invalid
 from pipeline.local.store.state import DiskFull, Document, State, is_full
 from pipeline.local.store.storage import Storage
 
@@ -36,7 +36,7 @@ LOCK_WAIT_SECONDS, POLL_SECONDS = 10, 0.05
 
 def create_job(kind: str, state: State, request: Document) -> Document:
     """CreateTrainingJob and its like: any image means the Python environment here; what a step may not, no job may."""
-    name = checked_name(request, f"{kind}Name")
+    name = request[f"{kind}Name"]
     if faults := list(job_problems(STEPS[kind].name, request, state)):
         raise invalid(" ".join(f"{kind} {name!r} {fault}" for fault in faults))
     answer = {f"{kind}Arn": arn(STEPS[kind].arn_kind, name)}

@@ -33,17 +33,7 @@ from pipeline.local.engine.runner_process import taken_lock
 from pipeline.local.jobs import servers
 from pipeline.local.jobs.runtime import ACCOUNT, arn, now
 from pipeline.local.sagemaker.http import located
-from pipeline.local.store.answers import (
-    HttpRequest,
-    Reply,
-    RequestError,
-    checked_name,
-    chosen,
-    found,
-    invalid,
-    listing,
-    unused,
-)
+from pipeline.local.store.answers import HttpRequest, Reply, RequestError, chosen, found, invalid, listing, unused
 from pipeline.local.store.state import Document, State
 from pipeline.local.store.storage import Storage
 
@@ -57,10 +47,6 @@ LOOK_SECONDS = 0.5
 QUIET = (PipelineError, sqlite3.Error, OSError)  # whoever else reads the state says what is wrong
 INFERENCE_ID = "X-Amzn-SageMaker-Inference-Id"
 HANDED_ON = ("Content-Type", "Accept", servers.CUSTOM_ATTRIBUTES, INFERENCE_ID)
-UNSERVED = {  # headers by the name of their member
-    "TargetModel": "X-Amzn-SageMaker-Target-Model",
-    "TargetContainerHostname": "X-Amzn-SageMaker-Target-Container-Hostname",
-}
 
 
 def create_model(state: State, request: Document) -> Document:
@@ -84,7 +70,7 @@ def create_endpoint_config(state: State, request: Document) -> Document:
 
 def create_endpoint(state: State, request: Document) -> Document:
     """CreateEndpoint: starts the server and returns; the status is Creating until it is healthy."""
-    name = checked_name(request, "EndpointName")
+    name = request["EndpointName"]
     with changing(state, name):
         unused(state, "Endpoint", name, "endpoint")
         port = servers.free_port(state)
@@ -95,7 +81,7 @@ def create_endpoint(state: State, request: Document) -> Document:
 
 def created(state: State, kind: str, request: Document) -> Document:
     """Keep a request under its name."""
-    name, (words, arn_kind) = checked_name(request, f"{kind}Name"), KINDS[kind]
+    name, (words, arn_kind) = request[f"{kind}Name"], KINDS[kind]
     document = {**request, f"{kind}Arn": arn(arn_kind, name), "CreationTime": now()}
     with state.transaction():
         unused(state, kind, name, words)
@@ -347,11 +333,11 @@ def listen(state: State, listeners: dict[str, socket.socket], ready: list[socket
 
 def invoke_endpoint(state: State, request: HttpRequest) -> Reply:
     """InvokeEndpoint: here TargetModel and TargetContainerHostname are refused, as an endpoint has one model."""
-    for member, header in UNSERVED.items():
-        if header.lower() in request.headers:
-            raise RequestError("ValidationError", f"{member} is not served here, where an endpoint has one model.")
+    members = located(request, "sagemaker-runtime")
+    for member in members.keys() & {"TargetModel", "TargetContainerHostname"}:
+        raise RequestError("ValidationError", f"{member} is not served here, where an endpoint has one model.")
     headers = {name: request.headers[name.lower()] for name in HANDED_ON if name.lower() in request.headers}
-    name = located(request, "sagemaker-runtime")["EndpointName"]
+    name = members["EndpointName"]
     if state.get("Endpoint", name) is None:
         raise RequestError("ValidationError", f"Endpoint {name} of account {ACCOUNT} not found.")
     server = in_service(state, name)

@@ -16,7 +16,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from copy import copy
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -27,7 +27,7 @@ from typing import Any, BinaryIO
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 from xml.etree import ElementTree
 
-from pipeline.local.sagemaker.http import LISTED
+from pipeline.local.sagemaker.api import function_of
 from pipeline.local.store.answers import Body, HttpRequest, Reply, RequestError
 from pipeline.local.store.state import State
 from pipeline.local.store.storage import Storage, StorageError, file_digest, is_unfinished, replacing
@@ -54,9 +54,8 @@ FILE_ERRORS = {
 
 def answer(state: State, request: HttpRequest) -> Reply:
     """Answer one request, or raise a RequestError."""
-    if request.operation not in OPERATIONS:
-        raise not_answered(f"The local target does not answer s3:{request.operation}; {LISTED}.")
-    parsed, operation = S3Request(state, request), OPERATIONS[request.operation]
+    operation: Callable[[S3Request], Reply] = function_of("s3", request.operation)
+    parsed = S3Request(state, request)
     try:
         for _ in range(ATTEMPTS):
             with contextlib.suppress(FileNotFoundError, FileExistsError):
@@ -476,21 +475,6 @@ def get_object_tagging(request: S3Request) -> Reply:
     return Reply.xml("Tagging", {"TagSet": ""})
 
 
-OPERATIONS: Mapping[str, Callable[[S3Request], Reply]] = {
-    **dict.fromkeys(("GetObject", "HeadObject"), get_object),
-    "PutObject": put_object,
-    "CopyObject": copy_object,
-    "DeleteObject": delete_object,
-    "DeleteObjects": delete_objects,
-    **dict.fromkeys(("ListObjects", "ListObjectsV2"), list_objects),
-    "CreateMultipartUpload": create_multipart_upload,
-    **dict.fromkeys(("UploadPart", "UploadPartCopy"), upload_part),
-    "CompleteMultipartUpload": complete_multipart_upload,
-    "AbortMultipartUpload": abort_multipart_upload,
-    "ListBuckets": list_buckets,
-    "CreateBucket": create_bucket,
-    "DeleteBucket": delete_bucket,
-    **dict.fromkeys(("HeadBucket", "GetBucketLocation", "PutBucketEncryption", "PutBucketTagging"), bucket_settings),
-    **dict.fromkeys(("PutBucketOwnershipControls", "PutPublicAccessBlock"), bucket_settings),
-    "GetObjectTagging": get_object_tagging,
-}
+head_object, list_objects_v2, upload_part_copy = get_object, list_objects, upload_part
+head_bucket = get_bucket_location = put_bucket_encryption = put_bucket_tagging = bucket_settings
+put_bucket_ownership_controls = put_public_access_block = bucket_settings

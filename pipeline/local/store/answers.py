@@ -131,16 +131,6 @@ def found(state: State, kind: str, name: str, what: str) -> Document:
     return document
 
 
-def checked_name(request: Document, member: str, limit: int = 63) -> str:
-    """Return a name of the request; RequestError if SageMaker would not take it as one."""
-    name = str(request[member])
-    if len(name) > limit or not re.fullmatch(r"[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?", name):
-        raise invalid(
-            f"{member} must be 1 to {limit} letters, digits and dashes, no dash first or last, but is {name!r}."
-        )
-    return name
-
-
 def unused(state: State, kind: str, name: str, what: str) -> None:
     """Raise RequestError if a name is taken."""
     if state.get(kind, name) is not None:

@@ -15,6 +15,8 @@ from botocore.config import Config
 from pipeline.local.store.state import State
 from tests.local.samples import command_line, wait_until
 
+SESSION = boto3.Session("any", "thing", region_name="us-east-1")  # keeps the services' models
+
 
 class Studio:
     """The server, started; `process` may be ended and `start` called again."""
@@ -47,8 +49,7 @@ class Studio:
 
     def client(self, service: str, **settings: Any) -> Any:
         """A boto3 client that knows the address and any credentials, nothing else."""
-        session = boto3.Session("any", "thing", region_name="us-east-1")
-        return session.client(service, endpoint_url=self.url, config=Config(retries={"max_attempts": 0}, **settings))
+        return SESSION.client(service, endpoint_url=self.url, config=Config(retries={"max_attempts": 0}, **settings))
 
     def variables(self) -> dict[str, str]:
         """What a client has to have in its environment."""

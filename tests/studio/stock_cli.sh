@@ -2,6 +2,11 @@
 set -euo pipefail
 refused() { if said=$("${@:2}" 2>&1); then echo "not refused: $*"; exit 1; else grep -q "$1" <<<"$said"; fi; }
 
+pipeline=$(aws sagemaker create-pipeline --pipeline-name cli --role-arn arn:aws:iam::000000000000:role/any \
+  --client-request-token "$(printf 'a%.0s' {1..32})" --pipeline-definition file://definition.json \
+  --query PipelineArn --output text)
+execution=$(aws sagemaker start-pipeline-execution --pipeline-name "$pipeline" --query PipelineExecutionArn --output text)
+
 aws sts get-caller-identity --query Account --output text | grep -x 000000000000
 
 aws s3 mb s3://bkt
@@ -19,14 +24,9 @@ cmp in/large "$AWS_HOME/s3/bkt/stream"
 aws s3 rm --recursive s3://bkt/ --only-show-errors
 refused "(404)" aws s3 cp s3://bkt/data/large out
 
-pipeline=$(aws sagemaker create-pipeline --pipeline-name cli --role-arn arn:aws:iam::000000000000:role/any \
-  --client-request-token "$(printf 'a%.0s' {1..32})" --pipeline-definition file://definition.json \
-  --query PipelineArn --output text)
-execution=$(aws sagemaker start-pipeline-execution --pipeline-name "$pipeline" --query PipelineExecutionArn --output text)
 until job=$(aws sagemaker list-pipeline-execution-steps --pipeline-execution-arn "$execution" --output text \
   --query 'PipelineExecutionSteps[0].Metadata.ProcessingJob.Arn') && [ "$job" != None ]; do sleep 0.2; done
-until aws sagemaker describe-processing-job --processing-job-name "${job##*/}" --query ProcessingJobStatus \
-  --output text | grep -E "Completed|Failed"; do sleep 0.2; done  # a waiter of the CLI looks once a minute
+# it has ended, since a waiter of the CLI looks once a minute
 aws sagemaker wait processing-job-completed-or-stopped --processing-job-name "${job##*/}"
 aws logs filter-log-events --log-group-name /aws/sagemaker/ProcessingJobs --log-stream-name-prefix "${job##*/}" \
   --filter-pattern hello --query 'events[].message' --output text | grep -x "hello from the job"

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -71,9 +72,18 @@ def core_session(state: State) -> Any:
     for name, (_config_name, _variable, usual, _convert) in BOTOCORE_DEFAUT_SESSION_VARIABLES.items():
         settings.set_config_provider(name, ConstantProvider(OWN_SETTINGS.get(name, usual)))
     core.set_credentials("local", "local")
+    core.register_component("data_loader", loader())
     core.register("before-parameter-build", refuse_presigned)
     core.register("before-send", answer)
     return core
+
+
+@cache
+def loader() -> Any:
+    """What reads the services' models, each of them once in this process."""
+    from botocore.loaders import create_loader
+
+    return create_loader()
 
 
 def client_error(problem: RequestError, operation: str) -> ClientError:

@@ -1,6 +1,7 @@
 """What clients are told, from `cases/`: [service.operation, request, parts of the answer by JMESPath or an error]."""
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ def test_clients_are_told(name: str, tmp_path: Path) -> None:
 
 def check(aws: Any, calls: list[Any]) -> None:
     """Make one call after the other, and compare what each is told."""
+    client = cache(aws.client)
     for place, request, expected in calls:
         service, _, operation = place.partition(".")
-        found = told(getattr(aws.client(service), operation), request)
+        found = told(getattr(client(service), operation), request)
         if "error" in expected:
             assert expected["error"] in found.get("error", ""), (place, request, found)
         else:

@@ -101,7 +101,7 @@ def test_bodies_in_chunks_are_taken_apart_and_kept_whole_or_not_at_all(studio, s
 
 def test_an_object_is_put_through_and_read_without_being_held_in_memory(studio, s3):
     def much() -> Any:
-        for _ in range(150):
+        for _ in range(100):
             yield bytes(2**20)
 
     def memory() -> int:
@@ -111,7 +111,7 @@ def test_an_object_is_put_through_and_read_without_being_held_in_memory(studio, 
     before = memory()
     assert ask(studio, "s3", "PUT", "/bkt/much", much()).status_code == 200
     pieces = s3.get_object(Bucket="bkt", Key="much")["Body"].iter_chunks(2**20)
-    assert sum(map(len, pieces)) == 150 * 2**20
+    assert sum(map(len, pieces)) == 100 * 2**20
     s3.delete_object(Bucket="bkt", Key="much")
     assert memory() - before < 60_000  # kB
 
@@ -119,7 +119,7 @@ def test_an_object_is_put_through_and_read_without_being_held_in_memory(studio, 
 def test_an_upload_that_stays_away_holds_nobody_up_and_leaves_nothing(studio, s3):
     port = int(studio.url.rpartition(":")[2])
     head = f"PUT /bkt/half HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nAuthorization: {SIGNED.format('s3')}\r\n"
-    talks = [socket.create_connection(("127.0.0.1", port)) for _ in range(100)]
+    talks = [socket.create_connection(("127.0.0.1", port)) for _ in range(70)]  # more than threads
     for talk in talks:
         talk.sendall(f"{head}Content-Length: 1000\r\n\r\nhalf".encode())
     assert s3.list_objects_v2(Bucket="bkt", Prefix="half")["KeyCount"] == 0

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import parse_qs, parse_qsl, unquote, urlsplit
 
 from pipeline.definition.schemas import service_model
@@ -19,16 +19,7 @@ from pipeline.local.store.state import Document
 BUCKET_HOST = re.compile(r"([a-z0-9][a-z0-9.-]+)\.localhost(?::\d+)?")  # of virtual-host style
 UNREADABLE = "SerializationException"
 LISTED = "docs/api.md lists what it answers"
-
-
-class Route(NamedTuple):
-    """An operation of a REST protocol, and what a request has that is one."""
-
-    operation: str
-    method: str
-    path: re.Pattern[str]
-    query: Mapping[str, str]  # literals of its URI; an empty value stands for any
-    needed: frozenset[str]  # required members: parameters of the query, and headers
+Route = tuple[str, str, re.Pattern[str], dict[str, str], set[str]]
 
 
 def signing_name(headers: Mapping[str, str], query: Mapping[str, str]) -> str:
@@ -77,16 +68,20 @@ def operation_of(service: str, request: HttpRequest, path: str, query: Mapping[s
 
 @cache
 def routes(service: str) -> list[Route]:
-    """Return the operations of a service of a REST protocol; what asks for more of a request comes first."""
+    """Return the operations of a service of a REST protocol; what asks for more of a request comes first.
+
+    Each with its method, path, literals of the query (an empty value stands for any), and required parts of the query
+    and headers.
+    """
     model, found = service_model(service), []
     for name, operation in sorted(model["operations"].items(), key=lambda item: bool(item[1].get("deprecated"))):
         shape = model["shapes"].get(operation.get("input", {}).get("shape"), {})
         members = [shape["members"][member] for member in shape.get("required", [])]
-        needed = [member["locationName"] for member in members if member.get("location") in ("header", "querystring")]
+        needed = {member["locationName"] for member in members if member.get("location") in ("header", "querystring")}
         http = operation["http"]
         literals = dict(parse_qsl(http["requestUri"].partition("?")[2], keep_blank_values=True))
-        found.append(Route(name, http["method"], path_pattern(http["requestUri"]), literals, frozenset(needed)))
-    return sorted(found, key=lambda route: -len(route.query) - len(route.needed))
+        found.append((name, http["method"], path_pattern(http["requestUri"]), literals, needed))
+    return sorted(found, key=lambda route: -len(route[3]) - len(route[4]))
 
 
 @cache

@@ -38,8 +38,7 @@ PART_BYTES = 8 * 2**20  # multipart_threshold and multipart_chunksize of boto3's
 COPY_BYTES, CHUNK_HEAD_BYTES = 2**20, 4096
 DOCUMENT_BYTES = 8 * 2**20  # of a request that is XML
 KEY_BYTES = 1024
-CONTENT = tuple(f"response-content-{name}" for name in ("type", "language", "disposition", "encoding"))
-OVERRIDES = ("response-cache-control", "response-expires", *CONTENT)
+OVERRIDE = re.compile("response-(cache-control|expires|content-(type|language|disposition|encoding))")
 ECHOED = ("prefix", "delimiter", "marker", "start-after", "max-keys", "encoding-type", "continuation-token")
 LEAST_PART_BYTES = 5 * 2**20  # of all parts of an upload but the last
 PAGE = 1000  # keys in one answer of a list
@@ -264,8 +263,8 @@ def get_object(request: S3Request) -> Reply:
     if request.method == "HEAD" and "x-amz-checksum-mode" in request.headers:  # boto3 asks at each GET, too
         headers["x-amz-checksum-sha256"] = found.sha256
     for name, value in request.query.items():
-        if name in OVERRIDES:
-            headers[name.removeprefix("response-").title()] = value
+        if override := OVERRIDE.fullmatch(name):
+            headers[override[1].title()] = value
     return Reply(206 if is_part else 200, headers, found.stream(positions) if request.method == "GET" else b"")
 
 

@@ -273,21 +273,16 @@ class State:
         return int(self.rows(f"SELECT count(*) {found}", values)[0][0])
 
     def add_execution(self, document: Document) -> None:
-        """A new execution: PipelineExecutionArn, PipelineName, PipelineExecutionStatus, Definition and others."""
+        """A new execution; its definition, which many share, lies under its digest."""
+        definition = document["Definition"]
+        digest = hashlib.sha256(json.dumps(definition).encode()).hexdigest()[:32]
+        stored = {name: value for name, value in document.items() if name != "Definition"}
         names = ("PipelineExecutionArn", "PipelineName", "PipelineExecutionStatus", "CreationTime")
+        values = (*(document[name] for name in names), json.dumps({**stored, "DefinitionDigest": digest}))
         with self.transaction():
-            values = (*(document[name] for name in names), self.without_definition(document))
+            if self.get("Definition", digest) is None:
+                self.put("Definition", digest, definition)
             self.rows("INSERT INTO executions VALUES (?, ?, ?, ?, ?)", values)
-
-    def without_definition(self, execution: Document) -> str:
-        """Return an execution as it is stored: its definition, which many share, lies under its digest."""
-        text = json.dumps(execution["Definition"])
-        digest = hashlib.sha256(text.encode()).hexdigest()[:32]
-        if self.get("Definition", digest) is None:
-            self.put("Definition", digest, execution["Definition"])
-        return json.dumps(
-            {name: value for name, value in execution.items() if name != "Definition"} | {"DefinitionDigest": digest}
-        )
 
     def definition(self, execution: Document) -> Document:
         """Return the definition that an execution was started with."""
@@ -296,11 +291,6 @@ class State:
     def execution(self, arn: str) -> Document | None:
         """One execution, or None."""
         return next(self.documents("executions WHERE arn = ?", arn), None)
-
-    def executions(self, pipeline: str | None = None) -> list[Document]:
-        """Executions of a pipeline, or of all, newest first."""
-        wanted = "executions WHERE ? IS NULL OR pipeline = ? ORDER BY created DESC, rowid DESC"
-        return list(self.documents(wanted, pipeline, pipeline))
 
     def update_execution(self, arn: str, **changes: Any) -> Document:
         """Change some values of an execution."""

@@ -42,7 +42,7 @@ def waiting(home: Home, name: str = "pipe") -> subprocess.Popen[str]:
 
 def newest(home: Home) -> str:
     """The ARN of the newest execution."""
-    return str(home.state.executions()[0]["PipelineExecutionArn"])
+    return str(home.state.page("PipelineExecution", [])[0][1]["PipelineExecutionArn"])
 
 
 def signal_runner(home: Home, number: signal.Signals) -> None:
@@ -100,7 +100,7 @@ def test_a_signal_to_the_command_at_any_moment_leaves_a_readable_execution(
     process.send_signal(number)
     process.communicate(timeout=15)
     all_gone(home)
-    if not home.state.executions():  # it had not come as far
+    if not home.state.count("PipelineExecution", []):  # it had not come as far
         return
     arn = newest(home)
     # Ctrl-C between the start and the first look is as a kill.

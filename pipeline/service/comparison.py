@@ -5,12 +5,11 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from pipeline.definition.diff import differences
 from pipeline.definition.steps import STEP_TYPES, Definition
 from pipeline.errors import PipelineError
 from pipeline.service import executions
 from pipeline.service.cache_reasons import changes_of, contents, is_uri, text_of_files
-from pipeline.service.status import output_of, read_evaluation
+from pipeline.service.status import METRICS, members, output_of, read_evaluation
 from pipeline.service.targets import Target
 
 QUIET = ("NoIssuesFound", "InProgress")  # verdicts of rules
@@ -68,23 +67,22 @@ def accuracy_text(metrics: Mapping[str, float], parameters: Mapping[str, Any]) -
     return f"{metrics['test_accuracy']:.4f}" + (f" ({'; '.join(notes)})" if notes else "")
 
 
+def recalls(evaluation: Mapping[str, Any]) -> dict[str, float]:
+    """Return the recall of each class, as far as an evaluation.json has it."""
+    classes = members(members(evaluation, METRICS), "per_class")
+    found = {name: members(classes, name).get("recall") for name in classes}
+    return {name: float(recall) for name, recall in found.items() if isinstance(recall, int | float)}
+
+
 def figures(target: Target, steps: list[dict[str, Any]]) -> Sections:
     """Return the recall of each class and how many images each split has of it, as far as an execution tells them."""
-    found: Any = read_evaluation(target, output_of(target, steps, "evaluation"))
-    uri, recalls, counts = output_of(target, steps, "manifest"), {}, {}
-    with suppress(LookupError, TypeError, AttributeError):  # somebody else's files
-        classes = found["multiclass_classification_metrics"]["per_class"]
-        recalls = {name: f"{float(each['recall']):.3f}" for name, each in classes.items()}
+    evaluation = read_evaluation(target, output_of(target, steps, "evaluation"))
+    uri, counts = output_of(target, steps, "manifest"), {}
     with suppress(PipelineError, ValueError, LookupError, TypeError, AttributeError):
         splits = json.loads(target.read(f"{uri}/manifest.json"))["counts"] if uri else {}
         counts = {f"{name}, {split}": str(count) for split, each in splits.items() for name, count in each.items()}
-    return {"Recall by class": recalls, "Images": counts}
-
-
-def definition_changes(target: Target, old: str, new: str) -> list[str]:
-    """Return what the definition of one execution has changed of another's."""
-    definitions = [executions.definition_of(target, arn) for arn in (old, new)]
-    return differences(*({"PipelineDefinition": json.dumps(each)} for each in definitions))
+    by_class = {name: f"{recall:.3f}" for name, recall in recalls(evaluation).items()}
+    return {"Recall by class": by_class, "Images": counts}
 
 
 def job_changes(target: Target, arn: str, before: list[dict[str, Any]], after: list[dict[str, Any]]) -> list[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from pipeline.config.annotations import REQUIRED, fault
+from pipeline.config.annotations import read_annotation
 from pipeline.config.config import load
 from pipeline.config.yaml_source import read_source
 from pipeline.errors import ConfigError, UsageError
@@ -32,9 +32,7 @@ def corrections_file(config_file: Path, named: str | None) -> Path:
 def read_corrections(file: Path) -> list[list[str]]:
     """Return header and rows, or a header alone before there is a file; a UsageError for another kind of file."""
     try:
-        content = file.read_bytes() if file.exists() else b"path,label\n"
-        if wrong := fault(content, REQUIRED["corrections"]):
-            raise UsageError(f"data.corrections: '{shown(file)}' {wrong}")
+        content = read_annotation("corrections", file.name, file.parent) if file.exists() else b"path,label\n"
         header, *rows = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""))
     except (OSError, csv.Error) as problem:
         raise UsageError(f"data.corrections: '{shown(file)}' cannot be read: {problem}.") from problem

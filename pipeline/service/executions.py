@@ -203,21 +203,19 @@ def listed(target: Target, name: str, count: int | None = None, **more: Any) -> 
 
 
 def search(target: Target, wanted: Mapping[str, str], count: int) -> dict[str, Any]:
-    """Search for executions of all pipelines, the newest first: by `pipeline`, `status` and `text`, a part of the
-    names; `page` is the NextToken of the answer before."""
-    arn = wanted["pipeline"] and target.placement.pipeline_arn(wanted["pipeline"])
-    exact = [("PipelineArn", "Equals", arn), ("PipelineExecutionStatus", "Equals", wanted["status"])]
-    names = ("PipelineExecutionArn", "PipelineExecutionDisplayName")
-    parts = [(name, "Contains", wanted["text"]) for name in names]
-    filters, by_text = (
-        [{"Name": name, "Operator": operator, "Value": value} for name, operator, value in each if value]
-        for each in (exact, parts)
-    )
-    expression = {
-        **({"Filters": filters} if filters else {}),
-        **({"SubExpressions": [{"Filters": by_text, "Operator": "Or"}]} if by_text else {}),
-    }
-    more = {"SearchExpression": expression, "NextToken": wanted["page"]}
+    """Search for executions of all pipelines, the newest first: by `pipeline`, `status`, by what it was started
+    (`client`) and `text`, a part of the names; `page` is the NextToken of the answer before."""
+    arn = target.placement.pipeline_arn(wanted["pipeline"]) if wanted.get("pipeline") else None
+    exact = {"PipelineArn": arn, "PipelineExecutionStatus": wanted.get("status"),
+             "CreatedBy.IamIdentity.SourceIdentity": wanted.get("client")}  # fmt: skip
+    expression = dict[str, Any]()
+    if filters := [{"Name": name, "Value": value} for name, value in exact.items() if value]:
+        expression["Filters"] = filters
+    if text := wanted.get("text"):
+        names = ("PipelineExecutionArn", "PipelineExecutionDisplayName")
+        by_text = [{"Name": name, "Operator": "Contains", "Value": text} for name in names]
+        expression["SubExpressions"] = [{"Filters": by_text, "Operator": "Or"}]
+    more = {"SearchExpression": expression, "NextToken": wanted.get("page")}
     request = {"Resource": "PipelineExecution", "MaxResults": count, **NEWEST_FIRST}
     request |= {name: value for name, value in more.items() if value}
     return ask(target, "search for executions", "search", **request)

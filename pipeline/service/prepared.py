@@ -42,16 +42,22 @@ class Prepared:
     def thumbnail(self, name: str) -> bytes:
         """Return an image as a small JPEG; a ServiceError if there is none of that name, or not any more."""
         with importable_steps():
-            from classifier.data.images import decode
             from classifier.job.failures import StepError
         try:
-            image, buffer = self.images[name], io.BytesIO()
-            picture = decode(self.shards[image["split"]].read(image["row"]), max_pixels=MOST_PIXELS)
+            image = self.images[name]
+            return small_jpeg(self.shards[image["split"]].read(image["row"]), SHOWN_PX)
         except (StepError, OSError, ValueError, KeyError) as problem:
             raise ServiceError(f"Image {name} is not there: {problem}") from problem
-        picture.thumbnail((SHOWN_PX, SHOWN_PX))
-        picture.save(buffer, "JPEG", quality=85)
-        return buffer.getvalue()
+
+
+def small_jpeg(content: bytes, side_px: int) -> bytes:
+    """Return an image as a JPEG that is no larger; a ValueError if it is none."""
+    with importable_steps():
+        from classifier.data.images import decode
+    picture, buffer = decode(content, max_pixels=MOST_PIXELS), io.BytesIO()
+    picture.thumbnail((side_px, side_px))
+    picture.save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
 
 
 def prepared(target: LocalTarget, execution_arn: str) -> Prepared:

@@ -3,17 +3,18 @@
 import shlex
 import subprocess
 import tempfile
-from typing import IO
+from typing import IO, Any
 
 STARTED: dict[str, tuple["subprocess.Popen[bytes]", IO[bytes]]] = {}
 FINE = (0, 3)  # exit status; 3 is drift that was found
 
 
-def start(command: str) -> "subprocess.Popen[bytes]":
-    """Start a command line, unless it is running."""
+def start(command: str, *, apart: bool = False) -> "subprocess.Popen[bytes]":
+    """Start a command line, unless it is running; `apart` from the terminal, whose Ctrl-C does not reach it then."""
     if not is_running(command):
         said, quiet = tempfile.TemporaryFile(), subprocess.DEVNULL  # noqa: SIM115  kept
-        STARTED[command] = subprocess.Popen(shlex.split(command), stdin=quiet, stdout=quiet, stderr=said), said
+        streams: Any = {"stdin": quiet, "stdout": quiet, "stderr": said}
+        STARTED[command] = subprocess.Popen(shlex.split(command), **streams, start_new_session=apart), said
     return STARTED[command][0]
 
 

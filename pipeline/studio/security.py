@@ -9,13 +9,12 @@ for the page the cookie that the link with the token sets. The API's signatures 
 import os
 import secrets
 from collections.abc import Callable
-from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
-from typing import Any
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import urlencode
 
-from starlette.datastructures import Headers
-from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 SAFE = ("GET", "HEAD")
@@ -56,22 +55,15 @@ class Guard:
 
     async def show(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request to the page: set the cookie for one that has the token, and ask for it otherwise."""
-        query = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
-        given = query.pop(TOKEN, None)
-        answer: ASGIApp = self.page
-        if given is not None and scope["method"] == "GET" and same(given, self.token):
-            place = scope["path"] + (f"?{urlencode(query)}" if query else "")
-            redirect: Response = RedirectResponse(f"/{place.lstrip('/')}", 303)
-            redirect.set_cookie(self.cookie, self.token, max_age=365 * 86400, httponly=True, samesite="strict")
-            answer = redirect
-        elif not same(cookie_of(scope, self.cookie), self.token):
+        request, cookie = Request(scope), f"studio-{self.port}"  # browsers send the cookies of all ports of a host
+        query, answer = dict(request.query_params), self.page
+        if request.method == "GET" and same(query.pop(TOKEN, ""), self.token):
+            place = scope["path"].lstrip("/") + (f"?{urlencode(query)}" if query else "")
+            answer = redirect = RedirectResponse(f"/{place}", 303)
+            redirect.set_cookie(cookie, self.token, max_age=365 * 86400, httponly=True, samesite="strict")
+        elif not same(request.cookies.get(cookie, ""), self.token):
             answer = PlainTextResponse(NO_TOKEN, 403)
         await answer(scope, receive, send)
-
-    @property
-    def cookie(self) -> str:
-        """The cookie's name; browsers send the cookies of all ports of a host."""
-        return f"studio-{self.port}"
 
 
 def foreign(scope: Scope, headers: Headers) -> str | None:
@@ -106,13 +98,8 @@ def not_ours(scope: Scope) -> str | None:
 def owners(peer: int, own: int) -> list[tuple[int, bool]]:
     """Return the users of all sockets between two ports, and whether each is open: one that is closed says user 0."""
     lines = [line.split() for table in TABLES if table.exists() for line in table.read_text().splitlines()[1:]]
-    ours = [line for line in lines if (port_of(line[1]), port_of(line[2])) == (peer, own)]
+    ours = [line for line in lines if line[1].endswith(f":{peer:04X}") and line[2].endswith(f":{own:04X}")]
     return [(int(line[7]), line[9] != "0") for line in ours]
-
-
-def port_of(address: str) -> int:
-    """Return the port of an address as /proc/net/tcp has it."""
-    return int(address.rpartition(":")[2], 16)
 
 
 def same(given: str, expected: str) -> bool:
@@ -120,24 +107,14 @@ def same(given: str, expected: str) -> bool:
     return secrets.compare_digest(given.encode(errors="replace"), expected.encode())
 
 
-def cookie_of(scope: Scope, name: str) -> str:
-    """Return the value of a request's cookie, or nothing."""
-    try:
-        found = SimpleCookie(Headers(scope=scope).get("cookie", ""))
-    except CookieError:
-        return ""
-    return found[name].value if name in found else ""
-
-
 def with_headers(send: Send) -> Send:
     """Return `send` that adds what browsers are to heed, where the answer says nothing else."""
 
     async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
-            present: list[Any] = list(message.get("headers", []))
-            known = {name for name, _ in present}
-            added = [(name.encode(), text.encode()) for name, text in HEADERS.items() if name.encode() not in known]
-            message = {**message, "headers": [*present, *added]}
+            headers = MutableHeaders(scope=message)
+            for name, text in HEADERS.items():
+                headers.setdefault(name, text)
         await send(message)
 
     return send_with_headers

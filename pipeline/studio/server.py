@@ -33,18 +33,9 @@ from pipeline.studio.security import TOKEN, Guard
 from pipeline.studio.site import Call, Studio, render
 
 HOST, FIRST_PORT, PORTS = "127.0.0.1", 8800, 100
-PAGES = (
-    "files",
-    "executions",
-    "execution",
-    "start",
-    "compare",
-    "models",
-    "endpoints",
-    "data",
-    "schedules",
-    "experiments",
-)  # modules of `pages`
+PAGES = (  # modules of `pages`
+    "files", "executions", "execution", "start", "compare", "models", "endpoints", "data", "schedules", "experiments",
+)  # fmt: skip
 
 
 def serve(
@@ -75,12 +66,11 @@ def serve(
 
 def application(studio: Studio, token: str, port: int) -> Guard:
     """Return the ASGI application of a home."""
-    modules = [import_module(f"pipeline.studio.pages.{name}") for name in PAGES]
     page = Starlette(
         routes=[
             Route("/", lambda request: RedirectResponse("/executions")),
             Mount("/static", StaticFiles(directory=Path(__file__).with_name("static"))),
-            *(route for module in modules for route in module.ROUTES),
+            *(route for name in PAGES for route in import_module(f"pipeline.studio.pages.{name}").ROUTES),
         ],
         exception_handlers={HTTPException: refused, PipelineError: refused, OSError: full, Exception: broken},
     )

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 from urllib.parse import quote
 
 import anyio.from_thread
@@ -21,6 +21,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from pipeline.config.config import Config
 from pipeline.errors import PipelineError
+from pipeline.service.comparison import shorten_number
 from pipeline.service.local_target import LocalTarget
 
 KEPT_FRAGMENTS = 200
@@ -68,8 +69,13 @@ class Studio:
 
 def studio(request: Request) -> Studio:
     """Return what the server is about."""
-    found: Studio = request.app.state.studio
-    return found
+    return cast(Studio, request.app.state.studio)
+
+
+def arn_of(request: Request, name: str) -> str:
+    """Return the ARN of the execution `pipeline/id`."""
+    pipeline, _, execution = name.partition("/")
+    return f"{studio(request).target.placement.pipeline_arn(pipeline)}/execution/{execution}"
 
 
 @cache
@@ -80,6 +86,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )  # fmt: skip
     made.filters |= {"time": time_text, "seconds": seconds_text, "percent": percent_text, "path": path_text}
+    made.filters |= {"number": lambda value: shorten_number(str(value))}  # to 4 digits; a title has the whole
     made.filters |= {"pretty": lambda value: json.dumps(value, indent=2, ensure_ascii=False, default=str)}
     made.globals |= {"tabs": TABS, "epoch": epoch, "css_class": css_class}
     return made
@@ -118,9 +125,8 @@ def live(
                 while len(here.fragments) > KEPT_FRAGMENTS:
                     here.fragments.popitem(last=False)
     etag = f'"{hashlib.sha256(known[1]).hexdigest()[:32]}"'
-    if request.headers.get("if-none-match") == etag:
-        return Response(status_code=304, headers={"etag": etag})
-    return HTMLResponse(known[1], headers={"etag": etag})
+    is_shown = request.headers.get("if-none-match") == etag
+    return HTMLResponse(None if is_shown else known[1], 304 if is_shown else 200, {"etag": etag})
 
 
 def form_of(request: Request) -> FormData:
@@ -138,12 +144,12 @@ def go_to(path: str, **said: str) -> Response:
     return RedirectResponse(f"{path}{'&' if '?' in path else '?'}{query}" if query else path, 303)
 
 
-def attempt(path: str, done: str, action: Callable[[], object], *, back: str | None = None) -> Response:
-    """Do what a form asks for and send the browser to a page that says so, or back with the sentence of a refusal."""
+def attempt(path: str, done: str, action: Callable[[], object]) -> Response:
+    """Do what a form asks for and send the browser to a page that says so, or that says why it is refused."""
     try:
         action()
     except PipelineError as problem:
-        return go_to(back or path, problem=str(problem))
+        return go_to(path, problem=str(problem))
     return go_to(path, done=done)
 
 

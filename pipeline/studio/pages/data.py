@@ -17,7 +17,7 @@ from pipeline.errors import ServiceError, UsageError
 from pipeline.service import corrections, executions
 from pipeline.service.prepared import SPLITS, Image, Prepared, prepared
 from pipeline.studio import commands
-from pipeline.studio.site import attempt, form_of, go_to, live, missing, path_text, render, studio
+from pipeline.studio.site import arn_of, attempt, form_of, go_to, live, missing, path_text, render, studio
 
 SHOWN_IMAGES, SHOWN_SUSPECTS, SHOWN_PAIRS, SAMPLES = 60, 60, 24, 4
 LISTED_EXECUTIONS = 20  # the newest ones, to choose from
@@ -27,13 +27,13 @@ MOST_CHOICES = 40  # classes in a list below each image; of more, one is typed
 def show_data(request: Request) -> Response:
     """Return the classes of an execution's images, or with `class` a page of the images of one."""
     here, asked = studio(request), request.query_params
-    recent = executions.recent(here.target, here.config.pipeline.name, LISTED_EXECUTIONS)
-    choices = [f"{here.config.pipeline.name}/{each['execution']}" for each in recent]
+    own = here.config.pipeline.name
+    choices = [f"{own}/{each['execution']}" for each in executions.recent(here.target, own, LISTED_EXECUTIONS)]
     names = [asked["execution"]] if "execution" in asked else choices
     name = next((each for each in names if images_of(request, each)), asked.get("execution", ""))
     if (found := images_of(request, name)) is None:
-        context: dict[str, Any] = {"found": None, "execution": name, "choices": choices}
-        return render(request, "data.html", command=here.call.command, **context)
+        command = here.call.command("run")
+        return render(request, "data.html", found=None, execution=name, choices=choices, command=command)
     wanted, split = asked.get("class"), asked.get("split", "")
     page = int(asked["page"][:9]) if asked.get("page", "").isdecimal() else 1
     samples: dict[str, list[Image]] = {each: [] for each in found.manifest["classes"]}
@@ -54,9 +54,8 @@ def show_data(request: Request) -> Response:
 
 def images_of(request: Request, name: str) -> Prepared | None:
     """Return the images of `pipeline/execution`; None if there are none, or not any more."""
-    target, (pipeline, _, execution) = studio(request).target, name.partition("/")
     with suppress(ServiceError):
-        return prepared(target, f"{target.placement.pipeline_arn(pipeline)}/execution/{execution}")
+        return prepared(studio(request).target, arn_of(request, name))
     return None
 
 
@@ -70,26 +69,23 @@ def pairs_of(found: Prepared) -> list[tuple[Image, Image, float]]:
 
 def context_of(request: Request, name: str, found: Prepared, back: str) -> dict[str, Any]:
     """Return what is shown with every image: corrections, or why there can be none, and what an audit has found."""
-    here, labels, problem = studio(request), dict[str, str](), ""
+    here, own, labels, cannot = studio(request), studio(request).config.pipeline.name, dict[str, str](), ""
     file = corrections.corrections_file(here.call.config_file, here.config.data.corrections)
     try:
         header, *rows = corrections.read_corrections(file)
         labels = {row[0]: row[header.index("label")].strip() for row in rows if len(row) >= len(header)}
-        if name.partition("/")[0] != here.config.pipeline.name:
-            problem = (
-                f"Only images of pipeline {here.config.pipeline.name} can be corrected: pipeline.yaml is about it."
-            )
+        if name.partition("/")[0] != own:
+            cannot = f"Only images of pipeline {own} can be corrected: pipeline.yaml is about it."
     except UsageError as refused:
-        problem = str(refused)
-    command, folder = audit_of(request, name)
-    audit, suspects = None, list[dict[str, Any]]()
+        cannot = str(refused)
+    (command, folder), audit, suspects = audit_of(request, name), None, list[dict[str, Any]]()
     with suppress(OSError, ValueError, KeyError, csv.Error):
         audit = json.loads((folder / "audit.json").read_text())
         with (folder / corrections.USUAL_NAME).open(encoding="utf-8-sig", newline="") as stream:
             suspects = [{**found.by_path.get(row["path"], {}), **row} for row in csv.DictReader(stream)]
     return {
         "found": found, "execution": name, "back": back, "file": file, "config_name": here.call.config_file.name,
-        "is_named": bool(here.config.data.corrections), "labels": labels, "cannot": problem,
+        "is_named": bool(here.config.data.corrections), "labels": labels, "cannot": cannot,
         "most_choices": MOST_CHOICES, "audit": audit, "audit_name": folder.name, "problem": commands.failure(command),
         "suspects": [each for each in suspects if "name" in each][:SHOWN_SUSPECTS],
         "is_auditing": commands.is_running(command),
@@ -157,17 +153,12 @@ def use(request: Request) -> Response:
 
 def show_picture(request: Request) -> Response:
     """Return one prepared image, small."""
-    found, name = (
-        images_of(request, "{pipeline}/{execution}".format(**request.path_params)),
-        request.path_params["name"],
-    )
-    try:
-        content = found.thumbnail(name) if found else b""
-    except ServiceError:
-        content = b""
-    if not content:
-        raise missing(f"image {name!r} in the data of this execution")
-    return Response(content, media_type="image/jpeg", headers={"cache-control": "private, max-age=86400"})
+    name = request.path_params["name"]
+    with suppress(ServiceError):
+        if found := images_of(request, "{pipeline}/{execution}".format(**request.path_params)):
+            content, headers = found.thumbnail(name), {"cache-control": "private, max-age=86400"}
+            return Response(content, media_type="image/jpeg", headers=headers)
+    raise missing(f"image {name!r} in the data of this execution")
 
 
 ROUTES = [

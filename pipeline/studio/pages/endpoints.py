@@ -1,12 +1,12 @@
 """Endpoints: what they serve, how busy and how quick they are, drift, and what they say of images dropped here."""
 
 import base64
-import io
 import json
 import shlex
 import tempfile
 import time
 import urllib.request
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -18,18 +18,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from pipeline.config.job_code import importable_steps
 from pipeline.errors import PipelineError
 from pipeline.service import images
 from pipeline.service import models as registry
 from pipeline.service.predictor import ACCEPT, CONTENT_TYPE, ImagePredictor
+from pipeline.service.prepared import small_jpeg
 from pipeline.service.targets import ask
 from pipeline.studio import commands
 from pipeline.studio.pages.models import endpoints_of, evaluation_of
 from pipeline.studio.site import attempt, form_of, go_to, live, missing, path_text, render, studio
 
-MOST_IMAGES, MOST_PIXELS = 20, 100_000_000
-MOST_COUNTED = 10_000  # captured requests
+MOST_IMAGES, MOST_COUNTED = 20, 10_000  # at once; captured requests
 LOOK_SECONDS = 2  # between two looks at an endpoint, for all who have its page open
 PERCENTILES = (0.5, 0.9, 0.99)
 
@@ -39,7 +38,7 @@ def show_endpoints(request: Request) -> Response:
     return render(request, "endpoints.html", endpoints=endpoints_of(here.target), command=here.call.command)
 
 
-def show_endpoint(request: Request, answers: tuple[dict[str, Any], ...] = ()) -> Response:
+def show_endpoint(request: Request, answers: Sequence[dict[str, Any]] = ()) -> Response:
     """Return an endpoint's page, with its answers to images."""
     target, name, status = studio(request).target, request.path_params["name"], status_of(request)
     package = registry.model_package(target, status["version"]) if status["version"] else {}
@@ -129,10 +128,8 @@ def classify(request: Request) -> Response:
         if not 0 < len(given) <= MOST_IMAGES:
             return go_to(place, problem=f"Choose from 1 to {MOST_IMAGES} images at once; there were {len(given)}.")
         found = predictor.ask_each([content for _, content in given])
-        answers = tuple(
-            {"name": file, "picture": shown(content), "answer": answer}
-            for (file, content), answer in zip(given, found, strict=True)
-        )
+        answers = [{"name": file, "picture": shown(content), "answer": answer}
+                   for (file, content), answer in zip(given, found, strict=True)]  # fmt: skip
         if again and isinstance(answers[0]["answer"], dict):
             answers[0]["heat"] = explained(predictor, given[0][1], answers[0]["answer"])
     except (PipelineError, ValueError) as problem:
@@ -142,16 +139,9 @@ def classify(request: Request) -> Response:
 
 def shown(content: bytes) -> str:
     """Return an image as a data URI, no larger than is shown and explained; empty if it is none."""
-    with importable_steps():
-        from classifier.data.images import ImageError, decode
-    buffer = io.BytesIO()
-    try:
-        picture = decode(content, max_pixels=MOST_PIXELS)
-    except ImageError:
-        return ""
-    picture.thumbnail((2 * images.SIDE_PX, 2 * images.SIDE_PX))
-    picture.save(buffer, "JPEG", quality=90)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    with suppress(ValueError):
+        return f"data:image/jpeg;base64,{base64.b64encode(small_jpeg(content, 2 * images.SIDE_PX)).decode()}"
+    return ""
 
 
 def explained(predictor: ImagePredictor, content: bytes, answer: dict[str, Any]) -> str:
@@ -171,10 +161,10 @@ def act(request: Request) -> Response:
     if action == "delete":
         deleted = f"Endpoint {name} is deleted."
         return attempt("/endpoints", deleted, lambda: ask(target, f"delete {name!r}", "delete_endpoint", **delete))
-    if action != "check":
-        raise missing(f"such action: wake, check and delete are the ones of an endpoint, not {action!r}")
-    commands.start(status["command"])
-    return go_to(f"{place}#drift")
+    if action == "check":
+        commands.start(status["command"])
+        return go_to(f"{place}#drift")
+    raise missing(f"such action: wake, check and delete are the ones of an endpoint, not {action!r}")
 
 
 ROUTES = [

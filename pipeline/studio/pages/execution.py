@@ -22,16 +22,17 @@ from pipeline.service.executions import ACTIVE, job_of, source_of
 from pipeline.service.local_target import LocalTarget
 from pipeline.studio.pages.graph import draw
 from pipeline.studio.pages.trials import plot
-from pipeline.studio.site import attempt, epoch, form_of, go_to, live, missing, render, studio
+from pipeline.studio.site import arn_of, attempt, epoch, form_of, go_to, live, missing, render, studio
 
 LOG_LINES, MOST_LOGS = 300, 1000
 DRIFT_PAGE = "drift/drift.html"  # below the home's reports
 ICONS = {"Succeeded": "✓", "Failed": "✕", "Executing": "▶", "Stopped": "■"}
 ELSEWHERE = ("Outcome", "Seconds")  # on the page
+RULE = "rule:"  # before the name of a metric that is a rule's
 UNTAKEN, UNSELECTED = "Branch not taken", "Not selected"
 OUTPUTS = ("ProcessingOutputConfig", "OutputDataConfig", "ModelArtifacts", "TransformOutput", "CheckpointConfig")
 AROUND_NAME = re.compile(r"^(ProcessingInputs|InputDataConfig|ProcessingOutputConfig\.Outputs)\.|(\.\w+)*\.S3Uri$")
-BASE = "/executions/{pipeline}/{execution}"
+BASE = "/executions/{pipeline}/{id}"
 logs: dict[tuple[str, str], Path | None] = {}  # of the steps that pages show, so that being asked again costs little
 written: set[str] = set()  # ended executions whose training report this process has seen to
 writing = threading.Lock()  # one report at a time
@@ -39,8 +40,7 @@ writing = threading.Lock()  # one report at a time
 
 def place(request: Request) -> tuple[LocalTarget, str]:
     """Return the target and the ARN of the execution that an address names."""
-    target, names = studio(request).target, request.path_params
-    return target, f"{target.placement.pipeline_arn(names['pipeline'])}/execution/{names['execution']}"
+    return studio(request).target, arn_of(request, "{pipeline}/{id}".format_map(request.path_params))
 
 
 def address(arn: str) -> str:
@@ -52,7 +52,7 @@ def view(request: Request) -> dict[str, Any]:
     """Return what the page shows."""
     target, arn = place(request)
     if target.state.execution(arn) is None:
-        raise missing("execution {execution!r} of pipeline {pipeline!r}".format_map(request.path_params))
+        raise missing("execution {id!r} of pipeline {pipeline!r}".format_map(request.path_params))
     execution, graph = executions.describe(target, arn), read_graph(executions.definition_of(target, arn))
     steps, document = executions.steps(target, arn), status.status(target, arn)
     is_active = execution["PipelineExecutionStatus"] in ACTIVE
@@ -68,13 +68,11 @@ def view(request: Request) -> dict[str, Any]:
         logs.clear()
     logs[request.url.query, arn] = file = log_file(request)
     return {
-        "arn": arn,
+        **request.path_params,  # `pipeline` and `id`
         "base": address(arn),
         "log": file,
         "lines": target.last_lines(str(file), LOG_LINES) if file else [],
-        "trial": request.query_params.get("trial", ""),
         "is_active": is_active,
-        "pipeline": executions.pipeline_of(arn),
         "execution": execution,
         "is_final": not is_active and arn in written,
         "started": started,
@@ -82,10 +80,8 @@ def view(request: Request) -> dict[str, Any]:
         "drawing": draw(graph.steps),
         "views": views,
         "ran": sorted(ran, key=lambda name: views[name]["started"]),
-        "now": time.time(),
         "document": document,
         "sections": {name: each for name, each in comparable(document).items() if name not in ELSEWHERE},
-        "chosen": chosen,
         "step": step and details(target, arn, step, records.get(step.name, {})),
         "search": search(target, steps, chosen),
         "reports": pages_of(target, steps, started),
@@ -131,7 +127,9 @@ def details(target: LocalTarget, arn: str, step: Step, record: Mapping[str, Any]
     """Return what is shown of the chosen step."""
     job, source = executions.describe_job(target, record) or {}, source_of(record)
     uris = {path: uri for path, uri in flatten(job).items() if is_uri(uri)}
-    metrics = {each["MetricName"]: each["Value"] for each in job.get("FinalMetricDataList", [])}
+    measured = {each["MetricName"]: each["Value"] for each in job.get("FinalMetricDataList", [])}
+    rules = {name[len(RULE) :]: value for name, value in measured.items() if name.startswith(RULE)}
+    metrics = {name: value for name, value in measured.items() if not name.startswith(RULE)}
     return {
         "declared": step,
         "record": record,
@@ -139,6 +137,7 @@ def details(target: LocalTarget, arn: str, step: Step, record: Mapping[str, Any]
         "arguments": step.arguments or {key: value for key, value in step.own.items() if value and key != "Arguments"},
         "places": [(path.startswith(OUTPUTS), AROUND_NAME.sub("", path), uri) for path, uri in uris.items()],
         "facts": metrics | status.outputs_of(record),
+        "rules": rules,
         "source": source and address(source),
         "why": why(target, arn, step.name, record["StepStatus"], record.get("StartTime")) if job else None,
     }

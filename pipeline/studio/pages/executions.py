@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from pipeline.service import executions
 from pipeline.service.comparison import accuracy_text
-from pipeline.service.executions import ACTIVE
+from pipeline.service.executions import ACTIVE, ENDED
 from pipeline.service.local_target import LocalTarget
 from pipeline.service.status import details
 from pipeline.service.targets import ask_all
@@ -19,14 +19,13 @@ from pipeline.studio.pages.execution import address
 from pipeline.studio.site import live, render, studio
 
 SHOWN = 50  # on a page
-STATUSES = ("Executing", "Stopping", "Succeeded", "Failed", "Stopped")
 FILTERS = ("pipeline", "status", "text", "page")
 DATA = "InputDataUri"  # the parameter of this project's pipeline that says what the data are
 
 
 def show(request: Request) -> Response:
     names = [each["PipelineName"] for each in ask_all(studio(request).target, "list pipelines", "list_pipelines")]
-    return render(request, "executions.html", pipelines=sorted(names), statuses=STATUSES, **view(request))
+    return render(request, "executions.html", pipelines=sorted(names), statuses=ACTIVE + ENDED, **view(request))
 
 
 def show_live(request: Request) -> Response:
@@ -40,7 +39,6 @@ def view(request: Request) -> dict[str, Any]:
     found = executions.search(target, given, SHOWN)
     return {
         "given": given,
-        "query": urlencode(given),
         "rows": [row(target, each["PipelineExecution"]) for each in found["Results"]],
         "total": found["TotalHits"]["Value"],
         "older": urlencode(given | {"page": found["NextToken"]}) if "NextToken" in found else None,

@@ -1,7 +1,5 @@
 """Executions and their steps and trials as MLflow has them."""
 
-from typing import Any
-
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -21,17 +19,13 @@ def show(request: Request) -> Response:
     name = name or next((each for each in pipelines if each == here.config.pipeline.name), "".join(pipelines[:1]))
     first = int(start[:9]) if start.isdecimal() else 0
     runs = written(here.target.home, PARENT if run else PIPELINE, run or name, first, SHOWN + 1)
-    columns = {kind: list(dict.fromkeys(key for each in runs for key in each[kind])) for kind in ("metrics", "params")}
-    older, store = first + SHOWN if len(runs) > SHOWN else None, store_uri(here.target, here.target.home)
-    look = here.call.command("experiments", "--pipeline", name, "--open")
-    context: dict[str, Any] = {
-        "pipelines": sorted(pipelines),
-        "name": name,
-        "run": run,
-        "runs": runs[:SHOWN],
-        **columns,
-    }
-    return render(request, "experiments.html", older=older, store=store, look=look, **context)
+    keys = [list(dict.fromkeys(key for each in runs for key in each[kind])) for kind in ("metrics", "params")]
+    return render(
+        request, "experiments.html",
+        pipelines=sorted(pipelines), name=name, run=run, runs=runs[:SHOWN], metrics=keys[0], params=keys[1],
+        older=first + SHOWN if len(runs) > SHOWN else None, store=store_uri(here.target, here.target.home),
+        look=here.call.command("experiments", "--pipeline", name, "--open"),
+    )  # fmt: skip
 
 
 ROUTES = [Route("/experiments", show)]

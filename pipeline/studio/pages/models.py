@@ -16,6 +16,7 @@ from starlette.routing import Route
 from pipeline.errors import PipelineError, ServiceError
 from pipeline.service import executions
 from pipeline.service import models as registry
+from pipeline.service.comparison import recalls
 from pipeline.service.local_target import LocalTarget
 from pipeline.service.status import metrics, read_evaluation
 from pipeline.studio.site import attempt, form_of, missing, path_text, render, studio
@@ -120,9 +121,7 @@ def figures(target: LocalTarget, package: Package) -> dict[str, float]:
     """Return a version's metrics: of its evaluation, with the recall of each class, else numbers of its metadata."""
     evaluation = read_evaluation(target, evaluation_of(package))
     found = {name.removeprefix("test_").replace("_", " "): value for name, value in metrics(evaluation).items()}
-    with suppress(LookupError, TypeError, AttributeError, ValueError):  # a job has written it
-        per_class = evaluation["multiclass_classification_metrics"]["per_class"]
-        found |= {f"recall of {name}": float(scores["recall"]) for name, scores in per_class.items()}
+    found |= {f"recall of {name}": recall for name, recall in recalls(evaluation).items()}
     for name, text in package.get("CustomerMetadataProperties", {}).items() if not found else ():
         with suppress(ValueError):
             found[name] = float(text)

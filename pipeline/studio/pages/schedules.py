@@ -10,8 +10,7 @@ from starlette.routing import Route
 
 from pipeline.aws.schedule import OFF, ON, change, every
 from pipeline.config.schedule_expression import fault
-from pipeline.service.local_target import LocalTarget
-from pipeline.service.targets import ask
+from pipeline.service.executions import search
 from pipeline.studio.site import attempt, form_of, go_to, missing, render, studio
 
 SHOWN_TIMES, SHOWN_EXECUTIONS = 3, 3
@@ -21,21 +20,14 @@ def show_schedules(request: Request, name: str = "", typed: str = "", problem: s
     """Return every schedule of the home; of one that is named, what was typed and why it is not accepted."""
     target, now, rows = studio(request).target, datetime.datetime.now(datetime.UTC), list[dict[str, Any]]()
     schedules = every(target.client)
-    runs = {arn: started_by_schedule(target, arn) for arn in {found.pipeline_arn for found in schedules}}
+    names = {found.pipeline_arn.rpartition("/")[2] for found in schedules}
+    runs = {name: search(target, {"pipeline": name, "client": "schedule"}, SHOWN_EXECUTIONS) for name in names}
     for found in schedules:
+        pipeline = found.pipeline_arn.rpartition("/")[2]
         own = {"typed": typed, "problem": problem} if found.name == name else {"typed": found.expression, "problem": ""}
         times = found.next_times(now, SHOWN_TIMES)
-        rows.append({"found": found, "times": times, "runs": runs[found.pipeline_arn], **own})
+        rows.append({"found": found, "pipeline": pipeline, "times": times, "runs": runs[pipeline]["Results"], **own})
     return render(request, "schedules.html", status=400 if problem else 200, rows=rows)
-
-
-def started_by_schedule(target: LocalTarget, pipeline_arn: str) -> list[dict[str, Any]]:
-    """Return the newest executions of a pipeline that schedules have started."""
-    filters = {"PipelineArn": pipeline_arn, "CreatedBy.IamIdentity.SourceIdentity": "schedule"}
-    expression = {"Filters": [{"Name": key, "Value": value} for key, value in filters.items()]}
-    request = {"Resource": "PipelineExecution", "SearchExpression": expression, "SortBy": "CreationTime"}
-    found = ask(target, "find what was started", "search", **request, MaxResults=SHOWN_EXECUTIONS)["Results"]
-    return [each["PipelineExecution"] for each in found]
 
 
 def set_schedule(request: Request) -> Response:

@@ -1,8 +1,9 @@
-// What the pages do by themselves: parts that are asked for again, running times, sorted tables, dropped files.
+// What the pages do by themselves: parts that are asked for again, running times, sorted tables.
 "use strict";
 
 // <section data-live="/address" data-every="1000">: replaced when the server's answer is another one. What is open,
-// scrolled, ticked or focused in it stays so, and what is scrolled to the end of a log (data-tail) follows it. The part ends its own renewal by having no data-live any more.
+// scrolled, ticked or focused in it stays so, and what is scrolled to the end of a log (data-tail) follows it.
+// An answer with data-ended is the last.
 async function renew(part) {
   const headers = part.dataset.etag ? { "If-None-Match": part.dataset.etag } : {};
   let every = Number(part.dataset.every || 1000);
@@ -57,10 +58,10 @@ function tick() {
   }
 }
 
-// <table data-sort>: a click on a header sorts; a cell's data-value counts before its text
+// <table data-sort>: a click on a header sorts; a cell's data-value and title count before its text
 function sort(table, column, header) {
   const upwards = header.getAttribute("aria-sort") !== "ascending";
-  const value = (row) => row.cells[column].dataset.value ?? row.cells[column].textContent.trim();
+  const value = ({ cells: { [column]: cell } }) => cell.dataset.value ?? (cell.title || cell.textContent.trim());
   const rows = [...table.tBodies[0].rows];
   const numeric = rows.every((row) => value(row) === "" || !Number.isNaN(Number(value(row))));
   const last = (row) => value(row) === "";
@@ -82,17 +83,6 @@ function prepare(root) {
       button.append(...header.childNodes);
       button.addEventListener("click", () => sort(table, column, header));
       header.append(button);
-    });
-  }
-  for (const zone of root.querySelectorAll(".drop")) {
-    const input = zone.querySelector("input[type=file]");
-    const over = (on) => (event) => { event.preventDefault(); zone.classList.toggle("over", on); };
-    zone.addEventListener("dragover", over(true));
-    zone.addEventListener("dragleave", over(false));
-    zone.addEventListener("drop", (event) => {
-      over(false)(event);
-      input.files = event.dataTransfer.files;
-      input.dispatchEvent(new Event("change", { bubbles: true }));
     });
   }
   if (root === document) {

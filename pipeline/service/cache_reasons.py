@@ -46,9 +46,10 @@ def earlier_steps(target: Target, pipeline_name: str, execution_arn: str) -> dic
     """Return each step as it last succeeded before an execution, with the name of that execution."""
     found: dict[str, dict[str, Any]] = {}
     began = executions.describe(target, execution_arn)["CreationTime"]
-    for each in recent(target, pipeline_name, EARLIER_EXECUTIONS + 1, CreatedBefore=began.timestamp()):
-        arn = each["execution_arn"]
-        for step in executions.steps(target, arn) if arn != execution_arn else ():
+    before = recent(target, pipeline_name, EARLIER_EXECUTIONS + 1, CreatedBefore=began.timestamp())
+    arns = [each["execution_arn"] for each in before]
+    for arn in arns[arns.index(execution_arn) + 1 :] if execution_arn in arns else arns:
+        for step in executions.steps(target, arn):
             if step["StepStatus"] == "Succeeded":
                 found.setdefault(step["StepName"], {**step, "Execution": arn.rpartition("/")[2]})
     return found

@@ -155,6 +155,7 @@ def finished(state: State, name: str, *, seconds: float) -> None:
             "PipelineExecutionStatus": "Succeeded",
             "CreationTime": began,
             "LastModifiedTime": began,
+            "Definition": {},
         }
     )
     job = "arn:aws:sagemaker:us-east-1:000000000000:processing-job/job"
@@ -244,7 +245,7 @@ def test_a_run_fits_80_columns_and_its_next_commands_can_be_typed(cli, files):
     assert "B failed: AlgorithmError: no luck, exit code: 1" in lines
     assert "  why" in lines
     following = [line.strip() for line in lines[lines.index("Next") + 1 :: 2]]
-    assert [shlex.split(line)[2] for line in following] == ["retry", "status"]
+    assert [shlex.split(line)[2] for line in following] == ["retry", "status", "studio"]
     done = subprocess.run(following[1], shell=True, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert "B failed: AlgorithmError: no luck, exit code: 1" in done.stdout

@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -9,10 +10,14 @@ from typing import Any, Literal, TextIO
 from pipeline.cli.call import Call
 from pipeline.cli.output import confirmed, print_json
 from pipeline.errors import ServiceError, UsageError
+from pipeline.local.engine.runner_process import send, taken_lock
 from pipeline.local.sagemaker.created_jobs import end_all
+from pipeline.local.sandbox.namespaces import TOKEN_FILE
 from pipeline.service import executions
 from pipeline.service import models as registry
 from pipeline.service.local_target import LOCAL_FOLDERS, LocalTarget
+
+SERVER_ENDS_SECONDS = 10
 
 
 def account_clients(call: Call, command: str) -> Callable[[str], Any]:
@@ -106,18 +111,28 @@ def clear_home(home: Path, out: TextIO, sure: bool) -> bool:
     if not confirmed(out, sure=sure):
         print("Nothing was removed.", file=out)
         return False
+    end_server(target.home)
     end_jobs(target)
     for name in names:
         target.client("sagemaker").delete_endpoint(EndpointName=name)
     target.state.close()
     for folder in LOCAL_FOLDERS:
         shutil.rmtree(home.resolve() / folder, ignore_errors=True)
-    for file in home.resolve().glob("state.*"):
-        file.unlink()
+    for file in (*home.resolve().glob("state.*"), home.resolve() / TOKEN_FILE):
+        file.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # something else is in it
         home.resolve().rmdir()
     print("Removed.", file=out)
     return True
+
+
+def end_server(home: Path) -> None:
+    """End the studio's server of a home, if one runs, and wait for that."""
+    lock = home / "locks" / "studio"
+    if lock.exists():
+        send(lock, signal.SIGTERM)
+        with contextlib.suppress(BlockingIOError), taken_lock(lock, wait_seconds=SERVER_ENDS_SECONDS):
+            pass
 
 
 def end_jobs(target: LocalTarget) -> None:

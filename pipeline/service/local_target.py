@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 LOCK_WAIT_SECONDS = 60.0
 LOCAL_FOLDERS = (  # of a home
     "s3", "jobs", "executions", "endpoints", "functions", "definitions", "locks", "mounts", "packages", "reports",
-    "images", "uploads",
+    "images", "uploads", "mlflow",
 )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from pipeline.errors import PipelineError, ServiceError, UsageError
-from pipeline.local.engine.runner_process import taken_lock
+from pipeline.local.engine.runner_process import sign, taken_lock
 from pipeline.local.sagemaker.api import LocalApi
 from pipeline.local.sandbox.namespaces import TOKEN_FILE
 from pipeline.local.store.state import DiskFull, State, is_full
@@ -47,7 +47,7 @@ def serve(
     """
     with ExitStack() as held:
         try:
-            held.enter_context(taken_lock(target.home / "locks" / "studio"))
+            sign(held.enter_context(taken_lock(target.home / "locks" / "studio")), os.getpid())
         except BlockingIOError as problem:
             known = recorded(target.home)
             there = link(*known) if known else "its link is on the terminal that started it"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.local.samples import command_line
+from tests.local.samples import command_line, run_cli
 from tests.studio.conftest import Studio
 
 SIGNED = {"Authorization": "AWS4-HMAC-SHA256 Credential=a/20260101/us-east-1/sagemaker/aws4_request", "X-Amz-Target":
@@ -157,6 +157,12 @@ def test_the_link_works_again_after_a_kill(tmp_path: Path) -> None:
     server.start()
     assert server.token != link[1]
     server.end()
+
+
+def test_teardown_ends_the_server_and_leaves_nothing(tmp_path: Path) -> None:
+    server = Studio(tmp_path / "home", tmp_path / "log")
+    done = run_cli("teardown", "--yes", "--home", server.home)
+    assert (done.returncode, server.process.wait(10), server.home.exists()) == (0, 0, False)
 
 
 def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Server and runner that are killed while a run that the page has started is under way."""
 
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -22,7 +23,8 @@ def test_pages_tell_the_truth_after_a_kill_and_retry_goes_on(tmp_path: Path, vic
     server.process.wait(10)
     if victims == "both":
         for pid in processes_of(server.home):
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
     server.start()
     arn = "arn:aws:sagemaker:us-east-1:000000000000:pipeline/" + address.split("/", 2)[2].replace("/", "/execution/")
     if victims == "both":

@@ -145,8 +145,10 @@ def test_two_homes_have_two_servers_and_one_home_has_one(studio: Studio, tmp_pat
 
 
 def test_the_link_works_again_after_a_kill(tmp_path: Path) -> None:
-    server = Studio(tmp_path / "home", tmp_path / "log")
+    port = str(9000 + os.getpid() % 1000)  # which no other server takes meanwhile
+    server = Studio(tmp_path / "home", tmp_path / "log", "--port", port)
     link, record = (server.url, server.token), server.home / "studio.json"
+    server.options = ()
     assert record.stat().st_mode & 0o777 == 0o600
     server.process.send_signal(signal.SIGKILL)
     server.process.wait(10)

@@ -43,6 +43,11 @@ def existing(client: Any, name: str) -> dict[str, Any] | None:
     return description
 
 
+def pipeline_names(target: Target) -> list[str]:
+    """Return the names of all pipelines, newest first."""
+    return [each["PipelineName"] for each in ask_all(target, "list pipelines", "list_pipelines")]
+
+
 def upsert(
     target: Target,
     *,

@@ -7,13 +7,12 @@ first: in X-Amz-Target (json), in Action (query), or by method, path, query and 
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, unquote, urlsplit
 
 from pipeline.definition.schemas import service_model
-from pipeline.local.store.answers import HttpRequest, RequestError
+from pipeline.local.store.answers import HttpRequest, RequestError, iso_seconds
 from pipeline.local.store.state import Document
 
 BUCKET_HOST = re.compile(r"([a-z0-9][a-z0-9.-]+)\.localhost(?::\d+)?")  # of virtual-host style
@@ -116,8 +115,7 @@ def typed(name: str, values: list[str], kind: str) -> Any:
     text = values[-1]
     try:
         if kind == "timestamp":
-            moment = datetime.fromisoformat(text)
-            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+            return iso_seconds(text)
         if kind in ("integer", "long"):
             return int(text)
         return text == "true" if kind == "boolean" else values if kind == "list" else text

@@ -155,9 +155,14 @@ def seconds(value: str | float, name: str) -> float:
     with suppress(ValueError):
         return float(value)
     try:
-        time = datetime.fromisoformat(str(value))
+        return iso_seconds(str(value))
     except ValueError:
         raise invalid(f"{name} must be a time such as 2030-01-31T12:00:00Z, but is {value!r}.") from None
+
+
+def iso_seconds(text: str) -> float:
+    """Return a time of ISO 8601, in UTC unless it says otherwise, as seconds since 1970; ValueError if it is none."""
+    time = datetime.fromisoformat(text)
     return time.replace(tzinfo=time.tzinfo or UTC).timestamp()
 
 

@@ -14,7 +14,6 @@ from pipeline.service.comparison import accuracy_text
 from pipeline.service.executions import ACTIVE, ENDED
 from pipeline.service.local_target import LocalTarget
 from pipeline.service.status import details
-from pipeline.service.targets import ask_all
 from pipeline.studio.pages.execution import address
 from pipeline.studio.site import live, render, studio
 
@@ -24,7 +23,7 @@ DATA = "InputDataUri"  # the parameter of this project's pipeline that says what
 
 
 def show(request: Request) -> Response:
-    names = [each["PipelineName"] for each in ask_all(studio(request).target, "list pipelines", "list_pipelines")]
+    names = executions.pipeline_names(studio(request).target)
     return render(request, "executions.html", pipelines=sorted(names), statuses=ACTIVE + ENDED, **view(request))
 
 

@@ -4,8 +4,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from pipeline.service.executions import pipeline_names
 from pipeline.service.experiments import PARENT, PIPELINE, store_uri, written
-from pipeline.service.targets import ask_all
 from pipeline.studio.site import render, studio
 
 SHOWN = 50  # on a page
@@ -14,7 +14,7 @@ SHOWN = 50  # on a page
 def show(request: Request) -> Response:
     """The executions of a pipeline, or the children of one of them, with parameters and metrics."""
     here, given = studio(request), request.query_params
-    pipelines = [each["PipelineName"] for each in ask_all(here.target, "list pipelines", "list_pipelines")]
+    pipelines = pipeline_names(here.target)
     name, run, start = given.get("pipeline") or "", given.get("run"), given.get("start", "0")
     name = name or next((each for each in pipelines if each == here.config.pipeline.name), "".join(pipelines[:1]))
     first = int(start[:9]) if start.isdecimal() else 0

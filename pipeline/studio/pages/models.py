@@ -52,7 +52,8 @@ def endpoints_of(target: LocalTarget) -> list[dict[str, str]]:
 
 def show_version(request: Request) -> Response:
     """Return one version beside the one in service, or beside the one that `with` names."""
-    target, package, endpoints = studio(request).target, package_of(request), endpoints_of(studio(request).target)
+    target, package = studio(request).target, package_of(request)
+    endpoints = endpoints_of(target)
     served = {found["version"] for found in endpoints}
     listed = {str(registry.version(each)): each["ModelPackageArn"]
               for each in registry.model_packages(target, package["ModelPackageGroupName"])}  # fmt: skip

@@ -14,7 +14,7 @@ from pipeline.service.local_target import LocalTarget
 from pipeline.service.status import output_of
 
 SPLITS = ("train", "validation", "test")
-SHOWN_PX, MOST_PIXELS = 256, 100_000_000
+SHOWN_PX = 256
 Image = dict[str, Any]  # a line of images.jsonl, with the label as a word, `original` and `row`
 
 
@@ -54,7 +54,8 @@ def small_jpeg(content: bytes, side_px: int) -> bytes:
     """Return an image as a JPEG that is no larger; a ValueError if it is none."""
     with importable_steps():
         from classifier.data.images import decode
-    picture, buffer = decode(content, max_pixels=MOST_PIXELS), io.BytesIO()
+        from classifier.model.predictor import DEFAULT_MAX_PIXELS
+    picture, buffer = decode(content, max_pixels=DEFAULT_MAX_PIXELS), io.BytesIO()
     picture.thumbnail((side_px, side_px))
     picture.save(buffer, "JPEG", quality=90)
     return buffer.getvalue()

@@ -103,13 +103,16 @@ def broken(request: Request, problem: Exception) -> Response:
 def listening(port: int | None, last: int | None) -> socket.socket:
     """Return a socket that listens on a port: the one asked for, else the last one, else the first that is free."""
     candidates = [port] if port else [*([last] if last else []), *range(FIRST_PORT, FIRST_PORT + PORTS)]
+    reason = ""
     for candidate in candidates:
-        with suppress(OSError, OverflowError):
+        try:
             listener = socket.create_server((HOST, candidate), backlog=256)
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else answers wait 40 ms: asyncio leaves it
             return listener
+        except (OSError, OverflowError) as problem:  # the latter of a number that no port has, which it says
+            reason = os.strerror(problem.errno) if isinstance(problem, OSError) and problem.errno else str(problem)
     tried = str(port) if port else f"{FIRST_PORT} to {FIRST_PORT + PORTS - 1}"
-    raise UsageError(f"--port: {tried} cannot be had, other programs listen there; choose another.")
+    raise UsageError(f"--port: {tried} cannot be had ({reason}); choose another.")
 
 
 def link(port: int, token: str) -> str:
